@@ -1,0 +1,98 @@
+"""The typed errors of omniform.
+
+Each says what is wrong in one sentence and, where they apply, *where* it is, what was *expected*, what was *found* and
+the *remedy*. Each also derives from the builtin that the ecosystem raises in the same place, so that existing
+``except OSError`` and ``except ValueError`` clauses keep working.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OmniformError(Exception):
+    """Base of every error that omniform raises on purpose.
+
+    Args:
+        message: one sentence: what is wrong.
+        where: the file, the key, the row or the argument it concerns.
+        expected: what would have been right.
+        found: what was there instead.
+        remedy: what the user can do about it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        expected: object = None,
+        found: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.message = message
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.message}" if self.where else self.message]
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.found is not None:
+            parts.append(f"found {self.found}")
+        text = "; ".join(parts)
+        return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class ConfigError(OmniformError, ValueError):
+    """A config, tokenizer or preprocessor file is malformed, or holds a value that is not supported."""
+
+
+class WeightsError(OmniformError, ValueError):
+    """A weights file is damaged, or its tensors do not fit the model: missing, unexpected or mis-shaped."""
+
+
+class RepoError(OmniformError, OSError):
+    """A folder, a repository or a file in it cannot be found or reached."""
+
+
+class InputError(OmniformError, ValueError):
+    """What the user handed over (text, picture, sound, tensor) cannot be used."""
+
+
+class DependencyError(OmniformError, ImportError):
+    """An optional package is needed for this and is not installed; the remedy names the extra."""
+
+
+class UnknownNameError(OmniformError, KeyError):
+    """A name (task, family, architecture) that nothing is registered under."""
+
+    # KeyError prints the repr of its argument; ours is a sentence.
+    __str__ = OmniformError.__str__
+
+
+class UnknownArgumentError(OmniformError, TypeError):
+    """A keyword argument that the callee does not have."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that suggest the name most like ``name``, or list what there is: ``Did you mean 'top_k'?``"""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(names)}." if names else "There are none."
+
+
+def check_arguments(callee: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise :class:`UnknownArgumentError` for the first name in ``given`` that is not in ``known``."""
+    names = set(known)
+    for name in given:
+        if name not in names:
+            raise UnknownArgumentError(
+                f"{callee} has no argument {name!r}", remedy=nearest(name, names)
+            )
