@@ -1,0 +1,125 @@
+"""The Batch: what every processor returns and every model takes.
+
+Inputs of all modalities travel in one mapping of names to tensors, together with the :class:`Span` s that say which
+features belong at which tokens. A Batch is a ``dict``, so ``model(**batch)`` works, and its entries read as attributes
+too (``batch.input_ids``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from omniform.core.errors import InputError, OmniformError, nearest
+
+Modality = Literal["image", "audio", "video"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The tokens of one row that one picture, sound or film takes the place of.
+
+    Attributes:
+        modality: what kind of item it is.
+        row: the row of the batch.
+        start: index of the first placeholder token, in the row as it stands in ``input_ids``.
+        length: how many placeholder tokens there are; the item's encoder yields as many feature vectors.
+        item: the item's index among all items of this modality in the batch, in reading order.
+    """
+
+    modality: Modality
+    row: int
+    start: int
+    length: int
+    item: int
+
+
+class Batch(dict[str, object]):
+    """A mapping of input names to tensors (or, before tensors were asked for, to lists), with the spans beside it."""
+
+    def __init__(self, data: Mapping[str, object] | None = None, *, spans: Sequence[Span] = ()) -> None:
+        super().__init__(data or {})
+        self.spans: tuple[Span, ...] = tuple(spans)
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this batch has no entry {name!r}. {nearest(name, self)}") from None
+
+    def to(self, target: torch.device | str | torch.dtype, dtype: torch.dtype | None = None) -> Self:
+        """Move every tensor to a device and every floating-point tensor to a dtype; changes and returns this batch.
+
+        Args:
+            target: a device or a dtype.
+            dtype: the dtype, when ``target`` is a device.
+        """
+        device: torch.device | str | None
+        if isinstance(target, torch.dtype):
+            device, dtype = None, target
+        else:
+            device = target
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                self[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        return self
+
+    def tensor(self, name: str) -> Tensor:
+        """The entry ``name``, which must be a tensor.
+
+        Raises:
+            InputError: there is no such entry, or it is not a tensor.
+        """
+        value = self.get(name)
+        if not isinstance(value, Tensor):
+            raise InputError("the batch holds no such tensor", where=name, expected="a tensor", found=type(value).__name__)
+        return value
+
+    def as_tensors(self, kind: str | None) -> Self:
+        """Turn lists of numbers into arrays: ``"pt"`` torch tensors, ``"np"`` numpy arrays, ``None`` as they are.
+
+        Raises:
+            InputError: rows differ in length, or the kind is unknown.
+        """
+        if kind is None:
+            return self
+        if kind not in ("pt", "np"):
+            raise InputError("unknown kind of tensor", where="return_tensors", expected="'pt', 'np' or None", found=repr(kind))
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                tensor = value
+            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+                tensor = _stack(name, value)
+            elif isinstance(value, (str, bytes)):
+                continue
+            else:
+                tensor = _tensor(name, value)
+            self[name] = tensor.numpy() if kind == "np" else tensor
+        return self
+
+
+def _stack(name: str, rows: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(row.shape) for row in rows}
+    if len(shapes) > 1:
+        raise _ragged(name, f"shapes {sorted(shapes)}")
+    return torch.stack(list(rows))
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise _ragged(name, str(error)) from error
+
+
+def _ragged(name: str, found: str) -> OmniformError:
+    return InputError(
+        "rows of different lengths do not make one tensor",
+        where=name,
+        found=found,
+        remedy="Ask for padding=True (and truncation=True), or leave return_tensors out.",
+    )
