@@ -1,0 +1,132 @@
+"""Spectrograms and mel filter banks, as pure functions.
+
+The mel scale spaces frequencies as the ear does. Three scales are in use, and each model was trained on one of them:
+
+- **Slaney** (Auditory Toolbox, 1998; the default of librosa): linear below 1 kHz, ``mel = 3 f / 200``, and logarithmic
+  above it, ``mel = 15 + 27 ln(f / 1000) / ln 6.4``.
+- **HTK** (Young et al., The HTK Book): ``mel = 2595 log10(1 + f / 700)``.
+- **Kaldi**: ``mel = 1127 ln(1 + f / 700)``, the same curve with a rounded constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+_KNEE_HZ: Final = 1000.0
+_KNEE_MEL: Final = 15.0
+_LOG_STEP: Final = math.log(6.4) / 27.0
+
+
+@dataclass(frozen=True, slots=True)
+class MelScale:
+    """A mel scale: two functions on float64 tensors, each the inverse of the other.
+
+    Attributes:
+        name: what papers call it.
+        from_hertz: frequency in Hz to mel.
+        to_hertz: mel to frequency in Hz.
+    """
+
+    name: str
+    from_hertz: Callable[[Tensor], Tensor]
+    to_hertz: Callable[[Tensor], Tensor]
+
+
+def _slaney_from_hertz(hertz: Tensor) -> Tensor:
+    above = _KNEE_MEL + torch.log(hertz.clamp(min=_KNEE_HZ) / _KNEE_HZ) / _LOG_STEP
+    return torch.where(hertz < _KNEE_HZ, 3.0 * hertz / 200.0, above)
+
+
+def _slaney_to_hertz(mel: Tensor) -> Tensor:
+    above = _KNEE_HZ * torch.exp(_LOG_STEP * (mel - _KNEE_MEL))
+    return torch.where(mel < _KNEE_MEL, 200.0 * mel / 3.0, above)
+
+
+SLANEY: Final = MelScale("slaney", _slaney_from_hertz, _slaney_to_hertz)
+HTK: Final = MelScale(
+    "htk",
+    lambda hertz: 2595.0 * torch.log10(1.0 + hertz / 700.0),
+    lambda mel: 700.0 * (torch.pow(10.0, mel / 2595.0) - 1.0),
+)
+KALDI: Final = MelScale(
+    "kaldi",
+    lambda hertz: 1127.0 * torch.log(1.0 + hertz / 700.0),
+    lambda mel: 700.0 * (torch.exp(mel / 1127.0) - 1.0),
+)
+
+
+def mel_filter_bank(
+    *,
+    bins: int,
+    filters: int,
+    lowest: float,
+    highest: float,
+    sampling_rate: int,
+    scale: MelScale = SLANEY,
+    equal_area: bool = True,
+) -> Tensor:
+    """Triangular filters that turn a spectrum into mel bands (Davis and Mermelstein, 1980).
+
+    The filters' corners are ``filters + 2`` points spaced evenly in mel; filter ``i`` rises from corner ``i`` to
+    corner ``i + 1`` and falls to corner ``i + 2``, linearly in Hz.
+
+    Args:
+        bins: frequencies of the spectrum, ``n_fft // 2 + 1``, evenly from 0 Hz to half the sampling rate.
+        filters: how many mel bands.
+        lowest: the lowest corner in Hz.
+        highest: the highest corner in Hz.
+        sampling_rate: samples per second of the waves.
+        scale: the mel scale.
+        equal_area: scale each triangle by ``2 / (its width in Hz)`` (Slaney's norm), so that white noise is flat.
+
+    Returns:
+        The weights. Shape: ``[bins, filters]``, float64.
+    """
+    ends = scale.from_hertz(torch.tensor([lowest, highest], dtype=torch.float64))
+    mels = torch.linspace(float(ends[0]), float(ends[1]), filters + 2, dtype=torch.float64)
+    corners = scale.to_hertz(mels)
+    hertz = torch.linspace(0.0, sampling_rate // 2, bins, dtype=torch.float64)
+    widths = corners.diff()
+    away = corners - hertz[:, None]
+    rising = -away[:, :-2] / widths[:-1]
+    falling = away[:, 2:] / widths[1:]
+    bank = torch.minimum(rising, falling).clamp(min=0.0)
+    return bank * (2.0 / (corners[2:] - corners[:-2])) if equal_area else bank
+
+
+def power_spectrogram(waves: Tensor, window: Tensor, hop_length: int) -> Tensor:
+    """Squared magnitudes of the short-time Fourier transform, frames centred on multiples of the hop.
+
+    The ends are mirrored by half a window, so that frame ``t`` is centred on sample ``t * hop_length``.
+
+    Args:
+        waves: samples; at least ``len(window) // 2 + 1`` of them. Shape: ``[batch, samples]``, float32.
+        window: weights of a frame; its length is that of the Fourier transform. Shape: ``[n_fft]``.
+        hop_length: samples from one frame to the next.
+
+    Returns:
+        Shape: ``[batch, n_fft // 2 + 1, samples // hop_length + 1]``, float32.
+    """
+    spectrum = torch.stft(waves, window.shape[0], hop_length, window=window, return_complex=True)
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def log10_within(power: Tensor, *, floor: float, decades: float) -> Tensor:
+    """Base-ten logarithm, cut off a number of decades under each item's loudest value.
+
+    Args:
+        power: what to compress. Shape: ``[batch, bands, frames]``.
+        floor: smallest power told apart from silence.
+        decades: dynamic range that is kept; 8 decades of power are 80 dB.
+
+    Returns:
+        Shape: ``[batch, bands, frames]``.
+    """
+    logs = power.clamp(min=floor).log10()
+    return torch.maximum(logs, logs.amax(dim=(-2, -1), keepdim=True) - decades)

@@ -1,0 +1,129 @@
+"""Waves of different lengths become one tensor: cut, pad, mask, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from omniform.core.errors import InputError, nearest
+
+PaddingRule = Literal["longest", "max_length", "do_not_pad"]
+Padding = bool | Literal["longest", "max_length", "do_not_pad"]
+Side = Literal["left", "right"]
+
+_RULES: dict[str, PaddingRule] = {"longest": "longest", "max_length": "max_length", "do_not_pad": "do_not_pad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Waves of one length.
+
+    Attributes:
+        values: the samples. Shape: ``[batch, samples]``.
+        mask: 1 where a sample was given, 0 where it is padding. Shape: ``[batch, samples]``, int32.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+
+def padding_rule(padding: object) -> PaddingRule:
+    """What a ``padding`` argument asks for: True means ``"longest"`` and False ``"do_not_pad"``.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(padding, bool):
+        return "longest" if padding else "do_not_pad"
+    if isinstance(padding, str) and padding in _RULES:
+        return _RULES[padding]
+    raise InputError(
+        "unknown way to pad",
+        where="padding",
+        expected="True, False, 'longest', 'max_length' or 'do_not_pad'",
+        found=repr(padding),
+        remedy=nearest(str(padding), _RULES),
+    )
+
+
+def pad(
+    waves: Sequence[Tensor],
+    *,
+    rule: PaddingRule,
+    max_length: int | None,
+    truncate: bool,
+    multiple: int | None = None,
+    value: float = 0.0,
+    side: Side = "right",
+) -> Padded:
+    """Cut and pad waves to one length.
+
+    Args:
+        waves: one or more waves. Shape of each: ``[samples]``.
+        rule: pad to the longest wave, to ``max_length``, or not at all.
+        max_length: samples to cut to, and with rule ``"max_length"`` to pad to.
+        truncate: cut waves that are longer than ``max_length``; without it they stay as they are.
+        multiple: round every target length up to a multiple of this.
+        value: what padding holds.
+        side: where padding goes.
+
+    Raises:
+        InputError: no ``max_length`` where one is needed, or waves that still differ in length.
+    """
+    if max_length is None and (truncate or rule == "max_length"):
+        raise InputError(
+            "a length to cut or pad to is needed", where="max_length", remedy="Pass max_length, or padding='longest'."
+        )
+    limit = None if max_length is None else _round_up(max_length, multiple)
+    if truncate:
+        waves = [wave[:limit] for wave in waves]
+    longest = max(wave.shape[0] for wave in waves)
+    target = 0
+    if rule == "longest":
+        target = _round_up(longest, multiple)
+    elif rule == "max_length" and limit is not None:
+        target = limit
+    lengths = [max(target, wave.shape[0]) for wave in waves]
+    if len(set(lengths)) > 1:
+        raise InputError(
+            "sounds of different lengths do not make one tensor",
+            where="audio",
+            found=f"{', '.join(map(str, lengths[:8]))} samples",
+            remedy="Ask for padding='longest' (and truncation=True).",
+        )
+    values = waves[0].new_full((len(waves), lengths[0]), value)
+    mask = torch.zeros(len(waves), lengths[0], dtype=torch.int32)
+    for row, wave in enumerate(waves):
+        start = 0 if side == "right" else lengths[0] - wave.shape[0]
+        values[row, start : start + wave.shape[0]] = wave
+        mask[row, start : start + wave.shape[0]] = 1
+    return Padded(values, mask)
+
+
+def normalize(padded: Padded, *, value: float) -> Padded:
+    """Give each row zero mean and unit variance: ``(x - mean) / sqrt(variance + 1e-7)``.
+
+    Mean and variance are those of the first ``n`` samples, ``n`` being the number of samples given; what follows them
+    is set to ``value``. They are summed by numpy, as in the reference: a constant sound leaves nothing but rounding,
+    and its logarithm shows every difference in the order of summation.
+
+    Args:
+        padded: the waves; not changed.
+        value: what padding holds afterwards.
+    """
+    import numpy as np
+
+    rows = padded.values.numpy().copy()
+    for row, count in zip(rows, padded.mask.sum(dim=-1).tolist(), strict=True):
+        given = row[:count]
+        row[:] = (row - given.mean()) / np.sqrt(given.var() + 1e-7)
+        row[count:] = value
+    return Padded(torch.from_numpy(rows), padded.mask)
+
+
+def _round_up(length: int, multiple: int | None) -> int:
+    return length if multiple is None else -(-length // multiple) * multiple

@@ -1,0 +1,186 @@
+"""Whisper's features: the log-mel spectrogram of 30 seconds of sound (Radford et al., 2022, section 2.2)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from omniform.core.batch import Batch
+from omniform.core.errors import InputError, check_arguments
+from omniform.core.reader import ConfigReader
+from omniform.inputs.audio.extractor import FeatureExtractor, as_waves
+from omniform.inputs.audio.mel import SLANEY, log10_within, mel_filter_bank, power_spectrogram
+from omniform.inputs.audio.pad import Padded, Padding, normalize, pad, padding_rule
+
+if TYPE_CHECKING:
+    from omniform.inputs.audio.extractor import Waves
+
+# The published models were trained on these; no config changes them.
+_HIGHEST_HZ: Final = 8000.0
+_POWER_FLOOR: Final = 1e-10
+_DECADES: Final = 8.0
+
+# Above these a config is damaged or hostile, and would only exhaust memory.
+_MAX_N_FFT: Final = 2**16
+_MAX_BANDS: Final = 2**12
+_MAX_SAMPLES: Final = 2**28
+
+
+class WhisperFeatureExtractor(FeatureExtractor):
+    """Log-mel spectrograms of fixed-length chunks.
+
+    Attributes:
+        feature_size: mel bands (80, or 128 from large-v3 on).
+        hop_length: samples from one frame to the next.
+        chunk_length: seconds that the encoder takes.
+        n_fft: samples in one frame.
+        dither: standard deviation of Gaussian noise added to every sample, from torch's global generator.
+        n_samples: samples in a chunk.
+        nb_max_frames: frames in a chunk.
+        mel_filters: the filter bank. Shape: ``[n_fft // 2 + 1, feature_size]``, float32.
+    """
+
+    type_name: ClassVar[str] = "WhisperFeatureExtractor"
+    model_input_names: ClassVar[tuple[str, ...]] = ("input_features",)
+    feature_size_default: ClassVar[int] = 80
+    mask_default: ClassVar[bool] = False
+
+    def _read(self, r: ConfigReader) -> None:
+        self.hop_length = r.integer("hop_length", 160)
+        self.chunk_length = r.integer("chunk_length", 30)
+        self.n_fft = r.integer("n_fft", 400, least=2)
+        self.dither = r.number("dither", 0.0)
+        # n_samples and nb_max_frames repeat the above. do_normalize is an argument of the call; in the file the
+        # reference ignores it.
+        r.inert("n_samples", "nb_max_frames", "do_normalize")
+        self.n_samples = self.chunk_length * self.sampling_rate
+        self.nb_max_frames = self.n_samples // self.hop_length
+        for name, value, most in (
+            ("n_fft", self.n_fft, _MAX_N_FFT),
+            ("feature_size", self.feature_size, _MAX_BANDS),
+            ("chunk_length", self.n_samples, _MAX_SAMPLES),
+        ):
+            if value > most:
+                raise r.fail(name, f"at most {most}{' samples' if name == 'chunk_length' else ''}", value)
+        bank = mel_filter_bank(
+            bins=self.n_fft // 2 + 1,
+            filters=self.feature_size,
+            lowest=0.0,
+            highest=_HIGHEST_HZ,
+            sampling_rate=self.sampling_rate,
+            scale=SLANEY,
+        )
+        if bool((bank.amax(dim=0) == 0).any()):
+            logging.getLogger("omniform").warning(
+                "%s: some mel bands are always silent: feature_size %d is too many for n_fft %d at %d Hz",
+                r.where, self.feature_size, self.n_fft, self.sampling_rate,
+            )  # fmt: skip
+        self.mel_filters = bank.float()
+
+    def __call__(
+        self,
+        audio: Waves,
+        *,
+        sampling_rate: int | None = None,
+        padding: Padding = "max_length",
+        max_length: int | None = None,
+        truncation: bool = True,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_token_timestamps: bool = False,
+        do_normalize: bool = False,
+        return_tensors: str | None = None,
+        device: torch.device | str = "cpu",
+        **unknown: object,
+    ) -> Batch:
+        """Turn one wave or several into log-mel features.
+
+        Args:
+            audio: mono samples: an array, a tensor or a list; or several: a list of those, or ``[batch, samples]``.
+            sampling_rate: rate of ``audio`` in Hz, to be checked; without it the right rate is assumed.
+            padding: ``"max_length"``, ``"longest"`` (True), or ``"do_not_pad"`` (False).
+            max_length: samples to cut and pad to; a chunk's length if left out.
+            truncation: cut what is longer than ``max_length``.
+            pad_to_multiple_of: round every target length, in samples, up to a multiple of this.
+            return_attention_mask: return the mask of given frames; left out, the config decides (see Returns).
+            return_token_timestamps: return ``num_frames``, the frames of each whole wave before cutting and padding.
+            do_normalize: give each wave zero mean and unit variance first.
+            return_tensors: ``"pt"`` for torch tensors; ``"np"`` or None for numpy arrays.
+            device: where the spectrogram is computed; the results are on the CPU.
+
+        Returns:
+            ``input_features``: ``[batch, feature_size, samples // hop_length]``, float32. ``attention_mask``, int32:
+            ``[batch, frames]`` where the call asks for it; where only the config or ``do_normalize`` does,
+            ``[batch, samples]``, as in the reference. ``num_frames``: ``[batch]``, int64.
+
+        Raises:
+            InputError: a wrong sampling rate, no sound, a wave that is not mono or not finite, too short a wave for
+                one frame, or waves of different lengths that are not padded.
+            UnknownArgumentError: an argument that does not exist.
+        """
+        check_arguments(self.type_name, unknown, _ARGUMENTS)
+        self._check_rate(sampling_rate)
+        for name, count in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            _check_count(name, count)
+        waves = as_waves(audio)
+        padded = pad(
+            waves,
+            rule=padding_rule(padding),
+            max_length=self.n_samples if max_length is None else max_length,
+            truncate=truncation,
+            multiple=pad_to_multiple_of,
+            value=self.padding_value,
+            side=self.padding_side,
+        )
+        if do_normalize:
+            padded = normalize(padded, value=self.padding_value)
+        batch = Batch({"input_features": self._log_mel(padded.values, device)})
+        if return_attention_mask:
+            batch["attention_mask"] = self._frame_mask(padded)
+        elif do_normalize or (return_attention_mask is None and self.return_attention_mask):
+            batch["attention_mask"] = padded.mask
+        if return_token_timestamps:
+            batch["num_frames"] = torch.tensor([wave.shape[0] // self.hop_length for wave in waves])
+        return batch.as_tensors(return_tensors or "np")
+
+    def _log_mel(self, waves: Tensor, device: torch.device | str) -> Tensor:
+        """``(log10(mel power) + 4) / 4``, about -1 to 1. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``."""
+        if waves.shape[1] <= self.n_fft // 2:
+            raise InputError(
+                "the sound is too short for one frame",
+                where="audio",
+                expected=f"at least {self.n_fft // 2 + 1} samples",
+                found=f"{waves.shape[1]} samples",
+                remedy="Ask for padding='max_length'.",
+            )
+        waves = waves.to(device)
+        if self.dither:
+            waves = waves + self.dither * torch.randn(waves.shape, device=device)
+        power = power_spectrogram(waves, torch.hann_window(self.n_fft, device=device), self.hop_length)
+        # The last frame is centred past the end of the chunk; the published models never saw it. A contiguous copy
+        # keeps the product on the fast path.
+        mel = self.mel_filters.to(device).T @ power[..., :-1].contiguous()
+        if mel.shape[-1] == 0:
+            raise InputError(
+                "the sound is too short for one frame",
+                where="audio",
+                expected=f"at least {self.hop_length} samples",
+                found=f"{waves.shape[1]} samples",
+                remedy="Ask for padding='max_length'.",
+            )
+        return ((log10_within(mel, floor=_POWER_FLOOR, decades=_DECADES) + 4.0) / 4.0).cpu()
+
+    def _frame_mask(self, padded: Padded) -> Tensor:
+        """The mask of samples seen at every hop. Shape: ``[batch, samples // hop_length]``."""
+        return padded.mask[:, :: self.hop_length][:, : padded.mask.shape[1] // self.hop_length].contiguous()
+
+
+_ARGUMENTS: Final = frozenset(WhisperFeatureExtractor.__call__.__annotations__) - {"unknown", "return"}
+
+
+def _check_count(name: str, count: object) -> None:
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise InputError("this is no length", where=name, expected="an integer >= 1, or None", found=repr(count))
