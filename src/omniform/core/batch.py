@@ -76,7 +76,9 @@ class Batch(dict[str, object]):
         """
         value = self.get(name)
         if not isinstance(value, Tensor):
-            raise InputError("the batch holds no such tensor", where=name, expected="a tensor", found=type(value).__name__)
+            raise InputError(
+                "the batch holds no such tensor", where=name, expected="a tensor", found=type(value).__name__
+            )
         return value
 
     def as_tensors(self, kind: str | None) -> Self:
@@ -88,7 +90,9 @@ class Batch(dict[str, object]):
         if kind is None:
             return self
         if kind not in ("pt", "np"):
-            raise InputError("unknown kind of tensor", where="return_tensors", expected="'pt', 'np' or None", found=repr(kind))
+            raise InputError(
+                "unknown kind of tensor", where="return_tensors", expected="'pt', 'np' or None", found=repr(kind)
+            )
         for name, value in self.items():
             if isinstance(value, Tensor):
                 tensor = value

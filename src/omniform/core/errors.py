@@ -93,6 +93,4 @@ def check_arguments(callee: str, given: Iterable[str], known: Iterable[str]) -> 
     names = set(known)
     for name in given:
         if name not in names:
-            raise UnknownArgumentError(
-                f"{callee} has no argument {name!r}", remedy=nearest(name, names)
-            )
+            raise UnknownArgumentError(f"{callee} has no argument {name!r}", remedy=nearest(name, names))

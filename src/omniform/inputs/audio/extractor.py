@@ -6,6 +6,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
 
 import torch
@@ -119,7 +120,7 @@ def as_waves(audio: object) -> list[Tensor]:
     if isinstance(audio, (list, tuple)):
         if not audio:
             raise InputError("there is no sound", where="audio", expected="at least one", found="an empty list")
-        if isinstance(audio[0], (int, float)):
+        if isinstance(audio[0], Real):
             return [_wave(audio, "audio")]
         return [_wave(item, f"audio[{i}]") for i, item in enumerate(audio)]
     samples = to_tensor(audio, "audio")

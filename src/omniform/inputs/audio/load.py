@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from omniform.inputs.audio.source import Readable, encoded
 
 if TYPE_CHECKING:
     import numpy as np
+    import soundfile
 
     Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
     Samples: TypeAlias = Array | Tensor | Sequence[float]
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 1 << 30
 MAX_SECONDS: Final = 4 * 3600.0
 MAX_CHANNELS: Final = 64
+MAX_SAMPLES: Final = 1 << 30
+"""Of one channel: a few kilobytes of FLAC can stand for hours of silence at an absurd rate."""
 _BLOCK: Final = 1 << 16
 
 # What libsndfile maps to -1 .. 1: an offset, then a divisor.
@@ -72,7 +78,7 @@ def load_audio(
     _check_rate("sampling_rate", sampling_rate)
     if isinstance(source, Mapping):
         source = _unwrap(source)
-    if isinstance(source, tuple) and len(source) == 2 and not isinstance(source[0], (int, float)):
+    if isinstance(source, tuple) and len(source) == 2 and not isinstance(source[0], Real):
         samples, given = source
         rate = _check_rate("audio[1]", given)
         wave = _mono(to_tensor(samples, "audio[0]"), rate, max_seconds)
@@ -121,9 +127,11 @@ def _mono(samples: Tensor, rate: int, max_seconds: float) -> Tensor:
             found=str(samples.dtype).removeprefix("torch."),
         )
     samples = samples.float()
+    if samples.numel() == 0:
+        return samples.flatten()
     if samples.ndim == 2:
         samples = samples if samples.shape[0] >= samples.shape[1] else samples.T
-        _check_channels("audio", samples.shape[1] if samples.shape[0] else 1)
+        _check_channels("audio", samples.shape[1])
         samples = samples.mean(dim=1) if samples.shape[1] != 1 else samples[:, 0]
     if samples.ndim != 1:
         raise InputError(
@@ -172,11 +180,8 @@ def _decode(file: Path | io.BytesIO, where: str, max_seconds: float) -> tuple[Te
     return torch.cat(blocks) if blocks else torch.zeros(0), rate
 
 
-def _blocks(sound: object) -> Iterator[Tensor]:
-    """The mean of the channels of an open ``soundfile.SoundFile``, block by block. Shape of each: ``[samples]``."""
-    import soundfile
-
-    assert isinstance(sound, soundfile.SoundFile)
+def _blocks(sound: soundfile.SoundFile) -> Iterator[Tensor]:
+    """The mean of the channels of an open file, block by block. Shape of each: ``[samples]``."""
     while (block := sound.read(_BLOCK, dtype="float32", always_2d=True)).shape[0]:
         yield torch.from_numpy(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
 
@@ -194,30 +199,32 @@ def _resample(wave: Tensor, rate: int, wanted: int) -> Tensor:
 
 
 def _check_rate(where: str, rate: object) -> int:
-    # Integers of numpy and torch count too: datasets and decoders hand them out.
-    try:
-        value = rate.__index__() if not isinstance(rate, (bool, float)) else int(rate)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        value = 0
-    if isinstance(rate, bool) or (isinstance(rate, float) and rate != value) or not 1 <= value <= MAX_SAMPLING_RATE:
+    value = 0
+    if isinstance(rate, float) and rate.is_integer():
+        value = int(rate)
+    elif isinstance(rate, SupportsIndex) and not isinstance(rate, bool):
+        # Integers of numpy and torch too; an array of several has the method and refuses.
+        with contextlib.suppress(TypeError):
+            value = operator.index(rate)
+    if not 1 <= value <= MAX_SAMPLING_RATE:
         raise InputError(
             "this is no sampling rate", where=where, expected=f"1 to {MAX_SAMPLING_RATE} Hz", found=repr(rate)[:80]
         )
-    return int(value)
+    return value
 
 
 def _check_channels(where: str, channels: int) -> None:
     if not 1 <= channels <= MAX_CHANNELS:
-        raise InputError("too many channels", where=where, expected=f"1 to {MAX_CHANNELS}", found=channels)
+        raise InputError("this is no number of channels", where=where, expected=f"1 to {MAX_CHANNELS}", found=channels)
 
 
 def _check_length(where: str, samples: int, rate: int, max_seconds: float) -> None:
-    if samples > max_seconds * rate:
+    if samples > min(max_seconds * rate, MAX_SAMPLES):
         raise InputError(
             "the sound is too long",
             where=where,
-            expected=f"at most {max_seconds:g} seconds",
-            found=f"{samples / rate:.1f} seconds",
+            expected=f"at most {max_seconds:g} seconds and {MAX_SAMPLES} samples",
+            found=f"{samples / rate:.1f} seconds, {samples} samples",
             remedy="Split it, or pass a larger max_seconds.",
         )
 

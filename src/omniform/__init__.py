@@ -1,0 +1,1 @@
+"""omniform loads any Hugging Face checkpoint and runs it."""

@@ -1,0 +1,202 @@
+"""Task heads: small modules over any base model that returns hidden states.
+
+What differs between families (which vector stands for a row, what the classifier looks like) is passed in as an object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from omniform.architectures.losses import classification_loss, span_loss, token_loss
+from omniform.architectures.model import Model
+from omniform.core.config import Common
+from omniform.core.errors import InputError
+from omniform.core.outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPooling,
+    ClassifierOutput,
+    QuestionAnsweringOutput,
+)
+
+Hidden = BaseModelOutput | BaseModelOutputWithPooling
+
+Pool = Callable[[Hidden, Tensor | None], Tensor]
+"""Picks one vector per row: takes the base model's output and the token ids, returns Shape: [B, D]."""
+
+
+def first_token(out: Hidden, input_ids: Tensor | None) -> Tensor:
+    """The first token's hidden state (a class token)."""
+    return out.last_hidden_state[:, 0]
+
+
+def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
+    """What the base model's own pooler gives."""
+    assert isinstance(out, BaseModelOutputWithPooling) and out.pooler_output is not None
+    return out.pooler_output
+
+
+def last_token(pad_token_id: int | None) -> Pool:
+    """The hidden state of each row's last token that is not padding.
+
+    Args:
+        pad_token_id: tells padding; without it only single rows can be classified.
+    """
+
+    def pool(out: Hidden, input_ids: Tensor | None) -> Tensor:
+        hidden = out.last_hidden_state
+        if pad_token_id is None:
+            if hidden.shape[0] > 1:
+                raise InputError(
+                    "rows cannot be told from their padding",
+                    where="config.json: pad_token_id",
+                    expected="a padding token, to classify more than one row at once",
+                    found="null",
+                    remedy="Load with pad_token_id=... or hand over one row at a time.",
+                )
+            return hidden[:, -1]
+        if input_ids is None:
+            return hidden[:, -1]
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = (places * (input_ids != pad_token_id)).argmax(-1)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+    return pool
+
+
+class SequenceClassifier(Model):
+    """One class, several classes or one number per row.
+
+    Args:
+        model: the base.
+        pool: which vector stands for a row.
+        classifier: that vector to class scores.
+        common: number of labels and problem type, which choose the loss.
+        dropout: before the classifier, in training.
+    """
+
+    def __init__(
+        self, model: Model, pool: Pool, classifier: nn.Module, common: Common, *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = pool
+        self.classifier = classifier
+        self.dropout = nn.Dropout(dropout)
+        self.common = common
+        self.main_input = model.main_input
+
+    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+        """Class scores; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B] of class indices, or [B, C] of targets; gives a loss.
+        """
+        out = cast(Hidden, self.model(*args, **inputs))
+        ids = args[0] if args else cast("Tensor | None", inputs.get(self.main_input))
+        logits = self.classifier(self.dropout(self.pool(out, ids)))
+        return ClassifierOutput(
+            loss=None if labels is None else classification_loss(logits, labels, self.common),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+
+class TokenClassifier(Model):
+    """One class per token (named entities, parts of speech)."""
+
+    def __init__(self, model: Model, classifier: nn.Module, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.classifier = classifier
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+        """Class scores of every token; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
+        """
+        out = cast(Hidden, self.model(*args, **inputs))
+        logits = self.classifier(self.dropout(out.last_hidden_state))
+        return ClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels),
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+
+class QuestionAnswerer(Model):
+    """The first and the last token of an answer inside the row."""
+
+    def __init__(self, model: Model, qa_outputs: nn.Linear) -> None:
+        super().__init__()
+        self.model = model
+        self.qa_outputs = qa_outputs
+
+    def forward(
+        self,
+        *args: Tensor,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **inputs: object,
+    ) -> QuestionAnsweringOutput:
+        """Scores of every token as an answer's first and last; see the base model for its inputs.
+
+        Args:
+            start_positions: Shape: [B]; with ``end_positions`` gives a loss.
+            end_positions: Shape: [B].
+        """
+        out = cast(Hidden, self.model(*args, **inputs))
+        start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)
+        asked = start_positions is not None and end_positions is not None
+        return QuestionAnsweringOutput(
+            loss=span_loss(start, end, start_positions, end_positions) if asked else None,
+            start_logits=start.contiguous(),
+            end_logits=end.contiguous(),
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+
+class MultipleChoice(Model):
+    """Which of several continuations fits: each choice is a row of its own for the base model."""
+
+    def __init__(self, model: Model, pool: Pool, classifier: nn.Linear, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.pool = pool
+        self.classifier = classifier
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: object
+    ) -> ClassifierOutput:
+        """Scores of the choices.
+
+        Args:
+            input_ids: Shape: [B, choices, T]; every other tensor has the choices as its second axis too.
+            labels: Shape: [B], index of the right choice; gives a loss.
+
+        Returns:
+            ``logits`` Shape: [B, choices].
+        """
+        rows = {**inputs, "input_ids": input_ids}
+        first = next(t for t in rows.values() if isinstance(t, Tensor))
+        choices = first.shape[1]
+        flat = {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in rows.items()}
+        out = cast(Hidden, self.model(**flat))
+        vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
+        logits = self.classifier(self.dropout(vector)).view(-1, choices)
+        return ClassifierOutput(
+            loss=None if labels is None else nn.functional.cross_entropy(logits, labels),
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )

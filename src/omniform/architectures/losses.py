@@ -1,0 +1,69 @@
+"""Losses, computed in float32, as the ecosystem's models define them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omniform.core.config import Common
+from omniform.core.errors import InputError
+
+IGNORED = -100
+"""Labels of this value are left out of the mean."""
+
+
+def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens against labels in the same places.
+
+    Args:
+        logits_BTV: Shape: [..., V].
+        labels_BT: Shape: [...], ``-100`` to leave out.
+    """
+    if logits_BTV.shape[:-1] != labels_BT.shape:
+        raise InputError(
+            "labels do not match the logits",
+            where="labels",
+            expected=f"shape {list(logits_BTV.shape[:-1])}",
+            found=f"shape {list(labels_BT.shape)}",
+        )
+    flat = logits_BTV.float().reshape(-1, logits_BTV.shape[-1])
+    return F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED)
+
+
+def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean cross-entropy of every token against the label one to the right."""
+    return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:])
+
+
+def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Tensor:
+    """The loss of a row classifier: regression, one label or many, by ``problem_type`` or, without it, by the labels.
+
+    Args:
+        logits_BC: Shape: [B, C].
+        labels: Shape: [B] of class indices, or [B, C] of targets.
+    """
+    problem = common.problem_type
+    classes = logits_BC.shape[-1]
+    if problem is None:
+        whole = not labels.is_floating_point() and labels.dtype is not torch.bool
+        multi = "single_label_classification" if whole else "multi_label_classification"
+        problem = "regression" if classes == 1 else multi
+    labels = labels.to(logits_BC.device)
+    if problem == "regression":
+        flat = (logits_BC.squeeze(), labels.squeeze()) if classes == 1 else (logits_BC, labels)
+        return F.mse_loss(flat[0], flat[1].to(logits_BC.dtype))
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits_BC.view(-1, classes), labels.view(-1))
+    return F.binary_cross_entropy_with_logits(logits_BC, labels.to(logits_BC.dtype))
+
+
+def span_loss(start_BT: Tensor, end_BT: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Mean of the losses of an answer's first and last token; positions outside the row are left out."""
+    outside = start_BT.shape[1]
+    start, end = ((p.squeeze(-1) if p.dim() > 1 else p).clamp(0, outside).to(start_BT.device) for p in (start, end))
+    losses = (
+        F.cross_entropy(start_BT, start, ignore_index=outside),
+        F.cross_entropy(end_BT, end, ignore_index=outside),
+    )
+    return (losses[0] + losses[1]) / 2

@@ -1,0 +1,232 @@
+"""The base of everything that can be loaded: :class:`Model`.
+
+A model is a torch module whose ``forward`` takes the ecosystem's keyword arguments and returns a
+:class:`~omniform.core.outputs.ModelOutput`. Its maths is in ``decode`` or ``encode`` methods that take a
+:class:`~omniform.core.context.StepContext`, which the engine calls directly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from omniform.core.config import ModelConfig
+from omniform.core.context import Backend, StepContext, Taps
+from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
+from omniform.core.outputs import ModelOutput
+from omniform.core.state import DenseState
+from omniform.core.upstairs import upstairs
+
+if TYPE_CHECKING:
+    from omniform.architectures.family import Architecture, Family
+
+BACKENDS: dict[str, Backend] = {"eager": "eager", "sdpa": "sdpa"}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a built model is: its config, the architecture it was built as, where its weights came from."""
+
+    config: ModelConfig
+    family: Family
+    architecture: Architecture
+    name_or_path: str = ""
+
+
+class Model(nn.Module):
+    """Base of all models.
+
+    Attributes:
+        attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
+        main_input: the name of the first argument of ``forward``.
+        generation_config: defaults of ``generate``, as read from the checkpoint.
+    """
+
+    main_input = "input_ids"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn_backend: Backend = "sdpa"
+        self.generation_config: dict[str, object] = {}
+        self._origin: Origin | None = None
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: object, return_dict: bool | None = None, **inputs: object) -> ModelOutput:
+        """Run ``forward``; an unknown keyword is refused with the nearest name.
+
+        Args:
+            return_dict: False returns the output's entries as a plain tuple.
+        """
+        check_arguments(f"{type(self).__name__}.forward", inputs, self.accepts())
+        output = super().__call__(*args, **inputs)
+        return output.to_tuple() if return_dict is False else output
+
+    def accepts(self) -> frozenset[str]:
+        """The names of the inputs that ``forward`` takes, those it passes on to its base model included."""
+        names, passes_on = _parameters(type(self))
+        return names | self.base_model.accepts() if passes_on and self.base_model is not self else names
+
+    def step(
+        self,
+        tokens: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        state: DenseState | None = None,
+        hidden_states: bool | None = None,
+        attentions: bool | None = None,
+    ) -> StepContext:
+        """The context of one padded step.
+
+        Args:
+            tokens: Shape: [B, T, ...]; gives the number of rows, of tokens and the device.
+            attention_mask: Shape: [B, past + T], 1 for real tokens; or [B, 1, T, past + T].
+            position_ids: Shape: [B, T]; counts on from the state's length by default.
+        """
+        rows, new = tokens.shape[:2]
+        past = 0 if state is None else state.length
+        if position_ids is None:
+            position_ids = torch.arange(past, past + new, device=tokens.device)[None]
+        padding = allowed = None
+        if attention_mask is not None:
+            _check_mask(attention_mask, rows, new, past)
+            if attention_mask.dim() == 2:
+                padding = None if bool(attention_mask.all()) else attention_mask.bool()
+            else:
+                floats = attention_mask.is_floating_point()
+                allowed = attention_mask > -1 if floats and bool((attention_mask <= 0).all()) else attention_mask > 0
+        taps = Taps(hidden_states=bool(hidden_states), attentions=bool(attentions))
+        return StepContext(
+            positions=position_ids,
+            past=past,
+            padding=padding,
+            allowed=allowed,
+            state=state,
+            backend=self.attn_backend,
+            taps=taps,
+        )
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+
+    def bind(self, origin: Origin) -> Self:
+        """Tie this model to its config and its architecture; done once, by whoever built it."""
+        self._origin = origin
+        return self
+
+    @property
+    def origin(self) -> Origin:
+        """What this model is, beyond its modules."""
+        if self._origin is None:
+            raise OmniformError(
+                "this module is a part of a model and has no config of its own", remedy="Ask the whole model."
+            )
+        return self._origin
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's config."""
+        return self.origin.config
+
+    @property
+    def name_or_path(self) -> str:
+        """The folder or the Hub id that the weights came from."""
+        return self.origin.name_or_path
+
+    @property
+    def base_model(self) -> Model:
+        """The model without its task head; itself, where there is none."""
+        inner = self._modules.get("model")
+        return inner if isinstance(inner, Model) else self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lies."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first floating-point parameter."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model has learned; tied weights count once."""
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        return sum(
+            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in tables
+        )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Bytes of all parameters, and of all buffers."""
+        tensors: list[Tensor] = list(self.parameters())
+        if return_buffers:
+            tensors.extend(self.buffers())
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table that turns token ids into vectors."""
+        base = self.base_model
+        if base is self:
+            raise OmniformError(f"{type(self).__name__} has no table of input embeddings")
+        return base.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The projection onto the vocabulary, or None."""
+        return self._modules.get("lm_head")
+
+    def can_generate(self) -> bool:
+        """Whether ``generate`` works on this model."""
+        return False
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Choose how attention is computed: ``"sdpa"`` (fused) or ``"eager"`` (written out).
+
+        Raises:
+            InputError: no such implementation.
+        """
+        if name not in BACKENDS:
+            raise InputError(
+                "no such attention implementation",
+                where="attn_implementation",
+                expected=" or ".join(BACKENDS),
+                found=repr(name),
+                remedy=nearest(name, BACKENDS),
+            )
+        for module in self.modules():
+            if isinstance(module, Model):
+                module.attn_backend = BACKENDS[name]
+
+    # -- what users expect on a model, done on higher floors -----------------------------------------------------------
+
+    def generate(self, inputs: object = None, **kwargs: object) -> object:
+        """Write on from a prompt; see :func:`omniform.engine.generate.generate`."""
+        return upstairs("engine.generate:generate")(self, inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str, **kwargs: object) -> None:
+        """Save config and weights to a folder; see :func:`omniform.hub.save.save_model`."""
+        upstairs("hub.save:save_model")(self, save_directory, **kwargs)
+
+
+def _check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
+    good = ((rows, past + new), (1, past + new)) if mask.dim() == 2 else ()
+    if mask.dim() == 4:
+        good = tuple((b, h, new, past + new) for b in (rows, 1) for h in (1, mask.shape[1]))
+    if tuple(mask.shape) not in good:
+        raise InputError(
+            "the mask does not cover the tokens",
+            where="attention_mask",
+            expected=f"shape [{rows}, {past + new}]" + (f" ({past} kept and {new} new tokens)" if past else ""),
+            found=f"shape {list(mask.shape)}",
+        )
+
+
+@lru_cache(maxsize=None)
+def _parameters(kind: type[Model]) -> tuple[frozenset[str], bool]:
+    parameters = inspect.signature(cast("type[nn.Module]", kind).forward).parameters.values()
+    names = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self")
+    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -1,0 +1,266 @@
+"""Rotary position embedding (https://arxiv.org/abs/2104.09864) and the ways its frequencies are stretched.
+
+A :class:`Frequencies` object says how fast each pair of channels turns; :class:`Rotary` applies it to queries and keys.
+Cosines and sines are computed once per step, however many layers share the frequencies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from omniform.core.context import StepContext
+from omniform.core.errors import ConfigError
+from omniform.core.reader import ConfigReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frequencies:
+    """Plain rotary frequencies, ``theta ** (-2i / dim)`` radians per position.
+
+    Attributes:
+        dim: how many channels of a head turn.
+        theta: the base.
+    """
+
+    dim: int
+    theta: float
+
+    @property
+    def magnitude(self) -> float:
+        """Factor on cosines and sines."""
+        return 1.0
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        """Radians per position of each channel pair.
+
+        Args:
+            length: scalar, one past the largest position of the step.
+
+        Returns:
+            Shape: [dim / 2], float32.
+        """
+        return _plain(self.dim, self.theta, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear(Frequencies):
+    """All frequencies divided by one factor (https://arxiv.org/abs/2306.15595)."""
+
+    factor: float
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        return _plain(self.dim, self.theta, device) / self.factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicNTK(Frequencies):
+    """The base grows with the length once it passes the trained one ("NTK-aware" scaling, by u/emozilla)."""
+
+    factor: float
+    trained: int
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        longest = length.to(device=device, dtype=torch.float32).clamp(min=self.trained)
+        stretch = self.factor * longest / self.trained - (self.factor - 1)
+        theta = self.theta * stretch ** (self.dim / (self.dim - 2))
+        return 1.0 / theta ** _exponents(self.dim, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yarn(Frequencies):
+    """YaRN (https://arxiv.org/abs/2309.00071): fast channels keep their speed, slow ones are slowed by ``factor``."""
+
+    factor: float
+    trained: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float
+    truncate: bool = True
+
+    @property
+    def magnitude(self) -> float:
+        return self.attention_factor
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        low, high = self._turns(self.beta_fast), self._turns(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.dim - 1)
+        span = high - low if high != low else 0.001
+        slowed = ((torch.arange(self.dim // 2, dtype=torch.float32, device=device) - low) / span).clamp(0, 1)
+        plain = _plain(self.dim, self.theta, device)
+        return plain / self.factor * slowed + plain * (1 - slowed)
+
+    def _turns(self, rotations: float) -> float:
+        # The channel that makes this many full turns over the trained length.
+        return self.dim * math.log(self.trained / (rotations * 2 * math.pi)) / (2 * math.log(self.theta))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongRope(Frequencies):
+    """LongRoPE (https://arxiv.org/abs/2402.13753): one divisor per channel, another set beyond the trained length."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    trained: int
+    attention_factor: float
+
+    @property
+    def magnitude(self) -> float:
+        return self.attention_factor
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        short = torch.tensor(self.short, dtype=torch.float32, device=device)
+        long = torch.tensor(self.long, dtype=torch.float32, device=device)
+        divisor = torch.where(length.to(device) > self.trained, long, short)
+        return 1.0 / (divisor * self.theta ** _exponents(self.dim, device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3(Frequencies):
+    """Llama 3.1: long waves are stretched by ``factor``, short ones kept, those between blended smoothly."""
+
+    factor: float
+    low: float
+    high: float
+    trained: int
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        plain = _plain(self.dim, self.theta, device)
+        turns = self.trained * plain / (2 * math.pi)
+        blend = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return plain / self.factor * (1 - blend) + plain * blend
+
+
+def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, theta: float = 10000.0) -> Frequencies:
+    """Read the rotary settings of a config: ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``.
+
+    Args:
+        head_dim: width of a head.
+        max_positions: ``max_position_embeddings``, which some scalings refer to.
+        theta: the family's default base.
+
+    Raises:
+        ConfigError: an unknown ``rope_type``, or one that lacks a setting.
+    """
+    top_theta = r.number("rope_theta", theta)
+    partial = r.number("partial_rotary_factor", 1.0)
+    scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
+    r.inert("rope_scaling", "rope_parameters")
+    trained_above = r.maybe_integer("original_max_position_embeddings")
+    s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
+    kind = s.text("rope_type", "default", also=("type",))
+    base = s.number("rope_theta", top_theta)
+    dim = int(head_dim * s.number("partial_rotary_factor", partial))
+    trained = trained_above or s.integer("original_max_position_embeddings", max_positions)
+    match kind:
+        case "default":
+            return Frequencies(dim=dim, theta=base)
+        case "linear":
+            return Linear(dim=dim, theta=base, factor=s.number("factor"))
+        case "dynamic":
+            return DynamicNTK(dim=dim, theta=base, factor=s.number("factor"), trained=max_positions)
+        case "llama3":
+            low, high = s.number("low_freq_factor"), s.number("high_freq_factor")
+            return Llama3(dim=dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=trained)
+        case "yarn":
+            return _read_yarn(s, dim, base, trained, max_positions)
+        case "longrope":
+            return _read_longrope(s, dim, base, trained, max_positions)
+        case _:
+            raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn or longrope", repr(kind))
+
+
+def _read_yarn(s: ConfigReader, dim: int, theta: float, trained: int, max_positions: int) -> Yarn:
+    factor = s.maybe_number("factor") or max_positions / trained
+    mscale, mscale_all = s.maybe_number("mscale"), s.maybe_number("mscale_all_dim")
+    if mscale and mscale_all:
+        inferred = _yarn_magnitude(factor, mscale) / _yarn_magnitude(factor, mscale_all)
+    else:
+        inferred = _yarn_magnitude(factor, 1.0)
+    magnitude = s.maybe_number("attention_factor")
+    return Yarn(
+        dim=dim,
+        theta=theta,
+        factor=factor,
+        trained=trained,
+        beta_fast=s.maybe_number("beta_fast") or 32.0,
+        beta_slow=s.maybe_number("beta_slow") or 1.0,
+        attention_factor=inferred if magnitude is None else magnitude,
+        truncate=s.flag("truncate", True),
+    )
+
+
+def _yarn_magnitude(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _read_longrope(s: ConfigReader, dim: int, theta: float, trained: int, max_positions: int) -> LongRope:
+    short, long = s.numbers("short_factor"), s.numbers("long_factor")
+    for name, factors in (("short_factor", short), ("long_factor", long)):
+        if len(factors) != dim // 2:
+            raise s.fail(name, f"{dim // 2} numbers, one per channel pair", f"{len(factors)}")
+    factor = s.maybe_number("factor") or max_positions / trained
+    magnitude = s.maybe_number("attention_factor")
+    if magnitude is None:
+        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained))
+    return LongRope(dim=dim, theta=theta, short=short, long=long, trained=trained, attention_factor=magnitude)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Turns the first ``frequencies.dim`` channels of queries and keys by their positions.
+
+    Channel ``i`` is paired with channel ``i + dim / 2`` (the "half-split" pairing of the Hub's weights).
+    """
+
+    frequencies: Frequencies
+
+    def __post_init__(self) -> None:
+        if self.frequencies.dim % 2:
+            raise ConfigError(
+                "rotary positions need an even number of channels", expected="even", found=self.frequencies.dim
+            )
+
+    def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Shape: [B, T, H, D] in and out."""
+        cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self.tables(ctx.positions, q_BTHD.dtype))
+        return turned(q_BTHD, cos, sin), turned(k_BTHD, cos, sin)
+
+    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position's angles.
+
+        Args:
+            positions: Shape: [B, T].
+
+        Returns:
+            Two tensors, Shape: [B, T, 1, dim], computed in float32.
+        """
+        inverse = self.frequencies.inverse(positions.device, positions.max() + 1)
+        angles = positions[..., None].float() * inverse
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
+        scale = self.frequencies.magnitude
+        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate channel pairs ``(i, i + dim / 2)`` of the first ``dim`` channels; the rest passes through."""
+    dim = cos.shape[-1]
+    if dim < x.shape[-1]:
+        return torch.cat((turned(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+@lru_cache(maxsize=64)
+def _exponents(dim: int, device: torch.device) -> Tensor:
+    return torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
+
+
+def _plain(dim: int, theta: float, device: torch.device) -> Tensor:
+    return 1.0 / theta ** _exponents(dim, device)

@@ -1,0 +1,163 @@
+"""The step context: all that varies from one step to the next, in one immutable value.
+
+Modules hold parameters; the context holds everything else. It resolves an attention rule into a mask, and rotary
+positions into cosines and sines, once per step, whatever the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from omniform.core.rules import Causal, Full, Rule
+from omniform.core.state import State
+
+T = TypeVar("T")
+
+Backend = Literal["eager", "sdpa"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A resolved rule.
+
+    Attributes:
+        allowed: Shape: [B or 1, H or 1, T, S], True where attention is allowed; None allows everything (or, with
+            ``causal``, what the kernel's own causal flag allows).
+        causal: the kernel's causal flag stands for the mask; only where queries and keys are the same tokens.
+    """
+
+    allowed: Tensor | None = None
+    causal: bool = False
+
+    def materialised(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """The mask as a tensor, for backends that have no causal flag."""
+        if self.causal:
+            return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
+        return self.allowed
+
+
+EVERYTHING = Mask()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """An encoder's output, as a decoder's cross-attention reads it.
+
+    Attributes:
+        hidden: Shape: [B, S, D].
+        padding: Shape: [B, S], True for real tokens; None where all are.
+    """
+
+    hidden: Tensor
+    padding: Tensor | None = None
+
+
+class Taps:
+    """Collects what a caller asked to see on the way: hidden states, attention weights."""
+
+    __slots__ = ("attentions", "cross_attentions", "hidden_states", "wants_attentions", "wants_hidden")
+
+    def __init__(self, *, hidden_states: bool = False, attentions: bool = False) -> None:
+        self.wants_hidden = hidden_states
+        self.wants_attentions = attentions
+        self.hidden_states: list[Tensor] = []
+        self.attentions: list[Tensor] = []
+        self.cross_attentions: list[Tensor] = []
+
+    def hidden(self, x_BTD: Tensor) -> None:
+        """Note the hidden states at this point, if they were asked for."""
+        if self.wants_hidden:
+            self.hidden_states.append(x_BTD)
+
+    def collected(self, which: list[Tensor], wanted: bool) -> tuple[Tensor, ...] | None:
+        return tuple(which) if wanted else None
+
+    @property
+    def hidden_or_none(self) -> tuple[Tensor, ...] | None:
+        """The hidden states, or None if they were not asked for."""
+        return self.collected(self.hidden_states, self.wants_hidden)
+
+    @property
+    def attentions_or_none(self) -> tuple[Tensor, ...] | None:
+        """The self-attention weights, or None if they were not asked for."""
+        return self.collected(self.attentions, self.wants_attentions)
+
+    @property
+    def cross_or_none(self) -> tuple[Tensor, ...] | None:
+        """The cross-attention weights, or None if they were not asked for."""
+        return self.collected(self.cross_attentions, self.wants_attentions)
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One step over a padded batch: every row brings the same number of indices, some of which may be padding.
+
+    Attributes:
+        positions: Shape: [B or 1, T], position ids of this step's tokens.
+        past: how many key indices came before this step.
+        padding: Shape: [B, past + T], True for real tokens; None where all are.
+        allowed: Shape: [B, 1, T, past + T], an explicit mask to apply on top of the rule; None for none.
+        state: where keys and values are kept; None for a single forward.
+        memory: what cross-attention reads.
+        score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi).
+        backend: how attention is computed.
+        taps: what the caller wants to see on the way.
+    """
+
+    positions: Tensor
+    past: int = 0
+    padding: Tensor | None = None
+    allowed: Tensor | None = None
+    state: State | None = None
+    memory: Memory | None = None
+    score_bias: Tensor | None = None
+    backend: Backend = "sdpa"
+    taps: Taps = field(default_factory=Taps)
+    _memo: dict[Hashable, object] = field(default_factory=dict, repr=False)
+
+    def with_(self, **changes: object) -> Self:
+        """A copy with some fields changed; what was resolved so far is kept only if it still holds."""
+        return replace(self, **changes, _memo={})  # type: ignore[arg-type]
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()`` the first time this step asks for ``key``; what it gave every later time."""
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast(T, self._memo[key])
+
+    def mask(self, rule: Rule, queries: int, device: torch.device) -> Mask:
+        """What self-attention under ``rule`` may see in this step."""
+        return self.once((rule, queries), lambda: self._resolve(rule, queries, device))
+
+    def memory_mask(self, queries: int) -> Mask:
+        """What cross-attention may see: the memory's real tokens."""
+        if self.memory is None or self.memory.padding is None:
+            return EVERYTHING
+        padding = self.memory.padding
+        return self.once(("memory", queries), lambda: Mask(_never_empty(padding[:, None, None, :])))
+
+    def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
+        if self.padding is None and self.allowed is None:
+            if isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1):
+                return EVERYTHING
+            if isinstance(rule, Causal) and self.past == 0:
+                return Mask(causal=True)
+        query = torch.arange(self.past, self.past + queries, device=device)
+        key = torch.arange(self.past + queries, device=device)
+        allowed = rule.allows(query[:, None], key[None, :])[None, None]
+        if self.padding is not None:
+            allowed = allowed & self.padding[:, None, None, :]
+        if self.allowed is not None:
+            allowed = allowed & self.allowed
+        return Mask(_never_empty(allowed))
+
+
+def _never_empty(allowed: Tensor) -> Tensor:
+    # A query that may see nothing (padding on the left) would make the softmax divide by zero. Its result is never
+    # used; letting it see everything keeps it finite.
+    return allowed | ~allowed.any(dim=-1, keepdim=True)

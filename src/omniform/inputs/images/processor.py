@@ -1,0 +1,247 @@
+"""The image processor: pictures in, ``pixel_values`` out, by the options of a checkpoint's file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from omniform.core.batch import Batch
+from omniform.core.errors import InputError, check_arguments
+from omniform.inputs.images.load import ImageSource
+from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
+from omniform.inputs.images.pixels import Layout, image_tensor
+from omniform.inputs.images.steps import Plan
+
+logger = logging.getLogger("omniform")
+
+ImageInput: TypeAlias = "ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]]"
+"""One picture, a list of pictures, a list of such lists (one for each prompt), or an array of pictures."""
+
+TensorKind: TypeAlias = Literal["pt", "np"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One type of processor: all that sets it apart from the others.
+
+    Attributes:
+        name: the type, as files write it (``image_processor_type``).
+        defaults: the options of a file that states none.
+        square: whether a bare length as ``size`` means both edges.
+        plan: what is done, in which order.
+    """
+
+    name: str
+    defaults: ImageOptions
+    square: bool
+    plan: Callable[[ImageOptions], Plan]
+
+
+class ImageProcessor:
+    """Turns pictures into the tensors that a vision model reads.
+
+    Made by :func:`omniform.inputs.images.kinds.image_processor` from a checkpoint's file; any option can be changed
+    for one call by keyword. Options read as attributes of :attr:`options`, the common ones of the processor itself.
+
+    Args:
+        kind: the type of processor.
+        options: its options.
+        extra: keys of the file that this type does not know, kept for saving.
+    """
+
+    model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
+
+    def __init__(self, kind: Kind, options: ImageOptions, extra: Mapping[str, object] | None = None) -> None:
+        self.kind = kind
+        self.options = options
+        self.extra: Mapping[str, object] = dict(extra or {})
+
+    def __call__(self, images: ImageInput, *, return_tensors: TensorKind | None = None, **overrides: object) -> Batch:
+        """Preprocess pictures.
+
+        Args:
+            images: one picture or several; lists of lists are flattened, in reading order.
+            return_tensors: ``"pt"`` or ``"np"`` for one tensor ``[N, C, H, W]``; None for a list of ``[C, H, W]``.
+            overrides: options of :class:`~omniform.inputs.images.options.ImageOptions`, for this call.
+
+        Returns:
+            ``pixel_values``, float32 once rescaled or normalised.
+
+        Raises:
+            InputError: a picture is unusable, an option has a wrong value, or the results differ in size and
+                ``return_tensors`` asks for one tensor.
+            RepoError: a picture's file or address cannot be read.
+            UnknownArgumentError: there is no such option.
+        """
+        options = self._changed(return_tensors, overrides)
+        plan = self.kind.plan(options)
+        pixels = [plan.each(image) for image in load_tensors(images, options)]
+        if plan.pad is not None:
+            pixels = plan.pad(pixels)
+        return Batch({"pixel_values": gathered(pixels, options.return_tensors)})
+
+    def preprocess(self, images: ImageInput, *, return_tensors: TensorKind | None = None, **overrides: object) -> Batch:
+        """The same as calling the processor."""
+        return self(images, return_tensors=return_tensors, **overrides)
+
+    def to_dict(self) -> dict[str, object]:
+        """What to save as ``preprocessor_config.json``: reading it back gives this processor, in either library."""
+        return {**self.extra, **saved(self.options, self.kind.defaults), "image_processor_type": self.kind.name}
+
+    def __repr__(self) -> str:
+        return f"{self.kind.name}({', '.join(f'{k}={v!r}' for k, v in saved(self.options, ImageOptions()).items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageProcessor) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def size(self) -> dict[str, int] | None:
+        """The size to resize to, as the file states it."""
+        return cast("dict[str, int] | None", as_json(self.options.size))
+
+    @property
+    def crop_size(self) -> dict[str, int] | None:
+        """The size to crop to, as the file states it."""
+        return cast("dict[str, int] | None", as_json(self.options.crop_size))
+
+    @property
+    def pad_size(self) -> dict[str, int] | None:
+        """The size to pad to, as the file states it."""
+        return cast("dict[str, int] | None", as_json(self.options.pad_size))
+
+    @property
+    def image_mean(self) -> float | list[float] | None:
+        """What is subtracted, per channel."""
+        return cast("float | list[float] | None", as_json(self.options.image_mean))
+
+    @property
+    def image_std(self) -> float | list[float] | None:
+        """What is divided by, per channel."""
+        return cast("float | list[float] | None", as_json(self.options.image_std))
+
+    @property
+    def resample(self) -> int | None:
+        """Pillow's number of the resampling filter."""
+        return self.options.resample
+
+    @property
+    def rescale_factor(self) -> float | None:
+        """What the values are multiplied by."""
+        return self.options.rescale_factor
+
+    @property
+    def do_resize(self) -> bool:
+        """Whether pictures are resized."""
+        return bool(self.options.do_resize)
+
+    @property
+    def do_center_crop(self) -> bool:
+        """Whether the middle is cut out."""
+        return bool(self.options.do_center_crop)
+
+    @property
+    def do_rescale(self) -> bool:
+        """Whether values are rescaled."""
+        return bool(self.options.do_rescale)
+
+    @property
+    def do_normalize(self) -> bool:
+        """Whether values are normalised."""
+        return bool(self.options.do_normalize)
+
+    @property
+    def do_convert_rgb(self) -> bool:
+        """Whether pictures are made RGB."""
+        return bool(self.options.do_convert_rgb)
+
+    @property
+    def do_pad(self) -> bool:
+        """Whether pictures are padded."""
+        return bool(self.options.do_pad)
+
+    def _changed(self, return_tensors: str | None, overrides: Mapping[str, object]) -> ImageOptions:
+        known = [field.name for field in fields(self.options)]
+        check_arguments(self.kind.name, overrides, known)
+        given = dict(overrides) if return_tensors is None else {**overrides, "return_tensors": return_tensors}
+        options = changed(self.options, given, square=self.kind.square, where=None, error=InputError)
+        if given.get("data_format") == "channels_last":
+            logger.warning("data_format='channels_last' has no effect: pixel_values are always channels first")
+        return options
+
+
+def load_tensors(images: ImageInput, options: ImageOptions) -> list[Tensor]:
+    """All pictures of a call, flattened, as ``[C, H, W]`` on the device asked for.
+
+    Raises:
+        InputError: there is none, the nesting is too deep, one is unusable, or the device is not there.
+    """
+    flat = _flattened(images)
+    if not flat:
+        raise InputError("there is no picture", where="images", expected="at least one")
+    layout = cast("Layout | None", options.input_data_format)
+    tensors = []
+    for number, image in enumerate(flat):
+        where = f"images[{number}]" if len(flat) > 1 else "image"
+        tensor = image_tensor(image, rgb=bool(options.do_convert_rgb), layout=layout, where=where)
+        try:
+            tensors.append(tensor if options.device is None else tensor.to(options.device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError("no such device here", where="device", found=options.device) from error
+    return tensors
+
+
+def gathered(pixels: Sequence[Tensor], kind: str | None) -> object:
+    """The pictures as one tensor of a kind, or as the list they are.
+
+    Raises:
+        InputError: they differ in shape.
+    """
+    if kind is None:
+        return list(pixels)
+    return as_kind(stacked(pixels), kind)
+
+
+def stacked(pixels: Sequence[Tensor]) -> Tensor:
+    """The pictures as one tensor ``[N, C, H, W]``.
+
+    Raises:
+        InputError: they differ in shape.
+    """
+    shapes = sorted({tuple(image.shape) for image in pixels})
+    if len(shapes) > 1:
+        raise InputError(
+            "pictures of different sizes do not make one tensor",
+            where="images",
+            found=", ".join(map(str, shapes[:4])),
+            remedy="Resize or crop them to one height and width, pad them, or leave return_tensors out.",
+        )
+    return torch.stack(list(pixels))
+
+
+def as_kind(tensor: Tensor, kind: str | None) -> object:
+    """The tensor, as a numpy array if that kind is asked for."""
+    return tensor.cpu().numpy() if kind == "np" else tensor
+
+
+def _flattened(images: ImageInput, depth: int = 0) -> list[ImageSource]:
+    if isinstance(images, (list, tuple)):
+        if depth == 2:
+            raise InputError("pictures are nested too deep", where="images", expected="a list of lists at most")
+        return [one for image in images for one in _flattened(image, depth + 1)]
+    if isinstance(images, Tensor) or _is_array(images):
+        batch = cast("Tensor", images)
+        return list(batch) if batch.ndim == 4 else [batch]
+    return [cast("ImageSource", images)]
+
+
+def _is_array(value: object) -> bool:
+    import numpy as np
+
+    return isinstance(value, np.ndarray)

@@ -1,0 +1,160 @@
+"""The steps of a processor, as objects: what is done to each picture, and then to the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from omniform.core.errors import InputError
+from omniform.inputs.images import ops
+from omniform.inputs.images.options import ImageOptions
+from omniform.inputs.images.sizes import Exact, Size, exact
+
+T = TypeVar("T")
+
+
+class Step(Protocol):
+    """Turns one picture ``[C, H, W]`` into another."""
+
+    def __call__(self, image: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """Put the picture in the middle of a square of one colour."""
+
+    colour: tuple[int, ...]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return ops.pad_to_square(image, self.colour)
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Resize to what ``size`` makes of the picture's shape."""
+
+    size: Size
+    resample: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = self.size.target(image.shape[-2], image.shape[-1])
+        return ops.resize(image, height, width, resample=self.resample)
+
+
+@dataclass(frozen=True, slots=True)
+class CenterCrop:
+    """Cut the middle out."""
+
+    size: Exact
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return ops.center_crop(image, self.size.height, self.size.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Multiply the values."""
+
+    factor: float
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return ops.rescale(image, self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """Rescale, subtract the mean and divide by the deviation, in one."""
+
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    rescale_factor: float | None
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return ops.normalize(image, self.mean, self.std, rescale_factor=self.rescale_factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Pad every picture of a batch below and to the right: to ``size``, or to the largest height and width of all."""
+
+    size: Exact | None
+
+    def target(self, images: Sequence[Tensor]) -> Exact:
+        """The size to which these pictures are padded."""
+        if self.size is not None:
+            return self.size
+        return Exact(max(image.shape[-2] for image in images), max(image.shape[-1] for image in images))
+
+    def __call__(self, images: Sequence[Tensor]) -> list[Tensor]:
+        size = self.target(images)
+        return [ops.pad(image, size.height, size.width) for image in images]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is done in one call."""
+
+    steps: tuple[Step, ...]
+    pad: Pad | None
+
+    def each(self, image: Tensor) -> Tensor:
+        """One picture through all steps."""
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def standard_plan(o: ImageOptions) -> Plan:
+    """Resize, crop, normalise; pad the batch at the end."""
+    return Plan((*resizing(o), *cropping(o), *valuing(o)), padding(o))
+
+
+def square_plan(o: ImageOptions) -> Plan:
+    """LLaVA's: pad to a square of the mean colour *before* resizing; the batch is not padded."""
+    square: tuple[Step, ...] = ()
+    if o.do_pad:
+        mean = _needed(o.image_mean, "do_pad", "image_mean")
+        square = (Square(tuple(int(x * 255) for x in (mean if isinstance(mean, tuple) else (mean,)))),)
+    return Plan((*square, *resizing(o), *cropping(o), *valuing(o)), None)
+
+
+def uncropped_plan(o: ImageOptions) -> Plan:
+    """DETR's: resize and normalise, no crop; pad the batch at the end."""
+    return Plan((*resizing(o), *valuing(o)), padding(o))
+
+
+def resizing(o: ImageOptions) -> tuple[Step, ...]:
+    """The resize step, if asked for."""
+    if not o.do_resize:
+        return ()
+    return (Resize(_needed(o.size, "do_resize", "size"), _needed(o.resample, "do_resize", "resample")),)
+
+
+def cropping(o: ImageOptions) -> tuple[Step, ...]:
+    """The crop step, if asked for."""
+    return (CenterCrop(exact(o.crop_size, "crop_size")),) if o.do_center_crop else ()
+
+
+def valuing(o: ImageOptions) -> tuple[Step, ...]:
+    """The step that changes values: rescale, normalise, both in one, or none."""
+    factor = _needed(o.rescale_factor, "do_rescale", "rescale_factor") if o.do_rescale else None
+    if o.do_normalize:
+        mean = _needed(o.image_mean, "do_normalize", "image_mean")
+        return (Normalize(mean, _needed(o.image_std, "do_normalize", "image_std"), factor),)
+    return () if factor is None else (Rescale(factor),)
+
+
+def padding(o: ImageOptions) -> Pad | None:
+    """The padding of the batch, if asked for."""
+    if not o.do_pad:
+        return None
+    return Pad(None if o.pad_size is None else exact(o.pad_size, "pad_size"))
+
+
+def _needed(value: T | None, option: str, name: str) -> T:
+    if value is None:
+        raise InputError(f"{option} needs {name}, which is not set", where=name)
+    return value

@@ -1,0 +1,140 @@
+"""Llama (https://arxiv.org/abs/2302.13971, https://arxiv.org/abs/2407.21783)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.decoder import CausalLM, Decoder, tied
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import QuestionAnswerer, SequenceClassifier, TokenClassifier, last_token
+from omniform.blocks.attention import Attention
+from omniform.blocks.layers import PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, GatedMLP
+from omniform.blocks.norms import RMSNorm
+from omniform.blocks.rotary import DynamicNTK, Frequencies, Rotary, read_frequencies
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a Llama computes."""
+
+    vocab_size: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    act: str
+    eps: float
+    max_positions: int
+    frequencies: Frequencies
+    attention_bias: bool
+    mlp_bias: bool
+    attention_dropout: float
+    tie: bool
+    pad_token_id: int | None
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    dim, heads = r.integer("hidden_size", 4096), r.integer("num_attention_heads", 32)
+    kv_heads = r.maybe_integer("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise r.fail("num_key_value_heads", f"a divisor of {heads} (num_attention_heads)", kv_heads)
+    if dim % heads:
+        raise r.fail("num_attention_heads", f"a divisor of {dim} (hidden_size)", heads)
+    head_dim = r.maybe_integer("head_dim") or dim // heads
+    max_positions = r.integer("max_position_embeddings", 2048)
+    r.inert("pretraining_tp")
+    pad = r.ids("pad_token_id")
+    return Config(
+        vocab_size=r.integer("vocab_size", 32000),
+        dim=dim,
+        hidden=r.integer("intermediate_size", 11008),
+        layers=r.integer("num_hidden_layers", 32, least=0),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        act=r.choice("hidden_act", ACTIVATIONS, "silu"),
+        eps=r.number("rms_norm_eps", 1e-6),
+        max_positions=max_positions,
+        frequencies=read_frequencies(r, head_dim=head_dim, max_positions=max_positions),
+        attention_bias=r.flag("attention_bias", False),
+        mlp_bias=r.flag("mlp_bias", False),
+        attention_dropout=r.probability("attention_dropout"),
+        tie=r.flag("tie_word_embeddings", False),
+        pad_token_id=pad[0] if pad else None,
+    )
+
+
+def build(c: Config) -> Decoder:
+    """The decoder without a head."""
+    rotary = Rotary(c.frequencies)
+
+    def layer() -> PreNorm:
+        return PreNorm(
+            input_layernorm=RMSNorm(c.dim, c.eps),
+            self_attn=Attention(
+                c.dim,
+                c.heads,
+                kv_heads=c.kv_heads,
+                head_dim=c.head_dim,
+                bias="qkvo" if c.attention_bias else "",
+                rule=Causal(),
+                positions=rotary,
+                dropout=c.attention_dropout,
+            ),
+            post_attention_layernorm=RMSNorm(c.dim, c.eps),
+            mlp=GatedMLP(c.dim, c.hidden, c.act, bias=c.mlp_bias),
+        )
+
+    return Decoder(
+        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
+        layers=(layer() for _ in range(c.layers)),
+        norm=RMSNorm(c.dim, c.eps),
+        # Dynamic scaling is there to go beyond the trained length.
+        max_positions=None if isinstance(c.frequencies, DynamicNTK) else c.max_positions,
+    )
+
+
+def causal_lm(c: Config, _: Common) -> CausalLM:
+    """The decoder that writes."""
+    model = build(c)
+    return CausalLM(model, tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.embed_tokens, c.tie))
+
+
+def sequence_classifier(c: Config, common: Common) -> SequenceClassifier:
+    """One class per row, told from its last token."""
+    score = nn.Linear(c.dim, common.num_labels, bias=False)
+    return SequenceClassifier(build(c), last_token(c.pad_token_id), score, common)
+
+
+def token_classifier(c: Config, common: Common) -> TokenClassifier:
+    """One class per token."""
+    return TokenClassifier(build(c), nn.Linear(c.dim, common.num_labels), dropout=0.1)
+
+
+def question_answerer(c: Config, _: Common) -> QuestionAnswerer:
+    """The first and last token of an answer."""
+    return QuestionAnswerer(build(c), nn.Linear(c.dim, 2))
+
+
+KEYS = KeyMap({})
+"""Our names are the Hub's."""
+
+FAMILY = (
+    Builder("llama", read, KEYS, prefix="model")
+    .base("LlamaModel", build)
+    .head("LlamaForCausalLM", "causal-lm", causal_lm)
+    .head("LlamaForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
+    .head("LlamaForTokenClassification", "token-classification", token_classifier, {"classifier": "score"})
+    .head("LlamaForQuestionAnswering", "question-answering", question_answerer)
+    .done()
+)

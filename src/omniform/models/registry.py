@@ -1,0 +1,99 @@
+"""Which file holds which family. Files are imported when a checkpoint names their family, never before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+from omniform.architectures.family import Family
+from omniform.architectures.model import Model
+from omniform.core.config import Common, ModelConfig
+from omniform.core.errors import ConfigError, UnknownNameError, nearest
+from omniform.core.reader import ConfigReader
+
+FAMILIES: dict[str, str] = {
+    "llama": "llama:FAMILY",
+}
+"""Module and name of every family, by ``model_type``."""
+
+_REGISTERED: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Add a family of the user's own; its ``model_type`` must be new."""
+    if family.model_type in FAMILIES or family.model_type in _REGISTERED:
+        raise ConfigError("this model_type is taken", where="register", found=repr(family.model_type))
+    _REGISTERED[family.model_type] = family
+
+
+def known_families() -> list[str]:
+    """Every ``model_type`` that can be loaded."""
+    return sorted((*FAMILIES, *_REGISTERED))
+
+
+def family(model_type: str, *, where: str = "config.json") -> Family:
+    """The family of a ``model_type``.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if model_type in _REGISTERED:
+        return _REGISTERED[model_type]
+    if model_type not in FAMILIES:
+        raise UnknownNameError(
+            "unknown model_type", where=where, found=repr(model_type), remedy=nearest(model_type, known_families())
+        )
+    module, name = FAMILIES[model_type].split(":")
+    found = vars(import_module(f"omniform.models.{module}"))[name]
+    assert isinstance(found, Family)
+    return found
+
+
+def config_of(raw: Mapping[str, object], *, where: str = "config.json", default: str | None = None) -> ModelConfig:
+    """A typed config from the raw mapping of a ``config.json``.
+
+    Args:
+        default: the ``model_type`` to assume where the mapping names none.
+
+    Raises:
+        ConfigError: no family is named, or a value is not supported.
+        UnknownNameError: an unknown family.
+    """
+    model_type = raw.get("model_type", default)
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            "model_type is missing" if model_type is None else "model_type must be a string",
+            where=where,
+            expected=f"one of {', '.join(known_families())}",
+            found=None if model_type is None else repr(model_type),
+        )
+    return ModelConfig(raw, family(model_type, where=where).read, where=where)
+
+
+class Part:
+    """A nested config that names its own family: a vision tower, a language model.
+
+    Attributes:
+        config: its config.
+        family: its family.
+    """
+
+    def __init__(self, reader: ConfigReader, default: str) -> None:
+        raw = dict(reader.raw)
+        raw.setdefault("model_type", default)
+        self.config = config_of(raw, where=reader.where)
+        self.family = family(self.config.model_type, where=reader.where)
+
+    @property
+    def common(self) -> Common:
+        return self.config.common
+
+    def build(self) -> Model:
+        """The part's base model."""
+        return self.family.base.build(self.config.spec, self.config.common)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(self.config.model_type)
