@@ -154,7 +154,7 @@ def _base64(text: str) -> bytes | None:
 
 
 def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
@@ -176,7 +176,7 @@ def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
             image = Image.open(file, formats=formats)  # type: ignore[arg-type]
     except Image.DecompressionBombError as error:
         raise InputError("the picture is too large to decode safely", where=where, found=str(error)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise InputError(
             "this is not a picture in a format we read", where=where, expected=", ".join(formats)
         ) from error

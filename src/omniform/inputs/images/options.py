@@ -65,12 +65,17 @@ class DetrOptions(ImageOptions):
     do_convert_annotations: bool | None = None
 
 
-O = TypeVar("O", bound=ImageOptions)
+Options = TypeVar("Options", bound=ImageOptions)
 
 
 def changed(
-    options: O, given: Mapping[str, object], *, square: bool, where: str | None, error: type[ConfigError | InputError]
-) -> O:
+    options: Options,
+    given: Mapping[str, object],
+    *,
+    square: bool,
+    where: str | None,
+    error: type[ConfigError | InputError],
+) -> Options:
     """The options with some of them replaced by what a file or a caller gives.
 
     Args:

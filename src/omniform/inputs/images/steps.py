@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,8 +12,6 @@ from omniform.core.errors import InputError
 from omniform.inputs.images import ops
 from omniform.inputs.images.options import ImageOptions
 from omniform.inputs.images.sizes import Exact, Size, exact
-
-T = TypeVar("T")
 
 
 class Step(Protocol):
@@ -116,8 +114,10 @@ def square_plan(o: ImageOptions) -> Plan:
     """LLaVA's: pad to a square of the mean colour *before* resizing; the batch is not padded."""
     square: tuple[Step, ...] = ()
     if o.do_pad:
-        mean = _needed(o.image_mean, "do_pad", "image_mean")
-        square = (Square(tuple(int(x * 255) for x in (mean if isinstance(mean, tuple) else (mean,)))),)
+        if o.image_mean is None:
+            raise _unset("do_pad", "image_mean")
+        mean = o.image_mean if isinstance(o.image_mean, tuple) else (o.image_mean,)
+        square = (Square(tuple(int(x * 255) for x in mean)),)
     return Plan((*square, *resizing(o), *cropping(o), *valuing(o)), None)
 
 
@@ -130,7 +130,9 @@ def resizing(o: ImageOptions) -> tuple[Step, ...]:
     """The resize step, if asked for."""
     if not o.do_resize:
         return ()
-    return (Resize(_needed(o.size, "do_resize", "size"), _needed(o.resample, "do_resize", "resample")),)
+    if o.size is None or o.resample is None:
+        raise _unset("do_resize", "size" if o.size is None else "resample")
+    return (Resize(o.size, o.resample),)
 
 
 def cropping(o: ImageOptions) -> tuple[Step, ...]:
@@ -140,10 +142,13 @@ def cropping(o: ImageOptions) -> tuple[Step, ...]:
 
 def valuing(o: ImageOptions) -> tuple[Step, ...]:
     """The step that changes values: rescale, normalise, both in one, or none."""
-    factor = _needed(o.rescale_factor, "do_rescale", "rescale_factor") if o.do_rescale else None
+    factor = o.rescale_factor if o.do_rescale else None
+    if o.do_rescale and factor is None:
+        raise _unset("do_rescale", "rescale_factor")
     if o.do_normalize:
-        mean = _needed(o.image_mean, "do_normalize", "image_mean")
-        return (Normalize(mean, _needed(o.image_std, "do_normalize", "image_std"), factor),)
+        if o.image_mean is None or o.image_std is None:
+            raise _unset("do_normalize", "image_mean" if o.image_mean is None else "image_std")
+        return (Normalize(o.image_mean, o.image_std, factor),)
     return () if factor is None else (Rescale(factor),)
 
 
@@ -154,7 +159,5 @@ def padding(o: ImageOptions) -> Pad | None:
     return Pad(None if o.pad_size is None else exact(o.pad_size, "pad_size"))
 
 
-def _needed(value: T | None, option: str, name: str) -> T:
-    if value is None:
-        raise InputError(f"{option} needs {name}, which is not set", where=name)
-    return value
+def _unset(option: str, name: str) -> InputError:
+    return InputError(f"{option} needs {name}, which is not set", where=name)

@@ -1,0 +1,219 @@
+"""DETR's image processor: pictures of any sizes in one batch, with the mask that tells pixels from padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, cast, overload
+
+import torch
+from torch import Tensor
+
+from omniform.core.batch import Batch
+from omniform.core.errors import InputError
+from omniform.inputs.images import coco, postprocess
+from omniform.inputs.images.coco import Annotation, Target
+from omniform.inputs.images.options import DetrOptions
+from omniform.inputs.images.postprocess import (
+    DetectionOutput,
+    Detections,
+    Segmentation,
+    SegmentationOutput,
+    TargetSizes,
+)
+from omniform.inputs.images.processor import (
+    ImageInput,
+    ImageProcessor,
+    TensorKind,
+    as_kind,
+    load_tensors,
+    stacked,
+)
+
+
+class DetrImageProcessor(ImageProcessor):
+    """Preprocesses pictures (and COCO annotations) for DETR, and turns its outputs into boxes and segments."""
+
+    model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_mask")
+
+    # The base takes any keyword in its signature, and refuses these names when called.
+    def __call__(  # type: ignore[override]
+        self,
+        images: ImageInput,
+        annotations: Annotation | Sequence[Annotation] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | Path | None = None,
+        *,
+        return_tensors: TensorKind | None = None,
+        **overrides: object,
+    ) -> Batch:
+        """Preprocess pictures and, for training, their annotations.
+
+        Args:
+            images: one picture or several, of any sizes.
+            annotations: one for each picture, in the ``format`` of the options.
+            return_segmentation_masks: put masks into the labels; by default for panoptic annotations only.
+            masks_path: the folder of the pictures that code panoptic segments.
+            return_tensors: ``"pt"`` or None for torch tensors, ``"np"`` for numpy arrays.
+            overrides: options of :class:`~omniform.inputs.images.options.DetrOptions`, for this call.
+
+        Returns:
+            ``pixel_values [N, 3, H, W]``; with ``do_pad`` also ``pixel_mask [N, H, W]``, 1 where a picture is and 0 in
+            the padding; with annotations also ``labels``, one :class:`Batch` for each picture.
+
+        Raises:
+            InputError: as for every processor; or an annotation is malformed, or their number is wrong.
+        """
+        options = cast(DetrOptions, self._changed(return_tensors, overrides))
+        plan = self.kind.plan(options)
+        images_CHW = load_tensors(images, options)
+        targets = self._targets(images_CHW, annotations, return_segmentation_masks, masks_path, options)
+        pixels = [plan.each(image) for image in images_CHW]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in pixels]
+        if targets is not None:
+            olds = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
+            targets = [_follow(t, old, new, options) for t, old, new in zip(targets, olds, sizes, strict=True)]
+        data: dict[str, object] = {}
+        kind = options.return_tensors
+        if plan.pad is not None:
+            full = plan.pad.target(pixels)
+            pixels = plan.pad(pixels)
+            data["pixel_mask"] = as_kind(_pixel_mask(sizes, full.height, full.width, pixels[0].device), kind)
+            if targets is not None:
+                fractions = bool(options.do_convert_annotations)
+                new = (full.height, full.width)
+                targets = [
+                    coco.pad_target(t, old, new, fractions=fractions) for t, old in zip(targets, sizes, strict=True)
+                ]
+        data["pixel_values"] = as_kind(stacked(pixels), kind)
+        if targets is not None:
+            data["labels"] = [Batch({name: as_kind(value, kind) for name, value in t.items()}) for t in targets]
+        return Batch(data)
+
+    def preprocess(  # type: ignore[override]
+        self,
+        images: ImageInput,
+        annotations: Annotation | Sequence[Annotation] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | Path | None = None,
+        *,
+        return_tensors: TensorKind | None = None,
+        **overrides: object,
+    ) -> Batch:
+        """The same as calling the processor."""
+        return self(
+            images, annotations, return_segmentation_masks, masks_path, return_tensors=return_tensors, **overrides
+        )
+
+    def post_process_object_detection(
+        self, outputs: DetectionOutput, threshold: float = 0.5, target_sizes: TargetSizes | None = None
+    ) -> list[Detections]:
+        """See :func:`~omniform.inputs.images.postprocess.object_detection`."""
+        return postprocess.object_detection(outputs, threshold=threshold, target_sizes=target_sizes)
+
+    @overload
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        return_segmentation_scores: Literal[False] = False,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        *,
+        return_segmentation_scores: Literal[True],
+    ) -> list[Batch]: ...
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[Tensor] | list[Batch]:
+        """See :func:`~omniform.inputs.images.postprocess.semantic_segmentation`; without scores only the maps."""
+        scored = postprocess.semantic_segmentation(outputs, target_sizes=target_sizes)
+        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: TargetSizes | None = None,
+        return_coco_annotation: bool = False,
+    ) -> list[Segmentation]:
+        """See :func:`~omniform.inputs.images.postprocess.segments`; ``return_coco_annotation`` gives run lengths."""
+        found = postprocess.segments(
+            outputs,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            target_sizes=target_sizes,
+        )
+        return [postprocess.with_run_lengths(one) for one in found] if return_coco_annotation else found
+
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: set[int] | None = None,
+        target_sizes: TargetSizes | None = None,
+    ) -> list[Segmentation]:
+        """See :func:`~omniform.inputs.images.postprocess.segments`."""
+        return postprocess.segments(
+            outputs,
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            fuse=frozenset(label_ids_to_fuse or ()),
+            target_sizes=target_sizes,
+        )
+
+    def _targets(
+        self,
+        images: Sequence[Tensor],
+        annotations: Annotation | Sequence[Annotation] | None,
+        masks: bool | None,
+        masks_path: str | Path | None,
+        options: DetrOptions,
+    ) -> list[Target] | None:
+        if annotations is None:
+            return None
+        listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
+        if len(listed) != len(images):
+            raise InputError(
+                "every picture needs one annotation", where="annotations", expected=len(images), found=len(listed)
+            )
+        targets = []
+        for number, (image, annotation) in enumerate(zip(images, listed, strict=True)):
+            where = f"annotations[{number}]"
+            if not isinstance(annotation, Mapping):
+                raise InputError("malformed annotation", where=where, expected="an object", found=type(annotation))
+            height, width = image.shape[-2:]
+            if options.format == "coco_panoptic":
+                keep = masks is None or masks
+                target = coco.panoptic_target(annotation, height, width, masks_path=masks_path, masks=keep, where=where)
+            else:
+                target = coco.detection_target(annotation, height, width, masks=bool(masks), where=where)
+            targets.append(target)
+        return targets
+
+
+def _follow(target: Target, old: tuple[int, int], new: tuple[int, int], options: DetrOptions) -> Target:
+    if options.do_resize:
+        target = coco.resize_target(target, old, new)
+    return coco.centred_target(target, new) if options.do_convert_annotations else target
+
+
+def _pixel_mask(sizes: Sequence[tuple[int, int]], height: int, width: int, device: torch.device) -> Tensor:
+    mask = torch.zeros(len(sizes), height, width, dtype=torch.int64, device=device)
+    for row, (rows, columns) in zip(mask, sizes, strict=True):
+        row[:rows, :columns] = 1
+    return mask
