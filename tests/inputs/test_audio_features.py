@@ -131,8 +131,6 @@ def test_lengths(tensors: str | None, padding: object, max_length: int | None, m
 @pytest.mark.parametrize("mask", [None, False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_one_wave(padding: object, truncation: bool, samples: int, mask: bool | None, normalize: bool) -> None:
-    if normalize and mask is False:
-        mask = None
     assert_same(
         *build(),
         noise(samples),
@@ -326,6 +324,12 @@ BAD_CALLS = [
 def test_bad_input(audio: object, options: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         build()[1](audio, **options)
+
+
+def test_a_hop_longer_than_the_sound() -> None:
+    with pytest.raises(InputError, match="at least 2000"):
+        build(hop_length=2000)[1](noise(1999), padding=False)
+    assert build(hop_length=2000)[1](noise(2000), padding=False)["input_features"].shape == (1, 80, 1)
 
 
 def test_unknown_argument_suggests_the_nearest() -> None:

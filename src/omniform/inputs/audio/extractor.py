@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_SAMPLING_RATE: Final = 10_000_000
 """Highest sampling rate in Hz that is believed; ultrasound recorders stay under it."""
 
+_LOAD_FIRST: Final = "For a file, bytes or an address call load_audio first."
+
 # Written by tools and older releases; they name other objects, or repeat what follows from the settings.
 _BOOKKEEPING = (
     "feature_extractor_type", "processor_class", "auto_map", "transformers_version", "image_processor_type",
@@ -123,7 +125,7 @@ def as_waves(audio: object) -> list[Tensor]:
         if isinstance(audio[0], Real):
             return [_wave(audio, "audio")]
         return [_wave(item, f"audio[{i}]") for i, item in enumerate(audio)]
-    samples = to_tensor(audio, "audio")
+    samples = to_tensor(audio, "audio", remedy=_LOAD_FIRST)
     if samples.ndim != 2:
         return [_wave(samples, "audio")]
     if samples.shape[0] == 0:
@@ -131,7 +133,7 @@ def as_waves(audio: object) -> list[Tensor]:
     return [_wave(row, f"audio[{i}]") for i, row in enumerate(samples)]
 
 
-def to_tensor(value: object, where: str) -> Tensor:
+def to_tensor(value: object, where: str, *, remedy: str | None = None) -> Tensor:
     """An array, a tensor or nested lists of real numbers as a tensor of the same dtype (lists: float32).
 
     Raises:
@@ -156,7 +158,7 @@ def to_tensor(value: object, where: str) -> Tensor:
             where=where,
             expected="samples: an array, a tensor or a list of real numbers",
             found=found,
-            remedy="For a file, bytes or an address call load_audio first.",
+            remedy=remedy,
         )
     return tensor
 
@@ -182,7 +184,7 @@ def check_wave(samples: Tensor, where: str) -> None:
 
 
 def _wave(value: object, where: str) -> Tensor:
-    samples = to_tensor(value, where)
+    samples = to_tensor(value, where, remedy=_LOAD_FIRST)
     if samples.ndim != 1:
         raise InputError(
             "a wave has one dimension",

@@ -148,11 +148,13 @@ class WhisperFeatureExtractor(FeatureExtractor):
 
     def _log_mel(self, waves: Tensor, device: torch.device | str) -> Tensor:
         """``(log10(mel power) + 4) / 4``, about -1 to 1. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``."""
-        if waves.shape[1] <= self.n_fft // 2:
+        # A frame needs half a window to mirror at either end, and a hop to move on by.
+        least = max(self.n_fft // 2 + 1, self.hop_length)
+        if waves.shape[1] < least:
             raise InputError(
                 "the sound is too short for one frame",
                 where="audio",
-                expected=f"at least {self.n_fft // 2 + 1} samples",
+                expected=f"at least {least} samples",
                 found=f"{waves.shape[1]} samples",
                 remedy="Ask for padding='max_length'.",
             )
@@ -163,14 +165,6 @@ class WhisperFeatureExtractor(FeatureExtractor):
         # The last frame is centred past the end of the chunk; the published models never saw it. A contiguous copy
         # keeps the product on the fast path.
         mel = self.mel_filters.to(device).T @ power[..., :-1].contiguous()
-        if mel.shape[-1] == 0:
-            raise InputError(
-                "the sound is too short for one frame",
-                where="audio",
-                expected=f"at least {self.hop_length} samples",
-                found=f"{waves.shape[1]} samples",
-                remedy="Ask for padding='max_length'.",
-            )
         return ((log10_within(mel, floor=_POWER_FLOOR, decades=_DECADES) + 4.0) / 4.0).cpu()
 
     def _frame_mask(self, padded: Padded) -> Tensor:
