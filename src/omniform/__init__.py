@@ -1,1 +1,49 @@
-"""omniform loads any Hugging Face checkpoint and runs it."""
+"""omniform loads any Hugging Face checkpoint and runs it: small, typed, fast, strict and safe.
+
+Names are looked up when they are used, so that ``import omniform`` costs next to nothing beyond torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_MODEL_CLASSES = (
+    "AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoModelForCausalLM",
+    "AutoModelForImageClassification", "AutoModelForImageSegmentation", "AutoModelForImageTextToText",
+    "AutoModelForMaskedImageModeling", "AutoModelForMaskedLM", "AutoModelForMultimodalLM",
+    "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction", "AutoModelForObjectDetection",
+    "AutoModelForPreTraining", "AutoModelForQuestionAnswering", "AutoModelForSeq2SeqLM",
+    "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq", "AutoModelForTextEncoding",
+    "AutoModelForTokenClassification", "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
+)  # fmt: skip
+
+_HOME: dict[str, str] = {
+    **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
+    "Batch": "omniform.core.batch",
+    "Span": "omniform.core.batch",
+    "OmniformError": "omniform.core.errors",
+}
+
+if TYPE_CHECKING:
+    from omniform.core.batch import Batch as Batch
+    from omniform.core.batch import Span as Span
+    from omniform.core.errors import OmniformError as OmniformError
+    from omniform.hub.auto import *  # noqa: F403
+
+__all__ = sorted([*_HOME, "__version__"])
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'omniform' has no attribute {name!r}")
+    value: object = vars(import_module(home))[name]
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

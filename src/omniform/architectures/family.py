@@ -32,9 +32,10 @@ Task = Literal[
     "audio-classification",
     "speech-seq2seq",
     "image-text-to-text",
+    "multimodal-lm",
     "text-encoding",
-    "text-projection",
-    "vision-projection",
+    "text-embedding",
+    "image-embedding",
 ]
 """What an architecture does; each Auto class asks for one."""
 
@@ -45,15 +46,17 @@ class Architecture:
 
     Attributes:
         name: the ecosystem's class name, ``"LlamaForCausalLM"``.
-        task: what it does.
+        tasks: what it does; an Auto class asks for one of them.
         build: makes the model from the family's typed config and the common part.
         keys: where its weights live.
+        prefix: what its base model is called inside its checkpoints.
     """
 
     name: str
-    task: Task
+    tasks: tuple[Task, ...]
     build: Callable[[object, Common], Model]
     keys: Callable[[object], KeyMap]
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,19 @@ class Family:
         model_type: the name in ``config.json``.
         read: turns a config into the family's typed one.
         architectures: by class name; the first is the base model.
-        prefix: what the base model is called inside checkpoints of its heads (``"model"``, ``"bert"``); base and head
-            checkpoints are loaded into one another by adding or removing it.
-        sub_configs: names of nested configs.
     """
 
     model_type: str
     read: Callable[[ConfigReader], object]
     architectures: Mapping[str, Architecture]
-    prefix: str = ""
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What the base model is called inside checkpoints of its heads (``"model"``, ``"bert"``).
+
+        Base and head checkpoints are loaded into one another by adding or removing it.
+        """
+        return tuple(dict.fromkeys(a.prefix for a in self.architectures.values() if a.prefix))
 
     @property
     def base(self) -> Architecture:
@@ -104,37 +111,54 @@ class Builder(Generic[C]):
         self._prefix = prefix
         self._architectures: dict[str, Architecture] = {}
 
-    def base(self, name: str, build: Callable[[C], Model], task: Task = "base") -> Builder[C]:
-        """The model without a head."""
-        return self.architecture(name, task, lambda c, _: build(c), self._base_keys)
+    def base(self, name: str, build: Callable[[C], Model], *also: Task) -> Builder[C]:
+        """The model without a head; ``also``: what else it does as it is."""
+        return self.architecture(name, ("base", *also), lambda c, _: build(c), self._base_keys)
 
     def head(
-        self, name: str, task: Task, build: Callable[[C, Common], Model], rules: Mapping[str, str] | None = None
+        self,
+        name: str,
+        task: Task,
+        build: Callable[[C, Common], Model],
+        rules: Mapping[str, str] | None = None,
+        *,
+        prefix: str | None = None,
     ) -> Builder[C]:
         """A model with a head, its base at ``model`` on our side and at the prefix on the Hub's.
 
         Args:
             rules: where the head's own weights live, from our path to the checkpoint's.
+            prefix: where this head's checkpoints hold the base, if not where the family's others do.
         """
         own = KeyMap(rules or {})
-        return self.architecture(name, task, build, lambda c: self._base_keys(c).under("model", self._prefix) | own)
+        inside = self._prefix if prefix is None else prefix
+        return self.architecture(
+            name, (task,), build, lambda c: self._base_keys(c).under("model", inside) | own, prefix=inside
+        )
 
     def architecture(
-        self, name: str, task: Task, build: Callable[[C, Common], Model], keys: KeyMap | Callable[[C], KeyMap]
+        self,
+        name: str,
+        tasks: tuple[Task, ...],
+        build: Callable[[C, Common], Model],
+        keys: KeyMap | Callable[[C], KeyMap],
+        *,
+        prefix: str = "",
     ) -> Builder[C]:
         """Any other architecture, with its own key map."""
         table = (lambda _: keys) if isinstance(keys, KeyMap) else keys
         self._architectures[name] = Architecture(
             name,
-            task,
+            tasks,
             cast(Callable[[object, Common], Model], build),
             cast(Callable[[object], KeyMap], table),
+            prefix,
         )
         return self
 
     def done(self) -> Family:
         """The family."""
-        return Family(self._model_type, self._read, dict(self._architectures), self._prefix)
+        return Family(self._model_type, self._read, dict(self._architectures))
 
     def _base_keys(self, c: C) -> KeyMap:
         return self._keys if isinstance(self._keys, KeyMap) else self._keys(c)

@@ -155,9 +155,11 @@ class QuestionAnswerer(Model):
         """
         out = cast(Hidden, self.model(*args, **inputs))
         start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)
-        asked = start_positions is not None and end_positions is not None
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = span_loss(start, end, start_positions, end_positions)
         return QuestionAnsweringOutput(
-            loss=span_loss(start, end, start_positions, end_positions) if asked else None,
+            loss=loss,
             start_logits=start.contiguous(),
             end_logits=end.contiguous(),
             hidden_states=out.hidden_states,

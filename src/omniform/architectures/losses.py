@@ -47,8 +47,10 @@ def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Te
     classes = logits_BC.shape[-1]
     if problem is None:
         whole = not labels.is_floating_point() and labels.dtype is not torch.bool
-        multi = "single_label_classification" if whole else "multi_label_classification"
-        problem = "regression" if classes == 1 else multi
+        if classes == 1:
+            problem = "regression"
+        else:
+            problem = "single_label_classification" if whole else "multi_label_classification"
     labels = labels.to(logits_BC.device)
     if problem == "regression":
         flat = (logits_BC.squeeze(), labels.squeeze()) if classes == 1 else (logits_BC, labels)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
@@ -57,19 +56,22 @@ class Model(nn.Module):
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: object, return_dict: bool | None = None, **inputs: object) -> ModelOutput:
+    def __call__(self, *args: object, **inputs: object) -> ModelOutput:
         """Run ``forward``; an unknown keyword is refused with the nearest name.
 
-        Args:
-            return_dict: False returns the output's entries as a plain tuple.
+        ``return_dict=False`` returns the output's entries as a plain tuple.
         """
+        plain = inputs.pop("return_dict", None) is False
         check_arguments(f"{type(self).__name__}.forward", inputs, self.accepts())
-        output = super().__call__(*args, **inputs)
-        return output.to_tuple() if return_dict is False else output
+        output = cast(ModelOutput, super().__call__(*args, **inputs))
+        return cast(ModelOutput, output.to_tuple()) if plain else output
 
     def accepts(self) -> frozenset[str]:
         """The names of the inputs that ``forward`` takes, those it passes on to its base model included."""
-        names, passes_on = _parameters(type(self))
+        kind = type(self)
+        if kind not in _PARAMETERS:
+            _PARAMETERS[kind] = _parameters(kind)
+        names, passes_on = _PARAMETERS[kind]
         return names | self.base_model.accepts() if passes_on and self.base_model is not self else names
 
     def step(
@@ -213,10 +215,11 @@ class Model(nn.Module):
 
 
 def _check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
-    good = ((rows, past + new), (1, past + new)) if mask.dim() == 2 else ()
     if mask.dim() == 4:
-        good = tuple((b, h, new, past + new) for b in (rows, 1) for h in (1, mask.shape[1]))
-    if tuple(mask.shape) not in good:
+        fits = mask.shape[0] in (rows, 1) and tuple(mask.shape[2:]) == (new, past + new)
+    else:
+        fits = mask.dim() == 2 and mask.shape[0] in (rows, 1) and mask.shape[1] == past + new
+    if not fits:
         raise InputError(
             "the mask does not cover the tokens",
             where="attention_mask",
@@ -225,8 +228,10 @@ def _check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
         )
 
 
-@lru_cache(maxsize=None)
+_PARAMETERS: dict[type[Model], tuple[frozenset[str], bool]] = {}
+
+
 def _parameters(kind: type[Model]) -> tuple[frozenset[str], bool]:
-    parameters = inspect.signature(cast("type[nn.Module]", kind).forward).parameters.values()
-    names = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self")
-    return names, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    parameters = inspect.signature(kind.forward).parameters.values()
+    names = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return names - {"self"}, any(p.kind is p.VAR_KEYWORD for p in parameters)

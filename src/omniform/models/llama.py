@@ -135,6 +135,6 @@ FAMILY = (
     .head("LlamaForCausalLM", "causal-lm", causal_lm)
     .head("LlamaForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
     .head("LlamaForTokenClassification", "token-classification", token_classifier, {"classifier": "score"})
-    .head("LlamaForQuestionAnswering", "question-answering", question_answerer)
+    .head("LlamaForQuestionAnswering", "question-answering", question_answerer, prefix="transformer")
     .done()
 )

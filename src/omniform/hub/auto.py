@@ -1,0 +1,357 @@
+"""The Auto classes for configs and models: thin doors that read a config, pick an architecture and load it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import ClassVar, cast
+
+import torch
+
+from omniform.architectures.family import Architecture, Family, Task
+from omniform.architectures.model import Model
+from omniform.core.config import DTYPES, ModelConfig
+from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments, nearest
+from omniform.hub.files import Source, locate, read_json
+from omniform.hub.load import LoadReport, build_on_meta, from_scratch, load_weights
+from omniform.hub.weights import WeightFiles, find_weights
+from omniform.models import registry
+
+log = logging.getLogger("omniform")
+
+Name = str | os.PathLike[str]
+
+WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+LOAD_ARGUMENTS = (
+    "config", "dtype", "torch_dtype", "device_map", "attn_implementation", "ignore_mismatched_sizes",
+    "output_loading_info", "low_cpu_mem_usage", "trust_remote_code",
+)  # fmt: skip
+
+
+class AutoConfig:
+    """Reads a checkpoint's config."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> ModelConfig:
+        """The config of a folder or a Hub id, with some keys changed by keyword.
+
+        Args:
+            kwargs: where to look (``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``,
+                ``subfolder``), and config keys to change.
+
+        Raises:
+            RepoError: there is no such folder or repository.
+            ConfigError: the file is no JSON, or holds an unsupported value.
+            UnknownNameError: an unknown ``model_type``.
+            UnknownArgumentError: a keyword that is neither.
+        """
+        places, rest = _split(kwargs, WHERE_ARGUMENTS)
+        _refuse_remote_code(rest)
+        source = locate(pretrained_model_name_or_path, **places)  # type: ignore[arg-type]
+        return _changed(read_config(source), rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
+
+    @classmethod
+    def for_model(cls, model_type: str, **kwargs: object) -> ModelConfig:
+        """A config made from scratch: a family's defaults, with some keys changed."""
+        config = registry.config_of({"model_type": model_type}, where="AutoConfig.for_model")
+        return _changed(config, kwargs, "AutoConfig.for_model", ())
+
+    @staticmethod
+    def register(family: Family) -> None:
+        """Add a family of the user's own."""
+        registry.register(family)
+
+
+def read_config(source: Source) -> ModelConfig:
+    """The typed config of a checkpoint; keys that nobody knows are named in one warning."""
+    path = source.need("config.json")
+    config = registry.config_of(read_json(path), where=str(path))
+    if config.unknown:
+        log.warning("%s: kept, but not known to omniform: %s", path, ", ".join(config.unknown))
+    return config
+
+
+class AutoModel:
+    """Loads a model for one task; the subclasses name the others.
+
+    ``AutoModel`` itself gives the base model: hidden states, no head.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("base",)
+    architecture: ClassVar[str | None] = None
+
+    def __init__(self) -> None:
+        raise OmniformError(
+            f"{type(self).__name__} is not built directly",
+            remedy=f"Use {type(self).__name__}.from_pretrained(...) or .from_config(...).",
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> Model:
+        """Load a checkpoint from a folder or a Hub id.
+
+        Args:
+            kwargs: where to look (see :meth:`AutoConfig.from_pretrained`); how to load:
+
+                - ``config``: a config to use instead of the checkpoint's.
+                - ``dtype``: a torch dtype, its name, or ``"auto"`` (the checkpoint's own, and the default).
+                - ``device_map``: a device; ``"auto"`` for the best there is.
+                - ``attn_implementation``: ``"sdpa"`` or ``"eager"``.
+                - ``ignore_mismatched_sizes``: make tensors of the wrong shape anew.
+                - ``output_loading_info``: return ``(model, report)``.
+
+                Any other keyword is a config key to change (``num_labels=3``).
+
+        Raises:
+            RepoError, ConfigError, WeightsError, UnknownNameError, UnknownArgumentError: see those classes.
+        """
+        places, rest = _split(kwargs, WHERE_ARGUMENTS)
+        options, changes = _split(rest, LOAD_ARGUMENTS)
+        _refuse_remote_code(options)
+        source = locate(pretrained_model_name_or_path, **places)  # type: ignore[arg-type]
+        config = _given_config(options.get("config")) or read_config(source)
+        config = _changed(config, changes, f"{cls.__name__}.from_pretrained", (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
+        family, architecture = cls.choose(config)
+        files = find_weights(source)
+        model = build_on_meta(config, family, architecture, source.name)
+        report = load_weights(
+            model,
+            files,
+            dtype=_dtype(options, config, files),
+            device=_device(options.get("device_map")),
+            ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes", False)),
+        )
+        return cls._finished(model, source, options, report)
+
+    @classmethod
+    def _finished(cls, model: Model, source: Source, options: Mapping[str, object], report: LoadReport) -> Model:
+        model.eval()
+        if options.get("attn_implementation") is not None:
+            model.set_attn_implementation(str(options["attn_implementation"]))
+        if model.can_generate():
+            path = source.find("generation_config.json")
+            model.generation_config = {} if path is None else read_json(path)
+        if options.get("output_loading_info"):
+            return cast(Model, (model, report))
+        return model
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, **kwargs: object) -> Model:
+        """A model with fresh weights.
+
+        Args:
+            config: from :class:`AutoConfig`.
+            kwargs: ``dtype``, ``attn_implementation``.
+        """
+        check_arguments(f"{cls.__name__}.from_config", kwargs, ("dtype", "torch_dtype", "attn_implementation"))
+        family, architecture = cls.choose(config)
+        dtype = _named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
+        model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
+        if kwargs.get("attn_implementation") is not None:
+            model.set_attn_implementation(str(kwargs["attn_implementation"]))
+        return model.eval()
+
+    @classmethod
+    def choose(cls, config: ModelConfig) -> tuple[Family, Architecture]:
+        """The family's architecture for this class's task; the one that the config names, if it does the task.
+
+        Raises:
+            UnknownNameError: the family has no such head.
+        """
+        family = registry.family(config.model_type)
+        if cls.architecture is not None:
+            if cls.architecture not in family.architectures:
+                raise UnknownNameError(
+                    f"this checkpoint is no {cls.architecture}",
+                    found=f"a {config.model_type} checkpoint",
+                    remedy=nearest(cls.architecture, family.architectures),
+                )
+            return family, family.architectures[cls.architecture]
+        able = [a for a in family.architectures.values() if any(task in a.tasks for task in cls.tasks)]
+        named = [a for a in able if a.name in config.common.architectures]
+        if not able:
+            heads = sorted({task for a in family.architectures.values() for task in a.tasks})
+            raise UnknownNameError(
+                f"{config.model_type} models have no head for {cls.__name__}",
+                expected=f"one of its tasks: {', '.join(heads)}",
+                remedy="Another Auto class loads this checkpoint.",
+            )
+        return family, (named or able)[0]
+
+
+def _split(kwargs: Mapping[str, object], names: tuple[str, ...]) -> tuple[dict[str, object], dict[str, object]]:
+    ours = {k: v for k, v in kwargs.items() if k in names}
+    return ours, {k: v for k, v in kwargs.items() if k not in names}
+
+
+def _refuse_remote_code(options: dict[str, object]) -> None:
+    if options.pop("trust_remote_code", False):
+        raise InputError(
+            "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
+        )
+
+
+def _changed(config: ModelConfig, changes: Mapping[str, object], callee: str, known: tuple[str, ...]) -> ModelConfig:
+    if not changes:
+        return config
+    values = cast(Mapping[str, object], config.__dict__["values"])
+    check_arguments(callee, changes, {*values, *config.raw, *known})
+    return config.replace(**changes)
+
+
+def _given_config(config: object) -> ModelConfig | None:
+    if config is None or isinstance(config, ModelConfig):
+        return config
+    if isinstance(config, (str, os.PathLike)):
+        return AutoConfig.from_pretrained(config)
+    raise InputError("not a config", where="config", expected="a ModelConfig or a path", found=type(config).__name__)
+
+
+def _named_dtype(name: object) -> torch.dtype | None:
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    text = str(name).removeprefix("torch.")
+    if text not in DTYPES:
+        raise InputError("no such dtype", where="dtype", found=repr(name), remedy=nearest(text, DTYPES))
+    return DTYPES[text]
+
+
+def _dtype(options: Mapping[str, object], config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
+    wanted = options.get("dtype", options.get("torch_dtype"))
+    if wanted is not None and wanted != "auto":
+        return _named_dtype(wanted)
+    if config.common.dtype is not None:
+        return config.common.dtype
+    # The file's own: one dtype for the whole model, so that a stray float32 buffer does not mix dtypes.
+    kinds = (e.dtype for header in files.headers.values() for e in header.entries.values())
+    return next((kind for kind in kinds if kind.is_floating_point), None)
+
+
+def _device(device_map: object) -> torch.device | str:
+    if device_map in (None, "auto", "balanced", "sequential"):
+        return "cuda" if device_map is not None and torch.cuda.is_available() else "cpu"
+    if isinstance(device_map, (str, torch.device, int)):
+        try:
+            return torch.device(device_map)
+        except (RuntimeError, ValueError):
+            raise InputError("no such device", where="device_map", found=repr(device_map)) from None
+    raise InputError("no such placement", where="device_map", expected="a device or 'auto'", found=repr(device_map))
+
+
+class AutoModelForCausalLM(AutoModel):
+    """Models that write text from left to right."""
+
+    tasks = ("causal-lm",)
+
+
+class AutoModelForMaskedLM(AutoModel):
+    """Models that fill in masked tokens."""
+
+    tasks = ("masked-lm",)
+
+
+class AutoModelForPreTraining(AutoModel):
+    """Models with the heads they were pre-trained with."""
+
+    tasks = ("pre-training", "masked-lm", "causal-lm", "seq2seq-lm", "image-text-to-text", "base")
+
+
+class AutoModelForSeq2SeqLM(AutoModel):
+    """Encoder-decoders that write text from text."""
+
+    tasks = ("seq2seq-lm",)
+
+
+class AutoModelForSequenceClassification(AutoModel):
+    """Models that classify a text."""
+
+    tasks = ("sequence-classification",)
+
+
+class AutoModelForTokenClassification(AutoModel):
+    """Models that classify every token."""
+
+    tasks = ("token-classification",)
+
+
+class AutoModelForQuestionAnswering(AutoModel):
+    """Models that find an answer's span in a text."""
+
+    tasks = ("question-answering",)
+
+
+class AutoModelForMultipleChoice(AutoModel):
+    """Models that choose among continuations."""
+
+    tasks = ("multiple-choice",)
+
+
+class AutoModelForNextSentencePrediction(AutoModel):
+    """Models that tell whether one sentence follows another."""
+
+    tasks = ("next-sentence-prediction",)
+
+
+class AutoModelForTextEncoding(AutoModel):
+    """The encoder half of a model, for text."""
+
+    tasks = ("text-encoding", "base")
+
+
+class AutoModelForImageClassification(AutoModel):
+    """Models that classify a picture."""
+
+    tasks = ("image-classification",)
+
+
+class AutoModelForMaskedImageModeling(AutoModel):
+    """Models that fill in masked patches."""
+
+    tasks = ("masked-image-modeling",)
+
+
+class AutoModelForZeroShotImageClassification(AutoModel):
+    """Models that compare pictures with texts."""
+
+    tasks = ("zero-shot-image-classification",)
+
+
+class AutoModelForObjectDetection(AutoModel):
+    """Models that find objects and their boxes."""
+
+    tasks = ("object-detection",)
+
+
+class AutoModelForImageSegmentation(AutoModel):
+    """Models that assign pixels to objects or classes."""
+
+    tasks = ("image-segmentation",)
+
+
+class AutoModelForAudioClassification(AutoModel):
+    """Models that classify a sound."""
+
+    tasks = ("audio-classification",)
+
+
+class AutoModelForSpeechSeq2Seq(AutoModel):
+    """Encoder-decoders that write text from speech."""
+
+    tasks = ("speech-seq2seq",)
+
+
+class AutoModelForImageTextToText(AutoModel):
+    """Models that write text from pictures and text."""
+
+    tasks = ("image-text-to-text",)
+
+
+class AutoModelForVision2Seq(AutoModelForImageTextToText):
+    """The older name of :class:`AutoModelForImageTextToText`."""
+
+
+class AutoModelForMultimodalLM(AutoModel):
+    """Models that write text, whatever they read."""
+
+    tasks = ("image-text-to-text", "speech-seq2seq", "causal-lm", "seq2seq-lm")

@@ -1,0 +1,238 @@
+"""From files to a model: choose the architecture, build it on the meta device, fill it from the mapped weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from omniform.architectures.family import Architecture, Family
+from omniform.architectures.model import Model, Origin
+from omniform.core.config import ModelConfig
+from omniform.core.errors import WeightsError
+from omniform.core.state import number_mixers
+from omniform.hub.weights import WeightFiles
+from omniform.weights.init import initialise
+from omniform.weights.keymap import KeyTable
+
+log = logging.getLogger("omniform")
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What loading found.
+
+    Attributes:
+        missing: tensors of the model that the checkpoint lacks, with their shapes.
+        unexpected: keys of the checkpoint that the model has no place for, with their shapes.
+        mismatched: keys whose shape differs: expected, found.
+        fresh: tensors that were newly made because they belong to a new task head.
+        unused: keys left out because they belong to another head of the same checkpoint.
+    """
+
+    missing: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    unexpected: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def check(self, where: str) -> None:
+        """Raise :class:`WeightsError`, naming every offending tensor, unless all is well."""
+        lines = [f"missing {key}, shape {list(shape)}" for key, shape in self.missing.items()]
+        lines += [f"unexpected {key}, shape {list(shape)}" for key, shape in self.unexpected.items()]
+        lines += [
+            f"{key} has the wrong shape: expected {list(want)}, found {list(got)}"
+            for key, (want, got) in self.mismatched.items()
+        ]
+        if not lines:
+            return
+        shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
+        remedy = "Does config.json belong to these weights?"
+        if self.mismatched and not self.missing and not self.unexpected:
+            remedy = "For a new head pass ignore_mismatched_sizes=True."
+        raise WeightsError(
+            "the weights do not fit the model:\n  " + "\n  ".join(shown) + "\n", where=where, remedy=remedy
+        )
+
+
+def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
+    """The model's modules, holding no memory."""
+    with torch.device("meta"):
+        model = architecture.build(config.spec, config.common)
+    number_mixers(model)
+    return model.bind(Origin(config, family, architecture, name))
+
+
+def table_of(model: Model) -> KeyTable:
+    """Where each of a model's tensors lives in a checkpoint."""
+    shapes, ties = tensors_and_ties(model)
+    origin = model.origin
+    return origin.architecture.keys(origin.config.spec).expand({p: tuple(t.shape) for p, t in shapes.items()}, ties)
+
+
+def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model's parameters and persistent buffers by path, and the paths that are second names of one of them."""
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for path, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), path)
+        if owner == path:
+            tensors[path] = tensor
+        else:
+            ties[path] = owner
+    return tensors, ties
+
+
+def from_scratch(config: ModelConfig, family: Family, architecture: Architecture, dtype: torch.dtype) -> Model:
+    """A model with fresh weights."""
+    model = build_on_meta(config, family, architecture)
+    _fill(model, {}, dtype, "cpu")
+    initialise(model, config.common.initializer_range)
+    return model
+
+
+def load_weights(
+    model: Model,
+    files: WeightFiles,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    ignore_mismatched_sizes: bool = False,
+) -> LoadReport:
+    """Fill a model that was built on the meta device.
+
+    Args:
+        dtype: dtype of the floating-point tensors; None keeps the files' own.
+        device: where the tensors go.
+        ignore_mismatched_sizes: make tensors of the wrong shape anew instead of refusing them.
+
+    Raises:
+        WeightsError: tensors are missing, unexpected or mis-shaped; nothing was filled.
+    """
+    table = table_of(model)
+    where = model.name_or_path
+    held = files.tensors()
+    keys, report = match(model, table, held, ignore_mismatched_sizes)
+    report.check(where)
+    tensors, _ = tensors_and_ties(model)
+    filled = {
+        path: _placed(piece.read(held[keys[piece.key]]), tensors[path], dtype, device)
+        for path, piece in table.pieces.items()
+        if piece.key in keys
+    }
+    report.fresh = _fill(model, filled, dtype or model.config.common.dtype or torch.float32, device)
+    if report.fresh:
+        initialise(model, model.config.common.initializer_range, set(report.fresh))
+        log.warning("%s: newly made, to be trained: %s", where, ", ".join(report.fresh))
+    if report.unused:
+        log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
+    return report
+
+
+def match(
+    model: Model, table: KeyTable, held: Mapping[str, Tensor], ignore_mismatched_sizes: bool
+) -> tuple[dict[str, str], LoadReport]:
+    """Which of a checkpoint's keys fills which of the table's.
+
+    Returns:
+        The table's key to the checkpoint's, and what did not match.
+    """
+    report = LoadReport()
+    origin = model.origin
+    prefixes = origin.family.prefixes
+    keys, strangers = _spelled(table, held, prefixes)
+    anew: set[str] = set()
+    for key in list(keys):
+        want, got = table.shapes[key], tuple(held[keys[key]].shape)
+        if want != got and ignore_mismatched_sizes:
+            anew.add(key)
+            del keys[key]
+        elif want != got:
+            report.mismatched[key] = (want, got)
+    absent = {key: shape for key, shape in table.shapes.items() if key not in keys and key not in anew}
+    if strangers or absent:
+        # What belongs to another head than the one asked for may be left out, or be made anew.
+        others = [table_of(build_on_meta(origin.config, origin.family, a)) for a in other_architectures(origin)]
+        known = {k for k in strangers if any(t.canonical(k, prefixes) or t.is_ignored(k) for t in others)}
+        report.unused = sorted(known)
+        report.unexpected = {k: tuple(held[k].shape) for k in strangers if k not in known}
+        report.missing = {k: s for k, s in absent.items() if all(t.canonical(k, prefixes) for t in others)}
+    return keys, report
+
+
+def _spelled(
+    table: KeyTable, held: Mapping[str, Tensor], prefixes: tuple[str, ...]
+) -> tuple[dict[str, str], list[str]]:
+    keys: dict[str, str] = {}
+    copies: dict[str, str] = {}
+    strangers = []
+    for key in held:
+        meant = table.canonical(key, prefixes)
+        if meant is None:
+            if not table.is_ignored(key):
+                strangers.append(key)
+        elif meant in table.duplicates:
+            copies.setdefault(table.duplicates[meant], key)
+        elif key == meant or meant not in keys:
+            keys[meant] = key
+    for meant, key in copies.items():
+        keys.setdefault(meant, key)
+    return keys, strangers
+
+
+def other_architectures(origin: Origin) -> list[Architecture]:
+    """The architectures that the checkpoint may have been written by, if not the one that is asked for."""
+    family = origin.family
+    named = [family.architectures[n] for n in origin.config.common.architectures if n in family.architectures]
+    if origin.architecture in named:
+        return []
+    return named or [a for a in family.architectures.values() if a is not origin.architecture]
+
+
+def _fill(model: Model, filled: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> list[str]:
+    """Put tensors into a model built on meta, allocate the others, tie; returns the paths of the others."""
+    tensors, ties = tensors_and_ties(model)
+    fresh = [path for path in tensors if path not in filled]
+    for path, tensor in tensors.items():
+        if path in filled:
+            _assign(model, path, filled[path])
+        else:
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            _assign(model, path, torch.empty(tensor.shape, dtype=kind, device=device))
+    for path, owner in ties.items():
+        _tie(model, path, owner)
+    return fresh
+
+
+def _placed(tensor: Tensor, ours: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    # ``to`` returns the very same tensor when dtype and device already fit: a view of the mapped file.
+    if dtype is None or not tensor.is_floating_point():
+        return tensor.to(device)
+    return tensor.to(device=device, dtype=dtype)
+
+
+def _assign(model: nn.Module, path: str, tensor: Tensor) -> None:
+    owner, name = _owner(model, path)
+    if name in owner._parameters:
+        old = owner._parameters[name]
+        trains = tensor.is_floating_point() and (old is None or old.requires_grad)
+        fits = isinstance(tensor, nn.Parameter)
+        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
+    else:
+        owner._buffers[name] = tensor
+
+
+def _tie(model: nn.Module, path: str, owner: str) -> None:
+    module, name = _owner(model, owner)
+    source = module._parameters.get(name)
+    assert source is not None
+    _assign(model, path, source)
+
+
+def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    parent, _, name = path.rpartition(".")
+    return model.get_submodule(parent), name

@@ -1,0 +1,50 @@
+"""Fresh weights for modules that no checkpoint fills: from-scratch models and new task heads."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class SelfInitialising(Protocol):
+    """A module that knows better than the general rule how its own tensors start."""
+
+    def reset(self, std: float) -> None: ...
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, std: float, only: set[str] | None = None) -> None:
+    """Fill a model's tensors: matrices and tables from a normal distribution, biases with zeros, norms with ones.
+
+    Args:
+        std: standard deviation of matrices and tables (a config's ``initializer_range``).
+        only: paths of the tensors to fill; all by default.
+    """
+    for path, module in model.named_modules():
+        names = {f"{path}.{name}" if path else name for name, _ in _own(module)}
+        if not names or (only is not None and not names & only):
+            continue
+        if isinstance(module, SelfInitialising):
+            module.reset(std)
+        else:
+            _fill(module, std)
+
+
+def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def _fill(module: nn.Module, std: float) -> None:
+    norm = not isinstance(module, (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd))
+    for name, tensor in _own(module):
+        if name == "bias" or name == "running_mean":
+            tensor.zero_()
+        elif name == "running_var" or (norm and name == "weight" and tensor.dim() == 1):
+            tensor.fill_(1.0)
+        elif tensor.is_floating_point():
+            tensor.normal_(0.0, std)
+        else:
+            tensor.zero_()
