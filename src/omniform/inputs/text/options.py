@@ -87,9 +87,9 @@ def check_options(callee: str, options: Mapping[str, object]) -> None:
     """
     check_arguments(callee, options, EncodeOptions.__annotations__)
     for name, value in options.items():
-        if name.startswith(("return_", "add_", "is_", "split_")) and name != "return_tensors":
-            if value is not None and not isinstance(value, bool):
-                raise InputError("the option is true or false", where=name, found=repr(value))
+        is_flag = name.startswith(("return_", "add_", "is_", "split_")) and name != "return_tensors"
+        if is_flag and value is not None and not isinstance(value, bool):
+            raise InputError("the option is true or false", where=name, found=repr(value))
 
 
 def read_limits(options: EncodeOptions, *, model_max_length: int, padding_side: Side, has_pad_token: bool) -> Limits:

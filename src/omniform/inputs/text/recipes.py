@@ -9,7 +9,7 @@ class and which family goes by which.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -25,7 +25,8 @@ Frame = Callable[[HasTokens, str], "processors.PostProcessor"]
 
 _SPACE = "▁"
 _END = "<|endoftext|>"
-_CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # Radford et al. 2021
+# https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py
+_CLIP_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -286,7 +287,7 @@ WHISPER = Recipe(
 )
 
 _BY_CLASS = {recipe.name: recipe for recipe in (BERT, GPT2, LLAMA, T5, CLIP, WHISPER)} | {
-    "DistilBertTokenizer": BERT,
+    "DistilBertTokenizer": replace(BERT, name="DistilBertTokenizer", inputs=("input_ids", "attention_mask")),
     "ElectraTokenizer": BERT,
 }
 

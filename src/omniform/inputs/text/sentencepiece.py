@@ -2,8 +2,8 @@
 
 Such a file is one protobuf message, ``ModelProto`` of
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto. Of it a tokenizer needs a handful of
-fields, so this reads the wire format itself: no generated code, no further package, and nothing in a damaged file can do
-more than raise :class:`ConfigError`.
+fields, so this reads the wire format itself: no generated code, no further package, and nothing in a damaged file can
+do more than raise :class:`ConfigError`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,223 @@
+"""From the files of a folder to a tokenizer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import AddedToken, processors
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE, WordPiece
+
+from omniform.core.errors import ConfigError, OmniformError
+from omniform.inputs.text.recipes import (
+    GENERIC,
+    WHISPER,
+    Layout,
+    Recipe,
+    Vocabulary,
+    choose,
+    extra_ids,
+    from_sentencepiece,
+)
+from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
+from omniform.inputs.text.settings import Settings, read_settings, read_text
+from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.text.whisper import WhisperTokenizer
+
+
+def tokenizer_from_files(
+    files: Mapping[str, Path],
+    *,
+    where: str,
+    overrides: Mapping[str, object] | None = None,
+    model_type: str | None = None,
+    model_class: str | None = None,
+) -> Tokenizer:
+    """Build the tokenizer that a folder holds.
+
+    ``tokenizer.json`` is used where there is one. Without it the vocabulary is read from ``vocab.txt`` (WordPiece),
+    from ``vocab.json`` and ``merges.txt`` (byte-level BPE) or from a sentencepiece ``.model`` file.
+
+    Args:
+        files: the files there are, by their name within the folder.
+        where: the folder or repository, for error messages.
+        overrides: settings that win over the files: ``padding_side``, ``pad_token``, ``do_lower_case``, ...
+        model_type: the family that ``config.json`` names.
+        model_class: the ``tokenizer_class`` that ``config.json`` names.
+
+    Raises:
+        ConfigError: a file is malformed, a setting is not supported, or there is no vocabulary.
+        RepoError: a file cannot be read.
+    """
+    given = dict(overrides or {})
+    text = read_text(files["tokenizer.json"]) if "tokenizer.json" in files else None
+    backend = None if text is None else _parse(text, files["tokenizer.json"])
+    settings = read_settings(files, where, given, backend)
+    config_class = settings.text("tokenizer_class")
+    layout: Layout = "bytes" if text is not None and '"ByteLevel"' in text else "other"
+    recipe = choose(config_class, model_class, model_type, layout)
+    settings.named = {**recipe.defaults, **settings.named}
+    try:
+        return _build(recipe, files, settings, text, backend)
+    except OmniformError:
+        raise
+    except Exception as error:  # the backend raises bare ones
+        raise ConfigError(
+            "the tokenizer's files do not make a tokenizer",
+            where=where,
+            expected=f"what a {recipe.name} needs",
+            found=str(error).strip(),
+        ) from error
+
+
+def _build(
+    recipe: Recipe,
+    files: Mapping[str, Path],
+    settings: Settings,
+    text: str | None,
+    raw: Mapping[str, object] | None,
+) -> Tokenizer:
+    post_processor: processors.PostProcessor | None = None
+    if text is not None and raw is not None:
+        shell = Backend.from_str(text) if recipe.build is None else _shell(raw)
+        _apply_stored_limits(settings, shell)
+        post_processor = shell.post_processor
+        backend = shell if recipe.build is None else _assemble(recipe, _stored_vocabulary(raw), settings)
+    else:
+        backend = _from_vocabulary_files(recipe, files, settings)
+    if recipe is WHISPER:
+        return WhisperTokenizer(backend, recipe, settings, post_processor)
+    return Tokenizer(backend, recipe, settings, post_processor)
+
+
+def _assemble(recipe: Recipe, vocabulary: Vocabulary, settings: Settings) -> Backend:
+    assert recipe.build is not None
+    if recipe.tokens is not None:
+        recipe.tokens(settings)
+    return recipe.build(vocabulary, settings)
+
+
+# ---- tokenizer.json
+
+
+def _parse(text: str, path: Path) -> dict[str, object]:
+    try:
+        raw = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError("the file is not JSON", where=str(path), found=str(error)) from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
+        raise ConfigError("the file describes no tokenizer", where=str(path), expected="an object with a 'model'")
+    return raw
+
+
+def _shell(raw: Mapping[str, object]) -> Backend:
+    """The file without its vocabulary, which is most of it: what remains are the steps around the model."""
+    kept = {name: raw.get(name) for name in ("version", "truncation", "padding", "post_processor")}
+    empty: dict[str, object] = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "decoder": None}
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    return Backend.from_str(json.dumps({**kept, **empty, "model": model}))
+
+
+def _apply_stored_limits(settings: Settings, shell: Backend) -> None:
+    """Sides and pad token that the file stores with its truncation and padding, where the config is silent."""
+    if shell.truncation is not None:
+        settings.values.setdefault("truncation_side", shell.truncation["direction"])
+    if shell.padding is not None:
+        settings.values.setdefault("padding_side", shell.padding["direction"])
+        settings.named.setdefault("pad_token", shell.padding["pad_token"])
+
+
+def _stored_vocabulary(raw: Mapping[str, object]) -> Vocabulary:
+    model = raw["model"]
+    assert isinstance(model, Mapping)
+    vocabulary = Vocabulary(charsmap=_charsmap(raw.get("normalizer")))
+    tokens = model.get("vocab")
+    if isinstance(tokens, Mapping):
+        vocabulary.ids = dict(tokens)
+    elif isinstance(tokens, list):
+        vocabulary.scores = [(piece, score) for piece, score in tokens]
+        vocabulary.ids = {piece: index for index, (piece, _) in enumerate(tokens)}
+    merges = model.get("merges", [])
+    if isinstance(merges, list):
+        # Older files write a merge as one string.
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
+        vocabulary.merges = [(left, right) for left, right in pairs]
+    return vocabulary
+
+
+def _charsmap(normalizer: object) -> bytes | None:
+    if not isinstance(normalizer, Mapping):
+        return None
+    steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+    for step in steps:
+        if isinstance(step, Mapping) and isinstance(step.get("precompiled_charsmap"), str):
+            try:
+                return base64.b64decode(step["precompiled_charsmap"], validate=True)
+            except binascii.Error as error:
+                raise ConfigError("the table of characters is not base64", where="precompiled_charsmap") from error
+    return None
+
+
+# ---- vocabulary files
+
+
+def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: Settings) -> Backend:
+    present = [name for name in recipe.files if name in files]
+    if recipe.files[0].endswith(".model"):
+        if present:
+            return _from_model_file(recipe, files[present[0]], settings)
+    elif len(present) == len(recipe.files):
+        paths = [str(files[name]) for name in recipe.files]
+        if len(paths) == 1:
+            return _assemble(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
+        ids, merges = BPE.read_file(*paths)
+        return _assemble(recipe, Vocabulary(ids=ids, merges=merges), settings)
+    kind = "tokenizer of unknown kind" if recipe is GENERIC else recipe.name
+    alternatives = " or ".join(recipe.files) if recipe.files[0].endswith(".model") else " and ".join(recipe.files)
+    raise ConfigError(
+        f"the folder holds no vocabulary for a {kind}",
+        where=settings.where,
+        expected=f"tokenizer.json, or {alternatives}",
+        found=", ".join(sorted(files)) or "no tokenizer files",
+        remedy="tokenizer_class in tokenizer_config.json says what kind it is." if recipe is GENERIC else None,
+    )
+
+
+def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:
+    model = read_sentencepiece(path)
+    settings.additional = [*model.added_tokens()]
+    vocabulary = Vocabulary(charsmap=model.charsmap or None)
+    if recipe is GENERIC and model.model_type != UNIGRAM:
+        vocabulary.ids, vocabulary.merges = _renamed(model, settings.added), model.merges()
+    elif recipe is GENERIC or recipe.tokens is not None:
+        vocabulary.scores = [(piece.text, piece.score) for piece in model.pieces]
+    else:
+        vocabulary.ids, vocabulary.merges = model.vocabulary(), model.merges()
+    if recipe is not GENERIC:
+        if recipe.tokens is not None:
+            vocabulary.scores += [(sentinel, 0.0) for sentinel in reversed(extra_ids(settings))]
+        return _assemble(recipe, vocabulary, settings)
+    for name, index, piece in (
+        ("bos_token", model.bos_id, model.bos_piece),
+        ("eos_token", model.eos_id, model.eos_piece),
+        ("unk_token", model.unk_id, model.unk_piece),
+    ):
+        if index >= 0:
+            settings.named.setdefault(name, piece)
+    return from_sentencepiece(model, vocabulary)
+
+
+def _renamed(model: SentencePieceModel, added: Mapping[int, AddedToken]) -> dict[str, int]:
+    """The vocabulary, with pieces that the added tokens rename under their new names."""
+    ids = model.vocabulary()
+    pieces = {index: piece for piece, index in ids.items()}
+    for index, token in added.items():
+        piece = pieces.get(index)
+        if piece and piece != token.content and token.content not in ids:
+            ids[token.content] = ids.pop(piece)
+            pieces[index] = token.content
+    return ids

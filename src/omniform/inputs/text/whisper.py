@@ -1,0 +1,265 @@
+"""Whisper's tokenizer: prefixes that name language and task, and timestamps among the tokens.
+
+A transcript begins ``<|startoftranscript|><|language|><|task|>``, and ``<|notimestamps|>`` where there are none
+(Radford et al. 2022, section 2.3). The ids above the last special token are times, 20 ms apart, counted anew in each window of
+30 s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
+from omniform.core.errors import ConfigError, InputError, nearest
+from omniform.inputs.text.ids import read_id_rows
+from omniform.inputs.text.languages import CODES, LANGUAGES
+from omniform.inputs.text.recipes import Recipe
+from omniform.inputs.text.settings import Settings
+from omniform.inputs.text.tokenizer import Tokenizer
+
+_TASKS = ("translate", "transcribe")
+_TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+_WINDOW = 1500  # steps of 20 ms in 30 s
+
+
+class Offset(TypedDict):
+    """A stretch of a transcript: its text, and when it begins and ends, in seconds."""
+
+    text: str
+    timestamp: tuple[float, float]
+
+
+class Transcript(TypedDict):
+    """A decoded transcript, with the times of its stretches."""
+
+    text: str | list[str]
+    offsets: list[Offset]
+
+
+class WhisperTokenizer(Tokenizer):
+    """A :class:`Tokenizer` that frames texts with Whisper's prefix and reads timestamps."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        recipe: Recipe,
+        settings: Settings,
+        post_processor: processors.PostProcessor | None = None,
+    ) -> None:
+        self.language = settings.text("language")
+        self.task = settings.text("task")
+        self.predict_timestamps = settings.flag("predict_timestamps", False)
+        super().__init__(backend, recipe, settings, post_processor)
+
+    def _frame(self) -> None:
+        prefix = self.prefix_tokens
+        tokens = [self.id_token(index) for index in prefix]
+        end, end_id = self.eos_token, self.eos_token_id
+        if end is None or end_id is None or None in tokens:
+            raise ConfigError("the vocabulary lacks tokens of the prefix", where=self.settings.where, found=prefix)
+        start = " ".join(f"{token}:0" for token in tokens)
+        self.backend.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A:0 {end}:0",
+            pair=f"{start} $A:0 $B:1 {end}:1",
+            special_tokens=[(end, end_id), *((str(token), index) for token, index in zip(tokens, prefix, strict=True))],
+        )
+
+    @property
+    def prefix_tokens(self) -> list[int]:
+        """The ids that every transcript begins with.
+
+        Raises:
+            InputError: the language or the task is unknown.
+            ConfigError: the vocabulary lacks one of the tokens.
+        """
+        start = self._known_id("<|startoftranscript|>")
+        prefix = [start]
+        if self.language is not None:
+            # By the order of languages, as the ids are: a vocabulary may spell its language tokens otherwise.
+            prefix.append(start + 1 + list(LANGUAGES).index(_language_code(self.language)))
+        if self.task is not None:
+            if self.task not in _TASKS:
+                raise InputError("unknown task", where="task", found=repr(self.task), remedy=nearest(self.task, _TASKS))
+            prefix.append(self._known_id(f"<|{self.task}|>"))
+        if not self.predict_timestamps:
+            prefix.append(self._known_id("<|notimestamps|>"))
+        return prefix
+
+    def _known_id(self, token: str) -> int:
+        index = self.token_id(token)
+        if index is None:
+            raise ConfigError("the vocabulary lacks a token of the prefix", where=self.settings.where, found=token)
+        return index
+
+    def set_prefix_tokens(
+        self, language: str | None = None, task: str | None = None, predict_timestamps: bool | None = None
+    ) -> None:
+        """Change what every transcript begins with; what is left out stays as it is.
+
+        Args:
+            language: a name (``"french"``) or a code (``"fr"``).
+            task: ``"transcribe"`` or ``"translate"``.
+            predict_timestamps: whether times stand among the tokens.
+
+        Raises:
+            InputError: the language or the task is unknown.
+        """
+        before = self.language, self.task, self.predict_timestamps
+        self.language = self.language if language is None else language.lower()
+        self.task = self.task if task is None else task
+        self.predict_timestamps = self.predict_timestamps if predict_timestamps is None else predict_timestamps
+        try:
+            self._frame()
+        except (InputError, ConfigError):
+            self.language, self.task, self.predict_timestamps = before
+            raise
+        self.settings.values.update(language=self.language, task=self.task, predict_timestamps=self.predict_timestamps)
+
+    def get_decoder_prompt_ids(
+        self, task: str | None = None, language: str | None = None, no_timestamps: bool = True
+    ) -> list[tuple[int, int]]:
+        """Set the prefix, and give its tokens after the first as (position, id)."""
+        self.set_prefix_tokens(task=task, language=language, predict_timestamps=not no_timestamps)
+        return list(enumerate(self.prefix_tokens[1:], start=1))
+
+    def get_prompt_ids(self, text: str) -> list[int]:
+        """The ids of text that is to come before the transcript: names and words to expect.
+
+        Raises:
+            InputError: the text holds a special token.
+        """
+        encoding = self("<|startofprev|>", " " + text.strip(), add_special_tokens=False)
+        ids = encoding["input_ids"]
+        assert isinstance(ids, list)
+        lowest = self.all_special_ids[0]
+        for index in ids[1:]:
+            if index >= lowest:
+                raise InputError("a prompt may not hold special tokens", where="text", found=self.id_token(index))
+        return ids
+
+    def timestamp_ids(self) -> list[int | None]:
+        """The ids of the times from 0.00 to 30.00 seconds."""
+        return [self.token_id(f"<|{step * 0.02:.2f}|>") for step in range(_WINDOW + 1)]
+
+    def decode(  # type: ignore[override]
+        self,
+        token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        output_offsets: bool = False,
+        time_precision: float = 0.02,
+        decode_with_timestamps: bool = False,
+        normalize: bool = False,
+        basic_normalize: bool = False,
+    ) -> str | list[str] | Transcript:
+        """The text of ids, without its timestamps unless they are asked for.
+
+        Args:
+            token_ids: ids, rows of them, or a tensor of either.
+            skip_special_tokens: leave special tokens out, and the prompt before the transcript.
+            clean_up_tokenization_spaces: as for :meth:`Tokenizer.decode`.
+            output_offsets: give the stretches between timestamps as well, in seconds.
+            time_precision: seconds from one timestamp to the next.
+            decode_with_timestamps: write timestamps out, ``<|1.08|>``.
+            normalize: not supported.
+            basic_normalize: not supported.
+
+        Raises:
+            InputError: an id is none, offsets are asked of several rows, or normalization is asked for.
+        """
+        if normalize or basic_normalize:
+            raise InputError(
+                "normalized transcripts are not supported",
+                where="normalize" if normalize else "basic_normalize",
+                expected="False",
+                remedy="Normalize the decoded text yourself.",
+            )
+        rows, many = read_id_rows(token_ids)
+        if output_offsets and many:
+            raise InputError("offsets are given for one row at a time", where="token_ids", found=f"{len(rows)} rows")
+        kept = [self._without_prompt(rows[0])] if skip_special_tokens and not many else rows
+        if decode_with_timestamps:
+            texts = [self._decode_with_times(row, skip_special_tokens, time_precision) for row in kept]
+        else:
+            decoded = (self._decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in kept)
+            texts = [_TIMESTAMP.sub("", text) for text in decoded]
+        text = texts if many else texts[0]
+        return {"text": text, "offsets": self._offsets(rows[0], time_precision)} if output_offsets else text
+
+    def _without_prompt(self, ids: list[int]) -> list[int]:
+        if not ids or ids[0] != self.token_id("<|startofprev|>"):
+            return ids
+        start = self.token_id("<|startoftranscript|>")
+        return ids[ids.index(start) :] if start in ids else []
+
+    @property
+    def _first_time(self) -> int:
+        return self.all_special_ids[-1] + 1
+
+    def _decode_with_times(self, ids: list[int], skip_special_tokens: bool, time_precision: float) -> str:
+        """Text with its timestamps; a time that runs backwards begins a new window of 30 s."""
+        first = self._first_time
+        parts: list[str | list[int]] = [[]]
+        latest = earlier = windows = 0.0
+        for index, token in enumerate(ids):
+            if token < first:
+                run = parts[-1]
+                assert isinstance(run, list)
+                run.append(token)
+                continue
+            time = float((token - first) * time_precision)
+            if time < latest:
+                if index >= 2 and not (ids[index - 1] >= first and ids[index - 2] >= first):
+                    windows += time_precision * _WINDOW
+                else:
+                    latest = earlier
+                    windows += earlier
+                    parts = parts[:-2]
+            earlier, latest = latest, time
+            parts += [f"<|{time + windows:.2f}|>", []]
+        return "".join(
+            part if isinstance(part, str) else self._decode(part, skip_special_tokens, None) if part else ""
+            for part in parts
+        )
+
+    def _offsets(self, ids: list[int], time_precision: float) -> list[Offset]:
+        """The stretches between pairs of timestamps, with their times in seconds."""
+        first = self._first_time
+        times = [index for index, token in enumerate(ids) if token >= first]
+        ends = [index + 1 for index in times if index + 1 < len(ids) and ids[index + 1] >= first]
+        if not ends and len(times) <= 1:
+            return []
+        if times[-1] + 1 not in ends:
+            ends.append(times[-1] + 1)
+        offsets: list[Offset] = []
+        begin, latest, before = times[0], 0, 0
+        for end in ends:
+            stretch = ids[begin:end]
+            if len(stretch) > 1:
+                start, stop = stretch[0] - first, stretch[-1] - first
+                if start < latest:
+                    alone = begin >= 2 and not (ids[begin - 2] >= first and ids[begin - 1] >= first)
+                    before += _WINDOW if alone else latest
+                latest = stop
+                text = _TIMESTAMP.sub("", self._decode(stretch, False, None))
+                span = (
+                    start * time_precision + before * time_precision,
+                    stop * time_precision + before * time_precision,
+                )
+                offsets.append({"text": text, "timestamp": span})
+            begin = end
+        return offsets
+
+
+def _language_code(language: str) -> str:
+    language = language.lower()
+    code = CODES.get(language, language)
+    if code not in LANGUAGES:
+        known = LANGUAGES if len(language) == 2 else CODES
+        raise InputError("unknown language", where="language", found=repr(language), remedy=nearest(language, known))
+    return code
