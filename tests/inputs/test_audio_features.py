@@ -258,6 +258,8 @@ BAD_CONFIGS = [
     ({"n_fft": 2**40}, "n_fft"),
     ({"hop_length": 0}, "hop_length"),
     ({"hop_length": -160}, "hop_length"),
+    ({"hop_length": 16001, "chunk_length": 1}, "chunk_length"),
+    ({"sampling_rate": 6}, "chunk_length"),
     ({"hop_length": 1.5}, "hop_length"),
     ({"chunk_length": 10**9}, "chunk_length"),
     ({"chunk_length": None, "sampling_rate": 10**12}, "sampling_rate"),

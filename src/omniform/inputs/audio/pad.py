@@ -12,7 +12,7 @@ from torch import Tensor
 from omniform.core.errors import InputError, nearest
 
 PaddingRule = Literal["longest", "max_length", "do_not_pad"]
-Padding = bool | Literal["longest", "max_length", "do_not_pad"]
+Padding = bool | PaddingRule
 Side = Literal["left", "right"]
 
 _RULES: dict[str, PaddingRule] = {"longest": "longest", "max_length": "max_length", "do_not_pad": "do_not_pad"}

@@ -65,6 +65,10 @@ class WhisperFeatureExtractor(FeatureExtractor):
         ):
             if value > most:
                 raise r.fail(name, f"at most {most}{' samples' if name == 'chunk_length' else ''}", value)
+        # A frame needs half a window to mirror at either end, and a hop to move on by.
+        self._least_samples = max(self.n_fft // 2 + 1, self.hop_length)
+        if self.n_samples < self._least_samples:
+            raise r.fail("chunk_length", f"at least one frame of {self._least_samples} samples", self.n_samples)
         bank = mel_filter_bank(
             bins=self.n_fft // 2 + 1,
             filters=self.feature_size,
@@ -144,12 +148,11 @@ class WhisperFeatureExtractor(FeatureExtractor):
             batch["attention_mask"] = padded.mask
         if return_token_timestamps:
             batch["num_frames"] = torch.tensor([wave.shape[0] // self.hop_length for wave in waves])
-        return batch.as_tensors(return_tensors or "np")
+        return batch.as_tensors("np" if return_tensors is None else return_tensors)
 
     def _log_mel(self, waves: Tensor, device: torch.device | str) -> Tensor:
         """``(log10(mel power) + 4) / 4``, about -1 to 1. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``."""
-        # A frame needs half a window to mirror at either end, and a hop to move on by.
-        least = max(self.n_fft // 2 + 1, self.hop_length)
+        least = self._least_samples
         if waves.shape[1] < least:
             raise InputError(
                 "the sound is too short for one frame",
