@@ -159,9 +159,10 @@ def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        size = file.seek(0, io.SEEK_END)
+        file.seek(0, io.SEEK_END)
+        size = file.tell()
         file.seek(0)
-    except (OSError, AttributeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             "the open file cannot be read from its start", where=where, remedy="Pass its bytes."
         ) from error
@@ -169,20 +170,21 @@ def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
         raise InputError("the picture file is empty", where=where)
     if size > MAX_FILE_BYTES:
         raise InputError("the picture file is too large", where=where, expected=f"<= {MAX_FILE_BYTES}", found=size)
-    try:
-        with warnings.catch_warnings():
-            # Our own limit speaks, below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        # What Pillow warns of (size, odd tags) either fails below, in our words, or does not matter.
+        warnings.simplefilter("ignore")
+        try:
             image = Image.open(file, formats=formats)  # type: ignore[arg-type]
-    except Image.DecompressionBombError as error:
-        raise InputError("the picture is too large to decode safely", where=where, found=str(error)) from error
-    except UnidentifiedImageError as error:
-        raise InputError(
-            "this is not a picture in a format we read", where=where, expected=", ".join(formats)
-        ) from error
-    except Exception as error:
-        raise _damaged(where, error) from error
-    return _upright(image, where, max_pixels)
+        except Image.DecompressionBombError as error:
+            raise InputError("the picture is too large to decode safely", where=where, found=str(error)) from error
+        except UnidentifiedImageError as error:
+            raise InputError(
+                "this is not a picture in a format we read", where=where, expected=", ".join(formats)
+            ) from error
+        # Pillow's decoders meet damaged files with any exception there is: OSError, SyntaxError, struct.error ...
+        except Exception as error:
+            raise _damaged(where, error) from error
+        return _upright(image, where, max_pixels)
 
 
 def _upright(image: Image, where: str, max_pixels: int) -> Image:
@@ -191,7 +193,6 @@ def _upright(image: Image, where: str, max_pixels: int) -> Image:
     check_pixels(image.width, image.height, where, max_pixels)
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    # Pillow's decoders meet damaged files with any exception there is: OSError, SyntaxError, struct.error, KeyError ...
     except Exception as error:
         raise _damaged(where, error) from error
 

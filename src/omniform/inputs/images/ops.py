@@ -42,13 +42,10 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
     old_height, old_width = image.shape[-2:]
     if (height, width) == (old_height, old_width):
         return image
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise InputError(
-            "the resized picture would be empty or too large",
-            expected=f"1 to {MAX_PIXELS:,} pixels",
-            found=f"{old_height} x {old_width} (height x width) to {height} x {width}",
-        )
-    work = image if _has_kernel(mode, image) else image.to(torch.float32)
+    _check_area(height, width, f"resizing {old_height} x {old_width}")
+    # torch's uint8 kernels fail an assertion of their own where the result is a single pixel.
+    native = _has_kernel(mode, image) and (image.dtype != torch.uint8 or height * width > 1)
+    work = image if native else image.to(torch.float32)
     if mode == "lanczos" and image.device.type != "cpu":
         # torch has this filter on the CPU only.
         work = work.cpu()
@@ -66,6 +63,15 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
         if image.dtype in _SIGNED_AND_UNSIGNED:
             batch = batch.round_()
     return batch.to(device=image.device, dtype=image.dtype).reshape(*image.shape[:-2], height, width)
+
+
+def _check_area(height: int, width: int, what: str) -> None:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise InputError(
+            f"{what} would make an empty or too large picture",
+            expected=f"1 to {MAX_PIXELS:,} pixels",
+            found=f"{height} x {width} (height x width)",
+        )
 
 
 def _has_kernel(mode: str, image: Tensor) -> bool:
@@ -90,6 +96,7 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
         image: ``[..., C, H, W]``.
         height, width: the size of the result in pixels.
     """
+    _check_area(height, width, "cropping")
     missing_y, missing_x = max(height - image.shape[-2], 0), max(width - image.shape[-1], 0)
     if missing_y or missing_x:
         left, top = missing_x // 2, missing_y // 2
@@ -105,6 +112,7 @@ def pad(image: Tensor, height: int, width: int) -> Tensor:
     Raises:
         InputError: the picture is larger than that.
     """
+    _check_area(height, width, "padding")
     below, right = height - image.shape[-2], width - image.shape[-1]
     if below < 0 or right < 0:
         raise InputError(
@@ -134,10 +142,7 @@ def pad_to_square(image: Tensor, colour: Sequence[int]) -> Tensor:
             "the padding colour does not fit the picture", expected=f"{channels} channels", found=list(colour)
         )
     edge = max(height, width)
-    if edge * edge > MAX_PIXELS:
-        raise InputError(
-            "the squared picture would be too large", expected=f"<= {MAX_PIXELS:,} pixels", found=f"{edge} x {edge}"
-        )
+    _check_area(edge, edge, "padding to a square")
     square = torch.tensor(colour, dtype=image.dtype, device=image.device).view(-1, 1, 1).repeat(1, edge, edge)
     top, left = (edge - height) // 2, (edge - width) // 2
     square[:, top : top + height, left : left + width] = image
@@ -179,4 +184,5 @@ def normalize(
                 remedy="Pass do_convert_rgb=True.",
             )
     work = image if image.dtype == torch.uint8 else image.to(torch.float32)
-    return (work - centre).div_(spread)
+    centred = work - centre
+    return centred.div_(spread) if len(spread) == 1 or len(spread) == centred.shape[-3] else centred / spread

@@ -222,7 +222,14 @@ def stacked(pixels: Sequence[Tensor]) -> Tensor:
             found=", ".join(map(str, shapes[:4])),
             remedy="Resize or crop them to one height and width, pad them, or leave return_tensors out.",
         )
-    return torch.stack(list(pixels))
+    try:
+        return torch.stack(list(pixels))
+    except RuntimeError as error:
+        raise InputError(
+            "pictures of these number types do not make one tensor",
+            where="images",
+            found=", ".join(sorted({str(image.dtype) for image in pixels})),
+        ) from error
 
 
 def as_kind(tensor: Tensor, kind: str | None) -> object:
