@@ -2,8 +2,8 @@
 
 A folder says the same thing in up to four places, of which older releases wrote other subsets:
 ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json`` and ``tokenizer.json``. The order of
-precedence here is that of the reference implementation: an ``added_tokens_decoder`` in ``tokenizer_config.json`` rules alone; without one the other
-three files are read over it, in that order.
+precedence here is that of the reference implementation: an ``added_tokens_decoder`` in ``tokenizer_config.json`` rules
+alone; without one the other three files are read over it, in that order.
 """
 
 from __future__ import annotations

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from tokenizers import AddedToken, Encoding, decoders, models, processors
+from tokenizers import AddedToken, Encoding, models, processors
 from tokenizers import Tokenizer as Backend
 
-from omniform.core.errors import ConfigError, InputError, nearest
-from omniform.inputs.text import save
+from omniform.core.errors import ConfigError, InputError
+from omniform.inputs.text import chat, save
 from omniform.inputs.text.encoding import BatchEncoding
-from omniform.inputs.text.ids import read_id, read_id_rows, read_ids
+from omniform.inputs.text.ids import read_id_rows, read_ids
 from omniform.inputs.text.options import EncodeOptions, Limits, check_options, read_limits
 from omniform.inputs.text.padding import Filler, pad_rows
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.rows import Row, read_rows
 from omniform.inputs.text.settings import ChatTemplates, Settings, Side
-from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token
+from omniform.inputs.text.special import Token
+from omniform.inputs.text.table import TokenTable
 
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
@@ -27,7 +28,7 @@ UNLIMITED = int(1e30)
 _APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
-class Tokenizer:
+class Tokenizer(TokenTable):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
     Build one with :func:`omniform.inputs.text.load.tokenizer_from_files`.
@@ -39,14 +40,6 @@ class Tokenizer:
         post_processor: the framing of texts that the folder's ``tokenizer.json`` holds.
     """
 
-    bos_token, bos_token_id = NamedToken(), NamedTokenId()
-    eos_token, eos_token_id = NamedToken(), NamedTokenId()
-    unk_token, unk_token_id = NamedToken(), NamedTokenId()
-    sep_token, sep_token_id = NamedToken(), NamedTokenId()
-    pad_token, pad_token_id = NamedToken(), NamedTokenId()
-    cls_token, cls_token_id = NamedToken(), NamedTokenId()
-    mask_token, mask_token_id = NamedToken(), NamedTokenId()
-
     def __init__(
         self,
         backend: Backend,
@@ -54,14 +47,12 @@ class Tokenizer:
         settings: Settings,
         post_processor: processors.PostProcessor | None = None,
     ) -> None:
-        self.backend = backend
+        extra = settings.additional if settings.extra is None else settings.extra
+        super().__init__(backend, {**settings.named, **settings.specific}, extra or [])
         self.recipe = recipe
         self.settings = settings
         if post_processor is not None:
             backend.post_processor = post_processor
-        self._named: dict[str, Token | None] = {**dict.fromkeys(NAMES), **settings.named, **settings.specific}
-        extra = settings.additional if settings.extra is None else settings.extra
-        self._extra: list[Token] = list(extra or [])
         limit = settings.integer("model_max_length")
         limit = settings.integer("max_len") if limit is None else limit
         self.model_max_length = UNLIMITED if limit is None else limit
@@ -84,8 +75,6 @@ class Tokenizer:
         if asked or backend.post_processor is None:
             self._frame_with_bos_eos()
         self._frame()
-
-    # ---- special tokens and the vocabulary
 
     def _add_missing_tokens(self) -> None:
         tokens: list[Token] = [token for _, token in sorted(self.settings.added.items())]
@@ -142,156 +131,6 @@ class Tokenizer:
     def add_eos_token(self, value: bool) -> None:
         self._add_eos = value
         self._frame_with_bos_eos()
-
-    def named_token(self, name: str) -> str | None:
-        """A special token by its name, ``"pad_token"`` or ``"image_token"``; ``None`` where there is none."""
-        token = self._named.get(name)
-        return None if token is None else str(token)
-
-    def set_named_token(self, name: str, value: Token | None) -> None:
-        """Name a special token; it should be in the vocabulary (see :meth:`add_special_tokens`).
-
-        Raises:
-            InputError: it is neither text nor ``None``.
-        """
-        if value is not None and not isinstance(value, (str, AddedToken)):
-            raise InputError("a special token is text", where=name, found=f"{value!r} ({type(value).__name__})")
-        self._named[name] = value
-
-    def __getattr__(self, name: str) -> str | int | None:
-        # Special tokens of this model alone: image_token, image_token_id.
-        specific = self.__dict__.get("_named", {})
-        if name in specific:
-            return self.named_token(name)
-        token = self.named_token(name.removesuffix("_id")) if name.removesuffix("_id") in specific else None
-        if token is not None:
-            return self.token_id(token)
-        known = [known for known in dir(type(self)) if not known.startswith("_")]
-        raise AttributeError(f"this tokenizer has no {name!r}. {nearest(name, [*known, *specific])}")
-
-    @property
-    def special_tokens_map(self) -> dict[str, str]:
-        """The special tokens by name."""
-        return {name: str(token) for name, token in self._named.items() if token is not None}
-
-    @property
-    def extra_special_tokens(self) -> list[str]:
-        """Special tokens without a name."""
-        return [str(token) for token in self._extra]
-
-    @property
-    def additional_special_tokens(self) -> list[str]:
-        """The older name of :attr:`extra_special_tokens`."""
-        return self.extra_special_tokens
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """Every special token once: the named ones, then the others."""
-        return list(dict.fromkeys([*self.special_tokens_map.values(), *self.extra_special_tokens]))
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """The ids of :attr:`all_special_tokens`."""
-        return [index for token in self.all_special_tokens if (index := self.token_id(token)) is not None]
-
-    @property
-    def vocab_size(self) -> int:
-        """The size of the vocabulary without added tokens; ``len(tokenizer)`` counts them."""
-        return self.backend.get_vocab_size(with_added_tokens=False)
-
-    def __len__(self) -> int:
-        return self.backend.get_vocab_size(with_added_tokens=True)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token and its id, added ones included."""
-        return self.backend.get_vocab(with_added_tokens=True)
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, AddedToken]:
-        """The added tokens by id."""
-        return self.backend.get_added_tokens_decoder()
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """The added tokens and their ids."""
-        return {token.content: index for index, token in sorted(self.added_tokens_decoder.items())}
-
-    def add_tokens(self, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
-        """Add tokens to the vocabulary, behind its end; those that it holds keep their ids.
-
-        Returns:
-            How many were added.
-        """
-        tokens = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
-        for index, token in enumerate(tokens):
-            if not isinstance(token, (str, AddedToken)):
-                raise InputError("a token is text", where=f"token {index}", found=f"{token!r} ({type(token).__name__})")
-        return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
-
-    def add_special_tokens(
-        self, special_tokens: Mapping[str, Token | Sequence[Token]], replace_extra_special_tokens: bool = True
-    ) -> int:
-        """Name special tokens, and add those that the vocabulary lacks.
-
-        Args:
-            special_tokens: names (``"pad_token"``) to tokens; ``"extra_special_tokens"``, or its older name
-                ``"additional_special_tokens"``, to a list of them.
-            replace_extra_special_tokens: whether that list replaces the present one.
-
-        Returns:
-            How many were added to the vocabulary.
-
-        Raises:
-            InputError: a name is unknown, or a token is no text.
-        """
-        new: list[Token] = []
-        for name, value in special_tokens.items():
-            if name in ("extra_special_tokens", "additional_special_tokens"):
-                if isinstance(value, (str, AddedToken)):
-                    raise InputError("this takes a list of tokens", where=name, found=repr(value))
-                listed: list[Token] = [_special(token, name) for token in value]
-                if not replace_extra_special_tokens:
-                    listed = [token for token in listed if str(token) not in self.extra_special_tokens]
-                self._extra = listed if replace_extra_special_tokens and listed else [*self._extra, *listed]
-                new += listed
-            elif name in self._named:
-                token = _special(value, name)
-                self._named[name] = token
-                new.append(token)
-            else:
-                raise InputError("there is no such special token", where=name, remedy=nearest(name, self._named))
-        return self.add_tokens(new, special_tokens=True) if new else 0
-
-    def token_id(self, token: str) -> int | None:
-        """A token's id; that of ``unk_token``, or ``None``, where the vocabulary lacks it."""
-        index = self.backend.token_to_id(token)
-        if index is None and self.unk_token is not None and token != self.unk_token:
-            return self.token_id(self.unk_token)
-        return index
-
-    def id_token(self, index: int) -> str | None:
-        """The token with an id, or ``None``."""
-        return self.backend.id_to_token(read_id(index, "id"))
-
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
-        """The ids of tokens, as :meth:`token_id` gives them."""
-        return self.token_id(tokens) if isinstance(tokens, str) else [self.token_id(token) for token in tokens]
-
-    def convert_ids_to_tokens(
-        self, ids: int | Sequence[int] | torch.Tensor, skip_special_tokens: bool = False
-    ) -> str | list[str | None] | None:
-        """The tokens with these ids; ``None`` where there is none."""
-        if isinstance(ids, int):
-            return self.id_token(ids)
-        skip = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self.id_token(index) for index in read_ids(ids) if index not in skip]
-
-    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text that tokens stand for."""
-        decoder: decoders.Decoder | None = self.backend.decoder
-        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
 
     # ---- encoding
 
@@ -476,6 +315,90 @@ class Tokenizer:
                 text = text.replace(apart, apart.strip())
         return text
 
+    # ---- chat
+
+    def get_chat_template(self, chat_template: str | None = None, tools: Sequence[chat.Tool] | None = None) -> str:
+        """The chat template's source: the one named, else that for tools where there are some, else the default.
+
+        Raises:
+            InputError: there is none.
+        """
+        return chat.choose_template(self.chat_template, chat_template, tools is not None)
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[object],
+        tools: Sequence[chat.Tool] | None = None,
+        documents: Sequence[Mapping[str, object]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tokenize: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
+        tokenizer_kwargs: EncodeOptions | None = None,
+        **variables: object,
+    ) -> BatchEncoding | str | list[str] | object:
+        """Make a conversation into a prompt, and encode it.
+
+        The template writes the special tokens; none is added to them, so that a prompt begins with one ``bos_token``.
+
+        Args:
+            conversation: messages, mappings with ``role`` and ``content``; or a list of such lists.
+            tools: functions with type hints and docstrings, or JSON schemas.
+            documents: mappings with ``title`` and ``text``.
+            chat_template: the name of one of the tokenizer's templates, or the source of another.
+            add_generation_prompt: end with what comes before the assistant's answer.
+            continue_final_message: end within the last message, for the model to go on; or the name of the field of it
+                that is to be continued.
+            tokenize: ``False`` gives the prompt's text.
+            padding: as for a call of the tokenizer; so are ``truncation``, ``max_length`` and ``return_tensors``.
+            return_dict: ``False`` gives the ids alone.
+            return_assistant_tokens_mask: add ``assistant_masks``, 1 for each token that the assistant wrote, as the
+                template's ``generation`` blocks tell.
+            tokenizer_kwargs: further options of the call.
+            variables: further variables of the template.
+
+        Raises:
+            ConfigError: the template is malformed, or does what templates may not.
+            InputError: it refuses the messages, or one of them or a tool is malformed.
+            UnknownArgumentError: the template does not know a variable.
+        """
+        if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
+            raise InputError(
+                "the assistant's tokens are found in whole, encoded conversations",
+                where="return_assistant_tokens_mask",
+                expected="tokenize=True, return_dict=True and no continue_final_message",
+            )
+        template = self.get_chat_template(chat_template, tools)
+        chats, many = chat.read_conversations(conversation)
+        asked = chat.ChatOptions(
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables={**self.special_tokens_map, **variables},
+            track=return_assistant_tokens_mask,
+        )
+        prompts = [chat.render_chat(template, messages, asked) for messages in chats]
+        texts = [prompt.text for prompt in prompts]
+        if not tokenize:
+            return texts if many else texts[0]
+        options: EncodeOptions = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        given: EncodeOptions = {"add_special_tokens": False, **options, **(tokenizer_kwargs or {})}
+        encoded = self(texts if many else texts[0], **given)
+        if return_assistant_tokens_mask:
+            masks = [chat.token_mask(found, prompt) for found, prompt in zip(encoded.encodings, prompts, strict=True)]
+            encoded["assistant_masks"] = masks if many else masks[0]
+        if return_tensors is not None and not many:
+            encoded.update({name: [value] for name, value in encoded.items()})
+        encoded = encoded.as_tensors(return_tensors)
+        return encoded if return_dict else encoded["input_ids"]
+
     # ---- files
 
     def save_files(self, folder: Path) -> list[Path]:
@@ -509,11 +432,3 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Encoding], object]], ...] = (
     ("offset_mapping", "return_offsets_mapping", lambda encoding: encoding.offsets),
     ("length", "return_length", lambda encoding: len(encoding.ids)),
 )
-
-
-def _special(value: object, name: str) -> AddedToken:
-    if isinstance(value, AddedToken):
-        return value
-    if not isinstance(value, str):
-        raise InputError("a special token is text", where=name, found=f"{value!r} ({type(value).__name__})")
-    return AddedToken(value, rstrip=False, lstrip=False, normalized=False, special=True)

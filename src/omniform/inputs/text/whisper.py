@@ -1,8 +1,8 @@
 """Whisper's tokenizer: prefixes that name language and task, and timestamps among the tokens.
 
 A transcript begins ``<|startoftranscript|><|language|><|task|>``, and ``<|notimestamps|>`` where there are none
-(Radford et al. 2022, section 2.3). The ids above the last special token are times, 20 ms apart, counted anew in each window of
-30 s.
+(Radford et al. 2022, section 2.3). The ids above the last special token are times, 20 ms apart, counted anew in each
+window of 30 s.
 """
 
 from __future__ import annotations
