@@ -22,6 +22,9 @@ _MODEL_CLASSES = (
 
 _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
+    "generate": "omniform.engine.generate",
+    "stream": "omniform.engine.generate",
+    "GenerationConfig": "omniform.core.generation",
     "Batch": "omniform.core.batch",
     "Span": "omniform.core.batch",
     "OmniformError": "omniform.core.errors",
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from omniform.core.batch import Batch as Batch
     from omniform.core.batch import Span as Span
     from omniform.core.errors import OmniformError as OmniformError
+    from omniform.core.generation import GenerationConfig as GenerationConfig
+    from omniform.engine.generate import generate as generate
+    from omniform.engine.generate import stream as stream
     from omniform.hub.auto import *  # noqa: F403
 
 __all__ = sorted([*_HOME, "__version__"])

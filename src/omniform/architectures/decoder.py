@@ -8,11 +8,12 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.architectures.generative import Generative
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.blocks.embeddings import PositionTable, check_ids, check_positions
 from omniform.blocks.layers import run
-from omniform.core.context import Memory, StepContext
+from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.state import DenseState
@@ -126,7 +127,7 @@ class Decoder(Model):
         return DenseState() if wanted else None
 
 
-class CausalLM(Model):
+class CausalLM(Generative):
     """A decoder and its projection onto the vocabulary.
 
     Args:
@@ -143,13 +144,6 @@ class CausalLM(Model):
     def max_positions(self) -> int | None:
         """The longest row the model can make sense of."""
         return self.model.max_positions
-
-    def can_generate(self) -> bool:
-        return True
-
-    def encode(self, **inputs: Tensor) -> Memory | None:
-        """Nothing to encode: a decoder has no memory."""
-        return None
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.embed(input_ids)

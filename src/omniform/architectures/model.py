@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Taps
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
+from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState
 from omniform.core.upstairs import upstairs
@@ -51,7 +52,7 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attn_backend: Backend = "sdpa"
-        self.generation_config: dict[str, object] = {}
+        self.generation_config = GenerationConfig()
         self._origin: Origin | None = None
 
     # -- running -----------------------------------------------------------------------------------------------------

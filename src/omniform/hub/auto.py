@@ -13,6 +13,7 @@ from omniform.architectures.family import Architecture, Family, Task
 from omniform.architectures.model import Model
 from omniform.core.config import DTYPES, ModelConfig
 from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments, nearest
+from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.load import LoadReport, build_on_meta, from_scratch, load_weights
 from omniform.hub.weights import WeightFiles, find_weights
@@ -131,7 +132,7 @@ class AutoModel:
             model.set_attn_implementation(str(options["attn_implementation"]))
         if model.can_generate():
             path = source.find("generation_config.json")
-            model.generation_config = {} if path is None else read_json(path)
+            model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
         if options.get("output_loading_info"):
             return cast(Model, (model, report))
         return model

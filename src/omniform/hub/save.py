@@ -40,7 +40,7 @@ def save_model(model: Model, save_directory: str | os.PathLike[str], *, max_shar
     def write(folder: Path) -> None:
         _write_json(folder / "config.json", config)
         if model.generation_config:
-            _write_json(folder / "generation_config.json", model.generation_config)
+            _write_json(folder / "generation_config.json", model.generation_config.to_dict())
         _write_weights(folder, stored, limit)
 
     replace_files(Path(save_directory), write, stale=_is_weights)

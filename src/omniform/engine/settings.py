@@ -1,0 +1,191 @@
+"""Settings of one generation: read from the call and the checkpoint, checked, and made into one typed value."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from omniform.architectures.generative import Generative
+from omniform.core.config import ModelConfig
+from omniform.core.errors import ConfigError, InputError
+from omniform.core.generation import SETTINGS
+from omniform.core.reader import ConfigReader
+
+log = logging.getLogger("omniform")
+
+DEFAULT_NEW_TOKENS = 20
+"""How many tokens are written when nobody says: the ecosystem's default."""
+
+# Settings of strategies that the engine does not have, and the values that leave the result as it is.
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,), "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,),
+    "penalty_alpha": (0.0,), "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
+    "bad_words_ids": (), "force_words_ids": (), "constraints": (), "sequence_bias": (), "stop_strings": (),
+    "exponential_decay_length_penalty": (), "watermarking_config": (), "prompt_lookup_num_tokens": (0,),
+    "remove_invalid_values": (False,), "renormalize_logits": (False,), "token_healing": (False,), "top_h": (),
+}  # fmt: skip
+_INERT = frozenset(
+    {
+        "early_stopping", "length_penalty", "output_attentions", "output_hidden_states", "transformers_version",
+        "_from_model_config", "low_memory", "cache_implementation", "cache_config", "is_multilingual", "lang_to_id",
+        "task_to_id", "alignment_heads", "no_timestamps_token_id", "max_initial_timestamp_index",
+        "prev_sot_token_id", "num_assistant_tokens", "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind", "generation_kwargs",
+        "disable_compile", "compile_config", "trust_remote_code", "is_assistant", "assistant_early_exit",
+        "begin_index", "max_cache_len", "use_mtp",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to choose tokens and when to stop.
+
+    Attributes:
+        max_new_tokens: how many tokens to write at most.
+        min_new_tokens: how many to write before a row may end.
+        do_sample: draw from the distribution instead of taking the most likely token.
+        temperature: divides the scores before drawing.
+        top_k: draw among the so many most likely tokens only; 0 for all.
+        top_p: draw among the most likely tokens that together have this probability.
+        min_p: leave out tokens less likely than this fraction of the most likely one.
+        seed: makes the draws reproducible; None draws from torch's global generator.
+        repetition_penalty: scores of tokens already in the row are divided (or multiplied, if negative) by it.
+        no_repeat_ngram_size: no so many tokens occur twice in a row; 0 for no such rule.
+        suppress_tokens: never written.
+        begin_suppress_tokens: not written as the first token.
+        forced_first: the token to begin with, whatever its score.
+        forced_last: the token to write when the length runs out.
+        eos_token_ids: tokens that end a row.
+        pad_token_id: fills rows that ended before others.
+        max_time: seconds after which no further token is begun.
+    """
+
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_first: int | None = None
+    forced_last: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
+    max_time: float | None = None
+
+
+def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -> Settings:
+    """The settings of a call, over the checkpoint's, over the defaults.
+
+    Args:
+        asked: what the caller set.
+        prompt: tokens in the longest prompt, which ``max_length`` and ``min_length`` include.
+
+    Raises:
+        InputError: a value that cannot be, or a strategy that the engine does not have.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    merged = {**token_ids(model.config), **model.generation_config.to_dict(), **given}
+    for name, neutral in _NEUTRAL.items():
+        value = merged.get(name)
+        if value is not None and value not in neutral and value not in ([], {}):
+            raise InputError(
+                "this setting is not supported",
+                where=name,
+                expected=" or ".join(repr(n) for n in neutral) or "nothing",
+                found=repr(value),
+            )
+    r = ConfigReader(merged, where="generate")
+    r.inert(*_NEUTRAL, *_INERT, *SETTINGS)
+    try:
+        settings = _read(r, given, prompt)
+    except ConfigError as error:
+        raise InputError(
+            error.message, where="generate", expected=error.expected, found=error.found, remedy=error.remedy
+        ) from None
+    _check(settings)
+    if not settings.do_sample and any(given.get(n) not in (None, d) for n, d in _SAMPLING.items()):
+        log.warning("temperature, top_k, top_p and min_p have no effect without do_sample=True")
+    return settings
+
+
+_SAMPLING: Mapping[str, object] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+
+
+def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings:
+    d = Settings()
+    eos = tuple(i for i in r.ids("eos_token_id") if i >= 0)
+    pad = [i for i in r.ids("pad_token_id") if i >= 0]
+    first, last = r.ids("forced_bos_token_id"), r.ids("forced_eos_token_id")
+    return Settings(
+        max_new_tokens=_longest(r, given, prompt),
+        min_new_tokens=r.maybe_integer("min_new_tokens", least=0)
+        or max(0, (r.maybe_integer("min_length", least=0) or 0) - prompt),
+        do_sample=r.flag("do_sample", d.do_sample),
+        temperature=r.number("temperature", d.temperature),
+        top_k=r.integer("top_k", d.top_k, least=0),
+        top_p=r.number("top_p", d.top_p),
+        min_p=r.maybe_number("min_p"),
+        seed=r.maybe_integer("seed", least=0),
+        repetition_penalty=r.number("repetition_penalty", d.repetition_penalty),
+        no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, least=0),
+        suppress_tokens=tuple(i for i in r.ids("suppress_tokens") if i >= 0),
+        begin_suppress_tokens=tuple(i for i in r.ids("begin_suppress_tokens") if i >= 0),
+        forced_first=first[0] if first else None,
+        forced_last=last[0] if last else None,
+        eos_token_ids=eos,
+        pad_token_id=pad[0] if pad else eos[0] if eos else 0,
+        max_time=r.maybe_number("max_time"),
+    )
+
+
+def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:
+    # What the caller says counts before what the checkpoint says; the number of new tokens before the whole length.
+    new, whole = r.maybe_integer("max_new_tokens"), r.maybe_integer("max_length")
+    if new is not None and ("max_new_tokens" in given or "max_length" not in given):
+        return new
+    if whole is None:
+        return DEFAULT_NEW_TOKENS
+    if whole <= prompt:
+        raise InputError(
+            "the prompt leaves no room for an answer",
+            where="max_length",
+            expected=f"more than the prompt's {prompt} tokens",
+            found=whole,
+            remedy="Set max_new_tokens instead.",
+        )
+    return whole - prompt
+
+
+def _check(s: Settings) -> None:
+    rules = {
+        "temperature": (s.temperature > 0, "> 0 (or do_sample=False)"),
+        "top_p": (0 < s.top_p <= 1, "in (0, 1]"),
+        "min_p": (s.min_p is None or 0 <= s.min_p <= 1, "in [0, 1]"),
+        "repetition_penalty": (s.repetition_penalty > 0, "> 0"),
+    }
+    values = {f.name: getattr(s, f.name) for f in fields(s)}
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            raise InputError("this value cannot be", where=name, expected=expected, found=values[name])
+
+
+def token_ids(config: ModelConfig) -> dict[str, object]:
+    """The special tokens that a config names, at its top or in its language model's part."""
+    nested = config.raw.get("text_config")
+    places: list[Mapping[str, object]] = [nested] if isinstance(nested, Mapping) else []
+    places.append({n: config.get(n) for n in ("eos_token_id", "pad_token_id", "decoder_start_token_id")})
+    found: dict[str, object] = {}
+    for place in places:
+        for name in ("eos_token_id", "pad_token_id", "decoder_start_token_id"):
+            if place.get(name) is not None:
+                found[name] = place[name]
+    return found
