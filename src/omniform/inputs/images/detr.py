@@ -68,24 +68,24 @@ class DetrImageProcessor(ImageProcessor):
         plan = self.kind.plan(options)
         images_CHW = load_tensors(images, options)
         targets = self._targets(images_CHW, annotations, return_segmentation_masks, masks_path, options)
-        pixels = [plan.each(image) for image in images_CHW]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in pixels]
+        shaped = plan.shape(images_CHW)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in shaped]
         if targets is not None:
             olds = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
             targets = [_follow(t, old, new, options) for t, old, new in zip(targets, olds, sizes, strict=True)]
         data: dict[str, object] = {}
         kind = options.return_tensors
+        pixels = stacked(plan.finish(shaped))
         if plan.pad is not None:
-            full = plan.pad.target(pixels)
-            pixels = plan.pad(pixels)
-            data["pixel_mask"] = as_kind(_pixel_mask(sizes, full.height, full.width, pixels[0].device), kind)
+            height, width = pixels.shape[-2:]
+            data["pixel_mask"] = as_kind(_pixel_mask(sizes, height, width, pixels.device), kind)
             if targets is not None:
                 fractions = bool(options.do_convert_annotations)
-                new = (full.height, full.width)
+                new = (height, width)
                 targets = [
                     coco.pad_target(t, old, new, fractions=fractions) for t, old in zip(targets, sizes, strict=True)
                 ]
-        data["pixel_values"] = as_kind(stacked(pixels), kind)
+        data["pixel_values"] = as_kind(pixels, kind)
         if targets is not None:
             data["labels"] = [Batch({name: as_kind(value, kind) for name, value in t.items()}) for t in targets]
         return Batch(data)

@@ -106,22 +106,40 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def pad(image: Tensor, height: int, width: int) -> Tensor:
-    """Add zeros below and to the right, up to a size.
+def pad(images: Sequence[Tensor] | Tensor, height: int, width: int) -> Tensor:
+    """Gather pictures of several sizes in one tensor, with zeros below and to the right of each.
+
+    Args:
+        images: ``[C, H, W]`` each, of one number of channels and one type.
+        height, width: the size of the result in pixels.
+
+    Returns:
+        ``[N, C, height, width]``.
 
     Raises:
-        InputError: the picture is larger than that.
+        InputError: a picture is larger than that, or they differ in channels or type.
     """
     _check_area(height, width, "padding")
-    below, right = height - image.shape[-2], width - image.shape[-1]
-    if below < 0 or right < 0:
-        raise InputError(
-            "the picture is larger than the size it is to be padded to",
-            where="pad_size",
-            expected=f"at least {image.shape[-2]} x {image.shape[-1]} (height x width)",
-            found=f"{height} x {width}",
-        )
-    return F.pad(image, (0, right, 0, below)) if below or right else image
+    first = images[0]
+    canvas = first.new_zeros(len(images), first.shape[0], height, width)
+    for number, image in enumerate(images):
+        if image.shape[-2] > height or image.shape[-1] > width:
+            raise InputError(
+                "the picture is larger than the size it is to be padded to",
+                where="pad_size",
+                expected=f"at least {image.shape[-2]} x {image.shape[-1]} (height x width)",
+                found=f"{height} x {width}",
+            )
+        if image.shape[0] != first.shape[0] or image.dtype != first.dtype:
+            raise InputError(
+                "pictures of different kinds do not make one batch",
+                where=f"images[{number}]",
+                expected=f"{first.shape[0]} channels of {first.dtype}",
+                found=f"{image.shape[0]} of {image.dtype}",
+                remedy="Pass do_convert_rgb=True, and do_rescale or do_normalize.",
+            )
+        canvas[number, :, : image.shape[-2], : image.shape[-1]] = image
+    return canvas
 
 
 def pad_to_square(image: Tensor, colour: Sequence[int]) -> Tensor:
@@ -172,17 +190,16 @@ def normalize(
     scale = 1.0 if rescale_factor is None else 1.0 / rescale_factor
     centre = (torch.tensor(mean, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
     spread = (torch.tensor(std, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
-    channels = image.shape[-3]
+    if image.shape[-3] == 1:
+        # Grey is repeated over a longer mean.
+        image = image.expand(*image.shape[:-3], max(len(centre), len(spread)), *image.shape[-2:])
     for name, values in (("image_mean", centre), ("image_std", spread)):
-        # One channel is broadcast over a longer mean: grey repeated.
-        if channels > 1 and len(values) not in (1, channels):
+        if len(values) not in (1, image.shape[-3]):
             raise InputError(
                 "the picture has another number of channels",
                 where=name,
                 expected=f"{len(values)} channels",
-                found=channels,
+                found=image.shape[-3],
                 remedy="Pass do_convert_rgb=True.",
             )
-    work = image if image.dtype == torch.uint8 else image.to(torch.float32)
-    centred = work - centre
-    return centred.div_(spread) if len(spread) == 1 or len(spread) == centred.shape[-3] else centred / spread
+    return image.to(torch.float32, copy=True).sub_(centre).div_(spread)

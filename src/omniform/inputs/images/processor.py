@@ -80,9 +80,7 @@ class ImageProcessor:
         """
         options = self._changed(return_tensors, overrides)
         plan = self.kind.plan(options)
-        pixels = [plan.each(image) for image in load_tensors(images, options)]
-        if plan.pad is not None:
-            pixels = plan.pad(pixels)
+        pixels = plan.finish(plan.shape(load_tensors(images, options)))
         return Batch({"pixel_values": gathered(pixels, options.return_tensors)})
 
     def preprocess(self, images: ImageInput, *, return_tensors: TensorKind | None = None, **overrides: object) -> Batch:
@@ -197,7 +195,7 @@ def load_tensors(images: ImageInput, options: ImageOptions) -> list[Tensor]:
     return tensors
 
 
-def gathered(pixels: Sequence[Tensor], kind: str | None) -> object:
+def gathered(pixels: Tensor | list[Tensor], kind: str | None) -> object:
     """The pictures as one tensor of a kind, or as the list they are.
 
     Raises:
@@ -208,12 +206,14 @@ def gathered(pixels: Sequence[Tensor], kind: str | None) -> object:
     return as_kind(stacked(pixels), kind)
 
 
-def stacked(pixels: Sequence[Tensor]) -> Tensor:
+def stacked(pixels: Tensor | list[Tensor]) -> Tensor:
     """The pictures as one tensor ``[N, C, H, W]``.
 
     Raises:
         InputError: they differ in shape.
     """
+    if isinstance(pixels, Tensor):
+        return pixels
     shapes = sorted({tuple(image.shape) for image in pixels})
     if len(shapes) > 1:
         raise InputError(
@@ -223,7 +223,7 @@ def stacked(pixels: Sequence[Tensor]) -> Tensor:
             remedy="Resize or crop them to one height and width, pad them, or leave return_tensors out.",
         )
     try:
-        return torch.stack(list(pixels))
+        return torch.stack(pixels)
     except RuntimeError as error:
         raise InputError(
             "pictures of these number types do not make one tensor",

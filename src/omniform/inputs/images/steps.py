@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError
@@ -15,7 +16,7 @@ from omniform.inputs.images.sizes import Exact, Size, exact
 
 
 class Step(Protocol):
-    """Turns one picture ``[C, H, W]`` into another."""
+    """Turns one picture ``[C, H, W]`` into another; the steps that change values also take ``[N, C, H, W]``."""
 
     def __call__(self, image: Tensor, /) -> Tensor: ...
 
@@ -80,34 +81,56 @@ class Pad:
 
     size: Exact | None
 
-    def target(self, images: Sequence[Tensor]) -> Exact:
+    def target(self, images: Sequence[Tensor] | Tensor) -> Exact:
         """The size to which these pictures are padded."""
         if self.size is not None:
             return self.size
         return Exact(max(image.shape[-2] for image in images), max(image.shape[-1] for image in images))
 
-    def __call__(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         size = self.target(images)
-        return [ops.pad(image, size.height, size.width) for image in images]
+        return ops.pad(images, size.height, size.width)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is done in one call."""
+    """All that is done in one call.
 
-    steps: tuple[Step, ...]
+    Attributes:
+        shaping: the steps that change a picture's size, in order.
+        valuing: the steps that change its values, after them.
+        pad: what brings the batch to one size, at the end.
+    """
+
+    shaping: tuple[Step, ...]
+    valuing: tuple[Step, ...]
     pad: Pad | None
 
-    def each(self, image: Tensor) -> Tensor:
-        """One picture through all steps."""
-        for step in self.steps:
-            image = step(image)
-        return image
+    def shape(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Each picture, in its new size."""
+        return [_through(self.shaping, image) for image in images]
+
+    def finish(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """The shaped pictures with their new values, padded: one tensor ``[N, C, H, W]`` where they are alike."""
+        if len({(image.shape, image.dtype) for image in images}) > 1:
+            loose = [_through(self.valuing, image) for image in images]
+            return loose if self.pad is None else self.pad(loose)
+        # Gathered while they are still bytes: a quarter of the memory traffic.
+        batch = _through(self.valuing, torch.stack(list(images)))
+        if self.pad is None or self.pad.target(images) == Exact(batch.shape[-2], batch.shape[-1]):
+            return batch
+        return self.pad(batch)
+
+
+def _through(steps: Sequence[Step], image: Tensor) -> Tensor:
+    for step in steps:
+        image = step(image)
+    return image
 
 
 def standard_plan(o: ImageOptions) -> Plan:
     """Resize, crop, normalise; pad the batch at the end."""
-    return Plan((*resizing(o), *cropping(o), *valuing(o)), padding(o))
+    return Plan((*resizing(o), *cropping(o)), valuing(o), padding(o))
 
 
 def square_plan(o: ImageOptions) -> Plan:
@@ -118,12 +141,12 @@ def square_plan(o: ImageOptions) -> Plan:
             raise _unset("do_pad", "image_mean")
         mean = o.image_mean if isinstance(o.image_mean, tuple) else (o.image_mean,)
         square = (Square(tuple(int(x * 255) for x in mean)),)
-    return Plan((*square, *resizing(o), *cropping(o), *valuing(o)), None)
+    return Plan((*square, *resizing(o), *cropping(o)), valuing(o), None)
 
 
 def uncropped_plan(o: ImageOptions) -> Plan:
     """DETR's: resize and normalise, no crop; pad the batch at the end."""
-    return Plan((*resizing(o), *valuing(o)), padding(o))
+    return Plan(resizing(o), valuing(o), padding(o))
 
 
 def resizing(o: ImageOptions) -> tuple[Step, ...]:
