@@ -2,7 +2,8 @@
 
 A template is text from a stranger, so it runs in jinja's immutable sandbox, sees plain data only (no object of ours or
 of the user's, so no method of one), and has no loader: it reaches neither code nor files. What it may cost is limited
-too: jinja bounds ``range``, and repetition, powers and the length of the prompt are bounded here.
+too: loops over ``range``, repetition, powers and the length of the prompt are bounded; a template that means to waste
+time over long texts still can.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def render(source: str, variables: Mapping[str, object], *, track: bool = False)
     parts: list[str] = []
     size = 0
     try:
-        for part in template.generate(plain(variables)):
+        for part in template.generate(plain(variables), range=_Range()):
             parts.append(part)
             size += len(part)
             if size > _LONGEST:
@@ -121,7 +122,8 @@ def _said(error: BaseException) -> str:
 
 
 def _environment(track: bool) -> SandboxedEnvironment:
-    from jinja2 import nodes
+    from jinja2 import FunctionLoader, nodes
+    from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.runtime import Macro
@@ -134,6 +136,10 @@ def _environment(track: bool) -> SandboxedEnvironment:
         def call_binop(self, context: object, operator: str, left: object, right: object) -> object:
             _bound(operator, left, right)
             return super().call_binop(context, operator, left, right)  # type: ignore[arg-type]
+
+        def unsafe_undefined(self, obj: object, attribute: str) -> NoReturn:
+            # jinja's own gives an undefined value, which prints as nothing.
+            raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__!r} is unsafe")
 
     class Generation(Extension):
         """``{% generation %}`` … ``{% endgeneration %}``: what the assistant wrote."""
@@ -161,7 +167,9 @@ def _environment(track: bool) -> SandboxedEnvironment:
             _check_name(name)
             super().__setitem__(name, value)
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], loader=FunctionLoader(_no_file)
+    )
     environment.filters["tojson"] = _to_json
     environment.globals.pop("lipsum")
     environment.globals.update(raise_exception=_refuse, strftime_now=_now, namespace=Variables, dict=_MakeDict())
@@ -181,6 +189,12 @@ def _bound(operator: str, left: object, right: object) -> None:
         too_much = isinstance(left, str) and _WIDTH.search(left) is not None
     if too_much:
         raise OverflowError(f"an expression with {operator!r} makes something enormous")
+
+
+def _no_file(name: str) -> NoReturn:
+    from jinja2.exceptions import SecurityError
+
+    raise SecurityError(f"a template may not load {name!r}, or any other file")
 
 
 def _check_name(name: object) -> None:
@@ -211,10 +225,26 @@ def _now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
 
 
+class _Range:
+    """``range`` for templates: jinja bounds one, and this bounds all of a rendering, nested ones among them."""
+
+    def __init__(self) -> None:
+        self._left = _LARGEST
+
+    def __call__(self, *bounds: int) -> range:
+        from jinja2.sandbox import safe_range
+
+        numbers = safe_range(*bounds)
+        self._left -= len(numbers)
+        if self._left < 0:
+            raise OverflowError(f"its loops run more than {_LARGEST} times")
+        return numbers
+
+
 class _MakeDict:
     """``dict`` for templates: it makes mappings, and is not the class, which knows too much."""
 
-    def __call__(self, *args: Mapping[object, object], **values: object) -> dict[object, object]:
+    def __call__(self, *args: Mapping[str, object], **values: object) -> dict[str, object]:
         return dict(*args, **values)
 
     def fromkeys(self, keys: Iterable[object], value: object = None) -> dict[object, object]:
