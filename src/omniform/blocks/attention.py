@@ -103,8 +103,7 @@ class Attention(_Projections):
         Returns:
             Shape: [B, T, D].
         """
-        q, k, v = self._split(self.q_proj(x_BTD)), self._split(self.k_proj(x_BTD)), self._split(self.v_proj(x_BTD))
-        q, k = self.positions(q, k, ctx)
+        q, k, v = self._queries_keys_values(x_BTD, ctx)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if ctx.state is not None:
             k, v = ctx.state.kv(self.slot).extend(k, v)
@@ -121,6 +120,10 @@ class Attention(_Projections):
         )
         out: Tensor = self.o_proj(mixed)
         return out
+
+    def _queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self._split(self.q_proj(x_BTD)), self._split(self.k_proj(x_BTD)), self._split(self.v_proj(x_BTD))
+        return *self.positions(q, k, ctx), v
 
     def extra_repr(self) -> str:
         return f"rule={self.rule}, positions={self.positions}"

@@ -1,17 +1,21 @@
-"""Transformer layers: where the norms stand, and whether there is cross-attention. Five small classes, no flags.
+"""Transformer layers: where the norms stand, and whether there is cross-attention. Small classes, no flags.
 
 The parts are passed in. Their attribute names are the Hub's, so that most key maps are the identity.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.core.context import StepContext
 
+Layer = Callable[[Tensor, StepContext], Tensor]
 
-def run(layers: nn.ModuleList, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:
+
+def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:
     """Pass hidden states through a stack of layers and its final norm, noting them for whoever asked.
 
     Args:
@@ -82,7 +86,10 @@ class PostNorm(nn.Module):
 
 
 class CrossPreNorm(nn.Module):
-    """A pre-norm layer that also looks at an encoder's output (T5 and Whisper decoders)."""
+    """A pre-norm layer that also looks at an encoder's output (T5 and Whisper decoders).
+
+    Without an encoder's output, in a decoder that is used alone, it is a plain :class:`PreNorm`.
+    """
 
     def __init__(
         self,
@@ -107,9 +114,41 @@ class CrossPreNorm(nn.Module):
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
         x_BTD = x_BTD + _dropped(self, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx))
-        x_BTD = x_BTD + _dropped(self, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx))
+        if ctx.memory is not None:
+            x_BTD = x_BTD + _dropped(self, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx))
         return x_BTD + _dropped(self, self.mlp(self.final_layer_norm(x_BTD)))
 
 
-def _dropped(layer: PreNorm | PostNorm | CrossPreNorm, x: Tensor) -> Tensor:
+class CrossPostNorm(nn.Module):
+    """A post-norm layer that also looks at an encoder's output (DETR, the original transformer's decoder)."""
+
+    def __init__(
+        self,
+        *,
+        self_attn: nn.Module,
+        self_attn_layer_norm: nn.Module,
+        encoder_attn: nn.Module,
+        encoder_attn_layer_norm: nn.Module,
+        mlp: nn.Module,
+        final_layer_norm: nn.Module,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.self_attn_layer_norm = self_attn_layer_norm
+        self.encoder_attn = encoder_attn
+        self.encoder_attn_layer_norm = encoder_attn_layer_norm
+        self.mlp = mlp
+        self.final_layer_norm = final_layer_norm
+        self.dropout = dropout
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, D] in and out."""
+        x_BTD = self.self_attn_layer_norm(x_BTD + _dropped(self, self.self_attn(x_BTD, ctx)))
+        x_BTD = self.encoder_attn_layer_norm(x_BTD + _dropped(self, self.encoder_attn(x_BTD, ctx)))
+        normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))
+        return normed
+
+
+def _dropped(layer: PreNorm | PostNorm | CrossPreNorm | CrossPostNorm, x: Tensor) -> Tensor:
     return F.dropout(x, layer.dropout) if layer.training and layer.dropout else x

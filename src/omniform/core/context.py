@@ -51,10 +51,12 @@ class Memory:
     Attributes:
         hidden: Shape: [B, S, D].
         padding: Shape: [B, S], True for real tokens; None where all are.
+        position_vectors: Shape: [B or 1, S, D], added to the keys by attentions that learn places so (DETR).
     """
 
     hidden: Tensor
     padding: Tensor | None = None
+    position_vectors: Tensor | None = None
 
 
 class Taps:
@@ -105,6 +107,8 @@ class StepContext:
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
         score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi).
+        position_vectors: Shape: [B or 1, T, D], added to queries and keys, and not to values, by attentions that learn
+            places so (DETR).
         backend: how attention is computed.
         taps: what the caller wants to see on the way.
     """
@@ -116,6 +120,7 @@ class StepContext:
     state: State | None = None
     memory: Memory | None = None
     score_bias: Tensor | None = None
+    position_vectors: Tensor | None = None
     backend: Backend = "sdpa"
     taps: Taps = field(default_factory=Taps)
     _memo: dict[Hashable, object] = field(default_factory=dict, repr=False)
