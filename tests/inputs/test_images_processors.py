@@ -16,6 +16,7 @@ from PIL import Image
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownNameError
 from omniform.inputs.images.kinds import KINDS, image_processor
 from omniform.inputs.images.processor import ImageProcessor
+from omniform.inputs.images.sizes import parse_size
 
 NAMES = sorted(KINDS)
 SIZES = [(1, 1), (1, 500), (500, 1), (333, 77), (224, 224), (31, 20)]  # width, height
@@ -523,3 +524,21 @@ def test_layout_of_the_result_is_said_to_be_fixed(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING, logger="omniform"):
         assert ours(picture(9, 9), data_format="channels_last", return_tensors="pt").pixel_values.shape == (1, 3, 8, 8)
     assert "channels first" in caplog.text
+
+
+def test_sizes_are_the_references_for_every_shape(reference) -> None:
+    """The arithmetic of sizes alone, over many shapes: where it rounds, truncates or leaves a picture as it is."""
+    from transformers import image_transforms, image_utils
+
+    edges = [1, 2, 3, 7, 19, 20, 21, 29, 30, 31, 49, 50, 51, 97, 400]
+    for height, width in itertools.product(edges, edges):
+        shape = np.empty((3, height, width), np.uint8)
+        for short, long in itertools.product((7, 20, 30, 50), (20, 49, 50, 97, 333)):
+            found = parse_size({"shortest_edge": short, "longest_edge": long}, square=True).target(height, width)
+            assert found == image_transforms.get_size_with_aspect_ratio((height, width), short, long)
+            found = parse_size({"max_height": short, "max_width": long}, square=True).target(height, width)
+            assert found == image_utils.get_image_size_for_max_height_width((height, width), short, long)
+            found = parse_size(short, square=False).target(height, width)
+            assert found == image_transforms.get_resize_output_image_size(
+                shape, short, default_to_square=False, input_data_format="channels_first"
+            )

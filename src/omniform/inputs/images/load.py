@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from omniform.core.errors import InputError, OmniformError, RepoError
+from omniform.inputs.images.arrays import MAX_PIXELS, array_to_pil, check_pixels
 from omniform.inputs.images.fetch import fetch_url
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ ImageSource: TypeAlias = (
     "str | Path | bytes | bytearray | memoryview | ReadableFile | Image | NDArray[generic] | Tensor"
 )
 """One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a Pillow image or an array."""
-
-MAX_PIXELS: Final = 89_478_485
-"""The largest picture that is decoded: as many pixels as fill 256 MiB in RGB, where Pillow begins to warn."""
 
 MAX_FILE_BYTES: Final = 256 * 1024**2
 """The largest picture file that is read."""
@@ -83,27 +81,7 @@ def load_image(
         return _decode(io.BytesIO(source), "bytes", max_pixels)
     if isinstance(source, ReadableFile):
         return _decode(source, "open file", max_pixels)
-    from omniform.inputs.images.pixels import array_to_pil
-
     return array_to_pil(source, "the picture")
-
-
-def check_pixels(width: int, height: int, where: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a picture of no pixels, or of so many that to decode it would fill the memory.
-
-    Raises:
-        InputError: it has none, or more than ``max_pixels``.
-    """
-    if width < 1 or height < 1:
-        raise InputError("the picture has no pixels", where=where, found=f"{width} x {height}")
-    if width * height > max_pixels:
-        raise InputError(
-            "the picture is too large to decode safely",
-            where=where,
-            expected=f"at most {max_pixels:,} pixels",
-            found=f"{width} x {height} = {width * height:,}",
-            remedy="Shrink it first, or pass max_pixels= to load_image if you trust it.",
-        )
 
 
 def _load_text(source: str, max_pixels: int, fetch: Callable[[str], bytes]) -> Image:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, check_arguments
+from omniform.inputs.images.arrays import Layout, is_array
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
-from omniform.inputs.images.pixels import Layout, image_tensor
+from omniform.inputs.images.pixels import image_tensor
 from omniform.inputs.images.steps import Plan
 
 logger = logging.getLogger("omniform")
@@ -242,13 +243,7 @@ def _flattened(images: ImageInput, depth: int = 0) -> list[ImageSource]:
         if depth == 2:
             raise InputError("pictures are nested too deep", where="images", expected="a list of lists at most")
         return [one for image in images for one in _flattened(image, depth + 1)]
-    if isinstance(images, Tensor) or _is_array(images):
+    if isinstance(images, Tensor) or is_array(images):
         batch = cast("Tensor", images)
         return list(batch) if batch.ndim == 4 else [batch]
     return [cast("ImageSource", images)]
-
-
-def _is_array(value: object) -> bool:
-    import numpy as np
-
-    return isinstance(value, np.ndarray)
