@@ -33,6 +33,11 @@ def first_token(out: Hidden, input_ids: Tensor | None) -> Tensor:
     return out.last_hidden_state[:, 0]
 
 
+def mean_of_patches(out: Hidden, input_ids: Tensor | None) -> Tensor:
+    """The mean of all tokens but the first, which is no patch but the class token."""
+    return out.last_hidden_state[:, 1:].mean(dim=1)
+
+
 def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
     """What the base model's own pooler gives."""
     assert isinstance(out, BaseModelOutputWithPooling) and out.pooler_output is not None
@@ -65,6 +70,11 @@ def last_token(pad_token_id: int | None) -> Pool:
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
     return pool
+
+
+def class_scores(dim: int, labels: int) -> nn.Module:
+    """A vector to class scores; with no labels there is nothing to score, and the vector itself comes out."""
+    return nn.Linear(dim, labels) if labels else nn.Identity()
 
 
 class SequenceClassifier(Model):

@@ -69,3 +69,18 @@ def span_loss(start_BT: Tensor, end_BT: Tensor, start: Tensor, end: Tensor) -> T
         F.cross_entropy(end_BT, end, ignore_index=outside),
     )
     return (losses[0] + losses[1]) / 2
+
+
+def contrastive_loss(similarity_TI: Tensor) -> Tensor:
+    """Mean of two cross-entropies: each text among all pictures, each picture among all texts (CLIP).
+
+    Args:
+        similarity_TI: Shape: [N, N], scores of every text with every picture; those on the diagonal belong together.
+    """
+    texts, pictures = similarity_TI.shape
+    if texts != pictures:
+        raise InputError(
+            "the contrastive loss needs one text per picture", expected=f"{pictures} texts", found=f"{texts} texts"
+        )
+    same = torch.arange(texts, device=similarity_TI.device)
+    return (F.cross_entropy(similarity_TI, same) + F.cross_entropy(similarity_TI.t(), same)) / 2

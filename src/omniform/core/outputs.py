@@ -93,6 +93,17 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclass(slots=True)
+class MultimodalOutput(BaseModelOutput):
+    """Hidden states of a decoder that read pictures.
+
+    Attributes:
+        image_hidden_states: the pictures' features, as the decoder read them. Shape: [features, D].
+    """
+
+    image_hidden_states: Tensor | None = None
+
+
+@dataclass(slots=True)
 class CausalLMOutput(ModelOutput):
     """Next-token scores.
 
@@ -127,6 +138,19 @@ class PreTrainingOutput(ModelOutput):
     loss: Tensor | None = None
     prediction_logits: Tensor | None = None
     seq_relationship_logits: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class DoubleHeadsOutput(ModelOutput):
+    """GPT-2's two heads. ``logits``: [..., T, V]; ``mc_logits``: [..., choices]; each with a loss of its own."""
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
+    past_key_values: DenseState | None = None
     hidden_states: Layers | None = None
     attentions: Layers | None = None
 
@@ -196,6 +220,125 @@ class Seq2SeqQuestionAnsweringOutput(ModelOutput):
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
     past_key_values: DenseState | None = None
+    decoder_hidden_states: Layers | None = None
+    decoder_attentions: Layers | None = None
+    cross_attentions: Layers | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: Layers | None = None
+    encoder_attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class ImageEmbeddingOutput(ModelOutput):
+    """Vectors of pictures in a space shared with texts. ``image_embeds``: Shape: [B, E], not normalised."""
+
+    image_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class TextEmbeddingOutput(ModelOutput):
+    """Vectors of texts in a space shared with pictures. ``text_embeds``: Shape: [B, E], not normalised."""
+
+    text_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class DualEncoderOutput(ModelOutput):
+    """Similarities of pictures and texts.
+
+    Attributes:
+        logits_per_image: Shape: [pictures, texts], cosine similarity times the learned factor.
+        logits_per_text: Shape: [texts, pictures], the same transposed.
+        text_embeds: Shape: [texts, E], of length 1.
+        image_embeds: Shape: [pictures, E], of length 1.
+        text_model_output: the text encoder's output, its ``pooler_output`` projected.
+        vision_model_output: the vision encoder's output, its ``pooler_output`` projected.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[object, ...]:
+        """The entries that are there, in order, the encoders' outputs as tuples too."""
+        return tuple(e.to_tuple() if isinstance(e, ModelOutput) else e for e in map(self.__getitem__, self.keys()))
+
+
+@dataclass(slots=True)
+class MaskedImageModelingOutput(ModelOutput):
+    """Pictures filled in. ``reconstruction``: Shape: [B, channels, height, width]."""
+
+    loss: Tensor | None = None
+    reconstruction: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class DetectorModelOutput(Seq2SeqModelOutput):
+    """Hidden states of a detector.
+
+    Attributes:
+        last_hidden_state: Shape: [B, Q, D], one vector per object query.
+        encoder_last_hidden_state: Shape: [B, S, D], one vector per place of the coarsest feature map.
+        intermediate_hidden_states: Shape: [layers, B, Q, D], each decoder layer's output after the decoder's norm,
+            where the model is trained with losses on every layer.
+    """
+
+    intermediate_hidden_states: Tensor | None = None
+
+
+@dataclass(slots=True)
+class ObjectDetectionOutput(ModelOutput):
+    """Objects found in pictures.
+
+    Attributes:
+        loss: the weighted sum of ``loss_dict``, when labels were given.
+        loss_dict: each loss by name, unweighted; those of earlier decoder layers end in ``_0``, ``_1`` and so on.
+        logits: Shape: [B, Q, classes + 1]; the last class is "no object".
+        pred_boxes: Shape: [B, Q, 4], centre x and y, width and height, as parts of the picture's size.
+        auxiliary_outputs: ``logits`` and ``pred_boxes`` of each earlier decoder layer, where they have losses.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    last_hidden_state: Tensor | None = None
+    decoder_hidden_states: Layers | None = None
+    decoder_attentions: Layers | None = None
+    cross_attentions: Layers | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: Layers | None = None
+    encoder_attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class ImageSegmentationOutput(ModelOutput):
+    """Objects found in pictures, with their outlines; see :class:`ObjectDetectionOutput` for the other entries.
+
+    Attributes:
+        pred_masks: Shape: [B, Q, height / 4, width / 4], scores of every place as part of the query's object.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    pred_masks: Tensor | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    last_hidden_state: Tensor | None = None
     decoder_hidden_states: Layers | None = None
     decoder_attentions: Layers | None = None
     cross_attentions: Layers | None = None

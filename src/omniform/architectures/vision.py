@@ -1,0 +1,167 @@
+"""Encoders that read pictures: patches in, hidden states and one vector per picture out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.model import Model
+from omniform.blocks.layers import run
+from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutputWithPooling
+
+
+class VisionEncoder(Model):
+    """A transformer over the patches of a picture.
+
+    Args:
+        patches: pixels to patch vectors.
+        positions: learned positions, added to them.
+        layers: called as ``layer(hidden, ctx)``.
+        class_token: a vector in front of the patches.
+        mask_token: what stands in for hidden patches.
+        pre_norm: applied before the first layer.
+        norm: applied after the last layer.
+        pooler: hidden states to one vector per picture.
+        dropout: on the embeddings, in training.
+    """
+
+    main_input = "pixel_values"
+
+    def __init__(
+        self,
+        *,
+        patches: PatchStem,
+        positions: GridPositions,
+        layers: Iterable[nn.Module],
+        class_token: ClassToken | None = None,
+        mask_token: MaskToken | None = None,
+        pre_norm: nn.Module | None = None,
+        norm: nn.Module | None = None,
+        pooler: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patches = patches
+        self.mask_token = mask_token
+        self.class_token = class_token
+        self.positions = positions
+        self.pre_norm = pre_norm
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.pooler = pooler
+        self.dropout = dropout
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.patches.projection.out_channels
+
+    def embed(self, pixel_values: Tensor, *, masked: Tensor | None = None, interpolate: bool = False) -> Tensor:
+        """Pictures to the vectors that the layers start from.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            masked: Shape: [B, patches], true for patches to hide.
+            interpolate: resample the learned positions for pictures of another size.
+
+        Returns:
+            Shape: [B, T, D], the class token (if there is one) first, then the patches row by row.
+
+        Raises:
+            InputError: pictures of the wrong shape; patches to hide where the model has no mask token.
+        """
+        x_BTD = self.patches(pixel_values, any_size=interpolate)
+        if masked is not None:
+            x_BTD = self._mask(x_BTD, masked)
+        if self.class_token is not None:
+            x_BTD = self.class_token(x_BTD)
+        height, width = pixel_values.shape[2:]
+        x_BTD = F.dropout(x_BTD + self.positions(self.patches.grid_of(height, width)), self.dropout, self.training)
+        return x_BTD if self.pre_norm is None else self.pre_norm(x_BTD)
+
+    def _mask(self, patches_BND: Tensor, masked_BN: Tensor) -> Tensor:
+        if self.mask_token is None:
+            raise InputError(
+                "this model has no mask token",
+                where="bool_masked_pos",
+                remedy="AutoModelForMaskedImageModeling loads the checkpoint with one, if it has one.",
+            )
+        hidden: Tensor = self.mask_token(patches_BND, masked_BN)
+        return hidden
+
+    def encode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors to hidden states. Shape: [B, T, D] in and out."""
+        hidden = run(self.layers, embeds_BTD, ctx)
+        return hidden if self.norm is None else self.norm(hidden)
+
+    def hidden_at(self, pixel_values: Tensor, indices: Sequence[int], *, interpolate: bool = False) -> list[Tensor]:
+        """Some of the hidden states that :meth:`forward` reports; no layer above the last of them is computed.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            indices: 0 for what enters the first layer, ``i`` for what layer ``i`` gives; negative ones count from
+                the end, so that -1 is the last layer's (without the final norm).
+
+        Returns:
+            In the order of ``indices``; Shape: [B, T, D] each.
+
+        Raises:
+            InputError: there is no such layer.
+        """
+        states = len(self.layers) + 1
+        for index in indices:
+            if not -states <= index < states:
+                raise InputError(
+                    "the vision encoder has no such hidden state",
+                    where="layer",
+                    expected=f"{-states} to {states - 1}",
+                    found=index,
+                )
+        wanted = [index % states for index in indices]
+        embeds = self.embed(pixel_values, interpolate=interpolate)
+        ctx = self.step(embeds, hidden_states=True)
+        run(self.layers[: max(wanted, default=0)], embeds, ctx)
+        return [ctx.taps.hidden_states[index] for index in wanted]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.patches
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        *,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Hidden states of pictures, and one vector per picture if the model pools.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            bool_masked_pos: Shape: [B, patches], true for patches to hide behind the mask token.
+            interpolate_pos_encoding: take pictures of another size, resampling the learned positions.
+            attention_mask: Shape: [B, T], 0 for tokens that nobody may look at.
+
+        Raises:
+            InputError: no pictures, or pictures of the wrong shape.
+        """
+        if pixel_values is None:
+            raise InputError("there are no pictures", where="pixel_values", expected="a tensor", found="None")
+        embeds = self.embed(pixel_values, masked=bool_masked_pos, interpolate=bool(interpolate_pos_encoding))
+        ctx = self.step(
+            embeds, attention_mask=attention_mask, hidden_states=output_hidden_states, attentions=output_attentions
+        )
+        hidden = self.encode(embeds, ctx)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=None if self.pooler is None else self.pooler(hidden),
+            hidden_states=ctx.taps.hidden_or_none,
+            attentions=ctx.taps.attentions_or_none,
+        )

@@ -1,0 +1,155 @@
+"""From pixels to tokens: patches, the tokens that are no patch, and where each patch stands."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.core.errors import InputError
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class PatchStem(nn.Module):
+    """Cuts pictures into patches that do not overlap and projects each to a vector.
+
+    Args:
+        channels: colour channels of a picture.
+        dim: width of a vector.
+        image_size: pixels of the pictures that the model was made for.
+        patch_size: pixels of a patch.
+        bias: whether the projection has a bias.
+    """
+
+    def __init__(self, channels: int, dim: int, *, image_size: Size, patch_size: Size, bias: bool = True) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
+        self.channels = channels
+        self.image_size = image_size
+        self.patch_size = patch_size
+
+    @property
+    def grid(self) -> Size:
+        """Rows and columns of patches in a picture of the model's own size."""
+        return self.grid_of(*self.image_size)
+
+    def grid_of(self, height: int, width: int) -> Size:
+        """Rows and columns of patches in a picture of any size; what is left over at the edges is cut off."""
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    def forward(self, pixel_values: Tensor, *, any_size: bool = False) -> Tensor:
+        """Patch vectors, row by row.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            any_size: take pictures of another size than the model's own.
+
+        Returns:
+            Shape: [B, patches, D].
+
+        Raises:
+            InputError: the pictures do not have this shape.
+        """
+        self._check(pixel_values, any_size)
+        vectors: Tensor = self.projection(pixel_values.to(self.projection.weight.dtype))
+        return vectors.flatten(2).transpose(1, 2)
+
+    def _check(self, pixel_values: Tensor, any_size: bool) -> None:
+        shape = list(pixel_values.shape)
+        fits = len(shape) == 4 and shape[1] == self.channels and pixel_values.is_floating_point()
+        if not fits or (tuple(shape[2:]) != self.image_size and not any_size):
+            height, width = ("height", "width") if any_size else self.image_size
+            raise InputError(
+                "the pictures do not fit the model",
+                where="pixel_values",
+                expected=f"floating-point numbers of shape [batch, {self.channels}, {height}, {width}]",
+                found=f"{pixel_values.dtype} of shape {shape}",
+                remedy=None if any_size or not fits else "For another size pass interpolate_pos_encoding=True.",
+            )
+        if min(self.grid_of(*shape[2:])) < 1:
+            raise InputError(
+                "the pictures are smaller than a patch",
+                where="pixel_values",
+                expected=f"at least {list(self.patch_size)} pixels",
+                found=f"shape {shape}",
+            )
+
+
+class ClassToken(nn.Module):
+    """A learned vector in front of the patches."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def reset(self, std: float) -> None:
+        """Start from small random numbers."""
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, patches_BND: Tensor) -> Tensor:
+        """Shape: [B, N, D] to [B, 1 + N, D]."""
+        return torch.cat((self.weight.expand(patches_BND.shape[0], 1, -1), patches_BND), dim=1)
+
+
+class MaskToken(nn.Module):
+    """A learned vector in the place of patches that are hidden from the model."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+
+    def reset(self, std: float) -> None:
+        """Start from zeros."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, patches_BND: Tensor, masked_BN: Tensor) -> Tensor:
+        """Shape: [B, N, D] in and out; ``masked_BN`` is true for hidden patches.
+
+        Raises:
+            InputError: there is not one mark per patch.
+        """
+        if tuple(masked_BN.shape) != tuple(patches_BND.shape[:2]):
+            raise InputError(
+                "the marks of hidden patches do not cover the patches",
+                where="bool_masked_pos",
+                expected=f"shape {list(patches_BND.shape[:2])}",
+                found=f"shape {list(masked_BN.shape)}",
+            )
+        return torch.where(masked_BN.bool()[..., None], self.weight, patches_BND)
+
+
+class GridPositions(nn.Module):
+    """Learned positions of a grid of patches, and of the tokens before it.
+
+    Args:
+        grid: rows and columns of the grid that was learned.
+        dim: width of a vector.
+        before: how many tokens come before the patches and have positions too (class tokens).
+    """
+
+    def __init__(self, grid: Size, dim: int, *, before: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(before + grid[0] * grid[1], dim))
+        self.grid = grid
+        self.before = before
+
+    def reset(self, std: float) -> None:
+        """Start from small random numbers."""
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, grid: Size) -> Tensor:
+        """The positions of a grid: the learned ones, resampled bicubically where it is another than was learned.
+
+        Returns:
+            Shape: [before + rows * columns, D].
+        """
+        if grid == self.grid:
+            return self.weight
+        learned = self.weight[self.before :].view(1, *self.grid, -1).permute(0, 3, 1, 2)
+        resampled = F.interpolate(learned, size=grid, mode="bicubic", align_corners=False)[0]
+        return torch.cat((self.weight[: self.before], resampled.flatten(1).t()))
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid}, before={self.before}"

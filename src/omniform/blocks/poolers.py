@@ -1,0 +1,43 @@
+"""One vector per row from the hidden states of all its tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from omniform.blocks.mlp import activation
+
+
+class DensePooler(nn.Module):
+    """The first token, projected and passed through an activation (BERT, ViT).
+
+    Args:
+        dim: width of the hidden states.
+        out: width of the vector.
+        act: name of the activation.
+    """
+
+    def __init__(self, dim: int, out: int, act: str = "tanh") -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, out)
+        self.act = act
+        self._act = activation(act)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Shape: [B, T, D] to [B, out]."""
+        return self._act(self.dense(hidden_BTD[:, 0]))
+
+    def extra_repr(self) -> str:
+        return f"act={self.act}"
+
+
+class NormPooler(nn.Module):
+    """The first token, normalised (CLIP's pictures)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Shape: [B, T, D] to [B, D]."""
+        pooled: Tensor = self.norm(hidden_BTD[:, 0])
+        return pooled

@@ -1,0 +1,258 @@
+"""CLIP (https://arxiv.org/abs/2103.00020): its text tower, its vision tower, and both together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.dual_encoder import (
+    DualEncoder,
+    ImageEmbedder,
+    PoolText,
+    TextEmbedder,
+    TextTower,
+    at_first,
+    at_highest_id,
+)
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import SequenceClassifier, class_scores, mean_of_patches
+from omniform.architectures.vision import VisionEncoder
+from omniform.blocks.attention import Attention
+from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.layers import PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.patches import ClassToken, GridPositions, PatchStem, Size
+from omniform.blocks.poolers import NormPooler
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full, Rule
+from omniform.models.registry import Part
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """What the two towers have in common."""
+
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    act: str
+    eps: float
+    attention_dropout: float
+    projection: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """What the text tower computes."""
+
+    tower: Tower
+    vocab_size: int
+    max_positions: int
+    eos_token_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """What the vision tower computes."""
+
+    tower: Tower
+    channels: int
+    image_size: Size
+    patch_size: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What both towers compute together."""
+
+    text: Text
+    vision: Vision
+    projection: int
+    logit_scale: float
+
+
+def read_tower(r: ConfigReader, *, dim: int, hidden: int, heads: int) -> Tower:
+    """Read the common part of a tower's config; the arguments are its defaults."""
+    r.inert("initializer_factor")
+    tower = Tower(
+        dim=r.integer("hidden_size", dim),
+        hidden=r.integer("intermediate_size", hidden),
+        layers=r.integer("num_hidden_layers", 12, least=0),
+        heads=r.integer("num_attention_heads", heads),
+        act=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
+        eps=r.number("layer_norm_eps", 1e-5),
+        attention_dropout=r.probability("attention_dropout"),
+        projection=r.integer("projection_dim", 512),
+    )
+    if tower.dim % tower.heads:
+        raise r.fail("num_attention_heads", f"a divisor of {tower.dim} (hidden_size)", tower.heads)
+    return tower
+
+
+def read_text(r: ConfigReader) -> Text:
+    """Read the text tower's config."""
+    for name, default in (("pad_token_id", 1), ("bos_token_id", 49406)):
+        r.maybe_integer(name, default, least=-1)
+    return Text(
+        tower=read_tower(r, dim=512, hidden=2048, heads=8),
+        vocab_size=r.integer("vocab_size", 49408),
+        max_positions=r.integer("max_position_embeddings", 77),
+        eos_token_id=r.integer("eos_token_id", 49407, least=0),
+    )
+
+
+def read_vision(r: ConfigReader) -> Vision:
+    """Read the vision tower's config."""
+    image_size, patch_size = r.pair("image_size", (224, 224)), r.pair("patch_size", (32, 32))
+    if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
+        raise r.fail("patch_size", f"at most {list(image_size)} (image_size)", list(patch_size))
+    return Vision(
+        tower=read_tower(r, dim=768, hidden=3072, heads=12),
+        channels=r.integer("num_channels", 3),
+        image_size=image_size,
+        patch_size=patch_size,
+    )
+
+
+def read(r: ConfigReader) -> Config:
+    """Read the config of both; old files hold a tower's config under ``text_config_dict``, which then counts."""
+    r.inert("initializer_factor")
+    return Config(
+        text=Part.of(r, "text_config", {"model_type": "clip_text_model"}, legacy="text_config_dict").spec(Text),
+        vision=Part.of(r, "vision_config", {"model_type": "clip_vision_model"}, legacy="vision_config_dict").spec(
+            Vision
+        ),
+        projection=r.integer("projection_dim", 512),
+        logit_scale=r.number("logit_scale_init_value", 2.6592),
+    )
+
+
+def layers(c: Tower, rule: Rule) -> list[PreNorm]:
+    """A tower's layers."""
+    return [
+        PreNorm(
+            input_layernorm=nn.LayerNorm(c.dim, c.eps),
+            self_attn=Attention(c.dim, c.heads, rule=rule, dropout=c.attention_dropout),
+            post_attention_layernorm=nn.LayerNorm(c.dim, c.eps),
+            mlp=MLP(c.dim, c.hidden, c.act),
+        )
+        for _ in range(c.layers)
+    ]
+
+
+def pool(c: Text) -> PoolText:
+    """The end of the text stands for it."""
+    # Files of old releases say 2, which is no token of CLIP's: they mean the vocabulary's last.
+    return at_highest_id if c.eos_token_id == 2 else at_first(c.eos_token_id)
+
+
+def text_tower(c: Text) -> TextTower:
+    """The text tower."""
+    return TextTower(
+        embed_tokens=nn.Embedding(c.vocab_size, c.tower.dim),
+        embed_positions=PositionTable(c.max_positions, c.tower.dim),
+        layers=layers(c.tower, Causal()),
+        norm=nn.LayerNorm(c.tower.dim, c.tower.eps),
+        pool=pool(c),
+    )
+
+
+def vision_tower(c: Vision) -> VisionEncoder:
+    """The vision tower. The norm before the layers acts on patches, the one after them on the pooled vector alone."""
+    dim = c.tower.dim
+    patches = PatchStem(c.channels, dim, image_size=c.image_size, patch_size=c.patch_size, bias=False)
+    return VisionEncoder(
+        patches=patches,
+        positions=GridPositions(patches.grid, dim, before=1),
+        class_token=ClassToken(dim),
+        pre_norm=nn.LayerNorm(dim, c.tower.eps),
+        layers=layers(c.tower, Full()),
+        pooler=NormPooler(nn.LayerNorm(dim, c.tower.eps)),
+    )
+
+
+def both_towers(c: Config) -> DualEncoder:
+    """Pictures compared with texts."""
+    return DualEncoder(
+        vision_model=vision_tower(c.vision),
+        text_model=text_tower(c.text),
+        visual_projection=nn.Linear(c.vision.tower.dim, c.projection, bias=False),
+        text_projection=nn.Linear(c.text.tower.dim, c.projection, bias=False),
+        logit_scale=c.logit_scale,
+    )
+
+
+def text_embedder(c: Text, _: Common) -> TextEmbedder:
+    """The text tower and its projection."""
+    return TextEmbedder(text_tower(c), nn.Linear(c.tower.dim, c.tower.projection, bias=False))
+
+
+def image_embedder(c: Vision, _: Common) -> ImageEmbedder:
+    """The vision tower and its projection."""
+    return ImageEmbedder(vision_tower(c), nn.Linear(c.tower.dim, c.tower.projection, bias=False))
+
+
+def image_classifier(c: Config, common: Common) -> SequenceClassifier:
+    """One class per picture, told from the mean of its patches."""
+    return SequenceClassifier(
+        vision_tower(c.vision), mean_of_patches, class_scores(c.vision.tower.dim, common.num_labels), common
+    )
+
+
+LAYERS = {
+    "layers": "encoder.layers",
+    "layers.{i}.input_layernorm": "encoder.layers.{i}.layer_norm1",
+    "layers.{i}.self_attn.o_proj": "encoder.layers.{i}.self_attn.out_proj",
+    "layers.{i}.post_attention_layernorm": "encoder.layers.{i}.layer_norm2",
+}
+TEXT_KEYS = KeyMap(
+    {
+        **LAYERS,
+        "embed_tokens": "embeddings.token_embedding",
+        "embed_positions": "embeddings.position_embedding",
+        "norm": "final_layer_norm",
+    }
+)
+VISION_KEYS = KeyMap(
+    {
+        **LAYERS,
+        "class_token.weight": "embeddings.class_embedding",
+        "patches.projection": "embeddings.patch_embedding",
+        "positions": "embeddings.position_embedding",
+        "pre_norm": "pre_layrnorm",  # sic
+        "pooler.norm": "post_layernorm",
+    }
+)
+BOTH_KEYS = TEXT_KEYS.under("text_model", "text_model") | VISION_KEYS.under("vision_model", "vision_model")
+
+# A tower can be loaded from a file that holds both.
+NO_TEXT = KeyMap({}, ignored=(r"^(text_model|text_projection)\.", r"^logit_scale$"))
+NO_VISION = KeyMap({}, ignored=(r"^(vision_model|visual_projection)\.", r"^logit_scale$"))
+
+TEXT = (
+    Builder("clip_text_model", read_text, TEXT_KEYS | NO_VISION, prefix="text_model")
+    .base("CLIPTextModel", text_tower, "text-encoding")
+    .head("CLIPTextModelWithProjection", "text-embedding", text_embedder, {"projection": "text_projection"})
+    .done()
+)
+VISION = (
+    Builder("clip_vision_model", read_vision, VISION_KEYS | NO_TEXT, prefix="vision_model")
+    .base("CLIPVisionModel", vision_tower)
+    .head("CLIPVisionModelWithProjection", "image-embedding", image_embedder, {"projection": "visual_projection"})
+    .done()
+)
+FAMILY = (
+    Builder("clip", read, BOTH_KEYS, prefix="clip")
+    .base("CLIPModel", both_towers, "zero-shot-image-classification")
+    .architecture(
+        "CLIPForImageClassification",
+        ("image-classification",),
+        image_classifier,
+        VISION_KEYS.under("model", "vision_model"),
+    )
+    .done()
+)
