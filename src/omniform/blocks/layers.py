@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.core.context import StepContext
 
 Layer = Callable[[Tensor, StepContext], Tensor]
+
+
+def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Layer]:
+    """The layers of one step: in training, each is left out with probability ``layerdrop``.
+
+    This is LayerDrop (https://arxiv.org/abs/1909.11556).
+    """
+    if not (layers.training and layerdrop):
+        return layers
+    return [layer for layer, luck in zip(layers, torch.rand(len(layers)).tolist(), strict=True) if luck >= layerdrop]
 
 
 def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:

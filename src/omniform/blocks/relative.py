@@ -1,0 +1,64 @@
+"""Score biases: what an attention adds to its scores for the distance between a query and a key."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from omniform.core.context import StepContext
+
+
+class BucketedBias(nn.Embedding):
+    """One learned number per head and bucket of distances (T5, https://arxiv.org/abs/1910.10683, section 2.1).
+
+    Half of the buckets are single distances, the others grow with the logarithm of the distance up to
+    ``max_distance``, beyond which all share the last.
+
+    Args:
+        buckets: how many buckets there are.
+        heads: number of query heads.
+        max_distance: from where on all distances are alike.
+        two_sided: keys before and after the query have buckets of their own (encoders); otherwise keys after the
+            query are not told apart (decoders, which do not see them).
+    """
+
+    def __init__(self, buckets: int, heads: int, *, max_distance: int, two_sided: bool) -> None:
+        super().__init__(buckets, heads)
+        self.max_distance = max_distance
+        self.two_sided = two_sided
+
+    def of(self, queries: int, ctx: StepContext) -> Tensor:
+        """The bias of one step, for every layer of a stack.
+
+        Args:
+            queries: number of tokens in this step, T.
+
+        Returns:
+            Shape: [1, H, T, past + T].
+        """
+        device = self.weight.device
+        keys = torch.arange(ctx.past + queries, device=device)
+        buckets = self.bucket(keys[None, :] - keys[ctx.past :, None])
+        bias: Tensor = self(buckets)
+        return bias.permute(2, 0, 1)[None]
+
+    def bucket(self, offset: Tensor) -> Tensor:
+        """The bucket of ``key index - query index``. Shape: [...] in and out, integers."""
+        count = self.num_embeddings
+        first = torch.zeros_like(offset)
+        if self.two_sided:
+            count //= 2
+            first = torch.where(offset > 0, count, 0)
+            distance = offset.abs()
+        else:
+            distance = (-offset).clamp(min=0)
+        exact = count // 2
+        # In float32 and in this order: another rounding would move a distance on the edge to the next bucket.
+        growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        far = (exact + (growth * (count - exact)).long()).clamp(0, count - 1)
+        return first + torch.where(distance < exact, distance, far)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, max_distance={self.max_distance}, two_sided={self.two_sided}"
