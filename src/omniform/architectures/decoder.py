@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from omniform.architectures.generative import Generative
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
-from omniform.blocks.embeddings import PositionTable, check_ids, check_positions
-from omniform.blocks.layers import run
-from omniform.core.context import StepContext
+from omniform.blocks.embeddings import PositionTable, check_ids
+from omniform.blocks.layers import CrossPreNorm, run, surviving
+from omniform.blocks.relative import BucketedBias
+from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.state import DenseState
@@ -29,6 +30,8 @@ class Decoder(Model):
         embed_positions: learned positions added to the token vectors; None where attention knows positions itself.
         max_positions: the longest row the model can make sense of; None if there is no limit.
         dropout: on the embeddings, in training.
+        score_bias: what the layers' self-attention adds to its scores; None for nothing.
+        layerdrop: probability of leaving out a layer in training.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class Decoder(Model):
         embed_positions: PositionTable | None = None,
         max_positions: int | None = None,
         dropout: float = 0.0,
+        score_bias: BucketedBias | None = None,
+        layerdrop: float = 0.0,
     ) -> None:
         super().__init__()
         self.embed_tokens = embed_tokens
@@ -48,6 +53,13 @@ class Decoder(Model):
         self.norm = norm
         self.max_positions = max_positions
         self.dropout = dropout
+        self.score_bias = score_bias
+        self.layerdrop = layerdrop
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.embed_tokens.embedding_dim
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
@@ -59,7 +71,9 @@ class Decoder(Model):
         if self.embed_positions is not None:
             embeds_BTD = embeds_BTD + self.embed_positions(ctx.positions)
         embeds_BTD = F.dropout(embeds_BTD, self.dropout, self.training)
-        return run(self.layers, embeds_BTD, ctx, self.norm)
+        if self.score_bias is not None:
+            ctx = ctx.with_(score_bias=self.score_bias.of(embeds_BTD.shape[1], ctx))
+        return run(surviving(self.layers, self.layerdrop), embeds_BTD, ctx, self.norm)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
@@ -97,14 +111,28 @@ class Decoder(Model):
             hidden_states=output_hidden_states,
             attentions=output_attentions,
         )
-        hidden = self.decode(embeds, ctx)
+        return self.outputs(embeds, ctx)
+
+    def outputs(self, embeds_BTD: Tensor, ctx: StepContext) -> BaseModelOutput:
+        """One whole step: vectors through the layers, the state moved on, and all that was asked for.
+
+        Args:
+            embeds_BTD: Shape: [B, T, D].
+
+        Raises:
+            InputError: positions beyond those that the model has learned.
+        """
+        if self.embed_positions is not None:
+            self.embed_positions.check(ctx.positions)
+        hidden = self.decode(embeds_BTD, ctx)
         if ctx.state is not None:
-            ctx.state.advance(embeds.shape[1])
+            ctx.state.advance(embeds_BTD.shape[1])
         return BaseModelOutput(
             last_hidden_state=hidden,
             past_key_values=ctx.state if isinstance(ctx.state, DenseState) else None,
             hidden_states=ctx.taps.hidden_or_none,
             attentions=ctx.taps.attentions_or_none,
+            cross_attentions=ctx.taps.cross_or_none if ctx.memory is not None else None,
         )
 
     def embedded(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -115,8 +143,6 @@ class Decoder(Model):
             return inputs_embeds
         assert input_ids is not None
         check_ids(input_ids, self.embed_tokens.num_embeddings)
-        if self.embed_positions is not None and self.max_positions is not None:
-            check_positions(input_ids.shape[1], self.max_positions)
         return self.embed(input_ids)
 
     def state_for(self, past: DenseState | None, use_cache: bool | None) -> DenseState | None:
@@ -125,6 +151,48 @@ class Decoder(Model):
             return past
         wanted = not self.training if use_cache is None else use_cache
         return DenseState() if wanted else None
+
+
+class GPTDecoder(Decoder):
+    """A decoder with the GPT line's own inputs: token types, looked up in the table of tokens, and an encoder's output."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DenseState | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutput:
+        """Hidden states of a padded batch; see :meth:`Decoder.forward` for the other inputs.
+
+        Args:
+            token_type_ids: Shape: [B, T], ids of tokens whose vectors are added.
+            encoder_hidden_states: Shape: [B, S, D], for a model with cross-attention.
+            encoder_attention_mask: Shape: [B, S], 1 for real tokens.
+        """
+        embeds = self.embedded(input_ids, inputs_embeds)
+        if token_type_ids is not None:
+            check_ids(token_type_ids, self.embed_tokens.num_embeddings, "token_type_ids")
+            embeds = embeds + self.embed(token_type_ids)
+        ctx = self.step(
+            embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            state=self.state_for(past_key_values, use_cache),
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        readable = any(isinstance(layer, CrossPreNorm) for layer in self.layers)
+        dim = self.embed_tokens.embedding_dim
+        memory = memory_from(encoder_hidden_states, encoder_attention_mask, dim=dim, readable=readable)
+        return self.outputs(embeds, ctx.with_(memory=memory))
 
 
 class CausalLM(Generative):
@@ -178,7 +246,45 @@ class CausalLM(Generative):
             past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
+            cross_attentions=out.cross_attentions,
         )
+
+
+def memory_from(states: Tensor | None, mask: Tensor | None, *, dim: int, readable: bool) -> Memory | None:
+    """An encoder's output as a caller of a decoder hands it over, for its cross-attention.
+
+    Args:
+        states: Shape: [B, S, D], or None.
+        mask: Shape: [B, S], 1 for real tokens; or None.
+        dim: the width that cross-attention reads.
+        readable: whether the decoder has cross-attention at all.
+
+    Raises:
+        InputError: it has none, or the shapes do not fit.
+    """
+    if states is None:
+        return None
+    if not readable:
+        raise InputError(
+            "this model has no cross-attention to read an encoder's output with",
+            where="encoder_hidden_states",
+            remedy="Load a checkpoint whose config says add_cross_attention.",
+        )
+    if states.dim() != 3 or states.shape[-1] != dim:
+        raise InputError(
+            "the encoder's output does not fit",
+            where="encoder_hidden_states",
+            expected=f"shape [batch, tokens, {dim}]",
+            found=f"shape {list(states.shape)}",
+        )
+    if mask is not None and mask.shape != states.shape[:2]:
+        raise InputError(
+            "the mask does not cover the encoder's output",
+            where="encoder_attention_mask",
+            expected=f"shape {list(states.shape[:2])}",
+            found=f"shape {list(mask.shape)}",
+        )
+    return Memory(states, None if mask is None else mask.bool())
 
 
 def tied(lm_head: nn.Linear, table: nn.Embedding, tie: bool) -> nn.Linear:
