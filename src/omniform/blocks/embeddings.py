@@ -31,6 +31,15 @@ class PositionTable(nn.Embedding):
         """
         return super().forward(positions + self.offset if self.offset else positions)
 
+    def check(self, positions: Tensor) -> None:
+        """Raise :class:`InputError` unless every position has its vector."""
+        if positions.numel() == 0 or positions.is_meta:
+            return
+        low, high = int(positions.min()), int(positions.max())
+        check_positions(high + 1, self.num_embeddings - self.offset)
+        if low + self.offset < 0:
+            raise InputError("positions must not be negative", where="position_ids", found=low)
+
 
 def check_positions(length: int, limit: int, where: str = "input_ids") -> None:
     """Raise :class:`InputError` when a row is longer than the positions a model has learned."""

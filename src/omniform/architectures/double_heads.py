@@ -1,0 +1,160 @@
+"""A decoder that both writes and chooses among continuations (GPT, GPT-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import Decoder
+from omniform.architectures.losses import next_token_loss
+from omniform.architectures.model import Model
+from omniform.blocks.mlp import ACTIVATIONS, activation
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput, DoubleHeadsOutput
+from omniform.core.reader import ConfigReader
+
+
+def _at(hidden: Tensor, places: Tensor | None) -> Tensor:
+    if places is None:
+        return hidden[..., -1, :]
+    length = hidden.shape[-2]
+    if places.shape != hidden.shape[:-2] or bool(((places < 0) | (places >= length)).any()):
+        raise InputError(
+            "no such places in the rows",
+            where="mc_token_ids",
+            expected=f"shape {list(hidden.shape[:-2])}, values 0 to {length - 1}",
+            found=f"shape {list(places.shape)}, values {places.tolist()}",
+        )
+    index = places[..., None, None].expand(*places.shape, 1, hidden.shape[-1])
+    return hidden.gather(-2, index).squeeze(-2)
+
+
+SUMMARIES: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+    "cls_index": _at,
+    "last": lambda hidden, _: hidden[:, -1],
+    "first": lambda hidden, _: hidden[:, 0],
+    "mean": lambda hidden, _: hidden.mean(1),
+}
+"""Ways to make one vector of a row. All but ``cls_index`` look along the second axis, whatever stands there, since
+that is how the checkpoints that use them were trained: on rows without choices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How the choosing head scores a row.
+
+    Attributes:
+        kind: which of :data:`SUMMARIES`.
+        project: whether there is a projection.
+        to_score: whether it projects to one score, or to a vector.
+        act: activation after it.
+        dropout: before it, in training.
+    """
+
+    kind: str
+    project: bool
+    to_score: bool
+    act: str
+    dropout: float
+
+
+def read_summary(r: ConfigReader) -> Summary:
+    """The ``summary_*`` keys of a config."""
+    return Summary(
+        kind=r.choice("summary_type", SUMMARIES, "cls_index"),
+        project=r.flag("summary_use_proj", True),
+        to_score=r.flag("summary_proj_to_labels", True),
+        act=r.choice("summary_activation", ACTIVATIONS, "linear"),
+        dropout=r.probability("summary_first_dropout", 0.1),
+    )
+
+
+class SummaryHead(nn.Module):
+    """One vector of every row, projected to the row's score.
+
+    Args:
+        dim: width of the hidden states.
+        how: which vector, and what happens to it.
+    """
+
+    def __init__(self, dim: int, how: Summary) -> None:
+        super().__init__()
+        self.kind = how.kind
+        self.dropout = nn.Dropout(how.dropout)
+        self.summary = nn.Linear(dim, 1 if how.to_score else dim) if how.project else nn.Identity()
+        self._act = activation(how.act)
+
+    def forward(self, hidden: Tensor, places: Tensor | None) -> Tensor:
+        """Scores of rows.
+
+        Args:
+            hidden: Shape: [B, T, D] or [B, choices, T, D].
+            places: Shape: [B] or [B, choices], which token stands for a row; the last by default.
+
+        Returns:
+            Shape: [B] or [B, choices]; with D more numbers each where nothing projects them to a score.
+        """
+        vector = SUMMARIES[self.kind](hidden, places)
+        return self._act(self.summary(self.dropout(vector))).squeeze(-1)
+
+
+class DoubleHeads(Model):
+    """A decoder with a head that writes and one that chooses.
+
+    Args:
+        model: the decoder.
+        lm_head: hidden states to scores of tokens.
+        multiple_choice_head: hidden states of a row to its score.
+    """
+
+    def __init__(self, model: Decoder, lm_head: nn.Linear, multiple_choice_head: SummaryHead) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = lm_head
+        self.multiple_choice_head = multiple_choice_head
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mc_token_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        mc_labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **inputs: object,
+    ) -> DoubleHeadsOutput:
+        """Next-token scores and scores of the choices; see the base model for the other inputs.
+
+        Args:
+            input_ids: Shape: [B, choices, T] or [B, T]; every other tensor is laid out alike.
+            mc_token_ids: Shape: [B, choices] or [B], which token stands for a row; the last by default.
+            labels: Shape of ``input_ids``, the tokens themselves, ``-100`` to leave out; gives ``loss``.
+            mc_labels: Shape: [B], index of the right choice; gives ``mc_loss``.
+        """
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds, **inputs}
+        tokens = inputs_embeds[..., 0] if inputs_embeds is not None else input_ids
+        choices = tokens is not None and tokens.dim() == 3
+        if choices:
+            rows = {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in rows.items()}
+        out = cast(BaseModelOutput, self.model(**rows))
+        hidden = out.last_hidden_state
+        if tokens is not None and choices:
+            hidden = hidden.view(*tokens.shape, -1)
+        logits = self.lm_head(hidden)
+        mc_logits = self.multiple_choice_head(hidden, mc_token_ids)
+        mc_loss = None
+        if mc_labels is not None:
+            mc_loss = F.cross_entropy(mc_logits.view(-1, mc_logits.shape[-1]), mc_labels.view(-1))
+        return DoubleHeadsOutput(
+            loss=None if labels is None else next_token_loss(logits, labels),
+            mc_loss=mc_loss,
+            logits=logits,
+            mc_logits=mc_logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )

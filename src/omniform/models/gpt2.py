@@ -1,0 +1,188 @@
+"""GPT-2 (https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.decoder import CausalLM, GPTDecoder, tied
+from omniform.architectures.double_heads import DoubleHeads, Summary, SummaryHead, read_summary
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import QuestionAnswerer, SequenceClassifier, TokenClassifier, last_token
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.layers import CrossPreNorm, PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal
+from omniform.weights.keymap import KeyMap, split, transposed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a GPT-2 computes."""
+
+    vocab_size: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    act: str
+    eps: float
+    max_positions: int
+    scaled: bool
+    scaled_by_depth: bool
+    cross_attention: bool
+    dropout: float
+    embed_dropout: float
+    attention_dropout: float
+    classifier_dropout: float
+    summary: Summary
+    tie: bool
+    pad_token_id: int | None
+
+    def scale(self, layer: int) -> float:
+        """The factor on the attention scores of a layer."""
+        scale: float = (self.dim // self.heads) ** -0.5 if self.scaled else 1.0
+        return scale / (layer + 1) if self.scaled_by_depth else scale
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    dim = r.integer("n_embd", 768, also=("hidden_size",))
+    heads = r.integer("n_head", 12, also=("num_attention_heads",))
+    if dim % heads:
+        raise r.fail("n_head", f"a divisor of {dim} (n_embd)", heads)
+    # The first is about rounding in half precision only; n_ctx always equals n_positions.
+    r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")
+    pad = r.ids("pad_token_id")
+    return Config(
+        vocab_size=r.integer("vocab_size", 50257),
+        dim=dim,
+        hidden=r.maybe_integer("n_inner") or 4 * dim,
+        layers=r.integer("n_layer", 12, also=("num_hidden_layers",), least=0),
+        heads=heads,
+        act=r.choice("activation_function", ACTIVATIONS, "gelu_new"),
+        eps=r.number("layer_norm_epsilon", 1e-5),
+        max_positions=r.integer("n_positions", 1024, also=("max_position_embeddings",)),
+        scaled=r.flag("scale_attn_weights", True),
+        scaled_by_depth=r.flag("scale_attn_by_inverse_layer_idx", False),
+        cross_attention=r.flag("add_cross_attention", False),
+        dropout=r.probability("resid_pdrop", 0.1),
+        embed_dropout=r.probability("embd_pdrop", 0.1),
+        attention_dropout=r.probability("attn_pdrop", 0.1),
+        classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
+        summary=read_summary(r),
+        tie=r.flag("tie_word_embeddings", True),
+        pad_token_id=pad[0] if pad else None,
+    )
+
+
+def build(c: Config) -> GPTDecoder:
+    """The decoder without a head."""
+
+    def norm() -> nn.LayerNorm:
+        return nn.LayerNorm(c.dim, c.eps)
+
+    def layer(i: int) -> nn.Module:
+        self_attn = Attention(c.dim, c.heads, rule=Causal(), scale=c.scale(i), dropout=c.attention_dropout)
+        mlp = MLP(c.dim, c.hidden, c.act)
+        if not c.cross_attention:
+            return PreNorm(
+                input_layernorm=norm(),
+                self_attn=self_attn,
+                post_attention_layernorm=norm(),
+                mlp=mlp,
+                dropout=c.dropout,
+            )
+        return CrossPreNorm(
+            self_attn_layer_norm=norm(),
+            self_attn=self_attn,
+            encoder_attn_layer_norm=norm(),
+            encoder_attn=CrossAttention(c.dim, c.heads, scale=c.scale(i), dropout=c.attention_dropout),
+            final_layer_norm=norm(),
+            mlp=mlp,
+            dropout=c.dropout,
+        )
+
+    return GPTDecoder(
+        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
+        embed_positions=PositionTable(c.max_positions, c.dim),
+        layers=(layer(i) for i in range(c.layers)),
+        norm=norm(),
+        max_positions=c.max_positions,
+        dropout=c.embed_dropout,
+    )
+
+
+def lm_head(c: Config, model: GPTDecoder) -> nn.Linear:
+    """The projection onto the vocabulary."""
+    return tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.embed_tokens, c.tie)
+
+
+def causal_lm(c: Config, _: Common) -> CausalLM:
+    """The decoder that writes."""
+    model = build(c)
+    return CausalLM(model, lm_head(c, model))
+
+
+def sequence_classifier(c: Config, common: Common) -> SequenceClassifier:
+    """One class per row, told from its last token."""
+    score = nn.Linear(c.dim, common.num_labels, bias=False)
+    return SequenceClassifier(build(c), last_token(c.pad_token_id), score, common)
+
+
+def token_classifier(c: Config, common: Common) -> TokenClassifier:
+    """One class per token."""
+    return TokenClassifier(build(c), nn.Linear(c.dim, common.num_labels), dropout=c.classifier_dropout)
+
+
+def question_answerer(c: Config, _: Common) -> QuestionAnswerer:
+    """The first and last token of an answer."""
+    return QuestionAnswerer(build(c), nn.Linear(c.dim, 2))
+
+
+def double_heads(c: Config, _: Common) -> DoubleHeads:
+    """The decoder that writes and chooses."""
+    model = build(c)
+    return DoubleHeads(model, lm_head(c, model), SummaryHead(c.dim, c.summary))
+
+
+KEYS = KeyMap(
+    {
+        "embed_tokens": "wte",
+        "embed_positions": "wpe",
+        "layers.{i}": "h.{i}",
+        "layers.{i}.input_layernorm": "h.{i}.ln_1",
+        "layers.{i}.post_attention_layernorm": "h.{i}.ln_2",
+        "layers.{i}.self_attn.q_proj": split("h.{i}.attn.c_attn", 0, 3, transposed=True),
+        "layers.{i}.self_attn.k_proj": split("h.{i}.attn.c_attn", 1, 3, transposed=True),
+        "layers.{i}.self_attn.v_proj": split("h.{i}.attn.c_attn", 2, 3, transposed=True),
+        "layers.{i}.self_attn.o_proj": transposed("h.{i}.attn.c_proj"),
+        "layers.{i}.self_attn_layer_norm": "h.{i}.ln_1",
+        "layers.{i}.encoder_attn_layer_norm": "h.{i}.ln_cross_attn",
+        "layers.{i}.final_layer_norm": "h.{i}.ln_2",
+        "layers.{i}.encoder_attn.q_proj": transposed("h.{i}.crossattention.q_attn"),
+        "layers.{i}.encoder_attn.k_proj": split("h.{i}.crossattention.c_attn", 0, 2, transposed=True),
+        "layers.{i}.encoder_attn.v_proj": split("h.{i}.crossattention.c_attn", 1, 2, transposed=True),
+        "layers.{i}.encoder_attn.o_proj": transposed("h.{i}.crossattention.c_proj"),
+        "layers.{i}.mlp.fc1": transposed("h.{i}.mlp.c_fc"),
+        "layers.{i}.mlp.fc2": transposed("h.{i}.mlp.c_proj"),
+        "norm": "ln_f",
+    },
+    # The causal mask, which early releases saved with the weights.
+    ignored=(r"\.(attn|crossattention)\.(masked_)?bias$",),
+)
+
+FAMILY = (
+    Builder("gpt2", read, KEYS, prefix="transformer")
+    .base("GPT2Model", build)
+    .head("GPT2LMHeadModel", "causal-lm", causal_lm)
+    .head("GPT2DoubleHeadsModel", "pre-training", double_heads)
+    .head("GPT2ForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
+    .head("GPT2ForTokenClassification", "token-classification", token_classifier)
+    .head("GPT2ForQuestionAnswering", "question-answering", question_answerer)
+    .done()
+)
