@@ -154,7 +154,7 @@ class Decoder(Model):
 
 
 class GPTDecoder(Decoder):
-    """A decoder with the GPT line's own inputs: token types, looked up in the table of tokens, and an encoder's output."""
+    """A decoder with the GPT line's own inputs: token types, from the table of tokens, and an encoder's output."""
 
     def forward(  # type: ignore[override]
         self,

@@ -45,6 +45,7 @@ class Model(nn.Module):
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
         main_input: the name of the first argument of ``forward``.
         generation_config: defaults of ``generate``, as read from the checkpoint.
+        spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
     """
 
     main_input = "input_ids"
@@ -53,6 +54,7 @@ class Model(nn.Module):
         super().__init__()
         self.attn_backend: Backend = "sdpa"
         self.generation_config = GenerationConfig()
+        self.spelling: dict[str, str] = {}
         self._origin: Origin | None = None
 
     # -- running -----------------------------------------------------------------------------------------------------

@@ -99,6 +99,11 @@ class ConfigReader:
         read = functools.partial(_as_ints, least=least)
         return self._need(name, self._get(name, (), default, read, "a list of integers"))
 
+    def one_or_more(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """Integers, negative ones too, written as one or as a list of at least one."""
+        value = self._get(name, (), default, _as_one_or_more, "an integer or a list of them")
+        return self._need(name, value)
+
     def numbers(self, name: str, default: tuple[float, ...] | _Required = REQUIRED) -> tuple[float, ...]:
         """A list of finite numbers."""
         return self._need(name, self._get(name, (), default, _as_floats, "a list of numbers"))
@@ -109,7 +114,10 @@ class ConfigReader:
 
     def pair(self, name: str, default: tuple[int, int] | _Required = REQUIRED) -> tuple[int, int]:
         """A size written as one integer or as ``[height, width]``."""
-        return self._need(name, self._get(name, (), default, _as_pair, "an integer or [height, width]"))
+        size = self._need(name, self._get(name, (), default, _as_pair, "an integer or [height, width]"))
+        as_list = isinstance(self.raw.get(name), (list, tuple)) or size[0] != size[1]
+        self.values[name] = list(size) if as_list else size[0]
+        return size
 
     def ids(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Token ids written as one integer, a list or ``null`` (none)."""
@@ -271,6 +279,13 @@ def _as_ids(value: object) -> tuple[int, ...]:
     # Some published configs hold -1 for "no such token".
     values = _as_list(value) if isinstance(value, (list, tuple)) else [value]
     return tuple(_as_int(v, -1) for v in values)
+
+
+def _as_one_or_more(value: object) -> tuple[int, ...]:
+    values = _as_list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values:
+        raise ValueError
+    return tuple(_as_int(v, -(2**53)) for v in values)
 
 
 def _as_mapping(value: object) -> Mapping[str, object]:

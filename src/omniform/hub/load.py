@@ -16,7 +16,7 @@ from omniform.core.errors import WeightsError
 from omniform.core.state import number_mixers
 from omniform.hub.weights import WeightFiles
 from omniform.weights.init import initialise
-from omniform.weights.keymap import KeyTable
+from omniform.weights.keymap import KeyTable, is_current
 
 log = logging.getLogger("omniform")
 
@@ -125,6 +125,9 @@ def load_weights(
         if piece.key in keys
     }
     report.fresh = _fill(model, filled, dtype or model.config.common.dtype or torch.float32, device)
+    if model.origin.architecture.name in model.config.common.architectures:
+        # Saved again, the weights keep the layout that they came in; only words of the past are renewed.
+        model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
     if report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
         log.warning("%s: newly made, to be trained: %s", where, ", ".join(report.fresh))

@@ -35,6 +35,7 @@ def save_model(model: Model, save_directory: str | os.PathLike[str], *, max_shar
     limit = parse_size(max_shard_size)
     tensors, _ = tensors_and_ties(model)
     stored = table_of(model).write({path: t.detach() for path, t in tensors.items()})
+    stored = {model.spelling.get(key, key): tensor for key, tensor in stored.items()}
     config = config_to_save(model)
 
     def write(folder: Path) -> None:

@@ -21,6 +21,7 @@ FAMILIES: dict[str, str] = {
     "clip_text_model": "clip:TEXT",
     "clip_vision_model": "clip:VISION",
     "gpt2": "gpt2:FAMILY",
+    "detr": "detr:FAMILY",
     "llama": "llama:FAMILY",
     "llava": "llava:FAMILY",
 }

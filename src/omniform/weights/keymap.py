@@ -186,6 +186,11 @@ STRAYS: Sequence[str] = (
 )
 
 
+def is_current(key: str) -> bool:
+    """Whether ``key`` is free of the old spellings that nobody writes any more."""
+    return not any(re.search(pattern, key) for pattern, _ in OLD_SPELLINGS)
+
+
 def _spellings(key: str, aliases: Sequence[tuple[str, str]]) -> Iterable[str]:
     yield key
     renewed = key

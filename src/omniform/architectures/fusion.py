@@ -1,0 +1,221 @@
+"""Models that read pictures and text with one decoder: embed, encode, merge, then the very same decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import Decoder
+from omniform.architectures.generative import Generative
+from omniform.architectures.losses import next_token_loss
+from omniform.architectures.model import Model
+from omniform.architectures.vision import VisionEncoder
+from omniform.core.batch import Span
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+from omniform.core.outputs import CausalLMOutput, MultimodalOutput
+from omniform.core.spans import find_spans
+from omniform.core.state import DenseState
+
+
+def merge(embeds_BTD: Tensor, features: Sequence[Tensor], spans: Sequence[Span]) -> Tensor:
+    """Put each item's features in the place of its placeholder tokens.
+
+    Args:
+        embeds_BTD: token vectors. Shape: [B, T, D].
+        features: one tensor per item, Shape: [its length, D].
+        spans: where each item goes; they were checked against the features' lengths when they were found.
+
+    Returns:
+        Shape: [B, T, D]; the input is unchanged.
+    """
+    if not spans:
+        return embeds_BTD
+    device = embeds_BTD.device
+    rows = torch.cat([torch.full((s.length,), s.row) for s in spans]).to(device)
+    columns = torch.cat([torch.arange(s.start, s.start + s.length) for s in spans]).to(device)
+    values = torch.cat([features[s.item] for s in spans]).to(embeds_BTD)
+    return embeds_BTD.index_put((rows, columns), values)
+
+
+class LayerFeatures:
+    """Picks a vision encoder's features: the hidden states of some layers, with or without the class token.
+
+    Args:
+        layers: which hidden states; several are concatenated along the channels.
+        skip: how many leading tokens to leave out.
+    """
+
+    def __init__(self, layers: Sequence[int], *, skip: int) -> None:
+        self.layers = tuple(layers)
+        self.skip = skip
+
+    def __call__(self, tower: VisionEncoder, pixel_values: Tensor) -> Tensor:
+        """Pictures to features. Shape: [N, channels, height, width] to [N, length, D]."""
+        states = tower.hidden_at(pixel_values, self.layers)
+        return torch.cat([state[:, self.skip :] for state in states], dim=-1)
+
+
+class VisionLanguage(Model):
+    """A vision tower, a projector and a decoder; hidden states out.
+
+    Args:
+        vision_tower: encodes pictures.
+        select: picks the tower's features.
+        multi_modal_projector: features to the decoder's width.
+        language_model: the decoder.
+        image_token_id: the placeholder in the text.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision_tower: VisionEncoder,
+        select: LayerFeatures,
+        multi_modal_projector: nn.Module,
+        language_model: Decoder,
+        image_token_id: int,
+    ) -> None:
+        super().__init__()
+        self.vision_tower = vision_tower
+        self.multi_modal_projector = multi_modal_projector
+        self.language_model = language_model
+        self.image_token_id = image_token_id
+        self._select = select
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """Pictures to vectors of the decoder's width. Shape: [N, channels, height, width] to [N, length, D]."""
+        if pixel_values.dim() != 4:
+            raise InputError(
+                "pictures must come one after another",
+                where="pixel_values",
+                expected="shape [pictures, channels, height, width]",
+                found=f"shape {list(pixel_values.shape)}",
+            )
+        features: Tensor = self.multi_modal_projector(self._select(self.vision_tower, pixel_values))
+        return features
+
+    def embed_prompt(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Token vectors with the pictures in their places, and the pictures' features.
+
+        Args:
+            input_ids: Shape: [B, T].
+            pixel_values: every picture of the batch in reading order. Shape: [N, channels, height, width].
+
+        Raises:
+            InputError: placeholders and pictures do not match; nothing was computed on the decoder's side.
+        """
+        embeds = self.language_model.embedded(input_ids, None)
+        if pixel_values is None:
+            find_spans(input_ids, self.image_token_id, [], "image")
+            return embeds, None
+        features = self.get_image_features(pixel_values)
+        spans = find_spans(input_ids, self.image_token_id, [features.shape[1]] * features.shape[0], "image")
+        return merge(embeds, list(features), spans), features.flatten(0, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DenseState | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> MultimodalOutput:
+        """Hidden states of text with pictures in it; see :meth:`Decoder.forward` for the text's inputs.
+
+        Args:
+            pixel_values: every picture of the batch in reading order. Shape: [N, channels, height, width].
+        """
+        features = None
+        if input_ids is not None and inputs_embeds is None:
+            inputs_embeds, features = self.embed_prompt(input_ids, pixel_values)
+        elif pixel_values is not None:
+            raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
+        out = self.language_model.forward(
+            None,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_hidden_states,
+            output_attentions,
+        )
+        return MultimodalOutput(
+            last_hidden_state=out.last_hidden_state,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            image_hidden_states=features,
+        )
+
+
+class VisionLanguageLM(Generative):
+    """A vision-language model that writes.
+
+    Args:
+        model: everything below the head.
+        lm_head: hidden states to scores of tokens.
+    """
+
+    def __init__(self, model: VisionLanguage, lm_head: nn.Linear) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = lm_head
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.model.language_model.max_positions
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        """See :meth:`VisionLanguage.get_image_features`."""
+        return self.model.get_image_features(pixel_values)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.model.language_model.embed(input_ids)
+
+    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        return self.model.embed_prompt(input_ids, features.get("pixel_values"))[0]
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.model.language_model.decode(embeds_BTD, ctx)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.lm_head(hidden)
+        return scores
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        **inputs: object,
+    ) -> CausalLMOutput:
+        """Next-token scores; see :meth:`VisionLanguage.forward` for the other inputs.
+
+        Args:
+            labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
+            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
+        """
+        out = self.model(input_ids, pixel_values, attention_mask, **inputs)
+        assert isinstance(out, MultimodalOutput)
+        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
+        return CausalLMOutput(
+            loss=None if labels is None else next_token_loss(logits, labels),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            image_hidden_states=out.image_hidden_states,
+        )

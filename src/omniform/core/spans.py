@@ -1,0 +1,54 @@
+"""Which tokens stand for which picture or sound: found in the ids, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from omniform.core.batch import Modality, Span
+from omniform.core.errors import InputError
+
+
+def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modality: Modality) -> list[Span]:
+    """The runs of placeholder tokens, one per item, in reading order.
+
+    Args:
+        input_ids: Shape: [B, T].
+        token_id: the placeholder.
+        lengths: how many features each item has.
+
+    Raises:
+        InputError: a row holds placeholders for no whole number of items, or the batch for more or fewer items than
+            there are; the message names the row and both numbers.
+    """
+    spans: list[Span] = []
+    for row, ids in enumerate(input_ids):
+        places = (ids == token_id).nonzero()[:, 0].tolist()
+        at = 0
+        while at < len(places):
+            item = len(spans)
+            if item == len(lengths):
+                raise _mismatch(input_ids, token_id, lengths, modality, row)
+            run = places[at : at + lengths[item]]
+            if len(run) < lengths[item]:
+                raise _mismatch(input_ids, token_id, lengths, modality, row)
+            spans.append(Span(modality, row, run[0], len(run), item))
+            at += lengths[item]
+    if len(spans) < len(lengths):
+        raise _mismatch(input_ids, token_id, lengths, modality, None)
+    return spans
+
+
+def _mismatch(
+    input_ids: Tensor, token_id: int, lengths: Sequence[int], modality: Modality, row: int | None
+) -> InputError:
+    held = (input_ids == token_id).sum(-1).tolist()
+    worst = f"row {row}" if row is not None else f"rows 0 to {len(held) - 1}" if len(held) > 1 else "row 0"
+    return InputError(
+        f"the {modality} placeholders do not match the {modality}s",
+        where=f"input_ids, {worst}",
+        expected=f"{sum(lengths)} placeholder tokens for {len(lengths)} {modality}(s)",
+        found=f"{sum(held)} placeholder tokens (by row: {held})",
+        remedy="Let the checkpoint's own processor prepare text and pictures together.",
+    )

@@ -1,0 +1,126 @@
+"""LLaVA (https://arxiv.org/abs/2304.08485, https://arxiv.org/abs/2310.03744)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import Decoder, tied
+from omniform.architectures.family import Builder
+from omniform.architectures.fusion import LayerFeatures, VisionLanguage, VisionLanguageLM
+from omniform.architectures.vision import VisionEncoder
+from omniform.blocks.mlp import ACTIVATIONS, activation
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.models.registry import Part
+from omniform.weights.keymap import KeyMap
+
+# The tower of LLaVA 1.5, CLIP ViT-L/14 at 336 pixels: what a config means that says nothing of its tower.
+CLIP_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 336,
+    "projection_dim": 768,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a LLaVA computes."""
+
+    vision: Part
+    text: Part
+    image_token_id: int
+    feature_layers: tuple[int, ...]
+    drop_class_token: bool
+    projector_act: str
+    projector_bias: bool
+    tie: bool
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    text = Part(r.sub("text_config", {}), default="llama")
+    r.inert("image_seq_length")
+    return Config(
+        vision=Part(r.sub("vision_config", CLIP_336), default="clip_vision_model"),
+        text=text,
+        image_token_id=r.integer("image_token_index", 32000, also=("image_token_id",), least=0),
+        feature_layers=r.one_or_more("vision_feature_layer", (-2,)),
+        drop_class_token=r.choice("vision_feature_select_strategy", ("default", "full"), "default") == "default",
+        projector_act=r.choice("projector_hidden_act", ACTIVATIONS, "gelu"),
+        projector_bias=r.flag("multimodal_projector_bias", True),
+        tie=r.flag("tie_word_embeddings", False) or text.config.get("tie_word_embeddings") is True,
+    )
+
+
+class Projector(nn.Module):
+    """Vision features to the decoder's width: two projections with an activation between them."""
+
+    def __init__(self, features: int, dim: int, act: str, *, bias: bool) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(features, dim, bias=bias)
+        self.linear_2 = nn.Linear(dim, dim, bias=bias)
+        self._act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., features] to [..., D]."""
+        out: Tensor = self.linear_2(self._act(self.linear_1(x)))
+        return out
+
+
+def build(c: Config) -> VisionLanguage:
+    """Tower, projector and decoder without a head."""
+    tower, decoder = c.vision.build_as(VisionEncoder), c.text.build_as(Decoder)
+    features = tower.width * len(c.feature_layers)
+    return VisionLanguage(
+        vision_tower=tower,
+        select=LayerFeatures(c.feature_layers, skip=1 if c.drop_class_token else 0),
+        multi_modal_projector=Projector(features, decoder.width, c.projector_act, bias=c.projector_bias),
+        language_model=decoder,
+        image_token_id=c.image_token_id,
+    )
+
+
+def causal_lm(c: Config, _: Common) -> VisionLanguageLM:
+    """The model that writes."""
+    model = build(c)
+    table = model.language_model.embed_tokens
+    return VisionLanguageLM(model, tied(nn.Linear(table.embedding_dim, table.num_embeddings, bias=False), table, c.tie))
+
+
+def keys(c: Config) -> KeyMap:
+    """Each part's own map, at its place."""
+    return c.vision.keys.under("vision_tower", "vision_tower") | c.text.keys.under(
+        "language_model", "language_model.model"
+    )
+
+
+# The layout that releases since 2025 use in memory, and that some files are written in.
+NEW_LAYOUT = KeyMap(
+    {"lm_head": "language_model.lm_head"},
+    aliases=(
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^model\.(?=vision_tower|multi_modal_projector|language_model)", ""),
+        (r"^language_model\.(?!model\.|lm_head\.)", "language_model.model."),
+        (r"^language_model\.model\.model\.", "language_model.model."),
+        (r"^vision_tower\.vision_model\.", "vision_tower."),
+    ),
+)
+
+FAMILY = (
+    Builder("llava", read, keys, prefix="")
+    .base("LlavaModel", build)
+    .architecture(
+        "LlavaForConditionalGeneration",
+        ("image-text-to-text",),
+        causal_lm,
+        lambda c: keys(c).under("model", "") | NEW_LAYOUT,
+    )
+    .done()
+)
