@@ -215,7 +215,8 @@ TEXT_KEYS = KeyMap(
         "embed_tokens": "embeddings.token_embedding",
         "embed_positions": "embeddings.position_embedding",
         "norm": "final_layer_norm",
-    }
+    },
+    aliases=((r"^text_model\.(\w)", r"\1"),),
 )
 VISION_KEYS = KeyMap(
     {
@@ -225,7 +226,8 @@ VISION_KEYS = KeyMap(
         "positions": "embeddings.position_embedding",
         "pre_norm": "pre_layrnorm",  # sic
         "pooler.norm": "post_layernorm",
-    }
+    },
+    aliases=((r"^vision_model\.(\w)", r"\1"),),
 )
 BOTH_KEYS = TEXT_KEYS.under("text_model", "text_model") | VISION_KEYS.under("vision_model", "vision_model")
 
