@@ -266,6 +266,18 @@ def test_segments(reference, ours: DetrImageProcessor, thresholds: tuple[float, 
         assert_equal(expected, ours.post_process_panoptic_segmentation(output(seed), *thresholds, fuse, sizes))
 
 
+@pytest.mark.parametrize(("own", "won", "least"), [(5, 4, 0.8), (4, 2, 0.5), (10, 7, 0.7), (5, 3, 0.6), (3, 1, 1 / 3)])
+def test_the_boundary_share_is_decided_in_float32(
+    reference, ours: DetrImageProcessor, own: int, won: int, least: float
+) -> None:
+    masks = torch.full((1, 2, 1, 12), -9.0)
+    masks[0, 0, 0, :own] = 2.0
+    masks[0, 1, 0, won:] = 4.0
+    out = Output(torch.tensor([[[20.0, 0, 0], [0, 20.0, 0]]]), None, masks)
+    expected = reference.DetrImageProcessor().post_process_instance_segmentation(out, 0.5, 0.5, least)
+    assert_equal(expected, ours.post_process_instance_segmentation(out, 0.5, 0.5, least))
+
+
 def plain(value: object) -> object:
     return value.tolist() if isinstance(value, (Tensor, np.generic)) else value
 
