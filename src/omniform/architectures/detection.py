@@ -1,0 +1,252 @@
+"""Losses of detectors that predict a set (https://arxiv.org/abs/2005.12872): match, then compare what was matched.
+
+Boxes are ``(centre x, centre y, width, height)`` as parts of the picture's size, except where corners are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omniform.core.errors import ConfigError, DependencyError, InputError
+
+Target = Mapping[str, Tensor]
+"""One picture's objects: ``class_labels`` [n], ``boxes`` [n, 4] and, for segmentation, ``masks`` [n, height, width]."""
+
+Prediction = Mapping[str, Tensor]
+"""A batch's ``logits`` [B, Q, classes + 1] and ``pred_boxes`` [B, Q, 4]."""
+
+Pairs = tuple[Tensor, Tensor, Tensor]
+"""Matched queries and objects: the picture, the query and the object's index in the batch, Shape: [M] each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetLoss:
+    """The loss of a predicted set against the objects that are there.
+
+    Attributes:
+        class_cost: weight of the class in the matching.
+        bbox_cost: weight of the boxes' L1 distance in the matching.
+        giou_cost: weight of the boxes' generalised overlap in the matching.
+        bbox_weight: of the boxes' L1 distance in the loss; the class weighs 1.
+        giou_weight: of the boxes' generalised overlap in the loss.
+        mask_weight: of the masks' focal loss.
+        dice_weight: of the masks' dice loss.
+        no_object_weight: of queries without an object in the class loss.
+    """
+
+    class_cost: float = 1.0
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    bbox_weight: float = 5.0
+    giou_weight: float = 2.0
+    mask_weight: float = 1.0
+    dice_weight: float = 1.0
+    no_object_weight: float = 0.1
+
+    def __call__(
+        self,
+        predicted: Prediction,
+        labels: Sequence[Target],
+        *,
+        pred_masks: Tensor | None = None,
+        auxiliary: Sequence[Prediction] = (),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts.
+
+        Args:
+            predicted: of the last decoder layer.
+            labels: one per picture.
+            pred_masks: Shape: [B, Q, h, w], for segmentation.
+            auxiliary: of the earlier decoder layers, each matched anew.
+
+        Returns:
+            The weighted sum, and every part unweighted by name: ``loss_ce``, ``loss_bbox``, ``loss_giou``,
+            ``loss_mask``, ``loss_dice``, and ``cardinality_error``, which is for logs alone and not in the sum.
+
+        Raises:
+            InputError: labels that do not fit the pictures.
+        """
+        check_targets(labels, *predicted["logits"].shape[::2], masks=pred_masks is not None)
+        labels = [{name: t.to(predicted["logits"].device) for name, t in target.items()} for target in labels]
+        pairs = self.match(predicted, labels)
+        parts = self._parts(predicted, labels, pairs)
+        if pred_masks is not None:
+            parts |= mask_losses(pred_masks, labels, pairs)
+        for i, earlier in enumerate(auxiliary):
+            again = self._parts(earlier, labels, self.match(earlier, labels))
+            parts |= {f"{name}_{i}": value for name, value in again.items()}
+        weights = {
+            "loss_ce": 1.0,
+            "loss_bbox": self.bbox_weight,
+            "loss_giou": self.giou_weight,
+            "loss_mask": self.mask_weight,
+            "loss_dice": self.dice_weight,
+        }
+        total = predicted["logits"].new_zeros((), dtype=torch.float32)
+        for name, value in parts.items():
+            total = total + value * weights.get(name.rstrip("_0123456789"), 0.0)
+        return total, parts
+
+    @torch.no_grad()
+    def match(self, predicted: Prediction, labels: Sequence[Target]) -> Pairs:
+        """Give every object the query that predicts it most cheaply, no query to two objects (Hungarian method).
+
+        Raises:
+            ConfigError: all costs are zero.
+            DependencyError: scipy is not installed.
+        """
+        if not (self.class_cost or self.bbox_cost or self.giou_cost):
+            raise ConfigError("matching needs a cost", expected="class_cost, bbox_cost or giou_cost above 0", found=0)
+        logits, boxes = predicted["logits"].float(), predicted["pred_boxes"].float()
+        wanted = torch.cat([t["boxes"] for t in labels]).float()
+        classes = torch.cat([t["class_labels"] for t in labels])
+        costs = (
+            self.bbox_cost * torch.cdist(boxes.flatten(0, 1), wanted, p=1)
+            - self.class_cost * logits.flatten(0, 1).softmax(-1)[:, classes]
+            - self.giou_cost * generalised_iou(corners(boxes).flatten(0, 1)[:, None], corners(wanted)[None])
+        )
+        # A prediction that is not a number must not stop the training; it is matched when nothing else is left.
+        worst = torch.finfo(costs.dtype).max
+        costs = torch.nan_to_num(costs, nan=worst, posinf=worst, neginf=worst).view(*logits.shape[:2], -1).cpu()
+        pictures, queries, objects, first = [], [], [], 0
+        for i, target in enumerate(labels):
+            count = len(target["boxes"])
+            rows, columns = _assigned(costs[i, :, first : first + count])
+            pictures.append(torch.full_like(rows, i))
+            queries.append(rows)
+            objects.append(columns + first)
+            first += count
+        device = logits.device
+        return torch.cat(pictures).to(device), torch.cat(queries).to(device), torch.cat(objects).to(device)
+
+    def _parts(self, predicted: Prediction, labels: Sequence[Target], pairs: Pairs) -> dict[str, Tensor]:
+        logits, boxes = predicted["logits"].float(), predicted["pred_boxes"].float()
+        pictures, queries, objects = pairs
+        no_object = logits.shape[-1] - 1
+        classes = torch.full(logits.shape[:2], no_object, device=logits.device)
+        classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[objects].long()
+        weight = torch.ones(no_object + 1, device=logits.device)
+        weight[-1] = self.no_object_weight
+        found, wanted = boxes[pictures, queries], torch.cat([t["boxes"] for t in labels]).float()[objects]
+        overlaps = generalised_iou(corners(found), corners(wanted))
+        counts = torch.tensor([float(len(t["class_labels"])) for t in labels], device=logits.device)
+        guesses = (logits.detach().argmax(-1) != no_object).sum(1).float()
+        return {
+            "loss_ce": F.cross_entropy(logits.transpose(1, 2), classes, weight),
+            "loss_bbox": (found - wanted).abs().sum() / _count(labels),
+            "loss_giou": (1 - overlaps).sum() / _count(labels),
+            "cardinality_error": (guesses - counts).abs().mean(),
+        }
+
+
+def mask_losses(pred_masks: Tensor, labels: Sequence[Target], pairs: Pairs) -> dict[str, Tensor]:
+    """Focal and dice loss of matched masks, the predicted ones enlarged to the size of the given ones.
+
+    Args:
+        pred_masks: Shape: [B, Q, h, w], scores.
+        labels: each with ``masks`` [n, height, width]; smaller ones are padded to the largest of the batch.
+    """
+    pictures, queries, objects = pairs
+    height, width = (max(t["masks"].shape[axis] for t in labels) for axis in (1, 2))
+    padded = [F.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in (t["masks"].float() for t in labels)]
+    wanted = torch.cat(padded)[objects].flatten(1)
+    found = pred_masks.float()[pictures, queries][:, None]
+    found = F.interpolate(found, size=(height, width), mode="bilinear", align_corners=False).flatten(1)
+    return {
+        "loss_mask": focal_loss(found, wanted).sum() / _count(labels),
+        "loss_dice": dice_loss(found, wanted).sum() / _count(labels),
+    }
+
+
+def focal_loss(scores: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy that counts easy places less (https://arxiv.org/abs/1708.02002). Shape: [M, N] twice, to [M]."""
+    likely = scores.sigmoid()
+    right = likely * targets + (1 - likely) * (1 - targets)
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    entropy = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+    return (balance * (1 - right) ** gamma * entropy).mean(1)
+
+
+def dice_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """One minus twice the overlap over the sum of both areas (https://arxiv.org/abs/1606.04797).
+
+    One is added above and below, so that two empty masks agree. Shape: [M, N] twice, to [M].
+    """
+    likely = scores.sigmoid()
+    return 1 - (2 * (likely * targets).sum(1) + 1) / (likely.sum(1) + targets.sum(1) + 1)
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Centre and size to left, top, right and bottom. Shape: [..., 4]."""
+    centre, size = boxes.chunk(2, dim=-1)
+    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of boxes over their union, less the part of their common hull outside it (https://giou.stanford.edu).
+
+    Args:
+        a: Shape: [..., 4], corners.
+        b: the same; the two are broadcast.
+
+    Returns:
+        Shape: [...], from -1 to 1.
+    """
+    hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+    shared = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared
+    return shared / union - (hull - union) / hull
+
+
+def check_targets(labels: Sequence[Target], pictures: int, classes: int, *, masks: bool) -> None:
+    """Raise :class:`InputError` unless labels describe the objects of every picture.
+
+    Args:
+        classes: of the scores, "no object" included.
+        masks: whether masks are needed.
+    """
+    if len(labels) != pictures:
+        raise InputError("one label per picture is needed", where="labels", expected=pictures, found=len(labels))
+    names = ("class_labels", "boxes", "masks") if masks else ("class_labels", "boxes")
+    for i, target in enumerate(labels):
+        where = f"labels[{i}]"
+        missing = [name for name in names if name not in target]
+        if missing:
+            raise InputError(f"{missing[0]} is missing", where=where, expected=list(names), found=sorted(target))
+        count = len(target["class_labels"])
+        wanted = {"class_labels": [count], "boxes": [count, 4]}
+        if masks:
+            wanted["masks"] = [count, *target["masks"].shape[-2:]]
+        for name, shape in wanted.items():
+            found = list(target[name].shape)
+            if found != shape:
+                raise InputError(f"{name} has the wrong shape", where=where, expected=shape, found=found)
+        ids = target["class_labels"]
+        if ids.is_floating_point() or (count and not 0 <= int(ids.min()) <= int(ids.max()) < classes - 1):
+            raise InputError("a class does not exist", where=where, expected=f"0 to {classes - 2}", found=ids.tolist())
+        if not bool((target["boxes"][:, 2:] >= 0).all()):
+            raise InputError("a box has a negative width or height", where=where, expected="(cx, cy, width, height)")
+
+
+def _area(near: Tensor, far: Tensor) -> Tensor:
+    return (far - near).clamp(min=0).prod(dim=-1)
+
+
+def _count(labels: Sequence[Target]) -> int:
+    return max(1, sum(len(t["class_labels"]) for t in labels))
+
+
+def _assigned(costs_QN: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise DependencyError(
+            "losses of detectors need scipy", where="labels", remedy="pip install 'omniform[train]'"
+        ) from error
+    rows, columns = linear_sum_assignment(costs_QN.numpy())
+    return torch.as_tensor(rows, dtype=torch.int64), torch.as_tensor(columns, dtype=torch.int64)

@@ -1,0 +1,336 @@
+"""Detectors that look for objects with queries: a backbone, an encoder of its map, a decoder of queries, two heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.detection import SetLoss, Target
+from omniform.architectures.model import Model
+from omniform.blocks.layers import run
+from omniform.core.context import Memory, StepContext
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput, DetectorModelOutput, ObjectDetectionOutput
+
+
+class Places(Protocol):
+    """Position vectors of a map: Shape: [B, H, W] (True inside the picture) to [B, H * W, D]."""
+
+    def __call__(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the backbone saw.
+
+    Attributes:
+        maps: feature maps from fine to coarse, Shape: [B, C, H, W] each; none where it was bypassed.
+        embeds: the coarsest map, projected, row by row, Shape: [B, S, D].
+        position_vectors: Shape: [B, S, D].
+        real: Shape: [B, H, W], True inside the picture, False in its padding; of the coarsest map.
+    """
+
+    maps: tuple[Tensor, ...]
+    embeds: Tensor
+    position_vectors: Tensor
+    real: Tensor
+
+
+class QueryEncoder(nn.Module):
+    """Layers over the places of a feature map."""
+
+    def __init__(self, layers: Iterable[nn.Module], *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.dropout = dropout
+
+    def forward(self, embeds_BSD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, S, D] in and out."""
+        return run(self.layers, F.dropout(embeds_BSD, self.dropout, self.training), ctx)
+
+
+class QueryDecoder(nn.Module):
+    """Layers over object queries."""
+
+    def __init__(self, layers: Iterable[nn.Module], layernorm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.layernorm = layernorm
+
+    def forward(self, queries_BQD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D], if kept."""
+        return run(self.layers, queries_BQD, ctx, self.layernorm), None
+
+
+class DeepQueryDecoder(QueryDecoder):
+    """A decoder trained with losses on every layer: each ends in the norm, and its output is kept."""
+
+    def forward(self, queries_BQD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor | None]:
+        """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D]."""
+        kept: list[Tensor] = []
+        x_BQD = queries_BQD
+        for layer in self.layers:
+            # Noted before the norm, passed on after it.
+            ctx.taps.hidden(x_BQD)
+            x_BQD = layer(kept[-1] if kept else x_BQD, ctx)
+            kept.append(self.layernorm(x_BQD))
+        last: Tensor = self.layernorm(kept[-1])
+        ctx.taps.hidden(last)
+        return last, torch.stack(kept)
+
+
+class QueryDetector(Model):
+    """A detector without heads: pictures in, one vector per object query out.
+
+    Args:
+        backbone: pictures to feature maps, from fine to coarse.
+        input_projection: the coarsest map to the width of the encoder.
+        position_embedding: position vectors of that map.
+        query_position_embeddings: what tells the queries apart.
+    """
+
+    main_input = "pixel_values"
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        input_projection: nn.Conv2d,
+        position_embedding: Places,
+        encoder: QueryEncoder,
+        query_position_embeddings: nn.Embedding,
+        decoder: QueryDecoder,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.input_projection = input_projection
+        self.position_embedding = position_embedding
+        self.encoder = encoder
+        self.query_position_embeddings = query_position_embeddings
+        self.decoder = decoder
+
+    def freeze_backbone(self) -> None:
+        """Train everything but the backbone."""
+        self.backbone.requires_grad_(False)
+
+    def unfreeze_backbone(self) -> None:
+        """Train the backbone too."""
+        self.backbone.requires_grad_(True)
+
+    def see(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> View:
+        """Run the backbone.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            pixel_mask: Shape: [B, height, width], 1 inside the picture, 0 in its padding.
+
+        Raises:
+            InputError: pictures or masks of another shape.
+        """
+        maps: tuple[Tensor, ...] = self.backbone(pixel_values)
+        rows, height, width = pixel_values.shape[0], *pixel_values.shape[2:]
+        if pixel_mask is None:
+            pixel_mask = pixel_values.new_ones(rows, height, width)
+        if tuple(pixel_mask.shape) != (rows, height, width):
+            raise InputError(
+                "the mask does not cover the pictures",
+                where="pixel_mask",
+                expected=f"shape {[rows, height, width]}",
+                found=f"shape {list(pixel_mask.shape)}",
+            )
+        real = _shrunk(pixel_mask, maps[-1].shape[-2:])
+        embeds = self.input_projection(maps[-1]).flatten(2).transpose(1, 2)
+        return View(maps, embeds, self.position_embedding(real, embeds.dtype), real)
+
+    def imagine(self, embeds: Tensor, pixel_mask: Tensor | None = None) -> View:
+        """Take a square map that was made elsewhere for what the backbone saw.
+
+        Args:
+            embeds: Shape: [B, side * side, D].
+            pixel_mask: Shape: [B, height, width].
+
+        Raises:
+            InputError: the map is not square or not as wide as the model.
+        """
+        side = int(embeds.shape[1] ** 0.5)
+        width = self.query_position_embeddings.embedding_dim
+        if embeds.dim() != 3 or side * side != embeds.shape[1] or embeds.shape[2] != width:
+            raise InputError(
+                "the embeddings are no square map",
+                where="inputs_embeds",
+                expected=f"shape [batch, side * side, {width}]",
+                found=f"shape {list(embeds.shape)}",
+            )
+        whole = torch.ones(embeds.shape[0], side, side, dtype=torch.bool, device=embeds.device)
+        real = whole if pixel_mask is None else _shrunk(pixel_mask, whole.shape[1:])
+        return View((), embeds, self.position_embedding(whole, embeds.dtype), real)
+
+    def search(
+        self,
+        view: View,
+        *,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> DetectorModelOutput:
+        """Encode what was seen and let the queries look at it; see :meth:`forward` for the arguments."""
+        rows = view.embeds.shape[0]
+        padding = view.real.flatten(1)
+        if encoder_outputs is None:
+            encoder_outputs = self._encode(view, padding, output_hidden_states, output_attentions)
+        places = self.query_position_embeddings.weight[None].expand(rows, -1, -1)
+        queries = torch.zeros_like(places) if decoder_inputs_embeds is None else decoder_inputs_embeds
+        memory = Memory(
+            encoder_outputs.last_hidden_state, None if bool(padding.all()) else padding, view.position_vectors
+        )
+        ctx = self.step(
+            queries,
+            attention_mask=decoder_attention_mask,
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        ).with_(memory=memory, position_vectors=places)
+        hidden, intermediate = self.decoder(queries, ctx)
+        return DetectorModelOutput(
+            last_hidden_state=hidden,
+            decoder_hidden_states=ctx.taps.hidden_or_none,
+            decoder_attentions=ctx.taps.attentions_or_none,
+            cross_attentions=ctx.taps.cross_or_none,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            intermediate_hidden_states=intermediate,
+        )
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        pixel_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> DetectorModelOutput:
+        """Hidden states of the object queries.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width]; smaller pictures are padded at the right and bottom.
+            pixel_mask: Shape: [B, height, width], 1 inside the picture, 0 in its padding.
+            decoder_attention_mask: Shape: [B, Q], 1 for queries that may be looked at.
+            encoder_outputs: what the encoder gave for these pictures, to leave it out.
+            inputs_embeds: Shape: [B, side * side, D], a projected map in place of ``pixel_values``.
+            decoder_inputs_embeds: Shape: [B, Q, D], what the queries start from in place of zeros.
+
+        Raises:
+            InputError: pictures, masks or embeddings of the wrong shape.
+        """
+        if inputs_embeds is not None:
+            view = self.imagine(inputs_embeds, pixel_mask)
+        elif pixel_values is not None:
+            view = self.see(pixel_values, pixel_mask)
+        else:
+            raise InputError("there are no pictures", expected="pixel_values or inputs_embeds")
+        return self.search(
+            view,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+
+    def _encode(
+        self, view: View, padding: Tensor, hidden_states: bool | None, attentions: bool | None
+    ) -> BaseModelOutput:
+        ctx = self.step(view.embeds, attention_mask=padding, hidden_states=hidden_states, attentions=attentions)
+        hidden = self.encoder(view.embeds, ctx.with_(position_vectors=view.position_vectors))
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            hidden_states=ctx.taps.hidden_or_none,
+            attentions=ctx.taps.attentions_or_none,
+        )
+
+
+class BoxHead(nn.Module):
+    """Three projections with ReLU between them, from a query's vector to its box."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, outer) for outer in (dim, dim, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., D] to [..., 4], each between 0 and 1."""
+        first, second, third = self.layers
+        box: Tensor = third(F.relu(second(F.relu(first(x))))).sigmoid()
+        return box
+
+
+class ObjectDetector(Model):
+    """A detector with its heads: a class (or none) and a box per query.
+
+    Args:
+        model: the detector without heads.
+        class_labels_classifier: a query's vector to the scores of the classes and of "no object".
+        bbox_predictor: a query's vector to its box.
+        loss: the loss against the objects that are there.
+    """
+
+    main_input = "pixel_values"
+
+    def __init__(
+        self, model: QueryDetector, class_labels_classifier: nn.Linear, bbox_predictor: BoxHead, loss: SetLoss
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.class_labels_classifier = class_labels_classifier
+        self.bbox_predictor = bbox_predictor
+        self.loss = loss
+
+    def predict(self, hidden: Tensor) -> dict[str, Tensor]:
+        """``logits`` and ``pred_boxes`` of queries' hidden states. Shape: [..., Q, D]."""
+        return {"logits": self.class_labels_classifier(hidden), "pred_boxes": self.bbox_predictor(hidden)}
+
+    def predict_layers(self, out: DetectorModelOutput) -> list[dict[str, Tensor]] | None:
+        """The same of every decoder layer but the last, where the model is trained on them."""
+        intermediate = out.intermediate_hidden_states
+        return None if intermediate is None else [self.predict(hidden) for hidden in intermediate[:-1]]
+
+    def forward(self, *args: Tensor, labels: Sequence[Target] | None = None, **inputs: object) -> ObjectDetectionOutput:
+        """Classes and boxes; see :meth:`QueryDetector.forward` for the other inputs.
+
+        Args:
+            labels: one per picture, each with ``class_labels`` [n] and ``boxes`` [n, 4] (centre x and y, width and
+                height, as parts of the picture's size); gives a loss.
+        """
+        out = cast(DetectorModelOutput, self.model(*args, **inputs))
+        predicted = self.predict(out.last_hidden_state)
+        loss = parts = earlier = None
+        if labels is not None:
+            earlier = self.predict_layers(out)
+            loss, parts = self.loss(predicted, labels, auxiliary=earlier or ())
+        return ObjectDetectionOutput(
+            loss=loss,
+            loss_dict=parts,
+            auxiliary_outputs=earlier,
+            **predicted,
+            last_hidden_state=out.last_hidden_state,
+            decoder_hidden_states=out.decoder_hidden_states,
+            decoder_attentions=out.decoder_attentions,
+            cross_attentions=out.cross_attentions,
+            encoder_last_hidden_state=out.encoder_last_hidden_state,
+            encoder_hidden_states=out.encoder_hidden_states,
+            encoder_attentions=out.encoder_attentions,
+        )
+
+
+def _shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:
+    # Nearest neighbour; the batch stands in for channels.
+    return F.interpolate(mask_BHW[None].float(), size=list(size)).bool()[0]

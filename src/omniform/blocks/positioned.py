@@ -1,0 +1,115 @@
+"""Attention on pictures of any size: places as vectors that are added to queries and keys, and not to values.
+
+The vectors of a step stand in ``ctx.position_vectors``, those of an encoder's output in ``ctx.memory``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+
+
+class PositionedAttention(Attention):
+    """Self-attention whose queries and keys, and not values, are made of hidden states plus position vectors."""
+
+    def _queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+        placed = x_BTD if ctx.position_vectors is None else x_BTD + ctx.position_vectors
+        return self._split(self.q_proj(placed)), self._split(self.k_proj(placed)), self._split(self.v_proj(x_BTD))
+
+
+class PositionedCrossAttention(CrossAttention):
+    """Cross-attention with position vectors on the queries and on the memory's keys."""
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Attend to ``ctx.memory``. Shape: [B, T, D] in and out."""
+        return super().forward(x_BTD if ctx.position_vectors is None else x_BTD + ctx.position_vectors, ctx)
+
+    def _keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        memory = ctx.memory
+        assert memory is not None, "cross-attention without memory: the model's forward must supply it"
+        placed = memory.hidden if memory.position_vectors is None else memory.hidden + memory.position_vectors
+        k, v = self._split(self.k_proj(placed)), self._split(self.v_proj(memory.hidden))
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+
+class SinePlaces(nn.Module):
+    """Sines and cosines of a pixel's row and column, as parts of a full turn of the picture (padding left out).
+
+    The first half of the channels tells the row, the second half the column (https://arxiv.org/abs/2005.12872,
+    appendix A.4).
+
+    Args:
+        dim: width of a position vector; a multiple of 4.
+        temperature: the longest wavelength, in turns.
+    """
+
+    def __init__(self, dim: int, *, temperature: float = 10000.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.temperature = temperature
+
+    def forward(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor:
+        """Position vectors of a map, row by row.
+
+        Args:
+            real_BHW: Shape: [B, H, W], True inside the picture, False in its padding.
+            dtype: what to compute in.
+
+        Returns:
+            Shape: [B, H * W, D].
+        """
+        counts = real_BHW.to(dtype)
+        turns = [
+            along / (along.select(axis, -1).unsqueeze(axis) + 1e-6) * (2 * math.pi)
+            for along, axis in ((counts.cumsum(1), 1), (counts.cumsum(2), 2))
+        ]
+        channels = torch.arange(self.dim // 2, device=real_BHW.device).to(dtype)
+        wavelengths = self.temperature ** (2 * torch.div(channels, 2, rounding_mode="floor") / (self.dim // 2))
+        return torch.cat([_waves(turn[..., None] / wavelengths) for turn in turns], dim=-1).flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, temperature={self.temperature}"
+
+
+class LearnedPlaces(nn.Module):
+    """A learned vector per column and per row, side by side.
+
+    Args:
+        dim: width of a position vector; half for the column, half for the row.
+        limit: how many rows and columns there are vectors for.
+    """
+
+    def __init__(self, dim: int, *, limit: int = 50) -> None:
+        super().__init__()
+        self.row_embeddings = nn.Embedding(limit, dim // 2)
+        self.column_embeddings = nn.Embedding(limit, dim // 2)
+
+    def forward(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor:
+        """Position vectors of a map, row by row. Shape: [B, H, W] to [B, H * W, D].
+
+        Raises:
+            InputError: the map has more rows or columns than there are vectors.
+        """
+        rows, height, width = real_BHW.shape
+        limit = self.row_embeddings.num_embeddings
+        if max(height, width) > limit:
+            raise InputError(
+                "the picture is larger than the model's learned positions",
+                where="pixel_values",
+                expected=f"a map of at most {limit} x {limit} places",
+                found=f"{height} x {width}",
+                remedy="Resize the picture to a smaller size.",
+            )
+        columns = self.column_embeddings.weight[None, :width].expand(height, -1, -1)
+        lines = self.row_embeddings.weight[:height, None].expand(-1, width, -1)
+        return torch.cat((columns, lines), dim=-1).flatten(0, 1).expand(rows, -1, -1)
+
+
+def _waves(angles: Tensor) -> Tensor:
+    return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)

@@ -1,0 +1,166 @@
+"""DETR (https://arxiv.org/abs/2005.12872)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.detection import SetLoss
+from omniform.architectures.detector import (
+    BoxHead,
+    DeepQueryDecoder,
+    ObjectDetector,
+    QueryDecoder,
+    QueryDetector,
+    QueryEncoder,
+)
+from omniform.architectures.family import Builder
+from omniform.blocks.layers import CrossPostNorm, PostNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
+from omniform.blocks.resnet import ResNet
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Full
+from omniform.models.backbones import Backbone, read_backbone
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a DETR computes."""
+
+    backbone: Backbone
+    dim: int
+    queries: int
+    places: str
+    encoder_layers: int
+    encoder_heads: int
+    encoder_hidden: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_hidden: int
+    act: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+    deep: bool
+    loss: SetLoss
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    r.inert("encoder_layerdrop", "decoder_layerdrop", "init_std", "init_xavier_std", "classifier_dropout")
+    r.inert("max_position_embeddings", "scale_embedding", "tie_word_embeddings")
+    dim = r.integer("d_model", 256, also=("hidden_size",))
+    if dim % 4:
+        raise r.fail("d_model", "a multiple of 4 (sine and cosine of row and column)", dim)
+    heads = r.integer("encoder_attention_heads", 8, also=("num_attention_heads",))
+    decoder_heads = r.integer("decoder_attention_heads", 8)
+    for name, count in (("encoder_attention_heads", heads), ("decoder_attention_heads", decoder_heads)):
+        if dim % count:
+            raise r.fail(name, f"a divisor of {dim} (d_model)", count)
+    return Config(
+        backbone=read_backbone(r),
+        dim=dim,
+        queries=r.integer("num_queries", 100),
+        places=r.choice("position_embedding_type", ("sine", "learned"), "sine"),
+        encoder_layers=r.integer("encoder_layers", 6, also=("num_hidden_layers",), least=0),
+        encoder_heads=heads,
+        encoder_hidden=r.integer("encoder_ffn_dim", 2048),
+        decoder_layers=r.integer("decoder_layers", 6, least=0),
+        decoder_heads=decoder_heads,
+        decoder_hidden=r.integer("decoder_ffn_dim", 2048),
+        act=r.choice("activation_function", ACTIVATIONS, "relu"),
+        dropout=r.probability("dropout", 0.1),
+        attention_dropout=r.probability("attention_dropout"),
+        activation_dropout=r.probability("activation_dropout"),
+        deep=r.flag("auxiliary_loss", False),
+        loss=SetLoss(
+            class_cost=r.number("class_cost", 1),
+            bbox_cost=r.number("bbox_cost", 5),
+            giou_cost=r.number("giou_cost", 2),
+            bbox_weight=r.number("bbox_loss_coefficient", 5),
+            giou_weight=r.number("giou_loss_coefficient", 2),
+            mask_weight=r.number("mask_loss_coefficient", 1),
+            dice_weight=r.number("dice_loss_coefficient", 1),
+            no_object_weight=r.number("eos_coefficient", 0.1),
+        ),
+    )
+
+
+def build(c: Config) -> QueryDetector:
+    """The detector without heads."""
+
+    def attention(heads: int) -> PositionedAttention:
+        return PositionedAttention(c.dim, heads, rule=Full(), dropout=c.attention_dropout)
+
+    def mlp(hidden: int) -> MLP:
+        return MLP(c.dim, hidden, c.act, dropout=c.activation_dropout)
+
+    def encoder_layer() -> PostNorm:
+        return PostNorm(
+            self_attn=attention(c.encoder_heads),
+            self_attn_layer_norm=nn.LayerNorm(c.dim),
+            mlp=mlp(c.encoder_hidden),
+            final_layer_norm=nn.LayerNorm(c.dim),
+            dropout=c.dropout,
+        )
+
+    def decoder_layer() -> CrossPostNorm:
+        return CrossPostNorm(
+            self_attn=attention(c.decoder_heads),
+            self_attn_layer_norm=nn.LayerNorm(c.dim),
+            encoder_attn=PositionedCrossAttention(c.dim, c.decoder_heads, dropout=c.attention_dropout),
+            encoder_attn_layer_norm=nn.LayerNorm(c.dim),
+            mlp=mlp(c.decoder_hidden),
+            final_layer_norm=nn.LayerNorm(c.dim),
+            dropout=c.dropout,
+        )
+
+    decoder = DeepQueryDecoder if c.deep else QueryDecoder
+    return QueryDetector(
+        backbone=ResNet(c.backbone.spec),
+        input_projection=nn.Conv2d(c.backbone.spec.output_channels[-1], c.dim, kernel_size=1),
+        position_embedding=SinePlaces(c.dim) if c.places == "sine" else LearnedPlaces(c.dim),
+        encoder=QueryEncoder((encoder_layer() for _ in range(c.encoder_layers)), dropout=c.dropout),
+        query_position_embeddings=nn.Embedding(c.queries, c.dim),
+        decoder=decoder((decoder_layer() for _ in range(c.decoder_layers)), nn.LayerNorm(c.dim)),
+    )
+
+
+def object_detector(c: Config, common: Common) -> ObjectDetector:
+    """A class, or none, and a box per query."""
+    return ObjectDetector(build(c), nn.Linear(c.dim, common.num_labels + 1), BoxHead(c.dim), c.loss)
+
+
+def keys(c: Config) -> KeyMap:
+    """Where the weights live; the backbone's names depend on which library it came from."""
+    return c.backbone.keys.under("backbone", "backbone.conv_encoder.model") | KeyMap(
+        {
+            f"{stack}.layers.{{i}}.{ours}": f"{stack}.layers.{{i}}.{theirs}"
+            for stack in ("encoder", "decoder")
+            for ours, theirs in (
+                ("self_attn.o_proj", "self_attn.out_proj"),
+                ("encoder_attn.o_proj", "encoder_attn.out_proj"),
+                ("mlp.fc1", "fc1"),
+                ("mlp.fc2", "fc2"),
+            )
+        },
+        aliases=(
+            # Where the learned positions were, and the names inside newer releases.
+            (r"backbone\.position_embedding\.", "position_embedding."),
+            (r"backbone\.model\.", "backbone.conv_encoder.model."),
+            (r"\.o_proj\.", ".out_proj."),
+            (r"\.mlp\.(fc[12])\.", r".\1."),
+        ),
+    )
+
+
+FAMILY = (
+    Builder("detr", read, keys, prefix="model")
+    .base("DetrModel", build)
+    .head("DetrForObjectDetection", "object-detection", object_detector)
+    .done()
+)
