@@ -182,6 +182,8 @@ def test_bad_annotations(ours: DetrImageProcessor, annotations: object, text: st
 
 
 def test_other_bad_input(ours: DetrImageProcessor) -> None:
+    with pytest.raises(InputError, match="format"):
+        ours(IMAGES[0], ANNOTATIONS[0], format=None)
     with pytest.raises(UnknownArgumentError, match="do_pad"):
         ours(IMAGES[0], do_padd=True)
     with pytest.raises(InputError, match="sizes"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
 import logging
+import random
 import types
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownNameError
+from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownArgumentError, UnknownNameError
 from omniform.inputs.images.kinds import KINDS, image_processor
 from omniform.inputs.images.processor import ImageProcessor
 from omniform.inputs.images.sizes import parse_size
@@ -427,6 +429,40 @@ def test_wrong_values(change: dict[str, object], key: str) -> None:
     ours = image_processor({"image_processor_type": "CLIPImageProcessor"}, where="x")
     with pytest.raises(InputError, match=key):
         ours(picture(4, 4), **change)
+
+
+ODD_VALUES = [
+    *(None, True, False, 0, 1, -1, 3, 224, 2**70, 1e308, float("nan"), float("inf"), -0.0, "", "pt", "x" * 50),
+    *([], [1], [1, 2], [1, 2, 3], ["a", "b"], [None, None], [[1], [2]], {}, {"height": 1}, {"height": "8", "width": 8}),
+    *({"shortest_edge": None}, {"shortest_edge": 8, "longest_edge": 4}, {"longest_edge": 8}, {1: 2}, {"max_pixels": 9}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mutated_files_give_a_processor_or_a_typed_error(name: str) -> None:
+    rng = random.Random(0)
+    keys = [field.name for field in dataclasses.fields(KINDS[name].defaults)]
+    keys += [
+        "max_size",
+        "pad_and_return_pixel_mask",
+        "use_square_size",
+        "feature_extractor_type",
+        "another",
+        "auto_map",
+    ]
+    refused = 0
+    for _ in range(600):
+        config = {"image_processor_type": name, "size": {"height": 8, "width": 8}, "crop_size": 8}
+        config |= {rng.choice(keys): rng.choice(ODD_VALUES) for _ in range(rng.randint(1, 3))}
+        try:
+            processor = image_processor(config, where="F")
+            assert repr(processor)
+            assert image_processor(processor.to_dict(), where="F") == processor
+            processor(picture(7, 9))
+        except OmniformError as error:
+            assert str(error)
+            refused += 1
+    assert 100 < refused < 590
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,10 @@ class DetrImageProcessor(ImageProcessor):
     ) -> list[Target] | None:
         if annotations is None:
             return None
+        if options.format is None:
+            raise InputError(
+                "annotations need their format", where="format", expected="coco_detection or coco_panoptic"
+            )
         listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
         if len(listed) != len(images):
             raise InputError(

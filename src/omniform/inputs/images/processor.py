@@ -93,7 +93,8 @@ class ImageProcessor:
         return {**self.extra, **saved(self.options, self.kind.defaults), "image_processor_type": self.kind.name}
 
     def __repr__(self) -> str:
-        return f"{self.kind.name}({', '.join(f'{k}={v!r}' for k, v in saved(self.options, ImageOptions()).items())})"
+        stated = saved(self.options, self.options)
+        return f"{self.kind.name}({', '.join(f'{name}={value!r}' for name, value in stated.items())})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ImageProcessor) and self.to_dict() == other.to_dict()
