@@ -24,6 +24,8 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
+    "TextStreamer": "omniform.engine.text",
+    "TextIteratorStreamer": "omniform.engine.text",
     "GenerationConfig": "omniform.core.generation",
     "Batch": "omniform.core.batch",
     "Span": "omniform.core.batch",
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from omniform.core.generation import GenerationConfig as GenerationConfig
     from omniform.engine.generate import generate as generate
     from omniform.engine.generate import stream as stream
+    from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
+    from omniform.engine.text import TextStreamer as TextStreamer
     from omniform.hub.auto import *  # noqa: F403
 
 __all__ = sorted([*_HOME, "__version__"])
@@ -44,11 +48,21 @@ __all__ = sorted([*_HOME, "__version__"])
 
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module 'omniform' has no attribute {name!r}")
-    value: object = vars(import_module(home))[name]
+    if home is not None:
+        value: object = vars(import_module(home))[name]
+    else:
+        # The ecosystem's class of one architecture (``LlavaForConditionalGeneration``), if there is one.
+        value = _architecture(name) if name[:1].isupper() else None
+        if value is None:
+            raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _architecture(name: str) -> object:
+    from omniform.hub.auto import class_named
+
+    return class_named(name)
 
 
 def __dir__() -> list[str]:

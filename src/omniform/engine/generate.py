@@ -21,7 +21,6 @@ from omniform.engine.loop import Step, decode_loop
 from omniform.engine.prompts import Prompts, as_prompts
 from omniform.engine.settings import Settings, read_settings, token_ids
 
-
 log = logging.getLogger("omniform")
 
 

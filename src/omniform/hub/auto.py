@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, cast
 
 import torch
@@ -15,13 +15,15 @@ from omniform.core.config import DTYPES, ModelConfig
 from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
-from omniform.hub.load import LoadReport, build_on_meta, from_scratch, load_weights
+from omniform.hub.load import build_on_meta, from_scratch, load_weights
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
 
 log = logging.getLogger("omniform")
 
 Name = str | os.PathLike[str]
+
+Choose = Callable[[ModelConfig], tuple[Family, Architecture]]
 
 WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 LOAD_ARGUMENTS = (
@@ -80,7 +82,7 @@ class AutoModel:
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("base",)
-    architecture: ClassVar[str | None] = None
+    architecture: ClassVar[str | None] = None  # one class name, whatever its task
 
     def __init__(self) -> None:
         raise OmniformError(
@@ -107,35 +109,7 @@ class AutoModel:
         Raises:
             RepoError, ConfigError, WeightsError, UnknownNameError, UnknownArgumentError: see those classes.
         """
-        places, rest = _split(kwargs, WHERE_ARGUMENTS)
-        options, changes = _split(rest, LOAD_ARGUMENTS)
-        _refuse_remote_code(options)
-        source = locate(pretrained_model_name_or_path, **places)  # type: ignore[arg-type]
-        config = _given_config(options.get("config")) or read_config(source)
-        config = _changed(config, changes, f"{cls.__name__}.from_pretrained", (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
-        family, architecture = cls.choose(config)
-        files = find_weights(source)
-        model = build_on_meta(config, family, architecture, source.name)
-        report = load_weights(
-            model,
-            files,
-            dtype=_dtype(options, config, files),
-            device=_device(options.get("device_map")),
-            ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes", False)),
-        )
-        return cls._finished(model, source, options, report)
-
-    @classmethod
-    def _finished(cls, model: Model, source: Source, options: Mapping[str, object], report: LoadReport) -> Model:
-        model.eval()
-        if options.get("attn_implementation") is not None:
-            model.set_attn_implementation(str(options["attn_implementation"]))
-        if model.can_generate():
-            path = source.find("generation_config.json")
-            model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
-        if options.get("output_loading_info"):
-            return cast(Model, (model, report))
-        return model
+        return load(pretrained_model_name_or_path, cls.choose, f"{cls.__name__}.from_pretrained", kwargs)
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: object) -> Model:
@@ -179,6 +153,74 @@ class AutoModel:
                 remedy="Another Auto class loads this checkpoint.",
             )
         return family, (named or able)[0]
+
+
+def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) -> Model:
+    """Load a checkpoint: what every Auto class does, once it has said which architecture it wants.
+
+    Args:
+        name: a folder or a Hub id.
+        choose: picks the architecture, given the config.
+        callee: whom to name when a keyword is refused.
+        kwargs: see :meth:`AutoModel.from_pretrained`.
+    """
+    places, rest = _split(kwargs, WHERE_ARGUMENTS)
+    options, changes = _split(rest, LOAD_ARGUMENTS)
+    _refuse_remote_code(options)
+    source = locate(name, **places)  # type: ignore[arg-type]
+    config = _given_config(options.get("config")) or read_config(source)
+    config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
+    family, architecture = choose(config)
+    files = find_weights(source)
+    model = build_on_meta(config, family, architecture, source.name)
+    report = load_weights(
+        model,
+        files,
+        dtype=_dtype(options, config, files),
+        device=_device(options.get("device_map")),
+        ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes", False)),
+    )
+    model.eval()
+    if options.get("attn_implementation") is not None:
+        model.set_attn_implementation(str(options["attn_implementation"]))
+    if model.can_generate():
+        path = source.find("generation_config.json")
+        model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
+    return cast(Model, (model, report)) if options.get("output_loading_info") else model
+
+
+def load_as_saved(name: Name, **kwargs: object) -> Model:
+    """Load a checkpoint as the architecture that its config names; keywords as :meth:`AutoModel.from_pretrained`."""
+    return load(name, saved_architecture, "load_as_saved", kwargs)
+
+
+def class_named(name: str) -> type[AutoModel] | None:
+    """The loader of one architecture by the ecosystem's class name (``LlamaForCausalLM``), or None."""
+    for model_type in registry.known_families():
+        if name in registry.family(model_type).architectures:
+            return type(name, (AutoModel,), {"architecture": name, "__doc__": f"Loads {name} checkpoints."})
+    return None
+
+
+def saved_architecture(config: ModelConfig) -> tuple[Family, Architecture]:
+    """The architecture that a config says the checkpoint was saved as; the family's base model if it says nothing.
+
+    Raises:
+        UnknownNameError: it names only architectures that the family does not have.
+    """
+    family = registry.family(config.model_type)
+    names = config.common.architectures
+    for name in names:
+        if name in family.architectures:
+            return family, family.architectures[name]
+    if names:
+        raise UnknownNameError(
+            "unknown architecture",
+            where="config.json: architectures",
+            found=", ".join(names),
+            remedy=nearest(names[0], family.architectures),
+        )
+    return family, family.base
 
 
 def _split(kwargs: Mapping[str, object], names: tuple[str, ...]) -> tuple[dict[str, object], dict[str, object]]:

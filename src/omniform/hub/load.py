@@ -113,9 +113,10 @@ def load_weights(
     Raises:
         WeightsError: tensors are missing, unexpected or mis-shaped; nothing was filled.
     """
-    table = table_of(model)
     where = model.name_or_path
     held = files.tensors()
+    untie_what_differs(model, held)
+    table = table_of(model)
     keys, report = match(model, table, held, ignore_mismatched_sizes)
     report.check(where)
     tensors, _ = tensors_and_ties(model)
@@ -134,6 +135,24 @@ def load_weights(
     if report.unused:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
     return report
+
+
+def untie_what_differs(model: Model, held: Mapping[str, Tensor]) -> None:
+    """Give a tied tensor its own memory where the checkpoint holds it beside its owner, with other values.
+
+    The weights tell better than the config whether they were trained apart (T5 1.1 and its kin).
+    """
+    table = table_of(model)
+    if not table.duplicates:
+        return
+    prefixes = model.origin.family.prefixes
+    spelled = {meant: key for key in held if (meant := table.canonical(key, prefixes)) is not None}
+    tensors = model.state_dict(keep_vars=True)
+    for copy, owner in table.duplicates.items():
+        if copy in spelled and owner in spelled and not torch.equal(held[spelled[copy]], held[spelled[owner]]):
+            path = table.copies[copy]
+            _assign(model, path, torch.empty_like(tensors[path]))
+            log.warning("%s: %s differs from %s, which it is usually tied to", model.name_or_path, copy, owner)
 
 
 def match(

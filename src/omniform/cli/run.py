@@ -1,0 +1,112 @@
+"""``omniform run``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from omniform.architectures.model import Model
+from omniform.core.errors import InputError, RepoError
+from omniform.engine.ask import Answer, Reader, ask
+from omniform.hub.auto import load_as_saved
+from omniform.hub.auto_inputs import AutoProcessor
+from omniform.hub.bundled import bundled_checkpoint
+
+PATIENCE = 1.0
+"""Seconds of loading after which the user is told what is going on."""
+
+
+def run_command(
+    text: str | None,
+    images: list[str],
+    audio: list[str],
+    name: str | None,
+    settings: dict[str, object],
+    *,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Load, ask, print."""
+    for path in (*images, *audio):
+        _check_file(path)
+    question = _question(text, needed=not audio)
+    chosen = bundled_checkpoint() if name is None else name
+    started = time.perf_counter()
+    with _progress(f"loading {chosen}"):
+        model = load_as_saved(chosen, dtype=dtype)
+        reader = cast(Reader, AutoProcessor.from_pretrained(chosen))
+    loaded = time.perf_counter() - started
+    answer = Answer()
+    pieces = ask(model, reader, answer, text=question, images=images, audio=audio, settings=settings)
+    if as_json:
+        for _ in pieces:
+            pass
+        print(json.dumps(_record(chosen, model, answer, loaded), ensure_ascii=False))
+        return
+    first = True
+    for piece in pieces:
+        # Most tokenizers begin an answer with the space that parts it from the prompt.
+        print(piece.lstrip() if first else piece, end="", flush=True)
+        first = first and not piece.strip()
+    print()
+
+
+def _record(name: object, model: Model, answer: Answer, loaded: float) -> dict[str, object]:
+    decoding = answer.seconds["total"] - answer.seconds.get("first_token", 0.0)
+    return {
+        "answer": answer.text.strip(),
+        "model": str(name),
+        "architecture": model.origin.architecture.name,
+        "tokens": {"prompt": answer.prompt_tokens, "answer": answer.tokens},
+        "timings": {
+            "load_s": round(loaded, 4),
+            **{f"{name}_s": round(seconds, 4) for name, seconds in answer.seconds.items()},
+            "tokens_per_s": round((answer.tokens - 1) / decoding, 1) if answer.tokens > 1 and decoding > 0 else None,
+        },
+    }
+
+
+def _check_file(path: str) -> None:
+    if "://" not in path and not path.startswith("data:") and not Path(path).expanduser().is_file():
+        raise RepoError("no such file", where=path)
+
+
+def _question(text: str | None, *, needed: bool) -> str:
+    if text is not None and text != "-":
+        return text
+    if text == "-" or (needed and not sys.stdin.isatty()):
+        try:
+            return sys.stdin.read().strip()
+        except UnicodeDecodeError:
+            raise InputError("standard input is not UTF-8 text", where="stdin") from None
+    if needed:
+        raise InputError("there is no question", where="--text", remedy="Pass --text '...' or pipe text in.")
+    return ""
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """Say on stderr what is being waited for, once it has taken a while, and how long it took."""
+    done = threading.Event()
+    started = time.perf_counter()
+
+    def watch() -> None:
+        if not done.wait(PATIENCE):
+            print(f"omniform: {what} ...", end="", file=sys.stderr, flush=True)
+            while not done.wait(1.0):
+                print(".", end="", file=sys.stderr, flush=True)
+            print(f" {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

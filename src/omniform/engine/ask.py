@@ -1,0 +1,138 @@
+"""One question to one model: text, pictures and sound in, pieces of the answer out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from omniform.architectures.generative import Generative
+from omniform.architectures.model import Model
+from omniform.core.batch import Batch
+from omniform.core.errors import InputError
+from omniform.engine.generate import prepare
+from omniform.engine.text import Decodes, Detokenizer
+
+
+class Reader(Decodes, Protocol):
+    """What turns a question into a model's inputs: a processor, or a tokenizer where there is only text."""
+
+    chat_template: object
+
+    def __call__(self, **inputs: object) -> Batch: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, object]], **options: object) -> object: ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer, and what it took.
+
+    Attributes:
+        text: the whole answer, once its pieces were consumed.
+        prompt_tokens: tokens the model read, placeholders of pictures included.
+        tokens: tokens it wrote.
+        seconds: preparing the inputs (``prepare``), until the first token (``first_token``), altogether (``total``).
+    """
+
+    text: str = ""
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def ask(
+    model: Model,
+    reader: Reader,
+    answer: Answer,
+    *,
+    text: str = "",
+    images: Sequence[object] = (),
+    audio: Sequence[object] = (),
+    settings: Mapping[str, object] | None = None,
+) -> Iterator[str]:
+    """Answer a question piece by piece.
+
+    Args:
+        model: any model that writes.
+        reader: its processor or tokenizer.
+        answer: filled in on the way.
+        text: the question.
+        images: pictures, in any form a processor takes.
+        audio: sounds, in any form a feature extractor takes.
+        settings: of generation; see :func:`omniform.engine.generate.generate`.
+
+    Yields:
+        Pieces of text; together they are the answer.
+
+    Raises:
+        InputError: the model cannot read what it is given.
+    """
+    started = time.perf_counter()
+    inputs = read_question(model, reader, text, images, audio)
+    job = prepare(model, None, None, {**inputs, **(settings or {})})
+    answer.prompt_tokens = job.prompts.longest
+    answer.seconds["prepare"] = time.perf_counter() - started
+    words = Detokenizer(reader)
+    for step in job.steps():
+        answer.seconds.setdefault("first_token", time.perf_counter() - started)
+        answer.tokens += 1
+        piece = words.push(int(step.tokens[0]))
+        answer.text += piece
+        if piece:
+            yield piece
+    rest = words.rest()
+    answer.text += rest
+    answer.seconds["total"] = time.perf_counter() - started
+    if rest:
+        yield rest
+
+
+def read_question(
+    model: Model, reader: Reader, text: str, images: Sequence[object], audio: Sequence[object]
+) -> dict[str, Tensor]:
+    """The model's inputs for a question: through the checkpoint's chat template where it has one."""
+    accepts = model.accepts()
+    encoder = model.encoder_inputs if isinstance(model, Generative) else frozenset()
+    _check_kinds(model, accepts | encoder, text, images, audio)
+    if audio:
+        batch = reader(audio=audio[0], return_tensors="pt")
+    elif reader.chat_template is not None and "input_ids" in accepts and not encoder:
+        content: list[dict[str, object]] = [{"type": "image", "image": image} for image in images]
+        content.append({"type": "text", "text": text})
+        # Text-only templates expect a plain string.
+        message: dict[str, object] = {
+            "role": "user",
+            "content": content if images or "pixel_values" in accepts else text,
+        }
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        batch = cast(Batch, reader.apply_chat_template([message], **options))
+    elif images:
+        placeholders = "<image>\n" * max(0, len(images) - text.count("<image>"))
+        batch = reader(images=list(images), text=placeholders + text, return_tensors="pt")
+    else:
+        batch = reader(text=text, return_tensors="pt")
+    wanted = accepts | encoder
+    return {name: value for name, value in batch.items() if name in wanted and isinstance(value, Tensor)}
+
+
+def _check_kinds(
+    model: Model, accepts: frozenset[str], text: str, images: Sequence[object], audio: Sequence[object]
+) -> None:
+    name = model.origin.architecture.name
+    if not isinstance(model, Generative):
+        raise InputError(
+            f"a {name} does not write text", where="model", remedy="Use the low-level API; see the README."
+        )
+    for what, given, key in (("pictures", images, "pixel_values"), ("sound", audio, "input_features")):
+        if given and key not in accepts:
+            raise InputError(f"a {name} reads no {what}", where=what, found=len(given))
+    if "input_features" in accepts and not audio:
+        raise InputError(f"a {name} needs sound to listen to", where="audio", expected="one sound", found="none")
+    if len(audio) > 1:
+        raise InputError("one sound at a time", where="audio", found=len(audio))
+    if not audio and not text.strip():
+        raise InputError("there is no question", where="text", expected="some text", found="nothing")

@@ -1,0 +1,130 @@
+"""What a checkpoint is, told from its config and the headers of its weights: nothing is loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from omniform.architectures.model import Model
+from omniform.hub.auto import Name, read_config, saved_architecture
+from omniform.hub.files import locate
+from omniform.hub.load import build_on_meta, table_of, tensors_and_ties
+from omniform.hub.weights import WeightFiles, find_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a model (a tower, the decoder's layers, a head).
+
+    Attributes:
+        path: its module path.
+        parameters: how many numbers it holds.
+        nbytes: what they take, as stored.
+    """
+
+    path: str
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A checkpoint, as its headers describe it.
+
+    Attributes:
+        name: the folder or Hub id.
+        family: its ``model_type``.
+        architecture: the class name it was saved as.
+        tasks: what it does.
+        parameters: how many numbers it holds; tied weights count once.
+        nbytes: what its tensors take as stored, which is also what they need in memory, mapped without a copy.
+        disk_bytes: what its weights files take.
+        dtypes: bytes per dtype.
+        parts: the model's parts, largest structure first.
+        files: how many weights files there are, and of which kind.
+        mapped: whether the weights are used where they lie, without being read into memory first.
+    """
+
+    name: str
+    family: str
+    architecture: str
+    tasks: tuple[str, ...]
+    parameters: int
+    nbytes: int
+    disk_bytes: int
+    dtypes: Mapping[str, int]
+    parts: tuple[Part, ...]
+    files: tuple[str, ...]
+    mapped: bool
+
+
+def inspect(name: Name, **where: object) -> Summary:
+    """Describe a checkpoint without loading it.
+
+    Args:
+        name: a folder or a Hub id.
+        where: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...
+
+    Raises:
+        RepoError, ConfigError, WeightsError: it cannot be found, its config is not supported, a header is damaged.
+    """
+    source = locate(name, **where)  # type: ignore[arg-type]
+    config = read_config(source)
+    family, architecture = saved_architecture(config)
+    files = find_weights(source)
+    model = build_on_meta(config, family, architecture, source.name)
+    sizes = _stored_sizes(model, files)
+    tensors, _ = tensors_and_ties(model)
+    dtypes: Counter[str] = Counter()
+    for dtype, nbytes in sizes.values():
+        dtypes[str(dtype).removeprefix("torch.")] += nbytes
+    paths = [*files.headers, *files.pickles]
+    return Summary(
+        name=source.name,
+        family=config.model_type,
+        architecture=architecture.name,
+        tasks=architecture.tasks,
+        parameters=sum(t.numel() for t in tensors.values()),
+        nbytes=sum(nbytes for _, nbytes in sizes.values()),
+        disk_bytes=sum(path.stat().st_size for path in paths),
+        dtypes=dict(dtypes.most_common()),
+        parts=_parts(model, sizes),
+        files=tuple(path.name for path in paths),
+        mapped=bool(files.headers),
+    )
+
+
+def _stored_sizes(model: Model, files: WeightFiles) -> dict[str, tuple[torch.dtype, int]]:
+    """Dtype and bytes of each of the model's tensors, as stored; as the config says where no header tells."""
+    table = table_of(model)
+    tensors, _ = tensors_and_ties(model)
+    stored: dict[str, torch.dtype] = {}
+    for header in files.headers.values():
+        for key, entry in header.entries.items():
+            meant = table.canonical(key, model.origin.family.prefixes)
+            if meant is not None:
+                stored.setdefault(table.duplicates.get(meant, meant), entry.dtype)
+    fallback = model.config.common.dtype or torch.float32
+    sizes: dict[str, tuple[torch.dtype, int]] = {}
+    for path, piece in table.pieces.items():
+        dtype = stored.get(piece.key, fallback if tensors[path].is_floating_point() else tensors[path].dtype)
+        sizes[path] = (dtype, prod(tensors[path].shape) * dtype.itemsize)
+    return sizes
+
+
+def _parts(model: Model, sizes: Mapping[str, tuple[torch.dtype, int]]) -> tuple[Part, ...]:
+    """Sizes by part: the children of the base model and of the head, a deep tower as one part."""
+    groups: dict[str, list[str]] = {}
+    for path in sizes:
+        pieces = path.split(".")
+        depth = 2 if pieces[0] == "model" and model.base_model is not model else 1
+        groups.setdefault(".".join(pieces[:depth]) if len(pieces) > depth else pieces[0], []).append(path)
+    tensors, _ = tensors_and_ties(model)
+    return tuple(
+        Part(group, sum(tensors[p].numel() for p in paths), sum(sizes[p][1] for p in paths))
+        for group, paths in groups.items()
+    )
