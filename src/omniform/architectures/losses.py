@@ -84,3 +84,25 @@ def contrastive_loss(similarity_TI: Tensor) -> Tensor:
         )
     same = torch.arange(texts, device=similarity_TI.device)
     return (F.cross_entropy(similarity_TI, same) + F.cross_entropy(similarity_TI.t(), same)) / 2
+
+
+def masked_pixel_loss(drawn_BCHW: Tensor, pixels_BCHW: Tensor, masked_BRC: Tensor) -> Tensor:
+    """Mean absolute error of the pixels of hidden patches.
+
+    Args:
+        drawn_BCHW: Shape: [B, channels, height, width].
+        pixels_BCHW: Shape: the same.
+        masked_BRC: Shape: [B, rows, columns], true for hidden patches.
+    """
+    if drawn_BCHW.shape != pixels_BCHW.shape:
+        raise InputError(
+            "the patches do not cover the pictures",
+            where="pixel_values",
+            expected=f"shape {list(drawn_BCHW.shape)}",
+            found=f"shape {list(pixels_BCHW.shape)}",
+        )
+    rows, columns = masked_BRC.shape[1:]
+    height, width = pixels_BCHW.shape[2:]
+    mask = masked_BRC.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)[:, None]
+    errors = (pixels_BCHW - drawn_BCHW).abs() * mask
+    return errors.sum() / (mask.sum() + 1e-5) / pixels_BCHW.shape[1]

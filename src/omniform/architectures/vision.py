@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
 from omniform.blocks.layers import run
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutputWithPooling
+from omniform.core.outputs import BaseModelOutputWithPooling, MaskedImageModelingOutput
 
 
 class VisionEncoder(Model):
@@ -164,4 +166,54 @@ class VisionEncoder(Model):
             pooler_output=None if self.pooler is None else self.pooler(hidden),
             hidden_states=ctx.taps.hidden_or_none,
             attentions=ctx.taps.attentions_or_none,
+        )
+
+
+class MaskedImageModeler(Model):
+    """Fills in the pixels of hidden patches (SimMIM, https://arxiv.org/abs/2111.09886).
+
+    Args:
+        model: the encoder; it has a class token and a mask token.
+        stride: side of the square of pixels that is drawn for each patch.
+    """
+
+    main_input = "pixel_values"
+
+    def __init__(self, model: VisionEncoder, stride: int) -> None:
+        super().__init__()
+        self.model = model
+        drawn = nn.Conv2d(model.width, stride**2 * model.patches.channels, kernel_size=1)
+        self.decoder = nn.Sequential(drawn, nn.PixelShuffle(stride))
+        self.stride = stride
+
+    def forward(
+        self, pixel_values: Tensor, *, bool_masked_pos: Tensor | None = None, **inputs: object
+    ) -> MaskedImageModelingOutput:
+        """Pictures with their hidden patches filled in; see :meth:`VisionEncoder.forward` for the other inputs.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            bool_masked_pos: Shape: [B, patches], true for patches to hide; gives a loss.
+
+        Raises:
+            InputError: patches are hidden and the model does not draw as many pixels as a patch has.
+        """
+        patch = self.model.patches.patch_size
+        if bool_masked_pos is not None and patch != (self.stride, self.stride):
+            raise InputError(
+                "a loss needs as many pixels drawn as a patch has",
+                where="config.json: encoder_stride",
+                expected=f"{list(patch)} (patch_size)",
+                found=self.stride,
+            )
+        out = cast(BaseModelOutputWithPooling, self.model(pixel_values, bool_masked_pos=bool_masked_pos, **inputs))
+        height, width = pixel_values.shape[2:]
+        grid = self.model.patches.grid_of(height, width)
+        patches_BDN = out.last_hidden_state[:, 1:].transpose(1, 2)
+        drawn = self.decoder(patches_BDN.reshape(*patches_BDN.shape[:2], *grid))
+        loss = None
+        if bool_masked_pos is not None:
+            loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid))
+        return MaskedImageModelingOutput(
+            loss=loss, reconstruction=drawn, hidden_states=out.hidden_states, attentions=out.attentions
         )

@@ -17,6 +17,7 @@ M = TypeVar("M", bound=Model)
 S = TypeVar("S")
 
 FAMILIES: dict[str, str] = {
+    "bert": "bert:FAMILY",
     "clip": "clip:FAMILY",
     "clip_text_model": "clip:TEXT",
     "clip_vision_model": "clip:VISION",
@@ -24,6 +25,9 @@ FAMILIES: dict[str, str] = {
     "detr": "detr:FAMILY",
     "llama": "llama:FAMILY",
     "llava": "llava:FAMILY",
+    "t5": "t5:FAMILY",
+    "whisper": "whisper:FAMILY",
+    "vit": "vit:FAMILY",
 }
 """Module and name of every family, by ``model_type``."""
 

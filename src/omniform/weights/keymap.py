@@ -26,18 +26,22 @@ class Piece:
         key: the checkpoint's key.
         part: which of ``of`` equal parts along the last axis.
         transposed: matrices are stored the other way round (GPT-2's ``Conv1D``).
+        leading: how many axes of length 1 the checkpoint's tensor has in front (ViT's class token).
     """
 
     key: str
     part: int = 0
     of: int = 1
     transposed: bool = False
+    leading: int = 0
 
     def read(self, whole: Tensor) -> Tensor:
         """Our tensor, as a view of the checkpoint's."""
         if self.of > 1:
             width = whole.shape[-1] // self.of
             whole = whole.narrow(-1, self.part * width, width)
+        if self.leading:
+            whole = whole.reshape(whole.shape[self.leading :])
         return whole.t() if self.transposed and whole.dim() == 2 else whole
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
@@ -45,16 +49,23 @@ class Piece:
         theirs = list(reversed(ours)) if self.transposed and len(ours) == 2 else list(ours)
         if self.of > 1:
             theirs[-1] *= self.of
-        return tuple(theirs)
+        return (1,) * self.leading + tuple(theirs)
 
     def write(self, ours: Tensor) -> Tensor:
         """The share of the checkpoint's tensor that ours makes up."""
+        if self.leading:
+            ours = ours.reshape((1,) * self.leading + ours.shape)
         return ours.t() if self.transposed and ours.dim() == 2 else ours
 
 
 def split(key: str, part: int, of: int, *, transposed: bool = False) -> Piece:
     """The ``part``-th of ``of`` equal parts of ``key`` along its last axis."""
     return Piece(key, part, of, transposed)
+
+
+def unsqueezed(key: str, axes: int) -> Piece:
+    """``key``, stored with so many axes of length 1 in front."""
+    return Piece(key, leading=axes)
 
 
 def transposed(key: str) -> Piece:
@@ -110,8 +121,10 @@ class KeyMap:
             if other != path:
                 raise WeightsError(f"{path} and {other} both map to {piece.key}", where="key map")
         wanted = {piece.key: piece.shape(shapes[path]) for path, piece in pieces.items()}
-        duplicates = {_resolve(path, matchers).key: pieces[of].key for path, of in (ties or {}).items()}
-        return KeyTable(pieces, wanted, {k: v for k, v in duplicates.items() if k not in wanted}, self)
+        copies = {_resolve(path, matchers).key: path for path in ties or {}}
+        copies = {key: path for key, path in copies.items() if key not in wanted}
+        duplicates = {key: pieces[(ties or {})[path]].key for key, path in copies.items()}
+        return KeyTable(pieces, wanted, duplicates, copies, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +135,13 @@ class KeyTable:
         pieces: our path to its place.
         shapes: every key the checkpoint must hold, with its shape.
         duplicates: keys that some checkpoints hold a second copy under, to the key that counts (tied weights).
+        copies: the same keys, to our path that is tied.
     """
 
     pieces: Mapping[str, Piece]
     shapes: Mapping[str, tuple[int, ...]]
     duplicates: Mapping[str, str]
+    copies: Mapping[str, str]
     keymap: KeyMap
 
     def write(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,6 +179,7 @@ class KeyTable:
             {path: replace(piece, key=rename(piece.key)) for path, piece in self.pieces.items()},
             {rename(key): shape for key, shape in self.shapes.items()},
             {rename(key): rename(of) for key, of in self.duplicates.items()},
+            {rename(key): path for key, path in self.copies.items()},
             self.keymap,
         )
 

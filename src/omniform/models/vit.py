@@ -1,0 +1,137 @@
+"""ViT (https://arxiv.org/abs/2010.11929)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import SequenceClassifier, class_scores, first_token
+from omniform.architectures.vision import MaskedImageModeler, VisionEncoder
+from omniform.blocks.attention import Attention
+from omniform.blocks.layers import PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem, Size
+from omniform.blocks.poolers import DensePooler
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Full
+from omniform.weights.keymap import KeyMap, unsqueezed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a ViT computes."""
+
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    act: str
+    eps: float
+    channels: int
+    image_size: Size
+    patch_size: Size
+    qkv_bias: bool
+    dropout: float
+    attention_dropout: float
+    pooler_dim: int
+    pooler_act: str
+    encoder_stride: int
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    dim, heads = r.integer("hidden_size", 768), r.integer("num_attention_heads", 12)
+    if dim % heads:
+        raise r.fail("num_attention_heads", f"a divisor of {dim} (hidden_size)", heads)
+    image_size, patch_size = r.pair("image_size", (224, 224)), r.pair("patch_size", (16, 16))
+    if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
+        raise r.fail("patch_size", f"at most {list(image_size)} (image_size)", list(patch_size))
+    return Config(
+        dim=dim,
+        hidden=r.integer("intermediate_size", 3072),
+        layers=r.integer("num_hidden_layers", 12, least=0),
+        heads=heads,
+        act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
+        eps=r.number("layer_norm_eps", 1e-12),
+        channels=r.integer("num_channels", 3),
+        image_size=image_size,
+        patch_size=patch_size,
+        qkv_bias=r.flag("qkv_bias", True),
+        dropout=r.probability("hidden_dropout_prob"),
+        attention_dropout=r.probability("attention_probs_dropout_prob"),
+        pooler_dim=r.integer("pooler_output_size", dim),
+        pooler_act=r.choice("pooler_act", ACTIVATIONS, "tanh"),
+        encoder_stride=r.integer("encoder_stride", 16),
+    )
+
+
+def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler | None = None) -> VisionEncoder:
+    """The encoder; its heads do without the pooler."""
+
+    def layer() -> PreNorm:
+        return PreNorm(
+            input_layernorm=nn.LayerNorm(c.dim, c.eps),
+            self_attn=Attention(
+                c.dim, c.heads, rule=Full(), bias="qkvo" if c.qkv_bias else "o", dropout=c.attention_dropout
+            ),
+            post_attention_layernorm=nn.LayerNorm(c.dim, c.eps),
+            mlp=MLP(c.dim, c.hidden, c.act),
+            dropout=c.dropout,
+        )
+
+    patches = PatchStem(c.channels, c.dim, image_size=c.image_size, patch_size=c.patch_size)
+    return VisionEncoder(
+        patches=patches,
+        positions=GridPositions(patches.grid, c.dim, before=1),
+        class_token=ClassToken(c.dim),
+        mask_token=mask_token,
+        layers=[layer() for _ in range(c.layers)],
+        norm=nn.LayerNorm(c.dim, c.eps),
+        pooler=pooler,
+        dropout=c.dropout,
+    )
+
+
+def with_pooler(c: Config) -> VisionEncoder:
+    """The encoder and one vector per picture."""
+    return build(c, pooler=DensePooler(c.dim, c.pooler_dim, c.pooler_act))
+
+
+def image_classifier(c: Config, common: Common) -> SequenceClassifier:
+    """One class per picture, told from the class token."""
+    return SequenceClassifier(build(c), first_token, class_scores(c.dim, common.num_labels), common)
+
+
+def masked_image_modeler(c: Config, _: Common) -> MaskedImageModeler:
+    """The encoder that fills in hidden patches."""
+    return MaskedImageModeler(build(c, mask_token=MaskToken(c.dim)), c.encoder_stride)
+
+
+KEYS = KeyMap(
+    {
+        "class_token.weight": unsqueezed("embeddings.cls_token", 2),
+        "mask_token.weight": unsqueezed("embeddings.mask_token", 2),
+        "patches": "embeddings.patch_embeddings",
+        "positions.weight": unsqueezed("embeddings.position_embeddings", 1),
+        "layers.{i}.input_layernorm": "encoder.layer.{i}.layernorm_before",
+        "layers.{i}.self_attn.q_proj": "encoder.layer.{i}.attention.attention.query",
+        "layers.{i}.self_attn.k_proj": "encoder.layer.{i}.attention.attention.key",
+        "layers.{i}.self_attn.v_proj": "encoder.layer.{i}.attention.attention.value",
+        "layers.{i}.self_attn.o_proj": "encoder.layer.{i}.attention.output.dense",
+        "layers.{i}.post_attention_layernorm": "encoder.layer.{i}.layernorm_after",
+        "layers.{i}.mlp.fc1": "encoder.layer.{i}.intermediate.dense",
+        "layers.{i}.mlp.fc2": "encoder.layer.{i}.output.dense",
+        "norm": "layernorm",
+    }
+)
+
+FAMILY = (
+    Builder("vit", read, KEYS, prefix="vit")
+    .base("ViTModel", with_pooler)
+    .head("ViTForImageClassification", "image-classification", image_classifier)
+    .head("ViTForMaskedImageModeling", "masked-image-modeling", masked_image_modeler)
+    .done()
+)

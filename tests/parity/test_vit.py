@@ -1,0 +1,223 @@
+"""ViT against the reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omniform.core.errors import ConfigError, InputError, WeightsError
+from reference import check_round_trip, close, compare, omniform, saved_reference, trains, transformers, unaccounted
+
+TINY = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16,
+    "patch_size": 4, "encoder_stride": 4,
+}  # fmt: skip
+
+VARIANTS = {
+    "plain": {},
+    "no biases": {"qkv_bias": False},
+    "relu": {"hidden_act": "relu", "layer_norm_eps": 1e-2},
+    "quick gelu": {"hidden_act": "quick_gelu", "hidden_dropout_prob": 0.4, "attention_probs_dropout_prob": 0.4},
+    "pooler": {"pooler_output_size": 20, "pooler_act": "relu"},
+    "grey": {"num_channels": 1},
+    "wide": {"image_size": [8, 24]},
+    "tall patches": {"image_size": [24, 12], "patch_size": [8, 3]},
+    "cut off": {"image_size": 18},
+    "one layer": {"num_hidden_layers": 1},
+}
+HEADS = {
+    "Model": omniform.AutoModel,
+    "ForImageClassification": omniform.AutoModelForImageClassification,
+    "ForMaskedImageModeling": omniform.AutoModelForMaskedImageModeling,
+}
+
+
+def pair(folder: Path, head: str = "Model", scale: float = 0.2, **changes: object):
+    config = transformers.ViTConfig(**{**TINY, **changes})
+    theirs = saved_reference(getattr(transformers, f"ViT{head}"), config, folder, scale=scale)
+    return HEADS[head].from_pretrained(folder), theirs
+
+
+def pictures(n: int = 2, channels: int = 3, size: object = 16) -> torch.Tensor:
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return torch.randn(n, channels, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_model(tmp_path, variant, scale):
+    ours, theirs = pair(tmp_path / "model", scale=scale, **VARIANTS[variant])
+    inputs = {"pixel_values": pictures(2, theirs.config.num_channels, theirs.config.image_size)}
+    fields = ["last_hidden_state", "pooler_output"]
+    compare(ours, theirs, inputs, fields)
+    compare(ours, theirs, inputs, [*fields, "hidden_states", "attentions"])
+    with torch.no_grad():
+        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    assert ours.config.image_size == theirs.config.image_size and ours.config.patch_size == theirs.config.patch_size
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (8, 32), (17, 19), (4, 4)])
+def test_other_sizes(tmp_path, size):
+    ours, theirs = pair(tmp_path)
+    inputs = {"pixel_values": pictures(2, 3, size), "interpolate_pos_encoding": True}
+    compare(ours, theirs, inputs, ["last_hidden_state", "pooler_output"])
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_mask(tmp_path, implementation):
+    ours, theirs = pair(tmp_path)
+    ours.set_attn_implementation(implementation)
+    mask = torch.ones(2, 17, dtype=torch.long)
+    mask[0, 9:] = 0
+    compare(ours, theirs, {"pixel_values": pictures(), "attention_mask": mask}, ["pooler_output", "last_hidden_state"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "labels"),
+    [
+        ({"num_labels": 5}, torch.tensor([1, 4, 0])),
+        ({"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, torch.rand(3, 3)),
+        ({"num_labels": 0}, None),
+        ({"num_labels": 4, "qkv_bias": False, "num_channels": 1, "image_size": [8, 20]}, torch.tensor([1, 2, 3])),
+    ],
+)
+def test_image_classification(tmp_path, extra, labels):
+    ours, theirs = pair(tmp_path / "model", "ForImageClassification", **extra)
+    inputs = {"pixel_values": pictures(3, theirs.config.num_channels, theirs.config.image_size)}
+    fields = ["logits", "hidden_states", "attentions"]
+    if labels is not None:
+        inputs["labels"] = labels
+        fields.insert(0, "loss")
+    compare(ours, theirs, inputs, fields)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    if labels is not None:
+        trains(ours, inputs)
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("extra", [{}, {"num_channels": 1}, {"image_size": 8, "hidden_act": "gelu_new"}])
+def test_masked_image_modeling(tmp_path, extra, scale):
+    ours, theirs = pair(tmp_path / "model", "ForMaskedImageModeling", scale, **extra)
+    inputs = {"pixel_values": pictures(3, theirs.config.num_channels, theirs.config.image_size)}
+    compare(ours, theirs, inputs, ["reconstruction"])
+    patches = (theirs.config.image_size // 4) ** 2
+    inputs["bool_masked_pos"] = torch.rand(3, patches, generator=torch.Generator().manual_seed(0)) < 0.4
+    compare(ours, theirs, inputs, ["loss", "reconstruction", "hidden_states", "attentions"])
+    compare(ours, theirs, {**inputs, "bool_masked_pos": torch.zeros(3, patches, dtype=torch.bool)}, ["loss"])
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    trains(ours, inputs, rate=1e-3)
+
+
+def test_another_stride_than_the_patches(tmp_path):
+    ours, theirs = pair(tmp_path, "ForMaskedImageModeling", encoder_stride=2)
+    compare(ours, theirs, {"pixel_values": pictures()}, ["reconstruction"])
+    with pytest.raises(InputError, match="encoder_stride"):
+        ours(pictures(), bool_masked_pos=torch.ones(2, 16, dtype=torch.bool))
+
+
+def test_base_and_heads_from_one_another(tmp_path):
+    base, _ = pair(tmp_path / "base")
+    head, report = omniform.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "base", num_labels=3, output_loading_info=True
+    )
+    assert sorted(report.fresh) == ["classifier.bias", "classifier.weight"]
+    assert sorted(report.unused) == ["pooler.dense.bias", "pooler.dense.weight"]
+    with torch.no_grad():
+        close(head.model(pictures()).last_hidden_state, base(pictures()).last_hidden_state)
+        assert head(pictures()).logits.shape == (2, 3)
+
+    _, theirs = pair(tmp_path / "head", "ForImageClassification")
+    base, report = omniform.AutoModel.from_pretrained(tmp_path / "head", output_loading_info=True)
+    assert sorted(report.fresh) == ["pooler.dense.bias", "pooler.dense.weight"]
+    compare(base, theirs.vit, {"pixel_values": pictures()}, ["last_hidden_state"])
+
+    masked, report = omniform.AutoModelForMaskedImageModeling.from_pretrained(
+        tmp_path / "base", output_loading_info=True
+    )
+    assert sorted(report.fresh) == ["decoder.0.bias", "decoder.0.weight", "model.mask_token.weight"]
+    assert masked.model.mask_token.weight.abs().sum() == 0
+
+
+def test_old_spellings_and_defaults_left_out(tmp_path):
+    _, theirs = pair(tmp_path, "ForImageClassification", patch_size=16, encoder_stride=16, num_labels=2)
+    tensors = load_file(tmp_path / "model.safetensors")
+    old = {k.replace("vit.layernorm.weight", "vit.layernorm.gamma"): v for k, v in tensors.items()}
+    old = {k.replace("vit.layernorm.bias", "vit.layernorm.beta"): v for k, v in old.items()}
+    save_file({**old, "vit.embeddings.position_ids": torch.arange(2)[None]}, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    defaults = transformers.ViTConfig().to_dict()
+    config = {k: v for k, v in config.items() if k in ("model_type", "architectures") or v != defaults.get(k)}
+    assert "hidden_act" not in config and "patch_size" not in config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours = omniform.AutoModelForImageClassification.from_pretrained(tmp_path)
+    compare(ours, theirs, {"pixel_values": pictures()}, ["logits"])
+
+
+def test_bfloat16(tmp_path):
+    ours, theirs = pair(tmp_path, scale=0.05)
+    ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)
+    inputs = {"pixel_values": pictures(2, 3, 24), "interpolate_pos_encoding": True}
+    with torch.no_grad():
+        found, expected = ours(**inputs), theirs(**inputs)
+    assert found.pooler_output.dtype == torch.bfloat16
+    close(found.pooler_output, expected.pooler_output, tolerance=2e-2)
+    close(found.last_hidden_state, expected.last_hidden_state, tolerance=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"pixel_values": torch.zeros(1, 3, 16, 20)}, "interpolate_pos_encoding=True"),
+        ({"pixel_values": torch.zeros(1, 1, 16, 16)}, "batch, 3, 16, 16"),
+        ({"pixel_values": torch.zeros(16, 16)}, "shape"),
+        ({"pixel_values": torch.zeros(1, 3, 16, 16, dtype=torch.long)}, "floating-point"),
+        ({"bool_masked_pos": torch.ones(2, 15, dtype=torch.bool)}, "bool_masked_pos"),
+        ({"attention_mask": torch.ones(2, 16)}, "attention_mask"),
+    ],
+)
+def test_bad_inputs(tmp_path, inputs, words):
+    ours, _ = pair(tmp_path, "ForMaskedImageModeling")
+    with pytest.raises(InputError, match=words):
+        ours(**{"pixel_values": pictures(), **inputs})
+
+
+def test_hidden_patches_need_a_mask_token(tmp_path):
+    ours, _ = pair(tmp_path)
+    with pytest.raises(InputError, match="no mask token"):
+        ours(pictures(), bool_masked_pos=torch.ones(2, 16, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 5},
+        {"patch_size": 400},
+        {"image_size": [8, 8, 8]},
+        {"image_size": 0},
+        {"hidden_act": "swoosh"},
+        {"layer_norm_eps": "small"},
+        {"qkv_bias": 1},
+    ],
+)
+def test_bad_configs(change):
+    with pytest.raises(ConfigError):
+        omniform.AutoConfig.for_model("vit", **change)
+
+
+def test_weights_of_another_shape(tmp_path):
+    pair(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["embeddings.cls_token"] = tensors["embeddings.cls_token"][0]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"cls_token has the wrong shape: expected \[1, 1, 32\], found \[1, 32\]"):
+        omniform.AutoModel.from_pretrained(tmp_path)
+
+
+def test_every_reference_field_is_accounted_for():
+    assert not unaccounted("vit", transformers.ViTConfig)
