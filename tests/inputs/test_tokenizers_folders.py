@@ -238,7 +238,7 @@ def llama3(folder: Path, **config: object) -> Path:
     backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     values = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
-        "model_max_length": 131072, "clean_up_tokenization_spaces": True,
+        "model_max_length": 256, "clean_up_tokenization_spaces": True,
         "model_input_names": ["input_ids", "attention_mask"], **config,
     }  # fmt: skip
     write(folder, tokenizer_config=values, config={"model_type": "llama"})

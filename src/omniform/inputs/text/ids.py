@@ -49,8 +49,10 @@ def read_id(value: object, where: str) -> int:
 
 
 def _plain(ids: object) -> int | Sequence[object]:
-    if type(ids).__module__ == "numpy":
-        ids = torch.as_tensor(ids)
+    import numpy as np
+
+    if isinstance(ids, (np.ndarray, np.generic)):
+        ids = ids.tolist()
     if isinstance(ids, torch.Tensor):
         ids = ids.tolist()
     if isinstance(ids, int) or (isinstance(ids, Sequence) and not isinstance(ids, (str, bytes))):

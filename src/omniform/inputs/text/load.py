@@ -12,7 +12,7 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
 
-from omniform.core.errors import ConfigError, OmniformError
+from omniform.core.errors import ConfigError, OmniformError, check_arguments
 from omniform.inputs.text.recipes import (
     GENERIC,
     WHISPER,
@@ -24,7 +24,7 @@ from omniform.inputs.text.recipes import (
     from_sentencepiece,
 )
 from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
-from omniform.inputs.text.settings import Settings, read_settings, read_text
+from omniform.inputs.text.settings import INERT, KNOWN, Settings, read_settings, read_text
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
 
@@ -51,9 +51,11 @@ def tokenizer_from_files(
 
     Raises:
         ConfigError: a file is malformed, a setting is not supported, or there is no vocabulary.
+        UnknownArgumentError: an override is no setting of a tokenizer.
         RepoError: a file cannot be read.
     """
     given = dict(overrides or {})
+    check_arguments("the tokenizer", (name for name in given if not name.endswith("_token")), (*KNOWN, *INERT))
     text = read_text(files["tokenizer.json"]) if "tokenizer.json" in files else None
     backend = None if text is None else _parse(text, files["tokenizer.json"])
     settings = read_settings(files, where, given, backend)

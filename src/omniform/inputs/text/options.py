@@ -9,6 +9,9 @@ from typing import TypedDict
 from omniform.core.errors import InputError, check_arguments
 from omniform.inputs.text.settings import Side
 
+_LONGEST_PADDING = 10**7
+"""Rows are not padded beyond this: what asks for it is a mistake, and memory would end first."""
+
 LARGEST_LENGTH = 10**20
 """A ``model_max_length`` above this means that the tokenizer knows no limit."""
 
@@ -130,6 +133,14 @@ def read_limits(options: EncodeOptions, *, model_max_length: int, padding_side: 
             where="pad_to_multiple_of",
             expected=f"a divisor of {max_length}",
             found=multiple,
+        )
+    if max(multiple or 0, (max_length or 0) if padding == "max_length" else 0) > _LONGEST_PADDING:
+        raise InputError(
+            "rows are not padded to such a length",
+            where="max_length",
+            expected=f"up to {_LONGEST_PADDING}",
+            found=max_length if padding == "max_length" else multiple,
+            remedy="padding=True pads to the longest row.",
         )
     side = options.get("padding_side")
     return Limits(padding, truncation, max_length, stride, multiple, padding_side if side is None else read_side(side))

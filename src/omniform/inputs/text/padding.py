@@ -92,17 +92,20 @@ def _columns(features: Mapping[str, object] | Sequence[Mapping[str, object]]) ->
 
 
 def _kind(ids: object) -> str | None:
+    import numpy as np
+
     first = ids[0] if isinstance(ids, (list, tuple)) and ids else ids
     if isinstance(first, torch.Tensor):
         return "pt"
-    return "np" if type(first).__module__ == "numpy" else None
+    return "np" if isinstance(first, (np.ndarray, np.generic)) else None
 
 
 def _to_lists(value: object) -> object:
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if type(value).__module__ == "numpy":
-        return torch.as_tensor(value).tolist()
+    import numpy as np
+
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        plain: object = value.tolist()
+        return plain
     if isinstance(value, (list, tuple)):
         return [_to_lists(item) for item in value]
     return value

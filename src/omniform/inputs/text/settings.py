@@ -22,6 +22,23 @@ from omniform.inputs.text.special import NAMES, Token, added_token, read_token, 
 TEMPLATES_FOLDER = "additional_chat_templates"
 """The subfolder of a repository that holds its named chat templates, one ``.jinja`` file each."""
 
+KNOWN = (
+    *NAMES,
+    *("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens", "added_tokens_decoder"),
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "extra_ids", "split_special_tokens"),
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces"),
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+    *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
+    *("language", "task", "predict_timestamps", "tokenizer_class", "processor_class"),
+)
+"""The settings that mean something here."""
+
+INERT = (
+    *("use_fast", "errors", "never_split", "do_basic_tokenize", "sp_model_kwargs", "use_default_system_prompt"),
+    *("spaces_between_special_tokens", "name_or_path", "verbose"),
+)
+"""Settings of older releases that change nothing: they chose between implementations of the same thing."""
+
 Side = Literal["left", "right"]
 ChatTemplates = str | dict[str, str] | None
 

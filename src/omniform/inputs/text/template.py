@@ -41,16 +41,14 @@ def compile_template(source: str, track: bool = False) -> Template:
     Raises:
         ConfigError: it is no template.
     """
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     try:
         return _environment(track).from_string(source)
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
-        line = getattr(error, "lineno", None)
+        line = f", line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise ConfigError(
-            "the chat template is no valid jinja",
-            where="chat_template" if line is None else f"chat_template, line {line}",
-            found=str(error) or type(error).__name__,
+            "the chat template is no valid jinja", where=f"chat_template{line}", found=_said(error)
         ) from error
 
 

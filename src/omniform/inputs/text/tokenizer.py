@@ -76,6 +76,19 @@ class Tokenizer(TokenTable):
             self._frame_with_bos_eos()
         self._frame()
 
+    is_fast = True
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the tokenizer is from."""
+        return self.settings.where
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.recipe.name}, {len(self)} tokens, model_max_length={self.model_max_length}, "
+            f"padding_side={self.padding_side!r}, special_tokens={self.special_tokens_map})"
+        )
+
     def _add_missing_tokens(self) -> None:
         tokens: list[Token] = [token for _, token in sorted(self.settings.added.items())]
         known = {*self.get_added_vocab(), *(str(token) for token in tokens)}
@@ -201,6 +214,17 @@ class Tokenizer(TokenTable):
     def _encode_rows(self, rows: list[Row], limits: Limits, options: EncodeOptions) -> list[Encoding]:
         backend = self.backend
         split = options.get("split_special_tokens")
+        framed = options.get("add_special_tokens", True)
+        least = self.num_special_tokens_to_add(any(isinstance(row, tuple) for row in rows)) if framed else 0
+        if limits.truncation is not None and limits.max_length is not None and limits.max_length < least:
+            # The backend would leave such rows as long as they are.
+            raise InputError(
+                "the special tokens alone are longer than this",
+                where="max_length",
+                expected=f"{least} or more",
+                found=limits.max_length,
+                remedy="add_special_tokens=False leaves them out.",
+            )
         try:
             backend.no_truncation()
             backend.no_padding()
@@ -223,7 +247,7 @@ class Tokenizer(TokenTable):
             return backend.encode_batch(
                 rows,
                 is_pretokenized=options.get("is_split_into_words", False),
-                add_special_tokens=options.get("add_special_tokens", True),
+                add_special_tokens=framed,
             )
         except Exception as error:  # the backend raises bare ones
             raise InputError("the text cannot be encoded as asked", found=str(error).strip(" ,")) from error
