@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each fills .venv itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# One job per core, but never fewer than two: the suite is written for two.
+JOBS ?= 2
+
+.PHONY: demo test quick check bench clean
+
+## demo: set up, then let the bundled checkpoint answer a question about a real picture
+demo: .venv/.run
+	@echo '$$ omniform run --image examples/pictures/scene.png --text "Describe the picture."'
+	@$(BIN)/omniform run --image examples/pictures/scene.png --text "Describe the picture."
+	@echo
+	@echo 'Try next: .venv/bin/omniform run --image examples/pictures/scene.png --text "How many circles are there?"'
+
+## test: set up, then all checks and all tests
+test: check
+	$(BIN)/python -m pytest -n $(JOBS)
+
+## quick: fast feedback, under a minute
+quick: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/core tests/weights tests/engine tests/hub tests/parity/test_llama.py
+
+## check: style, types, floors
+check: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## bench: the measurements of docs/benchmarks.md, side by side with the reference
+bench: .venv/.test
+	$(BIN)/python benchmarks/import.py
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+.venv/.test: .venv/bin/pip pyproject.toml constraints.txt
+	$(PIP) -e '.[test]'
+	@# The reference's picture processors need torchvision, which has no CPU build; its Python parts suffice.
+	$(PIP) --no-deps torchvision==0.28.0
+	@touch $@ .venv/.run
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

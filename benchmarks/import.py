@@ -1,0 +1,58 @@
+"""What importing costs beyond torch: omniform beside the reference, in fresh interpreters, in turn.
+
+Run it with ``make bench`` or ``python benchmarks/import.py [--runs N] [--json FILE]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+STATEMENTS = {
+    "import omniform": "import omniform",
+    "omniform.AutoModelForCausalLM": "from omniform import AutoModelForCausalLM",
+    "transformers.AutoModelForCausalLM": "from transformers import AutoModelForCausalLM",
+}
+
+PROBE = """
+import time, torch
+started = time.perf_counter()
+{statement}
+print(time.perf_counter() - started)
+"""
+
+
+def seconds(statement: str) -> float:
+    """Seconds that a statement takes in a fresh interpreter, once torch is imported."""
+    probe = [sys.executable, "-c", PROBE.format(statement=statement)]
+    return float(subprocess.run(probe, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    runs: dict[str, list[float]] = {name: [] for name in STATEMENTS}
+    for _ in range(arguments.runs + 1):
+        for name, statement in STATEMENTS.items():
+            runs[name].append(seconds(statement))
+    medians = {name: statistics.median(times[1:]) for name, times in runs.items()}  # the first run fills disk caches
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {version('torch')}")
+    for name, median in medians.items():
+        print(f"{name:<36} {median:7.3f} s beyond torch")
+    ratio = medians["transformers.AutoModelForCausalLM"] / medians["omniform.AutoModelForCausalLM"]
+    print(f"{'ratio':<36} {ratio:7.1f} x")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"runs": runs, "medians": medians}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
