@@ -23,7 +23,7 @@ log = logging.getLogger("omniform")
 
 Name = str | os.PathLike[str]
 
-Choose = Callable[[ModelConfig], tuple[Family, Architecture]]
+Choose = Callable[[ModelConfig], tuple[ModelConfig, Family, Architecture]]
 
 WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 LOAD_ARGUMENTS = (
@@ -120,7 +120,7 @@ class AutoModel:
             kwargs: ``dtype``, ``attn_implementation``.
         """
         check_arguments(f"{cls.__name__}.from_config", kwargs, ("dtype", "torch_dtype", "attn_implementation"))
-        family, architecture = cls.choose(config)
+        config, family, architecture = cls.choose(config)
         dtype = _named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
         model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
         if kwargs.get("attn_implementation") is not None:
@@ -128,31 +128,37 @@ class AutoModel:
         return model.eval()
 
     @classmethod
-    def choose(cls, config: ModelConfig) -> tuple[Family, Architecture]:
+    def choose(cls, config: ModelConfig) -> tuple[ModelConfig, Family, Architecture]:
         """The family's architecture for this class's task; the one that the config names, if it does the task.
+
+        A class of one architecture also finds it among the parts of the config (a vision tower in a model of two);
+        the config is then the part's own.
 
         Raises:
             UnknownNameError: the family has no such head.
         """
         family = registry.family(config.model_type)
         if cls.architecture is not None:
-            if cls.architecture not in family.architectures:
-                raise UnknownNameError(
-                    f"this checkpoint is no {cls.architecture}",
-                    found=f"a {config.model_type} checkpoint",
-                    remedy=nearest(cls.architecture, family.architectures),
-                )
-            return family, family.architectures[cls.architecture]
-        able = [a for a in family.architectures.values() if any(task in a.tasks for task in cls.tasks)]
-        named = [a for a in able if a.name in config.common.architectures]
-        if not able:
-            heads = sorted({task for a in family.architectures.values() for task in a.tasks})
+            for part in (config, *config.parts.values()):
+                found = registry.family(part.model_type)
+                if cls.architecture in found.architectures:
+                    return part, found, found.architectures[cls.architecture]
             raise UnknownNameError(
-                f"{config.model_type} models have no head for {cls.__name__}",
-                expected=f"one of its tasks: {', '.join(heads)}",
-                remedy="Another Auto class loads this checkpoint.",
+                f"this checkpoint is no {cls.architecture}",
+                found=f"a {config.model_type} checkpoint",
+                remedy=nearest(cls.architecture, family.architectures),
             )
-        return family, (named or able)[0]
+        for task in cls.tasks:
+            able = [a for a in family.architectures.values() if task in a.tasks]
+            named = [a for a in able if a.name in config.common.architectures]
+            if able:
+                return config, family, (named or able)[0]
+        heads = sorted({task for a in family.architectures.values() for task in a.tasks})
+        raise UnknownNameError(
+            f"{config.model_type} models have no head for {cls.__name__}",
+            expected=f"one of its tasks: {', '.join(heads)}",
+            remedy="Another Auto class loads this checkpoint.",
+        )
 
 
 def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) -> Model:
@@ -160,7 +166,7 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
 
     Args:
         name: a folder or a Hub id.
-        choose: picks the architecture, given the config.
+        choose: picks what to build, given the checkpoint's config: a config, its family, an architecture.
         callee: whom to name when a keyword is refused.
         kwargs: see :meth:`AutoModel.from_pretrained`.
     """
@@ -170,7 +176,7 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
     source = locate(name, **places)  # type: ignore[arg-type]
     config = _given_config(options.get("config")) or read_config(source)
     config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
-    family, architecture = choose(config)
+    config, family, architecture = choose(config)
     files = find_weights(source)
     model = build_on_meta(config, family, architecture, source.name)
     report = load_weights(
@@ -191,7 +197,7 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:
     """Load a checkpoint as the architecture that its config names; keywords as :meth:`AutoModel.from_pretrained`."""
-    return load(name, saved_architecture, "load_as_saved", kwargs)
+    return load(name, lambda config: (config, *saved_architecture(config)), "load_as_saved", kwargs)
 
 
 def class_named(name: str) -> type[AutoModel] | None:

@@ -177,13 +177,25 @@ def match(
             report.mismatched[key] = (want, got)
     absent = {key: shape for key, shape in table.shapes.items() if key not in keys and key not in anew}
     if strangers or absent:
-        # What belongs to another head than the one asked for may be left out, or be made anew.
-        others = [table_of(build_on_meta(origin.config, origin.family, a)) for a in other_architectures(origin)]
-        known = {k for k in strangers if any(t.canonical(k, prefixes) or t.is_ignored(k) for t in others)}
-        report.unused = sorted(known)
-        report.unexpected = {k: tuple(held[k].shape) for k in strangers if k not in known}
-        report.missing = {k: s for k, s in absent.items() if all(t.canonical(k, prefixes) for t in others)}
+        # What belongs to another head than the one asked for may be left out; what its writer lacked is made anew.
+        writers = other_architectures(origin)
+        relatives = [
+            a for a in origin.family.architectures.values() if a is not origin.architecture and a not in writers
+        ]
+        tables = [table_of(build_on_meta(origin.config, origin.family, a)) for a in writers]
+        report.missing = {k: s for k, s in absent.items() if all(t.canonical(k, prefixes) for t in tables)}
+        unknown = _unplaced(strangers, tables, prefixes)
+        for relative in relatives:
+            if not unknown:
+                break
+            unknown = _unplaced(unknown, [table_of(build_on_meta(origin.config, origin.family, relative))], prefixes)
+        report.unused = sorted(set(strangers) - set(unknown))
+        report.unexpected = {k: tuple(held[k].shape) for k in unknown}
     return keys, report
+
+
+def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]) -> list[str]:
+    return [k for k in keys if not any(t.canonical(k, prefixes) or t.is_ignored(k) for t in tables)]
 
 
 def _spelled(

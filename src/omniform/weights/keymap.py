@@ -96,7 +96,7 @@ class KeyMap:
         rules: dict[str, str | Piece] = {ours: theirs} if ours != theirs else {}
         for mine, target in self.rules.items():
             rules[_join(ours, mine)] = _prefixed(target, theirs)
-        aliases = [(_anchored(pattern, theirs), _join(theirs, new)) for pattern, new in self.aliases]
+        aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
         return KeyMap(rules, aliases, self.ignored)
 
     def __or__(self, other: KeyMap) -> KeyMap:
@@ -256,5 +256,8 @@ def _prefixed(target: str | Piece, prefix: str) -> str | Piece:
     return _join(prefix, target)
 
 
-def _anchored(pattern: str, prefix: str) -> str:
-    return pattern if not prefix or not pattern.startswith("^") else "^" + re.escape(prefix) + r"\." + pattern[1:]
+def _moved(pattern: str, new: str, prefix: str) -> tuple[str, str]:
+    # Only what is anchored stood at the head of a key; the rest is replaced wherever it stands.
+    if not prefix or not pattern.startswith("^"):
+        return pattern, new
+    return rf"^{re.escape(prefix)}\.{pattern[1:]}", _join(prefix, new)
