@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ class Positions(Protocol):
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]: ...
 
 
+@dataclass(frozen=True, slots=True)
 class NoPositions:
     """Queries and keys stay as they are: the positions came in with the embeddings or a score bias."""
 

@@ -1,0 +1,391 @@
+"""Encoder-decoders: an encoder reads text or sound, its output is the memory that a decoder writes from.
+
+The decoder is :class:`~omniform.architectures.decoder.Decoder`, its layers with cross-attention. What reads is any
+:class:`MemoryEncoder`; for text it is :class:`TextEncoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import Decoder
+from omniform.architectures.generative import Generative
+from omniform.architectures.losses import IGNORED, token_loss
+from omniform.architectures.model import Model
+from omniform.blocks.embeddings import PositionTable, check_ids
+from omniform.blocks.layers import run, surviving
+from omniform.blocks.relative import BucketedBias
+from omniform.core.context import Memory, StepContext
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from omniform.core.state import DenseState
+
+EncoderOutputs = ModelOutput | Sequence[object]
+"""What an encoder gave in an earlier call: its output, or the same as a tuple."""
+
+
+class MemoryEncoder(Model):
+    """Base of the encoders whose output a decoder reads; ``forward`` returns a :class:`BaseModelOutput`."""
+
+    def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
+        """What cross-attention may see of this encoder's output.
+
+        Args:
+            hidden: the encoder's last hidden state. Shape: [B, S, D].
+            attention_mask: the mask of the encoder's inputs.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def encode(self, **inputs: Tensor) -> Memory:
+        """The memory of one request, from the encoder's inputs."""
+        out = cast(BaseModelOutput, self(**inputs))
+        return self.memory(out.last_hidden_state, inputs.get("attention_mask"))
+
+
+class TextEncoder(MemoryEncoder):
+    """An encoder of text: tokens in, hidden states out, every token sees every other.
+
+    Args:
+        embed_tokens: the table of token vectors.
+        layers: called as ``layer(hidden, ctx)``.
+        norm: applied after the last layer.
+        embed_positions: learned positions added to the token vectors; None where attention knows positions itself.
+        score_bias: what the layers' attention adds to its scores; None for nothing.
+        dropout: on the embeddings, in training.
+        layerdrop: probability of leaving out a layer in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_tokens: nn.Embedding,
+        layers: Iterable[nn.Module],
+        norm: nn.Module | None,
+        embed_positions: PositionTable | None = None,
+        score_bias: BucketedBias | None = None,
+        dropout: float = 0.0,
+        layerdrop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+        self.embed_positions = embed_positions
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.score_bias = score_bias
+        self.dropout = dropout
+        self.layerdrop = layerdrop
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
+        if attention_mask is None:
+            return Memory(hidden)
+        if attention_mask.shape != hidden.shape[:2]:
+            raise InputError(
+                "the mask does not cover the encoder's output",
+                where="attention_mask",
+                expected=f"shape {list(hidden.shape[:2])}",
+                found=f"shape {list(attention_mask.shape)}",
+            )
+        return Memory(hidden, None if bool(attention_mask.all()) else attention_mask.bool())
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutput:
+        """Hidden states of a padded batch.
+
+        Args:
+            input_ids: Shape: [B, S].
+            attention_mask: Shape: [B, S], 1 for real tokens; or [B, 1, S, S].
+            inputs_embeds: Shape: [B, S, D], instead of ``input_ids``.
+
+        Raises:
+            InputError: ids outside the vocabulary, too long a row, a mask that does not fit.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("give either input_ids or inputs_embeds", expected="exactly one of them")
+        if input_ids is not None:
+            check_ids(input_ids, self.embed_tokens.num_embeddings)
+            inputs_embeds = self.embed_tokens(input_ids)
+        embeds = cast(Tensor, inputs_embeds)
+        ctx = self.step(
+            embeds,
+            attention_mask=attention_mask,
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        if self.embed_positions is not None:
+            self.embed_positions.check(ctx.positions)
+            embeds = embeds + self.embed_positions(ctx.positions)
+        if self.score_bias is not None:
+            ctx = ctx.with_(score_bias=self.score_bias.of(embeds.shape[1], ctx))
+        embeds = F.dropout(embeds, self.dropout, self.training)
+        return BaseModelOutput(
+            last_hidden_state=run(surviving(self.layers, self.layerdrop), embeds, ctx, self.norm),
+            hidden_states=ctx.taps.hidden_or_none,
+            attentions=ctx.taps.attentions_or_none,
+        )
+
+
+class EncoderDecoder(Model):
+    """An encoder and the decoder that reads its output, without a head."""
+
+    def __init__(self, encoder: MemoryEncoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.main_input = encoder.main_input
+
+    def accepts(self) -> frozenset[str]:
+        return super().accepts() | self.encoder.accepts()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embed_tokens
+
+    def forward(
+        self,
+        features: Tensor | None = None,
+        /,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: EncoderOutputs | None = None,
+        past_key_values: DenseState | None = None,
+        *,
+        decoder_inputs_embeds: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **inputs: object,
+    ) -> Seq2SeqModelOutput:
+        """The decoder's hidden states for a padded batch, and the encoder's.
+
+        Args:
+            features: the encoder's main input, by position; by keyword it goes by the encoder's name for it.
+            attention_mask: of the encoder's inputs. Shape: [B, S], 1 for real tokens.
+            decoder_input_ids: Shape: [B, T].
+            decoder_attention_mask: Shape: [B, past + T], 1 for real tokens.
+            encoder_outputs: of an earlier call, instead of the encoder's inputs.
+            past_key_values: state of an earlier call to continue from; it is extended in place.
+            decoder_inputs_embeds: Shape: [B, T, D], instead of ``decoder_input_ids``.
+            decoder_position_ids: Shape: [B, T]; 0, 1, 2... after ``past_key_values`` by default.
+            use_cache: whether to return state; by default in evaluation mode only.
+            inputs: the encoder's other inputs.
+
+        Raises:
+            InputError: ids outside the vocabulary, too long a row, inputs that do not fit.
+        """
+        if features is not None:
+            inputs[self.main_input] = features
+        encoded = self._encoded(encoder_outputs, attention_mask, output_hidden_states, output_attentions, inputs)
+        embeds = self._embedded(decoder_input_ids, decoder_inputs_embeds)
+        ctx = self.decoder.step(
+            embeds,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            state=self.decoder.state_for(past_key_values, use_cache),
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        memory = self.encoder.memory(encoded.last_hidden_state, attention_mask)
+        _check_rows(memory.hidden, embeds)
+        out = self.decoder.outputs(embeds, ctx.with_(memory=memory))
+        return Seq2SeqModelOutput(
+            last_hidden_state=out.last_hidden_state,
+            past_key_values=out.past_key_values,
+            decoder_hidden_states=out.hidden_states,
+            decoder_attentions=out.attentions,
+            cross_attentions=out.cross_attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
+
+    def _embedded(self, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
+        if (ids is None) == (embeds is None):
+            raise InputError(
+                "the decoder needs a beginning",
+                where="decoder_input_ids",
+                expected="exactly one of decoder_input_ids and decoder_inputs_embeds",
+                found="neither" if ids is None else "both",
+            )
+        if ids is not None:
+            check_ids(ids, self.decoder.embed_tokens.num_embeddings, "decoder_input_ids")
+        return self.decoder.embedded(ids, embeds)
+
+    def _encoded(
+        self,
+        given: EncoderOutputs | None,
+        attention_mask: Tensor | None,
+        hidden_states: bool | None,
+        attentions: bool | None,
+        inputs: dict[str, object],
+    ) -> BaseModelOutput:
+        if given is not None:
+            return encoder_output(given)
+        out = self.encoder(
+            attention_mask=attention_mask,
+            output_hidden_states=hidden_states,
+            output_attentions=attentions,
+            **inputs,
+        )
+        return cast(BaseModelOutput, out)
+
+
+def encoder_output(given: EncoderOutputs) -> BaseModelOutput:
+    """An encoder's output, from whatever a caller hands over as ``encoder_outputs``."""
+    entries = given.to_tuple() if isinstance(given, ModelOutput) else tuple(given)
+    if not entries or not isinstance(entries[0], Tensor) or entries[0].dim() != 3:
+        raise InputError(
+            "this is no encoder's output",
+            where="encoder_outputs",
+            expected="hidden states of shape [batch, tokens, width] first",
+            found=type(given).__name__,
+        )
+    if isinstance(given, BaseModelOutput):
+        return given
+    rest = cast("list[tuple[Tensor, ...] | None]", [*entries[1:3], None, None])
+    return BaseModelOutput(last_hidden_state=entries[0], hidden_states=rest[0], attentions=rest[1])
+
+
+def _check_rows(memory: Tensor, embeds: Tensor) -> None:
+    if memory.shape[0] != embeds.shape[0]:
+        raise InputError(
+            "encoder and decoder have different numbers of rows",
+            where="decoder_input_ids",
+            expected=f"{memory.shape[0]} rows, as the encoder's",
+            found=f"{embeds.shape[0]} rows",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RightShift:
+    """What a decoder reads to write given labels: the start token, then all labels but the last.
+
+    Attributes:
+        start: the token that an answer begins with.
+        pad: what stands in for labels that are left out (``-100``).
+    """
+
+    start: int | None
+    pad: int | None
+
+    def __call__(self, labels_BT: Tensor) -> Tensor:
+        """Shape: [B, T] in and out."""
+        for name, token in (("decoder_start_token_id", self.start), ("pad_token_id", self.pad)):
+            if token is None:
+                raise InputError(
+                    "labels cannot be turned into the decoder's inputs",
+                    where=f"config.json: {name}",
+                    expected="a token id",
+                    found="null",
+                    remedy=f"Load with {name}=..., or pass decoder_input_ids.",
+                )
+        assert self.start is not None and self.pad is not None
+        shifted = F.pad(labels_BT[:, :-1], (1, 0), value=self.start)
+        return shifted.masked_fill(shifted == IGNORED, self.pad)
+
+
+class Seq2SeqLM(Generative):
+    """An encoder-decoder and its projection onto the vocabulary.
+
+    Args:
+        model: the encoder-decoder.
+        lm_head: hidden states to scores of tokens.
+        shift: makes the decoder's inputs of labels.
+        scale: factor on the hidden states before ``lm_head``.
+    """
+
+    def __init__(self, model: EncoderDecoder, lm_head: nn.Linear, shift: RightShift, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = lm_head
+        self.shift = shift
+        self.scale = scale
+        self.main_input = model.main_input
+        self.encoder_inputs = model.encoder.accepts() - {"output_hidden_states", "output_attentions"}
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.model.decoder.max_positions
+
+    @property
+    def start_token_id(self) -> int | None:
+        return self.shift.start
+
+    def encode(self, **inputs: Tensor) -> Memory:
+        return self.model.encoder.encode(**inputs)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.model.decoder.embed(input_ids)
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.model.decoder.decode(embeds_BTD, ctx)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
+        return scores
+
+    def forward(
+        self,
+        features: Tensor | None = None,
+        /,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        **inputs: object,
+    ) -> Seq2SeqLMOutput:
+        """Next-token scores; see :meth:`EncoderDecoder.forward` for the inputs.
+
+        Args:
+            labels: Shape: [B, T], the answer, ``-100`` to leave out; the decoder's inputs are made of them.
+        """
+        if labels is not None:
+            _check_labels(labels, self.lm_head.out_features, self.max_positions)
+            if decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
+                decoder_input_ids = self.shift(labels)
+        out = self.model(features, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
+        out = cast(Seq2SeqModelOutput, out)
+        logits = self.project(out.last_hidden_state)
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else token_loss(logits, labels),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            decoder_hidden_states=out.decoder_hidden_states,
+            decoder_attentions=out.decoder_attentions,
+            cross_attentions=out.cross_attentions,
+            encoder_last_hidden_state=out.encoder_last_hidden_state,
+            encoder_hidden_states=out.encoder_hidden_states,
+            encoder_attentions=out.encoder_attentions,
+        )
+
+
+def _check_labels(labels: Tensor, vocabulary: int, limit: int | None) -> None:
+    if limit is not None and labels.shape[-1] > limit:
+        raise InputError(
+            "the answer is longer than the decoder's positions",
+            where="labels",
+            expected=f"at most {limit} tokens",
+            found=f"{labels.shape[-1]} tokens",
+        )
+    check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary, "labels")
+
+
+def twin(table: nn.Embedding) -> nn.Embedding:
+    """A second table with the very same matrix."""
+    other = nn.Embedding(table.num_embeddings, table.embedding_dim)
+    other.weight = table.weight
+    return other

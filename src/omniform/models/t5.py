@@ -1,0 +1,237 @@
+"""T5 and its 1.1 version, FLAN-T5 included (https://arxiv.org/abs/1910.10683, https://arxiv.org/abs/2002.05202)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import Decoder, tied
+from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift, Seq2SeqLM, TextEncoder, twin
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import TokenClassifier
+from omniform.architectures.seq2seq_heads import SentenceClassifier, Seq2SeqClassifier, Seq2SeqQuestionAnswerer
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.layers import CrossPreNorm, PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
+from omniform.blocks.norms import RMSNorm
+from omniform.blocks.relative import BucketedBias
+from omniform.core.config import Common
+from omniform.core.errors import nearest
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a T5 computes."""
+
+    vocab_size: int
+    dim: int
+    head_dim: int
+    heads: int
+    hidden: int
+    encoder_layers: int
+    decoder_layers: int
+    buckets: int
+    max_distance: int
+    act: str
+    gated: bool
+    eps: float
+    dropout: float
+    classifier_dropout: float
+    scale_outputs: bool
+    shift: RightShift
+    eos_token_id: int | None
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    act, gated = read_activation(r)
+    layers = r.integer("num_layers", 6, also=("num_hidden_layers",), least=0)
+    # The matrices of 1.1 are untied because the file holds two of them, whatever this key says; its absence of output
+    # scaling is all that hangs on it.
+    tie = r.flag("tie_word_embeddings", True)
+    r.only("is_decoder", False, why="a T5 decoder without its encoder")
+    r.inert("initializer_factor")
+    pad, start, eos = r.ids("pad_token_id", (0,)), r.ids("decoder_start_token_id"), r.ids("eos_token_id", (1,))
+    return Config(
+        vocab_size=r.integer("vocab_size", 32128),
+        dim=r.integer("d_model", 512, also=("hidden_size",)),
+        head_dim=r.integer("d_kv", 64, also=("head_dim",)),
+        heads=r.integer("num_heads", 8, also=("num_attention_heads",)),
+        hidden=r.integer("d_ff", 2048),
+        encoder_layers=layers,
+        decoder_layers=r.integer("num_decoder_layers", layers, least=0),
+        buckets=r.integer("relative_attention_num_buckets", 32, least=4),
+        max_distance=r.integer("relative_attention_max_distance", 128),
+        act=act,
+        gated=gated,
+        eps=r.number("layer_norm_epsilon", 1e-6),
+        dropout=r.probability("dropout_rate", 0.1),
+        classifier_dropout=r.probability("classifier_dropout", 0.0),
+        scale_outputs=r.flag("scale_decoder_outputs", tie),
+        shift=RightShift(start[0] if start else None, pad[0] if pad else None),
+        eos_token_id=eos[0] if eos else None,
+    )
+
+
+def read_activation(r: ConfigReader) -> tuple[str, bool]:
+    """The feed-forward's activation and whether it is gated, from ``"relu"`` or ``"gated-gelu"``."""
+    written = r.text("feed_forward_proj", "relu")
+    act, gated = written.removeprefix("gated-"), written.startswith("gated-")
+    if act not in ACTIVATIONS:
+        raise r.fail("feed_forward_proj", "ACTIVATION or gated-ACTIVATION", repr(written), nearest(act, ACTIVATIONS))
+    if written == "gated-gelu":
+        act = "gelu_new"
+    return r.choice("dense_act_fn", ACTIVATIONS, act), r.flag("is_gated_act", gated)
+
+
+class WideLinear(nn.Linear):
+    """A projection whose results overflow float16, so that there it is computed, and handed on, in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., in] to [..., out]."""
+        if x.dtype is torch.float16:
+            return F.linear(x.float(), self.weight.float())
+        return super().forward(x)
+
+
+def feed_forward(c: Config) -> MLP | GatedMLP:
+    """The second half of a layer."""
+    out = WideLinear(c.hidden, c.dim, bias=False)
+    if c.gated:
+        gated = GatedMLP(c.dim, c.hidden, c.act, dropout=c.dropout)
+        gated.down_proj = out
+        return gated
+    mlp = MLP(c.dim, c.hidden, c.act, bias=False, dropout=c.dropout)
+    mlp.fc2 = out
+    return mlp
+
+
+def attention(c: Config, rule: Causal | Full) -> Attention:
+    """Self-attention: no biases, and no scaling of the scores."""
+    return Attention(c.dim, c.heads, head_dim=c.head_dim, bias="", scale=1.0, rule=rule, dropout=c.dropout)
+
+
+def final_norm(c: Config) -> nn.Module:
+    """What stands after a stack of layers."""
+    return nn.Sequential(RMSNorm(c.dim, c.eps), nn.Dropout(c.dropout))
+
+
+def build_encoder(c: Config) -> TextEncoder:
+    """The encoder alone."""
+
+    def layer() -> PreNorm:
+        return PreNorm(
+            input_layernorm=RMSNorm(c.dim, c.eps),
+            self_attn=attention(c, Full()),
+            post_attention_layernorm=RMSNorm(c.dim, c.eps),
+            mlp=feed_forward(c),
+            dropout=c.dropout,
+        )
+
+    return TextEncoder(
+        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
+        layers=(layer() for _ in range(c.encoder_layers)),
+        norm=final_norm(c),
+        score_bias=BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=True),
+        dropout=c.dropout,
+    )
+
+
+def build(c: Config) -> EncoderDecoder:
+    """Encoder and decoder without a head."""
+
+    def layer() -> CrossPreNorm:
+        return CrossPreNorm(
+            self_attn_layer_norm=RMSNorm(c.dim, c.eps),
+            self_attn=attention(c, Causal()),
+            encoder_attn_layer_norm=RMSNorm(c.dim, c.eps),
+            encoder_attn=CrossAttention(c.dim, c.heads, head_dim=c.head_dim, bias="", scale=1.0, dropout=c.dropout),
+            final_layer_norm=RMSNorm(c.dim, c.eps),
+            mlp=feed_forward(c),
+            dropout=c.dropout,
+        )
+
+    encoder = build_encoder(c)
+    decoder = Decoder(
+        embed_tokens=twin(encoder.embed_tokens),
+        layers=(layer() for _ in range(c.decoder_layers)),
+        norm=final_norm(c),
+        score_bias=BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=False),
+        dropout=c.dropout,
+    )
+    return EncoderDecoder(encoder, decoder)
+
+
+def seq2seq_lm(c: Config, _: Common) -> Seq2SeqLM:
+    """The model that writes."""
+    model = build(c)
+    lm_head = tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.decoder.embed_tokens, tie=True)
+    return Seq2SeqLM(model, lm_head, c.shift, scale=c.dim**-0.5 if c.scale_outputs else 1.0)
+
+
+def classifier(c: Config, common: Common) -> Seq2SeqClassifier:
+    """One class per row, told at its end token."""
+    head = SentenceClassifier(c.dim, common.num_labels, c.classifier_dropout)
+    return Seq2SeqClassifier(build(c), head, c.shift, c.eos_token_id, common)
+
+
+def token_classifier(c: Config, common: Common) -> TokenClassifier:
+    """One class per token, from the encoder alone."""
+    return TokenClassifier(build_encoder(c), nn.Linear(c.dim, common.num_labels), dropout=c.classifier_dropout)
+
+
+def question_answerer(c: Config, _: Common) -> Seq2SeqQuestionAnswerer:
+    """The first and last token of an answer."""
+    return Seq2SeqQuestionAnswerer(build(c), nn.Linear(c.dim, 2), c.shift)
+
+
+QKVO = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
+FEED_FORWARD = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo", "fc1": "wi", "fc2": "wo"}
+LAYER, BLOCK = "layers.{i}.", "block.{i}.layer."
+STACK = {
+    "norm.0": "final_layer_norm",
+    "score_bias": "block.0.layer.0.SelfAttention.relative_attention_bias",
+    **{f"{LAYER}self_attn.{ours}": f"{BLOCK}0.SelfAttention.{theirs}" for ours, theirs in QKVO.items()},
+}
+ENCODER = {
+    **STACK,
+    **{f"{LAYER}mlp.{ours}": f"{BLOCK}1.DenseReluDense.{theirs}" for ours, theirs in FEED_FORWARD.items()},
+    f"{LAYER}input_layernorm": f"{BLOCK}0.layer_norm",
+    f"{LAYER}post_attention_layernorm": f"{BLOCK}1.layer_norm",
+}
+DECODER = {
+    **STACK,
+    **{f"{LAYER}encoder_attn.{ours}": f"{BLOCK}1.EncDecAttention.{theirs}" for ours, theirs in QKVO.items()},
+    **{f"{LAYER}mlp.{ours}": f"{BLOCK}2.DenseReluDense.{theirs}" for ours, theirs in FEED_FORWARD.items()},
+    f"{LAYER}self_attn_layer_norm": f"{BLOCK}0.layer_norm",
+    f"{LAYER}encoder_attn_layer_norm": f"{BLOCK}1.layer_norm",
+    f"{LAYER}final_layer_norm": f"{BLOCK}2.layer_norm",
+}
+SECOND_TABLE = [(r"^encoder\.embed_tokens\.weight$", "shared.weight")]
+STRAY = [r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"]
+ENCODER_KEYS = KeyMap(ENCODER).under("", "encoder") | KeyMap({"embed_tokens": "shared"}, SECOND_TABLE)
+TOKEN_KEYS = ENCODER_KEYS.under("model", "transformer")
+KEYS = (
+    KeyMap(ENCODER).under("encoder", "encoder")
+    | KeyMap(DECODER).under("decoder", "decoder")
+    | KeyMap({"encoder.embed_tokens": "shared"}, SECOND_TABLE, STRAY)
+)
+
+FAMILY = (
+    Builder("t5", read, KEYS, prefix="transformer")
+    .base("T5Model", build)
+    .head("T5ForConditionalGeneration", "seq2seq-lm", seq2seq_lm, prefix="")
+    .head("T5ForQuestionAnswering", "question-answering", question_answerer, prefix="")
+    .head("T5ForSequenceClassification", "sequence-classification", classifier, {"classifier": "classification_head"})
+    .architecture("T5EncoderModel", ("text-encoding",), lambda c, _: build_encoder(c), ENCODER_KEYS)
+    .architecture(
+        "T5ForTokenClassification", ("token-classification",), token_classifier, TOKEN_KEYS, prefix="transformer"
+    )
+    .done()
+)

@@ -1,0 +1,330 @@
+"""T5 against the reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omniform.blocks.relative import BucketedBias
+from omniform.core.errors import ConfigError, InputError, WeightsError
+from reference import (
+    check_round_trip,
+    close,
+    compare,
+    omniform,
+    padded,
+    ragged,
+    saved_reference,
+    trains,
+    transformers,
+    unaccounted,
+)
+
+TINY = {
+    "vocab_size": 97, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+    "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+
+VARIANTS = {
+    "relu": {},
+    "gelu": {"feed_forward_proj": "gelu"},
+    "gated gelu, unscaled": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "gated silu": {"feed_forward_proj": "gated-silu"},
+    "activation overridden": {"feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"},
+    "no longer gated": {"feed_forward_proj": "gated-relu", "is_gated_act": False},
+    "short decoder": {"num_layers": 3, "num_decoder_layers": 1},
+    "long decoder": {"num_layers": 1, "num_decoder_layers": 3},
+    "wide heads": {"d_kv": 20, "num_heads": 3},
+    "few buckets": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
+    "odd buckets": {"relative_attention_num_buckets": 11, "relative_attention_max_distance": 30},
+    "near maximum": {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 17},
+    "epsilon": {"layer_norm_epsilon": 1e-2},
+    "scaling said outright": {"tie_word_embeddings": False, "scale_decoder_outputs": True},
+    "another start": {"decoder_start_token_id": 5, "pad_token_id": 3},
+}
+
+STREAMS = [
+    f"{side}_{what}" for side in ("encoder", "decoder") for what in ("hidden_states", "attentions")
+] + ["cross_attentions"]  # fmt: skip
+
+
+def pair(tmp_path: Path, head: str = "ForConditionalGeneration", scale: float = 0.2, **changes: object):
+    config = transformers.T5Config(**{**TINY, **changes})
+    theirs = saved_reference(getattr(transformers, f"T5{head}"), config, tmp_path / "model", scale=scale)
+    return auto(head).from_pretrained(tmp_path / "model"), theirs
+
+
+def auto(head: str) -> type[omniform.AutoModel]:
+    names = {
+        "Model": "AutoModel", "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+        "EncoderModel": "AutoModelForTextEncoding",
+    }  # fmt: skip
+    return getattr(omniform, names.get(head, f"AutoModel{head}"))
+
+
+def inputs_of(side: str = "right", answer: bool = True) -> dict[str, torch.Tensor]:
+    ids, mask = padded(ragged(97, [13, 6, 2]), side=side)
+    labels, real = padded(ragged(97, [7, 4, 1], seed=1))
+    given = {"input_ids": ids, "attention_mask": mask}
+    return {**given, "labels": labels.masked_fill(real == 0, -100)} if answer else given
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward(tmp_path, variant, scale):
+    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
+    compare(ours, theirs, inputs_of(), ["loss", "logits", "encoder_last_hidden_state"])
+    long = torch.stack(ragged(97, [45, 45]))
+    compare(ours, theirs, {"input_ids": long, "decoder_input_ids": long}, ["logits", *STREAMS])
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding(tmp_path, side, implementation):
+    ours, theirs = pair(tmp_path)
+    ours.set_attn_implementation(implementation)
+    theirs.set_attn_implementation(implementation)
+    answers, mask = padded(ragged(97, [8, 3, 5], seed=2), side=side)
+    given = inputs_of(side, answer=False)
+    with torch.no_grad():
+        expected = theirs(**given, decoder_input_ids=answers, decoder_attention_mask=mask)
+        found = ours(**given, decoder_input_ids=answers, decoder_attention_mask=mask)
+    close(found.logits[mask.bool()], expected.logits[mask.bool()])
+    real = given["attention_mask"].bool()
+    close(found.encoder_last_hidden_state[real], expected.encoder_last_hidden_state[real])
+
+
+def test_cached_equals_uncached(tmp_path):
+    ours, theirs = pair(tmp_path, relative_attention_max_distance=12, relative_attention_num_buckets=8)
+    given = inputs_of(answer=False)
+    answers = torch.stack(ragged(97, [14, 14, 14], seed=3))
+    with torch.no_grad():
+        whole = ours(**given, decoder_input_ids=answers)
+        close(whole.logits, theirs(**given, decoder_input_ids=answers).logits)
+        memory = {"encoder_outputs": (whole.encoder_last_hidden_state,), "attention_mask": given["attention_mask"]}
+        past, parts = None, []
+        for start, stop in ((0, 1), (1, 2), (2, 9), (9, 14)):
+            out = ours(**memory, decoder_input_ids=answers[:, start:stop], past_key_values=past)
+            past = out.past_key_values
+            parts.append(out.logits)
+    close(torch.cat(parts, 1), whole.logits)
+
+
+def test_the_engines_steps(tmp_path):
+    ours, theirs = pair(tmp_path)
+    given = inputs_of("left", answer=False)
+    assert ours.can_generate() and ours.start_token_id == 0 and ours.max_positions is None
+    assert ours.encoder_inputs == {"input_ids", "attention_mask", "inputs_embeds"}
+    found = ours.generate(**given, max_new_tokens=9, do_sample=False)
+    expected = theirs.generate(**given, max_new_tokens=9, do_sample=False)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("head", "extra", "labels"),
+    [
+        ("Model", {}, None),
+        ("EncoderModel", {}, None),
+        ("ForTokenClassification", {"num_labels": 5}, torch.randint(0, 5, (3, 11))),
+        ("ForSequenceClassification", {"num_labels": 4}, torch.tensor([1, 3, 0])),
+        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
+        (
+            "ForSequenceClassification",
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            torch.rand(3, 3),
+        ),
+        ("ForQuestionAnswering", {}, None),
+    ],
+)
+def test_heads(tmp_path, head, extra, labels):
+    ours, theirs = pair(tmp_path, head, feed_forward_proj="gated-gelu", num_decoder_layers=1, **extra)
+    ids, mask = padded(ragged(97, [11, 6, 3]))
+    for row, length in zip(ids, (11, 6, 3), strict=True):
+        row[length - 1] = 1
+        row[0] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    fields = {"Model": ["last_hidden_state", *STREAMS], "EncoderModel": ["last_hidden_state", "hidden_states"]}
+    expected = fields.get(head, ["loss", "logits"])
+    if head == "Model":
+        inputs["decoder_input_ids"] = ids[:, :4]
+    elif head == "ForQuestionAnswering":
+        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
+        expected = ["loss", "start_logits", "end_logits", *STREAMS]
+    elif labels is not None:
+        inputs["labels"] = labels
+    compare(ours, theirs, inputs, expected)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    if head.startswith("For"):
+        trains(ours, inputs)
+
+
+def test_training(tmp_path):
+    ours, _ = pair(tmp_path, scale=0.05, dropout_rate=0.0)
+    trains(ours, inputs_of())
+
+
+def test_dropout_only_in_training(tmp_path):
+    ours, _ = pair(tmp_path, dropout_rate=0.5)
+    with torch.no_grad():
+        given = inputs_of()
+        assert torch.equal(ours(**given).logits, ours(**given).logits)
+        ours.train()
+        assert not torch.equal(ours(**given).logits, ours(**given).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["relu", "gated gelu, unscaled"])
+def test_half_precision(tmp_path, dtype, variant):
+    pair(tmp_path, scale=0.05, **VARIANTS[variant])
+    folder = tmp_path / "model"
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+    ours = omniform.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
+    given = inputs_of()
+    with torch.no_grad():
+        expected, found = theirs(**given), ours(**given)
+    close(found.logits, expected.logits, tolerance=2e-2)
+    close(found.loss, expected.loss, tolerance=2e-2)
+    assert found.encoder_last_hidden_state.dtype == expected.encoder_last_hidden_state.dtype
+
+
+def test_base_and_heads_load_one_another(tmp_path):
+    pair(tmp_path)
+    folder = tmp_path / "model"
+    ids = torch.stack(ragged(97, [9, 9]))
+    given = {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
+    base = omniform.AutoModel.from_pretrained(folder)
+    compare(base, transformers.T5Model.from_pretrained(folder), given, ["last_hidden_state"])
+    encoder = omniform.AutoModelForTextEncoding.from_pretrained(folder)
+    compare(encoder, transformers.T5EncoderModel.from_pretrained(folder), {"input_ids": ids}, ["last_hidden_state"])
+    for head in ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"):
+        model, report = auto(head).from_pretrained(folder, output_loading_info=True)
+        assert report.fresh and all("classif" in f or "qa_outputs" in f for f in report.fresh), report.fresh
+        model.save_pretrained(str(tmp_path / head))
+    from_head = omniform.AutoModel.from_pretrained(tmp_path / "ForSequenceClassification")
+    with torch.no_grad():
+        assert torch.equal(from_head(**given).last_hidden_state, base(**given).last_hidden_state)
+
+
+def rewritten(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file({k: t.clone() for k, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_duplicates_strays_and_old_names(tmp_path):
+    _, theirs = pair(tmp_path)
+
+    def change(tensors):
+        for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
+            tensors[name] = tensors["shared.weight"]
+        tensors["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = torch.rand(32, 4)
+
+    rewritten(tmp_path / "model", change)
+    again, report = omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report.unexpected and not report.fresh
+    assert again.lm_head.weight is again.model.encoder.embed_tokens.weight
+    compare(again, theirs, inputs_of(), ["logits"])
+    rewritten(tmp_path / "model", lambda tensors: tensors.pop("shared.weight"))
+    compare(omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model"), theirs, inputs_of(), ["logits"])
+    rewritten(tmp_path / "model", lambda tensors: tensors.update({"encoder.block.0.nonsense": torch.rand(3)}))
+    with pytest.raises(WeightsError, match="nonsense"):
+        omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_projection_of_its_own(tmp_path, tie):
+    """The 1.1 checkpoints hold an ``lm_head`` that differs from the token table: it counts, whatever config says."""
+    _, tied = pair(tmp_path, tie_word_embeddings=tie)
+    folder = tmp_path / "model"
+    raw = json.loads((folder / "config.json").read_text())
+    del raw["scale_decoder_outputs"]
+    (folder / "config.json").write_text(json.dumps({**raw, "tie_word_embeddings": tie}))
+    rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": torch.randn(97, 32) * 0.2}))
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    ours = omniform.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    compare(ours, theirs, inputs_of(), ["logits", "loss"])
+    assert not torch.allclose(ours(**inputs_of()).logits, tied(**inputs_of()).logits, atol=1e-2)
+    check_round_trip(folder, ours, tmp_path / "again")
+
+
+def test_defaults_and_generic_key_names(tmp_path):
+    config = transformers.T5Config(**{**TINY, "num_decoder_layers": 3})
+    theirs = saved_reference(transformers.T5ForConditionalGeneration, config, tmp_path / "model")
+    raw = {
+        "model_type": "t5", "vocab_size": 97, "hidden_size": 32, "head_dim": 8, "d_ff": 48, "num_hidden_layers": 2,
+        "num_decoder_layers": 3, "num_attention_heads": 4, "decoder_start_token_id": 0,
+    }  # fmt: skip
+    (tmp_path / "model" / "config.json").write_text(json.dumps(raw))
+    compare(omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model"), theirs, inputs_of(), ["logits", "loss"])
+
+
+def test_embeddings_instead_of_ids(tmp_path):
+    ours, theirs = pair(tmp_path)
+    given = {"inputs_embeds": torch.randn(2, 6, 32), "decoder_inputs_embeds": torch.randn(2, 3, 32)}
+    compare(ours, theirs, given, ["logits"])
+
+
+def test_every_offset_has_the_references_bucket():
+    reference = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
+    offsets = torch.arange(-400, 401)
+    for buckets, distance in ((32, 128), (32, 64), (12, 40), (7, 9), (64, 512)):
+        for two_sided in (True, False):
+            bias = BucketedBias(buckets, 1, max_distance=distance, two_sided=two_sided)
+            expected = reference(offsets, two_sided, buckets, distance)
+            assert torch.equal(bias.bucket(offsets), expected), (buckets, distance, two_sided)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"input_ids": torch.tensor([[97]])}, "input_ids"),
+        ({"decoder_input_ids": torch.tensor([[-1]])}, "decoder_input_ids"),
+        ({"decoder_input_ids": None}, "decoder_input_ids"),
+        ({"decoder_input_ids": torch.zeros(2, 3, dtype=torch.long)}, "rows"),
+        ({"attention_mask": torch.ones(1, 9)}, "attention_mask"),
+        ({"decoder_attention_mask": torch.ones(1, 9)}, "attention_mask"),
+        ({"input_ids": None}, "input_ids"),
+        ({"input_ids": None, "encoder_outputs": (3,)}, "encoder_outputs"),
+        ({"labels": torch.tensor([[100, 3]])}, "labels"),
+    ],
+)
+def test_bad_inputs(tmp_path, wrong, named):
+    ours, _ = pair(tmp_path)
+    good = {"input_ids": torch.tensor([[5, 6]]), "decoder_input_ids": torch.tensor([[0]])}
+    with pytest.raises(InputError, match=named):
+        ours(**{**good, **wrong})
+
+
+def test_rows_without_an_end(tmp_path):
+    ours, _ = pair(tmp_path, "ForSequenceClassification")
+    for ids in ([[5, 6, 7]], [[5, 1, 1], [5, 6, 1]]):
+        with pytest.raises(InputError, match="end tokens"):
+            ours(torch.tensor(ids))
+
+
+def test_labels_need_a_start_token(tmp_path):
+    ours, _ = pair(tmp_path)
+    ours.shift = type(ours.shift)(None, 0)
+    with pytest.raises(InputError, match="decoder_start_token_id"):
+        ours(**inputs_of())
+
+
+@pytest.mark.parametrize("proj", ["gated-nonsense", "gate-gelu", "relu-gelu-x", ""])
+def test_unknown_activation(proj):
+    with pytest.raises(ConfigError, match="feed_forward_proj"):
+        omniform.AutoConfig.for_model("t5", feed_forward_proj=proj)
+
+
+def test_from_scratch_trains():
+    config = omniform.AutoConfig.for_model("t5", **TINY)
+    model = omniform.AutoModelForSeq2SeqLM.from_config(config)
+    trains(model, inputs_of())
+
+
+def test_every_reference_field_is_accounted_for():
+    assert not unaccounted("t5", transformers.T5Config)
