@@ -357,3 +357,35 @@ def test_every_reference_field_is_accounted_for():
     assert not unaccounted("clip", transformers.CLIPConfig)
     assert not unaccounted("clip_text_model", transformers.CLIPTextConfig)
     assert not unaccounted("clip_vision_model", transformers.CLIPVisionConfig)
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["CLIPVisionModel", "CLIPTextModel", "CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"],
+)
+def test_a_tower_by_its_class_from_a_folder_of_both(tmp_path, head):
+    """The tower takes its own part of the config along, so that it can be saved and loaded as itself."""
+    saved_reference(
+        transformers.CLIPModel, both(text={"projection_dim": 10}, vision={"projection_dim": 10}), tmp_path / "both"
+    )
+    ours = getattr(omniform, head).from_pretrained(tmp_path / "both")
+    theirs = getattr(transformers, head).from_pretrained(tmp_path / "both")
+    inputs = {"pixel_values": pictures()} if "Vision" in head else {"input_ids": texts()["input_ids"]}
+    field = {"CLIPVisionModelWithProjection": "image_embeds", "CLIPTextModelWithProjection": "text_embeds"}
+    compare(ours, theirs, inputs, ["last_hidden_state", field.get(head, "pooler_output")])
+    assert ours.config.model_type == ("clip_vision_model" if "Vision" in head else "clip_text_model")
+    ours.save_pretrained(tmp_path / "tower")
+    again = getattr(transformers, head).from_pretrained(tmp_path / "tower")
+    compare(ours, again, inputs, [field.get(head, "pooler_output")])
+
+
+def test_unknown_keys_of_a_part_are_named():
+    config = omniform.AutoConfig.for_model("clip", text_config={"hiden_size": 3}, vision_config={"hidden_size": 24})
+    assert config.unknown == ("text_config.hiden_size",)
+    assert config.parts["vision_config"].hidden_size == 24
+
+
+def test_tasks(tmp_path):
+    pair(tmp_path, "CLIPModel", both())
+    for auto in (omniform.AutoModelForZeroShotImageClassification, omniform.CLIPModel, AutoModel):
+        assert type(auto.from_pretrained(tmp_path)).__name__ == "DualEncoder"

@@ -141,12 +141,14 @@ class ModelConfig:
         spec: the family's typed config; it alone drives how the model is built.
         common: what all families share.
         unknown: keys that neither the family nor omniform knows; kept, and named in one warning.
+        parts: the nested configs (``text_config``, ``vision_config``), by key.
     """
 
     raw: dict[str, object]
     spec: object
     common: Common
     unknown: tuple[str, ...]
+    parts: Mapping[str, ModelConfig]
 
     def __init__(
         self, raw: Mapping[str, object], read: Callable[[ConfigReader], object], *, where: str = "config.json"
@@ -162,7 +164,16 @@ class ModelConfig:
         reader.inert("quantization_config")
         common = read_common(reader)
         spec = read(reader)
-        state = {"raw": raw, "spec": spec, "common": common, "unknown": reader.unknown(), "values": reader.values}
+        parts = {name: value for name, value in reader.values.items() if isinstance(value, ModelConfig)}
+        unknown = (*reader.unknown(), *(f"{name}.{key}" for name, part in parts.items() for key in part.unknown))
+        state = {
+            "raw": raw,
+            "spec": spec,
+            "common": common,
+            "unknown": unknown,
+            "values": reader.values,
+            "parts": parts,
+        }
         for name, value in state.items():
             super().__setattr__(name, value)
 

@@ -45,10 +45,10 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    text = Part(r.sub("text_config", {}), default="llama")
+    text = Part.of(r, "text_config", {"model_type": "llama"})
     r.inert("image_seq_length")
     return Config(
-        vision=Part(r.sub("vision_config", CLIP_336), default="clip_vision_model"),
+        vision=Part.of(r, "vision_config", CLIP_336),
         text=text,
         image_token_id=r.integer("image_token_index", 32000, also=("image_token_id",), least=0),
         feature_layers=r.one_or_more("vision_feature_layer", (-2,)),
