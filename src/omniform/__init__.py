@@ -24,6 +24,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
+    "bundled_checkpoint": "omniform.hub.bundled",
     "TextStreamer": "omniform.engine.text",
     "TextIteratorStreamer": "omniform.engine.text",
     "GenerationConfig": "omniform.core.generation",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
     from omniform.engine.text import TextStreamer as TextStreamer
     from omniform.hub.auto import *  # noqa: F403
+    from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
 
 __all__ = sorted([*_HOME, "__version__"])
 
