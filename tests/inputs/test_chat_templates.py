@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
@@ -58,7 +57,8 @@ LLAMA3 = """\
     {%- if message.tool_calls is defined %}
         {%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
         {%- set call = message.tool_calls[0].function %}
-        {%- generation %}{{ '{"name": "' ~ call.name ~ '", "parameters": ' }}{{ call.arguments | tojson }}}{% endgeneration %}
+        {%- generation %}{{ '{"name": "' ~ call.name ~ '", ' }}"arguments": {{ call.arguments | tojson }}}
+        {%- endgeneration %}
     {%- elif message.role == 'assistant' %}
         {%- generation %}{{ message.content | trim }}<|eot_id|>{% endgeneration %}
         {%- continue %}
@@ -146,8 +146,8 @@ def weather(city: str, days: int = 3, unit: Literal["c", "f"] = "c") -> str:
 def everything(
     a: int,
     b: float | None,
-    c: Optional[str],
-    d: Union[int, str, None],
+    c: Optional[str],  # noqa: UP045
+    d: Union[int, str, None],  # noqa: UP007
     e: list[int],
     f: dict[str, float],
     g: tuple[int, str],
@@ -155,7 +155,7 @@ def everything(
     i: dict,
     j: Any,
     k: bool = True,
-    m: Union[list[int], str] = "x",
+    m: list[int] | str = "x",
     n: Unit = Unit.METRIC,
     o: Literal[1, "two", None] = None,
     p: list[dict[str, list[int]]] = (),
@@ -267,9 +267,10 @@ def test_assistant_mask(tokenizers, kind, template, batched) -> None:
 
 def test_tools_and_documents(tokenizers) -> None:
     mine, theirs = tokenizers["llama3"]
+    call = {"name": "weather", "arguments": {"city": "日本 <x>"}}
     calls = [
         *PLAIN[:2],
-        {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "日本 <x>"}}}]},
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]},
         {"role": "tool", "content": {"degrees": 20.5, "sky": ["blue", None]}},
     ]  # fmt: skip
     documents = [{"title": "A & B", "text": "one"}, {"title": "C", "text": "two"}]
@@ -304,7 +305,7 @@ def test_schemas_of_functions() -> None:
         """Only a summary."""
         return 1
 
-    def strange(x: int) -> "Tools":
+    def strange(x: int) -> Tools:
         """What it gives back has no JSON.
 
         Args:
@@ -418,15 +419,20 @@ SNIPPETS = [
     "{{ [1, 2] | tojson }}{{ {'é': '<&>', 'b': none} | tojson(indent=2, sort_keys=true) }}",
     "{{ dict(a=1) | tojson }} {{ dict.fromkeys(['x', 'y'], 0) | tojson }} {{ range(3) | list }}",
     "{% set ns = namespace(x=1) %}{% for i in range(3) %}{% set ns.x = ns.x * 2 %}{% endfor %}{{ ns.x }}",
-    "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+    "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}"
+    "{% if i > 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
     "  {% if true %}\n   a\n  {% endif %}\n b {{ 1 }}\n{#- comment -#}\n c",
     "{{ undefined_thing }}|{{ messages[0].nothing }}|{{ x | default('d') }}|{{ 'abc'[1:] }}|{{ 7 // 2 }}|{{ 2 ** 5 }}",
     "{{ '%s and %5.2f' % ('a', 3.14159) }} {{ '{:>5}'.format('x') }} {{ 'a' * 3 }} {{ 7 % 4 }} {{ 'A-B'.split('-') }}",
-    "{{ messages | map(attribute='role') | join(',') }} {{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
-    "{% macro m(x) %}[{{ x }}{{ caller() if caller }}]{% endmacro %}{{ m('y') }}{% call m('z') %}c{% endcall %}{{ messages[-1].content | upper }}",
-    "{{ messages[0].content.startswith(' ') }} {{ messages[0]['content'] | e }} {{ true and not false }} {{ none is none }}",
+    "{{ messages | map(attribute='role') | join(',') }} "
+    "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+    "{% macro m(x) %}[{{ x }}{{ caller() if caller }}]{% endmacro %}"
+    "{{ m('y') }}{% call m('z') %}c{% endcall %}{{ messages[-1].content | upper }}",
+    "{{ messages[0].content.startswith(' ') }} {{ messages[0]['content'] | e }} "
+    "{{ true and not false }} {{ none is none }}",
     "{% generation %}x{% endgeneration %}{% raw %}{{ y }}{% endraw %}{{ strftime_now('%%') }}",
-    "{{ cycler('a', 'b').next() }}{{ joiner(',')() }}{{ messages | length }}{{ bos_token }}{{ eos_token }}{{ tools is none }}",
+    "{{ cycler('a', 'b').next() }}{{ joiner(',')() }}"
+    "{{ messages | length }}{{ bos_token }}{{ eos_token }}{{ tools is none }}",
 ]
 
 
@@ -435,73 +441,6 @@ def test_the_language(tokenizers, template: str) -> None:
     mine, theirs = tokenizers["llama"]
     options = {"chat_template": template, "tokenize": False}
     assert mine.apply_chat_template(PLAIN, **options) == theirs.apply_chat_template(PLAIN, **options)
-
-
-HOSTILE = [
-    "{{ ''.__class__ }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.__class__ }}",
-    "{{ raise_exception.__globals__ }}", "{{ strftime_now.__code__ }}", "{{ dict.__init__.__globals__ }}",
-    "{{ namespace.__init__.__globals__['sys'] }}", "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-    "{{ self.__init__.__globals__ }}", "{{ self._TemplateReference__context }}", "{{ joiner.__init__ }}",
-    "{{ (''|attr('__class__')).__mro__ }}", "{{ '{0.__class__}'.format('') | length // 0 }}", "{{ '{0.__class__}'.format_map({}) }}",
-    "{% set ns = namespace() %}{% set ns.__class__ = 1 %}", "{{ namespace(**{'__class__': 1}) }}",
-    "{{ messages.append(1) }}", "{{ messages[0].update({'a': 1}) }}", "{{ messages.clear() }}",
-    "{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{% extends 'x' %}", "{% from 'x' import y %}",
-    "{% for i in range(10000000000) %}{% endfor %}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "{{ 'a' * 10000000000 }}", "{{ [0] * 10000000000 }}",
-    "{{ 9 ** 999999999 }}", "{{ '%9999999999d' % 1 }}", "{{ '%*d' % (999999999, 1) }}", "{{ 10000000000 * 'a' }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' * 99 }}{% endfor %}{% endfor %}",
-    "{{ messages | map('__class__') | list }}", "{{ messages | map(attribute='__class__') | list | first | upper }}",
-    "{% if %}", "{{ ", "{% endfor %}", "{% for x in %}", "{{ a b }}", "{% unknown %}", "{{ x | nofilter }}", "{{ x is notest }}",
-    "{{ " + "(" * 5000 + ")" * 5000 + " }}", "{{ " + "-" * 20000 + "1 }}", "{% if x %}" * 300,
-    "{{ undefined_thing.attribute }}", "{{ 1 / 0 }}", "{{ messages[99].content }}", "{{ 'a' + 1 }}", "{{ none() }}",
-    "{{ raise_exception('no') }}", "{{ [1][5].x }}", "{{ '\\ud800' | tojson(ensure_ascii=true, indent='x', separators=1) }}",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("template", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_templates(tokenizers, template: str) -> None:
-    mine, _ = tokenizers["llama"]
-    messages = [dict(message) for message in PLAIN]
-    with pytest.raises((ConfigError, InputError)) as caught:
-        mine.apply_chat_template(messages, chat_template=template, tokenize=False)
-    assert str(caught.value)
-    assert messages == PLAIN
-
-
-def test_damaged_templates(tokenizers) -> None:
-    """Whatever becomes of a template, a typed error comes of it, or a prompt."""
-    mine, _ = tokenizers["llama"]
-    chance = random.Random(0)
-    failures = 0
-    for template in (LLAMA2, LLAMA3, CHATML, LLAVA):
-        for _ in range(60):
-            start = chance.randrange(len(template))
-            end = min(len(template), start + chance.randrange(1, 12))
-            noise = "".join(chance.choice("{}%#'\"().|[]-+* \nabz019_") for _ in range(chance.randrange(6)))
-            damaged = template[:start] + noise + template[end:]
-            try:
-                mine.apply_chat_template(PARTS if template is LLAVA else PLAIN, chat_template=damaged, tokenize=False)
-            except (ConfigError, InputError):
-                failures += 1
-    assert failures > 50
-
-
-@pytest.mark.parametrize("conversation", [
-    [], [[]], None, "hello", ["hello"], [1], [None], [[{"role": "user"}], []], [[{"role": "user", "content": "x"}], ["y"]],
-    {"role": "user"},
-])  # fmt: skip
-def test_malformed_conversations(tokenizers, conversation) -> None:
-    mine, _ = tokenizers["llama"]
-    with pytest.raises(InputError):
-        mine.apply_chat_template(conversation, chat_template=CHATML)
-
-
-def test_malformed_tools(tokenizers) -> None:
-    mine, _ = tokenizers["llama3"]
-    for options in ({"tools": ["x"]}, {"tools": [int]}, {"documents": ["x"]}, {"documents": "x"}, {"chat_template": 3}):
-        with pytest.raises(InputError):
-            mine.apply_chat_template(PLAIN, **{"chat_template": LLAMA3, **options})
 
 
 def test_templates_are_saved(tmp_path: Path) -> None:

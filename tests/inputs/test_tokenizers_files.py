@@ -100,7 +100,9 @@ OLDER = {
     "special tokens as text": lambda f: edit(f, "special_tokens_map", mask_token="<mask>", pad_token="</s>"),
     "special tokens as mappings": lambda f: edit(f, "special_tokens_map", mask_token=MASK, cls_token=TOKEN),
     "additional special tokens": lambda f: edit(f, "special_tokens_map", additional_special_tokens=["<a>", "<b>"]),
-    "extra special tokens": lambda f: edit(f, "special_tokens_map", extra_special_tokens=["<a>", dict(MASK, content="<b>")]),
+    "extra special tokens": lambda f: edit(
+        f, "special_tokens_map", extra_special_tokens=["<a>", dict(MASK, content="<b>")]
+    ),
     "additional in the config": lambda f: edit(f, "tokenizer_config", additional_special_tokens=["<a>", "<b>"]),
     "extra in the config": lambda f: edit(f, "tokenizer_config", extra_special_tokens=["<b>", "<a>"]),
     "extra by name": lambda f: edit(f, "tokenizer_config", extra_special_tokens={"boi_token": "<boi>", "eoi": "<eoi>"}),
@@ -114,14 +116,20 @@ OLDER = {
     "inputs": lambda f: edit(f, "tokenizer_config", model_input_names=["input_ids", "token_type_ids"]),
     "clean up": lambda f: edit(f, "tokenizer_config", clean_up_tokenization_spaces=True),
     "forced clean up": lambda f: edit(
-        f, "tokenizer_config", clean_up_tokenization_spaces=True,
+        f,
+        "tokenizer_config",
+        clean_up_tokenization_spaces=True,
         clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True,
     ),
     "the fast name": lambda f: edit(
-        f, "tokenizer_config", tokenizer_class=json.loads((f / "tokenizer_config.json").read_text())["tokenizer_class"] + "Fast"
+        f,
+        "tokenizer_config",
+        tokenizer_class=json.loads((f / "tokenizer_config.json").read_text())["tokenizer_class"] + "Fast",
     ),
     "no name": lambda f: edit(f, "tokenizer_config", tokenizer_class=...),
-    "the name in the model's config": lambda f: edit(edit(f, "tokenizer_config", tokenizer_class=...), "config", tokenizer_class="GPT2Tokenizer"),
+    "the name in the model's config": lambda f: edit(
+        edit(f, "tokenizer_config", tokenizer_class=...), "config", tokenizer_class="GPT2Tokenizer"
+    ),
     "a generic name": lambda f: edit(f, "tokenizer_config", tokenizer_class="PreTrainedTokenizerFast"),
     "an unknown name": lambda f: edit(f, "tokenizer_config", tokenizer_class="NovelTokenizer"),
     "eos asked for": lambda f: edit(f, "tokenizer_config", add_eos_token=True),
@@ -136,16 +144,29 @@ OLDER = {
     "accents kept": lambda f: edit(f, "tokenizer_config", strip_accents=False, tokenize_chinese_chars=False),
     "more sentinels": lambda f: edit(f, "tokenizer_config", extra_ids=12),
     "no sentinels": lambda f: edit(f, "tokenizer_config", extra_ids=0),
-    "added tokens": lambda f: edit(edit(f, "added_tokens", **{"<new>": 5000, "newword": 5001}), "special_tokens_map", mask_token="<new>"),
+    "added tokens": lambda f: edit(
+        edit(f, "added_tokens", **{"<new>": 5000, "newword": 5001}), "special_tokens_map", mask_token="<new>"
+    ),
     "a decoder of tokens": lambda f: edit(
-        f, "tokenizer_config", added_tokens_decoder={"9000": {**MASK, "special": True}, "9001": {**TOKEN, "content": "plainword"}},
+        f,
+        "tokenizer_config",
+        added_tokens_decoder={"9000": {**MASK, "special": True}, "9001": {**TOKEN, "content": "plainword"}},
         mask_token="<mask>",
     ),
     "inert settings": lambda f: edit(
-        f, "tokenizer_config", name_or_path="/tmp/x", sp_model_kwargs={}, use_fast=True, errors="replace", never_split=None,
-        special_tokens_map_file="x", tokenizer_file=None, use_default_system_prompt=False, spaces_between_special_tokens=False,
+        f,
+        "tokenizer_config",
+        name_or_path="/tmp/x",
+        sp_model_kwargs={},
+        use_fast=True,
+        errors="replace",
+        never_split=None,
+        special_tokens_map_file="x",
+        tokenizer_file=None,
+        use_default_system_prompt=False,
+        spaces_between_special_tokens=False,
     ),
-}  # fmt: skip
+}
 
 
 BYTE_LEVEL = ("gpt2", "clip", "whisper", "llama3", "llava", "unigram")
@@ -193,6 +214,56 @@ def test_overrides(tmp_path: Path, kind, options: dict) -> None:
     assert facts(ours(folder, **options)) == facts(reference(folder, **options))
 
 
+def older_backend(raw: dict, change: str, special: tuple[str, int]) -> None:
+    """Make the content of a tokenizer.json what other releases and other hands wrote."""
+    match change:
+        case "merges as text":
+            raw["model"]["merges"] = [" ".join(pair) for pair in raw["model"].get("merges", [])]
+        case "no type of model":
+            del raw["model"]["type"]
+        case "no post-processor":
+            raw["post_processor"] = None
+        case "stored limits":
+            raw["truncation"] = {"direction": "Left", "max_length": 6, "strategy": "LongestFirst", "stride": 1}
+            raw["padding"] = {
+                "strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": special[1],
+                "pad_type_id": 0, "pad_token": special[0],
+            }  # fmt: skip
+        case "another post-processor":
+            raw["post_processor"] = {"type": "BertProcessing", "sep": list(special), "cls": list(special)}
+        case "other steps":
+            raw["normalizer"] = {"type": "Lowercase"}
+            raw["pre_tokenizer"] = {"type": "Whitespace"}
+            raw["decoder"] = None
+        case "no added tokens":
+            raw["added_tokens"] = []
+        case "tokens not special":
+            for token in raw["added_tokens"]:
+                token["special"], token["lstrip"] = False, True
+
+
+@pytest.mark.parametrize("change", [
+    "merges as text", "no type of model", "no post-processor", "stored limits", "another post-processor", "other steps",
+    "no added tokens", "tokens not special",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wordlevel"}))
+def test_older_tokenizer_json(tmp_path: Path, kind: str, change: str) -> None:
+    folder = KINDS[kind](tmp_path / "base")
+    if not (folder / "tokenizer.json").exists():
+        ours(folder).save_files(folder)
+    tokenizer = ours(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    token = tokenizer.eos_token or tokenizer.sep_token
+    older_backend(raw, change, (token, tokenizer.convert_tokens_to_ids(token)))
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    for name in (..., "PreTrainedTokenizerFast"):
+        if name is not ...:
+            edit(edit(folder, "tokenizer_config", tokenizer_class=name), "config", model_type=...)
+        mine, theirs = ours(folder), reference(folder)
+        assert facts(mine) == facts(theirs)
+        assert (mine.pad_token, mine.padding_side) == (theirs.pad_token, theirs.padding_side)
+
+
 # ---- malformed folders
 
 
@@ -213,22 +284,44 @@ def test_missing_vocabularies(tmp_path: Path) -> None:
         tokenizer_from_files({"tokenizer.json": tmp_path / "gone.json"}, where="gone")
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("vocab.json", b"{"), ("vocab.json", b"[]"), ("vocab.json", b'{"a": "b"}'), ("vocab.json", b'{"a": -1}'),
-    ("vocab.json", b"\xff\xfe"), ("merges.txt", b"one\n"), ("merges.txt", b"a b c\n"), ("merges.txt", b"\xff"),
-    ("merges.txt", b"not_there x\n"), ("tokenizer_config.json", b"{"), ("tokenizer_config.json", b"[1]"),
-    ("tokenizer_config.json", b"\xff"), ("tokenizer_config.json", b'{"pad_token": 3}'),
-    ("tokenizer_config.json", b'{"padding_side": "up"}'), ("tokenizer_config.json", b'{"model_max_length": "x"}'),
-    ("tokenizer_config.json", b'{"add_prefix_space": "yes"}'), ("tokenizer_config.json", b'{"tokenizer_class": 3}'),
-    ("tokenizer_config.json", b'{"added_tokens_decoder": []}'), ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {}}}'),
-    ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {"content": 3}}}'),
-    ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {"content": "x", "lstrip": 3}}}'),
-    ("tokenizer_config.json", b'{"model_input_names": "x"}'), ("tokenizer_config.json", b'{"extra_special_tokens": 3}'),
-    ("special_tokens_map.json", b'{"pad_token": [1]}'), ("added_tokens.json", b'{"a": "x"}'), ("added_tokens.json", b"[]"),
-    ("tokenizer.json", b"{}"), ("tokenizer.json", b"null"), ("tokenizer.json", b'{"model": {}}'), ("tokenizer.json", b"\x00"),
-    ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": [], "merges": 3}}'), ("tokenizer.json", b"[" * 100000),
-    ("tokenizer.json", b'{"model": {"vocab": {"a": 1.5}, "merges": []}, "added_tokens": [3]}'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab.json", b"{"),
+        ("vocab.json", b"[]"),
+        ("vocab.json", b'{"a": "b"}'),
+        ("vocab.json", b'{"a": -1}'),
+        ("vocab.json", b"\xff\xfe"),
+        ("merges.txt", b"one\n"),
+        ("merges.txt", b"a b c\n"),
+        ("merges.txt", b"\xff"),
+        ("merges.txt", b"not_there x\n"),
+        ("tokenizer_config.json", b"{"),
+        ("tokenizer_config.json", b"[1]"),
+        ("tokenizer_config.json", b"\xff"),
+        ("tokenizer_config.json", b'{"pad_token": 3}'),
+        ("tokenizer_config.json", b'{"padding_side": "up"}'),
+        ("tokenizer_config.json", b'{"model_max_length": "x"}'),
+        ("tokenizer_config.json", b'{"add_prefix_space": "yes"}'),
+        ("tokenizer_config.json", b'{"tokenizer_class": 3}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": []}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {}}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {"content": 3}}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {"content": "x", "lstrip": 3}}}'),
+        ("tokenizer_config.json", b'{"model_input_names": "x"}'),
+        ("tokenizer_config.json", b'{"extra_special_tokens": 3}'),
+        ("special_tokens_map.json", b'{"pad_token": [1]}'),
+        ("added_tokens.json", b'{"a": "x"}'),
+        ("added_tokens.json", b"[]"),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"null"),
+        ("tokenizer.json", b'{"model": {}}'),
+        ("tokenizer.json", b"\x00"),
+        ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": [], "merges": 3}}'),
+        ("tokenizer.json", b"[" * 100000),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 1.5}, "merges": []}, "added_tokens": [3]}'),
+    ],
+)
 def test_malformed_files(tmp_path: Path, name: str, content: bytes) -> None:
     folder = gpt2(tmp_path / "a")
     if name == "tokenizer_config.json" and content.startswith(b'{"') and b"tokenizer_class" not in content:

@@ -16,7 +16,10 @@ from tokenizers.models import BPE, Unigram, WordLevel
 from omniform.inputs.text.load import tokenizer_from_files
 from omniform.inputs.text.tokenizer import Tokenizer
 
-WORDS = "the quick brown fox jumps over lazy dog hello world token image 123 ünï 日本 don't it's".split()
+WORDS = [
+    *("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "hello", "world", "token", "image", "123"),
+    *("ünï", "日本", "don't", "it's"),
+]
 
 TEXTS = [
     "Hello world, the quick brown fox jumps over the lazy dog.",
@@ -222,7 +225,8 @@ def t5(folder: Path, **config: object) -> Path:
 def llama3(folder: Path, **config: object) -> Path:
     vocab, merges = _byte_level()
     backend = Backend(BPE(vocab=vocab, merges=[tuple(pair) for pair in merges], ignore_merges=True))
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    pattern += r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     from tokenizers import Regex
 
     split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
@@ -328,21 +332,12 @@ def ours(folder: Path, **overrides: object) -> Tokenizer:
 
 
 def reference(folder: Path, **overrides: object):  # the reference has no types to speak of
-    import torch
+    from reference import import_torchvision
 
-    try:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _LIBRARIES.append(library)
-    except RuntimeError:
-        pass  # defined already
+    import_torchvision()
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(str(folder), **overrides)
-
-
-_LIBRARIES: list[object] = []
 
 
 @pytest.fixture(params=sorted(KINDS))

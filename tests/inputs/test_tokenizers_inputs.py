@@ -22,12 +22,26 @@ def tok(tmp_path_factory: pytest.TempPathFactory):
 
 
 BAD_TEXT = [
-    (None, None, "text"), (3, None, "text"), (b"x", None, "text"), ([], None, "text"), ([None], None, "row 0"),
-    (["a", 3], None, "row 1"), (["a", ["b", 3]], None, "row 1"), ([["a"]], None, "row 0"), ([["a", "b", "c"]], None, "row 0"),
-    ([1, 2, 3], None, "row 0"), ([["a", ["b"]]], None, "row 0"), ("a\ud800", None, "character 1"), (["x", "a\udfff"], None, "row 1"),
-    ("a", ["b"], "text_pair"), ("a", 3, "text_pair"), (["a", "b"], ["c"], "text_pair"), (["a"], "b", "text_pair"),
-    (["a", "b"], ["c", None], "row 1"), ({"a": 1}, None, "text"),
-]  # fmt: skip
+    (None, None, "text"),
+    (3, None, "text"),
+    (b"x", None, "text"),
+    ([], None, "text"),
+    ([None], None, "row 0"),
+    (["a", 3], None, "row 1"),
+    (["a", ["b", 3]], None, "row 1"),
+    ([["a"]], None, "row 0"),
+    ([["a", "b", "c"]], None, "row 0"),
+    ([1, 2, 3], None, "row 0"),
+    ([["a", ["b"]]], None, "row 0"),
+    ("a\ud800", None, "character 1"),
+    (["x", "a\udfff"], None, "row 1"),
+    ("a", ["b"], "text_pair"),
+    ("a", 3, "text_pair"),
+    (["a", "b"], ["c"], "text_pair"),
+    (["a"], "b", "text_pair"),
+    (["a", "b"], ["c", None], "row 1"),
+    ({"a": 1}, None, "text"),
+]
 
 
 @pytest.mark.parametrize(("text", "second", "where"), BAD_TEXT, ids=range(len(BAD_TEXT)))
@@ -40,7 +54,9 @@ def test_texts_that_are_none(tok, text, second, where) -> None:
         tok(text_target=text, text_pair_target=second)
 
 
-@pytest.mark.parametrize("text", ["a", [["a", 3]], [["a"], "b"], ["a", ["b"]], 3, [["a"], None], [["a"], ["b", None]], []])
+@pytest.mark.parametrize(
+    "text", ["a", [["a", 3]], [["a"], "b"], ["a", ["b"]], 3, [["a"], None], [["a"], ["b", None]], []]
+)
 def test_words_that_are_none(tok, text) -> None:
     if text == []:
         assert tok(text, is_split_into_words=True)["input_ids"] == [3, 4]
@@ -50,14 +66,30 @@ def test_words_that_are_none(tok, text) -> None:
 
 
 OPTIONS = [
-    {"padding": "longst"}, {"padding": 3}, {"truncation": "first"}, {"truncation": 1}, {"max_length": -1}, {"max_length": "8"},
-    {"max_length": 2.5}, {"max_length": True}, {"stride": -1}, {"stride": 9, "max_length": 8, "truncation": True},
-    {"pad_to_multiple_of": 0, "padding": True}, {"padding_side": "top", "padding": True}, {"return_tensors": "tf"},
-    {"return_tensors": "pt"}, {"truncation": True, "max_length": 1}, {"truncation": "only_second", "max_length": 3},
-    {"padding": "max_length", "max_length": 10**12}, {"padding": True, "pad_to_multiple_of": 10**12},
-    {"max_length": 10**40, "truncation": True}, {"add_special_tokens": "yes"}, {"return_length": 1}, {"is_split_into_words": 0.5},
+    {"padding": "longst"},
+    {"padding": 3},
+    {"truncation": "first"},
+    {"truncation": 1},
+    {"max_length": -1},
+    {"max_length": "8"},
+    {"max_length": 2.5},
+    {"max_length": True},
+    {"stride": -1},
+    {"stride": 9, "max_length": 8, "truncation": True},
+    {"pad_to_multiple_of": 0, "padding": True},
+    {"padding_side": "top", "padding": True},
+    {"return_tensors": "tf"},
+    {"return_tensors": "pt"},
+    {"truncation": True, "max_length": 1},
+    {"truncation": "only_second", "max_length": 3},
+    {"padding": "max_length", "max_length": 10**12},
+    {"padding": True, "pad_to_multiple_of": 10**12},
+    {"max_length": 10**40, "truncation": True},
+    {"add_special_tokens": "yes"},
+    {"return_length": 1},
+    {"is_split_into_words": 0.5},
     {"padding": True, "truncation": True, "max_length": 10, "pad_to_multiple_of": 4},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -87,7 +119,7 @@ def test_padding_needs_a_token(tmp_path: Path) -> None:
     tok = ours(gpt2(tmp_path / "g"))
     assert tok.pad_token is None and tok.pad_token_id is None
     for call in (lambda: tok(["a", "b c"], padding=True), lambda: tok.pad([{"input_ids": [1]}])):
-        with pytest.raises(InputError, match="pad_token = tokenizer.eos_token"):
+        with pytest.raises(InputError, match="eos_token"):
             call()
     tok.pad_token = tok.eos_token
     assert tok(["a", "hello world"], padding=True, return_tensors="pt").input_ids.shape[0] == 2
@@ -102,7 +134,9 @@ def test_a_call_leaves_no_trace(tok) -> None:
     assert tok.tokenize("[SEP]") == ["[SEP]"]
 
 
-@pytest.mark.parametrize("ids", [-1, [-100, 3], ["a"], [1.5], None, [[1], ["b"]], "abc", 1 << 40, [None], {"a": 1}, [True]])
+@pytest.mark.parametrize(
+    "ids", [-1, [-100, 3], ["a"], [1.5], None, [[1], ["b"]], "abc", 1 << 40, [None], {"a": 1}, [True]]
+)
 def test_ids_that_are_none(tok, ids) -> None:
     with pytest.raises(InputError):
         tok.decode(ids)
@@ -225,7 +259,9 @@ def test_a_t5_under_the_other_name_and_generic_pieces(tmp_path: Path) -> None:
     folder = write(tmp_path / "u", model=data, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"})
     mine, theirs = ours(folder), reference(folder)
     assert dict(mine(text)) == dict(theirs(text)) and mine.special_tokens_map == theirs.special_tokens_map
-    folder = llama(tmp_path / "v", tokenizer_class="PreTrainedTokenizerFast", added_tokens_decoder={"5": {"content": "<renamed>"}})
+    folder = llama(
+        tmp_path / "v", tokenizer_class="PreTrainedTokenizerFast", added_tokens_decoder={"5": {"content": "<renamed>"}}
+    )
     mine, theirs = ours(folder), reference(folder)
     text += " <renamed> \x02"
     assert dict(mine(text)) == dict(theirs(text)) and mine.get_vocab() == theirs.get_vocab()

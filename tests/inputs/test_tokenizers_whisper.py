@@ -95,7 +95,9 @@ def test_timestamps(pair, skip: bool, times: bool, offsets: bool) -> None:
             assert mine.decode(np.array(ids, dtype=np.int64), **options) == expected
     if not offsets:
         block = [[begin, 5, first, first + 9], [6, first, 7, first + 3]]
-        assert mine.batch_decode(block, skip_special_tokens=skip) == theirs.batch_decode(block, skip_special_tokens=skip)
+        assert mine.batch_decode(block, skip_special_tokens=skip) == theirs.batch_decode(
+            block, skip_special_tokens=skip
+        )
         assert mine.decode(torch.tensor(block), **options) == theirs.decode(torch.tensor(block), **options)
     finer = {**options, "time_precision": 0.04}
     assert mine.decode([first, 5, first + 7], **finer) == theirs.decode([first, 5, first + 7], **finer)
