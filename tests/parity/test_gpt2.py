@@ -45,7 +45,7 @@ MANY_LABELS = {"num_labels": 3, "problem_type": "multi_label_classification"}
 HEADS = {
     "Model": "AutoModel",
     "LMHeadModel": "AutoModelForCausalLM",
-    "DoubleHeadsModel": "AutoModelForPreTraining",
+    "DoubleHeadsModel": "AutoModelForMultipleChoice",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForTokenClassification": "AutoModelForTokenClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
@@ -86,6 +86,16 @@ def test_cached_equals_uncached(tmp_path, variant):
             parts.append(out.logits)
         close(torch.cat(parts, 1), theirs(ids).logits)
         close(ours(ids, logits_to_keep=2).logits, theirs(ids, logits_to_keep=2).logits)
+
+
+def test_generate(tmp_path):
+    ours, theirs = pair(tmp_path)
+    ids, mask = padded(ragged(97, [9, 4]), side="left")
+    settings = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
+    assert ours.generate(ids, **settings).tolist() == theirs.generate(ids, **settings).tolist()
+    assert ours.generate(ids, max_new_tokens=45).shape[1] <= 49  # 48 positions, and a last token that nobody reads
+    with pytest.raises(InputError, match="at most 48"):
+        ours.generate(torch.full((1, 49), 5), max_new_tokens=1)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -289,6 +299,8 @@ def test_bad_input(tmp_path):
         ours(torch.tensor([[97]]))
     with pytest.raises(InputError, match="token_type_ids"):
         ours(ids, token_type_ids=ids + 97)
+    with pytest.raises(InputError, match="token_type_ids"):
+        ours(ids, token_type_ids=ids[:, 1:])
     with pytest.raises(InputError, match="cross-attention"):
         ours(ids, encoder_hidden_states=torch.zeros(1, 3, 32))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omniform.architectures.generative import Generative
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
-from omniform.blocks.embeddings import PositionTable, check_ids
+from omniform.blocks.embeddings import PositionTable, check_ids, check_token_types
 from omniform.blocks.layers import CrossPreNorm, run, surviving
 from omniform.blocks.relative import BucketedBias
 from omniform.core.context import Memory, StepContext
@@ -179,7 +179,7 @@ class GPTDecoder(Decoder):
         """
         embeds = self.embedded(input_ids, inputs_embeds)
         if token_type_ids is not None:
-            check_ids(token_type_ids, self.embed_tokens.num_embeddings, "token_type_ids")
+            check_token_types(token_type_ids, self.embed_tokens.num_embeddings, embeds)
             embeds = embeds + self.embed(token_type_ids)
         ctx = self.step(
             embeds,
@@ -190,8 +190,7 @@ class GPTDecoder(Decoder):
             attentions=output_attentions,
         )
         readable = any(isinstance(layer, CrossPreNorm) for layer in self.layers)
-        dim = self.embed_tokens.embedding_dim
-        memory = memory_from(encoder_hidden_states, encoder_attention_mask, dim=dim, readable=readable)
+        memory = memory_from(encoder_hidden_states, encoder_attention_mask, dim=self.width, readable=readable)
         return self.outputs(embeds, ctx.with_(memory=memory))
 
 

@@ -73,3 +73,16 @@ def check_ids(input_ids: Tensor, vocabulary: int, where: str = "input_ids") -> N
             found=low if low < 0 else high,
             remedy="Is this the checkpoint's own tokenizer?",
         )
+
+
+def check_token_types(token_type_ids: Tensor, types: int, embeds_BTD: Tensor) -> None:
+    """Raise :class:`InputError` unless token types lie in their table, one for each token."""
+    rows, tokens = embeds_BTD.shape[:2]
+    if tuple(token_type_ids.shape) not in ((rows, tokens), (1, tokens)):
+        raise InputError(
+            "token types do not match the tokens",
+            where="token_type_ids",
+            expected=f"shape {[rows, tokens]}",
+            found=f"shape {list(token_type_ids.shape)}",
+        )
+    check_ids(token_type_ids, types, "token_type_ids")

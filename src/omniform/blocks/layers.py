@@ -131,7 +131,10 @@ class CrossPreNorm(nn.Module):
 
 
 class CrossPostNorm(nn.Module):
-    """A post-norm layer that also looks at an encoder's output (DETR, the original transformer's decoder)."""
+    """A post-norm layer that also looks at an encoder's output (DETR, the original transformer's decoder).
+
+    Without an encoder's output, in a decoder that is used alone, it is a plain :class:`PostNorm`.
+    """
 
     def __init__(
         self,
@@ -156,7 +159,8 @@ class CrossPostNorm(nn.Module):
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
         x_BTD = self.self_attn_layer_norm(x_BTD + _dropped(self, self.self_attn(x_BTD, ctx)))
-        x_BTD = self.encoder_attn_layer_norm(x_BTD + _dropped(self, self.encoder_attn(x_BTD, ctx)))
+        if ctx.memory is not None:
+            x_BTD = self.encoder_attn_layer_norm(x_BTD + _dropped(self, self.encoder_attn(x_BTD, ctx)))
         normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))
         return normed
 

@@ -180,7 +180,7 @@ FAMILY = (
     Builder("gpt2", read, KEYS, prefix="transformer")
     .base("GPT2Model", build)
     .head("GPT2LMHeadModel", "causal-lm", causal_lm)
-    .head("GPT2DoubleHeadsModel", "pre-training", double_heads)
+    .head("GPT2DoubleHeadsModel", "multiple-choice", double_heads)
     .head("GPT2ForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
     .head("GPT2ForTokenClassification", "token-classification", token_classifier)
     .head("GPT2ForQuestionAnswering", "question-answering", question_answerer)

@@ -1,0 +1,330 @@
+"""BERT against the reference."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from omniform.core.errors import ConfigError, InputError, WeightsError
+from omniform.models.registry import config_of
+from reference import (
+    check_round_trip,
+    close,
+    compare,
+    omniform,
+    padded,
+    ragged,
+    saved_reference,
+    trains,
+    transformers,
+    unaccounted,
+)
+
+TINY = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+}  # fmt: skip
+
+AUTO = {
+    "Model": "AutoModel",
+    "ForPreTraining": "AutoModelForPreTraining",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForNextSentencePrediction": "AutoModelForNextSentencePrediction",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForMultipleChoice": "AutoModelForMultipleChoice",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+
+VARIANTS = {
+    "plain": {},
+    "gelu_new": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-2},
+    "relu": {"hidden_act": "relu"},
+    "types": {"type_vocab_size": 5},
+    "untied": {"tie_word_embeddings": False},
+    "decoder": {"is_decoder": True},
+    "chunked": {"chunk_size_feed_forward": 2},
+    "one head": {"num_attention_heads": 1, "num_hidden_layers": 1},
+}
+
+MANY_LABELS = {"num_labels": 3, "problem_type": "multi_label_classification"}
+
+
+def pair(tmp_path, head="Model", scale=0.2, **changes):
+    config = transformers.BertConfig(**{**TINY, **changes})
+    theirs = saved_reference(getattr(transformers, f"Bert{head}"), config, tmp_path / "model", scale=scale)
+    return getattr(omniform, AUTO[head]).from_pretrained(tmp_path / "model"), theirs
+
+
+def batch(types: int = 2):
+    ids, mask = padded(ragged(97, [12, 7, 1]))
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.arange(36).view(3, 12) % types}
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_base(tmp_path, variant, scale):
+    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
+    inputs = batch(VARIANTS[variant].get("type_vocab_size", 2))
+    ids = {"input_ids": inputs["input_ids"]}
+    for given in (ids, {**ids, "token_type_ids": inputs["token_type_ids"]}):
+        compare(ours, theirs, given, ["last_hidden_state", "pooler_output", "hidden_states", "attentions"])
+    with torch.no_grad():
+        expected, found = theirs(**inputs), ours(**inputs)
+    real = inputs["attention_mask"].bool()
+    close(found.last_hidden_state[real], expected.last_hidden_state[real])
+    close(found.pooler_output, expected.pooler_output)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForPreTraining", "LMHeadModel"])
+def test_vocabulary_heads(tmp_path, head, variant, scale):
+    ours, theirs = pair(tmp_path, head, scale=scale, **VARIANTS[variant])
+    inputs = batch()
+    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    fields = ["loss", "logits"]
+    if head == "ForPreTraining":
+        compare(ours, theirs, inputs, ["prediction_logits"])
+        assert ours(**inputs).loss is None
+        inputs["next_sentence_label"] = torch.tensor([1, 0, 1])
+        fields = ["loss", "prediction_logits", "seq_relationship_logits"]
+    compare(ours, theirs, inputs, fields)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    assert ours.get_output_embeddings().weight.shape == (97, 32)
+    if variant != "untied":
+        trains(ours, inputs)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_embeddings_and_positions_given(tmp_path, implementation):
+    ours, theirs = pair(tmp_path)
+    ours.set_attn_implementation(implementation)
+    ids, mask = padded(ragged(97, [9, 4]), side="left")
+    inputs = {
+        "inputs_embeds": theirs.embeddings.word_embeddings(ids),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+    }
+    with torch.no_grad():
+        close(ours(**inputs)[0][mask.bool()], theirs(**inputs)[0][mask.bool()])
+
+
+def test_cached_decoding(tmp_path):
+    ours, theirs = pair(tmp_path, "LMHeadModel", is_decoder=True)
+    ids = torch.stack(ragged(97, [14, 14]))
+    with torch.no_grad():
+        parts, state = [], None
+        for piece in ids.split([9, 3, 1, 1], 1):
+            out = ours(piece, past_key_values=state)
+            state = out.past_key_values
+            parts.append(out.logits)
+        close(torch.cat(parts, 1), theirs(ids).logits)
+        close(ours(ids, logits_to_keep=2).logits, theirs(ids, logits_to_keep=2).logits)
+    assert ours.can_generate()
+
+
+def test_generate(tmp_path):
+    ours, theirs = pair(tmp_path, "LMHeadModel", is_decoder=True)
+    ids, mask = padded(ragged(97, [9, 4]), side="left")
+    settings = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    assert ours.generate(ids, **settings).tolist() == theirs.generate(ids, **settings).tolist()
+
+
+def test_an_encoder_with_a_causal_head_scores_but_does_not_write(tmp_path):
+    ours, theirs = pair(tmp_path, "LMHeadModel")
+    compare(ours, theirs, batch(), ["logits"])
+    assert not ours.can_generate()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("head", ["Model", "LMHeadModel", "ForMaskedLM"])
+def test_cross_attention(tmp_path, head, masked):
+    ours, theirs = pair(tmp_path, head, is_decoder=True, add_cross_attention=True)
+    ids = torch.stack(ragged(97, [9, 9]))
+    field = "last_hidden_state" if head == "Model" else "logits"
+    compare(ours, theirs, {"input_ids": ids}, [field])
+    inputs = {"encoder_hidden_states": torch.randn(2, 5, 32)}
+    if masked:
+        inputs["encoder_attention_mask"] = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    crossed = [] if head == "ForMaskedLM" else ["cross_attentions"]
+    compare(ours, theirs, {"input_ids": ids, **inputs}, [field, "attentions", *crossed])
+    if head == "LMHeadModel":
+        with torch.no_grad():
+            first = ours(ids[:, :3], **inputs)
+            rest = ours(ids[:, 3:], past_key_values=first.past_key_values, **inputs)
+            close(torch.cat([first.logits, rest.logits], 1), theirs(ids, **inputs).logits)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("head", "extra", "labels"),
+    [
+        ("ForNextSentencePrediction", {"num_labels": 5}, torch.tensor([1, 0, 0])),
+        ("ForSequenceClassification", {"num_labels": 5}, torch.tensor([1, 4, 0])),
+        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
+        ("ForSequenceClassification", MANY_LABELS, torch.rand(3, 3)),
+        ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 12))),
+        ("ForQuestionAnswering", {}, None),
+        ("ForMultipleChoice", {}, torch.tensor([1, 0])),
+    ],
+)
+def test_heads(tmp_path, head, extra, labels):
+    ours, theirs = pair(tmp_path, head, **extra)
+    inputs = batch()
+    fields = ["loss", "logits", "hidden_states", "attentions"]
+    if head == "ForMultipleChoice":
+        inputs = {k: torch.cat([t, t.flip(1)]).view(2, 3, 12) for k, t in inputs.items()}
+    if head == "ForQuestionAnswering":
+        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
+        fields = ["loss", "start_logits", "end_logits"]
+    else:
+        inputs["labels"] = labels
+    compare(ours, theirs, inputs, fields)
+    with torch.no_grad():
+        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+    trains(ours, inputs)
+
+
+def published(theirs, folder, *, spelling):
+    """Rewrite a folder the way ``bert-base-uncased`` is: old spellings, stray buffers, defaults left out."""
+    weights = load_file(folder / "model.safetensors")
+    renamed = {}
+    for key, tensor in weights.items():
+        if "gamma" in spelling:
+            key = key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        if "bare" in spelling:
+            key = key.removeprefix("bert.")
+        renamed[key] = tensor
+    if "strays" in spelling:
+        renamed["bert.embeddings.position_ids"] = torch.arange(40)[None]
+        renamed["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"].clone()
+        renamed["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"].clone()
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    config = {
+        "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1, "gradient_checkpointing": False,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
+        "model_type": "bert", "pad_token_id": 0, "position_embedding_type": "absolute", "type_vocab_size": 2,
+        "transformers_version": "4.6.0.dev0", "use_cache": True, "directionality": "bidi", "pooler_fc_size": 768,
+        "pooler_num_attention_heads": 12, "pooler_num_fc_layers": 3, "pooler_size_per_head": 128,
+        "pooler_type": "first_token_transform", **TINY,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("spelling", ["as today", "gamma", "bare", "gamma strays", "gamma bare strays"])
+def test_published_folder(tmp_path, spelling):
+    """Pre-training weights under a config that names the masked head: every head loads from them."""
+    _, theirs = pair(tmp_path, "ForPreTraining")
+    folder = tmp_path / "model"
+    published(theirs, folder, spelling=spelling)
+    inputs = batch()
+    masked, report = omniform.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert "cls.seq_relationship.weight" in report.unused and not report.fresh and not masked.config.unknown
+    both = omniform.AutoModelForPreTraining.from_pretrained(folder)
+    base, report = omniform.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not report.fresh
+    with torch.no_grad():
+        expected = theirs(**inputs)
+        close(masked(**inputs).logits, expected.prediction_logits)
+        close(both(**inputs).seq_relationship_logits, expected.seq_relationship_logits)
+        close(base(**inputs).pooler_output, theirs.bert(**inputs).pooler_output)
+    _, report = omniform.AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=3, output_loading_info=True
+    )
+    assert sorted(report.fresh) == ["classifier.bias", "classifier.weight"]
+
+
+def test_a_new_pooler_is_announced(tmp_path, caplog):
+    _, theirs = pair(tmp_path, "ForMaskedLM")
+    with caplog.at_level("WARNING", logger="omniform"):
+        base = omniform.AutoModel.from_pretrained(tmp_path / "model")
+    assert "pooler.dense.weight" in caplog.text
+    inputs = batch()
+    with torch.no_grad():
+        close(base(**inputs).last_hidden_state, theirs.bert(**inputs).last_hidden_state)
+
+
+def test_base_into_head_and_back(tmp_path):
+    _, theirs = pair(tmp_path)
+    head = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    inputs = batch()
+    with torch.no_grad():
+        close(head.model(**inputs).last_hidden_state, theirs(**inputs).last_hidden_state)
+    head.save_pretrained(str(tmp_path / "head"))
+    close(omniform.AutoModel.from_pretrained(tmp_path / "head").embed_norm.weight, theirs.embeddings.LayerNorm.weight)
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    pair(tmp_path)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(3, 4)}, path)
+    with pytest.raises(WeightsError, match=r"unexpected .*distance_embedding"):
+        omniform.AutoModel.from_pretrained(tmp_path / "model")
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    ours, _ = pair(tmp_path, "ForMaskedLM")
+    assert ours.lm_head.decoder.weight is ours.model.embed_tokens.weight
+    assert ours.lm_head.decoder.bias is ours.lm_head.bias
+    untied, _ = pair(tmp_path, "ForMaskedLM", tie_word_embeddings=False)
+    assert untied.lm_head.decoder.weight is not untied.model.embed_tokens.weight
+
+
+def test_bfloat16(tmp_path):
+    _, theirs = pair(tmp_path, "ForMaskedLM", scale=0.05)
+    ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
+    ids = {"input_ids": torch.stack(ragged(97, [12, 12]))}
+    compare(ours, theirs.bfloat16(), ids, ["logits"], tolerance=2e-2)
+
+
+def test_defaults_left_out():
+    config = omniform.AutoConfig.for_model("bert")
+    reference = transformers.BertConfig()
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "layer_norm_eps", "type_vocab_size", "hidden_act"):
+        assert getattr(config, name) == getattr(reference, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 5},
+        {"position_embedding_type": "relative_key"},
+        {"hidden_act": "gleu"},
+        {"add_cross_attention": True},
+        {"type_vocab_size": 0},
+    ],
+)
+def test_bad_configs(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        config_of({"model_type": "bert", **change})
+
+
+def test_bad_input(tmp_path):
+    ours, _ = pair(tmp_path)
+    ids = torch.stack(ragged(97, [9]))
+    with pytest.raises(InputError, match="at most 40 tokens; found 41 tokens"):
+        ours(torch.ones(1, 41, dtype=torch.long))
+    with pytest.raises(InputError, match="at most 40"):
+        ours(ids, position_ids=torch.full((1, 9), 40))
+    with pytest.raises(InputError, match=r"token_type_ids.*found 2"):
+        ours(ids, token_type_ids=torch.full((1, 9), 2))
+    with pytest.raises(InputError, match="token_type_ids"):
+        ours(ids, token_type_ids=torch.zeros(1, 8, dtype=torch.long))
+    with pytest.raises(InputError, match="exactly one"):
+        ours(attention_mask=torch.ones(1, 9))
+    with pytest.raises(InputError, match="attention_mask"):
+        ours(ids, attention_mask=torch.ones(1, 8))
+    with pytest.raises(TypeError, match="token_type_ids"):
+        ours(ids, token_types_ids=ids)
+
+
+def test_every_reference_field_is_accounted_for():
+    assert not unaccounted("bert", transformers.BertConfig)
