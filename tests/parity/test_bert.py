@@ -60,6 +60,12 @@ def pair(tmp_path, head="Model", scale=0.2, **changes):
     return getattr(omniform, AUTO[head]).from_pretrained(tmp_path / "model"), theirs
 
 
+def same_entries(ours, theirs, inputs):
+    """An index finds the same entry in both outputs."""
+    with torch.no_grad():
+        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
+
+
 def batch(types: int = 2):
     ids, mask = padded(ragged(97, [12, 7, 1]))
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.arange(36).view(3, 12) % types}
@@ -78,6 +84,7 @@ def test_base(tmp_path, variant, scale):
     real = inputs["attention_mask"].bool()
     close(found.last_hidden_state[real], expected.last_hidden_state[real])
     close(found.pooler_output, expected.pooler_output)
+    same_entries(ours, theirs, inputs)
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
 
 
@@ -95,6 +102,7 @@ def test_vocabulary_heads(tmp_path, head, variant, scale):
         inputs["next_sentence_label"] = torch.tensor([1, 0, 1])
         fields = ["loss", "prediction_logits", "seq_relationship_logits"]
     compare(ours, theirs, inputs, fields)
+    same_entries(ours, theirs, inputs)
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
     assert ours.get_output_embeddings().weight.shape == (97, 32)
     if variant != "untied":
@@ -133,13 +141,18 @@ def test_generate(tmp_path):
     ours, theirs = pair(tmp_path, "LMHeadModel", is_decoder=True)
     ids, mask = padded(ragged(97, [9, 4]), side="left")
     settings = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    assert ours.generate(ids, **settings).tolist() == theirs.generate(ids, **settings).tolist()
+    expected = theirs.generate(ids, **settings).tolist()
+    assert ours.generate(ids, **settings).tolist() == expected
+    assert ours.generate(ids, token_type_ids=torch.zeros_like(ids), **settings).tolist() == expected
+    with pytest.raises(InputError, match="token_type_ids"):
+        ours.generate(ids, token_type_ids=mask, **settings)
 
 
 def test_an_encoder_with_a_causal_head_scores_but_does_not_write(tmp_path):
     ours, theirs = pair(tmp_path, "LMHeadModel")
     compare(ours, theirs, batch(), ["logits"])
-    assert not ours.can_generate()
+    with pytest.raises(InputError, match="does not write"):
+        ours.generate(batch()["input_ids"])
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -186,8 +199,7 @@ def test_heads(tmp_path, head, extra, labels):
     else:
         inputs["labels"] = labels
     compare(ours, theirs, inputs, fields)
-    with torch.no_grad():
-        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
+    same_entries(ours, theirs, inputs)
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
     trains(ours, inputs)
 

@@ -71,6 +71,7 @@ def test_forward(tmp_path, variant, scale):
         found = ours(input_ids=ids, attention_mask=mask, labels=labels)
     close(found.logits[mask.bool()], expected.logits[mask.bool()])
     close(found.loss, expected.loss)
+    assert found.keys() == list(expected.keys())
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
 
 
@@ -156,6 +157,8 @@ def test_heads(tmp_path, head, extra, labels):
     elif labels is not None:
         inputs["labels"] = labels
     compare(ours, theirs, inputs, fields)
+    with torch.no_grad():
+        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
     if head != "Model":
         trains(ours, inputs)

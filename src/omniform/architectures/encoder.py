@@ -5,7 +5,7 @@ With causal layers the same stack writes: :class:`TextDecoder`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -84,7 +84,8 @@ class TextEncoder(Model):
             token_type_ids = torch.zeros(embeds_BTD.shape[:2], dtype=torch.long, device=embeds_BTD.device)
         else:
             check_token_types(token_type_ids, self.embed_token_types.num_embeddings, embeds_BTD)
-        return embeds_BTD + self.embed_token_types(token_type_ids)
+        types: Tensor = self.embed_token_types(token_type_ids)
+        return embeds_BTD + types
 
     def encode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Vectors to hidden states. Shape: [B, T, D] in and out."""
@@ -319,6 +320,13 @@ class TextWriter(Generative):
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.embed(input_ids)
 
+    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        # Tokenizers hand over token types with every text; a prompt is one text, and its types are all 0.
+        types = features.get("token_type_ids")
+        if types is not None and bool(types.any()):
+            raise InputError("a prompt is one text", where="token_type_ids", expected="0 everywhere")
+        return super().embed_prompt(input_ids, {k: v for k, v in features.items() if k != "token_type_ids"})
+
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         return self.model.encode(embeds_BTD, ctx)
 
@@ -338,6 +346,9 @@ class TextWriter(Generative):
             labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
             logits_to_keep: compute scores of the last so many tokens only; 0 for all.
         """
+        if labels is not None and self.can_generate():
+            # Nobody continues from a step that is there for its loss.
+            inputs["use_cache"] = False
         out = cast(BaseModelOutputWithPooling, self.model(*args, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutput(

@@ -129,7 +129,7 @@ def prepare(
     model: Model, inputs: object, generation_config: GenerationConfig | None, kwargs: Mapping[str, object]
 ) -> Job:
     """Understand a call: check its names, sort inputs from settings, run the encoder if there is one."""
-    if not isinstance(model, Generative):
+    if not isinstance(model, Generative) or not model.can_generate():
         raise InputError(
             f"a {type(model).__name__} does not write text",
             where="generate",
