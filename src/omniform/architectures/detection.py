@@ -130,7 +130,7 @@ class SetLoss:
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:2], no_object, device=logits.device)
         classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[objects].long()
-        weight = torch.ones(no_object + 1, device=logits.device)
+        weight = logits.new_ones(no_object + 1)
         weight[-1] = self.no_object_weight
         found, wanted = boxes[pictures, queries], torch.cat([t["boxes"] for t in labels]).float()[objects]
         overlaps = generalised_iou(corners(found), corners(wanted))

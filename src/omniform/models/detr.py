@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,11 +17,13 @@ from omniform.architectures.detector import (
     QueryEncoder,
 )
 from omniform.architectures.family import Builder
+from omniform.architectures.segmenter import AttentionMap, MaskHead, Segmenter
 from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
 from omniform.blocks.resnet import ResNet
 from omniform.core.config import Common
+from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.models.backbones import Backbone, read_backbone
@@ -135,6 +138,15 @@ def object_detector(c: Config, common: Common) -> ObjectDetector:
     return ObjectDetector(build(c), nn.Linear(c.dim, common.num_labels + 1), BoxHead(c.dim), c.loss)
 
 
+def segmenter(c: Config, common: Common) -> Segmenter:
+    """A class, or none, a box and an outline per query."""
+    fine = c.backbone.spec.output_channels[2::-1]
+    if len(fine) < 3:
+        raise ConfigError("outlines need finer maps", where="backbone_config", expected="3 or more", found=len(fine))
+    head = MaskHead(c.dim, c.encoder_heads, fine, c.act)
+    return Segmenter(object_detector(c, common), AttentionMap(c.dim, c.encoder_heads), head)
+
+
 def keys(c: Config) -> KeyMap:
     """Where the weights live; the backbone's names depend on which library it came from."""
     return c.backbone.keys.under("backbone", "backbone.conv_encoder.model") | KeyMap(
@@ -158,9 +170,36 @@ def keys(c: Config) -> KeyMap:
     )
 
 
+MASK_HEAD = {
+    "bbox_attention.q_proj": "bbox_attention.q_linear",
+    "bbox_attention.k_proj": "bbox_attention.k_linear",
+    "mask_head.conv1.conv": "mask_head.lay1",
+    "mask_head.conv1.norm": "mask_head.gn1",
+    "mask_head.conv2.conv": "mask_head.lay2",
+    "mask_head.conv2.norm": "mask_head.gn2",
+    "mask_head.fpn_stages.0.fpn_adapter": "mask_head.adapter1",
+    "mask_head.fpn_stages.0.refine.conv": "mask_head.lay3",
+    "mask_head.fpn_stages.0.refine.norm": "mask_head.gn3",
+    "mask_head.fpn_stages.1.fpn_adapter": "mask_head.adapter2",
+    "mask_head.fpn_stages.1.refine.conv": "mask_head.lay4",
+    "mask_head.fpn_stages.1.refine.norm": "mask_head.gn4",
+    "mask_head.fpn_stages.2.fpn_adapter": "mask_head.adapter3",
+    "mask_head.fpn_stages.2.refine.conv": "mask_head.lay5",
+    "mask_head.fpn_stages.2.refine.norm": "mask_head.gn5",
+    "mask_head.output_conv": "mask_head.out_lay",
+}
+
+
+def segmenter_keys(c: Config) -> KeyMap:
+    """Where the weights of a detector with outlines live; our own names are those inside newer releases."""
+    aliases = [(rf"^{re.escape(ours)}\.", f"{theirs}.") for ours, theirs in MASK_HEAD.items()]
+    return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD, aliases)
+
+
 FAMILY = (
     Builder("detr", read, keys, prefix="model")
     .base("DetrModel", build)
     .head("DetrForObjectDetection", "object-detection", object_detector)
+    .architecture("DetrForSegmentation", ("image-segmentation",), segmenter, segmenter_keys, prefix="detr")
     .done()
 )
