@@ -264,6 +264,19 @@ def test_older_tokenizer_json(tmp_path: Path, kind: str, change: str) -> None:
         assert (mine.pad_token, mine.padding_side) == (theirs.pad_token, theirs.padding_side)
 
 
+@pytest.mark.parametrize("legacy", [True, False, None])
+@pytest.mark.parametrize("family", ["llama", "llava", None])
+@pytest.mark.parametrize("named", ["LlamaTokenizer", "LlamaTokenizerFast", ...])
+def test_llama_as_release_4_wrote_it(tmp_path: Path, legacy: bool | None, family: str | None, named) -> None:
+    """Its tokenizer.json normalizes where release 5 splits; which of the two holds hangs on class and family."""
+    folder = llava(tmp_path / "a", legacy=legacy, tokenizer_class=named if named is not ... else "x")
+    edit(folder, "tokenizer_config", tokenizer_class=named)
+    edit(folder, "config", model_type=family) if family else (folder / "config.json").unlink()
+    assert facts(ours(folder)) == facts(reference(folder))
+    edit(folder, "tokenizer_config", added_tokens_decoder=...)
+    assert facts(ours(folder)) == facts(reference(folder))
+
+
 # ---- malformed folders
 
 

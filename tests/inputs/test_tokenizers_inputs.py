@@ -206,6 +206,18 @@ def test_pickled(tok) -> None:
     assert dict(again("hello world")) == dict(tok("hello world")) and again.pad_token == "[PAD]"
 
 
+def test_threads(tok) -> None:
+    """Calls with different options at once do not disturb one another."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    text = ["hello world the quick brown fox", "dog"]
+    options = [{}, {"padding": True}, {"truncation": True, "max_length": 4}, {"padding": "max_length", "max_length": 9}]
+    expected = [tok(text, **each)["input_ids"] for each in options]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda index: tok(text, **options[index % 4])["input_ids"], range(400)))
+    assert found == [expected[index % 4] for index in range(400)]
+
+
 def test_arrays_of_ids(tok) -> None:
     ids = tok("hello world")["input_ids"]
     for form in (ids, tuple(ids), np.array(ids), torch.tensor(ids), [torch.tensor(ids)], np.array([ids])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Unpack
 
 import torch
@@ -25,6 +26,9 @@ from omniform.inputs.text.table import TokenTable
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
 
+Ids = list[int] | list[list[int]] | torch.Tensor
+"""Token ids of one text or of several, as lists or, where asked for, as a tensor."""
+
 _APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
@@ -40,6 +44,8 @@ class Tokenizer(TokenTable):
         post_processor: the framing of texts that the folder's ``tokenizer.json`` holds.
     """
 
+    is_fast = True
+
     def __init__(
         self,
         backend: Backend,
@@ -51,6 +57,8 @@ class Tokenizer(TokenTable):
         super().__init__(backend, {**settings.named, **settings.specific}, extra or [])
         self.recipe = recipe
         self.settings = settings
+        # The backend keeps padding and truncation as state, so calls from several threads must take turns.
+        self._turn = Lock()
         if post_processor is not None:
             backend.post_processor = post_processor
         limit = settings.integer("model_max_length")
@@ -76,12 +84,16 @@ class Tokenizer(TokenTable):
             self._frame_with_bos_eos()
         self._frame()
 
-    is_fast = True
-
     @property
     def name_or_path(self) -> str:
         """Where the tokenizer is from."""
         return self.settings.where
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_turn"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _turn=Lock())
 
     def __repr__(self) -> str:
         return (
@@ -226,38 +238,37 @@ class Tokenizer(TokenTable):
                 remedy="add_special_tokens=False leaves them out.",
             )
         try:
-            backend.no_truncation()
-            backend.no_padding()
-            if limits.truncation is not None and limits.max_length is not None:
-                backend.enable_truncation(
-                    limits.max_length,
-                    stride=limits.stride,
-                    strategy=limits.truncation,
-                    direction=self.truncation_side,
+            with self._turn:
+                backend.no_truncation()
+                backend.no_padding()
+                if limits.truncation is not None and limits.max_length is not None:
+                    backend.enable_truncation(
+                        limits.max_length,
+                        stride=limits.stride,
+                        strategy=limits.truncation,
+                        direction=self.truncation_side,
+                    )
+                if limits.padding is not None:
+                    backend.enable_padding(
+                        direction=limits.side,
+                        pad_id=self.pad_token_id or 0,
+                        pad_token=self.pad_token or "",
+                        length=limits.max_length if limits.padding == "max_length" else None,
+                        pad_to_multiple_of=limits.multiple,
+                    )
+                backend.encode_special_tokens = self.split_special_tokens if split is None else split
+                return backend.encode_batch(
+                    rows,
+                    is_pretokenized=options.get("is_split_into_words", False),
+                    add_special_tokens=framed,
                 )
-            if limits.padding is not None:
-                backend.enable_padding(
-                    direction=limits.side,
-                    pad_id=self.pad_token_id or 0,
-                    pad_token=self.pad_token or "",
-                    length=limits.max_length if limits.padding == "max_length" else None,
-                    pad_to_multiple_of=limits.multiple,
-                )
-            backend.encode_special_tokens = self.split_special_tokens if split is None else split
-            return backend.encode_batch(
-                rows,
-                is_pretokenized=options.get("is_split_into_words", False),
-                add_special_tokens=framed,
-            )
         except Exception as error:  # the backend raises bare ones
             raise InputError("the text cannot be encoded as asked", found=str(error).strip(" ,")) from error
 
-    def encode(
-        self, text: object, text_pair: object = None, **options: Unpack[EncodeOptions]
-    ) -> list[int] | torch.Tensor:
+    def encode(self, text: object, text_pair: object = None, **options: Unpack[EncodeOptions]) -> Ids:
         """The ids of one text; see :meth:`__call__`."""
         check_options("Tokenizer.encode", options)
-        return self._encode(text, text_pair, options, "text")["input_ids"]  # type: ignore[return-value]
+        return _input_ids(self._encode(text, text_pair, options, "text"))
 
     def tokenize(self, text: object, pair: object = None, **options: Unpack[EncodeOptions]) -> list[str]:
         """The tokens of one text, without special ones unless ``add_special_tokens=True``."""
@@ -366,7 +377,7 @@ class Tokenizer(TokenTable):
         return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: EncodeOptions | None = None,
         **variables: object,
-    ) -> BatchEncoding | str | list[str] | object:
+    ) -> BatchEncoding | Ids | str | list[str]:
         """Make a conversation into a prompt, and encode it.
 
         The template writes the special tokens; none is added to them, so that a prompt begins with one ``bos_token``.
@@ -421,7 +432,7 @@ class Tokenizer(TokenTable):
         if return_tensors is not None and not many:
             encoded.update({name: [value] for name, value in encoded.items()})
         encoded = encoded.as_tensors(return_tensors)
-        return encoded if return_dict else encoded["input_ids"]
+        return encoded if return_dict else _input_ids(encoded)
 
     # ---- files
 
@@ -447,6 +458,10 @@ class Tokenizer(TokenTable):
     def save_pretrained(self, save_directory: str | Path) -> list[Path]:
         """The usual name of :meth:`save_files`."""
         return self.save_files(Path(save_directory))
+
+
+def _input_ids(encoded: BatchEncoding) -> Ids:
+    return encoded["input_ids"]  # type: ignore[return-value]  # what _encode put there
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Encoding], object]], ...] = (
