@@ -1,0 +1,5 @@
+"""``python -m omniform``."""
+
+from omniform.cli.main import entry
+
+entry()
