@@ -141,6 +141,7 @@ class ModelConfig:
         spec: the family's typed config; it alone drives how the model is built.
         common: what all families share.
         unknown: keys that neither the family nor omniform knows; kept, and named in one warning.
+        known: keys that the family or omniform knows, whether the file has them or not.
         parts: the nested configs (``text_config``, ``vision_config``), by key.
     """
 
@@ -148,6 +149,7 @@ class ModelConfig:
     spec: object
     common: Common
     unknown: tuple[str, ...]
+    known: frozenset[str]
     parts: Mapping[str, ModelConfig]
 
     def __init__(
@@ -172,6 +174,7 @@ class ModelConfig:
             "common": common,
             "unknown": unknown,
             "values": reader.values,
+            "known": reader.touched,
             "parts": parts,
         }
         for name, value in state.items():

@@ -244,8 +244,7 @@ def _refuse_remote_code(options: dict[str, object]) -> None:
 def _changed(config: ModelConfig, changes: Mapping[str, object], callee: str, known: tuple[str, ...]) -> ModelConfig:
     if not changes:
         return config
-    values = cast(Mapping[str, object], config.__dict__["values"])
-    check_arguments(callee, changes, {*values, *config.raw, *known})
+    check_arguments(callee, changes, {*config.known, *config.raw, *known})
     return config.replace(**changes)
 
 
