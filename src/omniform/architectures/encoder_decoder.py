@@ -22,7 +22,7 @@ from omniform.blocks.layers import run, surviving
 from omniform.blocks.relative import BucketedBias
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from omniform.core.state import DenseState
 
 EncoderOutputs = ModelOutput | Sequence[object]
@@ -370,6 +370,83 @@ class Seq2SeqLM(Generative):
             encoder_last_hidden_state=out.encoder_last_hidden_state,
             encoder_hidden_states=out.encoder_hidden_states,
             encoder_attentions=out.encoder_attentions,
+        )
+
+
+class MemoryCausalLM(Generative):
+    """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory.
+
+    Args:
+        model: the decoder.
+        lm_head: hidden states to scores of tokens.
+    """
+
+    def __init__(self, model: Decoder, lm_head: nn.Linear) -> None:
+        super().__init__()
+        self.model = model
+        self.lm_head = lm_head
+
+    @property
+    def max_positions(self) -> int | None:
+        return self.model.max_positions
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.model.embed(input_ids)
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.model.decode(embeds_BTD, ctx)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.lm_head(hidden)
+        return scores
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_outputs: EncoderOutputs | Tensor | None = None,
+        past_key_values: DenseState | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> CausalLMOutput:
+        """Next-token scores; without an encoder's output there is no cross-attention.
+
+        Args:
+            input_ids: Shape: [B, T].
+            attention_mask: Shape: [B, past + T], 1 for real tokens.
+            encoder_outputs: what an encoder gave, or its last hidden state. Shape: [B, S, D].
+            past_key_values: state of an earlier call to continue from; it is extended in place.
+            inputs_embeds: Shape: [B, T, D], instead of ``input_ids``.
+            labels: Shape: [B, T], each token's next; *not* shifted here.
+            position_ids: Shape: [B, T].
+        """
+        embeds = self.model.embedded(input_ids, inputs_embeds)
+        ctx = self.model.step(
+            embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            state=self.model.state_for(past_key_values, use_cache),
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        if encoder_outputs is not None:
+            given = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
+            memory = Memory(encoder_output(given).last_hidden_state)
+            _check_rows(memory.hidden, embeds)
+            ctx = ctx.with_(memory=memory)
+        out = self.model.outputs(embeds, ctx)
+        logits = self.project(out.last_hidden_state)
+        return CausalLMOutput(
+            loss=None if labels is None else token_loss(logits, labels),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            cross_attentions=out.cross_attentions,
         )
 
 

@@ -1,0 +1,199 @@
+"""Encoders of sound, and task heads over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.encoder_decoder import EncoderOutputs, MemoryEncoder, encoder_output
+from omniform.architectures.losses import token_loss
+from omniform.architectures.model import Model
+from omniform.blocks.augment import SpecAugment
+from omniform.blocks.layers import run, surviving
+from omniform.core.context import Memory
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput, ClassifierOutput
+
+
+class Sinusoids(nn.Embedding):
+    """The encoder's positions: sines and cosines, stored with the weights and never trained."""
+
+    def __init__(self, positions: int, dim: int) -> None:
+        super().__init__(positions, dim)
+        self.weight.requires_grad_(False)
+
+    def reset(self, std: float) -> None:
+        """Wavelengths from 2 pi to 20000 pi, the sines in the first half of the channels."""
+        positions, dim = self.weight.shape
+        channels = torch.arange(dim // 2, dtype=torch.float32)
+        speeds = torch.exp(channels * -(torch.log(torch.tensor(10000.0)) / max(dim // 2 - 1, 1)))
+        angles = torch.arange(positions, dtype=torch.float32)[:, None] * speeds
+        self.weight.copy_(torch.cat((angles.sin(), angles.cos()), dim=1))
+
+
+class MelEncoder(MemoryEncoder):
+    """An encoder of log-mel spectrograms (Whisper): two convolutions, the second halving the frames, then layers.
+
+    Args:
+        mel_bins: frequency bands of the spectrogram.
+        dim: width of the residual stream.
+        positions: frames after the convolutions; every input has exactly twice as many.
+        layers: called as ``layer(hidden, ctx)``.
+        dropout: on the embedded frames, in training.
+        layerdrop: probability of leaving out a layer in training.
+        augment: what is done to the spectrogram in training.
+    """
+
+    main_input = "input_features"
+
+    def __init__(
+        self,
+        mel_bins: int,
+        dim: int,
+        positions: int,
+        layers: Iterable[nn.Module],
+        *,
+        dropout: float = 0.0,
+        layerdrop: float = 0.0,
+        augment: SpecAugment | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(mel_bins, dim, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = Sinusoids(positions, dim)
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = dropout
+        self.layerdrop = layerdrop
+        self.augment = augment
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.conv1
+
+    def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
+        # Silence is heard, not masked: that is how Whisper was trained.
+        return Memory(hidden)
+
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutput:
+        """Hidden states of spectrograms.
+
+        Args:
+            input_features: log-mel features. Shape: [B, mel bins, frames].
+            attention_mask: real frames, Shape: [B, frames]; only the training augmentation looks at it.
+
+        Raises:
+            InputError: another number of bands or frames than the model was made for.
+        """
+        features = self._checked(input_features)
+        if self.training and self.augment is not None:
+            features = self.augment(features, attention_mask)
+        x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
+        x = F.dropout(x + self.embed_positions.weight, self.dropout, self.training)
+        ctx = self.step(x, hidden_states=output_hidden_states, attentions=output_attentions)
+        return BaseModelOutput(
+            last_hidden_state=run(surviving(self.layers, self.layerdrop), x, ctx, self.norm),
+            hidden_states=ctx.taps.hidden_or_none,
+            attentions=ctx.taps.attentions_or_none,
+        )
+
+    def _checked(self, features: Tensor | None) -> Tensor:
+        bands, frames = self.conv1.in_channels, 2 * self.embed_positions.num_embeddings
+        if features is None or features.dim() != 3 or features.shape[1:] != (bands, frames):
+            raise InputError(
+                "the features do not fit the encoder",
+                where="input_features",
+                expected=f"shape [batch, {bands}, {frames}]",
+                found="none" if features is None else f"shape {list(features.shape)}",
+                remedy="Make them with the checkpoint's own feature extractor, which pads to this length.",
+            )
+        return features.to(self.conv1.weight.dtype)
+
+
+class LayerMix(nn.Module):
+    """A learned mean of the embeddings and all layers' outputs.
+
+    Args:
+        states: how many there are: the number of layers, plus one.
+    """
+
+    def __init__(self, states: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(states))
+
+    def reset(self, std: float) -> None:
+        """All count the same to begin with."""
+        self.weights.fill_(1 / self.weights.numel())
+
+    def forward(self, states: tuple[Tensor, ...]) -> Tensor:
+        """Shape: [B, S, D] each, to [B, S, D]."""
+        if len(states) != self.weights.numel():
+            raise InputError(
+                "the layers cannot be mixed",
+                where="encoder_outputs",
+                expected=f"{self.weights.numel()} hidden states",
+                found=f"{len(states)}",
+            )
+        shares = torch.softmax(self.weights, dim=-1)
+        return (torch.stack(states, dim=1) * shares.view(-1, 1, 1)).sum(dim=1)
+
+
+class AudioClassifier(Model):
+    """One class per recording: the mean over time of the projected hidden states.
+
+    Args:
+        model: the encoder.
+        projector: hidden states to the classifier's width.
+        classifier: the mean to class scores.
+        layer_mix: reads all layers instead of the last; None for the last.
+    """
+
+    def __init__(self, model: Model, projector: nn.Linear, classifier: nn.Linear, layer_mix: LayerMix | None) -> None:
+        super().__init__()
+        self.model = model
+        self.projector = projector
+        self.classifier = classifier
+        self.layer_mix = layer_mix
+        self.main_input = model.main_input
+
+    def forward(
+        self,
+        features: Tensor | None = None,
+        /,
+        *,
+        encoder_outputs: EncoderOutputs | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **inputs: object,
+    ) -> ClassifierOutput:
+        """Class scores; see the encoder for its inputs.
+
+        Args:
+            features: the encoder's main input, by position; by keyword it goes by the encoder's name for it.
+            encoder_outputs: of an earlier call, instead of the encoder's inputs.
+            labels: Shape: [B], class indices; gives a loss.
+        """
+        if features is not None:
+            inputs[self.main_input] = features
+        wants_all = output_hidden_states if self.layer_mix is None else True
+        if encoder_outputs is None:
+            out = cast(BaseModelOutput, self.model(output_hidden_states=wants_all, **inputs))
+        else:
+            out = encoder_output(encoder_outputs)
+        hidden = out.last_hidden_state if self.layer_mix is None else self.layer_mix(out.hidden_states or ())
+        logits = self.classifier(self.projector(hidden).mean(dim=1))
+        return ClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels.view(-1)),
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )

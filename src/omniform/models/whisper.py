@@ -1,0 +1,213 @@
+"""Whisper (https://arxiv.org/abs/2212.04356): an encoder of sound, a decoder that writes what was said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.audio import AudioClassifier, LayerMix, MelEncoder
+from omniform.architectures.decoder import Decoder, tied
+from omniform.architectures.encoder_decoder import (
+    EncoderDecoder,
+    MemoryCausalLM,
+    RightShift,
+    Seq2SeqLM,
+)
+from omniform.architectures.family import Builder
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.augment import SpecAugment, read_spec_augment
+from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.layers import CrossPreNorm, PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Half:
+    """The size of the encoder or of the decoder."""
+
+    layers: int
+    heads: int
+    hidden: int
+    positions: int
+    layerdrop: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a Whisper computes."""
+
+    vocab_size: int
+    dim: int
+    mel_bins: int
+    encoder: Half
+    decoder: Half
+    act: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+    augment: SpecAugment | None
+    tie: bool
+    shift: RightShift
+    layer_mix: bool
+    classifier_dim: int
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    dim = r.integer("d_model", 384, also=("hidden_size",))
+    if dim % 2:
+        raise r.fail("d_model", "an even number", dim)
+    encoder = read_half(r, "encoder", dim, r.integer("max_source_positions", 1500))
+    decoder = read_half(r, "decoder", dim, r.integer("max_target_positions", 448))
+    start, pad = r.ids("decoder_start_token_id", (50257,)), r.ids("pad_token_id", (50256,))
+    # The reference computes a factor from scale_embedding and never uses it. The median filter smooths the timestamps
+    # of words, after the model.
+    r.inert("scale_embedding", "median_filter_width", "init_std")
+    return Config(
+        vocab_size=r.integer("vocab_size", 51865),
+        dim=dim,
+        mel_bins=r.integer("num_mel_bins", 80),
+        encoder=encoder,
+        decoder=decoder,
+        act=r.choice("activation_function", ACTIVATIONS, "gelu"),
+        dropout=r.probability("dropout"),
+        attention_dropout=r.probability("attention_dropout"),
+        activation_dropout=r.probability("activation_dropout"),
+        augment=read_spec_augment(r, False),
+        tie=r.flag("tie_word_embeddings", True),
+        shift=RightShift(start[0] if start else None, pad[0] if pad else None),
+        layer_mix=r.flag("use_weighted_layer_sum", False),
+        classifier_dim=r.integer("classifier_proj_size", 256),
+    )
+
+
+def read_half(r: ConfigReader, side: str, dim: int, positions: int) -> Half:
+    """The keys of one side."""
+    # The generic names mean the encoder.
+    generic = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers") if side == "encoder" else ()
+    heads = r.integer(f"{side}_attention_heads", 6, also=generic[:2])
+    if dim % heads:
+        raise r.fail(f"{side}_attention_heads", f"a divisor of {dim} (d_model)", heads)
+    return Half(
+        layers=r.integer(f"{side}_layers", 4, also=generic[2:], least=0),
+        heads=heads,
+        hidden=r.integer(f"{side}_ffn_dim", 1536),
+        positions=positions,
+        layerdrop=r.probability(f"{side}_layerdrop"),
+    )
+
+
+def build_encoder(c: Config, augment: SpecAugment | None = None) -> MelEncoder:
+    """The encoder alone."""
+
+    def layer() -> PreNorm:
+        return PreNorm(
+            input_layernorm=nn.LayerNorm(c.dim),
+            self_attn=Attention(c.dim, c.encoder.heads, bias="qvo", rule=Full(), dropout=c.attention_dropout),
+            post_attention_layernorm=nn.LayerNorm(c.dim),
+            mlp=MLP(c.dim, c.encoder.hidden, c.act, dropout=c.activation_dropout),
+            dropout=c.dropout,
+        )
+
+    layers = (layer() for _ in range(c.encoder.layers))
+    return MelEncoder(
+        c.mel_bins,
+        c.dim,
+        c.encoder.positions,
+        layers,
+        dropout=c.dropout,
+        layerdrop=c.encoder.layerdrop,
+        augment=augment,
+    )
+
+
+def build_decoder(c: Config) -> Decoder:
+    """The decoder alone."""
+
+    def layer() -> CrossPreNorm:
+        return CrossPreNorm(
+            self_attn_layer_norm=nn.LayerNorm(c.dim),
+            self_attn=Attention(c.dim, c.decoder.heads, bias="qvo", rule=Causal(), dropout=c.attention_dropout),
+            encoder_attn_layer_norm=nn.LayerNorm(c.dim),
+            encoder_attn=CrossAttention(c.dim, c.decoder.heads, bias="qvo", dropout=c.attention_dropout),
+            final_layer_norm=nn.LayerNorm(c.dim),
+            mlp=MLP(c.dim, c.decoder.hidden, c.act, dropout=c.activation_dropout),
+            dropout=c.dropout,
+        )
+
+    return Decoder(
+        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
+        embed_positions=PositionTable(c.decoder.positions, c.dim),
+        layers=(layer() for _ in range(c.decoder.layers)),
+        norm=nn.LayerNorm(c.dim),
+        max_positions=c.decoder.positions,
+        dropout=c.dropout,
+        layerdrop=c.decoder.layerdrop,
+    )
+
+
+def build(c: Config) -> EncoderDecoder:
+    """Encoder and decoder without a head."""
+    return EncoderDecoder(build_encoder(c, c.augment), build_decoder(c))
+
+
+def projection(c: Config, decoder: Decoder) -> nn.Linear:
+    """Hidden states to scores of tokens."""
+    return tied(nn.Linear(c.dim, c.vocab_size, bias=False), decoder.embed_tokens, c.tie)
+
+
+def speech_to_text(c: Config, _: Common) -> Seq2SeqLM:
+    """The model that writes what was said."""
+    model = build(c)
+    return Seq2SeqLM(model, projection(c, model.decoder), c.shift)
+
+
+def causal_lm(c: Config, _: Common) -> MemoryCausalLM:
+    """The decoder alone, which drafts for a bigger model that shares its encoder."""
+    decoder = build_decoder(c)
+    return MemoryCausalLM(decoder, projection(c, decoder))
+
+
+def audio_classifier(c: Config, common: Common) -> AudioClassifier:
+    """One class per recording."""
+    return AudioClassifier(
+        build_encoder(c),
+        projector=nn.Linear(c.dim, c.classifier_dim),
+        classifier=nn.Linear(c.classifier_dim, common.num_labels),
+        layer_mix=LayerMix(c.encoder.layers + 1) if c.layer_mix else None,
+    )
+
+
+STACK = {"norm": "layer_norm", **{f"layers.{{i}}.mlp.{name}": f"layers.{{i}}.{name}" for name in ("fc1", "fc2")}}
+ENCODER = KeyMap(
+    {
+        **STACK,
+        "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.out_proj",
+        "layers.{i}.input_layernorm": "layers.{i}.self_attn_layer_norm",
+        "layers.{i}.post_attention_layernorm": "layers.{i}.final_layer_norm",
+    }
+)
+DECODER = KeyMap(
+    {
+        **STACK,
+        "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.out_proj",
+        "layers.{i}.encoder_attn.o_proj": "layers.{i}.encoder_attn.out_proj",
+    }
+)
+KEYS = ENCODER.under("encoder", "encoder") | DECODER.under("decoder", "decoder")
+CAUSAL_KEYS = DECODER.under("model", "model.decoder") | KeyMap({"lm_head": "proj_out"})
+CLASSIFIER_KEYS = ENCODER.under("model", "encoder") | KeyMap({"layer_mix.weights": "layer_weights"})
+
+FAMILY = (
+    Builder("whisper", read, KEYS, prefix="model")
+    .base("WhisperModel", build)
+    .head("WhisperForConditionalGeneration", "speech-seq2seq", speech_to_text, {"lm_head": "proj_out"})
+    .architecture("WhisperForCausalLM", ("causal-lm",), causal_lm, CAUSAL_KEYS)
+    .architecture("WhisperForAudioClassification", ("audio-classification",), audio_classifier, CLASSIFIER_KEYS)
+    .done()
+)
