@@ -431,6 +431,7 @@ SNIPPETS = [
     "{{ messages[0].content.startswith(' ') }} {{ messages[0]['content'] | e }} "
     "{{ true and not false }} {{ none is none }}",
     "{% generation %}x{% endgeneration %}{% raw %}{{ y }}{% endraw %}{{ strftime_now('%%') }}",
+    "{{ 'a b c d' | wordwrap(3) }}{{ 'x' | center(9) }}{{ 'a\nb' | indent(2) }}{{ '%s!' | format('y') }}",
     "{{ cycler('a', 'b').next() }}{{ joiner(',')() }}"
     "{{ messages | length }}{{ bos_token }}{{ eos_token }}{{ tools is none }}",
 ]

@@ -11,21 +11,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
+from types import BuiltinMethodType
 from typing import TYPE_CHECKING, NoReturn
 
 from omniform.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+    from jinja2.runtime import Context, Macro
     from jinja2.sandbox import SandboxedEnvironment
+    from jinja2.utils import Namespace
 
 GENERATED_FROM, GENERATED_TO = "\ufdd0", "\ufdd1"
 """Around what ``{% generation %}`` blocks write, when asked for: two code points that are never characters."""
 
-_WIDTH = re.compile(r"%[^a-zA-Z%]*(\*|\d{7})")
+_WIDTH = re.compile(r"%[^a-zA-Z%]*(\*|\d{7})|\{[^}]*\d{8}")
 _LARGEST = 10_000_000  # characters or items that one expression may make
 _LONGEST = 50_000_000  # characters that a template may write
 
@@ -120,24 +125,55 @@ def _said(error: BaseException) -> str:
 
 
 def _environment(track: bool) -> SandboxedEnvironment:
-    from jinja2 import FunctionLoader, nodes
+    from jinja2 import FunctionLoader
+    from jinja2.ext import loopcontrols
+
+    environment = _sandbox()(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_generation(track), loopcontrols],
+        loader=FunctionLoader(_no_file),
+    )
+    for name in ("center", "indent", "format", "wordwrap"):
+        environment.filters[name] = _bounded(environment.filters[name])
+    environment.filters["tojson"] = _to_json
+    environment.globals.pop("lipsum")
+    environment.globals.update(raise_exception=_refuse, strftime_now=_now, namespace=_namespace(), dict=_MakeDict())
+    return environment
+
+
+def _sandbox() -> type[SandboxedEnvironment]:
     from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.runtime import Macro
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from jinja2.utils import Namespace
 
     class Environment(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"*", "**", "%"})
 
-        def call_binop(self, context: object, operator: str, left: object, right: object) -> object:
+        def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
             _bound(operator, left, right)
-            return super().call_binop(context, operator, left, right)  # type: ignore[arg-type]
+            result: object = super().call_binop(context, operator, left, right)
+            return result
+
+        def getattr(self, obj: object, attribute: str) -> object:
+            if isinstance(obj, str) and attribute.startswith("format") and _WIDTH.search(obj):
+                raise OverflowError("a format is wider than any text")
+            return super().getattr(obj, attribute)
+
+        def call(self, context: Context, function: object, /, *args: object, **values: object) -> object:
+            if isinstance(function, BuiltinMethodType) and isinstance(function.__self__, str):
+                _bound_arguments(args)  # 'x'.center(9999999999)
+            return super().call(context, function, *args, **values)
 
         def unsafe_undefined(self, obj: object, attribute: str) -> NoReturn:
             # jinja's own gives an undefined value, which prints as nothing.
             raise SecurityError(f"access to attribute {attribute!r} of a {type(obj).__name__!r} is unsafe")
+
+    return Environment
+
+
+def _generation(track: bool) -> type[Extension]:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
 
     class Generation(Extension):
         """``{% generation %}`` … ``{% endgeneration %}``: what the assistant wrote."""
@@ -152,6 +188,12 @@ def _environment(track: bool) -> SandboxedEnvironment:
         def _generated(self, caller: Macro) -> str:
             return f"{GENERATED_FROM}{caller()}{GENERATED_TO}" if track else caller()
 
+    return Generation
+
+
+def _namespace() -> type[Namespace]:
+    from jinja2.utils import Namespace
+
     class Variables(Namespace):
         """jinja's namespace, which may not be given the names that the sandbox keeps from templates."""
 
@@ -165,13 +207,7 @@ def _environment(track: bool) -> SandboxedEnvironment:
             _check_name(name)
             super().__setitem__(name, value)
 
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], loader=FunctionLoader(_no_file)
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals.pop("lipsum")
-    environment.globals.update(raise_exception=_refuse, strftime_now=_now, namespace=Variables, dict=_MakeDict())
-    return environment
+    return Variables
 
 
 def _bound(operator: str, left: object, right: object) -> None:
@@ -187,6 +223,25 @@ def _bound(operator: str, left: object, right: object) -> None:
         too_much = isinstance(left, str) and _WIDTH.search(left) is not None
     if too_much:
         raise OverflowError(f"an expression with {operator!r} makes something enormous")
+
+
+def _bound_arguments(values: Iterable[object]) -> None:
+    if any(isinstance(value, int) and value > _LARGEST for value in values):
+        raise OverflowError("a text is asked for that is longer than any")
+
+
+def _bounded(make: Callable[..., object]) -> Callable[..., object]:
+    """A filter that makes text as long as it is told, within bounds."""
+
+    # functools.wraps also carries over that a filter wants the environment.
+    @wraps(make)
+    def bounded(*args: object, **values: object) -> object:
+        _bound_arguments([*args, *values.values()])
+        if any(isinstance(value, str) and make.__name__ == "do_format" and _WIDTH.search(value) for value in args[:1]):
+            raise OverflowError("a format is wider than any text")
+        return make(*args, **values)
+
+    return bounded
 
 
 def _no_file(name: str) -> NoReturn:
