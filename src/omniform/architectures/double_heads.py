@@ -39,8 +39,8 @@ SUMMARIES: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "first": lambda hidden, _: hidden[:, 0],
     "mean": lambda hidden, _: hidden.mean(1),
 }
-"""Ways to make one vector of a row. All but ``cls_index`` look along the second axis, whatever stands there, since
-that is how the checkpoints that use them were trained: on rows without choices."""
+"""Ways to make one vector of a row. All but ``cls_index`` look along the second axis even where that holds the choices:
+the published models do, and their numbers are to be met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

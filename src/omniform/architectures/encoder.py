@@ -22,12 +22,7 @@ from omniform.blocks.mlp import activation
 from omniform.blocks.poolers import DensePooler
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
-from omniform.core.outputs import (
-    BaseModelOutputWithPooling,
-    CausalLMOutput,
-    MaskedLMOutput,
-    PreTrainingOutput,
-)
+from omniform.core.outputs import BaseModelOutputWithPooling, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
 from omniform.core.state import DenseState
 
 

@@ -6,22 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from omniform.architectures.encoder import (
-    MaskedLM,
-    PreTraining,
-    TextDecoder,
-    TextEncoder,
-    TextWriter,
-    VocabularyHead,
-)
+from omniform.architectures.encoder import MaskedLM, PreTraining, TextDecoder, TextEncoder, TextWriter, VocabularyHead
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import (
-    MultipleChoice,
-    QuestionAnswerer,
-    SequenceClassifier,
-    TokenClassifier,
-    pooled,
-)
+from omniform.architectures.heads import MultipleChoice, QuestionAnswerer, SequenceClassifier, TokenClassifier, pooled
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import PositionTable
 from omniform.blocks.layers import CrossPostNorm, PostNorm
@@ -64,7 +51,8 @@ def read(r: ConfigReader) -> Config:
         raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
     r.only("position_embedding_type", "absolute", None, why="positions are a learned table")
     # The pooler's old settings in multilingual checkpoints: never read.
-    r.inert("directionality", *(f"pooler_{name}" for name in POOLER_LEFTOVERS))
+    r.inert("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers")
+    r.inert("pooler_size_per_head", "pooler_type")
     dropout = r.probability("hidden_dropout_prob", 0.1)
     return Config(
         vocab_size=r.integer("vocab_size", 30522),
@@ -83,9 +71,6 @@ def read(r: ConfigReader) -> Config:
         classifier_dropout=r.probability("classifier_dropout", dropout),
         tie=r.flag("tie_word_embeddings", True),
     )
-
-
-POOLER_LEFTOVERS = ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head", "type")
 
 
 def build(c: Config, pooler: DensePooler | None = None) -> TextEncoder:
