@@ -323,6 +323,13 @@ def test_fresh_model_starts_from_the_configured_scale():
         ({"input_ids": torch.zeros(1, 17, dtype=torch.long)}, "at most 16"),
         ({"input_ids": torch.tensor([[60]])}, "60"),
         ({"attention_mask": torch.ones(1, 3)}, "attention_mask"),
+        ({"position_ids": torch.full((3, 10), 16)}, "at most 16"),
+        ({"position_ids": torch.full((3, 10), -1)}, "position_ids"),
+        ({"position_ids": torch.zeros(4, 10, dtype=torch.long)}, "position_ids"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "input_ids"),
+        ({"input_ids": [[1, 2]]}, "return_tensors"),
+        ({"pixel_values": [[1.0]]}, "return_tensors"),
+        ({"pixel_values": torch.zeros(0, 3, 20, 20)}, "pixel_values"),
     ],
 )
 def test_bad_inputs(tmp_path, inputs, words):
@@ -344,6 +351,14 @@ def test_bad_inputs(tmp_path, inputs, words):
 def test_bad_configs(change):
     with pytest.raises(ConfigError):
         omniform.AutoConfig.for_model("clip", **change)
+
+
+def test_unknown_arguments(tmp_path):
+    ours, _ = pair(tmp_path, "CLIPModel", both())
+    with pytest.raises(TypeError, match="Did you mean 'position_ids'"):
+        ours(**texts(), pixel_values=pictures(), positions_ids=None)
+    with pytest.raises(TypeError, match="get_image_features has no argument 'interpolate'"):
+        ours.get_image_features(pictures(), interpolate=True)
 
 
 def test_missing_and_foreign_weights(tmp_path):

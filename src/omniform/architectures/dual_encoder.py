@@ -15,7 +15,7 @@ from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.embeddings import PositionTable, check_ids, check_positions
 from omniform.blocks.layers import run
 from omniform.core.context import StepContext
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_arguments
 from omniform.core.outputs import (
     BaseModelOutputWithPooling,
     DualEncoderOutput,
@@ -122,6 +122,7 @@ class TextTower(Model):
             hidden_states=output_hidden_states,
             attentions=output_attentions,
         )
+        self.embed_positions.check(ctx.positions)
         hidden = self.encode(embeds, ctx)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden,
@@ -207,13 +208,23 @@ class DualEncoder(Model):
         return self.text_model.embed_tokens
 
     def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutputWithPooling:
-        """The vision encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E]."""
+        """The vision encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
+
+        Args:
+            inputs: see :meth:`VisionEncoder.forward`.
+        """
+        check_arguments("get_image_features", inputs, self.vision_model.accepts())
         out = cast(BaseModelOutputWithPooling, self.vision_model(pixel_values, **inputs))
         out.pooler_output = self.visual_projection(out.pooler_output)
         return out
 
     def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutputWithPooling:
-        """The text encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E]."""
+        """The text encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
+
+        Args:
+            inputs: see :meth:`TextTower.forward`.
+        """
+        check_arguments("get_text_features", inputs, self.text_model.accepts())
         out = cast(BaseModelOutputWithPooling, self.text_model(input_ids, **inputs))
         out.pooler_output = self.text_projection(out.pooler_output)
         return out

@@ -98,6 +98,8 @@ class Model(nn.Module):
         past = 0 if state is None else state.length
         if position_ids is None:
             position_ids = torch.arange(past, past + new, device=tokens.device)[None]
+        else:
+            _check_position_ids(position_ids, rows, new)
         padding = allowed = None
         if attention_mask is not None:
             _check_mask(attention_mask, rows, new, past)
@@ -228,6 +230,17 @@ def _check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
             where="attention_mask",
             expected=f"shape [{rows}, {past + new}]" + (f" ({past} kept and {new} new tokens)" if past else ""),
             found=f"shape {list(mask.shape)}",
+        )
+
+
+def _check_position_ids(ids: Tensor, rows: int, new: int) -> None:
+    # Positions may have one row for all, or (multi-axis rotary) an axis more in front.
+    if ids.dim() == 0 or ids.shape[-1] != new or (ids.dim() > 1 and ids.shape[-2] not in (rows, 1)):
+        raise InputError(
+            "there is not one position per token",
+            where="position_ids",
+            expected=f"shape [{rows}, {new}]",
+            found=f"shape {list(ids.shape)}",
         )
 
 

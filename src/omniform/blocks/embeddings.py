@@ -54,15 +54,22 @@ def check_positions(length: int, limit: int, where: str = "input_ids") -> None:
 
 
 def check_ids(input_ids: Tensor, vocabulary: int, where: str = "input_ids") -> None:
-    """Raise :class:`InputError` when ids are not integers of the vocabulary."""
-    if input_ids.is_floating_point() or input_ids.dim() != 2:
+    """Raise :class:`InputError` when ids are not integers of the vocabulary, at least one in each row."""
+    if not isinstance(input_ids, Tensor):
+        raise InputError(
+            "token ids must be a tensor",
+            where=where,
+            found=type(input_ids).__name__,
+            remedy='Tokenize with return_tensors="pt".',
+        )
+    if input_ids.is_floating_point() or input_ids.dim() != 2 or input_ids.numel() == 0:
         raise InputError(
             "token ids must be integers in rows",
             where=where,
             expected="shape [batch, tokens]",
             found=f"{input_ids.dtype} of shape {list(input_ids.shape)}",
         )
-    if input_ids.numel() == 0 or input_ids.is_meta:
+    if input_ids.is_meta:
         return
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= vocabulary:

@@ -50,7 +50,6 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "leaky_relu": F.leaky_relu,
     "linear": lambda x: x,
     "mish": F.mish,
-    "prelu": lambda x: F.leaky_relu(x, 0.25),
     "quick_gelu": quick_gelu,
     "relu": F.relu,
     "relu2": relu2,

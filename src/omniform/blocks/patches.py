@@ -57,8 +57,16 @@ class PatchStem(nn.Module):
         return vectors.flatten(2).transpose(1, 2)
 
     def _check(self, pixel_values: Tensor, any_size: bool) -> None:
+        if not isinstance(pixel_values, Tensor):
+            raise InputError(
+                "pictures must be a tensor",
+                where="pixel_values",
+                found=type(pixel_values).__name__,
+                remedy='Process them with return_tensors="pt".',
+            )
         shape = list(pixel_values.shape)
-        fits = len(shape) == 4 and shape[1] == self.channels and pixel_values.is_floating_point()
+        rows = shape[:1] != [0]
+        fits = rows and len(shape) == 4 and shape[1] == self.channels and pixel_values.is_floating_point()
         if not fits or (tuple(shape[2:]) != self.image_size and not any_size):
             height, width = ("height", "width") if any_size else self.image_size
             raise InputError(
