@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from omniform.core.errors import ConfigError, DependencyError, InputError
+from omniform.core.outputs import BaseModelOutput
 from omniform.hub.load import table_of
+from omniform.models import registry
 from reference import (
     check_round_trip,
     close,
@@ -231,3 +236,219 @@ def test_training_lowers_the_loss(tmp_path):
 def test_every_reference_field_is_accounted_for():
     assert not unaccounted("detr", transformers.DetrConfig)
     assert not unaccounted("detr", transformers.DetrConfig, use_timm_backbone=True, backbone="resnet50")
+
+
+INPUTS = {
+    "queries hidden": {"decoder_attention_mask": torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 0, 0, 1, 1]])},
+    "queries given": {"decoder_inputs_embeds": torch.randn(2, 6, 32)},
+}
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("given", INPUTS)
+def test_inputs_of_the_decoder(tmp_path, given, implementation):
+    for head, field in (("ForObjectDetection", "logits"), ("ForSegmentation", "pred_masks")):
+        ours, theirs = pair(tmp_path / head, head)
+        ours.set_attn_implementation(implementation)
+        compare(ours, theirs, {**pictures((70, 90), (64, 41)), **INPUTS[given]}, [field, "last_hidden_state"])
+
+
+@pytest.mark.parametrize("variant", ["plain", "learned positions"])
+def test_maps_made_elsewhere(tmp_path, variant):
+    ours, theirs = pair(tmp_path, "Model", **VARIANTS[variant])
+    embeds = torch.randn(2, 9, 32)
+    compare(ours, theirs, {"inputs_embeds": embeds}, STATES)
+    compare(ours, theirs, {"inputs_embeds": embeds, "pixel_mask": pictures((70, 90), (64, 41))["pixel_mask"]}, STATES)
+
+
+def test_encoder_outputs_given(tmp_path):
+    ours, theirs = pair(tmp_path)
+    inputs = pictures((70, 90), (64, 41))
+    memory = torch.randn(2, 9, 32)
+    with torch.no_grad():
+        expected = theirs(**inputs, encoder_outputs=transformers.modeling_outputs.BaseModelOutput(memory))
+        found = ours(**inputs, encoder_outputs=BaseModelOutput(memory))
+    close(found.logits, expected.logits)
+    close(found.encoder_last_hidden_state, memory)
+
+
+@pytest.mark.parametrize("head", ["ForObjectDetection", "ForSegmentation"])
+def test_bfloat16(tmp_path, head):
+    ours, theirs = pair(tmp_path, head, scale=0.05)
+    ours, theirs = ours.bfloat16(), theirs.bfloat16()
+    inputs = pictures((70, 90), (64, 41))
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    fields = ["logits", "pred_boxes"] if head == "ForObjectDetection" else ["logits", "pred_boxes", "pred_masks"]
+    compare(ours, theirs, inputs, fields, tolerance=3e-2)
+
+
+def published(made, **old: object) -> dict[str, object]:
+    """A config as the first releases wrote it: a name of timm's, and keys that are gone today."""
+    raw = made.to_dict()
+    del raw["backbone_config"]
+    return {
+        **raw, "backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": True,
+        "max_position_embeddings": 1024, "scale_embedding": False, "classifier_dropout": 0.0,
+        "num_hidden_layers": made.encoder_layers, **old,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "old"),
+    [
+        ({}, {}),
+        ({}, {"backbone_config": None, "backbone_kwargs": {"in_chans": 3, "out_indices": [1, 2, 3, 4]}}),
+        ({"dilation": True}, {}),
+        ({"dilation": True}, {"backbone_kwargs": {"in_chans": 3, "out_indices": [1, 2, 3, 4], "output_stride": 16}}),
+    ],
+)
+def test_published_configs(tmp_path, made, old, caplog):
+    made = transformers.DetrConfig(**TINY, backbone="resnet18", **made)
+    _, theirs = pair(tmp_path, made=made, scale=0.02)
+    path = tmp_path / "model" / "config.json"
+    raw = published(made, **old)
+    path.write_text(json.dumps(raw))
+    ours = omniform.AutoModelForObjectDetection.from_pretrained(tmp_path / "model")
+    assert not ours.config.unknown
+    compare(ours, theirs, pictures((65, 97), (70, 40)), ["logits"])
+    ours.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["backbone"] == "resnet18"
+    assert (
+        load_file(path.with_name("model.safetensors")).keys()
+        == load_file(tmp_path / "again" / "model.safetensors").keys()
+    )
+
+
+def test_defaults_left_out(tmp_path):
+    made = transformers.DetrConfig(use_timm_backbone=False, d_model=32, encoder_layers=1, decoder_layers=1)
+    _, theirs = pair(tmp_path, made=made, scale=0.02)
+    bare = {
+        "model_type": "detr", "architectures": ["DetrForObjectDetection"], "hidden_size": 32, "num_hidden_layers": 1,
+        "decoder_layers": 1, "use_timm_backbone": False,
+    }  # fmt: skip
+    (tmp_path / "model" / "config.json").write_text(json.dumps(bare))
+    ours = omniform.AutoModelForObjectDetection.from_pretrained(tmp_path / "model")
+    compare(ours, theirs, pictures((65, 97), (70, 40)), ["logits"])
+
+
+def counted(key: str) -> list[str]:
+    return [key, key.replace("running_mean", "num_batches_tracked")] if key.endswith("running_mean") else [key]
+
+
+def named_as_today(key: str) -> list[str]:
+    return [key.replace("backbone.conv_encoder", "backbone").replace("out_proj", "o_proj").replace(".fc", ".mlp.fc")]
+
+
+def positioned_in_the_backbone(key: str) -> list[str]:
+    return [key.replace("model.position_embedding", "model.backbone.position_embedding")]
+
+
+@pytest.mark.parametrize("head", ["ForObjectDetection", "ForSegmentation"])
+@pytest.mark.parametrize("old", [counted, named_as_today, positioned_in_the_backbone])
+def test_old_keys(tmp_path, old, head):
+    _, theirs = pair(tmp_path, head, position_embedding_type="learned")
+    path = tmp_path / "model" / "model.safetensors"
+    held = {}
+    for key, tensor in load_file(path).items():
+        for name in old(key):
+            held[name] = torch.tensor(3) if "tracked" in name else tensor
+    assert held.keys() != load_file(path).keys()
+    save_file(held, path)
+    auto = (
+        omniform.AutoModelForObjectDetection if head == "ForObjectDetection" else omniform.AutoModelForImageSegmentation
+    )
+    compare(auto.from_pretrained(tmp_path / "model"), theirs, pictures((70, 90)), ["logits", "pred_boxes"])
+
+
+def test_heads_load_from_one_another(tmp_path, caplog):
+    _, theirs = pair(tmp_path)
+    inputs = pictures((70, 90), (64, 41))
+    base = omniform.AutoModel.from_pretrained(tmp_path / "model")
+    compare(base, theirs, inputs, ["last_hidden_state"])
+    base.save_pretrained(tmp_path / "base")
+    with caplog.at_level("WARNING", logger="omniform"):
+        again = omniform.AutoModelForObjectDetection.from_pretrained(tmp_path / "base")
+    assert "class_labels_classifier" in caplog.text and "backbone" not in caplog.text
+    compare(again, theirs, inputs, ["last_hidden_state"])
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="omniform"):
+        outliner = omniform.AutoModelForImageSegmentation.from_pretrained(tmp_path / "base")
+    assert "mask_head" in caplog.text and "backbone" not in caplog.text
+    compare(outliner, theirs, inputs, ["last_hidden_state"])
+    outliner = omniform.AutoModelForImageSegmentation.from_pretrained(tmp_path / "model")
+    compare(outliner, theirs, inputs, ["logits", "pred_boxes"])
+    _, segmenter = pair(tmp_path / "outlines", "ForSegmentation")
+    whole = omniform.AutoModelForObjectDetection.from_pretrained(tmp_path / "outlines" / "model")
+    compare(whole, segmenter, inputs, ["logits", "pred_boxes"])
+    base = omniform.AutoModel.from_pretrained(tmp_path / "outlines" / "model")
+    compare(base, segmenter, inputs, ["last_hidden_state"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"backbone": "swin_tiny", "backbone_config": None, "use_timm_backbone": True}, "backbone"),
+        ({"backbone_config": {"model_type": "swin"}}, "model_type"),
+        ({"backbone_config": {**RESNET, "model_type": "resnet", "out_features": ["stage9"]}}, "out_features"),
+        ({"backbone_config": {**RESNET, "model_type": "resnet", "out_indices": [3, 2]}}, "out_indices"),
+        ({"backbone_config": {**RESNET, "model_type": "resnet", "depths": [1, 2]}}, "depths"),
+        ({"backbone_config": {**RESNET, "model_type": "resnet", "layer_type": "wide"}}, "layer_type"),
+        (
+            {"backbone_config": None, "use_timm_backbone": True, "backbone_kwargs": {"output_stride": 7}},
+            "output_stride",
+        ),
+        ({"d_model": 30}, "d_model"),
+        ({"encoder_attention_heads": 5}, "encoder_attention_heads"),
+        ({"position_embedding_type": "rotary"}, "position_embedding_type"),
+    ],
+)
+def test_configs_refused(changes, error):
+    raw = {**config().to_dict(), **changes}
+    with pytest.raises(ConfigError, match=error):
+        registry.config_of(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"pixel_values": torch.randn(2, 1, 70, 90)}, "pixel_values"),
+        ({"pixel_values": torch.zeros(2, 3, 70, 90, dtype=torch.uint8)}, "pixel_values"),
+        ({"pixel_mask": torch.ones(2, 64, 90)}, "pixel_mask"),
+        ({"pixel_values": None}, "pixel_values"),
+        ({"inputs_embeds": torch.randn(2, 8, 32)}, "inputs_embeds"),
+        ({"decoder_attention_mask": torch.ones(2, 5)}, "attention_mask"),
+        ({"labels": objects(1)}, "labels"),
+        ({"labels": [{"boxes": torch.rand(1, 4)}] * 2}, "class_labels"),
+        ({"labels": [{"boxes": torch.rand(2, 4), "class_labels": torch.tensor([1])}] * 2}, "boxes"),
+        ({"labels": [{"boxes": torch.rand(1, 4), "class_labels": torch.tensor([7])}] * 2}, "0 to 6"),
+        ({"labels": [{"boxes": -torch.rand(1, 4), "class_labels": torch.tensor([6])}] * 2}, "negative"),
+    ],
+)
+def test_inputs_refused(tmp_path, change, where):
+    ours, _ = pair(tmp_path)
+    with pytest.raises(InputError, match=where):
+        ours(**{**pictures((70, 90), (64, 41)), **change})
+
+
+def test_a_picture_too_large_for_learned_positions(tmp_path):
+    ours, _ = pair(
+        tmp_path, position_embedding_type="learned", backbone={"hidden_sizes": [8], "depths": [1], "out_features": None}
+    )
+    with pytest.raises(InputError, match="50"):
+        ours(torch.randn(1, 3, 8, 51 * 4))
+
+
+def test_segmentation_needs_masks_and_fine_maps(tmp_path):
+    ours, _ = pair(tmp_path, "ForSegmentation")
+    with pytest.raises(InputError, match="masks"):
+        ours(**pictures((70, 90)), labels=objects(1))
+    raw = config(backbone={"out_features": ["stage4"]}).to_dict()
+    with pytest.raises(ConfigError, match="finer maps"):
+        omniform.AutoModelForImageSegmentation.from_config(registry.config_of(raw))
+
+
+def test_losses_without_scipy(tmp_path, monkeypatch):
+    ours, _ = pair(tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(DependencyError, match="omniform\\[train\\]"):
+        ours(**pictures((70, 90)), labels=objects(1))

@@ -166,6 +166,8 @@ def keys(c: Config) -> KeyMap:
             (r"backbone\.model\.", "backbone.conv_encoder.model."),
             (r"\.o_proj\.", ".out_proj."),
             (r"\.mlp\.(fc[12])\.", r".\1."),
+            # Out of a checkpoint with outlines.
+            (r"^detr\.model\.", ""),
         ),
     )
 
@@ -193,6 +195,8 @@ MASK_HEAD = {
 def segmenter_keys(c: Config) -> KeyMap:
     """Where the weights of a detector with outlines live; our own names are those inside newer releases."""
     aliases = [(rf"^{re.escape(ours)}\.", f"{theirs}.") for ours, theirs in MASK_HEAD.items()]
+    # Out of a checkpoint without heads.
+    aliases.append((r"^(backbone|encoder|decoder|\w+_projection|\w+_embeddings?)\.", r"detr.model.\1."))
     return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD, aliases)
 
 
