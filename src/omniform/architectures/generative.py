@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
@@ -36,6 +37,39 @@ class Generative(Model):
     def encode(self, **inputs: Tensor) -> Memory | None:
         """What cross-attention will read, made once per request; None for a decoder alone."""
         return None
+
+    def opening(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
+        """The tokens that an encoder-decoder's answer begins with, where the caller gives none.
+
+        Args:
+            memory: the encoder's output.
+            options: the settings of the call over those of ``generation_config.json``.
+
+        Returns:
+            Shape: [B, T].
+
+        Raises:
+            InputError: nobody says which token an answer begins with.
+        """
+        start = options.get("decoder_start_token_id", self.start_token_id)
+        if not isinstance(start, int):
+            raise InputError(
+                "nobody says which token an answer begins with",
+                where="decoder_start_token_id",
+                remedy="Pass decoder_input_ids or decoder_start_token_id.",
+            )
+        return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)
+
+    def given_back(self, opening: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
+        """What ``generate`` returns: the prompt (or opening) and what was written after it.
+
+        Args:
+            opening: Shape: [B, T].
+            written: Shape: [B, new].
+            ends: tokens that end a row.
+            pad: fills rows that ended before others.
+        """
+        return torch.cat((opening, written), dim=1)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""

@@ -19,7 +19,7 @@ from omniform.core.generation import SETTINGS, GenerationConfig
 from omniform.core.outputs import ModelOutput
 from omniform.engine.loop import Step, decode_loop
 from omniform.engine.prompts import Prompts, as_prompts
-from omniform.engine.settings import Settings, read_settings, token_ids
+from omniform.engine.settings import Settings, known_settings, read_settings
 
 log = logging.getLogger("omniform")
 
@@ -100,9 +100,9 @@ def generate(
     job = prepare(model, inputs, generation_config, kwargs)
     if streamer is not None:
         streamer.put(job.given.cpu())
-    tokens, scores, logits = [job.given], [], []
+    tokens, scores, logits = [], [], []
     for step in job.steps():
-        tokens.append(step.tokens[:, None])
+        tokens.append(step.tokens)
         if kwargs.get("output_scores"):
             scores.append(step.scores)
         if kwargs.get("output_logits"):
@@ -111,7 +111,8 @@ def generate(
             streamer.put(step.tokens.cpu())
     if streamer is not None:
         streamer.end()
-    sequences = torch.cat(tokens, dim=1)
+    ends, pad = job.settings.eos_token_ids, job.settings.pad_token_id
+    sequences = job.model.given_back(job.given, torch.stack(tokens, dim=1), ends, pad)
     if not kwargs.get("return_dict_in_generate", model.generation_config.return_dict_in_generate):
         return sequences
     return GenerateOutput(sequences, tuple(scores) or None, tuple(logits) or None)
@@ -169,25 +170,14 @@ def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str
     with torch.inference_mode():
         memory = model.encode(**_features(model, named))
     assert memory is not None, "a model with encoder inputs must encode them"
-    rows = memory.hidden.shape[0]
     if start is None:
-        start = _first_tokens(model, asked, rows)
+        options = known_settings(model, asked)
+        with torch.inference_mode():
+            start = model.opening(memory, options)
     prompts = as_prompts(start, mask, _pad(model, asked), model.device)
     _check_prompts(model, prompts)
     settings = _fitted(model, read_settings(model, asked, prompts.longest), prompts.longest)
     return Job(model, prompts, settings, {}, memory, prompts.ids)
-
-
-def _first_tokens(model: Generative, asked: Mapping[str, object], rows: int) -> Tensor:
-    given = asked.get("decoder_start_token_id") or model.generation_config.decoder_start_token_id
-    start = given if isinstance(given, int) else model.start_token_id
-    if start is None:
-        raise InputError(
-            "nobody says which token an answer begins with",
-            where="decoder_start_token_id",
-            remedy="Pass decoder_input_ids or decoder_start_token_id.",
-        )
-    return torch.full((rows, 1), start)
 
 
 def _right_padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
@@ -198,7 +188,7 @@ def _right_padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
 
 
 def _pad(model: Generative, asked: Mapping[str, object]) -> int:
-    known = {**token_ids(model.config), **model.generation_config.to_dict(), **asked}
+    known = known_settings(model, asked)
     for name in ("pad_token_id", "eos_token_id"):
         value = known.get(name)
         if isinstance(value, Sequence) and value:

@@ -93,7 +93,7 @@ def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -
         InputError: a value that cannot be, or a strategy that the engine does not have.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    merged = {**token_ids(model.config), **model.generation_config.to_dict(), **given}
+    merged = known_settings(model, asked)
     for name, neutral in _NEUTRAL.items():
         value = merged.get(name)
         if value is not None and value not in neutral and value not in ([], {}):
@@ -115,6 +115,14 @@ def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -
     if not settings.do_sample and any(given.get(n) not in (None, d) for n, d in _SAMPLING.items()):
         log.warning("temperature, top_k, top_p and min_p have no effect without do_sample=True")
     return settings
+
+
+def known_settings(model: Generative, asked: Mapping[str, object]) -> dict[str, object]:
+    """Everything that is set: by the call, over ``generation_config.json``, over the config's special tokens."""
+    known = token_ids(model.config)
+    for settings in (model.generation_config.to_dict(), asked):
+        known.update({name: value for name, value in settings.items() if value is not None})
+    return known
 
 
 _SAMPLING: Mapping[str, object] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}

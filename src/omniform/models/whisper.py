@@ -12,9 +12,9 @@ from omniform.architectures.encoder_decoder import (
     EncoderDecoder,
     MemoryCausalLM,
     RightShift,
-    Seq2SeqLM,
 )
 from omniform.architectures.family import Builder
+from omniform.architectures.speech import SpeechToText
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.augment import SpecAugment, read_spec_augment
 from omniform.blocks.embeddings import PositionTable
@@ -62,9 +62,9 @@ def read(r: ConfigReader) -> Config:
     dim = r.integer("d_model", 384, also=("hidden_size",))
     if dim % 2:
         raise r.fail("d_model", "an even number", dim)
+    r.special_tokens(bos_token_id=50256, eos_token_id=50256)
     encoder = read_half(r, "encoder", dim, r.integer("max_source_positions", 1500))
     decoder = read_half(r, "decoder", dim, r.integer("max_target_positions", 448))
-    start, pad = r.ids("decoder_start_token_id", (50257,)), r.ids("pad_token_id", (50256,))
     # The reference computes a factor from scale_embedding and never uses it. The median filter smooths the timestamps
     # of words, after the model.
     r.inert("scale_embedding", "median_filter_width", "init_std")
@@ -80,7 +80,7 @@ def read(r: ConfigReader) -> Config:
         activation_dropout=r.probability("activation_dropout"),
         augment=read_spec_augment(r, False),
         tie=r.flag("tie_word_embeddings", True),
-        shift=RightShift(start[0] if start else None, pad[0] if pad else None),
+        shift=RightShift(r.token("decoder_start_token_id", 50257), r.token("pad_token_id", 50256)),
         layer_mix=r.flag("use_weighted_layer_sum", False),
         classifier_dim=r.integer("classifier_proj_size", 256),
     )
@@ -161,10 +161,10 @@ def projection(c: Config, decoder: Decoder) -> nn.Linear:
     return tied(nn.Linear(c.dim, c.vocab_size, bias=False), decoder.embed_tokens, c.tie)
 
 
-def speech_to_text(c: Config, _: Common) -> Seq2SeqLM:
+def speech_to_text(c: Config, _: Common) -> SpeechToText:
     """The model that writes what was said."""
     model = build(c)
-    return Seq2SeqLM(model, projection(c, model.decoder), c.shift)
+    return SpeechToText(model, projection(c, model.decoder), c.shift)
 
 
 def causal_lm(c: Config, _: Common) -> MemoryCausalLM:
