@@ -83,7 +83,9 @@ class VisionEncoder(Model):
         if self.class_token is not None:
             x_BTD = self.class_token(x_BTD)
         height, width = pixel_values.shape[2:]
-        x_BTD = F.dropout(x_BTD + self.positions(self.patches.grid_of(height, width)), self.dropout, self.training)
+        x_BTD = F.dropout(
+            x_BTD + self.positions(self.patches.patching.grid_of(height, width)), self.dropout, self.training
+        )
         return x_BTD if self.pre_norm is None else self.pre_norm(x_BTD)
 
     def _mask(self, patches_BND: Tensor, masked_BN: Tensor) -> Tensor:
@@ -182,7 +184,7 @@ class MaskedImageModeler(Model):
     def __init__(self, model: VisionEncoder, stride: int) -> None:
         super().__init__()
         self.model = model
-        drawn = nn.Conv2d(model.width, stride**2 * model.patches.channels, kernel_size=1)
+        drawn = nn.Conv2d(model.width, stride**2 * model.patches.patching.channels, kernel_size=1)
         self.decoder = nn.Sequential(drawn, nn.PixelShuffle(stride))
         self.stride = stride
 
@@ -198,17 +200,17 @@ class MaskedImageModeler(Model):
         Raises:
             InputError: patches are hidden and the model does not draw as many pixels as a patch has.
         """
-        patch = self.model.patches.patch_size
-        if bool_masked_pos is not None and patch != (self.stride, self.stride):
+        patching = self.model.patches.patching
+        if bool_masked_pos is not None and patching.patch_size != (self.stride, self.stride):
             raise InputError(
                 "a loss needs as many pixels drawn as a patch has",
                 where="config.json: encoder_stride",
-                expected=f"{list(patch)} (patch_size)",
+                expected=f"{list(patching.patch_size)} (patch_size)",
                 found=self.stride,
             )
         out = cast(BaseModelOutputWithPooling, self.model(pixel_values, bool_masked_pos=bool_masked_pos, **inputs))
         height, width = pixel_values.shape[2:]
-        grid = self.model.patches.grid_of(height, width)
+        grid = patching.grid_of(height, width)
         patches_BDN = out.last_hidden_state[:, 1:].transpose(1, 2)
         drawn = self.decoder(patches_BDN.reshape(*patches_BDN.shape[:2], *grid))
         loss = None

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.core.errors import InputError
+from omniform.core.reader import ConfigReader
 
 Size = tuple[int, int]
 """Height and width."""
 
 
-class PatchStem(nn.Module):
-    """Cuts pictures into patches that do not overlap and projects each to a vector.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patching:
+    """How pictures are cut into patches.
 
-    Args:
+    Attributes:
         channels: colour channels of a picture.
-        dim: width of a vector.
         image_size: pixels of the pictures that the model was made for.
         patch_size: pixels of a patch.
-        bias: whether the projection has a bias.
     """
 
-    def __init__(self, channels: int, dim: int, *, image_size: Size, patch_size: Size, bias: bool = True) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size, bias=bias)
-        self.channels = channels
-        self.image_size = image_size
-        self.patch_size = patch_size
+    channels: int
+    image_size: Size
+    patch_size: Size
 
     @property
     def grid(self) -> Size:
@@ -38,6 +37,38 @@ class PatchStem(nn.Module):
     def grid_of(self, height: int, width: int) -> Size:
         """Rows and columns of patches in a picture of any size; what is left over at the edges is cut off."""
         return height // self.patch_size[0], width // self.patch_size[1]
+
+
+def read_patching(r: ConfigReader, *, patch_size: int) -> Patching:
+    """Read ``num_channels``, ``image_size`` and ``patch_size``, whose default is given.
+
+    Raises:
+        ConfigError: no patch fits into a picture.
+    """
+    patching = Patching(
+        channels=r.integer("num_channels", 3),
+        image_size=r.pair("image_size", (224, 224)),
+        patch_size=r.pair("patch_size", (patch_size, patch_size)),
+    )
+    if min(patching.grid) < 1:
+        raise r.fail("patch_size", f"at most {list(patching.image_size)} (image_size)", list(patching.patch_size))
+    return patching
+
+
+class PatchStem(nn.Module):
+    """Cuts pictures into patches that do not overlap and projects each to a vector.
+
+    Args:
+        patching: the sizes.
+        dim: width of a vector.
+        bias: whether the projection has a bias.
+    """
+
+    def __init__(self, patching: Patching, dim: int, *, bias: bool = True) -> None:
+        super().__init__()
+        size = patching.patch_size
+        self.projection = nn.Conv2d(patching.channels, dim, kernel_size=size, stride=size, bias=bias)
+        self.patching = patching
 
     def forward(self, pixel_values: Tensor, *, any_size: bool = False) -> Tensor:
         """Patch vectors, row by row.
@@ -65,22 +96,22 @@ class PatchStem(nn.Module):
                 remedy='Process them with return_tensors="pt".',
             )
         shape = list(pixel_values.shape)
-        rows = shape[:1] != [0]
-        fits = rows and len(shape) == 4 and shape[1] == self.channels and pixel_values.is_floating_point()
-        if not fits or (tuple(shape[2:]) != self.image_size and not any_size):
-            height, width = ("height", "width") if any_size else self.image_size
+        own = self.patching
+        fits = len(shape) == 4 and shape[0] and shape[1] == own.channels and pixel_values.is_floating_point()
+        if not fits or (tuple(shape[2:]) != own.image_size and not any_size):
+            height, width = ("height", "width") if any_size else own.image_size
             raise InputError(
                 "the pictures do not fit the model",
                 where="pixel_values",
-                expected=f"floating-point numbers of shape [batch, {self.channels}, {height}, {width}]",
+                expected=f"floating-point numbers of shape [batch, {own.channels}, {height}, {width}]",
                 found=f"{pixel_values.dtype} of shape {shape}",
                 remedy=None if any_size or not fits else "For another size pass interpolate_pos_encoding=True.",
             )
-        if min(self.grid_of(*shape[2:])) < 1:
+        if min(own.grid_of(*shape[2:])) < 1:
             raise InputError(
                 "the pictures are smaller than a patch",
                 where="pixel_values",
-                expected=f"at least {list(self.patch_size)} pixels",
+                expected=f"at least {list(own.patch_size)} pixels",
                 found=f"shape {shape}",
             )
 

@@ -22,7 +22,7 @@ from omniform.blocks.attention import Attention
 from omniform.blocks.embeddings import PositionTable
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
-from omniform.blocks.patches import ClassToken, GridPositions, PatchStem, Size
+from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import NormPooler
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
@@ -60,9 +60,7 @@ class Vision:
     """What the vision tower computes."""
 
     tower: Tower
-    channels: int
-    image_size: Size
-    patch_size: Size
+    patching: Patching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,25 +105,17 @@ def read_text(r: ConfigReader) -> Text:
 
 def read_vision(r: ConfigReader) -> Vision:
     """Read the vision tower's config."""
-    image_size, patch_size = r.pair("image_size", (224, 224)), r.pair("patch_size", (32, 32))
-    if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
-        raise r.fail("patch_size", f"at most {list(image_size)} (image_size)", list(patch_size))
-    return Vision(
-        tower=read_tower(r, dim=768, hidden=3072, heads=12),
-        channels=r.integer("num_channels", 3),
-        image_size=image_size,
-        patch_size=patch_size,
-    )
+    return Vision(tower=read_tower(r, dim=768, hidden=3072, heads=12), patching=read_patching(r, patch_size=32))
 
 
 def read(r: ConfigReader) -> Config:
     """Read the config of both; old files hold a tower's config under ``text_config_dict``, which then counts."""
     r.inert("initializer_factor")
+    text = Part.of(r, "text_config", {"model_type": "clip_text_model"}, legacy="text_config_dict")
+    vision = Part.of(r, "vision_config", {"model_type": "clip_vision_model"}, legacy="vision_config_dict")
     return Config(
-        text=Part.of(r, "text_config", {"model_type": "clip_text_model"}, legacy="text_config_dict").spec(Text),
-        vision=Part.of(r, "vision_config", {"model_type": "clip_vision_model"}, legacy="vision_config_dict").spec(
-            Vision
-        ),
+        text=text.spec(Text),
+        vision=vision.spec(Vision),
         projection=r.integer("projection_dim", 512),
         logit_scale=r.number("logit_scale_init_value", 2.6592),
     )
@@ -164,10 +154,9 @@ def text_tower(c: Text) -> TextTower:
 def vision_tower(c: Vision) -> VisionEncoder:
     """The vision tower. The norm before the layers acts on patches, the one after them on the pooled vector alone."""
     dim = c.tower.dim
-    patches = PatchStem(c.channels, dim, image_size=c.image_size, patch_size=c.patch_size, bias=False)
     return VisionEncoder(
-        patches=patches,
-        positions=GridPositions(patches.grid, dim, before=1),
+        patches=PatchStem(c.patching, dim, bias=False),
+        positions=GridPositions(c.patching.grid, dim, before=1),
         class_token=ClassToken(dim),
         pre_norm=nn.LayerNorm(dim, c.tower.eps),
         layers=layers(c.tower, Full()),

@@ -12,7 +12,7 @@ from omniform.architectures.vision import MaskedImageModeler, VisionEncoder
 from omniform.blocks.attention import Attention
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
-from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem, Size
+from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
@@ -30,9 +30,7 @@ class Config:
     heads: int
     act: str
     eps: float
-    channels: int
-    image_size: Size
-    patch_size: Size
+    patching: Patching
     qkv_bias: bool
     dropout: float
     attention_dropout: float
@@ -46,9 +44,6 @@ def read(r: ConfigReader) -> Config:
     dim, heads = r.integer("hidden_size", 768), r.integer("num_attention_heads", 12)
     if dim % heads:
         raise r.fail("num_attention_heads", f"a divisor of {dim} (hidden_size)", heads)
-    image_size, patch_size = r.pair("image_size", (224, 224)), r.pair("patch_size", (16, 16))
-    if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
-        raise r.fail("patch_size", f"at most {list(image_size)} (image_size)", list(patch_size))
     return Config(
         dim=dim,
         hidden=r.integer("intermediate_size", 3072),
@@ -56,9 +51,7 @@ def read(r: ConfigReader) -> Config:
         heads=heads,
         act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
         eps=r.number("layer_norm_eps", 1e-12),
-        channels=r.integer("num_channels", 3),
-        image_size=image_size,
-        patch_size=patch_size,
+        patching=read_patching(r, patch_size=16),
         qkv_bias=r.flag("qkv_bias", True),
         dropout=r.probability("hidden_dropout_prob"),
         attention_dropout=r.probability("attention_probs_dropout_prob"),
@@ -82,10 +75,9 @@ def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler
             dropout=c.dropout,
         )
 
-    patches = PatchStem(c.channels, c.dim, image_size=c.image_size, patch_size=c.patch_size)
     return VisionEncoder(
-        patches=patches,
-        positions=GridPositions(patches.grid, c.dim, before=1),
+        patches=PatchStem(c.patching, c.dim),
+        positions=GridPositions(c.patching.grid, c.dim, before=1),
         class_token=ClassToken(c.dim),
         mask_token=mask_token,
         layers=[layer() for _ in range(c.layers)],
