@@ -111,7 +111,7 @@ def check_round_trip(folder: Path, model: Model, again: Path) -> None:
 
 
 def unaccounted(model_type: str, reference_config: type, **given: object) -> set[str]:
-    """Fields of a reference config class that our reader of ``model_type`` neither uses, nor declares inert, nor refuses.
+    """Fields of a reference config class that our reader of ``model_type`` neither uses, nor declares inert or refuses.
 
     Args:
         given: values without which our reader refuses the defaults.
@@ -121,6 +121,17 @@ def unaccounted(model_type: str, reference_config: type, **given: object) -> set
     read_common(reader)
     registry.family(model_type).read(reader)
     return {name for name in raw if name not in reader.touched and not name.startswith("_")}
+
+
+def wrong_defaults(model_type: str, reference_config: type, **given: object) -> dict[str, tuple[object, object]]:
+    """Values that a config resolves to otherwise than the reference's, where the file leaves them out: ours, theirs."""
+    theirs = reference_config(**given).to_dict()
+    ours = omniform.AutoConfig.for_model(model_type, **given)
+    read = ours.__dict__["values"]
+    pairs = {name: (read[name], value) for name, value in theirs.items() if name in read and value is not None}
+    plain = {name: (list(a) if isinstance(a, tuple) else a, b) for name, (a, b) in pairs.items()}
+    named = ("architectures", "id2label", "label2id", "transformers_version")
+    return {name: pair for name, pair in plain.items() if pair[0] != pair[1] and name not in named}
 
 
 def trains(
@@ -164,5 +175,5 @@ def padded(rows: Sequence[Tensor], pad: int = 0, side: str = "right") -> tuple[T
 
 __all__ = [
     "check_round_trip", "close", "compare", "import_torchvision", "omniform", "padded", "ragged", "randomise",
-    "saved_reference", "trains", "transformers", "unaccounted",
+    "saved_reference", "trains", "transformers", "unaccounted", "wrong_defaults",
 ]  # fmt: skip

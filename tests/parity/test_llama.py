@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from reference import (
     check_round_trip,
     close,
@@ -17,6 +18,7 @@ from reference import (
     trains,
     transformers,
     unaccounted,
+    wrong_defaults,
 )
 
 TINY = {
@@ -134,3 +136,8 @@ def test_heads(tmp_path, head, extra, labels):
 
 def test_every_reference_field_is_accounted_for():
     assert not unaccounted("llama", transformers.LlamaConfig)
+
+
+def test_defaults_are_the_references():
+    derived = {"num_key_value_heads", "head_dim", "rope_parameters"}
+    assert wrong_defaults("llama", transformers.LlamaConfig).keys() == derived

@@ -22,6 +22,7 @@ from reference import (
     trains,
     transformers,
     unaccounted,
+    wrong_defaults,
 )
 
 TINY = {
@@ -328,3 +329,7 @@ def test_from_scratch_trains():
 
 def test_every_reference_field_is_accounted_for():
     assert not unaccounted("t5", transformers.T5Config)
+
+
+def test_defaults_are_the_references():
+    assert not wrong_defaults("t5", transformers.T5Config)

@@ -22,6 +22,7 @@ from reference import (
     trains,
     transformers,
     unaccounted,
+    wrong_defaults,
 )
 
 TINY = {
@@ -317,3 +318,7 @@ def test_bad_configs(wrong):
 
 def test_every_reference_field_is_accounted_for():
     assert not unaccounted("whisper", transformers.WhisperConfig)
+
+
+def test_defaults_are_the_references():
+    assert not wrong_defaults("whisper", transformers.WhisperConfig)

@@ -94,22 +94,15 @@ def read_common(r: ConfigReader) -> Common:
         problem_type=problem,
         use_cache=r.flag("use_cache", True),
         initializer_range=r.number("initializer_range", 0.02),
-        pad_token_id=_token(r, "pad_token_id"),
-        bos_token_id=_token(r, "bos_token_id"),
+        pad_token_id=r.token("pad_token_id"),
+        bos_token_id=r.token("bos_token_id"),
         eos_token_ids=eos,
-        decoder_start_token_id=_token(r, "decoder_start_token_id"),
+        decoder_start_token_id=r.token("decoder_start_token_id"),
     )
     r.inert(*_BOOKKEEPING, *GENERATION_KEYS)
-    r.values["eos_token_id"] = None if not eos else eos[0] if len(eos) == 1 else list(eos)
     r.values["id2label"], r.values["num_labels"] = dict(common.id2label), common.num_labels
     r.values.setdefault("label2id", {label: i for i, label in common.id2label.items()})
     return common
-
-
-def _token(r: ConfigReader, name: str) -> int | None:
-    ids = r.ids(name)
-    r.values[name] = ids[0] if ids else None
-    return ids[0] if ids else None
 
 
 def _labels(r: ConfigReader) -> Mapping[int, str]:
@@ -191,7 +184,7 @@ class ModelConfig:
         return self.common.num_labels
 
     def replace(self, **changes: object) -> ModelConfig:
-        """A new config with some keys of the raw mapping changed; ``num_labels`` renews ``id2label``."""
+        """A new config with some keys of the raw mapping changed; another ``num_labels`` renews ``id2label``."""
         return ModelConfig(self._patched(changes), self.__dict__["_read"], where=self.__dict__["_where"])
 
     def _patched(self, changes: Mapping[str, object]) -> dict[str, object]:
@@ -199,18 +192,32 @@ class ModelConfig:
         for name, value in changes.items():
             if isinstance(value, torch.dtype):
                 value = str(value).removeprefix("torch.")
-            if name == "num_labels":
-                raw.pop("id2label", None)
-                raw.pop("label2id", None)
             if name in ("dtype", "torch_dtype"):
                 # One spelling only, the one the file has, so that the two can never disagree.
                 name = "torch_dtype" if "torch_dtype" in raw and "dtype" not in raw else "dtype"
-            if name == "id2label" and isinstance(value, Mapping):
-                raw.pop("num_labels", None)
-                value = {str(key): label for key, label in value.items()}
-                raw.setdefault("label2id", {label: int(key) for key, label in value.items()})
             raw[name] = value
+        self._relabel(raw, changes)
         return raw
+
+    def _relabel(self, raw: dict[str, object], changes: Mapping[str, object]) -> None:
+        """Keep the labels, their inverse and their number in step, whichever of them was changed."""
+        labels, number = changes.get("id2label"), changes.get("num_labels")
+        if isinstance(labels, Mapping):
+            if number is not None and number != len(labels):
+                raise ConfigError(
+                    "num_labels contradicts id2label",
+                    where=self.__dict__["_where"],
+                    expected=f"{len(labels)}, the length of id2label",
+                    found=number,
+                )
+            raw.pop("num_labels", None)
+            raw["id2label"] = {str(key): label for key, label in labels.items()}
+            if "label2id" not in changes:
+                raw["label2id"] = {str(label): int(key) for key, label in labels.items() if str(key).isdecimal()}
+        elif number is not None and number != self.common.num_labels:
+            # Other labels than before: their names are not known.
+            for name in {"id2label", "label2id"} - changes.keys():
+                raw.pop(name, None)
 
     def to_dict(self) -> dict[str, object]:
         """A deep copy of the raw mapping."""

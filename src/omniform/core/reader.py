@@ -121,8 +121,21 @@ class ConfigReader:
 
     def ids(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Token ids written as one integer, a list or ``null`` (none)."""
-        value = self._get(name, (), default, _as_ids, "a token id, a list of them, or null")
-        return () if value is None else value
+        value = self._get(name, (), default, _as_ids, "a token id, a list of them, or null") or ()
+        self.values[name] = None if not value else value[0] if len(value) == 1 else list(value)
+        return value
+
+    def token(self, name: str, default: int | None = None) -> int | None:
+        """One token id, the first of a list; an explicit ``null`` means that there is none, whatever the default."""
+        if name in self.raw and self.raw[name] is None:
+            default = None
+        ids = self.ids(name, () if default is None else (default,))
+        return ids[0] if ids else None
+
+    def special_tokens(self, **defaults: int) -> None:
+        """Special tokens that the engine asks the config for, with the family's defaults: ``eos_token_id=2``."""
+        for name, default in defaults.items():
+            self.token(name, default)
 
     def mapping(self, name: str, *, also: Collection[str] = ()) -> Mapping[str, object] | None:
         """A JSON object, verbatim, or None where it is missing or ``null``."""

@@ -53,7 +53,7 @@ def read(r: ConfigReader) -> Config:
     head_dim = r.maybe_integer("head_dim") or dim // heads
     max_positions = r.integer("max_position_embeddings", 2048)
     r.inert("pretraining_tp")
-    pad = r.ids("pad_token_id")
+    r.special_tokens(bos_token_id=1, eos_token_id=2)
     return Config(
         vocab_size=r.integer("vocab_size", 32000),
         dim=dim,
@@ -70,7 +70,7 @@ def read(r: ConfigReader) -> Config:
         mlp_bias=r.flag("mlp_bias", False),
         attention_dropout=r.probability("attention_dropout"),
         tie=r.flag("tie_word_embeddings", False),
-        pad_token_id=pad[0] if pad else None,
+        pad_token_id=r.token("pad_token_id"),
     )
 
 

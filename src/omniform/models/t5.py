@@ -57,7 +57,6 @@ def read(r: ConfigReader) -> Config:
     tie = r.flag("tie_word_embeddings", True)
     r.only("is_decoder", False, why="a T5 decoder without its encoder")
     r.inert("initializer_factor")
-    pad, start, eos = r.ids("pad_token_id", (0,)), r.ids("decoder_start_token_id"), r.ids("eos_token_id", (1,))
     return Config(
         vocab_size=r.integer("vocab_size", 32128),
         dim=r.integer("d_model", 512, also=("hidden_size",)),
@@ -74,8 +73,8 @@ def read(r: ConfigReader) -> Config:
         dropout=r.probability("dropout_rate", 0.1),
         classifier_dropout=r.probability("classifier_dropout", 0.0),
         scale_outputs=r.flag("scale_decoder_outputs", tie),
-        shift=RightShift(start[0] if start else None, pad[0] if pad else None),
-        eos_token_id=eos[0] if eos else None,
+        shift=RightShift(r.token("decoder_start_token_id"), r.token("pad_token_id", 0)),
+        eos_token_id=r.token("eos_token_id", 1),
     )
 
 
