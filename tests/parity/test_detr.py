@@ -227,6 +227,18 @@ def test_gradients(tmp_path, head):
         close(parameter.grad / largest, wanted / largest, path, 1e-3)
 
 
+@pytest.mark.parametrize("head", ["ForObjectDetection", "ForSegmentation"])
+def test_dropout(tmp_path, head):
+    ours, theirs = pair(tmp_path, head, scale=0.05, dropout=0.3, attention_dropout=0.2, activation_dropout=0.25)
+    ours.set_attn_implementation("eager")
+    theirs.set_attn_implementation("eager")
+    logits = []
+    for model in (ours, theirs):
+        torch.manual_seed(3)
+        logits.append(model.train()(**pictures((70, 90), (64, 41))).logits)
+    close(*logits)
+
+
 def test_training_lowers_the_loss(tmp_path):
     for head in ("ForObjectDetection", "ForSegmentation"):
         ours, _ = pair(tmp_path / head, head, scale=0.02, dropout=0.0)
@@ -452,3 +464,12 @@ def test_losses_without_scipy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(DependencyError, match="omniform\\[train\\]"):
         ours(**pictures((70, 90)), labels=objects(1))
+
+
+def test_the_backbone_has_a_config_of_its_own(tmp_path, caplog):
+    raw = config().to_dict()
+    raw["backbone_config"]["hiden_act"] = "gelu"
+    made = registry.config_of(raw)
+    assert made.backbone_config.hidden_sizes == (16, 20, 24, 28)
+    assert made.unknown == ("backbone_config.hiden_act",)
+    assert made.hidden_size == 32 and made.num_attention_heads == 8

@@ -72,7 +72,9 @@ class SetLoss:
             InputError: labels that do not fit the pictures.
         """
         check_targets(labels, *predicted["logits"].shape[::2], masks=pred_masks is not None)
-        labels = [{name: t.to(predicted["logits"].device) for name, t in target.items()} for target in labels]
+        # A processor's labels hold more (sizes, areas, crowd marks) than a loss needs.
+        names = [name for name in ("class_labels", "boxes", "masks") if name != "masks" or pred_masks is not None]
+        labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
         pairs = self.match(predicted, labels)
         parts = self._parts(predicted, labels, pairs)
         if pred_masks is not None:

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.resnet import Block, ResNetSpec, Stage
-from omniform.core.config import read_common
+from omniform.core.config import ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -61,7 +61,9 @@ def read_backbone(r: ConfigReader) -> Backbone:
     nested = r.mapping("backbone_config")
     if nested:
         r.inert("backbone_kwargs")
-        return _read_nested(ConfigReader(nested, where=f"{r.where}: backbone_config"))
+        config = ModelConfig(nested, _read_nested, where=f"{r.where}: backbone_config")
+        r.values["backbone_config"] = config
+        return cast(Backbone, config.spec)
     if timm:
         given = r.sub("backbone_kwargs", {})
         named: dict[str, object] = {
@@ -76,7 +78,6 @@ def read_backbone(r: ConfigReader) -> Backbone:
 
 
 def _read_nested(r: ConfigReader) -> Backbone:
-    read_common(r)
     kind = r.choice("model_type", ("resnet", "timm_backbone"))
     return _read_resnet(r) if kind == "resnet" else _read_timm(r)
 
