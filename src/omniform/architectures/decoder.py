@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch.nn.functional as F
@@ -16,11 +16,32 @@ from omniform.blocks.layers import CrossPreNorm, run, surviving
 from omniform.blocks.relative import BucketedBias
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MultimodalOutput
 from omniform.core.state import DenseState
 
 
-class Decoder(Model):
+class LanguageModel(Model):
+    """What a head that writes stands on: tokens to vectors, vectors to hidden states."""
+
+    max_positions: int | None
+    """The longest row the model can make sense of; None if there is no limit."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
+        raise NotImplementedError(type(self).__name__)
+
+    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """A prompt to vectors, with whatever else it brings in its place. Shape: [B, T] to [B, T, D]."""
+        if features:
+            raise InputError("this model reads text only", where=", ".join(sorted(features)))
+        return self.embed(input_ids)
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors to hidden states. Shape: [B, T, D] in and out."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Decoder(LanguageModel):
     """A decoder without a head: tokens in, hidden states out.
 
     Args:
@@ -195,14 +216,14 @@ class GPTDecoder(Decoder):
 
 
 class CausalLM(Generative):
-    """A decoder and its projection onto the vocabulary.
+    """A language model and its projection onto the vocabulary.
 
     Args:
-        model: the decoder.
+        model: everything below the head.
         lm_head: hidden states to scores of tokens.
     """
 
-    def __init__(self, model: Decoder, lm_head: nn.Linear) -> None:
+    def __init__(self, model: LanguageModel, lm_head: nn.Linear) -> None:
         super().__init__()
         self.model = model
         self.lm_head = lm_head
@@ -214,6 +235,9 @@ class CausalLM(Generative):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.model.embed(input_ids)
+
+    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        return self.model.embed_prompt(input_ids, features)
 
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         return self.model.decode(embeds_BTD, ctx)
@@ -237,7 +261,7 @@ class CausalLM(Generative):
             labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
             logits_to_keep: compute scores of the last so many tokens only; 0 for all.
         """
-        out = cast(BaseModelOutput, self.model(input_ids, attention_mask, **inputs))
+        out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutput(
             loss=None if labels is None else next_token_loss(logits, labels),
@@ -246,6 +270,7 @@ class CausalLM(Generative):
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             cross_attentions=out.cross_attentions,
+            image_hidden_states=out.image_hidden_states if isinstance(out, MultimodalOutput) else None,
         )
 
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import Decoder
-from omniform.architectures.generative import Generative
-from omniform.architectures.losses import next_token_loss
-from omniform.architectures.model import Model
+from omniform.architectures.decoder import CausalLM, Decoder, LanguageModel
 from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Span
 from omniform.core.context import StepContext
@@ -58,7 +55,7 @@ class LayerFeatures:
         return torch.cat([state[:, self.skip :] for state in states], dim=-1)
 
 
-class VisionLanguage(Model):
+class VisionLanguage(LanguageModel):
     """A vision tower, a projector and a decoder; hidden states out.
 
     Args:
@@ -83,6 +80,7 @@ class VisionLanguage(Model):
         self.multi_modal_projector = multi_modal_projector
         self.language_model = language_model
         self.image_token_id = image_token_id
+        self.max_positions = language_model.max_positions
         self._select = select
 
     def get_input_embeddings(self) -> nn.Module:
@@ -100,12 +98,18 @@ class VisionLanguage(Model):
         features: Tensor = self.multi_modal_projector(self._select(self.vision_tower, pixel_values))
         return features
 
-    def embed_prompt(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Token vectors with the pictures in their places, and the pictures' features.
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.language_model.embed(input_ids)
 
-        Args:
-            input_ids: Shape: [B, T].
-            pixel_values: every picture of the batch in reading order. Shape: [N, channels, height, width].
+    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """A prompt to vectors, the pictures (``pixel_values``) in their places. Shape: [B, T] to [B, T, D]."""
+        return self._merged(input_ids, features.get("pixel_values"))[0]
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.language_model.decode(embeds_BTD, ctx)
+
+    def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Token vectors with the pictures in their places, and the pictures' features, one after another.
 
         Raises:
             InputError: placeholders and pictures do not match; nothing was computed on the decoder's side.
@@ -137,7 +141,7 @@ class VisionLanguage(Model):
         """
         features = None
         if input_ids is not None and inputs_embeds is None:
-            inputs_embeds, features = self.embed_prompt(input_ids, pixel_values)
+            inputs_embeds, features = self._merged(input_ids, pixel_values)
         elif pixel_values is not None:
             raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
         out = self.language_model.forward(
@@ -159,41 +163,16 @@ class VisionLanguage(Model):
         )
 
 
-class VisionLanguageLM(Generative):
-    """A vision-language model that writes.
+class VisionLanguageLM(CausalLM):
+    """A vision-language model that writes."""
 
-    Args:
-        model: everything below the head.
-        lm_head: hidden states to scores of tokens.
-    """
-
-    def __init__(self, model: VisionLanguage, lm_head: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.lm_head = lm_head
-
-    @property
-    def max_positions(self) -> int | None:
-        return self.model.language_model.max_positions
+    model: VisionLanguage
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """See :meth:`VisionLanguage.get_image_features`."""
         return self.model.get_image_features(pixel_values)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.language_model.embed(input_ids)
-
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return self.model.embed_prompt(input_ids, features.get("pixel_values"))[0]
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.language_model.decode(embeds_BTD, ctx)
-
-    def project(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.lm_head(hidden)
-        return scores
-
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -202,20 +181,6 @@ class VisionLanguageLM(Generative):
         logits_to_keep: int = 0,
         **inputs: object,
     ) -> CausalLMOutput:
-        """Next-token scores; see :meth:`VisionLanguage.forward` for the other inputs.
-
-        Args:
-            labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
-            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
-        """
-        out = self.model(input_ids, pixel_values, attention_mask, **inputs)
-        assert isinstance(out, MultimodalOutput)
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            image_hidden_states=out.image_hidden_states,
-        )
+        """Next-token scores; see :meth:`VisionLanguage.forward` and :meth:`CausalLM.forward` for the inputs."""
+        inputs["pixel_values"] = pixel_values
+        return super().forward(input_ids, attention_mask, labels, logits_to_keep, **inputs)
