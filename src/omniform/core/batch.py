@@ -54,6 +54,8 @@ class Batch(dict[str, object]):
     def to(self, target: torch.device | str | torch.dtype, dtype: torch.dtype | None = None) -> Self:
         """Move every tensor to a device and every floating-point tensor to a dtype; changes and returns this batch.
 
+        Tensors inside lists and mappings (a detector's ``labels``) move too.
+
         Args:
             target: a device or a dtype.
             dtype: the dtype, when ``target`` is a device.
@@ -64,8 +66,7 @@ class Batch(dict[str, object]):
         else:
             device = target
         for name, value in self.items():
-            if isinstance(value, Tensor):
-                self[name] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            self[name] = _moved(value, device, dtype)
         return self
 
     def tensor(self, name: str) -> Tensor:
@@ -104,6 +105,17 @@ class Batch(dict[str, object]):
                 tensor = _tensor(name, value)
             self[name] = tensor.numpy() if kind == "np" else tensor
         return self
+
+
+def _moved(value: object, device: torch.device | str | None, dtype: torch.dtype | None) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            value[key] = _moved(inner, device, dtype)
+    elif isinstance(value, (list, tuple)):
+        return type(value)(_moved(inner, device, dtype) for inner in value)
+    return value
 
 
 def _stack(name: str, rows: Sequence[Tensor]) -> Tensor:
