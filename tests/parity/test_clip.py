@@ -207,6 +207,20 @@ def test_training(tmp_path):
     trains(head, {"pixel_values": pictures(3), "labels": torch.tensor([0, 2, 1])}, unused=("model.pooler",))
 
 
+def test_attention_dropout_falls_on_the_same_places(tmp_path):
+    ours, theirs = pair(tmp_path, "CLIPVisionModel", transformers.CLIPVisionConfig(**VISION, attention_dropout=0.3))
+    outputs = []
+    for model in (ours, theirs):
+        model.set_attn_implementation("eager")
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            outputs.append(model(pictures()).last_hidden_state)
+    close(*outputs)
+    with torch.no_grad():
+        assert not torch.equal(outputs[0], ours.eval()(pictures()).last_hidden_state)
+
+
 def test_bfloat16(tmp_path):
     ours, theirs = pair(tmp_path, "CLIPModel", both(), scale=0.05)
     ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)

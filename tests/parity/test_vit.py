@@ -68,6 +68,35 @@ def test_other_sizes(tmp_path, size):
     compare(ours, theirs, inputs, ["last_hidden_state", "pooler_output"])
 
 
+def test_positions_of_a_wide_grid_keep_their_shape(tmp_path):
+    """The reference takes every learned grid for a square; ours knows its own."""
+    ours, theirs = pair(tmp_path, image_size=[8, 24])
+    inputs = {"pixel_values": pictures(2, 3, (8, 24))}
+    with torch.no_grad():
+        close(ours(**inputs, interpolate_pos_encoding=True).last_hidden_state, theirs(**inputs).last_hidden_state)
+        rows = ours.positions((4, 12))[1:].view(4, 12, -1)
+        learned = ours.positions.weight[1:].view(2, 6, -1)
+    # Resampled corners stay nearest to the corners that were learned.
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        distances = (learned - rows[corner]).norm(dim=-1)
+        assert distances[corner] == distances.min()
+
+
+@pytest.mark.parametrize("changes", [{"hidden_dropout_prob": 0.3}, {"attention_probs_dropout_prob": 0.3}])
+def test_dropout_falls_on_the_same_places(tmp_path, changes):
+    ours, theirs = pair(tmp_path, **changes)
+    found, expected = [], []
+    for model, outputs in ((ours, found), (theirs, expected)):
+        model.set_attn_implementation("eager")
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            outputs.append(model(pictures()).last_hidden_state)
+    close(found, expected)
+    with torch.no_grad():
+        assert not torch.equal(found[0], ours.eval()(pictures()).last_hidden_state)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attention_mask(tmp_path, implementation):
     ours, theirs = pair(tmp_path)
@@ -217,6 +246,14 @@ def test_weights_of_another_shape(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match=r"cls_token has the wrong shape: expected \[1, 1, 32\], found \[1, 32\]"):
         omniform.AutoModel.from_pretrained(tmp_path)
+
+
+def test_from_scratch():
+    config = omniform.AutoConfig.for_model("vit", **TINY)
+    model = omniform.AutoModelForMaskedImageModeling.from_config(config)
+    assert model.model.mask_token.weight.abs().sum() == 0
+    assert 0.01 < model.model.positions.weight.std() < 0.03
+    assert torch.isfinite(model(pictures()).reconstruction).all()
 
 
 def test_every_reference_field_is_accounted_for():

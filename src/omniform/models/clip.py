@@ -136,7 +136,7 @@ def layers(c: Tower, rule: Rule) -> list[PreNorm]:
 
 def pool(c: Text) -> PoolText:
     """The end of the text stands for it."""
-    # Files of old releases say 2, which is no token of CLIP's: they mean the vocabulary's last.
+    # Old releases wrote 2 by mistake, and took the highest id, the vocabulary's last token, for the end.
     return at_highest_id if c.eos_token_id == 2 else at_first(c.eos_token_id)
 
 
