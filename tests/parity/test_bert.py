@@ -293,6 +293,33 @@ def test_tied_weights_stay_tied(tmp_path):
     assert untied.lm_head.decoder.weight is not untied.model.embed_tokens.weight
 
 
+def test_an_untied_bias_is_saved_even_where_it_equals_the_other(tmp_path):
+    """The reference would start a missing one at zero."""
+    pair(tmp_path, "ForMaskedLM", tie_word_embeddings=False)
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "cls.predictions.decoder.bias": weights["cls.predictions.bias"].clone()}, path)
+    ours = omniform.AutoModelForMaskedLM.from_pretrained(path.parent)
+    check_round_trip(path.parent, ours, tmp_path / "again")
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice"])
+@pytest.mark.parametrize("own", [None, 0.3])
+def test_classifier_dropout(tmp_path, head, own):
+    ours, theirs = pair(tmp_path, head, classifier_dropout=own, hidden_dropout_prob=0.2)
+    assert ours.dropout.p == theirs.dropout.p == (own or 0.2)
+
+
+def test_training_drops_out(tmp_path):
+    inputs = batch()
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        ours, _ = pair(tmp_path, **off | {name: 0.5})
+        ours.train()
+        with torch.no_grad():
+            assert not torch.equal(ours(**inputs)[0], ours(**inputs)[0]), name
+
+
 def test_bfloat16(tmp_path):
     _, theirs = pair(tmp_path, "ForMaskedLM", scale=0.05)
     ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype="bfloat16")

@@ -316,12 +316,20 @@ def test_bad_configs(change):
         omniform.AutoConfig.for_model("gpt2", **change)
 
 
-def test_training_drops_out(tmp_path):
-    ours, _ = pair(tmp_path, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.5)
+@pytest.mark.parametrize("name", ["resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"])
+def test_training_drops_out(tmp_path, name):
+    off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"), 0.0)
+    ours, _ = pair(tmp_path, "DoubleHeadsModel", **off | {name: 0.5})
     ids = torch.stack(ragged(97, [9]))
     ours.train()
     with torch.no_grad():
-        assert not torch.equal(ours(ids).logits, ours(ids).logits)
+        assert not torch.equal(ours(ids).mc_logits, ours(ids).mc_logits)
+
+
+@pytest.mark.parametrize("extra", [{}, {"classifier_dropout": 0.3}, {"hidden_dropout": 0.4}])
+def test_classifier_dropout(tmp_path, extra):
+    ours, theirs = pair(tmp_path, "ForTokenClassification", **extra)
+    assert ours.dropout.p == theirs.dropout.p
 
 
 def test_every_reference_field_is_accounted_for():
