@@ -21,24 +21,18 @@ from omniform.core.state import DenseState
 
 
 class LanguageModel(Model):
-    """What a head that writes stands on: tokens to vectors, vectors to hidden states."""
+    """What a head that writes stands on: a decoder, alone or with encoders whose features go in with the prompt."""
 
-    max_positions: int | None
-    """The longest row the model can make sense of; None if there is no limit."""
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder that reads the prompt's vectors and every token after them."""
         raise NotImplementedError(type(self).__name__)
 
     def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """A prompt to vectors, with whatever else it brings in its place. Shape: [B, T] to [B, T, D]."""
         if features:
             raise InputError("this model reads text only", where=", ".join(sorted(features)))
-        return self.embed(input_ids)
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Vectors to hidden states. Shape: [B, T, D] in and out."""
-        raise NotImplementedError(type(self).__name__)
+        return self.decoder.embed(input_ids)
 
 
 class Decoder(LanguageModel):
@@ -76,6 +70,10 @@ class Decoder(LanguageModel):
         self.dropout = dropout
         self.score_bias = score_bias
         self.layerdrop = layerdrop
+
+    @property
+    def decoder(self) -> Decoder:
+        return self
 
     @property
     def width(self) -> int:
@@ -231,16 +229,16 @@ class CausalLM(Generative):
     @property
     def max_positions(self) -> int | None:
         """The longest row the model can make sense of."""
-        return self.model.max_positions
+        return self.model.decoder.max_positions
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.embed(input_ids)
+        return self.model.decoder.embed(input_ids)
 
     def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         return self.model.embed_prompt(input_ids, features)
 
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.decode(embeds_BTD, ctx)
+        return self.model.decoder.decode(embeds_BTD, ctx)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""

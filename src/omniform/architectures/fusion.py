@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import CausalLM, Decoder, LanguageModel
 from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Span
-from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import CausalLMOutput, MultimodalOutput
 from omniform.core.spans import find_spans
@@ -80,7 +79,6 @@ class VisionLanguage(LanguageModel):
         self.multi_modal_projector = multi_modal_projector
         self.language_model = language_model
         self.image_token_id = image_token_id
-        self.max_positions = language_model.max_positions
         self._select = select
 
     def get_input_embeddings(self) -> nn.Module:
@@ -98,15 +96,13 @@ class VisionLanguage(LanguageModel):
         features: Tensor = self.multi_modal_projector(self._select(self.vision_tower, pixel_values))
         return features
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.language_model.embed(input_ids)
+    @property
+    def decoder(self) -> Decoder:
+        return self.language_model
 
     def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """A prompt to vectors, the pictures (``pixel_values``) in their places. Shape: [B, T] to [B, T, D]."""
         return self._merged(input_ids, features.get("pixel_values"))[0]
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.language_model.decode(embeds_BTD, ctx)
 
     def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Token vectors with the pictures in their places, and the pictures' features, one after another.
