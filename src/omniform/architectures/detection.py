@@ -73,7 +73,7 @@ class SetLoss:
         """
         check_targets(labels, *predicted["logits"].shape[::2], masks=pred_masks is not None)
         # A processor's labels hold more (sizes, areas, crowd marks) than a loss needs.
-        names = [name for name in ("class_labels", "boxes", "masks") if name != "masks" or pred_masks is not None]
+        names = ("class_labels", "boxes") if pred_masks is None else ("class_labels", "boxes", "masks")
         labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
         pairs = self.match(predicted, labels)
         parts = self._parts(predicted, labels, pairs)
