@@ -175,3 +175,13 @@ def test_bad_settings(pair, arguments, error, says):
 def test_bad_prompts(pair, ids, says):
     with pytest.raises(InputError, match=says):
         pair[0].generate(ids)
+
+
+def test_padding_tells_the_mask_where_nobody_gives_one(pair):
+    ours, theirs = pair
+    ids, mask = padded(ragged(97, [9, 4, 1]), side="left")
+    assert ours.generate(ids, max_new_tokens=12).tolist() == theirs.generate(ids, max_new_tokens=12).tolist()
+    assert (
+        ours.generate(ids, max_new_tokens=12).tolist()
+        == ours.generate(ids, attention_mask=mask, max_new_tokens=12).tolist()
+    )

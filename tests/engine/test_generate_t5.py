@@ -63,3 +63,9 @@ def test_sampling_draws_the_reference_s_tokens(pair):
 def test_bad_prompts(pair, ids):
     with pytest.raises(InputError):
         pair[0].generate(ids)
+
+
+def test_padding_tells_the_mask_where_nobody_gives_one(pair):
+    ours, theirs = pair
+    ids, _ = padded(ragged(97, [9, 4, 1]))
+    assert ours.generate(ids, max_new_tokens=12).tolist() == theirs.generate(ids, max_new_tokens=12).tolist()

@@ -151,6 +151,7 @@ def _decoder_job(model: Generative, named: dict[str, object], asked: Mapping[str
         raise InputError("there is no prompt", where="input_ids", expected="token ids")
     pad = _pad(model, asked)
     ids, mask = named.pop("input_ids"), cast("Tensor | None", named.pop("attention_mask", None))
+    mask = _told_by_padding(model, asked, ids) if mask is None else mask
     prompts = as_prompts(ids, mask, pad, model.device)
     _check_prompts(model, prompts)
     given = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
@@ -167,6 +168,8 @@ def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str
         named["input_ids"], named["attention_mask"] = _right_padded(
             as_prompts(ids, None, _pad(model, asked), model.device)
         )
+    elif ids is not None and named.get("attention_mask") is None:
+        named["attention_mask"] = _told_by_padding(model, asked, ids)
     with torch.inference_mode():
         memory = model.encode(**_features(model, named))
     assert memory is not None, "a model with encoder inputs must encode them"
@@ -178,6 +181,16 @@ def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str
     _check_prompts(model, prompts)
     settings = _fitted(model, read_settings(model, asked, prompts.longest), prompts.longest)
     return Job(model, prompts, settings, {}, memory, prompts.ids)
+
+
+def _told_by_padding(model: Generative, asked: Mapping[str, object], ids: object) -> Tensor | None:
+    """The mask that padding tokens imply, as the ecosystem infers it: where there are any, and none ends a row."""
+    known = known_settings(model, asked)
+    pad, eos = known.get("pad_token_id"), known.get("eos_token_id")
+    ends = eos if isinstance(eos, Sequence) else [eos]
+    if not isinstance(ids, Tensor) or not isinstance(pad, int) or pad in ends or not bool((ids == pad).any()):
+        return None
+    return (ids != pad).long()
 
 
 def _right_padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
@@ -201,6 +214,8 @@ def _pad(model: Generative, asked: Mapping[str, object]) -> int:
 def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     for name, value in named.items():
+        if value is None:
+            continue
         if not isinstance(value, Tensor):
             raise InputError(
                 "inputs must be tensors",
