@@ -84,7 +84,9 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise WeightsError("the file cannot be read", where=where, found=error.strerror) from error
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise _damaged(where, "every name once in the header", f"{error.name!r} twice") from None
     except (ValueError, RecursionError):
         raise _damaged(where, "a header in JSON", repr(text[:40])) from None
     if not isinstance(raw, dict):
@@ -92,8 +94,26 @@ def read_header(path: Path) -> Header:
     metadata = raw.pop("__metadata__", {})
     entries = {name: _entry(where, name, item, 8 + length, size) for name, item in raw.items()}
     _check_layout(where, entries, 8 + length, size)
-    words = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
-    return Header(entries, words)
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(where, "metadata of texts by name", repr(metadata)[:80])
+    return Header(entries, metadata)
+
+
+class _TwiceError(ValueError):
+    """A JSON object that holds a name twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Readers differ in which of two equal names they believe, so that a file could mean two things.
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def map_tensors(path: Path, header: Header) -> dict[str, Tensor]:
@@ -123,10 +143,14 @@ def _entry(where: str, name: str, item: object, data: int, size: int) -> Entry:
         )
     if shape is None or offsets is None or len(offsets) != 2:
         raise _damaged(where, f"a shape and two offsets for tensor {name!r}", repr(item)[:120])
+    if prod(n or 1 for n in shape) >= 2**63:
+        raise _damaged(where, f"a shape that can be for tensor {name!r}", f"{shape}"[:120])
     begin, end = offsets
     expected = prod(shape) * DTYPES[dtype].itemsize
     if end - begin != expected:
-        raise _damaged(where, f"{expected} bytes for tensor {name!r} of shape {shape}", f"{end - begin} bytes")
+        raise _damaged(
+            where, f"{expected} bytes for tensor {name!r} of shape {str(shape)[:120]}", f"{end - begin} bytes"
+        )
     if end > size - data:
         raise _damaged(where, f"tensor {name!r} to end within the file's {size} bytes", f"an end at {data + end}")
     return Entry(DTYPES[dtype], tuple(shape), data + begin, expected)
