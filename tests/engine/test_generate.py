@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import close, omniform, padded, ragged, saved_reference, transformers
 
 from omniform.core.errors import InputError, UnknownArgumentError
+from reference import close, omniform, padded, ragged, saved_reference, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,

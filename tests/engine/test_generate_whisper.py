@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import omniform, saved_reference, transformers
 
 from omniform.core.errors import InputError
+from reference import omniform, saved_reference, transformers
 
 TINY = {
     "vocab_size": 97, "num_mel_bins": 8, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,

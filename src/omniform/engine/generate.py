@@ -168,8 +168,6 @@ def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str
         named["input_ids"], named["attention_mask"] = _right_padded(
             as_prompts(ids, None, _pad(model, asked), model.device)
         )
-    elif ids is not None and named.get("attention_mask") is None:
-        named["attention_mask"] = _told_by_padding(model, asked, ids)
     with torch.inference_mode():
         memory = model.encode(**_features(model, named))
     assert memory is not None, "a model with encoder inputs must encode them"
@@ -184,7 +182,10 @@ def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str
 
 
 def _told_by_padding(model: Generative, asked: Mapping[str, object], ids: object) -> Tensor | None:
-    """The mask that padding tokens imply, as the ecosystem infers it: where there are any, and none ends a row."""
+    """The mask that a prompt's padding tokens imply, where there are any and padding is no end of a row.
+
+    The ecosystem infers it for decoders, and not for encoders.
+    """
     known = known_settings(model, asked)
     pad, eos = known.get("pad_token_id"), known.get("eos_token_id")
     ends = eos if isinstance(eos, Sequence) else [eos]
@@ -214,8 +215,6 @@ def _pad(model: Generative, asked: Mapping[str, object]) -> int:
 def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     for name, value in named.items():
-        if value is None:
-            continue
         if not isinstance(value, Tensor):
             raise InputError(
                 "inputs must be tensors",
