@@ -116,6 +116,7 @@ def test_detection(tmp_path, variant, scale):
 def test_hub_backbones(tmp_path, backbone):
     ours, theirs = pair(tmp_path, backbone=BACKBONES[backbone])
     compare(ours, theirs, pictures((65, 97), (96, 40)), ["logits", "pred_boxes", "encoder_last_hidden_state"])
+    compare(ours, theirs, pictures((1, 2)), ["logits"])
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
 
 
@@ -138,6 +139,7 @@ TIMM = {
 def test_timm_backbones(tmp_path, backbone):
     made = transformers.DetrConfig(**{**TINY, **TIMM[backbone]})
     ours, theirs = pair(tmp_path, made=made, scale=0.02)
+    assert not ours.config.unknown
     inputs = pictures((65, 97), (70, 40))
     inputs["pixel_values"] = inputs["pixel_values"][:, : made.backbone_config.num_channels]
     compare(ours, theirs, inputs, ["logits", "pred_boxes", "encoder_hidden_states"])
@@ -435,6 +437,8 @@ def test_configs_refused(changes, error):
         ({"inputs_embeds": torch.randn(2, 8, 32)}, "inputs_embeds"),
         ({"decoder_attention_mask": torch.ones(2, 5)}, "attention_mask"),
         ({"labels": objects(1)}, "labels"),
+        ({"labels": torch.ones(2, 5)}, "labels"),
+        ({"labels": [{"boxes": [[0.1, 0.1, 0.1, 0.1]], "class_labels": torch.tensor([1])}] * 2}, "boxes"),
         ({"labels": [{"boxes": torch.rand(1, 4)}] * 2}, "class_labels"),
         ({"labels": [{"boxes": torch.rand(2, 4), "class_labels": torch.tensor([1])}] * 2}, "boxes"),
         ({"labels": [{"boxes": torch.rand(1, 4), "class_labels": torch.tensor([7])}] * 2}, "0 to 6"),
@@ -461,6 +465,9 @@ def test_segmentation_needs_masks_and_fine_maps(tmp_path):
         ours(**pictures((70, 90)), labels=objects(1))
     raw = config(backbone={"out_features": ["stage4"]}).to_dict()
     with pytest.raises(ConfigError, match="finer maps"):
+        omniform.AutoModelForImageSegmentation.from_config(registry.config_of(raw))
+    raw = config(encoder_attention_heads=4).to_dict()
+    with pytest.raises(ConfigError, match="36"):
         omniform.AutoModelForImageSegmentation.from_config(registry.config_of(raw))
 
 
