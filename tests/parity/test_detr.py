@@ -168,13 +168,10 @@ LOSSES = {
 
 @pytest.mark.parametrize("counts", [(2, 1), (0, 4), (0, 0), (9, 3)])
 @pytest.mark.parametrize("variant", LOSSES)
-def test_detection_losses(tmp_path, variant, counts):
-    ours, theirs = pair(tmp_path, **LOSSES[variant])
-    inputs = {**pictures((70, 90), (64, 41)), "labels": objects(*counts)}
-    check_losses(ours, theirs, inputs)
-
-
-def check_losses(ours, theirs, inputs):
+@pytest.mark.parametrize("head", ["ForObjectDetection", "ForSegmentation"])
+def test_losses(tmp_path, head, variant, counts):
+    ours, theirs = pair(tmp_path, head, **LOSSES[variant])
+    inputs = {**pictures((70, 90), (64, 41)), "labels": objects(*counts, size=(70, 90))}
     expected, found = theirs(**inputs), ours(**inputs)
     close(found.loss, expected.loss, "loss")
     assert list(found.loss_dict) == list(expected.loss_dict)
@@ -203,13 +200,6 @@ def test_segmentation(tmp_path, variant, scale):
     compare(ours, theirs, inputs, ["pred_masks", *DETECTIONS])
     compare(ours, theirs, {"pixel_values": inputs["pixel_values"]}, ["pred_masks"])
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize("counts", [(2, 1), (0, 3), (0, 0)])
-@pytest.mark.parametrize("variant", LOSSES)
-def test_segmentation_losses(tmp_path, variant, counts):
-    ours, theirs = pair(tmp_path, "ForSegmentation", **LOSSES[variant])
-    check_losses(ours, theirs, {**pictures((70, 90), (64, 41)), "labels": objects(*counts, size=(70, 90))})
 
 
 @pytest.mark.parametrize("head", ["ForObjectDetection", "ForSegmentation"])

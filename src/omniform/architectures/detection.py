@@ -71,7 +71,8 @@ class SetLoss:
         Raises:
             InputError: labels that do not fit the pictures.
         """
-        check_targets(labels, *predicted["logits"].shape[::2], masks=pred_masks is not None)
+        pictures, _, scores = predicted["logits"].shape
+        check_targets(labels, pictures, scores - 1, masks=pred_masks is not None)
         # A processor's labels hold more (sizes, areas, crowd marks) than a loss needs.
         names = ("class_labels", "boxes") if pred_masks is None else ("class_labels", "boxes", "masks")
         labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
@@ -209,30 +210,36 @@ def check_targets(labels: Sequence[Target], pictures: int, classes: int, *, mask
     """Raise :class:`InputError` unless labels describe the objects of every picture.
 
     Args:
-        classes: of the scores, "no object" included.
+        classes: how many there are, "no object" left out.
         masks: whether masks are needed.
     """
-    if len(labels) != pictures:
-        raise InputError("one label per picture is needed", where="labels", expected=pictures, found=len(labels))
-    names = ("class_labels", "boxes", "masks") if masks else ("class_labels", "boxes")
+    count = len(labels) if isinstance(labels, Sequence) else f"a {type(labels).__name__}"
+    if count != pictures:
+        raise InputError(
+            "one label per picture is needed", where="labels", expected=f"{pictures} in a list", found=count
+        )
     for i, target in enumerate(labels):
-        where = f"labels[{i}]"
-        missing = [name for name in names if name not in target]
-        if missing:
-            raise InputError(f"{missing[0]} is missing", where=where, expected=list(names), found=sorted(target))
-        count = len(target["class_labels"])
-        wanted = {"class_labels": [count], "boxes": [count, 4]}
-        if masks:
-            wanted["masks"] = [count, *target["masks"].shape[-2:]]
-        for name, shape in wanted.items():
-            found = list(target[name].shape)
-            if found != shape:
-                raise InputError(f"{name} has the wrong shape", where=where, expected=shape, found=found)
-        ids = target["class_labels"]
-        if ids.is_floating_point() or (count and not 0 <= int(ids.min()) <= int(ids.max()) < classes - 1):
-            raise InputError("a class does not exist", where=where, expected=f"0 to {classes - 2}", found=ids.tolist())
-        if not bool((target["boxes"][:, 2:] >= 0).all()):
-            raise InputError("a box has a negative width or height", where=where, expected="(cx, cy, width, height)")
+        _check_target(target, classes, masks, f"labels[{i}]")
+
+
+def _check_target(target: Target, classes: int, masks: bool, where: str) -> None:
+    names = ("class_labels", "boxes", "masks") if masks else ("class_labels", "boxes")
+    for name in names:
+        if name not in target or not isinstance(target[name], Tensor):
+            raise InputError(f"{name} must be a tensor", where=where, expected=list(names), found=sorted(target))
+    count = len(target["class_labels"])
+    wanted = {"class_labels": [count], "boxes": [count, 4]}
+    if masks:
+        wanted["masks"] = [count, *target["masks"].shape[-2:]]
+    for name, shape in wanted.items():
+        found = list(target[name].shape)
+        if found != shape:
+            raise InputError(f"{name} has the wrong shape", where=where, expected=shape, found=found)
+    ids = target["class_labels"]
+    if ids.is_floating_point() or (count and not 0 <= int(ids.min()) <= int(ids.max()) < classes):
+        raise InputError("a class does not exist", where=where, expected=f"0 to {classes - 1}", found=ids.tolist())
+    if not bool((target["boxes"][:, 2:] >= 0).all()):
+        raise InputError("a box has a negative width or height", where=where, expected="(cx, cy, width, height)")
 
 
 def _area(near: Tensor, far: Tensor) -> Tensor:
