@@ -1,0 +1,390 @@
+"""The Auto classes for inputs: they find a checkpoint's tokenizer, image processor, feature extractor or processor."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from omniform.core.config import ModelConfig
+from omniform.core.errors import (
+    ConfigError,
+    InputError,
+    OmniformError,
+    RepoError,
+    UnknownNameError,
+    check_arguments,
+    nearest,
+)
+from omniform.hub.files import Source, locate, read_json
+from omniform.hub.save import replace_files
+from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
+from omniform.inputs.images import ImageProcessor, image_processor
+from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor
+from omniform.inputs.text.load import tokenizer_from_files
+from omniform.inputs.text.settings import INERT, KNOWN, TEMPLATES_FOLDER, ChatTemplates
+from omniform.inputs.text.tokenizer import Tokenizer
+
+Name = str | os.PathLike[str]
+
+PREPROCESSOR_FILE: Final = "preprocessor_config.json"
+
+_PLACES: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
+_VOCABULARIES: Final = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+_TOKENIZER_FILES: Final = (
+    *_VOCABULARIES, "merges.txt", "normalizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+# What would be read over the files that are saved, were it left beside them.
+_SUPERSEDED: Final = frozenset({"special_tokens_map.json", "added_tokens.json", "chat_template.json"})
+
+# What a family's checkpoints hold, for files of early releases that do not say.
+_IMAGE_TYPES: Final = {
+    "clip": "CLIPImageProcessor",
+    "clip_vision_model": "CLIPImageProcessor",
+    "detr": "DetrImageProcessor",
+    "llava": "LlavaImageProcessor",
+    "siglip": "SiglipImageProcessor",
+    "vit": "ViTImageProcessor",
+}
+_AUDIO_TYPES: Final = {"whisper": "WhisperFeatureExtractor"}
+_PROCESSOR_TYPES: Final = {"clip": "CLIPProcessor", "llava": "LlavaProcessor", "whisper": "WhisperProcessor"}
+_AUDIO_SETTINGS: Final = (
+    "sampling_rate", "feature_size", "padding_value", "padding_side", "return_attention_mask", "hop_length",
+    "chunk_length", "n_fft", "dither",
+)  # fmt: skip
+# Spellings of older releases beside the options of today.
+_OLD_IMAGE_SETTINGS: Final = ("max_size", "pad_and_return_pixel_mask", "use_square_size")
+
+
+class _AutoInput:
+    """What the Auto classes here share: they are called, never built."""
+
+    def __init__(self) -> None:
+        raise OmniformError(
+            f"{type(self).__name__} is not built directly", remedy=f"Use {type(self).__name__}.from_pretrained(...)."
+        )
+
+
+class AutoTokenizer(_AutoInput):
+    """Loads a checkpoint's tokenizer."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> Tokenizer:
+        """The tokenizer of a folder or a Hub id, with some settings changed by keyword.
+
+        Args:
+            kwargs: where to look (``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``,
+                ``subfolder``); ``config``, whose family is believed instead of the one in ``config.json``; settings to
+                change (``padding_side="left"``, ``pad_token="<pad>"``, ...). ``use_fast`` is accepted and changes
+                nothing: there is one implementation.
+
+        Raises:
+            RepoError: there is no such folder or repository, or no vocabulary in it.
+            ConfigError: a file is malformed, or a setting is not supported.
+            UnknownArgumentError: a keyword that is neither.
+        """
+        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        return checkpoint.tokenizer(settings)
+
+
+class AutoImageProcessor(_AutoInput):
+    """Loads a checkpoint's image processor."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> ImageProcessor:
+        """The image processor of a folder or a Hub id, with some options changed by keyword.
+
+        Args:
+            kwargs: as for :meth:`AutoTokenizer.from_pretrained`; the settings are the options of
+                :class:`~omniform.inputs.images.options.ImageOptions`.
+
+        Raises:
+            RepoError, ConfigError, UnknownArgumentError: as there.
+            UnknownNameError: the file names an unknown type.
+        """
+        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        return checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained")
+
+
+class AutoFeatureExtractor(_AutoInput):
+    """Loads a checkpoint's feature extractor; for pictures that is the older name of the image processor."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Name, **kwargs: object
+    ) -> FeatureExtractor | ImageProcessor:
+        """The feature extractor of a folder or a Hub id, with some settings changed by keyword.
+
+        Args:
+            kwargs: as for :meth:`AutoTokenizer.from_pretrained`; the settings are those of
+                :class:`~omniform.inputs.audio.whisper.WhisperFeatureExtractor`.
+
+        Raises:
+            RepoError, ConfigError, UnknownArgumentError: as there.
+            UnknownNameError: the file names an unknown type.
+        """
+        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        callee = "AutoFeatureExtractor.from_pretrained"
+        if checkpoint.listens():
+            return checkpoint.feature_extractor(settings, callee)
+        return checkpoint.image_processor(settings, callee)
+
+
+class AutoProcessor(_AutoInput):
+    """Loads whatever turns raw inputs into a checkpoint's inputs."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Name, **kwargs: object
+    ) -> Processor | Tokenizer | ImageProcessor | FeatureExtractor:
+        """The processor of a folder or a Hub id; without one its tokenizer, image processor or feature extractor.
+
+        Args:
+            kwargs: as for :meth:`AutoTokenizer.from_pretrained`; a setting goes to every part that has it.
+
+        Raises:
+            RepoError: there is no such folder or repository, or a file is missing.
+            ConfigError: a file is malformed, or a setting is not supported.
+            UnknownNameError: the files name an unknown processor.
+            UnknownArgumentError: no part has such a setting.
+        """
+        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        kind = checkpoint.processor_class()
+        if kind is not None:
+            return checkpoint.processor(kind, settings)
+        callee = "AutoProcessor.from_pretrained"
+        if checkpoint.has_vocabulary():
+            return checkpoint.tokenizer(settings)
+        if checkpoint.listens():
+            return checkpoint.feature_extractor(settings, callee)
+        if checkpoint.preprocessor():
+            return checkpoint.image_processor(settings, callee)
+        raise checkpoint.missing(
+            "there is nothing here to process inputs with",
+            f"a tokenizer ({' or '.join(_VOCABULARIES)}), {PREPROCESSOR_FILE} or {PROCESSOR_FILE}",
+        )
+
+
+def load_processor(name: Name, kind: type[Processor], **kwargs: object) -> Processor:
+    """Load a processor of one kind; keywords as :meth:`AutoProcessor.from_pretrained`."""
+    checkpoint, settings = _open(name, kwargs)
+    return checkpoint.processor(kind, settings)
+
+
+class Savable(Protocol):
+    """What writes its own files into a folder: a tokenizer or a processor."""
+
+    def save_files(self, folder: Path) -> object: ...
+
+
+def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directory: str | os.PathLike[str]) -> None:
+    """Save a tokenizer, a processor or a part of one, all files at once or none. Other files in the folder stay.
+
+    Raises:
+        RepoError: the folder cannot be written; what was there before is untouched.
+    """
+
+    def write(folder: Path) -> None:
+        if isinstance(saved, (ImageProcessor, FeatureExtractor)):
+            text = json.dumps(saved.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
+            (folder / PREPROCESSOR_FILE).write_text(text + "\n", encoding="utf-8")
+        else:
+            saved.save_files(folder)
+
+    stale: Collection[str] = ()
+    if not isinstance(saved, (ImageProcessor, FeatureExtractor)):
+        stale = _SUPERSEDED | ({PREPROCESSOR_FILE} if isinstance(saved, Processor) else set())
+    replace_files(Path(save_directory), write, stale=lambda name: name in stale)
+
+
+def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:
+    """The checkpoint that is asked for, and the settings that are to be changed."""
+    if kwargs.get("trust_remote_code"):
+        raise InputError(
+            "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
+        )
+    places = {key: value for key, value in kwargs.items() if key in _PLACES}
+    source = locate(name, **places)  # type: ignore[arg-type]
+    config = kwargs.get("config")
+    if config is not None and not isinstance(config, ModelConfig):
+        raise InputError("not a config", where="config", expected="a ModelConfig", found=type(config).__name__)
+    settings = {key: value for key, value in kwargs.items() if key not in (*_PLACES, *_SWITCHES)}
+    return Checkpoint(source, None if config is None else config.raw), settings
+
+
+class Checkpoint:
+    """The files of a checkpoint that have to do with its inputs.
+
+    Args:
+        source: where they are.
+        model: the model's config, if it is not to be read from ``config.json``.
+    """
+
+    def __init__(self, source: Source, model: Mapping[str, object] | None = None) -> None:
+        self.source = source
+        self.where = source.name
+        self.model = self._json("config.json") if model is None else model
+        self.settings = self._json(PROCESSOR_FILE)
+
+    def _json(self, name: str) -> Mapping[str, object]:
+        path = self.source.find(name)
+        return {} if path is None else read_json(path)
+
+    def preprocessor(self, part: str = "image_processor") -> Mapping[str, object]:
+        """The object that describes the image processor or the feature extractor; empty where there is none."""
+        nested = self.settings.get(part)
+        if nested is None:
+            return self._json(PREPROCESSOR_FILE)
+        if not isinstance(nested, dict):
+            raise ConfigError(
+                f"{part} has a wrong value",
+                where=f"{self.where}/{PROCESSOR_FILE}",
+                expected="an object",
+                found=f"{nested!r:.80}",
+            )
+        return nested
+
+    def listens(self) -> bool:
+        """Whether the checkpoint's feature extractor is for sound."""
+        if "feature_extractor" in self.settings:
+            return True
+        file = self.preprocessor()
+        named = file.get("image_processor_type") or file.get("feature_extractor_type")
+        return named in FEATURE_EXTRACTORS or (
+            bool(file) and named is None and self.model.get("model_type") in _AUDIO_TYPES
+        )
+
+    def has_vocabulary(self) -> bool:
+        """Whether there are a tokenizer's files."""
+        return any(self.source.find(name) is not None for name in _VOCABULARIES)
+
+    def missing(self, what: str, expected: str) -> RepoError:
+        """The error for files that are not there, with what is."""
+        found = None
+        if self.source.folder is not None:
+            names = sorted(path.name for path in (self.source.folder / self.source.subfolder).glob("*"))
+            found = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "an empty folder"
+        return RepoError(what, where=self.where, expected=expected, found=found)
+
+    # ---- the parts
+
+    def tokenizer(self, settings: Mapping[str, object]) -> Tokenizer:
+        """The tokenizer, with some settings changed."""
+        files = self.source.files(_TOKENIZER_FILES)
+        if not any(name in files for name in _VOCABULARIES):
+            raise self.missing("there is no tokenizer", " or ".join(_VOCABULARIES))
+        files.update(self._named_templates(files.values()))
+        kind = self.model.get("model_type")
+        named = self.model.get("tokenizer_class")
+        return tokenizer_from_files(
+            files,
+            where=self.where,
+            overrides=settings,
+            model_type=kind if isinstance(kind, str) else None,
+            model_class=named if isinstance(named, str) else None,
+        )
+
+    def image_processor(self, settings: Mapping[str, object], callee: str) -> ImageProcessor:
+        """The image processor, with some options changed."""
+        file = self.preprocessor()
+        if not file:
+            raise self.missing("there is no image processor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
+        where = f"{self.where}/{PROCESSOR_FILE if 'image_processor' in self.settings else PREPROCESSOR_FILE}"
+        named = self.model.get("image_processor_type") or _IMAGE_TYPES.get(str(self.model.get("model_type")))
+        assumed = named if isinstance(named, str) else None
+        if settings:
+            known = {field.name for field in fields(image_processor(file, where=where, default_type=assumed).options)}
+            check_arguments(callee, settings, {*known, *_OLD_IMAGE_SETTINGS, *_PLACES})
+        return image_processor({**file, **settings}, where=where, default_type=assumed)
+
+    def feature_extractor(self, settings: Mapping[str, object], callee: str) -> FeatureExtractor:
+        """The feature extractor, with some settings changed."""
+        file = self.preprocessor("feature_extractor")
+        if not file:
+            raise self.missing("there is no feature extractor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
+        check_arguments(callee, settings, {*_AUDIO_SETTINGS, *_PLACES})
+        where = f"{self.where}/{PROCESSOR_FILE if 'feature_extractor' in self.settings else PREPROCESSOR_FILE}"
+        assumed = _AUDIO_TYPES.get(str(self.model.get("model_type")))
+        return feature_extractor({**file, **settings}, where=where, assume=assumed)
+
+    # ---- the processor
+
+    def processor_class(self) -> type[Processor] | None:
+        """The kind of processor: as a file says, else the family's; None where neither has one.
+
+        Raises:
+            UnknownNameError: a file names one that is not known.
+        """
+        named = self.settings.get("processor_class")
+        for file in (lambda: self.preprocessor(), lambda: self._json("tokenizer_config.json"), lambda: self.model):
+            named = named or file().get("processor_class")
+        named = named or _PROCESSOR_TYPES.get(str(self.model.get("model_type")))
+        if named is None:
+            return None
+        if not isinstance(named, str) or named not in PROCESSORS:
+            raise UnknownNameError(
+                f"no processor is called {named!r:.80}", where=self.where, remedy=nearest(str(named), PROCESSORS)
+            )
+        return PROCESSORS[named]
+
+    def processor(self, kind: type[Processor], settings: Mapping[str, object]) -> Processor:
+        """The processor, with some settings of its own or of its parts changed."""
+        callee = f"{kind.__name__}.from_pretrained"
+        own = {name: value for name, value in settings.items() if name in kind.settings}
+        text = {name: value for name, value in settings.items() if name in (*KNOWN, *INERT) or name.endswith("_token")}
+        known = {*kind.settings, *KNOWN, *INERT, *_PLACES, *text}
+        images: ImageProcessor | None = None
+        audio: FeatureExtractor | None = None
+        if "image_processor" in kind.needs:
+            options = {field.name for field in fields(self.image_processor({}, callee).options)} | {
+                *_OLD_IMAGE_SETTINGS
+            }
+            known |= options
+            images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)
+        if "feature_extractor" in kind.needs:
+            known |= {*_AUDIO_SETTINGS}
+            audio = self.feature_extractor({k: v for k, v in settings.items() if k in _AUDIO_SETTINGS}, callee)
+        check_arguments(callee, settings, known)
+        templates = settings.get("chat_template")
+        return kind.from_parts(
+            Parts(
+                where=self.where,
+                tokenizer=self.tokenizer(text),
+                image_processor=images,
+                feature_extractor=audio,
+                settings={**self.settings, **own},
+                model=self.model,
+                chat_template=self._templates() if templates is None else cast(ChatTemplates, templates),
+            )
+        )
+
+    def _templates(self) -> ChatTemplates:
+        """The chat template that processors read: a key of their own file, else the older JSON file."""
+        for name, file in ((PROCESSOR_FILE, self.settings), ("chat_template.json", self._json("chat_template.json"))):
+            template = file.get("chat_template")
+            if template is None:
+                continue
+            named = isinstance(template, dict) and all(isinstance(text, str) for text in template.values())
+            if not isinstance(template, str) and not named:
+                raise ConfigError(
+                    "chat_template has a wrong value",
+                    where=f"{self.where}/{name}",
+                    expected="a template's text, or several by name",
+                    found=type(template).__name__,
+                )
+            return cast(ChatTemplates, template)
+        return None
+
+    def _named_templates(self, found: Iterable[Path]) -> dict[str, Path]:
+        """Further chat templates, each in a file of its own."""
+        folder = next((path.parent for path in found), None)
+        if folder is None:
+            return {}
+        return {f"{TEMPLATES_FOLDER}/{path.name}": path for path in sorted((folder / TEMPLATES_FOLDER).glob("*.jinja"))}

@@ -1,0 +1,17 @@
+"""Processors: texts together with pictures or sounds, to everything a model takes."""
+
+from typing import Final
+
+from omniform.inputs.processors.base import PROCESSOR_FILE, Parts, Processor
+from omniform.inputs.processors.clip import CLIPProcessor
+from omniform.inputs.processors.llava import LlavaProcessor
+from omniform.inputs.processors.whisper import WhisperProcessor
+
+PROCESSORS: Final[dict[str, type[Processor]]] = {
+    kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, WhisperProcessor)
+}
+"""Every processor, by the ``processor_class`` that files name."""
+
+__all__ = [
+    "PROCESSORS", "PROCESSOR_FILE", "CLIPProcessor", "LlavaProcessor", "Parts", "Processor", "WhisperProcessor",
+]  # fmt: skip

@@ -1,0 +1,81 @@
+"""CLIP's processor: texts and pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Self, cast
+
+from omniform.core.batch import Batch
+from omniform.core.errors import InputError
+from omniform.inputs.audio import FeatureExtractor
+from omniform.inputs.images import ImageProcessor
+from omniform.inputs.images.processor import ImageInput
+from omniform.inputs.processors.base import TEXT_OPTIONS, PartName, Parts, Processor, image_options, read_texts
+from omniform.inputs.processors.media import image_rows
+from omniform.inputs.processors.options import Part
+from omniform.inputs.text.options import EncodeOptions
+from omniform.inputs.text.settings import ChatTemplates
+from omniform.inputs.text.tokenizer import Tokenizer
+
+
+class CLIPProcessor(Processor):
+    """Texts and pictures, independent of one another: any number of each.
+
+    Args:
+        image_processor: of the pictures.
+        tokenizer: of the texts.
+        chat_template: the template for conversations; by default the tokenizer's.
+    """
+
+    needs: ClassVar[tuple[PartName, ...]] = ("image_processor", "tokenizer")
+
+    def __init__(
+        self, image_processor: ImageProcessor, tokenizer: Tokenizer, *, chat_template: ChatTemplates = None
+    ) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+        self.image_processor = image_processor
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Self:
+        """Build the processor of a folder."""
+        assert parts.image_processor is not None
+        return cls(parts.image_processor, parts.tokenizer, chat_template=parts.chat_template)
+
+    # The base takes any keyword in its signature.
+    def __call__(  # type: ignore[override]
+        self, images: ImageInput | None = None, text: str | Sequence[str] | None = None, **options: object
+    ) -> Batch:
+        """Turn texts, pictures or both into the model's inputs.
+
+        Args:
+            images: one picture or several.
+            text: a text or several.
+            options: of the tokenizer (:class:`~omniform.inputs.text.options.EncodeOptions`) and of the image processor
+                (:class:`~omniform.inputs.images.options.ImageOptions`), flat or as ``text_kwargs`` and
+                ``images_kwargs``.
+
+        Returns:
+            ``input_ids`` and ``attention_mask [B, T]``, ``pixel_values [N, C, H, W]``: what there is input for.
+
+        Raises:
+            InputError: there is neither text nor a picture, or one of them cannot be used.
+            RepoError: a picture's file or address cannot be read.
+            UnknownArgumentError: there is no such option.
+        """
+        asked = self._options(options)
+        pictures, _ = image_rows(images)
+        if text is None and not pictures:
+            raise InputError("there is neither text nor a picture", where=type(self).__name__)
+        batch = Batch()
+        if text is not None:
+            texts = text if isinstance(text, str) else read_texts(text)
+            batch = self.tokenizer(texts, **cast(EncodeOptions, asked.text))
+        if pictures:
+            batch.update(self.image_processor(cast(ImageInput, pictures), **asked.images))  # type: ignore[arg-type]
+        return batch
+
+    def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
+        return {"image_processor": self.image_processor}
+
+    def _known(self) -> dict[Part, frozenset[str]]:
+        return {"text": TEXT_OPTIONS, "images": image_options(self.image_processor)}

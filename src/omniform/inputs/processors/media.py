@@ -1,0 +1,128 @@
+"""Pictures and sounds of a call, brought into rows; and those that the messages of a conversation hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+
+from omniform.core.errors import InputError
+
+_IMAGE_KEYS = ("image", "url", "path", "base64")
+_AUDIO_KEYS = ("audio", "url", "path")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What the messages of one conversation hold besides text, in reading order."""
+
+    images: list[object] = field(default_factory=list)
+    audio: list[object] = field(default_factory=list)
+
+
+def image_rows(images: object) -> tuple[list[object], list[int] | None]:
+    """The pictures of a call in reading order, and how many each row has, where lists of lists say so.
+
+    Raises:
+        InputError: a row's pictures are no list.
+    """
+    if images is None:
+        return [], None
+    if not isinstance(images, (list, tuple)):
+        return _of_array(images), None
+    if not any(isinstance(row, (list, tuple)) for row in images):
+        return [one for image in images for one in _of_array(image)], None
+    flat: list[object] = []
+    counts: list[int] = []
+    for index, row in enumerate(images):
+        if not isinstance(row, (list, tuple)):
+            raise InputError(
+                "pictures are a flat list, or one list for each row",
+                where=f"images[{index}]",
+                expected="a list of pictures, as the other rows have",
+                found=type(row).__name__,
+            )
+        pictures = [one for image in row for one in _of_array(image)]
+        flat += pictures
+        counts.append(len(pictures))
+    return flat, counts
+
+
+def _of_array(image: object) -> list[object]:
+    """The pictures of an array ``[N, ...]`` of four dimensions; the picture itself otherwise."""
+    from numpy import ndarray
+    from torch import Tensor
+
+    return list(image) if isinstance(image, (Tensor, ndarray)) and image.ndim == 4 else [image]
+
+
+def sounds(audio: object) -> list[object]:
+    """The sounds of a call: one each for a list or an array of waves, files or ``(samples, rate)`` pairs."""
+    from numpy import ndarray
+    from torch import Tensor
+
+    if isinstance(audio, (Tensor, ndarray)):
+        return list(audio) if audio.ndim == 2 else [audio]
+    if isinstance(audio, (list, tuple)) and audio and not isinstance(audio[0], Real) and not is_rated(audio):
+        return list(audio)
+    return [audio]
+
+
+def is_rated(sound: object) -> bool:
+    """Whether a sound is a pair ``(samples, rate)``."""
+    return (
+        isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[1], Real) and not isinstance(sound[0], Real)
+    )
+
+
+def is_encoded(sound: object) -> bool:
+    """Whether a sound says its own sampling rate: a file, bytes, an address, a mapping or a ``(samples, rate)`` pair."""
+    from omniform.inputs.audio.source import Readable
+
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Readable)
+    return isinstance(sound, kinds) or is_rated(sound)
+
+
+def take_media(conversation: Sequence[object]) -> tuple[list[object], Media]:
+    """The messages of one conversation as a template is to see them, and the pictures and sounds they hold.
+
+    OpenAI's ``image_url`` parts become ``image`` parts. A part without a source is a mere placeholder.
+
+    Raises:
+        InputError: a part is of a kind that no processor here reads.
+    """
+    media = Media()
+    messages: list[object] = []
+    for index, message in enumerate(conversation):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(message, Mapping) and isinstance(content, (list, tuple)):
+            parts = [_modern(part) for part in content]
+            for number, part in enumerate(parts):
+                _take(part, media, f"message {index}, part {number}")
+            message = {**message, "content": parts}
+        messages.append(message)
+    return messages, media
+
+
+def _modern(part: object) -> object:
+    if isinstance(part, Mapping) and part.get("type") == "image_url" and "image_url" in part:
+        address = part["image_url"]
+        return {"type": "image", "url": address.get("url", "") if isinstance(address, Mapping) else address}
+    return part
+
+
+def _take(part: object, media: Media, where: str) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or kind == "text":
+        return
+    if kind == "image":
+        media.images.extend(_first(part, _IMAGE_KEYS))
+    elif kind == "audio":
+        media.audio.extend(_first(part, _AUDIO_KEYS))
+    elif kind == "video":
+        raise InputError("films are not read", where=where, remedy="Pass some of its frames as images.")
+
+
+def _first(part: Mapping[str, object], keys: tuple[str, ...]) -> list[object]:
+    return [part[key] for key in keys if part.get(key) is not None][:1]
