@@ -18,12 +18,12 @@ from torch.utils.data import Dataset
 IGNORED = -100
 # How often each kind is asked: kinds that need several looks more often. Descriptions have their own rate.
 WEIGHTS = {
-    "colour": 1.0, "shape": 1.0, "size": 1.0, "where": 1.5, "what": 1.5, "count": 2.5, "exist": 1.5, "background": 0.6,
-    "relation": 2.0, "compare": 2.0,
+    "colour": 1.0, "shape": 1.0, "size": 1.0, "where": 1.5, "what": 1.5, "count": 2.5, "exist": 1.5, "confirm": 1.0,
+    "background": 0.6, "relation": 2.0, "compare": 2.0,
 }  # fmt: skip
 DESCRIBED = 0.7
 FOLLOWING = 0.12
-SIDES = (96, 208)
+SIDES = (80, 208)
 
 
 @dataclass(frozen=True, slots=True)

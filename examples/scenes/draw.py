@@ -51,7 +51,7 @@ _GAP = 1.12
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One shape: its names, and the numbers that draw it."""
+    """One shape: its names, and the numbers that draw it; ``slim`` (0 to 1) makes arms, points and triangles narrow."""
 
     shape: str
     colour: str
@@ -60,6 +60,7 @@ class Item:
     y: float
     radius: float
     angle: float
+    slim: float
     fill: Colour
     outline: Colour | None
 
@@ -81,10 +82,14 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What befalls a picture between the scene and the file: size, edges, grain, shading and compression.
+    """What befalls a picture between the scene and the file.
 
-    `side` is the shorter side in pixels, `noise` the standard deviation of the grain in levels of 256, `shade` the change of brightness from one side to the other (0 is none),
-    `quality` that of a JPEG round trip (0 is none).
+    Attributes:
+        side: the shorter side in pixels.
+        antialias: smooth edges.
+        noise: standard deviation of the grain, in levels of 256.
+        shade: how much darker the picture is at one side; negative for the other side.
+        quality: of a JPEG round trip, 1 to 95; 0 for none.
     """
 
     side: int
@@ -100,15 +105,17 @@ def _shade(rng: random.Random, spans: tuple[tuple[int, int], tuple[int, int], tu
     low = high * (1 - saturation / 100)
     sector = (hue % 360) / 60
     middle = low + (high - low) * (1 - abs(sector % 2 - 1))
-    order = ((high, middle, low), (middle, high, low), (low, high, middle), (low, middle, high), (middle, low, high), (high, low, middle))
-    red, green, blue = order[int(sector)]
+    red, green, blue = (
+        (high, middle, low), (middle, high, low), (low, high, middle),
+        (low, middle, high), (middle, low, high), (high, low, middle),
+    )[int(sector)]  # fmt: skip
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _radius(rng: random.Random, size: str, count: int) -> float:
     if size == "small":
         return rng.uniform(0.062, 0.095)
-    return rng.uniform(0.125, {1: 0.32, 2: 0.22}.get(count, 0.16))
+    return rng.uniform(0.125, {1: 0.32, 2: 0.22, 3: 0.18}.get(count, 0.16))
 
 
 def _coordinate(rng: random.Random, third: int, radius: float) -> float:
@@ -159,7 +166,9 @@ def draw_scene(rng: random.Random, max_items: int = MAX_ITEMS) -> Scene:
         if contour and colour != "black":
             outline = _shade(rng, COLOURS["black"])
         angle = rng.uniform(-14, 14) if rng.random() < 0.7 else 0.0
-        items.append(Item(shape, colour, size, x, y, radius, angle, _shade(rng, COLOURS[colour]), outline))
+        items.append(
+            Item(shape, colour, size, x, y, radius, angle, rng.random(), _shade(rng, COLOURS[colour]), outline)
+        )
     return Scene(tuple(items), background, _shade(rng, BACKGROUNDS[background]), aspect)
 
 
@@ -175,19 +184,20 @@ def draw_finish(rng: random.Random, sides: tuple[int, int]) -> Finish:
     return Finish(side, antialias, noise, shade, quality)
 
 
-def _outline(shape: str) -> list[tuple[float, float]]:
-    """Corners of a shape in a circle of radius one, y pointing down."""
+def _outline(shape: str, slim: float) -> list[tuple[float, float]]:
+    """Corners of a shape in a circle of radius about one, y pointing down."""
     if shape == "square":
         return [(-0.84, -0.84), (0.84, -0.84), (0.84, 0.84), (-0.84, 0.84)]
     if shape == "triangle":
-        return [(0.0, -0.95), (0.98, 0.8), (-0.98, 0.8)]
+        foot = 1.05 - 0.2 * slim
+        return [(0.0, -0.95), (foot, 0.8), (-foot, 0.8)]
     if shape == "star":
-        turns = [(math.pi * k / 5, 1.05 if k % 2 == 0 else 0.44) for k in range(10)]
+        turns = [(math.pi * k / 5, 1.05 if k % 2 == 0 else 0.5 - 0.1 * slim) for k in range(10)]
         return [(r * math.sin(t), -r * math.cos(t)) for t, r in turns]
-    arm, reach = 0.33, 1.0
+    arm = 0.38 - 0.1 * slim
     return [
-        (-arm, -reach), (arm, -reach), (arm, -arm), (reach, -arm), (reach, arm), (arm, arm),
-        (arm, reach), (-arm, reach), (-arm, arm), (-reach, arm), (-reach, -arm), (-arm, -arm),
+        (-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm),
+        (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm),
     ]  # fmt: skip
 
 
@@ -199,7 +209,8 @@ def _draw_item(pen: ImageDraw.ImageDraw, item: Item, width: int, height: int) ->
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), item.fill, item.outline, line)
         return
     cos, sin = math.cos(math.radians(item.angle)), math.sin(math.radians(item.angle))
-    corners = [(x + radius * (u * cos - v * sin), y + radius * (u * sin + v * cos)) for u, v in _outline(item.shape)]
+    corners = _outline(item.shape, item.slim)
+    corners = [(x + radius * (u * cos - v * sin), y + radius * (u * sin + v * cos)) for u, v in corners]
     pen.polygon(corners, item.fill)
     if item.outline:
         pen.line([*corners, corners[0], corners[1]], item.outline, line, joint="curve")

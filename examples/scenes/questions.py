@@ -1,8 +1,8 @@
 """Questions about a scene and their exact answers.
 
-Every kind of question is one function `kind(rng, scene) -> (question, answer) | None`; None says that this scene allows no such
-question. Questions are asked only where a person would be sure of the answer: an object is named by attributes that single it
-out, "left of" needs a clear distance, and sizes are small or large with nothing between.
+Each kind of question is one function ``kind(rng, scene) -> (question, answer)``; None says that this scene allows no
+such question. Questions are asked only where a person would be sure of the answer: an object is named by attributes
+that single it out, "left of" needs a clear distance, and sizes are small or large with nothing between.
 """
 
 from __future__ import annotations
@@ -10,39 +10,38 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+import phrases
 from draw import BACKGROUNDS, CELLS, COLOURS, MAX_ITEMS, SHAPES, SIZES, Item, Scene
+from phrases import LARGER_WORDS, LARGEST_WORDS, NOUNS, PICTURES, PLACES, RELATIONS, SIZE_WORDS
 
 Pair = tuple[str, str]
 Kind = Callable[[random.Random, Scene], Pair | None]
+Words = dict[str, str]
 
-NOUNS = ("object", "shape", "thing", "item")
-PICTURES = ("picture", "image", "scene", "photo")
-SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "large": ("large", "large", "big")}
-# Ways to say a place in a question; "left" is the whole left third of the picture, "top left" one cell of nine.
-PLACES: dict[str, tuple[str, ...]] = {
-    "left": ("on the left", "on the left side", "at the left"),
-    "right": ("on the right", "on the right side", "at the right"),
-    "top": ("at the top", "on top", "in the upper part"),
-    "bottom": ("at the bottom", "in the lower part"),
-    "center": ("in the center", "in the middle", "at the center", "in the centre"),
-    "top left": ("at the top left", "in the top left corner", "in the upper left corner", "in the top left"),
-    "top right": ("at the top right", "in the top right corner", "in the upper right corner", "in the top right"),
-    "bottom left": ("at the bottom left", "in the bottom left corner", "in the lower left corner", "in the bottom left"),
-    "bottom right": ("at the bottom right", "in the bottom right corner", "in the lower right corner", "in the bottom right"),
-}
-RELATIONS = {
-    "left": ("to the left of", "left of"),
-    "right": ("to the right of", "right of"),
-    "above": ("above", "higher than", "over"),
-    "below": ("below", "lower than", "under"),
-}
+VALUES: dict[str, tuple[str, ...]] = {"size": SIZES, "colour": tuple(COLOURS), "shape": SHAPES}
+# Sets of attributes by which an object can be named.
+NAMINGS: tuple[tuple[str, ...], ...] = (
+    ("shape",), ("colour",), ("size",), ("colour", "shape"), ("size", "shape"), ("size", "colour"),
+    ("size", "colour", "shape"),
+)  # fmt: skip
 # A difference of two coordinates that everybody sees, as a fraction of the picture.
 CLEAR = 0.12
 
 
 def plural(noun: str) -> str:
-    """Plural of a shape or a general noun."""
+    """Plural of a shape or of a general noun."""
     return noun + ("es" if noun.endswith("s") else "s")
+
+
+def attributes(item: Item, keys: tuple[str, ...]) -> Words:
+    """The values of some of an object's attributes."""
+    values = {"size": item.size, "colour": item.colour, "shape": item.shape}
+    return {key: values[key] for key in keys}
+
+
+def matching(scene: Scene, words: Words) -> list[Item]:
+    """The objects that have all these attributes."""
+    return [item for item in scene.items if attributes(item, tuple(words)) == words]
 
 
 def in_place(item: Item, place: str) -> bool:
@@ -57,11 +56,17 @@ def phrase(item: Item) -> str:
     return f"{item.size} {item.colour} {item.shape}"
 
 
-def _matches(item: Item, words: dict[str, str]) -> bool:
-    return all(value == {"size": item.size, "colour": item.colour, "shape": item.shape}[key] for key, value in words.items())
+def description(scene: Scene) -> str:
+    """The sentence that describes a scene: every object in reading order, then the background."""
+    parts = [f"a {phrase(item)} {PLACES[CELLS[item.cell]][0]}" for item in scene.items]
+    listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
+    return f"{listed}, on a {scene.background} background."
 
 
-def _say(rng: random.Random, words: dict[str, str], many: bool = False) -> str:
+# -- phrases -----------------------------------------------------------------------------------------------------------
+
+
+def _say(rng: random.Random, words: Words, *, many: bool = False) -> str:
     """A noun phrase for these attributes, such as "big red circle" or "red things"."""
     noun = words.get("shape") or rng.choice(NOUNS)
     parts = [rng.choice(SIZE_WORDS[words["size"]])] if "size" in words else []
@@ -69,35 +74,36 @@ def _say(rng: random.Random, words: dict[str, str], many: bool = False) -> str:
     return " ".join([*parts, plural(noun) if many else noun])
 
 
-def _attributes(item: Item, keys: tuple[str, ...]) -> dict[str, str]:
-    values = {"size": item.size, "colour": item.colour, "shape": item.shape}
-    return {key: values[key] for key in keys}
+def _one(rng: random.Random, words: Words) -> str:
+    name = _say(rng, words)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-_NAMINGS: tuple[tuple[str, ...], ...] = (
-    ("shape",), ("colour",), ("size",), ("colour", "shape"), ("size", "shape"), ("size", "colour"), ("size", "colour", "shape"),
-)  # fmt: skip
+def _fill(rng: random.Random, templates: tuple[str, ...], **words: str) -> str:
+    spelling = rng.choice(("color", "colour"))
+    return rng.choice(templates).format(pic=rng.choice(PICTURES), color=spelling, noun=rng.choice(NOUNS), **words)
 
 
-def _name(rng: random.Random, scene: Scene, item: Item, hidden: str = "") -> str | None:
-    """A phrase that fits this object alone and does not tell the `hidden` attribute, or None."""
-    good = []
-    for keys in _NAMINGS:
-        words = _attributes(item, keys)
-        if hidden not in keys and sum(_matches(other, words) for other in scene.items) == 1:
-            good.append(words)
-    if hidden != "place" and rng.random() < (0.25 if good else 1.0):
-        place = _only_place(rng, scene, item)
-        if place:
-            keys = [key for key in ("shape",) if key != hidden and rng.random() < 0.6]
-            return f"{_say(rng, _attributes(item, tuple(keys)))} {rng.choice(PLACES[place])}"
-    return _say(rng, rng.choice(good)) if good else None
+def _yes(truth: bool) -> str:
+    return "yes" if truth else "no"
 
 
-def _only_place(rng: random.Random, scene: Scene, item: Item) -> str | None:
-    places = [place for place in PLACES if in_place(item, place)]
-    alone = [place for place in places if sum(in_place(other, place) for other in scene.items) == 1]
+def _place_of(rng: random.Random, scene: Scene, item: Item) -> str | None:
+    """A place where this object lies alone."""
+    alone = [place for place in PLACES if in_place(item, place) and sum(in_place(i, place) for i in scene.items) == 1]
     return rng.choice(alone) if alone else None
+
+
+def _name(rng: random.Random, scene: Scene, item: Item, hidden: str) -> str | None:
+    """A phrase that fits this object alone and does not tell the ``hidden`` attribute."""
+    sets = [attributes(item, keys) for keys in NAMINGS if hidden not in keys]
+    sets = [words for words in sets if len(matching(scene, words)) == 1]
+    if hidden != "place" and rng.random() < (0.25 if sets else 1.0):
+        place = _place_of(rng, scene, item)
+        if place:
+            keys = ("shape",) if hidden != "shape" and rng.random() < 0.5 else ()
+            return f"{_say(rng, attributes(item, keys))} {rng.choice(PLACES[place])}"
+    return _say(rng, rng.choice(sets)) if sets else None
 
 
 def _pick(rng: random.Random, scene: Scene, hidden: str) -> tuple[Item, str] | None:
@@ -106,90 +112,7 @@ def _pick(rng: random.Random, scene: Scene, hidden: str) -> tuple[Item, str] | N
     return (item, name) if name else None
 
 
-def _fill(rng: random.Random, templates: tuple[str, ...], **words: str) -> str:
-    picture = rng.choice(PICTURES)
-    return rng.choice(templates).format(pic=picture, color=rng.choice(("color", "colour")), **words)
-
-
-def colour(rng: random.Random, scene: Scene) -> Pair | None:
-    """What colour is the ...?"""
-    picked = _pick(rng, scene, "colour")
-    return picked and (_fill(rng, COLOUR, name=picked[1]), picked[0].colour)
-
-
-def shape(rng: random.Random, scene: Scene) -> Pair | None:
-    """What shape is the ...?"""
-    picked = _pick(rng, scene, "shape")
-    return picked and (_fill(rng, SHAPE, name=picked[1]), picked[0].shape)
-
-
-def size(rng: random.Random, scene: Scene) -> Pair | None:
-    """Is the ... large or small?"""
-    picked = _pick(rng, scene, "size")
-    return picked and (_fill(rng, SIZE, name=picked[1]), picked[0].size)
-
-
-def where(rng: random.Random, scene: Scene) -> Pair | None:
-    """Where is the ...? Answered with one of the nine cells."""
-    picked = _pick(rng, scene, "place")
-    return picked and (_fill(rng, WHERE, name=picked[1]), CELLS[picked[0].cell])
-
-
-def what(rng: random.Random, scene: Scene) -> Pair | None:
-    """What is at the top left? Answered with the object's full name, or "nothing"."""
-    if rng.random() < 0.2:
-        free = [place for place in PLACES if not any(in_place(item, place) for item in scene.items)]
-        return (_fill(rng, WHAT, place=rng.choice(PLACES[rng.choice(free)])), "nothing") if free else None
-    item = rng.choice(scene.items)
-    place = _only_place(rng, scene, item)
-    return (_fill(rng, WHAT, place=rng.choice(PLACES[place])), f"a {phrase(item)}") if place else None
-
-
-def count(rng: random.Random, scene: Scene) -> Pair | None:
-    """How many ... are there?"""
-    keys = rng.choice(((), (), *_NAMINGS[:6]))
-    if rng.random() < 0.75:
-        words = _attributes(rng.choice(scene.items), keys)
-    else:
-        words = _attributes(_imagined(rng), keys)
-    number = sum(_matches(item, words) for item in scene.items)
-    return _fill(rng, COUNT, names=_say(rng, words, many=True)), str(number)
-
-
-def _imagined(rng: random.Random) -> Item:
-    black = (0, 0, 0)
-    return Item(rng.choice(SHAPES), rng.choice(tuple(COLOURS)), rng.choice(SIZES), 0, 0, 0, 0, black, None)
-
-
-def exist(rng: random.Random, scene: Scene) -> Pair | None:
-    """Is there a ...?"""
-    keys = rng.choice(_NAMINGS)
-    item = rng.choice(scene.items)
-    words = _attributes(item, keys)
-    if rng.random() < 0.5:
-        # Change one attribute only, so that "no" takes as careful a look as "yes".
-        key = rng.choice(keys)
-        words[key] = rng.choice({"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}[key])
-    there = any(_matches(item, words) for item in scene.items)
-    name = _say(rng, words)
-    if rng.random() < 0.3:
-        return _fill(rng, EXIST_MANY, names=_say(rng, words, many=True)), _yes(there)
-    return _fill(rng, EXIST, name=f"{'an' if name[0] in 'aeiou' else 'a'} {name}"), _yes(there)
-
-
-def _yes(truth: bool) -> str:
-    return "yes" if truth else "no"
-
-
-def background(rng: random.Random, scene: Scene) -> Pair | None:
-    """What colour is the background?"""
-    if rng.random() < 0.75:
-        return _fill(rng, BACKGROUND, name=""), scene.background
-    asked = scene.background if rng.random() < 0.5 else rng.choice(tuple(BACKGROUNDS))
-    return _fill(rng, BACKGROUND_IS, name=asked), _yes(asked == scene.background)
-
-
-def _two(rng: random.Random, scene: Scene, hidden: str) -> tuple[Item, str, Item, str] | None:
+def _pick_two(rng: random.Random, scene: Scene, hidden: str) -> tuple[Item, str, Item, str] | None:
     if len(scene.items) < 2:
         return None
     first, second = rng.sample(scene.items, 2)
@@ -197,9 +120,122 @@ def _two(rng: random.Random, scene: Scene, hidden: str) -> tuple[Item, str, Item
     return (first, one, second, other) if one and other and one != other else None
 
 
+def _sought(rng: random.Random, scene: Scene, keys: tuple[str, ...]) -> Words:
+    """Attributes of some object of the scene, or in half of all cases of one that differs from it in one of them.
+
+    A "no" then takes as careful a look as a "yes".
+    """
+    words = attributes(rng.choice(scene.items), keys)
+    if keys and rng.random() < 0.5:
+        key = rng.choice(keys)
+        words[key] = rng.choice([value for value in VALUES[key] if value != words[key]])
+    return words
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------------
+
+
+def colour(rng: random.Random, scene: Scene) -> Pair | None:
+    """What colour is the ...?"""
+    if rng.random() < 0.1:
+        words = attributes(rng.choice(scene.items), rng.choice((("shape",), ("size",), ("size", "shape"))))
+        seen = {item.colour for item in matching(scene, words)}
+        many = _say(rng, words, many=True)
+        return (_fill(rng, phrases.COLOUR_MANY, names=many), seen.pop()) if len(seen) == 1 else None
+    picked = _pick(rng, scene, "colour")
+    return picked and (_fill(rng, phrases.COLOUR, name=picked[1]), picked[0].colour)
+
+
+def shape(rng: random.Random, scene: Scene) -> Pair | None:
+    """What shape is the ...? What shape is at the ...?"""
+    if rng.random() < 0.15:
+        item = rng.choice(scene.items)
+        place = _place_of(rng, scene, item)
+        return (_fill(rng, phrases.SHAPE_AT, place=rng.choice(PLACES[place])), item.shape) if place else None
+    picked = _pick(rng, scene, "shape")
+    return picked and (_fill(rng, phrases.SHAPE, name=picked[1]), picked[0].shape)
+
+
+def size(rng: random.Random, scene: Scene) -> Pair | None:
+    """Is the ... large or small?"""
+    picked = _pick(rng, scene, "size")
+    return picked and (_fill(rng, phrases.SIZE, name=picked[1]), picked[0].size)
+
+
+def where(rng: random.Random, scene: Scene) -> Pair | None:
+    """Where is the ...? Answered with one of the nine cells."""
+    picked = _pick(rng, scene, "place")
+    return picked and (_fill(rng, phrases.WHERE, name=picked[1]), CELLS[picked[0].cell])
+
+
+def what(rng: random.Random, scene: Scene) -> Pair | None:
+    """What is at the ...? What is the largest? Answered with the object's full name, or "nothing"."""
+    chance = rng.random()
+    if chance < 0.15:
+        free = [place for place in PLACES if not any(in_place(item, place) for item in scene.items)]
+        return (_fill(rng, phrases.WHAT, place=rng.choice(PLACES[rng.choice(free)])), "nothing") if free else None
+    if chance < 0.3:
+        asked = rng.choice(SIZES)
+        found = matching(scene, {"size": asked})
+        if len(found) != 1 or len(scene.items) < 2:
+            return None
+        return _fill(rng, phrases.LARGEST, most=rng.choice(LARGEST_WORDS[asked])), f"a {phrase(found[0])}"
+    item = rng.choice(scene.items)
+    place = _place_of(rng, scene, item)
+    return (_fill(rng, phrases.WHAT, place=rng.choice(PLACES[place])), f"a {phrase(item)}") if place else None
+
+
+def count(rng: random.Random, scene: Scene) -> Pair | None:
+    """How many ... are there? How many ... are on the left?"""
+    if rng.random() < 0.12:
+        words = attributes(rng.choice(scene.items), rng.choice(((), (), ("shape",), ("colour",))))
+        place = rng.choice(("left", "right", "top", "bottom"))
+        number = sum(in_place(item, place) for item in matching(scene, words))
+        names = _say(rng, words, many=True)
+        return _fill(rng, phrases.COUNT_AT, names=names, place=rng.choice(PLACES[place])), str(number)
+    keys = rng.choice(((), (), *NAMINGS[:6]))
+    words = attributes(rng.choice(scene.items), keys) if rng.random() < 0.7 else _sought(rng, scene, keys)
+    return _fill(rng, phrases.COUNT, names=_say(rng, words, many=True)), str(len(matching(scene, words)))
+
+
+def exist(rng: random.Random, scene: Scene) -> Pair | None:
+    """Is there a ...? Is there a ... on the left?"""
+    words = _sought(rng, scene, rng.choice(NAMINGS))
+    chance = rng.random()
+    if chance < 0.12:
+        place = rng.choice(tuple(PLACES))
+        there = any(in_place(item, place) for item in matching(scene, words))
+        return _fill(rng, phrases.EXIST_AT, a=_one(rng, words), place=rng.choice(PLACES[place])), _yes(there)
+    there = bool(matching(scene, words))
+    if chance < 0.4:
+        return _fill(rng, phrases.EXIST_MANY, names=_say(rng, words, many=True)), _yes(there)
+    return _fill(rng, phrases.EXIST, a=_one(rng, words)), _yes(there)
+
+
+def confirm(rng: random.Random, scene: Scene) -> Pair | None:
+    """Is the circle red? Is the red object a circle? Is the circle large?"""
+    key = rng.choice(tuple(VALUES))
+    picked = _pick(rng, scene, key)
+    if not picked:
+        return None
+    item, name = picked
+    truth = attributes(item, (key,))[key]
+    said = truth if rng.random() < 0.5 else rng.choice([value for value in VALUES[key] if value != truth])
+    trait = {"shape": f"a {said}", "colour": said, "size": rng.choice(SIZE_WORDS.get(said, (said,)))}[key]
+    return _fill(rng, phrases.IS, name=name, trait=trait), _yes(said == truth)
+
+
+def background(rng: random.Random, scene: Scene) -> Pair | None:
+    """What colour is the background? Is the background ...?"""
+    if rng.random() < 0.75:
+        return _fill(rng, phrases.BACKGROUND), scene.background
+    asked = scene.background if rng.random() < 0.5 else rng.choice(tuple(BACKGROUNDS))
+    return _fill(rng, phrases.BACKGROUND_IS, ground=asked), _yes(asked == scene.background)
+
+
 def relation(rng: random.Random, scene: Scene) -> Pair | None:
     """Is the ... left of the ...? Asked where the two lie clearly apart in that direction."""
-    two = _two(rng, scene, "place")
+    two = _pick_two(rng, scene, "place")
     if not two:
         return None
     first, one, second, other = two
@@ -208,126 +244,44 @@ def relation(rng: random.Random, scene: Scene) -> Pair | None:
     if abs(gap) < CLEAR:
         return None
     truth = gap < 0 if word in ("left", "above") else gap > 0
-    return _fill(rng, RELATION, one=one, other=other, relation=rng.choice(RELATIONS[word])), _yes(truth)
+    return _fill(rng, phrases.RELATION, one=one, other=other, relation=rng.choice(RELATIONS[word])), _yes(truth)
 
 
 def compare(rng: random.Random, scene: Scene) -> Pair | None:
-    """Which is larger? Are they the same colour? Are there more circles than squares?"""
+    """Which is larger? Are they the same size? Are there more circles than squares?"""
     if rng.random() < 0.3:
         return _more(rng, scene)
-    two = _two(rng, scene, "size")
+    two = _pick_two(rng, scene, "size")
     if not two:
         return None
     first, one, second, other = two
-    if first.size != second.size and rng.random() < 0.75:
-        big = first if first.size == "large" else second
-        if rng.random() < 0.5:
-            larger = rng.random() < 0.5
-            winner = one if (first is big) == larger else other
-            return _fill(rng, LARGER if larger else SMALLER, one=one, other=other), f"the {winner}"
-        larger = rng.random() < 0.5
-        return _fill(rng, IS_LARGER if larger else IS_SMALLER, one=one, other=other), _yes((first is big) == larger)
-    return _fill(rng, SAME_SIZE, one=one, other=other), _yes(first.size == second.size)
+    if first.size == second.size or rng.random() < 0.25:
+        return _fill(rng, phrases.SAME_SIZE, one=one, other=other), _yes(first.size == second.size)
+    word = rng.choice(tuple(LARGER_WORDS))
+    said = rng.choice(LARGER_WORDS[word])
+    truth = (first.size == "large") == (word == "larger")
+    if rng.random() < 0.5:
+        return _fill(rng, phrases.WHICH_LARGER, one=one, other=other, larger=said), f"the {one if truth else other}"
+    return _fill(rng, phrases.IS_LARGER, one=one, other=other, larger=said), _yes(truth)
 
 
 def _more(rng: random.Random, scene: Scene) -> Pair | None:
-    key = rng.choice(("shape", "colour", "size"))
-    seen = sorted({_attributes(item, (key,))[key] for item in scene.items})
-    others = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}[key]
-    one = rng.choice(seen)
-    other = rng.choice(seen if len(seen) > 1 else others)
+    key = rng.choice(tuple(VALUES))
+    seen = sorted({attributes(item, (key,))[key] for item in scene.items})
+    one, other = rng.choice(seen), rng.choice(seen if len(seen) > 1 else VALUES[key])
     if one == other:
         return None
     if rng.random() < 0.5:
         one, other = other, one
-    number = [sum(_matches(item, {key: value}) for item in scene.items) for value in (one, other)]
-    names = [_say(rng, {key: value}, many=True) for value in (one, other)]
-    return _fill(rng, MORE, one=names[0], other=names[1]), _yes(number[0] > number[1])
+    truth = len(matching(scene, {key: one})) > len(matching(scene, {key: other}))
+    one, other = (_say(rng, {key: value}, many=True) for value in (one, other))
+    return _fill(rng, phrases.MORE, one=one, other=other), _yes(truth)
 
 
 def describe(rng: random.Random, scene: Scene) -> Pair | None:
-    """Describe the picture: every object in reading order, then the background."""
-    return _fill(rng, DESCRIBE), description(scene)
+    """Describe the picture."""
+    return _fill(rng, phrases.DESCRIBE), description(scene)
 
-
-def description(scene: Scene) -> str:
-    """The exact sentence that describes a scene."""
-    parts = [f"a {phrase(item)} {PLACES[CELLS[item.cell]][0]}" for item in scene.items]
-    listed = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-    return f"{listed}, on a {scene.background} background."
-
-
-COLOUR = (
-    "What {color} is the {name}?", "What is the {color} of the {name}?", "Which {color} does the {name} have?",
-    "What {color} does the {name} have?", "Tell me the {color} of the {name}.", "Which {color} is the {name}?",
-    "Name the {color} of the {name}.", "The {name} is what {color}?", "What {color} is the {name} in the {pic}?",
-)  # fmt: skip
-SHAPE = (
-    "What shape is the {name}?", "What is the shape of the {name}?", "Which shape does the {name} have?",
-    "What shape does the {name} have?", "Tell me the shape of the {name}.", "Which shape is the {name}?",
-    "Name the shape of the {name}.", "What kind of shape is the {name}?", "What is the {name}?",
-    "What form does the {name} have?",
-)  # fmt: skip
-SIZE = (
-    "Is the {name} large or small?", "What size is the {name}?", "How big is the {name}?", "What is the size of the {name}?",
-    "Is the {name} small or large?", "Is the {name} big or small?", "Tell me the size of the {name}.", "How large is the {name}?",
-)  # fmt: skip
-WHERE = (
-    "Where is the {name}?", "Where is the {name} in the {pic}?", "Where can I find the {name}?", "Where do you see the {name}?",
-    "In which part of the {pic} is the {name}?", "What is the position of the {name}?", "Tell me where the {name} is.",
-    "Find the {name}.", "Locate the {name}.", "Where does the {name} lie?", "Where is the {name} located?",
-)  # fmt: skip
-WHAT = (
-    "What is {place}?", "What is {place} of the {pic}?", "What do you see {place}?", "What can be seen {place}?",
-    "Which object is {place}?", "What object is {place}?", "What's {place}?",
-    "What is there {place}?", "Name the object {place}.", "Is there anything {place}, and what is it?",
-)  # fmt: skip
-COUNT = (
-    "How many {names} are there?", "How many {names} are in the {pic}?", "How many {names} do you see?", "How many {names}?",
-    "Count the {names}.", "What is the number of {names}?", "How many {names} can you see?", "How many {names} does the {pic} show?",
-    "Tell me how many {names} there are.", "How many {names} can you count?", "How many {names} are there in the {pic}?",
-)  # fmt: skip
-EXIST = (
-    "Is there {name}?", "Is there {name} in the {pic}?", "Do you see {name}?", "Can you see {name}?", "Does the {pic} show {name}?",
-    "Does the {pic} have {name}?", "Can you find {name}?", "Does the {pic} contain {name}?",
-)  # fmt: skip
-EXIST_MANY = (
-    "Are there any {names}?", "Are there {names} in the {pic}?", "Do you see any {names}?", "Can you see any {names}?",
-    "Are there any {names} in the {pic}?",
-)  # fmt: skip
-BACKGROUND = (
-    "What {color} is the background?", "What is the {color} of the background?", "Which {color} is the background?",
-    "What is the background {color}?", "Tell me the {color} of the background.", "What {color} is behind the objects?",
-    "What {color} does the background have?", "What is the background?", "What {color} is the background of the {pic}?",
-)  # fmt: skip
-BACKGROUND_IS = ("Is the background {name}?", "Is the {pic}'s background {name}?", "Does the {pic} have a {name} background?")
-RELATION = (
-    "Is the {one} {relation} the {other}?", "Does the {one} lie {relation} the {other}?", "Do you see the {one} {relation} the {other}?",
-    "Is the {one} located {relation} the {other}?",
-)  # fmt: skip
-LARGER = (
-    "Which is larger, the {one} or the {other}?", "Which is bigger, the {one} or the {other}?", "What is bigger, the {one} or the {other}?",
-    "Which one is larger: the {one} or the {other}?",
-)  # fmt: skip
-SMALLER = (
-    "Which is smaller, the {one} or the {other}?", "What is smaller, the {one} or the {other}?",
-    "Which one is smaller: the {one} or the {other}?",
-)  # fmt: skip
-IS_LARGER = ("Is the {one} larger than the {other}?", "Is the {one} bigger than the {other}?")
-IS_SMALLER = ("Is the {one} smaller than the {other}?",)
-SAME_SIZE = (
-    "Are the {one} and the {other} the same size?", "Do the {one} and the {other} have the same size?",
-    "Is the {one} the same size as the {other}?", "Is the {one} as big as the {other}?",
-)  # fmt: skip
-MORE = (
-    "Are there more {one} than {other}?", "Do you see more {one} than {other}?", "Does the {pic} have more {one} than {other}?",
-)  # fmt: skip
-DESCRIBE = (
-    "Describe the {pic}.", "Describe this {pic}.", "What do you see?", "What is in the {pic}?", "What does the {pic} show?",
-    "Describe what you see.", "Give a description of the {pic}.", "What can you see in this {pic}?", "Tell me what is in the {pic}.",
-    "List all objects.", "Write a caption for the {pic}.", "What is shown in the {pic}?", "Caption this {pic}.", "Describe it.",
-    "What objects are in the {pic}?", "Please describe the {pic} in detail.",
-)  # fmt: skip
 
 KINDS: dict[str, Kind] = {
     "colour": colour,
@@ -337,17 +291,16 @@ KINDS: dict[str, Kind] = {
     "what": what,
     "count": count,
     "exist": exist,
+    "confirm": confirm,
     "background": background,
     "relation": relation,
     "compare": compare,
     "describe": describe,
 }
-_OPENINGS = ("Please tell me: ", "Look at the {pic}. ", "Question: ", "In this {pic}, ", "Hi! ", "Now, ")
-_CLOSINGS = (" Answer briefly.", " Please answer.", " Thanks.", " Please.")
 
 
 def ask(rng: random.Random, scene: Scene, kind: str) -> Pair | None:
-    """A question of this kind with the small liberties that people take: no question mark, a polite word, "an image"."""
+    """A question of this kind with the small liberties that people take: no question mark, a polite word."""
     pair = KINDS[kind](rng, scene)
     if not pair:
         return None
@@ -356,19 +309,18 @@ def ask(rng: random.Random, scene: Scene, kind: str) -> Pair | None:
         question = question.rstrip("?.")
     chance = rng.random()
     if chance < 0.08:
-        question = rng.choice(_OPENINGS).format(pic=rng.choice(PICTURES)) + question
+        question = rng.choice(phrases.OPENINGS).format(pic=rng.choice(PICTURES)) + question
     elif chance < 0.14:
-        question += rng.choice(_CLOSINGS)
+        question += rng.choice(phrases.CLOSINGS)
     return question, answer
 
 
-def words() -> Iterator[str]:
-    """Every text from which questions and answers are made, with the places left open: the tokenizer's words."""
-    for templates in (COLOUR, SHAPE, SIZE, WHERE, WHAT, COUNT, EXIST, EXIST_MANY, BACKGROUND, BACKGROUND_IS, RELATION, LARGER,
-                      SMALLER, IS_LARGER, IS_SMALLER, SAME_SIZE, MORE, DESCRIBE, _OPENINGS, _CLOSINGS):  # fmt: skip
-        yield from templates
-    for phrases in (*SIZE_WORDS.values(), *PLACES.values(), *RELATIONS.values()):
-        yield from phrases
-    yield from (*NOUNS, *PICTURES, *SHAPES, *COLOURS, *BACKGROUNDS, *CELLS, *map(plural, (*NOUNS, *PICTURES, *SHAPES)))
-    yield from ("color colour gray grey", "a an the", "yes no nothing", "and , on a background .")
-    yield from map(str, range(MAX_ITEMS + 1))
+def texts() -> Iterator[str]:
+    """Every text from which questions and answers are made, templates with their open places: the tokenizer's words."""
+    yield from phrases.TEMPLATES
+    for table in (SIZE_WORDS, LARGER_WORDS, LARGEST_WORDS, PLACES, RELATIONS):
+        for ways in table.values():
+            yield from ways
+    singular = (*NOUNS, *PICTURES, *SHAPES)
+    yield from (*singular, *map(plural, singular), *COLOURS, *BACKGROUNDS, *CELLS, *map(str, range(MAX_ITEMS + 1)))
+    yield "color colour gray grey a an the yes no nothing and, on a background."

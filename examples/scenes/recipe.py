@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from data import IGNORED, Layout
 from draw import BACKGROUNDS, COLOURS, SHAPES, SIZES
-from omniform import AutoConfig, AutoModelForImageTextToText
 from tokenizer import BOS, EOS, IMAGE, PAD
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from omniform import AutoConfig, AutoModelForImageTextToText
 
 PATCHES = "model.vision_tower.patches.projection.weight"
 POSITIONS = "model.vision_tower.positions.weight"

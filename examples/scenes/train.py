@@ -83,7 +83,7 @@ class Run:
         if batch.input_ids.shape[1] == 0:
             features = self.model.model.get_image_features(batch.pixel_values)
             return torch.zeros(()), 0.0, features.flatten(0, 1)
-        out = self.model(
+        out = self.model.model(
             input_ids=batch.input_ids,
             pixel_values=batch.pixel_values,
             attention_mask=batch.mask,
@@ -91,7 +91,8 @@ class Run:
         )
         targets = batch.labels[:, 1:]
         asked = targets != IGNORED
-        logits, targets = out.logits[:, :-1][asked].float(), targets[asked]
+        # Scores are computed where they count: most of a row is questions.
+        logits, targets = self.model.lm_head(out.last_hidden_state[:, :-1][asked]).float(), targets[asked]
         right = (logits.argmax(-1) == targets).float().mean().item()
         return F.cross_entropy(logits, targets), right, out.image_hidden_states
 
@@ -195,8 +196,8 @@ def main() -> None:
             shares = " ".join(f"{share:.3f}" for share in named_right)
             pace = (run.step - first) * run.recipe.batch / spent
             print(
-                f"step {run.step}/{total} {spent:.0f}s {pace:.0f} pictures/s | answers: loss {loss:.4f} right {right:.4f}"
-                f" | patches: loss {patches:.4f} right {shares}",
+                f"step {run.step}/{total} {spent:.0f}s {pace:.0f} pictures/s"
+                f" | answers: loss {loss:.4f} right {right:.4f} | patches: loss {patches:.4f} right {shares}",
                 flush=True,
             )
             seen = []
