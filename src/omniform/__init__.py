@@ -20,8 +20,13 @@ _MODEL_CLASSES = (
     "AutoModelForTokenClassification", "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
+_INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
+_PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
+
 _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
+    **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
+    **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
@@ -43,7 +48,14 @@ if TYPE_CHECKING:
     from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
     from omniform.engine.text import TextStreamer as TextStreamer
     from omniform.hub.auto import *  # noqa: F403
+    from omniform.hub.auto_inputs import AutoFeatureExtractor as AutoFeatureExtractor
+    from omniform.hub.auto_inputs import AutoImageProcessor as AutoImageProcessor
+    from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
+    from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
+    from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
+    from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
+    from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
 
 __all__ = sorted([*_HOME, "__version__"])
 

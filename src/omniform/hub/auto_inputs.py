@@ -257,9 +257,9 @@ class Checkpoint:
             return True
         file = self.preprocessor()
         named = file.get("image_processor_type") or file.get("feature_extractor_type")
-        return named in FEATURE_EXTRACTORS or (
-            bool(file) and named is None and self.model.get("model_type") in _AUDIO_TYPES
-        )
+        if file and named is None:
+            return self.model.get("model_type") in _AUDIO_TYPES
+        return named in FEATURE_EXTRACTORS
 
     def has_vocabulary(self) -> bool:
         """Whether there are a tokenizer's files."""
@@ -323,8 +323,8 @@ class Checkpoint:
             UnknownNameError: a file names one that is not known.
         """
         named = self.settings.get("processor_class")
-        for file in (lambda: self.preprocessor(), lambda: self._json("tokenizer_config.json"), lambda: self.model):
-            named = named or file().get("processor_class")
+        for file in (self.preprocessor(), self._json("tokenizer_config.json"), self.model):
+            named = named or file.get("processor_class")
         named = named or _PROCESSOR_TYPES.get(str(self.model.get("model_type")))
         if named is None:
             return None
@@ -343,8 +343,9 @@ class Checkpoint:
         images: ImageProcessor | None = None
         audio: FeatureExtractor | None = None
         if "image_processor" in kind.needs:
-            options = {field.name for field in fields(self.image_processor({}, callee).options)} | {
-                *_OLD_IMAGE_SETTINGS
+            options = {
+                *_OLD_IMAGE_SETTINGS,
+                *(field.name for field in fields(self.image_processor({}, callee).options)),
             }
             known |= options
             images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)

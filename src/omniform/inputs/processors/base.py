@@ -269,6 +269,9 @@ TEXT_OPTIONS = frozenset(EncodeOptions.__annotations__)
 """The options of a tokenizer call."""
 
 
+_TEXT = "a string or a list of strings"
+
+
 def image_options(processor: ImageProcessor) -> frozenset[str]:
     """The options of an image processor's call."""
     return frozenset(field.name for field in fields(processor.options))
@@ -281,16 +284,9 @@ def read_texts(text: object) -> list[str]:
         InputError: something else.
     """
     texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(one, str) for one in texts):
-        wrong = next((i for i, one in enumerate(texts) if not isinstance(one, str)), None) if _is_list(texts) else None
-        raise InputError(
-            "this is not text",
-            where="text" if wrong is None else f"text, row {wrong}",
-            expected="a string or a list of strings",
-            found=f"{text!r:.60}",
-        )
+    if not isinstance(texts, (list, tuple)) or not texts:
+        raise InputError("this is not text", where="text", expected=_TEXT, found=f"{text!r:.60}")
+    for row, one in enumerate(texts):
+        if not isinstance(one, str):
+            raise InputError("this is not text", where=f"text, row {row}", expected=_TEXT, found=f"{one!r:.60}")
     return list(texts)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))

@@ -77,7 +77,7 @@ def is_rated(sound: object) -> bool:
 
 
 def is_encoded(sound: object) -> bool:
-    """Whether a sound says its own sampling rate: a file, bytes, an address, a mapping or a ``(samples, rate)`` pair."""
+    """Whether a sound says its own sampling rate: a file, bytes, an address, a mapping, a ``(samples, rate)`` pair."""
     from omniform.inputs.audio.source import Readable
 
     kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Readable)
