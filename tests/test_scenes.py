@@ -12,6 +12,8 @@ import jinja2
 import pytest
 import torch
 
+from reference import transformers
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "scenes"))
 
 import data
@@ -259,7 +261,7 @@ def test_no_scene_is_both_learnt_and_asked() -> None:
 
 
 def test_a_run_that_was_interrupted_ends_the_same(tmp_path: Path) -> None:
-    small = recipe.Recipe(width=32, hidden=32, depth=1, looks=2, steps=2, batch=3, warmup=1)
+    small = recipe.Recipe(width=32, hidden=32, depth=1, looks=2, steps=2, batch=3, warmup=1, sample=40)
     whole = train.Run(small, threads=1)
     losses = [whole.learn(batch) for batch in whole.batches(workers=0)]
     assert len(losses) == 4 and losses[0][0] == 0 and losses[3][0] > 0
@@ -279,10 +281,37 @@ def test_a_run_that_was_interrupted_ends_the_same(tmp_path: Path) -> None:
     assert not other.resume(tmp_path / "run.state")
 
 
-def test_a_checkpoint_is_written_and_answers(tmp_path: Path) -> None:
-    small = recipe.Recipe(width=32, hidden=32, depth=1, looks=1, steps=1, batch=2)
-    train.export(train.Run(small, threads=1), tmp_path)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 8_000_000
-    results = list(evaluate.evaluate(evaluate.Answerer(tmp_path), 1))
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as the training script writes it, untrained."""
+    folder = tmp_path_factory.mktemp("scenes") / "checkpoint"
+    small = recipe.Recipe(width=32, hidden=32, depth=1, looks=1, steps=1, batch=2, sample=40)
+    train.export(train.Run(small, threads=1), folder)
+    return folder
+
+
+def test_training_sees_the_pixels_that_the_processor_gives(checkpoint: Path) -> None:
+    processor = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+    for number in range(6):
+        picture = evaluate.unseen(number)[0].picture
+        theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+        ours = data.to_pixels(picture, 96)
+        # Both round to whole levels after the resize: one level is 2 / 255.
+        assert theirs.shape == ours.shape and (theirs - ours).abs().max() < 2.1 / 255
+
+
+def test_the_reference_reads_the_checkpoint_and_answers_alike(checkpoint: Path) -> None:
+    ours = evaluate.Answerer(checkpoint)
+    theirs = evaluate.Answerer(checkpoint)
+    theirs.model = transformers.AutoModelForImageTextToText.from_pretrained(checkpoint)
+    theirs.processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+    assert theirs.model.dtype == ours.model.dtype == torch.float32
+    asked = [q for q in evaluate.unseen(0) if q.kind != "describe"]
+    assert ours(asked) == theirs(asked)
+
+
+def test_a_checkpoint_is_written_and_answers(checkpoint: Path) -> None:
+    assert sum(file.stat().st_size for file in checkpoint.iterdir()) < 8_000_000
+    results = list(evaluate.evaluate(evaluate.Answerer(checkpoint), 1))
     assert {q.kind for q, _ in results} <= set(questions.KINDS) and results
     assert "| **all** |" in evaluate.table([*results])

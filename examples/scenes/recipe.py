@@ -30,6 +30,7 @@ class Recipe:
         rate: peak learning rate of Adam (tables, norms, biases, projector, head).
         matrix_rate: peak learning rate of Muon (the matrices inside the layers).
         probe: weight of the loss on patches beside the loss on answers.
+        sample: pictures from which the first filters are made.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -44,6 +45,7 @@ class Recipe:
     decay: float = 0.05
     probe: float = 0.5
     warmup: int = 50
+    sample: int = 1000
     seed: int = 0
 
 
@@ -62,7 +64,7 @@ def model_config(recipe: Recipe, ids: dict[str, int], vocabulary: int) -> dict[s
         "pad_token_id": ids[PAD], "tie_word_embeddings": False,
     }  # fmt: skip
     return {
-        "vision_config": vision, "text_config": text, "image_token_id": ids[IMAGE], "vision_feature_layer": -1,
+        "vision_config": vision, "text_config": text, "image_token_index": ids[IMAGE], "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default", "tie_word_embeddings": False,
     }  # fmt: skip
 

@@ -126,7 +126,7 @@ class Run:
 def _sample(recipe: Recipe) -> Tensor:
     """Some pictures, to whiten patches by. Shape: [N, 3, side, side]."""
     rng = random.Random(f"sample {recipe.seed}")
-    scenes = (draw_scene(rng) for _ in range(1000))
+    scenes = (draw_scene(rng) for _ in range(recipe.sample))
     return torch.stack([to_pixels(render(s, draw_finish(rng, SIDES), rng), recipe.layout.side) for s in scenes])
 
 
