@@ -72,7 +72,7 @@ def read(r: ConfigReader) -> Config:
         encoder_layers=r.integer("encoder_layers", 6, also=("num_hidden_layers",), least=0),
         encoder_heads=heads,
         encoder_hidden=r.integer("encoder_ffn_dim", 2048),
-        decoder_layers=r.integer("decoder_layers", 6, least=0),
+        decoder_layers=r.integer("decoder_layers", 6),
         decoder_heads=decoder_heads,
         decoder_hidden=r.integer("decoder_ffn_dim", 2048),
         act=r.choice("activation_function", ACTIVATIONS, "relu"),
