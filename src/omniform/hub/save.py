@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,24 +16,40 @@ from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, RepoError
+from omniform.core.errors import InputError, RepoError, check_arguments
 from omniform.hub.load import table_of, tensors_and_ties
-from omniform.hub.weights import PICKLE, SAFETENSORS
+from omniform.hub.weights import SAFETENSORS
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def save_model(model: Model, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = "50GB") -> None:
+WEIGHTS = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
+"""Names of weights files that must not stay beside newer ones."""
+
+
+def save_model(
+    model: Model,
+    save_directory: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str = "50GB",
+    safe_serialization: bool = True,
+    **unknown: object,
+) -> None:
     """Save config, generation config and weights in the Hub's layout.
 
     Args:
         save_directory: the folder; made if it does not exist. Other files in it stay.
         max_shard_size: bytes of weights per file, a number or ``"5GB"``.
+        safe_serialization: True; weights are written as safetensors and nothing else.
 
     Raises:
         InputError: the size cannot be read.
         RepoError: the folder cannot be written; what was there before is untouched.
+        UnknownArgumentError: another keyword.
     """
+    check_arguments("save_pretrained", unknown, ("max_shard_size", "safe_serialization"))
+    if not safe_serialization:
+        raise InputError("weights are saved as safetensors", where="safe_serialization", expected=True, found=False)
     limit = parse_size(max_shard_size)
     tensors, _ = tensors_and_ties(model)
     stored = table_of(model).write({path: t.detach() for path, t in tensors.items()})
@@ -67,26 +85,33 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
     """Write files into ``target`` all at once: after a crash it holds either all of the old or all of the new.
 
     The new files are written to a folder beside the target, which then takes over (as hard links) the target's other
-    files and changes places with it in one step.
+    files and changes places with it in one step. A folder that cannot change places (a mount point, the working
+    directory, one in a folder that may not be written) gets the finished files one by one, each of them at once.
 
     Args:
         write: writes the new files into the folder it is given.
         stale: names of old files that must not stay beside the new ones.
     """
-    target = target.expanduser().absolute()
+    target = Path(os.path.realpath(os.path.expanduser(target)))
     if target.exists() and not target.is_dir():
         raise RepoError("this is a file, not a folder", where=str(target))
+    movable = not target.exists() or _is_movable(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent if movable else target))
     except OSError as error:
         raise RepoError("the folder cannot be written", where=str(target), found=error.strerror) from error
     try:
         write(staging)
-        for path in staging.iterdir():
+        for path in staging.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~_umask())
             _sync(path)
-        if target.exists():
-            _take_over(target, staging, stale or (lambda name: False))
+        stale = stale or (lambda name: False)
+        if not movable:
+            _move_into(target, staging, stale)
+        elif target.exists():
+            _take_over(target, staging, stale)
             shutil.copymode(target, staging)
             _exchange(staging, target)
         else:
@@ -94,7 +119,9 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
             staging.rename(target)
         _sync(target.parent)
     except OSError as error:
-        raise RepoError("the folder cannot be written", where=str(target), found=error.strerror) from error
+        raise RepoError(
+            "the folder cannot be written", where=str(target), found=error.strerror or str(error)
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -131,27 +158,56 @@ def shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> None:
-    from safetensors.torch import save_file
-
     groups = shards(tensors, limit)
     if len(groups) == 1:
-        save_file({k: t.contiguous() for k, t in tensors.items()}, folder / SAFETENSORS, {"format": "pt"})
+        _write_tensors(folder / SAFETENSORS, tensors)
         return
     index: dict[str, str] = {}
     for number, keys in enumerate(groups, start=1):
         name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        save_file({key: tensors[key].contiguous() for key in keys}, folder / name, {"format": "pt"})
+        _write_tensors(folder / name, {key: tensors[key] for key in keys})
         index.update(dict.fromkeys(keys, name))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     _write_json(folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:  # a full disk, for one, is no OSError to that library
+        raise OSError(errno.EIO, str(error)) from error
+
+
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
+        text = json.dumps(value, indent=2).encode()
+    path.write_bytes(text + b"\n")
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith((".safetensors", f"{SAFETENSORS}.index.json")) or name.startswith(PICKLE)
+    return WEIGHTS.fullmatch(name) is not None
+
+
+def _is_movable(folder: Path) -> bool:
+    # Whoever works inside the folder would be left in one that no longer exists.
+    inside = Path.cwd().is_relative_to(folder)
+    return not inside and not os.path.ismount(folder) and os.access(folder.parent, os.W_OK | os.X_OK)
+
+
+def _move_into(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
+    new = {path.name for path in staging.iterdir()}
+    for name in sorted(new):
+        if (target / name).is_dir():
+            shutil.rmtree(target / name)
+        os.replace(staging / name, target / name)
+    for old in target.iterdir():
+        if stale(old.name) and old.name not in new:
+            old.unlink()
 
 
 def _take_over(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
@@ -162,9 +218,16 @@ def _take_over(target: Path, staging: Path, stale: Callable[[str], bool]) -> Non
         if old.is_symlink():
             new.symlink_to(os.readlink(old))
         elif old.is_dir():
-            shutil.copytree(old, new, symlinks=True, copy_function=os.link)
+            shutil.copytree(old, new, symlinks=True, copy_function=_link)
         else:
-            os.link(old, new)
+            _link(old, new)
+
+
+def _link(old: str | Path, new: str | Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # not every file system has hard links
+        shutil.copy2(old, new)
 
 
 def _exchange(staging: Path, target: Path) -> None:
