@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -11,6 +12,7 @@ import torch
 
 from omniform.core.errors import ConfigError, nearest
 from omniform.core.reader import ConfigReader
+from omniform.core.upstairs import upstairs
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
@@ -222,6 +224,10 @@ class ModelConfig:
     def to_dict(self) -> dict[str, object]:
         """A deep copy of the raw mapping."""
         return copy.deepcopy(self.raw)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write the raw mapping to ``config.json`` in a folder, whose other files stay."""
+        upstairs("hub.save:save_config")(self, save_directory)
 
     def get(self, name: str, default: object = None) -> object:
         """The value ``name`` resolved to, or ``default`` where no such key is known."""

@@ -118,10 +118,19 @@ class AutoModel:
         Args:
             config: from :class:`AutoConfig`.
             kwargs: ``dtype``, ``attn_implementation``.
+
+        Raises:
+            InputError: this is no config; no such dtype or implementation.
+            UnknownNameError: the family has no such head.
+            UnknownArgumentError: another keyword.
         """
-        check_arguments(f"{cls.__name__}.from_config", kwargs, ("dtype", "torch_dtype", "attn_implementation"))
+        callee = f"{cls.__name__}.from_config"
+        check_arguments(callee, kwargs, ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code"))
+        _refuse_remote_code(kwargs)
+        if not isinstance(config, ModelConfig):
+            raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)
         config, family, architecture = cls.choose(config)
-        dtype = _named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
+        dtype = _named_dtype(_asked_dtype(kwargs))
         model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
         if kwargs.get("attn_implementation") is not None:
             model.set_attn_implementation(str(kwargs["attn_implementation"]))
@@ -256,9 +265,14 @@ def _given_config(config: object) -> ModelConfig | None:
     raise InputError("not a config", where="config", expected="a ModelConfig or a path", found=type(config).__name__)
 
 
+def _asked_dtype(options: Mapping[str, object]) -> object:
+    wanted = options.get("dtype", options.get("torch_dtype"))
+    return None if wanted == "auto" else wanted
+
+
 def _named_dtype(name: object) -> torch.dtype | None:
-    if name is None or isinstance(name, torch.dtype):
-        return name
+    if name is None or name in DTYPES.values():
+        return cast(torch.dtype | None, name)
     text = str(name).removeprefix("torch.")
     if text not in DTYPES:
         raise InputError("no such dtype", where="dtype", found=repr(name), remedy=nearest(text, DTYPES))
@@ -266,9 +280,9 @@ def _named_dtype(name: object) -> torch.dtype | None:
 
 
 def _dtype(options: Mapping[str, object], config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
-    wanted = options.get("dtype", options.get("torch_dtype"))
-    if wanted is not None and wanted != "auto":
-        return _named_dtype(wanted)
+    wanted = _named_dtype(_asked_dtype(options))
+    if wanted is not None:
+        return wanted
     if config.common.dtype is not None:
         return config.common.dtype
     # The file's own: one dtype for the whole model, so that a stray float32 buffer does not mix dtypes.
@@ -281,9 +295,9 @@ def _device(device_map: object) -> torch.device | str:
         return "cuda" if device_map is not None and torch.cuda.is_available() else "cpu"
     if isinstance(device_map, (str, torch.device, int)):
         try:
-            return torch.device(device_map)
-        except (RuntimeError, ValueError):
-            raise InputError("no such device", where="device_map", found=repr(device_map)) from None
+            return torch.empty(0, device=device_map).device
+        except (RuntimeError, ValueError, AssertionError):
+            raise InputError("no such device here", where="device_map", found=repr(device_map)) from None
     raise InputError("no such placement", where="device_map", expected="a device or 'auto'", found=repr(device_map))
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from omniform.core.errors import ConfigError, RepoError
+from omniform.core.errors import ConfigError, InputError, RepoError
 
 LARGEST_JSON = 64 * 2**20
 """Configs, indices and templates beyond this many bytes are refused."""
+
+DEEPEST_JSON = 100
+"""Objects and lists within one another beyond this many are refused: what walks a config may recurse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class Source:
         """
         if self.folder is not None:
             path = self.folder / self.subfolder / filename
-            return path if path.is_file() else None
+            return path if _is(path.is_file) else None
         return self._download(filename)
 
     def need(self, filename: str) -> Path:
@@ -87,7 +91,7 @@ class Source:
             raise RepoError("there is no such revision", where=self.name, found=self.revision) from error
         except errors.RepositoryNotFoundError as error:
             raise self._missing() from error
-        except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
+        except Exception as error:  # whatever the transport beneath huggingface_hub raises, which differs by release
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RepoError("the repository cannot be read", where=self.name, found=first) from error
         return Path(path)
@@ -96,9 +100,11 @@ class Source:
         # A file known not to exist in a cached revision is simply absent; anything else is unknown while offline.
         from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
-        name = f"{self.subfolder}/{filename}" if self.subfolder else filename
-        cached = try_to_load_from_cache(self.name, name, cache_dir=self.cache_dir, revision=self.revision)
-        config = try_to_load_from_cache(self.name, "config.json", cache_dir=self.cache_dir, revision=self.revision)
+        folder = f"{self.subfolder}/" if self.subfolder else ""
+        cached, config = (
+            try_to_load_from_cache(self.name, folder + name, cache_dir=self.cache_dir, revision=self.revision)
+            for name in (filename, "config.json")
+        )
         if cached is _CACHED_NO_EXIST or isinstance(config, str):
             return
         raise RepoError(
@@ -130,16 +136,20 @@ def locate(
 
     Raises:
         RepoError: it looks like a path and nothing is there.
+        InputError: it is no name at all.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError("this names no checkpoint", expected="a folder or a Hub id", found=repr(name))
     text = os.fspath(name)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))
+    if _is(path.is_dir):
         return Source(name=text, folder=path, subfolder=subfolder)
-    if path.is_file() and path.suffix == ".json":
+    if _is(path.is_file) and path.suffix == ".json":
         return Source(name=text, folder=path.parent, subfolder=subfolder)
-    if not text or path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
+    exists = _is(path.exists)
+    if not text or exists or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise RepoError(
-            "there is no such folder" if not path.exists() else "this is a file, not a checkpoint's folder",
+            "this is a file, not a checkpoint's folder" if exists else "there is no such folder",
             where=text or "(an empty name)",
         )
     return Source(
@@ -151,6 +161,14 @@ def locate(
         force_download=force_download,
         subfolder=subfolder,
     )
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    # A name that is too long for the file system, or a folder that may not be entered, names nothing here.
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -172,4 +190,14 @@ def read_json(path: Path) -> dict[str, object]:
         raise ConfigError("the file is not JSON", where=where, found=found) from None
     if not isinstance(value, dict):
         raise ConfigError("the file holds no JSON object", where=where, found=type(value).__name__)
+    if _deeper(value, DEEPEST_JSON):
+        raise ConfigError("the file is nested absurdly deep", where=where, expected=f"at most {DEEPEST_JSON} levels")
     return value
+
+
+def _deeper(value: object, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
+        level = [child for children in inner for child in children]
+    return bool(level)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.core.config import ModelConfig
-from omniform.core.errors import WeightsError
+from omniform.core.errors import ConfigError, WeightsError
 from omniform.core.state import number_mixers
 from omniform.hub.weights import WeightFiles
 from omniform.weights.init import initialise
@@ -60,8 +60,13 @@ class LoadReport:
 
 def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
     """The model's modules, holding no memory."""
-    with torch.device("meta"):
-        model = architecture.build(config.spec, config.common)
+    try:
+        with torch.device("meta"):
+            model = architecture.build(config.spec, config.common)
+    except (RuntimeError, OverflowError, MemoryError) as error:  # torch's way to say that a size is too big to count
+        raise ConfigError(
+            "no model can have these sizes", where=name or config.model_type, found=str(error).split("\n")[0][:200]
+        ) from error
     number_mixers(model)
     return model.bind(Origin(config, family, architecture, name))
 
