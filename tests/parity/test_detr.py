@@ -51,12 +51,13 @@ BACKBONES = {
 
 VARIANTS = {
     "plain": {},
-    "learned positions": {"position_embedding_type": "learned"},
+    "learned positions": {"position_embedding_type": "learned", "d_model": 30, "encoder_attention_heads": 3,
+        "decoder_attention_heads": 2},
     "gelu": {"activation_function": "gelu"},
     "losses on every layer": {"auxiliary_loss": True},
     "one layer": {"encoder_layers": 1, "decoder_layers": 1, "auxiliary_loss": True},
     "wide": {"d_model": 64, "decoder_attention_heads": 2, "num_queries": 2},
-}
+}  # fmt: skip
 
 STATES = [
     "last_hidden_state", "decoder_hidden_states", "decoder_attentions", "cross_attentions",
@@ -262,7 +263,7 @@ def test_inputs_of_the_decoder(tmp_path, given, implementation):
 @pytest.mark.parametrize("variant", ["plain", "learned positions"])
 def test_maps_made_elsewhere(tmp_path, variant):
     ours, theirs = pair(tmp_path, "Model", **VARIANTS[variant])
-    embeds = torch.randn(2, 9, 32)
+    embeds = torch.randn(2, 9, theirs.config.d_model)
     compare(ours, theirs, {"inputs_embeds": embeds}, STATES)
     compare(ours, theirs, {"inputs_embeds": embeds, "pixel_mask": pictures((70, 90), (64, 41))["pixel_mask"]}, STATES)
 

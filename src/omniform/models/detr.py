@@ -57,8 +57,10 @@ def read(r: ConfigReader) -> Config:
     r.inert("encoder_layerdrop", "decoder_layerdrop", "init_std", "init_xavier_std", "classifier_dropout")
     r.inert("max_position_embeddings", "scale_embedding", "tie_word_embeddings")
     dim = r.integer("d_model", 256, also=("hidden_size",))
-    if dim % 4:
-        raise r.fail("d_model", "a multiple of 4 (sine and cosine of row and column)", dim)
+    places = r.choice("position_embedding_type", ("sine", "learned"), "sine")
+    parts = 4 if places == "sine" else 2  # rows and columns, and of each a sine and a cosine
+    if dim % parts:
+        raise r.fail("d_model", f"a multiple of {parts} for {places} positions", dim)
     heads = r.integer("encoder_attention_heads", 8, also=("num_attention_heads",))
     decoder_heads = r.integer("decoder_attention_heads", 8)
     for name, count in (("encoder_attention_heads", heads), ("decoder_attention_heads", decoder_heads)):
@@ -68,7 +70,7 @@ def read(r: ConfigReader) -> Config:
         backbone=read_backbone(r),
         dim=dim,
         queries=r.integer("num_queries", 100),
-        places=r.choice("position_embedding_type", ("sine", "learned"), "sine"),
+        places=places,
         encoder_layers=r.integer("encoder_layers", 6, also=("num_hidden_layers",), least=0),
         encoder_heads=heads,
         encoder_hidden=r.integer("encoder_ffn_dim", 2048),
