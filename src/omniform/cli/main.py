@@ -2,83 +2,93 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-import typer
-
-from omniform.core.errors import OmniformError
-
-app = typer.Typer(
-    name="omniform",
-    help="Load any Hugging Face checkpoint and run it.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+from omniform import __version__
+from omniform.core.errors import InputError, OmniformError
 
 
-@app.command()
-def run(
-    text: str | None = typer.Option(None, "--text", "-t", help="The question or prompt; '-' or nothing reads stdin."),
-    image: list[str] = typer.Option([], "--image", "-i", help="A picture file; may be given several times."),
-    audio: list[str] = typer.Option([], "--audio", "-a", help="A sound file."),
-    model: str | None = typer.Option(None, "--model", "-m", help="A folder or a Hub id; the bundled one by default."),
-    max_new_tokens: int = typer.Option(256, help="The longest answer, in tokens."),
-    temperature: float | None = typer.Option(None, help="Draw tokens at this temperature instead of the likeliest."),
-    top_p: float | None = typer.Option(None, help="Draw among the likeliest tokens of this probability together."),
-    top_k: int | None = typer.Option(None, help="Draw among so many likeliest tokens."),
-    seed: int | None = typer.Option(None, help="Make draws reproducible."),
-    dtype: str = typer.Option("auto", help="float32, bfloat16, float16, or auto: the checkpoint's own."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object: answer, tokens, timings."),
-) -> None:
-    """Answer a question about pictures, sound or text; the answer streams to standard output."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors like all others: one line on stderr, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message, remedy=f"See {self.prog} --help.")
+
+
+def parser() -> Parser:
+    """The options of every command."""
+    top = Parser(prog="omniform", description="Load any Hugging Face checkpoint and run it.", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"omniform {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_inspect(commands)
+    return top
+
+
+def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "Answer a question about pictures, sound or text; the answer streams to standard output."
+    run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
+    run.add_argument("-t", "--text", help="the question or prompt; '-' or nothing reads standard input")
+    run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
+    run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound")
+    run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
+    run.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="the longest answer (%(default)s)")
+    run.add_argument("--temperature", type=float, help="draw tokens at this temperature, not the likeliest ones")
+    run.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest of this probability together")
+    run.add_argument("--top-k", type=int, metavar="K", help="draw among so many likeliest tokens")
+    run.add_argument("--seed", type=int, help="make draws reproducible")
+    run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    run.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, timings")
+    run.set_defaults(work=_run)
+
+
+def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "Describe a checkpoint from its headers: family, parameters, size per part, dtype, memory."
+    inspect = commands.add_parser("inspect", help=text, description=text, allow_abbrev=False)
+    inspect.add_argument("model", help="a folder or a Hub id")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    inspect.set_defaults(work=_inspect)
+
+
+def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    sampling = {"temperature": given.temperature, "top_p": given.top_p, "top_k": given.top_k, "seed": given.seed}
     settings: dict[str, object] = {name: value for name, value in sampling.items() if value is not None}
     if settings:
         settings["do_sample"] = True
-    settings["max_new_tokens"] = max_new_tokens
-    run_command(text, image, audio, model, settings, dtype=dtype, as_json=json)
+    settings["max_new_tokens"] = given.max_new_tokens
+    run_command(given.text, given.image, given.audio, given.model, settings, dtype=given.dtype, as_json=given.json)
 
 
-@app.command()
-def inspect(
-    model: str = typer.Argument(help="A folder or a Hub id."),
-    json: bool = typer.Option(False, "--json", help="Print one JSON object."),
-) -> None:
-    """Describe a checkpoint from its headers: family, parameters, size per part, dtype, memory."""
+def _inspect(given: argparse.Namespace) -> None:
     from omniform.cli.inspect import inspect_command
 
-    inspect_command(model, as_json=json)
+    inspect_command(given.model, as_json=given.json)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A mistake of the user's is one line on stderr and code 2."""
-    import click
-
     logging.basicConfig(format="omniform: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
-        code = app(args=arguments, prog_name="omniform", standalone_mode=False)
+        given = parser().parse_args(arguments)
+        given.work(given)
+        sys.stdout.flush()
     except OmniformError as error:
-        return _complain(str(error))
-    except click.ClickException as error:
-        return _complain(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
+        print("omniform: error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return code if isinstance(code, int) else 0
-
-
-def _complain(message: str) -> int:
-    print("omniform: error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+    return 0
 
 
 def entry() -> None:
