@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -35,14 +35,17 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _PLACES: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
     *_VOCABULARIES, "merges.txt", "normalizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 # What would be read over the files that are saved, were it left beside them.
-_SUPERSEDED: Final = frozenset({"special_tokens_map.json", "added_tokens.json", "chat_template.json"})
+_TOKENIZER_LEFTOVERS: Final = frozenset({"special_tokens_map.json", "added_tokens.json"})
+_LEFTOVERS: Final = _TOKENIZER_LEFTOVERS | {
+    "chat_template.json", "chat_template.jinja", TEMPLATES_FOLDER, PREPROCESSOR_FILE,
+}  # fmt: skip
 
 # What a family's checkpoints hold, for files of early releases that do not say.
 _IMAGE_TYPES: Final = {
@@ -198,9 +201,9 @@ def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directo
         else:
             saved.save_files(folder)
 
-    stale: Collection[str] = ()
-    if not isinstance(saved, (ImageProcessor, FeatureExtractor)):
-        stale = _SUPERSEDED | ({PREPROCESSOR_FILE} if isinstance(saved, Processor) else set())
+    stale = _LEFTOVERS if isinstance(saved, Processor) else _TOKENIZER_LEFTOVERS
+    if isinstance(saved, (ImageProcessor, FeatureExtractor)):
+        stale = frozenset()
     replace_files(Path(save_directory), write, stale=lambda name: name in stale)
 
 
@@ -230,12 +233,16 @@ class Checkpoint:
     def __init__(self, source: Source, model: Mapping[str, object] | None = None) -> None:
         self.source = source
         self.where = source.name
+        self._files: dict[str, Mapping[str, object]] = {}
         self.model = self._json("config.json") if model is None else model
         self.settings = self._json(PROCESSOR_FILE)
 
     def _json(self, name: str) -> Mapping[str, object]:
-        path = self.source.find(name)
-        return {} if path is None else read_json(path)
+        """A file's object, read once; empty where there is no such file."""
+        if name not in self._files:
+            path = self.source.find(name)
+            self._files[name] = {} if path is None else read_json(path)
+        return self._files[name]
 
     def preprocessor(self, part: str = "image_processor") -> Mapping[str, object]:
         """The object that describes the image processor or the feature extractor; empty where there is none."""

@@ -24,7 +24,7 @@ from omniform.inputs.text.chat import ChatOptions, Tool, choose_template, render
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
-from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.text.tokenizer import Ids, Tokenizer
 
 PROCESSOR_FILE = "processor_config.json"
 
@@ -132,7 +132,7 @@ class Processor(ABC):
         return_dict: bool = False,
         processor_kwargs: Mapping[str, object] | None = None,
         **options: object,
-    ) -> Batch | object:
+    ) -> Batch | Ids | str | list[str]:
         """Make a conversation into a prompt; with ``tokenize`` into the model's inputs, pictures and sounds included.
 
         A message's content is a text, or a list of parts: ``{"type": "text", "text": ...}``,
@@ -161,6 +161,12 @@ class Processor(ABC):
             InputError: it refuses the messages; or they hold other numbers of pictures than the prompt.
             UnknownArgumentError: neither the template nor the processor knows an option.
         """
+        if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
+            raise InputError(
+                "the assistant's tokens are found in whole, encoded conversations",
+                where="return_assistant_tokens_mask",
+                expected="tokenize=True, return_dict=True and no continue_final_message",
+            )
         template = choose_template(self.chat_template, chat_template, tools is not None)
         called, variables = split_variables(template, options, self._known())
         chats, media, many = read_chats(conversation)
@@ -176,11 +182,9 @@ class Processor(ABC):
         texts = [prompt.text for prompt in prompts]
         if not tokenize:
             return texts if many else texts[0]
-        call = {
-            **(processor_kwargs or {}),
-            **called,
-            **({} if return_tensors is None else {"return_tensors": return_tensors}),
-        }
+        call = {**(processor_kwargs or {}), **called}
+        if return_tensors is not None:
+            call["return_tensors"] = return_tensors
         bos = self.tokenizer.bos_token
         if bos is not None and texts[0].startswith(bos):
             call["add_special_tokens"] = False  # the template wrote them
@@ -188,7 +192,9 @@ class Processor(ABC):
         if return_assistant_tokens_mask and isinstance(batch, BatchEncoding):
             masks = assistant_masks(prompts, batch, self.placeholder)
             batch["assistant_masks"] = Batch({"masks": masks}).as_tensors(return_tensors)["masks"]
-        return batch if return_dict else batch["input_ids"]
+        if return_dict:
+            return batch
+        return cast(Ids, batch["input_ids" if "input_ids" in batch else "labels"])
 
     def _media_of(self, media: Sequence[Media], many: bool, call: Mapping[str, object]) -> dict[str, object]:
         """The options of the call, with the pictures and sounds of the conversations."""

@@ -64,7 +64,7 @@ class LlavaProcessor(Processor):
         self.num_additional_image_tokens = num_additional_image_tokens
         self.image_token = tokenizer.named_token("image_token") or image_token
         self.placeholder = self.image_token
-        token_id = tokenizer.token_id(self.image_token)
+        token_id = tokenizer.backend.token_to_id(self.image_token)
         if token_id is None:
             raise ConfigError(
                 "the tokenizer has no such image token",
@@ -72,7 +72,7 @@ class LlavaProcessor(Processor):
                 found=repr(self.image_token),
                 remedy="image_token= names another one.",
             )
-        self.image_token_id: int = token_id
+        self.image_token_id = token_id
 
     @classmethod
     def from_parts(cls, parts: Parts) -> Self:
