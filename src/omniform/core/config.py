@@ -18,6 +18,9 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
+MOST_LABELS = 2**20
+"""More classes than any model tells apart; each gets a name, which takes memory."""
+
 DTYPES: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -110,7 +113,10 @@ def read_common(r: ConfigReader) -> Common:
 def _labels(r: ConfigReader) -> Mapping[int, str]:
     names = r.mapping("id2label")
     if names is None:
-        return {i: f"LABEL_{i}" for i in range(r.integer("num_labels", 2, least=0))}
+        number = r.integer("num_labels", 2, least=0)
+        if number > MOST_LABELS:
+            raise r.fail("num_labels", f"at most {MOST_LABELS}", number)
+        return {i: f"LABEL_{i}" for i in range(number)}
     try:
         labels = {int(key): str(name) for key, name in names.items()}
     except ValueError:

@@ -23,6 +23,9 @@ class _Required:
 
 REQUIRED: Final = _Required()
 
+MOST_LAYERS: Final = 10_000
+"""More blocks than any model has."""
+
 
 class ConfigReader:
     """Typed, accountable access to one JSON object.
@@ -47,6 +50,17 @@ class ConfigReader:
         """An integer of at least ``least``; ``also`` lists older or generic spellings of the key."""
         read = functools.partial(_as_int, least=least)
         return self._need(name, self._get(name, also, default, read, f"an integer >= {least}"))
+
+    def layers(self, name: str, default: int, *, also: Collection[str] = (), least: int = 0) -> int:
+        """How many blocks of a kind there are.
+
+        A number that no model has is refused here: building the blocks would take all memory before the weights could
+        tell that the file is damaged.
+        """
+        count = self.integer(name, default, also=also, least=least)
+        if count > MOST_LAYERS:
+            raise self.fail(name, f"at most {MOST_LAYERS}", count)
+        return count
 
     def maybe_integer(
         self, name: str, default: int | None = None, *, also: Collection[str] = (), least: int = 1

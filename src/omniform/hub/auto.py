@@ -12,7 +12,7 @@ import torch
 from omniform.architectures.family import Architecture, Family, Task
 from omniform.architectures.model import Model
 from omniform.core.config import DTYPES, ModelConfig
-from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments, nearest
+from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownNameError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.load import build_on_meta, from_scratch, load_weights
@@ -185,6 +185,7 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
     source = locate(name, **places)  # type: ignore[arg-type]
     config = _given_config(options.get("config")) or read_config(source)
     config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
+    _refuse_quantized(config)
     config, family, architecture = choose(config)
     files = find_weights(source)
     model = build_on_meta(config, family, architecture, source.name)
@@ -247,6 +248,19 @@ def _refuse_remote_code(options: dict[str, object]) -> None:
     if options.pop("trust_remote_code", False):
         raise InputError(
             "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
+        )
+
+
+def _refuse_quantized(config: ModelConfig) -> None:
+    settings = config.raw.get("quantization_config")
+    if settings is not None:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        raise ConfigError(
+            "quantized weights are not supported",
+            where="quantization_config",
+            expected="null",
+            found=repr(method),
+            remedy="Load the checkpoint that it was made from.",
         )
 
 

@@ -15,7 +15,7 @@ from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.core.state import number_mixers
 from omniform.hub.weights import WeightFiles
-from omniform.weights.init import initialise
+from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyTable, is_current
 
 log = logging.getLogger("omniform")
@@ -61,7 +61,7 @@ class LoadReport:
 def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
     """The model's modules, holding no memory."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), NoInitialising():
             model = architecture.build(config.spec, config.common)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch's way to say that a size is too big to count
         raise ConfigError(
@@ -126,7 +126,7 @@ def load_weights(
     report.check(where)
     tensors, _ = tensors_and_ties(model)
     filled = {
-        path: _placed(piece.read(held[keys[piece.key]]), tensors[path], dtype, device)
+        path: _placed(piece.read(_numbers(held, keys[piece.key], tensors[path], where)), dtype, device)
         for path, piece in table.pieces.items()
         if piece.key in keys
     }
@@ -247,7 +247,20 @@ def _fill(model: Model, filled: Mapping[str, Tensor], dtype: torch.dtype, device
     return fresh
 
 
-def _placed(tensor: Tensor, ours: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+def _numbers(held: Mapping[str, Tensor], key: str, ours: Tensor, where: str) -> Tensor:
+    found = held[key]
+    if ours.is_floating_point() and not found.is_floating_point():
+        raise WeightsError(
+            f"{key} does not hold weights as they are computed with",
+            where=where,
+            expected="floating-point numbers",
+            found=str(found.dtype).removeprefix("torch."),
+            remedy="Is this a quantized checkpoint?",
+        )
+    return found
+
+
+def _placed(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
     # ``to`` returns the very same tensor when dtype and device already fit: a view of the mapped file.
     if dtype is None or not tensor.is_floating_point():
         return tensor.to(device)

@@ -8,7 +8,7 @@ from typing import Literal, cast
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.resnet import Block, ResNetSpec, Stage
 from omniform.core.config import ModelConfig
-from omniform.core.reader import ConfigReader
+from omniform.core.reader import MOST_LAYERS, ConfigReader
 from omniform.weights.keymap import KeyMap
 
 Layout = Literal["hub", "timm"]
@@ -84,6 +84,8 @@ def _read_nested(r: ConfigReader) -> Backbone:
 
 def _read_resnet(r: ConfigReader) -> Backbone:
     widths, depths = r.integers("hidden_sizes", (256, 512, 1024, 2048), least=1), r.integers("depths", (3, 4, 6, 3))
+    if sum(depths) > MOST_LAYERS:
+        raise r.fail("depths", f"at most {MOST_LAYERS} altogether", list(depths))
     if len(widths) != len(depths) or not depths or 0 in depths:
         raise r.fail("depths", f"{len(widths)} positive numbers, one per entry of hidden_sizes", list(depths))
     block = cast(Block, r.choice("layer_type", ("basic", "bottleneck"), "bottleneck"))

@@ -79,7 +79,7 @@ def read_tower(r: ConfigReader, *, dim: int, hidden: int, heads: int) -> Tower:
     tower = Tower(
         dim=r.integer("hidden_size", dim),
         hidden=r.integer("intermediate_size", hidden),
-        layers=r.integer("num_hidden_layers", 12, least=0),
+        layers=r.layers("num_hidden_layers", 12),
         heads=r.integer("num_attention_heads", heads),
         act=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
         eps=r.number("layer_norm_eps", 1e-5),

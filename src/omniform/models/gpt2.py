@@ -62,7 +62,7 @@ def read(r: ConfigReader) -> Config:
         vocab_size=r.integer("vocab_size", 50257),
         dim=dim,
         hidden=r.maybe_integer("n_inner") or 4 * dim,
-        layers=r.integer("n_layer", 12, also=("num_hidden_layers",), least=0),
+        layers=r.layers("n_layer", 12, also=("num_hidden_layers",)),
         heads=heads,
         act=r.choice("activation_function", ACTIVATIONS, "gelu_new"),
         eps=r.number("layer_norm_epsilon", 1e-5),

@@ -58,7 +58,7 @@ def read(r: ConfigReader) -> Config:
         vocab_size=r.integer("vocab_size", 32000),
         dim=dim,
         hidden=r.integer("intermediate_size", 11008),
-        layers=r.integer("num_hidden_layers", 32, least=0),
+        layers=r.layers("num_hidden_layers", 32),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,

@@ -51,7 +51,7 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     act, gated = read_activation(r)
-    layers = r.integer("num_layers", 6, also=("num_hidden_layers",))
+    layers = r.layers("num_layers", 6, also=("num_hidden_layers",), least=1)
     # Only the scaling of the outputs hangs on this key. The matrices are tied unless the file holds two that differ, as
     # those of version 1.1 do.
     tie = r.flag("tie_word_embeddings", True)
@@ -64,7 +64,7 @@ def read(r: ConfigReader) -> Config:
         heads=r.integer("num_heads", 8, also=("num_attention_heads",)),
         hidden=r.integer("d_ff", 2048),
         encoder_layers=layers,
-        decoder_layers=r.integer("num_decoder_layers", layers),
+        decoder_layers=r.layers("num_decoder_layers", layers, least=1),
         buckets=r.integer("relative_attention_num_buckets", 32, least=4),
         max_distance=r.integer("relative_attention_max_distance", 128),
         act=act,

@@ -47,7 +47,7 @@ def read(r: ConfigReader) -> Config:
     return Config(
         dim=dim,
         hidden=r.integer("intermediate_size", 3072),
-        layers=r.integer("num_hidden_layers", 12, least=0),
+        layers=r.layers("num_hidden_layers", 12),
         heads=heads,
         act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
         eps=r.number("layer_norm_eps", 1e-12),

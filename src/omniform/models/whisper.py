@@ -94,7 +94,7 @@ def read_half(r: ConfigReader, side: str, dim: int, positions: int) -> Half:
     if dim % heads:
         raise r.fail(f"{side}_attention_heads", f"a divisor of {dim} (d_model)", heads)
     return Half(
-        layers=r.integer(f"{side}_layers", 4, also=generic[2:], least=0),
+        layers=r.layers(f"{side}_layers", 4, also=generic[2:]),
         heads=heads,
         hidden=r.integer(f"{side}_ffn_dim", 1536),
         positions=positions,
