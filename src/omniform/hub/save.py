@@ -138,7 +138,7 @@ def parse_size(size: int | str) -> int:
         value = float(text.removesuffix(unit)) * UNITS.get(unit, 1)
     except ValueError:
         value = 0
-    if value < 1:
+    if not 1 <= value < float("inf"):  # nor what is no number at all
         raise InputError("no such size", expected="a number of bytes, or a text like '5GB'", found=repr(size))
     return int(value)
 
