@@ -244,7 +244,8 @@ def test_patches_name_what_lies_under_them() -> None:
         centres = {k for k, label in enumerate(labels) if label[1] == 2}
         assert centres == {int(item.y * 6) * 6 + int(item.x * 6) for item in scene.items}
         for item in scene.items:
-            _, _, shape, colour, size = labels[int(item.y * 6) * 6 + int(item.x * 6)]
+            _, _, shape, colour, size, cell, *_ = labels[int(item.y * 6) * 6 + int(item.x * 6)]
+            assert lies(item, draw.CELLS[cell])
             assert (draw.SHAPES[shape], list(draw.COLOURS)[colour], draw.SIZES[size]) == (
                 item.shape, item.colour, item.size,
             )  # fmt: skip

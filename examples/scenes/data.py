@@ -24,6 +24,8 @@ WEIGHTS = {
 DESCRIBED = 0.7
 FOLLOWING = 0.12
 SIDES = (80, 208)
+# Columns and rows in which patches place a shape's centre: finer than the cells that questions know.
+FINE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Batch:
 
     Attributes:
         pixel_values: Shape: [B, 3, side, side].
-        patches: per patch the indices of background, cover (0 nothing, 1 a shape, 2 its centre), shape, colour and
-            size; -100 where there is none. Shape: [B, P, 5].
+        patches: per patch the indices of background, cover (0 nothing, 1 a shape, 2 its centre), and of the shape's
+            name, colour, size, cell, column and row; -100 where there is none. Shape: [B, P, 8].
         input_ids: Shape: [B, T].
         labels: ids of answers, -100 elsewhere. Shape: [B, T].
         segments: 0 for the picture, n for the n-th conversation about it. Shape: [B, T].
@@ -78,9 +80,10 @@ def patch_labels(scene: Scene, grid: int) -> list[list[int]]:
     """What every patch shows, in reading order; see :class:`Batch`."""
     ground = tuple(BACKGROUNDS).index(scene.background)
     wide, high = max(scene.aspect, 1.0), max(1 / scene.aspect, 1.0)
-    labels = [[ground, 0, IGNORED, IGNORED, IGNORED] for _ in range(grid * grid)]
+    labels = [[ground, 0, *[IGNORED] * 6] for _ in range(grid * grid)]
     for item in scene.items:
         names = [SHAPES.index(item.shape), tuple(COLOURS).index(item.colour), SIZES.index(item.size)]
+        names += [item.cell, int(item.x * FINE), int(item.y * FINE)]
         for patch, label in enumerate(labels):
             row, column = divmod(patch, grid)
             across, down = ((column + 0.5) / grid - item.x) * wide, ((row + 0.5) / grid - item.y) * high

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from data import IGNORED, Layout
-from draw import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from data import FINE, IGNORED, Layout
+from draw import BACKGROUNDS, CELLS, COLOURS, SHAPES, SIZES
 from tokenizer import BOS, EOS, IMAGE, PAD
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,16 +133,16 @@ class Probe(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = (len(BACKGROUNDS), 3, len(SHAPES), len(COLOURS), len(SIZES))
+        self.sizes = (len(BACKGROUNDS), 3, len(SHAPES), len(COLOURS), len(SIZES), len(CELLS), FINE, FINE)
         self.norm = nn.LayerNorm(width)
         self.read = nn.Linear(width, sum(self.sizes))
 
     def forward(self, features: Tensor, patches: Tensor) -> tuple[Tensor, list[float]]:
-        """The loss, and the share of patches named right: background, cover, shape, colour, size.
+        """The loss, and the share of patches named right, for each part of the name.
 
         Args:
             features: Shape: [B * P, D].
-            patches: Shape: [B, P, 5].
+            patches: Shape: [B, P, 8].
         """
         groups = self.read(self.norm(features)).float().split(self.sizes, dim=-1)
         loss, right = torch.zeros(()), []
