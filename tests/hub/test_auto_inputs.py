@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -299,6 +301,12 @@ def test_settings_changed_by_keyword(tmp_path: Path) -> None:
     sound = old_folder(tmp_path / "b", "whisper")
     assert omniform.AutoFeatureExtractor.from_pretrained(sound, feature_size=128).feature_size == 128
     assert omniform.WhisperProcessor.from_pretrained(sound, chunk_length=2).feature_extractor.chunk_length == 2
+    german = {"language": "german", "task": "translate"}
+    same_batches(
+        omniform.AutoProcessor.from_pretrained(sound, **german),
+        transformers.AutoProcessor.from_pretrained(sound, **german),
+        **CALLS["whisper"],
+    )
     assert omniform.AutoProcessor.from_pretrained(tmp_path, subfolder="b", revision="main").tokenizer.name_or_path
     config = omniform.AutoConfig.for_model("llama")
     assert omniform.AutoTokenizer.from_pretrained(folder, config=config).pad_token == "<pad>"
@@ -379,6 +387,37 @@ def test_bad_files(tmp_path: Path, name: str, content: object, error: type[Excep
         return
     with pytest.raises(error, match=said):
         omniform.AutoProcessor.from_pretrained(folder)
+
+
+JUNK = [None, True, -1, 0, 3, 1e308, float("nan"), "", "x", [], [1], {}, {"a": 1}, [[]], "<image><image>", 2**70]
+
+
+def test_mutated_files_give_a_processor_or_a_typed_error(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    omniform.AutoProcessor.from_pretrained(old_folder(tmp_path / "old", "llava")).save_pretrained(folder)
+    put(folder, "config.json", {"model_type": "llava", "vision_config": {"patch_size": 7}})
+    names = ("processor_config.json", "tokenizer_config.json", "config.json")
+    files = {name: json.loads((folder / name).read_text()) for name in names}
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        name = chance.choice(names)
+        changed = copy.deepcopy(files[name])
+        target = changed
+        key = chance.choice([*target, "chat_template", "processor_class", "tokenizer_class", "feature_extractor"])
+        if isinstance(target.get(key), dict) and target[key] and chance.random() < 0.7:
+            target = target[key]
+            key = chance.choice(list(target))
+        target[key] = chance.choice(JUNK)
+        put(folder, name, changed)
+        try:
+            ours = omniform.AutoProcessor.from_pretrained(folder)
+            if isinstance(ours, omniform.LlavaProcessor):
+                ours(images=PICTURES[:1], text="<image> a")
+        except OmniformError:
+            refused += 1
+        put(folder, name, files[name])
+    assert 20 < refused < 130
 
 
 def test_code_that_a_folder_names_is_neither_imported_nor_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from omniform.architectures.model import Model
 from omniform.hub.auto import Name, read_config, saved_architecture
 from omniform.hub.files import locate
-from omniform.hub.load import build_on_meta, table_of, tensors_and_ties
+from omniform.hub.load import build_on_meta, match, table_of, tensors_and_ties
 from omniform.hub.weights import WeightFiles, find_weights
 
 
@@ -70,13 +70,17 @@ def inspect(name: Name, **where: object) -> Summary:
         where: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ...
 
     Raises:
-        RepoError, ConfigError, WeightsError: it cannot be found, its config is not supported, a header is damaged.
+        RepoError, ConfigError, WeightsError: it cannot be found, its config is not supported, a header is damaged or
+            tells of other tensors than the config.
     """
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source)
     family, architecture = saved_architecture(config)
     files = find_weights(source)
     model = build_on_meta(config, family, architecture, source.name)
+    held = {key: entry for header in files.headers.values() for key, entry in header.entries.items()}
+    if held:
+        match(model, table_of(model), held, ignore_mismatched_sizes=False)[1].check(source.name)
     sizes = _stored_sizes(model, files)
     tensors, _ = tensors_and_ties(model)
     dtypes: Counter[str] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,13 @@ class LoadReport:
         raise WeightsError(
             "the weights do not fit the model:\n  " + "\n  ".join(shown) + "\n", where=where, remedy=remedy
         )
+
+
+class Shaped(Protocol):
+    """A tensor, or a header's word for one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
@@ -161,7 +169,7 @@ def untie_what_differs(model: Model, held: Mapping[str, Tensor]) -> None:
 
 
 def match(
-    model: Model, table: KeyTable, held: Mapping[str, Tensor], ignore_mismatched_sizes: bool
+    model: Model, table: KeyTable, held: Mapping[str, Shaped], ignore_mismatched_sizes: bool
 ) -> tuple[dict[str, str], LoadReport]:
     """Which of a checkpoint's keys fills which of the table's.
 
@@ -204,7 +212,7 @@ def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]
 
 
 def _spelled(
-    table: KeyTable, held: Mapping[str, Tensor], prefixes: tuple[str, ...]
+    table: KeyTable, held: Mapping[str, Shaped], prefixes: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     keys: dict[str, str] = {}
     copies: dict[str, str] = {}

@@ -1,0 +1,252 @@
+"""Finding a checkpoint: folders, the Hub's cache, and everything the Hub can answer instead."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import errors
+
+from omniform.core.errors import InputError, RepoError
+from omniform.hub.files import locate
+from reference import omniform, saved_reference, transformers
+
+TINY = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+IDS = torch.tensor([[5, 9, 3]])
+Llama = omniform.AutoModelForCausalLM
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "model"
+    saved_reference(transformers.LlamaForCausalLM, transformers.LlamaConfig(**TINY), folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made, tmp_path / "model")
+    return tmp_path / "model"
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_ways_to_name_a_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(folder.parent)
+    for name in (folder, str(folder), f"{folder}/", "model", "./model", "~/model", folder / "config.json"):
+        assert Llama.from_pretrained(name).config.hidden_size == 16
+
+
+def test_a_subfolder(folder, tmp_path):
+    for subfolder in ("model", "model/", "./model"):
+        assert Llama.from_pretrained(tmp_path, subfolder=subfolder).config.hidden_size == 16
+    with pytest.raises(RepoError, match=r"config.json"):
+        Llama.from_pretrained(tmp_path, subfolder="nothing")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/no/such/folder", "./nothing", "../nothing", "~/nothing-here", "~nobody-at-all/x", "a/b/c", "C:\\models\\m"],
+)
+def test_no_such_folder(name):
+    with pytest.raises(RepoError, match="no such folder") as error:
+        Llama.from_pretrained(name)
+    assert name in str(error.value)
+    assert isinstance(error.value, OSError)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x" * 10_000, "/" + "x" * 10_000, "a\0b", "/a\0b", "..", "a/", "a--b", "-a/b", "a b", "ü"]
+)
+def test_odd_names(name):
+    with pytest.raises(RepoError):
+        Llama.from_pretrained(name)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"bytes", ["a"], {}])
+def test_what_is_no_name(name):
+    with pytest.raises(InputError, match="names no checkpoint"):
+        Llama.from_pretrained(name)
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(RepoError, match="this is a file"):
+        Llama.from_pretrained(folder / "model.safetensors")
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(RepoError, match=r"there is no config.json"):
+        Llama.from_pretrained(tmp_path)
+
+
+def test_files_that_are_folders(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(RepoError, match="no weights"):
+        Llama.from_pretrained(folder)
+
+
+# -- the Hub's cache -------------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "f" * 40
+
+
+@pytest.fixture
+def cache(made, tmp_path, monkeypatch):
+    """A cache as huggingface_hub lays it out: two revisions, one with a subfolder."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    root = tmp_path / "cache"
+    repo = root / "models--tester--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "refs" / "v2").write_text(OTHER)
+    for commit, inside in ((COMMIT, ""), (OTHER, ""), (OTHER, "part")):
+        target = repo / "snapshots" / commit / inside
+        target.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            blob = repo / "blobs" / path.name
+            blob.parent.mkdir(exist_ok=True)
+            shutil.copy(path, blob)
+            (target / path.name).symlink_to(blob)
+    config = json.loads((made / "config.json").read_text())
+    for inside, eps in (("", 0.25), ("part", 0.5)):
+        path = repo / "snapshots" / OTHER / inside / "config.json"
+        path.unlink()
+        path.write_text(json.dumps({**config, "rms_norm_eps": eps}))
+    return root
+
+
+def eps(cache: Path, **where: object) -> float:
+    return Llama.from_pretrained("tester/tiny", cache_dir=cache, **where).config.rms_norm_eps
+
+
+def test_from_the_cache(cache):
+    assert eps(cache) == 1e-6
+    assert eps(cache, local_files_only=True) == 1e-6
+    assert eps(cache, revision="v2") == 0.25
+    assert eps(cache, revision=OTHER) == 0.25
+    assert eps(cache, revision=COMMIT) == 1e-6
+    assert eps(cache, revision="v2", subfolder="part") == 0.5
+    model = Llama.from_pretrained("tester/tiny", cache_dir=str(cache))
+    assert model.name_or_path == "tester/tiny" and model.generation_config.bos_token_id == 1
+
+
+def test_a_subfolder_whose_root_has_no_config(cache):
+    (cache / "models--tester--tiny" / "snapshots" / OTHER / "config.json").unlink()
+    assert eps(cache, revision="v2", subfolder="part") == 0.5
+
+
+def test_optional_files_may_be_missing_from_the_cache(cache):
+    (cache / "models--tester--tiny" / "snapshots" / COMMIT / "generation_config.json").unlink()
+    assert eps(cache) == 1e-6
+
+
+@pytest.mark.parametrize(
+    "where", [{"revision": "v3"}, {"subfolder": "nothing"}, {"revision": "main", "subfolder": "part"}]
+)
+def test_what_is_not_cached(cache, where):
+    with pytest.raises(RepoError, match="tester/tiny"):
+        eps(cache, **where)
+
+
+def test_nothing_is_cached(cache, tmp_path):
+    for name, root in (("tester/other", cache), ("tester/tiny", tmp_path / "empty"), ("gpt2", cache)):
+        with pytest.raises(RepoError, match=r"not cached.*config.json.*pass the path of a folder") as error:
+            Llama.from_pretrained(name, cache_dir=root)
+        assert name in str(error.value)
+
+
+def test_only_the_config_is_cached(cache):
+    (cache / "models--tester--tiny" / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(RepoError, match="weights"):
+        eps(cache)
+
+
+def test_everything_is_passed_on(monkeypatch, made):
+    seen = []
+
+    def download(repo: str, filename: str, **options: object) -> str:
+        seen.append((repo, filename, options))
+        raise errors.EntryNotFoundError("none")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    source = locate(
+        "a/b", revision="r", token="t", cache_dir=made, local_files_only=True, force_download=True, subfolder="s"
+    )
+    assert source.find("config.json") is None
+    expected = {
+        "revision": "r", "token": "t", "cache_dir": str(made), "local_files_only": True, "force_download": True,
+        "subfolder": "s",
+    }  # fmt: skip
+    assert seen == [("a/b", "config.json", expected)]
+
+
+# -- what the Hub answers --------------------------------------------------------------------------------------------
+
+
+def http(kind: type[Exception], status: int = 404) -> Exception:
+    # The client that this release of huggingface_hub is built on, whatever its name.
+    client = importlib.import_module(errors.HTTPError.__module__.split(".")[0])
+    response = client.Response(status, request=client.Request("GET", "https://huggingface.co/a/b"))
+    return kind("server says no", response=response)
+
+
+ANSWERS = {
+    "gated": (lambda: http(errors.GatedRepoError, 403), "gated.*terms.*token"),
+    "no repository": (lambda: http(errors.RepositoryNotFoundError, 401), "no such repository on the Hub.*token"),
+    "no revision": (lambda: http(errors.RevisionNotFoundError), "no such revision"),
+    "disabled": (lambda: http(errors.DisabledRepoError, 403), "cannot be read.*server says no"),
+    "server error": (lambda: http(errors.HfHubHTTPError, 500), "cannot be read"),
+    "bad request": (lambda: http(errors.BadRequestError, 400), "cannot be read"),
+    "bad name": (lambda: errors.HFValidationError("Repo id must be fine"), "cannot be read.*Repo id must be fine"),
+    "offline": (lambda: errors.OfflineModeIsEnabled("offline"), "not cached"),
+    "not cached": (lambda: errors.LocalEntryNotFoundError("no"), "not cached"),
+    "no token": (lambda: errors.LocalTokenNotFoundError("log in first"), "log in first"),
+    "no metadata": (lambda: errors.FileMetadataError("odd server"), "odd server"),
+    "disk full": (lambda: OSError(28, "No space left on device"), "No space left"),
+    "connection": (lambda: ConnectionError("reset by peer"), "reset by peer"),
+    "timeout": (lambda: TimeoutError(), "TimeoutError"),
+    "contradiction": (lambda: ValueError("Cannot pass force_download"), "Cannot pass force_download"),
+    "something new": (lambda: type("XetDownloadError", (Exception,), {})("chunk\nlost"), "found chunk"),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_answers_of_the_hub(monkeypatch, tmp_path, answer):
+    make, says = ANSWERS[answer]
+
+    def download(*_: object, **__: object) -> str:
+        raise make()
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(RepoError, match=says) as error:
+        Llama.from_pretrained("some/model", cache_dir=tmp_path)
+    assert "some/model" in str(error.value) and error.value.__cause__ is not None
+    assert "\n" not in str(error.value)
+
+
+def test_a_keyboard_interrupt_is_none_of_them(monkeypatch):
+    def download(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(KeyboardInterrupt):
+        Llama.from_pretrained("some/model")
+
+
+def test_what_does_not_exist_is_absent(monkeypatch):
+    def download(*_: object, **__: object) -> str:
+        raise errors.EntryNotFoundError("404")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert locate("some/model").find("config.json") is None
+    with pytest.raises(RepoError, match=r"there is no config.json"):
+        Llama.from_pretrained("some/model")
