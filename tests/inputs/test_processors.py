@@ -15,7 +15,7 @@ from test_tokenizers_folders import clip, llava, whisper
 import omniform
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownArgumentError
 from omniform.inputs.processors import CLIPProcessor, LlavaProcessor, Processor, WhisperProcessor
-from reference import transformers
+from reference import saved_reference, transformers
 
 PICTURES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40 + 9 * seed, 50, 3), dtype=np.uint8))
@@ -289,6 +289,24 @@ def test_names_decoding_and_parts(pairs, kind: str) -> None:
     assert ours.post_process_image_text_to_text(ids) == theirs.post_process_image_text_to_text(ids)
     assert ours.to_dict() == json.loads(theirs.to_json_string())
     assert ours.tokenizer.recipe.name in repr(ours)
+
+
+def test_from_pictures_to_an_answer(tmp_path: Path) -> None:
+    """What the processor makes goes into ``generate``, and what comes out is the reference's text."""
+    folder = save(tmp_path, "llava")
+    theirs = transformers.AutoProcessor.from_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = transformers.LlamaConfig(**size, vocab_size=len(theirs.tokenizer) + 3, num_key_value_heads=1)
+    vision = transformers.CLIPVisionConfig(**size, image_size=28, patch_size=7)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_id=theirs.image_token_id)
+    expected_model = saved_reference(transformers.LlavaForConditionalGeneration, config, folder)
+    model = omniform.AutoModelForImageTextToText.from_pretrained(folder)
+    ours = omniform.AutoProcessor.from_pretrained(folder)
+    call = {"images": PICTURES, "text": TEXTS, "padding": True, "return_tensors": "pt"}
+    found = model.generate(**ours(**call), max_new_tokens=5, do_sample=False)
+    expected = expected_model.generate(**theirs(**call), max_new_tokens=5, do_sample=False)
+    assert torch.equal(found, expected)
+    assert ours.post_process_image_text_to_text(found) == theirs.post_process_image_text_to_text(expected)
 
 
 def test_a_tokenizer_without_the_image_token_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors.chat import assistant_masks, read_chats, split_variables, write_templates
 from omniform.inputs.processors.media import Media
 from omniform.inputs.processors.options import CallOptions, Part, sort_options
-from omniform.inputs.text.chat import ChatOptions, Tool, choose_template, render_chat
+from omniform.inputs.text.chat import ChatOptions, Prompt, Tool, choose_template, render_chat
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
@@ -179,26 +179,25 @@ class Processor(ABC):
             track=return_assistant_tokens_mask,
         )
         prompts = [render_chat(template, messages, asked) for messages in chats]
-        texts = [prompt.text for prompt in prompts]
         if not tokenize:
-            return texts if many else texts[0]
+            return [prompt.text for prompt in prompts] if many else prompts[0].text
         call = {**(processor_kwargs or {}), **called}
         if return_tensors is not None:
             call["return_tensors"] = return_tensors
-        bos = self.tokenizer.bos_token
-        if bos is not None and texts[0].startswith(bos):
-            call["add_special_tokens"] = False  # the template wrote them
-        batch = self(text=texts if many else texts[0], **self._media_of(media, many, call))
+        batch = self._encode_chats(prompts, media, many, call)
         if return_assistant_tokens_mask and isinstance(batch, BatchEncoding):
             masks = assistant_masks(prompts, batch, self.placeholder)
             batch["assistant_masks"] = Batch({"masks": masks}).as_tensors(return_tensors)["masks"]
-        if return_dict:
-            return batch
-        return cast(Ids, batch["input_ids" if "input_ids" in batch else "labels"])
+        return batch if return_dict else cast(Ids, batch["input_ids" if "input_ids" in batch else "labels"])
 
-    def _media_of(self, media: Sequence[Media], many: bool, call: Mapping[str, object]) -> dict[str, object]:
-        """The options of the call, with the pictures and sounds of the conversations."""
+    def _encode_chats(
+        self, prompts: Sequence[Prompt], media: Sequence[Media], many: bool, call: Mapping[str, object]
+    ) -> Batch:
+        """Call the processor with rendered conversations, and the pictures and sounds in them."""
         call = dict(call)
+        bos = self.tokenizer.bos_token
+        if bos is not None and prompts[0].text.startswith(bos):
+            call["add_special_tokens"] = False  # the template wrote them
         images = [chat.images for chat in media]
         if call.get("images") is not None:
             call["images"] = call["images"] if many else [call["images"]]
@@ -210,7 +209,7 @@ class Processor(ABC):
         for name, what in (("images", "pictures"), ("audio", "sound")):
             if name in call and name not in self._known():
                 raise InputError(f"a {type(self).__name__} reads no {what}", where="conversation")
-        return call
+        return self(text=[prompt.text for prompt in prompts] if many else prompts[0].text, **call)
 
     # ---- back to text
 
