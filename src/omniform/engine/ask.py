@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor
 
@@ -15,6 +16,13 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.engine.generate import prepare
 from omniform.engine.text import Decodes, Detokenizer
+from omniform.inputs.audio import WhisperFeatureExtractor, load_audio
+from omniform.inputs.processors import WhisperProcessor
+
+if TYPE_CHECKING:
+    from omniform.inputs.audio.load import AudioSource
+
+log = logging.getLogger("omniform")
 
 
 class Reader(Decodes, Protocol):
@@ -72,34 +80,52 @@ def ask(
         InputError: the model cannot read what it is given.
     """
     started = time.perf_counter()
-    inputs = read_question(model, reader, text, images, audio)
-    job = prepare(model, None, None, {**inputs, **(settings or {})})
-    answer.prompt_tokens = job.prompts.longest
-    answer.seconds["prepare"] = time.perf_counter() - started
-    words = Detokenizer(reader)
-    for step in job.steps():
-        answer.seconds.setdefault("first_token", time.perf_counter() - started)
-        answer.tokens += 1
-        piece = words.push(int(step.tokens[0]))
-        answer.text += piece
-        if piece:
-            yield piece
-    rest = words.rest()
-    answer.text += rest
+    _check_kinds(model, text, images, audio)
+    for number, part in enumerate(_parts(reader, audio)):
+        inputs = read_question(model, reader, text, images, part)
+        job = prepare(model, None, None, {**inputs, **(settings or {})})
+        answer.prompt_tokens += job.prompts.longest
+        answer.seconds.setdefault("prepare", time.perf_counter() - started)
+        words = Detokenizer(reader)
+        if number:
+            answer.text += " "
+            yield " "
+        for step in job.steps():
+            answer.seconds.setdefault("first_token", time.perf_counter() - started)
+            answer.tokens += 1
+            piece = words.push(int(step.tokens[0]))
+            answer.text += piece
+            if piece:
+                yield piece
+        rest = words.rest()
+        answer.text += rest
+        if rest:
+            yield rest
     answer.seconds["total"] = time.perf_counter() - started
-    if rest:
-        yield rest
+
+
+def _parts(reader: Reader, audio: Sequence[object]) -> Iterator[Tensor | None]:
+    """A sound in pieces that the model's encoder can take at once; a single None where there is no sound."""
+    if not audio:
+        yield None
+        return
+    if not isinstance(reader, WhisperProcessor):
+        raise InputError("the checkpoint has no processor for sound", where="audio")
+    extractor = cast(WhisperFeatureExtractor, reader.feature_extractor)
+    samples = load_audio(cast("AudioSource", audio[0]), extractor.sampling_rate)
+    if len(samples) > extractor.n_samples:
+        log.warning("the sound is heard in pieces of %d s; words at their edges may suffer", extractor.chunk_length)
+    yield from samples.split(extractor.n_samples)
 
 
 def read_question(
-    model: Model, reader: Reader, text: str, images: Sequence[object], audio: Sequence[object]
+    model: Model, reader: Reader, text: str, images: Sequence[object], sound: Tensor | None
 ) -> dict[str, Tensor]:
     """The model's inputs for a question: through the checkpoint's chat template where it has one."""
     accepts = model.accepts()
-    encoder = model.encoder_inputs if isinstance(model, Generative) else frozenset()
-    _check_kinds(model, accepts | encoder, text, images, audio)
-    if audio:
-        batch = reader(audio=audio[0], return_tensors="pt")
+    encoder = _encoder_inputs(model)
+    if sound is not None:
+        batch = reader(audio=sound, return_tensors="pt")
     elif reader.chat_template is not None and "input_ids" in accepts and not encoder:
         content: list[dict[str, object]] = [{"type": "image", "image": image} for image in images]
         content.append({"type": "text", "text": text})
@@ -119,9 +145,12 @@ def read_question(
     return {name: value for name, value in batch.items() if name in wanted and isinstance(value, Tensor)}
 
 
-def _check_kinds(
-    model: Model, accepts: frozenset[str], text: str, images: Sequence[object], audio: Sequence[object]
-) -> None:
+def _encoder_inputs(model: Model) -> frozenset[str]:
+    return model.encoder_inputs if isinstance(model, Generative) else frozenset()
+
+
+def _check_kinds(model: Model, text: str, images: Sequence[object], audio: Sequence[object]) -> None:
+    accepts = model.accepts() | _encoder_inputs(model)
     name = model.origin.architecture.name
     if not isinstance(model, Generative):
         raise InputError(

@@ -1,0 +1,102 @@
+"""One question to one model: what the command line does, without the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omniform.core.errors import InputError
+from omniform.engine.ask import Answer, ask
+from omniform.engine.text import Detokenizer, TextIteratorStreamer, TextStreamer
+from omniform.hub.auto import load_as_saved
+from reference import omniform
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import test_docs as tiny
+
+
+def pair(folder, build):
+    build(folder)
+    return load_as_saved(folder), omniform.AutoProcessor.from_pretrained(folder)
+
+
+def test_text(tmp_path):
+    model, tokenizer = pair(tmp_path, tiny.llama)
+    answer = Answer()
+    pieces = list(ask(model, tokenizer, answer, text="the quick fox", settings={"max_new_tokens": 12}))
+    chat = [{"role": "user", "content": "the quick fox"}]
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    tokens = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
+    assert "".join(pieces) == answer.text == tokenizer.decode(tokens, skip_special_tokens=True)
+    assert answer.tokens == len(tokens) and answer.prompt_tokens == inputs["input_ids"].shape[1]
+    assert 0 < answer.seconds["prepare"] <= answer.seconds["first_token"] <= answer.seconds["total"]
+
+
+def test_sound_longer_than_the_encoder_is_heard_in_pieces(tmp_path):
+    model, processor = pair(tmp_path, tiny.whisper)
+    samples = np.random.default_rng(0).normal(size=16000 * 45).astype(np.float32) * 0.1
+    settings = {"max_new_tokens": 5}
+    answer = Answer()
+    whole = "".join(ask(model, processor, answer, audio=[samples], settings=settings))
+    alone = [
+        "".join(ask(model, processor, Answer(), audio=[part], settings=settings))
+        for part in (samples[: 16000 * 30], samples[16000 * 30 :])
+    ]
+    assert whole == " ".join(alone) == answer.text
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ({"text": " "}, "no question"),
+        ({"text": "hi", "images": ["x.png"]}, "reads no pictures"),
+        ({"audio": ["x.wav"]}, "reads no sound"),
+    ],
+)
+def test_bad_questions(tmp_path, question, says):
+    model, tokenizer = pair(tmp_path, tiny.llama)
+    with pytest.raises(InputError, match=says):
+        list(ask(model, tokenizer, Answer(), **question))
+
+
+def test_a_model_that_does_not_write(tmp_path):
+    model, tokenizer = pair(tmp_path, tiny.bert)
+    with pytest.raises(InputError, match="does not write"):
+        list(ask(model, tokenizer, Answer(), text="hi"))
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, token_ids, skip_special_tokens=False):
+        return bytes(token_ids).decode("utf-8", errors="replace")
+
+
+@pytest.mark.parametrize(
+    "text", ["plain words", "two\nlines\n", "naïve café €", "日本語の文", "🦊 fox", "", " spaces  "]
+)
+def test_pieces_are_whole_characters_and_make_the_text(text):
+    words = Detokenizer(Bytes())
+    pieces = [words.push(byte) for byte in text.encode()] + [words.rest()]
+    assert "".join(pieces) == text
+    assert not any("�" in piece for piece in pieces)
+
+
+def test_streamers(capsys):
+    tokens = torch.tensor(list(b"prompt "))
+    streamer = TextStreamer(Bytes(), skip_prompt=True)
+    streamer.put(tokens)
+    for byte in b"an answer":
+        streamer.put(torch.tensor([byte]))
+    streamer.end()
+    assert capsys.readouterr().out == "an answer\n"
+    handed = TextIteratorStreamer(Bytes())
+    handed.put(tokens)
+    handed.put(torch.tensor([33]))
+    handed.end()
+    assert "".join(handed) == "prompt !"
