@@ -23,7 +23,6 @@ from omniform.core.errors import (
     UnknownArgumentError,
     UnknownNameError,
 )
-from omniform.hub.auto_inputs import save_inputs
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.images import DetrImageProcessor, ImageProcessor
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -245,7 +244,7 @@ def test_tokenizers(tmp_path: Path, kind: str) -> None:
     ours, theirs = omniform.AutoTokenizer.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for text in folders.TEXTS[:8]:
         assert dict(ours(text)) == dict(theirs(text))
-    save_inputs(ours, tmp_path / "saved")
+    ours.save_pretrained(tmp_path / "saved")
     assert dict(transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")(text)) == dict(theirs(text))
 
 
@@ -275,7 +274,7 @@ def test_saving_a_part(tmp_path: Path) -> None:
         ("whisper", omniform.AutoFeatureExtractor, transformers.AutoFeatureExtractor),
     ):
         part = auto.from_pretrained(old_folder(tmp_path / kind, kind))
-        save_inputs(part, tmp_path / "saved" / kind)
+        part.save_pretrained(tmp_path / "saved" / kind)
         assert auto.from_pretrained(tmp_path / "saved" / kind).to_dict() == part.to_dict()
         given = json.loads(theirs.from_pretrained(tmp_path / kind).to_json_string())
         again = json.loads(theirs.from_pretrained(tmp_path / "saved" / kind).to_json_string())

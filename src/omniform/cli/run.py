@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import cast
 
 from omniform.architectures.model import Model
@@ -73,7 +73,7 @@ def _record(name: object, model: Model, answer: Answer, loaded: float) -> dict[s
 
 
 def _check_file(path: str) -> None:
-    if "://" not in path and not path.startswith("data:") and not Path(path).expanduser().is_file():
+    if "://" not in path and not path.startswith("data:") and not os.path.isfile(os.path.expanduser(path)):
         raise RepoError("no such file", where=path)
 
 

@@ -1,7 +1,7 @@
 """Methods that users expect on a model but that belong to higher floors.
 
-``model.generate`` is the engine's work and ``model.save_pretrained`` the hub's; a model lies below both and may not
-import them. It calls them by name, at the time of use, through here and nowhere else.
+``model.generate`` is the engine's work and ``model.save_pretrained`` the hub's, as it is for processors; these lie
+below both and may not import them. They call them by name, at the time of use, through here and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Literal, cast
 
-Door = Literal["engine.generate:generate", "hub.save:save_model", "hub.save:save_config"]
+Door = Literal[
+    "engine.generate:generate",
+    "hub.save:save_model",
+    "hub.save:save_config",
+    "hub.auto_inputs:load_processor",
+    "hub.auto_inputs:save_inputs",
+]
 
 
 def upstairs(door: Door) -> Callable[..., object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -15,6 +16,7 @@ from torch import Tensor
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.core.reader import ConfigReader
+from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.pad import Side
 
 if TYPE_CHECKING:
@@ -91,6 +93,14 @@ class FeatureExtractor(ABC):
     def to_dict(self) -> dict[str, object]:
         """The config to write to ``preprocessor_config.json``: verbatim what was read, and the type's name."""
         return {**copy.deepcopy(self.raw), "feature_extractor_type": self.type_name}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Save as ``preprocessor_config.json``, whole or not at all; other files in the folder stay.
+
+        Raises:
+            RepoError: the folder cannot be written.
+        """
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
 
     def __repr__(self) -> str:
         return f"{self.type_name}(sampling_rate={self.sampling_rate}, feature_size={self.feature_size})"

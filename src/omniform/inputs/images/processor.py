@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias, cast
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, check_arguments
+from omniform.core.upstairs import upstairs
 from omniform.inputs.images.arrays import Layout, is_array
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
@@ -91,6 +93,14 @@ class ImageProcessor:
     def to_dict(self) -> dict[str, object]:
         """What to save as ``preprocessor_config.json``: reading it back gives this processor, in either library."""
         return {**self.extra, **saved(self.options, self.kind.defaults), "image_processor_type": self.kind.name}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Save as ``preprocessor_config.json``, whole or not at all; other files in the folder stay.
+
+        Raises:
+            RepoError: the folder cannot be written.
+        """
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
 
     def __repr__(self) -> str:
         stated = saved(self.options, self.options)

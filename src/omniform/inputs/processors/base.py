@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
-from omniform.core.upstairs import Door, upstairs
+from omniform.core.upstairs import upstairs
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors.chat import assistant_masks, read_chats, split_variables, write_templates
@@ -88,7 +88,7 @@ class Processor(ABC):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object) -> Self:
         """Load from a folder or a Hub id; see :meth:`omniform.AutoProcessor.from_pretrained`."""
-        load = upstairs(cast(Door, "hub.auto_inputs:load_processor"))
+        load = upstairs("hub.auto_inputs:load_processor")
         return cast(Self, load(pretrained_model_name_or_path, cls, **kwargs))
 
     @abstractmethod
@@ -263,7 +263,7 @@ class Processor(ABC):
         Raises:
             RepoError: the folder cannot be written; what was there before is untouched.
         """
-        upstairs(cast(Door, "hub.auto_inputs:save_inputs"))(self, save_directory)
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (*self._parts().values(), self.tokenizer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Encoding, models, processors
 from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import ConfigError, InputError
+from omniform.core.upstairs import upstairs
 from omniform.inputs.text import chat, save
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.ids import read_id_rows, read_ids
@@ -455,9 +457,13 @@ class Tokenizer(TokenTable):
         self.backend.no_padding()
         return save.write(folder, self.backend.to_str(pretty=True), config, self.chat_template)
 
-    def save_pretrained(self, save_directory: str | Path) -> list[Path]:
-        """The usual name of :meth:`save_files`."""
-        return self.save_files(Path(save_directory))
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.
+
+        Raises:
+            RepoError: the folder cannot be written.
+        """
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
 
 
 def _input_ids(encoded: BatchEncoding) -> Ids:

@@ -1,0 +1,112 @@
+"""What importing omniform loads, and what it never does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "omniform"
+HEAVY = {
+    "transformers", "torchvision", "jinja2", "PIL", "soundfile", "soxr", "scipy", "tokenizers", "typer", "rich",
+    "click", "huggingface_hub", "safetensors", "sentencepiece", "timm", "httpx", "pydantic", "yaml", "av",
+}  # fmt: skip
+
+CODE = """
+import sys, time, json
+import torch
+before, start = set(sys.modules), time.perf_counter()
+{job}
+new = set(sys.modules) - before
+print(json.dumps({{"new": sorted(new), "seconds": time.perf_counter() - start}}))
+"""
+
+
+def after(job: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(job=job)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        "import omniform",
+        "from omniform import AutoModelForCausalLM",
+        "from omniform import AutoConfig; AutoConfig.for_model('llama')",
+        "from omniform import *",
+    ],
+)
+def test_what_importing_loads(job):
+    found = after(job)
+    tops = {name.split(".")[0] for name in found["new"]}
+    if job != "from omniform import *":
+        assert not tops & HEAVY
+    assert not tops & {"transformers", "torchvision", "sympy"}
+    if job == "import omniform":
+        assert {name for name in found["new"] if name.startswith("omniform")} == {"omniform"}
+
+
+def test_importing_takes_no_time():
+    # The best of three: the machine may be busy.
+    assert min(after("from omniform import AutoModelForCausalLM")["seconds"] for _ in range(3)) < 0.3
+
+
+def test_building_a_model_loads_no_symbolic_algebra():
+    job = (
+        "from omniform import AutoConfig, AutoModelForCausalLM as A\n"
+        "sizes = dict(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=9, intermediate_size=8)\n"
+        "A.from_config(AutoConfig.for_model('llama', **sizes))"
+    )
+    found = after(job)
+    assert not {"sympy", "mpmath", "torch._dynamo", "transformers"} & set(found["new"])
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_source_never_imports_the_reference():
+    files = list(SOURCE.rglob("*.py"))
+    assert len(files) > 50
+    for path in files:
+        assert not imported(path) & {"transformers", "torchvision", "timm", "diffusers", "pickle", "marshal"}, path
+
+
+def test_the_source_runs_no_code_of_others():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path}:{node.lineno}"
+
+
+def test_modules_are_imported_by_a_table_of_our_own_only():
+    # By the registry's own table, and by omniform's own table of doors: never by what a file says.
+    users = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+            if called and not isinstance(node.args[0], ast.Constant):
+                users.add(str(path.relative_to(SOURCE)))
+    assert users == {"__init__.py", "models/registry.py", "core/upstairs.py"}
+
+
+def test_every_public_name_is_there():
+    import omniform
+
+    for name in omniform.__all__:
+        assert getattr(omniform, name) is not None
+    assert set(omniform.__all__) <= set(dir(omniform))
+    with pytest.raises(AttributeError, match="Nonsense"):
+        omniform.Nonsense  # noqa: B018
