@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from reference import omniform, saved_reference, transformers
 
 sys.path.insert(0, str(Path(__file__).parent / "inputs"))
@@ -168,7 +169,8 @@ def test_every_shell_command_of_the_readme_is_one_that_exists():
 
 def test_paths_named_in_the_architecture_page_exist():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:cli|hub|inputs|engine|architectures|blocks|core|models|weights|tests)/[\w/.]*)", page):
+    homes = "cli|hub|inputs|engine|architectures|blocks|core|models|weights|tests"
+    for path in re.findall(rf"`((?:{homes})/[\w/.]*)", page):
         base = ROOT if path.startswith("tests/") else ROOT / "src" / "omniform"
         assert (base / path).exists(), path
 

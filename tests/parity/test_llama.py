@@ -45,7 +45,10 @@ VARIANTS = {
     "gelu": {"hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-2},
     "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
     "linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}},
-    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}, "max_position_embeddings": 8},
+    "dynamic": {
+        "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+        "max_position_embeddings": 8,
+    },
     "llama3": {"rope_parameters": LLAMA3},
     "yarn": {"rope_parameters": YARN},
     "yarn untruncated": {"rope_parameters": {**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0}},

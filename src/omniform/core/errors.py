@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_VALUE = 1000
+"""A value is shown up to so many characters."""
+
 
 class OmniformError(Exception):
     """Base of every error that omniform raises on purpose.
@@ -41,11 +44,17 @@ class OmniformError(Exception):
     def __str__(self) -> str:
         parts = [f"{self.where}: {self.message}" if self.where else self.message]
         if self.expected is not None:
-            parts.append(f"expected {self.expected}")
+            parts.append(f"expected {_shown(self.expected)}")
         if self.found is not None:
-            parts.append(f"found {self.found}")
+            parts.append(f"found {_shown(self.found)}")
         text = "; ".join(parts)
         return f"{text}. {self.remedy}" if self.remedy else text
+
+
+def _shown(value: object) -> str:
+    # What a damaged file holds may be of any length; a message is to be read.
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}... ({len(text)} characters)"
 
 
 class ConfigError(OmniformError, ValueError):

@@ -188,7 +188,7 @@ def _told_by_padding(model: Generative, asked: Mapping[str, object], ids: object
     """
     known = known_settings(model, asked)
     pad, eos = known.get("pad_token_id"), known.get("eos_token_id")
-    ends = eos if isinstance(eos, Sequence) else [eos]
+    ends = eos if isinstance(eos, (list, tuple)) else [eos]
     if not isinstance(ids, Tensor) or not isinstance(pad, int) or pad in ends or not bool((ids == pad).any()):
         return None
     return (ids != pad).long()

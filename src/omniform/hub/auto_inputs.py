@@ -266,7 +266,7 @@ class Checkpoint:
         named = file.get("image_processor_type") or file.get("feature_extractor_type")
         if file and named is None:
             return self.model.get("model_type") in _AUDIO_TYPES
-        return named in FEATURE_EXTRACTORS
+        return isinstance(named, str) and named in FEATURE_EXTRACTORS
 
     def has_vocabulary(self) -> bool:
         """Whether there are a tokenizer's files."""

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from omniform.core.errors import ConfigError, InputError, nearest
-from omniform.inputs.text.ids import read_id_rows
 from omniform.core.languages import CODES, LANGUAGES
+from omniform.inputs.text.ids import read_id_rows
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
