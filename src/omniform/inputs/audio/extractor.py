@@ -71,6 +71,8 @@ class FeatureExtractor(ABC):
             raise reader.fail("sampling_rate", f"at most {MAX_SAMPLING_RATE} Hz", self.sampling_rate)
         self.feature_size: Final = reader.integer("feature_size", self.feature_size_default)
         self.padding_value: Final = reader.number("padding_value", 0.0)
+        if abs(self.padding_value) > torch.finfo(torch.float32).max:
+            raise reader.fail("padding_value", "what a sample can hold, a float32", self.padding_value)
         side = reader.choice("padding_side", ("left", "right"), "right")
         self.padding_side: Final[Side] = "left" if side == "left" else "right"
         self.return_attention_mask: Final = reader.flag("return_attention_mask", self.mask_default)
