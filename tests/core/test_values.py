@@ -117,6 +117,11 @@ def test_errors_read_well_and_are_what_the_ecosystem_expects(kind):
     assert str(copy.copy(error)) == str(error)
 
 
+def test_a_long_value_is_cut():
+    error = errors.ConfigError("it broke", expected="a" * 10**6, found=["b"] * 10**6)
+    assert len(str(error)) < 3000 and "characters)" in str(error)
+
+
 def test_nearest():
     assert nearest("top_j", ["top_k", "temperature"]) == "Did you mean 'top_k'?"
     assert nearest("xyz", ["b", "a"]) == "Known: a, b."

@@ -618,12 +618,12 @@ def test_code_from_a_repository_is_never_run(folder):
     Llama.from_pretrained(folder, trust_remote_code=False)
 
 
-@pytest.mark.parametrize("device", ["cpu", "auto", torch.device("cpu"), None])
+@pytest.mark.parametrize("device", ["cpu", "auto", torch.device("cpu"), None, {"": "cpu"}])
 def test_devices(folder, device):
     assert Llama.from_pretrained(folder, device_map=device).device.type in ("cpu", "cuda")
 
 
-@pytest.mark.parametrize("device", ["tpu9", 3.5, ["cpu"], "cuda:77"])
+@pytest.mark.parametrize("device", ["tpu9", 3.5, ["cpu"], "cuda:77", {"model": "cpu"}, {}])
 def test_devices_that_are_none(folder, device):
     with pytest.raises(InputError, match="device_map"):
         Llama.from_pretrained(folder, device_map=device)

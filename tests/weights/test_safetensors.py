@@ -62,7 +62,7 @@ def test_against_the_library(file):
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_dtype(tmp_path, name):
     dtype = DTYPES[name]
-    values = torch.randint(0, 2, (4, 3)) if name == "BOOL" else torch.randn(4, 3) * 4
+    values = torch.randint(0, 2, (4, 3)) if name == "BOOL" else torch.rand(4, 3) * 4
     tensors = {"one": values.to(dtype), "odd": torch.ones(3, dtype=torch.uint8), "two": values[:1].clone().to(dtype)}
     save_file(tensors, tmp_path / "m.safetensors")
     found = read(tmp_path / "m.safetensors")
@@ -131,6 +131,14 @@ def test_misaligned_data(tmp_path, shift):
     found = read(written(tmp_path / "m", header, data))
     assert torch.equal(found["a"], values.view(2, 3)) and found["bytes"].tolist() == list(range(shift))
     assert torch.equal(found["a"] @ found["a"].t(), values.view(2, 3) @ values.view(2, 3).t())
+
+
+def test_a_file_that_cannot_be_mapped(file):
+    path, _ = file
+    header = read_header(path)
+    path.unlink()
+    with pytest.raises(WeightsError, match="cannot be mapped"):
+        map_tensors(path, header)
 
 
 def test_no_tensors_at_all(tmp_path):

@@ -8,6 +8,7 @@ A model is a torch module whose ``forward`` takes the ecosystem's keyword argume
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -214,7 +215,7 @@ class Model(nn.Module):
         """Write on from a prompt; see :func:`omniform.engine.generate.generate`."""
         return upstairs("engine.generate:generate")(self, inputs, **kwargs)
 
-    def save_pretrained(self, save_directory: str, **kwargs: object) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
         """Save config and weights to a folder; see :func:`omniform.hub.save.save_model`."""
         upstairs("hub.save:save_model")(self, save_directory, **kwargs)
 

@@ -305,6 +305,8 @@ def _dtype(options: Mapping[str, object], config: ModelConfig, files: WeightFile
 
 
 def _device(device_map: object) -> torch.device | str:
+    if isinstance(device_map, Mapping) and list(device_map) == [""]:
+        return _device(device_map[""])  # the ecosystem's way to say that the whole model goes to one place
     if device_map in (None, "auto", "balanced", "sequential"):
         return "cuda" if device_map is not None and torch.cuda.is_available() else "cpu"
     if isinstance(device_map, (str, torch.device, int)):

@@ -26,11 +26,17 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -117,9 +123,17 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def map_tensors(path: Path, header: Header) -> dict[str, Tensor]:
-    """Every tensor of a file, as views of its memory-mapped bytes (copy-on-write: the file never changes)."""
-    size = path.stat().st_size
-    storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+    """Every tensor of a file, as views of its memory-mapped bytes (copy-on-write: the file never changes).
+
+    Raises:
+        WeightsError: the file is gone by now, or there is no room for it among the addresses.
+    """
+    try:
+        size = path.stat().st_size
+        storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+    except (OSError, RuntimeError) as error:
+        found = str(error).split("\n")[0]
+        raise WeightsError("the file cannot be mapped into memory", where=str(path), found=found) from error
     whole = torch.empty(0, dtype=torch.uint8).set_(cast(torch.UntypedStorage, storage))
     return {name: _view(whole, entry) for name, entry in header.entries.items()}
 
