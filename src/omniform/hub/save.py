@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,9 +104,10 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
         raise RepoError("the folder cannot be written", where=str(target), found=error.strerror) from error
     try:
         write(staging)
+        mode = _usual_mode(staging)
         for path in staging.rglob("*"):
             if path.is_file():
-                path.chmod(0o666 & ~_umask())
+                path.chmod(mode)
             _sync(path)
         stale = stale or (lambda name: False)
         if not movable:
@@ -115,7 +117,7 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
             shutil.copymode(target, staging)
             _exchange(staging, target)
         else:
-            staging.chmod(0o777 & ~_umask())
+            staging.chmod(mode | (mode & 0o444) >> 2)  # who may read a folder may enter it
             staging.rename(target)
         _sync(target.parent)
     except OSError as error:
@@ -259,7 +261,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _usual_mode(folder: Path) -> int:
+    # Asking for the umask means setting it, for all threads; a new file tells as well.
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    return mode
