@@ -17,7 +17,8 @@ _MODEL_CLASSES = (
     "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction", "AutoModelForObjectDetection",
     "AutoModelForPreTraining", "AutoModelForQuestionAnswering", "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq", "AutoModelForTextEncoding",
-    "AutoModelForTokenClassification", "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
+    "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation", "AutoModelForVision2Seq",
+    "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")

@@ -113,7 +113,7 @@ class AutoModel:
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: object) -> Model:
-        """A model with fresh weights.
+        """A model with fresh weights, in training mode.
 
         Args:
             config: from :class:`AutoConfig`.
@@ -134,7 +134,7 @@ class AutoModel:
         model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
         if kwargs.get("attn_implementation") is not None:
             model.set_attn_implementation(str(kwargs["attn_implementation"]))
-        return model.eval()
+        return model
 
     @classmethod
     def choose(cls, config: ModelConfig) -> tuple[ModelConfig, Family, Architecture]:
@@ -405,6 +405,10 @@ class AutoModelForImageSegmentation(AutoModel):
     """Models that assign pixels to objects or classes."""
 
     tasks = ("image-segmentation",)
+
+
+class AutoModelForUniversalSegmentation(AutoModelForImageSegmentation):
+    """Models that segment objects and classes alike."""
 
 
 class AutoModelForAudioClassification(AutoModel):
