@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import cast
 
@@ -20,13 +21,13 @@ from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MultimodalOut
 from omniform.core.state import DenseState
 
 
-class LanguageModel(Model):
+class LanguageModel(Model, ABC):
     """What a head that writes stands on: a decoder, alone or with encoders whose features go in with the prompt."""
 
     @property
+    @abstractmethod
     def decoder(self) -> Decoder:
         """The decoder that reads the prompt's vectors and every token after them."""
-        raise NotImplementedError(type(self).__name__)
 
     def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """A prompt to vectors, with whatever else it brings in its place. Shape: [B, T] to [B, T, D]."""

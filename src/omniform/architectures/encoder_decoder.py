@@ -6,6 +6,7 @@ The decoder is :class:`~omniform.architectures.decoder.Decoder`, its layers with
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -29,9 +30,10 @@ EncoderOutputs = ModelOutput | Sequence[object]
 """What an encoder gave in an earlier call: its output, or the same as a tuple."""
 
 
-class MemoryEncoder(Model):
+class MemoryEncoder(Model, ABC):
     """Base of the encoders whose output a decoder reads; ``forward`` returns a :class:`BaseModelOutput`."""
 
+    @abstractmethod
     def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
         """What cross-attention may see of this encoder's output.
 
@@ -39,7 +41,6 @@ class MemoryEncoder(Model):
             hidden: the encoder's last hidden state. Shape: [B, S, D].
             attention_mask: the mask of the encoder's inputs.
         """
-        raise NotImplementedError(type(self).__name__)
 
     def encode(self, **inputs: Tensor) -> Memory:
         """The memory of one request, from the encoder's inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 
 
-class Generative(Model):
+class Generative(Model, ABC):
     """Base of the models that write tokens one after another.
 
     Attributes:
@@ -71,9 +72,9 @@ class Generative(Model):
         """
         return torch.cat((opening, written), dim=1)
 
+    @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
-        raise NotImplementedError(type(self).__name__)
 
     def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """A prompt to vectors, the encoders' features in their places.
@@ -89,10 +90,10 @@ class Generative(Model):
             raise InputError("this model reads text only", where=", ".join(sorted(features)))
         return self.embed(input_ids)
 
+    @abstractmethod
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Vectors to hidden states. Shape: [B, T, D] in and out."""
-        raise NotImplementedError(type(self).__name__)
 
+    @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states to scores of every token. Shape: [..., D] to [..., V]."""
-        raise NotImplementedError(type(self).__name__)

@@ -6,6 +6,7 @@ kept. The dense backend here holds one growing tensor per mixer; others (paged, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -167,14 +168,14 @@ def number_mixers(model: nn.Module) -> None:
             slot += 1
 
 
-class StatefulModule(nn.Module):
+class StatefulModule(nn.Module, ABC):
     """Base of the modules that keep state between steps; ``slot`` is a module's index among all of a model's."""
 
     slot: int = -1
 
+    @abstractmethod
     def state_spec(self) -> StateSpec:
         """What must be kept."""
-        raise NotImplementedError(type(self).__name__)
 
 
 def state_specs(model: nn.Module) -> dict[int, StateSpec]:
