@@ -162,5 +162,5 @@ def test_mixers_are_numbered():
     model = torch.nn.Sequential(Mixer(), torch.nn.Linear(2, 2), torch.nn.Sequential(Mixer()))
     number_mixers(model)
     assert state_specs(model) == {0: KV(2, 4, 4), 1: KV(2, 4, 4)}
-    with pytest.raises(NotImplementedError):
-        StatefulModule().state_spec()
+    with pytest.raises(TypeError, match="abstract"):
+        StatefulModule()
