@@ -37,8 +37,8 @@ class Recipe:
     width: int = 128
     hidden: int = 384
     depth: int = 4
-    looks: int = 2400
-    steps: int = 3800
+    looks: int = 2500
+    steps: int = 4200
     batch: int = 48
     rate: float = 2e-3
     matrix_rate: float = 0.02

@@ -53,7 +53,10 @@ class Run:
         """The batches that are still to come."""
         r = self.recipe
         data = Scenes(r.layout, r.seed, looks=r.looks, steps=r.steps, batch=r.batch, first=self.step)
-        yield from DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None)
+        ahead = 8 if workers else None
+        yield from DataLoader(
+            data, batch_size=None, num_workers=workers, prefetch_factor=ahead, worker_init_fn=_yield_to_training
+        )
 
     def learn(self, batch: Batch) -> list[float]:
         """One step. Returns loss and accuracy of answers, loss and accuracies of patches."""
@@ -121,6 +124,11 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return True
+
+
+def _yield_to_training(_: int) -> None:
+    # A thread of the training that has to wait for a core holds up the others, which spin meanwhile.
+    os.nice(20)
 
 
 def _sample(recipe: Recipe) -> Tensor:
