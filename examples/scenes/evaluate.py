@@ -104,7 +104,7 @@ tags: [llava, synthetic]
 
 A very small LLaVA that answers questions about drawn scenes: {parameters:,} parameters, a CLIP vision tower, a
 projector and a Llama decoder. It comes with omniform, so that a fresh install has a multimodal model to run, and was
-trained from nothing by `examples/scenes/train.py` in under 40 minutes on two CPU cores. It is an ordinary
+trained from nothing by `examples/scenes/train.py` in about 45 minutes on two CPU cores. It is an ordinary
 checkpoint in the Hub's layout, which `transformers` loads as well, with the same answers.
 
 ## What it knows
