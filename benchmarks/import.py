@@ -18,6 +18,8 @@ STATEMENTS = {
     "import omniform": "import omniform",
     "omniform.AutoModelForCausalLM": "from omniform import AutoModelForCausalLM",
     "transformers.AutoModelForCausalLM": "from transformers import AutoModelForCausalLM",
+    "omniform.LlavaForConditionalGeneration": "from omniform import LlavaForConditionalGeneration",
+    "transformers.LlavaForConditionalGeneration": "from transformers import LlavaForConditionalGeneration",
 }
 
 PROBE = """
@@ -47,9 +49,10 @@ def main() -> None:
     medians = {name: statistics.median(times[1:]) for name, times in runs.items()}  # the first run fills disk caches
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {version('torch')}")
     for name, median in medians.items():
-        print(f"{name:<36} {median:7.3f} s beyond torch")
-    ratio = medians["transformers.AutoModelForCausalLM"] / medians["omniform.AutoModelForCausalLM"]
-    print(f"{'ratio':<36} {ratio:7.1f} x")
+        print(f"{name:<44} {median:7.3f} s beyond torch")
+    for name in ("AutoModelForCausalLM", "LlavaForConditionalGeneration"):
+        ratio = medians[f"transformers.{name}"] / medians[f"omniform.{name}"]
+        print(f"{'ratio for ' + name:<44} {ratio:7.1f} x")
     if arguments.json:
         arguments.json.write_text(json.dumps({"runs": runs, "medians": medians}, indent=2))
 

@@ -115,7 +115,7 @@ def test_prompts(pair) -> None:
 def test_languages() -> None:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-    from omniform.inputs.text import languages
+    from omniform.core import languages
 
     assert list(languages.LANGUAGES.items()) == list(LANGUAGES.items())
     assert languages.CODES == TO_LANGUAGE_CODE

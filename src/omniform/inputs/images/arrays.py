@@ -138,7 +138,7 @@ def from_numpy(source: object, where: str) -> Tensor:
     if array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
         raise InputError("unsupported number type", where=where, expected="uint8 or floats", found=array.dtype)
     # torch takes neither foreign byte order nor negative strides.
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def channels_first(image: Tensor, layout: Layout | None, where: str) -> Tensor:
