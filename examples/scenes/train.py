@@ -175,7 +175,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; its state lies beside it")
-    parser.add_argument("--minutes", type=float, default=38.0, help="stop after this time and save what there is")
+    parser.add_argument("--minutes", type=float, default=180.0, help="stop after this time and save what there is")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     for part in dataclasses.fields(Recipe):
