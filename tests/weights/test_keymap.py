@@ -171,17 +171,6 @@ def test_strays():
         assert not table.is_ignored(key), key
 
 
-def test_renamed_tables():
-    table = KeyMap({"q": split("qkv", 0, 2), "k": split("qkv", 1, 2)}).expand(
-        {"q": (2,), "k": (2,), "e": (3,)}, ties={"h": "e"}
-    )
-    renamed = table.renamed(lambda key: f"x.{key}")
-    assert renamed.shapes == {"x.qkv": (4,), "x.e": (3,)}
-    assert renamed.duplicates == {"x.h": "x.e"}
-    tensors = {"q": torch.zeros(2), "k": torch.ones(2), "e": torch.ones(3)}
-    assert renamed.write(tensors)["x.qkv"].tolist() == [0, 0, 1, 1]
-
-
 @pytest.mark.parametrize(
     "path", ["a.b{i}.c", "weird {name}", "a..b", "", "ünïcode", "a.{0}", "x" * 300], ids=lambda p: p[:12]
 )

@@ -8,7 +8,7 @@ comparison, made once, here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -172,16 +172,6 @@ class KeyTable:
                 if candidate in self.duplicates:
                     return candidate
         return None
-
-    def renamed(self, rename: Callable[[str], str]) -> KeyTable:
-        """The same table with every checkpoint key renamed."""
-        return KeyTable(
-            {path: replace(piece, key=rename(piece.key)) for path, piece in self.pieces.items()},
-            {rename(key): shape for key, shape in self.shapes.items()},
-            {rename(key): rename(of) for key, of in self.duplicates.items()},
-            {rename(key): path for key, path in self.copies.items()},
-            self.keymap,
-        )
 
 
 OLD_SPELLINGS: Sequence[tuple[str, str]] = (
