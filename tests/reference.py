@@ -35,6 +35,7 @@ from omniform.core.reader import ConfigReader  # noqa: E402
 from omniform.models import registry  # noqa: E402
 
 torch.set_num_threads(1)
+torch.manual_seed(0)  # parameters of tests that are drawn when they are collected are the same in every run
 transformers.logging.set_verbosity_error()
 logging.getLogger("omniform").setLevel(logging.ERROR)
 

@@ -141,7 +141,7 @@ def test_cross_attention(tmp_path, implementation, masked):
         ("Model", {}, None),
         ("ForSequenceClassification", {"num_labels": 5}, torch.tensor([1, 4, 0])),
         ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        ("ForSequenceClassification", MANY_LABELS, torch.rand(3, 3)),
+        ("ForSequenceClassification", MANY_LABELS, torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])),
         ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 11))),
         ("ForQuestionAnswering", {}, None),
     ],

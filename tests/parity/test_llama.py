@@ -115,7 +115,7 @@ def test_left_padding_and_positions(tmp_path, implementation):
         (
             "ForSequenceClassification",
             {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.rand(3, 3),
+            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
         ),
         ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 11))),
         ("ForQuestionAnswering", {}, None),

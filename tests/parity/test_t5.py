@@ -137,7 +137,7 @@ def test_the_engines_steps(tmp_path):
         (
             "ForSequenceClassification",
             {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.rand(3, 3),
+            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
         ),
         ("ForQuestionAnswering", {}, None),
     ],

@@ -111,7 +111,10 @@ def test_attention_mask(tmp_path, implementation):
     [
         ({"num_labels": 5}, torch.tensor([1, 4, 0])),
         ({"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        ({"num_labels": 3, "problem_type": "multi_label_classification"}, torch.rand(3, 3)),
+        (
+            {"num_labels": 3, "problem_type": "multi_label_classification"},
+            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        ),
         ({"num_labels": 0}, None),
         ({"num_labels": 4, "qkv_bias": False, "num_channels": 1, "image_size": [8, 20]}, torch.tensor([1, 2, 3])),
     ],
