@@ -2,7 +2,8 @@
 
 A file is eight bytes of header length (little-endian), a JSON header, and the tensors' bytes. The header is read and
 checked here, without touching the data, so that a damaged file is refused before anything is built and so that
-``inspect`` needs nothing but headers. Tensors are views of the memory-mapped file: nothing is copied.
+``inspect`` needs nothing but headers. Tensors are views of the memory-mapped file: nothing is copied, and what was
+touched can be let go again (:func:`release`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
+from omniform.weights.pages import release as release
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
