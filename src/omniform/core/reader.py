@@ -70,6 +70,10 @@ class ConfigReader:
             name, also, default, functools.partial(_as_int, least=least), f"an integer >= {least}, or null"
         )
 
+    def integer_or_null(self, name: str, default: int, *, least: int = 1) -> int | None:
+        """An integer of at least ``least``; an explicit ``null`` means that there is none, whatever the default."""
+        return self.maybe_integer(name, None if self._is_null(name) else default, least=least)
+
     def number(self, name: str, default: float | _Required = REQUIRED, *, also: Collection[str] = ()) -> float:
         """A finite number."""
         return self._need(name, self._get(name, also, default, _as_float, "a finite number"))
@@ -141,9 +145,7 @@ class ConfigReader:
 
     def token(self, name: str, default: int | None = None) -> int | None:
         """One token id, the first of a list; an explicit ``null`` means that there is none, whatever the default."""
-        if name in self.raw and self.raw[name] is None:
-            default = None
-        ids = self.ids(name, () if default is None else (default,))
+        ids = self.ids(name, () if default is None or self._is_null(name) else (default,))
         return ids[0] if ids else None
 
     def special_tokens(self, **defaults: int) -> None:
@@ -205,6 +207,9 @@ class ConfigReader:
         return frozenset(self._touched)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _is_null(self, name: str) -> bool:
+        return name in self.raw and self.raw[name] is None
 
     def _need(self, name: str, value: T | None) -> T:
         if value is None:
