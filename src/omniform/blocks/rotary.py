@@ -7,6 +7,7 @@ Cosines and sines are computed once per step, however many layers share the freq
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,14 +36,22 @@ class Frequencies:
         """Factor on cosines and sines."""
         return 1.0
 
+    def regime(self, length: int) -> Hashable:
+        """Equal for lengths of a row at which tokens turn by the same angles: keys may be shared between such rows."""
+        return None
+
+    def reach(self, max_positions: int) -> int | None:
+        """The longest row that these frequencies make sense for, where the config names one; None for no limit."""
+        return max_positions
+
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
         """Radians per position of each channel pair.
 
         Args:
-            length: scalar, one past the largest position of the step.
+            length: how long the row is: a scalar for all tokens of the step, or Shape: [1, N, 1].
 
         Returns:
-            Shape: [dim / 2], float32.
+            Shape: [dim / 2], or [1, N, dim / 2] where it depends on the length; float32.
         """
         return _plain(self.dim, self.theta, device)
 
@@ -63,6 +72,10 @@ class DynamicNTK(Frequencies):
 
     factor: float
     trained: int
+
+    def reach(self, max_positions: int) -> int | None:
+        # Dynamic scaling is there to go beyond the trained length.
+        return None
 
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
         longest = length.to(device=device, dtype=torch.float32).clamp(min=self.trained)
@@ -113,6 +126,9 @@ class LongRope(Frequencies):
     @property
     def magnitude(self) -> float:
         return self.attention_factor
+
+    def regime(self, length: int) -> Hashable:
+        return length > self.trained
 
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
         short = torch.tensor(self.short, dtype=torch.float32, device=device)
@@ -229,19 +245,13 @@ class Rotary:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
-        cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self.tables(ctx.positions, q_BTHD.dtype))
+        cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))
         return turned(q_BTHD, cos, sin), turned(k_BTHD, cos, sin)
 
-    def tables(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of every position's angles.
-
-        Args:
-            positions: Shape: [B, T].
-
-        Returns:
-            Two tensors, Shape: [B, T, 1, dim], computed in float32.
-        """
-        inverse = self.frequencies.inverse(positions.device, positions.max() + 1)
+    def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position's angles, computed in float32. Shape: [B, T, 1, dim] each."""
+        positions, length = ctx.positions, ctx.lengths_seen
+        inverse = self.frequencies.inverse(positions.device, length[..., None] if length.dim() else length)
         angles = positions[..., None].float() * inverse
         angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
         scale = self.frequencies.magnitude

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.decoder import CausalLM, Decoder, tied
+from omniform.architectures.decoder import Decoder
+from omniform.architectures.decoder_family import DecoderHeads, prenorm_decoder
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import QuestionAnswerer, SequenceClassifier, TokenClassifier, last_token
 from omniform.blocks.attention import Attention
-from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, GatedMLP
 from omniform.blocks.norms import RMSNorm
-from omniform.blocks.rotary import DynamicNTK, Frequencies, Rotary, read_frequencies
-from omniform.core.config import Common
+from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap
@@ -38,8 +36,8 @@ class Config:
     attention_bias: bool
     mlp_bias: bool
     attention_dropout: float
+    classifier_dropout: float
     tie: bool
-    pad_token_id: int | None
 
 
 def read(r: ConfigReader) -> Config:
@@ -69,8 +67,8 @@ def read(r: ConfigReader) -> Config:
         attention_bias=r.flag("attention_bias", False),
         mlp_bias=r.flag("mlp_bias", False),
         attention_dropout=r.probability("attention_dropout"),
+        classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
         tie=r.flag("tie_word_embeddings", False),
-        pad_token_id=r.token("pad_token_id"),
     )
 
 
@@ -78,53 +76,29 @@ def build(c: Config) -> Decoder:
     """The decoder without a head."""
     rotary = Rotary(c.frequencies)
 
-    def layer() -> PreNorm:
-        return PreNorm(
-            input_layernorm=RMSNorm(c.dim, c.eps),
-            self_attn=Attention(
-                c.dim,
-                c.heads,
-                kv_heads=c.kv_heads,
-                head_dim=c.head_dim,
-                bias="qkvo" if c.attention_bias else "",
-                rule=Causal(),
-                positions=rotary,
-                dropout=c.attention_dropout,
-            ),
-            post_attention_layernorm=RMSNorm(c.dim, c.eps),
-            mlp=GatedMLP(c.dim, c.hidden, c.act, bias=c.mlp_bias),
+    def attention(_: int) -> Attention:
+        return Attention(
+            c.dim,
+            c.heads,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            bias="qkvo" if c.attention_bias else "",
+            rule=Causal(),
+            positions=rotary,
+            dropout=c.attention_dropout,
         )
 
-    return Decoder(
-        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
-        layers=(layer() for _ in range(c.layers)),
-        norm=RMSNorm(c.dim, c.eps),
-        # Dynamic scaling is there to go beyond the trained length.
-        max_positions=None if isinstance(c.frequencies, DynamicNTK) else c.max_positions,
+    return prenorm_decoder(
+        nn.Embedding(c.vocab_size, c.dim),
+        layers=c.layers,
+        norm=lambda: RMSNorm(c.dim, c.eps),
+        attention=attention,
+        mlp=lambda: GatedMLP(c.dim, c.hidden, c.act, bias=c.mlp_bias),
+        max_positions=c.frequencies.reach(c.max_positions),
     )
 
 
-def causal_lm(c: Config, _: Common) -> CausalLM:
-    """The decoder that writes."""
-    model = build(c)
-    return CausalLM(model, tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.embed_tokens, c.tie))
-
-
-def sequence_classifier(c: Config, common: Common) -> SequenceClassifier:
-    """One class per row, told from its last token."""
-    score = nn.Linear(c.dim, common.num_labels, bias=False)
-    return SequenceClassifier(build(c), last_token(c.pad_token_id), score, common)
-
-
-def token_classifier(c: Config, common: Common) -> TokenClassifier:
-    """One class per token."""
-    return TokenClassifier(build(c), nn.Linear(c.dim, common.num_labels), dropout=0.1)
-
-
-def question_answerer(c: Config, _: Common) -> QuestionAnswerer:
-    """The first and last token of an answer."""
-    return QuestionAnswerer(build(c), nn.Linear(c.dim, 2))
-
+heads = DecoderHeads(build)
 
 KEYS = KeyMap({})
 """Our names are the Hub's."""
@@ -132,9 +106,11 @@ KEYS = KeyMap({})
 FAMILY = (
     Builder("llama", read, KEYS, prefix="model")
     .base("LlamaModel", build)
-    .head("LlamaForCausalLM", "causal-lm", causal_lm)
-    .head("LlamaForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
-    .head("LlamaForTokenClassification", "token-classification", token_classifier, {"classifier": "score"})
-    .head("LlamaForQuestionAnswering", "question-answering", question_answerer, prefix="transformer")
+    .head("LlamaForCausalLM", "causal-lm", heads.causal_lm)
+    .head(
+        "LlamaForSequenceClassification", "sequence-classification", heads.sequence_classifier, {"classifier": "score"}
+    )
+    .head("LlamaForTokenClassification", "token-classification", heads.token_classifier, {"classifier": "score"})
+    .head("LlamaForQuestionAnswering", "question-answering", heads.question_answerer, prefix="transformer")
     .done()
 )
