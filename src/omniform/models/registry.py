@@ -25,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "detr": "detr:FAMILY",
     "llama": "llama:FAMILY",
     "llava": "llava:FAMILY",
+    "mistral": "mistral:FAMILY",
     "t5": "t5:FAMILY",
     "whisper": "whisper:FAMILY",
     "vit": "vit:FAMILY",
