@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from omniform.blocks.attend import attend
-from omniform.core.context import StepContext
+from omniform.core.context import Memory, StepContext
 from omniform.core.rules import Rule
 from omniform.core.state import KV, CrossKV, StatefulModule
 
@@ -94,7 +94,7 @@ class Attention(_Projections):
         self.positions: Positions = NoPositions() if positions is None else positions
 
     def state_spec(self) -> KV:
-        return KV(self.kv_heads, self.head_dim, self.head_dim)
+        return KV(self.kv_heads, self.head_dim, self.head_dim, self.rule.reach)
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the row.
@@ -165,9 +165,12 @@ class CrossAttention(_Projections):
         if kept is not None:
             return kept
         assert ctx.memory is not None, "cross-attention without memory: the model's forward must supply it"
-        hidden = ctx.memory.hidden
-        k = self._split(self.k_proj(hidden)).transpose(1, 2)
-        v = self._split(self.v_proj(hidden)).transpose(1, 2)
+        k, v = self.of_memory(ctx.memory)
         if ctx.state is not None:
             ctx.state.set_cross(self.slot, k, v)
         return k, v
+
+    def of_memory(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """The memory's keys and values. Shape: [B, H, S, D] each."""
+        k, v = self._split(self.k_proj(memory.hidden)), self._split(self.v_proj(memory.hidden))
+        return k.transpose(1, 2), v.transpose(1, 2)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.core.context import StepContext
+from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 
 
@@ -30,9 +30,7 @@ class PositionedCrossAttention(CrossAttention):
         """Attend to ``ctx.memory``. Shape: [B, T, D] in and out."""
         return super().forward(x_BTD if ctx.position_vectors is None else x_BTD + ctx.position_vectors, ctx)
 
-    def _keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
-        memory = ctx.memory
-        assert memory is not None, "cross-attention without memory: the model's forward must supply it"
+    def of_memory(self, memory: Memory) -> tuple[Tensor, Tensor]:
         placed = memory.hidden if memory.position_vectors is None else memory.hidden + memory.position_vectors
         k, v = self._split(self.k_proj(placed)), self._split(self.v_proj(memory.hidden))
         return k.transpose(1, 2), v.transpose(1, 2)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from omniform.core.context import StepContext
+from omniform.core.context import Bias, StepContext
 
 
 class BucketedBias(nn.Embedding):
@@ -29,19 +29,19 @@ class BucketedBias(nn.Embedding):
         self.max_distance = max_distance
         self.two_sided = two_sided
 
-    def of(self, queries: int, ctx: StepContext) -> Tensor:
+    def of(self, queries: int, ctx: StepContext) -> Bias:
         """The bias of one step, for every layer of a stack.
 
         Args:
             queries: number of tokens in this step, T.
 
         Returns:
-            Shape: [1, H, T, past + T].
+            Shape: [1, H, T, past + T]; in a packed step one tensor per row.
         """
-        device = self.weight.device
-        keys = torch.arange(ctx.past + queries, device=device)
-        buckets = self.bucket(keys[None, :] - keys[ctx.past :, None])
-        bias: Tensor = self(buckets)
+        return ctx.spread(self._between, self.weight.device, queries)
+
+    def _between(self, query: Tensor, key: Tensor) -> Tensor:
+        bias: Tensor = self(self.bucket(key[None, :] - query[:, None]))
         return bias.permute(2, 0, 1)[None]
 
     def bucket(self, offset: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from omniform.core.state import State
 T = TypeVar("T")
 
 Backend = Literal["eager", "sdpa"]
+Bias = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class StepContext:
         allowed: Shape: [B, 1, T, past + T], an explicit mask to apply on top of the rule; None for none.
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
-        score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi).
+        score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi); in a packed
+            step one tensor per row.
         position_vectors: Shape: [B or 1, T, D], added to queries and keys, and not to values, by attentions that learn
             places so (DETR).
         backend: how attention is computed.
@@ -119,7 +121,7 @@ class StepContext:
     allowed: Tensor | None = None
     state: State | None = None
     memory: Memory | None = None
-    score_bias: Tensor | None = None
+    score_bias: Bias | None = None
     position_vectors: Tensor | None = None
     backend: Backend = "sdpa"
     taps: Taps = field(default_factory=Taps)
@@ -145,6 +147,21 @@ class StepContext:
             return EVERYTHING
         padding = self.memory.padding
         return self.once(("memory", queries), lambda: Mask(_never_empty(padding[:, None, None, :])))
+
+    def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:
+        """A score bias that depends on the indices of query and key, for every pair of this step.
+
+        Args:
+            bias: called with the indices of queries and of keys, Shape: [T] and [S]; returns Shape: [1, H, T, S].
+            queries: how many new tokens each row has, T.
+        """
+        keys = torch.arange(self.past + queries, device=device)
+        return bias(keys[self.past :], keys)
+
+    @property
+    def lengths_seen(self) -> Tensor:
+        """How long each token's row was when it was first read, for positions that depend on it. Scalar or [1, N]."""
+        return self.positions.max() + 1
 
     def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
         if self.padding is None and self.allowed is None:

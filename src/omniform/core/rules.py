@@ -15,6 +15,14 @@ from torch import Tensor
 class Rule(ABC):
     """Decides, for every pair of indices, whether the query may attend to the key."""
 
+    @property
+    def reach(self) -> int | None:
+        """How many indices back from its own, that included, a query sees at most; None for all.
+
+        What lies farther back need not be kept.
+        """
+        return None
+
     @abstractmethod
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether each query may look at each key.
@@ -56,6 +64,10 @@ class Window(Rule):
 
     size: int
 
+    @property
+    def reach(self) -> int | None:
+        return self.size
+
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return (query - key).abs() < self.size
 
@@ -65,6 +77,10 @@ class Chunk(Rule):
     """Tokens see one another within chunks of ``size`` indices; ``&`` it with :class:`Causal`."""
 
     size: int
+
+    @property
+    def reach(self) -> int | None:
+        return self.size
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return query // self.size == key // self.size
@@ -77,6 +93,10 @@ class Both(Rule):
     left: Rule
     right: Rule
 
+    @property
+    def reach(self) -> int | None:
+        return min((r for r in (self.left.reach, self.right.reach) if r is not None), default=None)
+
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) & self.right.allows(query, key)
 
@@ -87,6 +107,11 @@ class Either(Rule):
 
     left: Rule
     right: Rule
+
+    @property
+    def reach(self) -> int | None:
+        left, right = self.left.reach, self.right.reach
+        return None if left is None or right is None else max(left, right)
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) | self.right.allows(query, key)

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class KV:
-    """Keys and values of every token so far: heads, width of a key, width of a value."""
+    """Keys and values of the tokens so far: heads, width of a key, width of a value.
+
+    ``window`` says how many of the last tokens are ever looked at again; None for all.
+    """
 
     heads: int
     dk: int
     dv: int
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

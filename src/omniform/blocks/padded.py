@@ -1,0 +1,90 @@
+"""Attention over padded rows: torch's fused kernel, and the softmax written out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omniform.core.context import Backend, Mask
+
+
+def attend_padded(
+    q_BTHD: Tensor,
+    k_BHSD: Tensor,
+    v_BHSD: Tensor,
+    mask: Mask,
+    *,
+    scale: float,
+    backend: Backend,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    weights: list[Tensor] | None = None,
+) -> Tensor:
+    """Attention of every row to its own keys; see :func:`omniform.blocks.attend.attend` for the arguments.
+
+    Returns:
+        Shape: [B, T, H, Dv].
+    """
+    q_BHTD = q_BTHD.transpose(1, 2)
+    if backend == "eager" or weights is not None:
+        out_BHTD = _eager(q_BHTD, k_BHSD, v_BHSD, mask, scale, bias, dropout, weights)
+    else:
+        out_BHTD = _sdpa(q_BHTD, k_BHSD, v_BHSD, mask, scale, bias, dropout)
+    return out_BHTD.transpose(1, 2)
+
+
+def _sdpa(
+    q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, mask: Mask, scale: float, bias: Tensor | None, dropout: float
+) -> Tensor:
+    heads, queries = q_BHTD.shape[1], q_BHTD.shape[2]
+    groups = k_BHSD.shape[1]
+    if groups != heads and queries == 1 and bias is None:
+        # One new token: the query heads of a group become rows of one attention, and no key is repeated.
+        grouped = q_BHTD.reshape(q_BHTD.shape[0], groups, heads // groups, -1)
+        out = F.scaled_dot_product_attention(
+            grouped, k_BHSD, v_BHSD, attn_mask=mask.allowed, dropout_p=dropout, scale=scale
+        )
+        return out.reshape(q_BHTD.shape[0], heads, 1, -1)
+    k_BHSD, v_BHSD = _repeated(k_BHSD, heads), _repeated(v_BHSD, heads)
+    allowed: Tensor | None = mask.allowed
+    causal = mask.causal
+    if bias is not None:
+        allowed, causal = _as_bias(mask, bias.to(q_BHTD.dtype), queries, k_BHSD.shape[2]), False
+    return F.scaled_dot_product_attention(
+        q_BHTD, k_BHSD, v_BHSD, attn_mask=allowed, dropout_p=dropout, is_causal=causal, scale=scale
+    )
+
+
+def _eager(
+    q_BHTD: Tensor,
+    k_BHSD: Tensor,
+    v_BHSD: Tensor,
+    mask: Mask,
+    scale: float,
+    bias: Tensor | None,
+    dropout: float,
+    weights: list[Tensor] | None,
+) -> Tensor:
+    k_BHSD, v_BHSD = _repeated(k_BHSD, q_BHTD.shape[1]), _repeated(v_BHSD, q_BHTD.shape[1])
+    scores = q_BHTD @ k_BHSD.transpose(2, 3) * scale
+    if bias is not None:
+        scores = scores + bias
+    allowed = mask.materialised(q_BHTD.shape[2], k_BHSD.shape[2], q_BHTD.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q_BHTD.dtype)
+    probabilities = F.dropout(probabilities, dropout, training=dropout > 0)
+    if weights is not None:
+        weights.append(probabilities)
+    return probabilities @ v_BHSD
+
+
+def _as_bias(mask: Mask, bias: Tensor, queries: int, keys: int) -> Tensor:
+    allowed = mask.materialised(queries, keys, bias.device)
+    return bias if allowed is None else bias.masked_fill(~allowed, torch.finfo(bias.dtype).min)
+
+
+def _repeated(x_BGSD: Tensor, heads: int) -> Tensor:
+    groups = x_BGSD.shape[1]
+    return x_BGSD if groups == heads else x_BGSD.repeat_interleave(heads // groups, dim=1)

@@ -1,0 +1,232 @@
+"""A packed step: rows of any lengths end to end in one sequence of tokens, without padding.
+
+Every row is a :class:`Segment` of the step. Its earlier tokens lie in paged state, at the slots that its
+:class:`Table` tells. What attention has to do is resolved here once per step and rule, for all layers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from omniform.core.context import Bias, StepContext
+from omniform.core.rules import Causal, Full, Rule
+
+Run = tuple[int, int]
+"""Slots that follow one another: the first, and one past the last."""
+
+
+class Table(Protocol):
+    """Where one row's indices lie in paged state."""
+
+    def runs(self, first: int, stop: int) -> list[Run]:
+        """The slots of the indices from ``first`` to ``stop``, as few runs as can be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One row's share of a packed step.
+
+    Attributes:
+        start: where its tokens begin in the step.
+        count: how many there are.
+        past: how many of the row's tokens came in earlier steps.
+    """
+
+    start: int
+    count: int
+    past: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Queries that look at the same run of keys.
+
+    Attributes:
+        queries: which tokens of the step.
+        run: the slots of the keys.
+        causal: the queries are the run's own tokens, and each sees what came before it.
+    """
+
+    queries: slice | Tensor
+    run: Run
+    causal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What attention under one rule takes in one step.
+
+    Attributes:
+        own: for every query the run that holds its own token (or, across, the memory's first); no query occurs twice.
+        extra: earlier runs, to be blended in; rows that share a run share the call.
+        masked: rows that no such calls describe.
+    """
+
+    own: tuple[Call, ...]
+    extra: tuple[Call, ...]
+    masked: tuple[RowKeys, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowKeys:
+    """One row, all of its keys, and a mask.
+
+    Attributes:
+        queries: the row's tokens in the step.
+        runs: slots of its keys, in order.
+        first: the index of the first key.
+        allowed: Shape: [T, S], True where attention is allowed; None where all is.
+    """
+
+    queries: slice
+    runs: tuple[Run, ...]
+    first: int
+    allowed: Tensor | None
+
+
+class PackedMask:
+    """A rule resolved for a packed step.
+
+    Args:
+        rule: what may be seen.
+        segments: the rows of the step.
+        tables: where each row's keys lie.
+        keys: how many keys each row has: its own tokens, or those of its memory.
+        device: where masks go.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        segments: Sequence[Segment],
+        tables: Sequence[Table],
+        keys: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self._rule = rule
+        self._rows = list(zip(segments, tables, keys, strict=True))
+        self._device = device
+
+    @cached_property
+    def calls(self) -> Calls:
+        """The fewest kernel calls: every run once, however many rows share it."""
+        own: list[Call] = []
+        shared: dict[Run, list[tuple[int, int]]] = {}
+        masked: list[RowKeys] = []
+        for segment, table, keys in self._rows:
+            pieces = self._pieces(segment, table, keys)
+            if pieces is None:
+                masked.append(self._row(segment, table, keys))
+                continue
+            for call, earlier in pieces:
+                own.append(call)
+                assert isinstance(call.queries, slice)
+                for run in earlier:
+                    shared.setdefault(run, []).append((call.queries.start, call.queries.stop))
+        extra = (Call(_together(queries, self._device), run) for run, queries in shared.items())
+        return Calls(tuple(own), tuple(extra), tuple(masked))
+
+    @cached_property
+    def rows(self) -> tuple[RowKeys, ...]:
+        """Every row by itself, for backends and biases that see whole rows of scores."""
+        return tuple(self._row(*row) for row in self._rows)
+
+    def _pieces(self, segment: Segment, table: Table, keys: int) -> list[tuple[Call, list[Run]]] | None:
+        """A row as calls, each with the earlier runs that all of its queries see; None if a mask is needed."""
+        start, count, past = segment.start, segment.count, segment.past
+        if isinstance(self._rule, Full):
+            first, *others = table.runs(0, keys)
+            return [(Call(slice(start, start + count), first), others)]
+        low = self._low(segment)
+        if not isinstance(self._rule, Causal) and not self._is_causal_from(low, segment):
+            return None
+        if count == 1:
+            *earlier, last = table.runs(low, past + 1)
+            return [(Call(slice(start, start + 1), last), earlier)]
+        earlier = table.runs(low, past) if past > low else []
+        pieces: list[tuple[Call, list[Run]]] = []
+        for run in table.runs(past, past + count):
+            # Where the row's new tokens lie in several runs, those in the later ones see all of the earlier ones.
+            stop = start + run[1] - run[0]
+            pieces.append((Call(slice(start, stop), run, causal=stop - start > 1), list(earlier)))
+            earlier.append(run)
+            start = stop
+        return pieces
+
+    def _row(self, segment: Segment, table: Table, keys: int) -> RowKeys:
+        low = self._low(segment)
+        queries = slice(segment.start, segment.start + segment.count)
+        allowed = None if isinstance(self._rule, Full) else self._allowed(low, segment)
+        if allowed is not None and bool(allowed.all()):
+            allowed = None
+        return RowKeys(queries, tuple(table.runs(low, keys)), low, allowed)
+
+    def _low(self, segment: Segment) -> int:
+        reach = self._rule.reach
+        return 0 if reach is None else max(0, segment.past - reach + 1)
+
+    def _allowed(self, low: int, segment: Segment) -> Tensor:
+        query = torch.arange(segment.past, segment.past + segment.count, device=self._device)
+        key = torch.arange(low, segment.past + segment.count, device=self._device)
+        return self._rule.allows(query[:, None], key[None, :])
+
+    def _is_causal_from(self, low: int, segment: Segment) -> bool:
+        allowed = self._allowed(low, segment)
+        return bool((allowed == torch.ones_like(allowed).tril(segment.past - low)).all())
+
+
+def _together(queries: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
+    if all(left[1] == right[0] for left, right in pairwise(queries)):
+        return slice(queries[0][0], queries[-1][1])
+    return torch.cat([torch.arange(*span) for span in queries]).to(device)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedContext(StepContext):
+    """One step over packed rows: a batch of one sequence, Shape: [1, N, ...], of which each row is a segment.
+
+    Attributes:
+        segments: the rows.
+        tables: where each row's keys lie, by the reach of the rule that looks at them.
+        memory_tables: where each row's memory lies, and how long it is; empty without an encoder.
+        lengths: how long each token's row was when it was first read. Shape: [1, N].
+    """
+
+    segments: tuple[Segment, ...] = ()
+    tables: Mapping[int | None, Sequence[Table]] = field(default_factory=dict)
+    memory_tables: Sequence[tuple[Table, int]] = ()
+    lengths: Tensor | None = None
+
+    def mask(self, rule: Rule, queries: int, device: torch.device) -> PackedMask:  # type: ignore[override]
+        """What self-attention under ``rule`` may see in this step."""
+        keys = [s.past + s.count for s in self.segments]
+        return self.once(rule, lambda: PackedMask(rule, self.segments, self.tables[rule.reach], keys, device))
+
+    def memory_mask(self, queries: int) -> PackedMask:  # type: ignore[override]
+        """What cross-attention may see: every row its own memory."""
+        tables, keys = [t for t, _ in self.memory_tables], [n for _, n in self.memory_tables]
+        device = self.positions.device
+        return self.once("memory", lambda: PackedMask(Full(), self.segments, tables, keys, device))
+
+    @property
+    def lengths_seen(self) -> Tensor:
+        assert self.lengths is not None, "a packed step must say how long its rows are"
+        return self.lengths
+
+    def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:
+        """A score bias, row by row."""
+        return tuple(
+            bias(
+                torch.arange(s.past, s.past + s.count, device=device),
+                torch.arange(s.past + s.count, device=device),
+            )
+            for s in self.segments
+        )
