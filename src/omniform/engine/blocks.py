@@ -1,0 +1,298 @@
+"""The block manager: which blocks of paged state belong to which row, and which may be shared.
+
+State is cut into blocks of a few tokens. A row's :class:`BlockTable` lists its blocks; a block may be in several tables (a
+common prefix, the beams of one search) and is copied before one of them writes into it. Full blocks are remembered by
+their content, so that another row that begins the same takes them over instead of computing them again; they are
+forgotten, the least recently used first, when room is needed.
+
+A row's blocks are kept side by side wherever there is room, because attention reads neighbours in one go.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from omniform.core.packed import Run
+
+Content = bytes
+"""What a full block holds, and all before it, as a digest."""
+
+
+class Extents:
+    """Free blocks, as a sorted list of stretches."""
+
+    def __init__(self, blocks: int) -> None:
+        self._starts = [0] if blocks else []
+        self._stops = [blocks] if blocks else []
+        self.count = blocks
+
+    def take(self, wanted: int) -> int | None:
+        """The first of ``wanted`` neighbouring blocks, or None if there are none."""
+        for i, (start, stop) in enumerate(zip(self._starts, self._stops, strict=True)):
+            if stop - start >= wanted:
+                self._cut(i, start + wanted)
+                self.count -= wanted
+                return start
+        return None
+
+    def take_any(self, most: int) -> tuple[int, int]:
+        """A stretch of at most ``most`` blocks, as long as can be; there must be a free block."""
+        i = max(range(len(self._starts)), key=lambda j: self._stops[j] - self._starts[j])
+        start = self._starts[i]
+        stop = min(start + most, self._stops[i])
+        self._cut(i, stop)
+        self.count -= stop - start
+        return start, stop
+
+    def give(self, start: int, stop: int) -> None:
+        """Take blocks back."""
+        self.count += stop - start
+        i = bisect_left(self._starts, start)
+        joins_left = i > 0 and self._stops[i - 1] == start
+        joins_right = i < len(self._starts) and self._starts[i] == stop
+        if joins_left and joins_right:
+            self._stops[i - 1] = self._stops.pop(i)
+            del self._starts[i]
+        elif joins_left:
+            self._stops[i - 1] = stop
+        elif joins_right:
+            self._starts[i] = start
+        else:
+            self._starts.insert(i, start)
+            self._stops.insert(i, stop)
+
+    def _cut(self, i: int, start: int) -> None:
+        if start == self._stops[i]:
+            del self._starts[i], self._stops[i]
+        else:
+            self._starts[i] = start
+
+
+@dataclass(slots=True, eq=False)
+class BlockTable:
+    """One row's blocks in one pool.
+
+    Attributes:
+        size: tokens in a block.
+        blocks: the row's blocks in order; None where a window has moved past them.
+        reserve: free blocks after the last, kept for this row's growth while nobody else needs them.
+    """
+
+    size: int
+    blocks: list[int | None] = field(default_factory=list)
+    reserve: tuple[int, int] = (0, 0)
+
+    def runs(self, first: int, stop: int) -> list[Run]:
+        """The slots of the row's indices from ``first`` to ``stop``, neighbours joined."""
+        size = self.size
+        runs: list[Run] = []
+        begin = end = -1
+        for number in range(first // size, -(-stop // size)):
+            block = self.blocks[number]
+            assert block is not None, "a query looks at keys that were let go"
+            low = block * size + max(0, first - number * size)
+            high = block * size + min(size, stop - number * size)
+            if low == end:
+                end = high
+                continue
+            if end >= 0:
+                runs.append((begin, end))
+            begin, end = low, high
+        runs.append((begin, end))
+        return runs
+
+    def held(self) -> list[int]:
+        """The blocks that it holds."""
+        return [b for b in self.blocks if b is not None]
+
+
+class BlockPool:
+    """The blocks of the layers that keep the same: all tokens, or the same window.
+
+    Args:
+        blocks: how many there are.
+        size: tokens in each.
+        window: how many of a row's last tokens are looked at again; None for all.
+        remembers: whether full blocks are kept for rows that begin the same.
+    """
+
+    def __init__(self, blocks: int, size: int, *, window: int | None = None, remembers: bool = True) -> None:
+        self.blocks = blocks
+        self.size = size
+        self.window = window
+        self._remembers = remembers
+        self._free = Extents(blocks)
+        self._holders = [0] * blocks
+        self._content: list[Content | None] = [None] * blocks
+        self._found: dict[Content, int] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, held by nobody; least recently used first
+        self._reserving: dict[int, BlockTable] = {}
+
+    @property
+    def used(self) -> int:
+        """Blocks that rows hold."""
+        return self.blocks - self.available
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be had: free ones, remembered ones that nobody holds, reserves."""
+        return self._free.count + len(self._idle) + sum(t.reserve[1] - t.reserve[0] for t in self._reserving.values())
+
+    @property
+    def cached(self) -> int:
+        """Blocks that nobody holds and that are remembered for their content."""
+        return len(self._idle)
+
+    def grow(self, table: BlockTable, blocks: int, expected: int) -> None:
+        """Append blocks to a table; there must be as many available.
+
+        Args:
+            expected: how many the row may need in the end, these included; neighbours are kept free for it.
+        """
+        assert blocks <= self.available, "the scheduler must not promise blocks that are not there"
+        while blocks:
+            if table.reserve[0] == table.reserve[1]:
+                self._find_room(table, blocks, expected)
+            first = table.reserve[0]
+            stop = min(first + blocks, table.reserve[1])
+            self._set_reserve(table, (stop, table.reserve[1]))
+            for block in range(first, stop):
+                self._holders[block] = 1
+                table.blocks.append(block)
+            blocks -= stop - first
+            expected -= stop - first
+
+    def copy_for(self, table: BlockTable, number: int) -> tuple[int, int] | None:
+        """Make a block of a table writable: if others hold it too, a fresh one takes its place.
+
+        Returns:
+            The shared block and its copy-to-be, or None where the block was the table's alone.
+        """
+        block = table.blocks[number]
+        assert block is not None
+        if self._holders[block] == 1:
+            self.forget(block)
+            return None
+        spare = BlockTable(self.size)
+        self.grow(spare, 1, 1)
+        self._drop_reserve(spare)
+        fresh = spare.blocks[0]
+        assert fresh is not None
+        table.blocks[number] = fresh
+        self._let_go(block)
+        return block, fresh
+
+    def is_shared(self, table: BlockTable, number: int) -> bool:
+        """Whether another table holds the same block."""
+        block = table.blocks[number]
+        return block is not None and self._holders[block] > 1
+
+    def share(self, block: int) -> int:
+        """Hold a block once more."""
+        self._holders[block] += 1
+        self._idle.pop(block, None)
+        return block
+
+    def find(self, content: Content) -> int | None:
+        """The block that holds this content, or None."""
+        return self._found.get(content)
+
+    def remember(self, block: int, content: Content) -> None:
+        """Note what a full block holds; of two with the same content the first is remembered."""
+        if self._remembers and content not in self._found and self._content[block] is None:
+            self._found[content] = block
+            self._content[block] = content
+
+    def forget(self, block: int) -> None:
+        """Strike a block's content out: it is about to change, or was never computed."""
+        content = self._content[block]
+        if content is not None:
+            del self._found[content]
+            self._content[block] = None
+            if block in self._idle:
+                del self._idle[block]
+                self._free.give(block, block + 1)
+
+    def fork(self, table: BlockTable) -> BlockTable:
+        """A second table of the same blocks."""
+        return BlockTable(self.size, [None if b is None else self.share(b) for b in table.blocks])
+
+    def slide(self, table: BlockTable, tokens: int) -> None:
+        """Let go of the blocks that no later query sees, once a row has ``tokens`` tokens behind it."""
+        if self.window is None:
+            return
+        gone = max(0, tokens - self.window + 1) // self.size
+        for number in range(min(gone, len(table.blocks)) - 1, -1, -1):
+            block = table.blocks[number]
+            if block is None:
+                return
+            table.blocks[number] = None
+            self._let_go(block)
+
+    def release(self, table: BlockTable) -> None:
+        """Let go of everything a table holds."""
+        self._drop_reserve(table)
+        # The last first: a prefix is worth more than what comes after it, so it is to be forgotten later.
+        for block in reversed(table.held()):
+            self._let_go(block)
+        table.blocks.clear()
+
+    def _let_go(self, block: int) -> None:
+        self._holders[block] -= 1
+        if self._holders[block]:
+            return
+        if self._content[block] is None:
+            self._free.give(block, block + 1)
+        else:
+            self._idle[block] = None
+
+    def _find_room(self, table: BlockTable, blocks: int, expected: int) -> None:
+        for wanted in dict.fromkeys((max(expected, blocks), blocks)):
+            first = self._free.take(wanted)
+            if first is not None:
+                self._set_reserve(table, (first, first + wanted))
+                return
+        if self._free.count < blocks:
+            for other in list(self._reserving.values()):
+                self._drop_reserve(other)
+        while self._free.count < blocks and self._idle:
+            self.forget(next(iter(self._idle)))
+        self._set_reserve(table, self._free.take_any(blocks))
+
+    def _set_reserve(self, table: BlockTable, reserve: tuple[int, int]) -> None:
+        table.reserve = reserve
+        if reserve[0] < reserve[1]:
+            self._reserving[id(table)] = table
+        else:
+            self._reserving.pop(id(table), None)
+
+    def _drop_reserve(self, table: BlockTable) -> None:
+        if table.reserve[0] < table.reserve[1]:
+            self._free.give(*table.reserve)
+        self._set_reserve(table, (0, 0))
+
+
+def longest_prefix(pools: Sequence[BlockPool], contents: Sequence[Content]) -> int:
+    """How many leading blocks of a row every pool still remembers, as far as anybody will look at them again."""
+    known = 0
+    for content in contents:
+        if any(pool.window is None and pool.find(content) is None for pool in pools):
+            break
+        known += 1
+    while known and not all(_has_window(pool, contents, known) for pool in pools):
+        known -= 1
+    return known
+
+
+def _has_window(pool: BlockPool, contents: Sequence[Content], known: int) -> bool:
+    return all(pool.find(content) is not None for content in contents[first_needed(pool, known) : known])
+
+
+def first_needed(pool: BlockPool, blocks: int) -> int:
+    """The first of a row's ``blocks`` full blocks that a query after them looks at."""
+    if pool.window is None:
+        return 0
+    return max(0, blocks * pool.size - pool.window + 1) // pool.size
