@@ -372,3 +372,21 @@ def test_bad_input(tmp_path):
         ours(torch.tensor([[97]]))
     with pytest.raises(InputError, match="attention_mask"):
         ours(torch.ones(2, 5, dtype=torch.long), attention_mask=torch.ones(2, 4))
+
+
+@torch.no_grad()
+def test_under_pictures(tmp_path):
+    """A LLaVA whose language model is a Mistral: the same decoder, its window over pictures and text."""
+    config = transformers.LlavaConfig(
+        text_config=transformers.MistralConfig(**TINY),
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+        ),
+        image_token_index=3,
+    )
+    theirs = saved_reference(transformers.LlavaForConditionalGeneration, config, tmp_path / "model")
+    ours = omniform.AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    ids = torch.cat([*ragged(97, [5], low=4), torch.full((4,), 3), *ragged(97, [3], seed=1, low=4)])[None]
+    inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 8, 8)}
+    close(ours(**inputs).logits, theirs(**inputs).logits)
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
