@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import ConfigError, InputError
+from omniform.core.state import state_specs
 from reference import (
     check_round_trip,
     close,
@@ -240,6 +241,7 @@ def test_layer_types(tmp_path, kinds):
     compare(ours, theirs, {"input_ids": ids, "attention_mask": mask}, ["logits", "hidden_states", "attentions"])
     with torch.no_grad():
         close(in_steps(ours, ids, 6), theirs(ids).logits)
+    assert [spec.window for spec in state_specs(ours).values()] == [4 if kind == "s" else None for kind in kinds]
     check_round_trip(path.parent, ours, tmp_path / "again")
 
 

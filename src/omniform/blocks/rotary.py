@@ -40,7 +40,7 @@ class Frequencies:
         """Equal for lengths of a row at which tokens turn by the same angles: keys may be shared between such rows."""
         return None
 
-    def reach(self, max_positions: int) -> int | None:
+    def longest_row(self, max_positions: int) -> int | None:
         """The longest row that these frequencies make sense for, where the config names one; None for no limit."""
         return max_positions
 
@@ -73,7 +73,7 @@ class DynamicNTK(Frequencies):
     factor: float
     trained: int
 
-    def reach(self, max_positions: int) -> int | None:
+    def longest_row(self, max_positions: int) -> int | None:
         # Dynamic scaling is there to go beyond the trained length.
         return None
 

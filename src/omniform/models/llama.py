@@ -94,7 +94,7 @@ def build(c: Config) -> Decoder:
         norm=lambda: RMSNorm(c.dim, c.eps),
         attention=attention,
         mlp=lambda: GatedMLP(c.dim, c.hidden, c.act, bias=c.mlp_bias),
-        max_positions=c.frequencies.reach(c.max_positions),
+        max_positions=c.frequencies.longest_row(c.max_positions),
     )
 
 

@@ -106,7 +106,7 @@ def build(c: Config) -> Decoder:
         norm=lambda: RMSNorm(c.dim, c.eps),
         attention=attention,
         mlp=lambda: GatedMLP(c.dim, c.hidden, c.act),
-        max_positions=c.frequencies.reach(c.max_positions),
+        max_positions=c.frequencies.longest_row(c.max_positions),
     )
 
 
