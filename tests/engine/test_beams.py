@@ -219,6 +219,57 @@ def test_rules_that_leave_few_tokens(name, early, seed):
     same(search(table.scores, prompt, settings, RULES[name]), theirs, 3, 0, settings, tolerance=0)
 
 
+@pytest.mark.parametrize("early", EARLY)
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0])
+def test_an_answer_that_comes_late(early, penalty):
+    """A beam that is likely all along ends at last, when poor answers have long filled the list."""
+    end, on = 4, 1
+
+    def rule(rows: Tensor, scores: Tensor) -> Tensor:
+        chances = torch.full_like(scores, 1e-4)
+        chances[:, end], chances[:, on] = (0.99, 1e-3) if rows.shape[1] == 5 else (0.02, 0.97)
+        return chances.log()
+
+    table = Table(0, scale=1.0, ends=0.0, eos=(end,), coarse=False)
+    settings = BeamSettings(
+        num_beams=2, num_return_sequences=2, length_penalty=penalty, early_stopping=early, max_new_tokens=200,
+        eos_token_ids=(end,),
+    )  # fmt: skip
+    prompt = torch.tensor([3, 3])
+    theirs = table.search(prompt, settings, logits_processor=transformers.LogitsProcessorList([rule]))
+    found = search(table.scores, prompt, settings, rule)
+    same(found, theirs, 2, 0, settings, tolerance=0)
+    if early == "never":
+        assert found[0].tokens == [on, on, on, end]
+
+
+@pytest.mark.parametrize("early", EARLY)
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 2.0])
+def test_one_answer_where_more_are_wanted(early, penalty):
+    """All beams are alike, and over at one time: one is an answer, and the others fill the list."""
+    table = Table(0, scale=1.0, ends=0.0, eos=(4,), coarse=False)
+    settings = BeamSettings(
+        num_beams=3, num_return_sequences=3, length_penalty=penalty, early_stopping=early, max_new_tokens=9,
+        eos_token_ids=(4,),
+    )  # fmt: skip
+    prompt, rule = torch.tensor([3, 3]), only(5, at=lambda length: True)
+    criteria = transformers.StoppingCriteriaList([Criterion(ENDS["time is over"])])
+    rules = transformers.LogitsProcessorList([rule])
+    theirs = table.search(prompt, settings, logits_processor=rules, stopping_criteria=criteria)
+    found = search(table.scores, prompt, settings, rule, ENDS["time is over"])
+    same(found, theirs, 2, 0, settings, tolerance=0)
+    assert found[0].tokens == [5] * 5 and found[0].stopped and found[1].score < -1e7
+
+
+def test_more_ends_than_tokens():
+    """The reference fails here; every continuation there is, is an answer."""
+    settings = BeamSettings(num_beams=2, num_return_sequences=2, max_new_tokens=5, eos_token_ids=(0, 1))
+    group = BeamSearch(settings)
+    group.advance(torch.tensor([[0.3, 0.7]]).log())
+    assert group.done
+    assert [h.tokens for h in group.results()] == [[1], [0]]
+
+
 # Families.
 
 TEXT = {"vocab_size": 97, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -106,8 +106,8 @@ class Hypothesis:
 
     Attributes:
         tokens: the new ones, the end token included where one ended it.
-        score: summed log-probability over ``length ** length_penalty``; about -1e9 where rules left fewer real answers
-            than were wanted.
+        score: summed log-probability over ``length ** length_penalty``. Where the rules left fewer answers than were
+            wanted, a copy of one, or nothing, fills the place, with :data:`FAR` in its sum.
         beams: for each token, the beam that it was appended to (within this group, where the reference counts on
             through the batch).
         stopped: an end token or the caller's ``ends`` ended it, not its length.
@@ -239,9 +239,7 @@ class BeamSearch:
         # Summed scores only fall; with a penalty above 0, so does what they are divided by, as far as the length goes.
         patient = s.early_stopping == "never" and s.length_penalty > 0
         best = self._scores[0] / (s.max_new_tokens if patient else self._length) ** s.length_penalty
-        finished = torch.tensor([entry.finished for entry in self._entries])
-        worst = self._entry_scores.min().where(finished, FAR)
-        return bool((best > worst).any())
+        return bool(best > self._entry_scores.min())
 
     def _enough(self) -> bool:
         return self.settings.early_stopping is True and all(entry.finished for entry in self._entries)
