@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError
-from omniform.hub.save import parse_size, replace_files, shards
+from omniform.hub.devices import parse_size
+from omniform.hub.save import replace_files, shards
 from reference import check_round_trip, close, omniform, saved_reference, trains, transformers
 
 TINY = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -47,6 +48,8 @@ class Model(nn.Module):
         main_input: the name of the first argument of ``forward``.
         generation_config: defaults of ``generate``, as read from the checkpoint.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
+        hf_device_map: where its parts were placed, by module path as the checkpoint spells it: an accelerator's index,
+            ``"cpu"`` or ``"disk"``.
     """
 
     main_input = "input_ids"
@@ -56,6 +59,7 @@ class Model(nn.Module):
         self.attn_backend: Backend = "sdpa"
         self.generation_config = GenerationConfig()
         self.spelling: dict[str, str] = {}
+        self.hf_device_map: Mapping[str, int | str] = {}
         self._origin: Origin | None = None
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -161,6 +165,19 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of the first floating-point parameter."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Behind ``to``, ``cuda``, ``half`` and their like. What was spread over places for want of room in one has no
+        # one place to go to.
+        places = set(self.hf_device_map.values())
+        if len(places) > 1 or "disk" in places:
+            raise InputError(
+                "a model that lies in several places, or on disk, cannot be moved or changed in dtype",
+                where="hf_device_map",
+                found=", ".join(sorted(map(str, places))),
+                remedy="Load it again with another device_map or dtype.",
+            )
+        return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the model has learned; tied weights count once."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 
 from omniform.architectures.family import Architecture, Family, Task
 from omniform.architectures.model import Model
-from omniform.core.config import DTYPES, ModelConfig
+from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownNameError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
+from omniform.hub.fill import Loading
 from omniform.hub.load import build_on_meta, from_scratch, load_weights
+from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS, LoadOptions, named_dtype, places, refuse, split
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
 
@@ -24,12 +27,6 @@ log = logging.getLogger("omniform")
 Name = str | os.PathLike[str]
 
 Choose = Callable[[ModelConfig], tuple[ModelConfig, Family, Architecture]]
-
-WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-LOAD_ARGUMENTS = (
-    "config", "dtype", "torch_dtype", "device_map", "attn_implementation", "ignore_mismatched_sizes",
-    "output_loading_info", "low_cpu_mem_usage", "trust_remote_code",
-)  # fmt: skip
 
 
 class AutoConfig:
@@ -49,9 +46,9 @@ class AutoConfig:
             UnknownNameError: an unknown ``model_type``.
             UnknownArgumentError: a keyword that is neither.
         """
-        places, rest = _split(kwargs, WHERE_ARGUMENTS)
-        _refuse_remote_code(rest)
-        source = locate(pretrained_model_name_or_path, **places)  # type: ignore[arg-type]
+        where, rest = places(kwargs)
+        refuse(rest)
+        source = locate(pretrained_model_name_or_path, **where)  # type: ignore[arg-type]
         return _changed(read_config(source), rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
 
     @classmethod
@@ -99,10 +96,18 @@ class AutoModel:
 
                 - ``config``: a config to use instead of the checkpoint's.
                 - ``dtype``: a torch dtype, its name, or ``"auto"`` (the checkpoint's own, and the default).
-                - ``device_map``: a device; ``"auto"`` for the best there is.
+                - ``device_map``: a device; ``"auto"`` (or ``"balanced"``, ``"balanced_low_0"``, ``"sequential"``) to
+                  spread over accelerators, memory and disk; or a mapping of module paths, spelled as in the checkpoint,
+                  to devices, ``"cpu"`` or ``"disk"``. ``model.hf_device_map`` tells what came of it.
+                - ``max_memory``: how much each device may hold, ``{0: "8GB", "cpu": "30GiB"}``.
+                - ``offload_folder``: where weights are kept that go to disk in another dtype than the checkpoint's.
+                - ``variant``: which files (``"fp16"`` for ``model.fp16.safetensors``).
+                - ``use_safetensors``: True or False to read only those, or only ``.bin`` files.
                 - ``attn_implementation``: ``"sdpa"`` or ``"eager"``.
                 - ``ignore_mismatched_sizes``: make tensors of the wrong shape anew.
                 - ``output_loading_info``: return ``(model, report)``.
+                - ``generation_config``: settings for ``generate`` instead of the checkpoint's.
+                - ``disable_mmap``: read the weights into memory instead of mapping them.
 
                 Any other keyword is a config key to change (``num_labels=3``).
 
@@ -126,11 +131,11 @@ class AutoModel:
         """
         callee = f"{cls.__name__}.from_config"
         check_arguments(callee, kwargs, ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code"))
-        _refuse_remote_code(kwargs)
+        refuse(kwargs)
         if not isinstance(config, ModelConfig):
             raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)
         config, family, architecture = cls.choose(config)
-        dtype = _named_dtype(_asked_dtype(kwargs))
+        dtype = named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
         model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
         if kwargs.get("attn_implementation") is not None:
             model.set_attn_implementation(str(kwargs["attn_implementation"]))
@@ -179,30 +184,57 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
         callee: whom to name when a keyword is refused.
         kwargs: see :meth:`AutoModel.from_pretrained`.
     """
-    places, rest = _split(kwargs, WHERE_ARGUMENTS)
-    options, changes = _split(rest, LOAD_ARGUMENTS)
-    _refuse_remote_code(options)
-    source = locate(name, **places)  # type: ignore[arg-type]
-    config = _given_config(options.get("config")) or read_config(source)
+    opened = open_checkpoint(name, choose, callee, kwargs)
+    model, options, source = opened.model, opened.options, opened.source
+    report = load_weights(model, opened.files, opened.loading)
+    model.eval()
+    if options.attn_implementation is not None:
+        model.set_attn_implementation(options.attn_implementation)
+    if options.generation_config is not None:
+        model.generation_config = options.generation_config
+    elif model.can_generate():
+        path = source.find("generation_config.json")
+        model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
+    return cast(Model, (model, report)) if options.output_loading_info else model
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint whose config and headers were read, and no data: what loading and planning both begin with.
+
+    Attributes:
+        source: where it is.
+        files: its weights files.
+        model: its modules, on the meta device.
+        options: what the user asked for.
+        loading: the same, in terms of dtypes and places.
+    """
+
+    source: Source
+    files: WeightFiles
+    model: Model
+    options: LoadOptions
+    loading: Loading
+
+
+def open_checkpoint(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) -> Opened:
+    """Read config and headers and build the modules; see :func:`load` for the arguments."""
+    where, options, changes = split(kwargs)
+    source = locate(name, **where)  # type: ignore[arg-type]
+    config = _given_config(options.config) or read_config(source)
     config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     _refuse_quantized(config)
     config, family, architecture = choose(config)
-    files = find_weights(source)
-    model = build_on_meta(config, family, architecture, source.name)
-    report = load_weights(
-        model,
-        files,
-        dtype=_dtype(options, config, files),
-        device=_device(options.get("device_map")),
-        ignore_mismatched_sizes=bool(options.get("ignore_mismatched_sizes", False)),
+    files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
+    loading = Loading(
+        dtype=named_dtype(options.dtype) or _own_dtype(config, files),
+        device_map=options.device_map,
+        max_memory=options.max_memory,
+        offload_folder=options.offload_folder,
+        ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+        copied=options.disable_mmap,
     )
-    model.eval()
-    if options.get("attn_implementation") is not None:
-        model.set_attn_implementation(str(options["attn_implementation"]))
-    if model.can_generate():
-        path = source.find("generation_config.json")
-        model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
-    return cast(Model, (model, report)) if options.get("output_loading_info") else model
+    return Opened(source, files, build_on_meta(config, family, architecture, source.name), options, loading)
 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:
@@ -239,18 +271,6 @@ def saved_architecture(config: ModelConfig) -> tuple[Family, Architecture]:
     return family, family.base
 
 
-def _split(kwargs: Mapping[str, object], names: tuple[str, ...]) -> tuple[dict[str, object], dict[str, object]]:
-    ours = {k: v for k, v in kwargs.items() if k in names}
-    return ours, {k: v for k, v in kwargs.items() if k not in names}
-
-
-def _refuse_remote_code(options: dict[str, object]) -> None:
-    if options.pop("trust_remote_code", False):
-        raise InputError(
-            "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
-        )
-
-
 def _refuse_quantized(config: ModelConfig) -> None:
     settings = config.raw.get("quantization_config")
     if settings is not None:
@@ -279,42 +299,12 @@ def _given_config(config: object) -> ModelConfig | None:
     raise InputError("not a config", where="config", expected="a ModelConfig or a path", found=type(config).__name__)
 
 
-def _asked_dtype(options: Mapping[str, object]) -> object:
-    wanted = options.get("dtype", options.get("torch_dtype"))
-    return None if wanted == "auto" else wanted
-
-
-def _named_dtype(name: object) -> torch.dtype | None:
-    if name is None or name in DTYPES.values():
-        return cast(torch.dtype | None, name)
-    text = str(name).removeprefix("torch.")
-    if text not in DTYPES:
-        raise InputError("no such dtype", where="dtype", found=repr(name), remedy=nearest(text, DTYPES))
-    return DTYPES[text]
-
-
-def _dtype(options: Mapping[str, object], config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
-    wanted = _named_dtype(_asked_dtype(options))
-    if wanted is not None:
-        return wanted
+def _own_dtype(config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
     if config.common.dtype is not None:
         return config.common.dtype
     # The file's own: one dtype for the whole model, so that a stray float32 buffer does not mix dtypes.
     kinds = (e.dtype for header in files.headers.values() for e in header.entries.values())
     return next((kind for kind in kinds if kind.is_floating_point), None)
-
-
-def _device(device_map: object) -> torch.device | str:
-    if isinstance(device_map, Mapping) and list(device_map) == [""]:
-        return _device(device_map[""])  # the ecosystem's way to say that the whole model goes to one place
-    if device_map in (None, "auto", "balanced", "sequential"):
-        return "cuda" if device_map is not None and torch.cuda.is_available() else "cpu"
-    if isinstance(device_map, (str, torch.device, int)):
-        try:
-            return torch.empty(0, device=device_map).device
-        except (RuntimeError, ValueError, AssertionError):
-            raise InputError("no such device here", where="device_map", found=repr(device_map)) from None
-    raise InputError("no such placement", where="device_map", expected="a device or 'auto'", found=repr(device_map))
 
 
 class AutoModelForCausalLM(AutoModel):

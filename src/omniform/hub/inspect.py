@@ -12,7 +12,8 @@ import torch
 from omniform.architectures.model import Model
 from omniform.hub.auto import Name, read_config, saved_architecture
 from omniform.hub.files import locate
-from omniform.hub.load import build_on_meta, match, table_of, tensors_and_ties
+from omniform.hub.fill import tensors_and_ties
+from omniform.hub.load import build_on_meta, match, table_of
 from omniform.hub.weights import WeightFiles, find_weights
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.core.state import number_mixers
+from omniform.hub.devices import need_device
+from omniform.hub.fill import Loading, allocate, assign, bring_together, fill, tensors_and_ties
+from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyTable, is_current
@@ -22,23 +25,46 @@ from omniform.weights.keymap import KeyTable, is_current
 log = logging.getLogger("omniform")
 
 
-@dataclass(slots=True)
-class LoadReport:
-    """What loading found.
+@dataclass(slots=True, eq=False)
+class LoadReport(Mapping[str, object]):
+    """What loading found; also readable as the ecosystem's mapping of ``missing_keys``, ``unexpected_keys``,
+    ``mismatched_keys`` and ``error_msgs``.
 
     Attributes:
         missing: tensors of the model that the checkpoint lacks, with their shapes.
         unexpected: keys of the checkpoint that the model has no place for, with their shapes.
         mismatched: keys whose shape differs: expected, found.
         fresh: tensors that were newly made because they belong to a new task head.
+        fresh_keys: the same, as the checkpoint spells them.
         unused: keys left out because they belong to another head of the same checkpoint.
+        anew: keys of the wrong shape that were made anew: expected, found.
     """
 
     missing: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unexpected: dict[str, tuple[int, ...]] = field(default_factory=dict)
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
+    fresh_keys: tuple[str, ...] = ()
     unused: list[str] = field(default_factory=list)
+    anew: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> object:
+        return self._entries()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries())
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def _entries(self) -> dict[str, object]:
+        # What was loaded has no other faults than these: the rest is an error.
+        return {
+            "missing_keys": set(self.fresh_keys) - set(self.anew),
+            "unexpected_keys": set(self.unused),
+            "mismatched_keys": {(key, found, expected) for key, (expected, found) in self.anew.items()},
+            "error_msgs": [],
+        }
 
     def check(self, where: str) -> None:
         """Raise :class:`WeightsError`, naming every offending tensor, unless all is well."""
@@ -59,11 +85,14 @@ class LoadReport:
         )
 
 
-class Shaped(Protocol):
+class Described(Protocol):
     """A tensor, or a header's word for one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
@@ -86,59 +115,38 @@ def table_of(model: Model) -> KeyTable:
     return origin.architecture.keys(origin.config.spec).expand({p: tuple(t.shape) for p, t in shapes.items()}, ties)
 
 
-def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A model's parameters and persistent buffers by path, and the paths that are second names of one of them."""
-    first: dict[int, str] = {}
-    tensors: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    for path, tensor in model.state_dict(keep_vars=True).items():
-        owner = first.setdefault(id(tensor), path)
-        if owner == path:
-            tensors[path] = tensor
-        else:
-            ties[path] = owner
-    return tensors, ties
-
-
 def from_scratch(config: ModelConfig, family: Family, architecture: Architecture, dtype: torch.dtype) -> Model:
     """A model with fresh weights."""
     model = build_on_meta(config, family, architecture)
-    _fill(model, {}, dtype, "cpu")
+    allocate(model, dtype)
     initialise(model, config.common.initializer_range)
     return model
 
 
-def load_weights(
-    model: Model,
-    files: WeightFiles,
-    *,
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-    ignore_mismatched_sizes: bool = False,
-) -> LoadReport:
-    """Fill a model that was built on the meta device.
+def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
+    """Fill a model that was built on the meta device, and hang in what brings its parts together.
 
     Args:
-        dtype: dtype of the floating-point tensors; None keeps the files' own.
-        device: where the tensors go.
-        ignore_mismatched_sizes: make tensors of the wrong shape anew instead of refusing them.
+        how: as what, and where to.
 
     Raises:
         WeightsError: tensors are missing, unexpected or mis-shaped; nothing was filled.
+        InputError: the places do not suit the model or this machine; nothing was filled.
     """
     where = model.name_or_path
     held = files.tensors()
     untie_what_differs(model, held)
     table = table_of(model)
-    keys, report = match(model, table, held, ignore_mismatched_sizes)
+    keys, report = match(model, table, held, how.ignore_mismatched_sizes)
     report.check(where)
-    tensors, _ = tensors_and_ties(model)
-    filled = {
-        path: _placed(piece.read(_numbers(held, keys[piece.key], tensors[path], where)), dtype, device)
-        for path, piece in table.pieces.items()
-        if piece.key in keys
-    }
-    report.fresh = _fill(model, filled, dtype or model.config.common.dtype or torch.float32, device)
+    layout = layout_of(model, table, keys, held, how.dtype, files)
+    placement = placed(layout, how)
+    views = {path: piece.read(held[keys[piece.key]]) for path, piece in table.pieces.items() if piece.key in keys}
+    del held
+    report.fresh = fill(model, views, layout, placement, how)
+    bring_together(model, placement)
+    model.hf_device_map = placement.device_map
+    report.fresh_keys = tuple(table.pieces[path].key for path in report.fresh)
     if model.origin.architecture.name in model.config.common.architectures:
         # Saved again, the weights keep the layout that they came in; only words of the past are renewed.
         model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
@@ -148,6 +156,63 @@ def load_weights(
     if report.unused:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
     return report
+
+
+def placed(layout: Layout, how: Loading) -> Placement:
+    """Where everything goes, on this machine.
+
+    Raises:
+        InputError: the places do not suit the model or this machine.
+    """
+    placement = place(layout, how.device_map, how.max_memory, has_folder=how.offload_folder is not None)
+    for name in dict.fromkeys(placement.places.values()):
+        need_device(name, "device_map")
+    check_folder(layout, placement, how.offload_folder is not None)
+    return placement
+
+
+def layout_of(
+    model: Model,
+    table: KeyTable,
+    keys: Mapping[str, str],
+    held: Mapping[str, Described],
+    dtype: torch.dtype | None,
+    files: WeightFiles,
+) -> Layout:
+    """What a model's tensors will be once loaded.
+
+    Args:
+        keys: the table's key to the checkpoint's; what it lacks is made anew.
+        held: the checkpoint's tensors, or what its headers say of them.
+        dtype: of the floating-point tensors; None for the checkpoint's own.
+
+    Raises:
+        WeightsError: the checkpoint holds whole numbers where the model computes with others.
+    """
+    tensors, ties = tensors_and_ties(model)
+    stored: dict[str, Stored] = {}
+    for path, piece in table.pieces.items():
+        ours, key = tensors[path], keys.get(piece.key)
+        if key is None:
+            kind = dtype or model.config.common.dtype or torch.float32
+            kind = kind if ours.is_floating_point() else ours.dtype
+            stored[path] = Stored(piece.key, ours.numel() * kind.itemsize, True, kind)
+            continue
+        found = held[key].dtype
+        if ours.is_floating_point() and not found.is_floating_point:
+            raise WeightsError(
+                f"{key} does not hold weights as they are computed with",
+                where=model.name_or_path,
+                expected="floating-point numbers",
+                found=str(found).removeprefix("torch."),
+                remedy="Is this a quantized checkpoint?",
+            )
+        kind = dtype if dtype is not None and found.is_floating_point else found
+        mapped = kind == found and files.is_mapped(key)
+        stored[path] = Stored(piece.key, ours.numel() * kind.itemsize, mapped, kind)
+    keymap = model.origin.architecture.keys(model.origin.config.spec)
+    modules = [path for path, _ in model.named_modules() if path]
+    return Layout(model, stored, ties, keymap.spelled([*modules, *ties]))
 
 
 def untie_what_differs(model: Model, held: Mapping[str, Tensor]) -> None:
@@ -164,12 +229,12 @@ def untie_what_differs(model: Model, held: Mapping[str, Tensor]) -> None:
     for copy, owner in table.duplicates.items():
         if copy in spelled and owner in spelled and not torch.equal(held[spelled[copy]], held[spelled[owner]]):
             path = table.copies[copy]
-            _assign(model, path, torch.empty_like(tensors[path]))
+            assign(model, path, torch.empty_like(tensors[path]))
             log.warning("%s: %s differs from %s, which it is usually tied to", model.name_or_path, copy, owner)
 
 
 def match(
-    model: Model, table: KeyTable, held: Mapping[str, Shaped], ignore_mismatched_sizes: bool
+    model: Model, table: KeyTable, held: Mapping[str, Described], ignore_mismatched_sizes: bool
 ) -> tuple[dict[str, str], LoadReport]:
     """Which of a checkpoint's keys fills which of the table's.
 
@@ -180,15 +245,14 @@ def match(
     origin = model.origin
     prefixes = origin.family.prefixes
     keys, strangers = _spelled(table, held, prefixes)
-    anew: set[str] = set()
     for key in list(keys):
         want, got = table.shapes[key], tuple(held[keys[key]].shape)
         if want != got and ignore_mismatched_sizes:
-            anew.add(key)
+            report.anew[key] = (want, got)
             del keys[key]
         elif want != got:
             report.mismatched[key] = (want, got)
-    absent = {key: shape for key, shape in table.shapes.items() if key not in keys and key not in anew}
+    absent = {key: shape for key, shape in table.shapes.items() if key not in keys and key not in report.anew}
     if strangers or absent:
         # What belongs to another head than the one asked for may be left out; what its writer lacked is made anew.
         writers = other_architectures(origin)
@@ -212,7 +276,7 @@ def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]
 
 
 def _spelled(
-    table: KeyTable, held: Mapping[str, Shaped], prefixes: tuple[str, ...]
+    table: KeyTable, held: Mapping[str, Described], prefixes: tuple[str, ...]
 ) -> tuple[dict[str, str], list[str]]:
     keys: dict[str, str] = {}
     copies: dict[str, str] = {}
@@ -238,61 +302,3 @@ def other_architectures(origin: Origin) -> list[Architecture]:
     if origin.architecture in named:
         return []
     return named or [a for a in family.architectures.values() if a is not origin.architecture]
-
-
-def _fill(model: Model, filled: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> list[str]:
-    """Put tensors into a model built on meta, allocate the others, tie; returns the paths of the others."""
-    tensors, ties = tensors_and_ties(model)
-    fresh = [path for path in tensors if path not in filled]
-    for path, tensor in tensors.items():
-        if path in filled:
-            _assign(model, path, filled[path])
-        else:
-            kind = dtype if tensor.is_floating_point() else tensor.dtype
-            _assign(model, path, torch.empty(tensor.shape, dtype=kind, device=device))
-    for path, owner in ties.items():
-        _tie(model, path, owner)
-    return fresh
-
-
-def _numbers(held: Mapping[str, Tensor], key: str, ours: Tensor, where: str) -> Tensor:
-    found = held[key]
-    if ours.is_floating_point() and not found.is_floating_point():
-        raise WeightsError(
-            f"{key} does not hold weights as they are computed with",
-            where=where,
-            expected="floating-point numbers",
-            found=str(found.dtype).removeprefix("torch."),
-            remedy="Is this a quantized checkpoint?",
-        )
-    return found
-
-
-def _placed(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
-    # ``to`` returns the very same tensor when dtype and device already fit: a view of the mapped file.
-    if dtype is None or not tensor.is_floating_point():
-        return tensor.to(device)
-    return tensor.to(device=device, dtype=dtype)
-
-
-def _assign(model: nn.Module, path: str, tensor: Tensor) -> None:
-    owner, name = _owner(model, path)
-    if name in owner._parameters:
-        old = owner._parameters[name]
-        trains = tensor.is_floating_point() and (old is None or old.requires_grad)
-        fits = isinstance(tensor, nn.Parameter)
-        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
-    else:
-        owner._buffers[name] = tensor
-
-
-def _tie(model: nn.Module, path: str, owner: str) -> None:
-    module, name = _owner(model, owner)
-    source = module._parameters.get(name)
-    assert source is not None
-    _assign(model, path, source)
-
-
-def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    parent, _, name = path.rpartition(".")
-    return model.get_submodule(parent), name

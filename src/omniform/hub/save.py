@@ -18,11 +18,10 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, check_arguments
-from omniform.hub.load import table_of, tensors_and_ties
+from omniform.hub.devices import parse_size
+from omniform.hub.fill import tensors_and_ties
+from omniform.hub.load import table_of
 from omniform.hub.weights import SAFETENSORS
-
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
 
 WEIGHTS = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 """Names of weights files that must not stay beside newer ones."""
@@ -126,23 +125,6 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes from a number or from text like ``"5GB"``.
-
-    Raises:
-        InputError: it is no size, or not positive.
-    """
-    text = str(size).strip().upper().replace(" ", "")
-    unit = next((u for u in sorted(UNITS, key=len, reverse=True) if text.endswith(u)), "")
-    try:
-        value = float(text.removesuffix(unit)) * UNITS.get(unit, 1)
-    except ValueError:
-        value = 0
-    if not 1 <= value < float("inf"):  # nor what is no number at all
-        raise InputError("no such size", expected="a number of bytes, or a text like '5GB'", found=repr(size))
-    return int(value)
 
 
 def shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from omniform.core.errors import RepoError, WeightsError
 from omniform.hub.files import Source, read_json
-from omniform.weights.safetensors import Header, map_tensors, read_header
+from omniform.weights.safetensors import Entry, Header, map_tensors, read_header
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
+
+Kind = Literal["safetensors", "bin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,27 @@ class WeightFiles:
     headers: Mapping[Path, Header]
     pickles: tuple[Path, ...] = ()
     index: Mapping[str, str] | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        return (*self.headers, *self.pickles)
+
+    def is_mapped(self, key: str) -> bool:
+        """Whether a tensor is used where it lies in its file; otherwise it is read into memory as the file is."""
+        if self.headers:
+            found = next(h.entries[key] for h in self.headers.values() if key in h.entries)
+            return found.start % found.dtype.itemsize == 0 and found.nbytes > 0
+        return all(_is_zip(path) for path in self.pickles)
+
+    def described(self) -> Mapping[str, Entry | Tensor]:
+        """The dtype and shape of every tensor by key. Of safetensors only the headers are looked at.
+
+        The header of a ``.bin`` file is its pickle, so its tensors are mapped, and only old ones, of before 2020, read.
+        """
+        if self.headers:
+            return {key: entry for header in self.headers.values() for key, entry in header.entries.items()}
+        return self.tensors()
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by key. Safetensors are views of mapped memory; ``.bin`` goes through the weights-only loader.
@@ -56,28 +80,41 @@ class WeightFiles:
         return merged
 
 
-def find_weights(source: Source) -> WeightFiles:
+def find_weights(source: Source, *, variant: str | None = None, use_safetensors: bool | None = None) -> WeightFiles:
     """The weights files of a checkpoint, safetensors first.
+
+    Args:
+        variant: the word in the files' names (``"fp16"``: ``model.fp16.safetensors``); None for plain names.
+        use_safetensors: True for safetensors and nothing else, False for ``.bin`` and nothing else.
 
     Raises:
         RepoError: there are none, or a shard is missing.
         WeightsError: a safetensors header is damaged.
     """
-    for single, kind in ((SAFETENSORS, "safetensors"), (PICKLE, "bin")):
+    names: dict[str, Kind] = {SAFETENSORS: "safetensors", PICKLE: "bin"}
+    wanted = {n: k for n, k in names.items() if use_safetensors is None or (k == "safetensors") == use_safetensors}
+    looked = []
+    for name, kind in wanted.items():
+        single, index = _with_variant(name, variant), _with_variant(f"{name}.index.json", variant)
         path = source.find(single)
         if path is not None:
             return _files([path], kind, None)
-        listing = source.find(f"{single}.index.json")
+        listing = source.find(index)
         if listing is not None:
             return _sharded(source, listing, kind)
-    raise RepoError(
-        "there are no weights",
-        where=source.name,
-        expected=f"{SAFETENSORS}, {SAFETENSORS}.index.json, {PICKLE} or {PICKLE}.index.json",
-    )
+        looked += [single, index]
+    remedy = None
+    if variant is not None or use_safetensors is not None:
+        remedy = "Is there another variant, or another kind of file (use_safetensors=None)?"
+    raise RepoError("there are no weights", where=source.name, expected=" or ".join(looked), remedy=remedy)
 
 
-def _sharded(source: Source, listing: Path, kind: str) -> WeightFiles:
+def _with_variant(name: str, variant: str | None) -> str:
+    head, _, tail = name.rpartition(".")
+    return name if variant is None else f"{head}.{variant}.{tail}"
+
+
+def _sharded(source: Source, listing: Path, kind: Kind) -> WeightFiles:
     index = read_json(listing).get("weight_map")
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise WeightsError("the index has no weight_map of keys to file names", where=str(listing))
@@ -92,7 +129,7 @@ def _sharded(source: Source, listing: Path, kind: str) -> WeightFiles:
     return _files(paths, kind, index)
 
 
-def _files(paths: list[Path], kind: str, index: Mapping[str, str] | None) -> WeightFiles:
+def _files(paths: list[Path], kind: Kind, index: Mapping[str, str] | None) -> WeightFiles:
     if kind == "safetensors":
         return WeightFiles({path: read_header(path) for path in paths}, index=index)
     return WeightFiles({}, tuple(paths), index)

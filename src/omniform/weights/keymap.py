@@ -99,6 +99,11 @@ class KeyMap:
         aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
         return KeyMap(rules, aliases, self.ignored)
 
+    def spelled(self, paths: Iterable[str]) -> dict[str, str]:
+        """Our module paths to the checkpoint's."""
+        matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
+        return {path: _resolve(path, matchers).key for path in paths}
+
     def __or__(self, other: KeyMap) -> KeyMap:
         """Both maps; the right one's rules win."""
         return KeyMap({**self.rules, **other.rules}, (*self.aliases, *other.aliases), (*self.ignored, *other.ignored))

@@ -1,0 +1,200 @@
+"""Putting a checkpoint's tensors where they were placed: mapped, converted, copied to a device or left on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from omniform.core.errors import RepoError
+from omniform.hub.devices import as_device
+from omniform.hub.place import Layout, Part, Placement
+from omniform.transforms.offload import Stay, attach
+from omniform.weights.pages import prefetch
+from omniform.weights.safetensors import map_tensors, read_header, release
+
+CHUNK = 2**23
+"""Bytes that are converted at once: what is read and not yet let go stays small beside the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How to load.
+
+    Attributes:
+        dtype: dtype of the floating-point tensors; None keeps the files' own.
+        device_map: a strategy, a device, a mapping of module paths to devices; None for the default device.
+        max_memory: bounds by device, for the strategies.
+        offload_folder: where weights are kept that go to disk and that the checkpoint holds in another form.
+        ignore_mismatched_sizes: make tensors of the wrong shape anew instead of refusing them.
+        copied: read the weights into memory, mapping nothing.
+    """
+
+    dtype: torch.dtype | None = None
+    device_map: object = None
+    max_memory: object = None
+    offload_folder: Path | None = None
+    ignore_mismatched_sizes: bool = False
+    copied: bool = False
+
+
+def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model's parameters and persistent buffers by path, and the paths that are second names of one of them."""
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for path, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), path)
+        if owner == path:
+            tensors[path] = tensor
+        else:
+            ties[path] = owner
+    return tensors, ties
+
+
+def allocate(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model that was built on the meta device memory on the CPU; what is in it is undefined."""
+    tensors, ties = tensors_and_ties(model)
+    for path, tensor in tensors.items():
+        assign(model, path, torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype))
+    for path, owner in ties.items():
+        _tie(model, path, owner)
+
+
+def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: Placement, how: Loading) -> list[str]:
+    """Put a checkpoint's tensors into a model that was built on the meta device, allocate the others, tie.
+
+    Args:
+        views: the checkpoint's tensors by our paths, as mapped; emptied on the way, so that each can go at once.
+
+    Returns:
+        The paths of the others: what is in them is undefined.
+
+    Raises:
+        RepoError: the folder for what goes to disk cannot be written.
+    """
+    tensors, ties = tensors_and_ties(model)
+    fresh = [path for path in tensors if path not in views]
+    for path in fresh:
+        where = as_device(placement.places[path])
+        assign(model, path, torch.empty(tensors[path].shape, dtype=layout.stored[path].dtype, device=where))
+    to_disk = {path for path in views if placement.places[path] == "disk"}
+    jobs = []
+    for part in placement.parts:
+        moved = [p for p in part.tensors if p in to_disk and not layout.stored[p].mapped]
+        if moved:
+            assert how.offload_folder is not None
+            jobs.append(partial(_rewritten, part, {p: views.pop(p) for p in moved}, layout, how.offload_folder))
+    for path in list(views):
+        view = views.pop(path)
+        where = torch.device("cpu") if path in to_disk else as_device(placement.places[path])
+        jobs.append(partial(_one, path, view, layout.stored[path].dtype, where, how.copied and path not in to_disk))
+        if path not in to_disk:
+            prefetch(view)
+    for found in _all(jobs):
+        for path, tensor in found.items():
+            assign(model, path, tensor)
+    for path, owner in ties.items():
+        _tie(model, path, owner)
+    return fresh
+
+
+def bring_together(model: nn.Module, placement: Placement) -> None:
+    """Hang in the hooks that a model needs whose parts lie in several places, or on disk."""
+    cpu = torch.device("cpu")
+    several = any(place not in ("cpu", "disk") for place in placement.places.values()) and not placement.is_single
+    stays = []
+    for part in placement.parts:
+        home, device = as_device(part.place), as_device(placement.runs_on(part))
+        mapped = part.place == "disk" and device == cpu
+        if mapped or several:
+            visiting = part.tensors if mapped or home != device else ()
+            parent = part.path.rpartition(".")[0]
+            layer = bool(part.path) and isinstance(model.get_submodule(parent), nn.ModuleList)
+            stays.append(Stay(part.path, visiting, device, mapped, layer))
+    if stays:
+        attach(model, stays, as_device(placement.main))
+
+
+def _all(jobs: Sequence[Callable[[], dict[str, Tensor]]]) -> Iterator[dict[str, Tensor]]:
+    """The results of all jobs. torch computes and copies without Python's lock, so threads do read side by side."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        del jobs
+        while futures:
+            yield futures.pop(0).result()
+
+
+def _one(path: str, view: Tensor, dtype: torch.dtype, device: torch.device, copied: bool) -> dict[str, Tensor]:
+    return {path: converted(view, dtype, device, copied=copied)}
+
+
+def converted(view: Tensor, dtype: torch.dtype, device: torch.device, *, copied: bool = False) -> Tensor:
+    """A mapped tensor as it is to be held: itself where it fits, else a copy, whose source is let go on the way."""
+    if view.dtype == dtype and view.device == device and not copied:
+        return view
+    made = torch.empty_like(view, dtype=dtype, device=device)
+    if not view.numel():
+        return made
+    if view.dim() == 0:
+        made.copy_(view)
+        return made
+    axis = max(range(view.dim()), key=view.stride)
+    rows = max(1, CHUNK // max(1, view.nbytes // view.shape[axis]))
+    for first in range(0, view.shape[axis], rows):
+        count = min(rows, view.shape[axis] - first)
+        source = view.narrow(axis, first, count)
+        target = made.narrow(axis, first, count)
+        if device.type != "cpu" and view.dtype.itemsize < dtype.itemsize:
+            source = source.to(device)  # what is narrower travels faster
+        target.copy_(source)
+        release(view.narrow(axis, first, count))
+    return made
+
+
+def _rewritten(part: Part, views: dict[str, Tensor], layout: Layout, folder: Path) -> dict[str, Tensor]:
+    """One part's tensors in the dtype they are computed with, in a file of their own, mapped from there."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = folder / f"offload-{part.path or 'model'}.safetensors"
+    made = path.with_name(f"{path.name}.{os.getpid()}")
+    cpu = torch.device("cpu")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({p: converted(v, layout.stored[p].dtype, cpu).contiguous() for p, v in views.items()}, made)
+        made.replace(path)  # a model that was loaded earlier may still read the old file, which lives on
+    except (OSError, SafetensorError) as error:
+        found = error.strerror if isinstance(error, OSError) else str(error)
+        raise RepoError("weights cannot be kept in this folder", where=str(folder), found=found) from error
+    return map_tensors(path, read_header(path))
+
+
+def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
+    """Put a tensor into its place in a model."""
+    owner, name = _owner(model, path)
+    if name in owner._parameters:
+        old = owner._parameters[name]
+        trains = tensor.is_floating_point() and (old is None or old.requires_grad)
+        fits = isinstance(tensor, nn.Parameter)
+        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
+    else:
+        owner._buffers[name] = tensor
+
+
+def _tie(model: nn.Module, path: str, owner: str) -> None:
+    module, name = _owner(model, owner)
+    source = module._parameters.get(name)
+    assert source is not None
+    assign(model, path, source)
+
+
+def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    parent, _, name = path.rpartition(".")
+    return model.get_submodule(parent), name

@@ -1,0 +1,165 @@
+"""What ``from_pretrained`` takes beside a name and config keys: used, inert, or refused by name and value."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from omniform.core.config import DTYPES
+from omniform.core.errors import InputError, RepoError, nearest
+from omniform.core.generation import GenerationConfig
+
+WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+"""Where to look; ``use_auth_token`` is an old name for ``token``."""
+
+INERT = frozenset(
+    {
+        # What older releases had to be told, and needs no telling: memory is mapped, nothing is initialised twice.
+        "low_cpu_mem_usage", "_fast_init", "offload_state_dict", "offload_buffers", "resume_download", "mirror",
+        # Notes of the ecosystem's own front doors to itself.
+        "_from_auto", "_from_pipeline", "_commit_hash", "code_revision", "adapter_name", "tqdm_class",
+        # How experts are computed, with the same result.
+        "experts_implementation",
+    }
+)  # fmt: skip
+"""Accepted, and without effect."""
+
+REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "trust_remote_code": ((None, False), "code from a repository is never run"),
+    "weights_only": ((None, True), "code in a weights file is never run"),
+    "quantization_config": ((None,), "quantized weights are not supported"),
+    "load_in_8bit": ((None, False), "quantized weights are not supported"),
+    "load_in_4bit": ((None, False), "quantized weights are not supported"),
+    "gguf_file": ((None,), "GGUF files are not read"),
+    "from_tf": ((None, False), "TensorFlow's files are not read"),
+    "from_flax": ((None, False), "Flax's files are not read"),
+    "state_dict": ((None,), "weights come from the checkpoint; a model of from_config takes load_state_dict"),
+    "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
+    "key_mapping": ((None, {}), "the checkpoint's keys are matched by the family's own table"),
+    "adapter_kwargs": ((None, {}), "adapters are not loaded with the model"),
+    "distributed_config": ((None,), "a model is not spread over processes"),
+    "device_mesh": ((None,), "a model is not spread over processes"),
+    "tp_plan": ((None,), "a model is not spread over processes"),
+    "tp_size": ((None, 1), "a model is not spread over processes"),
+    "use_kernels": ((None, False), "kernels are not fetched from the Hub"),
+    "allow_all_kernels": ((None, False), "kernels are not fetched from the Hub"),
+    "kernel_config": ((None,), "kernels are not fetched from the Hub"),
+    "fusion_config": ((None, {}), "modules are not fused on loading"),
+}
+"""Accepted with these values, which change nothing; with others, refused with these words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load a checkpoint, as the user says it; see :meth:`omniform.hub.auto.AutoModel.from_pretrained`."""
+
+    config: object = None
+    dtype: object = None
+    device_map: object = None
+    max_memory: object = None
+    offload_folder: Path | None = None
+    attn_implementation: str | None = None
+    ignore_mismatched_sizes: bool = False
+    output_loading_info: bool = False
+    use_safetensors: bool | None = None
+    variant: str | None = None
+    generation_config: GenerationConfig | None = None
+    disable_mmap: bool = False
+
+
+LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)
+"""All names that are no config keys and do not say where to look."""
+
+
+def places(kwargs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """Where to look, and what is left.
+
+    Raises:
+        InputError: a subfolder that lies elsewhere.
+    """
+    given = dict(kwargs)
+    if "use_auth_token" in given:
+        given.setdefault("token", given.pop("use_auth_token"))
+    where = {name: given.pop(name) for name in WHERE_ARGUMENTS if name in given}
+    _check_subfolder(where)
+    return where, given
+
+
+def split(kwargs: Mapping[str, object]) -> tuple[dict[str, object], LoadOptions, dict[str, object]]:
+    """Where to look, how to load, and what is left: config keys to change.
+
+    Raises:
+        InputError: a value that is refused, or that cannot be.
+    """
+    where, given = places(kwargs)
+    if "torch_dtype" in given:
+        old = given.pop("torch_dtype")
+        given["dtype"] = given.get("dtype") or old
+    refuse(given)
+    how = {f.name: given.pop(f.name) for f in fields(LoadOptions) if given.get(f.name) is not None}
+    rest = {k: v for k, v in given.items() if k not in INERT and k not in LoadOptions.__slots__}
+    for name in ("ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap"):
+        if type(how.get(name, False)) is not bool:
+            raise InputError("neither true nor false", where=name, expected="True or False", found=repr(how[name]))
+    _check_variant(how.get("variant"))
+    if "offload_folder" in how:
+        how["offload_folder"] = _folder(how["offload_folder"])
+    if not isinstance(how.get("generation_config", GenerationConfig()), GenerationConfig):
+        found = type(how["generation_config"]).__name__
+        raise InputError(
+            "not generation settings", where="generation_config", expected="a GenerationConfig", found=found
+        )
+    return where, LoadOptions(**how), rest  # type: ignore[arg-type]
+
+
+def refuse(given: dict[str, object]) -> None:
+    """Take out the arguments that have no effect; raise :class:`InputError` for those that were to have one."""
+    for name, (harmless, why) in REFUSED.items():
+        if name in given:
+            value = given.pop(name)
+            if value not in harmless:
+                remedy = "Load the checkpoint that it was made from." if "quantiz" in why else None
+                raise InputError(why, where=name, expected=repr(harmless[-1]), found=repr(value)[:200], remedy=remedy)
+
+
+def named_dtype(name: object) -> torch.dtype | None:
+    """The dtype of a name; None for None and ``"auto"``, which leave it to the checkpoint.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name is None or name == "auto" or name in DTYPES.values():
+        return None if name == "auto" else cast(torch.dtype | None, name)
+    text = str(name).removeprefix("torch.")
+    if text not in DTYPES:
+        raise InputError("no such dtype", where="dtype", found=repr(name), remedy=nearest(text, DTYPES))
+    return DTYPES[text]
+
+
+def _check_subfolder(where: Mapping[str, object]) -> None:
+    subfolder = where.get("subfolder", "")
+    inside = isinstance(subfolder, str) and not os.path.isabs(subfolder) and ".." not in Path(subfolder).parts
+    if not inside:
+        raise InputError(
+            "no folder inside the checkpoint", where="subfolder", expected="a relative path", found=repr(subfolder)
+        )
+
+
+def _check_variant(variant: object) -> None:
+    if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w-][\w.-]*", variant)):
+        raise InputError("no variant of files", where="variant", expected="a word as 'fp16'", found=repr(variant))
+
+
+def _folder(folder: object) -> Path:
+    if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+        raise InputError("no folder", where="offload_folder", expected="a path", found=repr(folder))
+    path = Path(os.path.expanduser(folder))
+    if path.exists() and not path.is_dir():
+        raise RepoError("this is a file, not a folder", where=str(path))
+    return path
