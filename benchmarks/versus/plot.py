@@ -1,0 +1,50 @@
+"""One chart of the results: how many times better omniform is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+OURS, EVEN, AIM = "#2f6f9f", "#444444", "#d1495b"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draw every figure's ratio as a bar, the pairs' range as a whisker, and what was to be reached as a mark.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    bars = [
+        (figure, name, ratio)
+        for workload in results["workloads"].values()
+        for figure in workload["figures"]
+        for name, ratio in figure["ratios"].items()
+    ]
+    canvas, axes = pyplot.subplots(figsize=(9, 1.6 + 0.55 * max(len(bars), 1)), layout="constrained")
+    for place, (figure, name, ratio) in enumerate(bars):
+        value, pairs = ratio["of_medians"], ratio["pairs"]
+        axes.barh(place, value, height=0.6, color=OURS)
+        axes.hlines(place, min(pairs), max(pairs), color="black", linewidth=1)
+        label = f"{value:.2f} x   {_short(figure['medians'], name, figure['unit'])}"
+        axes.annotate(label, (max(value, *pairs), place), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        if figure["target"] is not None and name == figure["against"]:
+            axes.vlines(figure["target"], place - 0.38, place + 0.38, color=AIM, linewidth=2.5)
+    axes.axvline(1, color=EVEN, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_yticks(range(len(bars)), [f"{figure['title']}\nagainst {name}" for figure, name, _ in bars], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.45 * max((max(r["of_medians"], *r["pairs"]) for _, _, r in bars), default=1))
+    axes.set_xlabel("times better than the other (dashed: as good; red: to be reached; line: from pair to pair)")
+    axes.set_title(f"omniform side by side, {results['device']}, medians of {results['pairs']} pairs", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    canvas.savefig(path, dpi=150)
+    pyplot.close(canvas)
+
+
+def _short(medians: dict[str, float], other: str, unit: str) -> str:
+    ours = next(iter(medians.values()))
+    return f"{ours:.3g} against {medians[other]:.3g} {unit}"
