@@ -5,6 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # One job per core, but never fewer than two: the suite is written for two.
 JOBS ?= 2
+# Where `make bench` writes.
+OUT ?= out
 
 .PHONY: demo test quick check bench clean
 
@@ -32,8 +34,14 @@ check: .venv/.test
 	$(BIN)/lint-imports
 
 ## bench: the measurements of docs/benchmarks.md, side by side with the reference
-bench: .venv/.test
+bench: .venv/.bench
+	@mkdir -p $(OUT)
 	$(BIN)/python benchmarks/import.py
+	$(BIN)/python benchmarks/compare.py --json $(OUT)/compare.json --markdown $(OUT)/compare.md --plot $(OUT)/compare.png
+
+.venv/.bench: .venv/.test
+	$(PIP) -e '.[bench]'
+	@touch $@
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-OURS, EVEN, AIM = "#2f6f9f", "#444444", "#d1495b"
+from .report import value_of
+
+OURS, EVEN, AIM = "#5b9bc8", "#444444", "#d1495b"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -30,7 +32,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
         value, pairs = ratio["of_medians"], ratio["pairs"]
         axes.barh(place, value, height=0.6, color=OURS)
         axes.hlines(place, min(pairs), max(pairs), color="black", linewidth=1)
-        label = f"{value:.2f} x   {_short(figure['medians'], name, figure['unit'])}"
+        ours, others = next(iter(figure["medians"].values())), figure["medians"][name]
+        label = f"{value:.2f} x   {value_of(ours, '')}against {value_of(others, figure['unit'])}"
         axes.annotate(label, (max(value, *pairs), place), (6, 0), textcoords="offset points", va="center", fontsize=9)
         if figure["target"] is not None and name == figure["against"]:
             axes.vlines(figure["target"], place - 0.38, place + 0.38, color=AIM, linewidth=2.5)
@@ -43,8 +46,3 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     canvas.savefig(path, dpi=150)
     pyplot.close(canvas)
-
-
-def _short(medians: dict[str, float], other: str, unit: str) -> str:
-    ours = next(iter(medians.values()))
-    return f"{ours:.3g} against {medians[other]:.3g} {unit}"

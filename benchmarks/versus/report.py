@@ -72,8 +72,8 @@ def _compared(results: Results) -> Iterator[tuple[str, ...]]:
                 yield (
                     figure["title"],
                     name,
-                    _value(ours, figure["unit"]),
-                    _value(figure["medians"][name], figure["unit"]),
+                    value_of(ours, figure["unit"]),
+                    value_of(figure["medians"][name], figure["unit"]),
                     f"{ratio['of_medians']:.2f} x",
                     f"{ratio['median_of_pairs']:.2f} x ({min(pairs):.2f} to {max(pairs):.2f})",
                     aim,
@@ -85,7 +85,7 @@ def _spread(results: Results) -> Iterator[tuple[str, ...]]:
         for figure in workload["figures"]:
             for name, values in figure["samples"].items():
                 numbers = (figure["medians"][name], min(values), max(values))
-                yield (figure["title"], name, *(_value(number, figure["unit"]) for number in numbers))
+                yield (figure["title"], name, *(value_of(number, figure["unit"]) for number in numbers))
 
 
 def _same(results: Results) -> Iterator[tuple[str, ...]]:
@@ -114,7 +114,8 @@ def _profile(facts: dict[str, Any]) -> Table:
     return Table(title, head, rows)
 
 
-def _value(number: float, unit: str) -> str:
+def value_of(number: float, unit: str) -> str:
+    """A number in about three digits, and its unit."""
     digits = 0 if number >= 1000 else 1 if number >= 100 else 2 if number >= 1 else 3
     return f"{number:,.{digits}f} {unit}"
 
