@@ -40,7 +40,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes.axvline(1, color=EVEN, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(bars)), [f"{figure['title']}\nagainst {name}" for figure, name, _ in bars], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.45 * max((max(r["of_medians"], *r["pairs"]) for _, _, r in bars), default=1))
+    axes.set_xlim(0, 1.55 * max((max(r["of_medians"], *r["pairs"]) for _, _, r in bars), default=1))
     axes.set_xlabel("times better than the other (dashed: as good; red: to be reached; line: from pair to pair)")
     axes.set_title(f"omniform side by side, {results['device']}, medians of {results['pairs']} pairs", loc="left")
     axes.spines[["top", "right"]].set_visible(False)

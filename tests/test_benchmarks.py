@@ -1,0 +1,244 @@
+"""``benchmarks/compare.py``: its arithmetic, what it says, and a run of everything with tiny sizes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reference import omniform, transformers
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from versus import checkpoint, pairs, report, workloads
+from versus.workloads import CONTINUOUS, OURS, PADDED, WORKLOADS, Figure, Job, Sample, Workload
+
+COMPARE = Path(__file__).parents[1] / "benchmarks" / "compare.py"
+HIGHER, LOWER = Figure("a", "speed", "tok/s", "higher", 1.5), Figure("b", "time", "s", "lower", 2.0)
+
+
+def job(**changes: object) -> Job:
+    given = {
+        "workload": "batch", "contender": OURS, "sizes": workloads.TINY, "folder": "", "pictures": "",
+        "vocabulary": 512, "weights": 1, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    return Job(**{**given, **changes})
+
+
+def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(COMPARE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_the_one_of_the_tables():
+    assert 390e6 < checkpoint.FULL.parameters() < 400e6
+    assert checkpoint.FULL.read_per_step() == 2 * (checkpoint.FULL.parameters() - 32000 * 1024)
+
+
+def test_both_libraries_load_the_checkpoint_and_end_no_answer_early(tmp_path):
+    folder = checkpoint.checkpoint(tmp_path, checkpoint.TINY)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert checkpoint.checkpoint(tmp_path, checkpoint.TINY) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    ours = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    assert ours.num_parameters() == theirs.num_parameters() == checkpoint.TINY.parameters()
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.allclose(ours(ids).logits, theirs(ids).logits, atol=1e-5)
+    assert theirs.generation_config.eos_token_id is None and ours.generation_config.eos_token_id is None
+
+
+def test_prompts_are_the_same_for_everyone_who_asks_by_the_same_name():
+    first, again, others = (workloads.ragged(job(), name) for name in ("one", "one", "two"))
+    assert first == again != others
+    assert [len(row) for row in first] == [len(row) for row in others]
+    assert sorted(map(len, first)) != [len(row) for row in first]
+    assert {min(map(len, first)), max(map(len, first))} == {workloads.TINY.shortest, workloads.TINY.longest}
+    assert all(3 <= token < 512 for row in first for token in row)
+
+
+def test_a_job_survives_json():
+    asked = job(contender=PADDED, gguf="a.gguf")
+    assert Job.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+
+def test_above_one_is_better_for_us_whatever_the_figure():
+    assert pairs.ratio(HIGHER, [3.0, 8.0, 4.0], [2.0, 2.0, 2.0]) == {
+        "of_medians": 2.0, "median_of_pairs": 2.0, "pairs": [1.5, 4.0, 2.0],
+    }  # fmt: skip
+    assert pairs.ratio(LOWER, [1.0, 2.0, 4.0], [8.0, 8.0, 8.0])["pairs"] == [8.0, 4.0, 2.0]
+
+
+def test_agreement_counts_rows_and_entries():
+    found = pairs.agreement([[1, 2], [3, 4]], [[1, 2], [3, 5]])
+    assert found == {"rows": 2, "equal_rows": 1, "share": 0.75}
+    assert pairs.agreement([[1, 2]], [[1]]) == {"rows": 1, "equal_rows": 0, "share": 0.5}
+
+
+def fake_runs(monkeypatch, times, count=3):
+    """Runs of the workload ``batch`` that take these times; and the order in which everyone had a turn."""
+    order = []
+
+    def measure(asked: Job) -> Sample:
+        order.append(asked.contender)
+        if times[asked.contender.name] is None:
+            raise pairs.MeasurementError("out of order")
+        return Sample({"seconds": times[asked.contender.name]}, [[1, 2]], {})
+
+    monkeypatch.setattr(pairs, "measure", measure)
+    runs = pairs.run_workload(WORKLOADS["batch"], job(), count, lambda line: None)
+    return pairs.result_of(runs, workloads.TINY), order
+
+
+def test_the_order_turns_round_and_the_better_of_the_references_ways_counts(monkeypatch):
+    result, order = fake_runs(monkeypatch, {OURS.name: 2.0, CONTINUOUS.name: 6.0, PADDED.name: 5.0})
+    forth = [OURS, CONTINUOUS, PADDED]
+    assert order == [*forth, *forth[::-1], *forth]
+    (figure,) = result["figures"]
+    assert figure["against"] == PADDED.name and figure["ratios"][PADDED.name]["of_medians"] == 2.5
+    assert figure["reached"] is True and figure["samples"][OURS.name] == [2.0] * 3
+
+
+def test_a_contender_that_fails_is_told_and_not_run_again(monkeypatch):
+    result, order = fake_runs(monkeypatch, {OURS.name: 2.0, CONTINUOUS.name: None, PADDED.name: 5.0})
+    assert order.count(CONTINUOUS) == 1 and order.count(PADDED) == 3
+    assert result["failed"] == {CONTINUOUS.name: "out of order"}
+    assert list(result["figures"][0]["medians"]) == [OURS.name, PADDED.name]
+    result, _ = fake_runs(monkeypatch, {OURS.name: None, CONTINUOUS.name: 6.0, PADDED.name: 5.0})
+    assert result["figures"] == [] and result["agreement"] == {}
+
+
+def test_a_process_that_fails_says_why(tmp_path):
+    with pytest.raises(pairs.MeasurementError, match="KeyError: 'no such workload'"):
+        pairs.measure(job(workload="no such workload", folder=str(tmp_path)))
+
+
+def test_llama_cpp_is_left_out_with_a_reason(monkeypatch):
+    monkeypatch.setattr(pairs.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in pairs.unavailable(workloads.LLAMA_CPP, job(gguf="a.gguf"))
+    monkeypatch.setattr(pairs.importlib.util, "find_spec", lambda name: True)
+    assert "--gguf" in pairs.unavailable(workloads.LLAMA_CPP, job())
+    assert pairs.unavailable(workloads.LLAMA_CPP, job(gguf="a.gguf")) is None
+
+
+# -- the step profile --------------------------------------------------------------------------------------------------
+
+
+def test_kernels_are_told_apart():
+    from versus.steps import _kernels
+
+    hidden, table = torch.randn(4, 32), torch.randn(512, 32)
+    heads = torch.randn(1, 2, 4, 16)
+    done = {
+        "weights": lambda: torch.nn.functional.linear(hidden, table),
+        "attention": lambda: torch.nn.functional.scaled_dot_product_attention(heads, heads, heads),
+        "sampling": lambda: (hidden @ table.T).argmax(-1) * 0,
+        "other kernels": lambda: torch.nn.functional.rms_norm(hidden, (32,)),
+    }
+    for part, action in done.items():
+        seconds = _kernels(job(), action)
+        assert seconds[part] > 0
+        others = {"weights", "attention", "sampling", "other kernels"} - {part, "weights", "other kernels"}
+        assert not any(seconds[other] for other in others), (part, seconds)
+
+
+# -- everything, with tiny sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_measures_everything(tmp_path):
+    kept = tmp_path / "kept.json"
+    done = compare("--tiny", "--pairs", "1", "--threads", "1", "--cache", str(tmp_path), "--json", str(kept))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(kept.read_text())
+    assert {"date", "commit", "machine", "software", "device", "threads", "pairs", "tiny", "model"} <= results.keys()
+    assert results["software"]["torch"] and results["machine"]["cpu"] and results["tiny"] is True
+    assert list(results["workloads"]) == list(WORKLOADS)
+    for name, found in results["workloads"].items():
+        check_workload(WORKLOADS[name], found)
+    check_steps(results["workloads"]["steps"]["facts"]["omniform"])
+    check_told_again(results, done.stdout, kept)
+    check_wrongs(results)
+
+
+def check_workload(known: Workload, found: dict) -> None:
+    assert found["failed"] == {} and len(found["checks"]) == len(known.checks)
+    assert [figure["name"] for figure in found["figures"]] == [figure.name for figure in known.figures]
+    ran = [contender.name for contender in known.contenders if contender.name not in found["skipped"]]
+    assert list(found["facts"]) == ran and found["facts"]["omniform"][0]["peak_memory_bytes"] > 1e6
+    for figure in found["figures"]:
+        assert list(figure["medians"]) == list(figure["samples"]) == ran
+        assert all(len(taken) == 1 and taken[0] > 0 for taken in figure["samples"].values())
+        assert list(figure["ratios"]) == ran[1:] and figure["against"] in ran
+        assert (figure["reached"] is None) == (figure["target"] is None)
+    assert list(found["agreement"]) == (ran[1:] if known.name != "steps" else [])
+
+
+def check_steps(facts: list) -> None:
+    (steps,) = facts
+    assert steps["read_bytes_per_s"] > 1e8 and set(steps["profiles"]) == {"1", str(workloads.TINY.rows)}
+    for profile in steps["profiles"].values():
+        assert profile["step_ms"] > 0 and len(profile["parts_ms"]) == 5 and profile["parts_ms"]["weights"] > 0
+
+
+def check_told_again(results: dict, told: str, kept: Path) -> None:
+    page = kept.with_name("page.md")
+    done = compare("--from", str(kept), "--markdown", str(page))
+    assert done.returncode == 0 and done.stdout == told and "no measurement" in told
+    for title in (figure.title for workload in WORKLOADS.values() for figure in workload.figures):
+        assert f"| {title} |" in page.read_text() and title in told
+    for part in ("weights", "attention", "sampling", "Python and dispatch"):
+        assert f"| - {part} |" in page.read_text()
+
+
+def check_wrongs(results: dict) -> None:
+    """What is not as it must be is said, and is a failure; a ratio that was missed is a result."""
+    assert not report.failed(results)
+    wrong = copy.deepcopy(results)
+    wrong["workloads"]["chats"]["checks"][0].update(ok=False, found=[36])
+    assert report.failed(wrong) and "36, MUST BE 2" in report.text(wrong)
+    wrong = copy.deepcopy(results)
+    next(iter(wrong["workloads"]["parity"]["agreement"].values()))["equal_rows"] = 0
+    assert report.failed(wrong) and "IT IS NOT" in report.text(wrong)
+    wrong = copy.deepcopy(results)
+    wrong["workloads"]["load"]["failed"]["transformers"] = "no"
+    assert report.failed(wrong) and "FAILED: no" in report.text(wrong)
+    missed = copy.deepcopy(results)
+    missed["workloads"]["decode"]["figures"][0].update(reached=False)
+    assert not report.failed(missed) and "1.25 x, MISSED" in report.text(missed)
+
+
+def test_the_plot_is_drawn(monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    from versus.plot import plot
+
+    result, _ = fake_runs(monkeypatch, {OURS.name: 2.0, CONTINUOUS.name: 6.0, PADDED.name: 5.0})
+    plot({"workloads": {"batch": result}, "device": "cpu", "pairs": 3}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "decode,nothing"], "no workload 'nothing'"),
+        (["--pairs", "0"], "a positive number"),
+        (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--from", "nowhere.json"], "no such file: nowhere.json"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said):
+    done = compare(*arguments)
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
