@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from omniform.architectures.model import Model
 from omniform.blocks.embeddings import PositionTable, check_ids, check_token_types
 from omniform.blocks.layers import CrossPreNorm, run, surviving
 from omniform.blocks.relative import BucketedBias
+from omniform.core.batch import Item, Span
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MultimodalOutput
@@ -29,11 +30,24 @@ class LanguageModel(Model, ABC):
     def decoder(self) -> Decoder:
         """The decoder that reads the prompt's vectors and every token after them."""
 
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """A prompt to vectors, with whatever else it brings in its place. Shape: [B, T] to [B, T, D]."""
+    @property
+    def reads_items(self) -> bool:
+        """See :attr:`~omniform.architectures.generative.Generative.reads_items`."""
+        return False
+
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        """See :meth:`~omniform.architectures.generative.Generative.items`."""
         if features:
             raise InputError("this model reads text only", where=", ".join(sorted(features)))
-        return self.decoder.embed(input_ids)
+        return [[] for _ in rows]
+
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        """See :meth:`~omniform.architectures.generative.Generative.encode_items`."""
+        raise InputError("this model reads text only", where="items", found=len(items))
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        """See :meth:`~omniform.architectures.generative.Generative.spans`."""
+        return []
 
 
 class Decoder(LanguageModel):
@@ -228,18 +242,21 @@ class CausalLM(Generative):
         self.lm_head = lm_head
 
     @property
-    def max_positions(self) -> int | None:
-        """The longest row the model can make sense of."""
-        return self.model.decoder.max_positions
+    def decoder(self) -> Decoder:
+        return self.model.decoder
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.decoder.embed(input_ids)
+    @property
+    def reads_items(self) -> bool:
+        return self.model.reads_items
 
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        return self.model.embed_prompt(input_ids, features)
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        return self.model.items(rows, features)
 
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.decoder.decode(embeds_BTD, ctx)
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        return self.model.encode_items(items)
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        return self.model.spans(row, items, lengths)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""

@@ -5,7 +5,7 @@ With causal layers the same stack writes: :class:`TextDecoder`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -20,6 +20,7 @@ from omniform.blocks.embeddings import PositionTable, check_ids, check_token_typ
 from omniform.blocks.layers import CrossPostNorm, run
 from omniform.blocks.mlp import activation
 from omniform.blocks.poolers import DensePooler
+from omniform.core.batch import Item
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutputWithPooling, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
@@ -156,6 +157,10 @@ class TextEncoder(Model):
 
 class TextDecoder(TextEncoder):
     """The same stack with causal layers, some of which may look at an encoder's output."""
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors to hidden states; the name that every model which writes has for it. Shape: [B, T, D] in and out."""
+        return self.encode(embeds_BTD, ctx)
 
     def forward(  # type: ignore[override]
         self,
@@ -304,26 +309,20 @@ class TextWriter(Generative):
         self.model = model
         self.lm_head = lm_head
 
-    @property
-    def max_positions(self) -> int:
-        """The longest row the model can make sense of."""
-        return self.model.max_positions
-
     def can_generate(self) -> bool:
         return isinstance(self.model, TextDecoder)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.embed(input_ids)
+    @property
+    def decoder(self) -> TextDecoder:
+        assert isinstance(self.model, TextDecoder), "asked only of models that can generate"
+        return self.model
 
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
         # Tokenizers hand over token types with every text; a prompt is one text, and its types are all 0.
         types = features.get("token_type_ids")
         if types is not None and bool(types.any()):
             raise InputError("a prompt is one text", where="token_type_ids", expected="0 everywhere")
-        return super().embed_prompt(input_ids, {k: v for k, v in features.items() if k != "token_type_ids"})
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.encode(embeds_BTD, ctx)
+        return super().items(rows, {k: v for k, v in features.items() if k != "token_type_ids"})
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden)

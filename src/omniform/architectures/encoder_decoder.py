@@ -21,7 +21,7 @@ from omniform.architectures.model import Model
 from omniform.blocks.embeddings import PositionTable, check_ids
 from omniform.blocks.layers import run, surviving
 from omniform.blocks.relative import BucketedBias
-from omniform.core.context import Memory, StepContext
+from omniform.core.context import Memory
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from omniform.core.state import DenseState
@@ -319,8 +319,8 @@ class Seq2SeqLM(Generative):
         self.encoder_inputs = model.encoder.accepts() - {"output_hidden_states", "output_attentions"}
 
     @property
-    def max_positions(self) -> int | None:
-        return self.model.decoder.max_positions
+    def decoder(self) -> Decoder:
+        return self.model.decoder
 
     @property
     def start_token_id(self) -> int | None:
@@ -328,12 +328,6 @@ class Seq2SeqLM(Generative):
 
     def encode(self, **inputs: Tensor) -> Memory:
         return self.model.encoder.encode(**inputs)
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.decoder.embed(input_ids)
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.decoder.decode(embeds_BTD, ctx)
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
@@ -388,14 +382,8 @@ class MemoryCausalLM(Generative):
         self.lm_head = lm_head
 
     @property
-    def max_positions(self) -> int | None:
-        return self.model.max_positions
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        return self.model.embed(input_ids)
-
-    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        return self.model.decode(embeds_BTD, ctx)
+    def decoder(self) -> Decoder:
+        return self.model
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, Decoder, LanguageModel
 from omniform.architectures.vision import VisionEncoder
-from omniform.core.batch import Span
+from omniform.core.batch import Item, Span
 from omniform.core.errors import InputError
 from omniform.core.outputs import CausalLMOutput, MultimodalOutput
 from omniform.core.spans import find_spans
@@ -53,6 +53,10 @@ class LayerFeatures:
         states = tower.hidden_at(pixel_values, self.layers)
         return torch.cat([state[:, self.skip :] for state in states], dim=-1)
 
+    def length(self, tower: VisionEncoder, pixel_values: Tensor) -> int:
+        """How many features each of some pictures has. Shape: [N, channels, height, width]."""
+        return tower.tokens(pixel_values) - self.skip
+
 
 class VisionLanguage(LanguageModel):
     """A vision tower, a projector and a decoder; hidden states out.
@@ -86,13 +90,7 @@ class VisionLanguage(LanguageModel):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Pictures to vectors of the decoder's width. Shape: [N, channels, height, width] to [N, length, D]."""
-        if pixel_values.dim() != 4:
-            raise InputError(
-                "pictures must come one after another",
-                where="pixel_values",
-                expected="shape [pictures, channels, height, width]",
-                found=f"shape {list(pixel_values.shape)}",
-            )
+        _check_pictures(pixel_values)
         features: Tensor = self.multi_modal_projector(self._select(self.vision_tower, pixel_values))
         return features
 
@@ -100,9 +98,32 @@ class VisionLanguage(LanguageModel):
     def decoder(self) -> Decoder:
         return self.language_model
 
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """A prompt to vectors, the pictures (``pixel_values``) in their places. Shape: [B, T] to [B, T, D]."""
-        return self._merged(input_ids, features.get("pixel_values"))[0]
+    @property
+    def reads_items(self) -> bool:
+        return True
+
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        pictures = features.get("pixel_values")
+        others = sorted(features.keys() - {"pixel_values"})
+        if others:
+            raise InputError("this model reads pictures and text only", where=", ".join(others))
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
+        lengths: list[int] = []
+        if pictures is not None:
+            _check_pictures(pictures)
+            lengths = [self._select.length(self.vision_tower, pictures)] * pictures.shape[0]
+        own: list[list[Item]] = [[] for _ in rows]
+        for span in find_spans(ids, self.image_token_id, lengths, "image"):
+            assert pictures is not None
+            own[span.row].append(Item("image", {"pixel_values": pictures[span.item, None]}))
+        return own
+
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        return list(self.get_image_features(torch.cat([item.inputs["pixel_values"] for item in items])))
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        return find_spans(torch.tensor([row]), self.image_token_id, lengths, "image")
 
     def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Token vectors with the pictures in their places, and the pictures' features, one after another.
@@ -156,6 +177,16 @@ class VisionLanguage(LanguageModel):
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             image_hidden_states=features,
+        )
+
+
+def _check_pictures(pixel_values: Tensor) -> None:
+    if pixel_values.dim() != 4:
+        raise InputError(
+            "pictures must come one after another",
+            where="pixel_values",
+            expected="shape [pictures, channels, height, width]",
+            found=f"shape {list(pixel_values.shape)}",
         )
 
 

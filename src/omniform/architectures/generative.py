@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
+from omniform.core.batch import Item, Span
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
+
+
+class Writer(Protocol):
+    """A decoder, as far as writing takes it."""
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest row it can make sense of, prompt and answer together; None if there is no limit."""
+        ...
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
+        ...
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors to hidden states. Shape: [B, T, D] in and out."""
+        ...
 
 
 class Generative(Model, ABC):
@@ -25,7 +44,7 @@ class Generative(Model, ABC):
     @property
     def max_positions(self) -> int | None:
         """The longest row the model can make sense of, prompt and answer together; None if there is no limit."""
-        return None
+        return self.decoder.max_positions
 
     @property
     def start_token_id(self) -> int | None:
@@ -72,27 +91,52 @@ class Generative(Model, ABC):
         """
         return torch.cat((opening, written), dim=1)
 
+    @property
     @abstractmethod
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
+    def decoder(self) -> Writer:
+        """What reads the prompt's vectors and every token after them."""
 
-    def embed_prompt(self, input_ids: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """A prompt to vectors, the encoders' features in their places.
+    @property
+    def reads_items(self) -> bool:
+        """Whether pictures or sounds stand among the tokens that the decoder reads."""
+        return False
+
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        """The pictures and sounds of each row, in reading order.
 
         Args:
-            input_ids: Shape: [B, T].
-            features: inputs of other modalities, by name.
+            rows: the token ids of each row, placeholders included.
+            features: inputs of other modalities, those of all rows one after another.
 
-        Returns:
-            Shape: [B, T, D].
+        Raises:
+            InputError: the model reads text only, or the features do not match the placeholders.
         """
         if features:
             raise InputError("this model reads text only", where=", ".join(sorted(features)))
-        return self.embed(input_ids)
+        return [[] for _ in rows]
 
-    @abstractmethod
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        """The vectors that stand for items of one modality. Shape: [length, D] each."""
+        raise InputError("this model reads text only", where="items", found=len(items))
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        """Which tokens of a row stand for which of its items.
+
+        Args:
+            lengths: how many vectors each item has.
+
+        Raises:
+            InputError: the placeholders do not match the items.
+        """
+        return []
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
+        return self.decoder.embed(input_ids)
+
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Vectors to hidden states. Shape: [B, T, D] in and out."""
+        return self.decoder.decode(embeds_BTD, ctx)
 
     @abstractmethod
     def project(self, hidden: Tensor) -> Tensor:

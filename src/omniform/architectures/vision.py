@@ -63,6 +63,19 @@ class VisionEncoder(Model):
         """Width of the hidden states."""
         return self.patches.projection.out_channels
 
+    def tokens(self, pixel_values: Tensor) -> int:
+        """How many hidden states each of some pictures has, the class token included.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+
+        Raises:
+            InputError: pictures of the wrong shape.
+        """
+        self.patches.check(pixel_values)
+        rows, columns = self.patches.patching.grid_of(*pixel_values.shape[2:])
+        return rows * columns + (self.class_token is not None)
+
     def embed(self, pixel_values: Tensor, *, masked: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """Pictures to the vectors that the layers start from.
 

@@ -83,11 +83,12 @@ class PatchStem(nn.Module):
         Raises:
             InputError: the pictures do not have this shape.
         """
-        self._check(pixel_values, any_size)
+        self.check(pixel_values, any_size)
         vectors: Tensor = self.projection(pixel_values.to(self.projection.weight.dtype))
         return vectors.flatten(2).transpose(1, 2)
 
-    def _check(self, pixel_values: Tensor, any_size: bool) -> None:
+    def check(self, pixel_values: Tensor, any_size: bool = False) -> None:
+        """Raise :class:`InputError` unless pictures fit the model; see :meth:`forward`."""
         if not isinstance(pixel_values, Tensor):
             raise InputError(
                 "pictures must be a tensor",

@@ -13,7 +13,8 @@ from typing import cast
 
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, RepoError
-from omniform.engine.ask import Answer, Reader, ask
+from omniform.engine.ask import Answer, ask
+from omniform.engine.calls import Reader
 from omniform.hub.auto import load_as_saved
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.bundled import bundled_checkpoint

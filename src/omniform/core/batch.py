@@ -38,6 +38,19 @@ class Span:
     item: int
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture or sound of a row: what its encoder reads.
+
+    Attributes:
+        modality: what kind of item it is.
+        inputs: the encoder's inputs, each a batch of one.
+    """
+
+    modality: Modality
+    inputs: Mapping[str, Tensor]
+
+
 class Batch(dict[str, object]):
     """A mapping of input names to tensors (or, before tensors were asked for, to lists), with the spans beside it."""
 

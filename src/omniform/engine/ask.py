@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -14,8 +14,8 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
-from omniform.engine.generate import prepare
-from omniform.engine.text import Decodes, Detokenizer
+from omniform.engine.calls import Reader
+from omniform.engine.engine import Engine
 from omniform.inputs.audio import WhisperFeatureExtractor, load_audio
 from omniform.inputs.processors import WhisperProcessor
 
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
 
 log = logging.getLogger("omniform")
-
-
-class Reader(Decodes, Protocol):
-    """What turns a question into a model's inputs: a processor, or a tokenizer where there is only text."""
-
-    chat_template: object
-
-    def __call__(self, **inputs: object) -> Batch: ...
-
-    def apply_chat_template(self, conversation: list[dict[str, object]], **options: object) -> object: ...
 
 
 @dataclass(slots=True)
@@ -81,26 +71,24 @@ def ask(
     """
     started = time.perf_counter()
     _check_kinds(model, text, images, audio)
+    engine = Engine(model, reader)
     for number, part in enumerate(_parts(reader, audio)):
         inputs = read_question(model, reader, text, images, part)
-        job = prepare(model, None, None, {**inputs, **(settings or {})})
-        answer.prompt_tokens += job.prompts.longest
         answer.seconds.setdefault("prepare", time.perf_counter() - started)
-        words = Detokenizer(reader)
         if number:
             answer.text += " "
             yield " "
-        for step in job.steps():
-            answer.seconds.setdefault("first_token", time.perf_counter() - started)
-            answer.tokens += 1
-            piece = words.push(int(step.tokens[0]))
-            answer.text += piece
-            if piece:
-                yield piece
-        rest = words.rest()
-        answer.text += rest
-        if rest:
-            yield rest
+        handle = engine.submit(inputs, priority=0, **(settings or {}))
+        try:
+            for piece in handle:
+                answer.seconds.setdefault("first_token", time.perf_counter() - started)
+                answer.tokens += 1
+                answer.text += piece.text
+                if piece.text:
+                    yield piece.text
+            answer.prompt_tokens += handle.result().prompt_tokens
+        finally:
+            handle.cancel()  # whoever stops reading wants no more of it
     answer.seconds["total"] = time.perf_counter() - started
 
 

@@ -1,8 +1,8 @@
 """The block manager: which blocks of paged state belong to which row, and which may be shared.
 
-State is cut into blocks of a few tokens. A row's :class:`BlockTable` lists its blocks; a block may be in several tables (a
-common prefix, the beams of one search) and is copied before one of them writes into it. Full blocks are remembered by
-their content, so that another row that begins the same takes them over instead of computing them again; they are
+State is cut into blocks of a few tokens. A row's :class:`BlockTable` lists its blocks; a block may be in several tables
+(a common prefix, the beams of one search) and is copied before one of them writes into it. Full blocks are remembered
+by their content, so that another row that begins the same takes them over instead of computing them again; they are
 forgotten, the least recently used first, when room is needed.
 
 A row's blocks are kept side by side wherever there is room, because attention reads neighbours in one go.
@@ -189,6 +189,11 @@ class BlockPool:
         """Whether another table holds the same block."""
         block = table.blocks[number]
         return block is not None and self._holders[block] > 1
+
+    def is_held(self, content: Content) -> bool:
+        """Whether a row holds the block of this content."""
+        block = self._found.get(content)
+        return block is not None and self._holders[block] > 0
 
     def share(self, block: int) -> int:
         """Hold a block once more."""

@@ -1,27 +1,28 @@
-"""``generate`` and ``stream``: from a caller's inputs to the decode loop and back."""
+"""``generate`` and its kin: one call, its rows side by side, through an engine of its own."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.blocks.embeddings import check_ids
-from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.generation import SETTINGS, GenerationConfig
 from omniform.core.outputs import ModelOutput
-from omniform.engine.loop import Step, decode_loop
-from omniform.engine.prompts import Prompts, as_prompts
-from omniform.engine.settings import Settings, known_settings, read_settings
+from omniform.core.state import state_specs
+from omniform.engine.calls import Reader, prompts_of, settings_for
+from omniform.engine.engine import Engine
+from omniform.engine.memory import free_memory
+from omniform.engine.pages import token_bytes
+from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
+from omniform.engine.settings import Settings
 
-log = logging.getLogger("omniform")
+BLOCK = 16
 
 
 class Streamer(Protocol):
@@ -40,11 +41,46 @@ class GenerateOutput(ModelOutput):
         sequences: prompt and answer, or an encoder-decoder's answer. Shape: [B, T].
         scores: per step, what the tokens were chosen by, with ``output_scores``. Shape: [B, V] each.
         logits: per step, the model's own scores, with ``output_logits``. Shape: [B, V] each.
+        sequences_scores: of beam search, each answer's score. Shape: [B].
     """
 
     sequences: Tensor
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
+    sequences_scores: Tensor | None = None
+
+
+class Answers:
+    """Receives what one prompt of a call gives."""
+
+    def __init__(self) -> None:
+        self.opening: list[int] = []
+        self.tokens: list[list[int]] = []
+        self.completion: Completion | None = None
+        self.error: BaseException | None = None
+
+    def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
+        """Note a token."""
+        self.opening = self.opening or row.tokens[: row.prompt]
+        while len(self.tokens) <= row.number:
+            self.tokens.append([])
+        self.tokens[row.number].append(token)
+
+    def end(self, completion: Completion | None, error: BaseException | None) -> None:
+        """Note the end."""
+        self.completion, self.error = completion, error
+
+    @property
+    def done(self) -> bool:
+        """Whether the request is over; raises what ended it, if that was an error."""
+        if self.error is not None:
+            raise self.error
+        return self.completion is not None
+
+    def finished(self) -> Completion:
+        """The outcome."""
+        assert self.completion is not None, "asked of a request that is over"
+        return self.completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +88,39 @@ class Job:
     """A call of ``generate``, understood.
 
     Attributes:
+        model: what writes.
         prompts: what the rows begin with.
         settings: how to choose and when to stop.
-        features: what goes in with the prompt.
-        memory: an encoder's output.
-        given: the ids to give back in front of the answer, as the caller laid them out. Shape: [B, T].
+        given: the ids to give back in front of the answers, Shape: [B, T]; None for an encoder-decoder's own openings.
+        tokenizer: reads answers for stop strings.
     """
 
     model: Generative
-    prompts: Prompts
-    settings: Settings
-    features: Mapping[str, Tensor]
-    memory: Memory | None
-    given: Tensor
+    prompts: list[Prompt]
+    asked: Mapping[str, object]
+    given: Tensor | None
+    tokenizer: Reader | None
 
-    def steps(self) -> Iterator[Step]:
-        """Run the decode loop."""
-        return decode_loop(self.model, self.prompts, self.settings, self.features, self.memory)
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(1, *(len(prompt.tokens) for prompt in self.prompts))
+
+    def settings(self, prompt: int) -> Settings:
+        """How to choose and when to stop: the same for all rows, however long each prompt is."""
+        return settings_for(self.model, self.asked, max(prompt, self.longest))
+
+    def engine(self) -> Engine:
+        """An engine with room for exactly these rows, or for as many at a time as there is memory for."""
+        settings = self.settings(1)
+        free = free_memory(self.model.device) // 2
+        specs = state_specs(self.model)
+        if self.model.encoder_inputs or self.model.reads_items or len({*token_bytes(specs, self.model.dtype)}) > 1:
+            return Engine(self.model, memory=free // 2, block_size=BLOCK)
+        rows = max(settings.num_beams, settings.num_return_sequences)
+        tokens = sum(-(-(len(p.tokens) + settings.max_new_tokens) // BLOCK) + 2 for p in self.prompts) * rows * BLOCK
+        need = tokens * sum(token_bytes(specs, self.model.dtype).values())
+        return Engine(self.model, memory=min(max(need, 1), max(free, 1)), block_size=BLOCK)
 
 
 def generate(
@@ -77,6 +129,7 @@ def generate(
     *,
     generation_config: GenerationConfig | None = None,
     streamer: Streamer | None = None,
+    tokenizer: Reader | None = None,
     **kwargs: object,
 ) -> Tensor | GenerateOutput:
     """Write on from prompts.
@@ -85,51 +138,95 @@ def generate(
         inputs: what comes first: token ids, or what the model's encoder reads; the same as naming it by keyword.
         generation_config: settings, which those given by keyword override.
         streamer: receives the prompt, then every step's tokens, as they come.
+        tokenizer: reads the answers, for ``stop_strings``.
         kwargs: the model's inputs (``input_ids`` as a tensor, padded on either side with ``attention_mask``, or as a
             list of rows of any lengths; ``pixel_values``, ``input_features``, ...) and settings (``max_new_tokens``,
-            ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ...).
+            ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``num_beams``, ``stop_strings``, ``seed``, ...).
 
     Returns:
         Prompt and answer in one tensor, Shape: [B, T + new], short rows filled with the padding token after their
-        end; of an encoder-decoder the answer only. With ``return_dict_in_generate``, a :class:`GenerateOutput`.
+        end; of an encoder-decoder the answer only. With ``num_return_sequences``, so many rows per prompt. With
+        ``return_dict_in_generate``, a :class:`GenerateOutput`.
 
     Raises:
         InputError: an input or a setting that cannot be used, a prompt longer than the model's positions.
         UnknownArgumentError: a keyword that is neither, with the nearest name.
     """
-    job = prepare(model, inputs, generation_config, kwargs)
+    job = prepare(model, inputs, generation_config, kwargs, tokenizer)
+    settings = job.settings(1)
     if streamer is not None:
-        streamer.put(job.given.cpu())
-    tokens, scores, logits = [], [], []
-    for step in job.steps():
-        tokens.append(step.tokens)
-        if kwargs.get("output_scores"):
-            scores.append(step.scores)
-        if kwargs.get("output_logits"):
-            logits.append(step.logits)
+        _check_streamable(settings)
+    engine, answers = job.engine(), [Answers() for _ in job.prompts]
+    enqueue(engine, job, answers)
+    shown = 0
+    while not all(answer.done for answer in answers):
+        engine.step()
         if streamer is not None:
-            streamer.put(step.tokens.cpu())
+            for column in _columns(answers, settings.pad_token_id, shown):
+                if shown == 0:
+                    streamer.put(torch.tensor([answers[0].opening]) if job.given is None else job.given.cpu())
+                streamer.put(column)
+                shown += 1
     if streamer is not None:
         streamer.end()
-    ends, pad = job.settings.eos_token_ids, job.settings.pad_token_id
-    sequences = job.model.given_back(job.given, torch.stack(tokens, dim=1), ends, pad)
+    found = [answer.finished() for answer in answers]
+    sequences = _sequences(job, settings, found)
     if not kwargs.get("return_dict_in_generate", model.generation_config.return_dict_in_generate):
         return sequences
-    return GenerateOutput(sequences, tuple(scores) or None, tuple(logits) or None)
+    return GenerateOutput(sequences, *_noted(found), _beam_scores(found))
 
 
 def stream(
-    model: Model, inputs: object = None, *, generation_config: GenerationConfig | None = None, **kwargs: object
+    model: Model,
+    inputs: object = None,
+    *,
+    generation_config: GenerationConfig | None = None,
+    tokenizer: Reader | None = None,
+    **kwargs: object,
 ) -> Iterator[Tensor]:
-    """The same as :func:`generate`, one step's tokens at a time. Yields Shape: [B]."""
-    for step in prepare(model, inputs, generation_config, kwargs).steps():
-        yield step.tokens
+    """The same as :func:`generate`, one token of each row at a time. Yields Shape: [B]."""
+    job = prepare(model, inputs, generation_config, kwargs, tokenizer)
+    settings = job.settings(1)
+    _check_streamable(settings)
+    engine, answers = job.engine(), [Answers() for _ in job.prompts]
+    enqueue(engine, job, answers)
+    shown = 0
+    while not all(answer.done for answer in answers):
+        engine.step()
+        for column in _columns(answers, settings.pad_token_id, shown):
+            shown += 1
+            yield column.to(model.device)
+
+
+def generate_batch(
+    model: Model,
+    inputs: Sequence[Sequence[int]],
+    generation_config: GenerationConfig | None = None,
+    **settings: object,
+) -> dict[str, Completion]:
+    """Answer many prompts of any lengths side by side; the ecosystem's door to :meth:`Engine.generate_batch`.
+
+    Args:
+        inputs: rows of token ids.
+        generation_config: settings, which those given by keyword override.
+
+    Returns:
+        The completions by request, ``"req_0"`` and so on in the order of the inputs.
+    """
+    asked = {**(generation_config.to_dict() if generation_config is not None else {}), **settings}
+    known = {name: value for name, value in asked.items() if name in SETTINGS or name in settings}
+    completions = Engine(model).generate_batch(list(inputs), None, **known)
+    return {f"req_{number}": completion for number, completion in enumerate(completions)}
 
 
 def prepare(
-    model: Model, inputs: object, generation_config: GenerationConfig | None, kwargs: Mapping[str, object]
+    model: Model,
+    inputs: object,
+    generation_config: GenerationConfig | None,
+    kwargs: Mapping[str, object],
+    tokenizer: Reader | None = None,
 ) -> Job:
-    """Understand a call: check its names, sort inputs from settings, run the encoder if there is one."""
+    """Understand a call: check its names, sort inputs from settings, and rows from one another."""
     if not isinstance(model, Generative) or not model.can_generate():
         raise InputError(
             f"a {type(model).__name__} does not write text",
@@ -143,110 +240,79 @@ def prepare(
     asked = {k: v for k, v in kwargs.items() if k in SETTINGS}
     if generation_config is not None:
         asked = {**generation_config.to_dict(), **asked}
-    return _encoded_job(model, named, asked) if model.encoder_inputs else _decoder_job(model, named, asked)
+    prompts, given = prompts_of(model, named, asked)
+    return Job(model, prompts, asked, given, tokenizer)
 
 
-def _decoder_job(model: Generative, named: dict[str, object], asked: Mapping[str, object]) -> Job:
-    if named.get("input_ids") is None:
-        raise InputError("there is no prompt", where="input_ids", expected="token ids")
-    pad = _pad(model, asked)
-    ids, mask = named.pop("input_ids"), cast("Tensor | None", named.pop("attention_mask", None))
-    mask = _told_by_padding(model, asked, ids) if mask is None else mask
-    prompts = as_prompts(ids, mask, pad, model.device)
-    _check_prompts(model, prompts)
-    given = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
-    settings = _fitted(model, read_settings(model, asked, prompts.longest), prompts.longest)
-    return Job(model, prompts, settings, _features(model, named), None, given)
+def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
+    """Put a call's rows into an engine's queue."""
+    settings = job.settings(1)
+    each = settings.num_return_sequences
+    for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
+        # Rows draw from generators of their own, so that what a row draws does not depend on its neighbours.
+        seed = None if settings.seed is None else settings.seed + number * each
+        lane = (number * each, len(job.prompts) * each)
+        engine.enqueue(prompt, job.settings, answer, tokenizer=job.tokenizer, seed=seed, lane=lane)
 
 
-def _encoded_job(model: Generative, named: dict[str, object], asked: Mapping[str, object]) -> Job:
-    start = cast("Tensor | None", named.pop("decoder_input_ids", None))
-    mask = cast("Tensor | None", named.pop("decoder_attention_mask", None))
-    ids = named.get("input_ids")
-    if ids is not None and not isinstance(ids, Tensor):
-        # Rows of any lengths: an encoder reads them padded on the right.
-        named["input_ids"], named["attention_mask"] = _right_padded(
-            as_prompts(ids, None, _pad(model, asked), model.device)
-        )
-    with torch.inference_mode():
-        memory = model.encode(**_features(model, named))
-    assert memory is not None, "a model with encoder inputs must encode them"
-    if start is None:
-        options = known_settings(model, asked)
-        with torch.inference_mode():
-            start = model.opening(memory, options)
-    prompts = as_prompts(start, mask, _pad(model, asked), model.device)
-    _check_prompts(model, prompts)
-    settings = _fitted(model, read_settings(model, asked, prompts.longest), prompts.longest)
-    return Job(model, prompts, settings, {}, memory, prompts.ids)
-
-
-def _told_by_padding(model: Generative, asked: Mapping[str, object], ids: object) -> Tensor | None:
-    """The mask that a prompt's padding tokens imply, where there are any and padding is no end of a row.
-
-    The ecosystem infers it for decoders, and not for encoders.
-    """
-    known = known_settings(model, asked)
-    pad, eos = known.get("pad_token_id"), known.get("eos_token_id")
-    ends = eos if isinstance(eos, (list, tuple)) else [eos]
-    if not isinstance(ids, Tensor) or not isinstance(pad, int) or pad in ends or not bool((ids == pad).any()):
-        return None
-    return (ids != pad).long()
-
-
-def _right_padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
-    if prompts.real is None:
-        return prompts.ids, torch.ones_like(prompts.ids)
-    order = prompts.real.long().argsort(dim=1, descending=True, stable=True)
-    return prompts.ids.gather(1, order), prompts.real.gather(1, order).long()
-
-
-def _pad(model: Generative, asked: Mapping[str, object]) -> int:
-    known = known_settings(model, asked)
-    for name in ("pad_token_id", "eos_token_id"):
-        value = known.get(name)
-        if isinstance(value, Sequence) and value:
-            value = value[0]
-        if isinstance(value, int) and value >= 0:
-            return value
-    return 0
-
-
-def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
-    features: dict[str, Tensor] = {}
-    for name, value in named.items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                "inputs must be tensors",
-                where=name,
-                expected="a tensor",
-                found=type(value).__name__,
-                remedy="Call the processor with return_tensors='pt'.",
-            )
-        floats = value.is_floating_point()
-        features[name] = value.to(model.device, model.dtype if floats else None)
-    return features
-
-
-def _check_prompts(model: Generative, prompts: Prompts) -> None:
-    table = model.get_input_embeddings()
-    if isinstance(table, torch.nn.Embedding):
-        check_ids(prompts.ids, table.num_embeddings)
-    limit = model.max_positions
-    if limit is not None and prompts.longest > limit:
+def _check_streamable(settings: Settings) -> None:
+    if settings.num_beams > 1:
         raise InputError(
-            "the prompt is longer than the model's positions",
-            where="input_ids",
-            expected=f"at most {limit} tokens",
-            found=f"{prompts.longest} tokens",
-            remedy="Shorten it.",
+            "beam search knows its tokens at the end only",
+            where="streamer",
+            expected="num_beams=1",
+            found=settings.num_beams,
         )
 
 
-def _fitted(model: Generative, settings: Settings, prompt: int) -> Settings:
-    limit = model.max_positions
-    # The last token written is never read again, so an answer may end one past the last position.
-    if limit is None or prompt + settings.max_new_tokens <= limit + 1:
-        return settings
-    log.warning("the answer is cut at the model's %d positions, after %d tokens", limit, limit - prompt + 1)
-    return replace(settings, max_new_tokens=limit - prompt + 1)
+def _columns(answers: Sequence[Answers], pad: int, shown: int) -> Iterator[Tensor]:
+    """The steps after the first ``shown`` that every row has reached or will not reach. Shape: [B] each."""
+    while all((answer.tokens and (answer.completion is not None)) or _reached(answer, shown) for answer in answers):
+        rows = [row for answer in answers for row in answer.tokens]
+        if not any(len(row) > shown for row in rows):
+            return
+        yield torch.tensor([row[shown] if len(row) > shown else pad for row in rows])
+        shown += 1
+
+
+def _reached(answer: Answers, step: int) -> bool:
+    return bool(answer.tokens) and all(len(row) > step for row in answer.tokens)
+
+
+def _sequences(job: Job, settings: Settings, found: Sequence[Completion]) -> Tensor:
+    device, pad = job.model.device, settings.pad_token_id
+    each = len(found[0].sequences)
+    if job.given is not None:
+        given = job.given.repeat_interleave(each, dim=0)
+    else:
+        given = _padded([list(c.opening) for c in found for _ in range(each)], pad, left=True).to(device)
+    fill = settings.beam_settings().fill_token_id if settings.num_beams > 1 else pad
+    written = _padded([s.tokens for c in found for s in c.sequences], fill, left=False).to(device)
+    return job.model.given_back(given, written, settings.eos_token_ids, fill)
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool) -> Tensor:
+    longest = max(len(row) for row in rows)
+    filled = [[pad] * (longest - len(row)) + row if left else row + [pad] * (longest - len(row)) for row in rows]
+    return torch.tensor(filled, dtype=torch.long)
+
+
+def _noted(found: Sequence[Completion]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+    """Scores and logits step by step; zeros for rows that had ended."""
+    rows = [s for completion in found for s in completion.sequences]
+    scores, logits = (_by_step([r.scores for r in rows]), _by_step([r.logits for r in rows]))
+    return scores, logits
+
+
+def _by_step(rows: list[list[Tensor]]) -> tuple[Tensor, ...] | None:
+    longest = max(len(row) for row in rows)
+    if not longest:
+        return None
+    blank = torch.zeros_like(next(row[0] for row in rows if row))
+    return tuple(torch.stack([row[i] if len(row) > i else blank for row in rows]) for i in range(longest))
+
+
+def _beam_scores(found: Sequence[Completion]) -> Tensor | None:
+    scores = [s.score for completion in found for s in completion.sequences]
+    known = [score for score in scores if score is not None]
+    return torch.tensor(known) if known else None

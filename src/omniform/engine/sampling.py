@@ -2,70 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
 
 NEVER = float("-inf")
 
 
-class Sampler:
-    """Chooses tokens for a batch of rows under one set of settings.
+def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[list[int], Tensor]:
+    """The next token of each row, under one set of settings.
+
+    Rows with a generator of their own draw from it; the others draw together, from torch's global one, where the rows
+    of one call keep their places when others of them have ended.
 
     Args:
+        rows: the rows.
         settings: how to choose.
-        device: where the scores will lie.
+        logits_RV: the model's scores of each row's next token. Shape: [R, V].
+
+    Returns:
+        One token per row, and the scores that they were chosen by, Shape: [R, V].
     """
-
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.settings = settings
-        self._generator: torch.Generator | None = None
-        if settings.seed is not None:
-            self._generator = torch.Generator(device).manual_seed(settings.seed)
-        self._eos = torch.tensor(settings.eos_token_ids, device=device)
-
-    def ended(self, tokens_B: Tensor) -> Tensor:
-        """Which of the tokens end their row. Shape: [B], boolean."""
-        return torch.isin(tokens_B, self._eos)
-
-    def processed(self, logits_BV: Tensor, seen_BT: Tensor, real_BT: Tensor | None, written: int) -> Tensor:
-        """Scores after the rules.
-
-        Args:
-            logits_BV: the model's scores. Shape: [B, V].
-            seen_BT: every row's tokens so far. Shape: [B, T].
-            real_BT: which of them are no padding. Shape: [B, T]; None for all.
-            written: how many of them are new.
-
-        Returns:
-            Shape: [B, V], float32.
-        """
-        s = self.settings
-        scores = logits_BV.float()
-        if s.repetition_penalty != 1.0:
-            scores = _penalised(scores, seen_BT, real_BT, s.repetition_penalty)
-        if s.no_repeat_ngram_size:
-            scores = _without_repeats(scores, seen_BT, real_BT, s.no_repeat_ngram_size)
-        if written < s.min_new_tokens:
-            scores = _banned(scores, s.eos_token_ids)
-        if s.forced_first is not None and written == 0:
-            scores = _only(scores, s.forced_first)
-        if s.forced_last is not None and written == s.max_new_tokens - 1:
-            scores = _only(scores, s.forced_last)
-        scores = _banned(scores, s.suppress_tokens)
-        if written == 0:
-            scores = _banned(scores, s.begin_suppress_tokens)
-        return _narrowed(scores, s) if s.do_sample else scores
-
-    def choose(self, scores_BV: Tensor) -> Tensor:
-        """The next token of each row. Shape: [B]."""
-        if not self.settings.do_sample:
-            return scores_BV.argmax(-1)
-        return torch.multinomial(scores_BV.softmax(-1), 1, generator=self._generator)[:, 0]
+    scores = processed(rows, settings, logits_RV)
+    if not settings.do_sample:
+        return scores.argmax(-1).tolist(), scores
+    odds = scores.softmax(-1)
+    tokens = [0] * len(rows)
+    together = [i for i, row in enumerate(rows) if row.generator is None]
+    if together:
+        lanes = [rows[i].lane for i in together]
+        places = list(range(len(together))) if None in lanes else [lane for lane in lanes if lane is not None]
+        everyone = odds.new_ones((max(places[-1] + 1, rows[together[0]].lanes), odds.shape[1]))
+        everyone[places] = odds[together]
+        drawn = torch.multinomial(everyone, 1)[:, 0].tolist()
+        for i, place in zip(together, places, strict=True):
+            tokens[i] = drawn[place]
+    for i, row in enumerate(rows):
+        if row.generator is not None:
+            tokens[i] = int(torch.multinomial(odds[i], 1, generator=row.generator))
+    return tokens, scores
 
 
-def _banned(scores: Tensor, tokens: tuple[int, ...]) -> Tensor:
+def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> Tensor:
+    """Scores after the rules.
+
+    Returns:
+        Shape: [R, V]; float32, unless nothing is to be done, when it is the input itself.
+    """
+    if settings.is_plain:
+        return logits_RV
+    scores = logits_RV.float()
+    if settings.has_token_rules:
+        scores = torch.stack([_ruled(row, settings, scores[i]) for i, row in enumerate(rows)])
+    scores = _banned(scores, settings.suppress_tokens)
+    return _narrowed(scores, settings) if settings.do_sample else scores
+
+
+def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:
+    """How likely a token was under the model itself, and the likeliest tokens.
+
+    Args:
+        logits_V: the model's scores.
+        top: how many of the likeliest to name.
+    """
+    logprobs = logits_V.float().log_softmax(-1)
+    best = logprobs.topk(min(top, logprobs.shape[-1]))
+    named = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprob(token, float(logprobs[token]), named)
+
+
+def _ruled(row: Row, s: Settings, scores: Tensor) -> Tensor:
+    """The rules that look at what a row holds or how long it is. Shape: [V] in and out."""
+    written = row.written
+    if s.repetition_penalty != 1.0:
+        scores = _penalised(scores, row.tokens, s.repetition_penalty)
+    if s.no_repeat_ngram_size:
+        scores = _banned(scores, _repeats(row.tokens, s.no_repeat_ngram_size))
+    if written < s.min_new_tokens:
+        scores = _banned(scores, s.eos_token_ids)
+    if s.forced_first is not None and written == 0:
+        scores = _only(scores, s.forced_first)
+    if s.forced_last is not None and written == s.max_new_tokens - 1:
+        scores = _only(scores, s.forced_last)
+    return _banned(scores, s.begin_suppress_tokens) if written == 0 else scores
+
+
+def _banned(scores: Tensor, tokens: Sequence[int]) -> Tensor:
     inside = [t for t in tokens if t < scores.shape[-1]]
     if not inside:
         return scores
@@ -76,38 +102,38 @@ def _only(scores: Tensor, token: int) -> Tensor:
     return torch.full_like(scores, NEVER).index_fill(-1, torch.tensor([token], device=scores.device), 0.0)
 
 
-def _penalised(scores: Tensor, seen: Tensor, real: Tensor | None, penalty: float) -> Tensor:
+def _penalised(scores: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
     """CTRL's repetition penalty (https://arxiv.org/abs/1909.05858, section 4.1)."""
-    here = torch.ones_like(seen) if real is None else real.long()
-    present = torch.zeros_like(scores, dtype=torch.long).scatter_add_(1, seen, here) > 0
-    return torch.where(present, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+    seen = torch.tensor(sorted(set(tokens)), device=scores.device)
+    old = scores[seen]
+    return scores.index_copy(0, seen, torch.where(old < 0, old * penalty, old / penalty))
 
 
-def _without_repeats(scores: Tensor, seen: Tensor, real: Tensor | None, size: int) -> Tensor:
-    scores = scores.clone()
-    for row in range(seen.shape[0]):
-        tokens = (seen[row] if real is None else seen[row][real[row]]).tolist()
-        if len(tokens) + 1 < size:
-            continue
-        tail = tokens[len(tokens) - size + 1 :]
-        for i in range(len(tokens) - size + 1):
-            if tokens[i : i + size - 1] == tail:
-                scores[row, tokens[i + size - 1]] = NEVER
-    return scores
+def _repeats(tokens: Sequence[int], size: int) -> tuple[int, ...]:
+    """The tokens that would complete a run of ``size`` tokens which the row holds already."""
+    if len(tokens) + 1 < size:
+        return ()
+    tail = list(tokens[len(tokens) - size + 1 :])
+    places = range(len(tokens) - size + 1)
+    return tuple({tokens[i + size - 1] for i in places if list(tokens[i : i + size - 1]) == tail})
 
 
 def _narrowed(scores: Tensor, s: Settings) -> Tensor:
+    # Beams need candidates to go on with even if all likely tokens end an answer.
+    least = max(2, 1 + len(s.eos_token_ids)) if s.num_beams > 1 else 1
     if s.temperature != 1.0:
         scores = scores / s.temperature
     if s.top_k:
-        least = scores.topk(min(s.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
-        scores = scores.masked_fill(scores < least, NEVER)
+        lowest = scores.topk(min(max(s.top_k, least), scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < lowest, NEVER)
     if s.top_p < 1.0:
         ascending, order = scores.sort(dim=-1)
         unlikely = ascending.softmax(-1).cumsum(-1) <= 1 - s.top_p
-        unlikely[:, -1] = False
+        unlikely[:, -least:] = False
         scores = scores.masked_fill(unlikely.scatter(1, order, unlikely), NEVER)
     if s.min_p:
         odds = scores.softmax(-1)
-        scores = scores.masked_fill(odds < s.min_p * odds.amax(-1, keepdim=True), NEVER)
+        unlikely = odds < s.min_p * odds.amax(-1, keepdim=True)
+        unlikely.scatter_(1, odds.topk(least, dim=-1).indices, False)
+        scores = scores.masked_fill(unlikely, NEVER)
     return scores

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from omniform.architectures.generative import Generative
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError
 from omniform.core.generation import SETTINGS
 from omniform.core.reader import ConfigReader
+from omniform.engine.beams import BeamSettings
 
 log = logging.getLogger("omniform")
 
@@ -19,16 +21,16 @@ DEFAULT_NEW_TOKENS = 20
 
 # Settings of strategies that the engine does not have, and the values that leave the result as it is.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "num_beams": (1,), "num_beam_groups": (1,), "num_return_sequences": (1,), "typical_p": (1.0,),
+    "num_beam_groups": (1,), "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,),
     "penalty_alpha": (0.0,), "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
-    "bad_words_ids": (), "force_words_ids": (), "constraints": (), "sequence_bias": (), "stop_strings": (),
+    "bad_words_ids": (), "force_words_ids": (), "constraints": (), "sequence_bias": (),
     "exponential_decay_length_penalty": (), "watermarking_config": (), "prompt_lookup_num_tokens": (0,),
     "remove_invalid_values": (False,), "renormalize_logits": (False,), "token_healing": (False,), "top_h": (),
 }  # fmt: skip
 _INERT = frozenset(
     {
-        "early_stopping", "length_penalty", "output_attentions", "output_hidden_states", "transformers_version",
+        "output_attentions", "output_hidden_states", "transformers_version",
         "_from_model_config", "low_memory", "cache_implementation", "cache_config", "is_multilingual", "lang_to_id",
         "task_to_id", "alignment_heads", "no_timestamps_token_id", "max_initial_timestamp_index",
         "prev_sot_token_id", "num_assistant_tokens", "num_assistant_tokens_schedule",
@@ -61,6 +63,14 @@ class Settings:
         eos_token_ids: tokens that end a row.
         pad_token_id: fills rows that ended before others.
         max_time: seconds after which no further token is begun.
+        num_beams: how many ways to write on are followed at once; 1 for no search.
+        num_return_sequences: how many answers are wanted.
+        length_penalty: exponent on a beam's length, which its score is divided by.
+        early_stopping: when beam search ends; see :class:`~omniform.engine.beams.BeamSettings`.
+        stop_strings: texts that end a row.
+        logprobs: how many of the likeliest tokens to tell the log-probabilities of, beside the chosen one's; None for
+            no log-probabilities at all.
+        keep_scores, keep_logits: whether the scores that tokens were chosen by, and the model's own, are kept.
     """
 
     max_new_tokens: int = DEFAULT_NEW_TOKENS
@@ -80,6 +90,49 @@ class Settings:
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     max_time: float | None = None
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    stop_strings: tuple[str, ...] = ()
+    logprobs: int | None = None
+    keep_scores: bool = False
+    keep_logits: bool = False
+
+    @property
+    def has_token_rules(self) -> bool:
+        """Whether any rule looks at what a row holds or how long it is."""
+        return bool(
+            self.repetition_penalty != 1.0
+            or self.no_repeat_ngram_size
+            or self.min_new_tokens
+            or self.forced_first is not None
+            or self.forced_last is not None
+            or self.begin_suppress_tokens
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token is taken, without any rule."""
+        return not (self.do_sample or self.has_token_rules or self.suppress_tokens)
+
+    @property
+    def eos_set(self) -> frozenset[int]:
+        """The tokens that end a row, to look one up in."""
+        return frozenset(self.eos_token_ids)
+
+    def beam_settings(self) -> BeamSettings:
+        """Those of the search, where ``num_beams`` asks for one."""
+        return BeamSettings(
+            num_beams=self.num_beams,
+            max_new_tokens=self.max_new_tokens,
+            num_return_sequences=self.num_return_sequences,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+            do_sample=self.do_sample,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
+        )
 
 
 def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -> Settings:
@@ -152,7 +205,32 @@ def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings
         eos_token_ids=eos,
         pad_token_id=pad[0] if pad else eos[0] if eos else 0,
         max_time=r.maybe_number("max_time"),
+        num_beams=r.integer("num_beams", 1, least=1),
+        num_return_sequences=r.integer("num_return_sequences", 1, least=1),
+        length_penalty=r.number("length_penalty", d.length_penalty),
+        early_stopping=_early_stopping(r.raw.get("early_stopping")),
+        stop_strings=_texts(r.raw.get("stop_strings")),
+        logprobs=r.maybe_integer("logprobs", least=0),
+        keep_scores=r.flag("output_scores", False),
+        keep_logits=r.flag("output_logits", False),
     )
+
+
+def _early_stopping(value: object) -> bool | Literal["never"]:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if value == "never":
+        return "never"
+    raise InputError("this value cannot be", where="early_stopping", expected="True, False or 'never'", found=value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value or []
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) and t for t in texts):
+        raise InputError(
+            "stop strings must be texts", where="stop_strings", expected="a text or a list of texts", found=repr(value)
+        )
+    return tuple(texts)
 
 
 def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:

@@ -1,0 +1,278 @@
+"""What encoders made, kept by content: a picture or a sound that comes again is not encoded again.
+
+Two kinds are kept. A decoder that reads pictures among its tokens takes *features*, vectors in the places of its
+placeholders. An encoder-decoder takes a *memory*: the keys and values of its cross-attention, which lie in paged state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from omniform.architectures.generative import Generative
+from omniform.blocks.attention import CrossAttention
+from omniform.core.context import Memory
+from omniform.core.errors import InputError
+from omniform.engine.blocks import BlockPool, BlockTable, Content
+from omniform.engine.pages import MEMORY, PagedState
+from omniform.engine.request import Request, Row
+
+T = TypeVar("T")
+
+
+def digest(inputs: Mapping[str, Tensor]) -> Content:
+    """A digest of some tensors: names, dtypes, shapes and bytes."""
+    whole = blake2b(digest_size=16)
+    for name in sorted(inputs):
+        tensor = inputs[name].detach().cpu().contiguous()
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.digest()
+
+
+@dataclass(slots=True)
+class Features:
+    """The vectors that stand for one item. Shape: [length, D]."""
+
+    vectors: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return self.vectors.numel() * self.vectors.element_size()
+
+
+@dataclass(slots=True)
+class MemoryEntry:
+    """Where one memory's keys and values lie.
+
+    Attributes:
+        table: its blocks.
+        length: how many tokens it has.
+        openings: the tokens that an answer to it begins with, by the options they depend on.
+    """
+
+    table: BlockTable
+    length: int
+    openings: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+class ContentCache(Generic[T]):
+    """Values by content. Those that a request holds stay; the others stay until room is needed."""
+
+    def __init__(self) -> None:
+        self._values: dict[Content, T] = {}
+        self._holders: dict[Content, int] = {}
+        self._idle: OrderedDict[Content, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, content: Content) -> T:
+        return self._values[content]
+
+    def get(self, content: Content) -> T | None:
+        """The value, or None if it is not kept."""
+        return self._values.get(content)
+
+    def __contains__(self, content: Content) -> bool:
+        return content in self._values
+
+    @property
+    def held(self) -> int:
+        """Values that requests hold."""
+        return len(self._values) - len(self._idle)
+
+    def idle(self) -> list[T]:
+        """The values that no request holds."""
+        return [self._values[content] for content in self._idle]
+
+    def add(self, content: Content, value: T) -> None:
+        """Keep a value; nobody holds it yet."""
+        self._values[content] = value
+        self._holders[content] = 0
+        self._idle[content] = None
+
+    def hold(self, content: Content) -> T:
+        """Keep a value from being thrown out until :meth:`release`."""
+        self._holders[content] += 1
+        self._idle.pop(content, None)
+        return self._values[content]
+
+    def release(self, content: Content) -> None:
+        """Undo one :meth:`hold`."""
+        self._holders[content] -= 1
+        if not self._holders[content]:
+            self._idle[content] = None
+
+    def throw_out(self) -> T | None:
+        """Forget the least recently used value that nobody holds; None if there is none."""
+        if not self._idle:
+            return None
+        content, _ = self._idle.popitem(last=False)
+        del self._holders[content]
+        return self._values.pop(content)
+
+
+class Encoders:
+    """Makes requests ready for the decoder, and keeps what that took.
+
+    Args:
+        model: whose encoders to run.
+        state: where memories are written.
+        pool: the blocks for memories; None for a decoder alone.
+        features_budget: bytes of features that may be kept.
+    """
+
+    def __init__(self, model: Generative, state: PagedState, pool: BlockPool | None, features_budget: int) -> None:
+        self.features: ContentCache[Features] = ContentCache()
+        self.memories: ContentCache[MemoryEntry] = ContentCache()
+        self.runs = 0
+        self.hits = 0
+        self.features_bytes = 0
+        self._model = model
+        self._state = state
+        self._pool = pool
+        self._budget = features_budget
+        self._mixers = [m for m in model.modules() if isinstance(m, CrossAttention)]
+
+    @torch.inference_mode()
+    def prepare(self, request: Request) -> bool:
+        """Encode what a request brings, unless that is known, and find out where it goes.
+
+        Returns:
+            False if there is no room for it while other requests hold theirs.
+
+        Raises:
+            InputError: its inputs do not fit together, or could never be kept.
+        """
+        if request.rows:
+            return True
+        if request.prompt.encoder:
+            return self._prepare_memory(request)
+        return self._prepare_items(request)
+
+    def release(self, request: Request) -> None:
+        """Undo :meth:`prepare`: the request needs its encoders' work no longer."""
+        for content in request.media:
+            self.features.release(content)
+        request.media = ()
+        if request.memory is not None:
+            self.memories.release(request.memory)
+            request.memory = None
+
+    @property
+    def idle_blocks(self) -> int:
+        """Blocks of memories that no request holds."""
+        return sum(len(entry.table.blocks) for entry in self.memories.idle())
+
+    def throw_out_all(self) -> None:
+        """Forget everything that no request holds."""
+        while (features := self.features.throw_out()) is not None:
+            self.features_bytes -= features.nbytes
+        while self._throw_out_memory():
+            pass
+
+    def _prepare_items(self, request: Request) -> bool:
+        items, tokens = request.prompt.items, request.prompt.tokens
+        contents = [digest(item.inputs) for item in items]
+        missing = {c: item for c, item in zip(contents, items, strict=True) if c not in self.features}
+        vectors = self._model.encode_items(list(missing.values())) if missing else []
+        fresh = dict(zip(missing, map(Features, vectors), strict=True))
+        self.runs += len(missing)
+        self.hits += len(items) - len(missing)
+        held: list[Content] = []
+        try:
+            # Those that are known first, so that making room for the others does not throw them out.
+            for content in sorted(contents, key=lambda c: c not in self.features):
+                if content not in self.features and not self._keep(content, fresh[content]):
+                    break
+                self.features.hold(content)
+                held.append(content)
+            else:
+                lengths = [self.features[c].vectors.shape[0] for c in contents]
+                request.spans = tuple(self._model.spans(tokens, items, lengths))
+                request.media, held = tuple(contents), []
+                request.rows = [Row(list(tokens), len(tokens))]
+        finally:
+            for content in held:
+                self.features.release(content)
+        return bool(request.rows)
+
+    def _keep(self, content: Content, features: Features) -> bool:
+        if features.nbytes > self._budget:
+            raise InputError(
+                "a picture's features do not fit into the engine's memory",
+                where="memory",
+                expected=f"at most {self._budget} bytes",
+                found=f"{features.nbytes} bytes",
+                remedy="Give the engine more memory.",
+            )
+        while self.features_bytes + features.nbytes > self._budget:
+            old = self.features.throw_out()
+            if old is None:
+                return False
+            self.features_bytes -= old.nbytes
+        self.features.add(content, features)
+        self.features_bytes += features.nbytes
+        return True
+
+    def _prepare_memory(self, request: Request) -> bool:
+        prompt = request.prompt
+        content, options = digest(prompt.encoder), repr(sorted(prompt.options.items(), key=str))
+        known = self.memories.get(content)
+        if known is None or not (prompt.tokens or options in known.openings):
+            memory = self._model.encode(**prompt.encoder)
+            assert memory is not None, "a model with encoder inputs must encode them"
+            self.runs += 1
+            if known is None:
+                known = self._write(memory)
+                if known is None:
+                    return False
+                self.memories.add(content, known)
+            if not prompt.tokens:
+                known.openings[options] = tuple(self._model.opening(memory, prompt.options)[0].tolist())
+        else:
+            self.hits += 1
+        tokens = prompt.tokens or known.openings[options]
+        request.memory, request.memory_length = content, known.length
+        self.memories.hold(content)
+        request.rows = [Row(list(tokens), len(tokens))]
+        return True
+
+    def _write(self, memory: Memory) -> MemoryEntry | None:
+        """Put a memory's keys and values into paged state; None if there is no room for them now."""
+        assert self._pool is not None, "an encoder-decoder's state has a pool for memories"
+        real = memory.padding[0] if memory.padding is not None else torch.ones_like(memory.hidden[0, :, 0]).bool()
+        length = int(real.sum())
+        blocks = -(-length // self._pool.size)
+        if blocks > self._pool.blocks:
+            raise InputError(
+                "what the encoder made does not fit into the engine's memory",
+                where="memory",
+                expected=f"at most {self._pool.blocks * self._pool.size} tokens",
+                found=f"{length} tokens",
+                remedy="Give the engine more memory.",
+            )
+        while blocks > self._pool.available:
+            if not self._throw_out_memory():
+                return None
+        entry = MemoryEntry(BlockTable(self._pool.size), length)
+        self._pool.grow(entry.table, blocks, blocks)
+        self._state.begin(MEMORY, entry.table.runs(0, length))
+        for mixer in self._mixers:
+            k, v = mixer.of_memory(memory)
+            self._state.set_cross(mixer.slot, k[:, :, real], v[:, :, real])
+        return entry
+
+    def _throw_out_memory(self) -> bool:
+        old = self.memories.throw_out()
+        if old is not None and self._pool is not None:
+            self._pool.release(old.table)
+        return old is not None

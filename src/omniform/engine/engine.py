@@ -1,0 +1,577 @@
+"""The engine: one scheduler and one paged state for every request to a model, whoever makes it."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omniform.architectures.generative import Generative
+from omniform.architectures.model import Model
+from omniform.blocks.attention import Attention
+from omniform.blocks.rotary import Frequencies, Rotary
+from omniform.core.errors import InputError
+from omniform.core.state import KV, state_specs
+from omniform.engine.beams import BeamSearch
+from omniform.engine.blocks import BlockPool
+from omniform.engine.calls import AnyPrompt, Reader, read_call
+from omniform.engine.encoders import Encoders
+from omniform.engine.handle import Handle
+from omniform.engine.memory import divided, free_memory, parse_memory
+from omniform.engine.pages import MEMORY, PagedState, token_bytes
+from omniform.engine.request import Completion, Continuation, FinishReason, Prompt, Request, Row, Sink, TokenLogprob
+from omniform.engine.runner import Runner
+from omniform.engine.sampling import choose, logprobs_of, processed
+from omniform.engine.scheduler import Plan, Scheduler, Share, refuse_if_too_big
+from omniform.engine.settings import Settings
+from omniform.engine.stop import stop_strings
+
+LONGEST_ROW = 4096
+"""Tokens of the longest row that memory is divided for, where the model itself sets no limit."""
+
+TOKENS_PER_STEP = {"cpu": 512}
+"""Tokens of one step by default. On a CPU more of them make no matmul faster, and rows that write would wait longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an engine did and holds.
+
+    Attributes:
+        blocks_total: blocks of the decoder's state and of memories.
+        blocks_used: those that requests hold.
+        blocks_cached: those that nobody holds and that are remembered for their content.
+        waiting, running: requests.
+        steps: how many were computed.
+        tokens_computed: tokens that went through the decoder.
+        tokens_cached: prompt tokens that did not have to, because another request had begun the same.
+        encoder_runs: pictures, sounds and texts that an encoder read.
+        encoder_hits: those that were known already.
+        preemptions: how often a request had to give up its blocks.
+        seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
+    """
+
+    blocks_total: int
+    blocks_used: int
+    blocks_cached: int
+    waiting: int
+    running: int
+    steps: int
+    tokens_computed: int
+    tokens_cached: int
+    encoder_runs: int
+    encoder_hits: int
+    preemptions: int
+    seconds: Mapping[str, float]
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # A thread that is inside torch when the interpreter goes away would take the process down with it.
+    for engine in list(_ENGINES):
+        engine.close()
+
+
+class Engine:
+    """Runs any number of requests through one model, as many side by side as memory allows.
+
+    Rows of all lengths go through the model end to end, without padding. Requests that begin alike share what was
+    computed for their beginnings, pictures included; a picture is encoded once.
+
+    The weights must not change while an engine lives: what it remembers of them would be out of date.
+
+    Args:
+        model: any model that writes.
+        processor: its processor or tokenizer, for prompts and answers as text; None for token ids only.
+        memory: the most that state, features and what is remembered may take together: bytes, or a text like
+            ``"2GB"``; a quarter of the free memory by default.
+        max_tokens_per_step: how many tokens go through the model at once; long prompts are read in such pieces.
+        block_size: tokens in a block of state.
+        prefix_cache: whether beginnings are shared between requests.
+
+    Raises:
+        InputError: the model does not write, or the memory is too small for anything.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        processor: Reader | None = None,
+        *,
+        memory: int | str | None = None,
+        max_tokens_per_step: int | None = None,
+        block_size: int = 16,
+        prefix_cache: bool = True,
+    ) -> None:
+        if not isinstance(model, Generative) or not model.can_generate():
+            raise InputError(
+                f"a {type(model).__name__} does not write text",
+                where="model",
+                remedy="Load the checkpoint with AutoModelForCausalLM, AutoModelForSeq2SeqLM or another that writes.",
+            )
+        step = TOKENS_PER_STEP.get(model.device.type, 8192) if max_tokens_per_step is None else max_tokens_per_step
+        for name, value in (("max_tokens_per_step", step), ("block_size", block_size)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError("this value cannot be", where=name, expected="an integer >= 1", found=repr(value))
+        self.model = model
+        self.processor = processor
+        self._lock = threading.Lock()
+        self._inbox: deque[Request] = deque()
+        self._worker: threading.Thread | None = None
+        self._worker_lock = threading.Lock()
+        self._closing = False
+        _ENGINES.add(self)
+        self._failed = False
+        self._arrivals = itertools.count()
+        self._counts = dict.fromkeys(("steps", "tokens_computed", "tokens_cached"), 0)
+        self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
+        self._frequencies = _frequencies(model)
+        self._build(parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache)
+
+    def _build(self, memory: int, step: int, size: int, prefix_cache: bool) -> None:
+        model = self.model
+        assert isinstance(model, Generative)
+        specs = state_specs(model)
+        if not model.encoder_inputs:
+            specs = {slot: spec for slot, spec in specs.items() if isinstance(spec, KV)}
+        sizes = token_bytes(specs, model.dtype)
+        # Features of pictures are kept beside the state; a decoder that reads text only has none.
+        features = memory // 4 if model.reads_items else 0
+        longest = model.max_positions or LONGEST_ROW
+        blocks = divided(memory - features, sizes, size, longest)
+        if min(blocks.values()) < 1:
+            raise InputError(
+                "there is no room for a single block of state",
+                where="memory",
+                expected=f"at least {sum(sizes.values()) * size} bytes",
+                found=f"{memory} bytes",
+            )
+        self._state = PagedState(specs, blocks, size, model.dtype, model.device)
+        self._pools = {
+            key: BlockPool(
+                n, size, window=key if isinstance(key, int) else None, remembers=prefix_cache and key != MEMORY
+            )
+            for key, n in blocks.items()
+        }
+        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features)
+        own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
+        self._scheduler = Scheduler(own, block_size=size, max_tokens=step, prepare=self._prepare, root=self._root_of)
+        self._runner = Runner(model, self._state, list(own), self._encoders)
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def submit(self, prompt: AnyPrompt, *, priority: int = 0, **settings: object) -> Handle:
+        """Ask for an answer and return at once; a thread in the background works as long as there is work.
+
+        Args:
+            prompt: a text; token ids; a processor's batch of one row; or a chat, a list of messages.
+            priority: the higher, the sooner.
+            settings: as for :func:`omniform.engine.generate.generate`, and ``logprobs=n``.
+
+        Raises:
+            InputError: a prompt or a setting that cannot be used, or more than the engine's memory can hold.
+            UnknownArgumentError: an unknown setting, with the nearest name.
+        """
+        call = read_call(self.model, self.processor, prompt, settings)
+        requests: list[Request] = []
+        handle = Handle(lambda: self._cancel(requests), self.processor, call.settings(1).stop_strings)
+        requests.append(self.enqueue(call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor))
+        self._ensure_worker()
+        return handle
+
+    def generate(self, prompt: AnyPrompt, **settings: object) -> Completion:
+        """Answer one prompt; see :meth:`submit`."""
+        return self.generate_batch([prompt], None, **settings)[0]
+
+    def generate_batch(
+        self, prompts: Sequence[AnyPrompt], settings: Sequence[Mapping[str, object]] | None = None, **common: object
+    ) -> list[Completion]:
+        """Answer many prompts of any lengths side by side.
+
+        Args:
+            prompts: see :meth:`submit`.
+            settings: of each prompt, over the common ones.
+            common: settings of all.
+
+        Returns:
+            The completions in the order of the prompts.
+
+        Raises:
+            OmniformError: one of the requests cannot be answered; the others are given up.
+        """
+        if settings is not None and len(settings) != len(prompts):
+            raise InputError(
+                "one mapping of settings per prompt", where="settings", expected=len(prompts), found=len(settings)
+            )
+        each = [{**common, **own} for own in settings] if settings is not None else [common] * len(prompts)
+        calls = [read_call(self.model, self.processor, p, own) for p, own in zip(prompts, each, strict=True)]
+        handles: list[Handle] = []
+        requests: list[Request] = []
+        try:
+            for call in calls:
+                handles.append(Handle(lambda: None, None))
+                requests.append(self.enqueue(call.prompt, call.settings, handles[-1], tokenizer=self.processor))
+            while not all(handle.done for handle in handles):
+                self.step()
+            return [handle.result() for handle in handles]
+        finally:
+            self._cancel(requests)
+
+    def enqueue(
+        self,
+        prompt: Prompt,
+        settings: Callable[[int], Settings],
+        sink: Sink,
+        *,
+        priority: int = 0,
+        tokenizer: Reader | None = None,
+        seed: int | None = None,
+        lane: tuple[int, int] | None = None,
+    ) -> Request:
+        """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
+
+        Args:
+            settings: how to choose and when to stop, given the number of tokens in the prompt.
+            sink: receives what the request gives.
+            tokenizer: reads the answer for stop strings and makes its text.
+            seed: instead of the settings' own.
+            lane: the place of its first row among the rows of the same call, and how many those are.
+
+        Raises:
+            InputError: the request can never fit into the engine's memory.
+        """
+        read = settings(len(prompt.tokens) or 1)
+        request = Request(
+            prompt, read, priority, next(self._arrivals), sink, read_settings=settings, tokenizer=tokenizer
+        )
+        request.seed = read.seed if seed is None else seed
+        if lane is not None:
+            request.lane, request.lanes = lane
+        request.stop_strings = stop_strings(read.stop_strings, tokenizer)
+        if read.max_time is not None:
+            request.deadline = time.monotonic() + read.max_time
+        self._check_size(request, len(prompt.tokens) or 1)
+        self._inbox.append(request)
+        return request
+
+    def stats(self) -> Stats:
+        """What the engine did so far and holds now."""
+        pools = self._pools.values()
+        return Stats(
+            blocks_total=sum(pool.blocks for pool in pools),
+            blocks_used=sum(pool.used for pool in pools) - self._encoders.idle_blocks,
+            blocks_cached=sum(pool.cached for pool in pools) + self._encoders.idle_blocks,
+            waiting=len(self._scheduler.waiting) + len(self._inbox),
+            running=len(self._scheduler.running),
+            encoder_runs=self._encoders.runs,
+            encoder_hits=self._encoders.hits,
+            preemptions=self._scheduler.preemptions,
+            seconds=dict(self._seconds),
+            **self._counts,
+        )
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Compute one step for whoever has requests here; returns whether there is more to do."""
+        with self._lock:
+            started = time.perf_counter()
+            self._failed = False
+            self._receive()
+            plan = self._scheduler.plan()
+            planned = time.perf_counter()
+            self._seconds["plan"] += planned - started
+            if not plan.shares:
+                self._unstick()
+                return self._has_work
+            ready = [share for share in plan.shares if share.is_last]
+            try:
+                logits = self._runner.run(plan)
+            except Exception as error:
+                self._isolate(plan, error)
+                return self._has_work
+            except BaseException:
+                for request in plan.requests:
+                    self._scheduler.preempt(request)
+                raise
+            computed = time.perf_counter()
+            self._scheduler.done(plan)
+            self._write(ready, logits)
+            self._counts["steps"] += 1
+            self._counts["tokens_computed"] += sum(share.count for share in plan.shares)
+            self._seconds["model"] += computed - planned
+            self._seconds["sample"] += time.perf_counter() - computed
+            return self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
+
+    def _receive(self) -> None:
+        """Let new requests in, and those out that nobody wants any more or whose time is up."""
+        while self._inbox:
+            self._scheduler.add(self._inbox.popleft())
+        now = time.monotonic()
+        for request in [*self._scheduler.waiting, *self._scheduler.running]:
+            late = request.deadline is not None and now > request.deadline
+            if request.cancelled or (late and any(row.written for row in request.rows)):
+                for row in request.running:
+                    row.finished = "cancelled" if request.cancelled else "length"
+                self._finish(request)
+
+    def _prepare(self, request: Request) -> bool:
+        """Make a request ready to be read; one that cannot be is over."""
+        try:
+            fresh = not request.rows
+            ready = self._encoders.prepare(request)
+            if ready and fresh:
+                row = request.rows[0]
+                request.settings = request.read_settings(row.prompt)
+                self._check_size(request, row.prompt)
+                row.generator = self._generator(request, 0)
+                row.lane, row.lanes = request.lane, request.lanes
+        except Exception as error:
+            self._fail(request, error)
+            return False
+        return ready
+
+    def _check_size(self, request: Request, prompt: int) -> None:
+        settings = request.settings
+        rows = max(settings.num_beams, settings.num_return_sequences)
+        if rows > self._scheduler.max_tokens and settings.num_beams > 1:
+            raise InputError(
+                "a step has no room for so many beams",
+                where="num_beams",
+                expected=f"at most max_tokens_per_step, {self._scheduler.max_tokens}",
+                found=rows,
+            )
+        needs = self._scheduler.most_blocks(prompt, settings.max_new_tokens, rows)
+        refuse_if_too_big(needs, self._scheduler.pools)
+
+    def _root_of(self, request: Request) -> bytes:
+        # What the first tokens' keys depend on besides the tokens: the memory they look at and, for some rotary
+        # embeddings, the length of the prompt.
+        regimes = [frequencies.regime(request.rows[0].prompt) for frequencies in self._frequencies]
+        return repr((request.memory, regimes)).encode()
+
+    def _unstick(self) -> None:
+        """Nothing could be planned: if nobody failed and nobody runs, whoever waits first will never fit."""
+        waiting = self._scheduler.waiting
+        if waiting and not self._scheduler.running and not self._failed:
+            self._fail(waiting[0], InputError("the request finds no room in the engine's memory", where="memory"))
+
+    def _isolate(self, plan: Plan, error: Exception) -> None:
+        """A step failed: find out whose fault it is by running its requests one at a time."""
+        requests = plan.requests
+        for request in requests:
+            if request in self._scheduler.running:
+                self._scheduler.preempt(request)
+            request.alone = True
+        if len(requests) == 1:
+            self._fail(requests[0], error)
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _write(self, ready: Sequence[Share], logits_RV: Tensor) -> None:
+        """Choose the next token of every row that was read to its end."""
+        alike: dict[Settings, list[tuple[Request, Row, int]]] = {}
+        searches: dict[int, list[tuple[Request, Row, int]]] = {}
+        for at, share in enumerate(ready):
+            request, row = share.request, share.row
+            if request.settings.num_beams > 1:
+                searches.setdefault(id(request), []).append((request, row, at))
+                continue
+            alike.setdefault(request.settings, []).append((request, row, at))
+            if row.written == 0 and len(request.rows) == 1:
+                for number in range(1, request.settings.num_return_sequences):
+                    twin = self._scheduler.fork(row, number)
+                    twin.generator = self._generator(request, number)
+                    request.rows.append(twin)
+                    alike[request.settings].append((request, twin, at))
+        for settings, entries in alike.items():
+            self._guarded(entries, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
+        for entries in searches.values():
+            self._guarded(entries, lambda some: self._search(some, logits_RV))
+
+    def _guarded(
+        self, entries: list[tuple[Request, Row, int]], work: Callable[[list[tuple[Request, Row, int]]], None]
+    ) -> None:
+        """Do something for rows; a request that makes it fail is over, and the others are served without it."""
+        try:
+            work(entries)
+        except Exception as error:
+            requests = list({id(request): request for request, _, _ in entries}.values())
+            if len(requests) == 1:
+                self._fail(requests[0], error)
+                return
+            for one in requests:
+                self._guarded([entry for entry in entries if entry[0] is one], work)
+
+    def _choose(self, entries: list[tuple[Request, Row, int]], settings: Settings, logits_RV: Tensor) -> None:
+        places = [at for _, _, at in entries]
+        logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
+        tokens, scores = choose([row for _, row, _ in entries], settings, logits)
+        for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
+            try:
+                self._append(request, row, token, logits[i], scores[i])
+            except Exception as error:
+                self._fail(request, error)
+
+    def _append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
+        settings = request.settings
+        row.tokens.append(token)
+        logprob: TokenLogprob | None = None
+        if settings.logprobs is not None:
+            logprob = logprobs_of(logits_V, token, settings.logprobs)
+            row.logprobs.append(logprob)
+        if settings.keep_scores:
+            row.scores.append(scores_V.float())
+        if settings.keep_logits:
+            row.logits.append(logits_V.clone())
+        if token in settings.eos_token_ids or (
+            request.stop_strings is not None and request.stop_strings.ends(row.tokens[row.prompt :])
+        ):
+            row.finished = "stop"
+        elif row.written >= settings.max_new_tokens:
+            row.finished = "length"
+        request.sink.piece(row, token, logprob)
+        if row.finished is not None:
+            self._scheduler.release(row)
+            if not request.running:
+                self._finish(request)
+
+    def _search(self, entries: list[tuple[Request, Row, int]], logits_RV: Tensor) -> None:
+        """One step of a beam search: its rows become others that continue them."""
+        request = entries[0][0]
+        rows = [row for _, row, _ in entries]
+        if request.beams is None:
+            request.beams = BeamSearch(request.settings.beam_settings(), rows[0].generator)
+        logits = logits_RV[[at for _, _, at in entries]].float()
+        scores = processed(rows, request.settings, logits.log_softmax(-1))
+        late = request.deadline is not None and time.monotonic() > request.deadline
+
+        def ends(parent: int, token: int) -> bool:
+            row = rows[parent]
+            stops = request.stop_strings
+            return late or (stops is not None and stops.ends([*row.tokens[row.prompt :], token]))
+
+        fork = request.beams.advance(scores, ends)
+        if request.beams.done:
+            self._finish(request)
+            return
+        request.rows = [self._scheduler.fork(rows[parent], i) for i, parent in enumerate(fork.parents)]
+        for row, token in zip(request.rows, fork.tokens, strict=True):
+            row.tokens.append(token)
+        for row in rows:
+            self._scheduler.release(row)
+
+    def _generator(self, request: Request, number: int) -> torch.Generator | None:
+        if request.seed is None:
+            return None
+        return torch.Generator(self.model.device).manual_seed(request.seed + number)
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _finish(self, request: Request) -> None:
+        """A request is over and has its answers."""
+        beams = request.beams
+        if beams is not None and beams.done:
+            found = [
+                self._continuation(request, h.tokens, "stop" if h.stopped else "length", None, h.score)
+                for h in beams.results()
+            ]
+        else:
+            found = [
+                self._continuation(request, row.tokens[row.prompt :], row.finished or "length", row, None)
+                for row in request.rows
+            ] or [self._continuation(request, [], "cancelled", None, None)]
+        opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
+        self._let_go(request)
+        self._counts["tokens_cached"] += request.cached_tokens
+        request.sink.end(Completion(found, tuple(opening), request.cached_tokens), None)
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        """A request is over for an error."""
+        self._failed = True
+        self._let_go(request)
+        request.sink.end(None, error)
+
+    def _let_go(self, request: Request) -> None:
+        self._scheduler.remove(request)
+        self._encoders.release(request)
+
+    def _continuation(
+        self, request: Request, tokens: list[int], reason: FinishReason, row: Row | None, score: float | None
+    ) -> Continuation:
+        text = None
+        if request.tokenizer is not None:
+            text = str(request.tokenizer.decode(tokens, skip_special_tokens=True))
+            text = request.stop_strings.cut(text) if request.stop_strings is not None else text
+        if row is None:
+            return Continuation(tokens, reason, text, score=score)
+        noted = row.logprobs if request.settings.logprobs is not None else None
+        return Continuation(tokens, reason, text, noted, score, row.scores, row.logits)
+
+    # -- the thread in the background ----------------------------------------------------------------------------------
+
+    def _cancel(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.cancelled = True
+        self._ensure_worker()
+
+    def _ensure_worker(self) -> None:
+        with self._worker_lock:
+            if self._worker is None and self._has_work:
+                self._worker = threading.Thread(target=self._work, name="omniform-engine", daemon=True)
+                self._worker.start()
+
+    def _work(self) -> None:
+        """Step until nothing is left; whoever submits afterwards starts another thread."""
+        while True:
+            try:
+                self.step()
+            except BaseException as error:  # a bug of ours must not leave anybody waiting for ever
+                self._abandon(error)
+            with self._worker_lock:
+                if self._closing or not self._has_work:
+                    self._worker = None
+                    return
+
+    def close(self) -> None:
+        """Give up all requests and end the thread in the background; the engine can be used again."""
+        worker = self._worker
+        self._closing = True
+        if worker is not None:
+            worker.join()
+        with self._lock:
+            self._receive()
+            for request in [*self._scheduler.waiting, *self._scheduler.running]:
+                request.cancelled = True
+            self._receive()
+        self._closing = False
+
+    def _abandon(self, error: BaseException) -> None:
+        with self._lock:
+            self._receive()
+            for request in [*self._scheduler.waiting, *self._scheduler.running]:
+                self._fail(request, error)
+
+
+def _frequencies(model: Model) -> list[Frequencies]:
+    """The rotary frequencies of a model's layers, each kind once."""
+    found = [
+        m.positions.frequencies for m in model.modules() if isinstance(m, Attention) and isinstance(m.positions, Rotary)
+    ]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,143 @@
+"""The caller's end of a request: read it piece by piece, await it, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+
+from omniform.engine.request import Completion, Piece, Row, TokenLogprob
+from omniform.engine.stop import ShownText
+from omniform.engine.text import Decodes
+
+
+class Handle:
+    """A request that was submitted.
+
+    Iterate over it (or ``async for``) for its pieces as they come, several readers if you like, each from the start;
+    ``await`` it or call :meth:`result` for the whole. Nobody needs to read: an answer that is not read does not hold up
+    the others.
+
+    Args:
+        cancel: called to give the request up.
+        tokenizer: turns tokens into text; None for tokens only.
+        stop_strings: texts that end the answer; they and what follows them are not shown.
+    """
+
+    def __init__(self, cancel: Callable[[], None], tokenizer: Decodes | None, stop_strings: Sequence[str] = ()) -> None:
+        self._cancel = cancel
+        self._tokenizer = tokenizer
+        self._stop_strings = stop_strings
+        self._words: dict[int, ShownText] = {}
+        self._pieces: list[Piece] = []
+        self._completion: Completion | None = None
+        self._error: BaseException | None = None
+        self._over = False
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+
+    # -- the caller's side -------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether the request is over, for better or worse."""
+        return self._over
+
+    def cancel(self) -> None:
+        """Give the request up; what was written so far stays. Has no effect on a request that is over."""
+        if not self._over:
+            self._cancel()
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the whole answer.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: it took longer.
+            OmniformError: the request failed.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._over, timeout):
+                raise TimeoutError(f"the request has not finished within {timeout} s")
+        return self._outcome()
+
+    def __iter__(self) -> Iterator[Piece]:
+        at = 0
+        while True:
+            with self._changed:
+                while not (self._over or len(self._pieces) > at):
+                    self._changed.wait()
+                fresh = self._pieces[at:]
+            if not fresh:
+                self._outcome()
+                return
+            at += len(fresh)
+            yield from fresh
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        at = 0
+        while True:
+            await self._wait(at)
+            fresh = self._pieces[at:]
+            if not fresh:
+                self._outcome()
+                return
+            at += len(fresh)
+            for piece in fresh:
+                yield piece
+
+    def __await__(self) -> Generator[object, None, Completion]:
+        yield from self._wait(sys.maxsize).__await__()
+        return self._outcome()
+
+    async def _wait(self, pieces: int) -> None:
+        """Wait for more than so many pieces, or for the end."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed, so nobody waits any more
+                loop.call_soon_threadsafe(changed.set)
+
+        self._listeners.append(tell)
+        try:
+            while not (self._over or len(self._pieces) > pieces):
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._listeners.remove(tell)
+
+    def _outcome(self) -> Completion:
+        if self._error is not None:
+            raise self._error
+        assert self._completion is not None, "a request that is over has an outcome"
+        return self._completion
+
+    # -- the engine's side: a Sink -------------------------------------------------------------------------------------
+
+    def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
+        """A token as it comes."""
+        text = ""
+        if self._tokenizer is not None:
+            words = self._words.setdefault(row.number, ShownText(self._tokenizer, self._stop_strings))
+            text = words.push(token)
+            if row.finished is not None:
+                text += words.rest()
+        with self._changed:
+            self._pieces.append(Piece(token, text, logprob, row.number))
+            self._tell()
+
+    def end(self, completion: Completion | None, error: BaseException | None) -> None:
+        """The request is over."""
+        with self._changed:
+            self._completion, self._error, self._over = completion, error, True
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for listener in list(self._listeners):
+            listener()

@@ -1,0 +1,258 @@
+"""A request: what somebody asked for, the rows that it takes, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from omniform.core.batch import Item, Span
+from omniform.engine.beams import BeamSearch
+from omniform.engine.blocks import BlockTable, Content
+from omniform.engine.pages import Pool
+from omniform.engine.settings import Settings
+from omniform.engine.stop import StopStrings
+from omniform.engine.text import Decodes
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one request begins with.
+
+    Attributes:
+        tokens: what the decoder reads; empty where an encoder-decoder chooses its own opening.
+        items: the pictures and sounds among the tokens, in reading order.
+        encoder: inputs of an encoder-decoder's encoder, a batch of one row; empty for a decoder alone.
+        options: settings that the opening of an encoder-decoder's answer depends on (language, task).
+    """
+
+    tokens: tuple[int, ...]
+    items: tuple[Item, ...] = ()
+    encoder: Mapping[str, Tensor] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was.
+
+    Attributes:
+        token: the token that was chosen.
+        logprob: its log-probability under the model, before any rule or temperature.
+        top: the likeliest tokens and theirs, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token of an answer as it comes.
+
+    Attributes:
+        token: the token.
+        text: what it adds to the text, once that is final; "" while it may still change, or without a tokenizer.
+        logprob: how likely it was, if that was asked for.
+        sequence: which of a request's several answers it belongs to.
+    """
+
+    token: int
+    text: str = ""
+    logprob: TokenLogprob | None = None
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """One answer of a request.
+
+    Attributes:
+        tokens: its tokens, the one that ended it included.
+        finish_reason: ``"stop"`` (an end token or a stop string), ``"length"`` or ``"cancelled"``.
+        text: the answer as text, without special tokens and stop strings; None without a tokenizer.
+        logprobs: one per token, if asked for.
+        score: of beam search; None otherwise.
+        scores: what each token was chosen by, Shape: [V] each, if asked for.
+        logits: the model's own scores likewise.
+    """
+
+    tokens: list[int]
+    finish_reason: FinishReason
+    text: str | None = None
+    logprobs: list[TokenLogprob] | None = None
+    score: float | None = None
+    scores: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished request.
+
+    Attributes:
+        sequences: its answers, the best first; one, unless more were asked for.
+        opening: the tokens that the decoder read before the answer: the prompt, placeholders of pictures included, or
+            what an encoder-decoder's answer opens with.
+        cached_tokens: how many of them were not computed, because another request had begun the same.
+    """
+
+    sequences: list[Continuation]
+    opening: tuple[int, ...]
+    cached_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the decoder read before the answer."""
+        return len(self.opening)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The first answer's tokens."""
+        return self.sequences[0].tokens
+
+    @property
+    def generated_tokens(self) -> list[int]:
+        """The ecosystem's name for :attr:`tokens`."""
+        return self.tokens
+
+    @property
+    def text(self) -> str | None:
+        """The first answer as text; None without a tokenizer."""
+        return self.sequences[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first answer ended."""
+        return self.sequences[0].finish_reason
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """The first answer's log-probabilities, if they were asked for."""
+        return self.sequences[0].logprobs
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sequence of tokens in the making.
+
+    Attributes:
+        tokens: the prompt and what was written so far.
+        prompt: how many of them are the prompt.
+        computed: how many of them have their state in the tables.
+        tables: its blocks in each pool.
+        contents: digests of its full blocks.
+        number: which of its request's answers it is.
+        generator: of its draws; None for torch's global one.
+        lane, lanes: its place among the rows of the same call, and how many those are: they draw together.
+        finished: why it ended; None while it runs.
+        logprobs, scores, logits: what was noted for each token written.
+    """
+
+    tokens: list[int]
+    prompt: int
+    number: int = 0
+    computed: int = 0
+    tables: dict[Pool, BlockTable] = field(default_factory=dict)
+    contents: list[Content] = field(default_factory=list)
+    generator: torch.Generator | None = None
+    lane: int | None = None
+    lanes: int = 0
+    finished: FinishReason | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose state is still to be computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def written(self) -> int:
+        """How many tokens were written after the prompt."""
+        return len(self.tokens) - self.prompt
+
+    def continued(self, number: int) -> Row:
+        """Another row that begins with the same tokens; its tables are not set."""
+        copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
+        if self.lane is not None:
+            copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
+        return copy
+
+
+class Sink(Protocol):
+    """Receives what a request gives."""
+
+    def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
+        """A token as it comes; not called for beam search, whose tokens are known at the end only."""
+        ...
+
+    def end(self, completion: Completion | None, error: BaseException | None) -> None:
+        """The request is over: with a completion, or with the error that ended it. Called once."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What the scheduler handles: one prompt, its settings, and the rows that are written for it.
+
+    Attributes:
+        prompt: what it begins with.
+        settings: how to choose tokens and when to stop; read again once an encoder-decoder has chosen its opening.
+        priority: the higher, the sooner.
+        arrival: requests of the same priority keep the order in which they came.
+        sink: told of every piece, and of the end.
+        read_settings: the settings, given the number of tokens in the prompt.
+        tokenizer: makes the answer's text.
+        rows: empty until the request is first admitted.
+        media: digests of its items, held in the encoders' cache while it runs.
+        spans: which tokens stand for which item.
+        memory: digest of its encoder's inputs, for an encoder-decoder.
+        beams: the search that its rows take part in, if any.
+        stop_strings: ends a row by its text; None where no such strings were given.
+        alone: to be computed in a step of its own, because a step that it was in failed.
+        cached_tokens: prompt tokens that were taken over from another row.
+        cancelled: somebody has lost interest.
+        deadline: the time after which no further token is begun.
+        seed: of the draws; None for torch's global generator.
+        lane, lanes: the place of its first row among the rows of the same call, and how many those are.
+    """
+
+    prompt: Prompt
+    settings: Settings
+    priority: int
+    arrival: int
+    sink: Sink
+    read_settings: Callable[[int], Settings]
+    tokenizer: Decodes | None = None
+    rows: list[Row] = field(default_factory=list)
+    media: tuple[Content, ...] = ()
+    spans: tuple[Span, ...] = ()
+    memory: Content | None = None
+    memory_length: int = 0
+    beams: BeamSearch | None = None
+    stop_strings: StopStrings | None = None
+    alone: bool = False
+    cached_tokens: int = 0
+    cancelled: bool = False
+    deadline: float | None = None
+    seed: int | None = None
+    lane: int | None = None
+    lanes: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts requests: the most urgent first."""
+        return (-self.priority, self.arrival)
+
+    @property
+    def running(self) -> list[Row]:
+        """The rows that are still being written."""
+        return [row for row in self.rows if row.finished is None]

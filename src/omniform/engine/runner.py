@@ -1,0 +1,107 @@
+"""The runner: one step through the model, all rows end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from omniform.architectures.generative import Generative
+from omniform.core.context import Memory
+from omniform.core.packed import PackedContext, Run, Segment, Table
+from omniform.engine.encoders import Encoders
+from omniform.engine.pages import MEMORY, PagedState, Pool
+from omniform.engine.scheduler import Plan, Share
+
+# Layers look whether there is a memory at all; what they read of it lies in paged state.
+_ELSEWHERE = Memory(torch.empty(0))
+
+
+class Runner:
+    """Computes plans.
+
+    Args:
+        model: any model that writes.
+        state: the paged state that its layers read and write.
+        pools: which pools of blocks the decoder's own layers use.
+        encoders: what pictures and sounds became.
+    """
+
+    def __init__(self, model: Generative, state: PagedState, pools: Sequence[Pool], encoders: Encoders) -> None:
+        self._model = model
+        self._state = state
+        self._pools = tuple(pools)
+        self._encoders = encoders
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Tensor:
+        """Compute one step.
+
+        Returns:
+            Scores of the next token of each share that is its row's last, in order. Shape: [R, V].
+        """
+        for copy in plan.copies:
+            self._state.copy(*copy)
+        model, device = self._model, self._model.device
+        ids: list[int] = []
+        positions: list[int] = []
+        lengths: list[int] = []
+        segments: list[Segment] = []
+        last: list[int] = []
+        for share in plan.shares:
+            row, first, stop = share.row, share.row.computed, share.row.computed + share.count
+            segments.append(Segment(len(ids), share.count, first))
+            ids += row.tokens[first:stop]
+            positions += range(first, stop)
+            lengths += [max(row.prompt, at + 1) for at in range(first, stop)]
+            if share.is_last:
+                last.append(len(ids) - 1)
+        embeds = model.embed(torch.tensor([ids], device=device))
+        for share, segment in zip(plan.shares, segments, strict=True):
+            self._place_features(embeds, share, segment)
+        for pool in self._pools:
+            self._state.begin(pool, _written(plan.shares, pool))
+        reads_memory = plan.shares[0].request.memory is not None
+        ctx = PackedContext(
+            positions=torch.tensor([positions], device=device),
+            lengths=torch.tensor([lengths], device=device),
+            segments=tuple(segments),
+            tables={pool: [s.row.tables[pool] for s in plan.shares] for pool in self._pools if pool != MEMORY},  # type: ignore[misc]
+            memory=_ELSEWHERE if reads_memory else None,
+            memory_tables=[self._memory(share) for share in plan.shares] if reads_memory else (),
+            state=self._state,
+            backend=model.attn_backend,
+        )
+        hidden = model.decoder.decode(embeds, ctx)
+        if not last:
+            return hidden.new_empty(0, 0)
+        return model.project(hidden[0] if len(last) == len(ids) else hidden[0, last])
+
+    def _place_features(self, embeds_1ND: Tensor, share: Share, segment: Segment) -> None:
+        """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
+        first, stop = segment.past, segment.past + segment.count
+        for span in share.request.spans:
+            low, high = max(first, span.start), min(stop, span.start + span.length)
+            if low < high:
+                vectors = self._encoders.features[share.request.media[span.item]].vectors
+                at = segment.start - first
+                embeds_1ND[0, at + low : at + high] = vectors[low - span.start : high - span.start].to(embeds_1ND.dtype)
+
+    def _memory(self, share: Share) -> tuple[Table, int]:
+        assert share.request.memory is not None
+        entry = self._encoders.memories[share.request.memory]
+        return entry.table, entry.length
+
+
+def _written(shares: Sequence[Share], pool: Pool) -> list[Run]:
+    """The slots that a step writes, neighbours joined."""
+    runs: list[Run] = []
+    for share in shares:
+        first = share.row.computed
+        for run in share.row.tables[pool].runs(first, first + share.count):
+            if runs and runs[-1][1] == run[0]:
+                runs[-1] = (runs[-1][0], run[1])
+            else:
+                runs.append(run)
+    return runs

@@ -1,0 +1,328 @@
+"""The scheduler: which rows go into the next step, with how many tokens each, and who gives way when room runs out.
+
+Every row has tokens whose state is not computed yet: a prompt not read to its end, or the one token written last. A
+step takes some of each, up to a number of tokens, the most urgent requests first; long prompts are read in pieces
+beside rows that write. A request that finds no room makes the least urgent one give up its blocks; that one is computed
+again later, from what is still remembered of it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from omniform.core.errors import InputError
+from omniform.engine.blocks import BlockPool, BlockTable, Content, first_needed, longest_prefix
+from omniform.engine.pages import Pool
+from omniform.engine.request import Request, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A row's part in a step: the next ``count`` of its tokens."""
+
+    request: Request
+    row: Row
+    count: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the row has been read to its end by then, so that its next token can be chosen."""
+        return self.count == self.row.pending
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step.
+
+    Attributes:
+        shares: what is computed.
+        copies: blocks to copy first: pool, source, target.
+    """
+
+    shares: list[Share] = field(default_factory=list)
+    copies: list[tuple[Pool, int, int]] = field(default_factory=list)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Whose rows take part."""
+        return list({id(s.request): s.request for s in self.shares}.values())
+
+
+class Scheduler:
+    """Holds the requests that are not finished.
+
+    Args:
+        pools: the blocks of the decoder's own state.
+        block_size: tokens in a block.
+        max_tokens: of one step.
+        prepare: makes a request ready to be read (encodes its pictures); False if there is no room for that now.
+        root: what a request's first block depends on besides its tokens.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[Pool, BlockPool],
+        *,
+        block_size: int,
+        max_tokens: int,
+        prepare: Callable[[Request], bool],
+        root: Callable[[Request], bytes],
+    ) -> None:
+        self.pools = dict(pools)
+        self.max_tokens = max_tokens
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.preemptions = 0
+        self._size = block_size
+        self._prepare = prepare
+        self._root = root
+
+    # -- coming and going --------------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        insort(self.waiting, request, key=lambda r: r.order)
+
+    def remove(self, request: Request) -> None:
+        """Strike a request out and let go of all its blocks."""
+        for row in request.rows:
+            self.release(row)
+        for queue in (self.waiting, self.running):
+            if request in queue:
+                queue.remove(request)
+
+    def release(self, row: Row) -> None:
+        """Let go of a row's blocks, and forget those whose content was planned and never computed."""
+        for pool, table in row.tables.items():
+            for block in table.blocks[row.computed // self._size :]:
+                if block is not None:
+                    self.pools[pool].forget(block)
+            self.pools[pool].release(table)
+        row.tables.clear()
+
+    def preempt(self, request: Request) -> None:
+        """Take all blocks from a request and let it wait again; its rows will be computed anew."""
+        for row in request.rows:
+            self.release(row)
+            row.computed = 0
+        self.running.remove(request)
+        self.add(request)
+
+    def fork(self, row: Row, number: int) -> Row:
+        """A second row that continues the first, sharing all its blocks."""
+        twin = row.continued(number)
+        twin.tables = {pool: self.pools[pool].fork(table) for pool, table in row.tables.items()}
+        return twin
+
+    def most_blocks(self, prompt: int, new: int, rows: int) -> dict[Pool, int]:
+        """The blocks that a request may come to need in each pool.
+
+        Args:
+            prompt: tokens of its prompt.
+            new: tokens that it may write; the last one is never read.
+            rows: how many rows it writes at once.
+        """
+        size = self._size
+        needs: dict[Pool, int] = {}
+        for key, pool in self.pools.items():
+            tokens = prompt + new - 1
+            if pool.window is not None:
+                tokens = min(tokens, pool.window + self.max_tokens + size)
+            needs[key] = -(-tokens // size) * rows + (rows if rows > 1 else 0)
+        return needs
+
+    # -- planning ----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """What the next step computes; empty if nothing can be."""
+        plan = Plan()
+        everyone = [*self.running, *self.waiting]
+        suspect = next((r for r in everyone if r.alone), None)
+        budget = self.max_tokens
+        # Running requests come before waiting ones of the same priority.
+        starting = {id(r) for r in self.waiting}
+        blocked = False
+        for request in sorted(everyone, key=lambda r: (-r.priority, id(r) in starting, r.arrival)):
+            if budget == 0 or (suspect is not None and request is not suspect):
+                continue
+            if id(request) in starting:
+                # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones.
+                blocked = blocked or not self._admit(request, plan)
+                if blocked:
+                    continue
+            elif request not in self.running:
+                continue  # it had to give way a moment ago
+            budget -= self._share(request, budget, plan)
+        return plan
+
+    def done(self, plan: Plan) -> None:
+        """Note that a step was computed."""
+        for share in plan.shares:
+            share.row.computed += share.count
+            share.request.alone = False
+            for pool, table in share.row.tables.items():
+                self.pools[pool].slide(table, share.row.computed)
+
+    def _admit(self, request: Request, plan: Plan) -> bool:
+        """Let a waiting request run, if there is room for all that it holds so far."""
+        if not self._prepare(request):
+            return False
+        while not self._fits(request):
+            if not self._give_way(request, plan, only_lesser=True):
+                return False
+        self.waiting.remove(request)
+        insort(self.running, request, key=lambda r: r.order)
+        return True
+
+    def _fits(self, request: Request) -> bool:
+        rows = request.running
+        contents = [self._contents(row, request) for row in rows]
+        for pool in self.pools.values():
+            need = 0
+            for row, chain in zip(rows, contents, strict=True):
+                tokens = len(row.tokens)
+                if pool.window is not None:
+                    tokens = min(tokens, pool.window + self.max_tokens + self._size)
+                else:
+                    known = longest_prefix(list(self.pools.values()), chain)
+                    need -= sum(pool.is_held(content) for content in chain[:known])
+                need += -(-tokens // self._size)
+            if need > pool.available:
+                return False
+        return True
+
+    def _share(self, request: Request, budget: int, plan: Plan) -> int:
+        """Plan a running request's tokens; returns how many."""
+        rows = request.running
+        lockstep = len(rows) > 1 and request.beams is not None
+        if lockstep and any(row.pending > 1 for row in rows):
+            # Beams choose together: those that are ahead wait with their last token.
+            wishes = [(row, row.pending - 1) for row in rows if row.pending > 1]
+        elif lockstep and len(rows) > budget:
+            return 0
+        else:
+            wishes = [(row, row.pending) for row in rows]
+        shares: list[Share] = []
+        copies: list[tuple[Pool, int, int]] = []
+        left = budget
+        for row, wish in wishes:
+            if not row.tables:
+                wish -= self._take_over(request, row)
+            count = min(wish, left)
+            if count == 0:
+                continue
+            while not self._has_room(row, count):
+                if not self._give_way(request, plan, only_lesser=False):
+                    self.preempt(request)
+                    self.preemptions += 1
+                    return 0
+            copies += self._grow(request, row, count)
+            shares.append(Share(request, row, count))
+            left -= count
+        plan.shares += shares
+        plan.copies += copies
+        return budget - left
+
+    def _give_way(self, request: Request, plan: Plan, *, only_lesser: bool) -> bool:
+        """Make the least urgent running request give up its blocks; False if there is none that may have to.
+
+        A request gives way to those of higher priority and, unless ``only_lesser``, to those that came before it; but
+        not if the step counts on it already.
+        """
+        planned = {id(share.request) for share in plan.shares}
+        for victim in sorted(self.running, key=lambda r: r.order, reverse=True):
+            if victim is request or id(victim) in planned:
+                continue
+            if victim.priority < request.priority or (not only_lesser and victim.order > request.order):
+                self.preempt(victim)
+                self.preemptions += 1
+                return True
+        return False
+
+    # -- blocks of a row ---------------------------------------------------------------------------------------------
+
+    def _take_over(self, request: Request, row: Row) -> int:
+        """Give a row that has no blocks those that hold what it begins with; returns the tokens saved."""
+        chain = self._contents(row, request)
+        known = longest_prefix(list(self.pools.values()), chain)
+        for key, pool in self.pools.items():
+            table = row.tables[key] = BlockTable(self._size)
+            first = first_needed(pool, known)
+            for number, content in enumerate(chain[:known]):
+                block = pool.find(content)
+                if number < first:
+                    table.blocks.append(None)
+                else:
+                    assert block is not None, "longest_prefix has found it"
+                    table.blocks.append(pool.share(block))
+        row.computed = known * self._size
+        request.cached_tokens = max(request.cached_tokens, min(row.computed, row.prompt))
+        return row.computed
+
+    def _contents(self, row: Row, request: Request) -> list[Content]:
+        """Digests of a row's full blocks, as far as they may be taken over: the last token is always computed."""
+        blocks = (len(row.tokens) - 1) // self._size
+        self._digest(row, request, blocks)
+        return row.contents[:blocks]
+
+    def _digest(self, row: Row, request: Request, blocks: int) -> None:
+        size = self._size
+        for number in range(len(row.contents), blocks):
+            before = row.contents[-1] if row.contents else self._root(request)
+            whole = blake2b(before, digest_size=16)
+            first = number * size
+            whole.update(repr(row.tokens[first : first + size]).encode())
+            for span in request.spans:
+                if span.start < first + size and span.start + span.length > first:
+                    whole.update(request.media[span.item] + str(first - span.start).encode())
+            row.contents.append(whole.digest())
+
+    def _has_room(self, row: Row, count: int) -> bool:
+        return all(
+            self._new_blocks(pool, row.tables[key], row, count) <= pool.available for key, pool in self.pools.items()
+        )
+
+    def _new_blocks(self, pool: BlockPool, table: BlockTable, row: Row, count: int) -> int:
+        need = -(-(row.computed + count) // self._size) - len(table.blocks)
+        return need + self._writes_into_shared(pool, table, row)
+
+    def _writes_into_shared(self, pool: BlockPool, table: BlockTable, row: Row) -> bool:
+        return bool(row.computed % self._size) and pool.is_shared(table, row.computed // self._size)
+
+    def _grow(self, request: Request, row: Row, count: int) -> list[tuple[Pool, int, int]]:
+        size = self._size
+        copies: list[tuple[Pool, int, int]] = []
+        full = (row.computed + count) // size
+        self._digest(row, request, full)
+        for key, pool in self.pools.items():
+            table = row.tables[key]
+            if self._writes_into_shared(pool, table, row):
+                copied = pool.copy_for(table, row.computed // size)
+                if copied is not None:
+                    copies.append((key, *copied))
+            need = -(-(row.computed + count) // size) - len(table.blocks)
+            if need > 0:
+                whole = -(-(row.prompt + request.settings.max_new_tokens) // size)
+                pool.grow(table, need, max(need, whole - len(table.blocks)))
+            for number in range(row.computed // size, full):
+                block = table.blocks[number]
+                assert block is not None, "a block that is written to is held"
+                pool.remember(block, row.contents[number])
+        return copies
+
+
+def refuse_if_too_big(needs: Mapping[Pool, int], pools: Mapping[Pool, BlockPool]) -> None:
+    """Raise :class:`InputError` for a request that would not fit even if it were alone."""
+    for key, blocks in needs.items():
+        pool = pools[key]
+        if blocks > pool.blocks:
+            raise InputError(
+                "the request cannot fit into the engine's memory",
+                where="memory",
+                expected=f"at most {pool.blocks * pool.size} tokens at once",
+                found=f"{blocks * pool.size} tokens (prompt and answer, rounded up to blocks)",
+                remedy="Ask for fewer new tokens, or give the engine more memory.",
+            )
