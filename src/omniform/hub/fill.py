@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from omniform.core.errors import RepoError
 from omniform.hub.devices import as_device
 from omniform.hub.place import Layout, Part, Placement
 from omniform.transforms.offload import Stay, attach
-from omniform.weights.pages import prefetch
+from omniform.weights.pages import in_large_pages, prefetch
 from omniform.weights.safetensors import map_tensors, read_header, release
 
 CHUNK = 2**23
@@ -85,6 +86,7 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
         where = as_device(placement.places[path])
         assign(model, path, torch.empty(tensors[path].shape, dtype=layout.stored[path].dtype, device=where))
     to_disk = {path for path in views if placement.places[path] == "disk"}
+    _fetch([view for path, view in views.items() if path not in to_disk])
     jobs = []
     for part in placement.parts:
         moved = [p for p in part.tensors if p in to_disk and not layout.stored[p].mapped]
@@ -92,11 +94,13 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
             assert how.offload_folder is not None
             jobs.append(partial(_rewritten, part, {p: views.pop(p) for p in moved}, layout, how.offload_folder))
     for path in list(views):
-        view = views.pop(path)
-        where = torch.device("cpu") if path in to_disk else as_device(placement.places[path])
-        jobs.append(partial(_one, path, view, layout.stored[path].dtype, where, how.copied and path not in to_disk))
-        if path not in to_disk:
-            prefetch(view)
+        view, dtype, device = views.pop(path), layout.stored[path].dtype, as_device(placement.places[path])
+        copied = how.copied and path not in to_disk
+        if view.dtype == dtype and view.device == device and not copied:
+            assign(model, path, view)  # where it lies in the file
+        else:
+            jobs.append(partial(_one, path, view, dtype, device))
+        del view
     for found in _all(jobs):
         for path, tensor in found.items():
             assign(model, path, tensor)
@@ -131,15 +135,19 @@ def _all(jobs: Sequence[Callable[[], dict[str, Tensor]]]) -> Iterator[dict[str, 
             yield futures.pop(0).result()
 
 
-def _one(path: str, view: Tensor, dtype: torch.dtype, device: torch.device, copied: bool) -> dict[str, Tensor]:
-    return {path: converted(view, dtype, device, copied=copied)}
+def _fetch(views: Sequence[Tensor]) -> None:
+    """Have the kernel read files ahead, while modules are filled and the caller goes on."""
+    if views:
+        Thread(target=lambda: list(map(prefetch, views)), name="omniform-fetch", daemon=True).start()
 
 
-def converted(view: Tensor, dtype: torch.dtype, device: torch.device, *, copied: bool = False) -> Tensor:
-    """A mapped tensor as it is to be held: itself where it fits, else a copy, whose source is let go on the way."""
-    if view.dtype == dtype and view.device == device and not copied:
-        return view
-    made = torch.empty_like(view, dtype=dtype, device=device)
+def _one(path: str, view: Tensor, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    return {path: converted(view, dtype, device)}
+
+
+def converted(view: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A copy of a mapped tensor in another dtype or on a device; its pages are let go on the way."""
+    made = in_large_pages(torch.empty_like(view, dtype=dtype, device=device))
     if not view.numel():
         return made
     if view.dim() == 0:
