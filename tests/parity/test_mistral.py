@@ -142,6 +142,24 @@ def test_padding_and_positions(tmp_path, window, side, implementation):
             close(mine[real], other[real])
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("window", [1, 3, None])
+def test_padding_tokens_that_see_nothing(tmp_path, window, side, implementation):
+    """Their vectors count too: a question's answer is sought among all tokens of the padded row."""
+    ours, theirs = pair(tmp_path, "ForQuestionAnswering", sliding_window=window)
+    ours.set_attn_implementation(implementation)
+    theirs.set_attn_implementation(implementation)
+    ids, mask = padded(ragged(97, [11, 6, 3]), side=side)
+    places = {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 2])}
+    inputs = {"input_ids": ids, "attention_mask": mask, **places}
+    with torch.no_grad():
+        expected, found = theirs(**inputs), ours(**inputs)
+    for name in ("loss", "start_logits", "end_logits"):
+        close(found[name], expected[name], name)
+    trains(ours, inputs)
+
+
 def test_padded_rows_go_on(tmp_path):
     """A padded prompt, then steps past the window under a growing mask."""
     ours, theirs = pair(tmp_path, sliding_window=3)

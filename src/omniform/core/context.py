@@ -28,7 +28,9 @@ class Mask:
 
     Attributes:
         allowed: Shape: [B or 1, H or 1, T, S], True where attention is allowed; None allows everything (or, with
-            ``causal``, what the kernel's own causal flag allows).
+            ``causal``, what the kernel's own causal flag allows). A query that may see nothing (padding, before or
+            beyond what it could look at) gets zeros from ``sdpa`` and the mean of all values from ``eager``, as the
+            reference's does.
         causal: the kernel's causal flag stands for the mask; only where queries and keys are the same tokens.
     """
 
@@ -146,7 +148,7 @@ class StepContext:
         if self.memory is None or self.memory.padding is None:
             return EVERYTHING
         padding = self.memory.padding
-        return self.once(("memory", queries), lambda: Mask(_never_empty(padding[:, None, None, :])))
+        return self.once(("memory", queries), lambda: Mask(padding[:, None, None, :]))
 
     def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:
         """A score bias that depends on the indices of query and key, for every pair of this step.
@@ -176,10 +178,4 @@ class StepContext:
             allowed = allowed & self.padding[:, None, None, :]
         if self.allowed is not None:
             allowed = allowed & self.allowed
-        return Mask(_never_empty(allowed))
-
-
-def _never_empty(allowed: Tensor) -> Tensor:
-    # A query that may see nothing (padding on the left) would make the softmax divide by zero. Its result is never
-    # used; letting it see everything keeps it finite.
-    return allowed | ~allowed.any(dim=-1, keepdim=True)
+        return Mask(allowed)
