@@ -153,6 +153,8 @@ def test_kernels_are_told_apart():
         assert seconds[part] > 0
         others = {"weights", "attention", "sampling", "other kernels"} - {part, "weights", "other kernels"}
         assert not any(seconds[other] for other in others), (part, seconds)
+    seconds = _kernels(job(), lambda: hidden.transpose(0, 1).unsqueeze(0))
+    assert seconds["Python and dispatch"] > 0 and not seconds["other kernels"]
 
 
 # -- everything, with tiny sizes ---------------------------------------------------------------------------------------

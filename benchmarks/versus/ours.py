@@ -76,7 +76,5 @@ class Ours:
         if self.engine is None:
             return {}
         stats = self.engine.stats()
-        return {
-            name: getattr(stats, name)
-            for name in ("steps", "tokens_computed", "tokens_cached", "encoder_runs", "encoder_hits", "preemptions")
-        }
+        names = ("steps", "tokens_computed", "tokens_cached", "encoder_runs", "encoder_hits", "preemptions")
+        return {**{name: getattr(stats, name) for name in names}, "seconds": dict(stats.seconds)}

@@ -104,6 +104,8 @@ def _profile(facts: dict[str, Any]) -> Table:
     for part in profiles[0].get("parts_ms", {}):
         each = ((p["parts_ms"][part], p["step_ms"]) for p in profiles)
         rows.append((f"- {part}", *(f"{spent:.2f} ms, {spent / whole:.0%}" for spent, whole in each)))
+    for phase in profiles[0]["phases_ms"]:
+        rows.append((f"engine's clock: {phase}", *(f"{p['phases_ms'][phase]:.2f} ms" for p in profiles)))
     rows.append(("new tokens per second", *(f"{p['tokens_per_s']:.1f}" for p in profiles)))
     rows.append(("of the steps that the memory allows", *(f"{p['share_of_limit']:.0%}" for p in profiles)))
     speed, weights = facts["read_bytes_per_s"] / 1e9, facts["weight_bytes_per_step"] / 1e6
