@@ -3,7 +3,7 @@
 The same prompts are answered at two lengths; what the longer answers take more, over the steps that they take more, is
 one step. Wall time is taken without the profiler, which slows everything down; the profiler then tells the kernels
 apart, each by the time in itself and not in what it calls. "Python and dispatch" is the wall time that no kernel
-accounts for; as the profiler makes every kernel a little slower, it is rather more than that.
+accounts for; as the profiler makes every kernel a little slower, it is at least that.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ Seconds = dict[str, float]
 ATTEMPTS = 3
 """How often every length is answered, with the profiler and without; medians are kept."""
 
-# By the last part of a kernel's name. Views and new tensors compute nothing: they are dispatch. Weights are matrices; products of batches of matrices are queries with keys.
-_VIEWS = frozenset(
-    "alias as_strided chunk detach empty empty_like empty_strided expand narrow permute reshape select slice split squeeze "
-    "t transpose unbind unflatten unsqueeze view _reshape_alias _unsafe_view".split()
-)
+# By the last part of a kernel's name. Views and new tensors compute nothing: they are dispatch. Weights are matrices;
+# products of batches of matrices are those of queries with keys.
+_VIEWS = frozenset({
+    "alias", "as_strided", "chunk", "detach", "empty", "empty_like", "empty_strided", "expand", "narrow", "permute",
+    "reshape", "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+    "_reshape_alias", "_unsafe_view",
+})  # fmt: skip
 _MATMULS = frozenset({"linear", "addmm", "mm", "matmul", "mv", "addmv", "_addmm_activation"})
 _ATTENTION = frozenset({"bmm", "baddbmm"})
 _SOFTMAX = frozenset({"softmax", "_softmax"})
