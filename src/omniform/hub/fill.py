@@ -17,11 +17,15 @@ from omniform.core.errors import RepoError
 from omniform.hub.devices import as_device
 from omniform.hub.place import Layout, Part, Placement
 from omniform.transforms.offload import Stay, attach
-from omniform.weights.pages import in_large_pages, prefetch
+from omniform.weights.pages import prefetch
 from omniform.weights.safetensors import map_tensors, read_header, release
 
 CHUNK = 2**23
-"""Bytes that are converted at once: what is read and not yet let go stays small beside the weights."""
+"""Bytes that are converted before they are let go: what is read at any time stays small beside the weights."""
+
+SHARE = 2**15 - 1
+"""So many numbers torch converts in the thread that asks. Our threads share the tensors; torch's would wait for one
+another at every call, which costs most where other processes want the same cores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +131,8 @@ def bring_together(model: nn.Module, placement: Placement) -> None:
 
 
 def _all(jobs: Sequence[Callable[[], dict[str, Tensor]]]) -> Iterator[dict[str, Tensor]]:
-    """The results of all jobs. torch computes and copies without Python's lock, so threads do read side by side."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    """The results of all jobs. torch computes and copies without Python's lock, so threads do work side by side."""
+    with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:
         futures = [pool.submit(job) for job in jobs]
         del jobs
         while futures:
@@ -147,22 +151,24 @@ def _one(path: str, view: Tensor, dtype: torch.dtype, device: torch.device) -> d
 
 def converted(view: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A copy of a mapped tensor in another dtype or on a device; its pages are let go on the way."""
-    made = in_large_pages(torch.empty_like(view, dtype=dtype, device=device))
+    made = torch.empty_like(view, dtype=dtype, device=device)
     if not view.numel():
         return made
     if view.dim() == 0:
         made.copy_(view)
         return made
     axis = max(range(view.dim()), key=view.stride)
-    rows = max(1, CHUNK // max(1, view.nbytes // view.shape[axis]))
-    for first in range(0, view.shape[axis], rows):
-        count = min(rows, view.shape[axis] - first)
-        source = view.narrow(axis, first, count)
-        target = made.narrow(axis, first, count)
-        if device.type != "cpu" and view.dtype.itemsize < dtype.itemsize:
-            source = source.to(device)  # what is narrower travels faster
-        target.copy_(source)
-        release(view.narrow(axis, first, count))
+    numbers = max(1, view.numel() // view.shape[axis])
+    at_once = CHUNK // (view.dtype.itemsize * numbers) or 1
+    for source, target in zip(torch.split(view, at_once, axis), torch.split(made, at_once, axis), strict=True):
+        if device.type != "cpu":
+            # What is narrower travels faster.
+            target.copy_(source.to(device) if view.dtype.itemsize < dtype.itemsize else source)
+        else:
+            rows = SHARE // numbers or 1
+            for piece, place in zip(torch.split(source, rows, axis), torch.split(target, rows, axis), strict=True):
+                place.copy_(piece)
+        release(source)
     return made
 
 

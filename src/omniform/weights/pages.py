@@ -19,7 +19,7 @@ from torch import Tensor
 _PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 """Bits of an entry of ``/proc/self/pagemap`` (https://docs.kernel.org/admin-guide/mm/pagemap.html)."""
 
-_WILLNEED, _DONTNEED, _HUGEPAGE = 3, 4, 14
+_WILLNEED, _DONTNEED = 3, 4
 """madvise(2)'s numbers, the same on all Linux machines."""
 
 
@@ -40,18 +40,6 @@ def prefetch(tensor: Tensor) -> None:
     span = _pages(tensor, outwards=True)
     if span is not None:
         _advise(*span, _WILLNEED)
-
-
-def in_large_pages(tensor: Tensor) -> Tensor:
-    """A new tensor, its memory in large pages where the system has them.
-
-    What is filled for the first time is then filled over twice as fast, since most of that is the kernel's handing out
-    of small pages.
-    """
-    span = _pages(tensor, outwards=False)
-    if span is not None:
-        _advise(*span, _HUGEPAGE)
-    return tensor
 
 
 def _pages(tensor: Tensor, *, outwards: bool) -> tuple[int, int] | None:
