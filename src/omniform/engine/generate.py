@@ -20,7 +20,7 @@ from omniform.engine.engine import Engine
 from omniform.engine.memory import free_memory
 from omniform.engine.pages import token_bytes
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
-from omniform.engine.settings import Settings
+from omniform.engine.settings import Settings, known_settings
 
 BLOCK = 16
 
@@ -170,10 +170,10 @@ def generate(
     if streamer is not None:
         streamer.end()
     found = [answer.finished() for answer in answers]
-    sequences = _sequences(job, settings, found)
-    if not kwargs.get("return_dict_in_generate", model.generation_config.return_dict_in_generate):
-        return sequences
-    return GenerateOutput(sequences, *_noted(found), _beam_scores(found))
+    opening, written = _rows(job, settings, found)
+    if not known_settings(job.model, job.asked).get("return_dict_in_generate"):
+        return job.model.given_back(opening, written, settings.eos_token_ids, _fill(settings))
+    return GenerateOutput(torch.cat((opening, written), dim=1), *_noted(found), _beam_scores(found))
 
 
 def stream(
@@ -279,16 +279,21 @@ def _reached(answer: Answers, step: int) -> bool:
     return bool(answer.tokens) and all(len(row) > step for row in answer.tokens)
 
 
-def _sequences(job: Job, settings: Settings, found: Sequence[Completion]) -> Tensor:
-    device, pad = job.model.device, settings.pad_token_id
+def _rows(job: Job, settings: Settings, found: Sequence[Completion]) -> tuple[Tensor, Tensor]:
+    """What stands before each answer, and the answers. Shape: [B, T] and [B, new]."""
+    device = job.model.device
     each = len(found[0].sequences)
     if job.given is not None:
-        given = job.given.repeat_interleave(each, dim=0)
+        opening = job.given.repeat_interleave(each, dim=0)
     else:
-        given = _padded([list(c.opening) for c in found for _ in range(each)], pad, left=True).to(device)
-    fill = settings.beam_settings().fill_token_id if settings.num_beams > 1 else pad
-    written = _padded([s.tokens for c in found for s in c.sequences], fill, left=False).to(device)
-    return job.model.given_back(given, written, settings.eos_token_ids, fill)
+        openings = [list(c.opening) for c in found for _ in range(each)]
+        opening = _padded(openings, settings.pad_token_id, left=True).to(device)
+    return opening, _padded([s.tokens for c in found for s in c.sequences], _fill(settings), left=False).to(device)
+
+
+def _fill(settings: Settings) -> int:
+    """What stands after the end of rows shorter than others."""
+    return settings.beam_settings().fill_token_id if settings.num_beams > 1 else settings.pad_token_id
 
 
 def _padded(rows: list[list[int]], pad: int, *, left: bool) -> Tensor:

@@ -85,10 +85,11 @@ def _ruled(row: Row, s: Settings, scores: Tensor) -> Tensor:
     if written < s.min_new_tokens:
         scores = _banned(scores, s.eos_token_ids)
     if s.forced_first is not None and written == 0:
-        scores = _only(scores, s.forced_first)
-    if s.forced_last is not None and written == s.max_new_tokens - 1:
+        scores = _only(scores, (s.forced_first,))
+    if s.forced_last and written == s.max_new_tokens - 1:
         scores = _only(scores, s.forced_last)
-    return _banned(scores, s.begin_suppress_tokens) if written == 0 else scores
+    # Where the first token is forced, the second is the one that somebody begins with.
+    return _banned(scores, s.begin_suppress_tokens) if written == (s.forced_first is not None) else scores
 
 
 def _banned(scores: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -98,8 +99,8 @@ def _banned(scores: Tensor, tokens: Sequence[int]) -> Tensor:
     return scores.index_fill(-1, torch.tensor(inside, device=scores.device), NEVER)
 
 
-def _only(scores: Tensor, token: int) -> Tensor:
-    return torch.full_like(scores, NEVER).index_fill(-1, torch.tensor([token], device=scores.device), 0.0)
+def _only(scores: Tensor, tokens: Sequence[int]) -> Tensor:
+    return torch.full_like(scores, NEVER).index_fill(-1, torch.tensor(list(tokens), device=scores.device), 0.0)
 
 
 def _penalised(scores: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:

@@ -58,8 +58,8 @@ class Settings:
         no_repeat_ngram_size: no so many tokens occur twice in a row; 0 for no such rule.
         suppress_tokens: never written.
         begin_suppress_tokens: not written as the first token.
-        forced_first: the token to begin with, whatever its score.
-        forced_last: the token to write when the length runs out.
+        forced_first: the token to begin with, whatever its score, where a single token comes before it.
+        forced_last: the tokens to choose from when the length runs out, the first of them by default.
         eos_token_ids: tokens that end a row.
         pad_token_id: fills rows that ended before others.
         max_time: seconds after which no further token is begun.
@@ -86,7 +86,7 @@ class Settings:
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     forced_first: int | None = None
-    forced_last: int | None = None
+    forced_last: tuple[int, ...] = ()
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     max_time: float | None = None
@@ -107,7 +107,7 @@ class Settings:
             or self.no_repeat_ngram_size
             or self.min_new_tokens
             or self.forced_first is not None
-            or self.forced_last is not None
+            or self.forced_last
             or self.begin_suppress_tokens
         )
 
@@ -185,11 +185,12 @@ def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings
     d = Settings()
     eos = tuple(i for i in r.ids("eos_token_id") if i >= 0)
     pad = [i for i in r.ids("pad_token_id") if i >= 0]
-    first, last = r.ids("forced_bos_token_id"), r.ids("forced_eos_token_id")
+    first = r.ids("forced_bos_token_id")
+    fewest = r.maybe_integer("min_new_tokens", least=0)
+    least = r.maybe_integer("min_length", least=0) or 0
     return Settings(
         max_new_tokens=_longest(r, given, prompt),
-        min_new_tokens=r.maybe_integer("min_new_tokens", least=0)
-        or max(0, (r.maybe_integer("min_length", least=0) or 0) - prompt),
+        min_new_tokens=fewest if fewest is not None else max(0, least - prompt),
         do_sample=r.flag("do_sample", d.do_sample),
         temperature=r.number("temperature", d.temperature),
         top_k=r.integer("top_k", d.top_k, least=0),
@@ -200,8 +201,9 @@ def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings
         no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, least=0),
         suppress_tokens=tuple(i for i in r.ids("suppress_tokens") if i >= 0),
         begin_suppress_tokens=tuple(i for i in r.ids("begin_suppress_tokens") if i >= 0),
-        forced_first=first[0] if first else None,
-        forced_last=last[0] if last else None,
+        # The ecosystem forces the second token of a row, which is an answer's first after a single opening token.
+        forced_first=first[0] if first and prompt == 1 else None,
+        forced_last=tuple(i for i in r.ids("forced_eos_token_id") if i >= 0),
         eos_token_ids=eos,
         pad_token_id=pad[0] if pad else eos[0] if eos else 0,
         max_time=r.maybe_number("max_time"),
@@ -254,14 +256,47 @@ def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:
 def _check(s: Settings) -> None:
     rules = {
         "temperature": (s.temperature > 0, "> 0 (or do_sample=False)"),
-        "top_p": (0 < s.top_p <= 1, "in (0, 1]"),
+        "top_p": (0 <= s.top_p <= 1, "in [0, 1]"),
         "min_p": (s.min_p is None or 0 <= s.min_p <= 1, "in [0, 1]"),
         "repetition_penalty": (s.repetition_penalty > 0, "> 0"),
+        "num_return_sequences": (
+            s.num_return_sequences == 1 or s.do_sample or s.num_beams > 1,
+            "1: greedy search has one answer (or do_sample=True, or num_beams)",
+        ),
     }
     values = {f.name: getattr(s, f.name) for f in fields(s)}
     for name, (holds, expected) in rules.items():
         if not holds:
             raise InputError("this value cannot be", where=name, expected=expected, found=values[name])
+    _check_forced(s)
+    if s.num_beams > 1:
+        _check_beams(s)
+
+
+def _check_forced(s: Settings) -> None:
+    first = () if s.forced_first is None else (s.forced_first,)
+    for name, forced in (("forced_bos_token_id", first), ("forced_eos_token_id", s.forced_last)):
+        if forced and set(forced) <= set(s.suppress_tokens):
+            raise InputError(
+                "a token cannot be forced and suppressed",
+                where=name,
+                expected="a token that is not among suppress_tokens",
+                found=", ".join(map(str, forced)),
+            )
+
+
+def _check_beams(s: Settings) -> None:
+    s.beam_settings()
+    asked = {"output_scores": s.keep_scores, "output_logits": s.keep_logits, "logprobs": s.logprobs is not None}
+    for name, value in asked.items():
+        if value:
+            raise InputError(
+                "beam search gives no scores token by token",
+                where=name,
+                expected="this setting left out, or num_beams=1",
+                found=f"num_beams={s.num_beams}",
+                remedy="return_dict_in_generate=True gives each answer's score, as sequences_scores.",
+            )
 
 
 def token_ids(config: ModelConfig) -> dict[str, object]:
