@@ -31,6 +31,7 @@ _HOME: dict[str, str] = {
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
+    "plan": "omniform.hub.plan",
     "TextStreamer": "omniform.engine.text",
     "TextIteratorStreamer": "omniform.engine.text",
     "GenerationConfig": "omniform.core.generation",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
+    from omniform.hub.plan import plan as plan
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
     from omniform.inputs.processors import WhisperProcessor as WhisperProcessor

@@ -52,6 +52,16 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     inspect = commands.add_parser("inspect", help=text, description=text, allow_abbrev=False)
     inspect.add_argument("model", help="a folder or a Hub id")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    plan = inspect.add_argument_group("plan", "What loading it with these settings would come to.")
+    plan.add_argument(
+        "--plan", action="store_true", help="say where each part would go, what it needs, and its kernels"
+    )
+    plan.add_argument("--max-memory", action="append", metavar="DEVICE=SIZE", help="0=8GiB or cpu=4GB; may be repeated")
+    plan.add_argument("--device-map", metavar="MAP", help="auto (as it is unless told), balanced, sequential, a device")
+    plan.add_argument("--offload-folder", metavar="FOLDER", help="where weights would be kept that go to disk")
+    plan.add_argument("--dtype", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    plan.add_argument("--tokens", type=int, metavar="N", help="tokens per row, prompt and answer (4096)")
+    plan.add_argument("--rows", type=int, metavar="N", help="rows at once (1)")
     inspect.set_defaults(work=_inspect)
 
 
@@ -67,9 +77,19 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _inspect(given: argparse.Namespace) -> None:
-    from omniform.cli.inspect import inspect_command
+    from omniform.cli.inspect import bounds_from, inspect_command, plan_command
 
-    inspect_command(given.model, as_json=given.json)
+    names = ("max_memory", "device_map", "offload_folder", "dtype", "tokens", "rows")
+    settings = {name: vars(given)[name] for name in names if vars(given)[name] is not None}
+    if not given.plan:
+        if settings:
+            first = next(iter(settings)).replace("_", "-")
+            raise InputError(f"--{first} is part of a plan", remedy="Add --plan.")
+        inspect_command(given.model, as_json=given.json)
+        return
+    if "max_memory" in settings:
+        settings["max_memory"] = bounds_from(given.max_memory)
+    plan_command(given.model, settings, as_json=given.json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -304,20 +304,23 @@ def _arranged(
         largest = max(group.nbytes for group in groups)
         spare = {main: largest} if main in room else {}
         found = _filled(groups, {**room, "disk": room.get("disk", total)}, spare)
+    have = sum(room.values())
+    shown = ", ".join(f"{place}: {nbytes:,} bytes" for place, nbytes in room.items())
     if found is None:
         raise InputError(
-            f"the weights take {total:,} bytes and there is room for {sum(room.values()):,}",
+            f"the weights take {total:,} bytes, in parts of up to {max(g.nbytes for g in groups):,}, and do not fit",
             where="max_memory",
-            expected=f"{total - sum(room.values()):,} bytes more",
+            expected=f"{max(total - have, 1):,} bytes more",
+            found=shown,
         )
     homeless = sum(g.nbytes for g in groups if found[g.paths[0]] == "disk" and not g.mappable)
     if homeless and not has_folder:
         raise InputError(
-            f"{homeless:,} of {total:,} bytes of weights fit into no device's memory, and the checkpoint does not hold "
-            "them in the form in which they are loaded",
+            f"the weights take {total:,} bytes and do not fit into memory, and the checkpoint does not hold them in the "
+            "form in which they are loaded",
             where="max_memory",
-            expected=f"{homeless:,} bytes more, or a folder to keep them in",
-            found=", ".join(f"{place}: {nbytes:,} bytes" for place, nbytes in room.items()),
+            expected=f"{max(total - have, 1):,} bytes more, or a folder to keep {homeless:,} bytes in",
+            found=shown,
             remedy="Pass offload_folder=..., or keep the checkpoint's own dtype.",
         )
     return found

@@ -1,0 +1,88 @@
+"""Which attention kernel a model's attentions run, and why: asked of the step context, which decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from omniform.architectures.model import Model
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.relative import BucketedBias
+from omniform.core.context import Backend, Mask, StepContext
+from omniform.core.rules import Rule
+from omniform.core.state import StatefulModule
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How some of a model's attentions are computed.
+
+    Attributes:
+        attentions: their module paths.
+        prompt: the kernel over a whole prompt (or a whole input, in an encoder).
+        decoding: the kernel of one new token; None where there is no decoding.
+        why: what decides it.
+    """
+
+    attentions: tuple[str, ...]
+    prompt: str
+    decoding: str | None
+    why: str
+
+
+def kernels_of(model: Model) -> tuple[Kernel, ...]:
+    """The kernels of all attentions of a model, alike ones together."""
+    groups: dict[tuple[str, str | None, str], list[str]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, (Attention, CrossAttention)):
+            biased = isinstance(module, Attention) and any(_gives_bias(model, head) for head in _heads(path))
+            groups.setdefault(_kernel(module, model.attn_backend, biased), []).append(path)
+    return tuple(Kernel(tuple(paths), *kernel) for kernel, paths in groups.items())
+
+
+def sees_ahead(module: StatefulModule) -> bool:
+    """Whether an attention looks at tokens after its own, as encoders do, which decode nothing and keep nothing."""
+    return isinstance(module, Attention) and bool(module.rule.allows(torch.tensor([[0]]), torch.tensor([[1]])).all())
+
+
+def _kernel(module: Attention | CrossAttention, backend: Backend, biased: bool) -> tuple[str, str | None, str]:
+    if backend == "eager":
+        name = "eager: scores, softmax and sum, written out"
+        return name, name, 'attn_implementation="eager"'
+    if isinstance(module, CrossAttention):
+        name = "sdpa, no mask"
+        return name, name, "it sees all of the encoder's output, a mask only for padding; keys and values are kept"
+    prompt = _named(_mask(module.rule, backend, past=0, queries=3), biased)
+    if sees_ahead(module):
+        return prompt, None, f"{module.rule} sees the whole input; a mask joins where rows are padded"
+    decoding = _named(_mask(module.rule, backend, past=3, queries=1), biased)
+    if biased:
+        return prompt, decoding, "a learned bias is added to the scores, which the causal flag cannot be joined with"
+    if "flag" in prompt:
+        return prompt, decoding, f"{module.rule} is the kernel's own flag, and packed rows need no mask"
+    return prompt, decoding, f"{module.rule} is no flag of the kernel; the mask is made once per step"
+
+
+def _mask(rule: Rule, backend: Backend, *, past: int, queries: int) -> Mask:
+    positions = torch.arange(past, past + queries)[None]
+    return StepContext(positions=positions, past=past, backend=backend).mask(rule, queries, torch.device("cpu"))
+
+
+def _named(mask: Mask, biased: bool) -> str:
+    if biased:
+        return "sdpa, additive mask"
+    if mask.causal:
+        return "sdpa, causal flag"
+    return "sdpa, no mask" if mask.allowed is None else "sdpa, boolean mask"
+
+
+def _heads(path: str) -> Iterator[str]:
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _gives_bias(model: Model, path: str) -> bool:
+    return any(isinstance(child, BucketedBias) for child in model.get_submodule(path).children())
