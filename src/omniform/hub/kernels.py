@@ -44,7 +44,7 @@ def kernels_of(model: Model) -> tuple[Kernel, ...]:
 
 def sees_ahead(module: StatefulModule) -> bool:
     """Whether an attention looks at tokens after its own, as encoders do, which decode nothing and keep nothing."""
-    return isinstance(module, Attention) and bool(module.rule.allows(torch.tensor([[0]]), torch.tensor([[1]])).all())
+    return isinstance(module, Attention) and bool(module.rule.allows(*torch.tensor([[[0]], [[1]]], device="cpu")).all())
 
 
 def _kernel(module: Attention | CrossAttention, backend: Backend, biased: bool) -> tuple[str, str | None, str]:
@@ -66,8 +66,9 @@ def _kernel(module: Attention | CrossAttention, backend: Backend, biased: bool) 
 
 
 def _mask(rule: Rule, backend: Backend, *, past: int, queries: int) -> Mask:
-    positions = torch.arange(past, past + queries)[None]
-    return StepContext(positions=positions, past=past, backend=backend).mask(rule, queries, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    positions = torch.arange(past, past + queries, device=cpu)[None]
+    return StepContext(positions=positions, past=past, backend=backend).mask(rule, queries, cpu)
 
 
 def _named(mask: Mask, biased: bool) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
@@ -211,8 +211,11 @@ def layout_of(
         mapped = kind == found and files.is_mapped(key)
         stored[path] = Stored(piece.key, ours.numel() * kind.itemsize, mapped, kind)
     keymap = model.origin.architecture.keys(model.origin.config.spec)
-    modules = [path for path, _ in model.named_modules() if path]
-    return Layout(model, stored, ties, keymap.spelled([*modules, *ties]))
+    spelled = keymap.spelled([*(path for path, _ in model.named_modules() if path), *ties])
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module):  # templates tell of its children only
+            spelled[path] = spelled[f"{path}.0"].rpartition(".")[0]
+    return Layout(model, stored, ties, spelled)
 
 
 def untie_what_differs(model: Model, held: Mapping[str, Tensor], *, glance: bool = False) -> None:

@@ -316,8 +316,8 @@ def _arranged(
     homeless = sum(g.nbytes for g in groups if found[g.paths[0]] == "disk" and not g.mappable)
     if homeless and not has_folder:
         raise InputError(
-            f"the weights take {total:,} bytes and do not fit into memory, and the checkpoint does not hold them in the "
-            "form in which they are loaded",
+            f"the weights take {total:,} bytes and do not fit into memory, and the checkpoint does not hold them as "
+            "they are loaded",
             where="max_memory",
             expected=f"{max(total - have, 1):,} bytes more, or a folder to keep {homeless:,} bytes in",
             found=shown,

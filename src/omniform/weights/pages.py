@@ -35,6 +35,12 @@ def release(tensor: Tensor) -> None:
         _advise(*span, _DONTNEED)
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of a mapped file that nobody wrote to, so that :func:`release` frees its memory."""
+    span = _pages(tensor, outwards=False)
+    return span is not None and _is_clean(*span)
+
+
 def prefetch(tensor: Tensor) -> None:
     """Have the kernel read a mapped tensor's part of the file in the background, for a use that comes soon."""
     span = _pages(tensor, outwards=True)

@@ -136,7 +136,7 @@ def map_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         found = str(error).split("\n")[0]
         raise WeightsError("the file cannot be mapped into memory", where=str(path), found=found) from error
-    whole = torch.empty(0, dtype=torch.uint8).set_(cast(torch.UntypedStorage, storage))
+    whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(cast(torch.UntypedStorage, storage))
     return {name: _view(whole, entry) for name, entry in header.entries.items()}
 
 
@@ -145,7 +145,7 @@ def _view(whole: Tensor, entry: Entry) -> Tensor:
     if entry.start % entry.dtype.itemsize:
         data = data.clone()  # some old files are not aligned, and a view must be
     if not entry.nbytes:
-        return torch.empty(entry.shape, dtype=entry.dtype)
+        return torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
     return data.view(entry.dtype).view(entry.shape)
 
 
