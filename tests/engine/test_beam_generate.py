@@ -138,11 +138,15 @@ def test_beams_token_for_token(pairs, family, case):
     ours, theirs = pairs(family)
     inputs = FAMILIES[family][1]()
     asked = {"num_beams": 3, "max_new_tokens": 9, "return_dict_in_generate": True, **CASES[case]}
+    if family == "whisper":  # the reference's own Whisper knows one end only, and repeats the best answer
+        asked = {k: 31 if k == "eos_token_id" else v for k, v in asked.items() if k != "num_return_sequences"}
+        asked["pad_token_id"] = asked.get("eos_token_id", 0)  # as published checkpoints have it
     expected = theirs.generate(**inputs, **asked, output_scores=True)
     found = ours.generate(**inputs, **asked)
     assert found.sequences.tolist() == expected.sequences.tolist()
     close(found.sequences_scores, expected.sequences_scores)
-    assert ours.generate(**inputs, **{**asked, "return_dict_in_generate": False}).tolist() == found.sequences.tolist()
+    plain = {**asked, "return_dict_in_generate": False}
+    assert ours.generate(**inputs, **plain).tolist() == theirs.generate(**inputs, **plain).tolist()
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])

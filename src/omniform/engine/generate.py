@@ -172,7 +172,7 @@ def generate(
     found = [answer.finished() for answer in answers]
     opening, written = _rows(job, settings, found)
     if not known_settings(job.model, job.asked).get("return_dict_in_generate"):
-        return job.model.given_back(opening, written, settings.eos_token_ids, _fill(settings))
+        return job.model.given_back(opening, written, settings.eos_token_ids, settings.pad_token_id)
     return GenerateOutput(torch.cat((opening, written), dim=1), *_noted(found), _beam_scores(found))
 
 
