@@ -31,7 +31,7 @@ def attend(
     Args:
         q_BTHD: Shape: [B, T, H, D]; in a packed step [1, N, H, D].
         k: Shape: [B, G, S, D] where G divides H: each group of H/G query heads shares one key head. In a packed step,
-            the keys of every slot of the state, Shape: [S, G, D].
+            the keys of every slot of the state, Shape: [1, G, S, D].
         v: the values likewise, of width Dv.
         mask: what may be seen.
         scale: factor on the scores.

@@ -3,12 +3,15 @@
 A row's keys are runs of slots in one long tensor, and a run is a view: nothing is gathered. A query that sees several
 runs (a shared prefix, then its own tokens) attends to each of them, and the results are blended by their softmax
 denominators (https://arxiv.org/abs/2205.14135, section 3.1), so that a prefix that rows share is read once for all.
+
+Query heads that share a key head are never given copies of it: G is the number of key heads, R of query heads to each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.blocks.padded import attend_padded
@@ -18,8 +21,8 @@ from omniform.core.packed import Call, PackedMask, RowKeys
 
 def attend_packed(
     q_NHD: Tensor,
-    k_SGD: Tensor,
-    v_SGD: Tensor,
+    k_1GSD: Tensor,
+    v_1GSD: Tensor,
     mask: PackedMask,
     *,
     scale: float,
@@ -30,8 +33,8 @@ def attend_packed(
 
     Args:
         q_NHD: the queries of all rows, end to end.
-        k_SGD: the keys of every slot there is, where G divides H.
-        v_SGD: the values likewise.
+        k_1GSD: the keys of every slot there is, where G divides H.
+        v_1GSD: the values likewise.
         mask: which queries see which slots.
         bias: per row, Shape: [1, H, T, S], added to the scaled scores.
 
@@ -39,116 +42,103 @@ def attend_packed(
         Shape: [N, H, Dv].
     """
     if backend == "eager" or bias is not None:
-        biases = bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
-        parts = [_row(q_NHD, k_SGD, v_SGD, row, scale, backend, b) for row, b in zip(mask.rows, biases, strict=True)]
+        rows, biases = mask.rows, bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
+        parts = [_row(q_NHD, k_1GSD, v_1GSD, row, scale, backend, b) for row, b in zip(rows, biases, strict=True)]
         return torch.cat(parts)
+    groups = k_1GSD.shape[1]
+    q_NGRD = q_NHD.view(q_NHD.shape[0], groups, -1, q_NHD.shape[2])
     calls = mask.calls
-    if len(calls.own) == 1 and not calls.extra and not calls.masked:
-        return _whole(q_NHD, k_SGD, v_SGD, calls.own[0], scale)
-    out = q_NHD.new_empty((*q_NHD.shape[:2], v_SGD.shape[-1]))
-    if not calls.extra:
-        for call in calls.own:
-            out[call.queries] = _whole(q_NHD, k_SGD, v_SGD, call, scale)
-    else:
-        _blend(q_NHD, k_SGD, v_SGD, calls.own, calls.extra, scale, out)
-    for row in calls.masked:
-        out[row.queries] = _row(q_NHD, k_SGD, v_SGD, row, scale, backend, None)
-    return out
+    outs: list[Tensor] = []
+    weights: list[Tensor] = []
+    for call in calls.own:
+        if isinstance(call, RowKeys):
+            out, weight = _row(q_NHD, k_1GSD, v_1GSD, call, scale, backend, None), q_NHD.new_zeros(0)
+            out = out.view(out.shape[0], groups, -1, out.shape[2])
+        else:
+            out, weight = _part(q_NGRD[call.queries], k_1GSD, v_1GSD, call, scale)
+        outs.append(out)
+        weights.append(weight)
+    mixed = outs[0] if len(outs) == 1 else torch.cat(outs)
+    if calls.extra:
+        mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, weights, calls.own, calls.extra, scale)
+    return mixed.flatten(1, 2)
 
 
-def _whole(q_NHD: Tensor, k_SGD: Tensor, v_SGD: Tensor, call: Call, scale: float) -> Tensor:
-    """Queries that see one run and nothing else. Shape: [n, H, Dv]."""
-    q, k, v = _laid_out(q_NHD[call.queries], k_SGD, v_SGD, call)
-    return _back(F.scaled_dot_product_attention(q, k, v, is_causal=call.causal, scale=scale), call)
+def _part(q_nGRD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention to one run, and the logarithm of its softmax denominator. Shape: [n, G, R, Dv] and [n, G, R]."""
+    first, stop = call.run
+    k, v = k_1GSD.narrow(2, first, stop - first), v_1GSD.narrow(2, first, stop - first)
+    count, groups, each, _ = q_nGRD.shape
+    if call.causal:
+        # Groups are the kernel's batch, and the heads of a group see one expanded key head.
+        q = q_nGRD.permute(1, 2, 0, 3)
+        k, v = (x[0, :, None].expand(-1, each, -1, -1) for x in (k, v))
+        out, weight = _kernel(q, k, v, True, scale)
+        return out.permute(2, 0, 1, 3), weight.permute(2, 0, 1)
+    if count == 1:
+        # The heads of a group are so many queries, all of which see all keys.
+        return _kernel(q_nGRD, k, v, False, scale)
+    q = q_nGRD.transpose(0, 1).reshape(1, groups, count * each, -1)
+    out, weight = _kernel(q, k, v, False, scale)
+    out, weight = out.view(groups, count, each, -1), weight.view(groups, count, each)
+    return out.transpose(0, 1), weight.transpose(0, 1)
+
+
+def _kernel(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention, Shape: [B, H, T, Dv], and the logarithm of its softmax denominator, [B, H, T] in float32."""
+    if q_BHTD.device.type == "cpu" and k_BHSD.shape[-1] == v_BHSD.shape[-1]:
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+        out, weight = flash(q_BHTD, k_BHSD, v_BHSD, 0.0, causal, scale=scale)
+        return out, weight
+    scores = (q_BHTD @ k_BHSD.transpose(-2, -1)).float() * scale
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    weight = scores.logsumexp(-1, keepdim=True)
+    return (scores - weight).exp().to(v_BHSD.dtype) @ v_BHSD, weight[..., 0]
 
 
 def _blend(
-    q_NHD: Tensor,
-    k_SGD: Tensor,
-    v_SGD: Tensor,
-    own: tuple[Call, ...],
-    extra: tuple[Call, ...],
+    q_NGRD: Tensor,
+    k_1GSD: Tensor,
+    v_1GSD: Tensor,
+    own_NGRD: Tensor,
+    weights: list[Tensor],
+    own: Sequence[Call | RowKeys],
+    extra: Sequence[Call],
     scale: float,
-    out_NHD: Tensor,
-) -> None:
-    mixed = out_NHD.new_empty(out_NHD.shape, dtype=torch.float32)
-    total_NH = out_NHD.new_empty(out_NHD.shape[:2], dtype=torch.float32)
-    covered = []
-    for call in own:
-        mixed[call.queries], total_NH[call.queries] = _partial(q_NHD, k_SGD, v_SGD, call, scale)
-        covered.append(call.queries)
+) -> Tensor:
+    """Add what earlier runs have to say to what the queries' own runs said. Shape: [N, G, R, Dv]."""
+    for i, call in enumerate(own):
+        if isinstance(call, RowKeys):  # it has seen all of its keys
+            weights[i] = q_NGRD.new_zeros(q_NGRD[call.queries].shape[:3], dtype=torch.float32)
+    mixed, total = own_NGRD.float(), torch.cat(weights)
     for call in extra:
-        part, weight = _partial(q_NHD, k_SGD, v_SGD, call, scale)
-        before = total_NH[call.queries]
+        part, weight = _part(q_NGRD[call.queries], k_1GSD, v_1GSD, call, scale)
+        before = total[call.queries]
         both = torch.logaddexp(before, weight)
-        old, new = (before - both).exp()[..., None], (weight - both).exp()[..., None]
-        mixed[call.queries] = mixed[call.queries] * old + part * new
-        total_NH[call.queries] = both
-    for queries in covered:
-        out_NHD[queries] = mixed[queries].to(out_NHD.dtype)
-
-
-def _partial(q_NHD: Tensor, k_SGD: Tensor, v_SGD: Tensor, call: Call, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention to one run, and the logarithm of its softmax denominator. Shape: [n, H, Dv] and [n, H], float32."""
-    q, k, v = _laid_out(q_NHD[call.queries], k_SGD, v_SGD, call)
-    if q.device.type == "cpu" and k.shape[-1] == v.shape[-1]:
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, call.causal, scale=scale)
-        return _back(out, call).float(), _back(weight[..., None], call)[..., 0]
-    scores = (q @ k.transpose(-2, -1)).float() * scale
-    if call.causal:
-        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), float("-inf"))
-    weight = scores.logsumexp(-1, keepdim=True)
-    return _back((scores - weight).exp() @ v.float(), call), _back(weight, call)[..., 0]
-
-
-def _laid_out(q_nHD: Tensor, k_SGD: Tensor, v_SGD: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """Views for the kernel in which no key is repeated for the query heads that share it."""
-    first, stop = call.run
-    k, v = k_SGD[first:stop].transpose(0, 1), v_SGD[first:stop].transpose(0, 1)
-    count, heads, width = q_nHD.shape
-    groups = k.shape[0]
-    if call.causal:
-        # Groups are the kernel's batch, and the heads of a group see one expanded key head.
-        q = q_nHD.view(count, groups, heads // groups, width).permute(1, 2, 0, 3)
-        return q, k[:, None].expand(-1, heads // groups, -1, -1), v[:, None].expand(-1, heads // groups, -1, -1)
-    # All queries see all keys: the heads of a group are so many more queries.
-    q = q_nHD.view(count, groups, heads // groups, width).transpose(0, 1).reshape(1, groups, -1, width)
-    return q, k[None], v[None]
-
-
-def _back(x: Tensor, call: Call) -> Tensor:
-    """From the kernel's layout to [n, H, D]."""
-    if call.causal:
-        return x.permute(2, 0, 1, 3).flatten(1, 2)
-    groups, width = x.shape[1], x.shape[-1]
-    n = _count(call)
-    if n == 1:
-        return x.reshape(1, -1, width)
-    return x.reshape(groups, n, -1, width).transpose(0, 1).flatten(1, 2)
-
-
-def _count(call: Call) -> int:
-    queries = call.queries
-    return queries.stop - queries.start if isinstance(queries, slice) else queries.shape[0]
+        mixed[call.queries] = torch.lerp(mixed[call.queries], part.float(), (weight - both).exp()[..., None])
+        total[call.queries] = both
+    return mixed.to(own_NGRD.dtype)
 
 
 def _row(
     q_NHD: Tensor,
-    k_SGD: Tensor,
-    v_SGD: Tensor,
+    k_1GSD: Tensor,
+    v_1GSD: Tensor,
     row: RowKeys,
     scale: float,
     backend: Backend,
     bias: Tensor | None,
 ) -> Tensor:
-    k, v = _gathered(k_SGD, row), _gathered(v_SGD, row)
-    part = None if bias is None else bias[..., row.first :]
+    """One row, all its keys at once. Shape: [n, H, Dv]."""
     mask = Mask(None if row.allowed is None else row.allowed[None, None])
+    part = None if bias is None else bias[..., row.first :]
+    k, v = _gathered(k_1GSD, row), _gathered(v_1GSD, row)
     return attend_padded(q_NHD[None, row.queries], k, v, mask, scale=scale, backend=backend, bias=part)[0]
 
 
-def _gathered(x_SGD: Tensor, row: RowKeys) -> Tensor:
+def _gathered(x_1GSD: Tensor, row: RowKeys) -> Tensor:
     """A row's keys or values. Shape: [1, G, S, D]; a view where they lie together."""
-    runs = [x_SGD[first:stop] for first, stop in row.runs]
-    whole = runs[0] if len(runs) == 1 else torch.cat(runs)
-    return whole.transpose(0, 1)[None]
+    runs = [x_1GSD[:, :, first:stop] for first, stop in row.runs]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)

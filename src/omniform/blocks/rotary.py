@@ -73,6 +73,9 @@ class DynamicNTK(Frequencies):
     factor: float
     trained: int
 
+    def regime(self, length: int) -> Hashable:
+        return max(length, self.trained)
+
     def longest_row(self, max_positions: int) -> int | None:
         # Dynamic scaling is there to go beyond the trained length.
         return None

@@ -65,14 +65,13 @@ class Calls:
     """What attention under one rule takes in one step.
 
     Attributes:
-        own: for every query the run that holds its own token (or, across, the memory's first); no query occurs twice.
+        own: for every query, in the order of the step, the run that holds its own token (or, across, the memory's
+            first); or its whole row, where that takes a mask.
         extra: earlier runs, to be blended in; rows that share a run share the call.
-        masked: rows that no such calls describe.
     """
 
-    own: tuple[Call, ...]
+    own: tuple[Call | RowKeys, ...]
     extra: tuple[Call, ...]
-    masked: tuple[RowKeys, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +117,12 @@ class PackedMask:
     @cached_property
     def calls(self) -> Calls:
         """The fewest kernel calls: every run once, however many rows share it."""
-        own: list[Call] = []
+        own: list[Call | RowKeys] = []
         shared: dict[Run, list[tuple[int, int]]] = {}
-        masked: list[RowKeys] = []
         for segment, table, keys in self._rows:
             pieces = self._pieces(segment, table, keys)
             if pieces is None:
-                masked.append(self._row(segment, table, keys))
+                own.append(self._row(segment, table, keys))
                 continue
             for call, earlier in pieces:
                 own.append(call)
@@ -132,7 +130,7 @@ class PackedMask:
                 for run in earlier:
                     shared.setdefault(run, []).append((call.queries.start, call.queries.stop))
         extra = (Call(_together(queries, self._device), run) for run, queries in shared.items())
-        return Calls(tuple(own), tuple(extra), tuple(masked))
+        return Calls(tuple(own), tuple(extra))
 
     @cached_property
     def rows(self) -> tuple[RowKeys, ...]:

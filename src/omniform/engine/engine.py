@@ -33,6 +33,7 @@ from omniform.engine.sampling import choose, logprobs_of, processed
 from omniform.engine.scheduler import Plan, Scheduler, Share, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stop import stop_strings
+from omniform.transforms.pack import pack
 
 LONGEST_ROW = 4096
 """Tokens of the longest row that memory is divided for, where the model itself sets no limit."""
@@ -133,6 +134,7 @@ class Engine:
         self._closing = False
         _ENGINES.add(self)
         self._failed = False
+        self._packed = False
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed", "tokens_cached"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
@@ -312,7 +314,15 @@ class Engine:
             self._counts["tokens_computed"] += sum(share.count for share in plan.shares)
             self._seconds["model"] += computed - planned
             self._seconds["sample"] += time.perf_counter() - computed
+            if not self._packed and self._has_work:
+                self._pack()
             return self._has_work
+
+    def _pack(self) -> None:
+        """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
+        self._packed = True
+        if "disk" not in self.model.hf_device_map.values():
+            pack(self.model, mapped_only=True)
 
     @property
     def _has_work(self) -> bool:

@@ -32,24 +32,24 @@ def token_bytes(specs: Mapping[int, StateSpec], dtype: torch.dtype) -> dict[Pool
 
 
 class PagedKV:
-    """One mixer's keys and values, of all rows. Shape: [slots, G, D] each."""
+    """One mixer's keys and values, of all rows. Shape: [1, G, slots, D] each."""
 
     __slots__ = ("_places", "k", "v")
 
-    def __init__(self, k_SGD: Tensor, v_SGD: Tensor, places: Places) -> None:
-        self.k = k_SGD
-        self.v = v_SGD
+    def __init__(self, k_1GSD: Tensor, v_1GSD: Tensor, places: Places) -> None:
+        self.k = k_1GSD
+        self.v = v_1GSD
         self._places = places
 
     def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this step's keys and values, Shape: [1, G, N, D]; returns those of every slot. Shape: [slots, G, D]."""
+        """Write this step's keys and values, Shape: [1, G, N, D]; returns those of every slot, [1, G, slots, D]."""
         at = self._places.slots
-        if isinstance(at, slice):
-            self.k[at] = k_BHTD[0].transpose(0, 1)
-            self.v[at] = v_BHTD[0].transpose(0, 1)
+        if isinstance(at, tuple):
+            self.k.narrow(2, *at).copy_(k_BHTD)
+            self.v.narrow(2, *at).copy_(v_BHTD)
         else:
-            self.k.index_copy_(0, at, k_BHTD[0].transpose(0, 1))
-            self.v.index_copy_(0, at, v_BHTD[0].transpose(0, 1))
+            self.k.index_copy_(2, at, k_BHTD)
+            self.v.index_copy_(2, at, v_BHTD)
         return self.k, self.v
 
 
@@ -59,7 +59,7 @@ class Places:
     __slots__ = ("slots",)
 
     def __init__(self) -> None:
-        self.slots: slice | Tensor = slice(0, 0)
+        self.slots: tuple[int, int] | Tensor = (0, 0)  # neighbours as the first and how many
 
 
 class PagedState:
@@ -90,8 +90,8 @@ class PagedState:
             slots = blocks[pool] * block_size
             # Uninitialised memory costs nothing until a block is written; it may hold NaN, so no slot is ever read
             # that was not written.
-            k = torch.empty(slots, spec.heads, spec.dk, dtype=dtype, device=device)
-            v = torch.empty(slots, spec.heads, spec.dv, dtype=dtype, device=device)
+            k = torch.empty(1, spec.heads, slots, spec.dk, dtype=dtype, device=device)
+            v = torch.empty(1, spec.heads, slots, spec.dv, dtype=dtype, device=device)
             view = PagedKV(k, v, self._places[pool])
             self._views[slot] = view
             self._pools[pool].append(view)
@@ -118,7 +118,8 @@ class PagedState:
     def begin(self, pool: Pool, runs: Sequence[Run]) -> None:
         """Say where the next step's tokens go, end to end."""
         if len(runs) == 1:
-            self._places[pool].slots = slice(*runs[0])
+            first, stop = runs[0]
+            self._places[pool].slots = (first, stop - first)
             return
         slots = torch.cat([torch.arange(first, stop) for first, stop in runs])
         for view in self._pools[pool][:1]:
@@ -130,4 +131,4 @@ class PagedState:
         size = self._size
         for view in self._pools[pool]:
             for x in (view.k, view.v):
-                x[target * size : (target + 1) * size] = x[source * size : (source + 1) * size]
+                x[:, :, target * size : (target + 1) * size] = x[:, :, source * size : (source + 1) * size]

@@ -29,7 +29,8 @@ def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[
     """
     scores = processed(rows, settings, logits_RV)
     if not settings.do_sample:
-        return scores.argmax(-1).tolist(), scores
+        # The first of the highest, as argmax gives it; in bfloat16 this is several times as fast.
+        return scores.max(-1).indices.tolist(), scores
     odds = scores.softmax(-1)
     tokens = [0] * len(rows)
     together = [i for i, row in enumerate(rows) if row.generator is None]
