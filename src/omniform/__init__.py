@@ -28,6 +28,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
+    "Engine": "omniform.engine.engine",
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from omniform.core.batch import Span as Span
     from omniform.core.errors import OmniformError as OmniformError
     from omniform.core.generation import GenerationConfig as GenerationConfig
+    from omniform.engine.engine import Engine as Engine
     from omniform.engine.generate import generate as generate
     from omniform.engine.generate import stream as stream
     from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
