@@ -180,6 +180,11 @@ MISTAKES = {
     "a number that is none": (["run", "-t", "hi", "--max-new-tokens", "many"], "many"),
     "inspect nothing": (["inspect"], "required"),
     "inspect no model": (["inspect", "/no/such/model"], "/no/such/model"),
+    "plan no model": (["inspect", "/no/such/model", "--plan"], "/no/such/model"),
+    "a plan's option without a plan": (["inspect", "x", "--tokens", "5"], "--plan"),
+    "no bound": (["inspect", "x", "--plan", "--max-memory", "4GB"], "DEVICE=SIZE"),
+    "a bound twice": (["inspect", "x", "--plan", "--max-memory", "0=1GB", "--max-memory", "0=2GB"], "twice"),
+    "a count that is none": (["inspect", "x", "--plan", "--tokens", "many"], "many"),
 }
 
 
@@ -287,3 +292,40 @@ def test_inspect_a_picture_model(capsys, seeing):
     assert code == 0 and record["parameters"] == model.num_parameters()
     paths = {part["path"] for part in record["parts"]}
     assert any("vision_tower" in p for p in paths) and any("language_model" in p for p in paths), paths
+
+
+def test_plan(capsys, text):
+    model = omniform.AutoModelForCausalLM.from_pretrained(text)
+    size = model.get_memory_footprint()
+    bounds = ["--max-memory", f"cpu={size // 2}"]
+    code, out, err = omni(capsys, "inspect", text, "--plan", *bounds, "--tokens", "100")
+    assert (code, err) == (0, "")
+    for part in ("LlamaForCausalLM", "100 tokens", "model.layers.", "disk", "causal flag", "Causal()", "room"):
+        assert part in out, out
+    code, out, _ = omni(capsys, "inspect", text, "--plan", *bounds, "--tokens", "100", "--json")
+    record = json.loads(out)
+    loaded = omniform.AutoModelForCausalLM.from_pretrained(text, device_map="auto", max_memory={"cpu": size // 2})
+    assert code == 0 and record["device_map"] == dict(loaded.hf_device_map) and record["tokens"] == 100
+    assert record["weights"] == size == sum(use["weights"] for use in record["uses"])
+
+
+def test_plan_for_other_machines(capsys, text):
+    code, out, _ = omni(
+        capsys, "inspect", text, "--plan", "--max-memory", "7=1GiB", "--dtype", "bfloat16", "--rows", "3"
+    )
+    assert code == 0 and "not on this machine" in out and "3 rows" in out and "bfloat16" in out
+    code, out, _ = omni(capsys, "inspect", text, "--plan", "--device-map", "cpu", "--json")
+    assert code == 0 and json.loads(out)["device_map"] == {"": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--dtype", "float33"], "float33"), (["--tokens", "0"], "tokens"), (["--device-map", "autos"], "autos"),
+        (["--max-memory", "cpu=lots"], "lots"), (["--max-memory", "gpu=1GB"], "gpu"),
+        (["--device-map", "cpu", "--max-memory", "cpu=1GB"], "max_memory"),
+        (["--max-memory", "cpu=1000", "--dtype", "float16"], "offload_folder"),
+    ],
+)  # fmt: skip
+def test_plans_that_are_none(capsys, text, options, says):
+    check_complaint(*omni(capsys, "inspect", text, "--plan", *options), says)
