@@ -1,4 +1,4 @@
-"""Beam search through ``generate`` against the reference: every kind of model, rules inside the search, and the engine."""
+"""Beam search through ``generate`` against the reference: every kind of model, rules in the search, the engine."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from omniform.engine.runner import Runner
 from omniform.engine.sampling import choose, logprobs_of, processed
 from omniform.engine.scheduler import Plan, Scheduler, Share, refuse_if_too_big
 from omniform.engine.settings import Settings
-from omniform.engine.stop import stop_strings
+from omniform.engine.stop import answer_text, stop_strings
 from omniform.transforms.pack import pack
 
 LONGEST_ROW = 4096
@@ -187,7 +187,8 @@ class Engine:
         """
         call = read_call(self.model, self.processor, prompt, settings)
         requests: list[Request] = []
-        handle = Handle(lambda: self._cancel(requests), self.processor, call.settings(1).stop_strings)
+        stops = stop_strings(call.settings(1).stop_strings, self.processor)
+        handle = Handle(lambda: self._cancel(requests), self.processor, stops)
         requests.append(self.enqueue(call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor))
         self._ensure_worker()
         return handle
@@ -332,9 +333,9 @@ class Engine:
         """Let new requests in, and those out that nobody wants any more or whose time is up."""
         while self._inbox:
             self._scheduler.add(self._inbox.popleft())
-        now = time.monotonic()
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
-            late = request.deadline is not None and now > request.deadline
+            # A search that is late ends with its next step, which makes its beams answers.
+            late = request.beams is None and _late(request)
             if request.cancelled or (late and any(row.written for row in request.rows)):
                 for row in request.running:
                     row.finished = "cancelled" if request.cancelled else "length"
@@ -451,10 +452,10 @@ class Engine:
         if settings.keep_logits:
             row.logits.append(logits_V.clone())
         if token in settings.eos_token_ids or (
-            request.stop_strings is not None and request.stop_strings.ends(row.tokens[row.prompt :])
+            request.stop_strings is not None and request.stop_strings.ends(row.tokens)
         ):
             row.finished = "stop"
-        elif row.written >= settings.max_new_tokens:
+        elif row.written >= settings.max_new_tokens or _late(request):
             row.finished = "length"
         request.sink.piece(row, token, logprob)
         if row.finished is not None:
@@ -470,12 +471,12 @@ class Engine:
             request.beams = BeamSearch(request.settings.beam_settings(), rows[0].generator)
         logits = logits_RV[[at for _, _, at in entries]].float()
         scores = processed(rows, request.settings, logits.log_softmax(-1))
-        late = request.deadline is not None and time.monotonic() > request.deadline
+        late = _late(request)
 
         def ends(parent: int, token: int) -> bool:
             row = rows[parent]
             stops = request.stop_strings
-            return late or (stops is not None and stops.ends([*row.tokens[row.prompt :], token]))
+            return late or (stops is not None and stops.ends([*row.tokens, token]))
 
         fork = request.beams.advance(scores, ends)
         if request.beams.done:
@@ -497,17 +498,17 @@ class Engine:
     def _finish(self, request: Request) -> None:
         """A request is over and has its answers."""
         beams = request.beams
+        opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
         if beams is not None and beams.done:
             found = [
-                self._continuation(request, h.tokens, "stop" if h.stopped else "length", None, h.score)
+                self._continuation(request, opening, h.tokens, "stop" if h.stopped else "length", None, h.score)
                 for h in beams.results()
             ]
         else:
             found = [
-                self._continuation(request, row.tokens[row.prompt :], row.finished or "length", row, None)
-                for row in request.rows
-            ] or [self._continuation(request, [], "cancelled", None, None)]
-        opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
+                self._continuation(request, opening, row.tokens[row.prompt :], row.finished or "length", row, None)
+                for row in request.rows[: request.settings.num_return_sequences]
+            ] or [self._continuation(request, opening, [], "cancelled", None, None)]
         self._let_go(request)
         self._counts["tokens_cached"] += request.cached_tokens
         request.sink.end(Completion(found, tuple(opening), request.cached_tokens), None)
@@ -523,12 +524,17 @@ class Engine:
         self._encoders.release(request)
 
     def _continuation(
-        self, request: Request, tokens: list[int], reason: FinishReason, row: Row | None, score: float | None
+        self,
+        request: Request,
+        opening: list[int],
+        tokens: list[int],
+        reason: FinishReason,
+        row: Row | None,
+        score: float | None,
     ) -> Continuation:
         text = None
         if request.tokenizer is not None:
-            text = str(request.tokenizer.decode(tokens, skip_special_tokens=True))
-            text = request.stop_strings.cut(text) if request.stop_strings is not None else text
+            text = answer_text(request.tokenizer, request.stop_strings, [*opening, *tokens], len(opening))
         if row is None:
             return Continuation(tokens, reason, text, score=score)
         noted = row.logprobs if request.settings.logprobs is not None else None
@@ -577,6 +583,10 @@ class Engine:
             self._receive()
             for request in [*self._scheduler.waiting, *self._scheduler.running]:
                 self._fail(request, error)
+
+
+def _late(request: Request) -> bool:
+    return request.deadline is not None and time.monotonic() > request.deadline
 
 
 def _frequencies(model: Model) -> list[Frequencies]:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
 from omniform.engine.request import Completion, Piece, Row, TokenLogprob
-from omniform.engine.stop import ShownText
+from omniform.engine.stop import ShownText, StopStrings
 from omniform.engine.text import Decodes
 
 
@@ -23,10 +23,12 @@ class Handle:
     Args:
         cancel: called to give the request up.
         tokenizer: turns tokens into text; None for tokens only.
-        stop_strings: texts that end the answer; they and what follows them are not shown.
+        stop_strings: ends the answer by its text; such a text and what follows it are not shown.
     """
 
-    def __init__(self, cancel: Callable[[], None], tokenizer: Decodes | None, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, cancel: Callable[[], None], tokenizer: Decodes | None, stop_strings: StopStrings | None = None
+    ) -> None:
         self._cancel = cancel
         self._tokenizer = tokenizer
         self._stop_strings = stop_strings
@@ -124,9 +126,9 @@ class Handle:
         text = ""
         if self._tokenizer is not None:
             words = self._words.setdefault(row.number, ShownText(self._tokenizer, self._stop_strings))
-            text = words.push(token)
+            text = words.push(row.tokens, row.prompt)
             if row.finished is not None:
-                text += words.rest()
+                text += words.rest(row.tokens, row.prompt)
         with self._changed:
             self._pieces.append(Piece(token, text, logprob, row.number))
             self._tell()

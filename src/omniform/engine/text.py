@@ -31,33 +31,45 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._tokens: list[int] = []
-        self._settled = 0  # tokens before this index are never decoded again
-        self._shown = 0  # characters of the text since then that were handed out
+        self._shown = 0  # characters of their text that were handed out
 
     def push(self, token: int) -> str:
         """Add a token; returns the text that is new and final."""
         self._tokens.append(token)
-        text = self._text()
-        if text.endswith("\n"):
-            return self.rest()
-        final = len(text) if text and not text.endswith("�") and _whole(text[-1]) else text.rfind(" ") + 1
-        new = text[self._shown : final]
-        self._shown = max(self._shown, final)
+        text = self._text(self._tokens)
+        # A space may go away before punctuation, so it is final only when the next word is.
+        whole = text and not text.endswith("�") and _whole(text[-1])
+        final = len(text) if whole else text.rfind(" ")
+        new = text[self._shown : max(final, self._shown)]
+        self._shown += len(new)
+        if len(self._tokens) > 2 * _CONTEXT:
+            self._forget(text)
         return new
 
     def rest(self) -> str:
         """What was held back, when no more tokens come."""
-        new = self._text()[self._shown :]
-        self._settled, self._shown = len(self._tokens), 0
+        new = self._text(self._tokens)[self._shown :]
+        self._tokens, self._shown = [], 0
         return new
 
-    def _text(self) -> str:
-        return str(self._tokenizer.decode(self._tokens[self._settled :], skip_special_tokens=self._skip))
+    def _forget(self, text: str) -> None:
+        """Keep the last tokens only, if their text does not depend on those before them."""
+        last = self._tokens[-_CONTEXT:]
+        pending, end = len(text) - self._shown, self._text(last)
+        if text.endswith(end) and pending <= len(end):
+            self._tokens, self._shown = last, len(end) - pending
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=self._skip))
+
+
+_CONTEXT = 32
+"""Tokens that a token's text may depend on."""
 
 
 def _whole(character: str) -> bool:
-    # Scripts without spaces (CJK) are final character by character; elsewhere a word is final at its end.
-    return "一" <= character <= "鿿" or "぀" <= character <= "ヿ" or "가" <= character <= "힣"
+    # Lines and, in scripts without spaces (CJK), characters are final at once; elsewhere a word is final at its end.
+    return character == "\n" or "一" <= character <= "鿿" or "぀" <= character <= "ヿ" or "가" <= character <= "힣"
 
 
 class TextStreamer:
