@@ -37,6 +37,20 @@ def test_text(tmp_path):
     assert 0 < answer.seconds["prepare"] <= answer.seconds["first_token"] <= answer.seconds["total"]
 
 
+def test_beams_answer_at_their_end(tmp_path):
+    model, tokenizer = pair(tmp_path, tiny.llama)
+    settings = {"max_new_tokens": 9, "num_beams": 3}
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "the fox"}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    tokens = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+    expected = tokenizer.decode(tokens, skip_special_tokens=True)
+    for more in ({}, {"num_return_sequences": 3}):
+        answer = Answer()
+        text = "".join(ask(model, tokenizer, answer, text="the fox", settings={**settings, **more}))
+        assert text == answer.text == expected and answer.tokens == len(tokens)
+
+
 def test_sound_longer_than_the_encoder_is_heard_in_pieces(tmp_path):
     model, processor = pair(tmp_path, tiny.whisper)
     samples = np.random.default_rng(0).normal(size=16000 * 45).astype(np.float32) * 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,300 @@ def test_stop_strings_need_a_tokenizer(pair):
     for wrong in ([""], [3], 7):
         with pytest.raises(InputError, match="stop_strings"):
             pair[0].generate(torch.tensor([[5, 6]]), stop_strings=wrong)
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+
+
+def test_logprobs_are_those_of_the_reference_s_logits(pair):
+    ours, theirs = pair
+    engine = Engine(ours, memory=1 << 22)
+    for row in ragged(VOCABULARY, [9, 1, 4]):
+        asked = {"max_new_tokens": 7, "repetition_penalty": 1.7}
+        said = theirs.generate(
+            row[None], attention_mask=torch.ones(1, len(row)).long(), output_logits=True, return_dict_in_generate=True,
+            **asked,
+        )  # fmt: skip
+        expected = torch.cat(said.logits).log_softmax(-1)
+        for top in (0, 1, 5, 1000):
+            found = engine.generate(row.tolist(), logprobs=top, **asked)
+            assert found.tokens == said.sequences[0, len(row) :].tolist() and len(found.logprobs) == len(found.tokens)
+            for step, one in zip(expected, found.logprobs, strict=True):
+                best = step.topk(min(top, VOCABULARY))
+                close(torch.tensor(one.logprob), step[one.token])
+                assert [token for token, _ in one.top] == best.indices.tolist()
+                close(torch.tensor([value for _, value in one.top]), best.values)
+    assert engine.generate([3, 4], max_new_tokens=2).logprobs is None
+    handle = engine.submit([3, 4], max_new_tokens=4, logprobs=2)
+    assert [piece.logprob for piece in handle] == handle.result(5).logprobs
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"output_scores": True},
+        {"output_logits": True},
+        {"output_scores": True, "output_logits": True, "do_sample": True, "top_k": 9},
+        {"output_scores": True, "do_sample": True, "num_return_sequences": 2, "temperature": 1.5},
+        {},
+    ],
+)
+@pytest.mark.parametrize("which", ["pair", "t5"])
+def test_scores_and_logits_step_by_step(request, which, asked):
+    ours, theirs = request.getfixturevalue(which)
+    ids, mask = padded(ragged(VOCABULARY, [9, 4, 1]), side="left" if which == "pair" else "right")
+    asked = {"eos_token_id": ENDS, "max_new_tokens": 15, "return_dict_in_generate": True, **asked}
+    torch.manual_seed(3)
+    expected = theirs.generate(ids, attention_mask=mask, **asked)
+    torch.manual_seed(3)
+    found = ours.generate(ids, attention_mask=mask, **asked)
+    assert found.sequences.tolist() == expected.sequences.tolist() and found.sequences_scores is None
+    written = found.sequences[:, -len(expected.scores or expected.logits or [0]) :]
+    for name in ("scores", "logits"):
+        theirs_steps, steps = expected.get(name), getattr(found, name)
+        assert (steps is None) == (theirs_steps is None)
+        for at, (mine, other) in enumerate(zip(steps or (), theirs_steps or (), strict=True)):
+            assert mine.shape == other.shape and mine.dtype == other.dtype
+            for row in range(len(mine)):
+                if bool(torch.isin(written[row, :at], torch.tensor(ENDS)).any()):
+                    assert not mine[row].any()  # the row has ended, so nothing was computed for it
+                else:
+                    near = other[row].isfinite()
+                    assert torch.equal(mine[row].isfinite(), near)
+                    close(mine[row][near], other[row][near])
+
+
+# -- lengths and ends --------------------------------------------------------------------------------------------------
+
+LENGTHS = {
+    "nothing": {},
+    "max_length": {"max_length": 17},
+    "both": {"max_length": 30, "max_new_tokens": 4},
+    "min_length": {"min_length": 16, "max_length": 25, "eos_token_id": list(range(2, 60))},
+    "both minima": {"min_length": 20, "min_new_tokens": 2, "eos_token_id": list(range(2, 60))},
+    "no minimum": {"min_length": 20, "min_new_tokens": 0, "eos_token_id": list(range(2, 60))},
+    "forced end": {"max_length": 15, "forced_eos_token_id": [7, 8]},
+    "forced first": {"forced_bos_token_id": 7, "begin_suppress_tokens": list(range(3, 50))},
+    "no cache": {"use_cache": False, "max_new_tokens": 7},
+    "many ends": {"eos_token_id": ENDS, "pad_token_id": 3},
+    "no end": {"eos_token_id": None},
+    "top_p 0": {"do_sample": True, "top_p": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("lengths", [[9, 4, 12], [1, 1], [3]])
+@pytest.mark.parametrize("which", ["pair", "t5"])
+def test_lengths_are_counted_as_the_reference_counts_them(request, which, lengths, beams, case):
+    ours, theirs = request.getfixturevalue(which)
+    if which == "t5" and case == "no end":
+        pytest.skip("an unset end is that of the checkpoint")
+    ids, mask = padded(ragged(VOCABULARY, lengths), side="left" if which == "pair" else "right")
+    asked = {**LENGTHS[case], "num_beams": beams}
+    if beams > 1 and asked.pop("do_sample", False):
+        asked.pop("top_p")
+    expected = theirs.generate(ids, attention_mask=mask, **asked)
+    assert ours.generate(ids, attention_mask=mask, **asked).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("start", [[[0, 5, 9], [0, 7, 3]], [[0], [0]]])
+@pytest.mark.parametrize(
+    "asked", [{"max_length": 9}, {"min_length": 8, "max_length": 12, "eos_token_id": list(range(2, 60))}]
+)
+def test_lengths_after_a_decoder_prompt(t5, start, asked):
+    ours, theirs = t5
+    ids = torch.stack(ragged(VOCABULARY, [6, 6]))
+    prompt = torch.tensor(start)
+    expected = theirs.generate(ids, decoder_input_ids=prompt, **asked)
+    assert ours.generate(ids, decoder_input_ids=prompt, **asked).tolist() == expected.tolist()
+
+
+FILES = {
+    "beams": {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True},
+    "several": {"num_beams": 4, "num_return_sequences": 2},
+    "lengths": {"max_length": 21, "min_length": 15},
+    "new tokens": {"max_new_tokens": 7},
+    "rules": {"no_repeat_ngram_size": 2, "repetition_penalty": 1.4, "suppress_tokens": [4, 5, 6]},
+    "draws": {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 30},
+    "dictionary": {"return_dict_in_generate": True},
+}
+
+
+@pytest.mark.parametrize("asked", [{}, {"max_length": 16}, {"max_new_tokens": 3}, {"num_beams": 1, "do_sample": False}])
+@pytest.mark.parametrize("case", FILES)
+def test_the_checkpoint_s_settings_hold(tmp_path, case, asked):
+    theirs = llama(tmp_path, VOCABULARY)[1]
+    settings = {**FILES[case], "eos_token_id": ENDS, "pad_token_id": 0, "bos_token_id": 1}
+    transformers.GenerationConfig(**settings).save_pretrained(tmp_path)
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
+    ours = omniform.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = ragged(VOCABULARY, [9])[0][None]
+    if case == "several" and asked.get("num_beams") == 1:
+        with pytest.raises(InputError, match="num_return_sequences"):
+            ours.generate(ids, **asked)
+        return
+    torch.manual_seed(3)
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **asked)
+    torch.manual_seed(3)
+    found = ours.generate(ids, **asked)
+    if case == "dictionary":
+        expected, found = expected.sequences, found.sequences
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("penalty_alpha", 0.6), ("num_beam_groups", 2), ("guidance_scale", 3.0), ("watermarking_config", {"bias": 2.0})],
+)
+def test_settings_of_the_file_that_are_not_there_are_refused_by_name(pair, name, value):
+    ours, _ = pair
+    with pytest.raises(InputError, match=name):
+        ours.generate(torch.tensor([[5]]), generation_config=omniform.GenerationConfig(**{name: value}))
+
+
+def test_time_ends_every_row(pair):
+    ours, theirs = pair
+    ids = torch.stack(ragged(VOCABULARY, [6, 6]))
+    asked = {"max_time": 1e-9, "max_new_tokens": 50}
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **asked)
+    assert ours.generate(ids, **asked).tolist() == expected.tolist() and expected.shape == (2, 7)
+    beams = {**asked, "num_beams": 3, "num_return_sequences": 2}
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **beams)
+    assert ours.generate(ids, **beams).tolist() == expected.tolist()
+    done = Engine(ours, memory=1 << 22).generate([5, 6], **asked)
+    assert done.finish_reason == "length" and len(done.tokens) == 1
+
+
+def test_a_token_cannot_be_forced_and_suppressed(pair):
+    ours, theirs = pair
+    ids = torch.tensor([[5]])
+    for forced in ("forced_bos_token_id", "forced_eos_token_id"):
+        asked = {forced: 7, "suppress_tokens": [7, 8]}
+        with pytest.raises(ValueError, match=forced):
+            theirs.generate(ids, attention_mask=torch.ones_like(ids), **asked)
+        with pytest.raises(InputError, match=forced):
+            ours.generate(ids, **asked)
+
+
+# -- many requests -----------------------------------------------------------------------------------------------------
+
+
+def test_generate_batch_answers_each_row_as_the_reference_does_alone(pair):
+    ours, theirs = pair
+    rows = [row.tolist() for row in ragged(VOCABULARY, [30, 1, 9, 17])]
+    config = {"max_new_tokens": 12, "eos_token_id": ENDS, "repetition_penalty": 1.2}
+    given = omniform.GenerationConfig(**config)
+    for found in (
+        ours.generate_batch(rows, **config),
+        ours.generate_batch(rows, given),
+        ours.generate_batch(inputs=rows, generation_config=given, max_new_tokens=12, progress_bar=True, warmup=False),
+    ):
+        assert list(found) == ["req_0", "req_1", "req_2", "req_3"]
+        for row, one in zip(rows, found.values(), strict=True):
+            ids = torch.tensor([row])
+            expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), **config)[0]
+            assert one.prompt_ids + one.generated_tokens == expected.tolist()
+            assert one.finish_reason == ("stop" if one.tokens[-1] in ENDS else "length")
+    assert ours.generate_batch([]) == {}
+
+
+def test_generate_batch_counts_each_row_s_own_length(pair):
+    rows = [row.tolist() for row in ragged(VOCABULARY, [8, 3])]
+    found = pair[0].generate_batch(rows, max_length=10, min_length=10)
+    assert [len(one.tokens) for one in found.values()] == [2, 7]
+
+
+def test_generate_batch_draws(pair):
+    ours, _ = pair
+    asked = {"do_sample": True, "temperature": 3.0, "max_new_tokens": 12, "seed": 4}
+    found = [one.tokens for one in ours.generate_batch([[5, 6], [5, 6], [7]], **asked).values()]
+    assert found[0] != found[1] and [one.tokens for one in ours.generate_batch([[5, 6]], **asked).values()] == found[:1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "says"),
+    [
+        ([[5], []], {}, "row 1"),
+        ([[5], [97]], {}, "vocabulary"),
+        ([[5]], {"max_new_token": 4}, "max_new_tokens"),
+        ([[5]], {"pixel_values": None}, "pixel_values"),
+        ([[5]], {"generation_config": omniform.GenerationConfig(penalty_alpha=0.5)}, "penalty_alpha"),
+        (["text"], {}, "row 0"),
+    ],
+)
+def test_bad_batches(pair, rows, asked, says):
+    with pytest.raises(omniform.OmniformError, match=says):
+        pair[0].generate_batch(rows, **asked)
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+class Notes:
+    """A streamer that notes what it is given."""
+
+    def __init__(self):
+        self.notes = []
+
+    def put(self, value):
+        self.notes.append(value.tolist())
+
+    def end(self):
+        self.notes.append("end")
+
+
+@pytest.mark.parametrize("which", ["pair", "t5"])
+@pytest.mark.parametrize("lengths", [[9, 4, 12], [5]])
+@pytest.mark.parametrize("draws", [{}, {"do_sample": True, "num_return_sequences": 3}])
+def test_streamed_columns_are_those_of_the_answer(request, which, lengths, draws):
+    ours, theirs = request.getfixturevalue(which)
+    ids, mask = padded(ragged(VOCABULARY, lengths), side="left" if which == "pair" else "right")
+    asked = {"max_new_tokens": 14, "eos_token_id": ENDS, "pad_token_id": 3, **draws}
+    torch.manual_seed(1)
+    whole = ours.generate(ids, attention_mask=mask, **asked)
+    start = 1 if which == "t5" else ids.shape[1]
+    torch.manual_seed(1)
+    columns = list(omniform.stream(ours, ids, attention_mask=mask, **asked))
+    assert torch.stack(columns, 1).tolist() == whole[:, start:].tolist()
+    mine = Notes()
+    torch.manual_seed(1)
+    ours.generate(ids, attention_mask=mask, streamer=mine, **asked)
+    assert mine.notes[1:] == [*whole[:, start:].T.tolist(), "end"]
+    if lengths == [5] and not draws:  # the reference streams one row only
+        other = Notes()
+        theirs.generate(ids, attention_mask=mask, streamer=other, **asked)
+        assert mine.notes == other.notes
+
+
+def test_text_comes_through_another_thread(tmp_path, tokenizers):
+    tokenizer, theirs_tokenizer = tokenizers("gpt2")
+    ours, theirs = llama(tmp_path, len(tokenizer))
+    ids = torch.tensor([tokenizer("the quick brown")["input_ids"]])
+    asked = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": 5}
+    streamer = omniform.TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=20)
+    thread = threading.Thread(target=ours.generate, args=(ids,), kwargs={**asked, "streamer": streamer})
+    thread.start()
+    pieces = list(streamer)
+    thread.join()
+    whole = theirs.generate(ids, attention_mask=torch.ones_like(ids), **asked)[0, ids.shape[1] :]
+    assert "".join(pieces) == theirs_tokenizer.decode(whole) and len(pieces) > 3
+
+
+def test_handles_stream_several_answers(pair, tokenizers):
+    engine = Engine(pair[0], memory=1 << 22)
+    handle = engine.submit([5, 6], do_sample=True, seed=1, temperature=2.0, num_return_sequences=3, max_new_tokens=9)
+    told: dict[int, list[int]] = {}
+    for piece in handle:
+        told.setdefault(piece.sequence, []).append(piece.token)
+    assert [told[i] for i in range(3)] == [one.tokens for one in handle.result(5).sequences]
+
+
+def test_beams_are_told_at_their_end(pair):
+    engine = Engine(pair[0], memory=1 << 22)
+    asked = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6, "min_new_tokens": 6}
+    handle = engine.submit([5, 6], **asked)
+    pieces, done = list(handle), handle.result(5)
+    whole = pair[0].generate(torch.tensor([[5, 6]]), **asked)
+    assert [one.tokens for one in done.sequences] == whole[:, 2:].tolist() and done.sequences[0].score is not None
+    assert [piece.token for piece in pieces if piece.sequence == 1] == done.sequences[1].tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -231,6 +231,10 @@ class Model(nn.Module):
     def generate(self, inputs: object = None, **kwargs: object) -> object:
         """Write on from a prompt; see :func:`omniform.engine.generate.generate`."""
         return upstairs("engine.generate:generate")(self, inputs, **kwargs)
+
+    def generate_batch(self, inputs: Sequence[Sequence[int]], *args: object, **kwargs: object) -> object:
+        """Answer many prompts, each for itself; see :func:`omniform.engine.generate.generate_batch`."""
+        return upstairs("engine.generate:generate_batch")(self, inputs, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
         """Save config and weights to a folder; see :func:`omniform.hub.save.save_model`."""

@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 Door = Literal[
     "engine.generate:generate",
+    "engine.generate:generate_batch",
     "hub.save:save_model",
     "hub.save:save_config",
     "hub.auto_inputs:load_processor",

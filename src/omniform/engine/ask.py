@@ -81,6 +81,8 @@ def ask(
         handle = engine.submit(inputs, priority=0, **(settings or {}))
         try:
             for piece in handle:
+                if piece.sequence:
+                    continue  # one answer to one question, however many the checkpoint's settings ask for
                 answer.seconds.setdefault("first_token", time.perf_counter() - started)
                 answer.tokens += 1
                 answer.text += piece.text

@@ -39,8 +39,9 @@ class GenerateOutput(ModelOutput):
 
     Attributes:
         sequences: prompt and answer, or an encoder-decoder's answer. Shape: [B, T].
-        scores: per step, what the tokens were chosen by, with ``output_scores``. Shape: [B, V] each.
-        logits: per step, the model's own scores, with ``output_logits``. Shape: [B, V] each.
+        scores: per step, what the tokens were chosen by, with ``output_scores``. Shape: [B, V] each; zeros for rows
+            that had ended, as nothing is computed for them.
+        logits: per step, the model's own scores, with ``output_logits``. Likewise.
         sequences_scores: of beam search, each answer's score. Shape: [B].
     """
 
@@ -109,6 +110,15 @@ class Job:
     def settings(self, prompt: int) -> Settings:
         """How to choose and when to stop: the same for all rows, however long each prompt is."""
         return settings_for(self.model, self.asked, max(prompt, self.longest))
+
+    def own_settings(self, prompt: int) -> Settings:
+        """Those of a row that takes no account of the others."""
+        return settings_for(self.model, self.asked, prompt)
+
+    def seed(self, row: int) -> int | None:
+        """What a row draws from, so that its draws do not depend on its neighbours; None for torch's generator."""
+        settings = self.settings(1)
+        return None if settings.seed is None else settings.seed + row * settings.num_return_sequences
 
     def engine(self) -> Engine:
         """An engine with room for exactly these rows, or for as many at a time as there is memory for."""
@@ -202,21 +212,39 @@ def generate_batch(
     model: Model,
     inputs: Sequence[Sequence[int]],
     generation_config: GenerationConfig | None = None,
+    *,
+    tokenizer: Reader | None = None,
+    progress_bar: bool = False,
+    warmup: bool = True,
     **settings: object,
 ) -> dict[str, Completion]:
-    """Answer many prompts of any lengths side by side; the ecosystem's door to :meth:`Engine.generate_batch`.
+    """Answer many prompts of any lengths, each for itself; the ecosystem's door to the engine.
 
     Args:
         inputs: rows of token ids.
-        generation_config: settings, which those given by keyword override.
+        generation_config: settings, which those given by keyword override. ``max_length`` counts each row's own prompt;
+            with ``seed``, rows draw from generators of their own.
+        tokenizer: reads the answers, for ``stop_strings``, and makes their texts.
+        progress_bar, warmup: the ecosystem's; nothing here needs either.
 
     Returns:
-        The completions by request, ``"req_0"`` and so on in the order of the inputs.
+        What came of each request, ``"req_0"`` and so on in the order of the inputs: ``generated_tokens``,
+        ``finish_reason``, and with ``logprobs=n`` how likely they were.
+
+    Raises:
+        InputError: an input or a setting that cannot be used; nothing is answered then.
+        UnknownArgumentError: an unknown setting, with the nearest name.
     """
-    asked = {**(generation_config.to_dict() if generation_config is not None else {}), **settings}
-    known = {name: value for name, value in asked.items() if name in SETTINGS or name in settings}
-    completions = Engine(model).generate_batch(list(inputs), None, **known)
-    return {f"req_{number}": completion for number, completion in enumerate(completions)}
+    check_arguments("generate_batch", settings, SETTINGS)
+    if not len(inputs):
+        return {}
+    job = prepare(model, inputs, generation_config, settings, tokenizer)
+    engine, answers = job.engine(), [Answers() for _ in job.prompts]
+    for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
+        engine.enqueue(prompt, job.own_settings, answer, tokenizer=tokenizer, seed=job.seed(number))
+    while not all(answer.done for answer in answers):
+        engine.step()
+    return {f"req_{number}": answer.finished() for number, answer in enumerate(answers)}
 
 
 def prepare(
@@ -246,13 +274,10 @@ def prepare(
 
 def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
     """Put a call's rows into an engine's queue."""
-    settings = job.settings(1)
-    each = settings.num_return_sequences
+    each = job.settings(1).num_return_sequences
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
-        # Rows draw from generators of their own, so that what a row draws does not depend on its neighbours.
-        seed = None if settings.seed is None else settings.seed + number * each
         lane = (number * each, len(job.prompts) * each)
-        engine.enqueue(prompt, job.settings, answer, tokenizer=job.tokenizer, seed=seed, lane=lane)
+        engine.enqueue(prompt, job.settings, answer, tokenizer=job.tokenizer, seed=job.seed(number), lane=lane)
 
 
 def _check_streamable(settings: Settings) -> None:

@@ -136,6 +136,8 @@ class Handle:
     def end(self, completion: Completion | None, error: BaseException | None) -> None:
         """The request is over."""
         with self._changed:
+            if completion is not None and not self._pieces:
+                self._pieces += _pieces(completion)
             self._completion, self._error, self._over = completion, error, True
             self._tell()
 
@@ -143,3 +145,12 @@ class Handle:
         self._changed.notify_all()
         for listener in list(self._listeners):
             listener()
+
+
+def _pieces(completion: Completion) -> list[Piece]:
+    """The pieces of answers that are known at their end only, as those of beam search are."""
+    return [
+        Piece(token, (one.text or "") if at == len(one.tokens) - 1 else "", sequence=number)
+        for number, one in enumerate(completion.sequences)
+        for at, token in enumerate(one.tokens)
+    ]

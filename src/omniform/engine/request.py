@@ -118,6 +118,11 @@ class Completion:
         return self.sequences[0].tokens
 
     @property
+    def prompt_ids(self) -> list[int]:
+        """The ecosystem's name for :attr:`opening`."""
+        return list(self.opening)
+
+    @property
     def generated_tokens(self) -> list[int]:
         """The ecosystem's name for :attr:`tokens`."""
         return self.tokens
