@@ -170,7 +170,9 @@ def test_every_shell_command_of_the_readme_is_one_that_exists():
 def test_paths_named_in_the_architecture_page_exist():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     homes = "cli|hub|inputs|engine|architectures|blocks|core|models|weights|tests"
-    for path in re.findall(rf"`((?:{homes})/[\w/.]*)", page):
+    paths = re.findall(rf"`((?:{homes})/[\w/.]*)", page)
+    assert len(paths) > 30
+    for path in paths:
         base = ROOT if path.startswith("tests/") else ROOT / "src" / "omniform"
         assert (base / path).exists(), path
 
