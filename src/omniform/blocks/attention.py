@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from omniform.blocks.attend import attend
+from omniform.blocks.joint import outputs_of
 from omniform.core.context import Memory, StepContext
 from omniform.core.rules import Rule
 from omniform.core.state import KV, CrossKV, StatefulModule
@@ -124,7 +125,7 @@ class Attention(_Projections):
         return out
 
     def _queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._split(self.q_proj(x_BTD)), self._split(self.k_proj(x_BTD)), self._split(self.v_proj(x_BTD))
+        q, k, v = map(self._split, outputs_of(x_BTD, self.q_proj, self.k_proj, self.v_proj))
         return *self.positions(q, k, ctx), v
 
     def extra_repr(self) -> str:

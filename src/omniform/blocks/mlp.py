@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.joint import outputs_of
 from omniform.core.errors import ConfigError, nearest
 
 Activation = Callable[[Tensor], Tensor]
@@ -126,7 +127,8 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] in and out."""
-        h = F.dropout(self._act(self.gate_proj(x)) * self.up_proj(x), self.dropout, self.training)
+        gate, up = outputs_of(x, self.gate_proj, self.up_proj)
+        h = F.dropout(self._act(gate) * up, self.dropout, self.training)
         out: Tensor = self.down_proj(h)
         return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -21,8 +22,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
-        x_f32 = x.float()
-        normed = x_f32 * torch.rsqrt(x_f32.square().mean(-1, keepdim=True) + self.eps)
+        # torch's own without a weight: the weight is applied in its dtype, after the result was rounded to it.
+        normed = F.rms_norm(x.float(), self.weight.shape, None, self.eps)
         return self.weight * normed.to(self.weight.dtype)
 
     def extra_repr(self) -> str:

@@ -256,9 +256,11 @@ class Rotary:
         positions, length = ctx.positions, ctx.lengths_seen
         inverse = self.frequencies.inverse(positions.device, length[..., None] if length.dim() else length)
         angles = positions[..., None].float() * inverse
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
+        angles = angles.unsqueeze(-2)
         scale = self.frequencies.magnitude
-        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+        # The first half of the channels turns by minus the second: the sign is put into the table.
+        sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)
+        return (torch.cat((angles.cos(), angles.cos()), dim=-1) * scale).to(dtype), (sin * scale).to(dtype)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -266,8 +268,9 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     dim = cos.shape[-1]
     if dim < x.shape[-1]:
         return torch.cat((turned(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    if torch.is_grad_enabled():
+        return x * cos + x.roll(dim // 2, -1) * sin
+    return (x * cos).add_(x.roll(dim // 2, -1).mul_(sin))
 
 
 @lru_cache(maxsize=64)
