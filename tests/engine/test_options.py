@@ -54,7 +54,7 @@ def t5(tmp_path_factory):
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "top_k": 0}, {"eos_token_id": ENDS, "top_k": 20}])
-@pytest.mark.parametrize("rows", [[6], [9, 4, 1], [3, 3]])
+@pytest.mark.parametrize("rows", [[6], [9, 4, 1], [3, 3], [200, 180, 190, 60]])
 def test_several_draws_of_each_row_are_the_reference_s(pair, rows, settings):
     ours, theirs = pair
     ids, mask = padded(ragged(VOCABULARY, rows), side="left")

@@ -125,12 +125,16 @@ class Job:
         settings = self.settings(1)
         free = free_memory(self.model.device) // 2
         specs = state_specs(self.model)
+        # Rows that draw together must begin together, so all prompts are read in one step.
+        together = settings.do_sample and settings.seed is None
+        step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
         if self.model.encoder_inputs or self.model.reads_items or len({*token_bytes(specs, self.model.dtype)}) > 1:
-            return Engine(self.model, memory=free // 2, block_size=BLOCK)
+            return Engine(self.model, memory=free // 2, block_size=BLOCK, max_tokens_per_step=step)
         rows = max(settings.num_beams, settings.num_return_sequences)
         tokens = sum(-(-(len(p.tokens) + settings.max_new_tokens) // BLOCK) + 2 for p in self.prompts) * rows * BLOCK
         need = tokens * sum(token_bytes(specs, self.model.dtype).values())
-        return Engine(self.model, memory=min(max(need, 1), max(free, 1)), block_size=BLOCK)
+        memory = min(max(need, 1), max(free, 1))
+        return Engine(self.model, memory=memory, block_size=BLOCK, max_tokens_per_step=step)
 
 
 def generate(
