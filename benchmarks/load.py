@@ -1,8 +1,8 @@
-"""Loading a 400M-parameter Llama: omniform beside the reference and beside reading the bytes, in fresh processes, in turn.
+"""Loading a 400M-parameter Llama: omniform beside the reference and beside reading the bytes.
 
-Seconds to load, seconds to the first token's scores, and peak memory beyond what importing takes; the file in the
-dtype that is asked for, and in another; sharded safetensors and ``.bin`` shards; and one forward with all layers on disk
-(the reference's needs accelerate; without it, it is left out). Run it with
+In fresh processes, in turn: seconds to load, seconds to the first token's scores, and peak memory beyond what importing
+takes; the file in the dtype that is asked for, and in another; sharded safetensors and ``.bin`` shards; and one forward
+with all layers on disk (the reference's needs accelerate; without it, it is left out). Run it with
 ``python benchmarks/load.py [--runs N] [--folder FOLDER] [--json FILE]``; the folder takes 4 GB.
 """
 
@@ -102,7 +102,8 @@ CASES = {
 }
 
 DISK = {
-    "model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
+    "model.embed_tokens": "cpu", "model.layers": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu",
+    "lm_head": "cpu",
 }  # fmt: skip
 
 
@@ -153,7 +154,8 @@ def main() -> None:
             line = f"  {who:<14} load {r['load_s']:7.3f} s"
             if "first_s" in r:
                 line += f"  first token {r['first_s']:7.3f} s  again {r['again_s']:7.3f} s"
-                line += f"  peak loading {r['load_peak'] / r['weights']:5.2f} x  running {r['run_peak'] / r['weights']:5.2f} x"
+                line += f"  peak loading {r['load_peak'] / r['weights']:5.2f} x"
+                line += f"  running {r['run_peak'] / r['weights']:5.2f} x"
             print(line)
     if given.json:
         given.json.write_text(json.dumps(results, indent=2))
