@@ -14,6 +14,8 @@ SETTINGS: frozenset[str] = frozenset(
         "forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids", "eos_token_id", "pad_token_id",
         "bos_token_id", "decoder_start_token_id", "max_time", "return_dict_in_generate", "output_scores",
         "output_logits", "use_cache", "language", "task", "return_timestamps",
+        "typical_p", "epsilon_cutoff", "eta_cutoff", "sequence_bias", "bad_words_ids",
+        "exponential_decay_length_penalty", "remove_invalid_values", "renormalize_logits",
         "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "stop_strings", "logprobs",
     }
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from omniform.core.errors import InputError
 from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
 
@@ -60,7 +61,8 @@ def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> Ten
     if settings.has_token_rules:
         scores = torch.stack([_ruled(row, settings, scores[i]) for i, row in enumerate(rows)])
     scores = _banned(scores, settings.suppress_tokens)
-    return _narrowed(scores, settings) if settings.do_sample else scores
+    scores = _narrowed(scores, settings) if settings.do_sample else scores
+    return scores.log_softmax(-1) if settings.renormalize else scores
 
 
 def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:
@@ -79,16 +81,23 @@ def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:
 def _ruled(row: Row, s: Settings, scores: Tensor) -> Tensor:
     """The rules that look at what a row holds or how long it is. Shape: [V] in and out."""
     written = row.written
+    scores = _biased(scores, row.tokens, s.sequence_bias)
     if s.repetition_penalty != 1.0:
         scores = _penalised(scores, row.tokens, s.repetition_penalty)
     if s.no_repeat_ngram_size:
         scores = _banned(scores, _repeats(row.tokens, s.no_repeat_ngram_size))
+    scores = _biased(scores, row.tokens, [(word, NEVER) for word in s.bad_words])
     if written < s.min_new_tokens:
         scores = _banned(scores, s.eos_token_ids)
     if s.forced_first is not None and written == 0:
         scores = _only(scores, (s.forced_first,))
     if s.forced_last and written == s.max_new_tokens - 1:
         scores = _only(scores, s.forced_last)
+    if s.remove_invalid:
+        most = torch.finfo(scores.dtype).max
+        scores = scores.nan_to_num(0.0, most, -most)
+    if s.length_decay is not None and written > s.length_decay[0]:
+        scores = _hastened(scores, s.eos_token_ids, s.length_decay[1] ** (written - s.length_decay[0]))
     # Where the first token is forced, the second is the one that somebody begins with.
     return _banned(scores, s.begin_suppress_tokens) if written == (s.forced_first is not None) else scores
 
@@ -109,6 +118,33 @@ def _penalised(scores: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
     seen = torch.tensor(sorted(set(tokens)), device=scores.device)
     old = scores[seen]
     return scores.index_copy(0, seen, torch.where(old < 0, old * penalty, old / penalty))
+
+
+def _biased(scores: Tensor, tokens: Sequence[int], biases: Sequence[tuple[tuple[int, ...], float]]) -> Tensor:
+    """Scores with something added for each run of tokens that the next token would complete."""
+    sums: dict[int, float] = {}
+    for run, bias in biases:
+        if max(run) >= scores.shape[-1]:
+            raise InputError(
+                "a token is not in the vocabulary",
+                where="sequence_bias or bad_words_ids",
+                expected=f"tokens below {scores.shape[-1]}",
+                found=repr(run),
+            )
+        *before, last = run
+        if len(before) <= len(tokens) and before == list(tokens[len(tokens) - len(before) :]):
+            sums[last] = sums.get(last, 0.0) + bias
+    if not sums:
+        return scores
+    places = torch.tensor(list(sums), device=scores.device)
+    return scores.index_add(-1, places, torch.tensor(list(sums.values()), device=scores.device))
+
+
+def _hastened(scores: Tensor, ends: Sequence[int], factor: float) -> Tensor:
+    """Ends made likelier; also where their scores are negative, hence the absolute value."""
+    places = torch.tensor([t for t in ends if t < scores.shape[-1]], dtype=torch.long, device=scores.device)
+    more = (scores[places].abs() * (factor - 1)).masked_fill(~scores[places].isfinite(), 0.0)
+    return scores.index_add(-1, places, more)
 
 
 def _repeats(tokens: Sequence[int], size: int) -> tuple[int, ...]:
@@ -138,4 +174,33 @@ def _narrowed(scores: Tensor, s: Settings) -> Tensor:
         unlikely = odds < s.min_p * odds.amax(-1, keepdim=True)
         unlikely.scatter_(1, odds.topk(least, dim=-1).indices, False)
         scores = scores.masked_fill(unlikely, NEVER)
+    return _cut_off(_typical(scores, s.typical_p, least), s, least)
+
+
+def _typical(scores: Tensor, mass: float, least: int) -> Tensor:
+    """Locally typical sampling (https://arxiv.org/abs/2202.00666, algorithm in section 4)."""
+    if mass >= 1.0:
+        return scores
+    logs = scores.log_softmax(-1)
+    entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
+    strange, order = (-logs - entropy).abs().sort(-1)
+    within = (scores.gather(-1, order).softmax(-1).cumsum(-1) < mass).sum(1, keepdim=True)
+    out = strange > strange.gather(1, within.clamp(max=scores.shape[-1] - 1))
+    out[:, :least] = False
+    return scores.masked_fill(out.scatter(1, order, out), NEVER)
+
+
+def _cut_off(scores: Tensor, s: Settings, least: int) -> Tensor:
+    """Epsilon and eta sampling (https://arxiv.org/abs/2210.15191, section 3)."""
+    for name, epsilon in (("epsilon", s.epsilon_cutoff), ("eta", s.eta_cutoff)):
+        if not epsilon:
+            continue
+        odds = scores.softmax(-1)
+        limit = torch.tensor(epsilon, device=scores.device)
+        if name == "eta":
+            # The most negative number, since nothing times minus infinity is no number.
+            entropy = -(odds * scores.log_softmax(-1).clamp(min=torch.finfo(scores.dtype).min)).sum(-1, keepdim=True)
+            limit = torch.minimum(limit, limit.sqrt() * (-entropy).exp())
+        kept = scores.topk(min(least, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = scores.masked_fill((odds < limit) & (scores < kept), NEVER)
     return scores

@@ -21,12 +21,10 @@ DEFAULT_NEW_TOKENS = 20
 
 # Settings of strategies that the engine does not have, and the values that leave the result as it is.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "num_beam_groups": (1,), "typical_p": (1.0,),
-    "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,),
-    "penalty_alpha": (0.0,), "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,),
-    "bad_words_ids": (), "force_words_ids": (), "constraints": (), "sequence_bias": (),
-    "exponential_decay_length_penalty": (), "watermarking_config": (), "prompt_lookup_num_tokens": (0,),
-    "remove_invalid_values": (False,), "renormalize_logits": (False,), "token_healing": (False,), "top_h": (),
+    "num_beam_groups": (1,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,), "penalty_alpha": (0.0,),
+    "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,), "force_words_ids": (),
+    "constraints": (), "watermarking_config": (), "prompt_lookup_num_tokens": (0,), "token_healing": (False,),
+    "top_h": (),
 }  # fmt: skip
 _INERT = frozenset(
     {
@@ -53,9 +51,17 @@ class Settings:
         top_k: draw among the so many most likely tokens only; 0 for all.
         top_p: draw among the most likely tokens that together have this probability.
         min_p: leave out tokens less likely than this fraction of the most likely one.
+        typical_p: draw among the tokens nearest to the expected surprise that together have this probability.
+        epsilon_cutoff: leave out tokens less likely than this.
+        eta_cutoff: the same, but the less is left out the surer the model is.
         seed: makes the draws reproducible; None draws from torch's global generator.
         repetition_penalty: scores of tokens already in the row are divided (or multiplied, if negative) by it.
         no_repeat_ngram_size: no so many tokens occur twice in a row; 0 for no such rule.
+        sequence_bias: runs of tokens, and what is added to the score of each one's last token after the others.
+        bad_words: runs of tokens that are never written.
+        length_decay: after how many tokens ends become likelier, and the factor per token; None for never.
+        remove_invalid: NaN and infinite scores become numbers.
+        renormalize: the scores that tokens are chosen by are log-probabilities.
         suppress_tokens: never written.
         begin_suppress_tokens: not written as the first token.
         forced_first: the token to begin with, whatever its score, where a single token comes before it.
@@ -80,9 +86,17 @@ class Settings:
     top_k: int = 50
     top_p: float = 1.0
     min_p: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     seed: int | None = None
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    length_decay: tuple[int, float] | None = None
+    remove_invalid: bool = False
+    renormalize: bool = False
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
     forced_first: int | None = None
@@ -109,12 +123,16 @@ class Settings:
             or self.forced_first is not None
             or self.forced_last
             or self.begin_suppress_tokens
+            or self.sequence_bias
+            or self.bad_words
+            or self.length_decay
+            or self.remove_invalid
         )
 
     @property
     def is_plain(self) -> bool:
         """Whether the likeliest token is taken, without any rule."""
-        return not (self.do_sample or self.has_token_rules or self.suppress_tokens)
+        return not (self.do_sample or self.has_token_rules or self.suppress_tokens or self.renormalize)
 
     @property
     def eos_set(self) -> frozenset[int]:
@@ -166,7 +184,7 @@ def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -
         ) from None
     _check(settings)
     if not settings.do_sample and any(given.get(n) not in (None, d) for n, d in _SAMPLING.items()):
-        log.warning("temperature, top_k, top_p and min_p have no effect without do_sample=True")
+        log.warning("%s have no effect without do_sample=True", ", ".join(_SAMPLING))
     return settings
 
 
@@ -178,7 +196,10 @@ def known_settings(model: Generative, asked: Mapping[str, object]) -> dict[str, 
     return known
 
 
-_SAMPLING: Mapping[str, object] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+_SAMPLING: Mapping[str, object] = {
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}  # fmt: skip
 
 
 def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings:
@@ -196,9 +217,18 @@ def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings
         top_k=r.integer("top_k", d.top_k, least=0),
         top_p=r.number("top_p", d.top_p),
         min_p=r.maybe_number("min_p"),
+        typical_p=r.number("typical_p", d.typical_p),
+        epsilon_cutoff=r.number("epsilon_cutoff", d.epsilon_cutoff),
+        eta_cutoff=r.number("eta_cutoff", d.eta_cutoff),
         seed=r.maybe_integer("seed", least=0),
         repetition_penalty=r.number("repetition_penalty", d.repetition_penalty),
         no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, least=0),
+        sequence_bias=_biases(r.raw.get("sequence_bias")),
+        # A single end token is no bad word: the ecosystem leaves ends to min_new_tokens.
+        bad_words=tuple(w for w in _runs(r.raw.get("bad_words_ids")) if len(w) > 1 or w[0] not in eos),
+        length_decay=_decay(r.raw.get("exponential_decay_length_penalty")),
+        remove_invalid=r.flag("remove_invalid_values", d.remove_invalid),
+        renormalize=r.flag("renormalize_logits", d.renormalize),
         suppress_tokens=tuple(i for i in r.ids("suppress_tokens") if i >= 0),
         begin_suppress_tokens=tuple(i for i in r.ids("begin_suppress_tokens") if i >= 0),
         # The ecosystem forces the second token of a row, which is an answer's first after a single opening token.
@@ -235,6 +265,53 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _is_run(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(type(i) is int and i >= 0 for i in value)
+
+
+def _runs(value: object) -> tuple[tuple[int, ...], ...]:
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)) and all(_is_run(run) for run in value):
+        return tuple(tuple(run) for run in value)
+    raise InputError(
+        "bad words must be rows of token ids", where="bad_words_ids", expected="a list of lists", found=repr(value)
+    )
+
+
+def _biases(value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
+    if value is None:
+        return ()
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if isinstance(pairs, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_run(pair[0]) and isinstance(pair[1], (int, float))
+        for pair in pairs
+    ):
+        # Said twice of one run, the last counts, as in the ecosystem.
+        return tuple({tuple(run): float(bias) for run, bias in pairs}.items())
+    raise InputError(
+        "a bias belongs to a row of token ids",
+        where="sequence_bias",
+        expected="a list of [token ids, number], or a mapping from tuples",
+        found=repr(value),
+    )
+
+
+def _decay(value: object) -> tuple[int, float] | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        start, factor = value
+        if type(start) is int and isinstance(factor, (int, float)) and factor > 0:
+            return start, float(factor)
+    raise InputError(
+        "this value cannot be",
+        where="exponential_decay_length_penalty",
+        expected="the first token it counts for and a factor > 0",
+        found=repr(value),
+    )
+
+
 def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:
     # What the caller says counts before what the checkpoint says; the number of new tokens before the whole length.
     new, whole = r.maybe_integer("max_new_tokens"), r.maybe_integer("max_length")
@@ -258,6 +335,9 @@ def _check(s: Settings) -> None:
         "temperature": (s.temperature > 0, "> 0 (or do_sample=False)"),
         "top_p": (0 <= s.top_p <= 1, "in [0, 1]"),
         "min_p": (s.min_p is None or 0 <= s.min_p <= 1, "in [0, 1]"),
+        "typical_p": (0 < s.typical_p <= 1, "in (0, 1]"),
+        "epsilon_cutoff": (0 <= s.epsilon_cutoff < 1, "in [0, 1)"),
+        "eta_cutoff": (0 <= s.eta_cutoff < 1, "in [0, 1)"),
         "repetition_penalty": (s.repetition_penalty > 0, "> 0"),
         "num_return_sequences": (
             s.num_return_sequences == 1 or s.do_sample or s.num_beams > 1,
