@@ -24,7 +24,8 @@ class RMSNorm(nn.Module):
         """Normalise the last axis. Shape: [..., D] in and out."""
         # torch's own without a weight: the weight is applied in its dtype, after the result was rounded to it.
         normed = F.rms_norm(x.float(), self.weight.shape, None, self.eps)
-        return self.weight * normed.to(self.weight.dtype)
+        normed = normed.to(self.weight.dtype)
+        return self.weight * normed if torch.is_grad_enabled() else normed.mul_(self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"

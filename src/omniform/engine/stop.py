@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
-
-from tokenizers import Tokenizer as Backend
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from omniform.core.errors import InputError
 from omniform.engine.text import Decodes, Detokenizer
-from omniform.inputs.processors.base import Processor
-from omniform.inputs.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 _ANCHOR = "abcdef"
 _NO_TEXT = b"\xff"
@@ -207,6 +206,10 @@ def _overlap(text: bytes, string: bytes) -> int:
 
 
 def _backend(tokenizer: Decodes) -> Backend | None:
+    # Here, so that whoever asks for no stop strings need not load tokenizers and processors.
+    from omniform.inputs.processors.base import Processor
+    from omniform.inputs.text.tokenizer import Tokenizer
+
     if isinstance(tokenizer, Processor):
         return tokenizer.tokenizer.backend
     if isinstance(tokenizer, Tokenizer):
