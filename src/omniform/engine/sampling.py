@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, OmniformError
 from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
 
@@ -33,6 +33,9 @@ def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[
         # The first of the highest, as argmax gives it; in bfloat16 this is several times as fast.
         return scores.max(-1).indices.tolist(), scores
     odds = scores.softmax(-1)
+    if not bool(odds.isfinite().all()):
+        # Found before anybody has drawn: the other rows' generators stay as they are.
+        raise OmniformError("the model's scores are no numbers", where="logits", remedy="Check weights and dtype.")
     tokens = [0] * len(rows)
     together = [i for i, row in enumerate(rows) if row.generator is None]
     if together:

@@ -59,6 +59,7 @@ class Scheduler:
         block_size: tokens in a block.
         max_tokens: of one step.
         prepare: makes a request ready to be read (encodes its pictures); False if there is no room for that now.
+        let_go: undoes that, so that whoever waits takes no room.
         root: what a request's first block depends on besides its tokens.
     """
 
@@ -69,6 +70,7 @@ class Scheduler:
         block_size: int,
         max_tokens: int,
         prepare: Callable[[Request], bool],
+        let_go: Callable[[Request], None],
         root: Callable[[Request], bytes],
     ) -> None:
         self.pools = dict(pools)
@@ -78,6 +80,7 @@ class Scheduler:
         self.preemptions = 0
         self._size = block_size
         self._prepare = prepare
+        self._let_go = let_go
         self._root = root
 
     # -- coming and going --------------------------------------------------------------------------------------------
@@ -108,6 +111,7 @@ class Scheduler:
         for row in request.rows:
             self.release(row)
             row.computed = 0
+        self._let_go(request)
         self.running.remove(request)
         self.add(request)
 
@@ -148,30 +152,36 @@ class Scheduler:
         for request in sorted(everyone, key=lambda r: (-r.priority, id(r) in starting, r.arrival)):
             if budget == 0 or (suspect is not None and request is not suspect):
                 continue
+            # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones. That goes for those
+            # too that had to give way a moment ago.
             if id(request) in starting:
-                # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones.
                 blocked = blocked or not self._admit(request, plan)
                 if blocked:
                     continue
             elif request not in self.running:
-                continue  # it had to give way a moment ago
+                blocked = True
+                continue
             budget -= self._share(request, budget, plan)
+            blocked = blocked or request not in self.running
         return plan
 
     def done(self, plan: Plan) -> None:
         """Note that a step was computed."""
         for share in plan.shares:
             share.row.computed += share.count
-            share.request.alone = False
             for pool, table in share.row.tables.items():
                 self.pools[pool].slide(table, share.row.computed)
+        for request in plan.requests:
+            # Whoever was in a step that failed is alone until it has come that far again.
+            request.alone = request.alone and any(row.pending for row in request.running)
 
     def _admit(self, request: Request, plan: Plan) -> bool:
         """Let a waiting request run, if there is room for all that it holds so far."""
-        if not self._prepare(request):
-            return False
-        while not self._fits(request):
+        while not (self._prepare(request) and self._fits(request)):
+            if request not in self.waiting:
+                return False  # it could not be prepared, and is over
             if not self._give_way(request, plan, only_lesser=True):
+                self._let_go(request)
                 return False
         self.waiting.remove(request)
         insort(self.running, request, key=lambda r: r.order)
@@ -230,13 +240,14 @@ class Scheduler:
         """Make the least urgent running request give up its blocks; False if there is none that may have to.
 
         A request gives way to those of higher priority and, unless ``only_lesser``, to those that came before it; but
-        not if the step counts on it already.
+        not if the step counts on it already. All give way to one that must be alone: they do not run before it has.
         """
         planned = {id(share.request) for share in plan.shares}
         for victim in sorted(self.running, key=lambda r: r.order, reverse=True):
             if victim is request or id(victim) in planned:
                 continue
-            if victim.priority < request.priority or (not only_lesser and victim.order > request.order):
+            later = victim.order > request.order and not only_lesser
+            if victim.priority < request.priority or later or request.alone:
                 self.preempt(victim)
                 self.preemptions += 1
                 return True
@@ -259,7 +270,8 @@ class Scheduler:
                     assert block is not None, "longest_prefix has found it"
                     table.blocks.append(pool.share(block))
         row.computed = known * self._size
-        request.cached_tokens = max(request.cached_tokens, min(row.computed, row.prompt))
+        if not request.begun:
+            request.begun, request.cached_tokens = True, min(row.computed, row.prompt)
         return row.computed
 
     def _contents(self, row: Row, request: Request) -> list[Content]:
