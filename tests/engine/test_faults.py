@@ -220,13 +220,13 @@ def test_handles_are_cancelled():
 # -- steps that fail --------------------------------------------------------------------------------------------------
 
 
-def poison(monkeypatch, f, error=RuntimeError("bad token")):
+def poison(monkeypatch, f, error=None):
     """Make every step fail that holds the bad token."""
     real = type(f.ours).embed
 
     def embed(self, ids):
         if bool((ids == BAD).any()):
-            raise error
+            raise error or RuntimeError("bad token")
         return real(self, ids)
 
     monkeypatch.setattr(type(f.ours), "embed", embed)
