@@ -111,7 +111,7 @@ class Attention(_Projections):
         if ctx.state is not None:
             k, v = ctx.state.kv(self.slot).extend(k, v)
         mixed = attend(
-            q,
+            ctx.kept(q),
             k,
             v,
             ctx.mask(self.rule, x_BTD.shape[1], x_BTD.device),

@@ -34,11 +34,14 @@ def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Modul
         norm: applied after the last layer; the last hidden state noted is the normed one.
 
     Returns:
-        Shape: [B, T, D].
+        Shape: [B, T, D]; of a packed step, only what was asked for.
     """
-    for layer in layers:
+    stack = list(layers)
+    for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
-        x_BTD = layer(x_BTD, ctx)
+        x_BTD = layer(x_BTD, ctx if number < len(stack) - 1 else ctx.last_layer())
+    if not stack:
+        x_BTD = ctx.last_layer().kept(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)
     ctx.taps.hidden(x_BTD)
@@ -66,7 +69,7 @@ class PreNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
-        x_BTD = x_BTD + _dropped(self, self.self_attn(self.input_layernorm(x_BTD), ctx))
+        x_BTD = ctx.kept(x_BTD) + _dropped(self, self.self_attn(self.input_layernorm(x_BTD), ctx))
         return x_BTD + _dropped(self, self.mlp(self.post_attention_layernorm(x_BTD)))
 
 
@@ -91,7 +94,7 @@ class PostNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
-        x_BTD = self.self_attn_layer_norm(x_BTD + _dropped(self, self.self_attn(x_BTD, ctx)))
+        x_BTD = self.self_attn_layer_norm(ctx.kept(x_BTD) + _dropped(self, self.self_attn(x_BTD, ctx)))
         normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))
         return normed
 
@@ -124,7 +127,7 @@ class CrossPreNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
-        x_BTD = x_BTD + _dropped(self, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx))
+        x_BTD = ctx.kept(x_BTD) + _dropped(self, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx))
         if ctx.memory is not None:
             x_BTD = x_BTD + _dropped(self, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx))
         return x_BTD + _dropped(self, self.mlp(self.final_layer_norm(x_BTD)))
@@ -158,7 +161,7 @@ class CrossPostNorm(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out."""
-        x_BTD = self.self_attn_layer_norm(x_BTD + _dropped(self, self.self_attn(x_BTD, ctx)))
+        x_BTD = self.self_attn_layer_norm(ctx.kept(x_BTD) + _dropped(self, self.self_attn(x_BTD, ctx)))
         if ctx.memory is not None:
             x_BTD = self.encoder_attn_layer_norm(x_BTD + _dropped(self, self.encoder_attn(x_BTD, ctx)))
         normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))

@@ -150,6 +150,14 @@ class StepContext:
         padding = self.memory.padding
         return self.once(("memory", queries), lambda: Mask(padding[:, None, None, :]))
 
+    def last_layer(self) -> StepContext:
+        """The context of a stack's last layer, which need not compute what nobody asks for."""
+        return self
+
+    def kept(self, x: Tensor) -> Tensor:
+        """Of what stands for this step's tokens, Shape: [B, T, ...], that which the layer's output is wanted for."""
+        return x
+
     def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:
         """A score bias that depends on the indices of query and key, for every pair of this step.
 

@@ -196,12 +196,36 @@ class PackedContext(StepContext):
         tables: where each row's keys lie, by the reach of the rule that looks at them.
         memory_tables: where each row's memory lies, and how long it is; empty without an encoder.
         lengths: how long each token's row was when it was first read. Shape: [1, N].
+        wanted: the last token of each row whose output is asked for; None for every token's. Of the others a stack's
+            last layer computes keys and values only.
+        keeps: those tokens, within the last layer.
     """
 
     segments: tuple[Segment, ...] = ()
     tables: Mapping[int | None, Sequence[Table]] = field(default_factory=dict)
     memory_tables: Sequence[tuple[Table, int]] = ()
     lengths: Tensor | None = None
+    wanted: tuple[int, ...] | None = None
+    keeps: Tensor | None = None
+
+    def last_layer(self) -> StepContext:
+        if self.wanted is None:
+            return self
+        # A wanted token is the last of its row's segment, so it sees all that the segment holds.
+        rows = [i for i, s in enumerate(self.segments) if s.start + s.count - 1 in self.wanted]
+        ends = [self.segments[i].past + self.segments[i].count - 1 for i in rows]
+        bias = self.score_bias
+        return self.with_(
+            segments=tuple(Segment(place, 1, end) for place, end in enumerate(ends)),
+            tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},
+            memory_tables=[self.memory_tables[i] for i in rows] if self.memory_tables else (),
+            score_bias=tuple(bias[i][:, :, -1:] for i in rows) if isinstance(bias, tuple) else bias,
+            wanted=None,
+            keeps=torch.tensor(self.wanted, device=self.positions.device),
+        )
+
+    def kept(self, x: Tensor) -> Tensor:
+        return x if self.keeps is None else x[:, self.keeps]
 
     def mask(self, rule: Rule, queries: int, device: torch.device) -> PackedMask:  # type: ignore[override]
         """What self-attention under ``rule`` may see in this step."""

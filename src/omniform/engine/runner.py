@@ -72,11 +72,11 @@ class Runner:
             memory_tables=[self._memory(share) for share in plan.shares] if reads_memory else (),
             state=self._state,
             backend=model.attn_backend,
+            # Where only beginnings are read, no output is asked for; one is computed all the same, and not looked at.
+            wanted=tuple(last) or (len(ids) - 1,) if len(last) < len(ids) else None,
         )
         hidden = model.decoder.decode(embeds, ctx)
-        if not last:
-            return hidden.new_empty(0, 0)
-        return model.project(hidden[0] if len(last) == len(ids) else hidden[0, last])
+        return model.project(hidden[0]) if last else hidden.new_empty(0, 0)
 
     def _place_features(self, embeds_1ND: Tensor, share: Share, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
