@@ -363,6 +363,22 @@ def test_a_later_urgent_request_overtakes(name, step):
     idle(engine)
 
 
+def test_who_gave_way_does_not_keep_the_encoders_room():
+    """The features of one picture fit: those of a request that waits make way for an urgent one's."""
+    f = family("llava")
+    engine = roomy(f.ours, memory=3900, block_size=1, max_tokens_per_step=2)
+    requests = [
+        ("waits", f.prompt([11], 1), 0, {"max_new_tokens": 1}, 2),
+        ("urgent text", [5, 6], 1, {"max_new_tokens": 3, "min_new_tokens": 3}, 1),
+        ("urgent picture", f.prompt([12], 2), 1, {"max_new_tokens": 1}, 0),
+    ]
+    ends, found = order_of_ends(engine, requests)
+    assert ends == ["urgent text", "urgent picture", "waits"] and engine.stats().preemptions > 0
+    for name, prompt, _, settings, _ in requests:
+        assert found[name] == f.expected(prompt, **settings)
+    idle(engine)
+
+
 def test_the_large_are_not_starved_by_the_small():
     """A stream of small requests of the same priority does not keep a large one waiting for ever."""
     f = family("llama")
