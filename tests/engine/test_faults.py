@@ -16,6 +16,7 @@ from checkpoints import text_checkpoint
 from engines import IMAGE, family, idle, roomy, sound
 from omniform.core.errors import InputError, OmniformError, UnknownArgumentError
 from omniform.engine import engine as engine_module
+from omniform.engine import writer
 from omniform.engine.calls import read_call
 from reference import ragged
 
@@ -410,8 +411,8 @@ def test_ctrl_c_inside_a_step(where, step, monkeypatch):
     answers = expected(f, fine)
     target, name = {
         "embed": (type(f.ours), "embed"), "plan": (engine_module.Scheduler, "_grow"),
-        "choose": (engine_module, "choose"), "search": (engine_module.BeamSearch, "advance"),
-        "finish": (engine_module.Engine, "_finish"), "encode": (type(f.ours), "encode_items"),
+        "choose": (writer, "choose"), "search": (writer.BeamSearch, "advance"),
+        "finish": (writer.Writer, "finish"), "encode": (type(f.ours), "encode_items"),
     }[where]  # fmt: skip
     real, calls = getattr(target, name), [0]
 

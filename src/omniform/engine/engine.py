@@ -13,28 +13,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.blocks.attention import Attention
 from omniform.blocks.rotary import Frequencies, Rotary
 from omniform.core.errors import InputError
 from omniform.core.state import KV, state_specs
-from omniform.engine.beams import BeamSearch
 from omniform.engine.blocks import BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call
 from omniform.engine.encoders import Encoders
 from omniform.engine.handle import Handle
 from omniform.engine.memory import divided, free_memory, parse_memory
 from omniform.engine.pages import MEMORY, PagedState, token_bytes
-from omniform.engine.request import Completion, Continuation, FinishReason, Prompt, Request, Row, Sink, TokenLogprob
+from omniform.engine.request import Completion, Prompt, Request, Row, Sink
 from omniform.engine.runner import Runner
-from omniform.engine.sampling import choose, logprobs_of, processed
-from omniform.engine.scheduler import Plan, Scheduler, Share, refuse_if_too_big
+from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
 from omniform.engine.settings import Settings
-from omniform.engine.stop import answer_text, stop_strings
+from omniform.engine.stop import stop_strings
+from omniform.engine.writer import Writer, is_late
 from omniform.transforms.pack import pack
 
 log = logging.getLogger("omniform")
@@ -137,10 +133,9 @@ class Engine:
         self._worker_lock = threading.Lock()
         self._closing = False
         _ENGINES.add(self)
-        self._failed = False
         self._packed = False
         self._arrivals = itertools.count()
-        self._counts = dict.fromkeys(("steps", "tokens_computed", "tokens_cached"), 0)
+        self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._frequencies = _frequencies(model)
         self._build(parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache)
@@ -181,6 +176,7 @@ class Engine:
             root=self._root_of,
         )
         self._runner = Runner(model, self._state, list(own), self._encoders)
+        self._writer = Writer(self._scheduler, self._encoders, model.device)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -293,6 +289,7 @@ class Engine:
             encoder_runs=self._encoders.runs,
             encoder_hits=self._encoders.hits,
             preemptions=self._scheduler.preemptions,
+            tokens_cached=self._writer.tokens_cached,
             seconds=dict(self._seconds),
             **self._counts,
         )
@@ -303,13 +300,14 @@ class Engine:
         """Compute one step for whoever has requests here; returns whether there is more to do."""
         with self._lock, self._undone_if_interrupted():
             started = time.perf_counter()
-            self._failed = False
+            failures = self._writer.failures
             self._receive()
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
             if not plan.shares:
-                self._unstick()
+                if self._writer.failures == failures:
+                    self._unstick()
                 return self._has_work
             ready = [share for share in plan.shares if share.is_last]
             try:
@@ -319,7 +317,7 @@ class Engine:
                 return self._has_work
             computed = time.perf_counter()
             self._scheduler.done(plan)
-            self._write(ready, logits)
+            self._writer.write(ready, logits)
             self._counts["steps"] += 1
             self._counts["tokens_computed"] += sum(share.count for share in plan.shares)
             self._seconds["model"] += computed - planned
@@ -358,13 +356,13 @@ class Engine:
             self._scheduler.add(self._inbox.popleft())
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
             # A search that is late ends with its next step, which makes its beams answers.
-            late = request.beams is None and _late(request)
+            late = request.beams is None and is_late(request)
             if request.rows and not request.running:
-                self._finish(request)  # the step that ended it was interrupted
+                self._writer.finish(request)  # the step that ended it was interrupted
             elif request.cancelled or (late and any(row.written for row in request.rows)):
                 for row in request.running:
                     row.finished = "cancelled" if request.cancelled else "length"
-                self._finish(request)
+                self._writer.finish(request)
 
     def _prepare(self, request: Request) -> bool:
         """Make a request ready to be read; one that cannot be is over."""
@@ -377,14 +375,14 @@ class Engine:
                 self._check_size(request, row.prompt)
                 self._seat(request)
         except Exception as error:
-            self._fail(request, error)
+            self._writer.fail(request, error)
             return False
         return ready
 
     def _seat(self, request: Request) -> None:
         """Give a request's first row what it draws with."""
         row = request.rows[0]
-        row.generator = self._generator(request, 0)
+        row.generator = self._writer.generator(request, 0)
         row.lane, row.lanes = request.lane, request.lanes
 
     def _check_size(self, request: Request, prompt: int) -> None:
@@ -407,10 +405,11 @@ class Engine:
         return repr((request.memory, regimes)).encode()
 
     def _unstick(self) -> None:
-        """Nothing could be planned: if nobody failed and nobody runs, whoever waits first will never fit."""
+        """Nothing could be planned and nobody has failed: if nobody runs, whoever waits first will never fit."""
         waiting = self._scheduler.waiting
-        if waiting and not self._scheduler.running and not self._failed:
-            self._fail(waiting[0], InputError("the request finds no room in the engine's memory", where="memory"))
+        if waiting and not self._scheduler.running:
+            error = InputError("the request finds no room in the engine's memory", where="memory")
+            self._writer.fail(waiting[0], error)
 
     def _isolate(self, plan: Plan, error: Exception) -> None:
         """A step failed: find out whose fault it is by running its requests one at a time."""
@@ -420,168 +419,7 @@ class Engine:
                 self._scheduler.preempt(request)
             request.alone = True
         if len(requests) == 1:
-            self._fail(requests[0], error)
-
-    # -- tokens ------------------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def _write(self, ready: Sequence[Share], logits_RV: Tensor) -> None:
-        """Choose the next token of every row that was read to its end."""
-        alike: dict[Settings, list[tuple[Request, Row, int]]] = {}
-        searches: dict[int, list[tuple[Request, Row, int]]] = {}
-        for at, share in enumerate(ready):
-            request, row = share.request, share.row
-            if request.settings.num_beams > 1:
-                searches.setdefault(id(request), []).append((request, row, at))
-                continue
-            alike.setdefault(request.settings, []).append((request, row, at))
-            if row.written == 0 and len(request.rows) == 1:
-                for number in range(1, request.settings.num_return_sequences):
-                    twin = self._scheduler.fork(row, number)
-                    twin.generator = self._generator(request, number)
-                    request.rows.append(twin)
-                    alike[request.settings].append((request, twin, at))
-        for settings, entries in alike.items():
-            self._guarded(entries, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
-        for entries in searches.values():
-            self._guarded(entries, lambda some: self._search(some, logits_RV))
-
-    def _guarded(
-        self, entries: list[tuple[Request, Row, int]], work: Callable[[list[tuple[Request, Row, int]]], None]
-    ) -> None:
-        """Do something for rows; a request that makes it fail is over, and the others are served without it."""
-        try:
-            work(entries)
-        except Exception as error:
-            requests = list({id(request): request for request, _, _ in entries}.values())
-            if len(requests) == 1:
-                self._fail(requests[0], error)
-                return
-            for one in requests:
-                self._guarded([entry for entry in entries if entry[0] is one], work)
-
-    def _choose(self, entries: list[tuple[Request, Row, int]], settings: Settings, logits_RV: Tensor) -> None:
-        places = [at for _, _, at in entries]
-        logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
-        tokens, scores = choose([row for _, row, _ in entries], settings, logits)
-        for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
-            if request.over:
-                continue  # another of its rows has failed
-            try:
-                self._append(request, row, token, logits[i], scores[i])
-            except Exception as error:
-                self._fail(request, error)
-
-    def _append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
-        settings = request.settings
-        row.tokens.append(token)
-        logprob: TokenLogprob | None = None
-        if settings.logprobs is not None:
-            logprob = logprobs_of(logits_V, token, settings.logprobs)
-            row.logprobs.append(logprob)
-        if settings.keep_scores:
-            row.scores.append(scores_V.float())
-        if settings.keep_logits:
-            row.logits.append(logits_V.clone())
-        if token in settings.eos_token_ids or (
-            request.stop_strings is not None and request.stop_strings.ends(row.tokens)
-        ):
-            row.finished = "stop"
-        elif row.written >= settings.max_new_tokens or _late(request):
-            row.finished = "length"
-        request.sink.piece(row, token, logprob)
-        if row.finished is not None:
-            self._scheduler.release(row)
-            if not request.running:
-                self._finish(request)
-
-    def _search(self, entries: list[tuple[Request, Row, int]], logits_RV: Tensor) -> None:
-        """One step of a beam search: its rows become others that continue them."""
-        request = entries[0][0]
-        rows = [row for _, row, _ in entries]
-        if request.beams is None:
-            request.beams = BeamSearch(request.settings.beam_settings(), rows[0].generator)
-        logits = logits_RV[[at for _, _, at in entries]].float()
-        scores = processed(rows, request.settings, logits.log_softmax(-1))
-        late = _late(request)
-
-        def ends(parent: int, token: int) -> bool:
-            row = rows[parent]
-            stops = request.stop_strings
-            return late or (stops is not None and stops.ends([*row.tokens, token]))
-
-        fork = request.beams.advance(scores, ends)
-        if request.beams.done:
-            self._finish(request)
-            return
-        request.rows = [self._scheduler.fork(rows[parent], i) for i, parent in enumerate(fork.parents)]
-        for row, token in zip(request.rows, fork.tokens, strict=True):
-            row.tokens.append(token)
-        for row in rows:
-            self._scheduler.release(row)
-
-    def _generator(self, request: Request, number: int) -> torch.Generator | None:
-        if request.seed is None:
-            return None
-        return torch.Generator(self.model.device).manual_seed(request.seed + number)
-
-    # -- ends --------------------------------------------------------------------------------------------------------
-
-    def _finish(self, request: Request) -> None:
-        """A request is over and has its answers."""
-        try:
-            completion = self._completion(request)
-        except Exception as error:
-            self._fail(request, error)
-            return
-        self._counts["tokens_cached"] += request.cached_tokens
-        self._end(request, completion, None)
-
-    def _completion(self, request: Request) -> Completion:
-        beams = request.beams
-        opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
-        if beams is not None and beams.done:
-            found = [
-                self._continuation(request, opening, h.tokens, "stop" if h.stopped else "length", None, h.score)
-                for h in beams.results()
-            ]
-        else:
-            found = [
-                self._continuation(request, opening, row.tokens[row.prompt :], row.finished or "length", row, None)
-                for row in request.rows[: request.settings.num_return_sequences]
-            ] or [self._continuation(request, opening, [], "cancelled", None, None)]
-        return Completion(found, tuple(opening), request.cached_tokens)
-
-    def _fail(self, request: Request, error: BaseException) -> None:
-        """A request is over for an error."""
-        self._failed = True
-        self._end(request, None, error)
-
-    def _end(self, request: Request, completion: Completion | None, error: BaseException | None) -> None:
-        self._scheduler.remove(request)
-        self._encoders.release(request)
-        request.over = True
-        try:
-            request.sink.end(completion, error)
-        except Exception:
-            log.exception("whoever asked could not take the end of a request")  # which must not be the others' end
-
-    def _continuation(
-        self,
-        request: Request,
-        opening: list[int],
-        tokens: list[int],
-        reason: FinishReason,
-        row: Row | None,
-        score: float | None,
-    ) -> Continuation:
-        text = None
-        if request.tokenizer is not None:
-            text = answer_text(request.tokenizer, request.stop_strings, [*opening, *tokens], len(opening))
-        if row is None:
-            return Continuation(tokens, reason, text, score=score)
-        noted = row.logprobs if request.settings.logprobs is not None else None
-        return Continuation(tokens, reason, text, noted, score, row.scores, row.logits)
+            self._writer.fail(requests[0], error)
 
     # -- the thread in the background ----------------------------------------------------------------------------------
 
@@ -626,11 +464,7 @@ class Engine:
         with self._lock:
             self._receive()
             for request in [*self._scheduler.waiting, *self._scheduler.running]:
-                self._fail(request, error)
-
-
-def _late(request: Request) -> bool:
-    return request.deadline is not None and time.monotonic() > request.deadline
+                self._writer.fail(request, error)
 
 
 def _frequencies(model: Model) -> list[Frequencies]:

@@ -339,6 +339,7 @@ def _check(s: Settings) -> None:
         "epsilon_cutoff": (0 <= s.epsilon_cutoff < 1, "in [0, 1)"),
         "eta_cutoff": (0 <= s.eta_cutoff < 1, "in [0, 1)"),
         "repetition_penalty": (s.repetition_penalty > 0, "> 0"),
+        "seed": (s.seed is None or s.seed < 2**63, "below 2**63"),
         "num_return_sequences": (
             s.num_return_sequences == 1 or s.do_sample or s.num_beams > 1,
             "1: greedy search has one answer (or do_sample=True, or num_beams)",

@@ -129,6 +129,8 @@ class StopStrings:
 
     def _matches(self, row: Sequence[int]) -> dict[str, int]:
         """The strings that the last token completes, and where they begin in the text of the window."""
+        if not row:
+            return {}
         text = self._text(row)
         last = len(text) - len(self._pieces[row[-1]])
         found = {s: text.find(wanted, max(0, last - len(wanted) + 1)) for s, wanted in self._strings.items()}
