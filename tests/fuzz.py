@@ -247,6 +247,8 @@ class Watch:
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self.on:
             return
+        if event == "ctypes.dlopen" and arguments[0] is None:
+            return  # this process's own symbols: nothing is loaded
         if event in FORBIDDEN or (event == "import" and MARKER in str(arguments[0])):
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "open" and isinstance(arguments[0], (str, bytes)):

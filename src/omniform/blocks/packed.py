@@ -112,7 +112,18 @@ def _blend(
     for i, call in enumerate(own):
         if isinstance(call, RowKeys):  # it has seen all of its keys
             weights[i] = q_NGRD.new_zeros(q_NGRD[call.queries].shape[:3], dtype=torch.float32)
-    mixed, total = own_NGRD.float(), torch.cat(weights)
+    total = torch.cat(weights)
+    if len(extra) == 1:
+        # One row's next piece, or one prefix for all: only the queries it concerns are touched.
+        queries = extra[0].queries
+        part, weight = _part(q_NGRD[queries], k_1GSD, v_1GSD, extra[0], scale)
+        share = (weight - torch.logaddexp(total[queries], weight)).exp()[..., None]
+        blended = torch.lerp(own_NGRD[queries].float(), part.float(), share).to(own_NGRD.dtype)
+        if isinstance(queries, slice) and queries == slice(0, own_NGRD.shape[0]):
+            return blended
+        own_NGRD[queries] = blended
+        return own_NGRD
+    mixed = own_NGRD.float()
     for call in extra:
         part, weight = _part(q_NGRD[call.queries], k_1GSD, v_1GSD, call, scale)
         before = total[call.queries]

@@ -43,9 +43,15 @@ class Packed:
         self._bias = layers[0].bias
         self.widths = [layer.out_features for layer in layers]
         with torch.no_grad():
-            whole = torch.cat(self._weights) if len(layers) > 1 else self._weights[0].detach()
+            whole = self._weights[0].detach()
+            if len(layers) > 1:
+                whole = torch.cat(self._weights)
+                self._release()  # before the next copy is made, so that never more than two are held at once
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
         self._state = self._now()
+        self._release()
+
+    def _release(self) -> None:
         for weight in self._weights:
             release(weight)
 
