@@ -119,8 +119,6 @@ def _blend(
         part, weight = _part(q_NGRD[queries], k_1GSD, v_1GSD, extra[0], scale)
         share = (weight - torch.logaddexp(total[queries], weight)).exp()[..., None]
         blended = torch.lerp(own_NGRD[queries].float(), part.float(), share).to(own_NGRD.dtype)
-        if isinstance(queries, slice) and queries == slice(0, own_NGRD.shape[0]):
-            return blended
         own_NGRD[queries] = blended
         return own_NGRD
     mixed = own_NGRD.float()
