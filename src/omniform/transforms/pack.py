@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from omniform.blocks.attention import Attention
 from omniform.blocks.joint import JointLinear
 from omniform.blocks.mlp import GatedMLP
-from omniform.weights.pages import is_mapped, release
+from omniform.weights.pages import collapse, is_mapped, release
 
 LEAST = 64
 """Matrices of fewer rows or columns are left alone: there is nothing to win."""
@@ -48,6 +48,7 @@ class Packed:
                 whole = torch.cat(self._weights)
                 self._release()  # before the next copy is made, so that never more than two are held at once
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
+            collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
         self._release()
 
@@ -60,8 +61,12 @@ class Packed:
 
     def fits(self, layers: Sequence[nn.Module]) -> bool:
         """Whether these are the matrices of some layers, and still say what the parameters say."""
-        weights = [layer._parameters.get("weight") for layer in layers]
-        return all(a is b for a, b in zip(weights, self._weights, strict=True)) and self._now() == self._state
+        if len(layers) != len(self._weights):
+            return False
+        for layer, weight in zip(layers, self._weights, strict=True):
+            if layer._parameters.get("weight") is not weight:
+                return False
+        return self._now() == self._state
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out], the layers' outputs side by side."""
@@ -114,14 +119,15 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
     count = 0
     for parent in list(model.modules()):
         for names in _groups(parent):
-            layers = [parent._modules[name] for name in names]
-            linears = [layer for layer in layers if isinstance(layer, nn.Linear) and _can_pack(layer, mapped_only)]
-            if len(linears) < len(layers):
+            layers = [layer for name in names if isinstance(layer := parent._modules[name], nn.Linear)]
+            first = layers[0]
+            if isinstance(first, PackedLinear) and first.packed is not None and first.packed.fits(layers):
+                count += len(layers)
+                continue
+            linears = [layer for layer in layers if _can_pack(layer, mapped_only)]
+            if len(linears) < len(names):
                 continue
             count += len(linears)
-            first = linears[0]
-            if isinstance(first, PackedLinear) and first.packed is not None and first.packed.fits(linears):
-                continue
             for name, linear in zip(names, linears, strict=True):
                 if not isinstance(linear, PackedLinear):
                     setattr(parent, name, PackedLinear(linear))
