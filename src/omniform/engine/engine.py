@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import itertools
 import logging
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.blocks.attention import Attention
 from omniform.blocks.rotary import Frequencies, Rotary
+from omniform.core.background import Background
 from omniform.core.errors import InputError
 from omniform.core.state import KV, state_specs
 from omniform.engine.blocks import BlockPool
@@ -74,16 +73,6 @@ class Stats:
     seconds: Mapping[str, float]
 
 
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    # A thread that is inside torch when the interpreter goes away would take the process down with it.
-    for engine in list(_ENGINES):
-        engine.close()
-
-
 class Engine:
     """Runs any number of requests through one model, as many side by side as memory allows.
 
@@ -131,10 +120,9 @@ class Engine:
         self.processor = processor
         self._lock = threading.Lock()
         self._inbox: deque[Request] = deque()
-        self._worker: threading.Thread | None = None
+        self._worker: Background | None = None
         self._worker_lock = threading.Lock()
         self._closing = False
-        _ENGINES.add(self)
         self._packed = False
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
@@ -433,8 +421,7 @@ class Engine:
     def _ensure_worker(self) -> None:
         with self._worker_lock:
             if self._worker is None and self._has_work:
-                self._worker = threading.Thread(target=self._work, name="omniform-engine", daemon=True)
-                self._worker.start()
+                self._worker = Background(self._work, self.close, "omniform-engine")
 
     def _work(self) -> None:
         """Step until nothing is left; whoever submits afterwards starts another thread."""

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event
 
 import torch
 from torch import Tensor, nn
 
+from omniform.core.background import Background
 from omniform.core.errors import RepoError
 from omniform.hub.devices import as_device
 from omniform.hub.place import Layout, Part, Placement
@@ -141,8 +142,15 @@ def _all(jobs: Sequence[Callable[[], dict[str, Tensor]]]) -> Iterator[dict[str, 
 
 def _fetch(views: Sequence[Tensor]) -> None:
     """Have the kernel read files ahead, while modules are filled and the caller goes on."""
-    if views:
-        Thread(target=lambda: list(map(prefetch, views)), name="omniform-fetch", daemon=True).start()
+    if not views:
+        return
+    stopped = Event()
+
+    def fetch() -> None:
+        for view in views:
+            prefetch(view, stopped)
+
+    Background(fetch, stopped.set, "omniform-fetch")
 
 
 def _one(path: str, view: Tensor, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 from functools import cache
+from threading import Event
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ _PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 
 _WILLNEED, _DONTNEED, _COLLAPSE = 3, 4, 25
 """madvise(2)'s numbers, the same on all Linux machines."""
+
+_AT_ONCE = 1 << 24
+"""Bytes asked for at once."""
 
 
 def release(tensor: Tensor) -> None:
@@ -52,11 +56,15 @@ def is_mapped(tensor: Tensor) -> bool:
     return span is not None and _is_clean(*span)
 
 
-def prefetch(tensor: Tensor) -> None:
-    """Have the kernel read a mapped tensor's part of the file in the background, for a use that comes soon."""
+def prefetch(tensor: Tensor, stopped: Event | None = None) -> None:
+    """Have the kernel read a mapped tensor's part of the file for a use that comes soon, until told to stop."""
     span = _pages(tensor, outwards=True)
     if span is not None:
-        _advise(*span, _WILLNEED)
+        start, nbytes = span
+        for offset in range(0, nbytes, _AT_ONCE):  # the call waits while the disk has enough to do
+            if stopped is not None and stopped.is_set():
+                return
+            _advise(start + offset, min(_AT_ONCE, nbytes - offset), _WILLNEED)
 
 
 def _pages(tensor: Tensor, *, outwards: bool) -> tuple[int, int] | None:
