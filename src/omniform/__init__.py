@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from omniform.core.collector import paused
+
 __version__ = "0.1.0"
 
 _MODEL_CLASSES = (
@@ -68,7 +70,8 @@ __all__ = sorted([*_HOME, "__version__"])
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is not None:
-        value: object = vars(import_module(home))[name]
+        with paused():
+            value: object = vars(import_module(home))[name]
     else:
         # The ecosystem's class of one architecture (``LlavaForConditionalGeneration``), if there is one.
         value = _architecture(name) if name[:1].isupper() else None

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Literal, cast
 
+from omniform.core.collector import paused
+
 Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
@@ -23,4 +25,6 @@ Door = Literal[
 def upstairs(door: Door) -> Callable[..., object]:
     """The function behind a door of a higher floor of omniform."""
     module, name = door.split(":")
-    return cast(Callable[..., object], vars(import_module(f"omniform.{module}"))[name])
+    with paused():
+        home = import_module(f"omniform.{module}")
+    return cast(Callable[..., object], vars(home)[name])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -14,6 +12,7 @@ import torch
 
 from omniform.architectures.family import Architecture, Family, Task
 from omniform.architectures.model import Model
+from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownNameError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
@@ -186,7 +185,7 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
         callee: whom to name when a keyword is refused.
         kwargs: see :meth:`AutoModel.from_pretrained`.
     """
-    with _uncollected():
+    with paused():
         opened = open_checkpoint(name, choose, callee, kwargs)
         model, options, source = opened.model, opened.options, opened.source
         report = load_weights(model, opened.files, opened.loading)
@@ -199,19 +198,6 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
         path = source.find("generation_config.json")
         model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
     return cast(Model, (model, report)) if options.output_loading_info else model
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    # Loading makes thousands of objects and next to no garbage. A full collection in its midst walks all of torch's
-    # objects for nothing, which takes twice as long as loading does.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

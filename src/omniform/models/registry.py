@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from omniform.architectures.family import Family
 from omniform.architectures.model import Model
+from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, UnknownNameError, nearest
 from omniform.core.reader import ConfigReader
@@ -60,7 +61,8 @@ def family(model_type: str, *, where: str = "config.json") -> Family:
             "unknown model_type", where=where, found=repr(model_type), remedy=nearest(model_type, known_families())
         )
     module, name = FAMILIES[model_type].split(":")
-    found = vars(import_module(f"omniform.models.{module}"))[name]
+    with paused():
+        found = vars(import_module(f"omniform.models.{module}"))[name]
     assert isinstance(found, Family)
     return found
 
