@@ -12,6 +12,7 @@ The checkpoint is made by the benchmark and kept in ``--cache``: a Llama of 400M
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from versus import checkpoint, machine, report, workloads
+from versus.gguf_file import gguf_file
 from versus.pairs import result_of, run_workload, torchvision_fails
 from versus.workloads import OURS, WORKLOADS, Job
 
@@ -36,7 +38,7 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=_positive, default=2, help="that a library may compute with (2)")
     add("--device", default="cpu", help="cpu (the default), or a torch device such as cuda")
     add("--tiny", action="store_true", help="tiny sizes: tests the benchmark in seconds, and measures nothing")
-    add("--gguf", type=Path, metavar="FILE", help="the same checkpoint for llama.cpp, by its converter")
+    add("--gguf", type=Path, metavar="FILE", help="the checkpoint for llama.cpp; made with the gguf package by default")
     add("--cache", type=Path, default=Path(tempfile.gettempdir()) / "omniform-benchmarks", help="where it is kept")
     add("--from", type=Path, metavar="FILE", dest="saved", help="measure nothing: report what --json wrote before")
     add("--json", type=Path, metavar="FILE", help="write everything, all samples included")
@@ -79,17 +81,21 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     from omniform import bundled_checkpoint
 
     shape = checkpoint.TINY if chosen.tiny else checkpoint.FULL
+    folder = checkpoint.checkpoint(chosen.cache, shape)
+    gguf = chosen.gguf
+    if gguf is None and all(map(importlib.util.find_spec, ("llama_cpp", "gguf"))):
+        gguf = gguf_file(folder, shape)
     job = Job(
         workload="",
         contender=OURS,
         sizes=workloads.TINY if chosen.tiny else workloads.FULL,
-        folder=str(checkpoint.checkpoint(chosen.cache, shape)),
+        folder=str(folder),
         pictures=str(bundled_checkpoint()),
         vocabulary=shape.vocabulary,
         weights=shape.read_per_step(),
         device=chosen.device,
         threads=chosen.threads,
-        gguf=None if chosen.gguf is None else str(chosen.gguf.resolve()),
+        gguf=None if gguf is None else str(gguf.resolve()),
         torchvision_fails=torchvision_fails(),
     )
     results: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""llama.cpp's side, through llama-cpp-python: one row only, from a GGUF file that the user made with its converter."""
+"""llama.cpp's side, through llama-cpp-python: one row only, from a GGUF file."""
 
 from __future__ import annotations
 

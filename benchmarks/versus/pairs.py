@@ -96,7 +96,7 @@ def unavailable(contender: Contender, job: Job) -> str | None:
         return None
     if importlib.util.find_spec("llama_cpp") is None:
         return "llama-cpp-python is not installed"
-    return None if job.gguf else "no --gguf FILE was given: the same checkpoint, through llama.cpp's converter"
+    return None if job.gguf else "no --gguf FILE was given, and the gguf package, which makes one, is not installed"
 
 
 def run_workload(workload: Workload, job: Job, pairs: int, say: Callable[[str], None]) -> Runs:

@@ -143,3 +143,11 @@ def test_problem_type():
 def test_what_it_prints():
     assert "hidden_size: 32" in repr(llama())
     assert not hasattr(llama(), "__fspath__")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_a_part_of_a_head_that_is_to_rotate_is_refused(model_type, nested):
+    part = {"partial_rotary_factor": 0.5}
+    with pytest.raises(ConfigError, match=r"partial_rotary_factor.*0\.5"):
+        AutoConfig.for_model(model_type, **({"rope_parameters": {"rope_type": "default", **part}} if nested else part))

@@ -165,17 +165,20 @@ def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, thet
         theta: the family's default base.
 
     Raises:
-        ConfigError: an unknown ``rope_type``, or one that lacks a setting.
+        ConfigError: an unknown ``rope_type``, one that lacks a setting, or a part of each head that is to rotate.
     """
     top_theta = r.number("rope_theta", theta)
-    partial = r.number("partial_rotary_factor", 1.0)
     scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
     r.inert("rope_scaling", "rope_parameters")
     trained_above = r.maybe_integer("original_max_position_embeddings")
     s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
     base = s.number("rope_theta", top_theta)
-    dim = int(head_dim * s.number("partial_rotary_factor", partial))
+    dim = head_dim
+    for reader in (r, s):
+        part = reader.number("partial_rotary_factor", 1.0)
+        if part != 1.0:  # the reference ignores it here, or fails in its midst, depending on rope_type
+            raise reader.fail("partial_rotary_factor", "1: this family rotates whole heads", part)
     trained = trained_above or s.integer("original_max_position_embeddings", max_positions)
     match kind:
         case "default":
