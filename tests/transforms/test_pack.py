@@ -62,6 +62,25 @@ def test_every_change_is_noticed():
     assert torch.equal(scores(wide), scores(plain.float()))
 
 
+@pytest.mark.parametrize("path", ["model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj", "lm_head"])
+def test_a_merged_adapter_is_noticed(path):
+    # As adapters are merged: through .data, which torch keeps no count of.
+    ours = model()
+    pack(ours)
+    weight = ours.get_submodule(path).weight
+    version = weight._version
+    weight.data += torch.randn(weight.shape[0], 4).bfloat16() @ torch.randn(4, weight.shape[1]).bfloat16() * 0.02
+    assert weight._version == version
+    plain = model()
+    before = scores(plain)
+    plain.load_state_dict(ours.state_dict())
+    assert torch.allclose(scores(ours).float(), scores(plain).float(), atol=1e-2)
+    assert not torch.allclose(before.float(), scores(plain).float(), atol=1e-2)
+    pack(ours)
+    assert ours.get_submodule(path).packed is not None or "k_proj" in path
+    assert torch.allclose(scores(ours).float(), scores(plain).float(), atol=1e-2)
+
+
 def test_a_replaced_sibling_is_called():
     ours = model()
     pack(ours)

@@ -12,6 +12,7 @@ them.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import cast
 
@@ -32,7 +33,8 @@ class Packed:
     """The packed matrices of layers that read the same input, one below the other.
 
     They are used while gradients are off, and only as long as the parameters are those that were packed and nobody has
-    changed them in place. (A change through ``.data`` cannot be seen; call :func:`pack` again after one.)
+    changed them in place. A change through ``.data`` leaves no trace in torch, so a few of the numbers are looked at:
+    one of a whole matrix is seen, as of an adapter merged into it; after one of a few rows call :func:`pack` again.
 
     Args:
         layers: one layer, or several without biases.
@@ -50,6 +52,7 @@ class Packed:
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
+        self._samples = [_Samples(weight) for weight in self._weights]
         self._release()
 
     def _release(self) -> None:
@@ -66,11 +69,29 @@ class Packed:
         for layer, weight in zip(layers, self._weights, strict=True):
             if layer._parameters.get("weight") is not weight:
                 return False
-        return self._now() == self._state
+        return self._now() == self._state and all(samples.are_as_they_were() for samples in self._samples)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out], the layers' outputs side by side."""
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, self._matrix, self._bias, "none", [], ""))
+
+
+class _Samples:
+    """A few numbers of a matrix, at its beginning, in its middle and at its end."""
+
+    def __init__(self, weight: Tensor) -> None:
+        nbytes = weight.nbytes if weight.is_contiguous() else 0
+        # Neighbours, so that few pages of a mapped file are touched. To read them takes less than a microsecond.
+        self._bytes = (ctypes.c_char * nbytes).from_address(weight.data_ptr())
+        self._places = [slice(at, at + 64) for at in (0, nbytes // 2, max(0, nbytes - 64))]
+        self._were = self._now()
+
+    def _now(self) -> list[bytes]:
+        return [cast(bytes, self._bytes[place]) for place in self._places]
+
+    def are_as_they_were(self) -> bool:
+        """Whether the numbers are the same. The matrix must still be where it was."""
+        return self._now() == self._were
 
 
 class PackedLinear(JointLinear):
