@@ -132,3 +132,24 @@ def test_an_engine_packs_what_is_mapped_and_nothing_else(tmp_path):
     again = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     for (name, a), b in zip(model().named_parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("how", ["engine", "forward"])
+def test_an_adapter_merged_into_a_mapped_matrix_is_noticed(tmp_path, how):
+    model(hidden_size=256).save_pretrained(tmp_path)
+    ours, plain = (omniform.AutoModelForCausalLM.from_pretrained(tmp_path) for _ in range(2))
+    ids = torch.tensor([[3, 4, 5]])
+    ours.generate(ids, max_new_tokens=3)
+    path = "model.layers.1.mlp.down_proj"
+    assert ours.get_submodule(path).packed is not None
+    merged = torch.randn(256, 4).bfloat16() @ torch.randn(4, 192).bfloat16() * 0.05
+    before = scores(plain)
+    for each in (ours, plain):
+        each.get_submodule(path).weight.data += merged
+    assert not torch.allclose(before.float(), scores(plain).float(), atol=1e-2)
+    if how == "forward":
+        assert torch.allclose(scores(ours).float(), scores(plain).float(), atol=1e-2)
+    asked = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    found, expected = (torch.cat(each.generate(ids, **asked).logits).float() for each in (ours, plain))
+    assert torch.allclose(found, expected, atol=1e-2)
+    assert ours.get_submodule("model.layers.0.mlp.down_proj").packed is not None

@@ -67,10 +67,12 @@ class Calls:
     Attributes:
         own: for every query, in the order of the step, the run that holds its own token (or, across, the memory's
             first); or its whole row, where that takes a mask.
+        sizes: how many queries each of those has.
         extra: earlier runs, to be blended in; rows that share a run share the call.
     """
 
     own: tuple[Call | RowKeys, ...]
+    sizes: tuple[int, ...]
     extra: tuple[Call, ...]
 
 
@@ -118,19 +120,22 @@ class PackedMask:
     def calls(self) -> Calls:
         """The fewest kernel calls: every run once, however many rows share it."""
         own: list[Call | RowKeys] = []
+        sizes: list[int] = []
         shared: dict[Run, list[tuple[int, int]]] = {}
         for segment, table, keys in self._rows:
             pieces = self._pieces(segment, table, keys)
             if pieces is None:
                 own.append(self._row(segment, table, keys))
+                sizes.append(segment.count)
                 continue
             for call, earlier in pieces:
-                own.append(call)
                 assert isinstance(call.queries, slice)
+                own.append(call)
+                sizes.append(call.queries.stop - call.queries.start)
                 for run in earlier:
                     shared.setdefault(run, []).append((call.queries.start, call.queries.stop))
         extra = (Call(_together(queries, self._device), run) for run, queries in shared.items())
-        return Calls(tuple(own), tuple(extra))
+        return Calls(tuple(own), tuple(sizes), tuple(extra))
 
     @cached_property
     def rows(self) -> tuple[RowKeys, ...]:

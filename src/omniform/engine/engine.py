@@ -30,7 +30,7 @@ from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stop import stop_strings
 from omniform.engine.writer import Writer, is_late
-from omniform.transforms.pack import pack
+from omniform.transforms.pack import pack, unpack_changed
 
 log = logging.getLogger("omniform")
 
@@ -79,7 +79,7 @@ class Engine:
     Rows of all lengths go through the model end to end, without padding. Requests that begin alike share what was
     computed for their beginnings, pictures included; a picture is encoded once.
 
-    The weights must not change while an engine lives: what it remembers of them would be out of date.
+    The weights must not change while an engine lives: what it has computed with them would be out of date.
 
     Args:
         model: any model that writes.
@@ -124,6 +124,7 @@ class Engine:
         self._worker_lock = threading.Lock()
         self._closing = False
         self._packed = False
+        unpack_changed(model)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)

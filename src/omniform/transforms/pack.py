@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from omniform.blocks.attention import Attention
 from omniform.blocks.joint import JointLinear
 from omniform.blocks.mlp import GatedMLP
-from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.pages import collapse, is_mapped, release, was_written
 
 LEAST = 64
 """Matrices of fewer rows or columns are left alone: there is nothing to win."""
@@ -33,26 +33,29 @@ class Packed:
     """The packed matrices of layers that read the same input, one below the other.
 
     They are used while gradients are off, and only as long as the parameters are those that were packed and nobody has
-    changed them in place. A change through ``.data`` leaves no trace in torch, so a few of the numbers are looked at:
-    one of a whole matrix is seen, as of an adapter merged into it; after one of a few rows call :func:`pack` again.
+    changed them in place. A change through ``.data`` leaves no trace in torch, so a few places are looked at: one of
+    a whole matrix is seen, as of an adapter that is merged into it; after one of a few rows call :func:`pack` again.
 
     Args:
         layers: one layer, or several without biases.
+        scratch: where to join them.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], scratch: Scratch) -> None:
         self._weights = [layer.weight for layer in layers]
         self._bias = layers[0].bias
         self.widths = [layer.out_features for layer in layers]
         with torch.no_grad():
             whole = self._weights[0].detach()
             if len(layers) > 1:
-                whole = torch.cat(self._weights)
+                whole = scratch.joined(self._weights)
                 self._release()  # before the next copy is made, so that never more than two are held at once
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
-        self._samples = [_Samples(weight) for weight in self._weights]
+        # To look at the numbers of a mapped file would bring its pages back.
+        self._mapped = [weight for weight in self._weights if is_mapped(weight)]
+        self._samples = [_Samples(weight) for weight in self._weights if not is_mapped(weight)]
         self._release()
 
     def _release(self) -> None:
@@ -71,9 +74,27 @@ class Packed:
                 return False
         return self._now() == self._state and all(samples.are_as_they_were() for samples in self._samples)
 
+    def is_of_the_file(self) -> bool:
+        """Whether matrices that are views of a mapped file still are. To find out takes some microseconds."""
+        return not any(map(was_written, self._mapped))
+
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out], the layers' outputs side by side."""
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, self._matrix, self._bias, "none", [], ""))
+
+
+class Scratch:
+    """Memory that matrices are joined in, one group after the other: memory of their own would leave holes behind."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.bfloat16, device="cpu")
+
+    def joined(self, weights: Sequence[Tensor]) -> Tensor:
+        """Matrices one below the other, until the next are joined. Shape: [sum of N, K]."""
+        rows, width = sum(map(len, weights)), weights[0].shape[1]
+        if self._memory.numel() < rows * width:
+            self._memory = torch.empty(rows * width, dtype=torch.bfloat16, device="cpu")
+        return torch.cat(list(weights), out=self._memory[: rows * width].view(rows, width))
 
 
 class _Samples:
@@ -81,7 +102,7 @@ class _Samples:
 
     def __init__(self, weight: Tensor) -> None:
         nbytes = weight.nbytes if weight.is_contiguous() else 0
-        # Neighbours, so that few pages of a mapped file are touched. To read them takes less than a microsecond.
+        # Neighbours: to read them takes less than a microsecond.
         self._bytes = (ctypes.c_char * nbytes).from_address(weight.data_ptr())
         self._places = [slice(at, at + 64) for at in (0, nbytes // 2, max(0, nbytes - 64))]
         self._were = self._now()
@@ -137,14 +158,16 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
     Returns:
         How many layers are packed.
     """
-    count = 0
+    count, scratch = 0, Scratch()
     for parent in list(model.modules()):
         for names in _groups(parent):
             layers = [layer for name in names if isinstance(layer := parent._modules[name], nn.Linear)]
             first = layers[0]
-            if isinstance(first, PackedLinear) and first.packed is not None and first.packed.fits(layers):
-                count += len(layers)
-                continue
+            if isinstance(first, PackedLinear) and (packed := first.packed) is not None:
+                if packed.fits(layers) and packed.is_of_the_file():
+                    count += len(layers)
+                    continue
+                first.packed = None
             linears = [layer for layer in layers if _can_pack(layer, mapped_only)]
             if len(linears) < len(names):
                 continue
@@ -154,8 +177,21 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
                     setattr(parent, name, PackedLinear(linear))
             leader = parent._modules[names[0]]
             assert isinstance(leader, PackedLinear)
-            leader.packed = Packed(linears)
+            leader.packed = Packed(linears, scratch)
+    if count and _look_first not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
     return count
+
+
+def unpack_changed(model: nn.Module) -> None:
+    """Forget the packed copies of mapped matrices that somebody has written to since: the plain ones are used."""
+    for module in model.modules():
+        if isinstance(module, PackedLinear) and module.packed is not None and not module.packed.is_of_the_file():
+            module.packed = None
+
+
+def _look_first(model: nn.Module, inputs: object) -> None:
+    unpack_changed(model)
 
 
 def _groups(parent: nn.Module) -> list[tuple[str, ...]]:

@@ -56,6 +56,12 @@ def is_mapped(tensor: Tensor) -> bool:
     return span is not None and _is_clean(*span)
 
 
+def was_written(tensor: Tensor) -> bool:
+    """Whether somebody wrote to a tensor of which :func:`is_mapped` was true: looks at one page, in the middle."""
+    span = _pages(tensor, outwards=False)
+    return span is not None and not _is_clean(span[0] + span[1] // mmap.PAGESIZE // 2 * mmap.PAGESIZE, mmap.PAGESIZE)
+
+
 def prefetch(tensor: Tensor, stopped: Event | None = None) -> None:
     """Have the kernel read a mapped tensor's part of the file for a use that comes soon, until told to stop."""
     span = _pages(tensor, outwards=True)
