@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from omniform.blocks.attention import Attention
 from omniform.blocks.joint import JointLinear
 from omniform.blocks.mlp import GatedMLP
-from omniform.weights.pages import collapse, is_mapped, release, was_written
+from omniform.weights.pages import collapse, is_mapped, release, were_written
 
 LEAST = 64
 """Matrices of fewer rows or columns are left alone: there is nothing to win."""
@@ -39,6 +39,11 @@ class Packed:
     Args:
         layers: one layer, or several without biases.
         scratch: where to join them.
+
+    Attributes:
+        widths: outputs of each layer.
+        mapped: the matrices that are views of a mapped file. To look at their numbers would bring the pages back, so it
+            is for others to ask now and then whether they :func:`were_written`.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], scratch: Scratch) -> None:
@@ -53,8 +58,7 @@ class Packed:
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
-        # To look at the numbers of a mapped file would bring its pages back.
-        self._mapped = [weight for weight in self._weights if is_mapped(weight)]
+        self.mapped = [weight for weight in self._weights if is_mapped(weight)]
         self._samples = [_Samples(weight) for weight in self._weights if not is_mapped(weight)]
         self._release()
 
@@ -73,10 +77,6 @@ class Packed:
             if layer._parameters.get("weight") is not weight:
                 return False
         return self._now() == self._state and all(samples.are_as_they_were() for samples in self._samples)
-
-    def is_of_the_file(self) -> bool:
-        """Whether matrices that are views of a mapped file still are. To find out takes some microseconds."""
-        return not any(map(was_written, self._mapped))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out], the layers' outputs side by side."""
@@ -164,7 +164,7 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
             layers = [layer for name in names if isinstance(layer := parent._modules[name], nn.Linear)]
             first = layers[0]
             if isinstance(first, PackedLinear) and (packed := first.packed) is not None:
-                if packed.fits(layers) and packed.is_of_the_file():
+                if packed.fits(layers) and not were_written(packed.mapped):
                     count += len(layers)
                     continue
                 first.packed = None
@@ -185,9 +185,12 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
 
 def unpack_changed(model: nn.Module) -> None:
     """Forget the packed copies of mapped matrices that somebody has written to since: the plain ones are used."""
-    for module in model.modules():
-        if isinstance(module, PackedLinear) and module.packed is not None and not module.packed.is_of_the_file():
-            module.packed = None
+    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
+    found = [(layer, layer.packed) for layer in layers if layer.packed is not None]
+    if were_written([weight for _, packed in found for weight in packed.mapped]):
+        for layer, packed in found:
+            if were_written(packed.mapped):
+                layer.packed = None
 
 
 def _look_first(model: nn.Module, inputs: object) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Sequence
 from functools import cache
+from io import FileIO
 from threading import Event
 
 import numpy as np
@@ -56,10 +58,24 @@ def is_mapped(tensor: Tensor) -> bool:
     return span is not None and _is_clean(*span)
 
 
-def was_written(tensor: Tensor) -> bool:
-    """Whether somebody wrote to a tensor of which :func:`is_mapped` was true: looks at one page, in the middle."""
-    span = _pages(tensor, outwards=False)
-    return span is not None and not _is_clean(span[0] + span[1] // mmap.PAGESIZE // 2 * mmap.PAGESIZE, mmap.PAGESIZE)
+def were_written(tensors: Sequence[Tensor]) -> bool:
+    """Whether somebody wrote to any of some tensors of which :func:`is_mapped` was true.
+
+    Looks at one page of each, in the middle, which takes a few microseconds.
+    """
+    if not tensors:
+        return False
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as table:
+            for tensor in tensors:
+                span = _pages(tensor, outwards=False)
+                if span is not None:
+                    middle = span[0] + span[1] // mmap.PAGESIZE // 2 * mmap.PAGESIZE
+                    if not _are_clean(table, middle, mmap.PAGESIZE):
+                        return True
+    except OSError:
+        return True
+    return False
 
 
 def prefetch(tensor: Tensor, stopped: Event | None = None) -> None:
@@ -86,14 +102,18 @@ def _pages(tensor: Tensor, *, outwards: bool) -> tuple[int, int] | None:
 
 
 def _is_clean(start: int, nbytes: int) -> bool:
-    # Copy-on-write pages that were written to hold the only copy of what was written.
-    size = mmap.PAGESIZE
     try:
         # Opened anew each time: the file belongs to the process that opened it, and processes fork.
         with open("/proc/self/pagemap", "rb", buffering=0) as table:
-            found = os.pread(table.fileno(), nbytes // size * 8, start // size * 8)
+            return _are_clean(table, start, nbytes)
     except OSError:
         return False
+
+
+def _are_clean(table: FileIO, start: int, nbytes: int) -> bool:
+    # Copy-on-write pages that were written to hold the only copy of what was written.
+    size = mmap.PAGESIZE
+    found = os.pread(table.fileno(), nbytes // size * 8, start // size * 8)
     entries = np.frombuffer(found, np.uint64)
     kept = (entries & _SWAPPED != 0) | ((entries & _PRESENT != 0) & (entries & _OF_A_FILE == 0))
     return len(entries) * size == nbytes and not kept.any()
