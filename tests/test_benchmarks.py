@@ -16,7 +16,7 @@ from reference import omniform, transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from versus import checkpoint, pairs, report, workloads
+from versus import checkpoint, gguf_file, pairs, report, workloads
 from versus.workloads import CONTINUOUS, OURS, PADDED, WORKLOADS, Figure, Job, Sample, Workload
 
 COMPARE = Path(__file__).parents[1] / "benchmarks" / "compare.py"
@@ -56,6 +56,18 @@ def test_both_libraries_load_the_checkpoint_and_end_no_answer_early(tmp_path):
     with torch.no_grad():
         assert torch.allclose(ours(ids).logits, theirs(ids).logits, atol=1e-5)
     assert theirs.generation_config.eos_token_id is None and ours.generation_config.eos_token_id is None
+
+
+def test_every_tensor_has_a_name_in_llama_cpp_s_file():
+    names = [gguf_file.name_there(name) for name in checkpoint.TINY.tensors()]
+    assert len(set(names)) == len(names) == 3 + 9 * checkpoint.TINY.layers
+    assert {"token_embd.weight", "output.weight", "blk.1.attn_q.weight", "blk.0.ffn_norm.weight"} <= set(names)
+
+
+def test_llama_cpp_s_rows_rotate_in_pairs_of_neighbours():
+    # Row i of a head rotates with row i + 4 here, with the next one there.
+    rows = gguf_file._in_pairs(torch.arange(16)[:, None], 8)[:, 0].tolist()
+    assert rows == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
 
 
 def test_prompts_are_the_same_for_everyone_who_asks_by_the_same_name():
