@@ -48,6 +48,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [FETCHING, SUBMITTED, FORKED], ids=["fetching", "submitted", "forked"])
 def test_the_program_s_exit_code_stands(tmp_path, program):
     folder = str(text_checkpoint(tmp_path))

@@ -178,6 +178,7 @@ def same(found, expected):
         assert [score for _, score in mine] == pytest.approx([score for _, score in other], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_beams_are_the_same_whatever_the_engine_has_to_do(pairs, family):
     ours, _ = pairs(family)

@@ -56,6 +56,7 @@ def wanted(f: Family, *, sampled: bool = False) -> list[list[int]]:
     return [answers(roomy(f.ours, prefix_cache=False), [case])[0] for case in some]
 
 
+@pytest.mark.slow
 def test_answers_are_worth_comparing(some_family):
     found = wanted(some_family)
     assert len({*map(tuple, found)}) >= len(found) - 1
@@ -69,6 +70,7 @@ def test_alone(some_family):
     idle(engine)
 
 
+@pytest.mark.slow
 def test_in_company_with_other_settings(some_family):
     f = some_family
     engine = roomy(f.ours)
@@ -83,6 +85,7 @@ def test_in_company_with_other_settings(some_family):
     idle(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(STEPS)))
 @pytest.mark.parametrize("name", MAKERS)
 def test_in_pieces(name, number):
@@ -104,6 +107,7 @@ def test_in_all_pieces(name):
             idle(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "size", "prefix_cache"), [(512, 4, True), (5, 2, False)])
 def test_after_giving_way(some_family, step, size, prefix_cache):
     f = some_family
@@ -135,6 +139,7 @@ def test_with_a_known_beginning(some_family, size, together):
     idle(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "length"), [(1, 15), (4, 16), (16, 16), (16, 17), (4, 32)])
 def test_the_same_prompt_again(some_family, size, length):
     """Prompts of whole blocks too, of which the last token is computed all the same."""
@@ -149,6 +154,7 @@ def test_the_same_prompt_again(some_family, size, length):
         assert found.cached_tokens == (0 if turn == 0 else (opening - 1) // size * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "step"), [(1, 512), (3, 3), (4, 512)])
 def test_turns_of_a_conversation(some_family, size, step):
     """An answer is the beginning of the next prompt, and its keys are known as well."""
@@ -181,6 +187,7 @@ def test_a_plain_forward_says_the_same(name):
         assert best[least:] == tokens[least:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mistral mixed", "t5", "whisper", "llava"])
 def test_several_answers_and_beams_in_every_arrangement(name):
     f = family(name)
@@ -265,6 +272,7 @@ def test_an_encoder_runs_once(name):
     idle(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", "whisper", "t5"])
 def test_what_was_thrown_out_is_made_again(name):
     f = family(name)
@@ -392,6 +400,7 @@ def test_the_large_are_not_starved_by_the_small():
     assert found["large"] == f.expected(large[1], max_new_tokens=12, min_new_tokens=12)
 
 
+@pytest.mark.slow
 def test_random_prompts_share_random_beginnings():
     """Many prompts that begin alike in all ways, in random engines, one after another and at once."""
     chance = random.Random(11)

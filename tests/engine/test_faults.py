@@ -233,6 +233,7 @@ def poison(monkeypatch, f, error=None):
     monkeypatch.setattr(type(f.ours), "embed", embed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "size"), [(512, 16), (4, 2), (1, 1)])
 @pytest.mark.parametrize("place", [0, 3, 8])
 def test_a_row_that_makes_steps_fail(f, monkeypatch, step, size, place):

@@ -127,6 +127,7 @@ def strings(kind, rows, tokenizer, chance):
     return [s for s in some if s]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_end_where_the_reference_ends_them(tokenizers, kind):
     ours, theirs = tokenizers(kind)
@@ -183,6 +184,7 @@ def test_what_is_shown_never_holds_a_stop_string(tokenizers, kind):
             assert whole.startswith(text) and some[0] not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "llama"])
 def test_stop_strings_through_generate_and_the_engine(tmp_path, tokenizers, kind):
     tokenizer, theirs_tokenizer = tokenizers(kind)
@@ -321,6 +323,7 @@ LENGTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LENGTHS)
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("lengths", [[9, 4, 12], [1, 1], [3]])

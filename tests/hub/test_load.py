@@ -569,6 +569,7 @@ def peak(folder: Path, job: str, **options: object) -> list[int]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 def test_loading_takes_no_memory_of_its_own(big):
     folder, size = big
     assert size > 190e6
@@ -576,12 +577,14 @@ def test_loading_takes_no_memory_of_its_own(big):
     assert anonymous < 0.05 * size, f"{anonymous / 1e6:.0f} MB"
 
 
+@pytest.mark.slow
 def test_mapped_pages_count_once(big):
     folder, size = big
     anonymous, _, resident = peak(folder, "run")
     assert anonymous < 0.1 * size and resident < 1.1 * size, f"{anonymous / 1e6:.0f}, {resident / 1e6:.0f} MB"
 
 
+@pytest.mark.slow
 def test_a_cast_holds_one_copy(big):
     folder, size = big
     anonymous, _, _ = peak(folder, "load", dtype="bfloat16")

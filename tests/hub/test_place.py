@@ -366,6 +366,7 @@ def big(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="measured on Linux only")
 @pytest.mark.parametrize(
     ("options", "bound"),

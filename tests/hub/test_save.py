@@ -244,6 +244,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_full_disk(folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     code = """
@@ -276,6 +277,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     config = transformers.LlamaConfig(**{**TINY, "hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 4})
     folder = tmp_path / "m"
