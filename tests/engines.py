@@ -266,3 +266,14 @@ def idle(engine: Engine, total: int | None = None) -> None:
     assert kept == engine._encoders.features_bytes
     if total is not None:
         assert stats.blocks_total == total
+
+
+def t5_pair(folder, vocabulary):
+    """A tiny T5 of ours and of the reference."""
+    config = transformers.T5Config(
+        vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, num_decoder_layers=2,
+        relative_attention_num_buckets=8, relative_attention_max_distance=16, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    theirs = saved_reference(transformers.T5ForConditionalGeneration, config, folder, scale=0.4)
+    return omniform.AutoModelForSeq2SeqLM.from_pretrained(folder), theirs

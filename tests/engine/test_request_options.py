@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines import t5_pair
 from omniform.core.errors import InputError
 from omniform.engine.engine import Engine
 from omniform.engine.stop import Pieces, ShownText, StopStrings
@@ -40,14 +41,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("t5")
-    config = transformers.T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, num_decoder_layers=2,
-        relative_attention_num_buckets=8, relative_attention_max_distance=16, pad_token_id=0, eos_token_id=1,
-        decoder_start_token_id=0,
-    )  # fmt: skip
-    theirs = saved_reference(transformers.T5ForConditionalGeneration, config, folder, scale=0.4)
-    return omniform.AutoModelForSeq2SeqLM.from_pretrained(folder), theirs
+    return t5_pair(tmp_path_factory.mktemp("t5"), VOCABULARY)
 
 
 # -- several answers ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from omniform.core.packed import Call, PackedMask, RowKeys, Run
 
 QUERIES = {"cpu": 256}
 """Causal queries that the kernel is given at once, heads counted: fewer cost calls, more compute what is hidden anyway.
+Elsewhere 4096, for the scores that are held at once.
 The CPU kernel's own causal way takes small blocks and expanded heads, and half as long again for a prompt of 512."""
 
 
@@ -60,13 +61,14 @@ def attend_packed(
         if isinstance(call, RowKeys):
             out = _row(q_NHD, k_1GSD, v_1GSD, call, scale, backend, None)
             outs.append(out.view(len(out), groups, each, -1))
-            weights.append(q_NHD.new_zeros(len(out), groups, each, dtype=torch.float32))  # it has seen all of its keys
+            if calls.extra:  # none of which concern it: it has seen all of its keys
+                weights.append(q_NHD.new_zeros(len(out), groups, each, dtype=torch.float32))
             continue
         k, v = _of_run(k_1GSD, call.run), _of_run(v_1GSD, call.run)
-        for q, length, stairs in _steps(q_1GMD, each) if call.causal else ((q_1GMD, k.shape[2], None),):
-            out, weight = _kernel(q, k[:, :, :length], v[:, :, :length], stairs, scale)
+        for out, weight in _causal(q_1GMD, k, v, each, scale) if call.causal else [_kernel(q_1GMD, k, v, None, scale)]:
             outs.append(_unfolded(out, each))
-            weights.append(_unfolded(weight, each))
+            if calls.extra:
+                weights.append(_unfolded(weight, each))
     mixed = outs[0] if len(outs) == 1 else torch.cat(outs)
     if calls.extra:
         mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, torch.cat(weights), calls.extra, scale)
@@ -85,18 +87,21 @@ def _folded(q_nGRD: Tensor) -> Tensor:
 def _unfolded(x_1GM: Tensor, each: int) -> Tensor:
     """Shape: [1, G, M, ...] to [n, G, R, ...]."""
     _, groups, queries, *width = x_1GM.shape
+    if queries == each:
+        return x_1GM  # a single token
     return x_1GM.view(groups, queries // each, each, *width).transpose(0, 1)
 
 
-def _steps(q_1GMD: Tensor, each: int) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Queries that see their own run causally, some at a time: they, how many keys they see, and with which mask."""
+def _causal(q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, each: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """A run's own tokens, some at a time, to its keys up to the last of them; each as :func:`_kernel` gives it."""
     size, count = max(QUERIES.get(q_1GMD.device.type, 4096) // each, 16), q_1GMD.shape[2] // each
     longest = max(1 << count.bit_length(), 512)  # so that few stairs are made
     stairs = _stairs(size, each, longest, q_1GMD.dtype, q_1GMD.device)
     for first in range(0, count, size):
         stop = min(first + size, count)
         mask = stairs[: (stop - first) * each, longest - first : longest - first + stop]
-        yield q_1GMD[:, :, first * each : stop * each], stop, mask
+        q = q_1GMD[:, :, first * each : stop * each]
+        yield _kernel(q, k_1GSD[:, :, :stop], v_1GSD[:, :, :stop], mask, scale)
 
 
 @lru_cache(maxsize=4)

@@ -174,7 +174,6 @@ def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, thet
     s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
     base = s.number("rope_theta", top_theta)
-    dim = head_dim
     for reader in (r, s):
         part = reader.number("partial_rotary_factor", 1.0)
         if part != 1.0:  # the reference ignores it here, or fails in its midst, depending on rope_type
@@ -182,18 +181,18 @@ def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, thet
     trained = trained_above or s.integer("original_max_position_embeddings", max_positions)
     match kind:
         case "default":
-            return Frequencies(dim=dim, theta=base)
+            return Frequencies(dim=head_dim, theta=base)
         case "linear":
-            return Linear(dim=dim, theta=base, factor=s.number("factor"))
+            return Linear(dim=head_dim, theta=base, factor=s.number("factor"))
         case "dynamic":
-            return DynamicNTK(dim=dim, theta=base, factor=s.number("factor"), trained=max_positions)
+            return DynamicNTK(dim=head_dim, theta=base, factor=s.number("factor"), trained=max_positions)
         case "llama3":
             low, high = s.number("low_freq_factor"), s.number("high_freq_factor")
-            return Llama3(dim=dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=trained)
+            return Llama3(dim=head_dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=trained)
         case "yarn":
-            return _read_yarn(s, dim, base, trained, max_positions)
+            return _read_yarn(s, head_dim, base, trained, max_positions)
         case "longrope":
-            return _read_longrope(s, dim, base, trained, max_positions)
+            return _read_longrope(s, head_dim, base, trained, max_positions)
         case _:
             raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn or longrope", repr(kind))
 

@@ -18,7 +18,7 @@ _was_on = False
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collect nothing meanwhile, in the whole process: for work that takes milliseconds, in any thread, nested or not.
+    """Collect nothing meanwhile, in the whole process: for work that drops no cycles; in any thread, nested or not.
 
     Whoever turned the collector off finds it off afterwards.
     """

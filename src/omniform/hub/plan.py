@@ -12,13 +12,13 @@ import torch
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import KV, StatefulModule
-from omniform.hub.auto import Name, open_checkpoint, saved_architecture
+from omniform.hub.auto import Name, Opened, open_checkpoint, saved_architecture
 from omniform.hub.devices import Place, as_device, bounds, gpus
 from omniform.hub.fill import tensors_and_ties
 from omniform.hub.kernels import Kernel, kernels_of, sees_ahead
 from omniform.hub.load import layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
-from omniform.hub.place import Part, Placement, check_folder, place
+from omniform.hub.place import Layout, Part, Placement, check_folder, place
 
 LARGEST_COUNT = 2**40
 """Tokens and rows beyond this many are no plan."""
@@ -140,12 +140,7 @@ def plan(
     model, how = opened.model, opened.loading
     if opened.options.attn_implementation is not None:
         model.set_attn_implementation(opened.options.attn_implementation)
-    if table_of(model).duplicates:
-        untie_what_differs(model, opened.files.tensors(), glance=True)  # mapped, of which one row is looked at
-    held, table = opened.files.described(), table_of(model)
-    keys, report = match(model, table, held, how.ignore_mismatched_sizes)
-    report.check(opened.source.name)
-    layout = layout_of(model, table, keys, held, how.dtype, opened.files)
+    layout = _layout(opened)
     placement = place(layout, how.device_map, how.max_memory, has_folder=how.offload_folder is not None)
     check_folder(layout, placement, how.offload_folder is not None)
     kinds = {s.dtype for s in layout.stored.values() if s.dtype.is_floating_point}
@@ -169,6 +164,17 @@ def plan(
         per_token=sum(_states(model, kept, 1, 1, cross=False).values()),
         fits=all(use.fits for use in uses),
     )
+
+
+def _layout(opened: Opened) -> Layout:
+    """What the tensors would be once loaded."""
+    model, files = opened.model, opened.files
+    if table_of(model).duplicates:
+        untie_what_differs(model, files.tensors(), glance=True)  # mapped, of which one row is looked at
+    held, table = files.described(), table_of(model)
+    keys, report = match(model, table, held, opened.loading.ignore_mismatched_sizes)
+    report.check(opened.source.name)
+    return layout_of(model, table, keys, held, opened.loading.dtype, files)
 
 
 def _states(model: Model, dtype: torch.dtype, tokens: int, rows: int, *, cross: bool = True) -> dict[str, int]:

@@ -58,8 +58,13 @@ class Packed:
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
-        self.mapped = [weight for weight in self._weights if is_mapped(weight)]
-        self._samples = [_Samples(weight) for weight in self._weights if not is_mapped(weight)]
+        self.mapped: list[Tensor] = []
+        self._samples: list[_Samples] = []
+        for weight in self._weights:
+            if is_mapped(weight):
+                self.mapped.append(weight)
+            else:
+                self._samples.append(_Samples(weight))
         self._release()
 
     def _release(self) -> None:
