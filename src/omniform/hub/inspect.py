@@ -115,8 +115,8 @@ def _stored_sizes(model: Model, files: WeightFiles) -> dict[str, tuple[torch.dty
                 stored.setdefault(table.duplicates.get(meant, meant), entry.dtype)
     fallback = model.config.common.dtype or torch.float32
     sizes: dict[str, tuple[torch.dtype, int]] = {}
-    for path, piece in table.pieces.items():
-        dtype = stored.get(piece.key, fallback if tensors[path].is_floating_point() else tensors[path].dtype)
+    for path in table.links:
+        dtype = stored.get(table.key(path), fallback if tensors[path].is_floating_point() else tensors[path].dtype)
         sizes[path] = (dtype, prod(tensors[path].shape) * dtype.itemsize)
     return sizes
 

@@ -141,12 +141,12 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     report.check(where)
     layout = layout_of(model, table, keys, held, how.dtype, files)
     placement = placed(layout, how)
-    views = {path: piece.read(held[keys[piece.key]]) for path, piece in table.pieces.items() if piece.key in keys}
+    views = _views(table, keys, held)
     del held
     report.fresh = fill(model, views, layout, placement, how)
     bring_together(model, placement)
     model.hf_device_map = placement.device_map
-    report.fresh_keys = tuple(table.pieces[path].key for path in report.fresh)
+    report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if model.origin.architecture.name in model.config.common.architectures:
         # Saved again, the weights keep the layout that they came in; only words of the past are renewed.
         model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
@@ -156,6 +156,12 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     if report.unused:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
     return report
+
+
+def _views(table: KeyTable, keys: Mapping[str, str], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors that the checkpoint holds: views of its own, or assembled from several."""
+    there = [path for path, links in table.links.items() if all(link.key in keys for link in links)]
+    return {path: table.read(path, lambda key: held[keys[key]]) for path in there}
 
 
 def placed(layout: Layout, how: Loading) -> Placement:
@@ -191,12 +197,12 @@ def layout_of(
     """
     tensors, ties = tensors_and_ties(model)
     stored: dict[str, Stored] = {}
-    for path, piece in table.pieces.items():
-        ours, key = tensors[path], keys.get(piece.key)
+    for path in table.links:
+        ours, key = tensors[path], keys.get(table.key(path))
         if key is None:
             kind = dtype or model.config.common.dtype or torch.float32
             kind = kind if ours.is_floating_point() else ours.dtype
-            stored[path] = Stored(piece.key, ours.numel() * kind.itemsize, True, kind)
+            stored[path] = Stored(table.key(path), ours.numel() * kind.itemsize, True, kind)
             continue
         found = held[key].dtype
         if ours.is_floating_point() and not found.is_floating_point:
@@ -208,8 +214,8 @@ def layout_of(
                 remedy="Is this a quantized checkpoint?",
             )
         kind = dtype if dtype is not None and found.is_floating_point else found
-        mapped = kind == found and files.is_mapped(key)
-        stored[path] = Stored(piece.key, ours.numel() * kind.itemsize, mapped, kind)
+        mapped = kind == found and table.is_view(path) and files.is_mapped(key)
+        stored[path] = Stored(table.key(path), ours.numel() * kind.itemsize, mapped, kind)
     keymap = model.origin.architecture.keys(model.origin.config.spec)
     spelled = keymap.spelled([*(path for path, _ in model.named_modules() if path), *ties])
     for path, module in model.named_modules():

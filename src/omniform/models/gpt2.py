@@ -17,7 +17,8 @@ from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
-from omniform.weights.keymap import KeyMap, split, transposed
+from omniform.weights.keymap import KeyMap
+from omniform.weights.links import split, transposed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
-from omniform.weights.keymap import KeyMap, unsqueezed
+from omniform.weights.keymap import KeyMap
+from omniform.weights.links import unsqueezed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

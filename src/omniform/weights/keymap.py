@@ -7,8 +7,9 @@ comparison, made once, here.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,61 +17,10 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
+from omniform.weights.links import AXES, Link
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A checkpoint tensor, or an equal share of one.
-
-    Attributes:
-        key: the checkpoint's key.
-        part: which of ``of`` equal parts along the last axis.
-        transposed: matrices are stored the other way round (GPT-2's ``Conv1D``).
-        leading: how many axes of length 1 the checkpoint's tensor has in front (ViT's class token).
-    """
-
-    key: str
-    part: int = 0
-    of: int = 1
-    transposed: bool = False
-    leading: int = 0
-
-    def read(self, whole: Tensor) -> Tensor:
-        """Our tensor, as a view of the checkpoint's."""
-        if self.of > 1:
-            width = whole.shape[-1] // self.of
-            whole = whole.narrow(-1, self.part * width, width)
-        if self.leading:
-            whole = whole.reshape(whole.shape[self.leading :])
-        return whole.t() if self.transposed and whole.dim() == 2 else whole
-
-    def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """The checkpoint tensor's shape, given ours."""
-        theirs = list(reversed(ours)) if self.transposed and len(ours) == 2 else list(ours)
-        if self.of > 1:
-            theirs[-1] *= self.of
-        return (1,) * self.leading + tuple(theirs)
-
-    def write(self, ours: Tensor) -> Tensor:
-        """The share of the checkpoint's tensor that ours makes up."""
-        if self.leading:
-            ours = ours.reshape((1,) * self.leading + ours.shape)
-        return ours.t() if self.transposed and ours.dim() == 2 else ours
-
-
-def split(key: str, part: int, of: int, *, transposed: bool = False) -> Piece:
-    """The ``part``-th of ``of`` equal parts of ``key`` along its last axis."""
-    return Piece(key, part, of, transposed)
-
-
-def unsqueezed(key: str, axes: int) -> Piece:
-    """``key``, stored with so many axes of length 1 in front."""
-    return Piece(key, leading=axes)
-
-
-def transposed(key: str) -> Piece:
-    """``key``, its matrices stored the other way round."""
-    return Piece(key, transposed=True)
+Rule = str | Link | tuple[Link, ...]
+"""Where a module lives: a path, a view of another module's, or several views that make it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +32,18 @@ class KeyMap:
     number. A path that no template matches is the same on both sides.
 
     Attributes:
-        rules: our template to the checkpoint's, or to a :class:`Piece` of it.
+        rules: our template to the checkpoint's, or to a :class:`~omniform.weights.links.Link` (or several).
         aliases: regular expressions and replacements for old spellings, read but never written.
         ignored: regular expressions of keys that checkpoints hold and no model needs (stray buffers).
     """
 
-    rules: Mapping[str, str | Piece]
+    rules: Mapping[str, Rule]
     aliases: Sequence[tuple[str, str]] = ()
     ignored: Sequence[str] = ()
 
     def under(self, ours: str, theirs: str) -> KeyMap:
         """The same map for the same model placed at ``ours`` in a bigger one, and at ``theirs`` in its checkpoint."""
-        rules: dict[str, str | Piece] = {ours: theirs} if ours != theirs else {}
+        rules: dict[str, Rule] = {ours: theirs} if ours != theirs else {}
         for mine, target in self.rules.items():
             rules[_join(ours, mine)] = _prefixed(target, theirs)
         aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
@@ -102,7 +52,7 @@ class KeyMap:
     def spelled(self, paths: Iterable[str]) -> dict[str, str]:
         """Our module paths to the checkpoint's."""
         matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
-        return {path: _resolve(path, matchers).key for path in paths}
+        return {path: _resolve(path, matchers)[0].key for path in paths}
 
     def __or__(self, other: KeyMap) -> KeyMap:
         """Both maps; the right one's rules win."""
@@ -119,17 +69,39 @@ class KeyMap:
             WeightsError: two of our tensors would live in the same place (a mistake in the map).
         """
         matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
-        pieces = {path: _resolve(path, matchers) for path in shapes}
-        taken: dict[tuple[str, int], str] = {}
-        for path, piece in pieces.items():
-            other = taken.setdefault((piece.key, piece.part), path)
-            if other != path:
-                raise WeightsError(f"{path} and {other} both map to {piece.key}", where="key map")
-        wanted = {piece.key: piece.shape(shapes[path]) for path, piece in pieces.items()}
-        copies = {_resolve(path, matchers).key: path for path in ties or {}}
+        links = {path: _resolve(path, matchers) for path in shapes}
+        wanted: dict[str, tuple[int, ...]] = {}
+        taken: dict[object, str] = {}
+        held: dict[str, int] = {}
+        for path, parts in links.items():
+            for link in parts:
+                other = taken.setdefault((link.key, link.theirs), path)
+                if other != path:
+                    raise WeightsError(f"{path} and {other} both map to {link.key}", where="key map")
+                least = link.shape(shapes[path])
+                wanted[link.key] = tuple(map(max, wanted.get(link.key, least), least))
+                held[link.key] = held.get(link.key, 0) + math.prod(link.part(shapes[path]))
+        _check_totality(links, shapes, wanted, held)
+        copies = {_resolve(path, matchers)[0].key: path for path in ties or {}}
         copies = {key: path for key, path in copies.items() if key not in wanted}
-        duplicates = {key: pieces[(ties or {})[path]].key for key, path in copies.items()}
-        return KeyTable(pieces, wanted, duplicates, copies, self)
+        duplicates = {key: links[(ties or {})[path]][0].key for key, path in copies.items()}
+        return KeyTable(links, wanted, dict(shapes), duplicates, copies, self)
+
+
+def _check_totality(
+    links: Mapping[str, Sequence[Link]],
+    shapes: Mapping[str, Sequence[int]],
+    wanted: Mapping[str, Sequence[int]],
+    held: Mapping[str, int],
+) -> None:
+    """Every number of either side has exactly one place on the other."""
+    for path, parts in links.items():
+        covered = sum(math.prod(link.part(shapes[path])) for link in parts)
+        if covered != math.prod(shapes[path]):
+            raise WeightsError(f"{path}: links cover {covered} of {math.prod(shapes[path])} numbers", where="key map")
+    for key, shape in wanted.items():
+        if held[key] != math.prod(shape):
+            raise WeightsError(f"{key}: links cover {held[key]} of {math.prod(shape)} numbers", where="key map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +109,57 @@ class KeyTable:
     """One model's tensors and where each is in the checkpoint.
 
     Attributes:
-        pieces: our path to its place.
+        links: our path to its place, or to the places of its parts.
         shapes: every key the checkpoint must hold, with its shape.
+        ours: our tensors' shapes.
         duplicates: keys that some checkpoints hold a second copy under, to the key that counts (tied weights).
         copies: the same keys, to our path that is tied.
     """
 
-    pieces: Mapping[str, Piece]
+    links: Mapping[str, Sequence[Link]]
     shapes: Mapping[str, tuple[int, ...]]
+    ours: Mapping[str, Sequence[int]]
     duplicates: Mapping[str, str]
     copies: Mapping[str, str]
     keymap: KeyMap
 
+    def key(self, path: str) -> str:
+        """The checkpoint's key for our tensor at ``path``, or for the first part of it."""
+        return self.links[path][0].key
+
+    def is_view(self, path: str) -> bool:
+        """Whether our tensor is a view of one of the checkpoint's, and nothing need be copied."""
+        parts = self.links[path]
+        return len(parts) == 1 and parts[0].whole
+
+    def read(self, path: str, held: Callable[[str], Tensor]) -> Tensor:
+        """Our tensor: a view of the checkpoint's where it can be, assembled where not.
+
+        Args:
+            held: the checkpoint's tensor for one of the table's keys.
+        """
+        parts = self.links[path]
+        if self.is_view(path):
+            return parts[0].of_theirs(held(parts[0].key))
+        theirs = [link.of_theirs(held(link.key)) for link in parts]
+        made = torch.empty(tuple(self.ours[path]), dtype=theirs[0].dtype)
+        for link, part in zip(parts, theirs, strict=True):
+            link.of_ours(made).copy_(part)
+        return made
+
     def write(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The checkpoint's tensors, from ours by path: the inverse of reading."""
-        shares: dict[str, dict[int, Tensor]] = {}
-        for path, piece in self.pieces.items():
-            shares.setdefault(piece.key, {})[piece.part] = piece.write(tensors[path])
-        return {
-            key: parts[0] if len(parts) == 1 else torch.cat([parts[i] for i in sorted(parts)], dim=-1)
-            for key, parts in shares.items()
-        }
+        stored: dict[str, Tensor] = {}
+        for path, parts in self.links.items():
+            ours = tensors[path]
+            for link in parts:
+                if not link.theirs:
+                    stored[link.key] = link.of_ours(ours)
+                    continue
+                if link.key not in stored:
+                    stored[link.key] = torch.empty(self.shapes[link.key], dtype=ours.dtype, device=ours.device)
+                link.of_theirs(stored[link.key]).copy_(link.of_ours(ours))
+        return stored
 
     def is_ignored(self, key: str) -> bool:
         """Whether ``key`` is a known stray that no model needs."""
@@ -230,25 +232,45 @@ def _matcher(template: str) -> re.Pattern[str]:
     return re.compile(body + r"(?P<rest>\..+)?")
 
 
-def _resolve(path: str, matchers: Sequence[tuple[re.Pattern[str], str | Piece]]) -> Piece:
+def _resolve(path: str, matchers: Sequence[tuple[re.Pattern[str], Rule]]) -> tuple[Link, ...]:
     for matcher, target in matchers:
         found = matcher.fullmatch(path)
         if found:
-            piece = target if isinstance(target, Piece) else Piece(target)
             groups = found.groupdict()
-            rest = groups.pop("rest") or ""
-            return replace(piece, key=_join(piece.key.format(**groups), rest.lstrip(".")))
-    return Piece(path)
+            rest = (groups.pop("rest") or "").lstrip(".")
+            return tuple(
+                replace(link, key=_join(_named(link.key, groups), rest), kind=_kind(rest))
+                for one in _links(target)
+                for link in one.expanded()
+            )
+    return (Link(path),)
+
+
+def _links(rule: Rule) -> tuple[Link, ...]:
+    return (Link(rule),) if isinstance(rule, str) else (rule,) if isinstance(rule, Link) else rule
+
+
+def _named(template: str, groups: Mapping[str, str]) -> str:
+    for name, number in groups.items():
+        template = template.replace("{" + name + "}", number)
+    return template
+
+
+def _kind(rest: str) -> str:
+    """The end of a parameter's path that tells its axes; ``"weight"`` for what has no name of its own."""
+    known = (kind for kind in sorted(AXES, key=len, reverse=True) if rest == kind or rest.endswith("." + kind))
+    return next(known, rest or "weight")
 
 
 def _join(prefix: str, path: str) -> str:
     return f"{prefix}.{path}" if prefix and path else prefix or path
 
 
-def _prefixed(target: str | Piece, prefix: str) -> str | Piece:
-    if isinstance(target, Piece):
-        return replace(target, key=_join(prefix, target.key))
-    return _join(prefix, target)
+def _prefixed(target: Rule, prefix: str) -> Rule:
+    if isinstance(target, str):
+        return _join(prefix, target)
+    moved = tuple(replace(link, key=_join(prefix, link.key)) for link in _links(target))
+    return moved if isinstance(target, tuple) else moved[0]
 
 
 def _moved(pattern: str, new: str, prefix: str) -> tuple[str, str]:
