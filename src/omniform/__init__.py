@@ -26,7 +26,13 @@ _MODEL_CLASSES = (
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
+_TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast")
+
 _HOME: dict[str, str] = {
+    **dict.fromkeys(_TOKENIZER_BASES, "omniform.inputs.text.classes"),
+    "BatchEncoding": "omniform.inputs.text.encoding",
+    "BatchFeature": "omniform.core.batch",
+    "ProcessorMixin": "omniform.inputs.processors",
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
@@ -45,6 +51,7 @@ _HOME: dict[str, str] = {
 
 if TYPE_CHECKING:
     from omniform.core.batch import Batch as Batch
+    from omniform.core.batch import BatchFeature as BatchFeature
     from omniform.core.batch import Span as Span
     from omniform.core.errors import OmniformError as OmniformError
     from omniform.core.generation import GenerationConfig as GenerationConfig
@@ -62,7 +69,12 @@ if TYPE_CHECKING:
     from omniform.hub.plan import plan as plan
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
+    from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
     from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
+    from omniform.inputs.text.classes import PreTrainedTokenizer as PreTrainedTokenizer
+    from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase
+    from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
+    from omniform.inputs.text.encoding import BatchEncoding as BatchEncoding
 
 __all__ = sorted([*_HOME, "__version__"])
 
@@ -73,12 +85,20 @@ def __getattr__(name: str) -> object:
         with paused():
             value: object = vars(import_module(home))[name]
     else:
-        # The ecosystem's class of one architecture (``LlavaForConditionalGeneration``), if there is one.
-        value = _architecture(name) if name[:1].isupper() else None
+        # The ecosystem's class of a tokenizer (``BertTokenizer``) or an architecture, if there is one.
+        value = (_tokenizer(name) or _architecture(name)) if name[:1].isupper() else None
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _tokenizer(name: str) -> object:
+    if not name.endswith(("Tokenizer", "TokenizerFast", "TokenizersBackend")):
+        return None
+    from omniform.inputs.text import classes
+
+    return classes.class_named(name) if name in classes.names() else None
 
 
 def _architecture(name: str) -> object:

@@ -120,6 +120,10 @@ class Batch(dict[str, object]):
         return self
 
 
+BatchFeature = Batch
+"""The ecosystem's name of it."""
+
+
 def _moved(value: object, device: torch.device | str | None, dtype: torch.dtype | None) -> object:
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)

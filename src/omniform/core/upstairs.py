@@ -18,6 +18,7 @@ Door = Literal[
     "hub.save:save_model",
     "hub.save:save_config",
     "hub.auto_inputs:load_processor",
+    "hub.auto_inputs:load_tokenizer",
     "hub.auto_inputs:save_inputs",
 ]
 

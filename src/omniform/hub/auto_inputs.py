@@ -35,7 +35,8 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _PLACES: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model",
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
+    "spm.model",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
     *_VOCABULARIES, "merges.txt", "normalizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -175,6 +176,12 @@ class AutoProcessor(_AutoInput):
         )
 
 
+def load_tokenizer(name: Name, kind: type[Tokenizer], **kwargs: object) -> Tokenizer:
+    """Load a tokenizer of one class; keywords as :meth:`AutoTokenizer.from_pretrained`."""
+    checkpoint, settings = _open(name, kwargs)
+    return checkpoint.tokenizer(settings, kind)
+
+
 def load_processor(name: Name, kind: type[Processor], **kwargs: object) -> Processor:
     """Load a processor of one kind; keywords as :meth:`AutoProcessor.from_pretrained`."""
     checkpoint, settings = _open(name, kwargs)
@@ -282,20 +289,22 @@ class Checkpoint:
 
     # ---- the parts
 
-    def tokenizer(self, settings: Mapping[str, object]) -> Tokenizer:
-        """The tokenizer, with some settings changed."""
+    def tokenizer(self, settings: Mapping[str, object], wanted: type[Tokenizer] | None = None) -> Tokenizer:
+        """The tokenizer, with some settings changed; of the class that is wanted, else of that which the files name."""
         files = self.source.files(_TOKENIZER_FILES)
         if not any(name in files for name in _VOCABULARIES):
             raise self.missing("there is no tokenizer", " or ".join(_VOCABULARIES))
         files.update(self._named_templates(files.values()))
-        kind = self.model.get("model_type")
-        named = self.model.get("tokenizer_class")
+        said = {name: self.model.get(name) for name in ("model_type", "tokenizer_class", "model_name")}
+        kind, named, version = (value if isinstance(value, str) else None for value in said.values())
         return tokenizer_from_files(
             files,
             where=self.where,
             overrides=settings,
-            model_type=kind if isinstance(kind, str) else None,
-            model_class=named if isinstance(named, str) else None,
+            model_type=kind,
+            model_class=named,
+            model_name=version,
+            wanted=wanted,
         )
 
     def image_processor(self, settings: Mapping[str, object], callee: str) -> ImageProcessor:

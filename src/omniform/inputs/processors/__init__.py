@@ -7,11 +7,15 @@ from omniform.inputs.processors.clip import CLIPProcessor
 from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.whisper import WhisperProcessor
 
+ProcessorMixin = Processor
+"""The ecosystem's name of it."""
+
 PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, WhisperProcessor)
 }
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
-    "PROCESSORS", "PROCESSOR_FILE", "CLIPProcessor", "LlavaProcessor", "Parts", "Processor", "WhisperProcessor",
+    "PROCESSORS", "PROCESSOR_FILE", "CLIPProcessor", "LlavaProcessor", "Parts", "Processor", "ProcessorMixin",
+    "WhisperProcessor",
 ]  # fmt: skip

@@ -13,20 +13,13 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
 
 from omniform.core.errors import ConfigError, OmniformError, check_arguments
-from omniform.inputs.text.recipes import (
-    GENERIC,
-    WHISPER,
-    Layout,
-    Recipe,
-    Vocabulary,
-    choose,
-    extra_ids,
-    from_sentencepiece,
-)
+from omniform.inputs.text.assemble import Vocabulary, from_sentencepiece
+from omniform.inputs.text.classes import class_named
+from omniform.inputs.text.names import Origin, class_of
+from omniform.inputs.text.recipes import Recipe, recipe_of
 from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
 from omniform.inputs.text.settings import INERT, KNOWN, Settings, read_settings, read_text
 from omniform.inputs.text.tokenizer import Tokenizer
-from omniform.inputs.text.whisper import WhisperTokenizer
 
 
 def tokenizer_from_files(
@@ -36,6 +29,8 @@ def tokenizer_from_files(
     overrides: Mapping[str, object] | None = None,
     model_type: str | None = None,
     model_class: str | None = None,
+    model_name: str | None = None,
+    wanted: type[Tokenizer] | None = None,
 ) -> Tokenizer:
     """Build the tokenizer that a folder holds.
 
@@ -48,6 +43,8 @@ def tokenizer_from_files(
         overrides: settings that win over the files: ``padding_side``, ``pad_token``, ``do_lower_case``, ...
         model_type: the family that ``config.json`` names.
         model_class: the ``tokenizer_class`` that ``config.json`` names.
+        model_name: the ``model_name`` that ``config.json`` gives, which tells versions of a family apart.
+        wanted: the class that the tokenizer is to be of, whatever the files say.
 
     Raises:
         ConfigError: a file is malformed, a setting is not supported, or there is no vocabulary.
@@ -59,12 +56,20 @@ def tokenizer_from_files(
     text = read_text(files["tokenizer.json"]) if "tokenizer.json" in files else None
     backend = None if text is None else _parse(text, files["tokenizer.json"])
     settings = read_settings(files, where, given, backend)
-    config_class = settings.text("tokenizer_class")
-    layout: Layout = "bytes" if text is not None and '"ByteLevel"' in text else "other"
-    recipe = choose(config_class, model_class, model_type, layout)
+    origin = Origin(
+        family=model_type,
+        config_class=settings.text("tokenizer_class"),
+        model_class=model_class,
+        model_name=model_name,
+        repository=where,
+        own_code="auto_map" in settings.values,
+        in_bytes=text is not None and '"ByteLevel"' in text,
+    )
+    recipe = recipe_of(class_of(origin) if wanted is None else wanted.recipe_name)
     settings.named = {**recipe.defaults, **settings.named}
+    kind = class_named(recipe.name) if wanted is None else wanted
     try:
-        return _build(recipe, files, settings, text, backend)
+        return _build(kind, recipe, files, settings, text, backend)
     except OmniformError:
         raise
     except Exception as error:  # the backend raises bare ones
@@ -77,6 +82,7 @@ def tokenizer_from_files(
 
 
 def _build(
+    kind: type[Tokenizer],
     recipe: Recipe,
     files: Mapping[str, Path],
     settings: Settings,
@@ -85,22 +91,21 @@ def _build(
 ) -> Tokenizer:
     post_processor: processors.PostProcessor | None = None
     if text is not None and raw is not None:
-        shell = Backend.from_str(text) if recipe.build is None else _shell(raw)
+        stands = recipe.steps is None or recipe.steps.keeps_file
+        shell = Backend.from_str(text) if stands else _shell(raw)
         _apply_stored_limits(settings, shell)
         post_processor = shell.post_processor
-        backend = shell if recipe.build is None else _assemble(recipe, _stored_vocabulary(raw), settings)
+        backend = shell if stands else _assemble(recipe, _stored_vocabulary(raw), settings)
     else:
         backend = _from_vocabulary_files(recipe, files, settings)
-    if recipe is WHISPER:
-        return WhisperTokenizer(backend, recipe, settings, post_processor)
-    return Tokenizer(backend, recipe, settings, post_processor)
+    return kind.made_of(backend, recipe, settings, post_processor)
 
 
 def _assemble(recipe: Recipe, vocabulary: Vocabulary, settings: Settings) -> Backend:
-    assert recipe.build is not None
-    if recipe.tokens is not None:
-        recipe.tokens(settings)
-    return recipe.build(vocabulary, settings)
+    assert recipe.steps is not None
+    if recipe.steps.tokens is not None:
+        recipe.steps.tokens(settings)
+    return recipe.steps.build(vocabulary, settings)
 
 
 # ---- tokenizer.json
@@ -169,6 +174,14 @@ def _charsmap(normalizer: object) -> bytes | None:
 
 def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: Settings) -> Backend:
     present = [name for name in recipe.files if name in files]
+    if recipe.steps is None and not recipe.is_generic:
+        raise ConfigError(
+            f"a {recipe.name} is not made from vocabulary files here",
+            where=settings.where,
+            expected="tokenizer.json",
+            found=", ".join(sorted(files)) or "no tokenizer files",
+            remedy="The reference implementation's save_pretrained writes one, where it can.",
+        )
     if recipe.files[0].endswith(".model"):
         if present:
             return _from_model_file(recipe, files[present[0]], settings)
@@ -178,31 +191,32 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
             return _assemble(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
         ids, merges = BPE.read_file(*paths)
         return _assemble(recipe, Vocabulary(ids=ids, merges=merges), settings)
-    kind = "tokenizer of unknown kind" if recipe is GENERIC else recipe.name
+    kind = "tokenizer of unknown kind" if recipe.is_generic else recipe.name
     alternatives = " or ".join(recipe.files) if recipe.files[0].endswith(".model") else " and ".join(recipe.files)
     raise ConfigError(
         f"the folder holds no vocabulary for a {kind}",
         where=settings.where,
         expected=f"tokenizer.json, or {alternatives}",
         found=", ".join(sorted(files)) or "no tokenizer files",
-        remedy="tokenizer_class in tokenizer_config.json says what kind it is." if recipe is GENERIC else None,
+        remedy="tokenizer_class in tokenizer_config.json says what kind it is." if recipe.is_generic else None,
     )
 
 
 def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:
     model = read_sentencepiece(path)
     settings.additional = [*model.added_tokens()]
-    vocabulary = Vocabulary(charsmap=model.charsmap or None)
-    if recipe is GENERIC and model.model_type != UNIGRAM:
-        vocabulary.ids, vocabulary.merges = _renamed(model, settings.added), model.merges()
-    elif recipe is GENERIC or recipe.tokens is not None:
-        vocabulary.scores = [(piece.text, piece.score) for piece in model.pieces]
-    else:
-        vocabulary.ids, vocabulary.merges = model.vocabulary(), model.merges()
-    if recipe is not GENERIC:
-        if recipe.tokens is not None:
-            vocabulary.scores += [(sentinel, 0.0) for sentinel in reversed(extra_ids(settings))]
+    vocabulary = Vocabulary(charsmap=model.charsmap or None, unk_id=model.unk_id)
+    scores = [(piece.text, piece.score) for piece in model.pieces]
+    if recipe.steps is not None:
+        if recipe.steps.pieces is None:
+            vocabulary.ids, vocabulary.merges = model.vocabulary(), model.merges()
+        else:
+            vocabulary.scores = recipe.steps.pieces(scores, settings)
         return _assemble(recipe, vocabulary, settings)
+    if model.model_type == UNIGRAM:
+        vocabulary.scores = scores
+    else:
+        vocabulary.ids, vocabulary.merges = _renamed(model, settings.added), model.merges()
     for name, index, piece in (
         ("bos_token", model.bos_id, model.bos_piece),
         ("eos_token", model.eos_id, model.eos_piece),

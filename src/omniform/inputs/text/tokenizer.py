@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Unpack
+from typing import ClassVar, Self, Unpack, cast
 
 import torch
 from tokenizers import AddedToken, Encoding, models, processors
@@ -17,6 +17,7 @@ from omniform.core.upstairs import upstairs
 from omniform.inputs.text import chat, save
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.ids import read_id_rows, read_ids
+from omniform.inputs.text.names import GENERIC
 from omniform.inputs.text.options import EncodeOptions, Limits, check_options, read_limits
 from omniform.inputs.text.padding import Filler, pad_rows
 from omniform.inputs.text.recipes import Recipe
@@ -37,26 +38,51 @@ _APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 class Tokenizer(TokenTable):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
-    Build one with :func:`omniform.inputs.text.load.tokenizer_from_files`.
-
-    Args:
-        backend: the tokenizer proper.
-        recipe: the kind of tokenizer it is.
-        settings: what the folder's files say besides.
-        post_processor: the framing of texts that the folder's ``tokenizer.json`` holds.
+    :meth:`from_pretrained` loads one; ``omniform.AutoTokenizer`` chooses the class.
     """
 
     is_fast = True
+    recipe_name: ClassVar[str] = GENERIC
+    """The class that files call it by."""
 
-    def __init__(
-        self,
+    @classmethod
+    def made_of(
+        cls,
         backend: Backend,
         recipe: Recipe,
         settings: Settings,
         post_processor: processors.PostProcessor | None = None,
+    ) -> Self:
+        """A tokenizer of what was read.
+
+        Args:
+            backend: the tokenizer proper.
+            recipe: the kind of tokenizer it is.
+            settings: what the folder's files say besides.
+            post_processor: the framing of texts that the folder's ``tokenizer.json`` holds.
+        """
+        made = cls.__new__(cls)
+        made._begin(backend, recipe, settings, post_processor)
+        return made
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object) -> Self:
+        """Load a tokenizer of this class from a folder or a Hub id; see :meth:`omniform.AutoTokenizer.from_pretrained`.
+
+        A class is made by its own recipe, whatever the files say.
+        """
+        load = upstairs("hub.auto_inputs:load_tokenizer")
+        return cast(Self, load(pretrained_model_name_or_path, cls, **kwargs))
+
+    def _begin(
+        self,
+        backend: Backend,
+        recipe: Recipe,
+        settings: Settings,
+        post_processor: processors.PostProcessor | None,
     ) -> None:
         extra = settings.additional if settings.extra is None else settings.extra
-        super().__init__(backend, {**settings.named, **settings.specific}, extra or [])
+        TokenTable.__init__(self, backend, {**settings.named, **settings.specific}, extra or [])
         self.recipe = recipe
         self.settings = settings
         # The backend keeps padding and truncation as state, so calls from several threads must take turns.
@@ -82,7 +108,8 @@ class Tokenizer(TokenTable):
         backend.encode_special_tokens = self.split_special_tokens
         self._add_missing_tokens()
         asked = "add_bos_token" in settings.values or "add_eos_token" in settings.values
-        if asked or backend.post_processor is None:
+        reframed = recipe.steps is not None and recipe.steps.reframed
+        if asked or reframed or backend.post_processor is None:
             self._frame_with_bos_eos()
         self._frame()
 
@@ -136,8 +163,9 @@ class Tokenizer(TokenTable):
         )
 
     def _frame(self) -> None:
-        if self.recipe.frame is not None:
-            self.backend.post_processor = self.recipe.frame(self, self.settings.where)
+        steps = self.recipe.steps
+        if steps is not None and steps.frame is not None:
+            self.backend.post_processor = steps.frame(self, self.settings)
 
     @property
     def add_bos_token(self) -> bool:
@@ -345,8 +373,8 @@ class Tokenizer(TokenTable):
 
     def _decode(self, ids: list[int], skip_special_tokens: bool, clean_up: bool | None) -> str:
         text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        if self.recipe.joint is not None:
-            text = text.replace(self.recipe.joint, " ").strip()
+        if self.recipe.steps is not None and self.recipe.steps.joint is not None:
+            text = text.replace(self.recipe.steps.joint, " ").strip()
         if (self.clean_up_tokenization_spaces if clean_up is None else clean_up) and self._may_clean_up:
             for apart in _APART:
                 text = text.replace(apart, apart.strip())

@@ -44,17 +44,19 @@ class Transcript(TypedDict):
 class WhisperTokenizer(Tokenizer):
     """A :class:`Tokenizer` that frames texts with Whisper's prefix and reads timestamps."""
 
-    def __init__(
+    recipe_name = "WhisperTokenizer"
+
+    def _begin(
         self,
         backend: Backend,
         recipe: Recipe,
         settings: Settings,
-        post_processor: processors.PostProcessor | None = None,
+        post_processor: processors.PostProcessor | None,
     ) -> None:
         self.language = settings.text("language")
         self.task = settings.text("task")
         self.predict_timestamps = settings.flag("predict_timestamps", False)
-        super().__init__(backend, recipe, settings, post_processor)
+        super()._begin(backend, recipe, settings, post_processor)
 
     def _frame(self) -> None:
         prefix = self.prefix_tokens
