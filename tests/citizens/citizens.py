@@ -1,0 +1,302 @@
+"""Tiny models of every family, made by omniform alone, and inputs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+
+import omniform
+from omniform.architectures.model import Model
+from omniform.models import registry
+from omniform.models.registry import known_families
+
+Inputs = dict[str, object]
+Axes = Mapping[str, Mapping[int, str]]
+
+BATCH, LENGTH = "batch", "length"
+
+TEXT = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4,
+}  # fmt: skip
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+VISION = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
+    "patch_size": 4, "initializer_range": 0.4,
+}  # fmt: skip
+T5 = {
+    "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
+    "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+WHISPER = {
+    "vocab_size": 61, "d_model": 16, "num_mel_bins": 6, "encoder_layers": 1, "decoder_layers": 2,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20,
+    "max_source_positions": 10, "max_target_positions": 30, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "decoder_start_token_id": 3, "init_std": 0.3,
+}  # fmt: skip
+RESNET = {
+    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic",
+    "out_features": ["stage1", "stage2"],
+}  # fmt: skip
+DETR = {
+    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
+    "backbone_config": RESNET,
+}  # fmt: skip
+NEXT = {
+    **TEXT, "num_key_value_heads": 2, "head_dim": 8, "linear_key_head_dim": 4, "linear_value_head_dim": 4,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def ids(rows: int, length: int, low: int = 4) -> Tensor:
+    return torch.randint(low, 60, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Rows of tokens.
+
+    Attributes:
+        labels: what is learned: ``"words"``, ``"rows"`` or nothing.
+    """
+
+    labels: str = "words"
+    main: str = "input_ids"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        """The same with a mask that hides something."""
+        mask = torch.ones_like(inputs[self.main])
+        mask[0, -1] = 0
+        return {**inputs, "attention_mask": mask}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        rows = inputs[self.main].shape[0]
+        labels = {"words": inputs[self.main], "rows": torch.arange(rows) % 2}
+        return {**inputs, "labels": labels[self.labels]} if self.labels else inputs
+
+    @property
+    def axes(self) -> Axes:
+        """Which axes are of any size."""
+        return {"input_ids": {0: BATCH, 1: LENGTH}, "attention_mask": {0: BATCH, 1: LENGTH}}
+
+
+@dataclass(frozen=True)
+class Ended(Text):
+    """Rows that end with an end token."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length)
+        tokens[:, -1] = 1
+        return {"input_ids": tokens}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones_like(inputs["input_ids"])
+        mask[0, 0] = 0
+        return {**inputs, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class Choices(Text):
+    """Rows in pairs."""
+
+    labels: str = "rows"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": torch.stack((ids(rows, length), ids(rows, length).flip(1)), 1)}
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_ids": {0: BATCH, 2: LENGTH}, "attention_mask": {0: BATCH, 2: LENGTH}}
+
+
+@dataclass(frozen=True)
+class TextToText(Text):
+    """Rows for an encoder and a decoder."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), "decoder_input_ids": ids(rows, length + 1)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {"input_ids": inputs["input_ids"], "labels": inputs["decoder_input_ids"]}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
+
+
+@dataclass(frozen=True)
+class Sound(Text):
+    """Sounds and rows for a decoder."""
+
+    main: str = "decoder_input_ids"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_features": noise(rows, 6, 20), "decoder_input_ids": ids(rows, length)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones_like(inputs["decoder_input_ids"])
+        mask[0, -1] = 0
+        return {**inputs, "decoder_attention_mask": mask}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {"input_features": inputs["input_features"], "labels": inputs["decoder_input_ids"]}
+
+    @property
+    def axes(self) -> Axes:
+        lengths = {0: BATCH, 1: LENGTH}
+        return {"input_features": {0: BATCH}, "decoder_input_ids": lengths, "decoder_attention_mask": lengths}
+
+
+@dataclass(frozen=True)
+class Pictures(Text):
+    """Pictures of one size, or of several with a mask."""
+
+    labels: str = "rows"
+    size: int = 8
+    masked: bool = False
+    main: str = "pixel_values"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"pixel_values": noise(rows, 3, self.size, self.size)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones(inputs["pixel_values"].shape[0], self.size, self.size, dtype=torch.long)
+        mask[0, :, self.size // 2 :] = 0
+        return {**inputs, "pixel_mask": mask} if self.masked else inputs
+
+    @property
+    def axes(self) -> Axes:
+        return {"pixel_values": {0: BATCH}, "pixel_mask": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Both(Text):
+    """Texts and as many pictures."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), "pixel_values": noise(rows, 3, 8, 8)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "return_loss": True}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "pixel_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Illustrated(Text):
+    """Rows with a picture of four placeholders each."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 4, low=5)
+        tokens[:, 1:5] = 4
+        return {"input_ids": tokens.masked_fill(tokens == 60, 59), "pixel_values": noise(rows, 3, 8, 8)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "pixel_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Citizen:
+    """A tiny model.
+
+    Attributes:
+        architecture: the ecosystem's class name.
+        asks: what it reads.
+    """
+
+    model_type: str
+    architecture: str
+    config: Mapping[str, object]
+    asks: Text = field(default_factory=Text)
+
+    def build(self) -> Model:
+        """The model, fresh, in evaluation mode; the same weights each time."""
+        return _built(self).eval()
+
+    @property
+    def config_of(self) -> object:
+        return registry.config_of({"model_type": self.model_type, **self.config, "architectures": [self.architecture]})
+
+
+def _built(citizen: Citizen) -> Model:
+    torch.manual_seed(0)
+    return getattr(omniform, citizen.architecture).from_config(citizen.config_of)
+
+
+CITIZENS: dict[str, Citizen] = {
+    "llama": Citizen("llama", "LlamaForCausalLM", GROUPED),
+    "llama, dynamic": Citizen(
+        "llama", "LlamaForCausalLM",
+        {**GROUPED, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+    ),
+    "llama, rows": Citizen("llama", "LlamaForSequenceClassification", GROUPED, Text("rows")),
+    "mistral": Citizen("mistral", "MistralForCausalLM", {**GROUPED, "sliding_window": 3}),
+    "gpt2": Citizen(
+        "gpt2", "GPT2LMHeadModel",
+        {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "pad_token_id": 0,
+            "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "gpt2, two heads": Citizen(
+        "gpt2", "GPT2DoubleHeadsModel",
+        {"vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "pad_token_id": 0},
+    ),
+    "bert": Citizen("bert", "BertForMaskedLM", TEXT),
+    "bert, decoder": Citizen("bert", "BertLMHeadModel", {**TEXT, "is_decoder": True}),
+    "bert, rows": Citizen("bert", "BertForSequenceClassification", TEXT, Text("rows")),
+    "bert, choices": Citizen("bert", "BertForMultipleChoice", TEXT, Choices()),
+    "t5": Citizen("t5", "T5ForConditionalGeneration", T5, TextToText()),
+    "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
+    "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
+    "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
+    "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
+    "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
+    "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
+    "detr": Citizen("detr", "DetrForObjectDetection", DETR, Pictures("", size=16, masked=True)),
+    "detr, outlines": Citizen("detr", "DetrForSegmentation", {**DETR, "d_model": 32, "encoder_attention_heads": 8,
+        "decoder_attention_heads": 8, "backbone_config": {**RESNET, "hidden_sizes": [8, 12, 16, 20],
+        "depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}},
+        Pictures("", size=64, masked=True)),
+    "llava": Citizen(
+        "llava", "LlavaForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,
+            "vision_config": {**VISION, "model_type": "clip_vision_model"}},
+        Illustrated(),
+    ),
+    "qwen3": Citizen("qwen3", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 8}),
+    "gemma2": Citizen("gemma2", "Gemma2ForCausalLM",
+        {**GROUPED, "head_dim": 8, "sliding_window": 3, "query_pre_attn_scalar": 8}),
+    "deberta-v2": Citizen("deberta-v2", "DebertaV2ForMaskedLM",
+        {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4,
+            "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}),
+    "deberta-v2, rows": Citizen("deberta-v2", "DebertaV2ForSequenceClassification", TEXT, Text("rows")),
+    "phi3": Citizen("phi3", "Phi3ForCausalLM", {**GROUPED, "sliding_window": 4}),
+    "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
+}  # fmt: skip
+
+
+def registered() -> dict[str, Citizen]:
+    """Those whose families can be loaded."""
+    return {name: citizen for name, citizen in CITIZENS.items() if citizen.model_type in known_families()}
+
+
+@cache
+def shared(name: str) -> Model:
+    """A model that a test looks at and does not change."""
+    return CITIZENS[name].build()

@@ -1,0 +1,460 @@
+"""One parity harness: a family's test is a table, and the checks run over it.
+
+    class TestLlama(Parity):
+        table = Table("llama", transformers.LlamaConfig, TINY, heads=decoder_heads("Llama"), variants={...}, ...)
+
+Every parameter and buffer is random (``reference.saved_reference``), every case is built once and shared by its checks,
+and every case also runs with weights so small that activations are about 0.03 and a wrong epsilon shows.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from askers import PROBLEMS, Asker, Inputs, Nothing, Places, Question, Text, Tokens, Words, counted
+from parity_known import KNOWN
+from safetensors.torch import load_file, save_file
+from torch import nn
+from writers import Writer, in_pieces
+
+from omniform.architectures.model import Model
+from omniform.models import registry
+from reference import (
+    check_round_trip,
+    close,
+    omniform,
+    saved_reference,
+    trains,
+    transformers,
+    unaccounted,
+    wrong_defaults,
+)
+
+LARGE, SMALL = 0.2, 0.02
+"""Scales of random weights: with the small one a wrong epsilon is seen."""
+
+BACKENDS = ("eager", "sdpa")
+PIECES = ((9, 3), (1,), (4, 4, 4), (2, 5, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One architecture of a family.
+
+    Attributes:
+        reference: the ecosystem's class name.
+        auto: our Auto class; ``""`` for the class of the same name.
+        asks: what it is asked.
+        everywhere: whether all variants of the config are tried on it, or only the plain one.
+        unused: parameters that get no gradient, by the beginnings of their paths.
+        rate: of the training that must lower its loss.
+    """
+
+    reference: str
+    auto: str
+    asks: Asker
+    everywhere: bool = False
+    unused: tuple[str, ...] = ()
+    rate: float = 1e-2
+
+    def load(self, folder: Path, **kwargs: object) -> Model:
+        """Ours, from a folder."""
+        return getattr(omniform, self.auto or self.reference).from_pretrained(folder, **kwargs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A family's cases.
+
+    Attributes:
+        model_type: the family.
+        config: makes the reference's config: its class, or a function for configs of several parts.
+        tiny: the keys of a small model.
+        heads: by a name for the case; the first is the base model.
+        variants: config keys to change, by a name for the case; ``"plain"`` changes nothing.
+        writes: the head that generates, and how it is prompted.
+        writing: variants that are fed piece by piece and generate; None for all.
+        scale: of the weights of a model that writes something worth comparing.
+        spellings: old names of keys, from today's, each as a function of a key.
+        config_class: whose fields must be accounted for and have the same defaults; ``config`` itself if None.
+        given: keys that our reader needs beside the reference's defaults.
+        derived: fields whose resolved value differs from what the reference's class holds, knowingly.
+        half: how far bfloat16 may be off.
+    """
+
+    model_type: str
+    config: Callable[..., object]
+    tiny: Mapping[str, object]
+    heads: Mapping[str, Head]
+    variants: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"plain": {}})
+    writes: tuple[str, Writer] | None = None
+    writing: Sequence[str] | None = None
+    scale: float = 0.4
+    spellings: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    config_class: type | None = None
+    given: Mapping[str, object] = field(default_factory=dict)
+    derived: frozenset[str] = frozenset()
+    half: float = 3e-2
+
+    def case(self, head: str, variant: str = "plain", scale: float = LARGE) -> Case:
+        """One case."""
+        return Case(self, head, variant, scale)
+
+    def all(self) -> Iterator[Case]:
+        """Every head, every variant where it is tried, both scales."""
+        for name, head in self.heads.items():
+            for variant in self.variants if head.everywhere else ("plain",):
+                for scale in (LARGE, SMALL):
+                    yield self.case(name, variant, scale)
+
+    def once(self) -> Iterator[Case]:
+        """The same in one scale."""
+        return (case for case in self.all() if case.scale == LARGE)
+
+    def plain(self) -> Iterator[Case]:
+        """Every head as it is."""
+        return (case for case in self.once() if case.variant == "plain")
+
+    def taught(self) -> Iterator[Case]:
+        """Every head with a loss, as it is."""
+        return (case for case in self.plain() if case.lesson() is not None)
+
+    def beyond_base(self) -> Iterator[Case]:
+        """Every head but the base model."""
+        return (case for case in self.plain() if case.head != next(iter(self.heads)))
+
+    def written(self) -> Iterator[Case]:
+        """Models that write."""
+        if self.writes is not None:
+            for variant in self.variants if self.writing is None else self.writing:
+                yield self.case(self.writes[0], variant, self.scale)
+
+    def counting(self) -> Iterator[Case]:
+        """Heads that can be told how many labels a batch of batches has: the writer."""
+        return (case for case in self.written() if case.variant == "plain")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A head of a family, with a variant of its config and weights of some size."""
+
+    table: Table = field(repr=False, hash=False, compare=False)
+    head: str
+    variant: str
+    scale: float
+
+    def __str__(self) -> str:
+        return f"{self.head}, {self.variant}" + {LARGE: "", SMALL: ", small"}.get(self.scale, "")
+
+    @property
+    def architecture(self) -> Head:
+        return self.table.heads[self.head]
+
+    @property
+    def writer(self) -> Writer:
+        assert self.table.writes is not None
+        return self.table.writes[1]
+
+    def config(self) -> object:
+        """The reference's config."""
+        t = self.table
+        changes = {**t.tiny, **self.architecture.asks.config, **t.variants[self.variant]}
+        return t.config(**copy.deepcopy(changes))
+
+    def lesson(self) -> Inputs | None:
+        return self.architecture.asks.lesson(self.config())
+
+    def questions(self) -> list[Question]:
+        return list(self.architecture.asks.questions(self.config()))
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A case's models and the folder that both came from."""
+
+    ours: Model
+    theirs: nn.Module
+    folder: Path
+    held: object
+
+    def again(self, case: Case, **kwargs: object) -> Model:
+        """Ours, loaded anew: to be changed."""
+        return case.architecture.load(self.folder, **kwargs)
+
+
+def build(case: Case) -> Built:
+    """A case's models, made once."""
+    return _built(case.table.model_type, case)
+
+
+@lru_cache(maxsize=64)
+def _built(_: str, case: Case) -> Built:
+    held = tempfile.TemporaryDirectory()
+    folder = Path(held.name) / "model"
+    theirs = saved_reference(
+        getattr(transformers, case.architecture.reference), case.config(), folder, scale=case.scale
+    )
+    # What the reference froze while making it (backbones) is as loaded.
+    return Built(case.architecture.load(folder), theirs.requires_grad_(True), folder, held)
+
+
+def theirs_of(built: Built) -> nn.Module:
+    """The reference; a copy where it remembers the longest row it has seen (dynamic rotary scaling)."""
+    forgetful = "dynamic" not in repr(built.theirs.config) and "longrope" not in repr(built.theirs.config)
+    return built.theirs if forgetful else copy.deepcopy(built.theirs)
+
+
+@torch.no_grad()
+def ask(model: nn.Module, question: Question, backend: str) -> Mapping[str, object]:
+    """A model's answer."""
+    flags: Inputs = {}
+    if any("hidden_states" in f and f != "image_hidden_states" for f in question.fields):
+        flags["output_hidden_states"] = True
+    if any("attentions" in f for f in question.fields):
+        flags["output_attentions"] = True
+    model.set_attn_implementation(backend)
+    return model(**question.inputs, **flags)
+
+
+def match(found: object, expected: object, question: Question, what: str, tolerance: float = 1e-4) -> None:
+    """Compare an output at the tokens that count."""
+    if isinstance(expected, (tuple, list)):
+        assert isinstance(found, (tuple, list)) and len(found) == len(expected), f"{what}: {len(expected)} expected"
+        for i, (mine, other) in enumerate(zip(found, expected, strict=True)):
+            match(mine, other, question, f"{what}[{i}]", tolerance)
+        return
+    if question.real is not None and expected.shape[:2] == question.real.shape:
+        found, expected = found[question.real], expected[question.real]
+    close(found, expected, what, tolerance)
+
+
+def filled(output: Mapping[str, object]) -> list[str]:
+    """The entries of an output, in order, without empty ones."""
+    return [k for k, v in output.items() if v is not None and not (isinstance(v, tuple) and not v)]
+
+
+def over(pick: Callable[[Table], Iterator[Case]]) -> Callable[[Callable], Callable]:
+    """Run a check for every case that ``pick`` gives."""
+
+    def mark(check: Callable) -> Callable:
+        check.pick = pick  # type: ignore[attr-defined]
+        return check
+
+    return mark
+
+
+class Parity:
+    """The checks; a family's test class gives the table."""
+
+    table: ClassVar[Table]
+
+    def __init_subclass__(cls) -> None:
+        cls.__test__ = cls.table.model_type in registry.known_families()
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        pick = vars(metafunc.function).get("pick")
+        if pick is None:
+            return
+        cases = []
+        for case in pick(self.table):
+            name = (self.table.model_type, metafunc.function.__name__, str(case))
+            # A case that is listed and passes fails: the list only shrinks.
+            marks = [pytest.mark.xfail(strict=True)] if name in KNOWN or name[:2] in KNOWN else []
+            cases.append(pytest.param(case, id=str(case), marks=marks))
+        metafunc.parametrize("case", cases)
+
+    @over(Table.all)
+    def test_outputs(self, case: Case) -> None:
+        """Every output, hidden states and attentions included, whole and padded, in both implementations."""
+        built = build(case)
+        theirs = theirs_of(built)
+        for number, question in enumerate(case.questions()):
+            expected = ask(theirs, question, "eager")
+            for backend in BACKENDS:
+                found = ask(built.ours, question, backend)
+                for name in question.fields:
+                    match(found[name], expected[name], question, f"question {number}, {backend}: {name}")
+            assert filled(found) == filled(expected)
+
+    @over(Table.once)
+    def test_saved_as_it_was(self, case: Case, tmp_path: Path) -> None:
+        """Keys, bytes and config; and no key of the config is a stranger."""
+        built = build(case)
+        assert not built.ours.config.unknown
+        check_round_trip(built.folder, built.ours, tmp_path / "again")
+
+    @over(Table.taught)
+    def test_trains(self, case: Case) -> None:
+        built = build(case)
+        inputs = case.lesson()
+        assert inputs is not None
+        head = case.architecture
+        trains(built.again(case), inputs, rate=head.rate, unused=head.unused)
+
+    @over(Table.counting)
+    def test_labels_of_several_batches(self, case: Case) -> None:
+        """``num_items_in_batch`` is what the sum is divided by."""
+        built, inputs = build(case), case.lesson()
+        assert inputs is not None
+        with torch.no_grad():
+            for number in (7, torch.tensor(11)):
+                expected = built.theirs(**inputs, num_items_in_batch=number).loss
+                close(built.ours(**inputs, num_items_in_batch=number).loss, expected)
+
+    @over(Table.plain)
+    def test_bfloat16(self, case: Case) -> None:
+        small = self.table.case(case.head, case.variant, 0.05)
+        built = build(small)
+        ours, theirs = built.again(small, dtype="bfloat16"), copy.deepcopy(built.theirs).bfloat16()
+        for question in small.questions()[:3]:
+            fields = [f for f in question.fields if "hidden_states" not in f and "attentions" not in f]
+            half = {
+                k: v.bfloat16() if isinstance(v, torch.Tensor) and v.is_floating_point() and "label" not in k else v
+                for k, v in question.inputs.items()
+            }
+            question = Question(half, tuple(fields), question.real)
+            expected, found = ask(theirs, question, "eager"), ask(ours, question, "sdpa")
+            for name in fields:
+                match(found[name], expected[name], question, name, self.table.half)
+
+    @over(Table.written)
+    @torch.no_grad()
+    def test_cached_equals_uncached(self, case: Case) -> None:
+        built = build(case)
+        feed = case.writer.feed(built.theirs.config)
+        expected = theirs_of(built)(**feed.whole()).logits
+        for backend in BACKENDS:
+            built.ours.set_attn_implementation(backend)
+            close(built.ours(**feed.whole()).logits, expected, f"{backend}, whole")
+            close(built.ours(**feed.whole(), use_cache=False).logits, expected, f"{backend}, without a cache")
+            for pieces in PIECES:
+                close(in_pieces(built.ours, feed, pieces), expected, f"{backend}, in pieces of {pieces}")
+        if feed.name == "input_ids":
+            close(built.ours(**feed.whole(), logits_to_keep=2).logits, expected[:, -2:], "the last two")
+
+    @over(Table.written)
+    def test_writes_the_same_tokens(self, case: Case) -> None:
+        """Greedy and drawn, ragged rows together and each alone, by ``generate`` and by the engine."""
+        built, writer = build(case), case.writer
+        settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
+        drawn = {**settings, "do_sample": True, "temperature": 1.3, "top_k": 0}
+        for asked in (settings, drawn):
+            torch.manual_seed(3)
+            expected = theirs_of(built).generate(**writer.together(), **asked)
+            torch.manual_seed(3)
+            found = built.ours.generate(**writer.together(), **asked)
+            assert found.tolist() == expected.tolist(), asked
+        rows = writer.alone()
+        alone = [writer.written(row, theirs_of(built).generate(**row, **settings)) for row in rows]
+        prompts = [writer.prompt(row) for row in rows]
+        answers = omniform.Engine(built.ours, memory="8MB").generate_batch(prompts, [settings] * len(rows))
+        assert [list(a.tokens) for a in answers] == alone
+        if all(isinstance(prompt, list) for prompt in prompts):
+            batch = built.ours.generate_batch(prompts, **settings)
+            assert [list(a.generated_tokens) for a in batch.values()] == alone
+        # A model that says one thing only would agree with anything.
+        assert len({token for row in alone for token in row}) > 5, "these weights write nothing worth comparing"
+
+    @over(Table.beyond_base)
+    @torch.no_grad()
+    def test_base_and_head_load_one_another(self, case: Case, tmp_path: Path) -> None:
+        first = self.table.case(next(iter(self.table.heads)))
+        base, head = build(first), build(case)
+        question = first.questions()[0]
+        question = Question(question.inputs, question.fields[:1], question.real)
+        name = question.fields[0]
+        made, report = case.architecture.load(base.folder, output_loading_info=True, **case.architecture.asks.config)
+        own = getattr(transformers, case.architecture.reference)
+        assert not report.unexpected
+        held = load_file(base.folder / "model.safetensors")
+        assert not {k for k in report.fresh if k in held}
+        if len(made.accepts() & base.ours.accepts() & question.inputs.keys()) == len(question.inputs):
+            close(made.base_model(**question.inputs)[name], ask(base.theirs, question, "sdpa")[name], "head from base")
+        back = first.architecture.load(head.folder)
+        again = getattr(own.from_pretrained(head.folder), own.base_model_prefix).eval()
+        if type(again) is type(base.theirs):
+            close(back(**question.inputs)[name], again(**question.inputs)[name], "base from head")
+
+    @over(lambda table: iter([table.case("Model")] if "Model" in table.heads else []))
+    def test_old_spellings(self, case: Case, tmp_path: Path) -> None:
+        """Old names of keys; every head's base with its prefix and without."""
+        t = self.table
+        for head in [h for h in t.heads if t.spellings]:
+            built = build(t.case(head))
+            tensors = load_file(built.folder / "model.safetensors")
+            for name, spell in t.spellings.items():
+                folder = tmp_path / f"{head} {name}".replace(" ", "-")
+                folder.mkdir()
+                (folder / "config.json").write_text((built.folder / "config.json").read_text())
+                renamed = {spell(key): tensor for key, tensor in tensors.items()}
+                save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+                again, report = t.heads[head].load(folder, output_loading_info=True)
+                assert not report.fresh and not report.unexpected, (head, name)
+                question = t.case(head).questions()[0]
+                found, expected = ask(again, question, "eager"), ask(built.theirs, question, "eager")
+                for one in question.fields[:1]:
+                    match(found[one], expected[one], question, f"{head}, {name}: {one}")
+
+    def test_every_reference_field_is_accounted_for(self) -> None:
+        t = self.table
+        assert not unaccounted(t.model_type, t.config_class or t.config, **t.given)  # type: ignore[arg-type]
+
+    def test_defaults_are_the_references(self) -> None:
+        t = self.table
+        assert wrong_defaults(t.model_type, t.config_class or t.config).keys() == t.derived  # type: ignore[arg-type]
+
+
+# -- heads that many families share ----------------------------------------------------------------------------------
+
+
+def decoder_heads(prefix: str, *, without: Sequence[str] = (), **text: object) -> dict[str, Head]:
+    """The heads of a decoder: base, writer, and classifiers of rows, tokens and places."""
+    text = {"positions": counted, **text}
+    heads = {
+        "Model": Head(f"{prefix}Model", "AutoModel", Text(Nothing(), **text)),
+        "ForCausalLM": Head(f"{prefix}ForCausalLM", "AutoModelForCausalLM", Text(Words(), **text), everywhere=True),
+        **classifiers(prefix, **text),
+    }
+    return {name: head for name, head in heads.items() if not name.startswith(tuple(without) or ("-",))}
+
+
+def classifiers(prefix: str, **text: object) -> dict[str, Head]:
+    """Row classifiers of every type of problem, a token classifier, a question answerer."""
+    rows = {
+        f"ForSequenceClassification, {problem}": Head(
+            f"{prefix}ForSequenceClassification", "AutoModelForSequenceClassification", Text(labels, **text)
+        )
+        for problem, labels in PROBLEMS.items()
+    }
+    return {
+        **rows,
+        "ForTokenClassification": Head(
+            f"{prefix}ForTokenClassification", "AutoModelForTokenClassification", Text(Tokens(), **text)
+        ),
+        "ForQuestionAnswering": Head(
+            f"{prefix}ForQuestionAnswering", "AutoModelForQuestionAnswering", Text(Places(), **text)
+        ),
+    }
+
+
+def bare(prefix: str) -> Callable[[str], str]:
+    """Keys without the base model's prefix."""
+    return lambda key: key.removeprefix(f"{prefix}.")
+
+
+def gamma(key: str) -> str:
+    """TensorFlow's names for what a layer norm learns."""
+    return key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def compiled(key: str) -> str:
+    """As a model under ``torch.compile`` wrote them."""
+    return f"_orig_mod.{key}"
