@@ -30,6 +30,9 @@ class LanguageModel(Model, ABC):
     def decoder(self) -> Decoder:
         """The decoder that reads the prompt's vectors and every token after them."""
 
+    def keeper(self) -> Decoder:
+        return self.decoder
+
     @property
     def reads_items(self) -> bool:
         """See :attr:`~omniform.architectures.generative.Generative.reads_items`."""

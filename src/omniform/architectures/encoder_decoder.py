@@ -148,6 +148,9 @@ class EncoderDecoder(Model):
         self.decoder = decoder
         self.main_input = encoder.main_input
 
+    def keeper(self) -> Decoder:
+        return self.decoder
+
     def accepts(self) -> frozenset[str]:
         return super().accepts() | self.encoder.accepts()
 

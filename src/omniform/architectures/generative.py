@@ -13,9 +13,10 @@ from omniform.architectures.model import Model
 from omniform.core.batch import Item, Span
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
+from omniform.core.state import HasModules
 
 
-class Writer(Protocol):
+class Writer(HasModules, Protocol):
     """A decoder, as far as writing takes it."""
 
     @property
@@ -90,6 +91,9 @@ class Generative(Model, ABC):
             pad: fills rows that ended before others.
         """
         return torch.cat((opening, written), dim=1)
+
+    def keeper(self) -> HasModules:
+        return self.decoder if self.can_generate() else self
 
     @property
     @abstractmethod

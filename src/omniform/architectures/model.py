@@ -21,7 +21,7 @@ from omniform.core.context import Backend, StepContext, Taps
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import ModelOutput
-from omniform.core.state import DenseState
+from omniform.core.state import DenseState, HasModules
 from omniform.core.upstairs import upstairs
 
 if TYPE_CHECKING:
@@ -81,6 +81,10 @@ class Model(nn.Module):
             _PARAMETERS[kind] = _parameters(kind)
         names, passes_on = _PARAMETERS[kind]
         return names | self.base_model.accepts() if passes_on and self.base_model is not self else names
+
+    def keeper(self) -> HasModules:
+        """The part that keeps state between steps: the decoder, where there is one."""
+        return self
 
     def step(
         self,

@@ -11,7 +11,7 @@ from omniform.blocks.attend import attend
 from omniform.blocks.joint import outputs_of
 from omniform.core.context import Memory, StepContext
 from omniform.core.rules import Rule
-from omniform.core.state import KV, CrossKV, StatefulModule
+from omniform.core.state import KV, CrossKV, State, StatefulModule
 
 
 class Positions(Protocol):
@@ -170,6 +170,9 @@ class CrossAttention(_Projections):
         if ctx.state is not None:
             ctx.state.set_cross(self.slot, k, v)
         return k, v
+
+    def remember(self, memory: Memory, state: State) -> None:
+        state.set_cross(self.slot, *self.of_memory(memory))
 
     def of_memory(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """The memory's keys and values. Shape: [B, H, S, D] each."""

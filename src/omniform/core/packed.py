@@ -193,6 +193,39 @@ def _together(queries: list[tuple[int, int]], device: torch.device) -> slice | T
 
 
 @dataclass(frozen=True, slots=True)
+class Alike:
+    """Rows of a packed step that bring equally many tokens.
+
+    Attributes:
+        rows: which rows of the step.
+        tokens: which of its tokens, row by row.
+        count: how many tokens each row brings.
+    """
+
+    rows: slice | Tensor
+    tokens: slice | Tensor
+    count: int
+
+
+def _alike(segments: Sequence[Segment], positions: Tensor) -> tuple[Alike, ...]:
+    """Rows by how many tokens they bring."""
+    by_count: dict[int, list[int]] = {}
+    for number, segment in enumerate(segments):
+        by_count.setdefault(segment.count, []).append(number)
+    if len(by_count) == 1:
+        return (Alike(slice(None), slice(None), segments[0].count),)
+    device = positions.device
+    return tuple(
+        Alike(
+            torch.tensor(rows, device=device),
+            _together([(segments[r].start, segments[r].start + count) for r in rows], device),
+            count,
+        )
+        for count, rows in by_count.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PackedContext(StepContext):
     """One step over packed rows: a batch of one sequence, Shape: [1, N, ...], of which each row is a segment.
 
@@ -204,6 +237,7 @@ class PackedContext(StepContext):
         wanted: the last token of each row whose output is asked for; None for every token's. Of the others a stack's
             last layer computes keys and values only.
         keeps: those tokens, within the last layer.
+        read: all rows that the step reads, within the last layer, where the segments are those that are wanted.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -212,6 +246,7 @@ class PackedContext(StepContext):
     lengths: Tensor | None = None
     wanted: tuple[int, ...] | None = None
     keeps: Tensor | None = None
+    read: tuple[Segment, ...] | None = None
 
     def last_layer(self) -> StepContext:
         if self.wanted is None:
@@ -227,7 +262,12 @@ class PackedContext(StepContext):
             score_bias=tuple(bias[i][:, :, -1:] for i in rows) if isinstance(bias, tuple) else bias,
             wanted=None,
             keeps=torch.tensor(self.wanted, device=self.positions.device),
+            read=self.segments,
         )
+
+    def alike(self) -> tuple[Alike, ...]:
+        """All rows that the step reads, those with equally many tokens together."""
+        return self.once("alike", lambda: _alike(self.segments if self.read is None else self.read, self.positions))
 
     def kept(self, x: Tensor) -> Tensor:
         return x if self.keeps is None else x[:, self.keeps]

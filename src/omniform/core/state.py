@@ -1,21 +1,68 @@
 """What a model remembers between steps.
 
 A mixer (attention, convolution, recurrence) declares *what* it must keep, as a spec; a backend decides *how* it is
-kept. The dense backend here holds one growing tensor per mixer; others (paged, quantized) supply the same views.
+kept. The dense backend here keeps the rows of one padded batch; others (paged, quantized) supply the same views.
+
+=============  ==========================================  ==============================
+spec           what is kept                                view of a state
+=============  ==========================================  ==============================
+``KV``         a key and a value per token and head        ``kv(slot).extend(k, v)``
+``Latent``     one vector per token, for all heads         ``latent(slot).extend(c)``
+``CrossKV``    keys and values of an encoder's output      ``cross(slot)``, ``set_cross``
+``Conv``       a row's last inputs of a convolution        ``fixed(slot).read``, ``write``
+``Recurrent``  a state of fixed size per row               ``fixed(slot).read``, ``write``
+=============  ==========================================  ==============================
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from math import prod
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from omniform.core.context import Memory
+
+Kept = Literal["token", "memory", "row"]
+"""What a piece of state is kept for: each of a row's tokens, each token of an encoder's output, or the whole row."""
+
+
+class StateSpec(ABC):
+    """What one mixer keeps.
+
+    Attributes:
+        kept: what there is one of it for.
+    """
+
+    __slots__ = ()
+    kept: ClassVar[Kept] = "token"
+
+    @property
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The tensors that are kept of each token, or of each row."""
+
+    @property
+    def reach(self) -> int | None:
+        """How many of the last tokens are ever looked at again; None for all."""
+        return None
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Bytes of one token, or of one row, in a model of this dtype."""
+        return sum(map(prod, self.shapes)) * self.stored_as(dtype).itemsize
+
+    def stored_as(self, dtype: torch.dtype) -> torch.dtype:
+        """What it is kept as in a model of this dtype."""
+        return dtype
 
 
 @dataclass(frozen=True, slots=True)
-class KV:
+class KV(StateSpec):
     """Keys and values of the tokens so far: heads, width of a key, width of a value.
 
     ``window`` says how many of the last tokens are ever looked at again; None for all.
@@ -26,24 +73,113 @@ class KV:
     dv: int
     window: int | None = None
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.heads, self.dk), (self.heads, self.dv)
+
+    @property
+    def reach(self) -> int | None:
+        return self.window
+
 
 @dataclass(frozen=True, slots=True)
-class CrossKV:
+class Latent(StateSpec):
+    """One vector per token, which all heads make their keys and values of (https://arxiv.org/abs/2405.04434, 2.1).
+
+    Args:
+        width: of the whole vector: what keys and values are made of, and the rotated part of the keys.
+        window: how many of the last tokens are ever looked at again; None for all.
+    """
+
+    width: int
+    window: int | None = None
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((1, self.width),)
+
+    @property
+    def reach(self) -> int | None:
+        return self.window
+
+
+@dataclass(frozen=True, slots=True)
+class CrossKV(StateSpec):
     """Keys and values of an encoder's output, computed once per request."""
 
+    kept: ClassVar[Kept] = "memory"
     heads: int
     dk: int
     dv: int
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.heads, self.dk), (self.heads, self.dv)
 
-StateSpec = KV | CrossKV
+
+@dataclass(frozen=True, slots=True)
+class Conv(StateSpec):
+    """The last ``width - 1`` inputs of a causal convolution over ``width`` tokens."""
+
+    kept: ClassVar[Kept] = "row"
+    channels: int
+    width: int
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.width - 1, self.channels),)
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent(StateSpec):
+    """A state of fixed size for each row, such as a matrix per head, zero before the first token.
+
+    Args:
+        shape: of one row's state.
+        dtype: what it is kept and computed in, whatever the model's own dtype.
+    """
+
+    kept: ClassVar[Kept] = "row"
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.shape,)
+
+    def stored_as(self, dtype: torch.dtype) -> torch.dtype:
+        return self.dtype
 
 
 class KVView(Protocol):
     """One mixer's keys and values."""
 
-    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor, /) -> tuple[Tensor, Tensor]:
         """Append this step's keys and values; returns all so far. Shape: [B, H, S, D] each."""
+        ...
+
+
+class LatentView(Protocol):
+    """One mixer's vectors, one per token."""
+
+    def extend(self, c_B1TW: Tensor, /) -> Tensor:
+        """Append this step's vectors; returns all so far. Shape: [B, 1, S, W]."""
+        ...
+
+
+RowIndex = slice | Tensor
+"""Some rows of a step."""
+
+
+class FixedView(Protocol):
+    """One mixer's state of fixed size, row by row."""
+
+    def read(self, rows: RowIndex) -> Tensor | None:
+        """The states of some rows of the step, Shape: [R, ...]; None where all of them begin here, at zero."""
+        ...
+
+    def write(self, rows: RowIndex, state: Tensor) -> None:
+        """Replace them."""
         ...
 
 
@@ -57,6 +193,10 @@ class State(Protocol):
 
     def kv(self, slot: int) -> KVView: ...
 
+    def latent(self, slot: int) -> LatentView: ...
+
+    def fixed(self, slot: int) -> FixedView: ...
+
     def cross(self, slot: int) -> tuple[Tensor, Tensor] | None: ...
 
     def set_cross(self, slot: int, k_BHSD: Tensor, v_BHSD: Tensor) -> None: ...
@@ -66,44 +206,85 @@ class State(Protocol):
         ...
 
 
-class DenseKV:
-    """Keys and values in one tensor each, grown by doubling, so that a step appends in place."""
+class DenseTokens:
+    """What a mixer keeps of every token, in one tensor per kind, grown by doubling: a step appends in place."""
 
-    __slots__ = ("_k", "_length", "_room", "_v")
+    __slots__ = ("_length", "_room", "_whole")
 
     def __init__(self, room: int = 0) -> None:
-        self._k: Tensor | None = None
-        self._v: Tensor | None = None
+        self._whole: tuple[Tensor, ...] = ()
         self._length = 0
         self._room = room
 
-    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        new = k_BHTD.shape[2]
-        end = self._length + new
-        if self._k is None or self._v is None:
-            if self._room <= new:
+    def _extended(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Append this step's, Shape: [B, H, T, D] each; returns all so far."""
+        count = new[0].shape[2]
+        end = self._length + count
+        if not self._whole:
+            if self._room <= count:
                 # A single forward: keep what was computed, copy nothing.
-                self._k, self._v, self._length = k_BHTD, v_BHTD, end
-                return k_BHTD, v_BHTD
-            self._k, self._v = _grown(k_BHTD, 0, self._room), _grown(v_BHTD, 0, self._room)
-        elif end > self._k.shape[2]:
+                self._whole, self._length = new, end
+                return new
+            self._whole = tuple(_grown(x, 0, self._room) for x in new)
+        elif end > self._whole[0].shape[2]:
             room = max(end, self._room, 2 * self._length)
-            self._k, self._v = _grown(self._k, self._length, room), _grown(self._v, self._length, room)
-        self._k[:, :, self._length : end] = k_BHTD
-        self._v[:, :, self._length : end] = v_BHTD
+            self._whole = tuple(_grown(x, self._length, room) for x in self._whole)
+        for whole, x in zip(self._whole, new, strict=True):
+            whole[:, :, self._length : end] = x
         self._length = end
-        return self._k[:, :, :end], self._v[:, :, :end]
+        return self.tensors()
 
     def select(self, rows: Tensor) -> None:
         """Keep, repeat or reorder rows of the batch."""
-        if self._k is not None and self._v is not None:
-            self._k, self._v = self._k.index_select(0, rows), self._v.index_select(0, rows)
+        self._whole = tuple(x.index_select(0, rows) for x in self._whole)
 
-    def tensors(self) -> tuple[Tensor, Tensor] | None:
-        """The keys and values so far, Shape: [B, H, S, D] each, or None before the first step."""
-        if self._k is None or self._v is None:
-            return None
-        return self._k[:, :, : self._length], self._v[:, :, : self._length]
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is kept so far, Shape: [B, H, S, D] each; nothing before the first step."""
+        return tuple(x[:, :, : self._length] for x in self._whole)
+
+
+class DenseKV(DenseTokens):
+    """Keys and values of a padded batch."""
+
+    __slots__ = ()
+
+    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor, /) -> tuple[Tensor, Tensor]:
+        k, v = self._extended(k_BHTD, v_BHTD)
+        return k, v
+
+
+class DenseLatent(DenseTokens):
+    """Latent vectors of a padded batch."""
+
+    __slots__ = ()
+
+    def extend(self, c_B1TW: Tensor, /) -> Tensor:
+        return self._extended(c_B1TW)[0]
+
+
+class DenseFixed:
+    """A state of fixed size for every row of a padded batch."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self) -> None:
+        self._state: Tensor | None = None
+
+    def read(self, rows: RowIndex) -> Tensor | None:
+        return None if self._state is None else self._state[rows]
+
+    def write(self, rows: RowIndex, state: Tensor) -> None:
+        assert isinstance(rows, slice), "a padded step has all rows of its batch"
+        self._state = state
+
+    def select(self, rows: Tensor) -> None:
+        """Keep, repeat or reorder rows of the batch."""
+        if self._state is not None:
+            self._state = self._state.index_select(0, rows)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The state, Shape: [B, ...]; nothing before the first step."""
+        return () if self._state is None else (self._state,)
 
 
 def _grown(x_BHSD: Tensor, length: int, room: int) -> Tensor:
@@ -123,6 +304,8 @@ class DenseState:
         self._room = room
         self._length = 0
         self._kv: dict[int, DenseKV] = {}
+        self._latent: dict[int, DenseLatent] = {}
+        self._fixed: dict[int, DenseFixed] = {}
         self._cross: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -139,6 +322,15 @@ class DenseState:
             view = self._kv[slot] = DenseKV(self._room)
         return view
 
+    def latent(self, slot: int) -> DenseLatent:
+        view = self._latent.get(slot)
+        if view is None:
+            view = self._latent[slot] = DenseLatent(self._room)
+        return view
+
+    def fixed(self, slot: int) -> DenseFixed:
+        return self._fixed.setdefault(slot, DenseFixed())
+
     def cross(self, slot: int) -> tuple[Tensor, Tensor] | None:
         return self._cross.get(slot)
 
@@ -150,30 +342,23 @@ class DenseState:
 
     def select(self, rows: Tensor) -> None:
         """Keep, repeat or reorder rows of the batch, by index."""
-        for view in self._kv.values():
+        for view in self._views():
             view.select(rows)
         self._cross = {slot: (k[rows], v[rows]) for slot, (k, v) in self._cross.items()}
 
     def nbytes(self) -> int:
-        """Bytes held by keys and values."""
-        pairs: Iterable[tuple[Tensor, Tensor] | None] = [
-            *(v.tensors() for v in self._kv.values()),
-            *self._cross.values(),
-        ]
-        return sum(t.numel() * t.element_size() for pair in pairs if pair for t in pair)
+        """Bytes held."""
+        kept = [*(view.tensors() for view in self._views()), *self._cross.values()]
+        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
 
-
-def number_mixers(model: nn.Module) -> None:
-    """Give every mixer of a model its slot, in the order of the modules."""
-    slot = 0
-    for module in model.modules():
-        if isinstance(module, StatefulModule):
-            module.slot = slot
-            slot += 1
+    def _views(self) -> Iterator[DenseTokens | DenseFixed]:
+        yield from self._kv.values()
+        yield from self._latent.values()
+        yield from self._fixed.values()
 
 
 class StatefulModule(nn.Module, ABC):
-    """Base of the modules that keep state between steps; ``slot`` is a module's index among all of a model's."""
+    """Base of the modules that keep state between steps; ``slot`` is a mixer's index among all of a decoder's."""
 
     slot: int = -1
 
@@ -181,7 +366,31 @@ class StatefulModule(nn.Module, ABC):
     def state_spec(self) -> StateSpec:
         """What must be kept."""
 
+    def remember(self, memory: Memory, state: State) -> None:
+        """Keep what this mixer will read of an encoder's output; most read none.
 
-def state_specs(model: nn.Module) -> dict[int, StateSpec]:
-    """What a model keeps between steps, by slot."""
-    return {m.slot: m.state_spec() for m in model.modules() if isinstance(m, StatefulModule)}
+        Args:
+            memory: of one request, without padding.
+        """
+
+
+class HasModules(Protocol):
+    """A module, or what is made of some."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+def mixers(decoder: HasModules) -> list[StatefulModule]:
+    """The modules of a decoder that keep state between steps, in order."""
+    return [module for module in decoder.modules() if isinstance(module, StatefulModule)]
+
+
+def number_mixers(decoder: HasModules) -> None:
+    """Give every mixer of a decoder its slot, in the order of the modules."""
+    for slot, module in enumerate(mixers(decoder)):
+        module.slot = slot
+
+
+def state_specs(decoder: HasModules) -> dict[int, StateSpec]:
+    """What a decoder keeps between steps, by slot."""
+    return {module.slot: module.state_spec() for module in mixers(decoder)}

@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 
 from omniform.core.packed import Run
 
+WHOLE = 1 << 60
+"""The size of a block that holds a state of fixed size: one per row, which no number of tokens fills."""
+
 Content = bytes
 """What a full block holds, and all before it, as a digest."""
 
@@ -114,7 +117,7 @@ class BlockPool:
 
     Args:
         blocks: how many there are.
-        size: tokens in each.
+        size: tokens in each; :data:`WHOLE` where a block holds all that a row has.
         window: how many of a row's last tokens are looked at again; None for all.
         remembers: whether full blocks are kept for rows that begin the same.
     """
@@ -145,6 +148,14 @@ class BlockPool:
     def cached(self) -> int:
         """Blocks that nobody holds and that are remembered for their content."""
         return len(self._idle)
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks hold so many tokens of one row."""
+        return -(-tokens // self.size)
+
+    def spelled(self, blocks: int) -> str:
+        """Some blocks in words."""
+        return f"{blocks} rows" if self.size == WHOLE else f"{blocks * self.size} tokens"
 
     def grow(self, table: BlockTable, blocks: int, expected: int) -> None:
         """Append blocks to a table; there must be as many available.

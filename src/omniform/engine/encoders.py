@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
-from omniform.blocks.attention import CrossAttention
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
+from omniform.core.state import mixers
 from omniform.engine.blocks import BlockPool, BlockTable, Content
 from omniform.engine.pages import MEMORY, PagedState
 from omniform.engine.request import Request, Row
@@ -144,7 +144,7 @@ class Encoders:
         self._state = state
         self._pool = pool
         self._budget = features_budget
-        self._mixers = [m for m in model.modules() if isinstance(m, CrossAttention)]
+        self._mixers = mixers(model.decoder)
 
     @torch.inference_mode()
     def prepare(self, request: Request) -> bool:
@@ -281,9 +281,9 @@ class Encoders:
         entry = MemoryEntry(BlockTable(self._pool.size), length)
         self._pool.grow(entry.table, blocks, blocks)
         self._state.begin(MEMORY, entry.table.runs(0, length))
+        unpadded = memory if memory.padding is None else Memory(memory.hidden[:, real])
         for mixer in self._mixers:
-            k, v = mixer.of_memory(memory)
-            self._state.set_cross(mixer.slot, k[:, :, real], v[:, :, real])
+            mixer.remember(unpadded, self._state)
         return entry
 
     def _throw_out_memory(self) -> bool:

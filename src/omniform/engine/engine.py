@@ -17,13 +17,12 @@ from omniform.blocks.attention import Attention
 from omniform.blocks.rotary import Frequencies, Rotary
 from omniform.core.background import Background
 from omniform.core.errors import InputError
-from omniform.core.state import KV, state_specs
-from omniform.engine.blocks import BlockPool
+from omniform.engine.blocks import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call
 from omniform.engine.encoders import Encoders
 from omniform.engine.handle import Handle
-from omniform.engine.memory import divided, free_memory, parse_memory
-from omniform.engine.pages import MEMORY, PagedState, token_bytes
+from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
+from omniform.engine.pages import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.request import Completion, Prompt, Request, Row, Sink
 from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
@@ -134,25 +133,29 @@ class Engine:
     def _build(self, memory: int, step: int, size: int, prefix_cache: bool) -> None:
         model = self.model
         assert isinstance(model, Generative)
-        specs = state_specs(model)
-        if not model.encoder_inputs:
-            specs = {slot: spec for slot, spec in specs.items() if isinstance(spec, KV)}
-        sizes = token_bytes(specs, model.dtype)
+        specs = decoder_specs(model)
+        sizes = unit_bytes(specs, model.dtype)
         # Features of pictures are kept beside the state; a decoder that reads text only has none.
         features = memory // 4 if model.reads_items else 0
         longest = model.max_positions or LONGEST_ROW
         blocks = divided(memory - features, sizes, size, longest)
-        if min(blocks.values()) < 1:
+        if min(blocks.values(), default=1) < 1:
+            least = sum(n * (1 if pool == ROWS else size) for pool, n in sizes.items())
             raise InputError(
                 "there is no room for a single block of state",
                 where="memory",
-                expected=f"at least {sum(sizes.values()) * size} bytes",
+                expected=f"at least {least} bytes",
                 found=f"{memory} bytes",
             )
         self._state = PagedState(specs, blocks, size, model.dtype, model.device)
+        # A state of fixed size is what all tokens before made of it: there is none to take over from half-way.
+        remembers = prefix_cache and ROWS not in blocks
         self._pools = {
             key: BlockPool(
-                n, size, window=key if isinstance(key, int) else None, remembers=prefix_cache and key != MEMORY
+                n,
+                WHOLE if key == ROWS else size,
+                window=key if isinstance(key, int) else None,
+                remembers=remembers and key != MEMORY,
             )
             for key, n in blocks.items()
         }

@@ -14,11 +14,9 @@ from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.generation import SETTINGS, GenerationConfig
 from omniform.core.outputs import ModelOutput
-from omniform.core.state import state_specs
 from omniform.engine.calls import Reader, prompts_of, settings_for
 from omniform.engine.engine import Engine
-from omniform.engine.memory import free_memory
-from omniform.engine.pages import token_bytes
+from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Settings, known_settings
 
@@ -124,15 +122,14 @@ class Job:
         """An engine with room for exactly these rows, or for as many at a time as there is memory for."""
         settings = self.settings(1)
         free = free_memory(self.model.device) // 2
-        specs = state_specs(self.model)
         # Rows that draw together must begin together, so all prompts are read in one step.
         together = settings.do_sample and settings.seed is None
         step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
-        if self.model.encoder_inputs or self.model.reads_items or len({*token_bytes(specs, self.model.dtype)}) > 1:
-            return Engine(self.model, memory=free // 2, block_size=BLOCK, max_tokens_per_step=step)
         rows = max(settings.num_beams, settings.num_return_sequences)
-        tokens = sum(-(-(len(p.tokens) + settings.max_new_tokens) // BLOCK) + 2 for p in self.prompts) * rows * BLOCK
-        need = tokens * sum(token_bytes(specs, self.model.dtype).values())
+        lengths = [len(p.tokens) + settings.max_new_tokens for p in self.prompts for _ in range(rows)]
+        need = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
+        if need is None:
+            return Engine(self.model, memory=free // 2, block_size=BLOCK, max_tokens_per_step=step)
         memory = min(max(need, 1), max(free, 1))
         return Engine(self.model, memory=memory, block_size=BLOCK, max_tokens_per_step=step)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError
-from omniform.engine.pages import MEMORY, Pool
+from omniform.core.state import StateSpec, state_specs
+from omniform.engine.pages import MEMORY, ROWS, Pool, unit_bytes
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -30,6 +32,20 @@ def parse_memory(memory: object) -> int | None:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def decoder_specs(model: Generative) -> dict[int, StateSpec]:
+    """What the mixers of a model's decoder keep between steps, by slot; encoders read once, and keep nothing.
+
+    A decoder used alone, without the encoder that its cross-attention was made for, keeps no memory.
+    """
+    specs = state_specs(model.decoder)
+    return {slot: spec for slot, spec in specs.items() if model.encoder_inputs or spec.kept != "memory"}
+
+
+def decoder_bytes(model: Generative) -> dict[Pool, int]:
+    """Bytes that a token, or a row, of a model's decoder takes in each pool."""
+    return unit_bytes(decoder_specs(model), model.dtype)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that nobody uses on a device."""
     if device.type == "cuda":
@@ -37,15 +53,20 @@ def free_memory(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def divided(total: int, token_bytes: Mapping[Pool, int], size: int, longest: int) -> dict[Pool, int]:
+TYPICAL_ROW = 4096
+"""Tokens of the rows that memory is divided for between tokens and states of fixed size: few come near the longest."""
+
+
+def divided(total: int, unit_bytes: Mapping[Pool, int], size: int, longest: int) -> dict[Pool, int]:
     """How many blocks each pool gets.
 
-    What is kept for all tokens and what is kept for a window get room for equally many rows of ``longest`` tokens. An
+    What is kept for all tokens and what is kept for a window get room for equally many rows of ``longest`` tokens.
+    States of fixed size get room for as many rows as the rest has room for, were those of :data:`TYPICAL_ROW` tokens. An
     encoder-decoder's memories get half of everything.
 
     Args:
         total: bytes.
-        token_bytes: bytes that a token takes in each pool.
+        unit_bytes: bytes that a token takes in each pool, or a row.
         size: tokens in a block.
         longest: tokens of the longest row to reckon with.
 
@@ -53,13 +74,38 @@ def divided(total: int, token_bytes: Mapping[Pool, int], size: int, longest: int
         Blocks, by pool.
     """
     needs: dict[Pool, float] = {}
-    for pool, nbytes in token_bytes.items():
-        if pool != MEMORY:
-            # A window's row holds one block more than the window, since it need not begin with a block.
-            tokens = longest if not isinstance(pool, int) else min(longest, pool + size)
-            needs[pool] = nbytes * tokens
+    blocks: dict[Pool, int] = {}
+    for pool, nbytes in unit_bytes.items():
+        if pool not in (MEMORY, ROWS):
+            needs[pool] = nbytes * _tokens(pool, longest, size)
+    if ROWS in unit_bytes:
+        row = unit_bytes[ROWS]
+        typical = sum(unit_bytes[pool] * _tokens(pool, min(longest, TYPICAL_ROW), size) for pool in needs)
+        blocks[ROWS] = max(int(total / (row + typical)), min(1, total // row))
+        total -= blocks[ROWS] * row
     shared = sum(needs.values())
-    if MEMORY in token_bytes:
+    if MEMORY in unit_bytes:
         needs[MEMORY] = shared = shared or 1.0
         shared *= 2
-    return {pool: int(total * need / shared / (token_bytes[pool] * size)) for pool, need in needs.items()}
+    return {pool: int(total * need / shared / (unit_bytes[pool] * size)) for pool, need in needs.items()} | blocks
+
+
+def _tokens(pool: Pool, longest: int, size: int) -> int:
+    # A window's row holds one block more than the window, since it need not begin with a block.
+    return min(longest, pool + size) if isinstance(pool, int) else longest
+
+
+def exact(unit_bytes: Mapping[Pool, int], rows: Sequence[int], size: int) -> int | None:
+    """Bytes that hold rows of so many tokens each and nothing else; None where no such number can be told beforehand.
+
+    Args:
+        unit_bytes: bytes that a token takes in each pool, or a row.
+        rows: tokens of each row.
+        size: tokens in a block.
+    """
+    if len(unit_bytes) > 1 or MEMORY in unit_bytes:
+        return None
+    if ROWS in unit_bytes:
+        return len(rows) * unit_bytes[ROWS]
+    tokens = sum(-(-tokens // size) + 2 for tokens in rows) * size
+    return tokens * sum(unit_bytes.values())

@@ -1,4 +1,4 @@
-"""Paged state: the keys and values of every row in a few long tensors, and where a step writes into them."""
+"""Paged state: what every row of an engine remembers, in a few long tensors, and where a step writes into them."""
 
 from __future__ import annotations
 
@@ -8,58 +8,112 @@ import torch
 from torch import Tensor
 
 from omniform.core.packed import Run
-from omniform.core.state import KV, StateSpec
+from omniform.core.state import RowIndex, StateSpec
 
 MEMORY = "memory"
 """The pool of what cross-attention reads."""
 
+ROWS = "rows"
+"""The pool of states of fixed size: a block holds one row's, whatever its length."""
+
 Pool = int | None | str
-"""Which blocks a layer keeps its state in: by its window, None for all tokens; or :data:`MEMORY`."""
+"""Which blocks a mixer keeps its state in: by its window, None for all tokens; or :data:`MEMORY` or :data:`ROWS`."""
 
 
 def pool_of(spec: StateSpec) -> Pool:
     """The pool that a mixer's state lies in."""
-    return spec.window if isinstance(spec, KV) else MEMORY
+    return {"token": spec.reach, "memory": MEMORY, "row": ROWS}[spec.kept]
 
 
-def token_bytes(specs: Mapping[int, StateSpec], dtype: torch.dtype) -> dict[Pool, int]:
-    """Bytes that one token takes in each pool."""
+def unit_bytes(specs: Mapping[int, StateSpec], dtype: torch.dtype) -> dict[Pool, int]:
+    """Bytes that one token takes in each pool, and one row in :data:`ROWS`."""
     sizes: dict[Pool, int] = {}
     for spec in specs.values():
         pool = pool_of(spec)
-        sizes[pool] = sizes.get(pool, 0) + spec.heads * (spec.dk + spec.dv) * dtype.itemsize
+        sizes[pool] = sizes.get(pool, 0) + spec.nbytes(dtype)
     return sizes
 
 
-class PagedKV:
-    """One mixer's keys and values, of all rows. Shape: [1, G, slots, D] each."""
-
-    __slots__ = ("_places", "k", "v")
-
-    def __init__(self, k_1GSD: Tensor, v_1GSD: Tensor, places: Places) -> None:
-        self.k = k_1GSD
-        self.v = v_1GSD
-        self._places = places
-
-    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this step's keys and values, Shape: [1, G, N, D]; returns those of every slot, [1, G, slots, D]."""
-        at = self._places.slots
-        if isinstance(at, tuple):
-            self.k.narrow(2, *at).copy_(k_BHTD)
-            self.v.narrow(2, *at).copy_(v_BHTD)
-        else:
-            self.k[0].index_copy_(1, at, k_BHTD[0])  # with three axes it takes a quarter less than with four
-            self.v[0].index_copy_(1, at, v_BHTD[0])
-        return self.k, self.v
-
-
 class Places:
-    """Where the tokens of the present step are written, in one pool."""
+    """Where the present step writes, in one pool."""
 
     __slots__ = ("slots",)
 
     def __init__(self) -> None:
         self.slots: tuple[int, int] | Tensor = (0, 0)  # neighbours as the first and how many
+
+
+class PagedTokens:
+    """What one mixer keeps of every token, of all rows. Shape: [1, G, slots, D] each."""
+
+    __slots__ = ("_places", "whole")
+
+    def __init__(self, whole: tuple[Tensor, ...], places: Places) -> None:
+        self.whole = whole
+        self._places = places
+
+    def write(self, *new: Tensor) -> None:
+        """Write this step's, Shape: [1, G, N, D] each."""
+        at = self._places.slots
+        for whole, x in zip(self.whole, new, strict=True):
+            if isinstance(at, tuple):
+                whole.narrow(2, *at).copy_(x)
+            else:
+                whole[0].index_copy_(1, at, x[0])  # with three axes it takes a quarter less than with four
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy one block of ``size`` tokens."""
+        for x in self.whole:
+            x[:, :, target * size : (target + 1) * size] = x[:, :, source * size : (source + 1) * size]
+
+
+class PagedKV(PagedTokens):
+    """Keys and values."""
+
+    __slots__ = ()
+
+    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Write this step's keys and values, Shape: [1, G, N, D]; returns those of every slot, [1, G, slots, D]."""
+        self.write(k_BHTD, v_BHTD)
+        k, v = self.whole
+        return k, v
+
+
+class PagedLatent(PagedTokens):
+    """Latent vectors."""
+
+    __slots__ = ()
+
+    def extend(self, c_B1TW: Tensor, /) -> Tensor:
+        """Write this step's vectors, Shape: [1, 1, N, W]; returns those of every slot, [1, 1, slots, W]."""
+        self.write(c_B1TW)
+        return self.whole[0]
+
+
+class PagedFixed:
+    """One mixer's states of fixed size, of all rows. Shape: [blocks, ...]."""
+
+    __slots__ = ("_places", "whole")
+
+    def __init__(self, whole: Tensor, places: Places) -> None:
+        self.whole = whole
+        self._places = places
+
+    def read(self, rows: RowIndex) -> Tensor:
+        """The states of some rows of the step. Shape: [R, ...]."""
+        at = self._places.slots
+        assert isinstance(at, Tensor)
+        return self.whole.index_select(0, at[rows])
+
+    def write(self, rows: RowIndex, state: Tensor) -> None:
+        """Replace them."""
+        at = self._places.slots
+        assert isinstance(at, Tensor)
+        self.whole.index_copy_(0, at[rows], state.to(self.whole.dtype))
+
+    def copy(self, source: int, target: int, size: int) -> None:
+        """Copy one row's state."""
+        self.whole[target] = self.whole[source]
 
 
 class PagedState:
@@ -69,8 +123,8 @@ class PagedState:
         specs: what each mixer keeps, by slot.
         blocks: how many blocks each pool has.
         block_size: tokens in a block.
-        dtype: of keys and values.
-        device: where they lie.
+        dtype: of the model.
+        device: where it lies.
     """
 
     def __init__(
@@ -82,19 +136,30 @@ class PagedState:
         device: torch.device,
     ) -> None:
         self._places = {pool: Places() for pool in blocks}
-        self._views: dict[int, PagedKV] = {}
-        self._pools: dict[Pool, list[PagedKV]] = {pool: [] for pool in blocks}
+        self._kv: dict[int, PagedKV] = {}
+        self._latent: dict[int, PagedLatent] = {}
+        self._fixed: dict[int, PagedFixed] = {}
+        self._pools: dict[Pool, list[PagedTokens | PagedFixed]] = {pool: [] for pool in blocks}
         self._size = block_size
+        self._device = device
         for slot, spec in specs.items():
             pool = pool_of(spec)
-            slots = blocks[pool] * block_size
+            places, stored = self._places[pool], spec.stored_as(dtype)
             # Uninitialised memory costs nothing until a block is written; it may hold NaN, so no slot is ever read
             # that was not written.
-            k = torch.empty(1, spec.heads, slots, spec.dk, dtype=dtype, device=device)
-            v = torch.empty(1, spec.heads, slots, spec.dv, dtype=dtype, device=device)
-            view = PagedKV(k, v, self._places[pool])
-            self._views[slot] = view
-            self._pools[pool].append(view)
+            if spec.kept == "row":
+                whole = torch.empty(blocks[pool], *spec.shapes[0], dtype=stored, device=device)
+                self._fixed[slot] = PagedFixed(whole, places)
+                self._pools[pool].append(self._fixed[slot])
+                continue
+            slots = blocks[pool] * block_size
+            parts = tuple(torch.empty(1, g, slots, d, dtype=stored, device=device) for g, d in spec.shapes)
+            if len(parts) == 1:
+                self._latent[slot] = PagedLatent(parts, places)
+                self._pools[pool].append(self._latent[slot])
+            else:
+                self._kv[slot] = PagedKV(parts, places)
+                self._pools[pool].append(self._kv[slot])
 
     @property
     def length(self) -> int:
@@ -105,15 +170,21 @@ class PagedState:
         """Rows advance each for itself; nothing to do."""
 
     def kv(self, slot: int) -> PagedKV:
-        return self._views[slot]
+        return self._kv[slot]
+
+    def latent(self, slot: int) -> PagedLatent:
+        return self._latent[slot]
+
+    def fixed(self, slot: int) -> PagedFixed:
+        return self._fixed[slot]
 
     def cross(self, slot: int) -> tuple[Tensor, Tensor] | None:
-        view = self._views[slot]
-        return view.k, view.v
+        k, v = self._kv[slot].whole
+        return k, v
 
     def set_cross(self, slot: int, k_BHSD: Tensor, v_BHSD: Tensor) -> None:
         """Write a memory's keys and values at the places of :meth:`begin`. Shape: [1, G, S, D] each."""
-        self._views[slot].extend(k_BHSD, v_BHSD)
+        self._kv[slot].write(k_BHSD, v_BHSD)
 
     def begin(self, pool: Pool, runs: Sequence[Run]) -> None:
         """Say where the next step's tokens go, end to end."""
@@ -122,13 +193,22 @@ class PagedState:
             self._places[pool].slots = (first, stop - first)
             return
         slots = torch.cat([torch.arange(first, stop) for first, stop in runs])
-        for view in self._pools[pool][:1]:
-            slots = slots.to(view.k.device)
-        self._places[pool].slots = slots
+        self._places[pool].slots = slots.to(self._device)
+
+    def begin_rows(self, blocks: Sequence[int], fresh: Sequence[int]) -> None:
+        """Say which blocks hold the states of the next step's rows.
+
+        Args:
+            blocks: in the order of the rows.
+            fresh: those among them of rows that begin: their states begin at zero.
+        """
+        self._places[ROWS].slots = torch.tensor(blocks, device=self._device)
+        if fresh:
+            at = torch.tensor(fresh, device=self._device)
+            for view in self._fixed.values():
+                view.whole.index_fill_(0, at, 0)
 
     def copy(self, pool: Pool, source: int, target: int) -> None:
         """Copy one block of every layer."""
-        size = self._size
         for view in self._pools[pool]:
-            for x in (view.k, view.v):
-                x[:, :, target * size : (target + 1) * size] = x[:, :, source * size : (source + 1) * size]
+            view.copy(source, target, self._size)

@@ -11,7 +11,7 @@ from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
 from omniform.core.packed import PackedContext, Run, Segment, Table
 from omniform.engine.encoders import Encoders
-from omniform.engine.pages import MEMORY, PagedState, Pool
+from omniform.engine.pages import ROWS, PagedState, Pool
 from omniform.engine.scheduler import Plan, Share
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
@@ -32,6 +32,7 @@ class Runner:
         self._model = model
         self._state = state
         self._pools = tuple(pools)
+        self._token_pools = [pool for pool in pools if not isinstance(pool, str)]
         self._encoders = encoders
 
     @torch.inference_mode()
@@ -61,13 +62,13 @@ class Runner:
         for share, segment in zip(plan.shares, segments, strict=True):
             self._place_features(embeds, share, segment)
         for pool in self._pools:
-            self._state.begin(pool, _written(plan.shares, pool))
+            self._begin(pool, plan.shares)
         reads_memory = plan.shares[0].request.memory is not None
         ctx = PackedContext(
             positions=torch.tensor([positions], device=device),
             lengths=torch.tensor([lengths], device=device),
             segments=tuple(segments),
-            tables={pool: [s.row.tables[pool] for s in plan.shares] for pool in self._pools if pool != MEMORY},  # type: ignore[misc]
+            tables={pool: [s.row.tables[pool] for s in plan.shares] for pool in self._token_pools},
             memory=_ELSEWHERE if reads_memory else None,
             memory_tables=[self._memory(share) for share in plan.shares] if reads_memory else (),
             state=self._state,
@@ -87,6 +88,15 @@ class Runner:
                 vectors = self._encoders.features[share.request.media[span.item]].vectors
                 at = segment.start - first
                 embeds_1ND[0, at + low : at + high] = vectors[low - span.start : high - span.start].to(embeds_1ND.dtype)
+
+    def _begin(self, pool: Pool, shares: Sequence[Share]) -> None:
+        """Say where the step writes."""
+        if pool != ROWS:
+            self._state.begin(pool, _written(shares, pool))
+            return
+        blocks = [s.row.tables[ROWS].held()[0] for s in shares]
+        fresh = [block for block, s in zip(blocks, shares, strict=True) if s.row.computed == 0]
+        self._state.begin_rows(blocks, fresh)
 
     def _memory(self, share: Share) -> tuple[Table, int]:
         assert share.request.memory is not None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from omniform.core.errors import InputError
-from omniform.engine.blocks import BlockPool, BlockTable, Content, first_needed, longest_prefix
+from omniform.engine.blocks import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
 from omniform.engine.pages import Pool
 from omniform.engine.request import Request, Row
 
@@ -100,10 +100,11 @@ class Scheduler:
     def release(self, row: Row) -> None:
         """Let go of a row's blocks, and forget those whose content was planned and never computed."""
         for pool, table in row.tables.items():
-            for block in table.blocks[row.computed // self._size :]:
+            held = self.pools[pool]
+            for block in table.blocks[row.computed // held.size :]:
                 if block is not None:
-                    self.pools[pool].forget(block)
-            self.pools[pool].release(table)
+                    held.forget(block)
+            held.release(table)
         row.tables.clear()
 
     def preempt(self, request: Request) -> None:
@@ -129,13 +130,13 @@ class Scheduler:
             new: tokens that it may write; the last one is never read.
             rows: how many rows it writes at once.
         """
-        size = self._size
         needs: dict[Pool, int] = {}
         for key, pool in self.pools.items():
             tokens = prompt + new - 1
             if pool.window is not None:
-                tokens = min(tokens, pool.window + self.max_tokens + size)
-            needs[key] = -(-tokens // size) * rows + (rows if rows > 1 else 0)
+                tokens = min(tokens, pool.window + self.max_tokens + pool.size)
+            # Rows that fork share a block half full, until each has a copy of its own.
+            needs[key] = pool.blocks_for(tokens) * rows + (rows if rows > 1 and pool.size != WHOLE else 0)
         return needs
 
     # -- planning ----------------------------------------------------------------------------------------------------
@@ -195,11 +196,11 @@ class Scheduler:
             for row, chain in zip(rows, contents, strict=True):
                 tokens = len(row.tokens)
                 if pool.window is not None:
-                    tokens = min(tokens, pool.window + self.max_tokens + self._size)
+                    tokens = min(tokens, pool.window + self.max_tokens + pool.size)
                 else:
                     known = longest_prefix(list(self.pools.values()), chain)
                     need -= sum(pool.is_held(content) for content in chain[:known])
-                need += -(-tokens // self._size)
+                need += pool.blocks_for(tokens)
             if need > pool.available:
                 return False
         return True
@@ -260,7 +261,7 @@ class Scheduler:
         chain = self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
         for key, pool in self.pools.items():
-            table = row.tables[key] = BlockTable(self._size)
+            table = row.tables[key] = BlockTable(pool.size)
             first = first_needed(pool, known)
             for number, content in enumerate(chain[:known]):
                 block = pool.find(content)
@@ -298,26 +299,25 @@ class Scheduler:
         )
 
     def _new_blocks(self, pool: BlockPool, table: BlockTable, row: Row, count: int) -> int:
-        need = -(-(row.computed + count) // self._size) - len(table.blocks)
+        need = pool.blocks_for(row.computed + count) - len(table.blocks)
         return need + self._writes_into_shared(pool, table, row)
 
     def _writes_into_shared(self, pool: BlockPool, table: BlockTable, row: Row) -> bool:
-        return bool(row.computed % self._size) and pool.is_shared(table, row.computed // self._size)
+        return bool(row.computed % pool.size) and pool.is_shared(table, row.computed // pool.size)
 
     def _grow(self, request: Request, row: Row, count: int) -> list[tuple[Pool, int, int]]:
-        size = self._size
         copies: list[tuple[Pool, int, int]] = []
-        full = (row.computed + count) // size
-        self._digest(row, request, full)
+        self._digest(row, request, (row.computed + count) // self._size)
         for key, pool in self.pools.items():
-            table = row.tables[key]
+            table, size = row.tables[key], pool.size
+            full = (row.computed + count) // size
             if self._writes_into_shared(pool, table, row):
                 copied = pool.copy_for(table, row.computed // size)
                 if copied is not None:
                     copies.append((key, *copied))
-            need = -(-(row.computed + count) // size) - len(table.blocks)
+            need = pool.blocks_for(row.computed + count) - len(table.blocks)
             if need > 0:
-                whole = -(-(row.prompt + request.settings.max_new_tokens) // size)
+                whole = pool.blocks_for(row.prompt + request.settings.max_new_tokens)
                 pool.grow(table, need, max(need, whole - len(table.blocks)))
             for number in range(row.computed // size, full):
                 block = table.blocks[number]
@@ -334,7 +334,7 @@ def refuse_if_too_big(needs: Mapping[Pool, int], pools: Mapping[Pool, BlockPool]
             raise InputError(
                 "the request cannot fit into the engine's memory",
                 where="memory",
-                expected=f"at most {pool.blocks * pool.size} tokens at once",
-                found=f"{blocks * pool.size} tokens (prompt and answer, rounded up to blocks)",
+                expected=f"at most {pool.spelled(pool.blocks)} at once",
+                found=f"{pool.spelled(blocks)} (prompt and answer, rounded up to blocks)",
                 remedy="Ask for fewer new tokens, or give the engine more memory.",
             )

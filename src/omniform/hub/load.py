@@ -104,7 +104,7 @@ def build_on_meta(config: ModelConfig, family: Family, architecture: Architectur
         raise ConfigError(
             "no model can have these sizes", where=name or config.model_type, found=str(error).split("\n")[0][:200]
         ) from error
-    number_mixers(model)
+    number_mixers(model.keeper())
     return model.bind(Origin(config, family, architecture, name))
 
 

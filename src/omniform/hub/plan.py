@@ -11,11 +11,11 @@ import torch
 
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
-from omniform.core.state import KV, StatefulModule
+from omniform.core.state import StatefulModule, mixers
 from omniform.hub.auto import Name, Opened, open_checkpoint, saved_architecture
 from omniform.hub.devices import Place, as_device, bounds, gpus
 from omniform.hub.fill import tensors_and_ties
-from omniform.hub.kernels import Kernel, kernels_of, sees_ahead
+from omniform.hub.kernels import Kernel, kernels_of
 from omniform.hub.load import layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
 from omniform.hub.place import Layout, Part, Placement, check_folder, place
@@ -161,7 +161,7 @@ def plan(
         kernels=kernels_of(model),
         weights=sum(part.nbytes for part in parts),
         state=sum(part.state for part in parts),
-        per_token=sum(_states(model, kept, 1, 1, cross=False).values()),
+        per_token=sum(_states(model, kept, 1, 1, fixed=False).values()),
         fits=all(use.fits for use in uses),
     )
 
@@ -177,7 +177,7 @@ def _layout(opened: Opened) -> Layout:
     return layout_of(model, table, keys, held, opened.loading.dtype, files)
 
 
-def _states(model: Model, dtype: torch.dtype, tokens: int, rows: int, *, cross: bool = True) -> dict[str, int]:
+def _states(model: Model, dtype: torch.dtype, tokens: int, rows: int, *, fixed: bool = True) -> dict[str, int]:
     """Bytes that every module keeps of so many tokens: encoders, which read once, keep nothing."""
     if not model.can_generate():
         return {}
@@ -185,15 +185,13 @@ def _states(model: Model, dtype: torch.dtype, tokens: int, rows: int, *, cross: 
     # An encoder with learned places reads as many tokens as it has places; how many others read, nobody can know.
     tables = (t.shape[0] for path, t in tensors.items() if path.endswith("encoder.embed_positions.weight"))
     memory = next(tables, tokens)
+    kept = set(mixers(model.keeper()))
     found: dict[str, int] = {}
     for path, module in model.named_modules():
-        if isinstance(module, StatefulModule):
+        if isinstance(module, StatefulModule) and module in kept:
             spec = module.state_spec()
-            if isinstance(spec, KV):
-                kept = 0 if sees_ahead(module) else min(tokens, spec.window or tokens)
-            else:
-                kept = memory if cross else 0
-            found[path] = rows * kept * spec.heads * (spec.dk + spec.dv) * dtype.itemsize
+            counts = {"token": min(tokens, spec.reach or tokens), "memory": memory if fixed else 0, "row": int(fixed)}
+            found[path] = rows * counts[spec.kept] * spec.nbytes(dtype)
     return found
 
 

@@ -1,0 +1,253 @@
+"""Mixers that remember a state of fixed size: causal convolutions, and the gated delta rule.
+
+A :class:`Recurrence` says what one step makes of a state and some tokens, for rows of equally many tokens; how rows are
+laid out (padded on any side, or packed, each of its own length) and where states are kept is no concern of its own.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+from omniform.core.packed import PackedContext
+from omniform.core.state import Conv, FixedView, Recurrent, StatefulModule, StateSpec
+
+CHUNK = 64
+"""Tokens that the gated delta rule reads at once."""
+
+
+class Recurrence(StatefulModule):
+    """Base of mixers that take a state of fixed size from token to token.
+
+    A family that brings a recurrence of its own writes :meth:`state_spec` and :meth:`advance`, and calls :meth:`scan`.
+    """
+
+    @abstractmethod
+    def state_spec(self) -> StateSpec:
+        """What must be kept: a spec whose one shape is that of a row's state."""
+
+    @abstractmethod
+    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Read some tokens of each row.
+
+        Args:
+            state: before them. Shape: [B, *shape].
+            lengths: how many tokens each row really has; those behind are padding, which must leave the state as it
+                is. Shape: [B]; None where all are real.
+            inputs: Shape: [B, T, ...] each.
+
+        Returns:
+            What becomes of the tokens, Shape: [B, T, ...], and the state after them.
+        """
+
+    def scan(self, ctx: StepContext, *inputs: Tensor) -> Tensor:
+        """Read the tokens of a step, every row from its own state on.
+
+        Args:
+            inputs: Shape: [B, T, ...] each; in a packed step [1, N, ...].
+
+        Returns:
+            Shape: [B, T, ...].
+
+        Raises:
+            InputError: a mask of shape [B, 1, T, S], which a recurrence cannot follow.
+        """
+        kept = None if ctx.state is None else ctx.state.fixed(self.slot)
+        if isinstance(ctx, PackedContext):
+            assert kept is not None, "a packed step has a state"
+            return self._packed(ctx, kept, inputs)
+        if ctx.allowed is not None:
+            raise InputError(
+                "a recurrence reads every token in turn, and cannot leave some out for others",
+                where="attention_mask",
+                expected="shape [batch, tokens], 1 for real tokens",
+                found=f"shape {list(ctx.allowed.shape)}",
+            )
+        return self._padded(ctx, kept, inputs)
+
+    def _packed(self, ctx: PackedContext, kept: FixedView, inputs: tuple[Tensor, ...]) -> Tensor:
+        groups, out = ctx.alike(), None
+        for group in groups:
+            own = [x[0, group.tokens].reshape(-1, group.count, *x.shape[2:]) for x in inputs]
+            made, state = self.advance(self._begun(kept.read(group.rows), own[0]), None, *own)
+            kept.write(group.rows, state)
+            if len(groups) == 1:
+                return made.flatten(0, 1)[None]
+            out = made.new_empty(inputs[0].shape[1], *made.shape[2:]) if out is None else out
+            out[group.tokens] = made.flatten(0, 1)
+        assert out is not None, "a step has rows"
+        return out[None]
+
+    def _padded(self, ctx: StepContext, kept: FixedView | None, inputs: tuple[Tensor, ...]) -> Tensor:
+        everyone = slice(None)
+        state = self._begun(None if kept is None else kept.read(everyone), inputs[0])
+        if ctx.padding is None:
+            made, state = self.advance(state, None, *inputs)
+        else:
+            # Real tokens come first, so that what lies between and before them is behind all of them.
+            real = ctx.padding[:, -inputs[0].shape[1] :]
+            order, back = ctx.once("real tokens first", lambda: _real_first(real))
+            made, state = self.advance(state, real.sum(1), *(_taken(x, order) for x in inputs))
+            made = _taken(made, back)
+        if kept is not None:
+            kept.write(everyone, state)
+        return made
+
+    def _begun(self, state: Tensor | None, x_BT: Tensor) -> Tensor:
+        if state is not None:
+            return state
+        spec = self.state_spec()
+        return x_BT.new_zeros(x_BT.shape[0], *spec.shapes[0], dtype=spec.stored_as(x_BT.dtype))
+
+
+def _real_first(real_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """An order of each row's tokens, the real ones first, and the way back."""
+    order = real_BT.int().argsort(dim=1, descending=True, stable=True)
+    return order, order.argsort(dim=1)
+
+
+def _taken(x_BT: Tensor, order_BT: Tensor) -> Tensor:
+    """Each row's tokens in another order. Shape: [B, T, ...]."""
+    return x_BT[torch.arange(len(order_BT), device=order_BT.device)[:, None], order_BT]
+
+
+class ShortConv(Recurrence):
+    """A causal convolution of every channel by itself, over the last few tokens (https://arxiv.org/abs/2312.00752).
+
+    Args:
+        channels: of the input and the output.
+        width: how many tokens it sees, its own included.
+        bias: whether each channel has one.
+    """
+
+    def __init__(self, channels: int, width: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))  # the Hub's shape, that of a convolution in groups
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+
+    def state_spec(self) -> Conv:
+        return Conv(self.weight.shape[0], self.weight.shape[2])
+
+    def forward(self, x_BTC: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, C] in and out."""
+        return self.scan(ctx, x_BTC)
+
+    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        (x_BTC,) = inputs
+        seen, before = torch.cat([state.to(x_BTC.dtype), x_BTC], dim=1), state.shape[1]
+        taps_WC = self.weight[:, 0].t()
+        out = seen[:, before:] * taps_WC[before]
+        for tap in range(before):
+            out = torch.addcmul(out, seen[:, tap : tap + x_BTC.shape[1]], taps_WC[tap])
+        if self.bias is not None:
+            out = out + self.bias
+        if lengths is None:
+            return out, seen[:, seen.shape[1] - before :].clone()  # a view would keep the whole prompt alive
+        last = lengths[:, None] + torch.arange(before, device=lengths.device)
+        return out, _taken(seen, last)
+
+    def extra_repr(self) -> str:
+        channels, _, width = self.weight.shape
+        return f"{channels}, width={width}, bias={self.bias is not None}"
+
+
+class GatedDeltaRule(Recurrence):
+    """Linear attention that corrects what it remembers (https://arxiv.org/abs/2412.06464).
+
+    Each head keeps a matrix S of what its keys stand for. A token lets it fade by ``exp(g)``, replaces the share
+    ``beta`` of what S says of its key k by its value v, and asks it with its query q::
+
+        S = exp(g) S;   S = S + k (beta (v - S' k))';   out = S' q
+
+    A prompt is read in chunks, within which these updates are one triangular system (section 3.3 there); a single
+    token as it is written above. Both are computed in float32.
+
+    Args:
+        heads: how many value heads, each with a state of its own.
+        dk: width of a query and a key.
+        dv: width of a value.
+    """
+
+    def __init__(self, heads: int, dk: int, dv: int) -> None:
+        super().__init__()
+        self.heads, self.dk, self.dv = heads, dk, dv
+
+    def state_spec(self) -> Recurrent:
+        return Recurrent((self.heads, self.dk, self.dv))
+
+    def forward(
+        self, q_BTGK: Tensor, k_BTGK: Tensor, v_BTHV: Tensor, g_BTH: Tensor, beta_BTH: Tensor, ctx: StepContext
+    ) -> Tensor:
+        """One step.
+
+        Args:
+            q_BTGK: queries, where G divides H: each group of H/G heads shares one. They and the keys are brought to
+                length one here, and the queries divided by the root of their width.
+            k_BTGK: keys likewise.
+            v_BTHV: values.
+            g_BTH: logarithms of how much of the state each token leaves.
+            beta_BTH: how much of what a key stands for is replaced, 0 to 1.
+
+        Returns:
+            Shape: [B, T, H, V], in the dtype of the values.
+        """
+        return self.scan(ctx, q_BTGK, k_BTGK, v_BTHV, g_BTH, beta_BTH)
+
+    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        q, k, v, g, beta = (x.float().transpose(1, 2) for x in inputs)
+        q, k = _unit(q) * self.dk**-0.5, _unit(k)
+        if q.shape[1] != self.heads:
+            q, k = (x.repeat_interleave(self.heads // x.shape[1], dim=1) for x in (q, k))
+        if lengths is not None:
+            # A token that lets nothing fade and replaces nothing leaves the state as it is.
+            real = (torch.arange(g.shape[2], device=g.device) < lengths[:, None])[:, None]
+            g, beta = g * real, beta * real
+        out, state = (_one_token if q.shape[2] == 1 else _in_chunks)(q, k, v, g, beta, state)
+        return out.transpose(1, 2).to(inputs[2].dtype), state
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, dk={self.dk}, dv={self.dv}"
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+def _one_token(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+    """The rule as it is defined. Shape: [B, H, 1, ...] each."""
+    s_BHKV = s_BHKV * g.exp()[..., None]
+    change = (v - k @ s_BHKV) * beta[..., None]
+    s_BHKV = s_BHKV + k.transpose(-1, -2) * change
+    return q @ s_BHKV, s_BHKV
+
+
+def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for many tokens. Shape: [B, H, T, ...] each."""
+    tokens = q.shape[2]
+    size = min(CHUNK, tokens)
+    short = -tokens % size
+    # What fills the last chunk lets nothing fade and replaces nothing.
+    q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], -1, size, x.shape[3]) for x in (q, k, v))
+    g, beta = (F.pad(x, (0, short)).reshape(*x.shape[:2], -1, size) for x in (g, beta))
+    fade = g.cumsum(-1)  # from the chunk's beginning to each token
+    between = (fade[..., :, None] - fade[..., None, :]).tril().exp().tril()
+    # What each token replaces depends on what the tokens before it replaced: a triangular system.
+    k_beta = k * beta[..., None]
+    system = (k_beta @ k.transpose(-1, -2)) * between
+    told = torch.cat([v * beta[..., None], k_beta * fade.exp()[..., None]], dim=-1)
+    solved = torch.linalg.solve_triangular(system, told, upper=False, unitriangular=True)
+    fresh, stale = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    inner = (q @ k.transpose(-1, -2)) * between
+    q_faded, left = q * fade.exp()[..., None], fade[..., -1:]
+    k_faded = (k * (left - fade).exp()[..., None]).transpose(-1, -2)
+    outs = []
+    for chunk in range(q.shape[2]):
+        change = fresh[:, :, chunk] - stale[:, :, chunk] @ s_BHKV
+        outs.append(q_faded[:, :, chunk] @ s_BHKV + inner[:, :, chunk] @ change)
+        s_BHKV = s_BHKV * left[:, :, chunk, :, None].exp() + k_faded[:, :, chunk] @ change
+    return torch.cat(outs, dim=2)[:, :, :tokens], s_BHKV

@@ -1,0 +1,166 @@
+"""Causal convolutions and the gated delta rule: the reference's numbers, and the same whatever the layout."""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+from omniform.blocks.recurrent import GatedDeltaRule, ShortConv
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+from omniform.core.packed import PackedContext, Segment
+from omniform.core.state import Conv, DenseState, Recurrent, number_mixers
+from omniform.engine.pages import ROWS, PagedState
+from reference import close
+
+theirs = import_module("transformers.models.qwen3_next.modeling_qwen3_next")  # once reference has made it importable
+
+HEADS, GROUPS, DK, DV, WIDTH = 4, 2, 8, 6, 4
+CHANNELS = 5
+
+
+def inputs(rows, tokens, seed=0):
+    """Queries, keys, values, log decays and shares."""
+    r = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(rows, tokens, GROUPS, DK, generator=r) for _ in range(2))
+    v = torch.randn(rows, tokens, HEADS, DV, generator=r)
+    g = -torch.rand(rows, tokens, HEADS, generator=r) * 3
+    return q, k, v, g, torch.rand(rows, tokens, HEADS, generator=r)
+
+
+def conv(bias=True):
+    """A convolution with random weights."""
+    module = ShortConv(CHANNELS, WIDTH, bias=bias)
+    torch.manual_seed(1)
+    for p in module.parameters():
+        torch.nn.init.normal_(p)
+    return module
+
+
+def rule():
+    return GatedDeltaRule(HEADS, DK, DV)
+
+
+MIXERS = {
+    "conv": (conv, lambda rows, tokens: (torch.randn(rows, tokens, CHANNELS, generator=torch.Generator().manual_seed(2)),)),
+    "delta": (rule, inputs),
+}  # fmt: skip
+
+
+def step(state=None, past=0, padding=None):
+    return StepContext(torch.zeros(1, 1, dtype=torch.long), past=past, padding=padding, state=state)
+
+
+def whole(module, xs, **ctx):
+    with torch.no_grad():
+        return module(*xs, step(**ctx))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 150])
+def test_the_delta_rule_is_the_references(tokens):
+    q, k, v, g, beta = inputs(2, tokens)
+    state = torch.randn(2, HEADS, DK, DV, generator=torch.Generator().manual_seed(3))
+    ours, after = rule().advance(state, None, q, k, v, g, beta)
+    for reference in (theirs.torch_chunk_gated_delta_rule, theirs.torch_recurrent_gated_delta_rule):
+        out, last = reference(
+            q, k, v, g=g, beta=beta, initial_state=state, output_final_state=True, use_qk_l2norm_in_kernel=True
+        )
+        close(ours, out)
+        close(after, last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_convolution_is_torchs(bias):
+    module, x = conv(bias), torch.randn(2, 9, CHANNELS)
+    out = torch.nn.functional.conv1d(x.transpose(1, 2), module.weight, module.bias, padding=WIDTH - 1, groups=CHANNELS)
+    close(whole(module, (x,)), out[:, :, :9].transpose(1, 2))
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [2, 1, 9], [11, 1], [3, 3, 3, 3]])
+def test_in_pieces_as_whole(kind, sizes):
+    make, of = MIXERS[kind]
+    module, xs = make(), of(2, sum(sizes))
+    expected, state, parts, past = whole(module, xs), DenseState(), [], 0
+    module.slot = 0
+    for size in sizes:
+        parts.append(whole(module, [x[:, past : past + size] for x in xs], state=state, past=past))
+        state.advance(size)
+        past += size
+    close(torch.cat(parts, 1), expected)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+@pytest.mark.parametrize("mask", ["0011111", "1111100", "0111110", "1101011", "0000001", "0100000"])
+def test_padding_leaves_no_trace(kind, mask):
+    """Wherever padding stands, a row's tokens and those that come after are as if the row were alone."""
+    make, of = MIXERS[kind]
+    module, xs, more = make(), of(2, 7), of(2, 5)
+    module.slot = 0
+    real = torch.tensor([int(c) for c in mask]).bool()
+    padding = torch.stack([real, torch.ones(7).bool()])
+    state = DenseState()
+    first = whole(module, xs, state=state, padding=padding)
+    state.advance(7)
+    padded_on = torch.cat([padding, torch.ones(2, 2).bool()], 1)
+    second = whole(module, [x[:, :2] for x in more], state=state, past=7, padding=padded_on)
+    state.advance(2)
+    third = whole(module, [x[:, 2:] for x in more], state=state, past=9)
+    alone = whole(module, [torch.cat([x[:1, real], m[:1]], 1) for x, m in zip(xs, more, strict=True)])
+    count = int(real.sum())
+    close(first[:1, real], alone[:, :count])
+    close(torch.cat([second[:1], third[:1]], 1), alone[:, count:])
+    close(torch.cat([first[1:], second[1:]], 1), whole(module, [torch.cat([x[1:], m[1:, :2]], 1) for x, m in zip(xs, more, strict=True)]))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+@pytest.mark.parametrize("steps", [[(3, 3, 3)], [(5, 1, 2), (1, 1, 1), (4, 9, 1)], [(1, 2, 0), (0, 2, 1), (7, 0, 7)]])
+def test_packed_rows_are_rows_alone(kind, steps):
+    """Rows of any lengths end to end, in steps in which some of them take no part."""
+    make, of = MIXERS[kind]
+    module = make()
+    number_mixers(module)
+    lengths = [sum(column) for column in zip(*steps, strict=True)]
+    xs = [of(1, n) for n in lengths]
+    blocks, past, parts = [4, 0, 2], [0] * 3, [[], [], []]
+    state = PagedState({0: module.state_spec()}, {ROWS: 5}, 8, torch.float32, torch.device("cpu"))
+    for view in state._fixed.values():
+        view.whole.fill_(float("nan"))
+    for counts in steps:
+        rows = [r for r, count in enumerate(counts) if count]
+        segments, at = [], 0
+        for r in rows:
+            segments.append(Segment(at, counts[r], past[r]))
+            at += counts[r]
+        state.begin_rows([blocks[r] for r in rows], [blocks[r] for r in rows if past[r] == 0])
+        joined = [torch.cat([xs[r][i][:, past[r] : past[r] + counts[r]] for r in rows], 1) for i in range(len(xs[0]))]
+        ctx = PackedContext(torch.zeros(1, at, dtype=torch.long), segments=tuple(segments), state=state)
+        last = ctx.with_(tables={}, wanted=(at - 1,)).last_layer()
+        assert last.alike() == ctx.alike() or len(rows) > 1, "a last layer reads all rows, whatever is wanted of it"
+        with torch.no_grad():
+            out = module(*joined, ctx)
+        for r, s in zip(rows, segments, strict=True):
+            parts[r].append(out[:, s.start : s.start + s.count])
+            past[r] += s.count
+    for r in range(3):
+        close(torch.cat(parts[r], 1), whole(module, xs[r]))
+
+
+def test_states_are_declared_and_rows_selected():
+    assert conv().state_spec() == Conv(CHANNELS, WIDTH)
+    assert rule().state_spec() == Recurrent((HEADS, DK, DV))
+    assert Conv(CHANNELS, WIDTH).nbytes(torch.bfloat16) == 2 * CHANNELS * (WIDTH - 1)
+    assert Recurrent((HEADS, DK, DV)).nbytes(torch.bfloat16) == 4 * HEADS * DK * DV
+    module, xs, state = rule(), inputs(3, 4), DenseState()
+    whole(module, xs, state=state)
+    assert state.nbytes() == 3 * 4 * HEADS * DK * DV
+    state.select(torch.tensor([2, 2, 0]))
+    more = [x[[2, 2, 0]] for x in inputs(3, 2, seed=5)]
+    expected = whole(module, [torch.cat([x[[2, 2, 0]], m], 1) for x, m in zip(xs, more, strict=True)])
+    close(whole(module, more, state=state, past=4), expected[:, 4:])
+
+
+def test_a_mask_of_pairs_is_refused():
+    ctx = StepContext(torch.zeros(1, 1, dtype=torch.long), allowed=torch.ones(1, 1, 3, 3).bool())
+    with pytest.raises(InputError, match="in turn"):
+        rule()(*inputs(1, 3), ctx)
