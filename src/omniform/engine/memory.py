@@ -61,8 +61,8 @@ def divided(total: int, unit_bytes: Mapping[Pool, int], size: int, longest: int)
     """How many blocks each pool gets.
 
     What is kept for all tokens and what is kept for a window get room for equally many rows of ``longest`` tokens.
-    States of fixed size get room for as many rows as the rest has room for, were those of :data:`TYPICAL_ROW` tokens. An
-    encoder-decoder's memories get half of everything.
+    States of fixed size get room for as many rows as the rest has room for, were those of :data:`TYPICAL_ROW` tokens.
+    An encoder-decoder's memories get half of everything.
 
     Args:
         total: bytes.
