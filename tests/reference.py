@@ -37,6 +37,7 @@ from omniform.models import registry  # noqa: E402
 torch.set_num_threads(1)
 torch.manual_seed(0)  # parameters of tests that are drawn when they are collected are the same in every run
 transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 logging.getLogger("omniform").setLevel(logging.ERROR)
 
 TOLERANCE = 1e-4
@@ -44,10 +45,12 @@ TOLERANCE = 1e-4
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Module:
-    """Give every parameter and buffer a random value: norm weights and variances about 1, the rest about 0."""
+    """Give all that is saved, parameters and buffers, a random value: norm weights and variances about 1, the rest
+    about 0. Buffers that are not saved (rotary frequencies, the scale of embeddings) follow from the config."""
     generator = torch.Generator().manual_seed(seed)
+    saved = model.state_dict().keys()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point() or "inv_freq" in name:
+        if not tensor.is_floating_point() or name not in saved:
             continue
         noise = torch.randn(tensor.shape, generator=generator)
         last = name.rsplit(".", 1)[-1]

@@ -188,7 +188,7 @@ class Text:
         given = {**self.more(ids), **self.positions(mask)}
         yield Question({"input_ids": ids, "attention_mask": mask, **given}, (*outputs, *asked), real=mask.bool())
         if self.embeds is not None:
-            vectors = torch.randn(1, 5, self.embeds(config), generator=torch.Generator().manual_seed(4))
+            vectors = torch.randn(1, 6, self.embeds(config), generator=torch.Generator().manual_seed(4))
             yield Question({"inputs_embeds": vectors}, outputs)
 
     def lesson(self, config: object) -> Inputs | None:

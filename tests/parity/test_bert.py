@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
+from askers import Choices, Labels, Nothing, Rows, Text, Words, counted
+from harness import Head, Parity, Table, bare, classifiers, compiled, gamma
 from safetensors.torch import load_file, save_file
+from writers import Prompts
 
 from omniform.core.errors import ConfigError, InputError, WeightsError
 from omniform.models.registry import config_of
@@ -18,7 +22,6 @@ from reference import (
     padded,
     ragged,
     saved_reference,
-    trains,
     transformers,
     unaccounted,
 )
@@ -51,7 +54,50 @@ VARIANTS = {
     "one head": {"num_attention_heads": 1, "num_hidden_layers": 1},
 }
 
-MANY_LABELS = {"num_labels": 3, "problem_type": "multi_label_classification"}
+
+def types(ids):
+    return {"token_type_ids": torch.arange(ids.numel()).view(ids.shape) % 2}
+
+
+def head(name: str, labels: Labels, **options: object) -> Head:
+    return Head(f"Bert{name}", AUTO[name], Text(labels, positions=counted, more=types), **options)
+
+
+@dataclass(frozen=True)
+class WordsAndNext(Words):
+    """The two labels of pre-training."""
+
+    fields: tuple[str, ...] = ("loss", "prediction_logits", "seq_relationship_logits")
+
+    def given(self, ids, mask):
+        return {**super().given(ids, mask), "next_sentence_label": torch.tensor([1, 0, 1])}
+
+
+class TestBert(Parity):
+    table = Table(
+        model_type="bert",
+        config=transformers.BertConfig,
+        tiny=TINY,
+        heads={
+            "Model": head("Model", Nothing(("last_hidden_state", "pooler_output")), everywhere=True, but=("decoder",)),
+            "ForMaskedLM": head("ForMaskedLM", Words(), everywhere=True),
+            "ForPreTraining": head("ForPreTraining", WordsAndNext(), everywhere=True, but=("decoder",)),
+            "Model, decoder": head("Model", Nothing(config={"is_decoder": True})),
+            "LMHeadModel": head("LMHeadModel", Words(), everywhere=True),
+            "ForNextSentencePrediction": head(
+                "ForNextSentencePrediction", Rows(torch.tensor([1, 0, 0]), {"num_labels": 5})
+            ),
+            **classifiers("Bert", positions=counted, more=types),
+            "ForMultipleChoice": Head(
+                "BertForMultipleChoice", AUTO["ForMultipleChoice"], Choices(Rows(torch.tensor([1, 0]), {}), more=types)
+            ),
+        },
+        variants=VARIANTS,
+        writes=("LMHeadModel", Prompts()),
+        writing=["decoder"],
+        scale=0.3,
+        spellings={"bare": bare("bert"), "gamma": gamma, "compiled": compiled},
+    )
 
 
 def pair(tmp_path, head="Model", scale=0.2, **changes):
@@ -72,72 +118,6 @@ def same_entries(ours, theirs, inputs):
 def batch(types: int = 2):
     ids, mask = padded(ragged(97, [12, 7, 1]))
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.arange(36).view(3, 12) % types}
-
-
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_base(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
-    inputs = batch(VARIANTS[variant].get("type_vocab_size", 2))
-    ids = {"input_ids": inputs["input_ids"]}
-    for given in (ids, {**ids, "token_type_ids": inputs["token_type_ids"]}):
-        compare(ours, theirs, given, ["last_hidden_state", "pooler_output", "hidden_states", "attentions"])
-    with torch.no_grad():
-        expected, found = theirs(**inputs), ours(**inputs)
-    real = inputs["attention_mask"].bool()
-    close(found.last_hidden_state[real], expected.last_hidden_state[real])
-    close(found.pooler_output, expected.pooler_output)
-    same_entries(ours, theirs, inputs)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("head", ["ForMaskedLM", "ForPreTraining", "LMHeadModel"])
-def test_vocabulary_heads(tmp_path, head, variant, scale):
-    ours, theirs = pair(tmp_path, head, scale=scale, **VARIANTS[variant])
-    inputs = batch()
-    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    fields = ["loss", "logits"]
-    if head == "ForPreTraining":
-        compare(ours, theirs, inputs, ["prediction_logits"])
-        assert ours(**inputs).loss is None
-        inputs["next_sentence_label"] = torch.tensor([1, 0, 1])
-        fields = ["loss", "prediction_logits", "seq_relationship_logits"]
-    compare(ours, theirs, inputs, fields)
-    same_entries(ours, theirs, inputs)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    assert ours.get_output_embeddings().weight.shape == (97, 32)
-    if variant != "untied":
-        trains(ours, inputs)
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_embeddings_and_positions_given(tmp_path, implementation):
-    ours, theirs = pair(tmp_path)
-    ours.set_attn_implementation(implementation)
-    ids, mask = padded(ragged(97, [9, 4]), side="left")
-    inputs = {
-        "inputs_embeds": theirs.embeddings.word_embeddings(ids),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-    }
-    with torch.no_grad():
-        close(ours(**inputs)[0][mask.bool()], theirs(**inputs)[0][mask.bool()])
-
-
-def test_cached_decoding(tmp_path):
-    ours, theirs = pair(tmp_path, "LMHeadModel", is_decoder=True)
-    ids = torch.stack(ragged(97, [14, 14]))
-    with torch.no_grad():
-        parts, state = [], None
-        for piece in ids.split([9, 3, 1, 1], 1):
-            out = ours(piece, past_key_values=state)
-            state = out.past_key_values
-            parts.append(out.logits)
-        close(torch.cat(parts, 1), theirs(ids).logits)
-        close(ours(ids, logits_to_keep=2).logits, theirs(ids, logits_to_keep=2).logits)
-    assert ours.can_generate()
 
 
 def test_generate(tmp_path):
@@ -176,35 +156,6 @@ def test_cross_attention(tmp_path, head, masked):
             rest = ours(ids[:, 3:], past_key_values=first.past_key_values, **inputs)
             close(torch.cat([first.logits, rest.logits], 1), theirs(ids, **inputs).logits)
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize(
-    ("head", "extra", "labels"),
-    [
-        ("ForNextSentencePrediction", {"num_labels": 5}, torch.tensor([1, 0, 0])),
-        ("ForSequenceClassification", {"num_labels": 5}, torch.tensor([1, 4, 0])),
-        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        ("ForSequenceClassification", MANY_LABELS, torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])),
-        ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 12))),
-        ("ForQuestionAnswering", {}, None),
-        ("ForMultipleChoice", {}, torch.tensor([1, 0])),
-    ],
-)
-def test_heads(tmp_path, head, extra, labels):
-    ours, theirs = pair(tmp_path, head, **extra)
-    inputs = batch()
-    fields = ["loss", "logits", "hidden_states", "attentions"]
-    if head == "ForMultipleChoice":
-        inputs = {k: torch.cat([t, t.flip(1)]).view(2, 3, 12) for k, t in inputs.items()}
-    if head == "ForQuestionAnswering":
-        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
-        fields = ["loss", "start_logits", "end_logits"]
-    else:
-        inputs["labels"] = labels
-    compare(ours, theirs, inputs, fields)
-    same_entries(ours, theirs, inputs)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    trains(ours, inputs)
 
 
 def published(theirs, folder, *, spelling):
@@ -266,16 +217,6 @@ def test_a_new_pooler_is_announced(tmp_path, caplog):
         close(base(**inputs).last_hidden_state, theirs.bert(**inputs).last_hidden_state)
 
 
-def test_base_into_head_and_back(tmp_path):
-    _, theirs = pair(tmp_path)
-    head = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
-    inputs = batch()
-    with torch.no_grad():
-        close(head.model(**inputs).last_hidden_state, theirs(**inputs).last_hidden_state)
-    head.save_pretrained(str(tmp_path / "head"))
-    close(omniform.AutoModel.from_pretrained(tmp_path / "head").embed_norm.weight, theirs.embeddings.LayerNorm.weight)
-
-
 def test_foreign_weights_are_refused(tmp_path):
     pair(tmp_path)
     path = tmp_path / "model" / "model.safetensors"
@@ -318,13 +259,6 @@ def test_training_drops_out(tmp_path):
         ours.train()
         with torch.no_grad():
             assert not torch.equal(ours(**inputs)[0], ours(**inputs)[0]), name
-
-
-def test_bfloat16(tmp_path):
-    _, theirs = pair(tmp_path, "ForMaskedLM", scale=0.05)
-    ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
-    ids = {"input_ids": torch.stack(ragged(97, [12, 12]))}
-    compare(ours, theirs.bfloat16(), ids, ["logits"], tolerance=2e-2)
 
 
 def test_defaults_left_out():

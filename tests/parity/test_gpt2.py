@@ -6,7 +6,10 @@ import json
 
 import pytest
 import torch
+from askers import Text, Words, counted
+from harness import Head, Parity, Table, bare, compiled, decoder_heads
 from safetensors.torch import load_file, save_file
+from writers import Prompts
 
 from omniform.core.errors import ConfigError, InputError
 from reference import (
@@ -17,9 +20,7 @@ from reference import (
     padded,
     ragged,
     saved_reference,
-    trains,
     transformers,
-    unaccounted,
 )
 
 TINY = {
@@ -40,8 +41,6 @@ VARIANTS = {
     "cross-attention unused": {"add_cross_attention": True},
 }
 
-MANY_LABELS = {"num_labels": 3, "problem_type": "multi_label_classification"}
-
 HEADS = {
     "Model": "AutoModel",
     "LMHeadModel": "AutoModelForCausalLM",
@@ -58,37 +57,6 @@ def pair(tmp_path, head="LMHeadModel", scale=0.2, **changes):
     return getattr(omniform, HEADS[head]).from_pretrained(tmp_path / "model"), theirs
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_forward(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
-    ids, mask = padded(ragged(97, [12, 7, 1]))
-    types = torch.stack(ragged(97, [12, 12, 12], seed=1))
-    labels = ids.masked_fill(mask == 0, -100)
-    compare(ours, theirs, {"input_ids": ids, "token_type_ids": types}, ["logits", "hidden_states", "attentions"])
-    with torch.no_grad():
-        expected = theirs(input_ids=ids, attention_mask=mask, labels=labels)
-        found = ours(input_ids=ids, attention_mask=mask, labels=labels)
-    close(found.logits[mask.bool()], expected.logits[mask.bool()])
-    close(found.loss, expected.loss)
-    assert found.keys() == list(expected.keys())
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize("variant", ["plain", "by depth"])
-def test_cached_equals_uncached(tmp_path, variant):
-    ours, theirs = pair(tmp_path, **VARIANTS[variant])
-    ids = torch.stack(ragged(97, [14, 14]))
-    with torch.no_grad():
-        parts, state = [], None
-        for piece in ids.split([9, 3, 1, 1], 1):
-            out = ours(piece, past_key_values=state)
-            state = out.past_key_values
-            parts.append(out.logits)
-        close(torch.cat(parts, 1), theirs(ids).logits)
-        close(ours(ids, logits_to_keep=2).logits, theirs(ids, logits_to_keep=2).logits)
-
-
 def test_generate(tmp_path):
     ours, theirs = pair(tmp_path)
     ids, mask = padded(ragged(97, [9, 4]), side="left")
@@ -97,17 +65,6 @@ def test_generate(tmp_path):
     assert ours.generate(ids, max_new_tokens=45).shape[1] <= 49  # 48 positions, and a last token that nobody reads
     with pytest.raises(InputError, match="at most 48"):
         ours.generate(torch.full((1, 49), 5), max_new_tokens=1)
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_left_padding_and_positions(tmp_path, implementation):
-    ours, theirs = pair(tmp_path)
-    ours.set_attn_implementation(implementation)
-    ids, mask = padded(ragged(97, [9, 4]), side="left")
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    inputs = {"inputs_embeds": theirs.transformer.wte(ids), "attention_mask": mask, "position_ids": positions}
-    with torch.no_grad():
-        close(ours(**inputs).logits[mask.bool()], theirs(**inputs).logits[mask.bool()])
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -135,41 +92,40 @@ def test_cross_attention(tmp_path, implementation, masked):
         ours(ids, encoder_hidden_states=memory, encoder_attention_mask=torch.ones(2, 4))
 
 
-@pytest.mark.parametrize(
-    ("head", "extra", "labels"),
-    [
-        ("Model", {}, None),
-        ("ForSequenceClassification", {"num_labels": 5}, torch.tensor([1, 4, 0])),
-        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        ("ForSequenceClassification", MANY_LABELS, torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])),
-        ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 11))),
-        ("ForQuestionAnswering", {}, None),
-    ],
-)  # fmt: skip
-def test_heads(tmp_path, head, extra, labels):
-    ours, theirs = pair(tmp_path, head, **extra)
-    ids, mask = padded(ragged(97, [11, 6, 3]))
-    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    fields = ["last_hidden_state", "hidden_states", "attentions"] if head == "Model" else ["loss", "logits"]
-    if head == "ForQuestionAnswering":
-        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
-        fields = ["loss", "start_logits", "end_logits"]
-    elif labels is not None:
-        inputs["labels"] = labels
-    compare(ours, theirs, inputs, fields)
-    with torch.no_grad():
-        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    if head != "Model":
-        trains(ours, inputs)
-
-
 def test_classifier_without_padding_token(tmp_path):
     ours, theirs = pair(tmp_path, "ForSequenceClassification", pad_token_id=None)
     ids = torch.stack(ragged(97, [8]))
     compare(ours, theirs, {"input_ids": ids}, ["logits"])
     with pytest.raises(InputError, match="pad_token_id"):
         ours(ids.repeat(2, 1))
+
+
+def types(ids):
+    """Token types of GPT-2 are tokens too."""
+    return {"token_type_ids": ids.flip(1)}
+
+
+HEADS_OF_GPT2 = decoder_heads("GPT2", more=types)
+
+
+class TestGPT2(Parity):
+    table = Table(
+        model_type="gpt2",
+        config=transformers.GPT2Config,
+        tiny=TINY,
+        heads={
+            **{name: head for name, head in HEADS_OF_GPT2.items() if name != "ForCausalLM"},
+            "LMHeadModel": Head(
+                "GPT2LMHeadModel", "AutoModelForCausalLM", Text(Words(), positions=counted, more=types), everywhere=True
+            ),
+        },
+        variants=VARIANTS,
+        writes=("LMHeadModel", Prompts()),
+        writing=["plain", "by depth", "unscaled", "untied", "relu"],
+        feeding=["plain", "by depth", "untied"],
+        scale=0.8,
+        spellings={"bare": bare("transformer"), "compiled": compiled},
+    )
 
 
 SUMMARIES = {
@@ -268,25 +224,6 @@ def test_defaults_left_out():
     assert config.hidden_size == 768 and config.num_hidden_layers == 12
 
 
-def test_base_and_head_load_into_one_another(tmp_path):
-    _, theirs = pair(tmp_path, "Model")
-    ids = torch.stack(ragged(97, [9]))
-    written = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    with torch.no_grad():
-        close(written.model(ids).last_hidden_state, theirs(ids)[0])
-    head, report = omniform.AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "model", num_labels=3, output_loading_info=True
-    )
-    assert report.fresh == ["classifier.weight"]
-    assert head(ids).logits.shape == (1, 3)
-
-
-def test_bfloat16(tmp_path):
-    _, theirs = pair(tmp_path, scale=0.05)
-    ours = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
-    compare(ours, theirs.bfloat16(), {"input_ids": torch.stack(ragged(97, [12, 12]))}, ["logits"], tolerance=2e-2)
-
-
 def test_bad_input(tmp_path):
     ours, _ = pair(tmp_path)
     ids = torch.stack(ragged(97, [40]))
@@ -330,7 +267,3 @@ def test_training_drops_out(tmp_path, name):
 def test_classifier_dropout(tmp_path, extra):
     ours, theirs = pair(tmp_path, "ForTokenClassification", **extra)
     assert ours.dropout.p == theirs.dropout.p
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("gpt2", transformers.GPT2Config)

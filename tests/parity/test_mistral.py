@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import Parity, Table, bare, compiled, decoder_heads
 from torch import Tensor
+from writers import Prompts
 
 from omniform.core.errors import ConfigError, InputError
 from omniform.core.state import state_specs
@@ -22,7 +24,6 @@ from reference import (
     trains,
     transformers,
     unaccounted,
-    wrong_defaults,
 )
 
 TINY = {
@@ -77,20 +78,22 @@ def in_steps(model, ids: Tensor, *steps: int) -> Tensor:
     return torch.cat(logits, 1)
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_forward(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
-    ids, mask = padded(ragged(97, [12, 7, 1]))
-    real = mask.bool()
-    labels = ids.masked_fill(~real, -100)
-    with torch.no_grad():
-        expected = theirs(input_ids=ids, attention_mask=mask, labels=labels)
-        found = ours(input_ids=ids, attention_mask=mask, labels=labels)
-    close(found.logits[real], expected.logits[real])
-    close(found.loss, expected.loss)
-    compare(ours, theirs, {"input_ids": ids}, ["logits", "hidden_states", "attentions"])
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+class TestMistral(Parity):
+    table = Table(
+        model_type="mistral",
+        config=transformers.MistralConfig,
+        tiny=TINY,
+        heads=decoder_heads("Mistral"),
+        variants={"plain": {}, **VARIANTS},
+        writes=("ForCausalLM", Prompts()),
+        writing=["no window", "window 3", "window 7", "window 100", "one key head", "tied", "yarn"],
+        feeding=["no window", *(f"window {n}" for n in (1, 2, 3, 4, 7, 12, 13)), "narrow heads"],
+        spellings={"bare": bare("model"), "compiled": compiled},
+        derived=frozenset({"head_dim", "rope_parameters"}),
+    )
+
+    def test_fields_of_a_config_that_tells_layers_apart(self) -> None:
+        assert not unaccounted("mistral", transformers.MistralConfig, layer_types=["full_attention"] * 32)
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 40])
@@ -180,19 +183,12 @@ def test_padded_rows_go_on(tmp_path):
             close(out.logits[real], expected[:, start:end][real], f"tokens {start} to {end}")
 
 
-@pytest.mark.parametrize("window", [None, 1, 3, 6, 100])
-def test_generate(tmp_path, window):
-    """Token for token: a window smaller than the prompts, met on the way, and never reached."""
-    ours, theirs = pair(tmp_path, scale=0.4, sliding_window=window, eos_token_id=None)
-    theirs.generation_config.eos_token_id = None
+def test_a_window_of_one_token_writes(tmp_path):
+    """The reference's cache drops nothing then (its slice begins at -1 + 1): it agrees with itself without one only."""
+    ours, theirs = pair(tmp_path, scale=0.4, sliding_window=1)
     ids, mask = padded(ragged(97, [9, 4, 1]), side="left")
-    # With a window of one token the reference's cache drops nothing (its slice begins at -1 + 1), and its mask, one key
-    # wide, then shows everything: it agrees with itself without a cache only.
-    expected = theirs.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False, use_cache=window != 1)
-    found = ours.generate(ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
-    assert found.shape == (3, 29) and torch.equal(found, expected)
-    for row, alone in enumerate(ragged(97, [9, 4, 1])):
-        assert torch.equal(ours.generate(alone[None], max_new_tokens=20)[0, len(alone) :], found[row, 9:])
+    settings = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False}
+    assert torch.equal(ours.generate(ids, **settings), theirs.generate(ids, **settings, use_cache=False))
 
 
 def test_windows_matter(tmp_path):
@@ -202,46 +198,6 @@ def test_windows_matter(tmp_path):
         ours, _ = pair(tmp_path, scale=0.4, sliding_window=window, eos_token_id=None)
         answers.append(tuple(ours.generate(torch.stack(ragged(97, [9])), max_new_tokens=20)[0].tolist()))
     assert len(set(answers)) == 4
-
-
-@pytest.mark.parametrize(
-    ("head", "extra", "labels"),
-    [
-        ("Model", {}, None),
-        ("ForSequenceClassification", {"num_labels": 5}, torch.tensor([1, 4, 0])),
-        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        (
-            "ForSequenceClassification",
-            {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
-        ),
-        ("ForTokenClassification", {"num_labels": 4}, torch.randint(0, 4, (3, 11))),
-        ("ForQuestionAnswering", {}, None),
-    ],
-)
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-def test_heads(tmp_path, head, extra, labels, scale):
-    ours, theirs = pair(tmp_path, head, scale, **extra)
-    assert ours.config.architectures == (type(theirs).__name__,)
-    ids, mask = padded(ragged(97, [11, 10, 8]))
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    fields = ["last_hidden_state"] if head == "Model" else ["loss", "logits"]
-    if head == "ForQuestionAnswering":
-        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
-        fields = ["loss", "start_logits", "end_logits"]
-    elif labels is not None:
-        inputs["labels"] = labels
-    compare(ours, theirs, inputs, fields)
-    compare(ours, theirs, {"input_ids": ids}, ["hidden_states", "attentions"])
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    if head != "Model":
-        trains(ours, inputs)
-
-
-def test_causal_lm_trains(tmp_path):
-    ours, _ = pair(tmp_path)
-    ids = torch.stack(ragged(97, [12, 12]))
-    trains(ours, {"input_ids": ids, "labels": ids})
 
 
 @pytest.mark.parametrize("kinds", ["fsf", "sfs", "fff", "sss"])
@@ -307,42 +263,6 @@ def test_defaults_left_out():
     assert config.sliding_window == 4096 and config.num_key_value_heads == 8 and config.eos_token_id == 2
     assert omniform.AutoConfig.for_model("mistral", sliding_window=None).sliding_window is None
     assert config.spec.windows == (4096,) * 32 and config.spec.head_dim == 128
-
-
-def test_defaults_are_the_references():
-    derived = {"head_dim", "rope_parameters"}
-    assert wrong_defaults("mistral", transformers.MistralConfig).keys() == derived
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("mistral", transformers.MistralConfig)
-    assert not unaccounted("mistral", transformers.MistralConfig, layer_types=["full_attention"] * 32)
-
-
-def test_base_and_head_load_into_one_another(tmp_path):
-    _, theirs = pair(tmp_path, "Model")
-    ids = torch.stack(ragged(97, [9]))
-    written = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    with torch.no_grad():
-        close(written.model(ids).last_hidden_state, theirs(ids)[0])
-    head, report = omniform.AutoModelForSequenceClassification.from_pretrained(
-        tmp_path / "model", num_labels=3, output_loading_info=True
-    )
-    assert report.fresh == ["classifier.weight"]
-    assert head(ids).logits.shape == (1, 3)
-    _, theirs = pair(tmp_path, "ForQuestionAnswering")
-    with torch.no_grad():
-        close(omniform.AutoModel.from_pretrained(tmp_path / "model")(ids)[0], theirs.model(ids)[0])
-
-
-@pytest.mark.parametrize("window", [None, 3])
-def test_bfloat16(tmp_path, window):
-    _, theirs = pair(tmp_path, scale=0.05, sliding_window=window)
-    ours = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
-    compare(ours, theirs.bfloat16(), {"input_ids": torch.stack(ragged(97, [12, 12]))}, ["logits"], tolerance=2e-2)
-    ids = torch.stack(ragged(97, [12]))
-    with torch.no_grad():
-        close(in_steps(ours, ids, 5), ours(ids).logits, tolerance=2e-2)
 
 
 @pytest.mark.parametrize("extra", [{}, {"classifier_dropout": 0.3}, {"hidden_dropout": 0.4}])
