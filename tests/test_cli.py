@@ -202,7 +202,7 @@ QUESTIONS = {
     "no picture in the file": (["-t", "hi", "-i", "TEXT"], ""),
     "too long": (["-t", "hello " * 50], "64"),
     "no tokens": (["-t", "hi", "--max-new-tokens", "0"], "max_new_tokens"),
-    "no temperature": (["-t", "hi", "--temperature", "0"], "temperature"),
+    "no temperature": (["-t", "hi", "--temperature", "-1"], "temperature"),
     "no probability": (["-t", "hi", "--top-p", "1.5"], "top_p"),
     "no seed": (["-t", "hi", "--seed", "-1"], "seed"),
     "no dtype": (["-t", "hi", "--dtype", "float61"], "float61"),

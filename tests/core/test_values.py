@@ -12,7 +12,6 @@ import torch
 from omniform.core import errors
 from omniform.core.batch import Batch, Span
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
-from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import BaseModelOutputWithPooling, CausalLMOutput, DualEncoderOutput
 from omniform.core.spans import find_spans
 
@@ -129,20 +128,6 @@ def test_nearest():
     check_arguments("f", ["a"], ["a", "b"])
     with pytest.raises(TypeError, match=r"f has no argument 'tempreature'. Did you mean 'temperature'"):
         check_arguments("f", ["tempreature"], ["temperature"])
-
-
-def test_generation_config():
-    config = GenerationConfig.from_dict({"max_new_tokens": 3, "odd": {"kept": [1]}})
-    assert config.max_new_tokens == 3 and config.temperature is None and list(config) == ["max_new_tokens", "odd"]
-    config.temperature = 0.5
-    config.update(top_k=4)
-    assert config.to_dict() == {"max_new_tokens": 3, "odd": {"kept": [1]}, "temperature": 0.5, "top_k": 4}
-    with pytest.raises(TypeError, match="Did you mean 'temperature'"):
-        config.tempreature = 1
-    assert not GenerationConfig() and config and "top_k=4" in repr(config)
-    assert copy.deepcopy(config).to_dict() == config.to_dict()
-    config.to_dict()["odd"]["kept"].append(2)
-    assert config.odd == {"kept": [1]}
 
 
 def test_spans():

@@ -120,7 +120,7 @@ def test_a_request_that_cannot_fit(f):
         ([5], {"max_new_token": 3}, UnknownArgumentError),
         ([5], {"max_new_tokens": 0}, InputError),
         ([5], {"max_new_tokens": "many"}, InputError),
-        ([5], {"do_sample": True, "temperature": 0.0}, InputError),
+        ([5], {"do_sample": True, "temperature": -1.0}, InputError),
         ([5], {"num_beams": 3, "num_return_sequences": 4}, InputError),
         ([5], {"stop_strings": "x"}, InputError),
         ([5], {"priority": "high"}, InputError),

@@ -12,7 +12,8 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.core.batch import Item, Span
 from omniform.core.context import Memory, StepContext
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
+from omniform.core.settings import Setting
 from omniform.core.state import HasModules
 
 
@@ -38,9 +39,18 @@ class Generative(Model, ABC):
 
     Attributes:
         encoder_inputs: names of the inputs that an encoder reads; empty for a decoder alone.
+        own_settings: what this kind of model understands beyond the settings that all share
+            (:data:`omniform.core.settings.SETTINGS`); :meth:`opening` gets those that are set.
     """
 
     encoder_inputs: frozenset[str] = frozenset()
+    own_settings: Mapping[str, Setting] = {}
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens it can read; None if nobody knows."""
+        table = self.get_input_embeddings()
+        return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
     @property
     def max_positions(self) -> int | None:
@@ -54,6 +64,10 @@ class Generative(Model, ABC):
 
     def can_generate(self) -> bool:
         return True
+
+    def knows(self, token: int) -> bool:
+        """Whether a token is in the vocabulary."""
+        return token >= 0 and (self.vocabulary is None or token < self.vocabulary)
 
     def encode(self, **inputs: Tensor) -> Memory | None:
         """What cross-attention will read, made once per request; None for a decoder alone."""
@@ -73,10 +87,12 @@ class Generative(Model, ABC):
             InputError: nobody says which token an answer begins with.
         """
         start = options.get("decoder_start_token_id", self.start_token_id)
-        if not isinstance(start, int):
+        if not isinstance(start, int) or not self.knows(start):
             raise InputError(
                 "nobody says which token an answer begins with",
                 where="decoder_start_token_id",
+                expected="a token of the vocabulary",
+                found=None if start is None else brief(start),
                 remedy="Pass decoder_input_ids or decoder_start_token_id.",
             )
         return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)

@@ -9,8 +9,49 @@ from torch import Tensor
 
 from omniform.architectures.encoder_decoder import Seq2SeqLM
 from omniform.core.context import Memory, StepContext
-from omniform.core.errors import InputError, nearest
+from omniform.core.errors import InputError, brief, nearest
 from omniform.core.languages import CODES
+from omniform.core.settings import ANYTHING, TEXT, Kind, PerRow, Setting, inert, later
+
+_TIMES = "Timestamps are not written yet."
+_LONG = "Sound is heard in pieces of the encoder's length, each for itself."
+
+
+def _as_language(value: object) -> str | PerRow:
+    if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+        return PerRow(value)
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+OWN: Mapping[str, Setting] = {
+    "language": Setting(
+        kind=Kind("a language, or one for each row", _as_language), help="the language: a name, a code or a token"
+    ),
+    "task": Setting(kind=TEXT, help="transcribe, or translate into English"),
+    "lang_to_id": Setting(kind=ANYTHING),
+    "task_to_id": Setting(kind=ANYTHING),
+    "no_timestamps_token_id": Setting(kind=ANYTHING),
+    "forced_decoder_ids": Setting(kind=ANYTHING),
+    "is_multilingual": Setting(kind=ANYTHING),
+    "return_timestamps": later(False, attribute=False, remedy=_TIMES),
+    "return_token_timestamps": later(False, attribute=False, remedy=_TIMES),
+    "return_segments": later(False, attribute=False, remedy=_TIMES),
+    "prompt_ids": later(attribute=False, remedy="decoder_input_ids says what an answer begins with."),
+    "prompt_condition_type": later(attribute=False, remedy=_LONG),
+    "condition_on_prev_tokens": later(False, attribute=False, remedy=_LONG),
+    "compression_ratio_threshold": later(attribute=False, remedy=_LONG),
+    "logprob_threshold": later(attribute=False, remedy=_LONG),
+    "no_speech_threshold": later(attribute=False, remedy=_LONG),
+    "num_segment_frames": later(attribute=False, remedy=_LONG),
+    "monitor_progress": later(attribute=False),
+    **inert(
+        "alignment_heads", "max_initial_timestamp_index", "prev_sot_token_id", "time_precision",
+        "time_precision_features", "force_unique_generate_call", "median_filter_width",
+    ),
+}  # fmt: skip
+"""What speech models understand beyond the settings that all share."""
 
 
 class SpeechToText(Seq2SeqLM):
@@ -20,6 +61,8 @@ class SpeechToText(Seq2SeqLM):
     that turns timestamps off; ``generation_config.json`` says which tokens those are. What ``generate`` gives back is
     the words alone, without that opening and without the end token.
     """
+
+    own_settings = OWN
 
     def opening(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
         """The tokens that each row's answer begins with.
@@ -49,6 +92,14 @@ class SpeechToText(Seq2SeqLM):
             tokens = [[row[0], code, *row[2:]] for row, code in zip(tokens, ids, strict=True)]
         closing = [*_task_ids(task, language, tokens[0], options), *_no_timestamps(options, tokens[0])]
         whole = [[t for t in (*row, *closing) if t is not None] for row in tokens]
+        for token in {token for row in whole for token in row}:
+            if not isinstance(token, int) or not self.knows(token):
+                raise InputError(
+                    "an answer cannot open with a token outside the vocabulary",
+                    where="generation_config",
+                    expected=f"tokens below {self.vocabulary}",
+                    found=brief(token),
+                )
         return torch.tensor(whole, device=memory.hidden.device)
 
     def detect_language(self, memory: Memory, options: Mapping[str, object]) -> list[int]:
@@ -149,6 +200,4 @@ def _task_ids(
 
 def _no_timestamps(options: Mapping[str, object], row: Sequence[int | None]) -> list[int | None]:
     token = options.get("no_timestamps_token_id")
-    if options.get("return_timestamps"):
-        raise InputError("timestamps are not written yet", where="return_timestamps", expected="False", found="True")
     return [] if not isinstance(token, int) or row[-1] == token else [token]

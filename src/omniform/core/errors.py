@@ -8,10 +8,17 @@ the *remedy*. Each also derives from the builtin that the ecosystem raises in th
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 LONGEST_VALUE = 1000
 """A value is shown up to so many characters."""
+
+LONGEST_TEXT = 1900
+"""A whole message is shown up to so many characters: a screen of 24 lines."""
+
+MOST_NAMES = 20
+"""So many known names are listed where none is like the one that was given."""
 
 
 class OmniformError(Exception):
@@ -42,19 +49,38 @@ class OmniformError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        parts = [f"{self.where}: {self.message}" if self.where else self.message]
+        message = _shown(self.message)
+        parts = [f"{_cut(self.where, LONGEST_VALUE // 2)}: {message}" if self.where else message]
         if self.expected is not None:
             parts.append(f"expected {_shown(self.expected)}")
         if self.found is not None:
             parts.append(f"found {_shown(self.found)}")
         text = "; ".join(parts)
-        return f"{text}. {self.remedy}" if self.remedy else text
+        if not self.remedy:
+            return _cut(text, LONGEST_TEXT)
+        return f"{_cut(text, LONGEST_TEXT - min(len(self.remedy), LONGEST_VALUE // 2))}. {_shown(self.remedy)}"
 
 
 def _shown(value: object) -> str:
     # What a damaged file holds may be of any length; a message is to be read.
-    text = str(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}... ({len(text)} characters)"
+    return _cut(str(value), LONGEST_VALUE)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxset = _BRIEF.maxfrozenset = _BRIEF.maxdict = 6
+_BRIEF.maxlong, _BRIEF.maxstring, _BRIEF.maxother = 40, 80, 80
+
+
+def brief(value: object) -> str:
+    """A value's ``repr`` in a few words, whatever it is; one that cannot be written is named by its type."""
+    try:
+        return " ".join(_BRIEF.repr(value).split())
+    except Exception:  # a foreign object's own mistake is not the caller's
+        return f"a {type(value).__name__}"
 
 
 class ConfigError(OmniformError, ValueError):
@@ -88,13 +114,20 @@ class UnknownArgumentError(OmniformError, TypeError):
     """A keyword argument that the callee does not have."""
 
 
+class UnknownAttributeError(UnknownArgumentError, AttributeError):
+    """An attribute that an object does not have."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that suggest the name most like ``name``, or list what there is: ``Did you mean 'top_k'?``"""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(names)}." if names else "There are none."
+    if not names:
+        return "There are none."
+    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
+    return f"Known: {', '.join(names[:MOST_NAMES])}{more}."
 
 
 def check_arguments(callee: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -17,6 +17,8 @@ Door = Literal[
     "engine.generate:generate_batch",
     "hub.save:save_model",
     "hub.save:save_config",
+    "hub.settings:read_settings",
+    "hub.settings:save_settings",
     "hub.auto_inputs:load_processor",
     "hub.auto_inputs:load_tokenizer",
     "hub.auto_inputs:save_inputs",

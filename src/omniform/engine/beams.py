@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, OmniformError
 
 FAR = -1.0e9
 """What is added to a score to put it behind all others. The reference's: it rounds and ties, so it shapes results."""
@@ -214,7 +214,14 @@ class BeamSearch:
         total = (scores_KV + self._scores.to(scores_KV.device)[:, None]).flatten()
         count = min(s.candidates, total.numel())
         if s.do_sample:
-            places = torch.multinomial(total.softmax(-1), count, generator=self._generator)
+            odds = total.softmax(-1)
+            if bool(odds[0].isnan()):  # one NaN makes all of them NaN, and so do scores that are all ruled out
+                raise OmniformError(
+                    "the rules leave no token to draw",
+                    where=f"step {self._length}",
+                    remedy="Relax suppress_tokens, sequence_bias or the like.",
+                )
+            places = torch.multinomial(odds, count, generator=self._generator)
             values = total[places]
         else:
             values, places = total.topk(count)

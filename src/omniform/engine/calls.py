@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError, check_arguments
-from omniform.core.generation import SETTINGS
+from omniform.core.errors import InputError, brief, check_arguments
 from omniform.engine.prompts import Prompts, as_prompts
 from omniform.engine.request import Prompt
-from omniform.engine.settings import Settings, known_settings, read_settings
+from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
-
-log = logging.getLogger("omniform")
 
 AnyPrompt = str | Tensor | Sequence[int] | Mapping[str, object] | Sequence[Mapping[str, object]]
 """One prompt: a text, token ids, a processor's batch of one row, or a chat."""
-
-_OPENING = (
-    "decoder_start_token_id", "language", "task", "return_timestamps", "lang_to_id", "task_to_id",
-    "no_timestamps_token_id", "forced_decoder_ids", "is_multilingual",
-)  # fmt: skip
 
 
 class Reader(Decodes, Protocol):
@@ -54,33 +46,42 @@ class Call:
     settings: Callable[[int], Settings]
 
 
-def read_call(model: Generative, reader: Reader | None, prompt: AnyPrompt, asked: Mapping[str, object]) -> Call:
-    """Understand one prompt with its settings.
+def read_call(
+    model: Generative, reader: Reader | None, prompt: AnyPrompt, asked: Mapping[str, object], place: int = 0
+) -> Call:
+    """Understand one prompt with its settings, the ``place``-th of its call.
 
     Raises:
         InputError: a prompt or a setting that cannot be used, or more than one row.
         UnknownArgumentError: an unknown setting, with the nearest name.
     """
-    check_arguments("submit", asked, SETTINGS)
-    prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), asked)
+    check_arguments("submit", asked, table_of(model))
+    settings = Asked(model, asked)
+    prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), settings)
     if len(prompts) != 1:
         raise InputError("a request has one row", where="prompt", expected="one row", found=f"{len(prompts)} rows")
-    return Call(prompts[0], lambda length: settings_for(model, asked, length))
+    return Call(replace(prompts[0], place=place), settings)
 
 
-def settings_for(model: Generative, asked: Mapping[str, object], prompt: int) -> Settings:
-    """The settings of a call, its answer no longer than the model's positions.
+def settings_of_each(prompts: object, settings: object, common: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """The settings of every prompt of a batch, its own over the common ones.
 
-    Args:
-        prompt: tokens in the prompt.
+    Raises:
+        InputError: no list of prompts, or not one mapping of settings per prompt.
     """
-    settings = read_settings(model, asked, prompt)
-    limit = model.max_positions
-    # The last token written is never read again, so an answer may end one past the last position.
-    if limit is None or prompt + settings.max_new_tokens <= limit + 1:
-        return settings
-    log.warning("the answer is cut at the model's %d positions, after %d tokens", limit, limit - prompt + 1)
-    return replace(settings, max_new_tokens=limit - prompt + 1)
+    if not isinstance(prompts, (list, tuple)):
+        raise InputError("these are no prompts", where="prompts", expected="a list of them", found=brief(prompts))
+    if settings is None:
+        return [common] * len(prompts)
+    if not isinstance(settings, (list, tuple)) or not all(isinstance(own, Mapping) for own in settings):
+        raise InputError(
+            "one mapping of settings per prompt", where="settings", expected="a list of them", found=brief(settings)
+        )
+    if len(settings) != len(prompts):
+        raise InputError(
+            "one mapping of settings per prompt", where="settings", expected=len(prompts), found=len(settings)
+        )
+    return [{**common, **{str(name): value for name, value in own.items()}} for own in settings]
 
 
 def named_inputs(model: Generative, reader: Reader | None, prompt: AnyPrompt) -> dict[str, object]:
@@ -111,9 +112,7 @@ def named_inputs(model: Generative, reader: Reader | None, prompt: AnyPrompt) ->
     return named_inputs(model, reader, cast(Batch, batch))
 
 
-def prompts_of(
-    model: Generative, named: Mapping[str, object], asked: Mapping[str, object]
-) -> tuple[list[Prompt], Tensor | None]:
+def prompts_of(model: Generative, named: Mapping[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
     """The rows of a call.
 
     Args:
@@ -128,33 +127,20 @@ def prompts_of(
         InputError: inputs that the model cannot read, or that do not fit together.
     """
     given = {name: value for name, value in named.items() if value is not None}
-    return _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked)
-
-
-def pad_token(model: Generative, asked: Mapping[str, object]) -> int:
-    """What fills short rows."""
-    known = known_settings(model, asked)
-    for name in ("pad_token_id", "eos_token_id"):
-        value = known.get(name)
-        if isinstance(value, Sequence) and value:
-            value = value[0]
-        if isinstance(value, int) and value >= 0:
-            return value
-    return 0
+    prompts, whole = _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked)
+    return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
 
 def _as_row(prompt: object) -> object:
     return prompt[None] if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
 
 
-def _plain(
-    model: Generative, named: dict[str, object], asked: Mapping[str, object]
-) -> tuple[list[Prompt], Tensor | None]:
+def _plain(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
     if named.get("input_ids") is None:
         raise InputError("there is no prompt", where="input_ids", expected="token ids")
-    ids, mask = named.pop("input_ids"), cast("Tensor | None", named.pop("attention_mask", None))
-    mask = _told_by_padding(model, asked, ids) if mask is None else mask
-    prompts = as_prompts(ids, mask, pad_token(model, asked), model.device)
+    ids, mask = _ids(named.pop("input_ids"), "input_ids"), _mask(named.pop("attention_mask", None), "attention_mask")
+    mask = _told_by_padding(asked, ids) if mask is None else mask
+    prompts = as_prompts(ids, mask, asked.pad_token_id, model.device)
     _check(model, prompts)
     rows = _rows(prompts)
     items = model.items(rows, _features(model, named))
@@ -162,22 +148,15 @@ def _plain(
     return [Prompt(tuple(row), tuple(own)) for row, own in zip(rows, items, strict=True)], whole
 
 
-def _encoded(
-    model: Generative, named: dict[str, object], asked: Mapping[str, object]
-) -> tuple[list[Prompt], Tensor | None]:
+def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
     start = named.pop("decoder_input_ids", None)
-    mask = cast("Tensor | None", named.pop("decoder_attention_mask", None))
+    start = None if start is None else _ids(start, "decoder_input_ids")
+    mask = _mask(named.pop("decoder_attention_mask", None), "decoder_attention_mask")
     encoder = _encoder_rows(model, named, asked)
-    options = [{n: v for n, v in known_settings(model, asked).items() if n in _OPENING} for _ in encoder]
-    language = asked.get("language")
-    if isinstance(language, (list, tuple)):
-        if len(language) != len(encoder):
-            raise InputError("one language per row", where="language", expected=len(encoder), found=len(language))
-        for own, one in zip(options, language, strict=True):
-            own["language"] = one
+    options = asked.own(len(encoder))
     if start is None:
         return [Prompt((), (), inputs, own) for inputs, own in zip(encoder, options, strict=True)], None
-    prompts = as_prompts(start, mask, pad_token(model, asked), model.device)
+    prompts = as_prompts(start, mask, asked.pad_token_id, model.device)
     _check(model, prompts)
     rows = _rows(prompts)
     if len(rows) != len(encoder):
@@ -190,12 +169,14 @@ def _encoded(
     return [Prompt(tuple(row), (), inputs) for row, inputs in zip(rows, encoder, strict=True)], prompts.ids
 
 
-def _encoder_rows(model: Generative, named: dict[str, object], asked: Mapping[str, object]) -> list[dict[str, Tensor]]:
+def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> list[dict[str, Tensor]]:
     """An encoder's inputs row by row, each a batch of one, padding on the right cut off."""
+    if named.get("input_ids") is not None:
+        named = {**named, "input_ids": _ids(named["input_ids"], "input_ids")}
     ids, mask = named.get("input_ids"), named.get("attention_mask")
     if "input_ids" in model.encoder_inputs and ids is not None:
         if not isinstance(ids, Tensor):
-            prompts = as_prompts(ids, None, pad_token(model, asked), model.device)
+            prompts = as_prompts(ids, None, asked.pad_token_id, model.device)
             return [{"input_ids": torch.tensor([row], device=model.device)} for row in _rows(prompts)]
         table = model.get_input_embeddings()
         if isinstance(table, torch.nn.Embedding):
@@ -227,33 +208,69 @@ def _rows(prompts: Prompts) -> list[list[int]]:
     return [row[real].tolist() for row, real in zip(prompts.ids, prompts.real, strict=True)]
 
 
-def _told_by_padding(model: Generative, asked: Mapping[str, object], ids: object) -> Tensor | None:
+def _told_by_padding(asked: Asked, ids: object) -> Tensor | None:
     """The mask that a prompt's padding tokens imply, where there are any and padding is no end of a row.
 
     The ecosystem infers it for decoders, and not for encoders.
     """
-    known = known_settings(model, asked)
-    pad, eos = known.get("pad_token_id"), known.get("eos_token_id")
-    ends = eos if isinstance(eos, (list, tuple)) else [eos]
-    if not isinstance(ids, Tensor) or not isinstance(pad, int) or pad in ends or not bool((ids == pad).any()):
+    pads, ends = asked.values["pad_token_id"], asked.values["eos_token_id"]
+    if not isinstance(pads, tuple) or not isinstance(ends, tuple) or not pads or not isinstance(ids, Tensor):
         return None
-    return (ids != pad).long()
+    return None if pads[0] in ends or not bool((ids == pads[0]).any()) else (ids != pads[0]).long()
 
 
 def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     for name, value in named.items():
-        if not isinstance(value, Tensor):
-            raise InputError(
-                "inputs must be tensors",
-                where=name,
-                expected="a tensor",
-                found=type(value).__name__,
-                remedy="Call the processor with return_tensors='pt'.",
-            )
-        floats = value.is_floating_point()
-        features[name] = value.to(model.device, model.dtype if floats else None)
+        tensor = _tensor(value, name)
+        features[name] = tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
     return features
+
+
+def _ids(value: object, name: str) -> object:
+    """Token ids as a caller hands them over: arrays as tensors of whole numbers; rows in a list stay as they are."""
+    if not isinstance(value, (Tensor, np.ndarray)):
+        return value
+    ids = _tensor(value, name)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(
+            "prompts must be rows of token ids",
+            where=name,
+            expected="integers of shape [batch, tokens]",
+            found=f"{ids.dtype} of shape {list(ids.shape)}",
+        )
+    return ids.long()
+
+
+def _mask(value: object, name: str) -> Tensor | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)):
+        try:
+            value = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise InputError("a mask is rows of 0 and 1", where=name, found=brief(value)) from None
+    mask = _tensor(value, name)
+    if mask.is_complex():
+        raise InputError("a mask is rows of 0 and 1", where=name, found=str(mask.dtype))
+    return mask
+
+
+def _tensor(value: object, name: str) -> Tensor:
+    """A dense tensor with values, of a tensor or an array."""
+    try:
+        tensor = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+        if isinstance(tensor, Tensor) and not tensor.is_meta:
+            return tensor.to_dense() if tensor.layout is not torch.strided else tensor
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(
+        "inputs must be tensors",
+        where=name,
+        expected="a tensor with values",
+        found=brief(value),
+        remedy="Call the processor with return_tensors='pt'.",
+    )
 
 
 def _check(model: Generative, prompts: Prompts) -> None:

@@ -16,9 +16,9 @@ from omniform.architectures.model import Model
 from omniform.blocks.attention import Attention
 from omniform.blocks.rotary import Frequencies, Rotary
 from omniform.core.background import Background
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 from omniform.engine.blocks import WHOLE, BlockPool
-from omniform.engine.calls import AnyPrompt, Reader, read_call
+from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
 from omniform.engine.encoders import Encoders
 from omniform.engine.handle import Handle
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
@@ -214,12 +214,11 @@ class Engine:
         Raises:
             OmniformError: one of the requests cannot be answered; the others are given up.
         """
-        if settings is not None and len(settings) != len(prompts):
-            raise InputError(
-                "one mapping of settings per prompt", where="settings", expected=len(prompts), found=len(settings)
-            )
-        each = [{**common, **own} for own in settings] if settings is not None else [common] * len(prompts)
-        calls = [read_call(self.model, self.processor, p, own) for p, own in zip(prompts, each, strict=True)]
+        each = settings_of_each(prompts, settings, common)
+        calls = [
+            read_call(self.model, self.processor, prompt, own, place)
+            for place, (prompt, own) in enumerate(zip(prompts, each, strict=True))
+        ]
         handles: list[Handle] = []
         requests: list[Request] = []
         try:
@@ -256,7 +255,7 @@ class Engine:
             InputError: the request can never fit into the engine's memory.
         """
         if not isinstance(priority, int):
-            raise InputError("a priority is a number", where="priority", expected="an integer", found=repr(priority))
+            raise InputError("a priority is a number", where="priority", expected="an integer", found=brief(priority))
         read = settings(len(prompt.tokens) or 1)
         request = Request(
             prompt, read, priority, next(self._arrivals), sink, read_settings=settings, tokenizer=tokenizer

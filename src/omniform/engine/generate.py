@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, check_arguments
-from omniform.core.generation import SETTINGS, GenerationConfig
+from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.outputs import ModelOutput
-from omniform.engine.calls import Reader, prompts_of, settings_for
+from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.engine import Engine
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
-from omniform.engine.settings import Settings, known_settings
+from omniform.engine.settings import Asked, Settings, table_of
+from omniform.engine.text import Decodes
 
 BLOCK = 16
 
 
+@runtime_checkable
 class Streamer(Protocol):
     """What ``generate(streamer=...)`` feeds: the prompt first, then each step's tokens."""
 
@@ -89,14 +91,14 @@ class Job:
     Attributes:
         model: what writes.
         prompts: what the rows begin with.
-        settings: how to choose and when to stop.
+        asked: how to choose and when to stop.
         given: the ids to give back in front of the answers, Shape: [B, T]; None for an encoder-decoder's own openings.
         tokenizer: reads answers for stop strings.
     """
 
     model: Generative
     prompts: list[Prompt]
-    asked: Mapping[str, object]
+    asked: Asked
     given: Tensor | None
     tokenizer: Reader | None
 
@@ -107,11 +109,11 @@ class Job:
 
     def settings(self, prompt: int) -> Settings:
         """How to choose and when to stop: the same for all rows, however long each prompt is."""
-        return settings_for(self.model, self.asked, max(prompt, self.longest))
+        return self.asked(max(prompt, self.longest))
 
     def own_settings(self, prompt: int) -> Settings:
         """Those of a row that takes no account of the others."""
-        return settings_for(self.model, self.asked, prompt)
+        return self.asked(prompt)
 
     def seed(self, row: int) -> int | None:
         """What a row draws from, so that its draws do not depend on its neighbours; None for torch's generator."""
@@ -138,7 +140,7 @@ def generate(
     model: Model,
     inputs: object = None,
     *,
-    generation_config: GenerationConfig | None = None,
+    generation_config: GenerationConfig | Mapping[str, object] | None = None,
     streamer: Streamer | None = None,
     tokenizer: Reader | None = None,
     **kwargs: object,
@@ -166,11 +168,11 @@ def generate(
     job = prepare(model, inputs, generation_config, kwargs, tokenizer)
     settings = job.settings(1)
     if streamer is not None:
-        _check_streamable(settings)
+        _check_streamable(settings, streamer)
     engine, answers = job.engine(), [Answers() for _ in job.prompts]
     enqueue(engine, job, answers)
     shown = 0
-    while not all(answer.done for answer in answers):
+    while not _done(answers):
         engine.step()
         if streamer is not None:
             for column in _columns(answers, settings.pad_token_id, shown):
@@ -182,7 +184,7 @@ def generate(
         streamer.end()
     found = [answer.finished() for answer in answers]
     opening, written = _rows(job, settings, found)
-    if not known_settings(job.model, job.asked).get("return_dict_in_generate"):
+    if not job.asked.flag("return_dict_in_generate"):
         return job.model.given_back(opening, written, settings.eos_token_ids, settings.pad_token_id)
     return GenerateOutput(torch.cat((opening, written), dim=1), *_noted(found), _beam_scores(found))
 
@@ -191,7 +193,7 @@ def stream(
     model: Model,
     inputs: object = None,
     *,
-    generation_config: GenerationConfig | None = None,
+    generation_config: GenerationConfig | Mapping[str, object] | None = None,
     tokenizer: Reader | None = None,
     **kwargs: object,
 ) -> Iterator[Tensor]:
@@ -202,7 +204,7 @@ def stream(
     engine, answers = job.engine(), [Answers() for _ in job.prompts]
     enqueue(engine, job, answers)
     shown = 0
-    while not all(answer.done for answer in answers):
+    while not _done(answers):
         engine.step()
         for column in _columns(answers, settings.pad_token_id, shown):
             shown += 1
@@ -212,7 +214,7 @@ def stream(
 def generate_batch(
     model: Model,
     inputs: Sequence[Sequence[int]],
-    generation_config: GenerationConfig | None = None,
+    generation_config: GenerationConfig | Mapping[str, object] | None = None,
     *,
     tokenizer: Reader | None = None,
     progress_bar: bool = False,
@@ -236,14 +238,14 @@ def generate_batch(
         InputError: an input or a setting that cannot be used; nothing is answered then.
         UnknownArgumentError: an unknown setting, with the nearest name.
     """
-    check_arguments("generate_batch", settings, SETTINGS)
-    if not len(inputs):
+    check_arguments("generate_batch", settings, table_of(_writes(model)))
+    if isinstance(inputs, (list, tuple)) and not inputs:
         return {}
-    job = prepare(model, inputs, generation_config, settings, tokenizer)
+    job = prepare(model, inputs, generation_config, settings, tokenizer, stepwise=True)
     engine, answers = job.engine(), [Answers() for _ in job.prompts]
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
         engine.enqueue(prompt, job.own_settings, answer, tokenizer=tokenizer, seed=job.seed(number))
-    while not all(answer.done for answer in answers):
+    while not _done(answers):
         engine.step()
     return {f"req_{number}": answer.finished() for number, answer in enumerate(answers)}
 
@@ -251,26 +253,52 @@ def generate_batch(
 def prepare(
     model: Model,
     inputs: object,
-    generation_config: GenerationConfig | None,
+    generation_config: GenerationConfig | Mapping[str, object] | None,
     kwargs: Mapping[str, object],
     tokenizer: Reader | None = None,
+    *,
+    stepwise: bool = False,
 ) -> Job:
-    """Understand a call: check its names, sort inputs from settings, and rows from one another."""
-    if not isinstance(model, Generative) or not model.can_generate():
-        raise InputError(
-            f"a {type(model).__name__} does not write text",
-            where="generate",
-            remedy="Load the checkpoint with AutoModelForCausalLM, AutoModelForSeq2SeqLM or another that writes.",
-        )
-    check_arguments("generate", kwargs, SETTINGS | model.accepts() | model.encoder_inputs)
-    named = {k: v for k, v in kwargs.items() if k not in SETTINGS and v is not None}
+    """Understand a call: check its names, sort inputs from settings, and rows from one another.
+
+    Args:
+        stepwise: scores token by token are given back also without ``return_dict_in_generate``.
+    """
+    writer = _writes(model)
+    table = table_of(writer)
+    check_arguments("generate", kwargs, table.keys() | writer.accepts() | writer.encoder_inputs)
+    named = {k: v for k, v in kwargs.items() if k not in table and v is not None}
     if inputs is not None:
-        named[model.main_input] = inputs
-    asked = {k: v for k, v in kwargs.items() if k in SETTINGS}
-    if generation_config is not None:
-        asked = {**generation_config.to_dict(), **asked}
-    prompts, given = prompts_of(model, named, asked)
-    return Job(model, prompts, asked, given, tokenizer)
+        named[writer.main_input] = inputs
+    if isinstance(generation_config, Mapping):
+        check_arguments("generation_config", map(str, generation_config), table)
+    layers = [as_settings(generation_config), {k: v for k, v in kwargs.items() if k in table}]
+    asked = Asked(writer, *layers)
+    if not stepwise and not asked.flag("return_dict_in_generate"):
+        asked = Asked(writer, *layers, dict.fromkeys(_STEPWISE))  # nobody could see them
+    _check_reader(tokenizer)
+    prompts, given = prompts_of(writer, named, asked)
+    return Job(writer, prompts, asked, given, tokenizer)
+
+
+_STEPWISE = ("output_scores", "output_logits")
+
+
+def _writes(model: object) -> Generative:
+    if isinstance(model, Generative) and model.can_generate():
+        return model
+    raise InputError(
+        f"a {type(model).__name__} does not write text",
+        where="generate",
+        remedy="Load the checkpoint with AutoModelForCausalLM, AutoModelForSeq2SeqLM or another that writes.",
+    )
+
+
+def _check_reader(tokenizer: object) -> None:
+    if isinstance(tokenizer, bytes) or not (tokenizer is None or isinstance(tokenizer, Decodes)):
+        raise InputError(
+            "this reads no tokens", where="tokenizer", expected="a tokenizer or a processor", found=brief(tokenizer)
+        )
 
 
 def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
@@ -281,7 +309,15 @@ def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
         engine.enqueue(prompt, job.settings, answer, tokenizer=job.tokenizer, seed=job.seed(number), lane=lane)
 
 
-def _check_streamable(settings: Settings) -> None:
+def _done(answers: Sequence[Answers]) -> bool:
+    """Whether all are over; each is asked, so that the failure of one is told at once."""
+    over = [answer.done for answer in answers]
+    return all(over)
+
+
+def _check_streamable(settings: Settings, streamer: object = None) -> None:
+    if streamer is not None and not isinstance(streamer, Streamer):
+        raise InputError("this takes no tokens", where="streamer", expected="put and end", found=brief(streamer))
     if settings.num_beams > 1:
         raise InputError(
             "beam search knows its tokens at the end only",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,5 +110,5 @@ def _tensor(row: object, number: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.empty(0, 0)
     if tensor.dim() != 1 or (tensor.numel() and tensor.is_floating_point()):
-        raise InputError("a prompt must be a row of token ids", where=f"input_ids, row {number}", found=f"{row!r}"[:80])
+        raise InputError("a prompt must be a row of token ids", where=f"input_ids, row {number}", found=brief(row))
     return tensor.long().cpu()

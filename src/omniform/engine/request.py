@@ -29,12 +29,14 @@ class Prompt:
         items: the pictures and sounds among the tokens, in reading order.
         encoder: inputs of an encoder-decoder's encoder, a batch of one row; empty for a decoder alone.
         options: settings that the opening of an encoder-decoder's answer depends on (language, task).
+        place: which prompt of its call it is, for messages.
     """
 
     tokens: tuple[int, ...]
     items: tuple[Item, ...] = ()
     encoder: Mapping[str, Tensor] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)

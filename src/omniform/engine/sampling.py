@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError, OmniformError
+from omniform.core.errors import OmniformError
 from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
 
 NEVER = float("-inf")
 
 
-def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[list[int], Tensor]:
+def choose(
+    rows: Sequence[Row], settings: Settings, logits_RV: Tensor, places: Sequence[int]
+) -> tuple[list[int], Tensor]:
     """The next token of each row, under one set of settings.
 
     Rows with a generator of their own draw from it; the others draw together, from torch's global one, where the rows
@@ -24,18 +26,23 @@ def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[
         rows: the rows.
         settings: how to choose.
         logits_RV: the model's scores of each row's next token. Shape: [R, V].
+        places: which row of its call each is, to name it.
 
     Returns:
         One token per row, and the scores that they were chosen by, Shape: [R, V].
+
+    Raises:
+        OmniformError: the scores of a row are no numbers, or the rules leave none to choose by.
     """
     scores = processed(rows, settings, logits_RV)
     if not settings.do_sample:
         # The first of the highest, as argmax gives it; in bfloat16 this is several times as fast.
-        return scores.max(-1).indices.tolist(), scores
+        best = scores.max(-1)
+        refuse_no_numbers(best.values.isnan(), rows, logits_RV, places)
+        return best.indices.tolist(), scores
     odds = scores.softmax(-1)
-    if not bool(odds.isfinite().all()):
-        # Found before anybody has drawn: the other rows' generators stay as they are.
-        raise OmniformError("the model's scores are no numbers", where="logits", remedy="Check weights and dtype.")
+    # One NaN makes all of a row's odds NaN. Found before anybody has drawn: the others' generators stay as they are.
+    refuse_no_numbers(odds[:, 0].isnan(), rows, logits_RV, places)
     tokens = [0] * len(rows)
     together = [i for i, row in enumerate(rows) if row.generator is None]
     if together:
@@ -50,6 +57,19 @@ def choose(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> tuple[
         if row.generator is not None:
             tokens[i] = int(torch.multinomial(odds[i], 1, generator=row.generator))
     return tokens, scores
+
+
+def refuse_no_numbers(bad_R: Tensor, rows: Sequence[Row], logits_RV: Tensor, places: Sequence[int]) -> None:
+    """Raise :class:`OmniformError` for the first row whose scores cannot be chosen by, naming it and its step."""
+    if not bool(bad_R.any()):
+        return
+    first = bad_R.tolist().index(True)
+    theirs = bool(((logits_RV[first] != logits_RV[first]) | (logits_RV[first] == float("inf"))).any())
+    raise OmniformError(
+        "the model's scores are no numbers" if theirs else "the rules leave no token to choose",
+        where=f"row {places[first]}, step {rows[first].written}",
+        remedy="Check weights and dtype." if theirs else "Relax suppress_tokens, sequence_bias or the like.",
+    )
 
 
 def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> Tensor:
@@ -127,13 +147,6 @@ def _biased(scores: Tensor, tokens: Sequence[int], biases: Sequence[tuple[tuple[
     """Scores with something added for each run of tokens that the next token would complete."""
     sums: dict[int, float] = {}
     for run, bias in biases:
-        if max(run) >= scores.shape[-1]:
-            raise InputError(
-                "a token is not in the vocabulary",
-                where="sequence_bias or bad_words_ids",
-                expected=f"tokens below {scores.shape[-1]}",
-                found=repr(run),
-            )
         *before, last = run
         if len(before) <= len(tokens) and before == list(tokens[len(tokens) - len(before) :]):
             sums[last] = sums.get(last, 0.0) + bias

@@ -1,42 +1,25 @@
-"""Settings of one generation: read from the call and the checkpoint, checked, and made into one typed value."""
+"""Settings of one generation: those of the call over the checkpoint's, made into one typed value.
+
+Their names, values and effects are one table, ``core/settings.py``; here is what follows from several of them together.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast
 
 from omniform.architectures.generative import Generative
 from omniform.core.config import ModelConfig
-from omniform.core.errors import ConfigError, InputError
-from omniform.core.generation import SETTINGS
-from omniform.core.reader import ConfigReader
+from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.core.settings import SETTINGS, Effect, PerRow, Read, Setting, merged, misspelt, read, read_one
 from omniform.engine.beams import BeamSettings
 
 log = logging.getLogger("omniform")
 
 DEFAULT_NEW_TOKENS = 20
 """How many tokens are written when nobody says: the ecosystem's default."""
-
-# Settings of strategies that the engine does not have, and the values that leave the result as it is.
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "num_beam_groups": (1,), "diversity_penalty": (0.0,), "guidance_scale": (1.0,), "penalty_alpha": (0.0,),
-    "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1.0,), "force_words_ids": (),
-    "constraints": (), "watermarking_config": (), "prompt_lookup_num_tokens": (0,), "token_healing": (False,),
-    "top_h": (),
-}  # fmt: skip
-_INERT = frozenset(
-    {
-        "output_attentions", "output_hidden_states", "transformers_version",
-        "_from_model_config", "low_memory", "cache_implementation", "cache_config", "is_multilingual", "lang_to_id",
-        "task_to_id", "alignment_heads", "no_timestamps_token_id", "max_initial_timestamp_index",
-        "prev_sot_token_id", "num_assistant_tokens", "num_assistant_tokens_schedule",
-        "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind", "generation_kwargs",
-        "disable_compile", "compile_config", "trust_remote_code", "is_assistant", "assistant_early_exit",
-        "begin_index", "max_cache_len", "use_mtp",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,39 +62,39 @@ class Settings:
         keep_scores, keep_logits: whether the scores that tokens were chosen by, and the model's own, are kept.
     """
 
-    max_new_tokens: int = DEFAULT_NEW_TOKENS
-    min_new_tokens: int = 0
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    min_p: float | None = None
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
-    seed: int | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    length_decay: tuple[int, float] | None = None
-    remove_invalid: bool = False
-    renormalize: bool = False
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
-    forced_first: int | None = None
-    forced_last: tuple[int, ...] = ()
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int = 0
-    max_time: float | None = None
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    stop_strings: tuple[str, ...] = ()
-    logprobs: int | None = None
-    keep_scores: bool = False
-    keep_logits: bool = False
+    max_new_tokens: int
+    min_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float | None
+    typical_p: float
+    epsilon_cutoff: float
+    eta_cutoff: float
+    seed: int | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...]
+    bad_words: tuple[tuple[int, ...], ...]
+    length_decay: tuple[int, float] | None
+    remove_invalid: bool
+    renormalize: bool
+    suppress_tokens: tuple[int, ...]
+    begin_suppress_tokens: tuple[int, ...]
+    forced_first: int | None
+    forced_last: tuple[int, ...]
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    max_time: float | None
+    num_beams: int
+    num_return_sequences: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    stop_strings: tuple[str, ...]
+    logprobs: int | None
+    keep_scores: bool
+    keep_logits: bool
 
     @property
     def has_token_rules(self) -> bool:
@@ -153,171 +136,150 @@ class Settings:
         )
 
 
-def read_settings(model: Generative, asked: Mapping[str, object], prompt: int) -> Settings:
-    """The settings of a call, over the checkpoint's, over the defaults.
+class Asked:
+    """The settings of one call: read for prompts of any length, what is to be said about them said once.
 
     Args:
-        asked: what the caller set.
-        prompt: tokens in the longest prompt, which ``max_length`` and ``min_length`` include.
+        model: what writes.
+        layers: what the caller set, the later mappings over the earlier ones: what is set in a config (no Nones), and
+            keywords, whose None means that a setting is to have no effect. All of it over ``generation_config.json``,
+            over the config's special tokens.
 
     Raises:
-        InputError: a value that cannot be, or a strategy that the engine does not have.
+        UnknownArgumentError: ``generation_config.json`` holds a misspelt name.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
-    merged = known_settings(model, asked)
-    for name, neutral in _NEUTRAL.items():
-        value = merged.get(name)
-        if value is not None and value not in neutral and value not in ([], {}):
-            raise InputError(
-                "this setting is not supported",
-                where=name,
-                expected=" or ".join(repr(n) for n in neutral) or "nothing",
-                found=repr(value),
+
+    def __init__(self, model: Generative, *layers: Mapping[str, object]) -> None:
+        self.table = table_of(model)
+        said = {name: value for name, value in model.generation_config.to_diff_dict().items() if value is not None}
+        for names in (said, *layers):
+            _check_names(names, self.table)
+        self.known = merged([token_ids(model.config), said, *layers], self.table)
+        self._caller = {name for layer in layers for name in layer}
+        self._model = model
+        self._read: Read | None = None
+        self._settings: dict[int, Settings] = {}
+        self._said_cut = False
+
+    def __call__(self, prompt: int) -> Settings:
+        """How to choose and when to stop.
+
+        Args:
+            prompt: tokens in the prompt, which ``max_length`` and ``min_length`` include.
+
+        Raises:
+            InputError: a value that cannot be, or something that is not built yet.
+        """
+        found = self._settings.get(prompt)
+        if found is None:
+            found = self._settings[prompt] = self._within_positions(prompt)
+        return found
+
+    @property
+    def values(self) -> Mapping[str, object]:
+        """Every setting's value, by the names of the table."""
+        if self._read is None:
+            self._read = read(self.known, self.table)
+            idle = {name: words for name, words in self._read.idle.items() if name in self._caller}
+            for words in dict.fromkeys(idle.values()):
+                names = ", ".join(name for name, needed in idle.items() if needed == words)
+                log.warning("no effect without %s: %s", words, names)
+        return self._read.values
+
+    def own(self, rows: int) -> list[dict[str, object]]:
+        """What the opening of each row depends on, as far as it is set; a list stands for one value per row."""
+        found = {name: self.values[name] for name in self._model.own_settings if self.values.get(name) is not None}
+        start = self.values["decoder_start_token_id"]
+        if isinstance(start, tuple) and start:
+            found["decoder_start_token_id"] = start[0]
+        each: list[dict[str, object]] = [dict(found) for _ in range(rows)]
+        for name, value in found.items():
+            if isinstance(value, PerRow):
+                if len(value) != rows:
+                    raise InputError(f"one {name} per row", where=name, expected=rows, found=len(value))
+                for own, one in zip(each, value, strict=True):
+                    own[name] = one
+        return each
+
+    def flag(self, name: str) -> bool:
+        """Whether a setting is on, before anything else is read."""
+        return read_one(name, self.table[name], self.known) is True
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills short rows."""
+        for name in ("pad_token_id", "eos_token_id"):
+            ids = self.values[name]
+            if isinstance(ids, tuple) and ids:
+                return int(ids[0])
+        return 0
+
+    def _within_positions(self, prompt: int) -> Settings:
+        settings = _settings(self.values, prompt)
+        _check(settings, self._model)
+        limit = self._model.max_positions
+        # The last token written is never read again, so an answer may end one past the last position.
+        if limit is None or prompt + settings.max_new_tokens <= limit + 1:
+            return settings
+        if not self._said_cut:
+            self._said_cut = True
+            log.warning("the answer is cut at the model's %d positions, after %d tokens", limit, limit - prompt + 1)
+        return replace(settings, max_new_tokens=limit - prompt + 1)
+
+
+def table_of(model: Generative) -> Mapping[str, Setting]:
+    """Every setting that a model understands."""
+    return {**SETTINGS, **model.own_settings} if model.own_settings else SETTINGS
+
+
+def _check_names(said: Mapping[str, object], table: Mapping[str, Setting]) -> None:
+    """Refuse what is almost a setting's name; what is like none is the file's own affair."""
+    for name in said:
+        meant = None if name in table else misspelt(name, table)
+        if meant is not None:
+            raise UnknownArgumentError(
+                f"there is no setting {name!r:.100}",
+                where="generation_config",
+                remedy=f"Did you mean {meant!r}? Correct the file, or model.generation_config.",
             )
-    r = ConfigReader(merged, where="generate")
-    r.inert(*_NEUTRAL, *_INERT, *SETTINGS)
-    try:
-        settings = _read(r, given, prompt)
-    except ConfigError as error:
-        raise InputError(
-            error.message, where="generate", expected=error.expected, found=error.found, remedy=error.remedy
-        ) from None
-    _check(settings)
-    if not settings.do_sample and any(given.get(n) not in (None, d) for n, d in _SAMPLING.items()):
-        log.warning("%s have no effect without do_sample=True", ", ".join(_SAMPLING))
-    return settings
 
 
-def known_settings(model: Generative, asked: Mapping[str, object]) -> dict[str, object]:
-    """Everything that is set: by the call, over ``generation_config.json``, over the config's special tokens."""
-    known = token_ids(model.config)
-    for settings in (model.generation_config.to_dict(), asked):
-        known.update({name: value for name, value in settings.items() if value is not None})
-    return known
+def _settings(values: Mapping[str, object], prompt: int) -> Settings:
+    """The engine's view of settings that were read.
 
-
-_SAMPLING: Mapping[str, object] = {
-    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}  # fmt: skip
-
-
-def _read(r: ConfigReader, given: Mapping[str, object], prompt: int) -> Settings:
-    d = Settings()
-    eos = tuple(i for i in r.ids("eos_token_id") if i >= 0)
-    pad = [i for i in r.ids("pad_token_id") if i >= 0]
-    first = r.ids("forced_bos_token_id")
-    fewest = r.maybe_integer("min_new_tokens", least=0)
-    least = r.maybe_integer("min_length", least=0) or 0
-    return Settings(
-        max_new_tokens=_longest(r, given, prompt),
-        min_new_tokens=fewest if fewest is not None else max(0, least - prompt),
-        do_sample=r.flag("do_sample", d.do_sample),
-        temperature=r.number("temperature", d.temperature),
-        top_k=r.integer("top_k", d.top_k, least=0),
-        top_p=r.number("top_p", d.top_p),
-        min_p=r.maybe_number("min_p"),
-        typical_p=r.number("typical_p", d.typical_p),
-        epsilon_cutoff=r.number("epsilon_cutoff", d.epsilon_cutoff),
-        eta_cutoff=r.number("eta_cutoff", d.eta_cutoff),
-        seed=r.maybe_integer("seed", least=0),
-        repetition_penalty=r.number("repetition_penalty", d.repetition_penalty),
-        no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, least=0),
-        sequence_bias=_biases(r.raw.get("sequence_bias")),
+    Args:
+        prompt: tokens in the prompt.
+    """
+    given: dict[str, Any] = {
+        row.field or name: values[name]
+        for name, row in SETTINGS.items()
+        if (row.field or name) in _FIELDS and row.effect is Effect.USED
+    }
+    ends: tuple[int, ...] = given["eos_token_ids"]
+    first = cast("tuple[int, ...]", values["forced_bos_token_id"])
+    shortest, fewest = values["min_length"], values["min_new_tokens"]
+    rest = shortest - prompt if isinstance(shortest, int) else 0
+    pad = cast("tuple[int, ...]", values["pad_token_id"])
+    given |= {
+        "max_new_tokens": _longest(values, prompt),
+        "min_new_tokens": fewest if isinstance(fewest, int) else max(0, rest),
         # A single end token is no bad word: the ecosystem leaves ends to min_new_tokens.
-        bad_words=tuple(w for w in _runs(r.raw.get("bad_words_ids")) if len(w) > 1 or w[0] not in eos),
-        length_decay=_decay(r.raw.get("exponential_decay_length_penalty")),
-        remove_invalid=r.flag("remove_invalid_values", d.remove_invalid),
-        renormalize=r.flag("renormalize_logits", d.renormalize),
-        suppress_tokens=tuple(i for i in r.ids("suppress_tokens") if i >= 0),
-        begin_suppress_tokens=tuple(i for i in r.ids("begin_suppress_tokens") if i >= 0),
+        "bad_words": tuple(word for word in given["bad_words"] if len(word) > 1 or word[0] not in ends),
         # The ecosystem forces the second token of a row, which is an answer's first after a single opening token.
-        forced_first=first[0] if first and prompt == 1 else None,
-        forced_last=tuple(i for i in r.ids("forced_eos_token_id") if i >= 0),
-        eos_token_ids=eos,
-        pad_token_id=pad[0] if pad else eos[0] if eos else 0,
-        max_time=r.maybe_number("max_time"),
-        num_beams=r.integer("num_beams", 1, least=1),
-        num_return_sequences=r.integer("num_return_sequences", 1, least=1),
-        length_penalty=r.number("length_penalty", d.length_penalty),
-        early_stopping=_early_stopping(r.raw.get("early_stopping")),
-        stop_strings=_texts(r.raw.get("stop_strings")),
-        logprobs=r.maybe_integer("logprobs", least=0),
-        keep_scores=r.flag("output_scores", False),
-        keep_logits=r.flag("output_logits", False),
-    )
+        "forced_first": first[0] if first and prompt == 1 else None,
+        "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
+    }
+    return Settings(**given)
 
 
-def _early_stopping(value: object) -> bool | Literal["never"]:
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    if value == "never":
-        return "never"
-    raise InputError("this value cannot be", where="early_stopping", expected="True, False or 'never'", found=value)
+_FIELDS = frozenset(field.name for field in fields(Settings))
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value or []
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) and t for t in texts):
-        raise InputError(
-            "stop strings must be texts", where="stop_strings", expected="a text or a list of texts", found=repr(value)
-        )
-    return tuple(texts)
-
-
-def _is_run(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(type(i) is int and i >= 0 for i in value)
-
-
-def _runs(value: object) -> tuple[tuple[int, ...], ...]:
-    if value is None:
-        return ()
-    if isinstance(value, (list, tuple)) and all(_is_run(run) for run in value):
-        return tuple(tuple(run) for run in value)
-    raise InputError(
-        "bad words must be rows of token ids", where="bad_words_ids", expected="a list of lists", found=repr(value)
-    )
-
-
-def _biases(value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
-    if value is None:
-        return ()
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if isinstance(pairs, (list, tuple)) and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_run(pair[0]) and isinstance(pair[1], (int, float))
-        for pair in pairs
-    ):
-        # Said twice of one run, the last counts, as in the ecosystem.
-        return tuple({tuple(run): float(bias) for run, bias in pairs}.items())
-    raise InputError(
-        "a bias belongs to a row of token ids",
-        where="sequence_bias",
-        expected="a list of [token ids, number], or a mapping from tuples",
-        found=repr(value),
-    )
-
-
-def _decay(value: object) -> tuple[int, float] | None:
-    if value is None:
-        return None
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        start, factor = value
-        if type(start) is int and isinstance(factor, (int, float)) and factor > 0:
-            return start, float(factor)
-    raise InputError(
-        "this value cannot be",
-        where="exponential_decay_length_penalty",
-        expected="the first token it counts for and a factor > 0",
-        found=repr(value),
-    )
-
-
-def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:
-    # What the caller says counts before what the checkpoint says; the number of new tokens before the whole length.
-    new, whole = r.maybe_integer("max_new_tokens"), r.maybe_integer("max_length")
-    if new is not None and ("max_new_tokens" in given or "max_length" not in given):
+def _longest(values: Mapping[str, object], prompt: int) -> int:
+    new, whole = values["max_new_tokens"], values["max_length"]
+    if isinstance(new, int):
         return new
-    if whole is None:
+    if not isinstance(whole, int):
         return DEFAULT_NEW_TOKENS
     if whole <= prompt:
         raise InputError(
@@ -330,28 +292,38 @@ def _longest(r: ConfigReader, given: Mapping[str, object], prompt: int) -> int:
     return whole - prompt
 
 
-def _check(s: Settings) -> None:
-    rules = {
-        "temperature": (s.temperature > 0, "> 0 (or do_sample=False)"),
-        "top_p": (0 <= s.top_p <= 1, "in [0, 1]"),
-        "min_p": (s.min_p is None or 0 <= s.min_p <= 1, "in [0, 1]"),
-        "typical_p": (0 < s.typical_p <= 1, "in (0, 1]"),
-        "epsilon_cutoff": (0 <= s.epsilon_cutoff < 1, "in [0, 1)"),
-        "eta_cutoff": (0 <= s.eta_cutoff < 1, "in [0, 1)"),
-        "repetition_penalty": (s.repetition_penalty > 0, "> 0"),
-        "seed": (s.seed is None or s.seed < 2**63, "below 2**63"),
-        "num_return_sequences": (
-            s.num_return_sequences == 1 or s.do_sample or s.num_beams > 1,
-            "1: greedy search has one answer (or do_sample=True, or num_beams)",
-        ),
-    }
-    values = {f.name: getattr(s, f.name) for f in fields(s)}
-    for name, (holds, expected) in rules.items():
-        if not holds:
-            raise InputError("this value cannot be", where=name, expected=expected, found=values[name])
+def _check(s: Settings, model: Generative) -> None:
+    if s.num_return_sequences > 1 and not s.do_sample and s.num_beams == 1:
+        raise InputError(
+            "this value cannot be",
+            where="num_return_sequences",
+            expected="1: greedy search has one answer (or do_sample=True, or num_beams)",
+            found=s.num_return_sequences,
+        )
     _check_forced(s)
+    _check_vocabulary(s, model)
     if s.num_beams > 1:
         _check_beams(s)
+
+
+def _check_vocabulary(s: Settings, model: Generative) -> None:
+    """What is to be written or made likelier must be in the vocabulary; what never comes does no harm."""
+    forced_first = () if s.forced_first is None else (s.forced_first,)
+    runs = tuple(run for run, _ in s.sequence_bias)
+    for name, tokens in (
+        ("forced_bos_token_id", forced_first),
+        ("forced_eos_token_id", s.forced_last),
+        ("sequence_bias", tuple(token for run in runs for token in run)),
+        ("bad_words_ids", tuple(token for run in s.bad_words for token in run)),
+    ):
+        outside = next((token for token in tokens if not model.knows(token)), None)
+        if outside is not None:
+            raise InputError(
+                "a token is not in the vocabulary",
+                where=name,
+                expected=f"tokens below {model.vocabulary}",
+                found=outside,
+            )
 
 
 def _check_forced(s: Settings) -> None:

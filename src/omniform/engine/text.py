@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from queue import Queue
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 from torch import Tensor
 
 
+@runtime_checkable
 class Decodes(Protocol):
     """A tokenizer or a processor."""
 

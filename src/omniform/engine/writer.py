@@ -12,7 +12,7 @@ from torch import Tensor
 from omniform.engine.beams import BeamSearch
 from omniform.engine.encoders import Encoders
 from omniform.engine.request import Completion, Continuation, FinishReason, Request, Row, TokenLogprob
-from omniform.engine.sampling import choose, logprobs_of, processed
+from omniform.engine.sampling import choose, logprobs_of, processed, refuse_no_numbers
 from omniform.engine.scheduler import Scheduler, Share
 from omniform.engine.settings import Settings
 from omniform.engine.stop import answer_text
@@ -80,7 +80,8 @@ class Writer:
     def _choose(self, entries: list[Entry], settings: Settings, logits_RV: Tensor) -> None:
         places = [at for _, _, at in entries]
         logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
-        tokens, scores = choose([row for _, row, _ in entries], settings, logits)
+        named = [_place(request, row) for request, row, _ in entries]
+        tokens, scores = choose([row for _, row, _ in entries], settings, logits, named)
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
                 continue  # another of its rows has failed
@@ -119,7 +120,11 @@ class Writer:
         if request.beams is None:
             request.beams = BeamSearch(request.settings.beam_settings(), rows[0].generator)
         logits = logits_RV[[at for _, _, at in entries]].float()
-        scores = processed(rows, request.settings, logits.log_softmax(-1))
+        logprobs = logits.log_softmax(-1)
+        if not request.settings.remove_invalid:
+            places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
+            refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
+        scores = processed(rows, request.settings, logprobs)
         late = is_late(request)
 
         def ends(parent: int, token: int) -> bool:
@@ -197,6 +202,11 @@ class Writer:
             return Continuation(tokens, reason, text, score=score)
         noted = row.logprobs if request.settings.logprobs is not None else None
         return Continuation(tokens, reason, text, noted, score, row.scores, row.logits)
+
+
+def _place(request: Request, row: Row) -> int:
+    """Which row of what its call gives back this is."""
+    return request.prompt.place * request.settings.num_return_sequences + row.number
 
 
 def is_late(request: Request) -> bool:

@@ -58,8 +58,9 @@ def save_model(
 
     def write(folder: Path) -> None:
         _write_json(folder / "config.json", config)
-        if model.generation_config:
-            _write_json(folder / "generation_config.json", model.generation_config.to_dict())
+        settings = model.generation_config.to_diff_dict()
+        if settings:
+            _write_json(folder / "generation_config.json", settings)
         _write_weights(folder, stored, limit)
 
     replace_files(Path(save_directory), write, stale=_is_weights)

@@ -1,0 +1,536 @@
+"""One table of everything that a generation can be told: for calls, configs, files, the command line and the engine.
+
+Each row says once what a setting is called, which values it takes, which of them changes nothing, when it acts, what it
+outranks, and whether it is used, inert or not built yet. A new mode of generation is one row here and its
+implementation; what only one kind of model understands (Whisper's language) is a table that this model declares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omniform.core.errors import InputError, brief
+
+LARGEST = 2**53
+"""No whole number is larger: beyond it, JSON's numbers are no longer exact."""
+
+Values = Mapping[str, object]
+"""Settings by name, after they were read."""
+
+
+class Effect(Enum):
+    """What becomes of a setting."""
+
+    USED = "used"
+    INERT = "inert"
+    LATER = "refused until it is built"
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """When a setting acts.
+
+    Attributes:
+        words: how to say it; "" for always.
+        holds: whether the others have it so.
+    """
+
+    words: str
+    holds: Callable[[Values], bool]
+
+
+class PerRow(tuple[object, ...]):
+    """One value for each row of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The values that a setting takes.
+
+    Attributes:
+        expected: what they are, in words.
+        read: makes the typed value of a plain one; raises ValueError or TypeError where it is of another kind.
+        fits: whether a value of the kind is in range, which is asked only where the setting acts.
+    """
+
+    expected: str
+    read: Callable[[object], object]
+    fits: Callable[[object], bool] = lambda value: True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        kind: its values.
+        neutral: the value that changes nothing: what None means in a call.
+        default: what holds where nobody says anything, if that is not the neutral value.
+        also: other values that change nothing.
+        effect: what becomes of it.
+        acts: when it acts.
+        over: settings that it outranks where both are said in one place.
+        field: its name in the engine, if it has another there.
+        help: what it does.
+        metavar: what stands for its value on the command line; None where it is no option there.
+        attribute: whether a ``GenerationConfig`` has it, set or not.
+        remedy: what to do instead, where it is not built.
+    """
+
+    kind: Kind
+    neutral: object = None
+    default: object = None
+    also: tuple[object, ...] = ()
+    effect: Effect = Effect.USED
+    acts: When = When("", lambda values: True)
+    over: tuple[str, ...] = ()
+    field: str = ""
+    help: str = ""
+    metavar: str | None = None
+    attribute: bool = True
+    remedy: str | None = None
+
+    @property
+    def said_by_nobody(self) -> object:
+        """The value where nobody says anything."""
+        return self.neutral if self.default is None else self.default
+
+    def is_neutral(self, value: object) -> bool:
+        """Whether a plain value changes nothing."""
+        if value is None or (isinstance(value, (list, tuple, dict, str)) and not value):
+            return True
+        if not isinstance(value, (int, float, str, list, tuple, dict)):
+            return False
+        return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in (self.neutral, *self.also))
+
+
+# -- kinds of values -------------------------------------------------------------------------------------------------
+
+
+def plain(value: object) -> object:
+    """A value as JSON would hold it: tensors, arrays and their scalars as numbers and lists, sets as sorted lists.
+
+    What is none of these stays as it is.
+
+    Raises:
+        InputError: a tensor that has no values, or that is too large to be a setting.
+    """
+    if isinstance(value, (Tensor, np.ndarray)):
+        if isinstance(value, Tensor) and value.is_meta:
+            raise InputError("a tensor without values is no setting", found=f"a meta tensor of shape {[*value.shape]}")
+        if math.prod(value.shape) > _MOST_VALUES:
+            raise InputError("this is no setting", expected="a few values", found=f"{math.prod(value.shape)} of them")
+        dense = value.to_dense() if isinstance(value, Tensor) and value.layout is not torch.strided else value
+        made: object = dense.tolist()
+        return made
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {k if isinstance(k, (str, tuple)) else plain(k): plain(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(v) for v in value), key=repr)
+    return value
+
+
+_MOST_VALUES: Final = 2**22
+
+
+def _alone(value: object) -> object:
+    """The value of a list of one, as a tensor of one element reads."""
+    while isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return value
+
+
+def _as_whole(value: object) -> int:
+    value = _alone(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+def _as_number(value: object) -> float:
+    value = _alone(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _as_flag(value: object) -> bool:
+    value = _alone(value)
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _as_ids(value: object) -> tuple[int, ...]:
+    ids = value if isinstance(value, (list, tuple)) else (value,)
+    found = tuple(_as_whole(i) for i in ids)
+    if any(not -1 <= i <= LARGEST for i in found):
+        raise ValueError
+    return tuple(i for i in found if i >= 0)  # some published files hold -1 for "no such token"
+
+
+def _as_run(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError
+    run = tuple(_as_whole(i) for i in value)
+    if any(not 0 <= i <= LARGEST for i in run):
+        raise ValueError
+    return run
+
+
+def _as_runs(value: object) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    return tuple(_as_run(run) for run in value)
+
+
+def _as_biases(value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, (list, tuple)):
+        raise ValueError
+    found: dict[tuple[int, ...], float] = {}
+    for run, bias in pairs:
+        # Said twice of one run, the last counts, as in the ecosystem. Minus infinity is a ban.
+        never = isinstance(bias, float) and bias == -math.inf
+        found[_as_run(run)] = -math.inf if never else _as_number(bias)
+    return tuple(found.items())
+
+
+def _as_decay(value: object) -> tuple[int, float]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    start, factor = value
+    whole, number = _as_whole(start), _as_number(factor)
+    if number <= 0 or abs(whole) > LARGEST:
+        raise ValueError
+    return whole, number
+
+
+def _as_texts(value: object) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(t, str) and t for t in texts):
+        raise ValueError
+    return tuple(texts)
+
+
+def _as_early_stopping(value: object) -> bool | str:
+    value = _alone(value)
+    if not isinstance(value, bool) and value != "never":
+        raise ValueError
+    return value if isinstance(value, bool) else "never"
+
+
+def whole(least: int, most: int = LARGEST) -> Kind:
+    """Whole numbers from ``least`` on."""
+    return Kind(
+        f"a whole number from {least}" if most == LARGEST else f"a whole number from {least} to {most}",
+        _as_whole,
+        lambda value: isinstance(value, int) and least <= value <= most,
+    )
+
+
+def number(expected: str, fits: Callable[[float], bool]) -> Kind:
+    """Finite numbers in a range, which ``expected`` says in words."""
+    return Kind(expected, _as_number, lambda value: isinstance(value, float) and fits(value))
+
+
+FLAG: Final = Kind("true or false", _as_flag)
+TEXT: Final = Kind("a text", _as_text)
+TEXTS: Final = Kind("a text or a list of texts, none of them empty", _as_texts)
+ANYTHING: Final = Kind("anything", lambda value: value)
+IDS: Final = Kind("a token id or a list of them", _as_ids)
+NUMBER: Final = number("a finite number", lambda v: True)
+POSITIVE: Final = number("a number > 0", lambda v: v > 0)
+
+# -- when settings act -----------------------------------------------------------------------------------------------
+
+
+def _count(values: Values, name: str) -> int:
+    value = values.get(name)
+    return value if isinstance(value, int) else 1
+
+
+SAMPLING: Final = When("do_sample=True", lambda v: v.get("do_sample") is True and v.get("temperature") != 0)
+BEAMS: Final = When("num_beams > 1", lambda v: _count(v, "num_beams") > 1)
+GREEDY: Final = When("do_sample=False", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
+
+
+def _used(kind: Kind, neutral: object = None, **more: object) -> Setting:
+    return Setting(kind=kind, neutral=neutral, **more)  # type: ignore[arg-type]
+
+
+def _inert(*names: str, attribute: bool = True) -> dict[str, Setting]:
+    return {n: Setting(kind=ANYTHING, effect=Effect.INERT, attribute=attribute) for n in names}
+
+
+def later(neutral: object = None, *also: object, **more: object) -> Setting:
+    """A row of something that is not built yet."""
+    return Setting(kind=ANYTHING, neutral=neutral, also=also, effect=Effect.LATER, **more)  # type: ignore[arg-type]
+
+
+def inert(*names: str) -> dict[str, Setting]:
+    """Rows of names that change nothing, for a model's own table."""
+    return _inert(*names, attribute=False)
+
+
+_FRACTION = number("a number from 0 to 1", lambda v: 0 <= v <= 1)
+_CUTOFF = number("a number from 0, below 1", lambda v: 0 <= v < 1)
+_HIDDEN = "The model itself tells: model(sequences, output_hidden_states=True, output_attentions=True)."
+
+SETTINGS: Final[Mapping[str, Setting]] = {
+    # How long an answer is, and when it ends.
+    "max_new_tokens": _used(
+        whole(1), over=("max_length",), metavar="N", help="how many tokens to write at most"
+    ),
+    "max_length": _used(whole(1), help="how many tokens prompt and answer have together at most"),
+    "min_new_tokens": _used(
+        whole(0), over=("min_length",), metavar="N", help="how many tokens to write before an answer may end"
+    ),
+    "min_length": _used(whole(0), help="how many tokens prompt and answer have together at least"),
+    "max_time": _used(NUMBER, metavar="SECONDS", help="seconds after which no further token is begun"),
+    "stop_strings": _used(TEXTS, (), metavar="TEXT", help="a text that ends an answer"),
+    "eos_token_id": _used(IDS, (), field="eos_token_ids", help="tokens that end a row"),
+    "pad_token_id": _used(IDS, (), help="fills rows that ended before others"),
+    # How tokens are chosen.
+    "do_sample": _used(FLAG, False, metavar="", help="draw tokens instead of taking the likeliest ones"),
+    "temperature": _used(
+        number("a number > 0, or 0 for the likeliest tokens", lambda v: v >= 0), 1.0, acts=SAMPLING, metavar="T",
+        help="divides the scores before drawing; 0 takes the likeliest tokens",
+    ),
+    "top_k": _used(
+        whole(0), 0, default=50, acts=SAMPLING, metavar="K", help="draw among so many likeliest tokens; 0 for all",
+    ),
+    "top_p": _used(
+        _FRACTION, 1.0, acts=SAMPLING, metavar="P", help="draw among the likeliest of this probability together"
+    ),
+    "min_p": _used(
+        _FRACTION, None, also=(0.0,), acts=SAMPLING, metavar="P",
+        help="leave out tokens less likely than this fraction of the likeliest one",
+    ),
+    "typical_p": _used(
+        number("a number > 0, up to 1", lambda v: 0 < v <= 1), 1.0, acts=SAMPLING, metavar="P",
+        help="draw among the tokens nearest to the expected surprise, of this probability together",
+    ),
+    "epsilon_cutoff": _used(_CUTOFF, 0.0, acts=SAMPLING, help="leave out tokens less likely than this"),
+    "eta_cutoff": _used(_CUTOFF, 0.0, acts=SAMPLING, help="the same, but less is left out the surer the model is"),
+    "top_h": later(acts=SAMPLING),
+    "seed": _used(whole(0, 2**63 - 1), attribute=False, metavar="N", help="make draws reproducible"),
+    "num_return_sequences": _used(whole(1), 1, help="how many answers are wanted"),
+    # Rules that change scores.
+    "repetition_penalty": _used(
+        POSITIVE, 1.0, metavar="X", help="scores of tokens that came before are divided by it"
+    ),
+    "no_repeat_ngram_size": _used(whole(0), 0, metavar="N", help="no so many tokens in a row occur twice"),
+    "encoder_no_repeat_ngram_size": later(0),
+    "encoder_repetition_penalty": later(1.0),
+    "sequence_bias": _used(
+        Kind("a list of [token ids, finite number], or a mapping from tuples of ids", _as_biases), (),
+        help="runs of tokens, and what is added to the score of each one's last token after the others",
+    ),
+    "bad_words_ids": _used(
+        Kind("a list of lists of token ids", _as_runs), (), field="bad_words", help="runs of tokens never written"
+    ),
+    "exponential_decay_length_penalty": _used(
+        Kind("the first token it counts for and a factor > 0", _as_decay), field="length_decay",
+        help="after how many tokens ends become likelier, and the factor per token",
+    ),
+    "suppress_tokens": _used(IDS, (), help="tokens never written"),
+    "begin_suppress_tokens": _used(IDS, (), help="tokens not written as the first one"),
+    "forced_bos_token_id": _used(IDS, (), help="the token to begin with"),
+    "forced_eos_token_id": _used(IDS, (), field="forced_last", help="what to choose from when the length runs out"),
+    "remove_invalid_values": _used(FLAG, False, field="remove_invalid", help="NaN and infinite scores become numbers"),
+    "renormalize_logits": _used(FLAG, False, field="renormalize", help="the scores chosen by are log-probabilities"),
+    "token_healing": later(False),
+    "guidance_scale": later(1.0),
+    "watermarking_config": later(),
+    # Beams.
+    "num_beams": _used(whole(1), 1, metavar="N", help="how many ways to write on are followed at once"),
+    "length_penalty": _used(NUMBER, 1.0, acts=BEAMS, help="exponent on a beam's length, which its score is divided by"),
+    "early_stopping": _used(
+        Kind("True, False or 'never'", _as_early_stopping), False, acts=BEAMS, help="when beam search ends"
+    ),
+    "num_beam_groups": later(1),
+    "diversity_penalty": later(0.0),
+    "constraints": later(),
+    "force_words_ids": later(),
+    # What is given back.
+    "output_scores": _used(FLAG, False, field="keep_scores", help="keep the scores that tokens were chosen by"),
+    "output_logits": _used(FLAG, False, field="keep_logits", help="keep the model's own scores"),
+    "output_attentions": later(False, remedy=_HIDDEN),
+    "output_hidden_states": later(False, remedy=_HIDDEN),
+    "return_dict_in_generate": _used(FLAG, False, help="give back a GenerateOutput"),
+    "logprobs": _used(
+        whole(0), attribute=False, help="of how many of the likeliest tokens to tell the log-probabilities"
+    ),
+    # Other ways to write.
+    "penalty_alpha": later(0.0, acts=GREEDY),
+    "dola_layers": later(),
+    "prompt_lookup_num_tokens": later(None, 0),
+    "assistant_model": later(attribute=False),
+    "negative_prompt_ids": later(attribute=False),
+    "negative_prompt_attention_mask": later(attribute=False),
+    "prefix_allowed_tokens_fn": later(attribute=False),
+    "logits_processor": later(attribute=False),
+    "stopping_criteria": later(attribute=False, remedy="stop_strings, eos_token_id and max_time end answers."),
+    "custom_generate": later(attribute=False, remedy="Code from a repository is never run."),
+    "past_key_values": later(
+        attribute=False, remedy="generate fills a cache of its own; requests to one Engine share what they begin with."
+    ),
+    # Tokens that others read.
+    "bos_token_id": _used(IDS, ()),
+    "decoder_start_token_id": _used(IDS, (), help="the token that an encoder-decoder's answer begins with"),
+    # How the ecosystem computes; nothing here depends on it.
+    **_inert(
+        "use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory", "use_mtp", "compile_config",
+        "disable_compile", "continuous_batching_config", "prefill_chunk_size", "is_assistant", "num_assistant_tokens",
+        "num_assistant_tokens_schedule", "assistant_confidence_threshold", "max_matching_ngram_size",
+        "assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight",
+        "speculation_type", "transformers_version", "_from_model_config",
+    ),
+    **_inert(
+        "cache_position", "num_items_in_batch", "synced_gpus", "trust_remote_code", "generation_kwargs",
+        "assistant_tokenizer", "use_model_defaults", "return_dict", "logits_to_keep", "begin_index",
+        attribute=False,
+    ),
+}  # fmt: skip
+"""Every setting, by name. The names are those of transformers 5.23.0, and ``seed`` and ``logprobs``."""
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """The known name that an unknown one is almost certainly meant to be; None if it is like no other."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.82)
+    return close[0] if close else None
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def merged(layers: Sequence[Values], table: Mapping[str, Setting] = SETTINGS) -> dict[str, object]:
+    """What is said in several places, the later ones over the earlier ones.
+
+    A setting that is said hides its rivals (those it outranks, or that outrank it) in earlier places.
+    """
+    rivals: dict[str, set[str]] = {}
+    for name, row in table.items():
+        for other in row.over:
+            rivals.setdefault(name, set()).add(other)
+            rivals.setdefault(other, set()).add(name)
+    said: dict[str, object] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if value is not None:
+                for rival in rivals.get(name, ()):
+                    if rival not in layer:
+                        said.pop(rival, None)
+        said.update(layer)
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Settings that were read and checked.
+
+    Attributes:
+        values: by name, those of all rows that are used, said or not.
+        idle: those that were said and have no effect beside the others, with the words for what they need.
+    """
+
+    values: Mapping[str, object]
+    idle: Mapping[str, str]
+
+
+def read(said: Values, table: Mapping[str, Setting] = SETTINGS) -> Read:
+    """Read settings.
+
+    Args:
+        said: values by name; None for those that are to have no effect.
+        table: the rows.
+
+    Raises:
+        InputError: a value of another kind, or out of range where it acts, or a setting that is not built.
+    """
+    values = {name: read_one(name, row, said) for name, row in table.items() if row.effect is Effect.USED}
+    acting = {name: row.acts.holds(values) for name, row in table.items()}
+    greedy_draws = values["do_sample"] is True and not SAMPLING.holds(values)
+    idle: dict[str, str] = {}
+    for name, row in table.items():
+        if row.effect is Effect.LATER and acting[name] and not row.is_neutral(_quietly_plain(said.get(name))):
+            raise _not_built(name, row, said[name])
+        if row.effect is not Effect.USED:
+            continue
+        value = values[name]
+        if acting[name]:
+            if value != row.neutral and not row.kind.fits(value):
+                raise InputError("this value cannot be", where=name, expected=row.kind.expected, found=brief(value))
+            continue
+        if said.get(name) is not None and not row.is_neutral(value) and value != row.said_by_nobody:
+            idle[name] = row.acts.words
+        values[name] = row.neutral
+    if greedy_draws:  # a temperature of 0 says no more than do_sample=False
+        values["do_sample"] = False
+        idle = {name: words for name, words in idle.items() if words != SAMPLING.words}
+    elif said.get("temperature") == 0:
+        idle.pop("temperature", None)
+    return Read(values, idle)
+
+
+def read_one(name: str, row: Setting, said: Values) -> object:
+    """One setting's value, whether or not it acts.
+
+    Raises:
+        InputError: a value of another kind.
+    """
+    if name not in said:
+        return row.said_by_nobody
+    value = said[name]
+    if value is None:
+        return row.neutral
+    try:
+        return row.kind.read(plain(value))
+    except InputError as error:
+        raise InputError(error.message, where=name, expected=row.kind.expected, found=error.found) from None
+    except (TypeError, ValueError, OverflowError, RecursionError, RuntimeError, NotImplementedError):
+        raise InputError(
+            "this value cannot be", where=name, expected=f"{row.kind.expected}, or None", found=brief(value)
+        ) from None
+
+
+def _quietly_plain(value: object) -> object:
+    try:
+        return plain(value)
+    except (InputError, TypeError, ValueError, RecursionError, RuntimeError, NotImplementedError):
+        return value
+
+
+def _not_built(name: str, row: Setting, value: object) -> InputError:
+    values = [repr(v) for v in (row.neutral, *row.also) if v is not None]
+    expected = " or ".join(values) or "None"
+    return InputError(
+        "generate does not support this yet", where=name, expected=expected, found=brief(value), remedy=row.remedy
+    )

@@ -1,0 +1,54 @@
+"""The files of ``GenerationConfig.from_pretrained`` and ``save_pretrained``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omniform.core.errors import InputError, RepoError, brief, check_arguments
+from omniform.hub.files import locate, read_json
+from omniform.hub.options import places
+
+INERT = frozenset({"proxies", "_from_pipeline", "_from_auto", "trust_remote_code", "_from_model_config"})
+
+
+def read_settings(
+    name: str | os.PathLike[str], file: str, given: dict[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """A file of settings, and the keywords that do not say where it is.
+
+    Raises:
+        RepoError: there is no such file.
+    """
+    where, rest = places(given)
+    path = locate(name, **where).need(_named(file))  # type: ignore[arg-type]
+    return read_json(path), {key: value for key, value in rest.items() if key not in INERT}
+
+
+def save_settings(folder: str | os.PathLike[str], file: str, text: str, given: dict[str, object]) -> None:
+    """Write a file of settings.
+
+    Raises:
+        InputError: no folder's name.
+        RepoError: the folder cannot be written.
+    """
+    check_arguments("save_pretrained", given, ("push_to_hub",))
+    if given.get("push_to_hub"):
+        raise InputError("files are not sent to the Hub yet", where="push_to_hub", expected="False")
+    if not isinstance(folder, (str, os.PathLike)):
+        raise InputError("this names no folder", where="save_directory", found=brief(folder))
+    target = Path(folder) / _named(file)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside it and moved there, so that whoever reads never finds half a file.
+        staging = target.with_name(f".{target.name}.{os.getpid()}")
+        staging.write_bytes(text.encode())
+        os.replace(staging, target)
+    except (OSError, ValueError) as error:
+        raise RepoError("the folder cannot be written", where=str(target), found=brief(error)) from error
+
+
+def _named(file: object) -> str:
+    if not isinstance(file, (str, os.PathLike)) or not os.fspath(file):
+        raise InputError("this names no file", where="config_file_name", found=brief(file))
+    return str(os.fspath(file))
