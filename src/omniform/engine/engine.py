@@ -55,6 +55,7 @@ class Stats:
         encoder_runs: pictures, sounds and texts that an encoder read.
         encoder_hits: those that were known already.
         preemptions: how often a request had to give up its blocks.
+        prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
         seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
     """
 
@@ -69,6 +70,7 @@ class Stats:
     encoder_runs: int
     encoder_hits: int
     preemptions: int
+    prefix_cache: str
     seconds: Mapping[str, float]
 
 
@@ -88,7 +90,7 @@ class Engine:
         max_tokens_per_step: how many tokens go through the model at once; long prompts are read in such pieces.
         block_size: tokens in a block of state: small ones share more of a beginning, large ones take less bookkeeping;
             8 by default on a CPU, where bookkeeping is cheap beside a step, and 16 elsewhere.
-        prefix_cache: whether beginnings are shared between requests.
+        prefix_cache: whether beginnings are shared between requests. A model that keeps a recurrent state shares none.
 
     Raises:
         InputError: the model does not write, or the memory is too small for anything.
@@ -134,7 +136,7 @@ class Engine:
         model = self.model
         assert isinstance(model, Generative)
         specs = decoder_specs(model)
-        sizes = unit_bytes(specs, model.dtype)
+        sizes = self._sizes = unit_bytes(specs, model.dtype)
         # Features of pictures are kept beside the state; a decoder that reads text only has none.
         features = memory // 4 if model.reads_items else 0
         longest = model.max_positions or LONGEST_ROW
@@ -150,6 +152,8 @@ class Engine:
         self._state = PagedState(specs, blocks, size, model.dtype, model.device)
         # A state of fixed size is what all tokens before made of it: there is none to take over from half-way.
         remembers = prefix_cache and ROWS not in blocks
+        why = ": the model keeps a recurrent state, of which no beginning is left" if ROWS in blocks else ""
+        self._prefix_cache = "on" if remembers else f"off{why}"
         self._pools = {
             key: BlockPool(
                 n,
@@ -282,6 +286,7 @@ class Engine:
             encoder_runs=self._encoders.runs,
             encoder_hits=self._encoders.hits,
             preemptions=self._scheduler.preemptions,
+            prefix_cache=self._prefix_cache,
             tokens_cached=self._writer.tokens_cached,
             seconds=dict(self._seconds),
             **self._counts,
