@@ -9,7 +9,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.generative import Generative
+from omniform.architectures.generative import Generative, RowLayout
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.blocks.embeddings import PositionTable, check_ids, check_token_types
@@ -51,6 +51,10 @@ class LanguageModel(Model, ABC):
     def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
         """See :meth:`~omniform.architectures.generative.Generative.spans`."""
         return []
+
+    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
+        """See :meth:`~omniform.architectures.generative.Generative.layout`."""
+        return RowLayout()
 
 
 class Decoder(LanguageModel):
@@ -260,6 +264,9 @@ class CausalLM(Generative):
 
     def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
         return self.model.spans(row, items, lengths)
+
+    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
+        return self.model.layout(row, items, spans)
 
     def project(self, hidden: Tensor) -> Tensor:
         """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""

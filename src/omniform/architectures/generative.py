@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,6 +16,29 @@ from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError, brief
 from omniform.core.settings import Setting
 from omniform.core.state import HasModules
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """What a decoder has to know of one row's prompt beyond the order of its tokens.
+
+    Attributes:
+        positions: of the prompt's tokens, on one axis or several. Shape: [axes, T]; None where they count 0, 1, 2...
+        shift: how far the position of a token after the prompt lies beyond its index, on all axes.
+        together: stretches of tokens, each as its first and one past its last, that see one another in both directions.
+    """
+
+    positions: Tensor | None = None
+    shift: int = 0
+    together: tuple[tuple[int, int], ...] = ()
+
+    def of(self, first: int, stop: int) -> Tensor:
+        """The positions of a row's tokens, those written after the prompt included. Shape: [axes, stop - first]."""
+        if self.positions is None:
+            return torch.arange(first, stop)[None]
+        axes, prompt = self.positions.shape
+        later = torch.arange(max(first, prompt), max(stop, prompt)) + self.shift
+        return torch.cat([self.positions[:, first:stop], later.expand(axes, -1)], dim=1)
 
 
 class Writer(HasModules, Protocol):
@@ -136,19 +160,30 @@ class Generative(Model, ABC):
         return [[] for _ in rows]
 
     def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
-        """The vectors that stand for items of one modality. Shape: [length, D] each."""
+        """The vectors that stand for items of one modality, each as many as it needs. Shape: [length, D] each."""
         raise InputError("this model reads text only", where="items", found=len(items))
 
     def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
-        """Which tokens of a row stand for which of its items.
+        """Which tokens of a row stand for which of its items; ``Span.item`` counts the row's items of one modality.
 
         Args:
+            items: of all modalities, in reading order.
             lengths: how many vectors each item has.
 
         Raises:
             InputError: the placeholders do not match the items.
         """
         return []
+
+    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
+        """Where a prompt's tokens stand and which of them see one another in both directions.
+
+        Args:
+            row: its token ids, placeholders included; -1 where a vector stands that is no token's.
+            items: the row's pictures and sounds, in reading order.
+            spans: which tokens stand for which of them.
+        """
+        return RowLayout()
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""

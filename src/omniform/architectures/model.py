@@ -107,6 +107,8 @@ class Model(nn.Module):
         past = 0 if state is None else state.length
         if position_ids is None:
             position_ids = torch.arange(past, past + new, device=tokens.device)[None]
+            if state is not None and state.shift is not None:
+                position_ids = position_ids + state.shift
         else:
             _check_position_ids(position_ids, rows, new)
         padding = allowed = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.rules import Causal, Full, Rule
@@ -107,6 +108,8 @@ class StepContext:
         past: how many key indices came before this step.
         padding: Shape: [B, past + T], True for real tokens; None where all are.
         allowed: Shape: [B, 1, T, past + T], an explicit mask to apply on top of the rule; None for none.
+        together: which of this step's tokens see one another in both directions: those with the same number, 0 for
+            none. Shape: [B, T]; None where the rule says all. A stretch of such tokens is read whole in one step.
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
         score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi); in a packed
@@ -121,6 +124,7 @@ class StepContext:
     past: int = 0
     padding: Tensor | None = None
     allowed: Tensor | None = None
+    together: Tensor | None = None
     state: State | None = None
     memory: Memory | None = None
     score_bias: Bias | None = None
@@ -174,7 +178,7 @@ class StepContext:
         return self.positions.max() + 1
 
     def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
-        if self.padding is None and self.allowed is None:
+        if self.padding is None and self.allowed is None and self.together is None:
             if isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1):
                 return EVERYTHING
             if isinstance(rule, Causal) and self.past == 0:
@@ -182,6 +186,11 @@ class StepContext:
         query = torch.arange(self.past, self.past + queries, device=device)
         key = torch.arange(self.past + queries, device=device)
         allowed = rule.allows(query[:, None], key[None, :])[None, None]
+        if self.together is not None:
+            number = F.pad(self.together, (self.past, 0))
+            allowed = allowed | (
+                (self.together[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
+            )
         if self.padding is not None:
             allowed = allowed & self.padding[:, None, None, :]
         if self.allowed is not None:

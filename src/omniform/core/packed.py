@@ -38,11 +38,14 @@ class Segment:
         start: where its tokens begin in the step.
         count: how many there are.
         past: how many of the row's tokens came in earlier steps.
+        together: stretches of the row, each as its first index and one past its last, whose tokens see one another in
+            both directions; each is read whole in one step.
     """
 
     start: int
     count: int
     past: int
+    together: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,8 @@ class PackedMask:
             first, *others = table.runs(0, keys)
             return [(Call(slice(start, start + count), first), others)]
         low = self._low(segment)
-        if not isinstance(self._rule, Causal) and not self._is_causal_from(low, segment):
+        plain = isinstance(self._rule, Causal) and not segment.together
+        if not plain and not self._is_causal_from(low, segment):
             return None
         if count == 1:
             *earlier, last = table.runs(low, past + 1)
@@ -174,12 +178,17 @@ class PackedMask:
 
     def _low(self, segment: Segment) -> int:
         reach = self._rule.reach
-        return 0 if reach is None else max(0, segment.past - reach + 1)
+        low = 0 if reach is None else max(0, segment.past - reach + 1)
+        return min((low, *(start for start, _ in segment.together)))
 
     def _allowed(self, low: int, segment: Segment) -> Tensor:
         query = torch.arange(segment.past, segment.past + segment.count, device=self._device)
         key = torch.arange(low, segment.past + segment.count, device=self._device)
-        return self._rule.allows(query[:, None], key[None, :])
+        allowed = self._rule.allows(query[:, None], key[None, :])
+        for start, stop in segment.together:
+            within_q, within_k = (query >= start) & (query < stop), (key >= start) & (key < stop)
+            allowed = allowed | (within_q[:, None] & within_k[None, :])
+        return allowed
 
     def _is_causal_from(self, low: int, segment: Segment) -> bool:
         allowed = self._allowed(low, segment)
@@ -256,7 +265,10 @@ class PackedContext(StepContext):
         ends = [self.segments[i].past + self.segments[i].count - 1 for i in rows]
         bias = self.score_bias
         return self.with_(
-            segments=tuple(Segment(place, 1, end) for place, end in enumerate(ends)),
+            segments=tuple(
+                Segment(place, 1, end, self.segments[row].together)
+                for place, (row, end) in enumerate(zip(rows, ends, strict=True))
+            ),
             tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},
             memory_tables=[self.memory_tables[i] for i in rows] if self.memory_tables else (),
             score_bias=tuple(bias[i][:, :, -1:] for i in rows) if isinstance(bias, tuple) else bias,

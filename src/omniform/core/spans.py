@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.batch import Modality, Span
 from omniform.core.errors import InputError
+
+
+def numbered(marked_BT: Tensor) -> Tensor:
+    """The stretches of marked tokens in each row, numbered from 1, and 0 elsewhere; nothing is read on the host.
+
+    Args:
+        marked_BT: True for the tokens of stretches. Shape: [B, T].
+
+    Returns:
+        Shape: [B, T], as :attr:`~omniform.core.context.StepContext.together` takes it.
+    """
+    begins = marked_BT & ~F.pad(marked_BT, (1, 0))[:, :-1]
+    return begins.cumsum(1) * marked_BT
 
 
 def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modality: Modality) -> list[Span]:

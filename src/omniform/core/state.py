@@ -298,9 +298,13 @@ class DenseState:
 
     Args:
         room: how many indices to allocate at once; 0 grows with use.
+
+    Attributes:
+        shift: how far the positions of what follows lie beyond their indices, Shape: [B, 1]; None for not at all.
     """
 
     def __init__(self, room: int = 0) -> None:
+        self.shift: Tensor | None = None
         self._room = room
         self._length = 0
         self._kv: dict[int, DenseKV] = {}
@@ -345,6 +349,7 @@ class DenseState:
         for view in self._views():
             view.select(rows)
         self._cross = {slot: (k[rows], v[rows]) for slot, (k, v) in self._cross.items()}
+        self.shift = None if self.shift is None else self.shift[rows]
 
     def nbytes(self) -> int:
         """Bytes held."""

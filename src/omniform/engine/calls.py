@@ -18,6 +18,7 @@ from omniform.engine.prompts import Prompts, as_prompts
 from omniform.engine.request import Prompt
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
+from omniform.engine.vectors import vector_prompts
 
 AnyPrompt = str | Tensor | Sequence[int] | Mapping[str, object] | Sequence[Mapping[str, object]]
 """One prompt: a text, token ids, a processor's batch of one row, or a chat."""
@@ -136,6 +137,8 @@ def _as_row(prompt: object) -> object:
 
 
 def _plain(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
+    if named.get("inputs_embeds") is not None:
+        return vector_prompts(model, named)
     if named.get("input_ids") is None:
         raise InputError("there is no prompt", where="input_ids", expected="token ids")
     ids, mask = _ids(named.pop("input_ids"), "input_ids"), _mask(named.pop("attention_mask", None), "attention_mask")

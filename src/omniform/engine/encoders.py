@@ -21,14 +21,14 @@ from omniform.core.errors import InputError
 from omniform.core.state import mixers
 from omniform.engine.blocks import BlockPool, BlockTable, Content
 from omniform.engine.pages import MEMORY, PagedState
-from omniform.engine.request import Request, Row
+from omniform.engine.request import NAMELESS, Placed, Request, Row
 
 T = TypeVar("T")
 
 
-def digest(inputs: Mapping[str, Tensor]) -> Content:
-    """A digest of some tensors: names, dtypes, shapes and bytes."""
-    whole = blake2b(digest_size=16)
+def digest(inputs: Mapping[str, Tensor], kind: str = "") -> Content:
+    """A digest of some tensors: what kind of thing they are, names, dtypes, shapes and bytes."""
+    whole = blake2b(kind.encode(), digest_size=16)
     for name in sorted(inputs):
         tensor = inputs[name].detach().cpu().contiguous()
         whole.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
@@ -158,8 +158,8 @@ class Encoders:
         """
         prompt = request.prompt
         if not request.contents:
-            inputs = [prompt.encoder] if prompt.encoder else [item.inputs for item in prompt.items]
-            request.contents = tuple(digest(one) for one in inputs)
+            items = tuple(digest(item.inputs, item.modality) for item in prompt.items)
+            request.contents = (digest(prompt.encoder),) if prompt.encoder else items
         if prompt.encoder:
             return request.memory is not None or self._prepare_memory(request, request.contents[0])
         return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
@@ -186,12 +186,14 @@ class Encoders:
             pass
 
     def _prepare_items(self, request: Request) -> bool:
-        items, tokens, contents = request.prompt.items, request.prompt.tokens, request.contents
+        items, contents = request.prompt.items, request.contents
         if request.room > self._budget - sum(f.nbytes for c, f in self.features.busy().items() if c not in contents):
             return False
         missing = {c: item for c, item in zip(contents, items, strict=True) if c not in self.features}
-        vectors = self._model.encode_items(list(missing.values())) if missing else []
-        fresh = dict(zip(missing, map(Features, vectors), strict=True))
+        fresh: dict[Content, Features] = {}
+        for kind in dict.fromkeys(item.modality for item in missing.values()):
+            own = {c: item for c, item in missing.items() if item.modality == kind}
+            fresh |= dict(zip(own, map(Features, self._model.encode_items(list(own.values()))), strict=True))
         self.runs += len(missing)
         if not request.rows:
             self.hits += len(items) - len(missing)
@@ -206,14 +208,31 @@ class Encoders:
                 self.features.hold(content)
                 held.append(content)
             if not request.rows:
-                lengths = [self.features[c].vectors.shape[0] for c in contents]
-                request.spans = tuple(self._model.spans(tokens, items, lengths))
-                request.rows = [Row(list(tokens), len(tokens))]
+                self._lay_out(request)
             request.media, held = contents, []
         finally:
             for content in held:
                 self.features.release(content)
         return True
+
+    def _lay_out(self, request: Request) -> None:
+        """Find out what stands where in a prompt, and begin its row."""
+        prompt, items = request.prompt, request.prompt.items
+        lengths = [self.features[c].vectors.shape[0] for c in request.contents]
+        spans = self._model.spans(prompt.tokens, items, lengths)
+        by_kind: dict[str, list[Content]] = {}
+        for item, content in zip(items, request.contents, strict=True):
+            by_kind.setdefault(item.modality, []).append(content)
+        found = [Placed(span.start, span.length, by_kind[span.modality][span.item]) for span in spans]
+        for start, vectors in prompt.vectors:
+            found.append(Placed(start, len(vectors), digest({"vectors": vectors}), vectors))
+        request.placed = tuple(found)
+        request.layout = self._model.layout(prompt.tokens, items, spans)
+        request.rows = [Row(list(prompt.tokens), len(prompt.tokens), nameless=prompt.tokens.count(NAMELESS))]
+
+    def vectors(self, placed: Placed) -> Tensor:
+        """What stands in the place of tokens. Shape: [length, D]."""
+        return self.features[placed.content].vectors if placed.vectors is None else placed.vectors
 
     def _refuse_if_too_big(self, features: int) -> None:
         if features > self._budget:

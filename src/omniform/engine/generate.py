@@ -62,7 +62,7 @@ class Answers:
 
     def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
         """Note a token."""
-        self.opening = self.opening or row.tokens[: row.prompt]
+        self.opening = self.opening or row.named[: row.prompt - row.nameless]
         while len(self.tokens) <= row.number:
             self.tokens.append([])
         self.tokens[row.number].append(token)

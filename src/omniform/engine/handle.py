@@ -126,9 +126,9 @@ class Handle:
         text = ""
         if self._tokenizer is not None:
             words = self._words.setdefault(row.number, ShownText(self._tokenizer, self._stop_strings))
-            text = words.push(row.tokens, row.prompt)
+            text = words.push(row.named, row.prompt - row.nameless)
             if row.finished is not None:
-                text += words.rest(row.tokens, row.prompt)
+                text += words.rest(row.named, row.prompt - row.nameless)
         with self._changed:
             self._pieces.append(Piece(token, text, logprob, row.number))
             self._tell()

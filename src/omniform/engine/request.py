@@ -9,13 +9,19 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from omniform.core.batch import Item, Span
+from omniform.architectures.generative import RowLayout
+from omniform.core.batch import Item
 from omniform.engine.beams import BeamSearch
 from omniform.engine.blocks import BlockTable, Content
 from omniform.engine.pages import Pool
 from omniform.engine.settings import Settings
 from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
+
+PLAIN = RowLayout()
+
+NAMELESS = -1
+"""Stands among a row's tokens where a vector was given that is no token's."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -25,11 +31,13 @@ class Prompt:
     """What one request begins with.
 
     Attributes:
-        tokens: what the decoder reads; empty where an encoder-decoder chooses its own opening.
+        tokens: what the decoder reads; empty where an encoder-decoder chooses its own opening; :data:`NAMELESS` where a
+            vector stands that is no token's.
         items: the pictures and sounds among the tokens, in reading order.
         encoder: inputs of an encoder-decoder's encoder, a batch of one row; empty for a decoder alone.
         options: settings that the opening of an encoder-decoder's answer depends on (language, task).
         place: which prompt of its call it is, for messages.
+        vectors: what stands in the place of tokens' own vectors, and from which token on. Shape: [n, D] each.
     """
 
     tokens: tuple[int, ...]
@@ -37,6 +45,24 @@ class Prompt:
     encoder: Mapping[str, Tensor] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     place: int = 0
+    vectors: tuple[tuple[int, Tensor], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Vectors that stand in the place of some of a prompt's tokens.
+
+    Attributes:
+        start: the first of them.
+        length: how many there are.
+        content: a digest of what they were made of.
+        vectors: themselves, Shape: [length, D]; None where the encoders' cache keeps them.
+    """
+
+    start: int
+    length: int
+    content: Content
+    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +186,7 @@ class Row:
         lane, lanes: its place among the rows of the same call, and how many those are: they draw together.
         finished: why it ended; None while it runs.
         logprobs, scores, logits: what was noted for each token written.
+        nameless: how many of the prompt's tokens are vectors that no id stands for.
     """
 
     tokens: list[int]
@@ -175,6 +202,7 @@ class Row:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
+    nameless: int = 0
 
     @property
     def pending(self) -> int:
@@ -186,9 +214,15 @@ class Row:
         """How many tokens were written after the prompt."""
         return len(self.tokens) - self.prompt
 
+    @property
+    def named(self) -> list[int]:
+        """The tokens that have an id: all but the places of vectors that are no token's."""
+        return [t for t in self.tokens if t != NAMELESS] if self.nameless else self.tokens
+
     def continued(self, number: int) -> Row:
         """Another row that begins with the same tokens; its tables are not set."""
         copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
+        copy.nameless = self.nameless
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
@@ -222,7 +256,8 @@ class Request:
         contents: digests of what its encoders read, once they were made.
         room: what its encoders make takes: bytes of features or blocks of memory; 0 until that is known.
         media: digests of its items, held in the encoders' cache while it runs.
-        spans: which tokens stand for which item.
+        placed: which tokens stand for what, its items and its vectors.
+        layout: what the decoder has to know of its prompt beyond the order of the tokens.
         memory: digest of its encoder's inputs, for an encoder-decoder, while it runs.
         beams: the search that its rows take part in, if any.
         stop_strings: ends a row by its text; None where no such strings were given.
@@ -247,7 +282,8 @@ class Request:
     contents: tuple[Content, ...] = ()
     room: int = 0
     media: tuple[Content, ...] = ()
-    spans: tuple[Span, ...] = ()
+    placed: tuple[Placed, ...] = ()
+    layout: RowLayout = PLAIN
     memory: Content | None = None
     memory_length: int = 0
     beams: BeamSearch | None = None

@@ -46,26 +46,25 @@ class Runner:
             self._state.copy(*copy)
         model, device = self._model, self._model.device
         ids: list[int] = []
-        positions: list[int] = []
         lengths: list[int] = []
         segments: list[Segment] = []
         last: list[int] = []
         for share in plan.shares:
             row, first, stop = share.row, share.row.computed, share.row.computed + share.count
-            segments.append(Segment(len(ids), share.count, first))
+            together = tuple(t for t in share.request.layout.together if t[0] < stop and t[1] > first)
+            segments.append(Segment(len(ids), share.count, first, together))
             ids += row.tokens[first:stop]
-            positions += range(first, stop)
             lengths += [max(row.prompt, at + 1) for at in range(first, stop)]
             if share.is_last:
                 last.append(len(ids) - 1)
-        embeds = model.embed(torch.tensor([ids], device=device))
+        embeds = model.embed(torch.tensor([ids], device=device).clamp_(min=0))  # a vector's place has no id
         for share, segment in zip(plan.shares, segments, strict=True):
             self._place_features(embeds, share, segment)
         for pool in self._pools:
             self._begin(pool, plan.shares)
         reads_memory = plan.shares[0].request.memory is not None
         ctx = PackedContext(
-            positions=torch.tensor([positions], device=device),
+            positions=_positions(plan.shares).to(device),
             lengths=torch.tensor([lengths], device=device),
             segments=tuple(segments),
             tables={pool: [s.row.tables[pool] for s in plan.shares] for pool in self._token_pools},
@@ -82,12 +81,14 @@ class Runner:
     def _place_features(self, embeds_1ND: Tensor, share: Share, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
         first, stop = segment.past, segment.past + segment.count
-        for span in share.request.spans:
-            low, high = max(first, span.start), min(stop, span.start + span.length)
+        for placed in share.request.placed:
+            low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
-                vectors = self._encoders.features[share.request.media[span.item]].vectors
-                at = segment.start - first
-                embeds_1ND[0, at + low : at + high] = vectors[low - span.start : high - span.start].to(embeds_1ND.dtype)
+                part, at = (
+                    self._encoders.vectors(placed)[low - placed.start : high - placed.start],
+                    segment.start - first,
+                )
+                embeds_1ND[0, at + low : at + high] = part.to(embeds_1ND)
 
     def _begin(self, pool: Pool, shares: Sequence[Share]) -> None:
         """Say where the step writes."""
@@ -102,6 +103,16 @@ class Runner:
         assert share.request.memory is not None
         entry = self._encoders.memories[share.request.memory]
         return entry.table, entry.length
+
+
+def _positions(shares: Sequence[Share]) -> Tensor:
+    """Where the tokens of a step stand. Shape: [1, N], or [axes, 1, N] where the model counts on several axes."""
+    if all(share.request.layout.positions is None for share in shares):
+        return torch.tensor([[at for s in shares for at in range(s.row.computed, s.row.computed + s.count)]])
+    rows = [s.request.layout.of(s.row.computed, s.row.computed + s.count) for s in shares]
+    axes = max(len(row) for row in rows)
+    whole = torch.cat([row.expand(axes, -1) for row in rows], dim=1)
+    return whole if axes == 1 else whole[:, None]
 
 
 def _written(shares: Sequence[Share], pool: Pool) -> list[Run]:

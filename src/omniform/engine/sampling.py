@@ -104,12 +104,12 @@ def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:
 def _ruled(row: Row, s: Settings, scores: Tensor) -> Tensor:
     """The rules that look at what a row holds or how long it is. Shape: [V] in and out."""
     written = row.written
-    scores = _biased(scores, row.tokens, s.sequence_bias)
+    scores = _biased(scores, row.named, s.sequence_bias)
     if s.repetition_penalty != 1.0:
-        scores = _penalised(scores, row.tokens, s.repetition_penalty)
+        scores = _penalised(scores, row.named, s.repetition_penalty)
     if s.no_repeat_ngram_size:
-        scores = _banned(scores, _repeats(row.tokens, s.no_repeat_ngram_size))
-    scores = _biased(scores, row.tokens, [(word, NEVER) for word in s.bad_words])
+        scores = _banned(scores, _repeats(row.named, s.no_repeat_ngram_size))
+    scores = _biased(scores, row.named, [(word, NEVER) for word in s.bad_words])
     if written < s.min_new_tokens:
         scores = _banned(scores, s.eos_token_ids)
     if s.forced_first is not None and written == 0:
@@ -138,7 +138,7 @@ def _only(scores: Tensor, tokens: Sequence[int]) -> Tensor:
 
 def _penalised(scores: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
     """CTRL's repetition penalty (https://arxiv.org/abs/1909.05858, section 4.1)."""
-    seen = torch.tensor(sorted(set(tokens)), device=scores.device)
+    seen = torch.tensor(sorted(set(tokens)), dtype=torch.long, device=scores.device)
     old = scores[seen]
     return scores.index_copy(0, seen, torch.where(old < 0, old * penalty, old / penalty))
 

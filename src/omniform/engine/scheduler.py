@@ -151,7 +151,7 @@ class Scheduler:
         starting = {id(r) for r in self.waiting}
         blocked = False
         for request in sorted(everyone, key=lambda r: (-r.priority, id(r) in starting, r.arrival)):
-            if budget == 0 or (suspect is not None and request is not suspect):
+            if budget <= 0 or (suspect is not None and request is not suspect):
                 continue
             # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones. That goes for those
             # too that had to give way a moment ago.
@@ -191,12 +191,13 @@ class Scheduler:
     def _fits(self, request: Request) -> bool:
         rows = request.running
         contents = [self._contents(row, request) for row in rows]
+        widest = max((end - start for start, end in request.layout.together), default=0)
         for pool in self.pools.values():
             need = 0
             for row, chain in zip(rows, contents, strict=True):
                 tokens = len(row.tokens)
                 if pool.window is not None:
-                    tokens = min(tokens, pool.window + self.max_tokens + pool.size)
+                    tokens = min(tokens, pool.window + max(self.max_tokens, widest) + pool.size)
                 else:
                     known = longest_prefix(list(self.pools.values()), chain)
                     need -= sum(pool.is_held(content) for content in chain[:known])
@@ -222,7 +223,7 @@ class Scheduler:
         for row, wish in wishes:
             if not row.tables:
                 wish -= self._take_over(request, row)
-            count = min(wish, left)
+            count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:
                 continue
             while not self._has_room(row, count):
@@ -260,6 +261,9 @@ class Scheduler:
         """Give a row that has no blocks those that hold what it begins with; returns the tokens saved."""
         chain = self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
+        # Tokens that see one another are read in one step, so none of them is taken over without the others.
+        while cut := [start for start, end in request.layout.together if start < known * self._size < end]:
+            known = longest_prefix(list(self.pools.values()), chain[: cut[0] // self._size])
         for key, pool in self.pools.items():
             table = row.tables[key] = BlockTable(pool.size)
             first = first_needed(pool, known)
@@ -288,10 +292,21 @@ class Scheduler:
             whole = blake2b(before, digest_size=16)
             first = number * size
             whole.update(repr(row.tokens[first : first + size]).encode())
-            for span in request.spans:
-                if span.start < first + size and span.start + span.length > first:
-                    whole.update(request.media[span.item] + str(first - span.start).encode())
+            for placed in request.placed:
+                if placed.start < first + size and placed.start + placed.length > first:
+                    whole.update(placed.content + str(first - placed.start).encode())
+            self._digest_layout(whole, row, request, first)
             row.contents.append(whole.digest())
+
+    def _digest_layout(self, whole: blake2b, row: Row, request: Request, first: int) -> None:
+        """What a block's keys depend on besides what comes before: its positions, and what its tokens see ahead."""
+        layout, stop = request.layout, first + self._size
+        if layout.positions is not None:
+            whole.update(layout.of(first, stop).contiguous().numpy().tobytes())
+        for start, end in layout.together:
+            if start < stop < end:
+                placed = [p.content for p in request.placed if p.start < end and p.start + p.length > start]
+                whole.update(repr((start - first, row.tokens[start:end], placed)).encode())
 
     def _has_room(self, row: Row, count: int) -> bool:
         return all(
@@ -324,6 +339,18 @@ class Scheduler:
                 assert block is not None, "a block that is written to is held"
                 pool.remember(block, row.contents[number])
         return copies
+
+
+def _unsplit(request: Request, row: Row, count: int) -> int:
+    """How many tokens of a row a step takes, so that it holds stretches that see one another whole, or not at all.
+
+    A stretch that is longer than a step may be makes the step longer.
+    """
+    stop = row.computed + count
+    for start, end in request.layout.together:
+        if start < stop < end:
+            stop = start if start > row.computed else end
+    return stop - row.computed
 
 
 def refuse_if_too_big(needs: Mapping[Pool, int], pools: Mapping[Pool, BlockPool]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from omniform.engine.beams import BeamSearch
 from omniform.engine.encoders import Encoders
-from omniform.engine.request import Completion, Continuation, FinishReason, Request, Row, TokenLogprob
+from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.sampling import choose, logprobs_of, processed, refuse_no_numbers
 from omniform.engine.scheduler import Scheduler, Share
 from omniform.engine.settings import Settings
@@ -102,7 +102,7 @@ class Writer:
         if settings.keep_logits:
             row.logits.append(logits_V.clone())
         if token in settings.eos_token_ids or (
-            request.stop_strings is not None and request.stop_strings.ends(row.tokens)
+            request.stop_strings is not None and request.stop_strings.ends(row.named)
         ):
             row.finished = "stop"
         elif row.written >= settings.max_new_tokens or is_late(request):
@@ -130,7 +130,7 @@ class Writer:
         def ends(parent: int, token: int) -> bool:
             row = rows[parent]
             stops = request.stop_strings
-            return late or (stops is not None and stops.ends([*row.tokens, token]))
+            return late or (stops is not None and stops.ends([*row.named, token]))
 
         fork = request.beams.advance(scores, ends)
         if request.beams.done:
@@ -159,7 +159,9 @@ class Writer:
 
     def _completion(self, request: Request) -> Completion:
         beams = request.beams
-        opening = request.rows[0].tokens[: request.rows[0].prompt] if request.rows else list(request.prompt.tokens)
+        opening = [t for t in request.prompt.tokens if t != NAMELESS]
+        if request.rows:
+            opening = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
         if beams is not None and beams.done:
             found = [
                 self._continuation(request, opening, h.tokens, "stop" if h.stopped else "length", None, h.score)
