@@ -16,9 +16,9 @@ from omniform.core.errors import InputError
 from omniform.core.rules import Causal, Window
 from omniform.core.spans import numbered
 from omniform.core.state import DenseState, number_mixers
-from omniform.engine.calls import settings_for
 from omniform.engine.engine import Engine
 from omniform.engine.request import Prompt
+from omniform.engine.settings import Asked
 from reference import ragged, randomise
 
 WIDTH, VOCABULARY, NEW = 16, 41, 6
@@ -301,7 +301,7 @@ def test_ids_with_vectors_in_places(llama):
 
     for tokens in ((3, 4, 5, 6, 7, 8), (3, 4, -1, -1, 7, 8)):
         call = Prompt(tokens, vectors=((2, vectors),))
-        engine.enqueue(call, lambda n: settings_for(lm, {"max_new_tokens": NEW, "do_sample": False}, n), Sink())
+        engine.enqueue(call, Asked(lm, {"max_new_tokens": NEW, "do_sample": False}), Sink())
         while engine.step():
             pass
     assert [a.tokens for a in answers] == [expected] * 2
