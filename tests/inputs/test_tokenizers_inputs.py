@@ -223,7 +223,7 @@ def test_arrays_of_ids(tok) -> None:
     for form in (ids, tuple(ids), np.array(ids), torch.tensor(ids), [torch.tensor(ids)], np.array([ids])):
         text = tok.decode(form, skip_special_tokens=True)
         assert text in ("hello world", ["hello world"])
-    assert tok.get_special_tokens_mask(torch.tensor(ids)) == [1, 0, 0, 1]
+    assert tok.get_special_tokens_mask(torch.tensor(ids), already_has_special_tokens=True) == [1, 0, 0, 1]
 
 
 # ---- sentencepiece files

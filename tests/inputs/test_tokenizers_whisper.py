@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_tokenizers_folders import ours, reference, whisper
 
-from omniform.core.errors import ConfigError, InputError
+from omniform.core.errors import ConfigError, InputError, UnknownArgumentError
 from omniform.inputs.text.whisper import WhisperTokenizer
 
 
@@ -99,6 +99,11 @@ def test_timestamps(pair, skip: bool, times: bool, offsets: bool) -> None:
             block, skip_special_tokens=skip
         )
         assert mine.decode(torch.tensor(block), **options) == theirs.decode(torch.tensor(block), **options)
+        assert mine.batch_decode(block, **options) == theirs.batch_decode(block, **options)
+    else:  # of which the reference gives one row at a time
+        block = sequences(first, mine.vocab_size)[5:20]
+        each = [theirs.decode(row, **{**options, "skip_special_tokens": False}) for row in block]
+        assert mine.batch_decode(block, **{**options, "skip_special_tokens": False}) == each
     finer = {**options, "time_precision": 0.04}
     assert mine.decode([first, 5, first + 7], **finer) == theirs.decode([first, 5, first + 7], **finer)
 
@@ -134,7 +139,10 @@ def test_refusals(pair, tmp_path) -> None:
     for options in ({"normalize": True}, {"basic_normalize": True}):
         with pytest.raises(InputError, match="normal"):
             mine.decode([5], **options)
-    with pytest.raises(InputError, match="one row"):
-        mine.decode([[5], [6]], output_offsets=True)
+    with pytest.raises(UnknownArgumentError, match="output_offsets"):
+        mine.decode([5], output_offset=True)
+    for options in ({"time_precision": 0}, {"time_precision": "x"}, {"output_offsets": 1}):
+        with pytest.raises(InputError):
+            mine.decode([5], **options)
     with pytest.raises((ConfigError, InputError)):
         ours(whisper(tmp_path / "w", language="klingon"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, Unpack, cast
 
 import torch
 
@@ -18,7 +18,7 @@ from omniform.inputs.processors.options import Part
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
-from omniform.inputs.text.whisper import WhisperTokenizer
+from omniform.inputs.text.whisper import Transcript, TranscriptOptions, WhisperTokenizer
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.extractor import Waves
@@ -129,6 +129,34 @@ class WhisperProcessor(Processor):
             return_tensors: ``"np"``, ``"pt"``, or None for a list.
         """
         return Batch({"ids": self._whisper().get_prompt_ids(text)}).as_tensors(return_tensors)["ids"]
+
+    def decode(  # type: ignore[override]
+        self,
+        token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Unpack[TranscriptOptions],
+    ) -> str | list[str] | Transcript | list[Transcript]:
+        """The text of ids; see :meth:`~omniform.inputs.text.whisper.WhisperTokenizer.decode`.
+
+        Raises:
+            InputError: an id is none, or there are options and the tokenizer is none of Whisper's.
+        """
+        if not options:
+            return super().decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces)
+        return self._whisper().decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **options)
+
+    def batch_decode(  # type: ignore[override]
+        self,
+        sequences: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Unpack[TranscriptOptions],
+    ) -> list[str] | list[Transcript]:
+        """The texts of rows of ids; see :meth:`decode`."""
+        if not options:
+            return super().batch_decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return self._whisper().batch_decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
 
     def _whisper(self) -> WhisperTokenizer:
         if not isinstance(self.tokenizer, WhisperTokenizer):

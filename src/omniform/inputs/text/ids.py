@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,20 +16,20 @@ def read_ids(ids: object) -> list[int]:
         InputError: one of them is no whole number from 0.
     """
     values = _plain(ids)
-    return [
-        read_id(value, f"id {index}") for index, value in enumerate([values] if isinstance(values, int) else values)
-    ]
+    listed = values if isinstance(values, Sequence) else [values]
+    return [read_id(value, f"id {index}") for index, value in enumerate(listed)]
 
 
 def read_id_rows(ids: object) -> tuple[list[list[int]], bool]:
-    """Rows of ids, and whether they were given as several.
+    """Rows of ids, and whether they were given as several; of an encoded batch its ``input_ids``.
 
     Raises:
         InputError: an id is no whole number from 0.
     """
+    if isinstance(ids, Mapping) and "input_ids" in ids:
+        ids = ids["input_ids"]
     values = _plain(ids)
-    many = not isinstance(values, int) and len(values) > 0 and isinstance(values[0], (Sequence, torch.Tensor))
-    if many and not isinstance(values, int):
+    if isinstance(values, Sequence) and len(values) > 0 and is_row(values[0]):
         return [read_ids(row) for row in values], True
     return [read_ids(values)], False
 
@@ -40,21 +40,51 @@ def read_id(value: object, where: str) -> int:
     Raises:
         InputError: it is no whole number from 0.
     """
+    value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
         remedy = "-100 marks labels that do not count: replace it by the pad token's id." if value == -100 else None
         raise InputError(
-            "this is no token id", where=where, expected="a whole number from 0", found=f"{value!r:.60}", remedy=remedy
+            "this is no token id", where=where, expected="a whole number from 0", found=shown(value), remedy=remedy
         )
     return value
 
 
-def _plain(ids: object) -> int | Sequence[object]:
+def as_number(value: object) -> object:
+    """A number of numpy's, or a tensor of one, as Python's own; anything else as it is."""
     import numpy as np
 
-    if isinstance(ids, (np.ndarray, np.generic)):
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_meta:
+        plain: object = value.item()
+        return plain
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def is_row(value: object) -> bool:
+    """Whether it is a list, an array or a tensor of several, and no single number or text."""
+    import numpy as np
+
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value and its type for a message, however large or odd it is."""
+    try:
+        text = f"{value.__class__.__name__}" if isinstance(value, torch.Tensor) and value.is_meta else repr(value)
+    except Exception:  # a foreign object may refuse to be shown
+        text = object.__repr__(value)
+    return f"{text if len(text) <= most else text[:most] + '...'} ({type(value).__name__})"
+
+
+def _plain(ids: object) -> object:
+    import numpy as np
+
+    ids = as_number(ids)
+    if isinstance(ids, torch.Tensor) and (ids.is_meta or ids.layout != torch.strided):
+        raise InputError("these are no token ids", where="token_ids", found=f"a tensor on {ids.device}, {ids.layout}")
+    if isinstance(ids, (np.ndarray, torch.Tensor)):
         ids = ids.tolist()
-    if isinstance(ids, torch.Tensor):
-        ids = ids.tolist()
-    if isinstance(ids, int) or (isinstance(ids, Sequence) and not isinstance(ids, (str, bytes))):
+    if isinstance(ids, int) or is_row(ids):
         return ids
-    raise InputError("these are no token ids", where="token_ids", found=f"{ids!r:.60} ({type(ids).__name__})")
+    raise InputError("these are no token ids", where="token_ids", found=shown(ids))

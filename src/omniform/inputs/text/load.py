@@ -6,14 +6,16 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE, WordPiece
 
-from omniform.core.errors import ConfigError, OmniformError, check_arguments
+from omniform.core.errors import ConfigError, check_arguments
 from omniform.inputs.text.assemble import Vocabulary, from_sentencepiece
+from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.classes import class_named
 from omniform.inputs.text.names import Origin, class_of
 from omniform.inputs.text.recipes import Recipe, recipe_of
@@ -53,55 +55,54 @@ def tokenizer_from_files(
     """
     given = dict(overrides or {})
     check_arguments("the tokenizer", (name for name in given if not name.endswith("_token")), (*KNOWN, *INERT))
-    text = read_text(files["tokenizer.json"]) if "tokenizer.json" in files else None
-    backend = None if text is None else _parse(text, files["tokenizer.json"])
-    settings = read_settings(files, where, given, backend)
-    origin = Origin(
-        family=model_type,
-        config_class=settings.text("tokenizer_class"),
-        model_class=model_class,
-        model_name=model_name,
-        repository=where,
-        own_code="auto_map" in settings.values,
-        in_bytes=text is not None and '"ByteLevel"' in text,
-    )
-    recipe = recipe_of(class_of(origin) if wanted is None else wanted.recipe_name)
-    settings.named = {**recipe.defaults, **settings.named}
-    kind = class_named(recipe.name) if wanted is None else wanted
-    try:
-        return _build(kind, recipe, files, settings, text, backend)
-    except OmniformError:
-        raise
-    except Exception as error:  # the backend raises bare ones
-        raise ConfigError(
-            "the tokenizer's files do not make a tokenizer",
-            where=where,
-            expected=f"what a {recipe.name} needs",
-            found=str(error).strip(),
-        ) from error
+    said = Origin(family=model_type, model_class=model_class, model_name=model_name, repository=where)
+    recipe = None if wanted is None else recipe_of(wanted.recipe_name)
+    parts = read_parts(files, where, given, recipe, said)
+    kind = class_named(parts[1].name) if wanted is None else wanted
+    with guarded("the tokenizer's files do not make a tokenizer", ConfigError, where):
+        return kind.made_of(*parts)
 
 
-def _build(
-    kind: type[Tokenizer],
-    recipe: Recipe,
+def read_parts(
     files: Mapping[str, Path],
-    settings: Settings,
-    text: str | None,
-    raw: Mapping[str, object] | None,
-) -> Tokenizer:
+    where: str,
+    overrides: Mapping[str, object],
+    recipe: Recipe | None,
+    said: Origin | None = None,
+) -> tuple[Backend, Recipe, Settings, processors.PostProcessor | None]:
+    """What a tokenizer is made of, out of files.
+
+    Args:
+        files: as for :func:`tokenizer_from_files`; so are ``where`` and ``overrides``.
+        recipe: the kind of tokenizer; by default what the files say.
+        said: what the checkpoint says besides, of which the kind follows.
+    """
+    text = read_text(files["tokenizer.json"]) if "tokenizer.json" in files else None
+    raw = None if text is None else _parse(text, files["tokenizer.json"])
+    settings = read_settings(files, where, overrides, raw)
+    if recipe is None:
+        origin = replace(
+            said or Origin(),
+            config_class=settings.text("tokenizer_class"),
+            own_code="auto_map" in settings.values,
+            in_bytes=text is not None and '"ByteLevel"' in text,
+        )
+        recipe = recipe_of(class_of(origin))
+    settings.named = {**recipe.defaults, **settings.named}
     post_processor: processors.PostProcessor | None = None
-    if text is not None and raw is not None:
+    with guarded("the tokenizer's files do not make a tokenizer", ConfigError, where):
+        if text is None or raw is None:
+            return _from_vocabulary_files(recipe, files, settings), recipe, settings, None
         stands = recipe.steps is None or recipe.steps.keeps_file
         shell = Backend.from_str(text) if stands else _shell(raw)
         _apply_stored_limits(settings, shell)
         post_processor = shell.post_processor
-        backend = shell if stands else _assemble(recipe, _stored_vocabulary(raw), settings)
-    else:
-        backend = _from_vocabulary_files(recipe, files, settings)
-    return kind.made_of(backend, recipe, settings, post_processor)
+        backend = shell if stands else assembled(recipe, _stored_vocabulary(raw), settings)
+    return backend, recipe, settings, post_processor
 
 
-def _assemble(recipe: Recipe, vocabulary: Vocabulary, settings: Settings) -> Backend:
+def assembled(recipe: Recipe, vocabulary: Vocabulary, settings: Settings) -> Backend:
+    """The tokenizer proper, as its kind is assembled from a vocabulary."""
     assert recipe.steps is not None
     if recipe.steps.tokens is not None:
         recipe.steps.tokens(settings)
@@ -188,9 +189,9 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
     elif len(present) == len(recipe.files):
         paths = [str(files[name]) for name in recipe.files]
         if len(paths) == 1:
-            return _assemble(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
+            return assembled(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
         ids, merges = BPE.read_file(*paths)
-        return _assemble(recipe, Vocabulary(ids=ids, merges=merges), settings)
+        return assembled(recipe, Vocabulary(ids=ids, merges=merges), settings)
     kind = "tokenizer of unknown kind" if recipe.is_generic else recipe.name
     alternatives = " or ".join(recipe.files) if recipe.files[0].endswith(".model") else " and ".join(recipe.files)
     raise ConfigError(
@@ -212,7 +213,7 @@ def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:
             vocabulary.ids, vocabulary.merges = model.vocabulary(), model.merges()
         else:
             vocabulary.scores = recipe.steps.pieces(scores, settings)
-        return _assemble(recipe, vocabulary, settings)
+        return assembled(recipe, vocabulary, settings)
     if model.model_type == UNIGRAM:
         vocabulary.scores = scores
     else:

@@ -9,6 +9,7 @@ do more than raise :class:`ConfigError`.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,13 @@ from tokenizers import AddedToken
 from omniform.core.errors import ConfigError, RepoError
 
 UNIGRAM, BPE = 1, 2
+LARGEST_FILE = 1 << 27
+"""A model file is read up to so many bytes; the largest published ones take 20 MB."""
+MOST_PIECES = 1 << 21
+"""A model holds up to so many pieces; the largest published ones hold a million."""
+MOST_WORK = 10**9
+"""The merges are looked for with up to so many characters of pieces compared: about a second."""
+
 _CONTROL, _USER_DEFINED = 3, 4
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -69,13 +77,26 @@ class SentencePieceModel:
 
         Each piece is what every split of it into two other pieces merges into; those that make an earlier piece come
         first, and of several splits that with the shorter left part.
+
+        Raises:
+            ConfigError: finding them would take more than :data:`MOST_WORK`.
         """
         vocabulary = self.vocabulary()
+        lengths = sorted({len(piece) for piece in vocabulary})
+        work = sum(bisect_left(lengths, len(piece)) * len(piece) for piece in vocabulary)
+        if work > MOST_WORK:
+            raise ConfigError(
+                "the vocabulary's pieces are too long, of too many lengths, to find its merges",
+                where="sentencepiece model",
+                expected=f"up to {MOST_WORK} characters to compare",
+                found=f"{work}, the longest piece of {lengths[-1]}",
+            )
+        known = set(lengths)
         return [
             (piece[:cut], piece[cut:])
             for piece, _ in sorted(vocabulary.items(), key=lambda item: item[1])
-            for cut in range(1, len(piece))
-            if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+            for cut in lengths[: bisect_left(lengths, len(piece))]
+            if len(piece) - cut in known and piece[:cut] in vocabulary and piece[cut:] in vocabulary
         ]
 
 
@@ -87,6 +108,14 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         ConfigError: it is no sentencepiece model, or a damaged one.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise ConfigError(
+                "the file is too large for a sentencepiece model",
+                where=str(path),
+                expected=f"up to {LARGEST_FILE} bytes",
+                found=f"{size} bytes",
+            )
         data = path.read_bytes()
     except OSError as error:
         raise RepoError("the file cannot be read", where=str(path), found=error.strerror) from error
@@ -94,6 +123,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     try:
         for number, value in _fields(data):
             if number == 1:
+                if len(model.pieces) == MOST_PIECES:
+                    raise ValueError(f"more than {MOST_PIECES} pieces")
                 model.pieces.append(_piece(_as_bytes(value)))
             elif number == 2:
                 _read_trainer(model, _as_bytes(value))

@@ -16,12 +16,11 @@ from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token
 class TokenTable:
     """Tokens and ids, both ways; which tokens are special, by name and without.
 
-    Args:
+    Attributes:
         backend: the tokenizer proper.
-        named: special tokens with a name: ``pad_token``, or ``image_token`` of this model alone.
-        extra: special tokens without one.
     """
 
+    backend: Backend
     bos_token, bos_token_id = NamedToken(), NamedTokenId()
     eos_token, eos_token_id = NamedToken(), NamedTokenId()
     unk_token, unk_token_id = NamedToken(), NamedTokenId()
@@ -30,7 +29,10 @@ class TokenTable:
     cls_token, cls_token_id = NamedToken(), NamedTokenId()
     mask_token, mask_token_id = NamedToken(), NamedTokenId()
 
-    def __init__(self, backend: Backend, named: Mapping[str, Token | None], extra: Sequence[Token]) -> None:
+    SPECIAL_TOKENS_ATTRIBUTES = NAMES
+    pad_token_type_id = 0
+
+    def _begin_table(self, backend: Backend, named: Mapping[str, Token | None], extra: Sequence[Token]) -> None:
         self.backend = backend
         self._named: dict[str, Token | None] = {**dict.fromkeys(NAMES), **named}
         self._extra: list[Token] = list(extra)
@@ -100,6 +102,21 @@ class TokenTable:
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id, added ones included."""
         return self.backend.get_vocab(with_added_tokens=True)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Every token and its id, added ones included."""
+        return self.get_vocab()
+
+    @property
+    def backend_tokenizer(self) -> Backend:
+        """The ecosystem's name of :attr:`backend`."""
+        return self.backend
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """The added tokens and their ids."""
+        return self.get_added_vocab()
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:

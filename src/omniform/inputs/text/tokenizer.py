@@ -9,22 +9,23 @@ from threading import Lock
 from typing import ClassVar, Self, Unpack, cast
 
 import torch
-from tokenizers import AddedToken, Encoding, models, processors
+from tokenizers import Encoding, models, processors
 from tokenizers import Tokenizer as Backend
 
-from omniform.core.errors import ConfigError, InputError
+from omniform.core.errors import InputError
 from omniform.core.upstairs import upstairs
 from omniform.inputs.text import chat, save
+from omniform.inputs.text.backend import Asked, encode_rows, guarded
 from omniform.inputs.text.encoding import BatchEncoding
-from omniform.inputs.text.ids import read_id_rows, read_ids
+from omniform.inputs.text.framing import Framing
+from omniform.inputs.text.ids import read_id_rows
 from omniform.inputs.text.names import GENERIC
 from omniform.inputs.text.options import EncodeOptions, Limits, check_options, read_limits
 from omniform.inputs.text.padding import Filler, pad_rows
+from omniform.inputs.text.pickled import attributes_of, state_of
 from omniform.inputs.text.recipes import Recipe
-from omniform.inputs.text.rows import Row, read_rows
+from omniform.inputs.text.rows import read_rows
 from omniform.inputs.text.settings import ChatTemplates, Settings, Side
-from omniform.inputs.text.special import Token
-from omniform.inputs.text.table import TokenTable
 
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
@@ -35,7 +36,7 @@ Ids = list[int] | list[list[int]] | torch.Tensor
 _APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
-class Tokenizer(TokenTable):
+class Tokenizer(Framing):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
     :meth:`from_pretrained` loads one; ``omniform.AutoTokenizer`` chooses the class.
@@ -44,6 +45,30 @@ class Tokenizer(TokenTable):
     is_fast = True
     recipe_name: ClassVar[str] = GENERIC
     """The class that files call it by."""
+
+    def __init__(
+        self,
+        vocab: str | os.PathLike[str] | Mapping[str, int] | Sequence[tuple[str, float]] | None = None,
+        merges: str | os.PathLike[str] | Sequence[str | tuple[str, str]] | None = None,
+        **given: object,
+    ) -> None:
+        """A tokenizer of what is at hand; :meth:`from_pretrained` reads a folder.
+
+        Args:
+            vocab: the vocabulary: its file, tokens with their ids, or pieces with their scores.
+            merges: the merges of a BPE: their file, or the pairs.
+            given: ``tokenizer_object``, a ``tokenizers.Tokenizer``, of which a copy is taken; or ``tokenizer_file``,
+                ``vocab_file``, ``merges_file``; and settings: ``pad_token="<pad>"``, ``padding_side="left"``, ...
+
+        Raises:
+            InputError: there is no vocabulary, or it is none.
+            ConfigError: a file is malformed, or a setting is not supported.
+            UnknownArgumentError: a keyword that is neither.
+        """
+        # The reader of files knows every class of tokenizer, this one too.
+        from omniform.inputs.text.construct import parts_of
+
+        self._begin(*parts_of(self.recipe_name, vocab, merges, given))
 
     @classmethod
     def made_of(
@@ -82,7 +107,7 @@ class Tokenizer(TokenTable):
         post_processor: processors.PostProcessor | None,
     ) -> None:
         extra = settings.additional if settings.extra is None else settings.extra
-        TokenTable.__init__(self, backend, {**settings.named, **settings.specific}, extra or [])
+        self._begin_table(backend, {**settings.named, **settings.specific}, extra or [])
         self.recipe = recipe
         self.settings = settings
         # The backend keeps padding and truncation as state, so calls from several threads must take turns.
@@ -98,20 +123,13 @@ class Tokenizer(TokenTable):
         self.clean_up_tokenization_spaces = settings.flag("clean_up_tokenization_spaces", False)
         self.split_special_tokens = settings.flag("split_special_tokens", False)
         self.chat_template: ChatTemplates = settings.templates
-        self._add_bos = settings.flag("add_bos_token", False)
-        self._add_eos = settings.flag("add_eos_token", False)
         # Clean-up is made for WordPiece and would eat spaces that byte-level BPE means.
         forced = settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
         self._may_clean_up = forced or not isinstance(backend.model, models.BPE)
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = self.split_special_tokens
-        self._add_missing_tokens()
-        asked = "add_bos_token" in settings.values or "add_eos_token" in settings.values
-        reframed = recipe.steps is not None and recipe.steps.reframed
-        if asked or reframed or backend.post_processor is None:
-            self._frame_with_bos_eos()
-        self._frame()
+        self._begin_framing()
 
     @property
     def name_or_path(self) -> str:
@@ -119,73 +137,16 @@ class Tokenizer(TokenTable):
         return self.settings.where
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_turn"}
+        return state_of(vars(self))
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state, _turn=Lock())
+        vars(self).update(attributes_of(state), _turn=Lock())
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.recipe.name}, {len(self)} tokens, model_max_length={self.model_max_length}, "
             f"padding_side={self.padding_side!r}, special_tokens={self.special_tokens_map})"
         )
-
-    def _add_missing_tokens(self) -> None:
-        tokens: list[Token] = [token for _, token in sorted(self.settings.added.items())]
-        known = {*self.get_added_vocab(), *(str(token) for token in tokens)}
-        for token in [*self._named.values(), *self._extra]:
-            if token is not None and str(token) not in known and token not in tokens:
-                tokens.append(token)
-        named = {str(token) for token in self._named.values() if token}
-        ready = []
-        for token in tokens:
-            if isinstance(token, str):
-                token = AddedToken(token, special=True)
-            elif str(token) in named:
-                token.special = True
-            ready.append(token)
-        if ready:
-            self.backend.add_tokens(ready)
-
-    def _frame_with_bos_eos(self) -> None:
-        """Frame texts as ``add_bos_token`` and ``add_eos_token`` say."""
-        bos, eos = self.bos_token, self.eos_token
-        self._add_bos = self._add_bos and bos is not None
-        self._add_eos = self._add_eos and eos is not None
-        start, end = f"{bos}:{{0}} " if self._add_bos else "", f" {eos}:{{0}}" if self._add_eos else ""
-        single, second = (f"{start}${part}:{{0}}{end}".format(index) for index, part in enumerate("AB"))
-        used = [(bos, self.bos_token_id)] * self._add_bos + [(eos, self.eos_token_id)] * self._add_eos
-        special = [(token, index) for token, index in used if token is not None and index is not None]
-        if len(special) < len(used):
-            raise ConfigError("a token that frames each text is not in the vocabulary", where=self.settings.where)
-        self.backend.post_processor = processors.TemplateProcessing(
-            single=single, pair=f"{single} {second}", special_tokens=special
-        )
-
-    def _frame(self) -> None:
-        steps = self.recipe.steps
-        if steps is not None and steps.frame is not None:
-            self.backend.post_processor = steps.frame(self, self.settings)
-
-    @property
-    def add_bos_token(self) -> bool:
-        """Whether each text begins with ``bos_token``; setting it replaces the tokenizer's framing of texts."""
-        return self._add_bos
-
-    @add_bos_token.setter
-    def add_bos_token(self, value: bool) -> None:
-        self._add_bos = value
-        self._frame_with_bos_eos()
-
-    @property
-    def add_eos_token(self) -> bool:
-        """Whether each text ends with ``eos_token``; setting it replaces the tokenizer's framing of texts."""
-        return self._add_eos
-
-    @add_eos_token.setter
-    def add_eos_token(self, value: bool) -> None:
-        self._add_eos = value
-        self._frame_with_bos_eos()
 
     # ---- encoding
 
@@ -228,7 +189,7 @@ class Tokenizer(TokenTable):
 
     def _encode(self, text: object, text_pair: object, options: EncodeOptions, argument: str) -> BatchEncoding:
         rows, many = read_rows(text, text_pair, options.get("is_split_into_words", False), argument)
-        found = self._encode_rows(rows, self._limits(options), options)
+        found = encode_rows(self.backend, self._turn, rows, self._limits(options), self._asked(options))
         overflow = options.get("return_overflowing_tokens", False)
         if overflow:
             sources = [index for index, encoding in enumerate(found) for _ in range(1 + len(encoding.overflowing))]
@@ -253,47 +214,17 @@ class Tokenizer(TokenTable):
             has_pad_token=self.pad_token_id is not None,
         )
 
-    def _encode_rows(self, rows: list[Row], limits: Limits, options: EncodeOptions) -> list[Encoding]:
-        backend = self.backend
+    def _asked(self, options: EncodeOptions) -> Asked:
         split = options.get("split_special_tokens")
-        framed = options.get("add_special_tokens", True)
-        least = self.num_special_tokens_to_add(any(isinstance(row, tuple) for row in rows)) if framed else 0
-        if limits.truncation is not None and limits.max_length is not None and limits.max_length < least:
-            # The backend would leave such rows as long as they are.
-            raise InputError(
-                "the special tokens alone are longer than this",
-                where="max_length",
-                expected=f"{least} or more",
-                found=limits.max_length,
-                remedy="add_special_tokens=False leaves them out.",
-            )
-        try:
-            with self._turn:
-                backend.no_truncation()
-                backend.no_padding()
-                if limits.truncation is not None and limits.max_length is not None:
-                    backend.enable_truncation(
-                        limits.max_length,
-                        stride=limits.stride,
-                        strategy=limits.truncation,
-                        direction=self.truncation_side,
-                    )
-                if limits.padding is not None:
-                    backend.enable_padding(
-                        direction=limits.side,
-                        pad_id=self.pad_token_id or 0,
-                        pad_token=self.pad_token or "",
-                        length=limits.max_length if limits.padding == "max_length" else None,
-                        pad_to_multiple_of=limits.multiple,
-                    )
-                backend.encode_special_tokens = self.split_special_tokens if split is None else split
-                return backend.encode_batch(
-                    rows,
-                    is_pretokenized=options.get("is_split_into_words", False),
-                    add_special_tokens=framed,
-                )
-        except Exception as error:  # the backend raises bare ones
-            raise InputError("the text cannot be encoded as asked", found=str(error).strip(" ,")) from error
+        return Asked(
+            framed=options.get("add_special_tokens", True),
+            in_words=options.get("is_split_into_words", False),
+            split_special=self.split_special_tokens if split is None else split,
+            side=self.truncation_side,
+            overflow=options.get("return_overflowing_tokens", False),
+            pad_id=self.pad_token_id or 0,
+            pad_token=self.pad_token or "",
+        )
 
     def encode(self, text: object, text_pair: object = None, **options: Unpack[EncodeOptions]) -> Ids:
         """The ids of one text; see :meth:`__call__`."""
@@ -304,15 +235,6 @@ class Tokenizer(TokenTable):
         """The tokens of one text, without special ones unless ``add_special_tokens=True``."""
         check_options("Tokenizer.tokenize", options)
         return self._encode(text, pair, {"add_special_tokens": False, **options}, "text").tokens()
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens frame a text, or a pair."""
-        return self.backend.num_special_tokens_to_add(pair)
-
-    def get_special_tokens_mask(self, token_ids: Sequence[int] | torch.Tensor) -> list[int]:
-        """1 for each special token among framed ids, 0 for each other."""
-        special = set(self.all_special_ids)
-        return [int(index in special) for index in read_ids(token_ids)]
 
     def pad(
         self,
@@ -372,7 +294,8 @@ class Tokenizer(TokenTable):
         return [texts] if isinstance(texts, str) else texts
 
     def _decode(self, ids: list[int], skip_special_tokens: bool, clean_up: bool | None) -> str:
-        text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        with guarded("the ids cannot be decoded"):
+            text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         if self.recipe.steps is not None and self.recipe.steps.joint is not None:
             text = text.replace(self.recipe.steps.joint, " ").strip()
         if (self.clean_up_tokenization_spaces if clean_up is None else clean_up) and self._may_clean_up:

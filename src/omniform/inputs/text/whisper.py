@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TypedDict, Unpack, cast
 
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
-from omniform.core.errors import ConfigError, InputError, nearest
+from omniform.core.errors import ConfigError, InputError, check_arguments, nearest
 from omniform.core.languages import CODES, LANGUAGES
-from omniform.inputs.text.ids import read_id_rows
+from omniform.inputs.text.ids import read_id_rows, shown
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -39,6 +39,26 @@ class Transcript(TypedDict):
 
     text: str | list[str]
     offsets: list[Offset]
+
+
+class TranscriptOptions(TypedDict, total=False):
+    """How transcripts are decoded.
+
+    Attributes:
+        output_offsets: ``False``: give the stretches between timestamps as well, in seconds.
+        time_precision: ``0.02``: seconds from one timestamp to the next.
+        decode_with_timestamps: ``False``: write timestamps out, ``<|1.08|>``.
+        normalize: ``False``; not supported.
+        basic_normalize: ``False``; not supported.
+        remove_diacritics: ``False``; of a normalization, which is not supported.
+    """
+
+    output_offsets: bool
+    time_precision: float
+    decode_with_timestamps: bool
+    normalize: bool
+    basic_normalize: bool
+    remove_diacritics: bool
 
 
 class WhisperTokenizer(Tokenizer):
@@ -153,45 +173,46 @@ class WhisperTokenizer(Tokenizer):
         token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
-        output_offsets: bool = False,
-        time_precision: float = 0.02,
-        decode_with_timestamps: bool = False,
-        normalize: bool = False,
-        basic_normalize: bool = False,
-    ) -> str | list[str] | Transcript:
-        """The text of ids, without its timestamps unless they are asked for.
+        **options: Unpack[TranscriptOptions],
+    ) -> str | list[str] | Transcript | list[Transcript]:
+        """The text of ids, without its timestamps unless they are asked for; a list of texts for rows of ids.
 
         Args:
             token_ids: ids, rows of them, or a tensor of either.
             skip_special_tokens: leave special tokens out, and the prompt before the transcript.
             clean_up_tokenization_spaces: as for :meth:`Tokenizer.decode`.
-            output_offsets: give the stretches between timestamps as well, in seconds.
-            time_precision: seconds from one timestamp to the next.
-            decode_with_timestamps: write timestamps out, ``<|1.08|>``.
-            normalize: not supported.
-            basic_normalize: not supported.
+            options: see :class:`TranscriptOptions`.
 
         Raises:
-            InputError: an id is none, offsets are asked of several rows, or normalization is asked for.
+            InputError: an id is none, or normalization is asked for.
+            UnknownArgumentError: there is no such option.
         """
-        if normalize or basic_normalize:
-            raise InputError(
-                "normalized transcripts are not supported",
-                where="normalize" if normalize else "basic_normalize",
-                expected="False",
-                remedy="Normalize the decoded text yourself.",
-            )
+        precision = _read_options(options)
         rows, many = read_id_rows(token_ids)
-        if output_offsets and many:
-            raise InputError("offsets are given for one row at a time", where="token_ids", found=f"{len(rows)} rows")
-        kept = [self._without_prompt(rows[0])] if skip_special_tokens and not many else rows
-        if decode_with_timestamps:
-            texts = [self._decode_with_times(row, skip_special_tokens, time_precision) for row in kept]
+        # As the ecosystem has it, the prompt stays in where rows are given.
+        kept = [self._without_prompt(row) for row in rows] if skip_special_tokens and not many else rows
+        if options.get("decode_with_timestamps", False):
+            texts = [self._decode_with_times(row, skip_special_tokens, precision) for row in kept]
         else:
             decoded = (self._decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in kept)
             texts = [_TIMESTAMP.sub("", text) for text in decoded]
-        text = texts if many else texts[0]
-        return {"text": text, "offsets": self._offsets(rows[0], time_precision)} if output_offsets else text
+        if not options.get("output_offsets", False):
+            return texts if many else texts[0]
+        timed = [
+            Transcript(text=text, offsets=self._offsets(row, precision)) for text, row in zip(texts, rows, strict=True)
+        ]
+        return timed if many else timed[0]
+
+    def batch_decode(  # type: ignore[override]
+        self,
+        sequences: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Unpack[TranscriptOptions],
+    ) -> list[str] | list[Transcript]:
+        """The texts of rows of ids; see :meth:`decode`."""
+        found = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
+        return found if isinstance(found, list) else cast("list[str] | list[Transcript]", [found])
 
     def _without_prompt(self, ids: list[int]) -> list[int]:
         if not ids or ids[0] != self.token_id("<|startofprev|>"):
@@ -256,6 +277,26 @@ class WhisperTokenizer(Tokenizer):
                 offsets.append({"text": text, "timestamp": span})
             begin = end
         return offsets
+
+
+def _read_options(options: TranscriptOptions) -> float:
+    """Check the options, and give the seconds from one timestamp to the next."""
+    check_arguments("WhisperTokenizer.decode", options, TranscriptOptions.__annotations__)
+    precision = options.get("time_precision", 0.02)
+    for name, value in options.items():
+        if name != "time_precision" and not isinstance(value, bool):
+            raise InputError("the option is true or false", where=name, found=shown(value))
+    for name in ("normalize", "basic_normalize"):
+        if options.get(name):
+            raise InputError(
+                "normalized transcripts are not supported",
+                where=name,
+                expected="False",
+                remedy="Normalize the decoded text yourself.",
+            )
+    if isinstance(precision, bool) or not isinstance(precision, (int, float)) or not 0 < precision < float("inf"):
+        raise InputError("this is no length of time", where="time_precision", found=shown(precision))
+    return float(precision)
 
 
 def _language_code(language: str) -> str:
