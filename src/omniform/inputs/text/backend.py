@@ -74,9 +74,9 @@ def encode_rows(backend: Backend, turn: Lock, rows: Sequence[Row], limits: Limit
     Raises:
         InputError: rows cannot be cut as asked, or the backend fails.
     """
-    added = {pair: backend.num_special_tokens_to_add(pair) if asked.framed else 0 for pair in (False, True)}
-    _check_room(limits, added[any(isinstance(row, tuple) for row in rows)])
     with guarded("the text cannot be encoded as asked"), turn, _left_as_it_is(backend):
+        added = {pair: backend.num_special_tokens_to_add(pair) if asked.framed else 0 for pair in (False, True)}
+        _check_room(limits, added[any(isinstance(row, tuple) for row in rows)])
         backend.encode_special_tokens = asked.split_special
         if limits.truncation is None or limits.max_length is None:
             found = _batch(backend, rows, asked, asked.framed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from threading import Lock
 
 import torch
 from tokenizers import AddedToken, Encoding, processors
@@ -26,6 +27,8 @@ class Framing(TokenTable):
 
     recipe: Recipe
     settings: Settings
+    # The backend keeps padding, truncation and framing as state: whoever reads or sets them takes turns.
+    _turn: Lock
     _add_bos: bool
     _add_eos: bool
 
@@ -104,7 +107,8 @@ class Framing(TokenTable):
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens frame a text, or a pair."""
-        return self.backend.num_special_tokens_to_add(pair)
+        with self._turn:
+            return self.backend.num_special_tokens_to_add(bool(pair))
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: Sequence[int] | torch.Tensor, token_ids_1: Sequence[int] | torch.Tensor | None = None
@@ -145,7 +149,8 @@ class Framing(TokenTable):
     def _framed(self, first: object, second: object) -> Encoding:
         parts = [_of_ids(read_ids(first), 0), None if second is None else _of_ids(read_ids(second), 1)]
         assert parts[0] is not None
-        return self.backend.post_process(parts[0], parts[1], True)
+        with self._turn:
+            return self.backend.post_process(parts[0], parts[1], True)
 
 
 def _of_ids(ids: list[int], type_id: int) -> Encoding:

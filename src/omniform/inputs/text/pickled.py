@@ -30,9 +30,10 @@ def state_of(attributes: Mapping[str, object]) -> dict[str, object]:
             value = value.name
         elif isinstance(value, Settings):
             value = {field.name: _field(value, field.name) for field in fields(value)}
-        elif isinstance(value, Backend) and isinstance(value.model, Unigram):
+        elif isinstance(value, Backend):
             # Scores are written exactly and read to within a last bit; once read they stay.
-            value = Backend.from_str(value.to_str())
+            exact = isinstance(value.model, Unigram)
+            value = Backend.from_str(value.to_str()).to_str() if exact else value.to_str()
         if name not in _LEFT_OUT:
             plain[met.setdefault(name, name)] = _alike(value, met)
     return plain
@@ -41,9 +42,10 @@ def state_of(attributes: Mapping[str, object]) -> dict[str, object]:
 def attributes_of(state: Mapping[str, object]) -> dict[str, object]:
     """The attributes that :func:`state_of` made plain."""
     attributes = dict(state)
-    recipe, settings = attributes.pop("recipe"), attributes.pop("settings")
-    assert isinstance(recipe, str) and isinstance(settings, dict)
-    return {**attributes, "recipe": recipe_of(recipe), "settings": Settings(**settings)}
+    recipe, settings, backend = (attributes.pop(name) for name in ("recipe", "settings", "backend"))
+    assert isinstance(recipe, str) and isinstance(settings, dict) and isinstance(backend, str)
+    made = {"backend": Backend.from_str(backend), "recipe": recipe_of(recipe), "settings": Settings(**settings)}
+    return {**attributes, **made}
 
 
 def _field(settings: Settings, name: str) -> object:

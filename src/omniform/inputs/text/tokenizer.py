@@ -110,7 +110,6 @@ class Tokenizer(Framing):
         self._begin_table(backend, {**settings.named, **settings.specific}, extra or [])
         self.recipe = recipe
         self.settings = settings
-        # The backend keeps padding and truncation as state, so calls from several threads must take turns.
         self._turn = Lock()
         if post_processor is not None:
             backend.post_processor = post_processor
@@ -137,7 +136,8 @@ class Tokenizer(Framing):
         return self.settings.where
 
     def __getstate__(self) -> dict[str, object]:
-        return state_of(vars(self))
+        with self._turn:
+            return state_of(vars(self))
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(attributes_of(state), _turn=Lock())
@@ -404,9 +404,9 @@ class Tokenizer(Framing):
             clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
             split_special_tokens=self.split_special_tokens,
         )
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        return save.write(folder, self.backend.to_str(pretty=True), config, self.chat_template)
+        with self._turn:
+            backend = self.backend.to_str(pretty=True)
+        return save.write(folder, backend, config, self.chat_template)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.
