@@ -84,7 +84,6 @@ def read_parts(
         origin = replace(
             said or Origin(),
             config_class=settings.text("tokenizer_class"),
-            own_code="auto_map" in settings.values,
             in_bytes=text is not None and '"ByteLevel"' in text,
         )
         recipe = recipe_of(class_of(origin))

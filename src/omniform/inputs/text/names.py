@@ -58,7 +58,6 @@ class Origin:
         model_class: the ``tokenizer_class`` of ``config.json``.
         model_name: the ``model_name`` of ``config.json``, which a few families tell their versions by.
         repository: the folder or repository.
-        own_code: whether the repository brings code of its own, which is not run; then its names are believed.
         in_bytes: whether ``tokenizer.json`` has a byte-level step.
     """
 
@@ -67,7 +66,6 @@ class Origin:
     model_class: str | None = None
     model_name: str | None = None
     repository: str = ""
-    own_code: bool = False
     in_bytes: bool = False
 
 
@@ -75,8 +73,6 @@ def class_of(origin: Origin) -> str:
     """The name of the class of a checkpoint's tokenizer; :data:`GENERIC` where it is taken as the file stands."""
     named = origin.config_class or origin.model_class
     registered = FAMILIES.get(origin.family or "")
-    if origin.own_code:
-        return known_class(named or registered)
     if any(fnmatchcase(origin.repository.lower(), pattern) for pattern in AS_THEY_STAND):
         return GENERIC
     misnamed = not MISNAMED.isdisjoint({origin.family, origin.model_name})
