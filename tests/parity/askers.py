@@ -134,6 +134,11 @@ PROBLEMS: dict[str, Rows] = {
 """A row classifier's labels, one of each type of problem."""
 
 
+def ended(token: int) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Rows whose last token is the given one."""
+    return lambda rows: [torch.cat((row[:-1], torch.tensor([token]))) for row in rows]
+
+
 def counted(mask: Tensor) -> Inputs:
     """Positions that begin at every row's first real token."""
     return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
@@ -153,7 +158,7 @@ class Text:
         positions: what is passed beside a mask that begins with padding.
         more: inputs of this family beside the ids, made from them.
         taps: what is compared beside the head's outputs where no token is padding.
-        ends: rows end as the head needs it (T5 classifies by its end tokens).
+        rows: what is changed in the rows: an end token that a head looks for.
         embeds: the width of vectors given instead of ids, read from the config; None where they are not taken.
     """
 
@@ -163,6 +168,7 @@ class Text:
     positions: Callable[[Tensor], Inputs] = uncounted
     more: Callable[[Tensor], Inputs] = lambda ids: {}
     taps: tuple[str, ...] = ("hidden_states", "attentions")
+    rows: Callable[[list[Tensor]], list[Tensor]] = lambda rows: rows
     embeds: Callable[[object], int] | None = lambda config: config.hidden_size  # type: ignore[attr-defined]
 
     @property
@@ -170,11 +176,11 @@ class Text:
         return self.labels.config
 
     def batch(self, side: str = "right") -> tuple[Tensor, Tensor]:
-        return padded(ragged(self.vocabulary, self.lengths), side=side)
+        return padded(self.rows(ragged(self.vocabulary, self.lengths)), side=side)
 
     def questions(self, config: object) -> Iterator[Question]:
         outputs = tuple(f for f in self.labels.fields if f != "loss")
-        ids = torch.stack(ragged(self.vocabulary, [self.lengths[0]] * 3, seed=2))
+        ids = torch.stack(self.rows(ragged(self.vocabulary, [self.lengths[0]] * 3, seed=2)))
         ones = torch.ones_like(ids)
         yield Question({"input_ids": ids, **self.more(ids)}, (*outputs, *self.taps))
         yield Question({"input_ids": ids, **self.more(ids), **self.labels.given(ids, ones)}, self.labels.fields)

@@ -153,11 +153,10 @@ class Table:
 
     def fed(self) -> Iterator[Case]:
         """Models that keep what they have read."""
-        if self.writes is None or self.feeding is None:
-            yield from self.written()
-            return
-        for variant in self.feeding:
-            yield self.case(self.writes[0], variant, self.scale)
+        if self.writes is not None:
+            fed = self.writing if self.feeding is None else self.feeding
+            for variant in self.variants if fed is None else fed:
+                yield self.case(self.writes[0], variant)
 
     def counting(self) -> Iterator[Case]:
         """Heads that can be told how many labels a batch of batches has: the writer."""
@@ -274,6 +273,9 @@ def over(pick: Callable[[Table], Iterator[Case]]) -> Callable[[Callable], Callab
     return mark
 
 
+generate = transformers.GenerationMixin.generate
+"""The reference's; Whisper's own is for whole recordings."""
+
 TABLES: list[Table] = []
 """Every table there is."""
 
@@ -304,7 +306,9 @@ class Parity:
         """Every output, hidden states and attentions included, whole and padded, in both implementations."""
         built = build(case)
         theirs = theirs_of(built)
-        for number, question in enumerate(case.questions()):
+        # Small weights are there for epsilons, which the plainest question shows.
+        questions = case.questions() if case.scale != SMALL else case.questions()[:1]
+        for number, question in enumerate(questions):
             expected = ask(theirs, question, "eager")
             for backend in BACKENDS:
                 found = ask(built.ours, question, backend)
@@ -344,7 +348,8 @@ class Parity:
         small = self.table.case(case.head, case.variant, 0.05)
         built = build(small)
         ours, theirs = built.again(small, dtype="bfloat16"), copy.deepcopy(built.theirs).bfloat16()
-        for question in small.questions()[:3]:
+        # Losses alone are not asked for: the reference matches boxes in float32 only.
+        for question in [q for q in small.questions() if q.fields != ("loss",)][:3]:
             fields = [f for f in question.fields if "hidden_states" not in f and "attentions" not in f]
             half = {
                 k: v.bfloat16() if isinstance(v, torch.Tensor) and v.is_floating_point() and "label" not in k else v
@@ -378,14 +383,14 @@ class Parity:
         drawn = {**settings, "do_sample": True, "temperature": 1.3, "top_k": 0}
         for asked in (settings, drawn):
             torch.manual_seed(3)
-            expected = theirs_of(built).generate(**writer.together(), **asked)
+            expected = generate(theirs_of(built), **writer.together(), **asked)
             torch.manual_seed(3)
             found = built.ours.generate(**writer.together(), **asked)
-            assert found.tolist() == expected.tolist(), asked
+            assert found.tolist() == writer.given_back(expected).tolist(), asked
         # No token twice: an answer is a ranking, and a small mistake changes it.
         settings |= {"no_repeat_ngram_size": 1, "min_new_tokens": 6}
         rows = writer.alone()
-        alone = [writer.written(row, theirs_of(built).generate(**row, **settings)) for row in rows]
+        alone = [writer.written(row, generate(theirs_of(built), **row, **settings)) for row in rows]
         prompts = [writer.prompt(row) for row in rows]
         answers = omniform.Engine(built.ours, memory="8MB").generate_batch(prompts, [settings] * len(rows))
         assert [list(a.tokens) for a in answers] == alone
@@ -409,7 +414,7 @@ class Parity:
         if len(made.accepts() & base.ours.accepts() & question.inputs.keys()) == len(question.inputs):
             close(made.base_model(**question.inputs)[name], ask(base.theirs, question, "eager")[name], "head from base")
         back = first.architecture.load(head.folder)
-        again = getattr(own.from_pretrained(head.folder), own.base_model_prefix).eval()
+        again = own.from_pretrained(head.folder).eval().base_model
         if type(again) is type(base.theirs):
             close(back(**question.inputs)[name], again(**question.inputs)[name], "base from head")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from askers import PROBLEMS, Given, Labels, Nothing, Pictures, Question, Text, counted, ended
+from harness import Head, Parity, Table, compiled
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import ConfigError, InputError, WeightsError
@@ -21,7 +23,6 @@ from reference import (
     saved_reference,
     trains,
     transformers,
-    unaccounted,
 )
 
 TEXT = {
@@ -66,20 +67,78 @@ def texts(lengths=(9, 6, 2), eos: int = 59, side: str = "right") -> dict[str, to
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VISION_VARIANTS)
-@pytest.mark.parametrize("head", ["CLIPVisionModel", "CLIPVisionModelWithProjection"])
-def test_vision(tmp_path, head, variant, scale):
-    config = transformers.CLIPVisionConfig(**{**VISION, **VISION_VARIANTS[variant]})
-    auto = WithProjection if "Projection" in head else AutoModel
-    ours, theirs = pair(tmp_path / "model", head, config, scale, auto)
-    inputs = {"pixel_values": pictures(2, config.num_channels, config.image_size, config.image_size)}
-    vector = "image_embeds" if "Projection" in head else "pooler_output"
-    compare(ours, theirs, inputs, ["last_hidden_state", vector, "hidden_states", "attentions"])
-    compare(ours, theirs, inputs, [vector])
-    with torch.no_grad():
-        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+def projected(vector: str) -> Nothing:
+    return Nothing(("last_hidden_state", vector))
+
+
+def text(vector: str) -> Text:
+    return Text(projected(vector), vocabulary=50, rows=ended(59), positions=counted, embeds=None, lengths=(10, 7, 3))
+
+
+class TestCLIPText(Parity):
+    table = Table(
+        model_type="clip_text_model",
+        config=transformers.CLIPTextConfig,
+        tiny=TEXT,
+        heads={
+            "Model": Head("CLIPTextModel", "AutoModel", text("pooler_output"), everywhere=True),
+            "WithProjection": Head("CLIPTextModelWithProjection", "", text("text_embeds"), everywhere=True),
+        },
+        variants=VARIANTS,
+    )
+
+
+class TestCLIPVision(Parity):
+    table = Table(
+        model_type="clip_vision_model",
+        config=transformers.CLIPVisionConfig,
+        tiny=VISION,
+        heads={
+            "Model": Head("CLIPVisionModel", "AutoModel", Pictures(projected("pooler_output")), everywhere=True),
+            "WithProjection": Head(
+                "CLIPVisionModelWithProjection", "", Pictures(projected("image_embeds")), everywhere=True
+            ),
+        },
+        variants=VISION_VARIANTS,
+    )
+
+
+def texts_and_pictures(config: object) -> list[Question]:
+    inputs = {**texts(), "pixel_values": pictures(3)}
+    fields = ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")
+    return [Question(inputs, fields), Question({**inputs, "return_loss": True}, ("loss", *fields))]
+
+
+def lesson(config: object) -> dict[str, object]:
+    return {**texts(), "pixel_values": pictures(3), "return_loss": True}
+
+
+def classified(labels: Labels) -> Head:
+    asks = Pictures(labels, read=lambda config: config.vision_config)
+    return Head(
+        "CLIPForImageClassification", "AutoModelForImageClassification", asks, unused=("model.pooler",), rate=1e-3
+    )
+
+
+class TestCLIP(Parity):
+    table = Table(
+        model_type="clip",
+        config=lambda **changes: both(**changes),
+        config_class=transformers.CLIPConfig,
+        tiny={},
+        heads={
+            "Model": Head("CLIPModel", "AutoModel", Given(texts_and_pictures, lesson), everywhere=True, rate=1e-4),
+            **{f"ForImageClassification, {name}": classified(labels) for name, labels in PROBLEMS.items()},
+            "ForImageClassification, no classes": classified(Nothing(("logits",), {"num_labels": 0})),
+        },
+        variants={
+            "plain": {},
+            "gelu and epsilon": {"text": {"hidden_act": "gelu"}, "vision": {"layer_norm_eps": 1e-2}},
+            "another scale": {"logit_scale_init_value": 1.5},
+        },
+        derived=frozenset({"text_config", "vision_config"}),
+        spellings={"compiled": compiled},
+    )
 
 
 @pytest.mark.parametrize("size", [(20, 20), (28, 28), (12, 36), (22, 21), (8, 4)])
@@ -102,38 +161,6 @@ def test_hidden_states_without_the_layers_above(tmp_path):
             ours.hidden_at(pictures(), [outside])
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("head", ["CLIPTextModel", "CLIPTextModelWithProjection"])
-def test_text(tmp_path, head, variant, scale):
-    config = transformers.CLIPTextConfig(**{**TEXT, **VARIANTS[variant]})
-    auto = WithProjection if "Projection" in head else AutoModel
-    ours, theirs = pair(tmp_path / "model", head, config, scale, auto)
-    vector = "text_embeds" if "Projection" in head else "pooler_output"
-    inputs = texts()
-    compare(ours, theirs, {"input_ids": inputs["input_ids"]}, ["last_hidden_state", "hidden_states", "attentions"])
-    compare(ours, theirs, inputs, [vector])
-    real = inputs["attention_mask"].bool()
-    with torch.no_grad():
-        found, expected = ours(**inputs), theirs(**inputs)
-    close(found.last_hidden_state[real], expected.last_hidden_state[real])
-    assert found.keys() == list(expected.keys())
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_padding_on_the_left_and_positions(tmp_path, implementation):
-    ours, theirs = pair(tmp_path, "CLIPTextModel", transformers.CLIPTextConfig(**TEXT))
-    ours.set_attn_implementation(implementation)
-    inputs = texts(side="left")
-    inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    real = inputs["attention_mask"].bool()
-    with torch.no_grad():
-        found, expected = ours(**inputs), theirs(**inputs)
-    close(found.last_hidden_state[real], expected.last_hidden_state[real])
-    close(found.pooler_output, expected.pooler_output)
-
-
 @pytest.mark.parametrize("eos", [2, 59, 7])
 def test_which_token_stands_for_the_text(tmp_path, eos):
     """Ends repeated, ends missing, and the eos id 2 of old files, which means the highest id."""
@@ -148,7 +175,7 @@ def both(text=(), vision=(), **changes: object) -> object:
     )
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
+@pytest.mark.parametrize("scale", [0.2])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"text": {"hidden_act": "gelu"}, "vision": {"layer_norm_eps": 1e-2}}, {"logit_scale_init_value": 1.5}],
@@ -183,21 +210,6 @@ def test_more_texts_than_pictures_and_other_sizes(tmp_path):
         ours(**inputs, return_loss=True)
 
 
-@pytest.mark.parametrize("labels", [1, 3, 0])
-def test_image_classification(tmp_path, labels):
-    config = both(num_labels=labels)
-    ours, theirs = pair(
-        tmp_path / "model", "CLIPForImageClassification", config, auto=omniform.AutoModelForImageClassification
-    )
-    inputs = {"pixel_values": pictures(3)}
-    if labels:
-        inputs["labels"] = torch.tensor([0, labels - 1, 0])
-    if labels == 1:
-        inputs["labels"] = inputs["labels"].float()
-    compare(ours, theirs, inputs, ["logits", "hidden_states", "attentions"] + ["loss"] * bool(labels))
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
 def test_training(tmp_path):
     ours, _ = pair(tmp_path / "both", "CLIPModel", both(), scale=0.05)
     trains(ours, {**texts(), "pixel_values": pictures(3), "return_loss": True}, rate=1e-3)
@@ -219,17 +231,6 @@ def test_attention_dropout_falls_on_the_same_places(tmp_path):
     close(*outputs)
     with torch.no_grad():
         assert not torch.equal(outputs[0], ours.eval()(pictures()).last_hidden_state)
-
-
-def test_bfloat16(tmp_path):
-    ours, theirs = pair(tmp_path, "CLIPModel", both(), scale=0.05)
-    ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)
-    inputs = {**texts(), "pixel_values": pictures(3, 3, 28, 28), "interpolate_pos_encoding": True}
-    with torch.no_grad():
-        found, expected = ours(**inputs), theirs(**inputs)
-    assert found.logits_per_image.dtype == torch.bfloat16
-    close(found.text_embeds, expected.text_embeds, tolerance=2e-2)
-    close(found.image_embeds, expected.image_embeds, tolerance=2e-2)
 
 
 def rewritten(folder: Path, rename, extra=()) -> None:
@@ -380,12 +381,6 @@ def test_missing_and_foreign_weights(tmp_path):
     rewritten(tmp_path, lambda k: k.replace("vision_model.pre_layrnorm", "vision_model.pre_layernorm"))
     with pytest.raises(WeightsError, match=r"missing vision_model\.pre_layrnorm"):
         AutoModel.from_pretrained(tmp_path)
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("clip", transformers.CLIPConfig)
-    assert not unaccounted("clip_text_model", transformers.CLIPTextConfig)
-    assert not unaccounted("clip_vision_model", transformers.CLIPVisionConfig)
 
 
 @pytest.mark.parametrize(

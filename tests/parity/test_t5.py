@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from askers import PROBLEMS, STREAMS, Labels, Nothing, Places, Text, TextToText, Tokens, Words, ended
+from harness import Head, Parity, Table, compiled
 from safetensors.torch import load_file, save_file
+from writers import Sources
 
 from omniform.blocks.relative import BucketedBias
 from omniform.core.errors import ConfigError, InputError, WeightsError
 from reference import (
     check_round_trip,
-    close,
     compare,
     omniform,
     padded,
@@ -21,8 +23,6 @@ from reference import (
     saved_reference,
     trains,
     transformers,
-    unaccounted,
-    wrong_defaults,
 )
 
 TINY = {
@@ -37,7 +37,7 @@ VARIANTS = {
     "gated silu": {"feed_forward_proj": "gated-silu"},
     "activation overridden": {"feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"},
     "no longer gated": {"feed_forward_proj": "gated-relu", "is_gated_act": False},
-    "short decoder": {"num_layers": 3, "num_decoder_layers": 1},
+    "short decoder": {"num_layers": 3, "num_decoder_layers": 1, "dropout_rate": 0.0},
     "long decoder": {"num_layers": 1, "num_decoder_layers": 3},
     "wide heads": {"d_kv": 20, "num_heads": 3},
     "few buckets": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
@@ -47,10 +47,6 @@ VARIANTS = {
     "scaling said outright": {"tie_word_embeddings": False, "scale_decoder_outputs": True},
     "another start": {"decoder_start_token_id": 5, "pad_token_id": 3},
 }
-
-STREAMS = [
-    f"{side}_{what}" for side in ("encoder", "decoder") for what in ("hidden_states", "attentions")
-] + ["cross_attentions"]  # fmt: skip
 
 
 def pair(tmp_path: Path, head: str = "ForConditionalGeneration", scale: float = 0.2, **changes: object):
@@ -67,53 +63,51 @@ def auto(head: str) -> type[omniform.AutoModel]:
     return getattr(omniform, names.get(head, f"AutoModel{head}"))
 
 
+def text(labels: Labels, **options: object) -> Text:
+    return Text(labels, taps=STREAMS, rows=ended(1), embeds=None, **options)
+
+
+class TestT5(Parity):
+    table = Table(
+        model_type="t5",
+        config=transformers.T5Config,
+        tiny=TINY,
+        heads={
+            "Model": Head("T5Model", "AutoModel", TextToText(Nothing())),
+            "ForConditionalGeneration": Head(
+                "T5ForConditionalGeneration", "AutoModelForSeq2SeqLM", TextToText(Words()), everywhere=True
+            ),
+            "EncoderModel": Head("T5EncoderModel", "AutoModelForTextEncoding", Text(Nothing())),
+            "ForTokenClassification": Head(
+                "T5ForTokenClassification", "AutoModelForTokenClassification", Text(Tokens(), embeds=None)
+            ),
+            **{
+                f"ForSequenceClassification, {problem}": Head(
+                    "T5ForSequenceClassification", "AutoModelForSequenceClassification", text(labels)
+                )
+                for problem, labels in PROBLEMS.items()
+            },
+            "ForQuestionAnswering": Head("T5ForQuestionAnswering", "AutoModelForQuestionAnswering", text(Places())),
+            "ForQuestionAnswering, gated": Head(
+                "T5ForQuestionAnswering", "AutoModelForQuestionAnswering",
+                text(Places(config={"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "dropout_rate": 0.0})),
+                rate=1e-3,
+            ),
+        },
+        variants={"plain": {}, **VARIANTS},
+        writes=("ForConditionalGeneration", Sources()),
+        writing=["plain", "gated gelu, unscaled", "short decoder", "few buckets", "wide heads"],
+        scale=0.8,
+        spellings={"compiled": compiled},
+        half=5e-2,
+    )  # fmt: skip
+
+
 def inputs_of(side: str = "right", answer: bool = True) -> dict[str, torch.Tensor]:
     ids, mask = padded(ragged(97, [13, 6, 2]), side=side)
     labels, real = padded(ragged(97, [7, 4, 1], seed=1))
     given = {"input_ids": ids, "attention_mask": mask}
     return {**given, "labels": labels.masked_fill(real == 0, -100)} if answer else given
-
-
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_forward(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
-    compare(ours, theirs, inputs_of(), ["loss", "logits", "encoder_last_hidden_state"])
-    long = torch.stack(ragged(97, [45, 45]))
-    compare(ours, theirs, {"input_ids": long, "decoder_input_ids": long}, ["logits", *STREAMS])
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding(tmp_path, side, implementation):
-    ours, theirs = pair(tmp_path)
-    ours.set_attn_implementation(implementation)
-    theirs.set_attn_implementation(implementation)
-    answers, mask = padded(ragged(97, [8, 3, 5], seed=2), side=side)
-    given = inputs_of(side, answer=False)
-    with torch.no_grad():
-        expected = theirs(**given, decoder_input_ids=answers, decoder_attention_mask=mask)
-        found = ours(**given, decoder_input_ids=answers, decoder_attention_mask=mask)
-    close(found.logits[mask.bool()], expected.logits[mask.bool()])
-    real = given["attention_mask"].bool()
-    close(found.encoder_last_hidden_state[real], expected.encoder_last_hidden_state[real])
-
-
-def test_cached_equals_uncached(tmp_path):
-    ours, theirs = pair(tmp_path, relative_attention_max_distance=12, relative_attention_num_buckets=8)
-    given = inputs_of(answer=False)
-    answers = torch.stack(ragged(97, [14, 14, 14], seed=3))
-    with torch.no_grad():
-        whole = ours(**given, decoder_input_ids=answers)
-        close(whole.logits, theirs(**given, decoder_input_ids=answers).logits)
-        memory = {"encoder_outputs": (whole.encoder_last_hidden_state,), "attention_mask": given["attention_mask"]}
-        past, parts = None, []
-        for start, stop in ((0, 1), (1, 2), (2, 9), (9, 14)):
-            out = ours(**memory, decoder_input_ids=answers[:, start:stop], past_key_values=past)
-            past = out.past_key_values
-            parts.append(out.logits)
-    close(torch.cat(parts, 1), whole.logits)
 
 
 def test_the_engines_steps(tmp_path):
@@ -126,49 +120,6 @@ def test_the_engines_steps(tmp_path):
     assert found.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(
-    ("head", "extra", "labels"),
-    [
-        ("Model", {}, None),
-        ("EncoderModel", {}, None),
-        ("ForTokenClassification", {"num_labels": 5}, torch.randint(0, 5, (3, 11))),
-        ("ForSequenceClassification", {"num_labels": 4}, torch.tensor([1, 3, 0])),
-        ("ForSequenceClassification", {"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        (
-            "ForSequenceClassification",
-            {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
-        ),
-        ("ForQuestionAnswering", {}, None),
-    ],
-)
-def test_heads(tmp_path, head, extra, labels):
-    ours, theirs = pair(tmp_path, head, feed_forward_proj="gated-gelu", num_decoder_layers=1, **extra)
-    ids, mask = padded(ragged(97, [11, 6, 3]))
-    for row, length in zip(ids, (11, 6, 3), strict=True):
-        row[length - 1] = 1
-        row[0] = 1
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    fields = {"Model": ["last_hidden_state", *STREAMS], "EncoderModel": ["last_hidden_state", "hidden_states"]}
-    expected = fields.get(head, ["loss", "logits"])
-    if head == "Model":
-        inputs["decoder_input_ids"] = ids[:, :4]
-    elif head == "ForQuestionAnswering":
-        inputs |= {"start_positions": torch.tensor([1, 2, 0]), "end_positions": torch.tensor([3, 5, 90])}
-        expected = ["loss", "start_logits", "end_logits", *STREAMS]
-    elif labels is not None:
-        inputs["labels"] = labels
-    compare(ours, theirs, inputs, expected)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    if head.startswith("For"):
-        trains(ours, inputs)
-
-
-def test_training(tmp_path):
-    ours, _ = pair(tmp_path, scale=0.05, dropout_rate=0.0)
-    trains(ours, inputs_of())
-
-
 def test_dropout_only_in_training(tmp_path):
     ours, _ = pair(tmp_path, dropout_rate=0.5)
     with torch.no_grad():
@@ -176,21 +127,6 @@ def test_dropout_only_in_training(tmp_path):
         assert torch.equal(ours(**given).logits, ours(**given).logits)
         ours.train()
         assert not torch.equal(ours(**given).logits, ours(**given).logits)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("variant", ["relu", "gated gelu, unscaled"])
-def test_half_precision(tmp_path, dtype, variant):
-    pair(tmp_path, scale=0.05, **VARIANTS[variant])
-    folder = tmp_path / "model"
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-    ours = omniform.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
-    given = inputs_of()
-    with torch.no_grad():
-        expected, found = theirs(**given), ours(**given)
-    close(found.logits, expected.logits, tolerance=2e-2)
-    close(found.loss, expected.loss, tolerance=2e-2)
-    assert found.encoder_last_hidden_state.dtype == expected.encoder_last_hidden_state.dtype
 
 
 def test_base_and_heads_load_one_another(tmp_path):
@@ -325,11 +261,3 @@ def test_from_scratch_trains():
     config = omniform.AutoConfig.for_model("t5", **TINY)
     model = omniform.AutoModelForSeq2SeqLM.from_config(config)
     trains(model, inputs_of())
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("t5", transformers.T5Config)
-
-
-def test_defaults_are_the_references():
-    assert not wrong_defaults("t5", transformers.T5Config)

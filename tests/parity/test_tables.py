@@ -9,7 +9,10 @@ from harness import TABLES
 
 from omniform.models.registry import known_families
 
-DUE = {"bert", "gpt2", "llama", "mistral"}
+DUE = {
+    "bert", "clip", "clip_text_model", "clip_vision_model", "detr", "gpt2", "llama", "llava", "mistral", "t5", "vit",
+    "whisper",
+}  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from askers import PROBLEMS, Labels, Nothing, Pictures, Question, Rows
+from harness import Head, Parity, Table, compiled, gamma
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import ConfigError, InputError, WeightsError
-from reference import check_round_trip, close, compare, omniform, saved_reference, trains, transformers, unaccounted
+from reference import close, compare, omniform, saved_reference, transformers
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 16,
@@ -47,18 +50,57 @@ def pictures(n: int = 2, channels: int = 3, size: object = 16) -> torch.Tensor:
     return torch.randn(n, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_model(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path / "model", scale=scale, **VARIANTS[variant])
-    inputs = {"pixel_values": pictures(2, theirs.config.num_channels, theirs.config.image_size)}
-    fields = ["last_hidden_state", "pooler_output"]
-    compare(ours, theirs, inputs, fields)
-    compare(ours, theirs, inputs, [*fields, "hidden_states", "attentions"])
-    with torch.no_grad():
-        assert ours(**inputs).keys() == list(theirs(**inputs).keys())
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    assert ours.config.image_size == theirs.config.image_size and ours.config.patch_size == theirs.config.patch_size
+def hidden_patches(config: object) -> torch.Tensor:
+    height, width = config.image_size if isinstance(config.image_size, list) else (config.image_size,) * 2
+    patches = (height // 4) * (width // 4)
+    return torch.rand(3, patches, generator=torch.Generator().manual_seed(0)) < 0.4
+
+
+@dataclass(frozen=True)
+class Hidden(Pictures):
+    """Pictures of which some patches are hidden: some, none, or nothing said."""
+
+    def questions(self, config):
+        pixels, hidden = {"pixel_values": self.pixels(config)}, hidden_patches(config)
+        yield Question(pixels, ("reconstruction",))
+        yield Question({**pixels, "bool_masked_pos": hidden}, ("loss", "reconstruction", *self.taps))
+        yield Question({**pixels, "bool_masked_pos": torch.zeros_like(hidden)}, ("loss",))
+
+    def lesson(self, config):
+        return {"pixel_values": self.pixels(config), "bool_masked_pos": hidden_patches(config)}
+
+
+def masked(**config: object) -> Head:
+    asks = Hidden(Nothing(config=config))
+    return Head("ViTForMaskedImageModeling", "AutoModelForMaskedImageModeling", asks, rate=1e-3)
+
+
+def classifier(labels: Labels) -> Head:
+    return Head("ViTForImageClassification", "AutoModelForImageClassification", Pictures(labels))
+
+
+class TestViT(Parity):
+    table = Table(
+        model_type="vit",
+        config=transformers.ViTConfig,
+        tiny=TINY,
+        heads={
+            "Model": Head(
+                "ViTModel", "AutoModel", Pictures(Nothing(("last_hidden_state", "pooler_output"))), everywhere=True
+            ),
+            **{f"ForImageClassification, {name}": classifier(labels) for name, labels in PROBLEMS.items()},
+            "ForImageClassification, no classes": classifier(Nothing(("logits",), {"num_labels": 0})),
+            "ForImageClassification, wide and grey": classifier(
+                Rows(torch.tensor([1, 2, 3]),
+                    {"num_labels": 4, "qkv_bias": False, "num_channels": 1, "image_size": [8, 20]})
+            ),
+            "ForMaskedImageModeling": masked(),
+            "ForMaskedImageModeling, grey": masked(num_channels=1),
+            "ForMaskedImageModeling, small": masked(image_size=8, hidden_act="gelu_new"),
+        },
+        variants=VARIANTS,
+        spellings={"compiled": compiled, "gamma": gamma},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 32), (8, 32), (17, 19), (4, 4)])
@@ -106,46 +148,6 @@ def test_attention_mask(tmp_path, implementation):
     compare(ours, theirs, {"pixel_values": pictures(), "attention_mask": mask}, ["pooler_output", "last_hidden_state"])
 
 
-@pytest.mark.parametrize(
-    ("extra", "labels"),
-    [
-        ({"num_labels": 5}, torch.tensor([1, 4, 0])),
-        ({"num_labels": 1}, torch.tensor([0.3, -1.0, 2.0])),
-        (
-            {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
-        ),
-        ({"num_labels": 0}, None),
-        ({"num_labels": 4, "qkv_bias": False, "num_channels": 1, "image_size": [8, 20]}, torch.tensor([1, 2, 3])),
-    ],
-)
-def test_image_classification(tmp_path, extra, labels):
-    ours, theirs = pair(tmp_path / "model", "ForImageClassification", **extra)
-    inputs = {"pixel_values": pictures(3, theirs.config.num_channels, theirs.config.image_size)}
-    fields = ["logits", "hidden_states", "attentions"]
-    if labels is not None:
-        inputs["labels"] = labels
-        fields.insert(0, "loss")
-    compare(ours, theirs, inputs, fields)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    if labels is not None:
-        trains(ours, inputs)
-
-
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("extra", [{}, {"num_channels": 1}, {"image_size": 8, "hidden_act": "gelu_new"}])
-def test_masked_image_modeling(tmp_path, extra, scale):
-    ours, theirs = pair(tmp_path / "model", "ForMaskedImageModeling", scale, **extra)
-    inputs = {"pixel_values": pictures(3, theirs.config.num_channels, theirs.config.image_size)}
-    compare(ours, theirs, inputs, ["reconstruction"])
-    patches = (theirs.config.image_size // 4) ** 2
-    inputs["bool_masked_pos"] = torch.rand(3, patches, generator=torch.Generator().manual_seed(0)) < 0.4
-    compare(ours, theirs, inputs, ["loss", "reconstruction", "hidden_states", "attentions"])
-    compare(ours, theirs, {**inputs, "bool_masked_pos": torch.zeros(3, patches, dtype=torch.bool)}, ["loss"])
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
-    trains(ours, inputs, rate=1e-3)
-
-
 def test_another_stride_than_the_patches(tmp_path):
     ours, theirs = pair(tmp_path, "ForMaskedImageModeling", encoder_stride=2)
     compare(ours, theirs, {"pixel_values": pictures()}, ["reconstruction"])
@@ -189,17 +191,6 @@ def test_old_spellings_and_defaults_left_out(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     ours = omniform.AutoModelForImageClassification.from_pretrained(tmp_path)
     compare(ours, theirs, {"pixel_values": pictures()}, ["logits"])
-
-
-def test_bfloat16(tmp_path):
-    ours, theirs = pair(tmp_path, scale=0.05)
-    ours, theirs = ours.to(torch.bfloat16), theirs.to(torch.bfloat16)
-    inputs = {"pixel_values": pictures(2, 3, 24), "interpolate_pos_encoding": True}
-    with torch.no_grad():
-        found, expected = ours(**inputs), theirs(**inputs)
-    assert found.pooler_output.dtype == torch.bfloat16
-    close(found.pooler_output, expected.pooler_output, tolerance=2e-2)
-    close(found.last_hidden_state, expected.last_hidden_state, tolerance=2e-2)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +248,3 @@ def test_from_scratch():
     assert model.model.mask_token.weight.abs().sum() == 0
     assert 0.01 < model.model.positions.weight.std() < 0.03
     assert torch.isfinite(model(pictures()).reconstruction).all()
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("vit", transformers.ViTConfig)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from askers import STREAMS, Nothing, Speech, Words
+from harness import Head, Parity, Table, compiled
 from safetensors.torch import load_file, save_file
+from writers import Sounds
 
 from omniform.blocks.augment import Spans, SpecAugment
 from omniform.core.errors import ConfigError, InputError
@@ -21,8 +24,6 @@ from reference import (
     saved_reference,
     trains,
     transformers,
-    unaccounted,
-    wrong_defaults,
 )
 
 TINY = {
@@ -43,10 +44,6 @@ VARIANTS = {
     "odd heads": {"d_model": 18, "encoder_attention_heads": 3, "decoder_attention_heads": 6},
     "inert": {"median_filter_width": 3, "apply_spec_augment": True, "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5},
 }
-
-STREAMS = [
-    f"{side}_{what}" for side in ("encoder", "decoder") for what in ("hidden_states", "attentions")
-] + ["cross_attentions"]  # fmt: skip
 
 
 def auto(head: str) -> type[omniform.AutoModel]:
@@ -73,15 +70,24 @@ def answers() -> torch.Tensor:
     return labels.masked_fill(real == 0, -100)
 
 
-@pytest.mark.parametrize("scale", [0.2, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_forward(tmp_path, variant, scale):
-    ours, theirs = pair(tmp_path, scale=scale, **VARIANTS[variant])
-    features = sound(bands=VARIANTS[variant].get("num_mel_bins", 10))
-    compare(ours, theirs, {"input_features": features, "labels": answers()}, ["loss", "logits"])
-    ids = torch.stack(ragged(97, [20, 20, 20]))
-    compare(ours, theirs, {"input_features": features, "decoder_input_ids": ids}, ["logits", *STREAMS])
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+class TestWhisper(Parity):
+    table = Table(
+        model_type="whisper",
+        config=transformers.WhisperConfig,
+        tiny=TINY,
+        heads={
+            "Model": Head("WhisperModel", "AutoModel", Speech(Nothing())),
+            "ForConditionalGeneration": Head(
+                "WhisperForConditionalGeneration", "AutoModelForSpeechSeq2Seq", Speech(Words()), everywhere=True
+            ),
+        },
+        variants=VARIANTS,
+        writes=("ForConditionalGeneration", Sounds()),
+        writing=["plain", "uneven", "scaled, as it says", "untied"],
+        scale=0.8,
+        spellings={"compiled": compiled},
+        half=5e-2,
+    )
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -97,26 +103,6 @@ def test_padded_beginnings(tmp_path, side, implementation):
         with torch.no_grad():
             expected, found = theirs(**given, **more).logits, ours(**given, **more).logits
         close(found[mask.bool()], expected[mask.bool()])
-
-
-def test_cached_equals_uncached(tmp_path):
-    ours, theirs = pair(tmp_path)
-    ids = torch.stack(ragged(97, [14, 14, 14], seed=3))
-    with torch.no_grad():
-        whole = ours(sound(), decoder_input_ids=ids)
-        close(whole.logits, theirs(sound(), decoder_input_ids=ids).logits)
-        past, parts = None, []
-        for start, stop in ((0, 1), (1, 2), (2, 9), (9, 14)):
-            out = ours(
-                encoder_outputs=(whole.encoder_last_hidden_state,),
-                decoder_input_ids=ids[:, start:stop],
-                past_key_values=past,
-            )
-            past = out.past_key_values
-            parts.append(out.logits)
-        close(torch.cat(parts, 1), whole.logits)
-        with pytest.raises(InputError, match="positions"):
-            ours(sound(), decoder_input_ids=ids[:, :7], past_key_values=past)
 
 
 def test_encoder_outputs_in_every_form(tmp_path):
@@ -170,14 +156,6 @@ def test_audio_classification(tmp_path, mix, labels):
     if mix:
         with pytest.raises(InputError, match="hidden states"):
             ours(encoder_outputs=(encoded.last_hidden_state,))
-
-
-def test_training(tmp_path):
-    ours, _ = pair(tmp_path, scale=0.05)
-    table = ours.base_model.encoder.embed_positions.weight
-    assert not table.requires_grad
-    ours.requires_grad_(True)
-    trains(ours, {"input_features": sound(), "labels": answers()})
 
 
 @pytest.mark.parametrize(
@@ -314,11 +292,3 @@ def test_bad_inputs(tmp_path, wrong, named):
 def test_bad_configs(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         omniform.AutoConfig.for_model("whisper", **{**TINY, **wrong})
-
-
-def test_every_reference_field_is_accounted_for():
-    assert not unaccounted("whisper", transformers.WhisperConfig)
-
-
-def test_defaults_are_the_references():
-    assert not wrong_defaults("whisper", transformers.WhisperConfig)

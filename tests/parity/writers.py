@@ -64,7 +64,11 @@ class Writer(Protocol):
         ...
 
     def written(self, row: Inputs, answer: Tensor) -> list[int]:
-        """The new tokens of what ``generate`` gave back."""
+        """The new tokens of what the reference gave back."""
+        ...
+
+    def given_back(self, answers: Tensor) -> Tensor:
+        """What ours gives back, from what the reference's plain ``generate`` does."""
         ...
 
 
@@ -95,6 +99,9 @@ class Prompts:
     def written(self, row: Inputs, answer: Tensor) -> list[int]:
         return answer[0, row["input_ids"].shape[1] :].tolist()  # type: ignore[union-attr]
 
+    def given_back(self, answers: Tensor) -> Tensor:
+        return answers
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -120,6 +127,9 @@ class Sources:
 
     def written(self, row: Inputs, answer: Tensor) -> list[int]:
         return answer[0, 1:].tolist()
+
+    def given_back(self, answers: Tensor) -> Tensor:
+        return answers
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,9 @@ class Sounds:
     def written(self, row: Inputs, answer: Tensor) -> list[int]:
         return answer[0, 2:].tolist()
 
+    def given_back(self, answers: Tensor) -> Tensor:
+        return answers[:, 2:]
+
 
 @dataclass(frozen=True)
 class Illustrated:
@@ -184,6 +197,9 @@ class Illustrated:
 
     def written(self, row: Inputs, answer: Tensor) -> list[int]:
         return answer[0, row["input_ids"].shape[1] :].tolist()  # type: ignore[union-attr]
+
+    def given_back(self, answers: Tensor) -> Tensor:
+        return answers
 
 
 def in_pieces(model: nn.Module, feed: Feed, lengths: Sequence[int]) -> Tensor:
