@@ -329,3 +329,44 @@ def test_plan_for_other_machines(capsys, text):
 )  # fmt: skip
 def test_plans_that_are_none(capsys, text, options, says):
     check_complaint(*omni(capsys, "inspect", text, "--plan", *options), says)
+
+
+# -- the options of writing ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--temprature", "1"], "Did you mean --temperature?"),
+        (["run", "--max-new-token=3"], "Did you mean --max-new-tokens?"),
+        (["run", "--modle", "x"], "Did you mean --model?"),
+        (["inspect", "x", "--jsn"], "Did you mean --json?"),
+        (["run", "--zzzz"], "no option '--zzzz'"),
+        (["run", "hello"], "unexpected argument 'hello'"),
+        (["run", "--top-k", "many"], "expected a whole number from 0"),
+        (["run", "-t", "hi", "--set", "top_k"], "NAME=VALUE"),
+    ],
+)
+def test_options_that_are_none(capsys, arguments, says):
+    check_complaint(*omni(capsys, *arguments), says)
+
+
+def test_settings_come_from_the_table(capsys, text):
+    plain = omni(capsys, "run", "-m", text, "-t", "hello", "--max-new-tokens", "8")
+    for same in (
+        ["--temperature", "0"], ["--set", "top_k=1", "--set", "do_sample=true"],
+        ["--set", "cache_implementation=static"], ["--num-beams", "1"], ["--do-sample", "--top-k", "1"],
+        ["--temperature", "0", "--top-p", "0.5"],
+    ):  # fmt: skip
+        assert omni(capsys, "run", "-m", text, "-t", "hello", "--max-new-tokens", "8", *same) == plain
+    for wrong in ("--set=tmperature=1", "--set=language=de", "--set=num_beam_groups=2"):
+        check_complaint(*omni(capsys, "run", "-m", text, "-t", "hello", wrong), wrong.split("=")[1])
+
+
+def test_who_answers_is_said_where_no_model_is_named(capsys):
+    code, out, err = omni(
+        capsys, "run", "-t", "What is this?", "-i", "examples/pictures/scene.png", "--max-new-tokens", "2"
+    )
+    assert (
+        code == 0 and out.strip() and err == "omniform: no --model: scenes-llava answers, which comes with omniform\n"
+    )

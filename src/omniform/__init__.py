@@ -1,4 +1,4 @@
-"""omniform loads any Hugging Face checkpoint and runs it: small, typed, fast, strict and safe.
+"""omniform loads Hugging Face checkpoints and runs them: small, typed, fast, strict and safe.
 
 Names are looked up when they are used, so that ``import omniform`` costs next to nothing beyond torch.
 """

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +17,7 @@ import torch
 from huggingface_hub import errors
 
 from omniform.core.errors import InputError, RepoError
+from omniform.hub import files
 from omniform.hub.files import locate
 from reference import omniform, saved_reference, transformers
 
@@ -250,3 +255,39 @@ def test_what_does_not_exist_is_absent(monkeypatch):
     assert locate("some/model").find("config.json") is None
     with pytest.raises(RepoError, match=r"there is no config.json"):
         Llama.from_pretrained("some/model")
+
+
+# -- a Hub that is out of reach --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "never answers"])
+def test_an_unreachable_hub_is_one_line_within_ten_seconds(tmp_path, listens):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        environment = {
+            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1",
+        }  # fmt: skip
+        program = (
+            "import time, sys, omniform.cli.run; from omniform.cli.main import main; started = time.monotonic();"
+            "code = main(sys.argv[1:]); print(time.monotonic() - started); sys.exit(code)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, "run", "-m", "tester/none", "-t", "hi"],
+            env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 2 and float(done.stdout) < 10
+    assert done.stderr.count("\n") == 1 and "cannot be reached" in done.stderr and "tester/none" in done.stderr
+
+
+def test_what_is_cached_is_used_where_the_hub_is_out_of_reach(cache, monkeypatch):
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(files, "_ANSWERS", {})
+    monkeypatch.setattr(files, "_answers", lambda endpoint: bool(asked.append(endpoint)))
+    assert eps(cache) == 1e-6 and len(asked) == 1
+    with pytest.raises(RepoError, match="cannot be reached"):
+        Llama.from_pretrained("tester/other", cache_dir=cache)
+    assert len(asked) == 1

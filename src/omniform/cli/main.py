@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from omniform import __version__
 from omniform.core.errors import InputError, OmniformError
+from omniform.core.settings import SAMPLING, SETTINGS, TEXTS, Setting
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,9 +26,13 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The options of every command."""
-    top = Parser(prog="omniform", description="Load any Hugging Face checkpoint and run it.", allow_abbrev=False)
+    top = Parser(
+        prog="omniform",
+        description="Run Hugging Face checkpoints of the families that omniform knows.",
+        allow_abbrev=False,
+    )
     top.add_argument("--version", action="version", version=f"omniform {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(dest="named", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_inspect(commands)
     return top
@@ -37,14 +45,51 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
     run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound")
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
-    run.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="the longest answer (%(default)s)")
-    run.add_argument("--temperature", type=float, help="draw tokens at this temperature, not the likeliest ones")
-    run.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest of this probability together")
-    run.add_argument("--top-k", type=int, metavar="K", help="draw among so many likeliest tokens")
-    run.add_argument("--seed", type=int, help="make draws reproducible")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
     run.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, timings")
-    run.set_defaults(work=_run)
+    writing = run.add_argument_group("writing", "How the answer is written; the checkpoint's own settings by default.")
+    for name, row in SETTINGS.items():
+        if row.metavar is not None:
+            _add_setting(writing, name, row)
+    writing.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as language=german"
+    )
+    run.set_defaults(work=_run, command=run)
+
+
+def _add_setting(group: argparse._ArgumentGroup, name: str, row: Setting) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    more = f" ({LONGEST_ANSWER})" if name == "max_new_tokens" else ""
+    if row.metavar == "":
+        group.add_argument(flag, action="store_const", const=True, help=row.help)
+        return
+    action = "append" if row.kind is TEXTS else "store"
+    group.add_argument(flag, action=action, metavar=row.metavar, type=_reader_of(row), help=row.help + more)
+
+
+def _reader_of(row: Setting) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        value = text if row.kind is TEXTS else _value(text)
+        try:
+            row.kind.read(value)
+        except (ValueError, TypeError, OverflowError):
+            raise argparse.ArgumentTypeError(f"expected {row.kind.expected}, found {text!r:.80}") from None
+        return value
+
+    return read
+
+
+def _value(text: str) -> object:
+    """A value as JSON writes it, or else the text itself."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
+LONGEST_ANSWER = 256
+"""Tokens of the longest answer, where nobody says."""
 
 
 def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -62,17 +107,22 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     plan.add_argument("--dtype", help="float32, bfloat16, float16, or auto: the checkpoint's own")
     plan.add_argument("--tokens", type=int, metavar="N", help="tokens per row, prompt and answer (4096)")
     plan.add_argument("--rows", type=int, metavar="N", help="rows at once (1)")
-    inspect.set_defaults(work=_inspect)
+    inspect.set_defaults(work=_inspect, command=inspect)
 
 
 def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
-    sampling = {"temperature": given.temperature, "top_p": given.top_p, "top_k": given.top_k, "seed": given.seed}
-    settings: dict[str, object] = {name: value for name, value in sampling.items() if value is not None}
-    if settings:
-        settings["do_sample"] = True
-    settings["max_new_tokens"] = given.max_new_tokens
+    said = vars(given)
+    settings: dict[str, object] = {name: said[name] for name in SETTINGS if said.get(name) is not None}
+    for pair in given.set:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError("this sets nothing", where="--set", expected="NAME=VALUE", found=pair)
+        settings[name.strip().replace("-", "_")] = _value(value)
+    if any(name == "seed" or SETTINGS[name].acts is SAMPLING for name in settings if name in SETTINGS):
+        settings.setdefault("do_sample", True)
+    settings.setdefault("max_new_tokens", LONGEST_ANSWER)
     run_command(given.text, given.image, given.audio, given.model, settings, dtype=given.dtype, as_json=given.json)
 
 
@@ -92,11 +142,23 @@ def _inspect(given: argparse.Namespace) -> None:
     plan_command(given.model, settings, as_json=given.json)
 
 
+def _unknown(command: Parser, rest: Sequence[str]) -> InputError:
+    """What is wrong with arguments that a command does not have."""
+    first = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+    if not first.startswith("-"):
+        return InputError(f"unexpected argument {first!r:.80}", remedy=f"See {command.prog} --help.")
+    close = difflib.get_close_matches(first, re.findall(r"--[a-z-]+", command.format_help()), n=1)
+    meant = f"Did you mean {close[0]}? " if close else ""
+    return InputError(f"{command.prog} has no option {first!r:.80}", remedy=f"{meant}See {command.prog} --help.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A mistake of the user's is one line on stderr and code 2."""
     logging.basicConfig(format="omniform: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
-        given = parser().parse_args(arguments)
+        given, rest = parser().parse_known_args(arguments)
+        if rest:
+            raise _unknown(given.command, rest)
         given.work(given)
         sys.stdout.flush()
     except OmniformError as error:

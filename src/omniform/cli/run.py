@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from omniform.engine.calls import Reader
 from omniform.hub.auto import load_as_saved
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.bundled import bundled_checkpoint
+from omniform.hub.files import hub_answers, locate
 
 PATIENCE = 1.0
 """Seconds of loading after which the user is told what is going on."""
@@ -38,6 +40,8 @@ def run_command(
         _check_file(path)
     question = _question(text, needed=not audio)
     chosen = bundled_checkpoint() if name is None else name
+    if name is not None and (source := locate(name)).folder is None and not hub_answers():
+        source.need("config.json")  # what is not cached either is told before anybody waits
     started = time.perf_counter()
     with _progress(f"loading {chosen}"):
         model = load_as_saved(chosen, dtype=dtype)
@@ -45,6 +49,11 @@ def run_command(
     loaded = time.perf_counter() - started
     answer = Answer()
     pieces = ask(model, reader, answer, text=question, images=images, audio=audio, settings=settings)
+    begun = next(pieces, "")  # a mistake is told by now, in its one line
+    if name is None:
+        named = os.path.basename(chosen)
+        print(f"omniform: no --model: {named} answers, which comes with omniform", file=sys.stderr, flush=True)
+    pieces = itertools.chain((begun,), pieces)
     if as_json:
         for _ in pieces:
             pass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +78,7 @@ class Source:
                 revision=self.revision,
                 token=self.token,
                 cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only,
+                local_files_only=self.local_files_only or not hub_answers(),
                 force_download=self.force_download,
             )
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
@@ -120,6 +123,50 @@ class Source:
             where=self.name,
             remedy="Check the spelling; a private repository needs token=...",
         )
+
+
+def hub_answers() -> bool:
+    """Whether the Hub can be asked; what is found holds for a minute.
+
+    huggingface_hub itself tries for minutes, file after file, and says so each time; here nobody waits for more than
+    :data:`PATIENCE` seconds, and what is cached is used. True where it is not to be asked at all: then it says so.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    endpoint, now = constants.ENDPOINT, time.monotonic()
+    with _ASKING:
+        known = _ANSWERS.get(endpoint)
+        if known is None or now - known[1] > 60:
+            known = _ANSWERS[endpoint] = (_answers(endpoint), time.monotonic())
+        return known[0]
+
+
+PATIENCE = 6.0
+"""Seconds after which a Hub that has not answered is taken to be out of reach."""
+
+_ANSWERS: dict[str, tuple[bool, float]] = {}
+_ASKING = threading.Lock()
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether a server answers anything at all."""
+    from huggingface_hub import get_session
+
+    found: list[bool] = []
+
+    def ask() -> None:
+        # Whatever the transport beneath huggingface_hub raises, which differs by release, means no answer.
+        with contextlib.suppress(Exception):
+            get_session().head(endpoint, timeout=PATIENCE / 2)
+            found.append(True)
+
+    # Looking up a name has no time limit of its own, hence the thread.
+    asking = threading.Thread(target=ask, name="omniform-hub", daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    return bool(found)
 
 
 def locate(
