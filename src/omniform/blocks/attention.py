@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -76,6 +76,8 @@ class Attention(_Projections):
         rule: which tokens may see which.
         positions: how queries and keys learn their places.
     """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
 
     def __init__(
         self,

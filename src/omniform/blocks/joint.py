@@ -7,8 +7,20 @@ layer that knows how to compute all. Where none has, each layer is called by its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A module that asks for projections of the same input together.
+
+    Attributes:
+        JOINT: the names of those that it asks for in one go, in its order.
+    """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]]
 
 
 class JointLinear(nn.Linear, ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,8 @@ class GatedMLP(nn.Module):
         bias: whether the projections have biases.
         dropout: probability of dropping a hidden value in training.
     """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("gate_proj", "up_proj"),)
 
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()

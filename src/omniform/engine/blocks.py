@@ -232,6 +232,11 @@ class BlockPool:
                 del self._idle[block]
                 self._free.give(block, block + 1)
 
+    def forget_idle(self) -> None:
+        """Strike out what is remembered and held by nobody."""
+        for block in list(self._idle):
+            self.forget(block)
+
     def fork(self, table: BlockTable) -> BlockTable:
         """A second table of the same blocks."""
         return BlockTable(self.size, [None if b is None else self.share(b) for b in table.blocks])

@@ -22,6 +22,7 @@ from omniform.core.state import mixers
 from omniform.engine.blocks import BlockPool, BlockTable, Content
 from omniform.engine.pages import MEMORY, PagedState
 from omniform.engine.request import NAMELESS, Placed, Request, Row
+from omniform.engine.weights import Weights
 
 T = TypeVar("T")
 
@@ -132,9 +133,12 @@ class Encoders:
         state: where memories are written.
         pool: the blocks for memories; None for a decoder alone.
         features_budget: bytes of features that may be kept.
+        weights: what is made with one version of them is of no use to later ones.
     """
 
-    def __init__(self, model: Generative, state: PagedState, pool: BlockPool | None, features_budget: int) -> None:
+    def __init__(
+        self, model: Generative, state: PagedState, pool: BlockPool | None, features_budget: int, weights: Weights
+    ) -> None:
         self.features: ContentCache[Features] = ContentCache()
         self.memories: ContentCache[MemoryEntry] = ContentCache()
         self.runs = 0
@@ -144,6 +148,7 @@ class Encoders:
         self._state = state
         self._pool = pool
         self._budget = features_budget
+        self._weights = weights
         self._mixers = mixers(model.decoder)
 
     @torch.inference_mode()
@@ -158,8 +163,9 @@ class Encoders:
         """
         prompt = request.prompt
         if not request.contents:
-            items = tuple(digest(item.inputs, item.modality) for item in prompt.items)
-            request.contents = (digest(prompt.encoder),) if prompt.encoder else items
+            version = f"{self._weights.version} "
+            items = tuple(digest(item.inputs, version + item.modality) for item in prompt.items)
+            request.contents = (digest(prompt.encoder, version),) if prompt.encoder else items
         if prompt.encoder:
             return request.memory is not None or self._prepare_memory(request, request.contents[0])
         return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)

@@ -28,8 +28,8 @@ from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stop import stop_strings
+from omniform.engine.weights import Weights
 from omniform.engine.writer import Writer, is_late
-from omniform.transforms.pack import pack, unpack_changed
 
 log = logging.getLogger("omniform")
 
@@ -80,7 +80,9 @@ class Engine:
     Rows of all lengths go through the model end to end, without padding. Requests that begin alike share what was
     computed for their beginnings, pictures included; a picture is encoded once.
 
-    The weights must not change while an engine lives: what it has computed with them would be out of date.
+    Weights may change while an engine lives (a training step, a merged adapter): whenever requests come, it looks
+    whether they did (:class:`~omniform.weights.version.WeightWatch` says what can be seen), and what was computed with
+    the old ones is used no more. Requests in the midst of their answers go on with the keys that they have.
 
     Args:
         model: any model that writes.
@@ -124,16 +126,18 @@ class Engine:
         self._worker: Background | None = None
         self._worker_lock = threading.Lock()
         self._closing = False
-        self._packed = False
-        unpack_changed(model)
+        self._weights = Weights(model)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._frequencies = _frequencies(model)
-        self._build(parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache)
+        self._how = parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache
+        self._build()
 
-    def _build(self, memory: int, step: int, size: int, prefix_cache: bool) -> None:
+    def _build(self) -> None:
         model = self.model
+        memory, step, size, prefix_cache = self._how
+        self._kept_as = model.dtype, model.device
         assert isinstance(model, Generative)
         specs = decoder_specs(model)
         sizes = self._sizes = unit_bytes(specs, model.dtype)
@@ -163,7 +167,7 @@ class Engine:
             )
             for key, n in blocks.items()
         }
-        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features)
+        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features, self._weights)
         own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
         self._scheduler = Scheduler(
             own,
@@ -320,8 +324,8 @@ class Engine:
             self._counts["tokens_computed"] += sum(share.count for share in plan.shares)
             self._seconds["model"] += computed - planned
             self._seconds["sample"] += time.perf_counter() - computed
-            if not self._packed and self._has_work:
-                self._pack()
+            if self._has_work:
+                self._weights.pack()
             return self._has_work
 
     @contextlib.contextmanager
@@ -338,11 +342,34 @@ class Engine:
                     self._seat(request)
             raise
 
-    def _pack(self) -> None:
-        """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
-        self._packed = True
-        if "disk" not in self.model.hf_device_map.values():
-            pack(self.model, mapped_only=True)
+    def weights_changed(self) -> None:
+        """Say that weights were written to in a way that nobody can see (a few numbers, through ``.data``)."""
+        self._weights.say_changed()
+
+    def _outdated(self) -> None:
+        """Forget what was computed with weights that are no more."""
+        if (self.model.dtype, self.model.device) != self._kept_as:
+            self._rebuild()
+        self._encoders.throw_out_all()
+        for pool in self._pools.values():
+            pool.forget_idle()
+        for request in self._scheduler.waiting:
+            if not request.rows:
+                request.contents = ()
+            for row in request.rows:
+                row.contents.clear()
+
+    def _rebuild(self) -> None:
+        """Keep state as the model now computes it: in another dtype, on another device."""
+        scheduler, encoders, writer = self._scheduler, self._encoders, self._writer
+        for request in [*scheduler.running]:
+            scheduler.preempt(request)
+        self._build()
+        self._scheduler.preemptions = scheduler.preemptions
+        self._encoders.runs, self._encoders.hits = encoders.runs, encoders.hits
+        self._writer.failures, self._writer.tokens_cached = writer.failures, writer.tokens_cached
+        for request in scheduler.waiting:
+            self._scheduler.add(request)
 
     @property
     def _has_work(self) -> bool:
@@ -350,6 +377,8 @@ class Engine:
 
     def _receive(self) -> None:
         """Let new requests in, and those out that nobody wants any more or whose time is up."""
+        if self._inbox and self._weights.look():
+            self._outdated()
         while self._inbox:
             self._scheduler.add(self._inbox.popleft())
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
@@ -397,10 +426,10 @@ class Engine:
         refuse_if_too_big(needs, self._scheduler.pools)
 
     def _root_of(self, request: Request) -> bytes:
-        # What the first tokens' keys depend on besides the tokens: the memory they look at and, for some rotary
-        # embeddings, the length of the prompt.
+        # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
+        # rotary embeddings, the length of the prompt.
         regimes = [frequencies.regime(request.rows[0].prompt) for frequencies in self._frequencies]
-        return repr((request.memory, regimes)).encode()
+        return repr((self._weights.version, request.memory, regimes)).encode()
 
     def _unstick(self) -> None:
         """Nothing could be planned and nobody has failed: if nobody runs, whoever waits first will never fit."""

@@ -20,13 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.attention import Attention
-from omniform.blocks.joint import JointLinear
-from omniform.blocks.mlp import GatedMLP
-from omniform.weights.pages import collapse, is_mapped, release, were_written
+from omniform.blocks.joint import Joins, JointLinear
+from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.version import Memory, counted, were_written
 
 LEAST = 64
 """Matrices of fewer rows or columns are left alone: there is nothing to win."""
+
+WORDS = 2**9
+"""Words of eight bytes that are looked at in every matrix whose memory is no file's."""
 
 
 class Packed:
@@ -34,7 +36,8 @@ class Packed:
 
     They are used while gradients are off, and only as long as the parameters are those that were packed and nobody has
     changed them in place. A change through ``.data`` leaves no trace in torch, so a few places are looked at: one of
-    a whole matrix is seen, as of an adapter that is merged into it; after one of a few rows call :func:`pack` again.
+    a whole matrix is seen at once, as of an adapter that is merged into it; smaller ones are when somebody asks whether
+    ``memory.was_written()``, as engines and the model's own ``forward`` do.
 
     Args:
         layers: one layer, or several without biases.
@@ -42,8 +45,7 @@ class Packed:
 
     Attributes:
         widths: outputs of each layer.
-        mapped: the matrices that are views of a mapped file. To look at their numbers would bring the pages back, so it
-            is for others to ask now and then whether they :func:`were_written`.
+        memory: what lies behind the parameters.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], scratch: Scratch) -> None:
@@ -58,13 +60,9 @@ class Packed:
             self._matrix = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(whole, None))
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
-        self.mapped: list[Tensor] = []
-        self._samples: list[_Samples] = []
-        for weight in self._weights:
-            if is_mapped(weight):
-                self.mapped.append(weight)
-            else:
-                self._samples.append(_Samples(weight))
+        # To look at the numbers of a mapped matrix would bring its pages back.
+        self._samples = [_Samples(weight) for weight in self._weights if not is_mapped(weight)]
+        self.memory = Memory(self._weights, WORDS)
         self._release()
 
     def _release(self) -> None:
@@ -72,7 +70,7 @@ class Packed:
             release(weight)
 
     def _now(self) -> list[tuple[int, int]]:
-        return [(weight._version, weight.data_ptr()) for weight in self._weights]
+        return [counted(weight) for weight in self._weights]
 
     def fits(self, layers: Sequence[nn.Module]) -> bool:
         """Whether these are the matrices of some layers, and still say what the parameters say."""
@@ -81,7 +79,11 @@ class Packed:
         for layer, weight in zip(layers, self._weights, strict=True):
             if layer._parameters.get("weight") is not weight:
                 return False
-        return self._now() == self._state and all(samples.are_as_they_were() for samples in self._samples)
+        return not self.has_moved() and all(samples.are_as_they_were() for samples in self._samples)
+
+    def has_moved(self) -> bool:
+        """Whether the parameters lie elsewhere by now, or torch has counted a write to them."""
+        return self._now() != self._state
 
     def __call__(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out], the layers' outputs side by side."""
@@ -92,14 +94,14 @@ class Scratch:
     """Memory that matrices are joined in, one group after the other: memory of their own would leave holes behind."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.bfloat16, device="cpu")
+        self.memory = torch.empty(0, dtype=torch.bfloat16, device="cpu")
 
     def joined(self, weights: Sequence[Tensor]) -> Tensor:
         """Matrices one below the other, until the next are joined. Shape: [sum of N, K]."""
         rows, width = sum(map(len, weights)), weights[0].shape[1]
-        if self._memory.numel() < rows * width:
-            self._memory = torch.empty(rows * width, dtype=torch.bfloat16, device="cpu")
-        return torch.cat(list(weights), out=self._memory[: rows * width].view(rows, width))
+        if self.memory.numel() < rows * width:
+            self.memory = torch.empty(rows * width, dtype=torch.bfloat16, device="cpu")
+        return torch.cat(list(weights), out=self.memory[: rows * width].view(rows, width))
 
 
 class _Samples:
@@ -169,7 +171,7 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
             layers = [layer for name in names if isinstance(layer := parent._modules[name], nn.Linear)]
             first = layers[0]
             if isinstance(first, PackedLinear) and (packed := first.packed) is not None:
-                if packed.fits(layers) and not were_written(packed.mapped):
+                if packed.fits(layers) and not packed.memory.was_written():
                     count += len(layers)
                     continue
                 first.packed = None
@@ -189,12 +191,13 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
 
 
 def unpack_changed(model: nn.Module) -> None:
-    """Forget the packed copies of mapped matrices that somebody has written to since: the plain ones are used."""
+    """Forget the packed copies of matrices that somebody has written to since: the plain ones are used."""
     layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
     found = [(layer, layer.packed) for layer in layers if layer.packed is not None]
-    if were_written([weight for _, packed in found for weight in packed.mapped]):
+    moved = any(packed.has_moved() for _, packed in found)
+    if moved or were_written(packed.memory for _, packed in found):
         for layer, packed in found:
-            if were_written(packed.mapped):
+            if packed.has_moved() or packed.memory.was_written():
                 layer.packed = None
 
 
@@ -205,14 +208,13 @@ def _look_first(model: nn.Module, inputs: object) -> None:
 def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
     """The names of a module's linear layers, those together that can be one matmul."""
     names = [name for name, child in parent.named_children() if isinstance(child, nn.Linear)]
-    joint: tuple[str, ...] = ()
-    if isinstance(parent, Attention):
-        joint = ("q_proj", "k_proj", "v_proj")
-    elif isinstance(parent, GatedMLP):
-        joint = ("gate_proj", "up_proj")
-    if joint and all(name in names and parent.get_submodule(name).bias is None for name in joint):
-        return [joint, *((name,) for name in names if name not in joint)]
-    return [(name,) for name in names]
+    joined = [
+        joint
+        for joint in (parent.JOINT if isinstance(parent, Joins) else ())
+        if all(name in names and parent.get_submodule(name).bias is None for name in joint)
+    ]
+    alone = set(names).difference(*joined)
+    return [*joined, *((name,) for name in names if name in alone)]
 
 
 def _can_pack(linear: nn.Linear, mapped_only: bool) -> bool:

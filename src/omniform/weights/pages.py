@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from io import FileIO
 from threading import Event
@@ -19,8 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
-"""Bits of an entry of ``/proc/self/pagemap`` (https://docs.kernel.org/admin-guide/mm/pagemap.html)."""
+Span = tuple[int, int]
+"""A stretch of memory: its first address, and its bytes."""
+
+_KINDS = np.uint64(61)
+"""The three highest bits of an entry of ``/proc/self/pagemap`` tell what a page is: in memory, in swap, a file's
+(https://docs.kernel.org/admin-guide/mm/pagemap.html)."""
+
+_ABSENT, _FILES = np.uint64(0b000), np.uint64(0b101)
+"""The pages that nobody wrote to: not in memory, or in memory and the file's."""
 
 _WILLNEED, _DONTNEED, _COLLAPSE = 3, 4, 25
 """madvise(2)'s numbers, the same on all Linux machines."""
@@ -58,24 +67,74 @@ def is_mapped(tensor: Tensor) -> bool:
     return span is not None and _is_clean(*span)
 
 
-def were_written(tensors: Sequence[Tensor]) -> bool:
-    """Whether somebody wrote to any of some tensors of which :func:`is_mapped` was true.
-
-    Looks at one page of each, in the middle, which takes a few microseconds.
-    """
-    if not tensors:
+def written(spans: Iterable[Span]) -> bool:
+    """Whether somebody wrote to any page of some private mappings of files."""
+    spans = list(spans)
+    if not spans:
         return False
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as table:
-            for tensor in tensors:
-                span = _pages(tensor, outwards=False)
-                if span is not None:
-                    middle = span[0] + span[1] // mmap.PAGESIZE // 2 * mmap.PAGESIZE
-                    if not _are_clean(table, middle, mmap.PAGESIZE):
-                        return True
+            return not all(_are_clean(table, *span) for span in spans)
     except OSError:
         return True
-    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some memory, and whether a write to it leaves a trace: the page is the file's no longer."""
+
+    start: int
+    nbytes: int
+    of_file: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Where files are mapped, as sorted addresses."""
+
+    starts: Sequence[int]
+    stops: Sequence[int]
+
+    def parts(self, start: int, nbytes: int) -> list[Stretch]:
+        """Some memory, cut into the whole pages that are a file's, and the rest.
+
+        Pages at the ends, which neighbours may have a part in, count as a file's if nobody has written to them.
+        """
+        at = bisect_right(self.starts, start) - 1
+        end, size = start + nbytes, mmap.PAGESIZE
+        if at < 0 or end > self.stops[at]:
+            return [Stretch(start, nbytes, False)]
+        first, behind = start // size * size, -(-end // size) * size
+        if _is_clean(first, behind - first):
+            return [Stretch(first, behind - first, True)]
+        inner, last = -(-start // size) * size, end // size * size
+        if last <= inner or not _is_clean(inner, last - inner):
+            return [Stretch(start, nbytes, False)]
+        ends = [Stretch(start, inner - start, False), Stretch(last, end - last, False)]
+        return [Stretch(inner, last - inner, True), *(part for part in ends if part.nbytes)]
+
+
+def maps_of_private_files() -> Maps:
+    """Where this process has mapped files such that what it writes stays its own; nowhere on other systems."""
+    starts: list[int] = []
+    stops: list[int] = []
+    try:
+        with open("/proc/self/maps") as lines:
+            for line in lines:
+                addresses, rights, _, _, inode, *_ = line.split(maxsplit=5)
+                if rights[3] == "p" and inode != "0":
+                    start, stop = addresses.split("-")
+                    starts.append(int(start, 16))
+                    stops.append(int(stop, 16))
+    except OSError:
+        pass
+    return Maps(starts, stops)
+
+
+def span_of(tensor: Tensor) -> Span:
+    """The first address of a tensor in the CPU's memory, and how many bytes there are to its last."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), (last + 1) * tensor.element_size() if tensor.numel() else 0
 
 
 def prefetch(tensor: Tensor, stopped: Event | None = None) -> None:
@@ -93,9 +152,8 @@ def _pages(tensor: Tensor, *, outwards: bool) -> tuple[int, int] | None:
     """First address and bytes of the pages that a tensor lies on: all of them, or only those it fills."""
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or not tensor.numel():
         return None
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = tensor.data_ptr()
-    end = start + (last + 1) * tensor.element_size()
+    start, nbytes = span_of(tensor)
+    end = start + nbytes
     size = mmap.PAGESIZE
     first, behind = (start // size, -(-end // size)) if outwards else (-(-start // size), end // size)
     return (first * size, (behind - first) * size) if behind > first else None
@@ -115,8 +173,10 @@ def _are_clean(table: FileIO, start: int, nbytes: int) -> bool:
     size = mmap.PAGESIZE
     found = os.pread(table.fileno(), nbytes // size * 8, start // size * 8)
     entries = np.frombuffer(found, np.uint64)
-    kept = (entries & _SWAPPED != 0) | ((entries & _PRESENT != 0) & (entries & _OF_A_FILE == 0))
-    return len(entries) * size == nbytes and not kept.any()
+    if len(entries) * size != nbytes:
+        return False
+    kinds = entries >> _KINDS
+    return not bool(((kinds != _ABSENT) & (kinds != _FILES)).any())
 
 
 @cache

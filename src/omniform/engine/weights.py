@@ -1,0 +1,45 @@
+"""What an engine knows of its model's weights: their version, and whether their matrices are packed."""
+
+from __future__ import annotations
+
+from omniform.architectures.model import Model
+from omniform.transforms.pack import pack, unpack_changed
+from omniform.weights.version import WeightWatch
+
+
+class Weights:
+    """The weights that an engine computes with.
+
+    Attributes:
+        version: the one that it knows; everything that it keeps carries it.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._packed = False
+        unpack_changed(model)
+        self._watch = WeightWatch.of(model)
+        self.version = self._watch.version
+
+    def look(self) -> bool:
+        """Look at them; whether they have changed since."""
+        version = self._watch.look()
+        if version == self.version:
+            return False
+        self.version, self._packed = version, False
+        unpack_changed(self._model)
+        return True
+
+    def say_changed(self) -> None:
+        """Have the next look find a change."""
+        self._watch.raise_()
+
+    def pack(self) -> None:
+        """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
+        if self._packed:
+            return
+        self._packed = True
+        if "disk" not in self._model.hf_device_map.values():
+            self._watch.look()  # the next look finds what others have changed meanwhile
+            pack(self._model, mapped_only=True)
+            self._watch.accept()
