@@ -40,6 +40,5 @@ class Weights:
             return
         self._packed = True
         if "disk" not in self._model.hf_device_map.values():
-            self._watch.look()  # the next look finds what others have changed meanwhile
-            pack(self._model, mapped_only=True)
-            self._watch.accept()
+            if pack(self._model, mapped_only=True):
+                self._watch.accept()

@@ -120,7 +120,7 @@ class WeightWatch:
         self.version = 0
         self._model = ref(model)
         self._lock = RLock()
-        self.accept()
+        self._remember()
 
     @staticmethod
     def of(model: nn.Module) -> WeightWatch:
@@ -142,20 +142,22 @@ class WeightWatch:
         """Say that the weights have changed, where nobody could see it."""
         with self._lock:
             self.version += 1
-            self.accept()
+            self._remember()
 
     def accept(self) -> None:
-        """Take what the model is now for unchanged, after an edit that changes no output (packing)."""
+        """Take what the modules do now for unchanged, after an edit that changes no output and no tensor (packing)."""
         with self._lock:
-            model = self._whole()
-            modules = list(model.modules())
-            tensors = list(_tensors(modules))
-            self._facts = _facts(modules)
-            self._refs: list[ReferenceType[Tensor]] = [ref(tensor) for tensor in tensors]
-            self._counts = [counted(tensor) for tensor in tensors]
-            self._memory = Memory(tensors)
-            self._elsewhere = [tensor.device.type not in ("cpu", "meta") for tensor in tensors]
-            self._far = _far(tensors, self._elsewhere)
+            self._facts = _facts(list(self._whole().modules()))
+
+    def _remember(self) -> None:
+        modules = list(self._whole().modules())
+        tensors = list(_tensors(modules))
+        self._facts = _facts(modules)
+        self._refs: list[ReferenceType[Tensor]] = [ref(tensor) for tensor in tensors]
+        self._counts = [counted(tensor) for tensor in tensors]
+        self._memory = Memory(tensors)
+        self._elsewhere = [tensor.device.type not in ("cpu", "meta") for tensor in tensors]
+        self._far = _far(tensors, self._elsewhere)
 
     def _is_as_it_was(self) -> bool:
         modules = list(self._whole().modules())
