@@ -39,6 +39,5 @@ class Weights:
         if self._packed:
             return
         self._packed = True
-        if "disk" not in self._model.hf_device_map.values():
-            if pack(self._model, mapped_only=True):
-                self._watch.accept()
+        if "disk" not in self._model.hf_device_map.values() and pack(self._model, mapped_only=True):
+            self._watch.accept()
