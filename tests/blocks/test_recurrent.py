@@ -78,6 +78,15 @@ def test_the_convolution_is_torchs(bias):
     close(whole(module, (x,)), out[:, :, :9].transpose(1, 2))
 
 
+def test_a_convolution_in_bfloat16_is_rounded_once():
+    module, x = conv().bfloat16(), torch.randn(2, 9, CHANNELS).bfloat16()
+    wide = conv()
+    with torch.no_grad():
+        for p, q in zip(wide.parameters(), module.parameters(), strict=True):
+            p.copy_(q)
+    assert torch.equal(whole(module, (x,)), whole(wide, (x.float(),)).bfloat16())
+
+
 @pytest.mark.parametrize("kind", MIXERS)
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 7], [2, 1, 9], [11, 1], [3, 3, 3, 3]])
 def test_in_pieces_as_whole(kind, sizes):

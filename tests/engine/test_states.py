@@ -13,9 +13,10 @@ from omniform.blocks.mlp import GatedMLP
 from omniform.blocks.recurrent import GatedDeltaRule, ShortConv
 from omniform.core.errors import InputError
 from omniform.core.rules import Causal, Window
-from omniform.core.state import KV, Conv, CrossKV, Latent, Recurrent, StatefulModule, number_mixers, state_specs
+from omniform.core.state import KV, Conv, CrossKV, Latent, Recurrent, StatefulModule, mixers, number_mixers, state_specs
 from omniform.engine.engine import Engine
 from omniform.engine.pages import MEMORY, ROWS
+from omniform.hub.plan import _states
 from reference import ragged, randomise
 
 WIDTH, VOCABULARY, NEW = 16, 41, 8
@@ -266,6 +267,10 @@ def test_the_engine_counts_what_the_decoder_needs(name, tokens, memory):
     held = sum(x.nbytes for view in engine._state._kv.values() for x in view.whole)
     blocks = {key: pool.blocks for key, pool in engine._pools.items()}
     assert held == sum(blocks[key] * 8 * n for key, n in engine._sizes.items()) <= 2_000_000
+    assert sum(_states(lm, lm.dtype, 1, 1, fixed=False).values()) == 4 * tokens, "plan() tells the same"
+    assert {path for path, n in _states(lm, lm.dtype, 1, 1).items() if n} == {
+        path for path, module in lm.named_modules() if module in mixers(lm.decoder)
+    }
 
 
 def test_specs_tell_their_sizes():

@@ -140,12 +140,12 @@ class ShortConv(Recurrence):
     def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         (x_BTC,) = inputs
         seen, before = torch.cat([state.to(x_BTC.dtype), x_BTC], dim=1), state.shape[1]
-        taps_WC = self.weight[:, 0].t()
-        out = seen[:, before:] * taps_WC[before]
+        # Sums are made in float32, as a matmul's are.
+        wide, taps_WC = seen.float(), self.weight[:, 0].t().float()
+        out = wide[:, before:] * taps_WC[before]
         for tap in range(before):
-            out = torch.addcmul(out, seen[:, tap : tap + x_BTC.shape[1]], taps_WC[tap])
-        if self.bias is not None:
-            out = out + self.bias
+            out = torch.addcmul(out, wide[:, tap : tap + x_BTC.shape[1]], taps_WC[tap])
+        out = (out if self.bias is None else out + self.bias).to(x_BTC.dtype)
         if lengths is None:
             return out, seen[:, seen.shape[1] - before :].clone()  # a view would keep the whole prompt alive
         last = lengths[:, None] + torch.arange(before, device=lengths.device)
