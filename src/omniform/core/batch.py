@@ -103,9 +103,10 @@ class Batch(dict[str, object]):
         """
         if kind is None:
             return self
-        if kind not in ("pt", "np"):
+        if not isinstance(kind, str) or kind not in ("pt", "np"):
+            found = repr(kind) if isinstance(kind, str) else type(kind).__name__
             raise InputError(
-                "unknown kind of tensor", where="return_tensors", expected="'pt', 'np' or None", found=repr(kind)
+                "unknown kind of tensor", where="return_tensors", expected="'pt', 'np' or None", found=found
             )
         for name, value in self.items():
             if isinstance(value, Tensor):

@@ -201,6 +201,9 @@ def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directo
         RepoError: the folder cannot be written; what was there before is untouched.
     """
 
+    if not isinstance(save_directory, (str, os.PathLike)):
+        raise InputError("this is no folder", where="save_directory", found=type(save_directory).__name__)
+
     def write(folder: Path) -> None:
         if isinstance(saved, (ImageProcessor, FeatureExtractor)):
             text = json.dumps(saved.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
@@ -219,6 +222,13 @@ def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[st
     if kwargs.get("trust_remote_code"):
         raise InputError(
             "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
+        )
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError(
+            "this is no checkpoint",
+            where="pretrained_model_name_or_path",
+            expected="a folder or a Hub id",
+            found=type(name).__name__,
         )
     places = {key: value for key, value in kwargs.items() if key in _PLACES}
     source = locate(name, **places)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from tokenizers import Encoding
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
+from omniform.inputs.text.ids import read_index
 
 
 class CharSpan(NamedTuple):
@@ -56,6 +57,7 @@ class BatchEncoding(Batch):
                 "this batch holds ids only; it was not made from text",
                 remedy="Ask the batch that the tokenizer returned, before pad().",
             )
+        index = read_index(index, "row")
         if not -len(self._encodings) <= index < len(self._encodings):
             raise InputError("no such row", where=f"row {index}", expected=f"under {len(self._encodings)}")
         return self._encodings[index]
@@ -81,7 +83,7 @@ class BatchEncoding(Batch):
     def char_to_token(self, row_or_char: int, char: int | None = None, sequence: int = 0) -> int | None:
         """The token that holds a character of the text; ``None`` where no token does."""
         row, index = _split(row_or_char, char)
-        return self._row(row).char_to_token(index, sequence)
+        return self._row(row).char_to_token(index, _sequence(sequence))
 
     def token_to_word(self, row_or_token: int, token: int | None = None) -> int | None:
         """The index of a token's word; ``None`` for a special token."""
@@ -96,19 +98,19 @@ class BatchEncoding(Batch):
     def word_to_tokens(self, row_or_word: int, word: int | None = None, sequence: int = 0) -> TokenSpan | None:
         """The tokens of a word; ``None`` where it has none."""
         row, index = _split(row_or_word, word)
-        span = self._row(row).word_to_tokens(index, sequence)
+        span = self._row(row).word_to_tokens(index, _sequence(sequence))
         return None if span is None else TokenSpan(*span)
 
     def word_to_chars(self, row_or_word: int, word: int | None = None, sequence: int = 0) -> CharSpan | None:
         """The characters of a word; ``None`` where there is no such word."""
         row, index = _split(row_or_word, word)
-        span = self._row(row).word_to_chars(index, sequence)
+        span = self._row(row).word_to_chars(index, _sequence(sequence))
         return None if span is None else CharSpan(*span)
 
     def char_to_word(self, row_or_char: int, char: int | None = None, sequence: int = 0) -> int | None:
         """The index of the word that holds a character; ``None`` for a space between words."""
         row, index = _split(row_or_char, char)
-        return self._row(row).char_to_word(index, sequence)
+        return self._row(row).char_to_word(index, _sequence(sequence))
 
     def as_tensors(self, kind: str | None) -> Self:
         """Turn the lists into tensors, as :meth:`Batch.as_tensors` does; texts without tokens stay integers.
@@ -125,7 +127,18 @@ class BatchEncoding(Batch):
 
 
 def _split(row_or_index: int, index: int | None) -> tuple[int, int]:
-    return (0, row_or_index) if index is None else (row_or_index, index)
+    row, place = (0, row_or_index) if index is None else (row_or_index, index)
+    place = read_index(place, "index")
+    if place < 0:
+        raise InputError("this is no index", where="index", expected="a whole number from 0", found=place)
+    return row, place
+
+
+def _sequence(value: int) -> int:
+    number = read_index(value, "sequence")
+    if number not in (0, 1):
+        raise InputError("a row is made of one text or two", where="sequence", expected="0 or 1", found=number)
+    return number
 
 
 def _empty_shape(value: object) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Encoding, processors
 
 from omniform.core.errors import ConfigError, InputError
 from omniform.inputs.text.ids import read_ids
+from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.special import Token
@@ -108,7 +109,7 @@ class Framing(TokenTable):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens frame a text, or a pair."""
         with self._turn:
-            return self.backend.num_special_tokens_to_add(bool(pair))
+            return self.backend.num_special_tokens_to_add(read_flag(pair, "pair"))
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: Sequence[int] | torch.Tensor, token_ids_1: Sequence[int] | torch.Tensor | None = None
@@ -139,7 +140,7 @@ class Framing(TokenTable):
         Raises:
             InputError: an id is none, or there are two texts that are framed already.
         """
-        if not already_has_special_tokens:
+        if not read_flag(already_has_special_tokens, "already_has_special_tokens"):
             return self._framed(token_ids_0, token_ids_1).special_tokens_mask
         if token_ids_1 is not None:
             raise InputError("framed ids are one row, whatever is in it", where="token_ids_1", expected="None")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from omniform.core.errors import InputError
+
+Item = TypeVar("Item")
 
 
 def read_ids(ids: object) -> list[int]:
@@ -42,7 +45,8 @@ def read_id(value: object, where: str) -> int:
     """
     value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
-        remedy = "-100 marks labels that do not count: replace it by the pad token's id." if value == -100 else None
+        ignored = isinstance(value, int) and value == -100
+        remedy = "-100 marks labels that do not count: replace it by the pad token's id." if ignored else None
         raise InputError(
             "this is no token id", where=where, expected="a whole number from 0", found=shown(value), remedy=remedy
         )
@@ -59,6 +63,18 @@ def as_number(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def read_index(value: object, where: str) -> int:
+    """A place in a row, a text or a batch; negative ones count from the end.
+
+    Raises:
+        InputError: it is no whole number.
+    """
+    value = as_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+        raise InputError("this is no index", where=where, expected="a whole number", found=shown(value))
+    return value
+
+
 def is_row(value: object) -> bool:
     """Whether it is a list, an array or a tensor of several, and no single number or text."""
     import numpy as np
@@ -66,6 +82,20 @@ def is_row(value: object) -> bool:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def listed(value: Iterable[Item], where: str) -> list[Item]:
+    """What is given one after another, as a list.
+
+    Raises:
+        InputError: it is no list, nor anything like one.
+    """
+    if isinstance(value, (str, bytes, bytearray, Mapping, torch.Tensor)) or not isinstance(value, Iterable):
+        raise InputError("this is no list", where=where, found=shown(value))
+    try:
+        return list(value)
+    except TypeError as error:  # an array of no dimension
+        raise InputError("this is no list", where=where, found=shown(value)) from error
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Generic, TypedDict, TypeVar
 
 from omniform.core.errors import InputError, check_arguments
+from omniform.inputs.text.ids import as_number, shown
 from omniform.inputs.text.settings import Side
+
+Kind = TypeVar("Kind")
 
 _LONGEST_PADDING = 10**7
 """Rows are not padded beyond this: what asks for it is a mistake, and memory would end first."""
@@ -92,7 +95,7 @@ def check_options(callee: str, options: Mapping[str, object]) -> None:
     for name, value in options.items():
         is_flag = name.startswith(("return_", "add_", "is_", "split_")) and name != "return_tensors"
         if is_flag and value is not None and not isinstance(value, bool):
-            raise InputError("the option is true or false", where=name, found=repr(value))
+            raise InputError("the option is true or false", where=name, found=shown(value))
 
 
 def read_limits(options: EncodeOptions, *, model_max_length: int, padding_side: Side, has_pad_token: bool) -> Limits:
@@ -146,25 +149,84 @@ def read_limits(options: EncodeOptions, *, model_max_length: int, padding_side: 
     return Limits(padding, truncation, max_length, stride, multiple, padding_side if side is None else read_side(side))
 
 
-def read_side(value: object) -> Side:
+class Checked(Generic[Kind]):
+    """An attribute whose value is checked when it is set.
+
+    Args:
+        read: gives the value, from what was set and the attribute's name; or raises an error.
+    """
+
+    def __init__(self, read: Callable[[object, str], Kind]) -> None:
+        self.read = read
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Kind:
+        if instance is None:
+            raise AttributeError(f"{self.name} is an attribute of a tokenizer, not of its class")
+        value: Kind = vars(instance)[self.name]
+        return value
+
+    def __set__(self, instance: object, value: object) -> None:
+        vars(instance)[self.name] = self.read(value, self.name)
+
+
+def read_flag(value: object, where: str) -> bool:
+    """True or false.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    value = as_number(value)
+    if not isinstance(value, bool):
+        raise InputError("this is true or false", where=where, found=shown(value))
+    return value
+
+
+def read_limit(value: object, where: str) -> int:
+    """A number of tokens, however large; a float that is whole (``1e30``) counts.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    value = as_number(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError("this is a number of tokens", where=where, expected="a whole number", found=shown(value))
+    return value
+
+
+def read_names(value: object, where: str) -> list[str]:
+    """A list of names, of at least one.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+        raise InputError("these are no names", where=where, expected="a list of strings", found=shown(value))
+    return list(value)
+
+
+def read_side(value: object, where: str = "padding_side") -> Side:
     """``"left"`` or ``"right"``.
 
     Raises:
         InputError: it is anything else.
     """
-    if value == "left":
-        return "left"
-    if value == "right":
-        return "right"
-    raise InputError("there are two sides", where="padding_side", expected="'left' or 'right'", found=repr(value))
+    if isinstance(value, str) and value in ("left", "right"):
+        return "left" if value == "left" else "right"
+    raise InputError("there are two sides", where=where, expected="'left' or 'right'", found=shown(value))
 
 
 def _count(value: object, name: str, least: int) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    value = as_number(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 62:
         raise InputError(
-            "the option is a count", where=name, expected=f"a whole number from {least}", found=repr(value)
+            "the option is a count", where=name, expected=f"a whole number from {least}", found=shown(value)
         )
     return value
 
@@ -175,5 +237,5 @@ def _strategy(value: object, name: str, known: tuple[str, ...]) -> str | None:
     if value is True:
         return known[0]
     if not isinstance(value, str) or value not in known:
-        raise InputError("unknown strategy", where=name, expected=f"True, False or one of {known}", found=repr(value))
+        raise InputError("unknown strategy", where=name, expected=f"True, False or one of {known}", found=shown(value))
     return None if value.startswith("do_not") else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omniform.core.errors import InputError
+from omniform.inputs.text.ids import shown
 
 Row = str | list[str] | tuple[str, str] | tuple[list[str], list[str]]
 """One thing to encode: a text, the words of one, or a pair of either."""
@@ -28,7 +29,7 @@ def read_rows(text: object, text_pair: object, in_words: bool, argument: str = "
     many = _is_batch(text, in_words, argument)
     if not many:
         first = _text(text, in_words, argument)
-        return ([(first, _text(text_pair, in_words, "text_pair"))] if text_pair else [first]), False  # type: ignore[list-item]
+        return ([(first, _text(text_pair, in_words, "text_pair"))] if not _is_absent(text_pair) else [first]), False  # type: ignore[list-item]
     assert isinstance(text, (list, tuple))
     if not text:
         raise InputError("there is no text to encode", where=argument, found="an empty list")
@@ -100,7 +101,12 @@ def _expected(in_words: bool) -> str:
 
 
 def _found(value: object) -> str:
-    return "None" if value is None else f"{value!r:.60} ({type(value).__name__})"
+    return "None" if value is None else shown(value)
+
+
+def _is_absent(text_pair: object) -> bool:
+    """An empty text beside a single one is none, as the backend has it."""
+    return text_pair is None or (isinstance(text_pair, (str, list, tuple)) and not text_pair)
 
 
 def _remedy(value: object) -> str | None:

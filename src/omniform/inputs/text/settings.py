@@ -17,6 +17,7 @@ from typing import Literal
 from tokenizers import AddedToken
 
 from omniform.core.errors import ConfigError, RepoError
+from omniform.inputs.text.ids import shown
 from omniform.inputs.text.special import NAMES, Token, added_token, read_token, read_tokens
 
 TEMPLATES_FOLDER = "additional_chat_templates"
@@ -98,10 +99,8 @@ class Settings:
     def side(self, name: str, default: Side) -> Side:
         """A setting that is ``"left"`` or ``"right"``."""
         value = self.values.get(name, default)
-        if value == "left":
-            return "left"
-        if value == "right":
-            return "right"
+        if isinstance(value, str) and value in ("left", "right"):
+            return "left" if value == "left" else "right"
         raise self._wrong(name, "'left' or 'right'")
 
     def strings(self, name: str) -> list[str] | None:
@@ -118,7 +117,7 @@ class Settings:
             "a setting of the tokenizer has the wrong type",
             where=f"{self.where}: {name}",
             expected=expected,
-            found=repr(self.values.get(name)),
+            found=shown(self.values.get(name)),
         )
 
 
@@ -198,7 +197,7 @@ def _read_decoder(raw: object, where: str) -> dict[int, AddedToken]:
     added: dict[int, AddedToken] = {}
     for key, value in raw.items():
         if not isinstance(value, Mapping):
-            raise ConfigError("an added token is a mapping", where=f"{where}: {key}", found=repr(value))
+            raise ConfigError("an added token is a mapping", where=f"{where}: {key}", found=shown(value))
         added[_token_index(key, where)] = added_token(value, f"{where}: {key}")
     return added
 
@@ -209,7 +208,7 @@ def _token_index(value: object, where: str) -> int:
     except ValueError:
         index = -1
     if index < 0:
-        raise ConfigError("a token's id is a whole number", where=where, found=repr(value))
+        raise ConfigError("a token's id is a whole number", where=where, found=shown(value))
     return index
 
 

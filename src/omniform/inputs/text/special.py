@@ -8,6 +8,7 @@ from typing import Protocol
 from tokenizers import AddedToken
 
 from omniform.core.errors import ConfigError, InputError
+from omniform.inputs.text.ids import shown
 
 Token = AddedToken | str
 """A token with its flags, or its bare text."""
@@ -60,6 +61,21 @@ class NamedTokenId:
         tokenizer.set_named_token(self.name, token)
 
 
+def token_text(value: object, where: str, kind: type[InputError] | type[ConfigError] = InputError) -> str:
+    """The text of a token.
+
+    Raises:
+        InputError, ConfigError: it is no text, or holds half of a surrogate pair, which is no character.
+    """
+    if isinstance(value, AddedToken):
+        return value.content
+    if not isinstance(value, str):
+        raise kind("a token is text", where=where, found=shown(value))
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise kind("the token holds half of a surrogate pair, which is no character", where=where, found=shown(value))
+    return value
+
+
 def added_token(raw: Mapping[str, object], where: str, **override: bool) -> AddedToken:
     """An added token as tokenizer files write it: its content and its flags.
 
@@ -68,7 +84,8 @@ def added_token(raw: Mapping[str, object], where: str, **override: bool) -> Adde
     """
     content = raw.get("content")
     if not isinstance(content, str):
-        raise ConfigError("a token without text", where=where, expected="a string in 'content'", found=repr(content))
+        raise ConfigError("a token without text", where=where, expected="a string in 'content'", found=shown(content))
+    token_text(content, where, ConfigError)
     flags: dict[str, bool] = {}
     for name in _FLAGS:
         value = raw.get(name)
@@ -88,11 +105,13 @@ def read_token(value: object, where: str) -> Token | None:
     Raises:
         ConfigError: it is anything else.
     """
-    if value is None or isinstance(value, (str, AddedToken)):
+    if value is None or isinstance(value, AddedToken):
         return value
+    if isinstance(value, str):
+        return token_text(value, where, ConfigError)
     if isinstance(value, Mapping):
         return added_token(value, where)
-    raise ConfigError("a special token is text", where=where, expected="a string or a mapping", found=repr(value))
+    raise ConfigError("a special token is text", where=where, expected="a string or a mapping", found=shown(value))
 
 
 def read_tokens(value: object, where: str) -> list[Token]:
@@ -104,6 +123,6 @@ def read_tokens(value: object, where: str) -> list[Token]:
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
-        raise ConfigError("special tokens come as a list", where=where, found=repr(value))
+        raise ConfigError("special tokens come as a list", where=where, found=shown(value))
     tokens = [read_token(item, where) for item in value]
     return [token for token in tokens if token is not None]

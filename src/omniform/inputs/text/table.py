@@ -9,8 +9,9 @@ from tokenizers import AddedToken, decoders
 from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError, nearest
-from omniform.inputs.text.ids import read_id, read_ids
-from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token
+from omniform.inputs.text.ids import is_row, listed, read_id, read_ids, shown
+from omniform.inputs.text.options import read_flag
+from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token, token_text
 
 
 class TokenTable:
@@ -39,7 +40,7 @@ class TokenTable:
 
     def named_token(self, name: str) -> str | None:
         """A special token by its name, ``"pad_token"`` or ``"image_token"``; ``None`` where there is none."""
-        token = self._named.get(name)
+        token = self._named.get(name) if isinstance(name, str) else None
         return None if token is None else str(token)
 
     def set_named_token(self, name: str, value: Token | None) -> None:
@@ -48,8 +49,15 @@ class TokenTable:
         Raises:
             InputError: it is neither text nor ``None``.
         """
-        if value is not None and not isinstance(value, (str, AddedToken)):
-            raise InputError("a special token is text", where=name, found=f"{value!r} ({type(value).__name__})")
+        if not isinstance(name, str) or not (name in self._named or name.endswith("_token")):
+            raise InputError(
+                "this is no name of a special token",
+                where="name",
+                expected="'pad_token' or the like",
+                found=shown(name),
+            )
+        if value is not None:
+            token_text(value, name)
         self._named[name] = value
 
     def __getattr__(self, name: str) -> str | int | None:
@@ -133,10 +141,11 @@ class TokenTable:
         Returns:
             How many were added.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else list(new_tokens)
+        alone = isinstance(new_tokens, (str, AddedToken))
+        tokens = [new_tokens] if isinstance(new_tokens, (str, AddedToken)) else listed(new_tokens, "new_tokens")
         for index, token in enumerate(tokens):
-            if not isinstance(token, (str, AddedToken)):
-                raise InputError("a token is text", where=f"token {index}", found=f"{token!r} ({type(token).__name__})")
+            token_text(token, "new_tokens" if alone else f"new_tokens, token {index}")
+        special_tokens = read_flag(special_tokens, "special_tokens")
         return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
 
     def add_special_tokens(
@@ -155,27 +164,28 @@ class TokenTable:
         Raises:
             InputError: a name is unknown, or a token is no text.
         """
+        if not isinstance(special_tokens, Mapping):
+            raise InputError("special tokens come by their names", where="special_tokens", found=shown(special_tokens))
+        replace_extra_special_tokens = read_flag(replace_extra_special_tokens, "replace_extra_special_tokens")
         new: list[Token] = []
         for name, value in special_tokens.items():
             if name in ("extra_special_tokens", "additional_special_tokens"):
-                if isinstance(value, (str, AddedToken)):
-                    raise InputError("this takes a list of tokens", where=name, found=repr(value))
-                listed: list[Token] = [_special(token, name) for token in value]
+                given: list[Token] = [_special(token, name) for token in listed(_many(value, name), name)]
                 if not replace_extra_special_tokens:
-                    listed = [token for token in listed if str(token) not in self.extra_special_tokens]
-                self._extra = listed if replace_extra_special_tokens and listed else [*self._extra, *listed]
-                new += listed
+                    given = [token for token in given if str(token) not in self.extra_special_tokens]
+                self._extra = given if replace_extra_special_tokens and given else [*self._extra, *given]
+                new += given
             elif name in self._named:
                 token = _special(value, name)
                 self._named[name] = token
                 new.append(token)
             else:
-                raise InputError("there is no such special token", where=name, remedy=nearest(name, self._named))
+                raise InputError("there is no such special token", where=shown(name), remedy=nearest(name, self._named))
         return self.add_tokens(new, special_tokens=True) if new else 0
 
     def token_id(self, token: str) -> int | None:
         """A token's id; that of ``unk_token``, or ``None``, where the vocabulary lacks it."""
-        index = self.backend.token_to_id(token)
+        index = self.backend.token_to_id(token_text(token, "token"))
         if index is None and self.unk_token is not None and token != self.unk_token:
             return self.token_id(self.unk_token)
         return index
@@ -186,26 +196,33 @@ class TokenTable:
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
         """The ids of tokens, as :meth:`token_id` gives them."""
-        return self.token_id(tokens) if isinstance(tokens, str) else [self.token_id(token) for token in tokens]
+        if isinstance(tokens, str):
+            return self.token_id(tokens)
+        return [self.token_id(token) for token in listed(tokens, "tokens")]
 
     def convert_ids_to_tokens(
         self, ids: int | Sequence[int] | torch.Tensor, skip_special_tokens: bool = False
     ) -> str | list[str | None] | None:
         """The tokens with these ids; ``None`` where there is none."""
-        if isinstance(ids, int):
-            return self.id_token(ids)
-        skip = set(self.all_special_ids) if skip_special_tokens else set()
+        if not is_row(ids):
+            return self.id_token(read_id(ids, "ids"))
+        skip = set(self.all_special_ids) if read_flag(skip_special_tokens, "skip_special_tokens") else set()
         return [self.id_token(index) for index in read_ids(ids) if index not in skip]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """The text that tokens stand for."""
         decoder: decoders.Decoder | None = self.backend.decoder
-        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        texts = [token_text(token, f"token {index}") for index, token in enumerate(listed(tokens, "tokens"))]
+        return " ".join(texts) if decoder is None else decoder.decode(texts)
+
+
+def _many(value: Token | Sequence[Token], name: str) -> Sequence[Token]:
+    if isinstance(value, (str, AddedToken)):
+        raise InputError("this takes a list of tokens", where=name, found=shown(value))
+    return value
 
 
 def _special(value: object, name: str) -> AddedToken:
     if isinstance(value, AddedToken):
         return value
-    if not isinstance(value, str):
-        raise InputError("a special token is text", where=name, found=f"{value!r} ({type(value).__name__})")
-    return AddedToken(value, rstrip=False, lstrip=False, normalized=False, special=True)
+    return AddedToken(token_text(value, name), rstrip=False, lstrip=False, normalized=False, special=True)

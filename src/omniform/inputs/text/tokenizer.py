@@ -20,12 +20,22 @@ from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.framing import Framing
 from omniform.inputs.text.ids import read_id_rows
 from omniform.inputs.text.names import GENERIC
-from omniform.inputs.text.options import EncodeOptions, Limits, check_options, read_limits
+from omniform.inputs.text.options import (
+    Checked,
+    EncodeOptions,
+    Limits,
+    check_options,
+    read_flag,
+    read_limit,
+    read_limits,
+    read_names,
+    read_side,
+)
 from omniform.inputs.text.padding import Filler, pad_rows
 from omniform.inputs.text.pickled import attributes_of, state_of
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.rows import read_rows
-from omniform.inputs.text.settings import ChatTemplates, Settings, Side
+from omniform.inputs.text.settings import ChatTemplates, Settings
 
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
@@ -43,6 +53,12 @@ class Tokenizer(Framing):
     """
 
     is_fast = True
+    model_max_length = Checked(read_limit)
+    padding_side = Checked(read_side)
+    truncation_side = Checked(read_side)
+    model_input_names = Checked(read_names)
+    clean_up_tokenization_spaces = Checked(read_flag)
+    split_special_tokens = Checked(read_flag)
     recipe_name: ClassVar[str] = GENERIC
     """The class that files call it by."""
 
@@ -116,8 +132,8 @@ class Tokenizer(Framing):
         limit = settings.integer("model_max_length")
         limit = settings.integer("max_len") if limit is None else limit
         self.model_max_length = UNLIMITED if limit is None else limit
-        self.padding_side: Side = settings.side("padding_side", recipe.padding_side)
-        self.truncation_side: Side = settings.side("truncation_side", "right")
+        self.padding_side = settings.side("padding_side", recipe.padding_side)
+        self.truncation_side = settings.side("truncation_side", "right")
         self.model_input_names = settings.strings("model_input_names") or list(recipe.inputs)
         self.clean_up_tokenization_spaces = settings.flag("clean_up_tokenization_spaces", False)
         self.split_special_tokens = settings.flag("split_special_tokens", False)
@@ -254,6 +270,8 @@ class Tokenizer(Framing):
         """
         options: EncodeOptions = {"padding": padding, "max_length": max_length, "padding_side": padding_side}
         limits = self._limits({**options, "pad_to_multiple_of": pad_to_multiple_of, "truncation": False})
+        if return_attention_mask is not None:
+            return_attention_mask = read_flag(return_attention_mask, "return_attention_mask")
         main = self.model_input_names[0]
         values = {main: self.pad_token_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
         add_mask = (
@@ -294,6 +312,9 @@ class Tokenizer(Framing):
         return [texts] if isinstance(texts, str) else texts
 
     def _decode(self, ids: list[int], skip_special_tokens: bool, clean_up: bool | None) -> str:
+        skip_special_tokens = read_flag(skip_special_tokens, "skip_special_tokens")
+        if clean_up is not None:
+            clean_up = read_flag(clean_up, "clean_up_tokenization_spaces")
         with guarded("the ids cannot be decoded"):
             text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         if self.recipe.steps is not None and self.recipe.steps.joint is not None:

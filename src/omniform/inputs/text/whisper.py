@@ -18,6 +18,7 @@ from tokenizers import processors
 from omniform.core.errors import ConfigError, InputError, check_arguments, nearest
 from omniform.core.languages import CODES, LANGUAGES
 from omniform.inputs.text.ids import read_id_rows, shown
+from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -131,6 +132,11 @@ class WhisperTokenizer(Tokenizer):
         Raises:
             InputError: the language or the task is unknown.
         """
+        for name, value in (("language", language), ("task", task)):
+            if value is not None and not isinstance(value, str):
+                raise InputError("this is a name", where=name, expected="a string", found=shown(value))
+        if predict_timestamps is not None:
+            predict_timestamps = read_flag(predict_timestamps, "predict_timestamps")
         before = self.language, self.task, self.predict_timestamps
         self.language = self.language if language is None else language.lower()
         self.task = self.task if task is None else task
@@ -146,7 +152,9 @@ class WhisperTokenizer(Tokenizer):
         self, task: str | None = None, language: str | None = None, no_timestamps: bool = True
     ) -> list[tuple[int, int]]:
         """Set the prefix, and give its tokens after the first as (position, id)."""
-        self.set_prefix_tokens(task=task, language=language, predict_timestamps=not no_timestamps)
+        self.set_prefix_tokens(
+            task=task, language=language, predict_timestamps=not read_flag(no_timestamps, "no_timestamps")
+        )
         return list(enumerate(self.prefix_tokens[1:], start=1))
 
     def get_prompt_ids(self, text: str) -> list[int]:
@@ -155,6 +163,8 @@ class WhisperTokenizer(Tokenizer):
         Raises:
             InputError: the text holds a special token.
         """
+        if not isinstance(text, str):
+            raise InputError("this is not text", where="text", expected="a string", found=shown(text))
         encoding = self("<|startofprev|>", " " + text.strip(), add_special_tokens=False)
         ids = encoding["input_ids"]
         assert isinstance(ids, list)
@@ -188,6 +198,7 @@ class WhisperTokenizer(Tokenizer):
             UnknownArgumentError: there is no such option.
         """
         precision = _read_options(options)
+        skip_special_tokens = read_flag(skip_special_tokens, "skip_special_tokens")
         rows, many = read_id_rows(token_ids)
         # As the ecosystem has it, the prompt stays in where rows are given.
         kept = [self._without_prompt(row) for row in rows] if skip_special_tokens and not many else rows
