@@ -49,7 +49,7 @@ def pad_rows(
     raw = _columns(features)
     if filler.main not in raw:
         raise InputError("there are no ids to pad", where=filler.main, found=f"only {sorted(raw)}")
-    kind = return_tensors or _kind(raw[filler.main])
+    kind = _kind(raw[filler.main]) if return_tensors is None else return_tensors
     columns = {name: _to_lists(value) for name, value in raw.items()}
     ids = columns[filler.main]
     if not isinstance(ids, (list, tuple)):
