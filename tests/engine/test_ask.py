@@ -78,6 +78,17 @@ def test_bad_questions(tmp_path, question, says):
         list(ask(model, tokenizer, Answer(), **question))
 
 
+def test_arguments_of_other_kinds(tmp_path):
+    model, tokenizer = pair(tmp_path, tiny.llama)
+    for odd in (5, b"x", object(), {1: 2}, np.int64(3), torch.tensor([3]), {"nothing_like_it": 3}, {"top_k": "x"}):
+        for name in ("text", "images", "audio", "settings"):
+            with pytest.raises(omniform.OmniformError):
+                list(ask(model, tokenizer, Answer(), **{"text": "hi", "settings": {"max_new_tokens": 2}, name: odd}))
+        for arguments in ((odd, tokenizer, Answer()), (model, odd, Answer()), (model, tokenizer, odd)):
+            with pytest.raises(omniform.OmniformError):
+                list(ask(*arguments, text="hi"))
+
+
 def test_a_model_that_does_not_write(tmp_path):
     model, tokenizer = pair(tmp_path, tiny.bert)
     with pytest.raises(InputError, match="does not write"):

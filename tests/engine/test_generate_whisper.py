@@ -93,3 +93,32 @@ def test_bad_requests(tmp_path, settings, asked, says):
     ours, _ = pair(tmp_path, settings)
     with pytest.raises(InputError, match=says):
         ours.generate(torch.randn(1, 8, 40), **asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "says"),
+    [
+        (MULTILINGUAL, {"language": 3}, "language"),
+        (MULTILINGUAL, {"language": {"a": 1}}, "language"),
+        (MULTILINGUAL, {"task": ["transcribe"]}, "task"),
+        (MULTILINGUAL, {"prompt_ids": torch.tensor([1])}, "prompt_ids"),
+        (MULTILINGUAL, {"langage": "de"}, "Did you mean 'language'"),
+        (MULTILINGUAL, {"temperature": (0.0, 0.2)}, "temperature"),
+        ({**MULTILINGUAL, "lang_to_id": {"<|en|>": 500}}, {"language": "en"}, "vocabulary"),
+        (MULTILINGUAL, {"decoder_start_token_id": 500}, "decoder_start_token_id"),
+    ],
+)
+def test_a_model_s_own_settings_are_checked_like_all(tmp_path, settings, asked, says):
+    ours, _ = pair(tmp_path, settings)
+    with pytest.raises(omniform.OmniformError, match=says):
+        ours.generate(torch.randn(1, 8, 40), **asked)
+
+
+def test_a_model_s_own_settings_may_be_set_on_its_config(tmp_path):
+    ours, _ = pair(tmp_path, MULTILINGUAL)
+    features = torch.randn(1, 8, 40, generator=torch.Generator().manual_seed(1))
+    wanted = ours.generate(features, max_new_tokens=8, language="de", task="translate").tolist()
+    plain = ours.generate(features, max_new_tokens=8, alignment_heads=[[1, 2]], condition_on_prev_tokens=False).tolist()
+    ours.generation_config.language, ours.generation_config.task = "de", "translate"
+    assert ours.generate(features, max_new_tokens=8).tolist() == wanted
+    assert ours.generate(features, max_new_tokens=8, language=None, task=None).tolist() == plain

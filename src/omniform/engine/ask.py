@@ -13,9 +13,10 @@ from torch import Tensor
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
+from omniform.engine.text import Decodes
 from omniform.inputs.audio import WhisperFeatureExtractor, load_audio
 from omniform.inputs.processors import WhisperProcessor
 
@@ -70,6 +71,7 @@ def ask(
         InputError: the model cannot read what it is given.
     """
     started = time.perf_counter()
+    _check_types(model, reader, answer, text, images, audio, settings)
     _check_kinds(model, text, images, audio)
     engine = Engine(model, reader)
     for number, part in enumerate(_parts(reader, audio)):
@@ -137,6 +139,26 @@ def read_question(
 
 def _encoder_inputs(model: Model) -> frozenset[str]:
     return model.encoder_inputs if isinstance(model, Generative) else frozenset()
+
+
+def _check_types(reader: object, answer: object, text: object, images: object, audio: object, settings: object) -> None:
+    """Refuse arguments of another kind than :func:`ask` names."""
+    for name, value, holds, expected in (
+        ("model", model, isinstance(model, Model), "a model"),
+        ("reader", reader, callable(reader) and isinstance(reader, Decodes), "a processor or a tokenizer"),
+        ("answer", answer, isinstance(answer, Answer), "an Answer"),
+        ("text", text, isinstance(text, str), "a text"),
+        ("images", images, isinstance(images, (list, tuple)), "a list of pictures"),
+        ("audio", audio, isinstance(audio, (list, tuple)), "a list of sounds"),
+        ("settings", settings, settings is None or is_named(settings), "a mapping of names"),
+    ):
+        if not holds:
+            raise InputError("this argument is of another kind", where=name, expected=expected, found=brief(value))
+
+
+def is_named(settings: object) -> bool:
+    """Whether something is a mapping whose keys are names."""
+    return isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
 
 
 def _check_kinds(model: Model, text: str, images: Sequence[object], audio: Sequence[object]) -> None:
