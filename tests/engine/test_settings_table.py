@@ -480,6 +480,13 @@ def test_scores_that_are_no_numbers_name_row_and_step(pair, settings):
     assert fine == answer(pair[0], **{**settings, "seed": 1})
 
 
+@pytest.mark.parametrize("name", ["num_return_sequences", "num_beams"])
+def test_more_rows_than_there_is_room_for_cost_nothing(pair, name):
+    for count in (10**8, 2**40):
+        with pytest.raises(InputError):
+            answer(pair[0], do_sample=True, seed=1, **{name: count})
+
+
 def test_rules_that_leave_nothing(pair):
     every = list(range(61))
     with pytest.raises(OmniformError, match=r"row 0, step 0.*leave no token"):

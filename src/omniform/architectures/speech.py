@@ -10,8 +10,9 @@ from torch import Tensor
 from omniform.architectures.encoder_decoder import Seq2SeqLM
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError, brief, nearest
+from omniform.core.kinds import ANYTHING, TEXT, Kind, PerRow
 from omniform.core.languages import CODES
-from omniform.core.settings import ANYTHING, TEXT, Kind, PerRow, Setting, inert, later
+from omniform.core.settings import Setting, inert, later
 
 _TIMES = "Timestamps are not written yet."
 _LONG = "Sound is heard in pieces of the encoder's length, each for itself."

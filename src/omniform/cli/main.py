@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from omniform import __version__
 from omniform.core.errors import InputError, OmniformError
-from omniform.core.settings import SAMPLING, SETTINGS, TEXTS, Setting
+from omniform.core.kinds import TEXTS
+from omniform.core.settings import SAMPLING, SETTINGS, Setting
 
 
 class Parser(argparse.ArgumentParser):

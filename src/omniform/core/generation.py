@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal, cast, overload
 
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownAttributeError, brief, nearest
-from omniform.core.settings import SETTINGS, Effect, misspelt, plain, read
+from omniform.core.kinds import plain
+from omniform.core.settings import SETTINGS, Effect, misspelt, read
 from omniform.core.upstairs import upstairs
 
 FILE: Final = "generation_config.json"

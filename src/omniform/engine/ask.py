@@ -141,7 +141,9 @@ def _encoder_inputs(model: Model) -> frozenset[str]:
     return model.encoder_inputs if isinstance(model, Generative) else frozenset()
 
 
-def _check_types(reader: object, answer: object, text: object, images: object, audio: object, settings: object) -> None:
+def _check_types(
+    model: object, reader: object, answer: object, text: object, images: object, audio: object, settings: object
+) -> None:
     """Refuse arguments of another kind than :func:`ask` names."""
     for name, value, holds, expected in (
         ("model", model, isinstance(model, Model), "a model"),

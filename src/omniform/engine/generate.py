@@ -128,8 +128,10 @@ class Job:
         together = settings.do_sample and settings.seed is None
         step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
         rows = max(settings.num_beams, settings.num_return_sequences)
-        lengths = [len(p.tokens) + settings.max_new_tokens for p in self.prompts for _ in range(rows)]
-        need = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
+        lengths = [len(p.tokens) + settings.max_new_tokens for p in self.prompts]
+        # The bytes of one row of each prompt: how many rows are asked for must not cost anything before it is refused.
+        each = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
+        need = None if each is None else each * rows
         if need is None:
             return Engine(self.model, memory=free // 2, block_size=BLOCK, max_tokens_per_step=step)
         memory = min(max(need, 1), max(free, 1))

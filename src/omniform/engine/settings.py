@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 from omniform.architectures.generative import Generative
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, UnknownArgumentError
-from omniform.core.settings import SETTINGS, Effect, PerRow, Read, Setting, merged, misspelt, read, read_one
+from omniform.core.kinds import PerRow
+from omniform.core.settings import SETTINGS, Effect, Read, Setting, merged, misspelt, read, read_one
 from omniform.engine.beams import BeamSettings
 
 log = logging.getLogger("omniform")
