@@ -19,9 +19,11 @@ from PIL import Image, ImageOps
 from test_images_processors import import_reference
 
 from omniform.core.errors import InputError, OmniformError, RepoError
-from omniform.inputs.images import fetch, load
-from omniform.inputs.images.fetch import fetch_url
+from omniform.inputs import fetch
+from omniform.inputs.fetch import fetch_url
+from omniform.inputs.images import load
 from omniform.inputs.images.load import load_image
+from omniform.inputs.media_access import MediaAccess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -77,19 +79,13 @@ def test_formats(form: str) -> None:
     assert same(load_image(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I", "YCbCr", "CMYK"])
 def test_modes_as_the_reference_loads_them(mode: str) -> None:
     reference = import_reference().image_utils.load_image
 
-    image = (
-        Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 99)
-        if mode == "I;16"
-        else Image.fromarray(PIXELS).convert(mode)
-    )
-    if mode == "RGBA":
-        image.putalpha(Image.fromarray(PIXELS[..., 1]))
+    image = Image.fromarray(PIXELS).convert(mode)
     buffer = io.BytesIO()
-    image.save(buffer, "TIFF" if mode == "I" else "PNG")
+    image.save(buffer, "TIFF" if mode in ("I", "YCbCr", "CMYK") else "PNG")
     assert same(load_image(buffer), np.asarray(reference(Image.open(buffer))))
     assert same(load_image(image), np.asarray(reference(image)))
 
@@ -191,13 +187,15 @@ def test_mutated_files_give_a_picture_or_a_typed_error(form: str) -> None:
         ("data:image/png;base64,@@@@", InputError, "base64"),
         ("data:image/png,abc", InputError, "data URI"),
         ("data:", InputError, "data URI"),
+        ("file://elsewhere/x.png", InputError, "this machine"),
         (12, InputError, "not a picture"),
         (None, InputError, "not a picture"),
         (object(), InputError, "not a picture"),
         (io.StringIO("text"), InputError, "."),
         (np.zeros((2, 2, 7), np.uint8), InputError, "channels"),
         (np.zeros((2, 2, 3), np.float32) - 1, InputError, "0..1"),
-        (np.zeros((2, 2, 3), np.int64), InputError, "number type"),
+        (np.full((2, 2, 3), 256, np.int64), InputError, "full scale"),
+        (np.zeros((3, 2, 3), np.uint8), InputError, "input_data_format"),
         (torch.full((3, 2, 2), float("nan")), InputError, "NaN"),
     ],
     ids=lambda v: str(v)[:30] if isinstance(v, str) else None,
@@ -211,7 +209,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "locked.png"
     path.write_bytes(encoded())
 
-    def refuse(*args: object) -> None:
+    def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
@@ -260,28 +258,35 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def test_urls(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert same(load_image(f"{site}/picture"))
-    assert same(load_image(f"{site}/moved"))
+LOCAL = MediaAccess(hosts=["127.0.0.1"], timeout=5)
+
+
+@pytest.mark.parametrize("access", [LOCAL, MediaAccess(urls="any")], ids=["named", "any"])
+def test_urls(site: str, access: MediaAccess) -> None:
+    assert same(load_image(f"{site}/picture", media_access=access))
+    assert same(load_image(f"{site}/moved", media_access=access))
     with pytest.raises(RepoError, match="404"):
-        load_image(f"{site}/nothing")
+        load_image(f"{site}/nothing", media_access=access)
     for path in ("/file", "/ftp"):
-        with pytest.raises(RepoError):
-            load_image(site + path)
+        with pytest.raises(RepoError, match="only http"):
+            load_image(site + path, media_access=access)
     with pytest.raises(InputError, match="too large"):
-        fetch_url(f"{site}/picture", max_bytes=100)
+        access.fetch(f"{site}/picture", max_bytes=100)
+
+
+def test_a_download_has_a_time(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(fetch.time, "monotonic", lambda: next(clock))
     with pytest.raises(RepoError, match="too long"):
-        clock = iter(range(0, 10_000, 100))
-        monkeypatch.setattr(fetch.time, "monotonic", lambda: next(clock))
-        fetch_url(f"{site}/picture")
+        fetch_url(f"{site}/picture", anywhere=True)
 
 
 def test_unreachable_and_malformed_addresses(site: str) -> None:
     with pytest.raises(RepoError, match="cannot be reached"):
-        load_image("http://127.0.0.1:9/x.png")
-    for url in ("http://[bad", "http://a b/", "http://127.0.0.1:port/"):
+        load_image("http://127.0.0.1:9/x.png", media_access=LOCAL)
+    for url in ("http://[bad", "http://a b/", "http://127.0.0.1:port/", "http://", "https://"):
         with pytest.raises(OmniformError):
-            load_image(url)
+            load_image(url, media_access=LOCAL)
     with pytest.raises(RepoError, match="only http"):
         fetch_url("file:///etc/passwd")
 

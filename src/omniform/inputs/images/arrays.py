@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError
+from omniform.inputs.media_access import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Layout: TypeAlias = Literal["channels_first", "channels_last"]
 
-MAX_PIXELS: Final = 89_478_485
-"""The largest picture that is decoded: as many pixels as fill 256 MiB in RGB, where Pillow begins to warn."""
-
 _CHANNELS: Final = (1, 3, 4)
+
+_LAYOUT_REMEDY: Final = "Pass input_data_format='channels_first' or 'channels_last'."
 
 
 def check_pixels(width: int, height: int, where: str, max_pixels: int = MAX_PIXELS) -> None:
@@ -34,7 +34,7 @@ def check_pixels(width: int, height: int, where: str, max_pixels: int = MAX_PIXE
             where=where,
             expected=f"at most {max_pixels:,} pixels",
             found=f"{width} x {height} = {width * height:,}",
-            remedy="Shrink it first, or pass max_pixels= to load_image if you trust it.",
+            remedy="Shrink it first, or pass media_access=MediaAccess(max_pixels=...) if you trust it.",
         )
 
 
@@ -42,10 +42,10 @@ def to_rgb(image: Tensor, where: str = "image") -> Tensor:
     """Three channels from one (repeated) or from four (red, green, blue, alpha, laid on white).
 
     Args:
-        image: ``[C, H, W]``; floats with alpha are expected in 0..1.
+        image: ``[C, H, W]`` of 0..255 or floats; floats with alpha are expected in 0..1.
 
     Returns:
-        ``[3, H, W]`` in the same number type. Integers are blended in float32 and truncated as torchvision's
+        ``[3, H, W]`` in the same number type. Bytes are blended in float32 and truncated as torchvision's
         ``to_dtype`` does, so that the pixels are the reference's.
 
     Raises:
@@ -65,40 +65,71 @@ def to_rgb(image: Tensor, where: str = "image") -> Tensor:
                 "floats with alpha must lie in 0..1", where=where, found=f"{low.item():g} to {high.item():g}"
             )
         unit = image.to(torch.float32)
-    elif image.dtype in (torch.uint8, torch.int8, torch.int16, torch.uint16):
-        unit = image.to(torch.float32) * (1.0 / torch.iinfo(image.dtype).max)
     else:
-        raise InputError("cannot blend alpha in this number type", where=where, expected="uint8", found=image.dtype)
+        image = image.to(torch.uint8)
+        unit = image.to(torch.float32) * (1.0 / 255)
     colour, alpha = unit[:3], unit[3:]
     blended = colour * alpha + (1 - alpha)
     if image.is_floating_point():
         return blended.to(image.dtype)
-    return (blended * (torch.iinfo(image.dtype).max + 1.0 - 1e-3)).to(image.dtype)
+    return (blended * (256.0 - 1e-3)).to(image.dtype)
 
 
-def array_to_pil(source: object, where: str) -> Image:
-    """A Pillow RGB image from an array of uint8, or of floats in 0..1.
+def in_bytes(image: Tensor, where: str) -> Tensor:
+    """Whole numbers on the scale of a byte, so that one picture has one brightness, however it is stored.
+
+    Booleans are black and white, uint16 has 65535 for white and is divided by 257. The other widths are no depth that
+    pictures have: they are arrays that somebody widened, and hold 0..255. They stay as they are, as floats do.
+
+    Args:
+        image: of any real type and any shape.
 
     Raises:
-        InputError: it is no array, or one with another layout or other numbers.
+        InputError: a whole number of another width lies outside 0..255.
+    """
+    if image.is_floating_point() or image.dtype == torch.uint8:
+        return image
+    if image.dtype == torch.bool:
+        return image.to(torch.uint8) * 255
+    wide = image.to(torch.int64)  # torch computes with uint16 nowhere else
+    if image.dtype == torch.uint16:
+        return ((wide + 128) // 257).to(torch.uint8)
+    low, high = (int(edge) for edge in wide.aminmax()) if wide.numel() else (0, 0)
+    if low < 0 or high > 255 or image.dtype == torch.int8:
+        raise InputError(
+            "whole numbers of this width have no full scale that pictures agree on",
+            where=where,
+            expected="uint8, uint16, bool, floats, or numbers from 0 to 255",
+            found=f"{str(image.dtype).removeprefix('torch.')} from {low} to {high}",
+            remedy="Convert it to uint8 or to uint16, whose white are 255 and 65535.",
+        )
+    return image
+
+
+def array_to_pil(image: Tensor, where: str) -> Image:
+    """A Pillow RGB image from a picture of bytes, or of floats in 0..1.
+
+    Args:
+        image: ``[C, H, W]``, uint8 or floats.
+
+    Raises:
+        InputError: it has other numbers.
     """
     from PIL import Image
 
-    if not isinstance(source, Tensor) and not is_array(source):
-        raise InputError(
-            "this is not a picture",
-            where=where,
-            expected="a path, a URL, base64, bytes, an open file, a Pillow image, an array or a tensor",
-            found=type(source).__name__,
-        )
-    image = to_rgb(channels_first(array_tensor(source, where), None, where), where)
     if image.is_floating_point():
         low, high = image.aminmax()
         if low < 0 or high > 1:
-            raise InputError("floats must lie in 0..1", where=where, found=f"{low.item():g} to {high.item():g}")
-        image = (image * 255).round().to(torch.uint8)
-    if image.dtype != torch.uint8:
-        raise InputError("unsupported number type", where=where, expected="uint8, or floats in 0..1", found=image.dtype)
+            raise InputError(
+                "floats must lie in 0..1",
+                where=where,
+                found=f"{low.item():g} to {high.item():g}",
+                remedy="Divide them by their white, 255 for example.",
+            )
+    image = to_rgb(image, where)
+    if image.is_floating_point():
+        image = (image * 255).round()
+    image = image.to(torch.uint8)
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
@@ -109,21 +140,43 @@ def is_array(source: object) -> bool:
     return isinstance(source, np.ndarray)
 
 
+def array_picture(source: object, layout: Layout | None, where: str, max_pixels: int) -> Tensor:
+    """An array or tensor as a picture ``[C, H, W]`` of bytes or floats.
+
+    Raises:
+        InputError: it holds no real numbers, or NaN or infinities; it is too large, has no clear layout, or holds
+            whole numbers without a scale.
+    """
+    image = channels_first(array_tensor(source, where), layout, where)
+    check_pixels(image.shape[-1], image.shape[-2], where, max_pixels)
+    return in_bytes(finite(image, where), where)
+
+
+def finite(image: Tensor, where: str) -> Tensor:
+    """The same picture.
+
+    Raises:
+        InputError: it holds NaN or infinities.
+    """
+    if image.is_floating_point() and not bool(torch.isfinite(image).all()):
+        raise InputError("the picture holds NaN or infinite values", where=where)
+    return image
+
+
 def array_tensor(source: object, where: str) -> Tensor:
     """An array or tensor as a tensor, in its own number type.
 
     Raises:
-        InputError: it holds no real numbers, or NaN or infinities.
+        InputError: it holds no real numbers, or none at all.
     """
-    if isinstance(source, Tensor):
-        tensor = source.detach()
-        if tensor.is_complex():
-            raise InputError("unsupported number type", where=where, expected="real numbers", found=tensor.dtype)
-    else:
-        tensor = from_numpy(source, where)
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise InputError("the picture holds NaN or infinite values", where=where)
-    return tensor
+    if not isinstance(source, Tensor):
+        return from_numpy(source, where)
+    if source.layout != torch.strided or source.is_meta or source.is_quantized:
+        found = "a meta tensor" if source.is_meta else "a quantized tensor" if source.is_quantized else source.layout
+        raise InputError("this tensor does not hold its numbers one by one", where=where, found=found)
+    if source.is_complex():
+        raise InputError("unsupported number type", where=where, expected="real numbers", found=source.dtype)
+    return source.detach()
 
 
 def from_numpy(source: object, where: str) -> Tensor:
@@ -142,10 +195,10 @@ def from_numpy(source: object, where: str) -> Tensor:
 
 
 def channels_first(image: Tensor, layout: Layout | None, where: str) -> Tensor:
-    """A picture of any layout as ``[C, H, W]``; without ``layout`` the channels are looked for, first in front.
+    """A picture of any layout as ``[C, H, W]``; without ``layout`` the channels are looked for.
 
     Raises:
-        InputError: it has neither two nor three dimensions, or none looks like channels.
+        InputError: it has neither two nor three dimensions, none looks like channels, or two do.
     """
     if image.ndim == 2:
         return image.unsqueeze(0)
@@ -157,8 +210,8 @@ def channels_first(image: Tensor, layout: Layout | None, where: str) -> Tensor:
             found=list(image.shape),
         )
     if layout is None:
-        layout = "channels_first" if image.shape[0] in _CHANNELS else "channels_last"
-        if layout == "channels_last" and image.shape[2] not in _CHANNELS:
+        first, last = image.shape[0] in _CHANNELS, image.shape[2] in _CHANNELS
+        if not first and not last:
             raise InputError(
                 "no dimension looks like channels",
                 where=where,
@@ -166,4 +219,9 @@ def channels_first(image: Tensor, layout: Layout | None, where: str) -> Tensor:
                 found=list(image.shape),
                 remedy="Pass input_data_format= if it has others.",
             )
+        if first and last and tuple(image.shape) != (1, 1, 1):
+            raise InputError(
+                "the channels may be first or last", where=where, found=list(image.shape), remedy=_LAYOUT_REMEDY
+            )
+        layout = "channels_first" if first else "channels_last"
     return image if layout == "channels_first" else image.permute(2, 0, 1)

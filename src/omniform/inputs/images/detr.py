@@ -29,6 +29,7 @@ from omniform.inputs.images.processor import (
     load_tensors,
     stacked,
 )
+from omniform.inputs.media_access import MediaAccess
 
 
 class DetrImageProcessor(ImageProcessor):
@@ -45,6 +46,7 @@ class DetrImageProcessor(ImageProcessor):
         masks_path: str | Path | None = None,
         *,
         return_tensors: TensorKind | None = None,
+        media_access: MediaAccess | None = None,
         **overrides: object,
     ) -> Batch:
         """Preprocess pictures and, for training, their annotations.
@@ -55,6 +57,7 @@ class DetrImageProcessor(ImageProcessor):
             return_segmentation_masks: put masks into the labels; by default for panoptic annotations only.
             masks_path: the folder of the pictures that code panoptic segments.
             return_tensors: ``"pt"`` or None for torch tensors, ``"np"`` for numpy arrays.
+            media_access: which files and addresses may be read, and how many pixels.
             overrides: options of :class:`~omniform.inputs.images.options.DetrOptions`, for this call.
 
         Returns:
@@ -66,7 +69,7 @@ class DetrImageProcessor(ImageProcessor):
         """
         options = cast(DetrOptions, self._changed(return_tensors, overrides))
         plan = self.kind.plan(options)
-        images_CHW = load_tensors(images, options)
+        images_CHW = list(load_tensors(images, options, media_access))
         targets = self._targets(images_CHW, annotations, return_segmentation_masks, masks_path, options)
         shaped = plan.shape(images_CHW)
         sizes = [(image.shape[-2], image.shape[-1]) for image in shaped]
@@ -98,11 +101,18 @@ class DetrImageProcessor(ImageProcessor):
         masks_path: str | Path | None = None,
         *,
         return_tensors: TensorKind | None = None,
+        media_access: MediaAccess | None = None,
         **overrides: object,
     ) -> Batch:
         """The same as calling the processor."""
         return self(
-            images, annotations, return_segmentation_masks, masks_path, return_tensors=return_tensors, **overrides
+            images,
+            annotations,
+            return_segmentation_masks,
+            masks_path,
+            return_tensors=return_tensors,
+            media_access=media_access,
+            **overrides,
         )
 
     def post_process_object_detection(

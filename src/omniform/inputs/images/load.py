@@ -7,20 +7,28 @@ decoded, and whatever a decoder trips over comes back as one typed error.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from omniform.core.errors import InputError, OmniformError, RepoError
-from omniform.inputs.images.arrays import MAX_PIXELS, array_to_pil, check_pixels
-from omniform.inputs.images.fetch import fetch_url
+from omniform.core.errors import InputError, brief
+from omniform.inputs.images.arrays import Layout, array_picture, array_to_pil, check_pixels, finite, is_array
+from omniform.inputs.images.modes import is_numbers, numbers, on_white
+from omniform.inputs.media_access import (
+    MAX_FILE_BYTES,
+    MediaAccess,
+    checked_access,
+    from_base64,
+    is_web,
+    local_path,
+    read_file,
+    whole_limit,
+)
 
 if TYPE_CHECKING:
     from numpy import generic
@@ -34,125 +42,165 @@ class ReadableFile(Protocol):
 
     def read(self, size: int = -1, /) -> bytes: ...
 
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
-
-    def tell(self) -> int: ...
-
 
 ImageSource: TypeAlias = (
-    "str | Path | bytes | bytearray | memoryview | ReadableFile | Image | NDArray[generic] | Tensor"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | ReadableFile | Image | NDArray[generic] | Tensor"
 )
 """One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a Pillow image or an array."""
 
-MAX_FILE_BYTES: Final = 256 * 1024**2
-"""The largest picture file that is read."""
-
 _FORMATS: Final = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
-
-# The shortest picture file (a one-pixel GIF) has 26 bytes, 36 characters in base64: no need to take "cats" for one.
-_LEAST_BASE64: Final = 36
 
 
 def load_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, fetch: Callable[[str], bytes] = fetch_url
+    source: ImageSource,
+    *,
+    max_pixels: int | None = None,
+    fetch: Callable[[str], bytes] | None = None,
+    input_data_format: Layout | None = None,
+    media_access: MediaAccess | None = None,
 ) -> Image:
     """Load one picture, upright by its EXIF tag and in RGB. Of an animation it is the first frame.
 
+    The same picture gives the same pixels through every door: transparency is laid on white, 16 bits become 8,
+    and palettes become colours.
+
     Args:
-        source: a path, an ``http(s)://`` URL, a data URI, a base64 string, the bytes of a file, a file open for
-            reading bytes, a Pillow image, or an array or tensor ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` of uint8 or
-            of floats in 0..1, with 1, 3 or 4 channels.
-        max_pixels: the largest width times height that is decoded.
-        fetch: what turns a URL into bytes; a server passes one that refuses.
+        source: a path, an ``http(s)://`` or ``file://`` URL, a data URI, a base64 string, the bytes of a file, a file
+            open for reading bytes, a Pillow image, or an array or tensor ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``
+            with 1, 3 or 4 channels: uint8, uint16, bool, other whole numbers from 0 to 255, or floats in 0..1.
+        max_pixels: the largest width times height that is decoded; by default that of ``media_access``.
+        fetch: what turns a URL into bytes, instead of ``media_access``.
+        input_data_format: where the channels of an array are; without it they are looked for.
+        media_access: what may be read; by default every local file and public addresses.
 
     Raises:
-        RepoError: there is no such file, or the URL cannot be reached.
-        InputError: it is no picture, is cut, or is larger than ``max_pixels``.
+        RepoError: there is no such file, it may not be read, or the URL cannot be reached.
+        InputError: it is no picture, is cut, is larger than ``max_pixels``, or its layout or scale is not clear.
+    """
+    access = checked_access(media_access)
+    if max_pixels is not None:
+        whole_limit("max_pixels", max_pixels)
+        access = replace(access, max_pixels=max_pixels)
+    if isinstance(source, Tensor) or is_array(source):
+        known = isinstance(input_data_format, str) and input_data_format in ("channels_first", "channels_last")
+        if input_data_format is not None and not known:
+            raise InputError(
+                "unknown layout",
+                where="input_data_format",
+                expected="'channels_first' or 'channels_last'",
+                found=brief(input_data_format),
+            )
+        return array_to_pil(array_picture(source, input_data_format, "the picture", access.max_pixels), "the picture")
+    image, where = open_image(source, access, "the picture", fetch)
+    if is_numbers(image):
+        return array_to_pil(finite(numbers(image, where), where), where)
+    try:
+        return on_white(image)
+    except Exception as error:
+        raise damaged(where, error) from error
+
+
+def open_image(
+    source: ImageSource,
+    access: MediaAccess,
+    where: str,
+    fetch: Callable[[str], bytes] | None = None,
+    count: Callable[[int], None] | None = None,
+) -> tuple[Image, str]:
+    """A picture that is no array, decoded and upright, in the mode it has; and what to call it in messages.
+
+    Args:
+        source: see :func:`load_image`.
+        access: what may be read.
+        where: how to name a picture that has no name of its own.
+        fetch: what turns a URL into bytes, instead of ``access``.
+        count: told the pixels before they are decoded; it may refuse.
+
+    Raises:
+        RepoError, InputError: as :func:`load_image`.
     """
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return _upright(source, "the picture", max_pixels)
+        image = source
+    else:
+        data, where = _encoded(source, access, where, fetch)
+        image = _opened(data, where)
+    check_pixels(image.width, image.height, where, access.max_pixels)
+    if count is not None:
+        count(image.width * image.height)
+    # Of PPM's kinds Pillow gives the one of 16 bits as integers of 32.
+    sixteen = image.mode == "I" and image.format == "PPM"
+    image = _upright(image, where)
+    return (image.convert("I;16") if sixteen else image), where
+
+
+def _encoded(
+    source: object, access: MediaAccess, where: str, fetch: Callable[[str], bytes] | None
+) -> tuple[bytes, str]:
+    """The bytes of a picture file, and what to call it."""
     if isinstance(source, str):
-        return _load_text(source, max_pixels, fetch)
-    if isinstance(source, Path):
-        return _load_file(source, max_pixels)
+        return _encoded_text(source, access, fetch)
+    if isinstance(source, os.PathLike):
+        return _file_bytes(os.fspath(source), access)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), "bytes", max_pixels)
-    if isinstance(source, ReadableFile):
-        return _decode(source, "open file", max_pixels)
-    return array_to_pil(source, "the picture")
+        if len(source) > MAX_FILE_BYTES:
+            raise InputError("the picture file is too large", where="bytes", expected=f"at most {MAX_FILE_BYTES:,}")
+        return bytes(source), "bytes"
+    # A class (a Path, not one of its objects) has the methods as well.
+    if isinstance(source, ReadableFile) and not isinstance(source, type):
+        return read_file(source, "open file", MAX_FILE_BYTES, "picture file"), "open file"
+    raise InputError(
+        "this is not a picture",
+        where=where,
+        expected="a path, a URL, base64, bytes, an open file, a Pillow image, an array or a tensor",
+        found=type(source).__name__,
+    )
 
 
-def _load_text(source: str, max_pixels: int, fetch: Callable[[str], bytes]) -> Image:
-    if source.startswith(("http://", "https://")):
-        return _decode(io.BytesIO(fetch(source)), source, max_pixels)
-    if source.startswith("data:"):
-        return _decode(io.BytesIO(_data_uri(source)), "data URI", max_pixels)
-    if not os.path.exists(source) and len(source) >= _LEAST_BASE64:
-        data = _base64(source)
+def _encoded_text(source: str, access: MediaAccess, fetch: Callable[[str], bytes] | None) -> tuple[bytes, str]:
+    if is_web(source):
+        return (access.fetch(source) if fetch is None else fetch(source)), source
+    if source[:5].lower() == "data:":
+        return _data_uri(source), "data URI"
+    path = local_path(source)
+    if path == source and not access.names_file(path):
+        data = from_base64(source)
         if data is not None:
-            return _decode(io.BytesIO(data), "base64 string", max_pixels)
-    return _load_file(Path(source), max_pixels)
+            return data, "base64 string"
+    return _file_bytes(path, access)
 
 
-def _load_file(path: Path, max_pixels: int) -> Image:
-    shown = str(path) if len(str(path)) <= 200 else f"{str(path)[:200]}..."
-    # os.path, unlike pathlib, answers False to names that the system cannot even ask about.
-    if not os.path.exists(path):
-        raise RepoError("no such picture file", where=shown)
-    if not os.path.isfile(path):
-        raise RepoError("this is a folder, not a picture file" if os.path.isdir(path) else "not a file", where=shown)
-    try:
-        with open(path, "rb") as file:
-            return _decode(file, shown, max_pixels)
-    except OmniformError:
-        raise
-    except OSError as error:
-        raise RepoError(
-            "the picture file cannot be read", where=shown, found=error.strerror or type(error).__name__
-        ) from error
+def _file_bytes(path: str | bytes, access: MediaAccess) -> tuple[bytes, str]:
+    name = os.fsdecode(path)
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    with access.open(name, "picture file") as file:
+        return read_file(file, shown, MAX_FILE_BYTES, "picture file"), shown
 
 
 def _data_uri(source: str) -> bytes:
     head, comma, body = source.partition(",")
-    if not comma or not head.endswith(";base64"):
+    if not comma or not head.lower().endswith(";base64"):
         raise InputError("malformed data URI", expected="data:image/...;base64,...", found=repr(source[:60]))
-    data = _base64(body)
+    data = from_base64(body, 0)
     if data is None:
         raise InputError("the data URI does not hold base64", found=repr(source[:60]))
     return data
 
 
-def _base64(text: str) -> bytes | None:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
+def _opened(data: bytes, where: str) -> Image:
+    """The picture in a file's bytes, its header read and its pixels not yet."""
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
-    try:
-        file.seek(0, io.SEEK_END)
-        size = file.tell()
-        file.seek(0)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the open file cannot be read from its start", where=where, remedy="Pass its bytes."
-        ) from error
-    if size == 0:
+    formats: list[str] = [name for name in _FORMATS if name in Image.OPEN]
+    if not data:
         raise InputError("the picture file is empty", where=where)
-    if size > MAX_FILE_BYTES:
-        raise InputError("the picture file is too large", where=where, expected=f"<= {MAX_FILE_BYTES}", found=size)
     with warnings.catch_warnings():
         # What Pillow warns of (size, odd tags) either fails below, in our words, or does not matter.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(file, formats=formats)  # type: ignore[arg-type]
+            return Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as error:
             raise InputError("the picture is too large to decode safely", where=where, found=str(error)) from error
         except UnidentifiedImageError as error:
@@ -161,19 +209,21 @@ def _decode(file: ReadableFile, where: str, max_pixels: int) -> Image:
             ) from error
         # Pillow's decoders meet damaged files with any exception there is: OSError, SyntaxError, struct.error ...
         except Exception as error:
-            raise _damaged(where, error) from error
-        return _upright(image, where, max_pixels)
+            raise damaged(where, error) from error
 
 
-def _upright(image: Image, where: str, max_pixels: int) -> Image:
+def _upright(image: Image, where: str) -> Image:
     from PIL import ImageOps
 
-    check_pixels(image.width, image.height, where, max_pixels)
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except Exception as error:
-        raise _damaged(where, error) from error
+        raise damaged(where, error) from error
 
 
-def _damaged(where: str, error: Exception) -> InputError:
+def damaged(where: str, error: Exception) -> InputError:
+    """The error for a picture that a decoder trips over."""
     return InputError("the picture is cut or damaged", where=where, found=f"{type(error).__name__}: {str(error)[:200]}")

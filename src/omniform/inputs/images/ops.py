@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.errors import DependencyError, InputError
-from omniform.inputs.images.arrays import MAX_PIXELS
+from omniform.inputs.media_access import MAX_PIXELS
 
 FILTERS: Final = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a resampling filter (``PIL.Image.Resampling``) and torch's name for it. Box (4) and Hamming (5)

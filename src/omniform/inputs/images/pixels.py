@@ -2,77 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import Tensor
 
 from omniform.core.errors import InputError
-from omniform.inputs.images.arrays import (
-    Layout,
-    array_tensor,
-    channels_first,
-    check_pixels,
-    from_numpy,
-    is_array,
-    to_rgb,
-)
-from omniform.inputs.images.load import ImageSource, load_image
+from omniform.inputs.images.arrays import Layout, array_picture, finite, from_numpy, in_bytes, is_array, to_rgb
+from omniform.inputs.images.load import ImageSource, damaged, open_image
+from omniform.inputs.images.modes import is_numbers, numbers, on_white
+from omniform.inputs.media_access import OWN, MediaAccess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Channels: TypeAlias = Literal["rgb", "colours", "own"]
+"""Which channels a picture gets: three; its own, where a palette stands for the colours in it; or its own as stored."""
 
-def image_tensor(source: ImageSource, *, rgb: bool, layout: Layout | None = None, where: str = "image") -> Tensor:
-    """One picture as ``[C, H, W]``, in the number type it came with.
 
-    What names a file (a path, a URL, bytes, base64) is loaded upright and in RGB; a Pillow image and an array are
-    taken as they stand.
+def image_tensor(
+    source: ImageSource,
+    *,
+    channels: Channels,
+    layout: Layout | None = None,
+    where: str = "image",
+    access: MediaAccess = OWN,
+    count: Callable[[int], None] | None = None,
+) -> Tensor:
+    """One picture as ``[C, H, W]`` of bytes, or of floats where it has floats; upright by its EXIF tag.
 
     Args:
-        source: see :func:`~omniform.inputs.images.load.load_image`; arrays may hold any real numbers.
-        rgb: convert to three channels: grey is repeated, transparency is laid on white.
-        layout: where the channels of an array are; without it they are looked for, first in front.
+        source: see :func:`~omniform.inputs.images.load.load_image`; floats may have any values.
+        channels: ``"rgb"``: grey is repeated, transparency is laid on white.
+        layout: where the channels of an array are; without it they are looked for.
         where: how to name the picture in an error.
+        access: what may be read.
+        count: told how many pixels the picture has, before they are decoded; it may refuse.
 
     Raises:
-        RepoError, InputError: as :func:`~omniform.inputs.images.load.load_image`; or the array has no such layout,
-            holds NaN or infinities, or cannot be converted.
+        RepoError, InputError: as :func:`~omniform.inputs.images.load.load_image`; or it cannot be converted.
     """
-    from PIL import Image
-
-    if isinstance(source, Image.Image):
-        return _pil_tensor(source, rgb, where)
     if isinstance(source, Tensor) or is_array(source):
-        image = channels_first(array_tensor(source, where), layout, where)
-        check_pixels(image.shape[-1], image.shape[-2], where)
-        return (to_rgb(image, where) if rgb else image).contiguous()
-    return _pil_tensor(load_image(source), rgb, where)
+        image = array_picture(source, layout, where, access.max_pixels)
+        if count is not None:
+            count(image.shape[-2] * image.shape[-1])
+    else:
+        opened, where = open_image(source, access, where, count=count)
+        image = _pil_tensor(opened, channels, where)
+    return (to_rgb(image, where) if channels == "rgb" else image).contiguous()
 
 
-def _pil_tensor(image: Image, rgb: bool, where: str) -> Tensor:
+def _pil_tensor(image: Image, channels: Channels, where: str) -> Tensor:
     import numpy as np
 
-    check_pixels(image.width, image.height, where)
-    if image.mode in ("P", "PA") and not rgb:
+    if is_numbers(image):
+        return finite(numbers(image, where), where)
+    if image.mode in ("P", "PA") and channels == "own":
         raise InputError(
             "a palette picture holds numbers of colours, not colours", where=where, remedy="Pass do_convert_rgb=True."
         )
     try:
-        array = np.array(_pil_rgb(image) if rgb else image)
-    # A Pillow image is decoded only here, and a damaged one raises anything: OSError, SyntaxError, struct.error ...
+        array = np.array(on_white(image) if channels == "rgb" or image.mode in ("P", "PA") else image)
+    # Not every mode becomes every other.
     except Exception as error:
-        raise InputError(
-            "the picture is cut or damaged", where=where, found=f"{type(error).__name__}: {str(error)[:200]}"
-        ) from error
-    tensor = from_numpy(array, where)
-    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()
-
-
-def _pil_rgb(image: Image) -> Image:
-    from PIL import Image
-
-    if "A" not in image.getbands() and image.info.get("transparency") is None:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+        raise damaged(where, error) from error
+    tensor = in_bytes(from_numpy(array, where), where)
+    return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1)

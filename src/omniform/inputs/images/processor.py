@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeAlias, cast
 
@@ -17,8 +17,9 @@ from omniform.core.upstairs import upstairs
 from omniform.inputs.images.arrays import Layout, is_array
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
-from omniform.inputs.images.pixels import image_tensor
+from omniform.inputs.images.pixels import Channels, image_tensor
 from omniform.inputs.images.steps import Plan
+from omniform.inputs.media_access import MediaAccess, checked_access
 
 logger = logging.getLogger("omniform")
 
@@ -26,6 +27,9 @@ ImageInput: TypeAlias = "ImageSource | Sequence[ImageSource] | Sequence[Sequence
 """One picture, a list of pictures, a list of such lists (one for each prompt), or an array of pictures."""
 
 TensorKind: TypeAlias = Literal["pt", "np"]
+
+# Factors up to this are meant for bytes: 1/255, 1/127.5.
+_BYTE_FACTOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,21 @@ class ImageProcessor:
         self.options = options
         self.extra: Mapping[str, object] = dict(extra or {})
 
-    def __call__(self, images: ImageInput, *, return_tensors: TensorKind | None = None, **overrides: object) -> Batch:
+    def __call__(
+        self,
+        images: ImageInput,
+        *,
+        return_tensors: TensorKind | None = None,
+        media_access: MediaAccess | None = None,
+        **overrides: object,
+    ) -> Batch:
         """Preprocess pictures.
 
         Args:
             images: one picture or several; lists of lists are flattened, in reading order.
             return_tensors: ``"pt"`` or ``"np"`` for one tensor ``[N, C, H, W]``; None for a list of ``[C, H, W]``.
+            media_access: which files and addresses may be read, and how many pixels; see
+                :class:`~omniform.inputs.media_access.MediaAccess`.
             overrides: options of :class:`~omniform.inputs.images.options.ImageOptions`, for this call.
 
         Returns:
@@ -83,12 +96,20 @@ class ImageProcessor:
         """
         options = self._changed(return_tensors, overrides)
         plan = self.kind.plan(options)
-        pixels = plan.finish(plan.shape(load_tensors(images, options)))
+        # Shaped one by one as they are loaded: only one is held in its full size.
+        pixels = plan.finish(plan.shape(load_tensors(images, options, media_access)))
         return Batch({"pixel_values": gathered(pixels, options.return_tensors)})
 
-    def preprocess(self, images: ImageInput, *, return_tensors: TensorKind | None = None, **overrides: object) -> Batch:
+    def preprocess(
+        self,
+        images: ImageInput,
+        *,
+        return_tensors: TensorKind | None = None,
+        media_access: MediaAccess | None = None,
+        **overrides: object,
+    ) -> Batch:
         """The same as calling the processor."""
-        return self(images, return_tensors=return_tensors, **overrides)
+        return self(images, return_tensors=return_tensors, media_access=media_access, **overrides)
 
     def to_dict(self) -> dict[str, object]:
         """What to save as ``preprocessor_config.json``: reading it back gives this processor, in either library."""
@@ -186,25 +207,73 @@ class ImageProcessor:
         return options
 
 
-def load_tensors(images: ImageInput, options: ImageOptions) -> list[Tensor]:
-    """All pictures of a call, flattened, as ``[C, H, W]`` on the device asked for.
+def load_tensors(images: ImageInput, options: ImageOptions, media_access: MediaAccess | None) -> Iterator[Tensor]:
+    """The pictures of a call one by one, flattened, as ``[C, H, W]`` on the device asked for.
 
     Raises:
-        InputError: there is none, the nesting is too deep, one is unusable, or the device is not there.
+        InputError: there is none, the nesting is too deep, one is unusable, they are too large together, or the device
+            is not there.
+        RepoError: a picture's file or address cannot be read.
     """
     flat = _flattened(images)
     if not flat:
         raise InputError("there is no picture", where="images", expected="at least one")
+    return _loaded(flat, options, checked_access(media_access))
+
+
+def _loaded(flat: Sequence[ImageSource], options: ImageOptions, access: MediaAccess) -> Iterator[Tensor]:
     layout = cast("Layout | None", options.input_data_format)
-    tensors = []
+    total = 0
+    odd: str | None = None
+
+    def count(pixels: int) -> None:
+        nonlocal total
+        total += pixels
+        if total > access.max_total_pixels:
+            raise InputError(
+                "the pictures are too large together",
+                where="images",
+                expected=f"at most {access.max_total_pixels:,} pixels in one call",
+                found=f"{total:,} up to images[{number}]",
+                remedy="Pass fewer at a time, or media_access=MediaAccess(max_total_pixels=...) if you trust them.",
+            )
+
     for number, image in enumerate(flat):
         where = f"images[{number}]" if len(flat) > 1 else "image"
-        tensor = image_tensor(image, rgb=bool(options.do_convert_rgb), layout=layout, where=where)
+        tensor = image_tensor(
+            image, channels=_channels(options), layout=layout, where=where, access=access, count=count
+        )
+        odd = odd or _odd_range(tensor, where, options)
         try:
-            tensors.append(tensor if options.device is None else tensor.to(options.device))
+            yield tensor if options.device is None else tensor.to(options.device)
         except (RuntimeError, AssertionError) as error:
             raise InputError("no such device here", where="device", found=options.device) from error
-    return tensors
+    if odd is not None:
+        logger.warning(odd)
+
+
+def _channels(options: ImageOptions) -> Channels:
+    """Which channels pictures get. Where the file does not say, what is not RGB becomes it if three means wait for it;
+    the reference fails there."""
+    if options.do_convert_rgb is not None:
+        return "rgb" if options.do_convert_rgb else "own"
+    statistics = (options.image_mean, options.image_std)
+    three = any(isinstance(values, tuple) and len(values) == 3 for values in statistics)
+    return "rgb" if options.do_normalize and three else "colours"
+
+
+def _odd_range(image: Tensor, where: str, options: ImageOptions) -> str | None:
+    """What to say of floats that are not on the scale which do_rescale brings to 0..1."""
+    factor = options.rescale_factor
+    if not image.is_floating_point() or not options.do_rescale or factor is None or not 0 < factor <= _BYTE_FACTOR:
+        return None
+    low, high = (float(edge) for edge in image.aminmax())
+    if (low >= 0 and 1 < high <= 255) or low == high == 0:
+        return None
+    return (
+        f"{where}: floats from {low:g} to {high:g} are multiplied by {factor:g} (do_rescale); it expects 0 to 255. "
+        "Pass do_rescale=False for pictures in 0..1."
+    )
 
 
 def gathered(pixels: Tensor | list[Tensor], kind: str | None) -> object:

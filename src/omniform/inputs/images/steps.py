@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -106,7 +106,7 @@ class Plan:
     valuing: tuple[Step, ...]
     pad: Pad | None
 
-    def shape(self, images: Sequence[Tensor]) -> list[Tensor]:
+    def shape(self, images: Iterable[Tensor]) -> list[Tensor]:
         """Each picture, in its new size."""
         return [_through(self.shaping, image) for image in images]
 

@@ -279,7 +279,7 @@ _TEXT = "a string or a list of strings"
 
 def image_options(processor: ImageProcessor) -> frozenset[str]:
     """The options of an image processor's call."""
-    return frozenset(field.name for field in fields(processor.options))
+    return frozenset(field.name for field in fields(processor.options)) | {"media_access"}
 
 
 def read_texts(text: object) -> list[str]:
