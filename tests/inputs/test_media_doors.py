@@ -170,7 +170,7 @@ def test_integers_have_their_own_full_scale(dtype: object) -> None:
         (torch.zeros(3, 9, 9, device="meta"), "one by one"),
         (np.full((9, 9), np.nan), "NaN"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_one_refusal_in_the_same_words(picture: object, words: str) -> None:
     texts = set()
