@@ -8,7 +8,7 @@ JOBS ?= 2
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check bench clean
+.PHONY: demo test quick check index bench clean
 
 ## demo: set up, then let the bundled checkpoint answer a question about a real picture
 demo: .venv/.run
@@ -32,6 +32,11 @@ check: .venv/.test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/index.py --check
+
+## index: write what is generated from the families: the index of names, README's table
+index: .venv/.test
+	$(BIN)/python tools/index.py
 
 ## bench: the measurements of docs/benchmarks.md, side by side with the reference
 bench: .venv/.bench

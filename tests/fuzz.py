@@ -147,11 +147,11 @@ def damage_media(rng: random.Random, folder: Path) -> None:
 
 def read_config(folder: Path) -> None:
     import omniform
-    from omniform.hub.auto import saved_architecture
+    from omniform.hub.auto import saved_class
     from omniform.hub.load import build_on_meta, table_of
 
     config = omniform.AutoConfig.from_pretrained(folder)
-    table_of(build_on_meta(config, *saved_architecture(config)))
+    table_of(build_on_meta(config, saved_class(config)))
 
 
 def load_and_generate(folder: Path) -> None:

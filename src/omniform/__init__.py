@@ -47,6 +47,9 @@ _HOME: dict[str, str] = {
     "Batch": "omniform.core.batch",
     "Span": "omniform.core.batch",
     "OmniformError": "omniform.core.errors",
+    "PreTrainedModel": "omniform.architectures.named",
+    "PreTrainedConfig": "omniform.core.config",
+    "PretrainedConfig": "omniform.core.config",
 }
 
 if TYPE_CHECKING:
@@ -85,8 +88,8 @@ def __getattr__(name: str) -> object:
         with paused():
             value: object = vars(import_module(home))[name]
     else:
-        # The ecosystem's class of a tokenizer (``BertTokenizer``) or an architecture, if there is one.
-        value = (_tokenizer(name) or _architecture(name)) if name[:1].isupper() else None
+        # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaForConditionalGeneration``, ``LlavaConfig``).
+        value = (_tokenizer(name) or _of_family(name)) if name[:1].isupper() else None
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
@@ -101,11 +104,14 @@ def _tokenizer(name: str) -> object:
     return classes.class_named(name) if name in classes.names() else None
 
 
-def _architecture(name: str) -> object:
-    from omniform.hub.auto import class_named
-
-    return class_named(name)
+def _of_family(name: str) -> object:
+    # That family's file is read, and no other.
+    file = import_module("omniform.models.index").CLASSES.get(name)
+    if file is None:
+        return None
+    with paused():
+        return vars(import_module(f"omniform.models.{file}"))[name]
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return sorted({*__all__, *import_module("omniform.models.index").CLASSES})

@@ -34,10 +34,14 @@ def test_attributes_give_what_a_key_resolved_to():
 def test_raw_is_kept_verbatim_and_apart():
     raw = {**RAW, "something_new": {"a": [1, 2]}}
     config = config_of(raw)
-    taken = config.to_dict()
+    taken = config.to_diff_dict()
     assert taken == raw
     taken["something_new"]["a"].append(3)
-    assert config.to_dict() == raw
+    assert config.to_diff_dict() == raw and json.loads(config.to_json_string()) == raw
+    whole = config.to_dict()
+    assert whole.items() >= raw.items() and whole["num_hidden_layers"] == 32
+    whole["something_new"]["a"].append(3)
+    assert config.raw == raw
 
 
 def test_setting_an_attribute_reads_again():

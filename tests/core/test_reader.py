@@ -56,10 +56,12 @@ def test_required_keys_tell_missing_from_null(method):
         ("ids", (9,)), ("one_or_more", (3,)), ("probability", 0.3),
     ],
 )  # fmt: skip
-def test_a_missing_key_and_null_read_as_the_default(method, default):
-    for raw in ({}, {"key": None}):
+def test_a_missing_key_reads_as_the_default_and_null_as_nothing(method, default):
+    # Where a null is a value, it is that value; where it cannot be one, it is left to the default.
+    null = {"maybe_integer": None, "maybe_number": None, "maybe_text": None, "flag": False}.get(method, default)
+    for raw, right in (({}, default), ({"key": None}, null)):
         reader = ConfigReader(raw)
-        assert getattr(reader, method)("key", default) == default
+        assert getattr(reader, method)("key", default) == right
         assert reader.touched == {"key"}
         assert reader.unknown() == ()
 

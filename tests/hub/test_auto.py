@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from omniform import AutoConfig, AutoModel, AutoModelForCausalLM
+from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownArgumentError, UnknownNameError
 from omniform.models import registry
@@ -91,14 +92,15 @@ def test_parts():
     assert model.get_output_embeddings() is model.lm_head
     assert AutoModel.from_config(llama()).get_output_embeddings() is None
     assert model.config.hidden_size == 64 and model.can_generate()
+    assert model.model.config is model.config and type(model.model) is omniform.LlamaModel
     with pytest.raises(OmniformError, match="part of a model"):
-        model.model.config  # noqa: B018
+        Model().config  # noqa: B018
 
 
 def test_a_model_prints_as_a_diagram():
     text = str(AutoModelForCausalLM.from_config(llama()))
     for line in (
-        "(model): Decoder(", "(embed_tokens): Embedding(300, 64)", "(self_attn): Attention(",
+        "(model): LlamaModel(", "(embed_tokens): Embedding(300, 64)", "(self_attn): Attention(",
         "(q_proj): Linear(in_features=64, out_features=64, bias=False)", "(lm_head): Linear(in_features=64",
     ):  # fmt: skip
         assert line in text, text
@@ -119,11 +121,12 @@ def test_every_auto_class_finds_a_head_or_says_which_there_are(auto):
     for model_type in registry.known_families():
         config = AutoConfig.for_model(model_type)
         try:
-            _, family, architecture = loader.choose(config)
+            _, kind = loader.choose(config)
         except UnknownNameError as error:
             assert model_type in str(error) and auto in str(error) and "Another Auto class" in str(error)
         else:
-            assert set(loader.tasks) & set(architecture.tasks) and architecture.name in family.architectures
+            assert set(loader.tasks) & set(kind.place.architecture.tasks)
+            assert registry.family(model_type).classes[kind.__name__] is kind
             built += 1
     assert built or auto in ("AutoModelForAudioClassification",), "no family does this"
 

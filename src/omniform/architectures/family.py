@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Generic, Literal, Self, TypeVar, cast
 
 from omniform.architectures.model import Model
-from omniform.core.config import Common
+from omniform.architectures.named import PreTrainedModel, family_class, model_class, returned
+from omniform.core.config import Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -50,6 +52,7 @@ class Architecture:
         build: makes the model from the family's typed config and the common part.
         keys: where its weights live.
         prefix: what its base model is called inside its checkpoints.
+        skeleton: the class of what ``build`` returns.
     """
 
     name: str
@@ -57,6 +60,32 @@ class Architecture:
     build: Callable[[object, Common], Model]
     keys: Callable[[object], KeyMap]
     prefix: str = ""
+    skeleton: type[Model] = Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """What a family tells the world: the names that the ecosystem knows it by, and its row in README's table.
+
+    The index of names (``models/index.py``), the tables of the Auto classes and README's table are generated from this.
+
+    Attributes:
+        config: its config's class name, ``"LlamaConfig"``.
+        tokenizer: class name of its tokenizer; empty for none.
+        image_processor: class name of its image processor.
+        feature_extractor: class name of its feature extractor.
+        processor: class name of its processor.
+        row: what its models do, in README's words; empty for a part of another family, which has no row.
+        usual: attributes that the ecosystem reads of its configs and that its maths has no use for, with their values.
+    """
+
+    config: str = ""
+    tokenizer: str = ""
+    image_processor: str = ""
+    feature_extractor: str = ""
+    processor: str = ""
+    row: str = ""
+    usual: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +96,42 @@ class Family:
         model_type: the name in ``config.json``.
         read: turns a config into the family's typed one.
         architectures: by class name; the first is the base model.
+        public: what it tells the world.
+        module: the file that its classes are found in.
+        config_class: the class of its configs.
+        classes: the class of every architecture, by name.
     """
 
     model_type: str
     read: Callable[[ConfigReader], object]
     architectures: Mapping[str, Architecture]
+    public: Public = Public()
+    module: str = __name__
+    config_class: type[ModelConfig] = field(init=False, repr=False, compare=False)
+    base_class: type[PreTrainedModel] = field(init=False, repr=False, compare=False)
+    classes: Mapping[str, type[PreTrainedModel]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        named = self.public.config or f"{self.model_type.title().replace('_', '')}Config"
+        body = {
+            "__module__": self.module,
+            "__qualname__": named,
+            "__doc__": f"Config of ``{self.model_type}`` models; see :class:`~omniform.core.config.ModelConfig`.",
+            "model_type": self.model_type,
+            "reader": staticmethod(self.read),
+            "usual": self.public.usual,
+        }
+        config_class = type(named, (ModelConfig,), body)
+        base = family_class(f"{named.removesuffix('Config')}PreTrainedModel", config_class, self.module)
+        made = {name: model_class(name, self, a, base, self.module) for name, a in self.architectures.items()}
+        for name, value in (("config_class", config_class), ("base_class", base), ("classes", made)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def names(self) -> dict[str, type]:
+        """Every class of this family by name."""
+        base = self.base_class
+        return {self.config_class.__name__: self.config_class, base.__name__: base, **self.classes}
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -110,10 +170,35 @@ class Builder(Generic[C]):
         self._keys = keys
         self._prefix = prefix
         self._architectures: dict[str, Architecture] = {}
+        self._public = Public()
+
+    def public(
+        self,
+        *,
+        config: str,
+        tokenizer: str = "",
+        image_processor: str = "",
+        feature_extractor: str = "",
+        processor: str = "",
+        row: str = "",
+        usual: Mapping[str, object] | None = None,
+    ) -> Self:
+        """The names that the ecosystem knows this family by, and its row in README; see :class:`Public`."""
+        self._public = Public(
+            config=config,
+            tokenizer=tokenizer,
+            image_processor=image_processor,
+            feature_extractor=feature_extractor,
+            processor=processor,
+            row=row,
+            usual=usual or {},
+        )
+        return self
 
     def base(self, name: str, build: Callable[[C], Model], *also: Task) -> Builder[C]:
         """The model without a head; ``also``: what else it does as it is."""
-        return self.architecture(name, ("base", *also), lambda c, _: build(c), self._base_keys)
+        tasks: tuple[Task, ...] = ("base", *also)
+        return self.architecture(name, tasks, lambda c, _: build(c), self._base_keys, skeleton=returned(build))
 
     def head(
         self,
@@ -144,8 +229,9 @@ class Builder(Generic[C]):
         keys: KeyMap | Callable[[C], KeyMap],
         *,
         prefix: str = "",
+        skeleton: type[Model] | None = None,
     ) -> Builder[C]:
-        """Any other architecture, with its own key map."""
+        """Any other architecture, with its own key map; ``skeleton``: what is built, where ``build`` does not say."""
         table = (lambda _: keys) if isinstance(keys, KeyMap) else keys
         self._architectures[name] = Architecture(
             name,
@@ -153,12 +239,16 @@ class Builder(Generic[C]):
             cast(Callable[[object, Common], Model], build),
             cast(Callable[[object], KeyMap], table),
             prefix,
+            skeleton or returned(build),
         )
         return self
 
     def done(self) -> Family:
-        """The family."""
-        return Family(self._model_type, self._read, dict(self._architectures))
+        """The family. Its classes become names of the file that calls, so that they can be imported and pickled."""
+        module = sys._getframe(1).f_globals["__name__"]
+        family = Family(self._model_type, self._read, dict(self._architectures), self._public, module)
+        vars(sys.modules[module]).update(family.names)
+        return family
 
     def _base_keys(self, c: C) -> KeyMap:
         return self._keys if isinstance(self._keys, KeyMap) else self._keys(c)

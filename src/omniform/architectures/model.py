@@ -276,6 +276,13 @@ _PARAMETERS: dict[type[Model], tuple[frozenset[str], bool]] = {}
 
 
 def _parameters(kind: type[Model]) -> tuple[frozenset[str], bool]:
-    parameters = inspect.signature(kind.forward).parameters.values()
-    names = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    return names - {"self"}, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    """The names that ``forward`` takes, and whether it passes others on, to what it overrides and to the base model."""
+    names: set[str] = set()
+    for owner in kind.__mro__:
+        if "forward" not in vars(owner) or not issubclass(owner, Model):
+            continue
+        parameters = inspect.signature(vars(owner)["forward"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return frozenset(names - {"self"}), False
+    return frozenset(names - {"self"}), True

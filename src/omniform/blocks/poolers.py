@@ -7,7 +7,16 @@ from torch import Tensor, nn
 from omniform.blocks.mlp import activation
 
 
-class DensePooler(nn.Module):
+class OptionalPart(nn.Module):
+    """Base of the parts that some of a family's checkpoints lack; they are then made anew, or left out."""
+
+
+def optional_parts(model: nn.Module) -> list[str]:
+    """The paths of a model's parts that its checkpoint may lack."""
+    return [path for path, module in model.named_modules() if isinstance(module, OptionalPart)]
+
+
+class DensePooler(OptionalPart):
     """The first token, projected and passed through an activation (BERT, ViT).
 
     Args:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from enum import Enum
+from numbers import Number
+from typing import ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 
-from omniform.core.errors import ConfigError, nearest
+from omniform.core.errors import ConfigError, check_arguments, nearest
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 
@@ -52,6 +56,16 @@ GENERATION_KEYS = (
     "cache_implementation", "prompt_lookup_num_tokens", "pad_token_id", "bos_token_id", "eos_token_id",
     "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id",
 )  # fmt: skip
+
+ATTRIBUTES: Mapping[str, object] = {
+    "architectures": None, "is_encoder_decoder": False, "output_hidden_states": False, "output_attentions": False,
+    "return_dict": True, "chunk_size_feed_forward": 0, "problem_type": None, "use_cache": True, "dtype": None,
+    "torch_dtype": None, "tie_word_embeddings": True, "pruned_heads": {}, "attribute_map": {}, "sub_configs": {},
+    "is_decoder": False, "add_cross_attention": False, "keys_to_ignore_at_inference": ("past_key_values",),
+    "has_no_defaults_at_init": False, "transformers_version": None, "_attn_implementation": "sdpa",
+    "is_composition": False, "base_config_key": "", "task_specific_params": None, "tokenizer_class": None,
+}  # fmt: skip
+"""Attributes that every config of the ecosystem has, with their values where neither file nor family says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,16 +140,22 @@ def _labels(r: ConfigReader) -> Mapping[int, str]:
     return dict(sorted(labels.items()))
 
 
+def _anything(r: ConfigReader) -> object:
+    r.inert(*r.raw)
+    return None
+
+
 class ModelConfig:
     """A checkpoint's config: the raw mapping, verbatim, beside the typed values read from it.
+
+    Every family has a class of its own (``LlamaConfig``), made from its :class:`~omniform.architectures.family.Family`;
+    this one, also known as ``PretrainedConfig``, is their base, and the base of configs of the user's own.
 
     ``config.hidden_size`` gives the value a key resolved to, its default included. Setting an attribute, or
     :meth:`replace`, patches the raw mapping and reads it again, so that an unsupported value is refused at once.
 
     Args:
-        raw: the JSON object as it stands in ``config.json``.
-        read: turns a reader into a family's typed config.
-        where: the file, for messages.
+        settings: keys to set; all others have the family's defaults.
 
     Attributes:
         raw: the object, verbatim; it is written back on save.
@@ -144,7 +164,17 @@ class ModelConfig:
         unknown: keys that neither the family nor omniform knows; kept, and named in one warning.
         known: keys that the family or omniform knows, whether the file has them or not.
         parts: the nested configs (``text_config``, ``vision_config``), by key.
+
+    Raises:
+        UnknownArgumentError: a family's config has no such key.
+        ConfigError: a value is not supported.
     """
+
+    model_type: str = ""
+    reader: ClassVar[Callable[[ConfigReader], object]] = staticmethod(_anything)
+    """Turns the raw mapping into the family's typed config."""
+    usual: ClassVar[Mapping[str, object]] = {}
+    """Attributes that the ecosystem reads of this family's configs, and that its maths has no use for."""
 
     raw: dict[str, object]
     spec: object
@@ -153,57 +183,151 @@ class ModelConfig:
     known: frozenset[str]
     parts: Mapping[str, ModelConfig]
 
-    def __init__(
-        self, raw: Mapping[str, object], read: Callable[[ConfigReader], object], *, where: str = "config.json"
+    def __init__(self, **settings: object) -> None:
+        kind = type(self)
+        early: Mapping[str, object] = self.__dict__.pop("_early", {})
+        self._begin({"model_type": kind.model_type, **early}, kind.__name__)
+        if settings:
+            if kind.reader is not _anything:
+                check_arguments(kind.__name__, settings, {*self.known, *self.raw, *kind.usual, *ATTRIBUTES})
+            self._load(self._patched(settings))
+
+    @classmethod
+    def from_raw(
+        cls,
+        raw: Mapping[str, object],
+        *,
+        where: str = "config.json",
+        read: Callable[[ConfigReader], object] | None = None,
+        name_or_path: str = "",
+    ) -> Self:
+        """From the mapping of a ``config.json``, kept verbatim.
+
+        Args:
+            where: the file, for messages.
+            read: what reads it, if not the class's own reader.
+            name_or_path: the folder or the Hub id that it came from.
+        """
+        config = cls.__new__(cls)
+        config._begin(dict(raw), where, read, name_or_path)
+        return config
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, object], **changes: object) -> Self:
+        """From a mapping, some keys of it changed; keys that nobody knows are kept."""
+        if not isinstance(config_dict, Mapping):
+            raise ConfigError("not a mapping", where=cls.__name__, found=type(config_dict).__name__)
+        if cls.__init__ is not ModelConfig.__init__:  # a class of the user's own, which sets defaults of its own
+            return cls(**{**config_dict, **changes})
+        return cls.from_raw({"model_type": cls.model_type}, where=cls.__name__).replace(**{**config_dict, **changes})
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object) -> Self:
+        """The config of a folder or a Hub id; see :class:`omniform.AutoConfig`."""
+        return cast(Self, upstairs("hub.auto:load_config")(cls, pretrained_model_name_or_path, **kwargs))
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
+        """The config in one file."""
+        return cls.from_pretrained(json_file)
+
+    def _begin(
+        self,
+        raw: dict[str, object],
+        where: str,
+        read: Callable[[ConfigReader], object] | None = None,
+        name_or_path: str = "",
     ) -> None:
-        set_ = super().__setattr__
-        set_("_read", read)
-        set_("_where", where)
-        self._load(dict(raw))
+        notes: dict[str, object] = {"_name_or_path": name_or_path}
+        self.__dict__.update(_where=where, _read=read, _notes=notes, _owner=None)
+        self._load({name: _plain(name, value) for name, value in raw.items()})
 
     def _load(self, raw: dict[str, object]) -> None:
-        read: Callable[[ConfigReader], object] = self.__dict__["_read"]
         reader = ConfigReader(raw, where=self.__dict__["_where"])
         reader.inert("quantization_config")
         common = read_common(reader)
-        spec = read(reader)
+        spec = (self.__dict__["_read"] or type(self).reader)(reader)
         parts = {name: value for name, value in reader.values.items() if isinstance(value, ModelConfig)}
+        for name, part in parts.items():
+            part.__dict__["_owner"] = (self, name)
         unknown = (*reader.unknown(), *(f"{name}.{key}" for name, part in parts.items() for key in part.unknown))
-        state = {
-            "raw": raw,
-            "spec": spec,
-            "common": common,
-            "unknown": unknown,
-            "values": reader.values,
-            "known": reader.touched,
-            "parts": parts,
-        }
-        for name, value in state.items():
-            super().__setattr__(name, value)
+        self.__dict__.update(
+            raw=raw,
+            model_type=str(raw.get("model_type") or type(self).model_type),
+            spec=spec,
+            common=common,
+            unknown=unknown,
+            values=reader.values,
+            known=reader.touched,
+            parts=parts,
+            spellings=reader.spellings,
+        )
 
-    @property
-    def model_type(self) -> str:
-        """The family's name."""
-        return str(self.raw.get("model_type", ""))
+    def __reduce__(self) -> tuple[object, ...]:
+        state = self.__dict__
+        return _again, (type(self), dict(self.raw), state["_where"], state["_read"], dict(state["_notes"]))
 
     @property
     def num_labels(self) -> int:
         """How many classes a classification head tells apart."""
         return self.common.num_labels
 
-    def replace(self, **changes: object) -> ModelConfig:
+    @property
+    def use_return_dict(self) -> bool:
+        """Whether models return objects with named entries: they do, unless a call says otherwise."""
+        return True
+
+    @property
+    def name_or_path(self) -> str:
+        """The folder or the Hub id that this config came from; empty if it was made."""
+        return str(self.__dict__["_notes"]["_name_or_path"])
+
+    @name_or_path.setter
+    def name_or_path(self, name: str) -> None:
+        self.__dict__["_notes"]["_name_or_path"] = name
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> ModelConfig:
+        """The part that reads text; the config itself where all of it does.
+
+        Args:
+            decoder: look among the parts that write only.
+            encoder: look among the parts that read only.
+        """
+        names = (*(() if encoder else ("decoder", "generator", "text_config")), *(() if decoder else ("text_encoder",)))
+        return next((self.parts[name] for name in names if name in self.parts), self)
+
+    def replace(self, **changes: object) -> Self:
         """A new config with some keys of the raw mapping changed; another ``num_labels`` renews ``id2label``."""
-        return ModelConfig(self._patched(changes), self.__dict__["_read"], where=self.__dict__["_where"])
+        made = copy.deepcopy(self)
+        made._load(made._patched(changes))
+        return made
+
+    def update(self, config_dict: Mapping[str, object]) -> None:
+        """Change several keys at once."""
+        self._change(dict(config_dict))
+
+    def _change(self, changes: Mapping[str, object]) -> None:
+        self._load(self._patched(changes))
+        owner: tuple[ModelConfig, str] | None = self.__dict__["_owner"]
+        if owner is not None:  # a part of a config that is saved as one
+            whole, name = owner
+            whole._change({name: self})
+            self.__dict__["_owner"] = owner
 
     def _patched(self, changes: Mapping[str, object]) -> dict[str, object]:
         raw = copy.deepcopy(self.raw)
-        for name, value in changes.items():
-            if isinstance(value, torch.dtype):
-                value = str(value).removeprefix("torch.")
-            if name in ("dtype", "torch_dtype"):
+        groups: Mapping[str, tuple[str, ...]] = self.__dict__["spellings"]
+        for given, value in changes.items():
+            name = given
+            if given in ("dtype", "torch_dtype"):
                 # One spelling only, the one the file has, so that the two can never disagree.
                 name = "torch_dtype" if "torch_dtype" in raw and "dtype" not in raw else "dtype"
-            raw[name] = value
+            elif given not in raw:
+                name = next((other for other in groups.get(given, ()) if other in raw), given)
+            raw[name] = _plain(given, value)
+            for other in groups.get(given, ()):
+                if other != name and other not in changes:
+                    raw.pop(other, None)  # else the older spelling would count
         self._relabel(raw, changes)
         return raw
 
@@ -227,31 +351,63 @@ class ModelConfig:
             for name in {"id2label", "label2id"} - changes.keys():
                 raw.pop(name, None)
 
-    def to_dict(self) -> dict[str, object]:
-        """A deep copy of the raw mapping."""
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def to_diff_dict(self) -> dict[str, object]:
+        """A deep copy of the raw mapping: what was set, and what is saved."""
         return copy.deepcopy(self.raw)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def to_dict(self) -> dict[str, object]:
+        """Every key with the value it resolved to, defaults included; nested configs as mappings."""
+        values: Mapping[str, object] = self.__dict__["values"]
+        alias = {name for names in self.__dict__["spellings"].values() for name in names[1:]}
+        unspoken = (alias | {"num_labels", "architectures"}) - self.raw.keys()
+        given = {name: _plain(name, value, whole=True) for name, value in values.items() if name not in unspoken}
+        written = {name: value for name, value in self.raw.items() if name not in self.parts}
+        usual = {name: value for name, value in type(self).usual.items() if name not in given}
+        return {**usual, **given, **copy.deepcopy(written), "model_type": self.model_type}
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The JSON text: as it is saved, or with every key."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write :meth:`to_json_string` to a file."""
+        with open(json_file_path, "w", encoding="utf-8") as file:
+            file.write(self.to_json_string(use_diff))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False) -> None:
         """Write the raw mapping to ``config.json`` in a folder, whose other files stay."""
-        upstairs("hub.save:save_config")(self, save_directory)
+        upstairs("hub.save:save_config")(self, save_directory, push_to_hub=push_to_hub)
+
+    # -- attributes --------------------------------------------------------------------------------------------------
 
     def get(self, name: str, default: object = None) -> object:
         """The value ``name`` resolved to, or ``default`` where no such key is known."""
-        values: Mapping[str, object] = self.__dict__["values"]
-        return values.get(name, self.raw.get(name, default))
+        for table in (self.__dict__["values"], self.raw, type(self).usual, ATTRIBUTES):
+            if name in table:
+                return cast(object, table[name])
+        return default
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__") or "values" not in self.__dict__:
             raise AttributeError(name)
-        values: Mapping[str, object] = self.__dict__["values"]
-        if name in values:
-            return values[name]
-        if name in self.raw:
-            return self.raw[name]
-        raise AttributeError(f"{self.model_type} configs have no {name!r}. {nearest(name, values)}")
+        notes: Mapping[str, object] = self.__dict__["_notes"]
+        value = notes[name] if name in notes else self.get(name, _Missing)
+        if value is _Missing:
+            values: Mapping[str, object] = self.__dict__["values"]
+            raise AttributeError(f"{self.model_type} configs have no {name!r}. {nearest(name, values)}")
+        return value
 
     def __setattr__(self, name: str, value: object) -> None:
-        self._load(self._patched({name: value}))
+        if "values" not in self.__dict__:  # a class of the user's own, before it calls ours
+            self.__dict__.setdefault("_early", {})[name] = value
+        elif name.startswith("_") and name not in self.raw:
+            self.__dict__["_notes"][name] = value  # what tools note for themselves is never saved
+        elif name == "name_or_path":
+            self.__dict__["_notes"]["_name_or_path"] = value
+        else:
+            self._change({name: value})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.raw)
@@ -263,4 +419,54 @@ class ModelConfig:
 
     def __repr__(self) -> str:
         body = "\n".join(f"  {key}: {value!r}" for key, value in self.raw.items())
-        return f"ModelConfig(\n{body}\n)"
+        return f"{type(self).__name__}(\n{body}\n)"
+
+
+class _Missing:
+    """Told apart from a value of None."""
+
+
+def _again(
+    kind: type[ModelConfig],
+    raw: Mapping[str, object],
+    where: str,
+    read: Callable[[ConfigReader], object] | None,
+    notes: Mapping[str, object],
+) -> ModelConfig:
+    made = kind.from_raw(raw, where=where, read=read)
+    made.__dict__["_notes"].update(notes)
+    return made
+
+
+def _plain(name: str, value: object, *, whole: bool = False) -> object:
+    """A value as JSON can hold it.
+
+    Args:
+        whole: of nested configs every key, and not only those that were set.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, ModelConfig):
+        return value.to_dict() if whole else {"model_type": value.model_type, **copy.deepcopy(value.raw)}
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, Mapping):
+        return {key: _plain(name, inner, whole=whole) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(name, inner, whole=whole) for inner in value]
+    if isinstance(value, Enum):
+        return _plain(name, value.value)
+    if isinstance(value, Number) and isinstance(value, np.generic):
+        return cast(object, value.item())
+    if isinstance(value, (str, int, float)):
+        return value
+    raise ConfigError(
+        "a config holds plain values only", where=name, expected="what JSON can hold", found=type(value).__name__
+    )
+
+
+PreTrainedConfig = ModelConfig
+PretrainedConfig = ModelConfig

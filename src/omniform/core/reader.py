@@ -40,6 +40,8 @@ class ConfigReader:
         self.where = where
         self.values: dict[str, object] = {}
         """Every key that was asked for, with the value it resolved to, defaults included."""
+        self.spellings: dict[str, tuple[str, ...]] = {}
+        """For every key with several spellings, all of them, the one that counts most first."""
         self._touched: set[str] = set()
 
     # -- values ------------------------------------------------------------------------------------------------------
@@ -66,13 +68,12 @@ class ConfigReader:
         self, name: str, default: int | None = None, *, also: Collection[str] = (), least: int = 1
     ) -> int | None:
         """An integer of at least ``least``, or ``null``."""
-        return self._get(
-            name, also, default, functools.partial(_as_int, least=least), f"an integer >= {least}, or null"
-        )
+        read = functools.partial(_as_int, least=least)
+        return self._get(name, also, default, read, f"an integer >= {least}, or null", null=None)
 
     def integer_or_null(self, name: str, default: int, *, least: int = 1) -> int | None:
         """An integer of at least ``least``; an explicit ``null`` means that there is none, whatever the default."""
-        return self.maybe_integer(name, None if self._is_null(name) else default, least=least)
+        return self.maybe_integer(name, default, least=least)
 
     def number(self, name: str, default: float | _Required = REQUIRED, *, also: Collection[str] = ()) -> float:
         """A finite number."""
@@ -80,7 +81,7 @@ class ConfigReader:
 
     def maybe_number(self, name: str, default: float | None = None, *, also: Collection[str] = ()) -> float | None:
         """A finite number, or ``null``."""
-        return self._get(name, also, default, _as_float, "a finite number, or null")
+        return self._get(name, also, default, _as_float, "a finite number, or null", null=None)
 
     def probability(self, name: str, default: float = 0.0, *, also: Collection[str] = ()) -> float:
         """A dropout probability in ``[0, 1]``; ``null`` reads as the default."""
@@ -88,8 +89,9 @@ class ConfigReader:
         return default if value is None else value
 
     def flag(self, name: str, default: bool | _Required = REQUIRED, *, also: Collection[str] = ()) -> bool:
-        """``true`` or ``false``."""
-        return self._need(name, self._get(name, also, default, _as_bool, "true or false"))
+        """``true`` or ``false``; an explicit ``null`` is as good as ``false``, whatever the default."""
+        null = default if isinstance(default, _Required) else False
+        return self._need(name, self._get(name, also, default, _as_bool, "true or false", null=null))
 
     def text(self, name: str, default: str | _Required = REQUIRED, *, also: Collection[str] = ()) -> str:
         """A string."""
@@ -97,7 +99,7 @@ class ConfigReader:
 
     def maybe_text(self, name: str, default: str | None = None, *, also: Collection[str] = ()) -> str | None:
         """A string, or ``null``."""
-        return self._get(name, also, default, _as_str, "a string, or null")
+        return self._get(name, also, default, _as_str, "a string, or null", null=None)
 
     def choice(
         self, name: str, allowed: Collection[str], default: str | _Required = REQUIRED, *, also: Collection[str] = ()
@@ -119,8 +121,10 @@ class ConfigReader:
 
     def one_or_more(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """Integers, negative ones too, written as one or as a list of at least one."""
-        value = self._get(name, (), default, _as_one_or_more, "an integer or a list of them")
-        return self._need(name, value)
+        value = self._need(name, self._get(name, (), default, _as_one_or_more, "an integer or a list of them"))
+        as_list = isinstance(self.raw.get(name), (list, tuple)) or len(value) > 1
+        self.values[name] = list(value) if as_list else value[0]
+        return value
 
     def numbers(self, name: str, default: tuple[float, ...] | _Required = REQUIRED) -> tuple[float, ...]:
         """A list of finite numbers."""
@@ -225,8 +229,17 @@ class ConfigReader:
         default: T | _Required | None,
         read: Callable[[object], T],
         expected: str,
+        *,
+        null: T | _Required | None = REQUIRED,
     ) -> T | None:
+        """The value of a key under any of its spellings.
+
+        Args:
+            null: what an explicit ``null`` means; the default, if not said: files written by other tools do that.
+        """
         self._touched.update((name, *also))
+        for key in (name, *also) if also else ():
+            self.spellings[key] = (name, *also)
         for key in (name, *also):
             if key in self.raw and self.raw[key] is not None:
                 try:
@@ -237,8 +250,9 @@ class ConfigReader:
                     ) from None
                 break
         else:
-            # An explicit null where a default exists reads as the default: files written by other tools do that.
-            value = None if isinstance(default, _Required) else default  # type: ignore[assignment]
+            told = not isinstance(null, _Required) and any(self._is_null(key) for key in (name, *also))
+            fallback = null if told else default
+            value = None if isinstance(fallback, _Required) else fallback  # type: ignore[assignment]
         for key in (name, *also):
             self.values[key] = value
         return value

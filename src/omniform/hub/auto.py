@@ -10,8 +10,9 @@ from typing import ClassVar, cast
 
 import torch
 
-from omniform.architectures.family import Architecture, Family, Task
+from omniform.architectures.family import Family, Task
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownNameError, check_arguments, nearest
@@ -27,7 +28,8 @@ log = logging.getLogger("omniform")
 
 Name = str | os.PathLike[str]
 
-Choose = Callable[[ModelConfig], tuple[ModelConfig, Family, Architecture]]
+Choose = Callable[[ModelConfig], tuple[ModelConfig, type[PreTrainedModel]]]
+"""Picks what to load: the config, or the part of it, that is wanted, and the class to load it as."""
 
 
 class AutoConfig:
@@ -59,15 +61,47 @@ class AutoConfig:
         return _changed(config, kwargs, "AutoConfig.for_model", ())
 
     @staticmethod
-    def register(family: Family) -> None:
-        """Add a family of the user's own."""
-        registry.register(family)
+    def register(model_type: str | Family, config: type[ModelConfig] | None = None, exist_ok: bool = False) -> None:
+        """Add a family of the user's own, or a class of configs for a ``model_type``.
+
+        Raises:
+            InputError: this is no class of configs, or one of another ``model_type``.
+            ConfigError: the ``model_type`` is taken, and ``exist_ok`` is False.
+        """
+        if isinstance(model_type, Family):
+            registry.register(model_type)
+        else:
+            registry.register_config(model_type, config, exist_ok=exist_ok)
 
 
-def read_config(source: Source) -> ModelConfig:
-    """The typed config of a checkpoint; keys that nobody knows are named in one warning."""
+def load_config(kind: type[ModelConfig], name: Name, **kwargs: object) -> ModelConfig:
+    """A checkpoint's config as one class, which may be that of a part of it."""
+    where, rest = places(kwargs)
+    refuse(rest)
+    source = locate(name, **where)  # type: ignore[arg-type]
+    config = read_config(source, kind)
+    for part in (config, *config.parts.values()):
+        if isinstance(part, kind):
+            return _changed(part, rest, f"{kind.__name__}.from_pretrained", WHERE_ARGUMENTS)
+    raise ConfigError(
+        f"this is no {kind.__name__}", where=source.name, expected=repr(kind.model_type), found=repr(config.model_type)
+    )
+
+
+def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -> ModelConfig:
+    """The typed config of a checkpoint; keys that nobody knows are named in one warning.
+
+    Args:
+        config_class: a class of the user's own, which reads configs of its own ``model_type``.
+    """
     path = source.need("config.json")
-    config = registry.config_of(read_json(path), where=str(path))
+    raw = read_json(path)
+    own = config_class.model_type
+    if own and raw.get("model_type", own) == own and config_class.reader is ModelConfig.reader:
+        config: ModelConfig = config_class.from_dict(raw)
+    else:
+        config = registry.config_of(raw, where=str(path))
+    config.name_or_path = source.name
     if config.unknown:
         log.warning("%s: kept, but not known to omniform: %s", path, ", ".join(config.unknown))
     return config
@@ -80,7 +114,6 @@ class AutoModel:
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("base",)
-    architecture: ClassVar[str | None] = None  # one class name, whatever its task
 
     def __init__(self) -> None:
         raise OmniformError(
@@ -109,6 +142,7 @@ class AutoModel:
                 - ``output_loading_info``: return ``(model, report)``.
                 - ``generation_config``: settings for ``generate`` instead of the checkpoint's.
                 - ``disable_mmap``: read the weights into memory instead of mapping them.
+                - ``add_pooling_layer``: False to leave out the pooler of a base model.
 
                 Any other keyword is a config key to change (``num_labels=3``).
 
@@ -135,39 +169,25 @@ class AutoModel:
         refuse(kwargs)
         if not isinstance(config, ModelConfig):
             raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)
-        config, family, architecture = cls.choose(config)
-        dtype = named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
-        model = from_scratch(config, family, architecture, dtype or config.common.dtype or torch.float32)
-        if kwargs.get("attn_implementation") is not None:
-            model.set_attn_implementation(str(kwargs["attn_implementation"]))
-        return model
+        config, kind = cls.choose(config)
+        return fresh(config, kind, kwargs)
 
     @classmethod
-    def choose(cls, config: ModelConfig) -> tuple[ModelConfig, Family, Architecture]:
-        """The family's architecture for this class's task; the one that the config names, if it does the task.
-
-        A class of one architecture also finds it among the parts of the config (a vision tower in a model of two);
-        the config is then the part's own.
+    def choose(cls, config: ModelConfig) -> tuple[ModelConfig, type[PreTrainedModel]]:
+        """The family's class for this class's task; the one that the config names, if it does the task.
 
         Raises:
             UnknownNameError: the family has no such head.
         """
+        own = registry.registered_class(cls.__name__, type(config))
+        if own is not None:
+            return config, own
         family = registry.family(config.model_type)
-        if cls.architecture is not None:
-            for part in (config, *config.parts.values()):
-                found = registry.family(part.model_type)
-                if cls.architecture in found.architectures:
-                    return part, found, found.architectures[cls.architecture]
-            raise UnknownNameError(
-                f"this checkpoint is no {cls.architecture}",
-                found=f"a {config.model_type} checkpoint",
-                remedy=nearest(cls.architecture, family.architectures),
-            )
         for task in cls.tasks:
             able = [a for a in family.architectures.values() if task in a.tasks]
             named = [a for a in able if a.name in config.common.architectures]
             if able:
-                return config, family, (named or able)[0]
+                return config, family.classes[(named or able)[0].name]
         heads = sorted({task for a in family.architectures.values() for task in a.tasks})
         raise UnknownNameError(
             f"{config.model_type} models have no head for {cls.__name__}",
@@ -175,8 +195,72 @@ class AutoModel:
             remedy="Another Auto class loads this checkpoint.",
         )
 
+    @classmethod
+    def register(
+        cls, config_class: type[ModelConfig], model_class: type[PreTrainedModel], exist_ok: bool = False
+    ) -> None:
+        """Load checkpoints whose configs are of a class as a class of the user's own.
 
-def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) -> Model:
+        Raises:
+            InputError: these are no classes of configs and models.
+            ConfigError: the config's class has a model here, and ``exist_ok`` is False.
+        """
+        registry.register_class(cls.__name__, config_class, model_class, exist_ok=exist_ok)
+
+
+def fresh(config: ModelConfig, kind: type[PreTrainedModel], kwargs: Mapping[str, object]) -> PreTrainedModel:
+    """A model with fresh weights; ``kwargs`` as :meth:`AutoModel.from_config`."""
+    dtype = named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
+    model = from_scratch(config, kind, dtype or config.common.dtype or torch.float32)
+    if kwargs.get("attn_implementation") is not None:
+        model.set_attn_implementation(str(kwargs["attn_implementation"]))
+    return model
+
+
+def load_class(kind: type[PreTrainedModel], name: Name, **kwargs: object) -> Model:
+    """Load a checkpoint as one class, a user's or the ecosystem's, which may be that of a part of it.
+
+    A class of one architecture is also found among the parts of the config (a vision tower in a model of two); the
+    config is then the part's own.
+    """
+
+    def choose(config: ModelConfig) -> tuple[ModelConfig, type[PreTrainedModel]]:
+        return _own_part(kind, config), kind
+
+    return load(name, choose, f"{kind.__name__}.from_pretrained", kwargs, kind.config_class)
+
+
+def _own_part(kind: type[PreTrainedModel], config: ModelConfig) -> ModelConfig:
+    if kind.place is None:
+        return config
+    for part in (config, *config.parts.values()):
+        if part.model_type == kind.place.family.model_type:
+            return part
+    mine = kind.place.architecture.name
+    raise UnknownNameError(
+        f"this checkpoint is no {mine}",
+        found=f"a {config.model_type} checkpoint",
+        remedy=nearest(mine, registry.family(config.model_type).architectures),
+    )
+
+
+def class_from_config(kind: type[PreTrainedModel], config: ModelConfig, **kwargs: object) -> Model:
+    """A model of one class with fresh weights; ``kwargs`` as :meth:`AutoModel.from_config`."""
+    callee = f"{kind.__name__}.from_config"
+    check_arguments(callee, kwargs, ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code"))
+    refuse(kwargs)
+    if not isinstance(config, ModelConfig):
+        raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)
+    return fresh(_own_part(kind, config), kind, kwargs)
+
+
+def load(
+    name: Name,
+    choose: Choose,
+    callee: str,
+    kwargs: Mapping[str, object],
+    config_class: type[ModelConfig] = ModelConfig,
+) -> Model:
     """Load a checkpoint: what every Auto class does, once it has said which architecture it wants.
 
     Args:
@@ -184,9 +268,10 @@ def load(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) 
         choose: picks what to build, given the checkpoint's config: a config, its family, an architecture.
         callee: whom to name when a keyword is refused.
         kwargs: see :meth:`AutoModel.from_pretrained`.
+        config_class: reads the config of a family that nobody knows.
     """
     with paused():
-        opened = open_checkpoint(name, choose, callee, kwargs)
+        opened = open_checkpoint(name, choose, callee, kwargs, config_class)
         model, options, source = opened.model, opened.options, opened.source
         report = load_weights(model, opened.files, opened.loading)
     model.eval()
@@ -219,14 +304,20 @@ class Opened:
     loading: Loading
 
 
-def open_checkpoint(name: Name, choose: Choose, callee: str, kwargs: Mapping[str, object]) -> Opened:
+def open_checkpoint(
+    name: Name,
+    choose: Choose,
+    callee: str,
+    kwargs: Mapping[str, object],
+    config_class: type[ModelConfig] = ModelConfig,
+) -> Opened:
     """Read config and headers and build the modules; see :func:`load` for the arguments."""
     where, options, changes = split(kwargs)
     source = locate(name, **where)  # type: ignore[arg-type]
-    config = _given_config(options.config) or read_config(source)
+    config = _given_config(options.config) or read_config(source, config_class)
     config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     _refuse_quantized(config)
-    config, family, architecture = choose(config)
+    config, kind = choose(config)
     files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
     loading = Loading(
         dtype=named_dtype(options.dtype) or _own_dtype(config, files),
@@ -236,24 +327,17 @@ def open_checkpoint(name: Name, choose: Choose, callee: str, kwargs: Mapping[str
         ignore_mismatched_sizes=options.ignore_mismatched_sizes,
         copied=options.disable_mmap,
     )
-    return Opened(source, files, build_on_meta(config, family, architecture, source.name), options, loading)
+    parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
+    return Opened(source, files, build_on_meta(config, kind, source.name, **parts), options, loading)
 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:
     """Load a checkpoint as the architecture that its config names; keywords as :meth:`AutoModel.from_pretrained`."""
-    return load(name, lambda config: (config, *saved_architecture(config)), "load_as_saved", kwargs)
+    return load(name, lambda config: (config, saved_class(config)), "load_as_saved", kwargs)
 
 
-def class_named(name: str) -> type[AutoModel] | None:
-    """The loader of one architecture by the ecosystem's class name (``LlamaForCausalLM``), or None."""
-    for model_type in registry.known_families():
-        if name in registry.family(model_type).architectures:
-            return type(name, (AutoModel,), {"architecture": name, "__doc__": f"Loads {name} checkpoints."})
-    return None
-
-
-def saved_architecture(config: ModelConfig) -> tuple[Family, Architecture]:
-    """The architecture that a config says the checkpoint was saved as; the family's base model if it says nothing.
+def saved_class(config: ModelConfig) -> type[PreTrainedModel]:
+    """The class that a config says the checkpoint was saved as; the family's base model if it says nothing.
 
     Raises:
         UnknownNameError: it names only architectures that the family does not have.
@@ -261,8 +345,8 @@ def saved_architecture(config: ModelConfig) -> tuple[Family, Architecture]:
     family = registry.family(config.model_type)
     names = config.common.architectures
     for name in names:
-        if name in family.architectures:
-            return family, family.architectures[name]
+        if name in family.classes:
+            return family.classes[name]
     if names:
         raise UnknownNameError(
             "unknown architecture",
@@ -270,7 +354,7 @@ def saved_architecture(config: ModelConfig) -> tuple[Family, Architecture]:
             found=", ".join(names),
             remedy=nearest(names[0], family.architectures),
         )
-    return family, family.base
+    return family.classes[family.base.name]
 
 
 def _refuse_quantized(config: ModelConfig) -> None:

@@ -27,6 +27,9 @@ from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Proces
 from omniform.inputs.text.load import tokenizer_from_files
 from omniform.inputs.text.settings import INERT, KNOWN, TEMPLATES_FOLDER, ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.models.index import FEATURE_EXTRACTORS as FEATURE_EXTRACTORS_OF
+from omniform.models.index import IMAGE_PROCESSORS
+from omniform.models.index import PROCESSORS as PROCESSORS_OF
 
 Name = str | os.PathLike[str]
 
@@ -48,17 +51,6 @@ _LEFTOVERS: Final = _TOKENIZER_LEFTOVERS | {
     "chat_template.json", "chat_template.jinja", TEMPLATES_FOLDER, PREPROCESSOR_FILE,
 }  # fmt: skip
 
-# What a family's checkpoints hold, for files of early releases that do not say.
-_IMAGE_TYPES: Final = {
-    "clip": "CLIPImageProcessor",
-    "clip_vision_model": "CLIPImageProcessor",
-    "detr": "DetrImageProcessor",
-    "llava": "LlavaImageProcessor",
-    "siglip": "SiglipImageProcessor",
-    "vit": "ViTImageProcessor",
-}
-_AUDIO_TYPES: Final = {"whisper": "WhisperFeatureExtractor"}
-_PROCESSOR_TYPES: Final = {"clip": "CLIPProcessor", "llava": "LlavaProcessor", "whisper": "WhisperProcessor"}
 _AUDIO_SETTINGS: Final = (
     "sampling_rate", "feature_size", "padding_value", "padding_side", "return_attention_mask", "hop_length",
     "chunk_length", "n_fft", "dither",
@@ -282,7 +274,7 @@ class Checkpoint:
         file = self.preprocessor()
         named = file.get("image_processor_type") or file.get("feature_extractor_type")
         if file and named is None:
-            return self.model.get("model_type") in _AUDIO_TYPES
+            return self.model.get("model_type") in FEATURE_EXTRACTORS_OF
         return isinstance(named, str) and named in FEATURE_EXTRACTORS
 
     def has_vocabulary(self) -> bool:
@@ -323,7 +315,7 @@ class Checkpoint:
         if not file:
             raise self.missing("there is no image processor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
         where = f"{self.where}/{PROCESSOR_FILE if 'image_processor' in self.settings else PREPROCESSOR_FILE}"
-        named = self.model.get("image_processor_type") or _IMAGE_TYPES.get(str(self.model.get("model_type")))
+        named = self.model.get("image_processor_type") or IMAGE_PROCESSORS.get(str(self.model.get("model_type")))
         assumed = named if isinstance(named, str) else None
         if settings:
             known = {field.name for field in fields(image_processor(file, where=where, default_type=assumed).options)}
@@ -337,7 +329,7 @@ class Checkpoint:
             raise self.missing("there is no feature extractor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
         check_arguments(callee, settings, {*_AUDIO_SETTINGS, *_PLACES})
         where = f"{self.where}/{PROCESSOR_FILE if 'feature_extractor' in self.settings else PREPROCESSOR_FILE}"
-        assumed = _AUDIO_TYPES.get(str(self.model.get("model_type")))
+        assumed = FEATURE_EXTRACTORS_OF.get(str(self.model.get("model_type")))
         return feature_extractor({**file, **settings}, where=where, assume=assumed)
 
     # ---- the processor
@@ -351,7 +343,7 @@ class Checkpoint:
         named = self.settings.get("processor_class")
         for file in (self.preprocessor(), self._json("tokenizer_config.json"), self.model):
             named = named or file.get("processor_class")
-        named = named or _PROCESSOR_TYPES.get(str(self.model.get("model_type")))
+        named = named or PROCESSORS_OF.get(str(self.model.get("model_type")))
         if named is None:
             return None
         if not isinstance(named, str) or named not in PROCESSORS:

@@ -20,6 +20,7 @@ from omniform.hub.place import Layout, Part, Placement
 from omniform.transforms.offload import Stay, attach
 from omniform.weights.pages import prefetch
 from omniform.weights.safetensors import map_tensors, read_header, release
+from omniform.weights.tensors import assign, tensors_and_ties, tie
 
 CHUNK = 2**23
 """Bytes that are converted before they are let go: what is read at any time stays small beside the weights."""
@@ -48,29 +49,6 @@ class Loading:
     offload_folder: Path | None = None
     ignore_mismatched_sizes: bool = False
     copied: bool = False
-
-
-def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A model's parameters and persistent buffers by path, and the paths that are second names of one of them."""
-    first: dict[int, str] = {}
-    tensors: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    for path, tensor in model.state_dict(keep_vars=True).items():
-        owner = first.setdefault(id(tensor), path)
-        if owner == path:
-            tensors[path] = tensor
-        else:
-            ties[path] = owner
-    return tensors, ties
-
-
-def allocate(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give a model that was built on the meta device memory on the CPU; what is in it is undefined."""
-    tensors, ties = tensors_and_ties(model)
-    for path, tensor in tensors.items():
-        assign(model, path, torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype))
-    for path, owner in ties.items():
-        _tie(model, path, owner)
 
 
 def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: Placement, how: Loading) -> list[str]:
@@ -110,7 +88,7 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
         for path, tensor in found.items():
             assign(model, path, tensor)
     for path, owner in ties.items():
-        _tie(model, path, owner)
+        tie(model, path, owner)
     return fresh
 
 
@@ -196,27 +174,3 @@ def _rewritten(part: Part, views: dict[str, Tensor], layout: Layout, folder: Pat
         found = error.strerror if isinstance(error, OSError) else str(error)
         raise RepoError("weights cannot be kept in this folder", where=str(folder), found=found) from error
     return map_tensors(path, read_header(path))
-
-
-def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
-    """Put a tensor into its place in a model."""
-    owner, name = _owner(model, path)
-    if name in owner._parameters:
-        old = owner._parameters[name]
-        trains = tensor.is_floating_point() and (old is None or old.requires_grad)
-        fits = isinstance(tensor, nn.Parameter)
-        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
-    else:
-        owner._buffers[name] = tensor
-
-
-def _tie(model: nn.Module, path: str, owner: str) -> None:
-    module, name = _owner(model, owner)
-    source = module._parameters.get(name)
-    assert source is not None
-    assign(model, path, source)
-
-
-def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    parent, _, name = path.rpartition(".")
-    return model.get_submodule(parent), name

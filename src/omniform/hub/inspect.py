@@ -10,11 +10,11 @@ from math import prod
 import torch
 
 from omniform.architectures.model import Model
-from omniform.hub.auto import Name, read_config, saved_architecture
+from omniform.hub.auto import Name, read_config, saved_class
 from omniform.hub.files import locate
-from omniform.hub.fill import tensors_and_ties
 from omniform.hub.load import build_on_meta, match, table_of
 from omniform.hub.weights import WeightFiles, find_weights
+from omniform.weights.tensors import tensors_and_ties
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ def inspect(name: Name, **where: object) -> Summary:
     """
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source)
-    family, architecture = saved_architecture(config)
+    kind = saved_class(config)
     files = find_weights(source)
-    model = build_on_meta(config, family, architecture, source.name)
+    model = build_on_meta(config, kind, source.name)
     held = {key: entry for header in files.headers.values() for key, entry in header.entries.items()}
     if held:
         match(model, table_of(model), held, ignore_mismatched_sizes=False)[1].check(source.name)
@@ -91,8 +91,8 @@ def inspect(name: Name, **where: object) -> Summary:
     return Summary(
         name=source.name,
         family=config.model_type,
-        architecture=architecture.name,
-        tasks=architecture.tasks,
+        architecture=model.origin.architecture.name,
+        tasks=model.origin.architecture.tasks,
         parameters=sum(t.numel() for t in tensors.values()),
         nbytes=sum(nbytes for _, nbytes in sizes.values()),
         disk_bytes=sum(path.stat().st_size for path in paths),

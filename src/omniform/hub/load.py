@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.family import Architecture, Family
+from omniform.architectures.family import Architecture
 from omniform.architectures.model import Model, Origin
+from omniform.architectures.named import PreTrainedModel
+from omniform.blocks.poolers import optional_parts
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError
-from omniform.core.state import number_mixers
 from omniform.hub.devices import need_device
-from omniform.hub.fill import Loading, allocate, assign, bring_together, fill, tensors_and_ties
+from omniform.hub.fill import Loading, bring_together, fill
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyTable, is_current
+from omniform.weights.tensors import assign, tensors_and_ties
 
 log = logging.getLogger("omniform")
 
@@ -95,17 +97,20 @@ class Described(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def build_on_meta(config: ModelConfig, family: Family, architecture: Architecture, name: str = "") -> Model:
-    """The model's modules, holding no memory."""
+def build_on_meta(config: ModelConfig, kind: type[PreTrainedModel], name: str = "", **options: bool) -> PreTrainedModel:
+    """The model's modules, holding no memory.
+
+    Args:
+        options: what the class's constructor takes beside the config.
+    """
     try:
         with torch.device("meta"), NoInitialising():
-            model = architecture.build(config.spec, config.common)
+            model = kind(config, **options)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch's way to say that a size is too big to count
         raise ConfigError(
             "no model can have these sizes", where=name or config.model_type, found=str(error).split("\n")[0][:200]
         ) from error
-    number_mixers(model.keeper())
-    return model.bind(Origin(config, family, architecture, name))
+    return model.bind(replace(model.origin, name_or_path=name))
 
 
 def table_of(model: Model) -> KeyTable:
@@ -115,12 +120,18 @@ def table_of(model: Model) -> KeyTable:
     return origin.architecture.keys(origin.config.spec).expand({p: tuple(t.shape) for p, t in shapes.items()}, ties)
 
 
-def from_scratch(config: ModelConfig, family: Family, architecture: Architecture, dtype: torch.dtype) -> Model:
+def from_scratch(config: ModelConfig, kind: type[PreTrainedModel], dtype: torch.dtype) -> PreTrainedModel:
     """A model with fresh weights."""
-    model = build_on_meta(config, family, architecture)
-    allocate(model, dtype)
-    initialise(model, config.common.initializer_range)
-    return model
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        return kind(config)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise ConfigError(
+            "no model can have these sizes", where=config.model_type, found=str(error).split("\n")[0][:200]
+        ) from error
+    finally:
+        torch.set_default_dtype(before)
 
 
 def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
@@ -276,16 +287,36 @@ def match(
         relatives = [
             a for a in origin.family.architectures.values() if a is not origin.architecture and a not in writers
         ]
-        tables = [table_of(build_on_meta(origin.config, origin.family, a)) for a in writers]
-        report.missing = {k: s for k, s in absent.items() if all(t.canonical(k, prefixes) for t in tables)}
+        tables = [table_of(build_on_meta(origin.config, origin.family.classes[a.name])) for a in writers]
+        spare = _spare(model, table, keys)
+        report.missing = {
+            k: s for k, s in absent.items() if k not in spare and all(t.canonical(k, prefixes) for t in tables)
+        }
         unknown = _unplaced(strangers, tables, prefixes)
         for relative in relatives:
             if not unknown:
                 break
-            unknown = _unplaced(unknown, [table_of(build_on_meta(origin.config, origin.family, relative))], prefixes)
+            other = table_of(build_on_meta(origin.config, origin.family.classes[relative.name]))
+            unknown = _unplaced(unknown, [other], prefixes)
         report.unused = sorted(set(strangers) - set(unknown))
         report.unexpected = {k: tuple(held[k].shape) for k in unknown}
     return keys, report
+
+
+def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
+    """Keys that a checkpoint may lack: of parts that need not be there and are not, and of the user's own modules.
+
+    A class of the user's own adds to an architecture what no checkpoint of that architecture holds.
+    """
+    spare: set[str] = set()
+    for part in optional_parts(model):
+        inside = {link.key for path, links in table.links.items() if path.startswith(f"{part}.") for link in links}
+        if not inside & keys.keys():
+            spare |= inside
+    plain = model.origin.family.classes[model.origin.architecture.name]
+    if plain.place is not None and plain not in (type(model), *vars(type(model)).get("made_of", ())):
+        spare |= table.shapes.keys() - table_of(build_on_meta(model.config, plain)).shapes.keys()
+    return spare
 
 
 def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]) -> list[str]:

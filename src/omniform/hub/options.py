@@ -71,10 +71,15 @@ class LoadOptions:
     variant: str | None = None
     generation_config: GenerationConfig | None = None
     disable_mmap: bool = False
+    add_pooling_layer: bool = True
 
 
 LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)
 """All names that are no config keys and do not say where to look."""
+
+
+SWITCHES = ("ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap", "add_pooling_layer")
+"""Those that are True or False."""
 
 
 def places(kwargs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
@@ -104,7 +109,13 @@ def split(kwargs: Mapping[str, object]) -> tuple[dict[str, object], LoadOptions,
     refuse(given)
     how = {f.name: given.pop(f.name) for f in fields(LoadOptions) if given.get(f.name) is not None}
     rest = {k: v for k, v in given.items() if k not in INERT and k not in LoadOptions.__slots__}
-    for name in ("ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap"):
+    for name in (
+        "ignore_mismatched_sizes",
+        "output_loading_info",
+        "use_safetensors",
+        "disable_mmap",
+        "add_pooling_layer",
+    ):
         if type(how.get(name, False)) is not bool:
             raise InputError("neither true nor false", where=name, expected="True or False", found=repr(how[name]))
     _check_variant(how.get("variant"))

@@ -12,13 +12,13 @@ import torch
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import StatefulModule, mixers
-from omniform.hub.auto import Name, Opened, open_checkpoint, saved_architecture
+from omniform.hub.auto import Name, Opened, open_checkpoint, saved_class
 from omniform.hub.devices import Place, as_device, bounds, gpus
-from omniform.hub.fill import tensors_and_ties
 from omniform.hub.kernels import Kernel, kernels_of
 from omniform.hub.load import layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
 from omniform.hub.place import Layout, Part, Placement, check_folder, place
+from omniform.weights.tensors import tensors_and_ties
 
 LARGEST_COUNT = 2**40
 """Tokens and rows beyond this many are no plan."""
@@ -136,7 +136,7 @@ def plan(
             raise InputError("no such count", where=what, expected="a positive number", found=repr(count))
     check_arguments("plan", options, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS, "use_auth_token"))
     given = {"device_map": device_map, "max_memory": max_memory, "dtype": dtype, **options}
-    opened = open_checkpoint(os.fspath(name), lambda config: (config, *saved_architecture(config)), "plan", given)
+    opened = open_checkpoint(os.fspath(name), lambda config: (config, saved_class(config)), "plan", given)
     model, how = opened.model, opened.loading
     if opened.options.attn_implementation is not None:
         model.set_attn_implementation(opened.options.attn_implementation)

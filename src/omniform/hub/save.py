@@ -19,9 +19,9 @@ from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, check_arguments
 from omniform.hub.devices import parse_size
-from omniform.hub.fill import tensors_and_ties
 from omniform.hub.load import table_of
 from omniform.hub.weights import SAFETENSORS
+from omniform.weights.tensors import tensors_and_ties
 
 WEIGHTS = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 """Names of weights files that must not stay beside newer ones."""
@@ -66,9 +66,22 @@ def save_model(
     replace_files(Path(save_directory), write, stale=_is_weights)
 
 
-def save_config(config: ModelConfig, save_directory: str | os.PathLike[str]) -> None:
+def save_config(config: ModelConfig, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False) -> None:
     """Save a config alone as ``config.json``."""
-    replace_files(Path(save_directory), lambda folder: _write_json(folder / "config.json", config.to_dict()))
+    refuse_push(push_to_hub)
+    replace_files(Path(save_directory), lambda folder: _write_json(folder / "config.json", config.to_diff_dict()))
+
+
+def refuse_push(push_to_hub: object) -> None:
+    """Raise :class:`InputError` if something was to go to the Hub."""
+    if push_to_hub not in (None, False):
+        raise InputError(
+            "nothing is sent to the Hub from here",
+            where="push_to_hub",
+            expected=False,
+            found=repr(push_to_hub)[:80],
+            remedy="Save it, then send the folder: `hf upload REPOSITORY FOLDER`.",
+        )
 
 
 def config_to_save(model: Model) -> dict[str, object]:
@@ -79,7 +92,7 @@ def config_to_save(model: Model) -> dict[str, object]:
         changes["architectures"] = [model.origin.architecture.name]
     if config.common.dtype != model.dtype and (config.common.dtype is not None or model.dtype != torch.float32):
         changes["dtype"] = model.dtype
-    return (config.replace(**changes) if changes else config).to_dict()
+    return (config.replace(**changes) if changes else config).to_diff_dict()
 
 
 def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callable[[str], bool] | None = None) -> None:

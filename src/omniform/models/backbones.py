@@ -61,7 +61,7 @@ def read_backbone(r: ConfigReader) -> Backbone:
     nested = r.mapping("backbone_config")
     if nested:
         r.inert("backbone_kwargs")
-        config = ModelConfig(nested, _read_nested, where=f"{r.where}: backbone_config")
+        config = ModelConfig.from_raw(nested, read=_read_nested, where=f"{r.where}: backbone_config")
         r.values["backbone_config"] = config
         return cast(Backbone, config.spec)
     if timm:

@@ -201,6 +201,12 @@ NEXT_SENTENCE = "cls.seq_relationship"
 
 FAMILY = (
     Builder("bert", read, KEYS, prefix="bert")
+    .public(
+        config="BertConfig",
+        tokenizer="BertTokenizer",
+        row="masked LM, pre-training, causal LM, next sentence, sequence and token classification, "
+        "multiple choice, question answering",
+    )
     .base("BertModel", with_pooler, "text-encoding")
     .head("BertForPreTraining", "pre-training", pre_training, {**VOCABULARY_HEAD, "seq_relationship": NEXT_SENTENCE})
     .head("BertLMHeadModel", "causal-lm", causal_lm, VOCABULARY_HEAD)

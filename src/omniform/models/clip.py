@@ -226,18 +226,33 @@ NO_VISION = KeyMap({}, ignored=(r"^(vision_model|visual_projection)\.", r"^logit
 
 TEXT = (
     Builder("clip_text_model", read_text, TEXT_KEYS | NO_VISION, prefix="text_model")
+    .public(
+        config="CLIPTextConfig",
+        tokenizer="CLIPTokenizer",
+    )
     .base("CLIPTextModel", text_tower, "text-encoding")
     .head("CLIPTextModelWithProjection", "text-embedding", text_embedder, {"projection": "text_projection"})
     .done()
 )
 VISION = (
     Builder("clip_vision_model", read_vision, VISION_KEYS | NO_TEXT, prefix="vision_model")
+    .public(
+        config="CLIPVisionConfig",
+        image_processor="CLIPImageProcessor",
+    )
     .base("CLIPVisionModel", vision_tower)
     .head("CLIPVisionModelWithProjection", "image-embedding", image_embedder, {"projection": "visual_projection"})
     .done()
 )
 FAMILY = (
     Builder("clip", read, BOTH_KEYS, prefix="clip")
+    .public(
+        config="CLIPConfig",
+        tokenizer="CLIPTokenizer",
+        image_processor="CLIPImageProcessor",
+        processor="CLIPProcessor",
+        row="both towers, zero-shot image classification, image classification, projections",
+    )
     .base("CLIPModel", both_towers, "zero-shot-image-classification")
     .architecture(
         "CLIPForImageClassification",

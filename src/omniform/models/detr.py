@@ -204,6 +204,12 @@ def segmenter_keys(c: Config) -> KeyMap:
 
 FAMILY = (
     Builder("detr", read, keys, prefix="model")
+    .public(
+        config="DetrConfig",
+        image_processor="DetrImageProcessor",
+        row="object detection, segmentation (Hub's and timm's ResNet backbones)",
+        usual={"is_encoder_decoder": True},
+    )
     .base("DetrModel", build)
     .head("DetrForObjectDetection", "object-detection", object_detector)
     .architecture("DetrForSegmentation", ("image-segmentation",), segmenter, segmenter_keys, prefix="detr")

@@ -179,6 +179,11 @@ KEYS = KeyMap(
 
 FAMILY = (
     Builder("gpt2", read, KEYS, prefix="transformer")
+    .public(
+        config="GPT2Config",
+        tokenizer="GPT2Tokenizer",
+        row="causal LM, double heads, sequence and token classification, question answering",
+    )
     .base("GPT2Model", build)
     .head("GPT2LMHeadModel", "causal-lm", causal_lm)
     .head("GPT2DoubleHeadsModel", "multiple-choice", double_heads)

@@ -105,6 +105,11 @@ KEYS = KeyMap({})
 
 FAMILY = (
     Builder("llama", read, KEYS, prefix="model")
+    .public(
+        config="LlamaConfig",
+        tokenizer="LlamaTokenizer",
+        row="causal LM, sequence and token classification, question answering",
+    )
     .base("LlamaModel", build)
     .head("LlamaForCausalLM", "causal-lm", heads.causal_lm)
     .head(

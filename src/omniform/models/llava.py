@@ -115,6 +115,13 @@ NEW_LAYOUT = KeyMap(
 
 FAMILY = (
     Builder("llava", read, keys, prefix="")
+    .public(
+        config="LlavaConfig",
+        tokenizer="LlamaTokenizer",
+        image_processor="LlavaImageProcessor",
+        processor="LlavaProcessor",
+        row="image and text to text",
+    )
     .base("LlavaModel", build)
     .architecture(
         "LlavaForConditionalGeneration",

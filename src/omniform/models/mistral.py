@@ -117,6 +117,11 @@ KEYS = KeyMap({})
 
 FAMILY = (
     Builder("mistral", read, KEYS, prefix="model")
+    .public(
+        config="MistralConfig",
+        tokenizer="LlamaTokenizer",
+        row="causal LM, sequence and token classification, question answering",
+    )
     .base("MistralModel", build)
     .head("MistralForCausalLM", "causal-lm", heads.causal_lm)
     .head(

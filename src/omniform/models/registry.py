@@ -8,32 +8,20 @@ from typing import TypeVar
 
 from omniform.architectures.family import Family
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
-from omniform.core.errors import ConfigError, UnknownNameError, nearest
+from omniform.core.errors import ConfigError, InputError, UnknownNameError, nearest
 from omniform.core.reader import ConfigReader
+from omniform.models.index import FAMILIES
 from omniform.weights.keymap import KeyMap
 
 M = TypeVar("M", bound=Model)
 S = TypeVar("S")
 
-FAMILIES: dict[str, str] = {
-    "bert": "bert:FAMILY",
-    "clip": "clip:FAMILY",
-    "clip_text_model": "clip:TEXT",
-    "clip_vision_model": "clip:VISION",
-    "gpt2": "gpt2:FAMILY",
-    "detr": "detr:FAMILY",
-    "llama": "llama:FAMILY",
-    "llava": "llava:FAMILY",
-    "mistral": "mistral:FAMILY",
-    "t5": "t5:FAMILY",
-    "whisper": "whisper:FAMILY",
-    "vit": "vit:FAMILY",
-}
-"""Module and name of every family, by ``model_type``."""
-
 _REGISTERED: dict[str, Family] = {}
+_CONFIGS: dict[str, type[ModelConfig]] = {}
+_CLASSES: dict[tuple[str, type[ModelConfig]], type[PreTrainedModel]] = {}
 
 
 def register(family: Family) -> None:
@@ -43,9 +31,53 @@ def register(family: Family) -> None:
     _REGISTERED[family.model_type] = family
 
 
+def register_config(model_type: str, config: object, *, exist_ok: bool = False) -> None:
+    """Read configs of a ``model_type`` by a class of the user's own.
+
+    Raises:
+        InputError: this is no class of configs, or one of another ``model_type``.
+        ConfigError: the ``model_type`` is taken.
+    """
+    if not (isinstance(config, type) and issubclass(config, ModelConfig)) or not isinstance(model_type, str):
+        raise InputError("not a class of configs", where="AutoConfig.register", found=f"{model_type!r}, {config!r:.80}")
+    if config.model_type != model_type:
+        raise InputError(
+            "the class says another model_type",
+            where=config.__name__,
+            expected=repr(model_type),
+            found=repr(config.model_type),
+        )
+    if not exist_ok and (model_type in FAMILIES or model_type in _REGISTERED or model_type in _CONFIGS):
+        raise ConfigError("this model_type is taken", where="register", found=repr(model_type))
+    _CONFIGS[model_type] = config
+
+
+def register_class(auto: str, config: object, model: object, *, exist_ok: bool = False) -> None:
+    """Have an Auto class load checkpoints whose configs are of a class as a class of the user's own.
+
+    Raises:
+        InputError: these are no classes of configs and models.
+        ConfigError: it has a model for that class.
+    """
+    if not (isinstance(config, type) and issubclass(config, ModelConfig)) or not (
+        isinstance(model, type) and issubclass(model, PreTrainedModel)
+    ):
+        raise InputError(
+            "a class of configs and one of models are needed", where=f"{auto}.register", found=f"{config!r}, {model!r}"
+        )
+    if not exist_ok and (auto, config) in _CLASSES:
+        raise ConfigError("there is a model for this class of configs", where=f"{auto}.register", found=repr(config))
+    _CLASSES[auto, config] = model
+
+
+def registered_class(auto: str, config: type[ModelConfig]) -> type[PreTrainedModel] | None:
+    """The user's own class that an Auto class loads for configs of a class; None where there is none."""
+    return _CLASSES.get((auto, config))
+
+
 def known_families() -> list[str]:
     """Every ``model_type`` that can be loaded."""
-    return sorted((*FAMILIES, *_REGISTERED))
+    return sorted({*FAMILIES, *_REGISTERED, *_CONFIGS})
 
 
 def family(model_type: str, *, where: str = "config.json") -> Family:
@@ -85,7 +117,9 @@ def config_of(raw: Mapping[str, object], *, where: str = "config.json", default:
             expected=f"one of {', '.join(known_families())}",
             found=None if model_type is None else repr(model_type),
         )
-    return ModelConfig(raw, family(model_type, where=where).read, where=where)
+    if model_type in _CONFIGS:
+        return _CONFIGS[model_type].from_dict(raw)
+    return family(model_type, where=where).config_class.from_raw(raw, where=where)
 
 
 class Part:
@@ -102,8 +136,7 @@ class Part:
     """
 
     def __init__(self, reader: ConfigReader, default: str) -> None:
-        raw = dict(reader.raw)
-        raw.setdefault("model_type", default)
+        raw: dict[str, object] = {"model_type": default, **reader.raw}
         self.where = reader.where
         self.config = config_of(raw, where=self.where)
         self.family = family(self.config.model_type, where=self.where)
@@ -143,7 +176,7 @@ class Part:
         Raises:
             ConfigError: the named family is of another kind.
         """
-        model = self.family.base.build(self.config.spec, self.config.common)
+        model: Model = self.family.classes[self.family.base.name](self.config)
         if not isinstance(model, kind):
             raise ConfigError(
                 "this family does not fit here",

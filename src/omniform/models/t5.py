@@ -224,6 +224,12 @@ KEYS = (
 
 FAMILY = (
     Builder("t5", read, KEYS, prefix="transformer")
+    .public(
+        config="T5Config",
+        tokenizer="T5Tokenizer",
+        row="seq2seq LM, encoder, sequence and token classification, question answering",
+        usual={"is_encoder_decoder": True},
+    )
     .base("T5Model", build)
     .head("T5ForConditionalGeneration", "seq2seq-lm", seq2seq_lm, prefix="")
     .head("T5ForQuestionAnswering", "question-answering", question_answerer, prefix="")

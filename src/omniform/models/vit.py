@@ -123,6 +123,11 @@ KEYS = KeyMap(
 
 FAMILY = (
     Builder("vit", read, KEYS, prefix="vit")
+    .public(
+        config="ViTConfig",
+        image_processor="ViTImageProcessor",
+        row="image classification, masked image modelling",
+    )
     .base("ViTModel", with_pooler)
     .head("ViTForImageClassification", "image-classification", image_classifier)
     .head("ViTForMaskedImageModeling", "masked-image-modeling", masked_image_modeler)

@@ -205,6 +205,14 @@ CLASSIFIER_KEYS = ENCODER.under("model", "encoder") | KeyMap({"layer_mix.weights
 
 FAMILY = (
     Builder("whisper", read, KEYS, prefix="model")
+    .public(
+        config="WhisperConfig",
+        tokenizer="WhisperTokenizer",
+        feature_extractor="WhisperFeatureExtractor",
+        processor="WhisperProcessor",
+        row="speech to text, audio classification",
+        usual={"is_encoder_decoder": True},
+    )
     .base("WhisperModel", build)
     .head("WhisperForConditionalGeneration", "speech-seq2seq", speech_to_text, {"lm_head": "proj_out"})
     .architecture("WhisperForCausalLM", ("causal-lm",), causal_lm, CAUSAL_KEYS)

@@ -51,21 +51,24 @@ def initialise(model: nn.Module, std: float, only: set[str] | None = None) -> No
     """
     for path, module in model.named_modules():
         names = {f"{path}.{name}" if path else name for name, _ in _own(module)}
-        if not names or (only is not None and not names & only):
+        wanted = names if only is None else names & only
+        if not wanted:
             continue
         if isinstance(module, SelfInitialising):
             module.reset(std)
         else:
-            _fill(module, std)
+            _fill(module, std, {name.rpartition(".")[2] for name in wanted})
 
 
 def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
-def _fill(module: nn.Module, std: float) -> None:
+def _fill(module: nn.Module, std: float, wanted: set[str]) -> None:
     norm = not isinstance(module, (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd))
     for name, tensor in _own(module):
+        if name not in wanted:
+            continue
         if name == "bias" or name == "running_mean":
             tensor.zero_()
         elif name == "running_var" or (norm and name == "weight" and tensor.dim() == 1):

@@ -1,0 +1,219 @@
+"""The ecosystem's class names as classes: ``LlamaForCausalLM`` builds, loads, is inherited from, and can be pickled.
+
+A family composes its models from shared skeletons (``CausalLM``). For each name that a ``config.json`` may list,
+:func:`named_class` makes a class once: a :class:`PreTrainedModel` over the skeleton that the family's build returns.
+Its constructor builds the composed model and takes over what is in it. Nothing depends on the names.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self, cast
+
+import torch
+
+from omniform.architectures.model import Model, Origin
+from omniform.blocks.poolers import optional_parts
+from omniform.core.config import Common, ModelConfig
+from omniform.core.errors import InputError, OmniformError
+from omniform.core.state import StatefulModule, number_mixers
+from omniform.core.upstairs import upstairs
+from omniform.weights.init import NoInitialising, initialise
+from omniform.weights.keymap import KeyMap
+from omniform.weights.tensors import allocate, home
+
+if TYPE_CHECKING:
+    from omniform.architectures.family import Architecture, Family
+
+log = logging.getLogger("omniform")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a class belongs: its family, and which of the family's architectures it is."""
+
+    family: Family
+    architecture: Architecture
+
+
+class PreTrainedModel(Model):
+    """Base of all models with a name of the ecosystem's; users' own models may inherit from it as well.
+
+    A class of the user's own sets ``config_class``, calls ``super().__init__(config)`` and adds its modules, which are
+    saved and loaded under their own names. One that inherits from a family's class adds to it, or overrides it.
+
+    Args:
+        config: from ``LlamaConfig(...)`` or :class:`omniform.AutoConfig`.
+        add_pooling_layer: False to leave out the pooler of a base model that has one.
+
+    Raises:
+        InputError: this is no config, or one of another family; there is no pooler to leave out.
+    """
+
+    place: ClassVar[Place | None] = None
+    config_class: ClassVar[type[ModelConfig]] = ModelConfig
+    base_model_prefix: ClassVar[str] = "model"
+
+    def __init__(self, config: ModelConfig, *, add_pooling_layer: bool = True) -> None:
+        kind = type(self)
+        if not isinstance(config, ModelConfig):
+            raise InputError("not a config", where=kind.__name__, expected="a config", found=type(config).__name__)
+        place = kind.place
+        if place is None:
+            super().__init__()
+            self.bind(origin_of(kind, config))
+            return
+        if config.model_type != place.family.model_type:
+            raise InputError(
+                "this config is of another family",
+                where=kind.__name__,
+                expected=repr(place.family.model_type),
+                found=repr(config.model_type),
+            )
+        with torch.device("meta"), NoInitialising():
+            self._become(place.architecture.build(config.spec, config.common))
+        if not add_pooling_layer:
+            self._without_pooler()
+        for module in self.modules():  # a part that was a model for a moment numbered its own
+            if isinstance(module, StatefulModule):
+                module.slot = StatefulModule.slot
+        number_mixers(self.keeper())
+        self.bind(origin_of(kind, config))
+        _name_inner(self, place.family, config)
+        where = home()
+        if where.type != "meta":
+            allocate(self, torch.get_default_dtype(), where)
+            initialise(self, config.common.initializer_range)
+
+    def _become(self, built: Model) -> None:
+        self.__dict__.update(built.__dict__)
+        if not isinstance(self, type(built)):
+            self.__class__ = cast(type[Self], _over(type(self), type(built)))
+
+    def _without_pooler(self) -> None:
+        if "pooler" not in optional_parts(self):
+            raise InputError("this model has no pooler to leave out", where="add_pooling_layer", found=False)
+        self._modules["pooler"] = None
+
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> tuple[object, ...]:
+        # What a model is leads to functions, which cannot be pickled; its class and its config lead there again.
+        named, skeleton = vars(type(self)).get("made_of", (type(self), None))
+        state = {name: value for name, value in self.__dict__.items() if name != "_origin"}
+        origin = self._origin
+        return _remade, (named, skeleton, origin and origin.config, origin and origin.name_or_path), state
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: object, **kwargs: object
+    ) -> Self:
+        """Load a checkpoint as this class; see :meth:`omniform.AutoModel.from_pretrained`."""
+        if args:
+            raise InputError("only the name is given by position", where=f"{cls.__name__}.from_pretrained")
+        return cast(Self, upstairs("hub.auto:load_class")(cls, pretrained_model_name_or_path, **kwargs))
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, **kwargs: object) -> Self:
+        """A model with fresh weights; see :meth:`omniform.AutoModel.from_config`."""
+        return cast(Self, upstairs("hub.auto:class_from_config")(cls, config, **kwargs))
+
+    @classmethod
+    def _from_config(cls, config: ModelConfig, **kwargs: object) -> Self:
+        return cls.from_config(config, **kwargs)
+
+
+def model_class(
+    name: str, family: Family, architecture: Architecture, base: type[PreTrainedModel], module: str
+) -> type[PreTrainedModel]:
+    """The class of one architecture.
+
+    Args:
+        base: the family's own base class (``LlamaPreTrainedModel``).
+        module: where it is found, for pickle.
+    """
+    skeleton = architecture.skeleton
+    bases = (base,) if skeleton is Model else (base, skeleton)
+    body = {
+        "__module__": module,
+        "__qualname__": name,
+        "__doc__": f"``{name}`` of the ecosystem: a ``{family.model_type}`` model as :class:`{skeleton.__name__}`.",
+        "place": Place(family, architecture),
+        "base_model_prefix": architecture.prefix or family.base.prefix or "model",
+    }
+    return type(name, bases, body)
+
+
+def family_class(name: str, config_class: type[ModelConfig], module: str) -> type[PreTrainedModel]:
+    """The base of a family's classes (``LlamaPreTrainedModel``)."""
+    body = {"__module__": module, "__qualname__": name, "config_class": config_class}
+    return type(name, (PreTrainedModel,), body)
+
+
+def returned(build: Callable[..., Model]) -> type[Model]:
+    """The skeleton that a build function says it returns; :class:`Model` where it does not say."""
+    plain = build.func if isinstance(build, functools.partial) else build
+    try:
+        hint = typing.get_type_hints(plain).get("return")
+    except (NameError, TypeError):  # names that are imported for type checkers only
+        return Model
+    return hint if isinstance(hint, type) and issubclass(hint, Model) else Model
+
+
+_OVER: dict[tuple[type[Model], type[Model]], type[Model]] = {}
+
+
+def _over(named: type[Model], skeleton: type[Model]) -> type[Model]:
+    """A named class over another skeleton than it was declared with, which a config may ask for (BERT as a decoder)."""
+    if (named, skeleton) in _OVER:
+        return _OVER[named, skeleton]
+    body = {"__module__": named.__module__, "__qualname__": named.__qualname__, "made_of": (named, skeleton)}
+    made = type(named.__name__, (named, skeleton), body)
+    return _OVER.setdefault((named, skeleton), made)
+
+
+def _remade(
+    named: type[PreTrainedModel], skeleton: type[Model] | None, config: ModelConfig | None, name_or_path: str | None
+) -> PreTrainedModel:
+    kind = named if skeleton is None else _over(named, skeleton)
+    made = cast(PreTrainedModel, kind.__new__(kind))
+    if config is not None:
+        made.__dict__["_origin"] = origin_of(named, config, name_or_path or "")
+    return made
+
+
+def origin_of(kind: type[PreTrainedModel], config: ModelConfig, name_or_path: str = "") -> Origin:
+    """What a model of this class is."""
+    place = kind.place
+    parts = _ad_hoc(kind, config) if place is None else (place.family, place.architecture)
+    return Origin(config, *parts, name_or_path)
+
+
+def _name_inner(model: Model, family: Family, config: ModelConfig) -> None:
+    """Make the base model inside a head what it is when it stands alone (``LlamaModel``), with the same config."""
+    inner, base = model.base_model, family.base
+    if inner is model or isinstance(inner, PreTrainedModel) or not isinstance(inner, base.skeleton):
+        return
+    if base.skeleton is Model:
+        return
+    named = family.classes[base.name]
+    inner.__class__ = named if type(inner) in named.__mro__ else _over(named, type(inner))
+    inner.bind(origin_of(named, config))
+
+
+def _ad_hoc(kind: type[PreTrainedModel], config: ModelConfig) -> tuple[Family, Architecture]:
+    """What a model of the user's own is: a family of one, whose weights have their own names."""
+    from omniform.architectures.family import Architecture, Family
+
+    def build(spec: object, common: Common) -> Model:
+        raise OmniformError(f"{kind.__name__} is built by its own constructor")
+
+    own = Architecture(kind.__name__, ("base",), build, _identity, kind.base_model_prefix)
+    return Family(config.model_type, type(config).reader, {kind.__name__: own}), own
+
+
+def _identity(spec: object) -> KeyMap:
+    return KeyMap({})

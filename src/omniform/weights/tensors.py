@@ -1,0 +1,64 @@
+"""A module's tensors by path: which of them are one, and putting others in their places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A model's parameters and persistent buffers by path, and the paths that are second names of one of them."""
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for path, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), path)
+        if owner == path:
+            tensors[path] = tensor
+        else:
+            ties[path] = owner
+    return tensors, ties
+
+
+def allocate(model: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """Give a model that was built on the meta device memory; what is in it is undefined."""
+    tensors, ties = tensors_and_ties(model)
+    for path, tensor in tensors.items():
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        assign(model, path, torch.empty(tensor.shape, dtype=kind, device=device or torch.device("cpu")))
+    for path, owner in ties.items():
+        tie(model, path, owner)
+
+
+def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
+    """Put a tensor into its place in a model."""
+    owner, name = owner_of(model, path)
+    if name in owner._parameters:
+        old = owner._parameters[name]
+        trains = tensor.is_floating_point() and (old is None or old.requires_grad)
+        fits = isinstance(tensor, nn.Parameter)
+        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
+    else:
+        owner._buffers[name] = tensor
+
+
+def tie(model: nn.Module, path: str, owner: str) -> None:
+    """Make the parameter at ``path`` the one at ``owner``."""
+    module, name = owner_of(model, owner)
+    source = module._parameters.get(name)
+    assert source is not None
+    assign(model, path, source)
+
+
+def owner_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds a tensor, and the tensor's name in it."""
+    parent, _, name = path.rpartition(".")
+    return model.get_submodule(parent), name
+
+
+def home() -> torch.device:
+    """Where a new module's parameters come to lie here and now.
+
+    The default device, or what a context of torch's or of another library's (accelerate's ``init_empty_weights``) says.
+    """
+    return nn.Linear(1, 1, bias=False).weight.device
