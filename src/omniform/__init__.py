@@ -88,7 +88,7 @@ def __getattr__(name: str) -> object:
         with paused():
             value: object = vars(import_module(home))[name]
     else:
-        # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaForConditionalGeneration``, ``LlavaConfig``).
+        # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaModel``, ``LlavaConfig``).
         value = (_tokenizer(name) or _of_family(name)) if name[:1].isupper() else None
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")

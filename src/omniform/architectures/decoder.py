@@ -279,6 +279,7 @@ class CausalLM(Generative):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> CausalLMOutput:
         """Next-token scores; see :meth:`Decoder.forward` for the other inputs.
@@ -286,11 +287,12 @@ class CausalLM(Generative):
         Args:
             labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
             logits_to_keep: compute scores of the last so many tokens only; 0 for all.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
         """
         out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
+            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits,
             past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,

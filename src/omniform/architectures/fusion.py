@@ -206,8 +206,9 @@ class VisionLanguageLM(CausalLM):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> CausalLMOutput:
         """Next-token scores; see :meth:`VisionLanguage.forward` and :meth:`CausalLM.forward` for the inputs."""
         inputs["pixel_values"] = pixel_values
-        return super().forward(input_ids, attention_mask, labels, logits_to_keep, **inputs)
+        return super().forward(input_ids, attention_mask, labels, logits_to_keep, num_items_in_batch, **inputs)

@@ -13,12 +13,13 @@ IGNORED = -100
 """Labels of this value are left out of the mean."""
 
 
-def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None = None) -> Tensor:
     """Mean cross-entropy of tokens against labels in the same places.
 
     Args:
         logits_BTV: Shape: [..., V].
         labels_BT: Shape: [...], ``-100`` to leave out.
+        items: what the sum is divided by, where the mean is over more than this batch (gradient accumulation).
     """
     if logits_BTV.shape[:-1] != labels_BT.shape:
         raise InputError(
@@ -28,12 +29,14 @@ def token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
             found=f"shape {list(labels_BT.shape)}",
         )
     flat = logits_BTV.float().reshape(-1, logits_BTV.shape[-1])
-    return F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED)
+    how = "mean" if items is None else "sum"
+    loss = F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED, reduction=how)
+    return loss if items is None else loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
 
 
-def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean cross-entropy of every token against the label one to the right."""
-    return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:])
+def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None = None) -> Tensor:
+    """Mean cross-entropy of every token against the label one to the right; see :func:`token_loss`."""
+    return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:], items)
 
 
 def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Tensor:

@@ -27,6 +27,9 @@ from omniform.core.upstairs import upstairs
 if TYPE_CHECKING:
     from omniform.architectures.family import Architecture, Family
 
+INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus")
+"""Inputs that the ecosystem's loops give to any model; where a forward has no use for one, it changes nothing."""
+
 BACKENDS: dict[str, Backend] = {"eager": "eager", "sdpa": "sdpa"}
 
 
@@ -46,6 +49,7 @@ class Model(nn.Module):
     Attributes:
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
         main_input: the name of the first argument of ``forward``.
+        recompute: whether training keeps each layer's input only, and computes the layer once more for its gradients.
         generation_config: defaults of ``generate``, as read from the checkpoint.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
         hf_device_map: where its parts were placed, by module path as the checkpoint spells it: an accelerator's index,
@@ -53,6 +57,7 @@ class Model(nn.Module):
     """
 
     main_input = "input_ids"
+    recompute = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +75,11 @@ class Model(nn.Module):
         ``return_dict=False`` returns the output's entries as a plain tuple.
         """
         plain = inputs.pop("return_dict", None) is False
-        check_arguments(f"{type(self).__name__}.forward", inputs, self.accepts())
+        accepted = self.accepts()
+        for name in INERT:
+            if name in inputs and name not in accepted:
+                del inputs[name]
+        check_arguments(f"{type(self).__name__}.forward", inputs, accepted)
         output = cast(ModelOutput, super().__call__(*args, **inputs))
         return cast(ModelOutput, output.to_tuple()) if plain else output
 
@@ -128,6 +137,7 @@ class Model(nn.Module):
             state=state,
             backend=self.attn_backend,
             taps=taps,
+            recompute=self.recompute and self.training and state is None and torch.is_grad_enabled(),
         )
 
     # -- what it is --------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
+from torch import nn
 
 from omniform.architectures.model import Model, Origin
+from omniform.architectures.surface import Surface
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import Common, ModelConfig
 from omniform.core.errors import InputError, OmniformError
@@ -41,7 +43,7 @@ class Place:
     architecture: Architecture
 
 
-class PreTrainedModel(Model):
+class PreTrainedModel(Surface):
     """Base of all models with a name of the ecosystem's; users' own models may inherit from it as well.
 
     A class of the user's own sets ``config_class``, calls ``super().__init__(config)`` and adds its modules, which are
@@ -99,6 +101,13 @@ class PreTrainedModel(Model):
         if "pooler" not in optional_parts(self):
             raise InputError("this model has no pooler to leave out", where="add_pooling_layer", found=False)
         self._modules["pooler"] = None
+
+    def _twin(self) -> nn.Module:
+        place = self.place
+        if place is None:
+            return nn.Module()
+        with torch.device("meta"), NoInitialising():
+            return place.architecture.build(self.config.spec, self.config.common)
 
     def __reduce_ex__(self, protocol: typing.SupportsIndex) -> tuple[object, ...]:
         # What a model is leads to functions, which cannot be pickled; its class and its config lead there again.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omniform.core.context import StepContext
 
@@ -39,7 +40,8 @@ def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Modul
     stack = list(layers)
     for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
-        x_BTD = layer(x_BTD, ctx if number < len(stack) - 1 else ctx.last_layer())
+        here = ctx if number < len(stack) - 1 else ctx.last_layer()
+        x_BTD = checkpoint(layer, x_BTD, here, use_reentrant=False) if ctx.recompute else layer(x_BTD, here)
     if not stack:
         x_BTD = ctx.last_layer().kept(x_BTD)
     if norm is not None:

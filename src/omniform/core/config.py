@@ -363,7 +363,8 @@ class ModelConfig:
         alias = {name for names in self.__dict__["spellings"].values() for name in names[1:]}
         unspoken = (alias | {"num_labels", "architectures"}) - self.raw.keys()
         given = {name: _plain(name, value, whole=True) for name, value in values.items() if name not in unspoken}
-        written = {name: value for name, value in self.raw.items() if name not in self.parts}
+        resolved = {*self.parts, "id2label"}
+        written = {name: value for name, value in self.raw.items() if name not in resolved}
         usual = {name: value for name, value in type(self).usual.items() if name not in given}
         return {**usual, **given, **copy.deepcopy(written), "model_type": self.model_type}
 

@@ -118,6 +118,7 @@ class StepContext:
             places so (DETR).
         backend: how attention is computed.
         taps: what the caller wants to see on the way.
+        recompute: whether layers keep their inputs only, and are computed once more for their gradients.
     """
 
     positions: Tensor
@@ -131,6 +132,7 @@ class StepContext:
     position_vectors: Tensor | None = None
     backend: Backend = "sdpa"
     taps: Taps = field(default_factory=Taps)
+    recompute: bool = False
     _memo: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def with_(self, **changes: object) -> Self:

@@ -78,7 +78,7 @@ class LoadReport(Mapping[str, object]):
         ]
         if not lines:
             return
-        shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
+        shown = lines[:10] + ([f"... and {len(lines) - 10} more"] if len(lines) > 10 else [])
         remedy = "Does config.json belong to these weights?"
         if self.mismatched and not self.missing and not self.unexpected:
             remedy = "For a new head pass ignore_mismatched_sizes=True."
@@ -284,9 +284,10 @@ def match(
     if strangers or absent:
         # What belongs to another head than the one asked for may be left out; what its writer lacked is made anew.
         writers = other_architectures(origin)
-        relatives = [
-            a for a in origin.family.architectures.values() if a is not origin.architecture and a not in writers
-        ]
+        family = (
+            () if isinstance(model, PreTrainedModel) and model.place is None else origin.family.architectures.values()
+        )
+        relatives = [a for a in dict.fromkeys((origin.architecture, *family)) if a in family and a not in writers]
         tables = [table_of(build_on_meta(origin.config, origin.family.classes[a.name])) for a in writers]
         spare = _spare(model, table, keys)
         report.missing = {

@@ -1,0 +1,299 @@
+"""What trainers, adapters and loaders of the ecosystem ask a model for: :class:`Surface`, the base of named models.
+
+PEFT, accelerate and the reference's Trainer know these methods and attributes by name. None of them computes anything
+that a forward needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from omniform.architectures.model import Model
+from omniform.architectures.resize import head_to, resized, swapped, table_to
+from omniform.core.errors import InputError, check_arguments
+from omniform.core.state import DenseState
+from omniform.weights.init import initialise
+from omniform.weights.keymap import KeyTable
+from omniform.weights.tensors import tensors_and_ties, tie
+
+T = TypeVar("T")
+
+CHECKPOINTING = ("use_reentrant", "preserve_rng_state")
+"""Settings of gradient checkpointing that are accepted: gradients are the same whatever they say."""
+
+
+class Fact(Generic[T]):
+    """An attribute told by a model, and by its class as well as the class can tell it.
+
+    Args:
+        of_model: asked on a model.
+        of_class: asked on a class.
+    """
+
+    def __init__(self, of_model: Callable[[Surface], T], of_class: Callable[[type[Surface]], T]) -> None:
+        self._of_model = of_model
+        self._of_class = of_class
+
+    def __get__(self, model: Surface | None, kind: type[Surface]) -> T:
+        return self._of_class(kind) if model is None else self._of_model(model)
+
+
+class Surface(Model):
+    """The ecosystem's names for what a model is and can do."""
+
+    framework: ClassVar[str] = "pt"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    is_parallelizable: ClassVar[bool] = False
+    model_parallel: ClassVar[bool] = False
+    is_quantized: ClassVar[bool] = False
+    hf_quantizer: ClassVar[None] = None
+    _supports_sdpa: ClassVar[bool] = True
+    _supports_flash_attn: ClassVar[bool] = False
+    _supports_flash_attn_2: ClassVar[bool] = False
+    _supports_flex_attn: ClassVar[bool] = False
+    _supports_attention_backend: ClassVar[bool] = False
+    _supports_cache_class: ClassVar[bool] = True
+    _is_stateful: ClassVar[bool] = False
+    _hf_peft_config_loaded: ClassVar[bool] = False
+    _auto_class: ClassVar[str | None] = None
+    _keep_in_fp32_modules: ClassVar[tuple[str, ...]] = ()
+    _keys_to_ignore_on_save: ClassVar[None] = None
+    _keys_to_ignore_on_load_missing: ClassVar[None] = None
+    _keys_to_ignore_on_load_unexpected: ClassVar[None] = None
+    _skip_keys_device_placement: ClassVar[str] = "past_key_values"
+
+    main_input_name = Fact[str](lambda model: model.main_input, lambda kind: kind.main_input)
+    _no_split_modules = Fact["list[str] | None"](lambda model: model._layers(), lambda kind: None)
+    _tied_weights_keys = Fact["dict[str, str] | None"](lambda model: tensors_and_ties(model)[1], lambda kind: None)
+    all_tied_weights_keys = Fact["dict[str, str]"](lambda model: tensors_and_ties(model)[1], lambda kind: {})
+
+    def _layers(self) -> list[str]:
+        """Class names of what must stay on one device: the layers, found in the structure."""
+        stacks = (module for module in self.modules() if isinstance(module, nn.ModuleList))
+        return sorted({type(layer).__name__ for stack in stacks for layer in stack})
+
+    # -- tables of tokens --------------------------------------------------------------------------------------------
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another table of token vectors in every place of the old one; what is tied to it follows."""
+        old, head = self.get_input_embeddings(), self.get_output_embeddings()
+        was_tied = isinstance(head, nn.Linear) and isinstance(old, nn.Embedding) and head.weight is old.weight
+        for table in [m for m in self.modules() if isinstance(m, nn.Embedding)]:
+            if table is old or (isinstance(old, nn.Embedding) and table.weight is old.weight):
+                swapped(self, table, value)
+        if not isinstance(old, nn.Embedding):
+            swapped(self, old, value)
+        if was_tied and isinstance(head, nn.Linear) and isinstance(value, nn.Embedding):
+            head.weight = value.weight
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another projection onto the vocabulary in the place of the old one.
+
+        Raises:
+            InputError: this model has none.
+        """
+        old = self.get_output_embeddings()
+        if old is None:
+            raise InputError("this model has no projection onto a vocabulary", where="set_output_embeddings")
+        swapped(self, old, new_embeddings)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Make room for more tokens, or for fewer; table, projection and config agree afterwards.
+
+        Args:
+            new_num_tokens: how many there are to be; as many as now by default.
+            pad_to_multiple_of: round their number up to a multiple of this.
+            mean_resizing: new rows are drawn around the mean of the old ones, very closely
+                (https://nlp.stanford.edu/~johnhew/vocab-expansion.html); False: from the fresh weights' distribution.
+
+        Raises:
+            InputError: the numbers are no positive integers; this model has no table of tokens.
+        """
+        table = self.get_input_embeddings()
+        if not isinstance(table, nn.Embedding):
+            raise InputError("this model has no table of tokens", where="resize_token_embeddings")
+        for name, number in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if number is not None and (type(number) is not int or number < 1):
+                raise InputError("no number of tokens", where=name, expected="an integer >= 1", found=repr(number)[:80])
+        wanted = table.num_embeddings if new_num_tokens is None else new_num_tokens
+        if pad_to_multiple_of is not None:
+            wanted = -(-wanted // pad_to_multiple_of) * pad_to_multiple_of
+        if wanted == table.num_embeddings:
+            return table
+        std = None if mean_resizing else self.config.common.initializer_range
+        head = self.get_output_embeddings()
+        if isinstance(head, nn.Linear):
+            head_to(self, head, table, wanted, std)
+        table_to(self, table, resized(table.weight, wanted, std))
+        self.config.get_text_config().vocab_size = wanted
+        return table
+
+    def tie_weights(self, *args: object, **kwargs: object) -> None:
+        """Tie again what the config says is tied: after a library has built the modules its own way."""
+        for path, owner in tensors_and_ties(self._twin())[1].items():
+            tie(self, path, owner)
+
+    # -- beginning ---------------------------------------------------------------------------------------------------
+
+    def _twin(self) -> nn.Module:
+        """The same model as its family builds it, without memory."""
+        raise NotImplementedError
+
+    def post_init(self) -> None:
+        """Give fresh weights to the modules that a class of the user's own added."""
+        own = {path for path, tensor in tensors_and_ties(self)[0].items() if not tensor.is_meta}
+        initialise(self, self.config.common.initializer_range, own - tensors_and_ties(self._twin())[0].keys())
+
+    def init_weights(self) -> None:
+        """See :meth:`post_init`."""
+        self.post_init()
+
+    @property
+    def warnings_issued(self) -> dict[str, bool]:
+        """What trainers note for themselves."""
+        notes: dict[str, bool] = self.__dict__.setdefault("_warnings_issued", {})
+        return notes
+
+    @property
+    def model_tags(self) -> list[str]:
+        """Words for the model's page on the Hub."""
+        tags: list[str] = self.__dict__.setdefault("_model_tags", [])
+        return tags
+
+    def add_model_tags(self, tags: str | list[str]) -> None:
+        """Note words for the model's page on the Hub."""
+        new = [tags] if isinstance(tags, str) else tags
+        self.model_tags.extend(tag for tag in new if tag not in self.model_tags)
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A few token ids."""
+        return {"input_ids": torch.tensor([[7, 6, 0, 0, 1], [1, 2, 3, 0, 0], [0, 0, 0, 4, 5]])}
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None) -> None:
+        """In training, keep each layer's input only and compute the layer once more for its gradients.
+
+        Raises:
+            UnknownArgumentError: a setting that torch's checkpointing does not have here.
+        """
+        check_arguments("gradient_checkpointing_enable", gradient_checkpointing_kwargs or {}, CHECKPOINTING)
+        self._recompute(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep everything that gradients need."""
+        self._recompute(False)
+
+    def _recompute(self, value: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, Model):
+                module.recompute = value
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed once more for their gradients."""
+        return self.recompute
+
+    def enable_input_require_grads(self) -> None:
+        """Have the token vectors ask for gradients though their table does not train: adapters need them."""
+        if "_grads_hook" not in self.__dict__:
+            self.__dict__["_grads_hook"] = self.get_input_embeddings().register_forward_hook(_require_grads)
+
+    def disable_input_require_grads(self) -> None:
+        """Undo :meth:`enable_input_require_grads`."""
+        if "_grads_hook" in self.__dict__:
+            self.__dict__.pop("_grads_hook").remove()
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: DenseState | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **inputs: object,
+    ) -> dict[str, object]:
+        """The inputs of the next forward, as the ecosystem's own loops of generation ask for them.
+
+        Args:
+            input_ids: all tokens so far. Shape: [B, T].
+            past_key_values: state of those that were read.
+            inputs_embeds: vectors of the prompt, instead of its ids, for the first forward.
+        """
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        given: dict[str, object] = {**inputs, "past_key_values": past_key_values, "attention_mask": attention_mask}
+        if inputs_embeds is not None and not past:
+            given["inputs_embeds"], new = inputs_embeds, inputs_embeds.shape[1]
+        else:
+            given["input_ids"] = input_ids[:, past:] if past < input_ids.shape[1] else input_ids[:, -1:]
+            new = cast(Tensor, given["input_ids"]).shape[1]
+        if attention_mask is not None and attention_mask.dim() == 2 and "position_ids" in self.accepts():
+            places = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+            given.setdefault("position_ids", places[:, -new:])
+        return {name: value for name, value in given.items() if value is not None}
+
+    def key_table(self) -> KeyTable:
+        """Where each of this model's tensors lives in a checkpoint."""
+        tensors, ties = tensors_and_ties(self)
+        shapes = {path: tuple(tensor.shape) for path, tensor in tensors.items()}
+        return self.origin.architecture.keys(self.config.spec).expand(shapes, ties)
+
+    def target_modules(self, *names: str) -> list[str]:
+        """Our paths of the modules that the ecosystem knows by a name: ``query``, ``c_attn``, ``q``.
+
+        For ``LoraConfig(target_modules=model.target_modules("query", "value"))``: PEFT looks for names among
+        ``named_modules()``, which spells them our way. A fused matrix (``c_attn``) is several modules of ours.
+
+        Raises:
+            InputError: a name that no module has.
+        """
+        table, found = self.key_table(), []
+        for name in names:
+            mine = []
+            for path, links in table.links.items():
+                module = path.rpartition(".")[0]
+                spelled = [link.key.rpartition(".")[0] for link in links]
+                if any(f".{key}".endswith(f".{name}") for key in (module, *spelled)) and module not in mine:
+                    mine.append(module)
+            if not mine:
+                raise InputError("no module has this name", where="target_modules", found=repr(name)[:80])
+            found += [path for path in mine if path not in found]
+        return found
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> object:
+        """Take weights from a mapping, whose names are ours or a checkpoint's; see torch's method."""
+        return super().load_state_dict(self._in_our_names(state_dict), strict, assign)
+
+    def _in_our_names(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if not isinstance(state_dict, Mapping):
+            raise InputError("not a mapping of names to tensors", where="state_dict", found=type(state_dict).__name__)
+        own = self.state_dict(keep_vars=True).keys()
+        if state_dict.keys() <= own:
+            return state_dict
+        table, prefixes = self.key_table(), self.origin.family.prefixes
+        meanings = {key: table.canonical(key, prefixes) for key in state_dict if key not in own}
+        keys: dict[str, str] = {}
+        for key, meant in meanings.items():
+            if meant is not None and (key == meant or meant not in keys):
+                keys[meant] = key
+        made = {key: tensor for key, tensor in state_dict.items() if key in own}
+        for path, links in table.links.items():
+            if path not in made and all(link.key in keys for link in links):
+                made[path] = table.read(path, lambda key: state_dict[keys[key]])
+        for path, owner in tensors_and_ties(self)[1].items():
+            if owner in made:
+                made.setdefault(path, made[owner])
+        strange = {key for key, meant in meanings.items() if meant is None and not table.is_ignored(key)}
+        return {**made, **{key: state_dict[key] for key in strange}}
+
+
+def _require_grads(module: nn.Module, inputs: object, output: Tensor) -> None:
+    output.requires_grad_(True)
