@@ -33,11 +33,23 @@ def _at(hidden: Tensor, places: Tensor | None) -> Tensor:
     return hidden.gather(-2, index).squeeze(-2)
 
 
+def _last(hidden: Tensor, places: Tensor | None) -> Tensor:
+    return hidden[:, -1]
+
+
+def _first(hidden: Tensor, places: Tensor | None) -> Tensor:
+    return hidden[:, 0]
+
+
+def _mean(hidden: Tensor, places: Tensor | None) -> Tensor:
+    return hidden.mean(1)
+
+
 SUMMARIES: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {
     "cls_index": _at,
-    "last": lambda hidden, _: hidden[:, -1],
-    "first": lambda hidden, _: hidden[:, 0],
-    "mean": lambda hidden, _: hidden.mean(1),
+    "last": _last,
+    "first": _first,
+    "mean": _mean,
 }
 """Ways to make one vector of a row. All but ``cls_index`` look along the second axis even where that holds the choices:
 the published models do, and their numbers are to be met."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -27,14 +28,25 @@ PoolText = Callable[[Tensor, Tensor], Tensor]
 """Hidden states and token ids to one vector per text: Shape [B, T, D] and [B, T] to [B, D]."""
 
 
-def at_first(*token_ids: int) -> PoolText:
-    """The hidden state of a row's first token that is one of ``token_ids``; of its first token if none is."""
+@dataclass(frozen=True, slots=True)
+class AtFirst:
+    """Picks the hidden state of a row's first token that is one of some; of its first token if none is.
 
-    def pool(hidden_BTD: Tensor, input_ids: Tensor) -> Tensor:
-        found = torch.isin(input_ids, torch.tensor(token_ids, device=input_ids.device))
+    Attributes:
+        token_ids: those tokens.
+    """
+
+    token_ids: tuple[int, ...]
+
+    def __call__(self, hidden_BTD: Tensor, input_ids: Tensor) -> Tensor:
+        """Shape: [B, D]."""
+        found = torch.isin(input_ids, torch.tensor(self.token_ids, device=input_ids.device))
         return _picked(hidden_BTD, found.int().argmax(-1))
 
-    return pool
+
+def at_first(*token_ids: int) -> PoolText:
+    """The hidden state of a row's first token that is one of ``token_ids``; see :class:`AtFirst`."""
+    return AtFirst(token_ids)
 
 
 def at_highest_id(hidden_BTD: Tensor, input_ids: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ What differs between families (which vector stands for a row, what the classifie
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -44,16 +45,20 @@ def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
     return out.pooler_output
 
 
-def last_token(pad_token_id: int | None) -> Pool:
-    """The hidden state of each row's last token that is not padding.
+@dataclass(frozen=True, slots=True)
+class LastToken:
+    """Picks the hidden state of each row's last token that is not padding.
 
-    Args:
+    Attributes:
         pad_token_id: tells padding; without it only single rows can be classified.
     """
 
-    def pool(out: Hidden, input_ids: Tensor | None) -> Tensor:
+    pad_token_id: int | None
+
+    def __call__(self, out: Hidden, input_ids: Tensor | None) -> Tensor:
+        """Shape: [B, D]."""
         hidden = out.last_hidden_state
-        if pad_token_id is None:
+        if self.pad_token_id is None:
             if hidden.shape[0] > 1:
                 raise InputError(
                     "rows cannot be told from their padding",
@@ -66,10 +71,13 @@ def last_token(pad_token_id: int | None) -> Pool:
         if input_ids is None:
             return hidden[:, -1]
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (places * (input_ids != pad_token_id)).argmax(-1)
+        last = (places * (input_ids != self.pad_token_id)).argmax(-1)
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
-    return pool
+
+def last_token(pad_token_id: int | None) -> Pool:
+    """The hidden state of each row's last token; see :class:`LastToken`."""
+    return LastToken(pad_token_id)
 
 
 def class_scores(dim: int, labels: int) -> nn.Module:

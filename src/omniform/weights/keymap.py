@@ -172,7 +172,7 @@ class KeyTable:
             key: a key of a checkpoint.
             prefixes: prefixes (without the dot) that old files lack or have too many of.
         """
-        for spelling in _spellings(key, (*self.keymap.aliases, *OLD_SPELLINGS)):
+        for spelling in _spellings(key, (*OLD_SPELLINGS, *self.keymap.aliases)):
             for candidate in (spelling, *_with_and_without(spelling, prefixes)):
                 if candidate in self.shapes:
                     return candidate
@@ -182,14 +182,14 @@ class KeyTable:
 
 
 OLD_SPELLINGS: Sequence[tuple[str, str]] = (
+    # Files written while compiled or data-parallel.
+    (r"^(_orig_mod|module)\.", ""),
     # TensorFlow's names for a layer norm's parameters, in the first BERT conversions.
     (r"(LayerNorm|layer_norm|layernorm)\.gamma$", r"\1.weight"),
     (r"(LayerNorm|layer_norm|layernorm)\.beta$", r"\1.bias"),
     # torch's weight norm before parametrizations.
     (r"\.weight_g$", ".parametrizations.weight.original0"),
     (r"\.weight_v$", ".parametrizations.weight.original1"),
-    # Files written while compiled or data-parallel.
-    (r"^(_orig_mod|module)\.", ""),
 )
 
 STRAYS: Sequence[str] = (
