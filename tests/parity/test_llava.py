@@ -179,7 +179,7 @@ def test_other_layouts_of_the_same_weights(tmp_path, layout):
 def test_config_that_leaves_out_its_defaults(tmp_path):
     config(image_seq_length=1).save_pretrained(tmp_path)
     raw = json.loads((tmp_path / "config.json").read_text())
-    for name in ("projector_hidden_act", "multimodal_projector_bias", "image_seq_length"):
+    for name in ("vision_feature_layer", "projector_hidden_act", "multimodal_projector_bias", "image_seq_length"):
         raw.pop(name, None)
     raw["vision_config"].pop("model_type")
     raw["text_config"].pop("model_type")
