@@ -24,6 +24,7 @@ from transformers.audio_utils import load_audio as reference_load
 
 from omniform.core.errors import DependencyError, InputError, OmniformError, RepoError
 from omniform.inputs.audio import load_audio
+from omniform.inputs.media_access import MediaAccess
 
 torch.set_num_threads(1)
 RATE = 16000
@@ -350,7 +351,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")
+        patch.setenv("HF_HUB_OFFLINE", "0")
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -358,17 +359,20 @@ def address() -> Iterator[str]:
         server.server_close()
 
 
+LOCAL = MediaAccess(hosts=["127.0.0.1"])
+
+
 def test_addresses(address: str) -> None:
     expected = load_audio(WAV, RATE)
-    assert torch.equal(load_audio(f"{address}/sound", RATE), expected)
-    assert torch.equal(load_audio(f"{address}/to-sound", RATE), expected)
+    assert torch.equal(load_audio(f"{address}/sound", RATE, media_access=LOCAL), expected)
+    assert torch.equal(load_audio(f"{address}/to-sound", RATE, media_access=LOCAL), expected)
 
 
 @pytest.mark.parametrize(
     ("path", "options", "error", "words"),
     [
         ("/missing", {}, RepoError, "404"),
-        ("/to-file", {}, RepoError, "file"),
+        ("/to-file", {}, RepoError, "only http"),
         ("/page", {}, InputError, "no sound"),
         ("/nothing", {}, InputError, "empty"),
         ("/sound", {"max_bytes": 1000}, InputError, "too large"),
@@ -377,13 +381,13 @@ def test_addresses(address: str) -> None:
 )
 def test_bad_addresses(address: str, path: str, options: dict[str, float], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        load_audio(address + path, RATE, **options)
+        load_audio(address + path, RATE, media_access=LOCAL, **options)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://127.0.0.1:1/x", "https://[bad", "http://a b/c"])
-def test_addresses_that_lead_nowhere(url: str) -> None:
-    with pytest.raises(RepoError, match="cannot be fetched"):
-        load_audio(url, RATE, timeout=2)
+def test_addresses_that_lead_nowhere(url: str, address: str) -> None:
+    with pytest.raises(OmniformError, match=r"cannot be reached|malformed address"):
+        load_audio(url, RATE, timeout=2, media_access=LOCAL)
 
 
 @pytest.mark.parametrize("package", ["soundfile", "soxr"])

@@ -7,28 +7,20 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from numbers import Real
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
-from torch import Tensor
 
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError
+from omniform.core.errors import ConfigError, InputError, brief
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
-from omniform.inputs.audio.pad import Side
+from omniform.inputs.audio.collate import collate
+from omniform.inputs.audio.pad import Padding, Side, padding_rule
+from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, check_flag, check_length, check_rate
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Wave: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.generic]] | Tensor | Sequence[float]
-    Waves: TypeAlias = Wave | Sequence[Wave]
-
-MAX_SAMPLING_RATE: Final = 10_000_000
-"""Highest sampling rate in Hz that is believed; ultrasound recorders stay under it."""
-
-_LOAD_FIRST: Final = "For a file, bytes or an address call load_audio first."
+    from omniform.inputs.audio.samples import Waves
 
 # Written by tools and older releases; they name other objects, or repeat what follows from the settings.
 _BOOKKEEPING = (
@@ -64,6 +56,8 @@ class FeatureExtractor(ABC):
     mask_default: ClassVar[bool]
 
     def __init__(self, config: Mapping[str, object] | None = None, *, where: str = "preprocessor_config.json") -> None:
+        if config is not None and not isinstance(config, Mapping):
+            raise ConfigError("the settings are an object", where=where, found=brief(config))
         self.raw: Final = copy.deepcopy(dict(config or {}))
         reader = ConfigReader(self.raw, where=where)
         self.sampling_rate: Final = reader.integer("sampling_rate", 16000)
@@ -92,6 +86,51 @@ class FeatureExtractor(ABC):
     def __call__(self, audio: Waves, *, sampling_rate: int | None = None, return_tensors: str | None = None) -> Batch:
         """Turn one wave or several into a batch."""
 
+    def pad(
+        self,
+        processed_features: Mapping[str, object] | Sequence[Mapping[str, object]],
+        padding: Padding = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> Batch:
+        """Bring examples whose features were computed before to one length, as a data loader's collate function does.
+
+        Args:
+            processed_features: a mapping of names to one value for each example, or a list of mappings, one for each.
+                The first of ``model_input_names`` is cut and padded along its first dimension, which is time, and
+                ``attention_mask`` with it; other entries are stacked as they are. Shape of an example: ``[time]``, or
+                ``[time, feature_size]``.
+            padding: to the ``"longest"`` (True), to ``"max_length"``, or ``"do_not_pad"`` (False).
+            max_length: time steps to pad to, and with ``truncation`` to cut to.
+            truncation: cut what is longer than ``max_length``.
+            pad_to_multiple_of: round every target length up to a multiple of this.
+            return_attention_mask: add the mask of given time steps, int32; left out, the config decides.
+            return_tensors: ``"pt"`` or ``"np"``; left out, tensors give tensors and all else arrays.
+
+        Returns:
+            The entries as ``[batch, ...]``; float64 becomes float32.
+
+        Raises:
+            InputError: no features, a length that is missing, or examples that do not fit together.
+        """
+        check_flag("truncation", truncation)
+        check_flag("return_attention_mask", return_attention_mask)
+        return collate(
+            processed_features,
+            name=self.model_input_names[0],
+            rule=padding_rule(padding),
+            max_length=check_length("max_length", max_length),
+            truncate=bool(truncation),
+            multiple=check_length("pad_to_multiple_of", pad_to_multiple_of),
+            mask=self.return_attention_mask if return_attention_mask is None else bool(return_attention_mask),
+            value=self.padding_value,
+            side=self.padding_side,
+            kind=return_tensors,
+        )
+
     def to_dict(self) -> dict[str, object]:
         """The config to write to ``preprocessor_config.json``: verbatim what was read, and the type's name."""
         return {**copy.deepcopy(self.raw), "feature_extractor_type": self.type_name}
@@ -108,7 +147,7 @@ class FeatureExtractor(ABC):
         return f"{self.type_name}(sampling_rate={self.sampling_rate}, feature_size={self.feature_size})"
 
     def _check_rate(self, sampling_rate: int | None) -> None:
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+        if sampling_rate is not None and check_rate("sampling_rate", sampling_rate) != self.sampling_rate:
             raise InputError(
                 "the sound has another sampling rate than the model",
                 where="sampling_rate",
@@ -116,95 +155,3 @@ class FeatureExtractor(ABC):
                 found=f"{sampling_rate!r} Hz",
                 remedy=f"Resample it: load_audio((samples, {sampling_rate!r}), {self.sampling_rate}).",
             )
-
-
-def as_waves(audio: object) -> list[Tensor]:
-    """One wave or several, as float32 tensors on the CPU. Integers keep their values: nothing is rescaled.
-
-    Args:
-        audio: samples (array, tensor or list of numbers); or several of those: a list, or an array or a tensor
-            ``[batch, samples]``.
-
-    Returns:
-        At least one wave. Shape of each: ``[samples]``.
-
-    Raises:
-        InputError: no numbers, an empty wave, too many dimensions, or a sample that is not finite.
-    """
-    if isinstance(audio, (list, tuple)):
-        if not audio:
-            raise InputError("there is no sound", where="audio", expected="at least one", found="an empty list")
-        if isinstance(audio[0], Real):
-            return [_wave(audio, "audio")]
-        return [_wave(item, f"audio[{i}]") for i, item in enumerate(audio)]
-    samples = to_tensor(audio, "audio", remedy=_LOAD_FIRST)
-    if samples.ndim != 2:
-        return [_wave(samples, "audio")]
-    if samples.shape[0] == 0:
-        raise InputError("there is no sound", where="audio", found=f"shape {tuple(samples.shape)}")
-    return [_wave(row, f"audio[{i}]") for i, row in enumerate(samples)]
-
-
-def to_tensor(value: object, where: str, *, remedy: str | None = None) -> Tensor:
-    """An array, a tensor or nested lists of real numbers as a tensor of the same dtype (lists: float32).
-
-    Raises:
-        InputError: it holds no real numbers, or its rows differ in length.
-    """
-    import numpy as np
-
-    tensor: Tensor | None = None
-    if isinstance(value, Tensor):
-        tensor = value.detach().cpu()
-    elif isinstance(value, (np.ndarray, list, tuple)):
-        try:
-            # torch refuses arrays with negative strides and foreign byte order; numpy's copy has neither.
-            array = np.asarray(value, dtype=np.float32 if not isinstance(value, np.ndarray) else None)
-            tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-        except (TypeError, ValueError, OverflowError):
-            tensor = None
-    if tensor is None or tensor.is_complex() or tensor.dtype == torch.bool:
-        found = type(value).__name__ if tensor is None else str(tensor.dtype).removeprefix("torch.")
-        raise InputError(
-            "this is no wave",
-            where=where,
-            expected="samples: an array, a tensor or a list of real numbers",
-            found=found,
-            remedy=remedy,
-        )
-    return tensor
-
-
-def check_wave(samples: Tensor, where: str) -> None:
-    """Refuse a wave that has no samples or holds NaN or infinity.
-
-    Raises:
-        InputError: which of the two, and where the first such sample stands.
-    """
-    if samples.numel() == 0:
-        raise InputError("the sound is empty", where=where, expected="at least one sample", found="none")
-    # One pass: a sum is finite only if every term is; the rare overflow of the sum itself is told apart below.
-    if not bool(samples.sum().isfinite()):
-        bad = samples.isfinite().logical_not().nonzero()
-        if bad.numel():
-            raise InputError(
-                "the sound holds a sample that is not finite",
-                where=where,
-                expected="real numbers",
-                found=f"{float(samples[tuple(bad[0])])} at sample {int(bad[0, 0])}",
-            )
-
-
-def _wave(value: object, where: str) -> Tensor:
-    samples = to_tensor(value, where, remedy=_LOAD_FIRST)
-    if samples.ndim != 1:
-        raise InputError(
-            "a wave has one dimension",
-            where=where,
-            expected="[samples], mono",
-            found=f"shape {list(samples.shape)}",
-            remedy="Mix the channels first, for example with load_audio((samples, rate), rate).",
-        )
-    samples = samples.float()
-    check_wave(samples, where)
-    return samples

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import math
-import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
-from omniform.core.errors import DependencyError, InputError
-from omniform.inputs.audio.extractor import MAX_SAMPLING_RATE, check_wave, to_tensor
+from omniform.core.errors import DependencyError, InputError, brief
+from omniform.inputs.audio.samples import check_rate, check_wave, full_scale, to_tensor
 from omniform.inputs.audio.source import Readable, encoded
+from omniform.inputs.media_access import MediaAccess, checked_access, positive_limit, whole_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,61 +29,61 @@ if TYPE_CHECKING:
         str | os.PathLike[str] | bytes | bytearray | Readable | Samples | tuple[Samples, int] | Mapping[str, object]
     )
 
-MAX_BYTES: Final = 1 << 30
 MAX_SECONDS: Final = 4 * 3600.0
 MAX_CHANNELS: Final = 64
 MAX_SAMPLES: Final = 1 << 30
 """Of one channel: a few kilobytes of FLAC can stand for hours of silence at an absurd rate."""
 _BLOCK: Final = 1 << 16
 
-# What libsndfile maps to -1 .. 1: an offset, then a divisor.
-_FULL_SCALE: Final[Mapping[torch.dtype, tuple[float, float]]] = {
-    torch.uint8: (128.0, 2.0**7),
-    torch.int8: (0.0, 2.0**7),
-    torch.int16: (0.0, 2.0**15),
-    torch.int32: (0.0, 2.0**31),
-}
-
 
 def load_audio(
     source: AudioSource,
     sampling_rate: int,
     *,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     max_seconds: float = MAX_SECONDS,
-    timeout: float = 30.0,
+    timeout: float | None = None,
+    media_access: MediaAccess | None = None,
 ) -> Tensor:
     """Decode a sound, mix it down to mono and resample it.
 
     Args:
-        source: a path, bytes, an open binary file, a ``data:`` URI or an ``http(s)://`` address of anything that
-            libsndfile reads (WAV, FLAC, OGG, MP3, AIFF, ...); or samples: an array, a tensor or a list, taken to be
-            at ``sampling_rate``; a pair ``(samples, rate)``; a mapping with ``array`` (or ``raw``) and
-            ``sampling_rate``, or with ``bytes`` or ``path``, as ``datasets`` has them. Samples with two dimensions
-            have channels along the shorter one. Integers are scaled as libsndfile does: int16 by ``1 / 32768``.
+        source: a path, bytes, an open binary file (read from its start wherever it stands), a ``data:`` URI, a
+            ``file://`` or an ``http(s)://`` address of anything that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF,
+            ...); or samples: an array, a tensor or a list, taken to be at ``sampling_rate``; a pair
+            ``(samples, rate)``; a mapping with ``array`` (or ``raw``) and ``sampling_rate``, or with ``bytes`` or
+            ``path``, as ``datasets`` has them. Samples with two dimensions have channels along the shorter one.
+            Integers are scaled as libsndfile does: int16 by ``1 / 32768``.
         sampling_rate: the rate wanted, in Hz.
-        max_bytes: refuse a larger file.
+        max_bytes: refuse a larger file; by default of 1 GiB, or of what ``media_access`` lets download.
         max_seconds: refuse a longer sound.
-        timeout: seconds that fetching an address may take.
+        timeout: seconds that fetching an address may take; by default as ``media_access`` says.
+        media_access: what may be read; by default every local file and public addresses.
 
     Returns:
         The mean of the channels. Shape: ``[samples]``, float32, nominally within -1 .. 1.
 
     Raises:
-        RepoError: no such file, or the address cannot be reached.
+        RepoError: no such file, it may not be read, or the address cannot be reached.
         InputError: no sound, an empty or damaged one, a sample that is not finite, or a limit is passed.
         DependencyError: soundfile or soxr is needed and not installed.
     """
-    _check_rate("sampling_rate", sampling_rate)
+    sampling_rate = check_rate("sampling_rate", sampling_rate)
+    access = checked_access(media_access)
+    positive_limit("max_seconds", max_seconds)
+    if max_bytes is not None:
+        whole_limit("max_bytes", max_bytes)
+    if timeout is not None:
+        positive_limit("timeout", timeout)
     if isinstance(source, Mapping):
         source = _unwrap(source)
     if isinstance(source, tuple) and len(source) == 2 and not isinstance(source[0], Real):
         samples, given = source
-        rate = _check_rate("audio[1]", given)
+        rate = check_rate("audio[1]", given)
         wave = _mono(to_tensor(samples, "audio[0]"), rate, max_seconds)
         where = "audio"
     elif isinstance(source, (str, bytes, bytearray, memoryview, os.PathLike, Readable)):
-        file, where = encoded(source, max_bytes=max_bytes, timeout=timeout)
+        file, where = encoded(source, access, max_bytes=max_bytes, timeout=timeout)
         wave, rate = _decode(file, where, max_seconds)
     else:
         where, rate = "audio", sampling_rate
@@ -100,33 +99,22 @@ def _unwrap(source: Mapping[str, object]) -> AudioSource:
         if samples is not None:
             if "sampling_rate" not in source:
                 raise InputError("the sound has no sampling rate", where="audio", expected="a key 'sampling_rate'")
-            return to_tensor(samples, f"audio[{key!r}]"), _check_rate("sampling_rate", source["sampling_rate"])
+            return to_tensor(samples, f"audio[{key!r}]"), check_rate("sampling_rate", source["sampling_rate"])
     for key in ("bytes", "path"):
         file = source.get(key)
-        if isinstance(file, (str, bytes, bytearray, os.PathLike)):
+        if isinstance(file, (str, bytes, bytearray, memoryview, os.PathLike)):
             return file
     raise InputError(
         "this mapping holds no sound",
         where="audio",
         expected="'array' (or 'raw') and 'sampling_rate', or 'bytes', or 'path'",
-        found=f"keys {sorted(map(str, source))}",
+        found=f"keys {brief(sorted(map(str, source)))}",
     )
 
 
 def _mono(samples: Tensor, rate: int, max_seconds: float) -> Tensor:
     """Scale integers and mix channels. Shape: ``[samples]``, ``[samples, channels]`` or ``[channels, samples]``."""
-    if samples.dtype in _FULL_SCALE:
-        offset, divisor = _FULL_SCALE[samples.dtype]
-        # In float64 no bit of an int32 is lost before the division.
-        samples = ((samples.double() - offset) / divisor).float()
-    elif not samples.is_floating_point():
-        raise InputError(
-            "integers of this width have no agreed full scale",
-            where="audio",
-            expected="int8, uint8, int16, int32 or floats",
-            found=str(samples.dtype).removeprefix("torch."),
-        )
-    samples = samples.float()
+    samples = full_scale(samples, "audio")
     if samples.numel() == 0:
         return samples.flatten()
     if samples.ndim == 2:
@@ -156,7 +144,7 @@ def _decode(file: Path | io.BytesIO, where: str, max_seconds: float) -> tuple[Te
         with soundfile.SoundFile(str(file) if isinstance(file, Path) else file) as sound:
             rate, declared = int(sound.samplerate), int(sound.frames)
             _check_channels(where, int(sound.channels))
-            _check_rate(where, rate)
+            check_rate(where, rate)
             _check_length(where, declared if sound.seekable() else 0, rate, max_seconds)
             for block in _blocks(sound):
                 decoded += block.shape[0]
@@ -196,21 +184,6 @@ def _resample(wave: Tensor, rate: int, wanted: int) -> Tensor:
     # soxr works on numpy arrays; its result may be a sample longer or shorter than the exact ratio.
     resampled = torch.from_numpy(soxr.resample(wave.numpy(), rate, wanted, quality="HQ"))[:length]
     return torch.nn.functional.pad(resampled, (0, length - resampled.shape[0]))
-
-
-def _check_rate(where: str, rate: object) -> int:
-    value = 0
-    if isinstance(rate, float) and rate.is_integer():
-        value = int(rate)
-    elif isinstance(rate, SupportsIndex) and not isinstance(rate, bool):
-        # Integers of numpy and torch too; an array of several has the method and refuses.
-        with contextlib.suppress(TypeError):
-            value = operator.index(rate)
-    if not 1 <= value <= MAX_SAMPLING_RATE:
-        raise InputError(
-            "this is no sampling rate", where=where, expected=f"1 to {MAX_SAMPLING_RATE} Hz", found=repr(rate)[:80]
-        )
-    return value
 
 
 def _check_channels(where: str, channels: int) -> None:

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError, nearest
+from omniform.core.errors import InputError, brief, nearest
 
 PaddingRule = Literal["longest", "max_length", "do_not_pad"]
 Padding = bool | PaddingRule
 Side = Literal["left", "right"]
 
-_RULES: dict[str, PaddingRule] = {"longest": "longest", "max_length": "max_length", "do_not_pad": "do_not_pad"}
+_RULES: tuple[PaddingRule, ...] = ("longest", "max_length", "do_not_pad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,16 @@ def padding_rule(padding: object) -> PaddingRule:
     """
     if isinstance(padding, bool):
         return "longest" if padding else "do_not_pad"
-    if isinstance(padding, str) and padding in _RULES:
-        return _RULES[padding]
+    if isinstance(padding, str):
+        for rule in _RULES:
+            if padding == rule:  # an enumeration of strings equals them, and hashes otherwise
+                return rule
     raise InputError(
         "unknown way to pad",
         where="padding",
         expected="True, False, 'longest', 'max_length' or 'do_not_pad'",
-        found=repr(padding),
-        remedy=nearest(str(padding), _RULES),
+        found=brief(padding),
+        remedy=nearest(padding[:40], _RULES) if isinstance(padding, str) else None,
     )
 
 
@@ -78,13 +80,13 @@ def pad(
         raise InputError(
             "a length to cut or pad to is needed", where="max_length", remedy="Pass max_length, or padding='longest'."
         )
-    limit = None if max_length is None else _round_up(max_length, multiple)
+    limit = None if max_length is None else round_up(max_length, multiple)
     if truncate:
         waves = [wave[:limit] for wave in waves]
     longest = max(wave.shape[0] for wave in waves)
     target = 0
     if rule == "longest":
-        target = _round_up(longest, multiple)
+        target = round_up(longest, multiple)
     elif rule == "max_length" and limit is not None:
         target = limit
     lengths = [max(target, wave.shape[0]) for wave in waves]
@@ -125,5 +127,6 @@ def normalize(padded: Padded, *, value: float) -> Padded:
     return Padded(torch.from_numpy(rows), padded.mask)
 
 
-def _round_up(length: int, multiple: int | None) -> int:
+def round_up(length: int, multiple: int | None) -> int:
+    """The least multiple that is not below ``length``."""
     return length if multiple is None else -(-length // multiple) * multiple

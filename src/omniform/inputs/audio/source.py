@@ -6,17 +6,15 @@ import base64
 import binascii
 import io
 import os
-import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
 from omniform.core.errors import InputError, RepoError
+from omniform.inputs.media_access import MediaAccess, is_web, local_path, read_file
 
-_CHUNK: Final = 1 << 16
+MAX_BYTES: Final = 1 << 30
+"""The largest file that is read where nobody says otherwise."""
 
 
 @runtime_checkable
@@ -28,29 +26,38 @@ class Readable(Protocol):
         ...
 
 
-def encoded(source: object, *, max_bytes: int, timeout: float) -> tuple[Path | io.BytesIO, str]:
+def encoded(
+    source: object, access: MediaAccess, *, max_bytes: int | None, timeout: float | None
+) -> tuple[Path | io.BytesIO, str]:
     """The file that ``source`` stands for, and what to call it in messages.
 
     Args:
         source: a path, bytes, an open binary file, a ``data:`` URI or an ``http(s)://`` address.
-        max_bytes: refuse more than this.
-        timeout: seconds that a web address may take in all.
+        access: what may be read.
+        max_bytes: refuse more than this; None for the default.
+        timeout: seconds that a web address may take in all; None for the default.
 
     Raises:
-        RepoError: no such file, or the address cannot be reached.
+        RepoError: no such file, it may not be read, or the address cannot be reached.
         InputError: none of the above kinds, an empty file, or too many bytes.
     """
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
-        name, data = source, _fetch(source, max_bytes=max_bytes, timeout=timeout)
+    most = MAX_BYTES if max_bytes is None else max_bytes
+    if isinstance(source, str) and is_web(source):
+        name, data = source, access.fetch(source, max_bytes=max_bytes, timeout=timeout)
     elif isinstance(source, str) and source[:5].lower() == "data:":
-        name, data = "data URI", _data_uri(source, max_bytes=max_bytes)
+        name, data = "data URI", _data_uri(source, max_bytes=most)
     elif isinstance(source, (str, os.PathLike)):
-        return _path(source, max_bytes=max_bytes)
+        path = local_path(source) if isinstance(source, str) else source
+        if access.roots is None:
+            return _path(path, max_bytes=most)
+        name = os.fsdecode(path)[:200]
+        with access.open(path) as file:
+            data = read_file(file, name, most)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         name, data = "bytes", bytes(source)
-        _check_size(name, len(data), max_bytes)
+        _check_size(name, len(data), most)
     elif isinstance(source, Readable):
-        name, data = "file object", _read(source, max_bytes=max_bytes)
+        name, data = "file object", read_file(source, "file object", most)
     else:
         raise InputError(
             "this is no sound",
@@ -95,39 +102,6 @@ def _data_uri(source: str, *, max_bytes: int) -> bytes:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError("the data URI is not base64", where="data URI", found=str(error)) from None
-
-
-def _read(file: Readable, *, max_bytes: int) -> bytes:
-    try:
-        data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        raise InputError("the file cannot be read", where="file object", found=str(error)) from None
-    if not isinstance(data, bytes):
-        raise InputError(
-            "the file is open as text", where="file object", remedy="Open it in binary mode: open(path, 'rb')."
-        )
-    _check_size("file object", len(data), max_bytes)
-    return data
-
-
-def _fetch(url: str, *, max_bytes: int, timeout: float) -> bytes:
-    deadline = time.monotonic() + timeout
-    data = bytearray()
-    try:
-        # urllib follows redirects to http, https and ftp only, never to a local file.
-        request = urllib.request.Request(url, headers={"User-Agent": "omniform"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            # read1 returns what has come, so that a server that drips is caught by the deadline.
-            while chunk := response.read1(_CHUNK):
-                data += chunk
-                _check_size(url, len(data), max_bytes)
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"more than {timeout:g} seconds")
-    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise RepoError("the address cannot be fetched", where=url, found=str(error)) from None
-    return bytes(data)
 
 
 def _check_size(name: str, size: int, max_bytes: int) -> None:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError, check_arguments
+from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.reader import ConfigReader
-from omniform.inputs.audio.extractor import FeatureExtractor, as_waves
+from omniform.inputs.audio.extractor import FeatureExtractor
 from omniform.inputs.audio.mel import SLANEY, log10_within, mel_filter_bank, power_spectrogram
 from omniform.inputs.audio.pad import Padded, Padding, normalize, pad, padding_rule
+from omniform.inputs.audio.samples import as_waves, check_flag, check_length
 
 if TYPE_CHECKING:
-    from omniform.inputs.audio.extractor import Waves
+    from omniform.inputs.audio.samples import Waves
 
 # The published models were trained on these; no config changes them.
 _HIGHEST_HZ: Final = 8000.0
@@ -91,19 +92,20 @@ class WhisperFeatureExtractor(FeatureExtractor):
         sampling_rate: int | None = None,
         padding: Padding = "max_length",
         max_length: int | None = None,
-        truncation: bool = True,
+        truncation: bool | None = True,
         pad_to_multiple_of: int | None = None,
         return_attention_mask: bool | None = None,
-        return_token_timestamps: bool = False,
-        do_normalize: bool = False,
+        return_token_timestamps: bool | None = False,
+        do_normalize: bool | None = False,
         return_tensors: str | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = "cpu",
         **unknown: object,
     ) -> Batch:
         """Turn one wave or several into log-mel features.
 
         Args:
             audio: mono samples: an array, a tensor or a list; or several: a list of those, or ``[batch, samples]``.
+                Floats are nominally within -1..1; integers are scaled by their own full scale (int16 by 1/32768).
             sampling_rate: rate of ``audio`` in Hz, to be checked; without it the right rate is assumed.
             padding: ``"max_length"``, ``"longest"`` (True), or ``"do_not_pad"`` (False).
             max_length: samples to cut and pad to; a chunk's length if left out.
@@ -127,21 +129,27 @@ class WhisperFeatureExtractor(FeatureExtractor):
         """
         check_arguments(self.type_name, unknown, _ARGUMENTS)
         self._check_rate(sampling_rate)
-        for name, count in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
-            _check_count(name, count)
+        max_length = check_length("max_length", max_length)
+        multiple = check_length("pad_to_multiple_of", pad_to_multiple_of)
+        for name, flag in (
+            ("truncation", truncation), ("return_attention_mask", return_attention_mask),
+            ("return_token_timestamps", return_token_timestamps), ("do_normalize", do_normalize),
+        ):  # fmt: skip
+            check_flag(name, flag)
+        place = _device(device)
         waves = as_waves(audio)
         padded = pad(
             waves,
             rule=padding_rule(padding),
             max_length=self.n_samples if max_length is None else max_length,
-            truncate=truncation,
-            multiple=pad_to_multiple_of,
+            truncate=bool(truncation),
+            multiple=multiple,
             value=self.padding_value,
             side=self.padding_side,
         )
         if do_normalize:
             padded = normalize(padded, value=self.padding_value)
-        batch = Batch({"input_features": self._log_mel(padded.values, device)})
+        batch = Batch({"input_features": self._log_mel(padded.values, place)})
         if return_attention_mask:
             batch["attention_mask"] = self._frame_mask(padded)
         elif do_normalize or (return_attention_mask is None and self.return_attention_mask):
@@ -150,7 +158,7 @@ class WhisperFeatureExtractor(FeatureExtractor):
             batch["num_frames"] = torch.tensor([wave.shape[0] // self.hop_length for wave in waves])
         return batch.as_tensors("np" if return_tensors is None else return_tensors)
 
-    def _log_mel(self, waves: Tensor, device: torch.device | str) -> Tensor:
+    def _log_mel(self, waves: Tensor, device: torch.device) -> Tensor:
         """``(log10(mel power) + 4) / 4``, about -1 to 1. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``."""
         least = self._least_samples
         if waves.shape[1] < least:
@@ -178,6 +186,15 @@ class WhisperFeatureExtractor(FeatureExtractor):
 _ARGUMENTS: Final = frozenset(WhisperFeatureExtractor.__call__.__annotations__) - {"unknown", "return"}
 
 
-def _check_count(name: str, count: object) -> None:
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise InputError("this is no length", where=name, expected="an integer >= 1, or None", found=repr(count))
+def _device(device: object) -> torch.device:
+    if device is None:
+        return torch.device("cpu")
+    try:
+        if isinstance(device, (str, torch.device)):
+            place = torch.device(device)
+            torch.empty(0, device=place)
+            if place.type != "meta":
+                return place
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError("no such device here", where="device", found=brief(device)) from error
+    raise InputError("no such device here", where="device", expected="a name such as 'cpu'", found=brief(device))

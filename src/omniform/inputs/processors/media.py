@@ -71,9 +71,13 @@ def sounds(audio: object) -> list[object]:
 
 def is_rated(sound: object) -> bool:
     """Whether a sound is a pair ``(samples, rate)``."""
-    return (
-        isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[1], Real) and not isinstance(sound[0], Real)
-    )
+    from numpy import ndarray
+    from torch import Tensor
+
+    if not isinstance(sound, tuple) or len(sound) != 2 or isinstance(sound[0], Real):
+        return False
+    rate = sound[1]
+    return isinstance(rate, Real) or (isinstance(rate, (Tensor, ndarray)) and rate.ndim == 0)
 
 
 def is_encoded(sound: object) -> bool:

@@ -12,6 +12,7 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.inputs.audio import FeatureExtractor, WhisperFeatureExtractor, load_audio
 from omniform.inputs.images import ImageProcessor
+from omniform.inputs.media_access import checked_access
 from omniform.inputs.processors.base import TEXT_OPTIONS, PartName, Parts, Processor
 from omniform.inputs.processors.media import is_encoded, sounds
 from omniform.inputs.processors.options import Part
@@ -21,14 +22,14 @@ from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import Transcript, TranscriptOptions, WhisperTokenizer
 
 if TYPE_CHECKING:
-    from omniform.inputs.audio.extractor import Waves
     from omniform.inputs.audio.load import AudioSource
+    from omniform.inputs.audio.samples import Waves
 
 _AUDIO_OPTIONS = frozenset(
     name
     for name, parameter in inspect.signature(WhisperFeatureExtractor.__call__).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-)
+) | {"media_access"}
 
 
 class WhisperProcessor(Processor):
@@ -98,18 +99,20 @@ class WhisperProcessor(Processor):
 
     def _waves(self, audio: object, options: dict[str, object]) -> Waves:
         """The samples of every sound, files read and resampled; samples as they are, whose rate is checked later."""
+        access = checked_access(options.pop("media_access", None))
         given = sounds(audio)
         if not any(is_encoded(sound) for sound in given):
             return cast("Waves", audio)
         rate = self.feature_extractor.sampling_rate
+
+        def heard(sound: object) -> torch.Tensor:
+            return load_audio(cast("AudioSource", sound), rate, media_access=access)
+
         stated = options.pop("sampling_rate", None)
         if all(is_encoded(sound) for sound in given):
-            return [load_audio(cast("AudioSource", sound), rate) for sound in given]
+            return [heard(sound) for sound in given]
         options["sampling_rate"] = stated  # of the samples among them
-        return [
-            load_audio(cast("AudioSource", sound), rate) if is_encoded(sound) else cast("torch.Tensor", sound)
-            for sound in given
-        ]
+        return [heard(sound) if is_encoded(sound) else cast("torch.Tensor", sound) for sound in given]
 
     def get_decoder_prompt_ids(
         self, task: str | None = None, language: str | None = None, no_timestamps: bool = True
