@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_tokenizers_folders import gpt2, llama, llama3, llava, ours, reference
 
-from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownArgumentError
+from omniform.core.errors import ConfigError, InputError, OmniformError
 
 LLAMA2 = """\
 {%- if messages[0]['role'] == 'system' %}
@@ -411,8 +411,6 @@ def test_variables_and_plain_data(tokenizers) -> None:
         mine.apply_chat_template(
             [{"role": "user", "content": Secret("x")}], chat_template="{{ messages[0].content.leak() }}", tokenize=False
         )
-    with pytest.raises(UnknownArgumentError, match="add_generation_prompt"):
-        mine.apply_chat_template(PLAIN, chat_template=CHATML, add_generation_promt=True)
 
 
 SNIPPETS = [

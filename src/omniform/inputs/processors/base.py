@@ -20,10 +20,11 @@ from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors.chat import assistant_masks, read_chats, split_variables, write_templates
 from omniform.inputs.processors.media import Media
 from omniform.inputs.processors.options import CallOptions, Part, sort_options
-from omniform.inputs.text.chat import ChatOptions, Prompt, Tool, choose_template, render_chat
+from omniform.inputs.text.chat import ChatOptions, Tool, choose_template, render_chats
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
+from omniform.inputs.text.template import Prompt
 from omniform.inputs.text.tokenizer import Ids, Tokenizer
 
 PROCESSOR_FILE = "processor_config.json"
@@ -159,7 +160,6 @@ class Processor(ABC):
         Raises:
             ConfigError: the template is malformed, or does what templates may not.
             InputError: it refuses the messages; or they hold other numbers of pictures than the prompt.
-            UnknownArgumentError: neither the template nor the processor knows an option.
         """
         if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
             raise InputError(
@@ -178,10 +178,12 @@ class Processor(ABC):
             variables={**self.tokenizer.special_tokens_map, **variables},
             track=return_assistant_tokens_mask,
         )
-        prompts = [render_chat(template, messages, asked) for messages in chats]
+        prompts = render_chats(template, chats, asked)
         if not tokenize:
             return [prompt.text for prompt in prompts] if many else prompts[0].text
-        call = {**(processor_kwargs or {}), **called}
+        if processor_kwargs is not None and not isinstance(processor_kwargs, Mapping):
+            raise InputError("options come as a mapping", where="processor_kwargs", found=f"{processor_kwargs!r:.60}")
+        call: dict[str, object] = {**(processor_kwargs or {}), **called}
         if return_tensors is not None:
             call["return_tensors"] = return_tensors
         batch = self._encode_chats(prompts, media, many, call)

@@ -10,9 +10,10 @@ from pathlib import Path
 from omniform.core.errors import ConfigError
 from omniform.inputs.processors.media import Media, take_media
 from omniform.inputs.processors.options import GROUPS, Part
-from omniform.inputs.text.chat import Message, Prompt, read_conversations
+from omniform.inputs.text.chat import Message, read_conversations
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.settings import TEMPLATES_FOLDER, ChatTemplates
+from omniform.inputs.text.template import Prompt
 
 
 def read_chats(conversation: object) -> tuple[list[list[Message]], list[Media], bool]:

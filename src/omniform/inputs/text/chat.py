@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from secrets import token_hex
 from typing import Any
 
 from tokenizers import Encoding
 
-from omniform.core.errors import InputError, UnknownArgumentError, nearest
+from omniform.core.errors import InputError, nearest
+from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.schema import function_schema
 from omniform.inputs.text.settings import ChatTemplates
-from omniform.inputs.text.template import GENERATED_FROM, GENERATED_TO, plain, render
+from omniform.inputs.text.template import Prompt, compile_template, render
+
+log = logging.getLogger("omniform")
 
 Message = dict[str, object]
 Tool = Mapping[str, object] | Callable[..., object]
 
+_TAG = "CONTINUE_FINAL_MESSAGE_TAG"  # written with a space behind it, to see whether the template strips content
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_CUT = "CONTINUE_FINAL_MESSAGE_TAG "  # with a space, to see whether the template strips content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +47,6 @@ class ChatOptions:
     track: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A rendered conversation.
-
-    Attributes:
-        text: the prompt.
-        generated: the characters that the assistant wrote, as (start, end), where they were asked for.
-    """
-
-    text: str
-    generated: tuple[tuple[int, int], ...] = ()
-
-
 def choose_template(templates: ChatTemplates, asked: str | None, has_tools: bool) -> str:
     """The template to use.
 
@@ -67,6 +58,8 @@ def choose_template(templates: ChatTemplates, asked: str | None, has_tools: bool
     Raises:
         InputError: there is none, or it is not clear which.
     """
+    if asked is not None and not isinstance(asked, str):
+        raise InputError("a chat template is text", where="chat_template", found=shown(asked))
     if isinstance(templates, dict):
         if asked is not None:
             return templates.get(asked, asked)
@@ -91,17 +84,17 @@ def choose_template(templates: ChatTemplates, asked: str | None, has_tools: bool
 
 
 def read_conversations(conversation: object) -> tuple[list[list[Message]], bool]:
-    """One conversation or a batch of them, as plain data, and whether it was a batch.
+    """One conversation or a batch of them, and whether it was a batch.
 
     Raises:
         InputError: it is empty, or a message is no mapping.
     """
     if not isinstance(conversation, (list, tuple)) or not conversation:
         raise InputError(
-            "there is no message",
+            "there is no message" if isinstance(conversation, (list, tuple)) else "this is no conversation",
             where="conversation",
             expected="a list of messages, or a list of such lists",
-            found="an empty list" if isinstance(conversation, (list, tuple)) else f"{conversation!r:.60}",
+            found="an empty list" if isinstance(conversation, (list, tuple)) else shown(conversation),
         )
     many = isinstance(conversation[0], (list, tuple))
     chats = conversation if many else [conversation]
@@ -110,9 +103,18 @@ def read_conversations(conversation: object) -> tuple[list[list[Message]], bool]
     ], many
 
 
+def shown(value: object) -> str:
+    """The beginning of a foreign value and what it is, for an error."""
+    try:
+        text = repr(value)
+    except Exception:  # a foreign object's own mistake
+        text = "a value"
+    return f"{text[:60]} ({type(value).__name__})"
+
+
 def _read_chat(chat: object, where: str) -> list[Message]:
     if not isinstance(chat, (list, tuple)) or not chat:
-        raise InputError("a conversation is a list of messages", where=where, found=f"{chat!r:.60}")
+        raise InputError("a conversation is a list of messages", where=where, found=shown(chat))
     messages = []
     for index, raw in enumerate(chat):
         if is_dataclass(raw) and not isinstance(raw, type):
@@ -122,9 +124,16 @@ def _read_chat(chat: object, where: str) -> list[Message]:
                 "a message is a mapping",
                 where=f"{where}, message {index}",
                 expected="{'role': ..., 'content': ...}",
-                found=f"{raw!r:.60}",
+                found=shown(raw),
             )
-        message = {str(name): plain(value) for name, value in raw.items() if value is not None}
+        message = {str(name): value for name, value in raw.items() if value is not None}
+        if not isinstance(message.get("role"), str):
+            raise InputError(
+                "a message has no role",
+                where=f"{where}, message {index}",
+                expected="a 'role' that is text: 'user', 'assistant', 'system'",
+                found=shown(raw.get("role")),
+            )
         thought = next((message[name] for name in _REASONING if name in message), None)
         if thought is not None:
             # Templates disagree on the name of what a model thinks before it answers.
@@ -133,54 +142,54 @@ def _read_chat(chat: object, where: str) -> list[Message]:
     return messages
 
 
-def render_chat(template: str, messages: list[Message], options: ChatOptions) -> Prompt:
-    """Render one conversation.
+def render_chats(template: str, chats: Sequence[list[Message]], options: ChatOptions) -> list[Prompt]:
+    """Render conversations.
 
     Args:
         template: the jinja source.
-        messages: as :func:`read_conversations` gives them.
+        chats: as :func:`read_conversations` gives them.
         options: see :class:`ChatOptions`.
 
     Raises:
         ConfigError: the template is malformed, or does what templates may not.
-        InputError: it refuses the messages, or a message or a tool is malformed.
-        UnknownArgumentError: a variable is given that the template does not mention.
+        InputError: it refuses the messages, or a message, a tool or an option is malformed.
     """
-    check_variables(template, options.variables)
-    continued = ""
-    if options.continue_final_message:
-        if options.add_generation_prompt:
-            raise InputError(
-                "a prompt either continues the last message or begins another",
-                where="continue_final_message",
-                remedy="Leave add_generation_prompt out.",
-            )
-        messages, continued = _open_last(template, messages, options.continue_final_message)
+    which = options.continue_final_message
+    if not isinstance(which, (bool, str)):
+        raise InputError("this is true, false or a field's name", where="continue_final_message", found=shown(which))
+    if which and options.add_generation_prompt:
+        raise InputError(
+            "a prompt either continues the last message or begins another",
+            where="continue_final_message",
+            remedy="Leave add_generation_prompt out.",
+        )
+    warn_unread(template, options.variables)
     variables = {
         **options.variables,
-        "messages": messages,
-        "tools": None if options.tools is None else [_tool(tool, index) for index, tool in enumerate(options.tools)],
+        "tools": _tools(options.tools),
         "documents": _documents(options.documents),
         "add_generation_prompt": options.add_generation_prompt,
     }
-    text = render(template, variables, track=options.track)
-    if options.continue_final_message:
-        text = _cut(text, continued)
-    return _take_marks(text) if options.track else Prompt(text)
+    return [_render(template, messages, variables, options) for messages in chats]
 
 
-def check_variables(template: str, variables: Mapping[str, object]) -> None:
-    """Refuse variables that the template does not so much as mention: they are misspelt arguments.
+def _render(template: str, messages: list[Message], variables: Mapping[str, object], options: ChatOptions) -> Prompt:
+    which = options.continue_final_message
+    if not which:
+        return render(template, {**variables, "messages": messages}, track=options.track)
+    tag = f"{_TAG}_{token_hex(8)} " if _TAG in str(messages) else f"{_TAG} "
+    opened, continued = _open_last(template, messages, which, tag)
+    return Prompt(_cut(render(template, {**variables, "messages": opened}).text, continued, tag))
 
-    Raises:
-        UnknownArgumentError: there is one.
-    """
-    words = set(re.findall(r"\w+", template))
-    for name in variables:
-        if name not in words and not name.endswith("_token"):
-            raise UnknownArgumentError(
-                f"neither apply_chat_template nor the template knows {name!r}", remedy=nearest(name, _ARGUMENTS)
-            )
+
+def warn_unread(template: str, variables: Mapping[str, object]) -> None:
+    """Say which variables the template never reads: templates differ in what they know, and names are misspelt."""
+    names = compile_template(template).names
+    unread = [name for name in variables if name not in names and not name.endswith("_token")]
+    if unread:
+        close = [hint for name in unread if (hint := nearest(name, _ARGUMENTS)).startswith("Did")]
+        words = ", ".join(map(repr, unread))
+        log.warning("the chat template reads no %s%s", words, "".join(f". {hint}" for hint in dict.fromkeys(close)))
 
 
 _ARGUMENTS = (
@@ -189,26 +198,43 @@ _ARGUMENTS = (
 )
 
 
+def read_more(options: EncodeOptions | None) -> EncodeOptions:
+    """Further options of the tokenizer's call.
+
+    Raises:
+        InputError: they are no mapping.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise InputError("options come as a mapping", where="tokenizer_kwargs", found=shown(options))
+    return options or {}
+
+
+def _tools(tools: object) -> list[object] | None:
+    if tools is None:
+        return None
+    if not isinstance(tools, (list, tuple)):
+        raise InputError("tools come as a list", where="tools", expected="a list of them", found=shown(tools))
+    return [_tool(tool, index) for index, tool in enumerate(tools)]
+
+
 def _tool(tool: object, index: int) -> object:
     if isinstance(tool, Mapping):
         return tool
     if callable(tool) and not isinstance(tool, type):
         function: Callable[..., Any] = tool
         return function_schema(function)
-    raise InputError("a tool is a function or a JSON schema", where=f"tools, {index}", found=f"{tool!r:.60}")
+    raise InputError("a tool is a function or a JSON schema", where=f"tools, {index}", found=shown(tool))
 
 
 def _documents(documents: object) -> object:
     if documents is None:
         return None
     if not isinstance(documents, (list, tuple)) or not all(isinstance(item, Mapping) for item in documents):
-        raise InputError(
-            "documents are mappings with 'title' and 'text'", where="documents", found=f"{documents!r:.60}"
-        )
+        raise InputError("documents are mappings with 'title' and 'text'", where="documents", found=shown(documents))
     return list(documents)
 
 
-def _open_last(template: str, messages: list[Message], which: bool | str) -> tuple[list[Message], str]:
+def _open_last(template: str, messages: list[Message], which: bool | str, tag: str) -> tuple[list[Message], str]:
     """Mark the end of the last message, and give the text that it ends with."""
     name = which if isinstance(which, str) else "content"
     last = dict(messages[-1])
@@ -219,20 +245,22 @@ def _open_last(template: str, messages: list[Message], which: bool | str) -> tup
     if not any(key in template for key in names):
         raise InputError("the chat template does not use this field", where=f"continue_final_message: {name}")
     if isinstance(content, str):
-        last.update(dict.fromkeys(names, content + _CUT))
+        content = str.__str__(content)
+        last.update(dict.fromkeys(names, content + tag))
         return [*messages[:-1], last], content
-    parts = [dict(part) if isinstance(part, Mapping) else part for part in content] if isinstance(content, list) else []
+    listed = content if isinstance(content, (list, tuple)) else []
+    parts = [dict(part) if isinstance(part, Mapping) else part for part in listed]
     for part in reversed(parts):
         if isinstance(part, dict) and isinstance(part.get("text"), str):
             text = part["text"]
-            part["text"] = text + _CUT
+            part["text"] = str.__str__(text) + tag
             last[name] = parts
             return [*messages[:-1], last], text
     raise InputError("the last message holds no text to continue", where=f"continue_final_message: {name}")
 
 
-def _cut(text: str, continued: str) -> str:
-    mark = _CUT.strip()
+def _cut(text: str, continued: str, tag: str) -> str:
+    mark = tag.strip()
     if mark not in text or continued.strip() not in text:
         raise InputError(
             "the chat template does not show the last message whole, so it cannot be continued",
@@ -241,7 +269,7 @@ def _cut(text: str, continued: str) -> str:
         )
     end = text.rindex(mark)
     # Where the template has stripped the content, what it would have stripped before the mark goes as well.
-    return text[:end] if text.startswith(_CUT, end) else text[:end].rstrip()
+    return text[:end] if text.startswith(tag, end) else text[:end].rstrip()
 
 
 def token_mask(encoding: Encoding, prompt: Prompt) -> list[int]:
@@ -254,24 +282,3 @@ def token_mask(encoding: Encoding, prompt: Prompt) -> list[int]:
         for index in range(first, len(mask) if last is None else last + 1):
             mask[index] = 1
     return mask
-
-
-def _take_marks(text: str) -> Prompt:
-    spans: list[tuple[int, int]] = []
-    kept: list[str] = []
-    length = 0
-    start: int | None = None
-    for piece in re.split(f"([{GENERATED_FROM}{GENERATED_TO}])", text):
-        if piece == GENERATED_FROM and start is None:
-            start = length
-        elif piece == GENERATED_TO and start is not None:
-            spans.append((start, length))
-            start = None
-        elif piece in (GENERATED_FROM, GENERATED_TO):
-            raise InputError(
-                "a message holds code points that are no characters", where="conversation", found=ascii(piece)
-            )
-        else:
-            kept.append(piece)
-            length += len(piece)
-    return Prompt("".join(kept), tuple(spans))

@@ -375,7 +375,6 @@ class Tokenizer(Framing):
         Raises:
             ConfigError: the template is malformed, or does what templates may not.
             InputError: it refuses the messages, or one of them or a tool is malformed.
-            UnknownArgumentError: the template does not know a variable.
         """
         if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
             raise InputError(
@@ -393,12 +392,12 @@ class Tokenizer(Framing):
             variables={**self.special_tokens_map, **variables},
             track=return_assistant_tokens_mask,
         )
-        prompts = [chat.render_chat(template, messages, asked) for messages in chats]
+        prompts = chat.render_chats(template, chats, asked)
         texts = [prompt.text for prompt in prompts]
         if not tokenize:
             return texts if many else texts[0]
         options: EncodeOptions = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        given: EncodeOptions = {"add_special_tokens": False, **options, **(tokenizer_kwargs or {})}
+        given: EncodeOptions = {"add_special_tokens": False, **options, **chat.read_more(tokenizer_kwargs)}
         encoded = self(texts if many else texts[0], **given)
         if return_assistant_tokens_mask:
             masks = [chat.token_mask(found, prompt) for found, prompt in zip(encoded.encodings, prompts, strict=True)]
