@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from types import FunctionType
 from typing import cast
 
-from jinja2 import Environment, nodes
+from jinja2 import Environment, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
@@ -76,11 +77,10 @@ def compile_program(source: str) -> Program:
     tree = environment.parse(source)
     names = frozenset(node.name for node in tree.find_all(nodes.Name))
     weight = _Rewriter().visit(tree, generating=False)
-    code = compile(environment._generate(tree, None, None), "chat_template", "exec")
-    namespace: dict[str, object] = {"environment": None}
-    exec(code, namespace)
-    namespace["Namespace"] = Variables  # the code imports jinja's, to ask what may be assigned to
-    return Program(cast("Callable[..., Iterator[str]]", namespace["root"]), weight * NODE, names)
+    root = Template.from_code(environment, environment.compile(tree), {}).root_render_func
+    # The code imports jinja's namespace, to ask what may be assigned to.
+    cast(FunctionType, root).__globals__["Namespace"] = Variables
+    return Program(root, weight * NODE, names)
 
 
 def _environment() -> Environment:
