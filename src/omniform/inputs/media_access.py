@@ -9,11 +9,11 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import BinaryIO, Final, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from omniform.core.errors import InputError, RepoError, brief
+from omniform.inputs.checks import positive_limit, whole_limit
 from omniform.inputs.fetch import DOWNLOAD_SECONDS, MAX_DOWNLOAD_BYTES, fetch_url
 
 MAX_PIXELS: Final = 89_478_485
@@ -27,26 +27,6 @@ Urls: TypeAlias = Literal["public", "any", "none"]
 
 # The shortest picture file (a one-pixel GIF) has 26 bytes, 36 characters in base64: no need to take "cats" for one.
 _LEAST_BASE64: Final = 36
-
-
-def whole_limit(name: str, value: object) -> None:
-    """Refuse a limit that is not a whole number from 1 on.
-
-    Raises:
-        InputError: as said.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError("this is no limit", where=name, expected="a whole number >= 1", found=brief(value))
-
-
-def positive_limit(name: str, value: object) -> None:
-    """Refuse a limit that is not a number above 0 (NaN is not).
-
-    Raises:
-        InputError: as said.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
-        raise InputError("this is no limit", where=name, expected="a number above 0", found=brief(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.collate import collate
 from omniform.inputs.audio.pad import Padding, Side, padding_rule
-from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, check_flag, check_length, check_rate
+from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, check_rate
+from omniform.inputs.checks import check_flag, check_length
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.samples import Waves

@@ -17,7 +17,8 @@ from torch import Tensor
 from omniform.core.errors import DependencyError, InputError, brief
 from omniform.inputs.audio.samples import check_rate, check_wave, full_scale, to_tensor
 from omniform.inputs.audio.source import Readable, encoded
-from omniform.inputs.media_access import MediaAccess, checked_access, positive_limit, whole_limit
+from omniform.inputs.checks import positive_limit, whole_limit
+from omniform.inputs.media_access import MediaAccess, checked_access
 
 if TYPE_CHECKING:
     import numpy as np

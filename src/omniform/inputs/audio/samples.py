@@ -187,32 +187,3 @@ def check_rate(where: str, rate: object) -> int:
             "this is no sampling rate", where=where, expected=f"1 to {MAX_SAMPLING_RATE} Hz", found=brief(rate)
         )
     return value
-
-
-def check_length(name: str, value: object) -> int | None:
-    """A length in samples or frames, or None.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if value is None:
-        return None
-    length = 0
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            length = operator.index(value)
-    if not 1 <= length < 1 << 40:
-        raise InputError("this is no length", where=name, expected="an integer >= 1, or None", found=brief(value))
-    return length
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuse what is neither true, false nor None.
-
-    Raises:
-        InputError: as said.
-    """
-    from numpy import bool_
-
-    if value is not None and not isinstance(value, (bool, bool_)):
-        raise InputError("this is neither true nor false", where=name, expected="True or False", found=brief(value))

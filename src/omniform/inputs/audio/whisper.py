@@ -14,7 +14,8 @@ from omniform.core.reader import ConfigReader
 from omniform.inputs.audio.extractor import FeatureExtractor
 from omniform.inputs.audio.mel import SLANEY, log10_within, mel_filter_bank, power_spectrogram
 from omniform.inputs.audio.pad import Padded, Padding, normalize, pad, padding_rule
-from omniform.inputs.audio.samples import as_waves, check_flag, check_length
+from omniform.inputs.audio.samples import as_waves
+from omniform.inputs.checks import check_flag, check_length
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.samples import Waves

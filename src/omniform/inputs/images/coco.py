@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.core.errors import DependencyError, InputError
+from omniform.core.errors import DependencyError, InputError, brief
 from omniform.inputs.images import ops
 from omniform.inputs.images.load import load_image
 
@@ -40,7 +41,7 @@ def detection_target(annotation: Annotation, height: int, width: int, *, masks: 
         DependencyError: polygons are to be drawn, and pycocotools is not installed.
     """
     listed = [_entry(o, f"{where}.annotations[{n}]") for n, o in enumerate(_list(annotation, "annotations", where))]
-    objects = [o for o in listed if not o.get("iscrowd")]
+    objects = [o for o in listed if not _is_crowd(o, where)]
     boxes = _numbers([_need(o, "bbox", where) for o in objects], torch.float32, where, "bbox").reshape(-1, 4).clone()
     boxes[:, 2:] += boxes[:, :2]
     boxes[:, 0::2] = boxes[:, 0::2].clip(min=0, max=width)
@@ -61,6 +62,8 @@ def detection_target(annotation: Annotation, height: int, width: int, *, masks: 
         if len(points) != len(objects):
             raise InputError("some objects have keypoints and some have none", where=where)
         kept = _numbers(points, torch.float32, where, "keypoints")[keep]
+        if len(kept) and kept.numel() % 3:
+            raise InputError("keypoints have three numbers each", where=where, found=list(kept.shape[1:]))
         target["keypoints"] = kept.reshape(-1, 3) if len(kept) else kept
     if masks:
         target["masks"] = _polygon_masks([_need(o, "segmentation", where) for o in objects], height, width)[keep]
@@ -86,7 +89,9 @@ def panoptic_target(
     ]
     name = _need(annotation, "file_name", where)
     if not isinstance(masks_path, (str, Path)) or not isinstance(name, str):
-        raise InputError("panoptic annotations need the folder of their pictures", where="masks_path", found=masks_path)
+        raise InputError(
+            "panoptic annotations need the folder of their pictures", where="masks_path", found=brief(masks_path)
+        )
     identity = _segment_ids(Path(masks_path) / name)
     if identity.shape != (height, width):
         raise InputError(
@@ -189,9 +194,19 @@ def _polygon_masks(polygons: Sequence[object], height: int, width: int) -> Tenso
         ) from error
     masks = []
     for polygon in polygons:
-        drawn = torch.as_tensor(tools.decode(tools.frPyObjects(polygon, height, width)))
+        try:
+            drawn = torch.as_tensor(tools.decode(tools.frPyObjects(polygon, height, width)))
+        except Exception as error:  # it checks nothing itself
+            raise InputError("malformed annotation", where="segmentation", found=brief(polygon)) from error
         masks.append(drawn.reshape(height, width, -1).any(dim=2))
     return torch.stack(masks)
+
+
+def _is_crowd(annotation: Annotation, where: str) -> bool:
+    value = annotation.get("iscrowd")
+    if value is not None and not isinstance(value, Integral):
+        raise InputError("malformed annotation", where=f"{where}: iscrowd", expected="0 or 1", found=brief(value))
+    return bool(value)
 
 
 def _entry(value: object, where: str) -> Annotation:
@@ -216,8 +231,9 @@ def _list(annotation: Annotation, key: str, where: str) -> Sequence[object]:
 def _numbers(values: Sequence[object], dtype: torch.dtype, where: str, key: str) -> Tensor:
     try:
         tensor = torch.as_tensor(values, dtype=dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError("malformed annotation", where=f"{where}: {key}", found=str(error)) from error
+    except Exception as error:  # objects of any class come here, with errors of their own
+        found = f"{brief(values)} ({type(error).__name__})"
+        raise InputError("malformed annotation", where=f"{where}: {key}", expected="numbers", found=found) from error
     if key == "bbox" and values and tensor.shape[1:] != (4,):
         raise InputError("a box has four numbers", where=where, found=list(tensor.shape[1:]))
     return tensor

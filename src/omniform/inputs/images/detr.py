@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import ClassVar, Literal, cast, overload
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
+from omniform.inputs.checks import check_flag
 from omniform.inputs.images import coco, postprocess
 from omniform.inputs.images.coco import Annotation, Target
 from omniform.inputs.images.options import DetrOptions
@@ -146,6 +148,7 @@ class DetrImageProcessor(ImageProcessor):
     ) -> list[Tensor] | list[Batch]:
         """See :func:`~omniform.inputs.images.postprocess.semantic_segmentation`; without scores only the maps."""
         scored = postprocess.semantic_segmentation(outputs, target_sizes=target_sizes)
+        check_flag("return_segmentation_scores", return_segmentation_scores)
         return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
 
     def post_process_instance_segmentation(
@@ -158,6 +161,7 @@ class DetrImageProcessor(ImageProcessor):
         return_coco_annotation: bool = False,
     ) -> list[Segmentation]:
         """See :func:`~omniform.inputs.images.postprocess.segments`; ``return_coco_annotation`` gives run lengths."""
+        check_flag("return_coco_annotation", return_coco_annotation)
         found = postprocess.segments(
             outputs,
             threshold=threshold,
@@ -182,7 +186,7 @@ class DetrImageProcessor(ImageProcessor):
             threshold=threshold,
             mask_threshold=mask_threshold,
             overlap_mask_area_threshold=overlap_mask_area_threshold,
-            fuse=frozenset(label_ids_to_fuse or ()),
+            fuse=_classes(label_ids_to_fuse),
             target_sizes=target_sizes,
         )
 
@@ -200,6 +204,9 @@ class DetrImageProcessor(ImageProcessor):
             raise InputError(
                 "annotations need their format", where="format", expected="coco_detection or coco_panoptic"
             )
+        check_flag("return_segmentation_masks", masks)
+        if not isinstance(annotations, (Mapping, list, tuple)):
+            raise InputError("annotations are objects", where="annotations", found=brief(annotations))
         listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
         if len(listed) != len(images):
             raise InputError(
@@ -209,7 +216,7 @@ class DetrImageProcessor(ImageProcessor):
         for number, (image, annotation) in enumerate(zip(images, listed, strict=True)):
             where = f"annotations[{number}]"
             if not isinstance(annotation, Mapping):
-                raise InputError("malformed annotation", where=where, expected="an object", found=type(annotation))
+                raise InputError("malformed annotation", where=where, expected="an object", found=brief(annotation))
             height, width = image.shape[-2:]
             if options.format == "coco_panoptic":
                 keep = masks is None or masks
@@ -218,6 +225,14 @@ class DetrImageProcessor(ImageProcessor):
                 target = coco.detection_target(annotation, height, width, masks=bool(masks), where=where)
             targets.append(target)
         return targets
+
+
+def _classes(ids: object) -> frozenset[int]:
+    if ids is None:
+        return frozenset()
+    if not isinstance(ids, (set, frozenset, list, tuple)) or not all(isinstance(one, Integral) for one in ids):
+        raise InputError("classes are whole numbers", where="label_ids_to_fuse", expected="a set", found=brief(ids))
+    return frozenset(map(int, ids))
 
 
 def _follow(target: Target, old: tuple[int, int], new: tuple[int, int], options: DetrOptions) -> Target:

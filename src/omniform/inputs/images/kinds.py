@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Final
 
-from omniform.core.errors import ConfigError, UnknownNameError, nearest
+from omniform.core.errors import ConfigError, UnknownNameError, brief, nearest
 from omniform.inputs.images.detr import DetrImageProcessor
 from omniform.inputs.images.options import DetrOptions, ImageOptions, changed, wrong_value
 from omniform.inputs.images.processor import ImageProcessor, Kind
@@ -92,6 +92,8 @@ def image_processor(config: Mapping[str, object], *, where: str, default_type: s
         UnknownNameError: the type is not one of :data:`KINDS`.
         ConfigError: the file names no type, or a value has a wrong type or is out of range.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError("the settings are an object", where=where, found=brief(config))
     kind = KINDS[_type_name(config, where, default_type)]
     given = {name: value for name, value in config.items() if name not in _FORGOTTEN}
     modernise = _MODERNISERS.get(kind.name)
@@ -111,7 +113,8 @@ def image_processor(config: Mapping[str, object], *, where: str, default_type: s
 
 
 def _type_name(config: Mapping[str, object], where: str, default_type: str | None) -> str:
-    name = config.get("image_processor_type") or config.get("feature_extractor_type") or default_type
+    named = (config.get("image_processor_type"), config.get("feature_extractor_type"), default_type)
+    name = next((one for one in named if one is not None and not (isinstance(one, str) and not one)), None)
     if name is None:
         raise ConfigError("image_processor_type is missing", where=where, expected=f"one of {', '.join(sorted(KINDS))}")
     if not isinstance(name, str):
@@ -120,12 +123,14 @@ def _type_name(config: Mapping[str, object], where: str, default_type: str | Non
     if modern.endswith("FeatureExtractor"):
         modern = modern.removesuffix("FeatureExtractor") + "ImageProcessor"
     if modern not in KINDS:
-        raise UnknownNameError(f"unknown image processor {name!r}", where=where, remedy=nearest(modern, KINDS))
+        raise UnknownNameError(
+            f"unknown image processor {brief(name)}", where=where, remedy=nearest(modern[:80], KINDS)
+        )
     return modern
 
 
 def _modernise_clip(given: dict[str, object], where: str) -> None:
-    if given.get("use_square_size"):
+    if given.get("use_square_size") is True:
         del given["use_square_size"]
         given["size"] = {"height": 224, "width": 224}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief
+from omniform.inputs.checks import whole_limit
 from omniform.inputs.images.arrays import Layout, array_picture, array_to_pil, check_pixels, finite, is_array
 from omniform.inputs.images.modes import is_numbers, numbers, on_white
 from omniform.inputs.media_access import (
@@ -27,7 +28,6 @@ from omniform.inputs.media_access import (
     is_web,
     local_path,
     read_file,
-    whole_limit,
 )
 
 if TYPE_CHECKING:

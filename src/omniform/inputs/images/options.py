@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final, TypeVar
 
-from omniform.core.errors import ConfigError, InputError
+from omniform.core.errors import ConfigError, InputError, brief
 from omniform.inputs.images.sizes import FORMS_TEXT, Size, parse_size, size_entries
 
 
@@ -92,13 +92,13 @@ def changed(
         parse, expected = _PARSERS[name]
         try:
             values[name] = None if value is None else parse(value)
-        except (TypeError, ValueError, OverflowError):
+        except Exception:  # objects of any class come here, with errors of their own
             raise wrong_value(name, value, expected, where, error) from None
     if given.get("size") is not None:
         said = values.get("default_to_square", options.default_to_square)
         try:
             values["size"] = parse_size(given["size"], square=square if said is None else bool(said))
-        except (TypeError, ValueError, OverflowError):
+        except Exception:
             raise wrong_value("size", given["size"], FORMS_TEXT, where, error) from None
     return replace(options, **values)  # type: ignore[arg-type]
 
@@ -107,13 +107,7 @@ def wrong_value(
     name: str, value: object, expected: str, where: str | None, error: type[ConfigError | InputError]
 ) -> ConfigError | InputError:
     """The error for an option of a wrong type or out of range."""
-    shown = repr(value)
-    return error(
-        f"{name} has a wrong value",
-        where=where,
-        expected=expected,
-        found=shown if len(shown) < 90 else shown[:87] + "...",
-    )
+    return error(f"{name} has a wrong value", where=where, expected=expected, found=brief(value))
 
 
 def saved(options: ImageOptions, defaults: ImageOptions) -> dict[str, object]:

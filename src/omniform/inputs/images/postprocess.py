@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.batch import Batch
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
+from omniform.inputs.checks import fraction
+from omniform.inputs.media_access import MAX_PIXELS
 
 TargetSizes: TypeAlias = "Sequence[tuple[int, int]] | Tensor"
 """The size ``(height, width)`` of each picture of the batch, or a tensor ``[N, 2]`` of them."""
@@ -77,7 +79,8 @@ def object_detection(
     Raises:
         InputError: the outputs lack boxes, or the number of sizes is not that of the pictures.
     """
-    logits, boxes = _field(outputs.logits, "logits"), _field(outputs.pred_boxes, "pred_boxes")
+    logits, boxes = _fields(lambda: (outputs.logits, outputs.pred_boxes), "pred_boxes", 3)
+    threshold = fraction("threshold", threshold)
     sizes = _sizes(target_sizes, len(logits))
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)
     x, y, w, h = boxes.unbind(-1)
@@ -105,7 +108,7 @@ def semantic_segmentation(outputs: SegmentationOutput, *, target_sizes: TargetSi
     Raises:
         InputError: the outputs lack masks, or the number of sizes is not that of the pictures.
     """
-    logits, masks = _field(outputs.logits, "logits"), _field(outputs.pred_masks, "pred_masks")
+    logits, masks = _fields(lambda: (outputs.logits, outputs.pred_masks), "pred_masks", 4)
     sizes = _sizes(target_sizes, len(logits))
     classes = logits.softmax(dim=-1)[..., :-1]
     scores = torch.einsum("nqc,nqhw->nchw", classes, masks.sigmoid())
@@ -139,7 +142,9 @@ def segments(
     Raises:
         InputError: the outputs lack masks, or the number of sizes is not that of the pictures.
     """
-    logits, masks = _field(outputs.logits, "logits"), _field(outputs.pred_masks, "pred_masks")
+    logits, masks = _fields(lambda: (outputs.logits, outputs.pred_masks), "pred_masks", 4)
+    threshold, mask_threshold = fraction("threshold", threshold), fraction("mask_threshold", mask_threshold)
+    overlap_mask_area_threshold = fraction("overlap_mask_area_threshold", overlap_mask_area_threshold)
     sizes = _sizes(target_sizes, len(logits))
     scores, labels = logits.softmax(dim=-1).max(-1)
     keep = labels.ne(logits.shape[-1] - 1) & (scores > threshold)
@@ -209,25 +214,53 @@ def _run_lengths(mask: Tensor) -> list[int]:
 
 
 def _to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise InputError(
+            "the map would be too large", where="target_sizes", expected=f"at most {MAX_PIXELS:,} pixels", found=size
+        )
     return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _field(value: Tensor | None, name: str) -> Tensor:
-    if value is None:
-        raise InputError(f"the model's outputs have no {name}", where="outputs")
-    return value
+def _fields(read: Callable[[], tuple[Tensor | None, Tensor | None]], name: str, rank: int) -> tuple[Tensor, Tensor]:
+    """A model's logits and its other output of that name, which has so many dimensions."""
+    try:
+        logits, other = read()
+    except Exception as error:  # an object of any class
+        raise InputError("these are no outputs of a model", where="outputs", expected=f"logits and {name}") from error
+    for value, what, dimensions in ((logits, "logits", 3), (other, name, rank)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"the model's outputs have no {what}", where="outputs")
+        if value.ndim != dimensions:
+            raise InputError(
+                f"the model's {what} have another shape",
+                where="outputs",
+                expected=f"{dimensions} dimensions",
+                found=list(value.shape),
+            )
+    return cast("tuple[Tensor, Tensor]", (logits, other))
 
 
-def _sizes(sizes: TargetSizes | None, count: int) -> list[tuple[int, int]] | None:
+def _sizes(sizes: object, count: int) -> list[tuple[int, int]] | None:
     if sizes is None:
         return None
-    listed = [tuple(int(edge) for edge in size) for size in (sizes.tolist() if isinstance(sizes, Tensor) else sizes)]
+    try:
+        # A tensor or an array, or a list of pairs of anything that is a whole number.
+        listed = [tuple(_edge(edge) for edge in size) for size in sizes]  # type: ignore[attr-defined]
+    except Exception:  # objects of any class
+        listed = []
     pairs = [(size[0], size[1]) for size in listed if len(size) == 2 and min(size) > 0]
     if len(pairs) != count or len(listed) != count:
         raise InputError(
             "there must be one target size (height, width) for each picture",
             where="target_sizes",
-            expected=count,
-            found=str(listed[:4]),
+            expected=f"{count} pairs of lengths in pixels",
+            found=brief(sizes),
         )
     return pairs
+
+
+def _edge(value: object) -> int:
+    number = value.item() if isinstance(value, Tensor) else value
+    if isinstance(number, (bool, str)) or int(number) != number:  # type: ignore[call-overload]
+        raise TypeError
+    return int(number)  # type: ignore[call-overload, no-any-return]

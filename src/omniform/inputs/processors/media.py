@@ -110,7 +110,8 @@ def take_media(conversation: Sequence[object]) -> tuple[list[object], Media]:
 
 
 def _modern(part: object) -> object:
-    if isinstance(part, Mapping) and part.get("type") == "image_url" and "image_url" in part:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and isinstance(kind, str) and kind == "image_url" and "image_url" in part:
         address = part["image_url"]
         return {"type": "image", "url": address.get("url", "") if isinstance(address, Mapping) else address}
     return part
@@ -118,7 +119,7 @@ def _modern(part: object) -> object:
 
 def _take(part: object, media: Media, where: str) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if not isinstance(part, Mapping) or kind == "text":
+    if not isinstance(part, Mapping) or not isinstance(kind, str) or kind == "text":
         return
     if kind == "image":
         media.images.extend(_first(part, _IMAGE_KEYS))
