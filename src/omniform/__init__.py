@@ -47,6 +47,7 @@ _HOME: dict[str, str] = {
     "Batch": "omniform.core.batch",
     "Span": "omniform.core.batch",
     "OmniformError": "omniform.core.errors",
+    "MediaAccess": "omniform.inputs.media_access",
     "PreTrainedModel": "omniform.architectures.named",
     "PreTrainedConfig": "omniform.core.config",
     "PretrainedConfig": "omniform.core.config",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
     from omniform.hub.plan import plan as plan
+    from omniform.inputs.media_access import MediaAccess as MediaAccess
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin

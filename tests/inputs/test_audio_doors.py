@@ -116,6 +116,7 @@ REFUSED = {
     "list of whole numbers": ([0, 5000, -5000], "full scale"),
     "uint64": (np.full(9, 2**63, np.uint64), "full scale"),
     "sparse": (torch.zeros(9).to_sparse(), "no wave"),
+    "float8": (torch.zeros(9, dtype=torch.float8_e4m3fn), "no wave"),
     "meta": (torch.zeros(9, device="meta"), "no wave"),
     "objects": (np.array([object()]), "no wave"),
     "huge": ([10**400], "no wave"),

@@ -80,6 +80,8 @@ def doors(image: Image.Image, mode: str, folder: Path) -> dict[str, Callable[[],
             "bytes": lambda: data,
             "base64": lambda: text,
             "data URL": lambda: f"data:image/png;base64,{text}",
+            "mapping of bytes": lambda: {"bytes": data, "path": None},
+            "mapping of a path": lambda: {"bytes": None, "path": str(path)},
             "open": lambda: path.open("rb"),
             "at its end": at_its_end,
             "opened by Pillow": lambda: Image.open(path),
@@ -168,6 +170,7 @@ def test_integers_have_their_own_full_scale(dtype: object) -> None:
         (torch.zeros(1, 1, 3), "input_data_format"),
         (torch.zeros(3, 9, 9).to_sparse(), "one by one"),
         (torch.zeros(3, 9, 9, device="meta"), "one by one"),
+        (torch.zeros(3, 9, 9, dtype=torch.float8_e4m3fn), "number type"),
         (np.full((9, 9), np.nan), "NaN"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -385,6 +388,7 @@ def test_only_files_within_the_roots_are_read(folders: Path) -> None:
         assert load_image(good, media_access=access).size == (17, 13)
         admitted = access.admit(good)
         assert admitted == PNG.getvalue() and access.admit({"path": good}) == {"path": None, "bytes": admitted}
+        assert load_image({"path": good}, media_access=access).size == (17, 13)
     words = set()
     for bad in (
         folders / "secret" / "x.png", root / "link.png", root / "folder" / "x.png", root / "../secret/x.png",

@@ -15,6 +15,7 @@ from test_tokenizers_folders import llava
 
 import omniform
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownArgumentError
+from omniform.inputs.media_access import MediaAccess
 from reference import transformers
 
 TEMPLATE = (
@@ -173,3 +174,21 @@ def test_sound_in_a_conversation(tmp_path: Path) -> None:
     assert batch.input_features.shape[0] == 2
     for name in expected:
         assert torch.equal(batch[name], expected[name])
+
+
+def test_files_and_addresses_of_a_strangers_chat(pair, tmp_path: Path) -> None:
+    PICTURES[0].save(tmp_path / "x.png")
+    (tmp_path / "root").mkdir()
+    closed, rooted = MediaAccess(urls="none", roots=[]), MediaAccess(roots=[tmp_path])
+    for address in (str(tmp_path / "x.png"), (tmp_path / "x.png").as_uri()):
+        chat = [user({"type": "image_url", "image_url": {"url": address}}, "hello")]
+        batch = pair[0].apply_chat_template(chat, **FULL, return_tensors="pt", media_access=rooted)
+        assert batch.pixel_values.shape[0] == 1
+        for access in (closed, MediaAccess(roots=[tmp_path / "root"])):
+            with pytest.raises(RepoError, match="may not be read"):
+                pair[0].apply_chat_template(chat, **FULL, media_access=access)
+    with pytest.raises(RepoError, match="not read here"):
+        chat = [user({"type": "image", "url": "http://example.com/x.png"}, "hello")]
+        pair[0].apply_chat_template(chat, **FULL, media_access=closed)
+    with pytest.raises(InputError, match="too large together"):
+        pair[0].apply_chat_template(TALK, **FULL, media_access=MediaAccess(max_total_pixels=9))

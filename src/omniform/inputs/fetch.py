@@ -99,7 +99,8 @@ def fetch_url(
         # urllib wraps whatever a connection raises.
         if isinstance(error, URLError) and isinstance(error.reason, RepoError):
             raise error.reason from None
-        reason = f"more than {timeout:g} seconds" if deadline.passed() else str(error) or type(error).__name__
+        cause = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
+        reason = f"more than {timeout:g} seconds" if deadline.passed() else str(cause) or type(cause).__name__
         raise RepoError("the address cannot be reached", where=url, found=reason) from error
     except ValueError as error:
         raise InputError("malformed address", where=url, found=str(error)) from error

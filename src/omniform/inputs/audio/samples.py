@@ -91,7 +91,7 @@ def to_tensor(value: object, where: str, *, remedy: str | None = None) -> Tensor
         # Lists hold anything, with errors of their own.
         except Exception:
             tensor = None
-    if tensor is None or tensor.is_complex() or tensor.dtype == torch.bool:
+    if tensor is None or tensor.is_complex() or tensor.dtype == torch.bool or _is_float8(tensor.dtype):
         found = type(value).__name__ if tensor is None else str(tensor.dtype).removeprefix("torch.")
         raise InputError(
             "this is no wave",
@@ -101,6 +101,10 @@ def to_tensor(value: object, where: str, *, remedy: str | None = None) -> Tensor
             remedy=remedy,
         )
     return tensor
+
+
+def _is_float8(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize == 1
 
 
 def check_wave(samples: Tensor, where: str) -> None:

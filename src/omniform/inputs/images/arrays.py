@@ -17,6 +17,12 @@ Layout: TypeAlias = Literal["channels_first", "channels_last"]
 
 _CHANNELS: Final = (1, 3, 4)
 
+_FLOATS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WIDE: Final = (torch.uint32, torch.uint64)
+_REAL: Final = (
+    *_FLOATS, *_WIDE, torch.bool, torch.uint8, torch.uint16, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
+
 _LAYOUT_REMEDY: Final = "Pass input_data_format='channels_first' or 'channels_last'."
 
 
@@ -91,7 +97,7 @@ def in_bytes(image: Tensor, where: str) -> Tensor:
         return image
     if image.dtype == torch.bool:
         return image.to(torch.uint8) * 255
-    wide = image.to(torch.int64)  # torch computes with uint16 nowhere else
+    wide = image.to(torch.int64)  # torch computes with few of the unsigned types
     if image.dtype == torch.uint16:
         return ((wide + 128) // 257).to(torch.uint8)
     low, high = (int(edge) for edge in wide.aminmax()) if wide.numel() else (0, 0)
@@ -103,7 +109,7 @@ def in_bytes(image: Tensor, where: str) -> Tensor:
             found=f"{str(image.dtype).removeprefix('torch.')} from {low} to {high}",
             remedy="Convert it to uint8 or to uint16, whose white are 255 and 65535.",
         )
-    return image
+    return wide if image.dtype in _WIDE else image
 
 
 def array_to_pil(image: Tensor, where: str) -> Image:
@@ -174,7 +180,7 @@ def array_tensor(source: object, where: str) -> Tensor:
     if source.layout != torch.strided or source.is_meta or source.is_quantized:
         found = "a meta tensor" if source.is_meta else "a quantized tensor" if source.is_quantized else source.layout
         raise InputError("this tensor does not hold its numbers one by one", where=where, found=found)
-    if source.is_complex():
+    if source.dtype not in _REAL:
         raise InputError("unsupported number type", where=where, expected="real numbers", found=source.dtype)
     return source.detach()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -44,9 +44,11 @@ class ReadableFile(Protocol):
 
 
 ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | ReadableFile | Image | NDArray[generic] | Tensor"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | ReadableFile | Mapping[str, object] | Image"
+    " | NDArray[generic] | Tensor"
 )
-"""One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a Pillow image or an array."""
+"""One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a mapping with ``bytes`` or
+``path``, a Pillow image or an array."""
 
 _FORMATS: Final = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 
@@ -66,8 +68,9 @@ def load_image(
 
     Args:
         source: a path, an ``http(s)://`` or ``file://`` URL, a data URI, a base64 string, the bytes of a file, a file
-            open for reading bytes, a Pillow image, or an array or tensor ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``
-            with 1, 3 or 4 channels: uint8, uint16, bool, other whole numbers from 0 to 255, or floats in 0..1.
+            open for reading bytes, a mapping with ``bytes`` or ``path``, a Pillow image, or an array or tensor
+            ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with 1, 3 or 4 channels: uint8, uint16, bool, other whole
+            numbers from 0 to 255, or floats in 0..1.
         max_pixels: the largest width times height that is decoded; by default that of ``media_access``.
         fetch: what turns a URL into bytes, instead of ``media_access``.
         input_data_format: where the channels of an array are; without it they are looked for.
@@ -139,6 +142,10 @@ def _encoded(
     source: object, access: MediaAccess, where: str, fetch: Callable[[str], bytes] | None
 ) -> tuple[bytes, str]:
     """The bytes of a picture file, and what to call it."""
+    if isinstance(source, Mapping):
+        # As ``datasets`` has undecoded pictures.
+        given = [source.get(key) for key in ("bytes", "path")]
+        source = next((one for one in given if isinstance(one, (str, bytes, bytearray, os.PathLike))), source)
     if isinstance(source, str):
         return _encoded_text(source, access, fetch)
     if isinstance(source, os.PathLike):

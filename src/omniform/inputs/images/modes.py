@@ -51,9 +51,10 @@ def on_white(image: Image) -> Image:
     """A picture of colours as RGB, what is transparent laid on white."""
     from PIL import Image
 
-    image = image.convert(_PREMULTIPLIED.get(image.mode, image.mode))
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
     if not has_alpha(image):
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, image).convert("RGB")
