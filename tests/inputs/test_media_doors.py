@@ -238,6 +238,34 @@ def test_many_pictures_are_bounded_by_their_sum(tmp_path: Path) -> None:
                 processor(name)([source] * 3, media_access=MediaAccess(max_pixels=9_999))
 
 
+class Stream:
+    """What gives bytes once, as a pipe or a response does; or something else."""
+
+    def __init__(self, given: object) -> None:
+        self.given = given
+
+    def read(self, size: int = -1, /) -> object:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
+def test_streams_and_files_of_other_kinds(tmp_path: Path) -> None:
+    assert load_image(Stream(PNG.getvalue())).size == (17, 13)
+    for given, words in (("text", "binary mode"), (3, "bytes"), (KeyError("no"), "cannot be read"), (b"", "empty")):
+        with pytest.raises(InputError, match=words):
+            load_image(Stream(given))
+    closed = io.BytesIO(PNG.getvalue())
+    closed.close()
+    with pytest.raises(InputError, match="cannot be read"):
+        load_image(closed)
+    with (tmp_path / "holes.png").open("wb") as file:
+        file.truncate(1 << 40)
+    for read in (load_image, MediaAccess(roots=[tmp_path]).admit):
+        with pytest.raises(InputError, match="too large"):
+            read(tmp_path / "holes.png")
+
+
 # -- the network ------------------------------------------------------------------------------------------------------
 
 PNG = io.BytesIO()
@@ -344,11 +372,11 @@ def test_the_environments_proxy_is_no_way_around(port: int, monkeypatch: pytest.
 
 
 def test_downloads_are_bounded_in_time_and_whole(port: int) -> None:
-    access = MediaAccess(hosts=["127.0.0.1"], timeout=0.3)
-    with pytest.raises(RepoError, match=r"0\.3 seconds"):
-        access.fetch(f"http://127.0.0.1:{port}/headers")
-    with pytest.raises(RepoError, match="cut off"):
-        access.fetch(f"http://127.0.0.1:{port}/cut")
+    for access in (MediaAccess(hosts=["127.0.0.1"], timeout=0.3), MediaAccess(urls="any", timeout=0.3)):
+        with pytest.raises(RepoError, match=r"0\.3 seconds"):
+            access.fetch(f"http://127.0.0.1:{port}/headers")
+        with pytest.raises(RepoError, match="cut off"):
+            access.fetch(f"http://127.0.0.1:{port}/cut")
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

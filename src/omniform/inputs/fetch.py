@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
+from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urljoin, urlsplit
+from urllib.request import OpenerDirector, getproxies
 
 from omniform.core.errors import InputError, RepoError
-
-if TYPE_CHECKING:
-    from urllib.request import OpenerDirector
 
 MAX_DOWNLOAD_BYTES: Final = 64 * 1024**2
 """The largest file that is downloaded where nobody says otherwise."""
@@ -77,7 +76,7 @@ def fetch_url(
         url: the address. Redirects are followed, to http and https only.
         max_bytes: the largest body that is read.
         timeout: seconds for all of it.
-        anywhere: connect to any address, and through the proxy that the environment names. Without it connections
+        anywhere: connect to any address, and through the proxy if the environment names one. Without it connections
             are direct, and to public addresses.
         hosts: ``host`` or ``host:port``, as they stand in the URL, that may have any address.
 
@@ -91,8 +90,9 @@ def fetch_url(
         raise RepoError(f"offline ({switch} is set), and this is an address on the network", where=url)
     deadline = _Deadline(timeout, url)
     try:
-        guard = None if anywhere else partial(_guarded, url, deadline, frozenset(map(_plain, hosts)))
-        return _body(_opener(guard), url, max_bytes, deadline)
+        allowed = None if anywhere else frozenset(map(_plain, hosts))
+        opener = _proxied() if anywhere and getproxies() else _opener(partial(_guarded, url, deadline, allowed))
+        return _body(opener, url, max_bytes, deadline)
     except (RepoError, InputError):
         raise
     except (OSError, HTTPException) as error:
@@ -164,16 +164,14 @@ def _body(opener: OpenerDirector, url: str, max_bytes: int, deadline: _Deadline)
 
 def _answer(opener: OpenerDirector, url: str, deadline: _Deadline) -> HTTPResponse:
     """The answer at the end of all redirects. (urllib's own handler reads their bodies, however long.)"""
-    from urllib.request import Request
-
     at = url
     for _ in range(_MOST_REDIRECTS + 1):
         if urlsplit(at).scheme.lower() not in ("http", "https"):
             raise RepoError("only http and https addresses are fetched", where=url, found=at)
         try:
             # Some hosts turn away clients without a name.
-            request = Request(at, headers={"User-Agent": "omniform"})
-            return cast("HTTPResponse", opener.open(request, timeout=deadline.left()))
+            asked = request.Request(at, headers={"User-Agent": "omniform"})
+            return cast("HTTPResponse", opener.open(asked, timeout=deadline.left()))
         except HTTPError as error:
             target = error.headers.get("Location")
             error.close()
@@ -186,25 +184,28 @@ def _answer(opener: OpenerDirector, url: str, deadline: _Deadline) -> HTTPRespon
     )
 
 
-def _opener(guard: Guard | None) -> OpenerDirector:
-    from urllib import request
+def _opener(guard: Guard) -> OpenerDirector:
+    """What opens addresses over sockets that a guard connects."""
 
     class Plain(request.HTTPHandler):
         def http_open(self, req: request.Request) -> HTTPResponse:
-            return self.do_open(partial(_Connection, guard), req)  # type: ignore[arg-type]
+            return self.do_open(partial(_Connection, guard), req)
 
     class Secure(request.HTTPSHandler):
         def https_open(self, req: request.Request) -> HTTPResponse:
-            return self.do_open(partial(_SecureConnection, guard), req)  # type: ignore[arg-type]
+            return self.do_open(partial(_SecureConnection, guard), req)
 
-    direct: tuple[request.BaseHandler, ...] = (Plain(), Secure())
-    stock = (request.ProxyHandler(), request.HTTPHandler(), request.HTTPSHandler())
+    return _director(Plain(), Secure())
+
+
+def _proxied() -> OpenerDirector:
+    """What opens addresses through the environment's proxies."""
+    return _director(request.ProxyHandler(), request.HTTPHandler(), request.HTTPSHandler())
+
+
+def _director(*handlers: request.BaseHandler) -> OpenerDirector:
     opener = request.OpenerDirector()
-    for handler in (
-        *(stock if guard is None else direct),
-        request.HTTPDefaultErrorHandler(),
-        request.HTTPErrorProcessor(),
-    ):
+    for handler in (*handlers, request.HTTPDefaultErrorHandler(), request.HTTPErrorProcessor()):
         opener.add_handler(handler)
     return opener
 
@@ -234,15 +235,15 @@ class _SecureConnection(HTTPSConnection):
 
 
 def _guarded(
-    url: str, deadline: _Deadline, hosts: Collection[str], host: str, port: int, timeout: float
+    url: str, deadline: _Deadline, hosts: Collection[str] | None, host: str, port: int, timeout: float
 ) -> socket.socket:
     """Connect to a host: to an address that was looked at, and to no other.
 
     Raises:
-        RepoError: one of its addresses is not public, and the host is not among ``hosts``.
+        RepoError: one of its addresses is not public, and the host is not among ``hosts`` (None for all hosts).
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    if _plain(host) not in hosts and _plain(f"{host}:{port}") not in hosts:
+    if hosts is not None and _plain(host) not in hosts and _plain(f"{host}:{port}") not in hosts:
         for *_, address in found:
             if not is_public(str(address[0])):
                 raise RepoError(

@@ -156,8 +156,26 @@ class MediaAccess:
             data = from_base64(path)
             if data is not None:
                 return data
-        with self.open(path) as file:
-            return read_file(file, os.fsdecode(path), MAX_FILE_BYTES)
+        return self.read(path)
+
+    def read(self, path: str | os.PathLike[str], what: str = "file", max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """The bytes of a local file.
+
+        Args:
+            path: its name.
+            what: what it should be, for messages.
+            max_bytes: refuse a larger one, unread.
+
+        Raises:
+            RepoError: as :meth:`open`.
+            InputError: it is too large.
+        """
+        where = os.fsdecode(path)[:200]
+        with self.open(path, what) as file:
+            size = os.fstat(file.fileno()).st_size  # a file of holes costs nothing until it is read
+            if size > max_bytes:
+                raise too_large(what, where, max_bytes, f"{size:,} bytes")
+            return read_file(file, where, max_bytes, what)
 
     def names_file(self, text: str) -> bool:
         """Whether a text is the name of a file that is there and may be read."""
@@ -240,8 +258,13 @@ def read_file(file: object, where: str, max_bytes: int, what: str = "file") -> b
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InputError(f"the {what} does not give bytes", where=where, found=type(data).__name__)
     if len(data) > max_bytes:
-        raise InputError(f"the {what} is too large", where=where, expected=f"at most {max_bytes:,} bytes", found="more")
+        raise too_large(what, where, max_bytes, "more")
     return bytes(data)
+
+
+def too_large(what: str, where: str, max_bytes: int, found: str) -> InputError:
+    """The error for a file of too many bytes."""
+    return InputError(f"the {what} is too large", where=where, expected=f"at most {max_bytes:,} bytes", found=found)
 
 
 def _open_file(path: str, shown: str, what: str, *, follow: bool) -> BinaryIO:

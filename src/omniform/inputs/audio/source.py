@@ -50,9 +50,7 @@ def encoded(
         path = local_path(source) if isinstance(source, str) else source
         if access.roots is None:
             return _path(path, max_bytes=most)
-        name = os.fsdecode(path)[:200]
-        with access.open(path) as file:
-            data = read_file(file, name, most)
+        name, data = os.fsdecode(path)[:200], access.read(path, max_bytes=most)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         name, data = "bytes", bytes(source)
         _check_size(name, len(data), most)

@@ -180,9 +180,7 @@ def _encoded_text(source: str, access: MediaAccess, fetch: Callable[[str], bytes
 
 def _file_bytes(path: str | bytes, access: MediaAccess) -> tuple[bytes, str]:
     name = os.fsdecode(path)
-    shown = name if len(name) <= 200 else f"{name[:200]}..."
-    with access.open(name, "picture file") as file:
-        return read_file(file, shown, MAX_FILE_BYTES, "picture file"), shown
+    return access.read(name, "picture file", MAX_FILE_BYTES), name[:200]
 
 
 def _data_uri(source: str) -> bytes:
