@@ -60,8 +60,11 @@ class _Reader:
         kinds = _kinds(json.loads(self._decoder.__getstate__())) if self._decoder is not None else set()
         self._falls_back = "ByteFallback" in kinds
         self._alphabet = _byte_alphabet() if "ByteLevel" in kinds and not self._falls_back else {}
-        self._anchor = backend.encode(_ANCHOR, add_special_tokens=False).tokens
-        self._before = self._text(self._anchor)
+        from omniform.inputs.text.backend import guarded
+
+        with guarded("the tokenizer cannot read even single letters"):
+            self._anchor = backend.encode(_ANCHOR, add_special_tokens=False).tokens
+            self._before = self._text(self._anchor)
 
     def piece(self, token: int) -> bytes:
         spelling = self._backend.id_to_token(token)

@@ -228,7 +228,9 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         size = path.stat().st_size
         if size > LARGEST_JSON:
-            raise ConfigError("the file is absurdly large", where=where, found=f"{size} bytes")
+            raise ConfigError(
+                "the file is absurdly large", where=where, expected=f"up to {LARGEST_JSON} bytes", found=f"{size} bytes"
+            )
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise RepoError("the file cannot be read", where=where, found=error.strerror) from error

@@ -46,6 +46,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 LONGEST_HEADER = 100_000_000
 """The format's own bound on the header's bytes."""
 
+MOST_TENSORS = 250_000
+"""Tensors of the largest file; published ones have a few thousand, and their sum over all files stays below this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -91,6 +94,10 @@ def read_header(path: Path) -> Header:
             text = file.read(length)
     except OSError as error:
         raise WeightsError("the file cannot be read", where=where, found=error.strerror) from error
+    tensors, signs = text.count(b"{"), text.count(b"[") + text.count(b",")
+    if tensors > MOST_TENSORS or signs > 16 * MOST_TENSORS:
+        # Each of them becomes objects a hundred times as large.
+        raise _damaged(where, f"at most {MOST_TENSORS} tensors in a header of {length} bytes", f"{max(tensors, signs)}")
     try:
         raw = json.loads(text, object_pairs_hook=_once)
     except _TwiceError as error:
@@ -119,8 +126,11 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     # Readers differ in which of two equal names they believe, so that a file could mean two things.
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _TwiceError(name)
+            seen.add(name)
     return found
 
 

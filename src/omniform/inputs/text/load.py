@@ -17,10 +17,11 @@ from omniform.core.errors import ConfigError, check_arguments
 from omniform.inputs.text.assemble import Vocabulary, from_sentencepiece
 from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.classes import class_named
+from omniform.inputs.text.growth import check_charsmap, check_growth
 from omniform.inputs.text.names import Origin, class_of
 from omniform.inputs.text.recipes import Recipe, recipe_of
 from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
-from omniform.inputs.text.settings import INERT, KNOWN, Settings, read_settings, read_text
+from omniform.inputs.text.settings import INERT, KNOWN, Settings, check_size, read_settings, read_text
 from omniform.inputs.text.tokenizer import Tokenizer
 
 
@@ -118,6 +119,7 @@ def _parse(text: str, path: Path) -> dict[str, object]:
         raise ConfigError("the file is not JSON", where=str(path), found=str(error)) from error
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise ConfigError("the file describes no tokenizer", where=str(path), expected="an object with a 'model'")
+    check_growth(raw, str(path))
     return raw
 
 
@@ -186,6 +188,8 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
         if present:
             return _from_model_file(recipe, files[present[0]], settings)
     elif len(present) == len(recipe.files):
+        for name in recipe.files:
+            check_size(files[name])
         paths = [str(files[name]) for name in recipe.files]
         if len(paths) == 1:
             return assembled(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
@@ -204,6 +208,8 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
 
 def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:
     model = read_sentencepiece(path)
+    if model.charsmap:
+        check_charsmap(model.charsmap, str(path))
     settings.additional = [*model.added_tokens()]
     vocabulary = Vocabulary(charsmap=model.charsmap or None, unk_id=model.unk_id)
     scores = [(piece.text, piece.score) for piece in model.pieces]

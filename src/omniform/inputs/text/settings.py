@@ -121,13 +121,41 @@ class Settings:
         )
 
 
-def read_text(path: Path) -> str:
+LARGEST_JSON = 2**26
+"""Settings beyond this many bytes are refused before they are read."""
+
+LARGEST_TEMPLATE = 2**20
+"""Templates beyond this many bytes are refused before they are read."""
+
+LARGEST_FILE = 2**28
+"""Vocabularies, merges and ``tokenizer.json`` likewise; the largest published ones have some 35 MB."""
+
+
+def check_size(path: Path, largest: int = LARGEST_FILE) -> None:
+    """Refuse a file that is too large to be read.
+
+    Raises:
+        RepoError: it is not there.
+        ConfigError: it is.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise RepoError("the file cannot be read", where=str(path), found=error.strerror) from error
+    if size > largest:
+        raise ConfigError(
+            "the file is absurdly large", where=str(path), expected=f"up to {largest} bytes", found=f"{size} bytes"
+        )
+
+
+def read_text(path: Path, largest: int = LARGEST_FILE) -> str:
     """A UTF-8 file's text.
 
     Raises:
         RepoError: it cannot be read.
-        ConfigError: it is not UTF-8.
+        ConfigError: it is not UTF-8, or too large.
     """
+    check_size(path, largest)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -144,7 +172,7 @@ def read_json(path: Path) -> dict[str, object]:
         ConfigError: it is not JSON, or no object.
     """
     try:
-        data = json.loads(read_text(path))
+        data = json.loads(read_text(path, LARGEST_JSON))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError("the file is not JSON", where=str(path), found=str(error)) from error
     if not isinstance(data, dict):
@@ -291,10 +319,10 @@ def _read_templates(files: Mapping[str, Path], values: Mapping[str, object], whe
     """The chat templates; files of their own win over the config, and a processor's older file comes last."""
     named: dict[str, str] = {}
     if "chat_template.jinja" in files:
-        named["default"] = read_text(files["chat_template.jinja"])
+        named["default"] = read_text(files["chat_template.jinja"], LARGEST_TEMPLATE)
     for name, path in files.items():
         if name.startswith(f"{TEMPLATES_FOLDER}/") and name.endswith(".jinja"):
-            named[path.name.removesuffix(".jinja")] = read_text(path)
+            named[path.name.removesuffix(".jinja")] = read_text(path, LARGEST_TEMPLATE)
     if named:
         return named["default"] if list(named) == ["default"] else named
     templates = _templates(values.get("chat_template"), where)

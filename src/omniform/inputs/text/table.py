@@ -9,6 +9,7 @@ from tokenizers import AddedToken, decoders
 from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError, nearest
+from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.ids import is_row, listed, read_id, read_ids, shown
 from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token, token_text
@@ -146,7 +147,12 @@ class TokenTable:
         for index, token in enumerate(tokens):
             token_text(token, "new_tokens" if alone else f"new_tokens, token {index}")
         special_tokens = read_flag(special_tokens, "special_tokens")
-        return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
+        with guarded("the tokens cannot be added"):
+            if self.backend.normalizer is not None:
+                # A backend that panics while it adds tokens can never be used again; this way it panics before.
+                for token in tokens:
+                    self.backend.normalizer.normalize_str(str(token))
+            return self.backend.add_special_tokens(tokens) if special_tokens else self.backend.add_tokens(tokens)
 
     def add_special_tokens(
         self, special_tokens: Mapping[str, Token | Sequence[Token]], replace_extra_special_tokens: bool = True
@@ -213,7 +219,8 @@ class TokenTable:
         """The text that tokens stand for."""
         decoder: decoders.Decoder | None = self.backend.decoder
         texts = [token_text(token, f"token {index}") for index, token in enumerate(listed(tokens, "tokens"))]
-        return " ".join(texts) if decoder is None else decoder.decode(texts)
+        with guarded("the tokens cannot be joined"):
+            return " ".join(texts) if decoder is None else decoder.decode(texts)
 
 
 def _many(value: Token | Sequence[Token], name: str) -> Sequence[Token]:

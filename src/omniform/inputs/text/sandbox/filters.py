@@ -10,17 +10,15 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, cast
 
-from jinja2.exceptions import FilterArgumentError, TemplateRuntimeError
+from jinja2.exceptions import FilterArgumentError
 from jinja2.runtime import Undefined
 from markupsafe import Markup, escape
 
-from omniform.inputs.text.sandbox import strings
+from omniform.inputs.text.sandbox import lists, strings
 from omniform.inputs.text.sandbox.budget import NODE, TooMuchError, depth_of
-from omniform.inputs.text.sandbox.values import Group, Lazy
 
 if TYPE_CHECKING:
     from omniform.inputs.text.sandbox.machine import Machine
@@ -150,7 +148,7 @@ def _safe(machine: Machine, value: object) -> Markup:
 
 
 def _join(machine: Machine, value: object, d: object = "", attribute: object = None) -> str:
-    get = _getter(machine, attribute) if attribute is not None else None
+    get = lists.getter(machine, attribute) if attribute is not None else None
     parts = [machine.text(item if get is None else get(item)) for item in machine.listed(value)]
     return strings.join(machine, machine.text(d), parts)
 
@@ -224,7 +222,7 @@ def _float(machine: Machine, value: object, default: object = 0.0) -> object:
 def _sum(machine: Machine, value: object, attribute: object = None, start: object = 0) -> object:
     if isinstance(start, str):
         raise TypeError("sum() can't sum strings")
-    get = _getter(machine, attribute) if attribute is not None else None
+    get = lists.getter(machine, attribute) if attribute is not None else None
     total = start
     for item in machine.items(value, 4 * NODE):
         total = machine.binary("+", total, item if get is None else get(item))
@@ -262,254 +260,48 @@ def _attr(machine: Machine, value: object, name: object) -> object:
     return machine.getattr(value, machine.text(name))
 
 
-def _extreme(choose: Callable[..., object]) -> Handler:
-    def extreme(machine: Machine, value: object, case_sensitive: object = False, attribute: object = None) -> object:
-        get = _getter(machine, attribute)
-        items = machine.listed(value)
-        if not items:
-            return Undefined("No aggregated item, sequence was empty.")
-        keys = _keys(machine, [get(item) for item in items], case_sensitive)
-        best = choose(range(len(items)), key=keys.__getitem__)
-        return items[cast(int, best)]
-
-    return extreme
-
-
-# ---- lists
-
-
-def _getter(machine: Machine, attribute: object, default: object = None) -> Callable[[object], object]:
-    """A function that looks up ``"a.0.b"`` in what it is given, as attributes are looked up."""
-    parts: list[object] = [] if attribute is None else [attribute]
-    if isinstance(attribute, str):
-        machine.spend(16 * len(attribute))
-        parts = [int(part) if part.isdigit() else part for part in attribute.split(".")]
-
-    def get(item: object) -> object:
-        for part in parts:
-            machine.spend(4 * NODE)
-            item = machine.getitem(item, part)
-            if default is not None and isinstance(item, Undefined):
-                item = default
-        return item
-
-    return get
-
-
-def _keys(machine: Machine, keys: list[object], case_sensitive: object) -> list[object]:
-    """Keys to sort by, once their comparisons are paid for."""
-    total = sum(machine.size(key) for key in keys)
-    machine.spend(total * (1 + len(keys).bit_length()))
-    return keys if case_sensitive else [_lowered(key) for key in keys]
-
-
-def _lowered(key: object) -> object:
-    if isinstance(key, str):
-        return key.lower()
-    return [_lowered(part) for part in key] if type(key) is list else key
-
-
-def _sort(
-    machine: Machine,
-    value: object,
-    reverse: object = False,
-    case_sensitive: object = False,
-    attribute: object = None,
-) -> list[object]:
-    items = machine.listed(value)
-    names = machine.listed(strings.METHODS["split"](machine, attribute, ",")) if isinstance(attribute, str) else None
-    gets = [_getter(machine, name) for name in (names or [attribute])]
-    # Lists that are items themselves are compared as they are: only what stands at the top is lowered.
-    keys = [[get(item) for get in gets] for item in items]
-    ranked = _keys(machine, cast("list[object]", keys), True)
-    if not case_sensitive:
-        ranked = [[part.lower() if isinstance(part, str) else part for part in key] for key in keys]
-    order = sorted(range(len(items)), key=cast("list[int]", ranked).__getitem__, reverse=bool(reverse))
-    return [items[index] for index in order]
-
-
-def _sort_dict(
-    machine: Machine, value: dict[object, object], case_sensitive: object = False, by: str = "key", reverse: object = 0
-) -> list[object]:
-    if by not in ("key", "value"):
-        raise FilterArgumentError('You can only sort by either "key" or "value"')
-    pairs = [tuple(machine.listed(pair)) for pair in machine.items(value.items(), 4 * NODE)]
-    keys = cast("list[int]", _keys(machine, [pair[by == "value"] for pair in pairs], case_sensitive))
-    order = sorted(range(len(pairs)), key=keys.__getitem__, reverse=bool(reverse))
-    return [pairs[index] for index in order]
-
-
-def _group(
-    machine: Machine, value: object, attribute: object, default: object = None, case_sensitive: object = False
-) -> list[Group]:
-    get = _getter(machine, attribute, default)
-    items = machine.listed(value)
-    plain = [get(item) for item in items]
-    keys = cast("list[int]", _keys(machine, plain, case_sensitive))
-    order = sorted(range(len(items)), key=keys.__getitem__)
-    groups = [list(group) for _, group in groupby(order, key=keys.__getitem__)]
-    return [Group(plain[group[0]], [items[index] for index in group]) for group in groups]
-
-
-def _unique(machine: Machine, value: object, case_sensitive: object = False, attribute: object = None) -> Lazy:
-    def unique() -> Iterator[object]:
-        get = _getter(machine, attribute)
-        seen = set()
-        for item in machine.items(value, 4 * NODE):
-            key = get(item)
-            key = machine.needle(key if case_sensitive or not isinstance(key, str) else key.lower())
-            if key not in seen:
-                seen.add(key)
-                yield item
-
-    return machine.lazy(unique(), value)
-
-
-def _list(machine: Machine, value: object) -> list[object]:
-    return machine.listed(value)
-
-
-def _items(machine: Machine, value: object) -> Lazy:
-    if not isinstance(value, (dict, Undefined)):
-        raise TypeError("Can only get item pairs from a mapping.")
-    pairs = value.items() if isinstance(value, dict) else ()
-    return machine.lazy(iter(machine.items(pairs)), value)
-
-
-def _reverse(machine: Machine, value: object) -> object:
-    if isinstance(value, str):
-        return machine.slice(value, None, None, -1)
-    return machine.lazy(iter(machine.listed(value)[::-1]), value)
-
-
-def _batch(machine: Machine, value: object, linecount: int, fill_with: object = None) -> Lazy:
-    def batch() -> Iterator[object]:
-        line: list[object] = []
-        for item in machine.items(value, 4 * NODE):
-            if len(line) == linecount:
-                yield line
-                line = []
-            line.append(item)
-        if line:
-            if fill_with is not None and len(line) < linecount:
-                machine.spend(4 * linecount)
-                line += [fill_with] * (linecount - len(line))
-            yield line
-
-    return machine.lazy(batch(), value)
-
-
-def _slice(machine: Machine, value: object, slices: int, fill_with: object = None) -> Lazy:
-    def cut() -> Iterator[object]:
-        items = machine.listed(value)
-        each, more = divmod(len(items), slices)
-        start = 0
-        for number in range(slices):
-            end = start + each + (number < more)
-            machine.spend(2 * NODE + 3 * (end - start))
-            yield items[start:end] + ([fill_with] if fill_with is not None and number >= more else [])
-            start = end
-
-    return machine.lazy(cut(), value)
-
-
-def _map(machine: Machine, value: object, /, *args: object, **named: object) -> Lazy:
-    def mapped() -> Iterator[object]:
-        if not value:
-            return
-        change = _change(machine, args, named)
-        for item in machine.items(value, 4 * NODE):
-            yield change(item)
-
-    return machine.lazy(mapped(), value)
-
-
-def _change(machine: Machine, args: tuple[object, ...], named: dict[str, object]) -> Callable[[object], object]:
-    if not args and "attribute" in named:
-        unknown = set(named) - {"attribute", "default"}
-        if unknown:
-            raise FilterArgumentError(f"Unexpected keyword argument {min(unknown)!r}")
-        return _getter(machine, named["attribute"], named.get("default"))
-    if not args:
-        raise FilterArgumentError("map requires a filter argument")
-    function = _named(machine.filters, args[0], "filter")
-    machine.spend(NODE * (len(args) + len(named)))
-    return lambda item: function(item, *args[1:], **named)
-
-
-def _named(table: object, name: object, what: str) -> Handler:
-    known = cast("dict[str, Handler]", table)
-    if not isinstance(name, str) or name not in known:
-        raise TemplateRuntimeError(f"No {what} named {name!r} found.")
-    return known[name]
-
-
-def _choosing(wanted: bool, *, by_attribute: bool) -> Handler:
-    def choosing(machine: Machine, value: object, /, *args: object, **named: object) -> Lazy:
-        def chosen() -> Iterator[object]:
-            if not value:
-                return
-            rest = args
-            get = None
-            if by_attribute:
-                if not rest:
-                    raise FilterArgumentError("Missing parameter for attribute name")
-                get, rest = _getter(machine, rest[0]), rest[1:]
-            test = _named(machine.tests, rest[0], "test") if rest else None
-            more = rest[1:]
-            machine.spend(NODE * len(more))
-            for item in machine.items(value, 4 * NODE + NODE * len(more)):
-                found = item if get is None else get(item)
-                if bool(found if test is None else test(found, *more, **named)) is wanted:
-                    yield item
-
-        return machine.lazy(chosen(), value)
-
-    return choosing
-
-
 FILTERS: dict[str, Handler] = {
     "abs": _abs,
     "attr": _attr,
-    "batch": _batch,
+    "batch": lists.batch,
     "capitalize": _of_text("capitalize"),
     "center": _center,
     **dict.fromkeys(("count", "length"), _length),
     **dict.fromkeys(("d", "default"), _default),
-    "dictsort": _sort_dict,
+    "dictsort": lists.sort_dict,
     **dict.fromkeys(("e", "escape"), _escape),
     "first": _first,
     "float": _float,
     "forceescape": lambda machine, value: _escape(machine, machine.text(value)),
     "format": _format,
-    "groupby": _group,
+    "groupby": lists.group,
     "indent": _indent,
     "int": _int,
-    "items": _items,
+    "items": lists.items,
     "join": _join,
     "last": _last,
-    "list": _list,
+    "list": lists.as_list,
     "lower": _of_text("lower"),
-    "map": _map,
-    "max": _extreme(max),
-    "min": _extreme(min),
-    "reject": _choosing(False, by_attribute=False),
-    "rejectattr": _choosing(False, by_attribute=True),
+    "map": lists.map_items,
+    "max": lists.extreme(max),
+    "min": lists.extreme(min),
+    "reject": lists.choosing(False, by_attribute=False),
+    "rejectattr": lists.choosing(False, by_attribute=True),
     "replace": _replace,
-    "reverse": _reverse,
+    "reverse": lists.reverse,
     "round": _round,
     "safe": _safe,
-    "select": _choosing(True, by_attribute=False),
-    "selectattr": _choosing(True, by_attribute=True),
-    "slice": _slice,
-    "sort": _sort,
+    "select": lists.choosing(True, by_attribute=False),
+    "selectattr": lists.choosing(True, by_attribute=True),
+    "slice": lists.cut,
+    "sort": lists.sort,
     "string": lambda machine, value: value if isinstance(value, Markup) else machine.text(value),
     "sum": _sum,
     "title": _title,
     "tojson": _to_json,
     "trim": _trim,
     "truncate": _truncate,
-    "unique": _unique,
+    "unique": lists.unique,
     "upper": _of_text("upper"),
     "wordcount": _word_count,
     "wordwrap": _wrap,
