@@ -26,6 +26,8 @@ from omniform.core.upstairs import upstairs
 
 if TYPE_CHECKING:
     from omniform.architectures.family import Architecture, Family
+    from omniform.weights.keymap import KeyMap
+    from omniform.weights.transform import Transform
 
 INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus")
 """Inputs that the ecosystem's loops give to any model; where a forward has no use for one, it changes nothing."""
@@ -52,6 +54,8 @@ class Model(nn.Module):
         recompute: whether training keeps each layer's input only, and computes the layer once more for its gradients.
         generation_config: defaults of ``generate``, as read from the checkpoint.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
+        transforms: the edits that made it other than its family builds it.
+        keymap: where its modules live in a checkpoint, if those edits have changed that.
         hf_device_map: where its parts were placed, by module path as the checkpoint spells it: an accelerator's index,
             ``"cpu"`` or ``"disk"``.
     """
@@ -64,6 +68,8 @@ class Model(nn.Module):
         self.attn_backend: Backend = "sdpa"
         self.generation_config = GenerationConfig()
         self.spelling: dict[str, str] = {}
+        self.transforms: tuple[Transform, ...] = ()
+        self.keymap: KeyMap | None = None
         self.hf_device_map: Mapping[str, int | str] = {}
         self._origin: Origin | None = None
 

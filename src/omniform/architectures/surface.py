@@ -244,7 +244,8 @@ class Surface(Model):
         """Where each of this model's tensors lives in a checkpoint."""
         tensors, ties = tensors_and_ties(self)
         shapes = {path: tuple(tensor.shape) for path, tensor in tensors.items()}
-        return self.origin.architecture.keys(self.config.spec).expand(shapes, ties)
+        keys = self.origin.architecture.keys(self.config.spec) if self.keymap is None else self.keymap
+        return keys.expand(shapes, ties)
 
     def target_modules(self, *names: str) -> list[str]:
         """Our paths of the modules that the ecosystem knows by a name: ``query``, ``c_attn``, ``q``.

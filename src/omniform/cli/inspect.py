@@ -70,6 +70,10 @@ def planned(p: Plan) -> str:
         where = first if many == 1 else f"{first} and {many - 1} more"
         how = kernel.prompt if kernel.decoding in (None, kernel.prompt) else f"{kernel.prompt}; then {kernel.decoding}"
         lines += ["", f"attention     {where}", f"kernel        {how}", f"why           {kernel.why}"]
+    for matmul in p.matmuls:
+        first, many = matmul.layers[0], len(matmul.layers)
+        where = first if many == 1 else f"{first} and {many - 1} more"
+        lines += ["", f"layers        {where}", f"kernel        {matmul.kernel}", f"why           {matmul.why}"]
     return "\n".join(lines)
 
 

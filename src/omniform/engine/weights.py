@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omniform.architectures.model import Model
 from omniform.transforms.pack import pack, unpack_changed
+from omniform.transforms.widen import widen
 from omniform.weights.version import WeightWatch
 
 
@@ -17,8 +18,8 @@ class Weights:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._packed = False
-        unpack_changed(model)
         self._watch = WeightWatch.of(model)
+        self._suit()
         self.version = self._watch.version
 
     def look(self) -> bool:
@@ -27,8 +28,14 @@ class Weights:
         if version == self.version:
             return False
         self.version, self._packed = version, False
-        unpack_changed(self._model)
+        self._suit()
         return True
+
+    def _suit(self) -> None:
+        """Have the layers computed as suits their matrices and dtypes now."""
+        unpack_changed(self._model)
+        if widen(self._model):
+            self._watch.accept()
 
     def say_changed(self) -> None:
         """Have the next look find a change."""

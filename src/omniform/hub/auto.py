@@ -19,7 +19,7 @@ from omniform.core.errors import ConfigError, InputError, OmniformError, Unknown
 from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
-from omniform.hub.load import build_on_meta, from_scratch, load_weights
+from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS, LoadOptions, named_dtype, places, refuse, split
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
@@ -328,7 +328,8 @@ def open_checkpoint(
         copied=options.disable_mmap,
     )
     parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
-    return Opened(source, files, build_on_meta(config, kind, source.name, **parts), options, loading)
+    model = transformed(build_on_meta(config, kind, source.name, **parts), loading.transforms)
+    return Opened(source, files, model, options, loading)
 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:

@@ -17,10 +17,11 @@ from omniform.core.background import Background
 from omniform.core.errors import RepoError
 from omniform.hub.devices import as_device
 from omniform.hub.place import Layout, Part, Placement
-from omniform.transforms.offload import Stay, attach
+from omniform.transforms.offload import Offload, Stay
 from omniform.weights.pages import prefetch
 from omniform.weights.safetensors import map_tensors, read_header, release
 from omniform.weights.tensors import assign, tensors_and_ties, tie
+from omniform.weights.transform import Transform
 
 CHUNK = 2**23
 """Bytes that are converted before they are let go: what is read at any time stays small beside the weights."""
@@ -41,6 +42,7 @@ class Loading:
         offload_folder: where weights are kept that go to disk and that the checkpoint holds in another form.
         ignore_mismatched_sizes: make tensors of the wrong shape anew instead of refusing them.
         copied: read the weights into memory, mapping nothing.
+        transforms: edits of the model, in their order.
     """
 
     dtype: torch.dtype | None = None
@@ -49,6 +51,7 @@ class Loading:
     offload_folder: Path | None = None
     ignore_mismatched_sizes: bool = False
     copied: bool = False
+    transforms: tuple[Transform, ...] = ()
 
 
 def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: Placement, how: Loading) -> list[str]:
@@ -92,8 +95,8 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
     return fresh
 
 
-def bring_together(model: nn.Module, placement: Placement) -> None:
-    """Hang in the hooks that a model needs whose parts lie in several places, or on disk."""
+def visits(model: nn.Module, placement: Placement) -> Offload:
+    """What a model needs whose parts lie in several places, or on disk."""
     cpu = torch.device("cpu")
     several = any(place not in ("cpu", "disk") for place in placement.places.values()) and not placement.is_single
     stays = []
@@ -105,8 +108,7 @@ def bring_together(model: nn.Module, placement: Placement) -> None:
             parent = part.path.rpartition(".")[0]
             layer = bool(part.path) and isinstance(model.get_submodule(parent), nn.ModuleList)
             stays.append(Stay(part.path, visiting, device, mapped, layer))
-    if stays:
-        attach(model, stays, as_device(placement.main))
+    return Offload(stays, as_device(placement.main))
 
 
 def _all(jobs: Sequence[Callable[[], dict[str, Tensor]]]) -> Iterator[dict[str, Tensor]]:

@@ -1,11 +1,12 @@
-"""Which attention kernel a model's attentions run, and why: asked of the step context, which decides it."""
+"""Which kernels a model's attentions and its layers run, and why: asked of what decides it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from omniform.architectures.model import Model
 from omniform.blocks.attention import Attention, CrossAttention
@@ -13,6 +14,14 @@ from omniform.blocks.relative import BucketedBias
 from omniform.core.context import Backend, Mask, StepContext
 from omniform.core.rules import Rule
 from omniform.core.state import StatefulModule
+from omniform.hub.devices import Place
+from omniform.hub.place import Placement, Stored
+from omniform.transforms.pack import LEAST
+from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
+from omniform.weights.tensors import tensors_and_ties
+
+NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
+"""Dtypes, as those say who write kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,62 @@ def kernels_of(model: Model) -> tuple[Kernel, ...]:
             biased = isinstance(module, Attention) and any(_gives_bias(model, head) for head in _heads(path))
             groups.setdefault(_kernel(module, model.attn_backend, biased), []).append(path)
     return tuple(Kernel(tuple(paths), *kernel) for kernel, paths in groups.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """How some of a model's layers multiply.
+
+    Attributes:
+        layers: their module paths.
+        kernel: what computes them.
+        why: what decides it.
+    """
+
+    layers: tuple[str, ...]
+    kernel: str
+    why: str
+
+
+def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement) -> tuple[Matmul, ...]:
+    """How the layers of a model multiply that hold a matrix, alike ones together.
+
+    Args:
+        stored: its tensors as they are held.
+        placement: where they lie, and what computes them.
+    """
+    packs = model.can_generate() and "disk" not in placement.places.values()
+    runs_on = {path: placement.runs_on(part) for part in placement.parts for path in part.tensors}
+    _, ties = tensors_and_ties(model)
+    groups: dict[tuple[str, str], list[str]] = {}
+    for path, module in model.named_modules():
+        weight = f"{path}.weight"
+        if type(module) in WIDENED and weight in runs_on:
+            held = stored[ties.get(weight, weight)]
+            packable = packs and type(module) is nn.Linear and min(module.weight.shape) >= LEAST
+            found = _matmul(module, held, runs_on[weight], packable)
+            groups.setdefault(found, []).append(path)
+    return tuple(Matmul(tuple(paths), *found) for found, paths in groups.items())
+
+
+def _matmul(module: nn.Module, held: Stored, place: Place, packable: bool) -> tuple[str, str]:
+    dtype = held.dtype
+    name = NAMES.get(dtype, str(dtype).removeprefix("torch."))
+    if place != "cpu":
+        return f"{name}, the device's own", f"computed by {place}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"{name}, torch's own", f"the weights are {name}"
+    if dtype in slow_dtypes():
+        why = f"no {name} instructions"
+        if type(module) is not nn.Linear:
+            return f"{name} convolution in f32", why
+        return (
+            f"{name} in f32 tiles",
+            f"{why}; {ROWS} rows and more go through a widened tile, fewer as they are",
+        )
+    if dtype == torch.bfloat16 and packable and held.mapped:
+        return f"oneDNN packed {name}", "mapped from the file: an engine packs them after its first step"
+    return f"oneDNN {name}", f"the CPU has {name} instructions"
 
 
 def sees_ahead(module: StatefulModule) -> bool:

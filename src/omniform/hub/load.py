@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,18 @@ from omniform.blocks.poolers import optional_parts
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError
 from omniform.hub.devices import need_device
-from omniform.hub.fill import Loading, bring_together, fill
+from omniform.hub.fill import Loading, fill, visits
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
+from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
-from omniform.weights.keymap import KeyTable, is_current
+from omniform.weights.keymap import KeyMap, KeyTable, is_current
 from omniform.weights.tensors import assign, tensors_and_ties
+from omniform.weights.transform import Transform, kept_dtypes, prepared
 
 log = logging.getLogger("omniform")
+
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,8 +120,20 @@ def build_on_meta(config: ModelConfig, kind: type[PreTrainedModel], name: str = 
 def table_of(model: Model) -> KeyTable:
     """Where each of a model's tensors lives in a checkpoint."""
     shapes, ties = tensors_and_ties(model)
-    origin = model.origin
-    return origin.architecture.keys(origin.config.spec).expand({p: tuple(t.shape) for p, t in shapes.items()}, ties)
+    return keymap_of(model).expand({p: tuple(t.shape) for p, t in shapes.items()}, ties)
+
+
+def keymap_of(model: Model) -> KeyMap:
+    """Where modules live in a checkpoint: as the family says, or as transforms have left it."""
+    return model.origin.architecture.keys(model.origin.config.spec) if model.keymap is None else model.keymap
+
+
+def transformed(model: M, transforms: Sequence[Transform]) -> M:
+    """The same model, still on the meta device, with other modules in it."""
+    if transforms:
+        model.keymap = prepared(model, keymap_of(model), transforms)
+        model.transforms = tuple(transforms)
+    return model
 
 
 def from_scratch(config: ModelConfig, kind: type[PreTrainedModel], dtype: torch.dtype) -> PreTrainedModel:
@@ -155,7 +171,8 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     views = _views(table, keys, held)
     del held
     report.fresh = fill(model, views, layout, placement, how)
-    bring_together(model, placement)
+    for transform in (*model.transforms, visits(model, placement), Widen()):
+        transform.finish(model)
     model.hf_device_map = placement.device_map
     report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if model.origin.architecture.name in model.config.common.architectures:
@@ -208,6 +225,7 @@ def layout_of(
     """
     tensors, ties = tensors_and_ties(model)
     stored: dict[str, Stored] = {}
+    kept = kept_dtypes(model)
     for path in table.links:
         ours, key = tensors[path], keys.get(table.key(path))
         if key is None:
@@ -224,11 +242,10 @@ def layout_of(
                 found=str(found).removeprefix("torch."),
                 remedy="Is this a quantized checkpoint?",
             )
-        kind = dtype if dtype is not None and found.is_floating_point else found
+        kind = dtype if dtype is not None and found.is_floating_point and path not in kept else found
         mapped = kind == found and table.is_view(path) and files.is_mapped(key)
         stored[path] = Stored(table.key(path), ours.numel() * kind.itemsize, mapped, kind)
-    keymap = model.origin.architecture.keys(model.origin.config.spec)
-    spelled = keymap.spelled([*(path for path, _ in model.named_modules() if path), *ties])
+    spelled = keymap_of(model).spelled([*(path for path, _ in model.named_modules() if path), *ties])
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):  # templates tell of its children only
             spelled[path] = spelled[f"{path}.0"].rpartition(".")[0]

@@ -14,7 +14,7 @@ from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import StatefulModule, mixers
 from omniform.hub.auto import Name, Opened, open_checkpoint, saved_class
 from omniform.hub.devices import Place, as_device, bounds, gpus
-from omniform.hub.kernels import Kernel, kernels_of
+from omniform.hub.kernels import Kernel, Matmul, kernels_of, matmuls_of
 from omniform.hub.load import layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
 from omniform.hub.place import Layout, Part, Placement, check_folder, place
@@ -81,6 +81,7 @@ class Plan:
         parts: what is placed as a whole, in the order of the modules.
         uses: what each place has to hold.
         kernels: which attention kernel runs where, and why.
+        matmuls: which kernel multiplies each layer's matrix, and why.
         weights: bytes of all weights.
         state: bytes of what all parts keep.
         per_token: bytes that one more token of one row takes, while no window is full.
@@ -97,6 +98,7 @@ class Plan:
     parts: tuple[PlannedPart, ...]
     uses: tuple[Use, ...]
     kernels: tuple[Kernel, ...]
+    matmuls: tuple[Matmul, ...]
     weights: int
     state: int
     per_token: int
@@ -159,6 +161,7 @@ def plan(
         parts=parts,
         uses=uses,
         kernels=kernels_of(model),
+        matmuls=matmuls_of(model, layout.stored, placement),
         weights=sum(part.nbytes for part in parts),
         state=sum(part.state for part in parts),
         per_token=sum(_states(model, kept, 1, 1, fixed=False).values()),

@@ -92,7 +92,10 @@ def config_to_save(model: Model) -> dict[str, object]:
         changes["architectures"] = [model.origin.architecture.name]
     if config.common.dtype != model.dtype and (config.common.dtype is not None or model.dtype != torch.float32):
         changes["dtype"] = model.dtype
-    return (config.replace(**changes) if changes else config).to_diff_dict()
+    written: Mapping[str, object] = (config.replace(**changes) if changes else config).to_diff_dict()
+    for transform in model.transforms:
+        written = transform.written(written)
+    return dict(written)
 
 
 def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callable[[str], bool] | None = None) -> None:

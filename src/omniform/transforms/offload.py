@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from omniform.core.context import StepContext
 from omniform.weights.pages import prefetch, release
+from omniform.weights.transform import Transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ def attach(model: nn.Module, stays: Sequence[Stay], main: torch.device) -> None:
         module.register_forward_pre_hook(visit.before, with_kwargs=True)
         # A part that fails leaves nothing behind either.
         module.register_forward_hook(visit.after, always_call=True)
+
+
+class Offload(Transform):
+    """Parts in several places, or on disk: see :func:`attach`."""
+
+    def __init__(self, stays: Sequence[Stay], main: torch.device) -> None:
+        self._stays, self._main = stays, main
+
+    def finish(self, model: nn.Module) -> None:
+        if self._stays:
+            attach(model, self._stays, self._main)
 
 
 class _Visit:

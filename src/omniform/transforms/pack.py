@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.joint import Joins, JointLinear
 from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted, were_written
 
 LEAST = 64
@@ -188,6 +189,16 @@ def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
     if count and _look_first not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
     return count
+
+
+class Pack(Transform):
+    """Matrices in the CPU's own layout: see :func:`pack`."""
+
+    def __init__(self, *, mapped_only: bool = False) -> None:
+        self._mapped_only = mapped_only
+
+    def finish(self, model: nn.Module) -> None:
+        pack(model, mapped_only=self._mapped_only)
 
 
 def unpack_changed(model: nn.Module) -> None:
