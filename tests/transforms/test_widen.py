@@ -156,14 +156,15 @@ def test_models_are_loaded_so_and_answer_alike(folder, counted):
     wide = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
     assert WidenedLinear not in {type(m) for m in wide.modules()}
     rows = [list(range(3, 3 + n)) for n in (5, 17, 30, 11, 24, 9, 8, 40)]
-    how = {"max_new_tokens": 8, "output_logits": True}
+    how = {"max_new_tokens": 2, "output_logits": True}
     together = omniform.Engine(model, memory="8MB").generate_batch(rows, **how)
     assert counted
     for row, one in zip(rows, together, strict=True):
         alone = omniform.Engine(model, memory="8MB").generate(row, **how)
-        assert alone.tokens == one.tokens
         exact = wide(input_ids=torch.tensor([row])).logits[0, -1].detach()
-        assert torch.allclose(one.sequences[0].logits[0].float(), exact, atol=0.03 * float(exact.abs().max()))
+        for found in (one, alone):
+            logits = found.sequences[0].logits[0].float()
+            assert torch.allclose(logits, exact, atol=0.02 * float(exact.abs().max()))
     path = folder / "again"
     model.save_pretrained(path)
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in wide.state_dict().items()}
