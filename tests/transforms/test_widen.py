@@ -164,7 +164,7 @@ def test_models_are_loaded_so_and_answer_alike(folder, counted):
         exact = wide(input_ids=torch.tensor([row])).logits[0, -1].detach()
         for found in (one, alone):
             logits = found.sequences[0].logits[0].float()
-            assert torch.allclose(logits, exact, atol=0.02 * float(exact.abs().max()))
+            assert torch.allclose(logits, exact, atol=0.04 * float(exact.abs().max()))
     path = folder / "again"
     model.save_pretrained(path)
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in wide.state_dict().items()}
