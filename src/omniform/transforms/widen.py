@@ -24,7 +24,7 @@ ROWS = 8
 """A matmul of fewer rows reads each number of the matrix too few times to widen it first."""
 
 SCRATCH = 2**18
-"""Numbers that are widened at once: a megabyte."""
+"""Numbers that are widened at once for each thread that multiplies: a megabyte, which stays in its core's cache."""
 
 
 @cache
@@ -38,11 +38,11 @@ def slow_dtypes() -> frozenset[torch.dtype]:
 
 
 class _Scratch(threading.local):
-    """Each thread's own tile."""
+    """The tile of each thread that calls."""
 
     def __init__(self) -> None:
         with torch.inference_mode(False):  # or nobody else could write to it
-            self.memory = torch.empty(SCRATCH, dtype=torch.float32, device="cpu")
+            self.memory = torch.empty(SCRATCH * torch.get_num_threads(), dtype=torch.float32, device="cpu")
 
 
 _SCRATCH = _Scratch()
@@ -54,7 +54,7 @@ def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.reshape(-1, width).float()
     whole = None if bias is None else bias.float()
     out = torch.empty(len(rows), len(weight), dtype=x.dtype, device="cpu")
-    memory = _SCRATCH.memory if width <= SCRATCH else torch.empty(width, dtype=torch.float32, device="cpu")
+    memory = _SCRATCH.memory if width <= len(_SCRATCH.memory) else torch.empty(width, dtype=torch.float32, device="cpu")
     most = memory.numel() // width
     for start in range(0, len(weight), most):
         some = weight[start : start + most]
