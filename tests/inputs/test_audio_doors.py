@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def test_few_whole_numbers_and_channels() -> None:
         assert np.array_equal(EXTRACT(zeros)["input_features"], silence)
     with pytest.raises(InputError, match=r"channels.*load_audio"):
         EXTRACT(np.zeros((4000, 2)))
+
+
+def test_floats_off_the_scale_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "omniform")
+    loud = integers("int16").astype(np.float32)
+    for read in (EXTRACT, lambda waves: load_audio(waves[0], RATE)):
+        caplog.clear()
+        read([loud, loud])
+        assert len(caplog.records) == 1 and "-1 to 1" in caplog.text
+        caplog.clear()
+        read([WAVE * 3, WAVE])
+        assert not caplog.records
 
 
 # -- pad --------------------------------------------------------------------------------------------------------------

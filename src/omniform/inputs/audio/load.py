@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import DependencyError, InputError, brief
-from omniform.inputs.audio.samples import check_rate, check_wave, full_scale, to_tensor
+from omniform.inputs.audio.samples import check_rate, check_wave, full_scale, to_tensor, warn_of_scale
 from omniform.inputs.audio.source import Readable, encoded
 from omniform.inputs.checks import positive_limit, whole_limit
 from omniform.inputs.media_access import MediaAccess, checked_access
@@ -90,6 +90,7 @@ def load_audio(
         where, rate = "audio", sampling_rate
         wave = _mono(to_tensor(source, where), rate, max_seconds)
     check_wave(wave, where)
+    warn_of_scale([wave])
     return wave if rate == sampling_rate else _resample(wave, rate, sampling_rate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import operator
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -27,6 +28,9 @@ _LOAD_FIRST: Final = "For a file, bytes or an address call load_audio first."
 # An array [many, few] is more likely the channels of one sound than many sounds of so few samples.
 _MOST_CHANNELS: Final = 8
 
+# Mixing and filtering leave -1 .. 1 by a little, never by this much.
+_LOUDEST: Final = 16.0
+
 # What libsndfile maps to -1 .. 1: an offset, then a divisor.
 _FULL_SCALE: Final[Mapping[torch.dtype, tuple[float, float]]] = {
     torch.uint8: (128.0, 2.0**7),
@@ -49,6 +53,22 @@ def as_waves(audio: object) -> list[Tensor]:
     Raises:
         InputError: no numbers, an empty wave, too many dimensions, or a sample that is not finite.
     """
+    waves = _split(audio)
+    warn_of_scale(waves)
+    return waves
+
+
+def warn_of_scale(waves: Sequence[Tensor]) -> None:
+    """Say it, once for all, where floats are far from -1 .. 1: somebody forgot to scale the integers they were."""
+    peak = max(float(wave.abs().amax()) for wave in waves)
+    if peak > _LOUDEST:
+        logging.getLogger("omniform").warning(
+            "the sound has samples up to %g, where models expect -1 to 1; int16 samples, for one, are divided by 32768",
+            peak,
+        )
+
+
+def _split(audio: object) -> list[Tensor]:
     if isinstance(audio, (list, tuple)):
         if not audio:
             raise InputError("there is no sound", where="audio", expected="at least one", found="an empty list")
