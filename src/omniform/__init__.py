@@ -5,10 +5,12 @@ Names are looked up when they are used, so that ``import omniform`` costs next t
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from omniform.core.collector import paused
+from omniform.names import Paths
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,13 @@ _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor",
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
 _TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast")
+
+_HOOKS = ("LogitsProcessor", "LogitsProcessorList", "StoppingCriteria", "StoppingCriteriaList")
+_CACHES = ("Cache", "DynamicCache", "StaticCache")
+_OUTPUTS = (
+    "BaseModelOutput", "BaseModelOutputWithPooling", "CausalLMOutput", "MaskedLMOutput", "ModelOutput",
+    "QuestionAnsweringOutput",
+)  # fmt: skip
 
 _HOME: dict[str, str] = {
     **dict.fromkeys(_TOKENIZER_BASES, "omniform.inputs.text.classes"),
@@ -51,6 +60,10 @@ _HOME: dict[str, str] = {
     "PreTrainedModel": "omniform.architectures.named",
     "PreTrainedConfig": "omniform.core.config",
     "PretrainedConfig": "omniform.core.config",
+    "set_seed": "omniform.core.seeds",
+    **dict.fromkeys(_HOOKS, "omniform.core.hooks"),
+    **dict.fromkeys(_CACHES, "omniform.core.caches"),
+    **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
 }
 
 if TYPE_CHECKING:
@@ -81,11 +94,15 @@ if TYPE_CHECKING:
     from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from omniform.inputs.text.encoding import BatchEncoding as BatchEncoding
 
+sys.meta_path.append(Paths())
+
 __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
+    if name == "logging":
+        return import_module("omniform.utils.logging")
     if home is not None:
         with paused():
             value: object = vars(import_module(home))[name]

@@ -55,7 +55,8 @@ def test_every_argument_of_the_reference_is_known():
         {"use_auth_token": None}, {"token": False}, {"use_safetensors": None}, {"variant": None}, {"subfolder": ""},
         {"revision": "main"}, {"max_memory": None}, {"offload_folder": None}, {"device_map": None}, {"mirror": "x"},
         {"experts_implementation": "eager"}, {"disable_mmap": False}, {"disable_mmap": True}, {"_from_auto": True},
-        {"dtype": None, "torch_dtype": "float32"}, {"adapter_kwargs": {}}, {"key_mapping": None},
+        {"trust_remote_code": True}, {"dtype": None, "torch_dtype": "float32"}, {"adapter_kwargs": {}},
+        {"key_mapping": None},
     ],
 )  # fmt: skip
 def test_without_effect(made, given):
@@ -66,14 +67,15 @@ def test_without_effect(made, given):
     "given",
     [
         {"load_in_8bit": True}, {"load_in_4bit": True}, {"quantization_config": {"load_in_8bit": True}},
-        {"weights_only": False}, {"trust_remote_code": True}, {"gguf_file": "x.gguf"}, {"from_tf": True},
-        {"from_flax": True}, {"state_dict": {}}, {"tp_plan": "auto"}, {"tp_size": 2}, {"distributed_config": object()},
-        {"device_mesh": object()}, {"use_kernels": True}, {"kernel_config": object()}, {"key_mapping": {"a": "b"}},
+        {"weights_only": False}, {"trust_remote_code": "yes"}, {"gguf_file": "x.gguf"}, {"from_tf": True},
+        {"from_flax": True}, {"state_dict": {"a": 1}}, {"tp_plan": "auto"}, {"tp_size": 2},
+        {"distributed_config": object()}, {"device_mesh": object()}, {"use_kernels": True}, {"kernel_config": object()},
+        {"key_mapping": {"a": "b"}},
         {"fusion_config": {"x": True}}, {"proxies": {"http": "x"}}, {"adapter_kwargs": {"a": 1}},
         {"variant": "../x"}, {"variant": 3}, {"variant": ""}, {"use_safetensors": "yes"}, {"use_safetensors": 1},
         {"subfolder": "../up"}, {"subfolder": "/etc"}, {"subfolder": 3}, {"output_loading_info": "yes"},
         {"ignore_mismatched_sizes": 1}, {"generation_config": {"max_length": 3}}, {"disable_mmap": "no"},
-        {"dtype": "float33"}, {"state_dict": {"a": torch.ones(2)}}, {"offload_folder": 3},
+        {"dtype": "float33"}, {"state_dict": [torch.ones(2)]}, {"offload_folder": 3},
     ],
 )  # fmt: skip
 def test_refused_by_name(made, given):

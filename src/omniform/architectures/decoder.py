@@ -16,6 +16,7 @@ from omniform.blocks.embeddings import PositionTable, check_ids, check_token_typ
 from omniform.blocks.layers import CrossPreNorm, run, surviving
 from omniform.blocks.relative import BucketedBias
 from omniform.core.batch import Item, Span
+from omniform.core.caches import DynamicCache
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MultimodalOutput
@@ -191,7 +192,7 @@ class Decoder(LanguageModel):
         if past is not None:
             return past
         wanted = not self.training if use_cache is None else use_cache
-        return DenseState() if wanted else None
+        return DynamicCache() if wanted else None
 
 
 class GPTDecoder(Decoder):

@@ -21,6 +21,7 @@ from omniform.blocks.layers import CrossPostNorm, run
 from omniform.blocks.mlp import activation
 from omniform.blocks.poolers import DensePooler
 from omniform.core.batch import Item
+from omniform.core.caches import DynamicCache
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutputWithPooling, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
@@ -188,7 +189,7 @@ class TextDecoder(TextEncoder):
         embeds = self.embedded(input_ids, inputs_embeds, token_type_ids)
         state = past_key_values
         if state is None and (not self.training if use_cache is None else use_cache):
-            state = DenseState()
+            state = DynamicCache()
         ctx = self.step(
             embeds,
             attention_mask=attention_mask,

@@ -248,6 +248,8 @@ class Builder(Generic[C]):
         module = sys._getframe(1).f_globals["__name__"]
         family = Family(self._model_type, self._read, dict(self._architectures), self._public, module)
         vars(sys.modules[module]).update(family.names)
+        if module.startswith("omniform.models."):
+            vars(sys.modules[module]).setdefault("__path__", [])  # ``modeling_llama`` and its like are found below it
         return family
 
     def _base_keys(self, c: C) -> KeyMap:

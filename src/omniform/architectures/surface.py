@@ -271,9 +271,10 @@ class Surface(Model):
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> object:
         """Take weights from a mapping, whose names are ours or a checkpoint's; see torch's method."""
-        return super().load_state_dict(self._in_our_names(state_dict), strict, assign)
+        return super().load_state_dict(self.in_our_names(state_dict), strict, assign)
 
-    def _in_our_names(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def in_our_names(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights by our names, given by ours or a checkpoint's; what has no place here keeps its name."""
         if not isinstance(state_dict, Mapping):
             raise InputError("not a mapping of names to tensors", where="state_dict", found=type(state_dict).__name__)
         own = self.state_dict(keep_vars=True).keys()

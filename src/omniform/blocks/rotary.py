@@ -62,6 +62,10 @@ class Linear(Frequencies):
 
     factor: float
 
+    def longest_row(self, max_positions: int) -> int | None:
+        # The config names the length before stretching.
+        return max(max_positions, round(max_positions * self.factor))
+
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
         return _plain(self.dim, self.theta, device) / self.factor
 
@@ -101,6 +105,10 @@ class Yarn(Frequencies):
     @property
     def magnitude(self) -> float:
         return self.attention_factor
+
+    def longest_row(self, max_positions: int) -> int | None:
+        # Some configs name the stretched length, some that of before.
+        return max(max_positions, round(self.trained * self.factor))
 
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
         low, high = self._turns(self.beta_fast), self._turns(self.beta_slow)

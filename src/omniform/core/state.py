@@ -238,6 +238,11 @@ class DenseTokens:
         """Keep, repeat or reorder rows of the batch."""
         self._whole = tuple(x.index_select(0, rows) for x in self._whole)
 
+    def crop(self, length: int) -> None:
+        """Keep the first so many tokens; what follows is written elsewhere, so that nobody's view of it changes."""
+        self._whole = tuple(x[:, :, :length] for x in self._whole)
+        self._length = min(self._length, length)
+
     def tensors(self) -> tuple[Tensor, ...]:
         """What is kept so far, Shape: [B, H, S, D] each; nothing before the first step."""
         return tuple(x[:, :, : self._length] for x in self._whole)

@@ -287,5 +287,5 @@ def _check(model: Generative, prompts: Prompts) -> None:
             where="input_ids",
             expected=f"at most {limit} tokens",
             found=f"{prompts.longest} tokens",
-            remedy="Shorten it.",
+            remedy="Shorten it; where positions are rotary, max_position_embeddings=... on loading allows more.",
         )

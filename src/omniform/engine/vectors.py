@@ -87,5 +87,5 @@ def _check_length(model: Generative, rows: Sequence[Tensor]) -> None:
             where="inputs_embeds",
             expected=f"at most {limit} vectors",
             found=f"{longest} vectors",
-            remedy="Shorten it.",
+            remedy="Shorten it; where positions are rotary, max_position_embeddings=... on loading allows more.",
         )

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
@@ -20,7 +21,16 @@ from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
-from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS, LoadOptions, named_dtype, places, refuse, split
+from omniform.hub.options import (
+    LOAD_ARGUMENTS,
+    WHERE_ARGUMENTS,
+    LoadOptions,
+    named_dtype,
+    places,
+    refuse,
+    refuse_code,
+    split,
+)
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
 
@@ -49,10 +59,7 @@ class AutoConfig:
             UnknownNameError: an unknown ``model_type``.
             UnknownArgumentError: a keyword that is neither.
         """
-        where, rest = places(kwargs)
-        refuse(rest)
-        source = locate(pretrained_model_name_or_path, **where)  # type: ignore[arg-type]
-        return _changed(read_config(source), rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
+        return load_config(ModelConfig, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def for_model(cls, model_type: str, **kwargs: object) -> ModelConfig:
@@ -78,8 +85,12 @@ def load_config(kind: type[ModelConfig], name: Name, **kwargs: object) -> ModelC
     """A checkpoint's config as one class, which may be that of a part of it."""
     where, rest = places(kwargs)
     refuse(rest)
+    trusted = rest.pop("trust_remote_code", None) is True
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source, kind)
+    refuse_code(config.raw, source.name, trusted=trusted)
+    if kind is ModelConfig:
+        return _changed(config, rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
     for part in (config, *config.parts.values()):
         if isinstance(part, kind):
             return _changed(part, rest, f"{kind.__name__}.from_pretrained", WHERE_ARGUMENTS)
@@ -96,6 +107,7 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
     """
     path = source.need("config.json")
     raw = read_json(path)
+    _refuse_unknown_code(raw, source.name)
     own = config_class.model_type
     if own and raw.get("model_type", own) == own and config_class.reader is ModelConfig.reader:
         config: ModelConfig = config_class.from_dict(raw)
@@ -105,6 +117,17 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
     if config.unknown:
         log.warning("%s: kept, but not known to omniform: %s", path, ", ".join(config.unknown))
     return config
+
+
+def _refuse_unknown_code(raw: Mapping[str, object], where: str) -> None:
+    kind, code = raw.get("model_type"), raw.get("auto_map")
+    if isinstance(kind, str) and kind not in registry.known_families() and isinstance(code, Mapping) and code:
+        raise UnknownNameError(
+            "this model_type is unknown, and the code that the checkpoint brings for it is never run",
+            where=where,
+            found=f"{kind!r}; auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
+            remedy=nearest(kind, registry.known_families()),
+        )
 
 
 class AutoModel:
@@ -142,6 +165,9 @@ class AutoModel:
                 - ``output_loading_info``: return ``(model, report)``.
                 - ``generation_config``: settings for ``generate`` instead of the checkpoint's.
                 - ``disable_mmap``: read the weights into memory instead of mapping them.
+                - ``state_dict``: weights to use instead of the files', by our names or the Hub's; with a ``config``,
+                  the checkpoint's name may be None.
+                - ``trust_remote_code``: changes nothing where a checkpoint names no code; where it does, refused.
                 - ``add_pooling_layer``: False to leave out the pooler of a base model.
 
                 Any other keyword is a config key to change (``num_labels=3``).
@@ -313,12 +339,17 @@ def open_checkpoint(
 ) -> Opened:
     """Read config and headers and build the modules; see :func:`load` for the arguments."""
     where, options, changes = split(kwargs)
-    source = locate(name, **where)  # type: ignore[arg-type]
+    by_hand = name is None and options.state_dict is not None and options.config is not None
+    source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
     config = _given_config(options.config) or read_config(source, config_class)
+    refuse_code(config.raw, source.name, trusted=options.trust_remote_code)
     config = _changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     _refuse_quantized(config)
     config, kind = choose(config)
-    files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
+    if options.state_dict is not None:
+        files = WeightFiles({}, given=options.state_dict)
+    else:
+        files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
     loading = Loading(
         dtype=named_dtype(options.dtype) or _own_dtype(config, files),
         device_map=options.device_map,

@@ -162,6 +162,10 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     """
     where = model.name_or_path
     held = files.tensors()
+    if model.state_dict(keep_vars=True).keys() == held.keys():
+        # What ``model.state_dict()`` gave, in a file or by hand: our names, which the table turns into the Hub's.
+        held = _in_their_names(model, held)
+        files = WeightFiles({}, given=held)
     untie_what_differs(model, held)
     table = table_of(model)
     keys, report = match(model, table, held, how.ignore_mismatched_sizes)
@@ -184,6 +188,12 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     if report.unused:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
     return report
+
+
+def _in_their_names(model: Model, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    table = table_of(model)
+    written = table.write({path: held[path] for path in table.links})
+    return {**written, **{key: held[path] for key, path in table.copies.items()}}
 
 
 def _views(table: KeyTable, keys: Mapping[str, str], held: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from omniform.core.config import DTYPES
 from omniform.core.errors import InputError, RepoError, nearest
@@ -31,7 +32,6 @@ INERT = frozenset(
 """Accepted, and without effect."""
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "trust_remote_code": ((None, False), "code from a repository is never run"),
     "weights_only": ((None, True), "code in a weights file is never run"),
     "quantization_config": ((None,), "quantized weights are not supported"),
     "load_in_8bit": ((None, False), "quantized weights are not supported"),
@@ -39,7 +39,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "gguf_file": ((None,), "GGUF files are not read"),
     "from_tf": ((None, False), "TensorFlow's files are not read"),
     "from_flax": ((None, False), "Flax's files are not read"),
-    "state_dict": ((None,), "weights come from the checkpoint; a model of from_config takes load_state_dict"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
     "key_mapping": ((None, {}), "the checkpoint's keys are matched by the family's own table"),
     "adapter_kwargs": ((None, {}), "adapters are not loaded with the model"),
@@ -72,13 +71,18 @@ class LoadOptions:
     generation_config: GenerationConfig | None = None
     disable_mmap: bool = False
     add_pooling_layer: bool = True
+    trust_remote_code: bool = False
+    state_dict: Mapping[str, Tensor] | None = None
 
 
 LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)
 """All names that are no config keys and do not say where to look."""
 
 
-SWITCHES = ("ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap", "add_pooling_layer")
+SWITCHES = (
+    "ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap", "add_pooling_layer",
+    "trust_remote_code",
+)  # fmt: skip
 """Those that are True or False."""
 
 
@@ -109,16 +113,14 @@ def split(kwargs: Mapping[str, object]) -> tuple[dict[str, object], LoadOptions,
     refuse(given)
     how = {f.name: given.pop(f.name) for f in fields(LoadOptions) if given.get(f.name) is not None}
     rest = {k: v for k, v in given.items() if k not in INERT and k not in LoadOptions.__slots__}
-    for name in (
-        "ignore_mismatched_sizes",
-        "output_loading_info",
-        "use_safetensors",
-        "disable_mmap",
-        "add_pooling_layer",
-    ):
+    for name in SWITCHES:
         if type(how.get(name, False)) is not bool:
             raise InputError("neither true nor false", where=name, expected="True or False", found=repr(how[name]))
-    _check_variant(how.get("variant"))
+    check_variant(how.get("variant"))
+    given_weights = how.get("state_dict", {})
+    if not isinstance(given_weights, Mapping) or not all(isinstance(t, Tensor) for t in given_weights.values()):
+        found = type(given_weights).__name__
+        raise InputError("not a mapping of names to tensors", where="state_dict", found=found)
     if "offload_folder" in how:
         how["offload_folder"] = _folder(how["offload_folder"])
     if not isinstance(how.get("generation_config", GenerationConfig()), GenerationConfig):
@@ -137,6 +139,25 @@ def refuse(given: dict[str, object]) -> None:
             if value not in harmless:
                 remedy = "Load the checkpoint that it was made from." if "quantiz" in why else None
                 raise InputError(why, where=name, expected=repr(harmless[-1]), found=repr(value)[:200], remedy=remedy)
+
+
+def refuse_code(raw: Mapping[str, object], where: str, *, trusted: bool) -> None:
+    """Raise :class:`InputError` if a checkpoint names code of its own and the user asks for it.
+
+    Args:
+        raw: the mapping of its ``config.json``.
+        where: the checkpoint.
+        trusted: what the user says (``trust_remote_code``).
+    """
+    code = raw.get("auto_map")
+    if trusted and isinstance(code, Mapping) and code:
+        raise InputError(
+            "code from a repository is never run",
+            where=where,
+            expected="trust_remote_code=False",
+            found=f"auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
+            remedy="Without trust_remote_code, omniform's own family of its model_type loads it, if there is one.",
+        )
 
 
 def named_dtype(name: object) -> torch.dtype | None:
@@ -162,7 +183,8 @@ def _check_subfolder(where: Mapping[str, object]) -> None:
         )
 
 
-def _check_variant(variant: object) -> None:
+def check_variant(variant: object) -> None:
+    """Raise :class:`InputError` unless this is None or a word that can stand in a file's name."""
     if variant is not None and not (isinstance(variant, str) and re.fullmatch(r"[\w-][\w.-]*", variant)):
         raise InputError("no variant of files", where="variant", expected="a word as 'fp16'", found=repr(variant))
 

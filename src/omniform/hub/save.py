@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
@@ -16,44 +17,70 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, check_arguments
 from omniform.hub.devices import parse_size
-from omniform.hub.load import table_of
-from omniform.hub.weights import SAFETENSORS
+from omniform.hub.load import build_on_meta
+from omniform.hub.options import check_variant
+from omniform.hub.weights import SAFETENSORS, with_variant
 from omniform.weights.tensors import tensors_and_ties
 
-WEIGHTS = re.compile(r"(pytorch_)?model(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
-"""Names of weights files that must not stay beside newer ones."""
+WEIGHTS = re.compile(
+    r"(pytorch_)?model(?:\.(?P<early>[\w-]+?))?(-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<late>[\w-]+))?\.(safetensors|bin)(\.index(?:\.(?P<index>[\w-]+))?\.json)?"
+)
+"""Names of weights files, and the variant that they are of: those of the same must not stay beside newer ones."""
+
+
+INERT = frozenset({"token", "use_auth_token", "save_peft_format", "save_original_format", "repo_id", "commit_message"})
+"""Accepted, and without effect: what concerns adapters, or the Hub."""
 
 
 def save_model(
     model: Model,
     save_directory: str | os.PathLike[str],
     *,
+    is_main_process: bool = True,
+    state_dict: Mapping[str, Tensor] | None = None,
+    save_function: Callable[[dict[str, Tensor], str], object] | None = None,
+    push_to_hub: bool = False,
     max_shard_size: int | str = "50GB",
     safe_serialization: bool = True,
-    **unknown: object,
+    variant: str | None = None,
+    **inert: object,
 ) -> None:
     """Save config, generation config and weights in the Hub's layout.
 
     Args:
         save_directory: the folder; made if it does not exist. Other files in it stay.
+        is_main_process: False in all processes but one, which then write nothing.
+        state_dict: weights to save instead of the model's own, by our names or the Hub's.
+        save_function: writes one file, given its tensors and its path; safetensors by default.
+        push_to_hub: False.
         max_shard_size: bytes of weights per file, a number or ``"5GB"``.
         safe_serialization: True; weights are written as safetensors and nothing else.
+        variant: a word in the files' names (``"fp16"`` for ``model.fp16.safetensors``).
 
     Raises:
-        InputError: the size cannot be read.
+        InputError: the size or the variant cannot be read; something is to go to the Hub; ``state_dict`` holds other
+            weights than the model's.
         RepoError: the folder cannot be written; what was there before is untouched.
         UnknownArgumentError: another keyword.
     """
-    check_arguments("save_pretrained", unknown, ("max_shard_size", "safe_serialization"))
-    if not safe_serialization:
-        raise InputError("weights are saved as safetensors", where="safe_serialization", expected=True, found=False)
+    known = (*INERT, *("is_main_process", "state_dict", "save_function", "push_to_hub", "max_shard_size", "variant"))
+    check_arguments("save_pretrained", inert, (*known, "safe_serialization"))
+    refuse_push(push_to_hub)
+    if not isinstance(save_directory, (str, os.PathLike)) or not os.fspath(save_directory):
+        raise InputError("no folder", where="save_directory", expected="a path", found=repr(save_directory)[:80])
+    if safe_serialization is not True:
+        found = repr(safe_serialization)[:80]
+        raise InputError("weights are saved as safetensors", where="safe_serialization", expected=True, found=found)
     limit = parse_size(max_shard_size)
-    tensors, _ = tensors_and_ties(model)
-    stored = table_of(model).write({path: t.detach() for path, t in tensors.items()})
-    stored = {model.spelling.get(key, key): tensor for key, tensor in stored.items()}
+    check_variant(variant)
+    if not is_main_process:
+        return
+    stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
     config = config_to_save(model)
 
     def write(folder: Path) -> None:
@@ -61,9 +88,50 @@ def save_model(
         settings = model.generation_config.to_diff_dict()
         if settings:
             _write_json(folder / "generation_config.json", settings)
-        _write_weights(folder, stored, limit)
+        _write_weights(folder, stored, limit, variant, save_function)
 
-    replace_files(Path(save_directory), write, stale=_is_weights)
+    replace_files(Path(save_directory), write, stale=lambda name: _is_weights(name, variant))
+
+
+def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The checkpoint's tensors: the model's own, or given ones.
+
+    A tensor that the config ties is left to its owner. What is tied by hand only is written twice: whoever loads it
+    builds by the config.
+
+    Raises:
+        InputError: given ones are not this model's.
+    """
+    held: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    if state_dict is not None:
+        held = _given(model, state_dict, held)
+    usual = _usual_ties(model)
+    ties = {path: owner for path, owner in usual.items() if path in held and owner in held}
+    ties = {path: owner for path, owner in ties.items() if held[path] is held[owner] or state_dict is not None}
+    tensors = {path: tensor for path, tensor in held.items() if path not in ties}
+    keys = model.origin.architecture.keys(model.config.spec)
+    table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
+    return table.write({path: tensor.detach() for path, tensor in tensors.items()})
+
+
+def _usual_ties(model: Model) -> Mapping[str, str]:
+    if not isinstance(model, PreTrainedModel) or model.place is None:
+        return tensors_and_ties(model)[1]
+    kind = vars(type(model)).get("made_of", (type(model),))[0]
+    try:
+        return tensors_and_ties(build_on_meta(model.config, kind))[1]
+    except TypeError:  # a class of the user's own, whose constructor wants more than a config
+        return tensors_and_ties(model)[1]
+
+
+def _given(model: Model, state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    assert isinstance(model, PreTrainedModel)
+    given = model.in_our_names(state_dict)
+    faults = sorted(path for path in given.keys() | own.keys() if path not in given or path not in own)
+    faults += sorted(p for p in given.keys() & own.keys() if given[p].shape != own[p].shape)
+    if faults:
+        raise InputError("these are not this model's weights", where="state_dict", found=", ".join(faults[:10]))
+    return {path: given[path] for path in own}
 
 
 def save_config(config: ModelConfig, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False) -> None:
@@ -113,9 +181,11 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
     if target.exists() and not target.is_dir():
         raise RepoError("this is a file, not a folder", where=str(target))
     movable = not target.exists() or _is_movable(target)
+    beside = target.parent if movable else target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent if movable else target))
+        _clean(beside, target)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-{os.getpid()}-", dir=beside))
     except OSError as error:
         raise RepoError("the folder cannot be written", where=str(target), found=error.strerror) from error
     try:
@@ -144,6 +214,24 @@ def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callabl
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _clean(beside: Path, target: Path) -> None:
+    """Remove what saves to the same target left behind that were killed."""
+    for left in beside.glob(f".{glob.escape(target.name)}-*-*"):
+        found = re.fullmatch(rf"\.{re.escape(target.name)}-(\d+)-[a-z0-9_]{{8}}", left.name)
+        if found and not _is_alive(int(found[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
+
+
 def shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
     """Keys in groups whose tensors take at most ``limit`` bytes together; a bigger tensor has a group of its own."""
     groups: list[list[str]] = [[]]
@@ -158,26 +246,46 @@ def shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
     return groups
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, Tensor], limit: int) -> None:
-    groups = shards(tensors, limit)
+def _write_weights(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    limit: int,
+    variant: str | None,
+    save_function: Callable[[dict[str, Tensor], str], object] | None,
+) -> None:
+    groups, whole = shards(tensors, limit), folder / with_variant(SAFETENSORS, variant)
     if len(groups) == 1:
-        _write_tensors(folder / SAFETENSORS, tensors)
+        _write_tensors(whole, tensors, save_function)
         return
     index: dict[str, str] = {}
     for number, keys in enumerate(groups, start=1):
-        name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        _write_tensors(folder / name, {key: tensors[key] for key in keys})
+        name = f"{whole.stem}-{number:05d}-of-{len(groups):05d}{whole.suffix}"
+        _write_tensors(folder / name, {key: tensors[key] for key in keys}, save_function)
         index.update(dict.fromkeys(keys, name))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
-    _write_json(folder / f"{SAFETENSORS}.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+    listing = with_variant(f"{SAFETENSORS}.index.json", variant)
+    _write_json(folder / listing, {"metadata": {"total_size": total}, "weight_map": index})
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    save_function: Callable[[dict[str, Tensor], str], object] | None = None,
+) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():  # the format holds no tensor twice
+        shared = tensor.numel() > 0 and tensor.data_ptr() in seen
+        seen.add(tensor.data_ptr())
+        apart[key] = tensor.clone() if shared else tensor.contiguous()
     try:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, {"format": "pt"})
+        if save_function is None:
+            save_file(apart, path, {"format": "pt"})
+        else:
+            save_function(apart, str(path))
     except SafetensorError as error:  # a full disk, for one, is no OSError to that library
         raise OSError(errno.EIO, str(error)) from error
 
@@ -190,8 +298,9 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_bytes(text + b"\n")
 
 
-def _is_weights(name: str) -> bool:
-    return WEIGHTS.fullmatch(name) is not None
+def _is_weights(name: str, variant: str | None) -> bool:
+    found = WEIGHTS.fullmatch(name)
+    return found is not None and next((v for v in found.groupdict().values() if v), None) == variant
 
 
 def _is_movable(folder: Path) -> bool:

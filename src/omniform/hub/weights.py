@@ -28,11 +28,13 @@ class WeightFiles:
         headers: every safetensors file and its header.
         pickles: every ``.bin`` file.
         index: for sharded checkpoints, which file should hold which key; empty for a single file.
+        given: tensors that were handed over instead of files.
     """
 
     headers: Mapping[Path, Header]
     pickles: tuple[Path, ...] = ()
     index: Mapping[str, str] | None = None
+    given: Mapping[str, Tensor] | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -41,6 +43,8 @@ class WeightFiles:
 
     def is_mapped(self, key: str) -> bool:
         """Whether a tensor is used where it lies in its file; otherwise it is read into memory as the file is."""
+        if self.given is not None:
+            return True
         if self.headers:
             found = next(h.entries[key] for h in self.headers.values() if key in h.entries)
             return found.start % found.dtype.itemsize == 0 and found.nbytes > 0
@@ -61,6 +65,8 @@ class WeightFiles:
         Raises:
             WeightsError: a file is damaged, or lacks a tensor that the index promises.
         """
+        if self.given is not None:
+            return dict(self.given)
         merged: dict[str, Tensor] = {}
         held: dict[str, set[str]] = {}
         for path, header in self.headers.items():
@@ -95,7 +101,7 @@ def find_weights(source: Source, *, variant: str | None = None, use_safetensors:
     wanted = {n: k for n, k in names.items() if use_safetensors is None or (k == "safetensors") == use_safetensors}
     looked = []
     for name, kind in wanted.items():
-        single, index = _with_variant(name, variant), _with_variant(f"{name}.index.json", variant)
+        single, index = with_variant(name, variant), with_variant(f"{name}.index.json", variant)
         path = source.find(single)
         if path is not None:
             return _files([path], kind, None)
@@ -109,7 +115,8 @@ def find_weights(source: Source, *, variant: str | None = None, use_safetensors:
     raise RepoError("there are no weights", where=source.name, expected=" or ".join(looked), remedy=remedy)
 
 
-def _with_variant(name: str, variant: str | None) -> str:
+def with_variant(name: str, variant: str | None) -> str:
+    """A file's name with a variant's word in it: ``model.fp16.safetensors``, ``model.safetensors.index.fp16.json``."""
     head, _, tail = name.rpartition(".")
     return name if variant is None else f"{head}.{variant}.{tail}"
 

@@ -1,0 +1,26 @@
+"""One seed for every generator of random numbers."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from omniform.core.errors import InputError
+
+
+def set_seed(seed: int, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators, those of accelerators included.
+
+    Args:
+        seed: a whole number from 0 to 2**32 - 1.
+        deterministic: also ask torch for algorithms that give the same numbers in every run.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError("no seed", where="seed", expected="an integer from 0 to 2**32 - 1", found=repr(seed)[:80])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True)

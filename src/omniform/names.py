@@ -1,0 +1,106 @@
+"""The ecosystem's module paths: what scripts import from where, in one table; read when a name is asked for.
+
+``from omniform.modeling_utils import PreTrainedModel`` works because ``omniform`` puts :class:`Paths` behind Python's
+own finders: it makes a module whose names are looked up in the package itself. Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Final
+
+PATHS: Final[dict[str, str]] = {
+    "cache_utils": "DynamicCache StaticCache Cache",
+    "configuration_utils": "PretrainedConfig PreTrainedConfig",
+    "feature_extraction_utils": "BatchFeature",
+    "generation": "GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList "
+    "TextStreamer TextIteratorStreamer",
+    "generation.configuration_utils": "GenerationConfig",
+    "generation.logits_process": "LogitsProcessor LogitsProcessorList",
+    "generation.stopping_criteria": "StoppingCriteria StoppingCriteriaList",
+    "generation.streamers": "TextStreamer TextIteratorStreamer",
+    "generation.utils": "GenerationConfig LogitsProcessorList StoppingCriteriaList",
+    "image_processing_utils": "BatchFeature",
+    "modeling_utils": "PreTrainedModel",
+    "models": "",
+    "models.auto": "*Auto",
+    "models.auto.configuration_auto": "AutoConfig",
+    "models.auto.feature_extraction_auto": "AutoFeatureExtractor",
+    "models.auto.image_processing_auto": "AutoImageProcessor",
+    "models.auto.modeling_auto": "*Auto",
+    "models.auto.processing_auto": "AutoProcessor",
+    "models.auto.tokenization_auto": "AutoTokenizer",
+    "processing_utils": "ProcessorMixin BatchFeature",
+    "tokenization_utils": "PreTrainedTokenizer BatchEncoding",
+    "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding",
+    "tokenization_utils_fast": "PreTrainedTokenizerFast",
+    "trainer_utils": "set_seed",
+    "utils": "logging ModelOutput",
+    "utils.generic": "ModelOutput",
+    "utils.logging": "get_logger set_verbosity set_verbosity_debug set_verbosity_error set_verbosity_info "
+    "set_verbosity_warning get_verbosity",
+    "modeling_outputs": "*Output",
+}
+"""Module paths below ``omniform``, and the names that are found there; a word after a star stands for all that hold it.
+"""
+
+FAMILY_FILES: Final = (
+    "modeling",
+    "configuration",
+    "tokenization",
+    "processing",
+    "image_processing",
+    "feature_extraction",
+)
+"""Beginnings of a family's own modules: ``omniform.models.llama.modeling_llama``."""
+
+
+class Paths(MetaPathFinder, Loader):
+    """Finds the modules of :data:`PATHS`, and those of families; asked when there is no such file."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for one of the ecosystem's module paths; None for any other."""
+        package, _, rest = fullname.partition(".")
+        if package != "omniform" or not (rest in PATHS or _of_family(rest)):
+            return None
+        return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{rest}.") for name in PATHS))
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """A module that looks its names up when they are asked for."""
+        return _Names(spec.name, "Names of the ecosystem, found where omniform has them.")
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to run."""
+
+
+class _Names(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        rest = self.__name__.partition(".")[2]
+        if rest == "utils.logging" and name in PATHS[rest].split():
+            value: object = vars(import_module("omniform.core.logs"))[name]
+        elif name == "logging" and rest == "utils":
+            value = import_module("omniform.utils.logging")
+        elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):
+            value = vars(import_module("omniform"))["__getattr__"](name)
+        else:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(word for word in PATHS.get(self.__name__.partition(".")[2], "").split())]
+
+
+def _of_family(rest: str) -> bool:
+    parts = rest.split(".")
+    return len(parts) == 3 and parts[0] == "models" and any(parts[2] == f"{kind}_{parts[1]}" for kind in FAMILY_FILES)
+
+
+def _holds(words: str, name: str) -> bool:
+    return any(name == word or (word.startswith("*") and word[1:] in name) for word in words.split())
