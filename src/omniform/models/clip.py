@@ -229,6 +229,7 @@ TEXT = (
     .public(
         config="CLIPTextConfig",
         tokenizer="CLIPTokenizer",
+        usual={"initializer_factor": 1.0},
     )
     .base("CLIPTextModel", text_tower, "text-encoding")
     .head("CLIPTextModelWithProjection", "text-embedding", text_embedder, {"projection": "text_projection"})
@@ -239,6 +240,7 @@ VISION = (
     .public(
         config="CLIPVisionConfig",
         image_processor="CLIPImageProcessor",
+        usual={"initializer_factor": 1.0},
     )
     .base("CLIPVisionModel", vision_tower)
     .head("CLIPVisionModelWithProjection", "image-embedding", image_embedder, {"projection": "visual_projection"})
@@ -252,6 +254,7 @@ FAMILY = (
         image_processor="CLIPImageProcessor",
         processor="CLIPProcessor",
         row="both towers, zero-shot image classification, image classification, projections",
+        usual={"initializer_factor": 1.0},
     )
     .base("CLIPModel", both_towers, "zero-shot-image-classification")
     .architecture(

@@ -208,7 +208,13 @@ FAMILY = (
         config="DetrConfig",
         image_processor="DetrImageProcessor",
         row="object detection, segmentation (Hub's and timm's ResNet backbones)",
-        usual={"is_encoder_decoder": True},
+        usual={
+            "is_encoder_decoder": True,
+            "init_std": 0.02,
+            "init_xavier_std": 1.0,
+            "encoder_layerdrop": 0.0,
+            "decoder_layerdrop": 0.0,
+        },
     )
     .base("DetrModel", build)
     .head("DetrForObjectDetection", "object-detection", object_detector)

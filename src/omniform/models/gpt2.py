@@ -183,6 +183,7 @@ FAMILY = (
         config="GPT2Config",
         tokenizer="GPT2Tokenizer",
         row="causal LM, double heads, sequence and token classification, question answering",
+        usual={"reorder_and_upcast_attn": False},
     )
     .base("GPT2Model", build)
     .head("GPT2LMHeadModel", "causal-lm", causal_lm)

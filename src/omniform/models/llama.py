@@ -109,6 +109,7 @@ FAMILY = (
         config="LlamaConfig",
         tokenizer="LlamaTokenizer",
         row="causal LM, sequence and token classification, question answering",
+        usual={"pretraining_tp": 1},
     )
     .base("LlamaModel", build)
     .head("LlamaForCausalLM", "causal-lm", heads.causal_lm)

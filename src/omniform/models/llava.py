@@ -121,6 +121,7 @@ FAMILY = (
         image_processor="LlavaImageProcessor",
         processor="LlavaProcessor",
         row="image and text to text",
+        usual={"image_seq_length": 576},
     )
     .base("LlavaModel", build)
     .architecture(

@@ -228,7 +228,7 @@ FAMILY = (
         config="T5Config",
         tokenizer="T5Tokenizer",
         row="seq2seq LM, encoder, sequence and token classification, question answering",
-        usual={"is_encoder_decoder": True},
+        usual={"is_encoder_decoder": True, "initializer_factor": 1.0},
     )
     .base("T5Model", build)
     .head("T5ForConditionalGeneration", "seq2seq-lm", seq2seq_lm, prefix="")

@@ -211,7 +211,12 @@ FAMILY = (
         feature_extractor="WhisperFeatureExtractor",
         processor="WhisperProcessor",
         row="speech to text, audio classification",
-        usual={"is_encoder_decoder": True},
+        usual={
+            "is_encoder_decoder": True,
+            "init_std": 0.02,
+            "median_filter_width": 7,
+            "scale_embedding": False,
+        },
     )
     .base("WhisperModel", build)
     .head("WhisperForConditionalGeneration", "speech-seq2seq", speech_to_text, {"lm_head": "proj_out"})
