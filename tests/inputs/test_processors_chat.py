@@ -14,6 +14,7 @@ from test_processors import PICTURES, SMALL, WAVES, check_spans, same, save
 from test_tokenizers_folders import llava
 
 import omniform
+from omniform import MediaAccess
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownArgumentError
 from omniform.inputs.media_access import MediaAccess
 from reference import transformers
@@ -118,6 +119,29 @@ def test_where_pictures_come_from(pair, tmp_path: Path) -> None:
         assert given == [user(part, "hello")], "the conversation was changed"
         for name in expected:
             same(found[name], expected[name], f"{name} of {part!r:.40}")
+
+
+def test_files_of_a_stranger(pair, tmp_path: Path) -> None:
+    """A conversation that is not the caller's own reads no file but from the folders that the caller names."""
+    ours = pair[0]
+    path = tmp_path / "a.png"
+    PICTURES[0].save(path)
+    for template in (TEMPLATE, TEMPLATE + "{{ media_access }}"):
+        for part in (picture(str(path)), picture(str(path), "path"), picture(str(path), "url")):
+            for access in (
+                MediaAccess(roots=[]),
+                MediaAccess(roots=[tmp_path / "b"]),
+                MediaAccess(roots=[], urls="none"),
+            ):
+                for many in (False, True):
+                    chat = [[user(part, "hello")]] * 2 if many else [user(part, "hello")]
+                    with pytest.raises(OmniformError):
+                        ours.apply_chat_template(chat, chat_template=template, media_access=access, **FULL)
+            access = MediaAccess(roots=[tmp_path])
+            batch = ours.apply_chat_template([user(part, "hello")], media_access=access, **FULL)
+            assert "pixel_values" in batch
+    with pytest.raises(InputError):
+        ours.apply_chat_template(ASK, media_access="public", **FULL)
 
 
 def test_one_bos(pair) -> None:

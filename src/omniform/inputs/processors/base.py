@@ -17,6 +17,7 @@ from omniform.core.errors import InputError
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
+from omniform.inputs.media_access import MediaAccess, checked_access
 from omniform.inputs.processors.chat import assistant_masks, read_chats, split_variables, write_templates
 from omniform.inputs.processors.media import Media
 from omniform.inputs.processors.options import CallOptions, Part, sort_options
@@ -132,6 +133,7 @@ class Processor(ABC):
         return_tensors: str | None = None,
         return_dict: bool = False,
         processor_kwargs: Mapping[str, object] | None = None,
+        media_access: MediaAccess | None = None,
         **options: object,
     ) -> Batch | Ids | str | list[str]:
         """Make a conversation into a prompt; with ``tokenize`` into the model's inputs, pictures and sounds included.
@@ -152,6 +154,8 @@ class Processor(ABC):
             return_tensors: ``"pt"``, ``"np"``, or None for lists.
             return_dict: give all inputs; without it the ids alone.
             processor_kwargs: options of the processor's call.
+            media_access: which files and addresses the conversation's pictures and sounds may come from. The default
+                is for the caller's own conversations; for those of others name the folders that they may read.
             options: variables of the template; and options of the processor's call.
 
         Returns:
@@ -186,6 +190,8 @@ class Processor(ABC):
         call: dict[str, object] = {**(processor_kwargs or {}), **called}
         if return_tensors is not None:
             call["return_tensors"] = return_tensors
+        if media_access is not None:
+            call["media_access"] = checked_access(media_access)
         batch = self._encode_chats(prompts, media, many, call)
         if return_assistant_tokens_mask and isinstance(batch, BatchEncoding):
             masks = assistant_masks(prompts, batch, self.placeholder)

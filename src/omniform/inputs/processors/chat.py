@@ -13,7 +13,7 @@ from omniform.inputs.processors.options import GROUPS, Part
 from omniform.inputs.text.chat import Message, read_conversations
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.settings import TEMPLATES_FOLDER, ChatTemplates
-from omniform.inputs.text.template import Prompt
+from omniform.inputs.text.template import Prompt, compile_template
 
 
 def read_chats(conversation: object) -> tuple[list[list[Message]], list[Media], bool]:
@@ -33,7 +33,7 @@ def split_variables(
     template: str, options: Mapping[str, object], known: Mapping[Part, Collection[str]]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Options of the processor's call, and variables of the template, which come first where a name is both."""
-    words = set(re.findall(r"\w+", template))
+    words = compile_template(template).names
     call = {"images", "audio", "common_kwargs", "return_mm_token_type_ids", *GROUPS}
     call.update(name for names in known.values() for name in names)
     variables = {name: value for name, value in options.items() if name in words or name not in call}

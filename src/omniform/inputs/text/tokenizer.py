@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError
 from omniform.core.upstairs import upstairs
+from omniform.inputs.media_access import MediaAccess
 from omniform.inputs.text import chat, save
 from omniform.inputs.text.backend import Asked, encode_rows, guarded
 from omniform.inputs.text.encoding import BatchEncoding
@@ -350,6 +351,7 @@ class Tokenizer(Framing):
         return_dict: bool = True,
         return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: EncodeOptions | None = None,
+        media_access: MediaAccess | None = None,
         **variables: object,
     ) -> BatchEncoding | Ids | str | list[str]:
         """Make a conversation into a prompt, and encode it.
@@ -370,6 +372,7 @@ class Tokenizer(Framing):
             return_assistant_tokens_mask: add ``assistant_masks``, 1 for each token that the assistant wrote, as the
                 template's ``generation`` blocks tell.
             tokenizer_kwargs: further options of the call.
+            media_access: as for a processor; a tokenizer reads no pictures and no sounds, so here it is inert.
             variables: further variables of the template.
 
         Raises:
