@@ -14,7 +14,6 @@ from test_processors import PICTURES, SMALL, WAVES, check_spans, same, save
 from test_tokenizers_folders import llava
 
 import omniform
-from omniform import MediaAccess
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownArgumentError
 from omniform.inputs.media_access import MediaAccess
 from reference import transformers
@@ -126,13 +125,10 @@ def test_files_of_a_stranger(pair, tmp_path: Path) -> None:
     ours = pair[0]
     path = tmp_path / "a.png"
     PICTURES[0].save(path)
+    narrow = MediaAccess(roots=[]), MediaAccess(roots=[tmp_path / "b"]), MediaAccess(roots=[], urls="none")
     for template in (TEMPLATE, TEMPLATE + "{{ media_access }}"):
         for part in (picture(str(path)), picture(str(path), "path"), picture(str(path), "url")):
-            for access in (
-                MediaAccess(roots=[]),
-                MediaAccess(roots=[tmp_path / "b"]),
-                MediaAccess(roots=[], urls="none"),
-            ):
+            for access in narrow:
                 for many in (False, True):
                     chat = [[user(part, "hello")]] * 2 if many else [user(part, "hello")]
                     with pytest.raises(OmniformError):

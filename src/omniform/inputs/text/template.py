@@ -96,7 +96,7 @@ def _run(program: Program, variables: dict[str, object], intake: Intake, track: 
     from omniform.inputs.text.sandbox.machine import Machine
 
     # A template may look at each part of its messages many times over, with all that it has.
-    units = BASE + PER_CHARACTER * intake.size + intake.parts * 16 * program.weight
+    units = BASE + PER_CHARACTER * intake.size + intake.parts * 4 * program.weight
     machine = Machine(units, intake.known, weight=program.weight, track=track)
     machine.spend(program.weight)
     # jinja's context asks its environment for no more than the machine has.

@@ -9,7 +9,7 @@ from typing import Protocol
 BASE = 8_000_000
 """Units that every rendering may spend. A unit is a character copied, or some ten nanoseconds of work."""
 
-PER_CHARACTER = 200
+PER_CHARACTER = 100
 """Further units for each character of the messages, tools and variables, and for each value eight times as many."""
 
 DEEPEST = 100
