@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError, WeightsError
+from omniform.engine.memory import decoder_bytes
+from omniform.engine.pages import MEMORY, ROWS
 from omniform.hub.auto import load_as_saved
 from omniform.hub.plan import plan
 from reference import omniform, saved_reference, transformers
@@ -101,6 +103,13 @@ def test_plan_of_a_given_map(made, mapping):
     model = load_as_saved(folder, device_map=mapping)
     assert dict(planned.device_map) == dict(model.hf_device_map)
     assert {use.place: use.weights for use in planned.uses if use.weights} == held(model, planned)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "t5", "whisper"])
+def test_a_token_takes_what_the_engine_keeps_of_it(made, family):
+    folder, _ = made(family)
+    kept = decoder_bytes(load_as_saved(folder))
+    assert plan(folder).per_token == sum(n for pool, n in kept.items() if pool not in (MEMORY, ROWS)) > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "tied", "gpt2"])
