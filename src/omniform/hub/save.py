@@ -109,7 +109,7 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
     ties = {path: owner for path, owner in usual.items() if path in held and owner in held}
     ties = {path: owner for path, owner in ties.items() if held[path] is held[owner] or state_dict is not None}
     tensors = {path: tensor for path, tensor in held.items() if path not in ties}
-    keys = model.origin.architecture.keys(model.config.spec)
+    keys = keymap_of(model)
     table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
     return table.write({path: tensor.detach() for path, tensor in tensors.items()})
 
