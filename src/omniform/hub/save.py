@@ -21,7 +21,7 @@ from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, check_arguments
 from omniform.hub.devices import parse_size
-from omniform.hub.load import build_on_meta
+from omniform.hub.load import build_on_meta, keymap_of
 from omniform.hub.options import check_variant
 from omniform.hub.weights import SAFETENSORS, with_variant
 from omniform.weights.tensors import tensors_and_ties
