@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from omniform.blocks.packed import attend_packed
+from omniform.blocks.scores import Scores
 from omniform.core.packed import PackedMask, Segment
 from omniform.core.rules import Causal, Full, Window
 
@@ -44,17 +45,21 @@ def rows(of=ROWS):
     return segments, tables, start
 
 
-def by_the_formula(q, k, v, segments, tables, rule, scale):
+def by_the_formula(q, k, v, segments, tables, rule, scores, sinks=None):
     outs = []
     for segment, table in zip(segments, tables, strict=True):
         keys, values = k[0][:, table.slots].double(), v[0][:, table.slots].double()
         mine = q[segment.start : segment.start + segment.count].double()
         mine = mine.view(segment.count, k.shape[1], -1, q.shape[2])
-        scores = torch.einsum("ngrd,gsd->ngrs", mine, keys) * scale
+        compared = scores.bounded(torch.einsum("ngrd,gsd->ngrs", mine, keys) * scores.scale)
         query = torch.arange(segment.past, segment.past + segment.count)[:, None]
         seen = rule.allows(query, torch.arange(segment.past + segment.count)[None])
-        scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
-        outs.append(torch.einsum("ngrs,gsd->ngrd", scores.softmax(-1), values).flatten(1, 2))
+        compared = compared.masked_fill(~seen[:, None, None], float("-inf"))
+        if sinks is not None:  # a key without a value
+            sink = sinks.double().view(1, k.shape[1], -1, 1).expand(*compared.shape[:3], 1)
+            compared = torch.cat((compared, sink), dim=-1)
+        shares = compared.softmax(-1)[..., : keys.shape[1]]
+        outs.append(torch.einsum("ngrs,gsd->ngrd", shares, values).flatten(1, 2))
     return torch.cat(outs)
 
 
@@ -68,8 +73,23 @@ def test_equal_to_the_formula(rule, dtype, groups, each, width, several):
     q = torch.randn(tokens, groups * each, 64).to(dtype)
     k, v = torch.randn(1, groups, 1500, 64).to(dtype), torch.randn(1, groups, 1500, width).to(dtype)
     mask = PackedMask(rule, segments, tables, [s.past + s.count for s in segments], torch.device("cpu"))
-    expected = by_the_formula(q, k, v, segments, tables, rule, 0.2)
+    expected = by_the_formula(q, k, v, segments, tables, rule, Scores(0.2))
     with torch.no_grad():
-        found = attend_packed(q, k, v, mask, scale=0.2, backend="sdpa")
+        found = attend_packed(q, k, v, mask, scores=Scores(0.2), backend="sdpa")
     assert found.dtype == dtype
     assert (found - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("rule", [Causal(), Causal() & Window(30), Window(30), Full()], ids=str)
+@pytest.mark.parametrize(("cap", "sink"), [(0.7, False), (None, True), (0.7, True)])
+def test_caps_and_sinks_are_exact(rule, cap, sink, backend):
+    torch.manual_seed(1)
+    segments, tables, tokens = rows()
+    q, k, v = torch.randn(tokens, 4, 16), torch.randn(1, 2, 1500, 16), torch.randn(1, 2, 1500, 16)
+    sinks = torch.randn(4) * 2 if sink else None
+    mask = PackedMask(rule, segments, tables, [s.past + s.count for s in segments], torch.device("cpu"))
+    expected = by_the_formula(q, k, v, segments, tables, rule, Scores(0.4, cap), sinks)
+    with torch.no_grad():
+        found = attend_packed(q, k, v, mask, scores=Scores(0.4, cap), backend=backend, sinks=sinks)
+    assert (found - expected).abs().max() < 1e-5

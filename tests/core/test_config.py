@@ -47,18 +47,18 @@ def test_raw_is_kept_verbatim_and_apart():
 def test_setting_an_attribute_reads_again():
     config = llama()
     config.num_attention_heads = 8
-    assert config.spec.heads == 8 and config.raw["num_attention_heads"] == 8
+    assert config.spec.text.heads.queries == 8 and config.raw["num_attention_heads"] == 8
     before = config.to_dict()
     for name, value in (("hidden_act", "nothing"), ("num_attention_heads", 0), ("num_attention_heads", 5)):
         with pytest.raises(ConfigError, match=name):
             setattr(config, name, value)
-    assert config.to_dict() == before and config.spec.heads == 8  # a refused change changes nothing
+    assert config.to_dict() == before and config.spec.text.heads.queries == 8  # a refused change changes nothing
 
 
 def test_replace_leaves_the_original():
     config = llama()
     changed = config.replace(hidden_size=64, rms_norm_eps=1e-3)
-    assert (config.hidden_size, changed.hidden_size, changed.spec.eps) == (32, 64, 1e-3)
+    assert (config.hidden_size, changed.hidden_size, changed.spec.text.eps) == (32, 64, 1e-3)
     assert config == llama() and config != changed
     assert copy.deepcopy(config) == config
 

@@ -12,7 +12,7 @@ import torch
 from omniform.core import errors
 from omniform.core.batch import Batch, Span
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
-from omniform.core.outputs import BaseModelOutputWithPooling, CausalLMOutput, DualEncoderOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, DualEncoderOutput
 from omniform.core.spans import find_spans
 
 LOGITS, STATES = torch.ones(2, 3), (torch.zeros(1), torch.ones(1))
@@ -43,7 +43,7 @@ def test_a_loss_comes_first():
 
 
 def test_nested_outputs_become_tuples():
-    inner = BaseModelOutputWithPooling(last_hidden_state=LOGITS)
+    inner = BaseModelOutput(last_hidden_state=LOGITS)
     output = DualEncoderOutput(logits_per_image=LOGITS, text_model_output=inner)
     assert output.to_tuple() == (LOGITS, (LOGITS,))
     assert output.text_model_output is inner

@@ -266,4 +266,4 @@ def test_training_drops_out(tmp_path, name):
 @pytest.mark.parametrize("extra", [{}, {"classifier_dropout": 0.3}, {"hidden_dropout": 0.4}])
 def test_classifier_dropout(tmp_path, extra):
     ours, theirs = pair(tmp_path, "ForTokenClassification", **extra)
-    assert ours.dropout.p == theirs.dropout.p
+    assert ours.dropout == theirs.dropout.p

@@ -12,6 +12,7 @@ from torch import Tensor
 from writers import Prompts
 
 from omniform.core.errors import ConfigError, InputError
+from omniform.core.rules import Causal, Window
 from omniform.core.state import state_specs
 from reference import (
     check_round_trip,
@@ -262,13 +263,13 @@ def test_defaults_left_out():
     config = omniform.AutoConfig.for_model("mistral")
     assert config.sliding_window == 4096 and config.num_key_value_heads == 8 and config.eos_token_id == 2
     assert omniform.AutoConfig.for_model("mistral", sliding_window=None).sliding_window is None
-    assert config.spec.windows == (4096,) * 32 and config.spec.head_dim == 128
+    assert config.spec.rules == (Causal() & Window(4096),) * 32 and config.spec.text.heads.dim == 128
 
 
 @pytest.mark.parametrize("extra", [{}, {"classifier_dropout": 0.3}, {"hidden_dropout": 0.4}])
 def test_classifier_dropout(tmp_path, extra):
     ours, theirs = pair(tmp_path, "ForTokenClassification", **extra)
-    assert ours.dropout.p == theirs.dropout.p
+    assert ours.dropout == theirs.dropout.p
 
 
 def test_training_drops_attention_out(tmp_path):

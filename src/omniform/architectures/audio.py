@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -50,26 +49,20 @@ class MelEncoder(MemoryEncoder):
 
     main_input = "input_features"
 
-    def __init__(
-        self,
-        mel_bins: int,
-        dim: int,
-        positions: int,
-        layers: Iterable[nn.Module],
-        *,
-        dropout: float = 0.0,
-        layerdrop: float = 0.0,
-        augment: SpecAugment | None = None,
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv1d(mel_bins, dim, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(dim, dim, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = Sinusoids(positions, dim)
-        self.layers = nn.ModuleList(layers)
-        self.norm = nn.LayerNorm(dim)
-        self.dropout = dropout
-        self.layerdrop = layerdrop
-        self.augment = augment
+    mel_bins: int
+    dim: int
+    positions: int
+    layers: nn.ModuleList
+    dropout: float = 0.0
+    layerdrop: float = 0.0
+    augment: SpecAugment | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.conv1 = nn.Conv1d(self.mel_bins, self.dim, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(self.dim, self.dim, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = Sinusoids(self.positions, self.dim)
+        self.norm = nn.LayerNorm(self.dim)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.conv1
@@ -157,13 +150,14 @@ class AudioClassifier(Model):
         layer_mix: reads all layers instead of the last; None for the last.
     """
 
-    def __init__(self, model: Model, projector: nn.Linear, classifier: nn.Linear, layer_mix: LayerMix | None) -> None:
-        super().__init__()
-        self.model = model
-        self.projector = projector
-        self.classifier = classifier
-        self.layer_mix = layer_mix
-        self.main_input = model.main_input
+    model: Model
+    projector: nn.Linear
+    classifier: nn.Linear
+    layer_mix: LayerMix | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.main_input = self.model.main_input
 
     def forward(
         self,

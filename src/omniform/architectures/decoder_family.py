@@ -1,50 +1,23 @@
-"""What families of decoders share: Llama's stack of layers, and the heads that stand on any decoder."""
+"""The heads that stand on any decoder, and families that have them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from omniform.architectures.decoder import CausalLM, Decoder, tied
-from omniform.architectures.heads import QuestionAnswerer, SequenceClassifier, TokenClassifier, last_token
-from omniform.blocks.layers import PreNorm
+from omniform.architectures.decoder import CausalLM, TextDecoder, tied
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import LastToken, QuestionAnswerer, SequenceClassifier, TokenClassifier
+from omniform.architectures.parts import GatedText
 from omniform.core.config import Common
-
-
-def prenorm_decoder(
-    embed_tokens: nn.Embedding,
-    *,
-    layers: int,
-    norm: Callable[[], nn.Module],
-    attention: Callable[[int], nn.Module],
-    mlp: Callable[[], nn.Module],
-    max_positions: int | None,
-) -> Decoder:
-    """A decoder as Llama's: a norm before every attention, before every MLP and after the last layer.
-
-    Args:
-        embed_tokens: the table of token vectors.
-        layers: how many there are.
-        norm: makes one norm.
-        attention: makes the attention of the layer with the given index.
-        mlp: makes one MLP.
-        max_positions: the longest row the model can make sense of; None if there is no limit.
-    """
-    return Decoder(
-        embed_tokens=embed_tokens,
-        layers=(
-            PreNorm(input_layernorm=norm(), self_attn=attention(i), post_attention_layernorm=norm(), mlp=mlp())
-            for i in range(layers)
-        ),
-        norm=norm(),
-        max_positions=max_positions,
-    )
+from omniform.core.reader import ConfigReader
+from omniform.weights.keymap import KeyMap
 
 
 class HeadConfig(Protocol):
-    """What the heads need of a family's config.
+    """What the heads need of a config.
 
     Attributes:
         tie: whether the projection onto the vocabulary is the table of tokens.
@@ -58,7 +31,21 @@ class HeadConfig(Protocol):
     def classifier_dropout(self) -> float: ...
 
 
-C = TypeVar("C", bound=HeadConfig)
+class HasText(Protocol):
+    """A config with :class:`~omniform.architectures.parts.GatedText` for its text."""
+
+    @property
+    def text(self) -> GatedText: ...
+
+
+SAME = KeyMap({})
+"""Our names are the Hub's."""
+
+ROW = "causal LM, sequence and token classification, question answering"
+
+C = TypeVar("C")
+T = TypeVar("T", bound=HasText)
+Adjust = Callable[[Tensor], Tensor]
 
 
 class DecoderHeads(Generic[C]):
@@ -66,29 +53,81 @@ class DecoderHeads(Generic[C]):
 
     Args:
         build: makes the decoder.
+        of: what the heads need of the config.
+        adjust: what is done to the scores of tokens; None for nothing.
     """
 
-    def __init__(self, build: Callable[[C], Decoder]) -> None:
+    def __init__(
+        self,
+        build: Callable[[C], TextDecoder],
+        of: Callable[[C], HeadConfig],
+        adjust: Callable[[C], Adjust | None] | None = None,
+    ) -> None:
         self._build = build
+        self._of = of
+        self._adjust = adjust
+
+    def lm_head(self, c: C, model: TextDecoder) -> nn.Linear:
+        """The projection onto the vocabulary."""
+        table = model.embed_tokens
+        return tied(nn.Linear(model.width, table.num_embeddings, bias=False), table, self._of(c).tie)
 
     def causal_lm(self, c: C, _: Common) -> CausalLM:
         """The decoder that writes."""
         model = self._build(c)
-        table = model.embed_tokens
-        return CausalLM(model, tied(nn.Linear(model.width, table.num_embeddings, bias=False), table, c.tie))
+        adjust = None if self._adjust is None else self._adjust(c)
+        return CausalLM(model=model, lm_head=self.lm_head(c, model), adjust=adjust)
 
     def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
         """One class per row, told from its last token."""
         model = self._build(c)
         score = nn.Linear(model.width, common.num_labels, bias=False)
-        return SequenceClassifier(model, last_token(common.pad_token_id), score, common)
+        return SequenceClassifier(model=model, pool=LastToken(common.pad_token_id), classifier=score, common=common)
 
     def token_classifier(self, c: C, common: Common) -> TokenClassifier:
         """One class per token."""
         model = self._build(c)
-        return TokenClassifier(model, nn.Linear(model.width, common.num_labels), dropout=c.classifier_dropout)
+        classifier = nn.Linear(model.width, common.num_labels)
+        return TokenClassifier(model=model, classifier=classifier, dropout=self._of(c).classifier_dropout)
 
     def question_answerer(self, c: C, _: Common) -> QuestionAnswerer:
         """The first and last token of an answer."""
         model = self._build(c)
-        return QuestionAnswerer(model, nn.Linear(model.width, 2))
+        return QuestionAnswerer(model=model, qa_outputs=nn.Linear(model.width, 2))
+
+
+def decoder_family(
+    model_type: str,
+    name: str,
+    read: Callable[[ConfigReader], T],
+    build: Callable[[T], TextDecoder],
+    keys: KeyMap | Callable[[T], KeyMap] = SAME,
+    *,
+    tokenizer: str = "LlamaTokenizer",
+    answers: str | None = "model",
+    usual: Mapping[str, object] | None = None,
+    adjust: Callable[[T], Adjust | None] | None = None,
+) -> Builder[T]:
+    """A family with the usual heads: the next token, a class of the row, of each token, and answers.
+
+    Args:
+        name: what its class names begin with: ``"Llama"``.
+        keys: where the decoder's weights live; under our own names, which are the Hub's, by default.
+        tokenizer: class name of its tokenizer.
+        answers: what the decoder is called in checkpoints that answer questions; None if there are none.
+        usual: attributes that the ecosystem reads of its configs and that its maths has no use for.
+        adjust: what is done to the scores of tokens.
+    """
+    heads = DecoderHeads(build, lambda c: c.text, adjust)
+    score = {"classifier": "score"}
+    family = (
+        Builder(model_type, read, keys, prefix="model")
+        .public(config=f"{name}Config", tokenizer=tokenizer, row=ROW, usual=usual)
+        .base(f"{name}Model", build)
+        .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm)
+        .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier, score)
+        .head(f"{name}ForTokenClassification", "token-classification", heads.token_classifier, score)
+    )
+    if answers is not None:
+        family.head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer, prefix=answers)
+    return family

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from omniform.architectures.detection import SetLoss, Target
 from omniform.architectures.model import Model
 from omniform.blocks.layers import run
+from omniform.blocks.positioned import PlacedContext
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError
+from omniform.core.host import is_all_true
 from omniform.core.outputs import BaseModelOutput, DetectorModelOutput, ObjectDetectionOutput
 
 
@@ -31,14 +33,21 @@ class View:
     Attributes:
         maps: feature maps from fine to coarse, Shape: [B, C, H, W] each; none where it was bypassed.
         embeds: the coarsest map, projected, row by row, Shape: [B, S, D].
-        position_vectors: Shape: [B, S, D].
+        places: Shape: [B, S, D].
         real: Shape: [B, H, W], True inside the picture, False in its padding; of the coarsest map.
+        padded: whether any place may be padding.
     """
 
     maps: tuple[Tensor, ...]
     embeds: Tensor
-    position_vectors: Tensor
+    places: Tensor
     real: Tensor
+    padded: bool
+
+    @property
+    def padding(self) -> Tensor | None:
+        """Shape: [B, S], True for real places; None where all are."""
+        return self.real.flatten(1) if self.padded else None
 
 
 class QueryEncoder(nn.Module):
@@ -96,23 +105,15 @@ class QueryDetector(Model):
 
     main_input = "pixel_values"
 
-    def __init__(
-        self,
-        *,
-        backbone: nn.Module,
-        input_projection: nn.Conv2d,
-        position_embedding: Places,
-        encoder: QueryEncoder,
-        query_position_embeddings: nn.Embedding,
-        decoder: QueryDecoder,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.input_projection = input_projection
-        self.position_embedding = position_embedding
-        self.encoder = encoder
-        self.query_position_embeddings = query_position_embeddings
-        self.decoder = decoder
+    backbone: nn.Module
+    input_projection: nn.Conv2d
+    position_embedding: Places
+    encoder: QueryEncoder
+    query_position_embeddings: nn.Embedding
+    decoder: QueryDecoder
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        arrive_pixel_mask(inputs)
 
     def freeze_backbone(self) -> None:
         """Train everything but the backbone."""
@@ -134,6 +135,7 @@ class QueryDetector(Model):
         """
         maps: tuple[Tensor, ...] = self.backbone(pixel_values)
         rows, height, width = pixel_values.shape[0], *pixel_values.shape[2:]
+        padded = pixel_mask is not None
         if pixel_mask is None:
             pixel_mask = pixel_values.new_ones(rows, height, width)
         if tuple(pixel_mask.shape) != (rows, height, width):
@@ -145,7 +147,7 @@ class QueryDetector(Model):
             )
         real = _shrunk(pixel_mask, maps[-1].shape[-2:])
         embeds = self.input_projection(maps[-1]).flatten(2).transpose(1, 2)
-        return View(maps, embeds, self.position_embedding(real, embeds.dtype), real)
+        return View(maps, embeds, self.position_embedding(real, embeds.dtype), real, padded)
 
     def imagine(self, embeds: Tensor, pixel_mask: Tensor | None = None) -> View:
         """Take a square map that was made elsewhere for what the backbone saw.
@@ -168,7 +170,7 @@ class QueryDetector(Model):
             )
         whole = torch.ones(embeds.shape[0], side, side, dtype=torch.bool, device=embeds.device)
         real = whole if pixel_mask is None else _shrunk(pixel_mask, whole.shape[1:])
-        return View((), embeds, self.position_embedding(whole, embeds.dtype), real)
+        return View((), embeds, self.position_embedding(whole, embeds.dtype), real, pixel_mask is not None)
 
     def search(
         self,
@@ -182,21 +184,18 @@ class QueryDetector(Model):
     ) -> DetectorModelOutput:
         """Encode what was seen and let the queries look at it; see :meth:`forward` for the arguments."""
         rows = view.embeds.shape[0]
-        padding = view.real.flatten(1)
+        padding = view.padding
         if encoder_outputs is None:
             encoder_outputs = self._encode(view, padding, output_hidden_states, output_attentions)
         places = self.query_position_embeddings.weight[None].expand(rows, -1, -1)
         queries = torch.zeros_like(places) if decoder_inputs_embeds is None else decoder_inputs_embeds
-        memory = Memory(
-            encoder_outputs.last_hidden_state, None if bool(padding.all()) else padding, view.position_vectors
-        )
         ctx = self.step(
             queries,
             attention_mask=decoder_attention_mask,
             hidden_states=output_hidden_states,
             attentions=output_attentions,
-        ).with_(memory=memory, position_vectors=places)
-        hidden, intermediate = self.decoder(queries, ctx)
+        ).with_(memory=Memory(encoder_outputs.last_hidden_state, padding))
+        hidden, intermediate = self.decoder(queries, PlacedContext.of(ctx, places, view.places))
         return DetectorModelOutput(
             last_hidden_state=hidden,
             decoder_hidden_states=ctx.taps.hidden_or_none,
@@ -248,10 +247,10 @@ class QueryDetector(Model):
         )
 
     def _encode(
-        self, view: View, padding: Tensor, hidden_states: bool | None, attentions: bool | None
+        self, view: View, padding: Tensor | None, hidden_states: bool | None, attentions: bool | None
     ) -> BaseModelOutput:
         ctx = self.step(view.embeds, attention_mask=padding, hidden_states=hidden_states, attentions=attentions)
-        hidden = self.encoder(view.embeds, ctx.with_(position_vectors=view.position_vectors))
+        hidden = self.encoder(view.embeds, PlacedContext.of(ctx, view.places))
         return BaseModelOutput(
             last_hidden_state=hidden,
             hidden_states=ctx.taps.hidden_or_none,
@@ -285,14 +284,10 @@ class ObjectDetector(Model):
 
     main_input = "pixel_values"
 
-    def __init__(
-        self, model: QueryDetector, class_labels_classifier: nn.Linear, bbox_predictor: BoxHead, loss: SetLoss
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.class_labels_classifier = class_labels_classifier
-        self.bbox_predictor = bbox_predictor
-        self.loss = loss
+    model: QueryDetector
+    class_labels_classifier: nn.Linear
+    bbox_predictor: BoxHead
+    loss: SetLoss
 
     def predict(self, hidden: Tensor) -> dict[str, Tensor]:
         """``logits`` and ``pred_boxes`` of queries' hidden states. Shape: [..., Q, D]."""
@@ -329,6 +324,15 @@ class ObjectDetector(Model):
             encoder_hidden_states=out.encoder_hidden_states,
             encoder_attentions=out.encoder_attentions,
         )
+
+
+def arrive_pixel_mask(inputs: dict[str, object]) -> None:
+    """Leave out a mask that masks nothing of the pictures that it fits."""
+    pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_mask")
+    if not isinstance(pixels, Tensor) or not isinstance(mask, Tensor) or pixels.dim() != 4:
+        return
+    if mask.shape == (pixels.shape[0], *pixels.shape[2:]) and is_all_true(mask):
+        inputs["pixel_mask"] = None
 
 
 def _shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:

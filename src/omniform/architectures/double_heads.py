@@ -9,11 +9,12 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import Decoder
+from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.errors import InputError
+from omniform.core.host import bounds_of
 from omniform.core.outputs import BaseModelOutput, DoubleHeadsOutput
 from omniform.core.reader import ConfigReader
 
@@ -22,12 +23,13 @@ def _at(hidden: Tensor, places: Tensor | None) -> Tensor:
     if places is None:
         return hidden[..., -1, :]
     length = hidden.shape[-2]
-    if places.shape != hidden.shape[:-2] or bool(((places < 0) | (places >= length)).any()):
+    low, high = bounds_of(places)
+    if places.shape != hidden.shape[:-2] or low < 0 or high >= length:
         raise InputError(
             "no such places in the rows",
             where="mc_token_ids",
             expected=f"shape {list(hidden.shape[:-2])}, values 0 to {length - 1}",
-            found=f"shape {list(places.shape)}, values {places.tolist()}",
+            found=f"shape {list(places.shape)}, values {low} to {high}",
         )
     index = places[..., None, None].expand(*places.shape, 1, hidden.shape[-1])
     return hidden.gather(-2, index).squeeze(-2)
@@ -123,11 +125,9 @@ class DoubleHeads(Model):
         multiple_choice_head: hidden states of a row to its score.
     """
 
-    def __init__(self, model: Decoder, lm_head: nn.Linear, multiple_choice_head: SummaryHead) -> None:
-        super().__init__()
-        self.model = model
-        self.lm_head = lm_head
-        self.multiple_choice_head = multiple_choice_head
+    model: TextDecoder
+    lm_head: nn.Linear
+    multiple_choice_head: SummaryHead
 
     def forward(
         self,

@@ -3,160 +3,80 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.heads import Head
 from omniform.architectures.losses import contrastive_loss
 from omniform.architectures.model import Model
+from omniform.architectures.stack import TextEncoder
 from omniform.architectures.vision import VisionEncoder
-from omniform.blocks.embeddings import PositionTable, check_ids, check_positions
 from omniform.blocks.layers import run
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.outputs import (
-    BaseModelOutputWithPooling,
+    BaseModelOutput,
     DualEncoderOutput,
     ImageEmbeddingOutput,
     TextEmbeddingOutput,
 )
 
-PoolText = Callable[[Tensor, Tensor], Tensor]
-"""Hidden states and token ids to one vector per text: Shape [B, T, D] and [B, T] to [B, D]."""
-
 
 @dataclass(frozen=True, slots=True)
-class AtFirst:
-    """Picks the hidden state of a row's first token that is one of some; of its first token if none is.
-
-    Attributes:
-        token_ids: those tokens.
-    """
+class FirstOf:
+    """The hidden state of a row's first token that is one of some; of its first token if none is."""
 
     token_ids: tuple[int, ...]
 
-    def __call__(self, hidden_BTD: Tensor, input_ids: Tensor) -> Tensor:
-        """Shape: [B, D]."""
-        found = torch.isin(input_ids, torch.tensor(self.token_ids, device=input_ids.device))
+    def __call__(self, hidden_BTD: Tensor, input_ids: Tensor | None) -> Tensor:
+        ids = _needed(input_ids)
+        found = torch.isin(ids, torch.tensor(self.token_ids, device=ids.device))
         return _picked(hidden_BTD, found.int().argmax(-1))
 
 
-def at_first(*token_ids: int) -> PoolText:
-    """The hidden state of a row's first token that is one of ``token_ids``; see :class:`AtFirst`."""
-    return AtFirst(token_ids)
-
-
-def at_highest_id(hidden_BTD: Tensor, input_ids: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class HighestId:
     """The hidden state of a row's highest token id, where the end of text is the vocabulary's last token."""
-    return _picked(hidden_BTD, input_ids.argmax(-1))
+
+    def __call__(self, hidden_BTD: Tensor, input_ids: Tensor | None) -> Tensor:
+        return _picked(hidden_BTD, _needed(input_ids).argmax(-1))
+
+
+def _needed(input_ids: Tensor | None) -> Tensor:
+    if input_ids is None:
+        raise InputError("the end of a text is found by its ids", where="input_ids", expected="a tensor", found="None")
+    return input_ids
 
 
 def _picked(hidden_BTD: Tensor, index_B: Tensor) -> Tensor:
     return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device), index_B.to(hidden_BTD.device)]
 
 
-class TextTower(Model):
-    """An encoder of texts that gives one vector per text.
+class TextTower(TextEncoder):
+    """An encoder of texts, one vector for each, that is asked about whole texts only."""
 
-    Args:
-        embed_tokens: the table of token vectors.
-        embed_positions: learned positions, added to them.
-        layers: called as ``layer(hidden, ctx)``.
-        norm: applied after the last layer.
-        pool: picks the vector that stands for a text.
-    """
-
-    def __init__(
-        self,
-        *,
-        embed_tokens: nn.Embedding,
-        embed_positions: PositionTable,
-        layers: Iterable[nn.Module],
-        norm: nn.Module,
-        pool: PoolText,
-    ) -> None:
-        super().__init__()
-        self.embed_tokens = embed_tokens
-        self.embed_positions = embed_positions
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.pool = pool
-
-    @property
-    def max_positions(self) -> int:
-        """The longest text the model can make sense of, in tokens."""
-        return self.embed_positions.num_embeddings
-
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
-        vectors: Tensor = self.embed_tokens(input_ids)
-        return vectors
-
-    def encode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Vectors to hidden states. Shape: [B, T, D] in and out."""
-        hidden: Tensor = self.norm(run(self.layers, embeds_BTD + self.embed_positions(ctx.positions), ctx))
-        return hidden
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed_tokens
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        *,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """Hidden states of texts, and one vector per text.
-
-        Args:
-            input_ids: Shape: [B, T].
-            attention_mask: Shape: [B, T], 1 for real tokens.
-            position_ids: Shape: [B, T]; 0, 1, 2... by default.
-
-        Raises:
-            InputError: no texts, ids outside the vocabulary, a text that is too long, a mask that does not fit.
-        """
-        if input_ids is None:
+    def arrive(self, inputs: dict[str, object]) -> None:
+        if inputs.get("input_ids") is None:
             raise InputError("there are no texts", where="input_ids", expected="a tensor", found="None")
-        check_ids(input_ids, self.embed_tokens.num_embeddings)
-        check_positions(input_ids.shape[1], self.max_positions)
-        embeds = self.embed(input_ids)
-        ctx = self.step(
-            embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
-        )
-        self.embed_positions.check(ctx.positions)
-        hidden = self.encode(embeds, ctx)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
-            pooler_output=self.pool(hidden, input_ids),
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
-        )
+        super().arrive(inputs)
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        # The hidden states that it reports are those before the norm.
+        hidden = run(self.layers, self.embeddings(embeds_BTD, ctx), ctx)
+        return hidden if self.norm is None else cast(Tensor, self.norm(hidden))
 
 
-class ImageEmbedder(Model):
+class ImageEmbedder(Head):
     """An encoder of pictures and its projection into the shared space."""
 
-    main_input = "pixel_values"
-
-    def __init__(self, model: VisionEncoder, projection: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.projection = projection
+    projection: nn.Linear
 
     def forward(self, *args: Tensor, **inputs: object) -> ImageEmbeddingOutput:
         """``image_embeds``, not normalised; see :meth:`VisionEncoder.forward` for the inputs."""
-        out = cast(BaseModelOutputWithPooling, self.model(*args, **inputs))
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
         return ImageEmbeddingOutput(
             image_embeds=self.projection(out.pooler_output),
             last_hidden_state=out.last_hidden_state,
@@ -165,17 +85,14 @@ class ImageEmbedder(Model):
         )
 
 
-class TextEmbedder(Model):
+class TextEmbedder(Head):
     """An encoder of texts and its projection into the shared space."""
 
-    def __init__(self, model: TextTower, projection: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.projection = projection
+    projection: nn.Linear
 
     def forward(self, *args: Tensor, **inputs: object) -> TextEmbeddingOutput:
         """``text_embeds``, not normalised; see :meth:`TextTower.forward` for the inputs."""
-        out = cast(BaseModelOutputWithPooling, self.model(*args, **inputs))
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
         return TextEmbeddingOutput(
             text_embeds=self.projection(out.pooler_output),
             last_hidden_state=out.last_hidden_state,
@@ -192,52 +109,45 @@ class DualEncoder(Model):
         text_model: texts to vectors.
         visual_projection: a picture's vector into the shared space.
         text_projection: a text's vector into the shared space.
-        logit_scale: what the logarithm of the factor on similarities starts from.
+        start: what the logarithm of the factor on similarities starts from.
     """
 
-    def __init__(
-        self,
-        *,
-        vision_model: VisionEncoder,
-        text_model: TextTower,
-        visual_projection: nn.Linear,
-        text_projection: nn.Linear,
-        logit_scale: float = math.log(1 / 0.07),
-    ) -> None:
-        super().__init__()
-        self.vision_model = vision_model
-        self.text_model = text_model
-        self.visual_projection = visual_projection
-        self.text_projection = text_projection
-        self.logit_scale = nn.Parameter(torch.tensor(logit_scale))
-        self._start = logit_scale
+    vision_model: VisionEncoder
+    text_model: TextTower
+    visual_projection: nn.Linear
+    text_projection: nn.Linear
+    start: float = math.log(1 / 0.07)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.logit_scale = nn.Parameter(torch.tensor(self.start))
 
     def reset(self, std: float) -> None:
         """Start the factor from the config's value."""
-        nn.init.constant_(self.logit_scale, self._start)
+        nn.init.constant_(self.logit_scale, self.start)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.embed_tokens
 
-    def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutput:
         """The vision encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
 
         Args:
             inputs: see :meth:`VisionEncoder.forward`.
         """
         check_arguments("get_image_features", inputs, self.vision_model.accepts())
-        out = cast(BaseModelOutputWithPooling, self.vision_model(pixel_values, **inputs))
+        out = cast(BaseModelOutput, self.vision_model(pixel_values, **inputs))
         out.pooler_output = self.visual_projection(out.pooler_output)
         return out
 
-    def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutputWithPooling:
+    def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutput:
         """The text encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
 
         Args:
             inputs: see :meth:`TextTower.forward`.
         """
         check_arguments("get_text_features", inputs, self.text_model.accepts())
-        out = cast(BaseModelOutputWithPooling, self.text_model(input_ids, **inputs))
+        out = cast(BaseModelOutput, self.text_model(input_ids, **inputs))
         out.pooler_output = self.text_projection(out.pooler_output)
         return out
 

@@ -1,28 +1,28 @@
 """Encoder-decoders: an encoder reads text or sound, its output is the memory that a decoder writes from.
 
-The decoder is :class:`~omniform.architectures.decoder.Decoder`, its layers with cross-attention. What reads is any
-:class:`MemoryEncoder`; for text it is :class:`TextEncoder`.
+The decoder is a :class:`~omniform.architectures.decoder.TextDecoder`, its layers with cross-attention. What reads is
+any :class:`MemoryEncoder`; for text it is :class:`ReadingEncoder`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import Decoder
+from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.generative import Generative
 from omniform.architectures.losses import IGNORED, token_loss
 from omniform.architectures.model import Model
-from omniform.blocks.embeddings import PositionTable, check_ids
-from omniform.blocks.layers import run, surviving
-from omniform.blocks.relative import BucketedBias
+from omniform.architectures.stack import Stepped, TextEncoder
+from omniform.blocks.embeddings import check_ids
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
+from omniform.core.host import is_all_true
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from omniform.core.state import DenseState
 
@@ -48,41 +48,11 @@ class MemoryEncoder(Model, ABC):
         return self.memory(out.last_hidden_state, inputs.get("attention_mask"))
 
 
-class TextEncoder(MemoryEncoder):
-    """An encoder of text: tokens in, hidden states out, every token sees every other.
+class ReadingEncoder(TextEncoder, MemoryEncoder):
+    """An encoder of text whose output a decoder reads."""
 
-    Args:
-        embed_tokens: the table of token vectors.
-        layers: called as ``layer(hidden, ctx)``.
-        norm: applied after the last layer.
-        embed_positions: learned positions added to the token vectors; None where attention knows positions itself.
-        score_bias: what the layers' attention adds to its scores; None for nothing.
-        dropout: on the embeddings, in training.
-        layerdrop: probability of leaving out a layer in training.
-    """
-
-    def __init__(
-        self,
-        *,
-        embed_tokens: nn.Embedding,
-        layers: Iterable[nn.Module],
-        norm: nn.Module | None,
-        embed_positions: PositionTable | None = None,
-        score_bias: BucketedBias | None = None,
-        dropout: float = 0.0,
-        layerdrop: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.embed_tokens = embed_tokens
-        self.embed_positions = embed_positions
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.score_bias = score_bias
-        self.dropout = dropout
-        self.layerdrop = layerdrop
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed_tokens
+    def accepts(self) -> frozenset[str]:
+        return super().accepts() - ({"position_ids"} if self.embeddings.positions is None else frozenset())
 
     def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
         if attention_mask is None:
@@ -94,61 +64,20 @@ class TextEncoder(MemoryEncoder):
                 expected=f"shape {list(hidden.shape[:2])}",
                 found=f"shape {list(attention_mask.shape)}",
             )
-        return Memory(hidden, None if bool(attention_mask.all()) else attention_mask.bool())
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutput:
-        """Hidden states of a padded batch.
-
-        Args:
-            input_ids: Shape: [B, S].
-            attention_mask: Shape: [B, S], 1 for real tokens; or [B, 1, S, S].
-            inputs_embeds: Shape: [B, S, D], instead of ``input_ids``.
-
-        Raises:
-            InputError: ids outside the vocabulary, too long a row, a mask that does not fit.
-        """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise InputError("give either input_ids or inputs_embeds", expected="exactly one of them")
-        if input_ids is not None:
-            check_ids(input_ids, self.embed_tokens.num_embeddings)
-            inputs_embeds = self.embed_tokens(input_ids)
-        embeds = cast(Tensor, inputs_embeds)
-        ctx = self.step(
-            embeds,
-            attention_mask=attention_mask,
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
-        )
-        if self.embed_positions is not None:
-            self.embed_positions.check(ctx.positions)
-            embeds = embeds + self.embed_positions(ctx.positions)
-        if self.score_bias is not None:
-            ctx = ctx.with_(score_bias=self.score_bias.of(embeds.shape[1], ctx))
-        embeds = F.dropout(embeds, self.dropout, self.training)
-        return BaseModelOutput(
-            last_hidden_state=run(surviving(self.layers, self.layerdrop), embeds, ctx, self.norm),
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
-        )
+        return Memory(hidden, attention_mask.bool())
 
 
 class EncoderDecoder(Model):
     """An encoder and the decoder that reads its output, without a head."""
 
-    def __init__(self, encoder: MemoryEncoder, decoder: Decoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.main_input = encoder.main_input
+    encoder: MemoryEncoder
+    decoder: TextDecoder
 
-    def keeper(self) -> Decoder:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.main_input = self.encoder.main_input
+
+    def keeper(self) -> TextDecoder:
         return self.decoder
 
     def accepts(self) -> frozenset[str]:
@@ -194,7 +123,7 @@ class EncoderDecoder(Model):
         if features is not None:
             inputs[self.main_input] = features
         encoded = self._encoded(encoder_outputs, attention_mask, output_hidden_states, output_attentions, inputs)
-        embeds = self._embedded(decoder_input_ids, decoder_inputs_embeds)
+        embeds = self.decoder.vectors(decoder_input_ids, {"inputs_embeds": decoder_inputs_embeds})
         ctx = self.decoder.step(
             embeds,
             attention_mask=decoder_attention_mask,
@@ -217,7 +146,8 @@ class EncoderDecoder(Model):
             encoder_attentions=encoded.attentions,
         )
 
-    def _embedded(self, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
+    def arrive(self, inputs: dict[str, object]) -> None:
+        ids, embeds = inputs.get("decoder_input_ids"), inputs.get("decoder_inputs_embeds")
         if (ids is None) == (embeds is None):
             raise InputError(
                 "the decoder needs a beginning",
@@ -226,8 +156,16 @@ class EncoderDecoder(Model):
                 found="neither" if ids is None else "both",
             )
         if ids is not None:
-            check_ids(ids, self.decoder.embed_tokens.num_embeddings, "decoder_input_ids")
-        return self.decoder.embedded(ids, embeds)
+            check_ids(cast(Tensor, ids), self.decoder.embed_tokens.num_embeddings, "decoder_input_ids")
+        names = {"decoder_attention_mask": "attention_mask", "decoder_position_ids": "position_ids"}
+        own = {names.get(n, n.removeprefix("decoder_")): v for n, v in inputs.items() if n.startswith("decoder_")}
+        own["past_key_values"] = inputs.get("past_key_values")
+        self.decoder.arrive(own)
+        if "attention_mask" in own:
+            inputs["decoder_attention_mask"] = own["attention_mask"]
+        mask, read = inputs.get("attention_mask"), inputs.get(self.main_input, inputs.get("features"))
+        if isinstance(mask, Tensor) and isinstance(read, Tensor) and mask.shape == read.shape[:2] and is_all_true(mask):
+            inputs["attention_mask"] = None
 
     def _encoded(
         self,
@@ -312,17 +250,18 @@ class Seq2SeqLM(Generative):
         scale: factor on the hidden states before ``lm_head``.
     """
 
-    def __init__(self, model: EncoderDecoder, lm_head: nn.Linear, shift: RightShift, *, scale: float = 1.0) -> None:
-        super().__init__()
-        self.model = model
-        self.lm_head = lm_head
-        self.shift = shift
-        self.scale = scale
-        self.main_input = model.main_input
-        self.encoder_inputs = model.encoder.accepts() - {"output_hidden_states", "output_attentions"}
+    model: EncoderDecoder
+    lm_head: nn.Linear
+    shift: RightShift
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.main_input = self.model.main_input
+        self.encoder_inputs = self.model.encoder.accepts() - {"output_hidden_states", "output_attentions"}
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> TextDecoder:
         return self.model.decoder
 
     @property
@@ -331,6 +270,11 @@ class Seq2SeqLM(Generative):
 
     def encode(self, **inputs: Tensor) -> Memory:
         return self.model.encoder.encode(**inputs)
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        labels = inputs.get("labels")
+        if isinstance(labels, Tensor):
+            _check_labels(labels, self.lm_head.out_features, self.max_positions)
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
@@ -351,10 +295,8 @@ class Seq2SeqLM(Generative):
         Args:
             labels: Shape: [B, T], the answer, ``-100`` to leave out; the decoder's inputs are made of them.
         """
-        if labels is not None:
-            _check_labels(labels, self.lm_head.out_features, self.max_positions)
-            if decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
-                decoder_input_ids = self.shift(labels)
+        if labels is not None and decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
+            decoder_input_ids = self.shift(labels)
         out = self.model(features, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
         out = cast(Seq2SeqModelOutput, out)
         logits = self.project(out.last_hidden_state)
@@ -379,13 +321,11 @@ class MemoryCausalLM(Generative):
         lm_head: hidden states to scores of tokens.
     """
 
-    def __init__(self, model: Decoder, lm_head: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.lm_head = lm_head
+    model: TextDecoder
+    lm_head: nn.Linear
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> TextDecoder:
         return self.model
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -397,13 +337,9 @@ class MemoryCausalLM(Generative):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         encoder_outputs: EncoderOutputs | Tensor | None = None,
-        past_key_values: DenseState | None = None,
-        inputs_embeds: Tensor | None = None,
+        *,
         labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **given: Unpack[Stepped],
     ) -> CausalLMOutput:
         """Next-token scores; without an encoder's output there is no cross-attention.
 
@@ -411,26 +347,13 @@ class MemoryCausalLM(Generative):
             input_ids: Shape: [B, T].
             attention_mask: Shape: [B, past + T], 1 for real tokens.
             encoder_outputs: what an encoder gave, or its last hidden state. Shape: [B, S, D].
-            past_key_values: state of an earlier call to continue from; it is extended in place.
-            inputs_embeds: Shape: [B, T, D], instead of ``input_ids``.
             labels: Shape: [B, T], each token's next; *not* shifted here.
-            position_ids: Shape: [B, T].
+            given: see :class:`~omniform.architectures.stack.Stepped`.
         """
-        embeds = self.model.embedded(input_ids, inputs_embeds)
-        ctx = self.model.step(
-            embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            state=self.model.state_for(past_key_values, use_cache),
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
-        )
         if encoder_outputs is not None:
-            given = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
-            memory = Memory(encoder_output(given).last_hidden_state)
-            _check_rows(memory.hidden, embeds)
-            ctx = ctx.with_(memory=memory)
-        out = self.model.outputs(embeds, ctx)
+            found = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
+            given["encoder_hidden_states"] = encoder_output(found).last_hidden_state
+        out = cast(BaseModelOutput, self.model(input_ids, attention_mask, **given))
         logits = self.project(out.last_hidden_state)
         return CausalLMOutput(
             loss=None if labels is None else token_loss(logits, labels),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import CausalLM, Decoder, LanguageModel
+from omniform.architectures.decoder import CausalLM, LanguageModel, TextDecoder
+from omniform.architectures.stack import Stepped
 from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Item, Span
 from omniform.core.errors import InputError
-from omniform.core.outputs import CausalLMOutput, MultimodalOutput
+from omniform.core.host import is_traced
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.spans import find_spans
-from omniform.core.state import DenseState
 
 
 def merge(embeds_BTD: Tensor, features: Sequence[Tensor], spans: Sequence[Span]) -> Tensor:
@@ -69,21 +71,11 @@ class VisionLanguage(LanguageModel):
         image_token_id: the placeholder in the text.
     """
 
-    def __init__(
-        self,
-        *,
-        vision_tower: VisionEncoder,
-        select: LayerFeatures,
-        multi_modal_projector: nn.Module,
-        language_model: Decoder,
-        image_token_id: int,
-    ) -> None:
-        super().__init__()
-        self.vision_tower = vision_tower
-        self.multi_modal_projector = multi_modal_projector
-        self.language_model = language_model
-        self.image_token_id = image_token_id
-        self._select = select
+    vision_tower: VisionEncoder
+    select: LayerFeatures
+    multi_modal_projector: nn.Module
+    language_model: TextDecoder
+    image_token_id: int
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -91,11 +83,11 @@ class VisionLanguage(LanguageModel):
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Pictures to vectors of the decoder's width. Shape: [N, channels, height, width] to [N, length, D]."""
         _check_pictures(pixel_values)
-        features: Tensor = self.multi_modal_projector(self._select(self.vision_tower, pixel_values))
+        features: Tensor = self.multi_modal_projector(self.select(self.vision_tower, pixel_values))
         return features
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> TextDecoder:
         return self.language_model
 
     @property
@@ -112,7 +104,7 @@ class VisionLanguage(LanguageModel):
         lengths: list[int] = []
         if pictures is not None:
             _check_pictures(pictures)
-            lengths = [self._select.length(self.vision_tower, pictures)] * pictures.shape[0]
+            lengths = [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
         own: list[list[Item]] = [[] for _ in rows]
         for span in find_spans(ids, self.image_token_id, lengths, "image"):
             assert pictures is not None
@@ -125,15 +117,21 @@ class VisionLanguage(LanguageModel):
     def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
         return find_spans(torch.tensor([row]), self.image_token_id, lengths, "image")
 
+    def arrive(self, inputs: dict[str, object]) -> None:
+        if inputs.get("pixel_values") is not None and inputs.get("input_ids") is None:
+            raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
+        self.language_model.arrive(inputs)
+
     def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Token vectors with the pictures in their places, and the pictures' features, one after another.
 
         Raises:
             InputError: placeholders and pictures do not match; nothing was computed on the decoder's side.
         """
-        embeds = self.language_model.embedded(input_ids, None)
+        embeds = self.language_model.embed(input_ids)
         if pixel_values is None:
-            find_spans(input_ids, self.image_token_id, [], "image")
+            if not is_traced():
+                find_spans(input_ids, self.image_token_id, [], "image")
             return embeds, None
         features = self.get_image_features(pixel_values)
         spans = find_spans(input_ids, self.image_token_id, [features.shape[1]] * features.shape[0], "image")
@@ -144,40 +142,20 @@ class VisionLanguage(LanguageModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: DenseState | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> MultimodalOutput:
-        """Hidden states of text with pictures in it; see :meth:`Decoder.forward` for the text's inputs.
+        **given: Unpack[Stepped],
+    ) -> BaseModelOutput:
+        """Hidden states of text with pictures in it.
 
         Args:
             pixel_values: every picture of the batch in reading order. Shape: [N, channels, height, width].
+            given: see :class:`~omniform.architectures.stack.Stepped`.
         """
         features = None
-        if input_ids is not None and inputs_embeds is None:
-            inputs_embeds, features = self._merged(input_ids, pixel_values)
-        elif pixel_values is not None:
-            raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
-        out = self.language_model.forward(
-            None,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_hidden_states,
-            output_attentions,
-        )
-        return MultimodalOutput(
-            last_hidden_state=out.last_hidden_state,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            image_hidden_states=features,
-        )
+        if input_ids is not None and given.get("inputs_embeds") is None:
+            given["inputs_embeds"], features = self._merged(input_ids, pixel_values)
+        out = self.language_model.forward(None, attention_mask, **given)
+        out.image_hidden_states = features
+        return out
 
 
 def _check_pictures(pixel_values: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -67,8 +67,8 @@ class Generative(Model, ABC):
             (:data:`omniform.core.settings.SETTINGS`); :meth:`opening` gets those that are set.
     """
 
-    encoder_inputs: frozenset[str] = frozenset()
-    own_settings: Mapping[str, Setting] = {}
+    encoder_inputs = frozenset[str]()
+    own_settings: ClassVar[Mapping[str, Setting]] = {}
 
     @property
     def vocabulary(self) -> int | None:

@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.losses import classification_loss, span_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.core.config import Common
 from omniform.core.errors import InputError
-from omniform.core.outputs import (
-    BaseModelOutput,
-    BaseModelOutputWithPooling,
-    ClassifierOutput,
-    QuestionAnsweringOutput,
-)
+from omniform.core.outputs import BaseModelOutput, ClassifierOutput, QuestionAnsweringOutput
 
-Hidden = BaseModelOutput | BaseModelOutputWithPooling
+Hidden = BaseModelOutput
 
 Pool = Callable[[Hidden, Tensor | None], Tensor]
 """Picks one vector per row: takes the base model's output and the token ids, returns Shape: [B, D]."""
@@ -41,13 +37,13 @@ def mean_of_patches(out: Hidden, input_ids: Tensor | None) -> Tensor:
 
 def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
     """What the base model's own pooler gives."""
-    assert isinstance(out, BaseModelOutputWithPooling) and out.pooler_output is not None
+    assert out.pooler_output is not None
     return out.pooler_output
 
 
 @dataclass(frozen=True, slots=True)
 class LastToken:
-    """Picks the hidden state of each row's last token that is not padding.
+    """The hidden state of each row's last token that is not padding, whichever side is padded.
 
     Attributes:
         pad_token_id: tells padding; without it only single rows can be classified.
@@ -56,7 +52,6 @@ class LastToken:
     pad_token_id: int | None
 
     def __call__(self, out: Hidden, input_ids: Tensor | None) -> Tensor:
-        """Shape: [B, D]."""
         hidden = out.last_hidden_state
         if self.pad_token_id is None:
             if hidden.shape[0] > 1:
@@ -75,37 +70,43 @@ class LastToken:
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
-def last_token(pad_token_id: int | None) -> Pool:
-    """The hidden state of each row's last token; see :class:`LastToken`."""
-    return LastToken(pad_token_id)
-
-
 def class_scores(dim: int, labels: int) -> nn.Module:
     """A vector to class scores; with no labels there is nothing to score, and the vector itself comes out."""
     return nn.Linear(dim, labels) if labels else nn.Identity()
 
 
-class SequenceClassifier(Model):
+class Head(Model):
+    """Base of the heads that stand on one model.
+
+    Attributes:
+        model: the base.
+        dropout: before the head's own layers, in training.
+    """
+
+    model: Model
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.main_input = self.model.main_input
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """``x`` with dropout."""
+        return F.dropout(x, self.dropout, self.training)
+
+
+class SequenceClassifier(Head):
     """One class, several classes or one number per row.
 
     Args:
-        model: the base.
         pool: which vector stands for a row.
         classifier: that vector to class scores.
         common: number of labels and problem type, which choose the loss.
-        dropout: before the classifier, in training.
     """
 
-    def __init__(
-        self, model: Model, pool: Pool, classifier: nn.Module, common: Common, *, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.pool = pool
-        self.classifier = classifier
-        self.dropout = nn.Dropout(dropout)
-        self.common = common
-        self.main_input = model.main_input
+    pool: Pool
+    classifier: nn.Module
+    common: Common
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
         """Class scores; see the base model for its inputs.
@@ -115,7 +116,7 @@ class SequenceClassifier(Model):
         """
         out = cast(Hidden, self.model(*args, **inputs))
         ids = args[0] if args else cast("Tensor | None", inputs.get(self.main_input))
-        logits = self.classifier(self.dropout(self.pool(out, ids)))
+        logits = self.classifier(self.dropped(self.pool(out, ids)))
         return ClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.common),
             logits=logits,
@@ -125,14 +126,10 @@ class SequenceClassifier(Model):
         )
 
 
-class TokenClassifier(Model):
+class TokenClassifier(Head):
     """One class per token (named entities, parts of speech)."""
 
-    def __init__(self, model: Model, classifier: nn.Module, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.model = model
-        self.classifier = classifier
-        self.dropout = nn.Dropout(dropout)
+    classifier: nn.Module
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
         """Class scores of every token; see the base model for its inputs.
@@ -141,7 +138,7 @@ class TokenClassifier(Model):
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
         """
         out = cast(Hidden, self.model(*args, **inputs))
-        logits = self.classifier(self.dropout(out.last_hidden_state))
+        logits = self.classifier(self.dropped(out.last_hidden_state))
         return ClassifierOutput(
             loss=None if labels is None else token_loss(logits, labels),
             logits=logits,
@@ -150,13 +147,10 @@ class TokenClassifier(Model):
         )
 
 
-class QuestionAnswerer(Model):
+class QuestionAnswerer(Head):
     """The first and the last token of an answer inside the row."""
 
-    def __init__(self, model: Model, qa_outputs: nn.Linear) -> None:
-        super().__init__()
-        self.model = model
-        self.qa_outputs = qa_outputs
+    qa_outputs: nn.Linear
 
     def forward(
         self,
@@ -185,15 +179,11 @@ class QuestionAnswerer(Model):
         )
 
 
-class MultipleChoice(Model):
+class MultipleChoice(Head):
     """Which of several continuations fits: each choice is a row of its own for the base model."""
 
-    def __init__(self, model: Model, pool: Pool, classifier: nn.Linear, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.model = model
-        self.pool = pool
-        self.classifier = classifier
-        self.dropout = nn.Dropout(dropout)
+    pool: Pool
+    classifier: nn.Module
 
     def forward(
         self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: object
@@ -213,9 +203,9 @@ class MultipleChoice(Model):
         flat = {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in rows.items()}
         out = cast(Hidden, self.model(**flat))
         vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
-        logits = self.classifier(self.dropout(vector)).view(-1, choices)
+        logits = self.classifier(self.dropped(vector)).view(-1, choices)
         return ClassifierOutput(
-            loss=None if labels is None else nn.functional.cross_entropy(logits, labels),
+            loss=None if labels is None else F.cross_entropy(logits, labels),
             logits=logits,
             hidden_states=out.hidden_states,
             attentions=out.attentions,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 from torch import Tensor, nn
 
+from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Taps
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
+from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState, HasModules
 from omniform.core.upstairs import upstairs
@@ -45,8 +48,8 @@ class Origin:
     name_or_path: str = ""
 
 
-class Model(nn.Module):
-    """Base of all models.
+class Model(Composed):
+    """Base of all models; a subclass names its parts in its body.
 
     Attributes:
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
@@ -63,8 +66,7 @@ class Model(nn.Module):
     main_input = "input_ids"
     recompute = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __post_init__(self) -> None:
         self.attn_backend: Backend = "sdpa"
         self.generation_config = GenerationConfig()
         self.spelling: dict[str, str] = {}
@@ -81,21 +83,45 @@ class Model(nn.Module):
         ``return_dict=False`` returns the output's entries as a plain tuple.
         """
         plain = inputs.pop("return_dict", None) is False
-        accepted = self.accepts()
-        for name in INERT:
-            if name in inputs and name not in accepted:
-                del inputs[name]
-        check_arguments(f"{type(self).__name__}.forward", inputs, accepted)
+        if not is_traced():
+            accepted = self.accepts()
+            for name in INERT:
+                if name in inputs and name not in accepted:
+                    del inputs[name]
+            check_arguments(f"{type(self).__name__}.forward", inputs, accepted)
+            args, inputs = self._arrived(args, inputs)
         output = cast(ModelOutput, super().__call__(*args, **inputs))
         return cast(ModelOutput, output.to_tuple()) if plain else output
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        """Look at the inputs of a call before anything is computed; they may be replaced by what means the same.
+
+        This is where the numbers in them are checked: a forward never looks.
+
+        Args:
+            inputs: by name; changed in place.
+
+        Raises:
+            InputError: ids outside the vocabulary, shapes that do not fit.
+        """
+
+    def _arrived(
+        self, args: tuple[object, ...], inputs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        own = _PARAMETERS[type(self)]
+        named = {**dict(zip(own.ordered, args, strict=False)), **inputs}
+        self.arrive(named)
+        # What follows those with names goes on by position, and so does what has no other way.
+        kept = len(own.ordered) if len(args) > len(own.ordered) else min(own.unnamed, len(args))
+        return (*(named.pop(name) for name in own.ordered[:kept]), *args[len(own.ordered) :]), named
 
     def accepts(self) -> frozenset[str]:
         """The names of the inputs that ``forward`` takes, those it passes on to its base model included."""
         kind = type(self)
         if kind not in _PARAMETERS:
-            _PARAMETERS[kind] = _parameters(kind)
-        names, passes_on = _PARAMETERS[kind]
-        return names | self.base_model.accepts() if passes_on and self.base_model is not self else names
+            _PARAMETERS[kind] = Parameters.of(kind)
+        own = _PARAMETERS[kind]
+        return own.names | self.base_model.accepts() if own.passes_on and self.base_model is not self else own.names
 
     def keeper(self) -> HasModules:
         """The part that keeps state between steps: the decoder, where there is one."""
@@ -128,12 +154,13 @@ class Model(nn.Module):
             _check_position_ids(position_ids, rows, new)
         padding = allowed = None
         if attention_mask is not None:
-            _check_mask(attention_mask, rows, new, past)
+            check_mask(attention_mask, rows, new, past)
             if attention_mask.dim() == 2:
-                padding = None if bool(attention_mask.all()) else attention_mask.bool()
+                padding = attention_mask.bool()
             else:
-                floats = attention_mask.is_floating_point()
-                allowed = attention_mask > -1 if floats and bool((attention_mask <= 0).all()) else attention_mask > 0
+                # Numbers to be added to the scores are 0 where attention is allowed, and none of them is above it.
+                added = (attention_mask <= 0).all() if attention_mask.is_floating_point() else False
+                allowed = (attention_mask > 0) | (added & (attention_mask > -1))
         taps = Taps(hidden_states=bool(hidden_states), attentions=bool(attentions))
         return StepContext(
             positions=position_ids,
@@ -263,7 +290,7 @@ class Model(nn.Module):
         upstairs("hub.save:save_model")(self, save_directory, **kwargs)
 
 
-def _check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
+def check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
     if mask.dim() == 4:
         fits = mask.shape[0] in (rows, 1) and tuple(mask.shape[2:]) == (new, past + new)
     else:
@@ -288,17 +315,52 @@ def _check_position_ids(ids: Tensor, rows: int, new: int) -> None:
         )
 
 
-_PARAMETERS: dict[type[Model], tuple[frozenset[str], bool]] = {}
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a class's ``forward`` takes.
+
+    Attributes:
+        ordered: names of those that may be given by position.
+        unnamed: how many of them cannot be given by name.
+        names: of all of them.
+        passes_on: whether others are handed to the base model.
+    """
+
+    ordered: tuple[str, ...]
+    unnamed: int
+    names: frozenset[str]
+    passes_on: bool
+
+    @classmethod
+    def of(cls, kind: type[Model]) -> Parameters:
+        """Read the signature; ``**given: Unpack[Inputs]`` stands for the names in ``Inputs``."""
+        parameters = [p for p in inspect.signature(kind.forward).parameters.values() if p.name != "self"]
+        ordered = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+        unnamed = sum(p.kind is p.POSITIONAL_ONLY for p in parameters)
+        names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is not None and str(rest.annotation).startswith("Unpack["):
+            inputs = vars(sys.modules[kind.forward.__module__])[str(rest.annotation)[len("Unpack[") : -1]]
+            return cls(ordered, unnamed, frozenset(names | inputs.__annotations__.keys()), passes_on=False)
+        parent = next((b for b in kind.__mro__[1:] if "forward" in vars(b) and issubclass(b, Model)), None)
+        if rest is None or "forward" not in vars(kind) or parent is None:
+            return cls(ordered, unnamed, frozenset(names), passes_on=rest is not None)
+        inherited = cls.of(parent)  # what a user's own forward hands on to the one it overrides
+        return cls(ordered, unnamed, frozenset(names | inherited.names), passes_on=inherited.passes_on)
 
 
-def _parameters(kind: type[Model]) -> tuple[frozenset[str], bool]:
-    """The names that ``forward`` takes, and whether it passes others on, to what it overrides and to the base model."""
-    names: set[str] = set()
-    for owner in kind.__mro__:
-        if "forward" not in vars(owner) or not issubclass(owner, Model):
-            continue
-        parameters = inspect.signature(vars(owner)["forward"]).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return frozenset(names - {"self"}), False
-    return frozenset(names - {"self"}), True
+_PARAMETERS: dict[type[Model], Parameters] = {}
+
+
+def arrive_masked(inputs: dict[str, object], *, rows: int, new: int, past: int = 0) -> None:
+    """Check the mask of a call, and leave out one that masks nothing: without it there is less to do."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise InputError(
+            "a mask must be a tensor", where="attention_mask", expected="a tensor", found=type(mask).__name__
+        )
+    check_mask(mask, rows, new, past)
+    if mask.dim() == 2 and is_all_true(mask):
+        inputs["attention_mask"] = None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.detection import Target
-from omniform.architectures.detector import ObjectDetector, View
+from omniform.architectures.detector import ObjectDetector, View, arrive_pixel_mask
 from omniform.architectures.model import Model
 from omniform.blocks.mlp import activation
 from omniform.core.errors import ConfigError
@@ -136,11 +136,12 @@ class Segmenter(Model):
 
     main_input = "pixel_values"
 
-    def __init__(self, model: ObjectDetector, bbox_attention: AttentionMap, mask_head: MaskHead) -> None:
-        super().__init__()
-        self.model = model
-        self.bbox_attention = bbox_attention
-        self.mask_head = mask_head
+    model: ObjectDetector
+    bbox_attention: AttentionMap
+    mask_head: MaskHead
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        arrive_pixel_mask(inputs)
 
     def outline(self, hidden: Tensor, memory: Tensor, view: View) -> Tensor:
         """Scores of every place as part of every query's object.

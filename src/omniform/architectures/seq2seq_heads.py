@@ -13,6 +13,7 @@ from omniform.architectures.losses import classification_loss, span_loss
 from omniform.architectures.model import Model
 from omniform.core.config import Common
 from omniform.core.errors import InputError
+from omniform.core.host import is_readable
 from omniform.core.outputs import Seq2SeqClassifierOutput, Seq2SeqModelOutput, Seq2SeqQuestionAnsweringOutput
 
 
@@ -41,10 +42,8 @@ class SentenceClassifier(nn.Module):
 class _Rereading(Model):
     """An encoder-decoder whose decoder reads the encoder's text again, shifted right, unless told otherwise."""
 
-    def __init__(self, model: EncoderDecoder, shift: RightShift) -> None:
-        super().__init__()
-        self.model = model
-        self.shift = shift
+    model: EncoderDecoder
+    shift: RightShift
 
     def reread(
         self, input_ids: Tensor | None, decoder_input_ids: Tensor | None, inputs: dict[str, object]
@@ -71,13 +70,9 @@ class Seq2SeqClassifier(_Rereading):
         common: number of labels and problem type, which choose the loss.
     """
 
-    def __init__(
-        self, model: EncoderDecoder, classifier: nn.Module, shift: RightShift, eos: int | None, common: Common
-    ) -> None:
-        super().__init__(model, shift)
-        self.classifier = classifier
-        self.eos = eos
-        self.common = common
+    classifier: nn.Module
+    eos: int | None
+    common: Common
 
     def forward(
         self,
@@ -114,6 +109,19 @@ class Seq2SeqClassifier(_Rereading):
             encoder_attentions=out.encoder_attentions,
         )
 
+    def arrive(self, inputs: dict[str, object]) -> None:
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor) or not is_readable(ids) or self.eos is None:
+            return
+        counts = (ids == self.eos).sum(1).tolist()
+        if min(counts, default=1) == 0 or len(set(counts)) > 1:
+            raise InputError(
+                "every row needs the same number of end tokens",
+                where="input_ids",
+                expected="at least one each",
+                found=counts,
+            )
+
     def _at_end(self, input_ids: Tensor | None, hidden_BTD: Tensor) -> Tensor:
         if input_ids is None or self.eos is None or input_ids.shape != hidden_BTD.shape[:2]:
             raise InputError(
@@ -122,14 +130,6 @@ class Seq2SeqClassifier(_Rereading):
                 expected="input_ids as long as the decoder's, and an eos_token_id in config.json",
             )
         ends = input_ids == self.eos
-        counts = ends.sum(1)
-        if int(counts.min()) == 0 or int(counts.min()) != int(counts.max()):
-            raise InputError(
-                "every row needs the same number of end tokens",
-                where="input_ids",
-                expected="at least one each",
-                found=counts.tolist(),
-            )
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (places * ends).argmax(-1)
         return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=last.device), last]
@@ -144,9 +144,7 @@ class Seq2SeqQuestionAnswerer(_Rereading):
         shift: makes the decoder's inputs of the encoder's.
     """
 
-    def __init__(self, model: EncoderDecoder, qa_outputs: nn.Linear, shift: RightShift) -> None:
-        super().__init__(model, shift)
-        self.qa_outputs = qa_outputs
+    qa_outputs: nn.Linear
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from omniform.blocks.layers import run
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutputWithPooling, MaskedImageModelingOutput
+from omniform.core.outputs import BaseModelOutput, MaskedImageModelingOutput
 
 
 class VisionEncoder(Model):
@@ -34,29 +34,15 @@ class VisionEncoder(Model):
 
     main_input = "pixel_values"
 
-    def __init__(
-        self,
-        *,
-        patches: PatchStem,
-        positions: GridPositions,
-        layers: Iterable[nn.Module],
-        class_token: ClassToken | None = None,
-        mask_token: MaskToken | None = None,
-        pre_norm: nn.Module | None = None,
-        norm: nn.Module | None = None,
-        pooler: nn.Module | None = None,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.patches = patches
-        self.mask_token = mask_token
-        self.class_token = class_token
-        self.positions = positions
-        self.pre_norm = pre_norm
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.pooler = pooler
-        self.dropout = dropout
+    patches: PatchStem
+    positions: GridPositions
+    layers: nn.ModuleList
+    class_token: ClassToken | None = None
+    mask_token: MaskToken | None = None
+    pre_norm: nn.Module | None = None
+    norm: nn.Module | None = None
+    pooler: nn.Module | None = None
+    dropout: float = 0.0
 
     @property
     def width(self) -> int:
@@ -157,7 +143,7 @@ class VisionEncoder(Model):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-    ) -> BaseModelOutputWithPooling:
+    ) -> BaseModelOutput:
         """Hidden states of pictures, and one vector per picture if the model pools.
 
         Args:
@@ -176,7 +162,7 @@ class VisionEncoder(Model):
             embeds, attention_mask=attention_mask, hidden_states=output_hidden_states, attentions=output_attentions
         )
         hidden = self.encode(embeds, ctx)
-        return BaseModelOutputWithPooling(
+        return BaseModelOutput(
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(hidden),
             hidden_states=ctx.taps.hidden_or_none,
@@ -194,12 +180,13 @@ class MaskedImageModeler(Model):
 
     main_input = "pixel_values"
 
-    def __init__(self, model: VisionEncoder, stride: int) -> None:
-        super().__init__()
-        self.model = model
-        drawn = nn.Conv2d(model.width, stride**2 * model.patches.patching.channels, kernel_size=1)
-        self.decoder = nn.Sequential(drawn, nn.PixelShuffle(stride))
-        self.stride = stride
+    model: VisionEncoder
+    stride: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        drawn = nn.Conv2d(self.model.width, self.stride**2 * self.model.patches.patching.channels, kernel_size=1)
+        self.decoder = nn.Sequential(drawn, nn.PixelShuffle(self.stride))
 
     def forward(
         self, pixel_values: Tensor, *, bool_masked_pos: Tensor | None = None, **inputs: object
@@ -221,7 +208,7 @@ class MaskedImageModeler(Model):
                 expected=f"{list(patching.patch_size)} (patch_size)",
                 found=self.stride,
             )
-        out = cast(BaseModelOutputWithPooling, self.model(pixel_values, bool_masked_pos=bool_masked_pos, **inputs))
+        out = cast(BaseModelOutput, self.model(pixel_values, bool_masked_pos=bool_masked_pos, **inputs))
         height, width = pixel_values.shape[2:]
         grid = patching.grid_of(height, width)
         patches_BDN = out.last_hidden_state[:, 1:].transpose(1, 2)

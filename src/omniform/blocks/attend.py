@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omniform.blocks.packed import attend_packed
 from omniform.blocks.padded import attend_padded
+from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Bias, Mask
 from omniform.core.packed import PackedMask
 
@@ -20,9 +21,10 @@ def attend(
     v: Tensor,
     mask: Mask | PackedMask,
     *,
-    scale: float,
+    scores: Scores,
     backend: Backend,
     bias: Bias | None = None,
+    sinks: Tensor | None = None,
     dropout: float = 0.0,
     weights: list[Tensor] | None = None,
 ) -> Tensor:
@@ -34,9 +36,10 @@ def attend(
             the keys of every slot of the state, Shape: [1, G, S, D].
         v: the values likewise, of width Dv.
         mask: what may be seen.
-        scale: factor on the scores.
+        scores: how queries and keys are compared.
         backend: how to compute it; attention weights can only be had from ``eager``.
-        bias: added to the scaled scores. Shape: [B or 1, H, T, S]; in a packed step one tensor per row.
+        bias: added to the scores. Shape: [B or 1, H, T, S]; in a packed step one tensor per row.
+        sinks: for each head, the score of a key without a value that every query sees. Shape: [H].
         dropout: probability of dropping an attention weight (training).
         weights: where to append the attention weights, Shape: [B, H, T, S]; None if nobody wants them.
 
@@ -45,7 +48,18 @@ def attend(
     """
     if isinstance(mask, PackedMask):
         assert weights is None, "attention weights are shown by padded steps only"
-        return attend_packed(q_BTHD[0], k, v, mask, scale=scale, backend=backend, bias=bias)[None].flatten(2)
+        packed = attend_packed(q_BTHD[0], k, v, mask, scores=scores, backend=backend, bias=bias, sinks=sinks)
+        return packed[None].flatten(2)
     assert not isinstance(bias, tuple)
-    mixed = attend_padded(q_BTHD, k, v, mask, scale=scale, backend=backend, bias=bias, dropout=dropout, weights=weights)
-    return mixed.flatten(2)
+    return attend_padded(
+        q_BTHD,
+        k,
+        v,
+        mask,
+        scores=scores,
+        backend=backend,
+        bias=bias,
+        sinks=sinks,
+        dropout=dropout,
+        weights=weights,
+    ).flatten(2)

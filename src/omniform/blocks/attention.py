@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from omniform.blocks.attend import attend
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.context import Memory, StepContext
 from omniform.core.rules import Rule
 from omniform.core.state import KV, CrossKV, State, StatefulModule
@@ -28,7 +30,7 @@ class NoPositions:
         return q_BTHD, k_BTHD
 
 
-class _Projections(StatefulModule):
+class Projections(StatefulModule):
     """The four projections of an attention.
 
     Args:
@@ -37,10 +39,13 @@ class _Projections(StatefulModule):
         kv_heads: number of key and value heads; divides ``heads``. As many as heads by default.
         head_dim: width of a head; ``dim // heads`` by default.
         memory_dim: width of what keys and values are made of; ``dim`` by default.
-        bias: which projections have a bias: any of the letters of ``"qkvo"``.
-        scale: factor on the scores; ``head_dim ** -0.5`` by default.
+        biases: which projections have a bias: any of the letters of ``"qkvo"``.
+        scores: how queries and keys are compared; dot products times ``head_dim ** -0.5`` by default.
         dropout: probability of dropping an attention weight in training.
     """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
+    SHARDS: ClassVar[dict[str, str]] = {"q_proj": "out", "k_proj": "out", "v_proj": "out", "o_proj": "in"}
 
     def __init__(
         self,
@@ -50,31 +55,35 @@ class _Projections(StatefulModule):
         kv_heads: int | None = None,
         head_dim: int | None = None,
         memory_dim: int | None = None,
-        bias: str = "qkvo",
-        scale: float | None = None,
+        biases: str = "qkvo",
+        scores: Scores | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.head_dim = dim // heads if head_dim is None else head_dim
         self.kv_heads = heads if kv_heads is None else kv_heads
-        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.scores = Scores(self.head_dim**-0.5) if scores is None else scores
         self.dropout = dropout
         source = dim if memory_dim is None else memory_dim
-        self.q_proj = nn.Linear(dim, heads * self.head_dim, bias="q" in bias)
-        self.k_proj = nn.Linear(source, self.kv_heads * self.head_dim, bias="k" in bias)
-        self.v_proj = nn.Linear(source, self.kv_heads * self.head_dim, bias="v" in bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, dim, bias="o" in bias)
+        self.q_proj = nn.Linear(dim, heads * self.head_dim, bias="q" in biases)
+        self.k_proj = nn.Linear(source, self.kv_heads * self.head_dim, bias="k" in biases)
+        self.v_proj = nn.Linear(source, self.kv_heads * self.head_dim, bias="v" in biases)
+        self.o_proj = nn.Linear(heads * self.head_dim, dim, bias="o" in biases)
 
-    def _split(self, x_BTE: Tensor) -> Tensor:
+    def split(self, x_BTE: Tensor) -> Tensor:
+        """A projection's outputs by head. Shape: [B, T, H * D] to [B, T, H, D]."""
         return x_BTE.view(*x_BTE.shape[:-1], -1, self.head_dim)
 
 
-class Attention(_Projections):
+class Attention(Projections):
     """Self-attention: a row looks at itself, under a rule.
 
     Args:
         rule: which tokens may see which.
         positions: how queries and keys learn their places.
+        q_norm: applied to the queries before that, head by head; None for nothing.
+        k_norm: applied to the keys likewise.
+        bias: what is added to the scores; None for nothing. Layers may share it.
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
@@ -86,15 +95,24 @@ class Attention(_Projections):
         *,
         rule: Rule,
         positions: Positions | None = None,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+        bias: ScoreBias | None = None,
         kv_heads: int | None = None,
         head_dim: int | None = None,
-        bias: str = "qkvo",
-        scale: float | None = None,
+        biases: str = "qkvo",
+        scores: Scores | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dim, heads, kv_heads=kv_heads, head_dim=head_dim, bias=bias, scale=scale, dropout=dropout)
+        super().__init__(
+            dim, heads, kv_heads=kv_heads, head_dim=head_dim, biases=biases, scores=scores, dropout=dropout
+        )
         self.rule = rule
         self.positions: Positions = NoPositions() if positions is None else positions
+        self.q_norm = q_norm
+        self.k_norm = k_norm
+        self.bias = bias
+        self.sinks: nn.Parameter | None = None
 
     def state_spec(self) -> KV:
         return KV(self.kv_heads, self.head_dim, self.head_dim, self.rule.reach)
@@ -106,35 +124,55 @@ class Attention(_Projections):
             x_BTD: Shape: [B, T, D].
 
         Returns:
-            Shape: [B, T, D].
+            Shape: [B, T, D], of the tokens that are wanted.
         """
-        q, k, v = self._queries_keys_values(x_BTD, ctx)
+        q, k, v = self.queries_keys_values(x_BTD, ctx)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
         if ctx.state is not None:
             k, v = ctx.state.kv(self.slot).extend(k, v)
+        q = ctx.only_wanted(q)
         mixed = attend(
-            ctx.kept(q),
+            q,
             k,
             v,
             ctx.mask(self.rule, x_BTD.shape[1], x_BTD.device),
-            scale=self.scale,
+            scores=self.scores,
             backend=ctx.backend,
-            bias=ctx.score_bias,
+            bias=None if self.bias is None else self.bias(q, k, ctx),
+            sinks=self.sinks,
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
         )
         out: Tensor = self.o_proj(mixed)
         return out
 
-    def _queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = map(self._split, outputs_of(x_BTD, self.q_proj, self.k_proj, self.v_proj))
+    def queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+        """By head, normed and in their places. Shape: [B, T, H, D] each."""
+        q, k, v = map(self.split, outputs_of(x_BTD, self.q_proj, self.k_proj, self.v_proj))
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
         return *self.positions(q, k, ctx), v
 
     def extra_repr(self) -> str:
-        return f"rule={self.rule}, positions={self.positions}"
+        return f"rule={self.rule}, positions={self.positions}, scores={self.scores}"
 
 
-class CrossAttention(_Projections):
+class SinkAttention(Attention):
+    """Attention whose heads each have a learned score to look at nothing with (https://arxiv.org/abs/2309.17453)."""
+
+    def __init__(self, dim: int, heads: int, *, rule: Rule, positions: Positions | None = None, **how: object) -> None:
+        super().__init__(dim, heads, rule=rule, positions=positions, **how)  # type: ignore[arg-type]
+        self.sinks = nn.Parameter(torch.empty(heads))
+
+    def reset(self, std: float) -> None:
+        """Fresh sinks."""
+        assert self.sinks is not None
+        nn.init.normal_(self.sinks, std=std)
+
+
+class CrossAttention(Projections):
     """Cross-attention: a row looks at an encoder's output, whose keys and values are computed once and kept."""
 
     def state_spec(self) -> CrossKV:
@@ -149,13 +187,13 @@ class CrossAttention(_Projections):
         Returns:
             Shape: [B, T, D].
         """
-        k, v = self._keys_values(ctx)
+        k, v = self.keys_values(ctx)
         mixed = attend(
-            self._split(self.q_proj(x_BTD)),
+            self.split(self.q_proj(self.asking(x_BTD, ctx))),
             k,
             v,
             ctx.memory_mask(x_BTD.shape[1]),
-            scale=self.scale,
+            scores=self.scores,
             backend=ctx.backend,
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.cross_attentions if ctx.taps.wants_attentions else None,
@@ -163,7 +201,12 @@ class CrossAttention(_Projections):
         out: Tensor = self.o_proj(mixed)
         return out
 
-    def _keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    def asking(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """What queries are made of. Shape: [B, T, D] in and out."""
+        return x_BTD
+
+    def keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """What they look at, kept from an earlier step where there is state. Shape: [B, H, S, D] each."""
         kept = None if ctx.state is None else ctx.state.cross(self.slot)
         if kept is not None:
             return kept
@@ -178,5 +221,5 @@ class CrossAttention(_Projections):
 
     def of_memory(self, memory: Memory) -> tuple[Tensor, Tensor]:
         """The memory's keys and values. Shape: [B, H, S, D] each."""
-        k, v = self._split(self.k_proj(memory.hidden)), self._split(self.v_proj(memory.hidden))
+        k, v = self.split(self.k_proj(memory.hidden)), self.split(self.v_proj(memory.hidden))
         return k.transpose(1, 2), v.transpose(1, 2)

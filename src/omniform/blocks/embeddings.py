@@ -1,10 +1,20 @@
-"""Tables of learned positions, and the check that token ids lie in the vocabulary."""
+"""From token ids to what the first layer reads; and the checks that ids and positions lie in their tables.
+
+Checks look at numbers, so they are made where data comes in (:meth:`Model.arrive`), never in a forward.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.composed import Composed
+from omniform.core.context import StepContext
 from omniform.core.errors import InputError
+from omniform.core.host import bounds_of
 
 
 class PositionTable(nn.Embedding):
@@ -20,6 +30,11 @@ class PositionTable(nn.Embedding):
         super().__init__(positions + offset, dim)
         self.offset = offset
 
+    @property
+    def positions(self) -> int:
+        """How many positions have a vector."""
+        return self.num_embeddings - self.offset
+
     def forward(self, positions: Tensor) -> Tensor:
         """Vectors of positions.
 
@@ -31,14 +46,94 @@ class PositionTable(nn.Embedding):
         """
         return super().forward(positions + self.offset if self.offset else positions)
 
-    def check(self, positions: Tensor) -> None:
-        """Raise :class:`InputError` unless every position has its vector."""
-        if positions.numel() == 0 or positions.is_meta:
-            return
-        low, high = int(positions.min()), int(positions.max())
-        check_positions(high + 1, self.num_embeddings - self.offset)
-        if low + self.offset < 0:
-            raise InputError("positions must not be negative", where="position_ids", found=low)
+
+class ScaledEmbedding(nn.Embedding):
+    """A table whose vectors are multiplied by one factor, which is rounded to their dtype first (Gemma)."""
+
+    def __init__(self, vocabulary: int, dim: int, scale: float) -> None:
+        super().__init__(vocabulary, dim)
+        self.scale = scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shape: [...] to [..., D]."""
+        return super().forward(ids) * torch.tensor(self.scale, dtype=self.weight.dtype, device=self.weight.device)
+
+
+class Embeddings(Composed):
+    """What happens to token vectors before the first layer: nothing, for models whose attention knows positions.
+
+    Attributes:
+        dropout: at the end, in training.
+        INPUTS: inputs of ``forward`` that only some models have: ``token_type_ids``.
+    """
+
+    dropout: float = 0.0
+    INPUTS: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def positions(self) -> int | None:
+        """How many positions there are; None where nothing bounds them."""
+        return None
+
+    @property
+    def types(self) -> int | None:
+        """How many token types there are; None where there are none."""
+        return None
+
+    def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Token vectors with their types added. Shape: [B, T, D] and [B, T] to [B, T, D]."""
+        return embeds_BTD
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Token vectors to what the first layer reads. Shape: [B, T, D] in and out."""
+        return F.dropout(embeds_BTD, self.dropout, self.training)
+
+
+class PositionedEmbeddings(Embeddings):
+    """A learned vector for each position is added, and a norm applied where there is one (CLIP, OPT, BART, Whisper)."""
+
+    embed_positions: PositionTable
+    norm: nn.Module | None = None
+
+    @property
+    def positions(self) -> int | None:
+        return self.embed_positions.positions
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        placed = embeds_BTD + self.embed_positions(ctx.positions)
+        return super().forward(placed if self.norm is None else self.norm(placed), ctx)
+
+
+class TypedEmbeddings(PositionedEmbeddings):
+    """Token types are told apart too; the first by default (BERT)."""
+
+    embed_token_types: nn.Embedding
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"token_type_ids"})
+
+    @property
+    def types(self) -> int | None:
+        return self.embed_token_types.num_embeddings
+
+    def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        if token_type_ids is None:
+            types: Tensor = self.embed_token_types.weight[0]
+        else:
+            types = self.embed_token_types(token_type_ids)
+        return embeds_BTD + types
+
+
+class GPTEmbeddings(PositionedEmbeddings):
+    """Token types, where a caller gives them, are tokens whose vectors are added (GPT-2)."""
+
+    embed_tokens: nn.Embedding
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"token_type_ids"})
+
+    @property
+    def types(self) -> int | None:
+        return self.embed_tokens.num_embeddings
+
+    def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        return embeds_BTD if token_type_ids is None else embeds_BTD + self.embed_tokens(token_type_ids)
 
 
 def check_positions(length: int, limit: int, where: str = "input_ids") -> None:
@@ -69,9 +164,7 @@ def check_ids(input_ids: Tensor, vocabulary: int, where: str = "input_ids") -> N
             expected="shape [batch, tokens]",
             found=f"{input_ids.dtype} of shape {list(input_ids.shape)}",
         )
-    if input_ids.is_meta:
-        return
-    low, high = int(input_ids.min()), int(input_ids.max())
+    low, high = bounds_of(input_ids)
     if low < 0 or high >= vocabulary:
         raise InputError(
             "a token id lies outside the vocabulary",
@@ -82,14 +175,25 @@ def check_ids(input_ids: Tensor, vocabulary: int, where: str = "input_ids") -> N
         )
 
 
-def check_token_types(token_type_ids: Tensor, types: int, embeds_BTD: Tensor) -> None:
-    """Raise :class:`InputError` unless token types lie in their table, one for each token."""
-    rows, tokens = embeds_BTD.shape[:2]
-    if tuple(token_type_ids.shape) not in ((rows, tokens), (1, tokens)):
+def check_position_ids(position_ids: Tensor, limit: int) -> None:
+    """Raise :class:`InputError` unless every position has its vector."""
+    low, high = bounds_of(position_ids)
+    check_positions(high + 1, limit)
+    if low < 0:
+        raise InputError("positions must not be negative", where="position_ids", found=low)
+
+
+def check_token_types(token_type_ids: Tensor, types: int, tokens: tuple[int, ...]) -> None:
+    """Raise :class:`InputError` unless token types lie in their table, one for each token.
+
+    Args:
+        tokens: how many rows and tokens there are.
+    """
+    if tuple(token_type_ids.shape) not in (tokens, (1, tokens[-1])):
         raise InputError(
             "token types do not match the tokens",
             where="token_type_ids",
-            expected=f"shape {[rows, tokens]}",
+            expected=f"shape {list(tokens)}",
             found=f"shape {list(token_type_ids.shape)}",
         )
     check_ids(token_type_ids, types, "token_type_ids")

@@ -1,23 +1,47 @@
 """Transformer layers: where the norms stand, and whether there is cross-attention. Small classes, no flags.
 
 The parts are passed in. Their attribute names are the Hub's, so that most key maps are the identity.
+
+**The contract with the engine**, kept by :class:`Layer`: a step's last layer is *wanted* for some of its tokens only. A
+mixer reads all of them and may give back the wanted ones alone; :meth:`Layer.add` then leaves out the others of what it
+adds to, so that whatever follows computes only what is asked for. No layer needs to know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
 
-Layer = Callable[[Tensor, StepContext], Tensor]
+Step = Callable[[Tensor, StepContext], Tensor]
 
 
-def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Layer]:
+class Layer(Composed):
+    """Base of the layers of a stack: called as ``layer(hidden, ctx)``, Shape: [B, T, D] in, and out what is wanted.
+
+    Attributes:
+        dropout: on what each branch adds, in training.
+        READS_MEMORY: whether it looks at an encoder's output where there is one.
+    """
+
+    dropout: float = 0.0
+    READS_MEMORY: ClassVar[bool] = False
+
+    def add(self, x_BTD: Tensor, branch_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """The residual stream and what a branch adds to it, of the tokens that the branch gave back."""
+        if self.training and self.dropout:
+            branch_BTD = F.dropout(branch_BTD, self.dropout)
+        return ctx.like(x_BTD, branch_BTD) + branch_BTD
+
+
+def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Step]:
     """The layers of one step: in training, each is left out with probability ``layerdrop``.
 
     This is LayerDrop (https://arxiv.org/abs/1909.11556).
@@ -27,7 +51,7 @@ def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Layer]:
     return [layer for layer, luck in zip(layers, torch.rand(len(layers)).tolist(), strict=True) if luck >= layerdrop]
 
 
-def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:
+def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:
     """Pass hidden states through a stack of layers and its final norm, noting them for whoever asked.
 
     Args:
@@ -35,140 +59,103 @@ def run(layers: Iterable[Layer], x_BTD: Tensor, ctx: StepContext, norm: nn.Modul
         norm: applied after the last layer; the last hidden state noted is the normed one.
 
     Returns:
-        Shape: [B, T, D]; of a packed step, only what was asked for.
+        Shape: [B, T, D]; of a packed step, only what is wanted.
     """
     stack = list(layers)
+    last = ctx.last_layer()
     for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
-        here = ctx if number < len(stack) - 1 else ctx.last_layer()
+        here = ctx if number < len(stack) - 1 else last
         x_BTD = checkpoint(layer, x_BTD, here, use_reentrant=False) if ctx.recompute else layer(x_BTD, here)
-    if not stack:
-        x_BTD = ctx.last_layer().kept(x_BTD)
+    x_BTD = last.only_wanted(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)
     ctx.taps.hidden(x_BTD)
     return x_BTD
 
 
-class PreNorm(nn.Module):
+class PreNorm(Layer):
     """``x + attn(norm(x))``, then ``x + mlp(norm(x))`` (GPT-2, Llama, ViT, CLIP)."""
 
-    def __init__(
-        self,
-        *,
-        input_layernorm: nn.Module,
-        self_attn: nn.Module,
-        post_attention_layernorm: nn.Module,
-        mlp: nn.Module,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.input_layernorm = input_layernorm
-        self.self_attn = self_attn
-        self.post_attention_layernorm = post_attention_layernorm
-        self.mlp = mlp
-        self.dropout = dropout
+    input_layernorm: nn.Module
+    self_attn: nn.Module
+    post_attention_layernorm: nn.Module
+    mlp: nn.Module
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Shape: [B, T, D] in and out."""
-        x_BTD = ctx.kept(x_BTD) + _dropped(self, self.self_attn(self.input_layernorm(x_BTD), ctx))
-        return x_BTD + _dropped(self, self.mlp(self.post_attention_layernorm(x_BTD)))
+        x_BTD = self.add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), ctx), ctx)
+        return self.add(x_BTD, self.mlp(self.post_attention_layernorm(x_BTD)), ctx)
 
 
-class PostNorm(nn.Module):
+class PostNorm(Layer):
     """``norm(x + attn(x))``, then ``norm(x + mlp(x))`` (BERT, the original transformer)."""
 
-    def __init__(
-        self,
-        *,
-        self_attn: nn.Module,
-        self_attn_layer_norm: nn.Module,
-        mlp: nn.Module,
-        final_layer_norm: nn.Module,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.self_attn = self_attn
-        self.self_attn_layer_norm = self_attn_layer_norm
-        self.mlp = mlp
-        self.final_layer_norm = final_layer_norm
-        self.dropout = dropout
+    self_attn: nn.Module
+    self_attn_layer_norm: nn.Module
+    mlp: nn.Module
+    final_layer_norm: nn.Module
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Shape: [B, T, D] in and out."""
-        x_BTD = self.self_attn_layer_norm(ctx.kept(x_BTD) + _dropped(self, self.self_attn(x_BTD, ctx)))
-        normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))
+        x_BTD = self.self_attn_layer_norm(self.add(x_BTD, self.self_attn(x_BTD, ctx), ctx))
+        normed: Tensor = self.final_layer_norm(self.add(x_BTD, self.mlp(x_BTD), ctx))
         return normed
 
 
-class CrossPreNorm(nn.Module):
+class Sandwich(Layer):
+    """Norms before and after each branch: ``x + norm(attn(norm(x)))``, then ``x + norm(mlp(norm(x)))`` (Gemma 2)."""
+
+    input_layernorm: nn.Module
+    self_attn: nn.Module
+    post_attention_layernorm: nn.Module
+    pre_feedforward_layernorm: nn.Module
+    mlp: nn.Module
+    post_feedforward_layernorm: nn.Module
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        seen = self.post_attention_layernorm(self.self_attn(self.input_layernorm(x_BTD), ctx))
+        x_BTD = self.add(x_BTD, seen, ctx)
+        thought = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+        return self.add(x_BTD, thought, ctx)
+
+
+class CrossPreNorm(Layer):
     """A pre-norm layer that also looks at an encoder's output (T5 and Whisper decoders).
 
     Without an encoder's output, in a decoder that is used alone, it is a plain :class:`PreNorm`.
     """
 
-    def __init__(
-        self,
-        *,
-        self_attn_layer_norm: nn.Module,
-        self_attn: nn.Module,
-        encoder_attn_layer_norm: nn.Module,
-        encoder_attn: nn.Module,
-        final_layer_norm: nn.Module,
-        mlp: nn.Module,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.self_attn_layer_norm = self_attn_layer_norm
-        self.self_attn = self_attn
-        self.encoder_attn_layer_norm = encoder_attn_layer_norm
-        self.encoder_attn = encoder_attn
-        self.final_layer_norm = final_layer_norm
-        self.mlp = mlp
-        self.dropout = dropout
+    self_attn_layer_norm: nn.Module
+    self_attn: nn.Module
+    encoder_attn_layer_norm: nn.Module
+    encoder_attn: nn.Module
+    final_layer_norm: nn.Module
+    mlp: nn.Module
+    READS_MEMORY: ClassVar[bool] = True
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Shape: [B, T, D] in and out."""
-        x_BTD = ctx.kept(x_BTD) + _dropped(self, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx))
+        x_BTD = self.add(x_BTD, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx), ctx)
         if ctx.memory is not None:
-            x_BTD = x_BTD + _dropped(self, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx))
-        return x_BTD + _dropped(self, self.mlp(self.final_layer_norm(x_BTD)))
+            x_BTD = self.add(x_BTD, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx), ctx)
+        return self.add(x_BTD, self.mlp(self.final_layer_norm(x_BTD)), ctx)
 
 
-class CrossPostNorm(nn.Module):
+class CrossPostNorm(Layer):
     """A post-norm layer that also looks at an encoder's output (DETR, the original transformer's decoder).
 
     Without an encoder's output, in a decoder that is used alone, it is a plain :class:`PostNorm`.
     """
 
-    def __init__(
-        self,
-        *,
-        self_attn: nn.Module,
-        self_attn_layer_norm: nn.Module,
-        encoder_attn: nn.Module,
-        encoder_attn_layer_norm: nn.Module,
-        mlp: nn.Module,
-        final_layer_norm: nn.Module,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.self_attn = self_attn
-        self.self_attn_layer_norm = self_attn_layer_norm
-        self.encoder_attn = encoder_attn
-        self.encoder_attn_layer_norm = encoder_attn_layer_norm
-        self.mlp = mlp
-        self.final_layer_norm = final_layer_norm
-        self.dropout = dropout
+    self_attn: nn.Module
+    self_attn_layer_norm: nn.Module
+    encoder_attn: nn.Module
+    encoder_attn_layer_norm: nn.Module
+    mlp: nn.Module
+    final_layer_norm: nn.Module
+    READS_MEMORY: ClassVar[bool] = True
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Shape: [B, T, D] in and out."""
-        x_BTD = self.self_attn_layer_norm(ctx.kept(x_BTD) + _dropped(self, self.self_attn(x_BTD, ctx)))
+        x_BTD = self.self_attn_layer_norm(self.add(x_BTD, self.self_attn(x_BTD, ctx), ctx))
         if ctx.memory is not None:
-            x_BTD = self.encoder_attn_layer_norm(x_BTD + _dropped(self, self.encoder_attn(x_BTD, ctx)))
-        normed: Tensor = self.final_layer_norm(x_BTD + _dropped(self, self.mlp(x_BTD)))
+            x_BTD = self.encoder_attn_layer_norm(self.add(x_BTD, self.encoder_attn(x_BTD, ctx), ctx))
+        normed: Tensor = self.final_layer_norm(self.add(x_BTD, self.mlp(x_BTD), ctx))
         return normed
-
-
-def _dropped(layer: PreNorm | PostNorm | CrossPreNorm | CrossPostNorm, x: Tensor) -> Tensor:
-    return F.dropout(x, layer.dropout) if layer.training and layer.dropout else x

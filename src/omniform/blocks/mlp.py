@@ -36,6 +36,11 @@ def laplace(x: Tensor, mu: float = 0.707107, sigma: float = 0.282095) -> Tensor:
     return 0.5 * (1.0 + torch.erf((x - mu) / (sigma * 2.0**0.5)))
 
 
+def linear(x: Tensor) -> Tensor:
+    """Nothing."""
+    return x
+
+
 gelu_tanh: Activation = partial(F.gelu, approximate="tanh")
 
 ACTIVATIONS: Mapping[str, Activation] = {
@@ -50,7 +55,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "hardswish": F.hardswish,
     "laplace": laplace,
     "leaky_relu": F.leaky_relu,
-    "linear": lambda x: x,
+    "linear": linear,
     "mish": F.mish,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
@@ -77,6 +82,16 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
+class WideLinear(nn.Linear):
+    """A projection whose results overflow float16, so that there it is computed, and handed on, in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., in] to [..., out]."""
+        if x.dtype is torch.float16:
+            return F.linear(x.float(), self.weight.float())
+        return super().forward(x)
+
+
 class MLP(nn.Module):
     """Two projections with an activation between them.
 
@@ -87,6 +102,8 @@ class MLP(nn.Module):
         bias: whether the projections have biases.
         dropout: probability of dropping a hidden value in training.
     """
+
+    SHARDS: ClassVar[dict[str, str]] = {"fc1": "out", "fc2": "in"}
 
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
@@ -118,6 +135,7 @@ class GatedMLP(nn.Module):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("gate_proj", "up_proj"),)
+    SHARDS: ClassVar[dict[str, str]] = {"gate_proj": "out", "up_proj": "out", "down_proj": "in"}
 
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from omniform.blocks.padded import attend_padded
+from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Bias, Mask
 from omniform.core.packed import Call, PackedMask, RowKeys, Run
 
@@ -31,9 +32,10 @@ def attend_packed(
     v_1GSD: Tensor,
     mask: PackedMask,
     *,
-    scale: float,
+    scores: Scores,
     backend: Backend,
     bias: Bias | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention of every row of a packed step to its own keys.
 
@@ -42,36 +44,46 @@ def attend_packed(
         k_1GSD: the keys of every slot there is, where G divides H.
         v_1GSD: the values likewise.
         mask: which queries see which slots.
-        bias: per row, Shape: [1, H, T, S], added to the scaled scores.
+        scores: how queries and keys are compared.
+        bias: per row, Shape: [1, H, T, S], added to the scores.
+        sinks: Shape: [H].
 
     Returns:
         Shape: [N, H, Dv].
     """
     if backend == "eager" or bias is not None:
         rows, biases = mask.rows, bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
-        parts = [_row(q_NHD, k_1GSD, v_1GSD, row, scale, backend, b) for row, b in zip(rows, biases, strict=True)]
-        return torch.cat(parts)
+        return torch.cat(
+            [_row(q_NHD, k_1GSD, v_1GSD, row, scores, backend, b, sinks) for row, b in zip(rows, biases, strict=True)]
+        )
     groups, each = k_1GSD.shape[1], q_NHD.shape[1] // k_1GSD.shape[1]
     q_NGRD = q_NHD.view(q_NHD.shape[0], groups, each, -1)
     calls = mask.calls
+    weighed = bool(calls.extra) or sinks is not None
     outs: list[Tensor] = []
     weights: list[Tensor] = []
     pieces = torch.split(_folded(q_NGRD), [each * size for size in calls.sizes], dim=2)
     for call, q_1GMD in zip(calls.own, pieces, strict=True):
         if isinstance(call, RowKeys):
-            out = _row(q_NHD, k_1GSD, v_1GSD, call, scale, backend, None)
+            out = _row(q_NHD, k_1GSD, v_1GSD, call, scores, backend, None, sinks)
             outs.append(out.view(len(out), groups, each, -1))
-            if calls.extra:  # none of which concern it: it has seen all of its keys
-                weights.append(q_NHD.new_zeros(len(out), groups, each, dtype=torch.float32))
+            if weighed:  # nothing more concerns it: it has seen all of its keys, and its sink
+                weights.append(q_NHD.new_full((len(out), groups, each), float("inf"), dtype=torch.float32))
             continue
         k, v = _of_run(k_1GSD, call.run), _of_run(v_1GSD, call.run)
-        for out, weight in _causal(q_1GMD, k, v, each, scale) if call.causal else [_kernel(q_1GMD, k, v, None, scale)]:
+        for out, weight in (
+            _causal(q_1GMD, k, v, each, scores) if call.causal else [_kernel(q_1GMD, k, v, None, scores)]
+        ):
             outs.append(_unfolded(out, each))
-            if calls.extra:
+            if weighed:
                 weights.append(_unfolded(weight, each))
     mixed = outs[0] if len(outs) == 1 else torch.cat(outs)
-    if calls.extra:
-        mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, torch.cat(weights), calls.extra, scale)
+    if weighed:
+        total_NGR = torch.cat(weights)
+        mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, total_NGR, calls.extra, scores)
+        if sinks is not None:  # one more key in the denominator
+            share = torch.sigmoid(total_NGR - sinks.float().view(groups, each))
+            mixed = (mixed * share[..., None]).to(mixed.dtype)
     return mixed.flatten(1, 2)
 
 
@@ -92,7 +104,9 @@ def _unfolded(x_1GM: Tensor, each: int) -> Tensor:
     return x_1GM.view(groups, queries // each, each, *width).transpose(0, 1)
 
 
-def _causal(q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, each: int, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+def _causal(
+    q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, each: int, scores: Scores
+) -> Iterator[tuple[Tensor, Tensor]]:
     """A run's own tokens, some at a time, to its keys up to the last of them; each as :func:`_kernel` gives it."""
     size, count = max(QUERIES.get(q_1GMD.device.type, 4096) // each, 16), q_1GMD.shape[2] // each
     longest = max(1 << count.bit_length(), 512)  # so that few stairs are made
@@ -101,7 +115,7 @@ def _causal(q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, each: int, scale: fl
         stop = min(first + size, count)
         mask = stairs[: (stop - first) * each, longest - first : longest - first + stop]
         q = q_1GMD[:, :, first * each : stop * each]
-        yield _kernel(q, k_1GSD[:, :, :stop], v_1GSD[:, :, :stop], mask, scale)
+        yield _kernel(q, k_1GSD[:, :, :stop], v_1GSD[:, :, :stop], mask, scores)
 
 
 @lru_cache(maxsize=4)
@@ -114,20 +128,24 @@ def _stairs(size: int, each: int, longest: int, dtype: torch.dtype, device: torc
     return torch.cat([own.new_zeros(size, longest), own], dim=1).repeat_interleave(each, dim=0)
 
 
-def _kernel(q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def _kernel(
+    q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, mask: Tensor | None, scores: Scores
+) -> tuple[Tensor, Tensor]:
     """Attention, Shape: [1, G, M, Dv], and the logarithm of its softmax denominator, [1, G, M] in float32.
 
     Args:
         mask: added to the scores. Shape: [M, S].
     """
-    if q_1GMD.device.type == "cpu" and k_1GSD.shape[-1] == v_1GSD.shape[-1]:
+    if scores.cap is None and q_1GMD.device.type == "cpu" and k_1GSD.shape[-1] == v_1GSD.shape[-1]:
         added = None if mask is None else mask[None, None]
-        return torch._scaled_dot_product_flash_attention_for_cpu(q_1GMD, k_1GSD, v_1GSD, attn_mask=added, scale=scale)
-    scores = (q_1GMD @ k_1GSD.transpose(-2, -1)).float() * scale
+        return torch._scaled_dot_product_flash_attention_for_cpu(
+            q_1GMD, k_1GSD, v_1GSD, attn_mask=added, scale=scores.scale
+        )
+    compared = scores.bounded((q_1GMD @ k_1GSD.transpose(-2, -1)).float() * scores.scale)
     if mask is not None:
-        scores = scores + mask
-    weight = scores.logsumexp(-1, keepdim=True)
-    return (scores - weight).exp().to(v_1GSD.dtype) @ v_1GSD, weight[..., 0]
+        compared = compared + mask
+    weight = compared.logsumexp(-1, keepdim=True)
+    return (compared - weight).exp().to(v_1GSD.dtype) @ v_1GSD, weight[..., 0]
 
 
 def _blend(
@@ -137,21 +155,25 @@ def _blend(
     own_NGRD: Tensor,
     total_NGR: Tensor,
     extra: Sequence[Call],
-    scale: float,
+    scores: Scores,
 ) -> Tensor:
-    """Add what earlier runs have to say to what the queries' own runs said. Shape: [N, G, R, Dv]."""
+    """Add what earlier runs have to say to what the queries' own runs said. Shape: [N, G, R, Dv].
+
+    ``total_NGR``, the logarithms of the denominators, are brought up to date.
+    """
+    if not extra:
+        return own_NGRD
     each = q_NGRD.shape[2]
     # One row's next piece, or one prefix for all: only the queries it concerns are touched.
     mixed = own_NGRD if len(extra) == 1 else own_NGRD.float()
     for call in extra:
         k, v = _of_run(k_1GSD, call.run), _of_run(v_1GSD, call.run)
-        out, weight = _kernel(_folded(q_NGRD[call.queries]), k, v, None, scale)
+        out, weight = _kernel(_folded(q_NGRD[call.queries]), k, v, None, scores)
         out, weight = _unfolded(out, each), _unfolded(weight, each)
         before = total_NGR[call.queries]
         share = torch.sigmoid(weight - before)[..., None]  # of the two denominators' sum
         mixed[call.queries] = torch.lerp(mixed[call.queries].float(), out.float(), share).to(mixed.dtype)
-        if len(extra) > 1:
-            total_NGR[call.queries] = torch.logaddexp(before, weight)
+        total_NGR[call.queries] = torch.logaddexp(before, weight)
     return mixed.to(own_NGRD.dtype)
 
 
@@ -160,15 +182,18 @@ def _row(
     k_1GSD: Tensor,
     v_1GSD: Tensor,
     row: RowKeys,
-    scale: float,
+    scores: Scores,
     backend: Backend,
     bias: Tensor | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """One row, all its keys at once. Shape: [n, H, Dv]."""
     mask = Mask(None if row.allowed is None else row.allowed[None, None])
     part = None if bias is None else bias[..., row.first :]
     k, v = _gathered(k_1GSD, row), _gathered(v_1GSD, row)
-    return attend_padded(q_NHD[None, row.queries], k, v, mask, scale=scale, backend=backend, bias=part)[0]
+    return attend_padded(q_NHD[None, row.queries], k, v, mask, scores=scores, backend=backend, bias=part, sinks=sinks)[
+        0
+    ]
 
 
 def _gathered(x_1GSD: Tensor, row: RowKeys) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Mask
 
 
@@ -15,9 +16,10 @@ def attend_padded(
     v_BHSD: Tensor,
     mask: Mask,
     *,
-    scale: float,
+    scores: Scores,
     backend: Backend,
     bias: Tensor | None = None,
+    sinks: Tensor | None = None,
     dropout: float = 0.0,
     weights: list[Tensor] | None = None,
 ) -> Tensor:
@@ -27,10 +29,11 @@ def attend_padded(
         Shape: [B, T, H, Dv].
     """
     q_BHTD = q_BTHD.transpose(1, 2)
-    if backend == "eager" or weights is not None:
-        out_BHTD = _eager(q_BHTD, k_BHSD, v_BHSD, mask, scale, bias, dropout, weights)
+    # No fused kernel bounds scores or knows of sinks.
+    if backend == "eager" or weights is not None or scores.cap is not None or sinks is not None:
+        out_BHTD = _eager(q_BHTD, k_BHSD, v_BHSD, mask, scores, bias, sinks, dropout, weights)
     else:
-        out_BHTD = _sdpa(q_BHTD, k_BHSD, v_BHSD, mask, scale, bias, dropout)
+        out_BHTD = _sdpa(q_BHTD, k_BHSD, v_BHSD, mask, scores.scale, bias, dropout)
     return out_BHTD.transpose(1, 2)
 
 
@@ -61,19 +64,25 @@ def _eager(
     k_BHSD: Tensor,
     v_BHSD: Tensor,
     mask: Mask,
-    scale: float,
+    scores: Scores,
     bias: Tensor | None,
+    sinks: Tensor | None,
     dropout: float,
     weights: list[Tensor] | None,
 ) -> Tensor:
     k_BHSD, v_BHSD = _repeated(k_BHSD, q_BHTD.shape[1]), _repeated(v_BHSD, q_BHTD.shape[1])
-    scores = q_BHTD @ k_BHSD.transpose(2, 3) * scale
+    compared = scores.bounded(q_BHTD @ k_BHSD.transpose(2, 3) * scores.scale)
     if bias is not None:
-        scores = scores + bias
+        compared = compared + bias
     allowed = mask.materialised(q_BHTD.shape[2], k_BHSD.shape[2], q_BHTD.device)
     if allowed is not None:
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q_BHTD.dtype)
+        compared = compared.masked_fill(~allowed, torch.finfo(compared.dtype).min)
+    if sinks is not None:
+        sink = sinks.to(compared.dtype).view(1, -1, 1, 1).expand(compared.shape[0], -1, compared.shape[2], 1)
+        compared = torch.cat((compared, sink), dim=-1)
+    probabilities = torch.softmax(compared, dim=-1, dtype=torch.float32).to(q_BHTD.dtype)
+    if sinks is not None:
+        probabilities = probabilities[..., :-1]
     probabilities = F.dropout(probabilities, dropout, training=dropout > 0)
     if weights is not None:
         weights.append(probabilities)

@@ -31,7 +31,7 @@ class DensePooler(OptionalPart):
         self.act = act
         self._act = activation(act)
 
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """Shape: [B, T, D] to [B, out]."""
         return self._act(self.dense(hidden_BTD[:, 0]))
 
@@ -46,7 +46,7 @@ class NormPooler(nn.Module):
         super().__init__()
         self.norm = norm
 
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """Shape: [B, T, D] to [B, D]."""
         pooled: Tensor = self.norm(hidden_BTD[:, 0])
         return pooled

@@ -1,39 +1,65 @@
 """Attention on pictures of any size: places as vectors that are added to queries and keys, and not to values.
 
-The vectors of a step stand in ``ctx.position_vectors``, those of an encoder's output in ``ctx.memory``.
+They differ from step to step, so they travel in a context of their own, :class:`PlacedContext`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.core.context import Memory, StepContext
+from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 
 
-class PositionedAttention(Attention):
-    """Self-attention whose queries and keys, and not values, are made of hidden states plus position vectors."""
+@dataclass(frozen=True, slots=True)
+class PlacedContext(StepContext):
+    """A step whose queries, and the memory that they look at, have places.
 
-    def _queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        placed = x_BTD if ctx.position_vectors is None else x_BTD + ctx.position_vectors
-        return self._split(self.q_proj(placed)), self._split(self.k_proj(placed)), self._split(self.v_proj(x_BTD))
+    Attributes:
+        places: of this step's tokens. Shape: [B or 1, T, D].
+        memory_places: of the memory's. Shape: [B or 1, S, D].
+    """
+
+    places: Tensor | None = None
+    memory_places: Tensor | None = None
+
+    @classmethod
+    def of(cls, ctx: StepContext, places: Tensor, memory_places: Tensor | None = None) -> PlacedContext:
+        """``ctx`` with places."""
+        kept = {f.name: getattr(ctx, f.name) for f in fields(StepContext)}
+        return cls(**kept, places=places, memory_places=memory_places)
+
+
+def placed(x_BTD: Tensor, places: Tensor | None) -> Tensor:
+    """Hidden states with their places added."""
+    return x_BTD if places is None else x_BTD + places
+
+
+class PositionedAttention(Attention):
+    """Self-attention whose queries and keys, and not values, are made of hidden states plus their places."""
+
+    def queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
+        assert isinstance(ctx, PlacedContext)
+        here = placed(x_BTD, ctx.places)
+        return self.split(self.q_proj(here)), self.split(self.k_proj(here)), self.split(self.v_proj(x_BTD))
 
 
 class PositionedCrossAttention(CrossAttention):
-    """Cross-attention with position vectors on the queries and on the memory's keys."""
+    """Cross-attention with places on the queries and on the memory's keys."""
 
-    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        """Attend to ``ctx.memory``. Shape: [B, T, D] in and out."""
-        return super().forward(x_BTD if ctx.position_vectors is None else x_BTD + ctx.position_vectors, ctx)
+    def asking(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        assert isinstance(ctx, PlacedContext)
+        return placed(x_BTD, ctx.places)
 
-    def of_memory(self, memory: Memory) -> tuple[Tensor, Tensor]:
-        placed = memory.hidden if memory.position_vectors is None else memory.hidden + memory.position_vectors
-        k, v = self._split(self.k_proj(placed)), self._split(self.v_proj(memory.hidden))
-        return k.transpose(1, 2), v.transpose(1, 2)
+    def keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        assert isinstance(ctx, PlacedContext) and ctx.memory is not None
+        k = self.split(self.k_proj(placed(ctx.memory.hidden, ctx.memory_places)))
+        return k.transpose(1, 2), self.split(self.v_proj(ctx.memory.hidden)).transpose(1, 2)
 
 
 class SinePlaces(nn.Module):

@@ -29,19 +29,16 @@ class BucketedBias(nn.Embedding):
         self.max_distance = max_distance
         self.two_sided = two_sided
 
-    def of(self, queries: int, ctx: StepContext) -> Bias:
-        """The bias of one step, for every layer of a stack.
-
-        Args:
-            queries: number of tokens in this step, T.
+    def forward(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias:  # type: ignore[override]
+        """The bias of one step, the same for every layer that shares the table.
 
         Returns:
             Shape: [1, H, T, past + T]; in a packed step one tensor per row.
         """
-        return ctx.spread(self._between, self.weight.device, queries)
+        return ctx.once(("bias", id(self)), lambda: ctx.spread(self._between, self.weight.device, q_BTHD.shape[1]))
 
     def _between(self, query: Tensor, key: Tensor) -> Tensor:
-        bias: Tensor = self(self.bucket(key[None, :] - query[:, None]))
+        bias = super().forward(self.bucket(key[None, :] - query[:, None]))
         return bias.permute(2, 0, 1)[None]
 
     def bucket(self, offset: Tensor) -> Tensor:

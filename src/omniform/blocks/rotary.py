@@ -164,13 +164,16 @@ class Llama3(Frequencies):
         return plain / self.factor * (1 - blend) + plain * blend
 
 
-def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, theta: float = 10000.0) -> Frequencies:
+def read_frequencies(
+    r: ConfigReader, *, head_dim: int, max_positions: int, theta: float = 10000.0, partial: float | None = None
+) -> Frequencies:
     """Read the rotary settings of a config: ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``.
 
     Args:
         head_dim: width of a head.
         max_positions: ``max_position_embeddings``, which some scalings refer to.
         theta: the family's default base.
+        partial: the part of each head that rotates by default; None for families that rotate whole heads.
 
     Raises:
         ConfigError: an unknown ``rope_type``, one that lacks a setting, or a part of each head that is to rotate.
@@ -182,10 +185,10 @@ def read_frequencies(r: ConfigReader, *, head_dim: int, max_positions: int, thet
     s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
     base = s.number("rope_theta", top_theta)
-    for reader in (r, s):
-        part = reader.number("partial_rotary_factor", 1.0)
-        if part != 1.0:  # the reference ignores it here, or fails in its midst, depending on rope_type
-            raise reader.fail("partial_rotary_factor", "1: this family rotates whole heads", part)
+    share = s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0 if partial is None else partial))
+    if partial is None and share != 1.0:  # the reference ignores it here, or fails in its midst, by rope_type
+        raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
+    head_dim = int(head_dim * share)
     trained = trained_above or s.integer("original_max_position_embeddings", max_positions)
     match kind:
         case "default":

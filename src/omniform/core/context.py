@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 Backend = Literal["eager", "sdpa"]
 Bias = Tensor | tuple[Tensor, ...]
+"""What is added to scaled scores. Shape: [B or 1, H, T, S]; in a packed step one tensor per row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,10 @@ class Memory:
     Attributes:
         hidden: Shape: [B, S, D].
         padding: Shape: [B, S], True for real tokens; None where all are.
-        position_vectors: Shape: [B or 1, S, D], added to the keys by attentions that learn places so (DETR).
     """
 
     hidden: Tensor
     padding: Tensor | None = None
-    position_vectors: Tensor | None = None
 
 
 class Taps:
@@ -112,10 +111,6 @@ class StepContext:
             none. Shape: [B, T]; None where the rule says all. A stretch of such tokens is read whole in one step.
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
-        score_bias: Shape: [B or 1, H, T, S], added to self-attention scores before the softmax (T5, ALiBi); in a packed
-            step one tensor per row.
-        position_vectors: Shape: [B or 1, T, D], added to queries and keys, and not to values, by attentions that learn
-            places so (DETR).
         backend: how attention is computed.
         taps: what the caller wants to see on the way.
         recompute: whether layers keep their inputs only, and are computed once more for their gradients.
@@ -128,8 +123,6 @@ class StepContext:
     together: Tensor | None = None
     state: State | None = None
     memory: Memory | None = None
-    score_bias: Bias | None = None
-    position_vectors: Tensor | None = None
     backend: Backend = "sdpa"
     taps: Taps = field(default_factory=Taps)
     recompute: bool = False
@@ -160,8 +153,12 @@ class StepContext:
         """The context of a stack's last layer, which need not compute what nobody asks for."""
         return self
 
-    def kept(self, x: Tensor) -> Tensor:
-        """Of what stands for this step's tokens, Shape: [B, T, ...], that which the layer's output is wanted for."""
+    def only_wanted(self, x: Tensor) -> Tensor:
+        """Of what stands for this step's tokens, that which the layer's output is wanted for. Shape: [B, T, ...]."""
+        return x
+
+    def like(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Of what stands for this step's tokens, that which ``branch`` gave back too. Shape: [B, T, ...] each."""
         return x
 
     def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:

@@ -62,26 +62,12 @@ class BaseModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: Shape: [B, T, D].
+        pooler_output: one vector per row, Shape: [B, D], of models that pool.
         past_key_values: state to continue from, when ``use_cache``.
         hidden_states: the embeddings and each layer's output, Shape: [B, T, D] each, when asked for.
         attentions: each layer's weights, Shape: [B, H, T, S] each, when asked for.
         cross_attentions: the same for cross-attention.
-    """
-
-    last_hidden_state: Tensor
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class BaseModelOutputWithPooling(ModelOutput):
-    """Hidden states of an encoder and one vector per row.
-
-    Attributes:
-        last_hidden_state: Shape: [B, T, D].
-        pooler_output: Shape: [B, D].
+        image_hidden_states: the features of pictures, as a decoder read them. Shape: [features, D].
     """
 
     last_hidden_state: Tensor
@@ -90,16 +76,6 @@ class BaseModelOutputWithPooling(ModelOutput):
     hidden_states: Layers | None = None
     attentions: Layers | None = None
     cross_attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class MultimodalOutput(BaseModelOutput):
-    """Hidden states of a decoder that read pictures.
-
-    Attributes:
-        image_hidden_states: the pictures' features, as the decoder read them. Shape: [features, D].
-    """
-
     image_hidden_states: Tensor | None = None
 
 
@@ -266,8 +242,8 @@ class DualEncoderOutput(ModelOutput):
     logits_per_text: Tensor | None = None
     text_embeds: Tensor | None = None
     image_embeds: Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: BaseModelOutputWithPooling | None = None
+    text_model_output: BaseModelOutput | None = None
+    vision_model_output: BaseModelOutput | None = None
 
     def to_tuple(self) -> tuple[object, ...]:
         """The entries that are there, in order, the encoders' outputs as tuples too."""

@@ -263,7 +263,6 @@ class PackedContext(StepContext):
         # A wanted token is the last of its row's segment, so it sees all that the segment holds.
         rows = [i for i, s in enumerate(self.segments) if s.start + s.count - 1 in self.wanted]
         ends = [self.segments[i].past + self.segments[i].count - 1 for i in rows]
-        bias = self.score_bias
         return self.with_(
             segments=tuple(
                 Segment(place, 1, end, self.segments[row].together)
@@ -271,7 +270,6 @@ class PackedContext(StepContext):
             ),
             tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},
             memory_tables=[self.memory_tables[i] for i in rows] if self.memory_tables else (),
-            score_bias=tuple(bias[i][:, :, -1:] for i in rows) if isinstance(bias, tuple) else bias,
             wanted=None,
             keeps=torch.tensor(self.wanted, device=self.positions.device),
             read=self.segments,
@@ -281,8 +279,11 @@ class PackedContext(StepContext):
         """All rows that the step reads, those with equally many tokens together."""
         return self.once("alike", lambda: _alike(self.segments if self.read is None else self.read, self.positions))
 
-    def kept(self, x: Tensor) -> Tensor:
-        return x if self.keeps is None else x[:, self.keeps]
+    def only_wanted(self, x: Tensor) -> Tensor:
+        return x if self.keeps is None or x.shape[1] == self.keeps.shape[0] else x[:, self.keeps]
+
+    def like(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x if x.shape[1] == branch.shape[1] else self.only_wanted(x)
 
     def mask(self, rule: Rule, queries: int, device: torch.device) -> PackedMask:  # type: ignore[override]
         """What self-attention under ``rule`` may see in this step."""

@@ -8,41 +8,24 @@ from torch import nn
 
 from omniform.architectures.dual_encoder import (
     DualEncoder,
+    FirstOf,
+    HighestId,
     ImageEmbedder,
-    PoolText,
     TextEmbedder,
     TextTower,
-    at_first,
-    at_highest_id,
 )
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier, class_scores, mean_of_patches
+from omniform.architectures.parts import Tower
 from omniform.architectures.vision import VisionEncoder
-from omniform.blocks.attention import Attention
-from omniform.blocks.embeddings import PositionTable
-from omniform.blocks.layers import PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
 from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import NormPooler
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
-from omniform.core.rules import Causal, Full, Rule
+from omniform.core.rules import Causal, Full
 from omniform.models.registry import Part
 from omniform.weights.keymap import KeyMap
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tower:
-    """What the two towers have in common."""
-
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    act: str
-    eps: float
-    attention_dropout: float
-    projection: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +56,12 @@ class Config:
     logit_scale: float
 
 
-def read_tower(r: ConfigReader, *, dim: int, hidden: int, heads: int) -> Tower:
-    """Read the common part of a tower's config; the arguments are its defaults."""
-    r.inert("initializer_factor")
-    tower = Tower(
-        dim=r.integer("hidden_size", dim),
-        hidden=r.integer("intermediate_size", hidden),
-        layers=r.layers("num_hidden_layers", 12),
-        heads=r.integer("num_attention_heads", heads),
-        act=r.choice("hidden_act", ACTIVATIONS, "quick_gelu"),
-        eps=r.number("layer_norm_eps", 1e-5),
-        attention_dropout=r.probability("attention_dropout"),
-        projection=r.integer("projection_dim", 512),
-    )
-    if tower.dim % tower.heads:
-        raise r.fail("num_attention_heads", f"a divisor of {tower.dim} (hidden_size)", tower.heads)
-    return tower
-
-
 def read_text(r: ConfigReader) -> Text:
     """Read the text tower's config."""
     for name, default in (("pad_token_id", 1), ("bos_token_id", 49406)):
         r.maybe_integer(name, default, least=-1)
     return Text(
-        tower=read_tower(r, dim=512, hidden=2048, heads=8),
+        tower=Tower.read(r, dim=512, hidden=2048, heads=8, act="quick_gelu", eps=1e-5),
         vocab_size=r.integer("vocab_size", 49408),
         max_positions=r.integer("max_position_embeddings", 77),
         eos_token_id=r.integer("eos_token_id", 49407, least=0),
@@ -105,7 +70,8 @@ def read_text(r: ConfigReader) -> Text:
 
 def read_vision(r: ConfigReader) -> Vision:
     """Read the vision tower's config."""
-    return Vision(tower=read_tower(r, dim=768, hidden=3072, heads=12), patching=read_patching(r, patch_size=32))
+    tower = Tower.read(r, dim=768, hidden=3072, heads=12, act="quick_gelu", eps=1e-5)
+    return Vision(tower=tower, patching=read_patching(r, patch_size=32))
 
 
 def read(r: ConfigReader) -> Config:
@@ -121,33 +87,17 @@ def read(r: ConfigReader) -> Config:
     )
 
 
-def layers(c: Tower, rule: Rule) -> list[PreNorm]:
-    """A tower's layers."""
-    return [
-        PreNorm(
-            input_layernorm=nn.LayerNorm(c.dim, c.eps),
-            self_attn=Attention(c.dim, c.heads, rule=rule, dropout=c.attention_dropout),
-            post_attention_layernorm=nn.LayerNorm(c.dim, c.eps),
-            mlp=MLP(c.dim, c.hidden, c.act),
-        )
-        for _ in range(c.layers)
-    ]
-
-
-def pool(c: Text) -> PoolText:
-    """The end of the text stands for it."""
-    # Old releases wrote 2 by mistake, and took the highest id, the vocabulary's last token, for the end.
-    return at_highest_id if c.eos_token_id == 2 else at_first(c.eos_token_id)
-
-
 def text_tower(c: Text) -> TextTower:
-    """The text tower."""
+    """The text tower. The end of a text stands for it."""
+    # Old releases wrote 2 by mistake, and took the highest id, the vocabulary's last token, for the end.
+    end = HighestId() if c.eos_token_id == 2 else FirstOf((c.eos_token_id,))
     return TextTower(
         embed_tokens=nn.Embedding(c.vocab_size, c.tower.dim),
-        embed_positions=PositionTable(c.max_positions, c.tower.dim),
-        layers=layers(c.tower, Causal()),
-        norm=nn.LayerNorm(c.tower.dim, c.tower.eps),
-        pool=pool(c),
+        embeddings=PositionedEmbeddings(embed_positions=PositionTable(c.max_positions, c.tower.dim)),
+        layers=c.tower.stack(Causal()),
+        norm=c.tower.norm(),
+        pooler=end,
+        max_positions=c.max_positions,
     )
 
 
@@ -158,9 +108,9 @@ def vision_tower(c: Vision) -> VisionEncoder:
         patches=PatchStem(c.patching, dim, bias=False),
         positions=GridPositions(c.patching.grid, dim, before=1),
         class_token=ClassToken(dim),
-        pre_norm=nn.LayerNorm(dim, c.tower.eps),
-        layers=layers(c.tower, Full()),
-        pooler=NormPooler(nn.LayerNorm(dim, c.tower.eps)),
+        pre_norm=c.tower.norm(),
+        layers=c.tower.stack(Full()),
+        pooler=NormPooler(c.tower.norm()),
     )
 
 
@@ -171,24 +121,27 @@ def both_towers(c: Config) -> DualEncoder:
         text_model=text_tower(c.text),
         visual_projection=nn.Linear(c.vision.tower.dim, c.projection, bias=False),
         text_projection=nn.Linear(c.text.tower.dim, c.projection, bias=False),
-        logit_scale=c.logit_scale,
+        start=c.logit_scale,
     )
 
 
 def text_embedder(c: Text, _: Common) -> TextEmbedder:
     """The text tower and its projection."""
-    return TextEmbedder(text_tower(c), nn.Linear(c.tower.dim, c.tower.projection, bias=False))
+    return TextEmbedder(model=text_tower(c), projection=nn.Linear(c.tower.dim, c.tower.projection, bias=False))
 
 
 def image_embedder(c: Vision, _: Common) -> ImageEmbedder:
     """The vision tower and its projection."""
-    return ImageEmbedder(vision_tower(c), nn.Linear(c.tower.dim, c.tower.projection, bias=False))
+    return ImageEmbedder(model=vision_tower(c), projection=nn.Linear(c.tower.dim, c.tower.projection, bias=False))
 
 
 def image_classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per picture, told from the mean of its patches."""
     return SequenceClassifier(
-        vision_tower(c.vision), mean_of_patches, class_scores(c.vision.tower.dim, common.num_labels), common
+        model=vision_tower(c.vision),
+        pool=mean_of_patches,
+        classifier=class_scores(c.vision.tower.dim, common.num_labels),
+        common=common,
     )
 
 
@@ -202,7 +155,7 @@ TEXT_KEYS = KeyMap(
     {
         **LAYERS,
         "embed_tokens": "embeddings.token_embedding",
-        "embed_positions": "embeddings.position_embedding",
+        "embeddings.embed_positions": "embeddings.position_embedding",
         "norm": "final_layer_norm",
     },
     aliases=((r"^text_model\.(\w)", r"\1"),),

@@ -137,7 +137,12 @@ def build(c: Config) -> QueryDetector:
 
 def object_detector(c: Config, common: Common) -> ObjectDetector:
     """A class, or none, and a box per query."""
-    return ObjectDetector(build(c), nn.Linear(c.dim, common.num_labels + 1), BoxHead(c.dim), c.loss)
+    return ObjectDetector(
+        model=build(c),
+        class_labels_classifier=nn.Linear(c.dim, common.num_labels + 1),
+        bbox_predictor=BoxHead(c.dim),
+        loss=c.loss,
+    )
 
 
 def segmenter(c: Config, common: Common) -> Segmenter:
@@ -146,7 +151,9 @@ def segmenter(c: Config, common: Common) -> Segmenter:
     if len(fine) < 3:
         raise ConfigError("outlines need finer maps", where="backbone_config", expected="3 or more", found=len(fine))
     head = MaskHead(c.dim, c.encoder_heads, fine, c.act)
-    return Segmenter(object_detector(c, common), AttentionMap(c.dim, c.encoder_heads), head)
+    return Segmenter(
+        model=object_detector(c, common), bbox_attention=AttentionMap(c.dim, c.encoder_heads), mask_head=head
+    )
 
 
 def keys(c: Config) -> KeyMap:

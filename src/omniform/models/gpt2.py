@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.decoder import CausalLM, GPTDecoder, tied
+from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.double_heads import DoubleHeads, Summary, SummaryHead, read_summary
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import QuestionAnswerer, SequenceClassifier, TokenClassifier, last_token
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.embeddings import GPTEmbeddings, PositionTable
 from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.scores import Scores
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
@@ -42,7 +43,6 @@ class Config:
     classifier_dropout: float
     summary: Summary
     tie: bool
-    pad_token_id: int | None
 
     def scale(self, layer: int) -> float:
         """The factor on the attention scores of a layer."""
@@ -58,7 +58,6 @@ def read(r: ConfigReader) -> Config:
         raise r.fail("n_head", f"a divisor of {dim} (n_embd)", heads)
     # The first is about rounding in half precision only; n_ctx always equals n_positions.
     r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")
-    pad = r.ids("pad_token_id")
     return Config(
         vocab_size=r.integer("vocab_size", 50257),
         dim=dim,
@@ -77,18 +76,17 @@ def read(r: ConfigReader) -> Config:
         classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
         summary=read_summary(r),
         tie=r.flag("tie_word_embeddings", True),
-        pad_token_id=pad[0] if pad else None,
     )
 
 
-def build(c: Config) -> GPTDecoder:
+def build(c: Config) -> TextDecoder:
     """The decoder without a head."""
 
     def norm() -> nn.LayerNorm:
         return nn.LayerNorm(c.dim, c.eps)
 
     def layer(i: int) -> nn.Module:
-        self_attn = Attention(c.dim, c.heads, rule=Causal(), scale=c.scale(i), dropout=c.attention_dropout)
+        self_attn = Attention(c.dim, c.heads, rule=Causal(), scores=Scores(c.scale(i)), dropout=c.attention_dropout)
         mlp = MLP(c.dim, c.hidden, c.act)
         if not c.cross_attention:
             return PreNorm(
@@ -102,59 +100,35 @@ def build(c: Config) -> GPTDecoder:
             self_attn_layer_norm=norm(),
             self_attn=self_attn,
             encoder_attn_layer_norm=norm(),
-            encoder_attn=CrossAttention(c.dim, c.heads, scale=c.scale(i), dropout=c.attention_dropout),
+            encoder_attn=CrossAttention(c.dim, c.heads, scores=Scores(c.scale(i)), dropout=c.attention_dropout),
             final_layer_norm=norm(),
             mlp=mlp,
             dropout=c.dropout,
         )
 
-    return GPTDecoder(
-        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
-        embed_positions=PositionTable(c.max_positions, c.dim),
-        layers=(layer(i) for i in range(c.layers)),
+    table, positions = nn.Embedding(c.vocab_size, c.dim), PositionTable(c.max_positions, c.dim)
+    return TextDecoder(
+        embed_tokens=table,
+        embeddings=GPTEmbeddings(embed_positions=positions, embed_tokens=table, dropout=c.embed_dropout),
+        layers=nn.ModuleList(layer(i) for i in range(c.layers)),
         norm=norm(),
         max_positions=c.max_positions,
-        dropout=c.embed_dropout,
     )
 
 
-def lm_head(c: Config, model: GPTDecoder) -> nn.Linear:
-    """The projection onto the vocabulary."""
-    return tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.embed_tokens, c.tie)
-
-
-def causal_lm(c: Config, _: Common) -> CausalLM:
-    """The decoder that writes."""
-    model = build(c)
-    return CausalLM(model, lm_head(c, model))
-
-
-def sequence_classifier(c: Config, common: Common) -> SequenceClassifier:
-    """One class per row, told from its last token."""
-    score = nn.Linear(c.dim, common.num_labels, bias=False)
-    return SequenceClassifier(build(c), last_token(c.pad_token_id), score, common)
-
-
-def token_classifier(c: Config, common: Common) -> TokenClassifier:
-    """One class per token."""
-    return TokenClassifier(build(c), nn.Linear(c.dim, common.num_labels), dropout=c.classifier_dropout)
-
-
-def question_answerer(c: Config, _: Common) -> QuestionAnswerer:
-    """The first and last token of an answer."""
-    return QuestionAnswerer(build(c), nn.Linear(c.dim, 2))
+heads = DecoderHeads(build, lambda c: c)
 
 
 def double_heads(c: Config, _: Common) -> DoubleHeads:
     """The decoder that writes and chooses."""
     model = build(c)
-    return DoubleHeads(model, lm_head(c, model), SummaryHead(c.dim, c.summary))
+    return DoubleHeads(model=model, lm_head=heads.lm_head(c, model), multiple_choice_head=SummaryHead(c.dim, c.summary))
 
 
 KEYS = KeyMap(
     {
         "embed_tokens": "wte",
-        "embed_positions": "wpe",
+        "embeddings.embed_positions": "wpe",
         "layers.{i}": "h.{i}",
         "layers.{i}.input_layernorm": "h.{i}.ln_1",
         "layers.{i}.post_attention_layernorm": "h.{i}.ln_2",
@@ -177,6 +151,8 @@ KEYS = KeyMap(
     ignored=(r"\.(attn|crossattention)\.(masked_)?bias$",),
 )
 
+SCORE = {"classifier": "score"}
+
 FAMILY = (
     Builder("gpt2", read, KEYS, prefix="transformer")
     .public(
@@ -186,10 +162,10 @@ FAMILY = (
         usual={"reorder_and_upcast_attn": False},
     )
     .base("GPT2Model", build)
-    .head("GPT2LMHeadModel", "causal-lm", causal_lm)
+    .head("GPT2LMHeadModel", "causal-lm", heads.causal_lm)
     .head("GPT2DoubleHeadsModel", "multiple-choice", double_heads)
-    .head("GPT2ForSequenceClassification", "sequence-classification", sequence_classifier, {"classifier": "score"})
-    .head("GPT2ForTokenClassification", "token-classification", token_classifier)
-    .head("GPT2ForQuestionAnswering", "question-answering", question_answerer)
+    .head("GPT2ForSequenceClassification", "sequence-classification", heads.sequence_classifier, SCORE)
+    .head("GPT2ForTokenClassification", "token-classification", heads.token_classifier)
+    .head("GPT2ForQuestionAnswering", "question-answering", heads.question_answerer)
     .done()
 )

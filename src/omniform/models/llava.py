@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import Decoder, tied
+from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
 from omniform.architectures.fusion import LayerFeatures, VisionLanguage, VisionLanguageLM
 from omniform.architectures.vision import VisionEncoder
@@ -76,7 +76,7 @@ class Projector(nn.Module):
 
 def build(c: Config) -> VisionLanguage:
     """Tower, projector and decoder without a head."""
-    tower, decoder = c.vision.build_as(VisionEncoder), c.text.build_as(Decoder)
+    tower, decoder = c.vision.build_as(VisionEncoder), c.text.build_as(TextDecoder)
     features = tower.width * len(c.feature_layers)
     return VisionLanguage(
         vision_tower=tower,
@@ -91,7 +91,8 @@ def causal_lm(c: Config, _: Common) -> VisionLanguageLM:
     """The model that writes."""
     model = build(c)
     table = model.language_model.embed_tokens
-    return VisionLanguageLM(model, tied(nn.Linear(table.embedding_dim, table.num_embeddings, bias=False), table, c.tie))
+    head = nn.Linear(table.embedding_dim, table.num_embeddings, bias=False)
+    return VisionLanguageLM(model=model, lm_head=tied(head, table, c.tie))
 
 
 def keys(c: Config) -> KeyMap:

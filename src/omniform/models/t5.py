@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from omniform.architectures.decoder import Decoder, tied
-from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift, Seq2SeqLM, TextEncoder, twin
+from omniform.architectures.decoder import TextDecoder, tied
+from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM, twin
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import TokenClassifier
 from omniform.architectures.seq2seq_heads import SentenceClassifier, Seq2SeqClassifier, Seq2SeqQuestionAnswerer
 from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import CrossPreNorm, PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
+from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP, WideLinear
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.relative import BucketedBias
+from omniform.blocks.scores import Scores
 from omniform.core.config import Common
 from omniform.core.errors import nearest
 from omniform.core.reader import ConfigReader
-from omniform.core.rules import Causal, Full
+from omniform.core.rules import Causal, Full, Rule
 from omniform.weights.keymap import KeyMap
 
 
@@ -89,16 +89,6 @@ def read_activation(r: ConfigReader) -> tuple[str, bool]:
     return r.choice("dense_act_fn", ACTIVATIONS, act), r.flag("is_gated_act", gated)
 
 
-class WideLinear(nn.Linear):
-    """A projection whose results overflow float16, so that there it is computed, and handed on, in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: [..., in] to [..., out]."""
-        if x.dtype is torch.float16:
-            return F.linear(x.float(), self.weight.float())
-        return super().forward(x)
-
-
 def feed_forward(c: Config) -> MLP | GatedMLP:
     """The second half of a layer."""
     out = WideLinear(c.hidden, c.dim, bias=False)
@@ -111,9 +101,10 @@ def feed_forward(c: Config) -> MLP | GatedMLP:
     return mlp
 
 
-def attention(c: Config, rule: Causal | Full) -> Attention:
-    """Self-attention: no biases, and no scaling of the scores."""
-    return Attention(c.dim, c.heads, head_dim=c.head_dim, bias="", scale=1.0, rule=rule, dropout=c.dropout)
+def attention(c: Config, rule: Rule, bias: BucketedBias) -> Attention:
+    """Self-attention: no biases in the projections, and no scaling of the scores."""
+    dim, scores = c.head_dim, Scores(1.0)
+    return Attention(c.dim, c.heads, head_dim=dim, biases="", scores=scores, rule=rule, bias=bias, dropout=c.dropout)
 
 
 def final_norm(c: Config) -> nn.Module:
@@ -121,73 +112,76 @@ def final_norm(c: Config) -> nn.Module:
     return nn.Sequential(RMSNorm(c.dim, c.eps), nn.Dropout(c.dropout))
 
 
-def build_encoder(c: Config) -> TextEncoder:
+def build_encoder(c: Config) -> ReadingEncoder:
     """The encoder alone."""
+    bias = BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=True)
 
     def layer() -> PreNorm:
         return PreNorm(
             input_layernorm=RMSNorm(c.dim, c.eps),
-            self_attn=attention(c, Full()),
+            self_attn=attention(c, Full(), bias),
             post_attention_layernorm=RMSNorm(c.dim, c.eps),
             mlp=feed_forward(c),
             dropout=c.dropout,
         )
 
-    return TextEncoder(
+    return ReadingEncoder(
         embed_tokens=nn.Embedding(c.vocab_size, c.dim),
-        layers=(layer() for _ in range(c.encoder_layers)),
+        embeddings=Embeddings(dropout=c.dropout),
+        layers=nn.ModuleList(layer() for _ in range(c.encoder_layers)),
         norm=final_norm(c),
-        score_bias=BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=True),
-        dropout=c.dropout,
     )
 
 
 def build(c: Config) -> EncoderDecoder:
     """Encoder and decoder without a head."""
+    bias = BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=False)
 
     def layer() -> CrossPreNorm:
         return CrossPreNorm(
             self_attn_layer_norm=RMSNorm(c.dim, c.eps),
-            self_attn=attention(c, Causal()),
+            self_attn=attention(c, Causal(), bias),
             encoder_attn_layer_norm=RMSNorm(c.dim, c.eps),
-            encoder_attn=CrossAttention(c.dim, c.heads, head_dim=c.head_dim, bias="", scale=1.0, dropout=c.dropout),
+            encoder_attn=CrossAttention(
+                c.dim, c.heads, head_dim=c.head_dim, biases="", scores=Scores(1.0), dropout=c.dropout
+            ),
             final_layer_norm=RMSNorm(c.dim, c.eps),
             mlp=feed_forward(c),
             dropout=c.dropout,
         )
 
     encoder = build_encoder(c)
-    decoder = Decoder(
+    decoder = TextDecoder(
         embed_tokens=twin(encoder.embed_tokens),
-        layers=(layer() for _ in range(c.decoder_layers)),
+        embeddings=Embeddings(dropout=c.dropout),
+        layers=nn.ModuleList(layer() for _ in range(c.decoder_layers)),
         norm=final_norm(c),
-        score_bias=BucketedBias(c.buckets, c.heads, max_distance=c.max_distance, two_sided=False),
-        dropout=c.dropout,
     )
-    return EncoderDecoder(encoder, decoder)
+    return EncoderDecoder(encoder=encoder, decoder=decoder)
 
 
 def seq2seq_lm(c: Config, _: Common) -> Seq2SeqLM:
     """The model that writes."""
     model = build(c)
     lm_head = tied(nn.Linear(c.dim, c.vocab_size, bias=False), model.decoder.embed_tokens, tie=True)
-    return Seq2SeqLM(model, lm_head, c.shift, scale=c.dim**-0.5 if c.scale_outputs else 1.0)
+    return Seq2SeqLM(model=model, lm_head=lm_head, shift=c.shift, scale=c.dim**-0.5 if c.scale_outputs else 1.0)
 
 
 def classifier(c: Config, common: Common) -> Seq2SeqClassifier:
     """One class per row, told at its end token."""
     head = SentenceClassifier(c.dim, common.num_labels, c.classifier_dropout)
-    return Seq2SeqClassifier(build(c), head, c.shift, c.eos_token_id, common)
+    return Seq2SeqClassifier(model=build(c), classifier=head, shift=c.shift, eos=c.eos_token_id, common=common)
 
 
 def token_classifier(c: Config, common: Common) -> TokenClassifier:
     """One class per token, from the encoder alone."""
-    return TokenClassifier(build_encoder(c), nn.Linear(c.dim, common.num_labels), dropout=c.classifier_dropout)
+    classifier = nn.Linear(c.dim, common.num_labels)
+    return TokenClassifier(model=build_encoder(c), classifier=classifier, dropout=c.classifier_dropout)
 
 
 def question_answerer(c: Config, _: Common) -> Seq2SeqQuestionAnswerer:
     """The first and last token of an answer."""
-    return Seq2SeqQuestionAnswerer(build(c), nn.Linear(c.dim, 2), c.shift)
+    return Seq2SeqQuestionAnswerer(model=build(c), qa_outputs=nn.Linear(c.dim, 2), shift=c.shift)
 
 
 QKVO = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
@@ -195,7 +189,7 @@ FEED_FORWARD = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo", "fc1"
 LAYER, BLOCK = "layers.{i}.", "block.{i}.layer."
 STACK = {
     "norm.0": "final_layer_norm",
-    "score_bias": "block.0.layer.0.SelfAttention.relative_attention_bias",
+    "layers.{i}.self_attn.bias": "block.{i}.layer.0.SelfAttention.relative_attention_bias",
     **{f"{LAYER}self_attn.{ours}": f"{BLOCK}0.SelfAttention.{theirs}" for ours, theirs in QKVO.items()},
 }
 ENCODER = {

@@ -69,7 +69,7 @@ def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler
         return PreNorm(
             input_layernorm=nn.LayerNorm(c.dim, c.eps),
             self_attn=Attention(
-                c.dim, c.heads, rule=Full(), bias="qkvo" if c.qkv_bias else "o", dropout=c.attention_dropout
+                c.dim, c.heads, rule=Full(), biases="qkvo" if c.qkv_bias else "o", dropout=c.attention_dropout
             ),
             post_attention_layernorm=nn.LayerNorm(c.dim, c.eps),
             mlp=MLP(c.dim, c.hidden, c.act),
@@ -81,7 +81,7 @@ def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler
         positions=GridPositions(c.patching.grid, c.dim, before=1),
         class_token=ClassToken(c.dim),
         mask_token=mask_token,
-        layers=[layer() for _ in range(c.layers)],
+        layers=nn.ModuleList(layer() for _ in range(c.layers)),
         norm=nn.LayerNorm(c.dim, c.eps),
         pooler=pooler,
         dropout=c.dropout,
@@ -95,12 +95,14 @@ def with_pooler(c: Config) -> VisionEncoder:
 
 def image_classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per picture, told from the class token."""
-    return SequenceClassifier(build(c), first_token, class_scores(c.dim, common.num_labels), common)
+    return SequenceClassifier(
+        model=build(c), pool=first_token, classifier=class_scores(c.dim, common.num_labels), common=common
+    )
 
 
 def masked_image_modeler(c: Config, _: Common) -> MaskedImageModeler:
     """The encoder that fills in hidden patches."""
-    return MaskedImageModeler(build(c, mask_token=MaskToken(c.dim)), c.encoder_stride)
+    return MaskedImageModeler(model=build(c, mask_token=MaskToken(c.dim)), stride=c.encoder_stride)
 
 
 KEYS = KeyMap(

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from torch import nn
 
 from omniform.architectures.audio import AudioClassifier, LayerMix, MelEncoder
-from omniform.architectures.decoder import Decoder, tied
+from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.encoder_decoder import (
     EncoderDecoder,
     MemoryCausalLM,
     RightShift,
 )
 from omniform.architectures.family import Builder
+from omniform.architectures.parts import Side
 from omniform.architectures.speech import SpeechToText
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.augment import SpecAugment, read_spec_augment
-from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
 from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.core.config import Common
@@ -27,25 +28,16 @@ from omniform.weights.keymap import KeyMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Half:
-    """The size of the encoder or of the decoder."""
-
-    layers: int
-    heads: int
-    hidden: int
-    positions: int
-    layerdrop: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a Whisper computes."""
 
     vocab_size: int
     dim: int
     mel_bins: int
-    encoder: Half
-    decoder: Half
+    encoder: Side
+    decoder: Side
+    frames: int
+    max_positions: int
     act: str
     dropout: float
     attention_dropout: float
@@ -63,8 +55,6 @@ def read(r: ConfigReader) -> Config:
     if dim % 2:
         raise r.fail("d_model", "an even number", dim)
     r.special_tokens(bos_token_id=50256, eos_token_id=50256)
-    encoder = read_half(r, "encoder", dim, r.integer("max_source_positions", 1500))
-    decoder = read_half(r, "decoder", dim, r.integer("max_target_positions", 448))
     # The reference computes a factor from scale_embedding and never uses it. The median filter smooths the timestamps
     # of words, after the model.
     r.inert("scale_embedding", "median_filter_width", "init_std")
@@ -72,8 +62,10 @@ def read(r: ConfigReader) -> Config:
         vocab_size=r.integer("vocab_size", 51865),
         dim=dim,
         mel_bins=r.integer("num_mel_bins", 80),
-        encoder=encoder,
-        decoder=decoder,
+        encoder=Side.read(r, "encoder", dim, layers=4, heads=6, hidden=1536),
+        decoder=Side.read(r, "decoder", dim, layers=4, heads=6, hidden=1536),
+        frames=r.integer("max_source_positions", 1500),
+        max_positions=r.integer("max_target_positions", 448),
         act=r.choice("activation_function", ACTIVATIONS, "gelu"),
         dropout=r.probability("dropout"),
         attention_dropout=r.probability("attention_dropout"),
@@ -86,77 +78,59 @@ def read(r: ConfigReader) -> Config:
     )
 
 
-def read_half(r: ConfigReader, side: str, dim: int, positions: int) -> Half:
-    """The keys of one side."""
-    # The generic names mean the encoder.
-    generic = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers") if side == "encoder" else ()
-    heads = r.integer(f"{side}_attention_heads", 6, also=generic[:2])
-    if dim % heads:
-        raise r.fail(f"{side}_attention_heads", f"a divisor of {dim} (d_model)", heads)
-    return Half(
-        layers=r.layers(f"{side}_layers", 4, also=generic[2:]),
-        heads=heads,
-        hidden=r.integer(f"{side}_ffn_dim", 1536),
-        positions=positions,
-        layerdrop=r.probability(f"{side}_layerdrop"),
-    )
-
-
 def build_encoder(c: Config, augment: SpecAugment | None = None) -> MelEncoder:
     """The encoder alone."""
 
     def layer() -> PreNorm:
         return PreNorm(
             input_layernorm=nn.LayerNorm(c.dim),
-            self_attn=Attention(c.dim, c.encoder.heads, bias="qvo", rule=Full(), dropout=c.attention_dropout),
+            self_attn=Attention(c.dim, c.encoder.heads, biases="qvo", rule=Full(), dropout=c.attention_dropout),
             post_attention_layernorm=nn.LayerNorm(c.dim),
             mlp=MLP(c.dim, c.encoder.hidden, c.act, dropout=c.activation_dropout),
             dropout=c.dropout,
         )
 
-    layers = (layer() for _ in range(c.encoder.layers))
     return MelEncoder(
-        c.mel_bins,
-        c.dim,
-        c.encoder.positions,
-        layers,
+        mel_bins=c.mel_bins,
+        dim=c.dim,
+        positions=c.frames,
+        layers=nn.ModuleList(layer() for _ in range(c.encoder.layers)),
         dropout=c.dropout,
         layerdrop=c.encoder.layerdrop,
         augment=augment,
     )
 
 
-def build_decoder(c: Config) -> Decoder:
+def build_decoder(c: Config) -> TextDecoder:
     """The decoder alone."""
 
     def layer() -> CrossPreNorm:
         return CrossPreNorm(
             self_attn_layer_norm=nn.LayerNorm(c.dim),
-            self_attn=Attention(c.dim, c.decoder.heads, bias="qvo", rule=Causal(), dropout=c.attention_dropout),
+            self_attn=Attention(c.dim, c.decoder.heads, biases="qvo", rule=Causal(), dropout=c.attention_dropout),
             encoder_attn_layer_norm=nn.LayerNorm(c.dim),
-            encoder_attn=CrossAttention(c.dim, c.decoder.heads, bias="qvo", dropout=c.attention_dropout),
+            encoder_attn=CrossAttention(c.dim, c.decoder.heads, biases="qvo", dropout=c.attention_dropout),
             final_layer_norm=nn.LayerNorm(c.dim),
             mlp=MLP(c.dim, c.decoder.hidden, c.act, dropout=c.activation_dropout),
             dropout=c.dropout,
         )
 
-    return Decoder(
+    return TextDecoder(
         embed_tokens=nn.Embedding(c.vocab_size, c.dim),
-        embed_positions=PositionTable(c.decoder.positions, c.dim),
-        layers=(layer() for _ in range(c.decoder.layers)),
+        embeddings=PositionedEmbeddings(embed_positions=PositionTable(c.max_positions, c.dim), dropout=c.dropout),
+        layers=nn.ModuleList(layer() for _ in range(c.decoder.layers)),
         norm=nn.LayerNorm(c.dim),
-        max_positions=c.decoder.positions,
-        dropout=c.dropout,
+        max_positions=c.max_positions,
         layerdrop=c.decoder.layerdrop,
     )
 
 
 def build(c: Config) -> EncoderDecoder:
     """Encoder and decoder without a head."""
-    return EncoderDecoder(build_encoder(c, c.augment), build_decoder(c))
+    return EncoderDecoder(encoder=build_encoder(c, c.augment), decoder=build_decoder(c))
 
 
-def projection(c: Config, decoder: Decoder) -> nn.Linear:
+def projection(c: Config, decoder: TextDecoder) -> nn.Linear:
     """Hidden states to scores of tokens."""
     return tied(nn.Linear(c.dim, c.vocab_size, bias=False), decoder.embed_tokens, c.tie)
 
@@ -164,19 +138,19 @@ def projection(c: Config, decoder: Decoder) -> nn.Linear:
 def speech_to_text(c: Config, _: Common) -> SpeechToText:
     """The model that writes what was said."""
     model = build(c)
-    return SpeechToText(model, projection(c, model.decoder), c.shift)
+    return SpeechToText(model=model, lm_head=projection(c, model.decoder), shift=c.shift)
 
 
 def causal_lm(c: Config, _: Common) -> MemoryCausalLM:
     """The decoder alone, which drafts for a bigger model that shares its encoder."""
     decoder = build_decoder(c)
-    return MemoryCausalLM(decoder, projection(c, decoder))
+    return MemoryCausalLM(model=decoder, lm_head=projection(c, decoder))
 
 
 def audio_classifier(c: Config, common: Common) -> AudioClassifier:
     """One class per recording."""
     return AudioClassifier(
-        build_encoder(c),
+        model=build_encoder(c),
         projector=nn.Linear(c.dim, c.classifier_dim),
         classifier=nn.Linear(c.classifier_dim, common.num_labels),
         layer_mix=LayerMix(c.encoder.layers + 1) if c.layer_mix else None,
@@ -195,6 +169,7 @@ ENCODER = KeyMap(
 DECODER = KeyMap(
     {
         **STACK,
+        "embeddings.embed_positions": "embed_positions",
         "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.out_proj",
         "layers.{i}.encoder_attn.o_proj": "layers.{i}.encoder_attn.out_proj",
     }

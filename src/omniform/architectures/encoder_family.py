@@ -1,0 +1,210 @@
+"""Text encoders as BERT's: the fields their configs share, their layers, and the heads that stand on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, TypedDict, TypeVar, Unpack
+
+from torch import nn
+
+from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.encoder import MaskedLM, PreTraining, TextWriter, VocabularyHead
+from omniform.architectures.heads import MultipleChoice, QuestionAnswerer, SequenceClassifier, TokenClassifier, pooled
+from omniform.architectures.parts import read_width
+from omniform.architectures.stack import TextEncoder, TextStack
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.layers import CrossPostNorm, PostNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.poolers import DensePooler
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full
+
+
+class EncoderDefaults(TypedDict, total=False):
+    """What a family's config means where it says nothing."""
+
+    vocab_size: int
+    token_types: int
+    eps: float
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderText:
+    """What a BERT and its kin compute: post-norm layers, learned positions; with causal layers it writes."""
+
+    vocab_size: int
+    token_types: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    act: str
+    eps: float
+    max_positions: int
+    causal: bool
+    cross_attention: bool
+    dropout: float
+    attention_dropout: float
+    classifier_dropout: float
+    tie: bool
+
+    @classmethod
+    def read(cls, r: ConfigReader, **default: Unpack[EncoderDefaults]) -> EncoderText:
+        """The fields under their usual names; ``default`` is what differs from BERT's."""
+        dim, heads = read_width(r, "hidden_size", 768, "num_attention_heads", 12)
+        causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
+        if cross_attention and not causal:
+            raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
+        dropout = r.probability("hidden_dropout_prob", 0.1)
+        return cls(
+            vocab_size=r.integer("vocab_size", default.get("vocab_size", 30522)),
+            token_types=r.integer("type_vocab_size", default.get("token_types", 2)),
+            dim=dim,
+            hidden=r.integer("intermediate_size", 3072),
+            layers=r.layers("num_hidden_layers", 12),
+            heads=heads,
+            act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
+            eps=r.number("layer_norm_eps", default.get("eps", 1e-12)),
+            max_positions=r.integer("max_position_embeddings", default.get("max_positions", 512)),
+            causal=causal,
+            cross_attention=cross_attention,
+            dropout=dropout,
+            attention_dropout=r.probability("attention_probs_dropout_prob", 0.1),
+            classifier_dropout=r.probability("classifier_dropout", dropout),
+            tie=r.flag("tie_word_embeddings", True),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return nn.LayerNorm(self.dim, self.eps)
+
+    def layer(self) -> nn.Module:
+        """One layer; where the config says so, one that may look at an encoder's output."""
+        rule = Causal() if self.causal else Full()
+        self_attn = Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout)
+        mlp = MLP(self.dim, self.hidden, self.act)
+        if not self.cross_attention:
+            return PostNorm(
+                self_attn=self_attn,
+                self_attn_layer_norm=self.norm(),
+                mlp=mlp,
+                final_layer_norm=self.norm(),
+                dropout=self.dropout,
+            )
+        return CrossPostNorm(
+            self_attn=self_attn,
+            self_attn_layer_norm=self.norm(),
+            encoder_attn=CrossAttention(self.dim, self.heads, dropout=self.attention_dropout),
+            encoder_attn_layer_norm=self.norm(),
+            mlp=mlp,
+            final_layer_norm=self.norm(),
+            dropout=self.dropout,
+        )
+
+    def stack(self, embeddings: Embeddings, pooler: nn.Module | None) -> TextStack:
+        """The encoder without a head, or the decoder, if it is one."""
+        return (TextDecoder if self.causal else TextEncoder)(
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim),
+            embeddings=embeddings,
+            layers=nn.ModuleList(self.layer() for _ in range(self.layers)),
+            pooler=pooler,
+            max_positions=embeddings.positions,
+        )
+
+
+def _attention(ours: str, theirs: str) -> dict[str, str]:
+    ours, theirs = f"layers.{{i}}.{ours}", f"encoder.layer.{{i}}.{theirs}"
+    return {
+        f"{ours}.q_proj": f"{theirs}.self.query",
+        f"{ours}.k_proj": f"{theirs}.self.key",
+        f"{ours}.v_proj": f"{theirs}.self.value",
+        f"{ours}.o_proj": f"{theirs}.output.dense",
+        f"{ours}_layer_norm": f"{theirs}.output.LayerNorm",
+    }
+
+
+STACK_KEYS: Mapping[str, str] = {
+    "embed_tokens": "embeddings.word_embeddings",
+    "embeddings.embed_positions": "embeddings.position_embeddings",
+    "embeddings.embed_token_types": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+    **_attention("self_attn", "attention"),
+    **_attention("encoder_attn", "crossattention"),
+    "layers.{i}.mlp.fc1": "encoder.layer.{i}.intermediate.dense",
+    "layers.{i}.mlp.fc2": "encoder.layer.{i}.output.dense",
+    "layers.{i}.final_layer_norm": "encoder.layer.{i}.output.LayerNorm",
+}
+"""Where BERT's line keeps the weights of its stacks."""
+
+C = TypeVar("C")
+
+
+class EncoderHeads(Generic[C]):
+    """The heads on top of a text encoder, each a builder for :meth:`Builder.head`.
+
+    Args:
+        build: makes the encoder, with a pooler if there is one.
+        of: the text part of the config.
+    """
+
+    def __init__(self, build: Callable[[C, nn.Module | None], TextStack], of: Callable[[C], EncoderText]) -> None:
+        self._build = build
+        self._of = of
+
+    def bare(self, c: C) -> TextStack:
+        """The encoder without a pooler."""
+        return self._build(c, None)
+
+    def with_pooler(self, c: C) -> TextStack:
+        """The encoder with the pooler that its first token was trained with."""
+        return self._build(c, DensePooler(self._of(c).dim, self._of(c).dim))
+
+    def vocabulary(self, c: C, model: TextStack) -> VocabularyHead:
+        """Scores of tokens."""
+        text = self._of(c)
+        return VocabularyHead(model.embed_tokens, text.act, text.eps, tie=text.tie)
+
+    def pre_training(self, c: C, _: Common) -> PreTraining:
+        """Masked tokens and the next sentence."""
+        model, relation = self.with_pooler(c), nn.Linear(self._of(c).dim, 2)
+        return PreTraining(model=model, lm_head=self.vocabulary(c, model), seq_relationship=relation)
+
+    def causal_lm(self, c: C, _: Common) -> TextWriter:
+        """The next token."""
+        model = self.bare(c)
+        return TextWriter(model=model, lm_head=self.vocabulary(c, model))
+
+    def masked_lm(self, c: C, _: Common) -> MaskedLM:
+        """Masked tokens."""
+        model = self.bare(c)
+        return MaskedLM(model=model, lm_head=self.vocabulary(c, model))
+
+    def next_sentence(self, c: C, common: Common) -> SequenceClassifier:
+        """Whether the second text follows the first."""
+        two = replace(common, problem_type="single_label_classification")
+        classifier = nn.Linear(self._of(c).dim, 2)
+        return SequenceClassifier(model=self.with_pooler(c), pool=pooled, classifier=classifier, common=two)
+
+    def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
+        """One class per row."""
+        classifier = nn.Linear(self._of(c).dim, common.num_labels)
+        model, dropout = self.with_pooler(c), self._of(c).classifier_dropout
+        return SequenceClassifier(model=model, pool=pooled, classifier=classifier, common=common, dropout=dropout)
+
+    def multiple_choice(self, c: C, _: Common) -> MultipleChoice:
+        """Which continuation fits."""
+        model, dropout = self.with_pooler(c), self._of(c).classifier_dropout
+        return MultipleChoice(model=model, pool=pooled, classifier=nn.Linear(self._of(c).dim, 1), dropout=dropout)
+
+    def token_classifier(self, c: C, common: Common) -> TokenClassifier:
+        """One class per token."""
+        classifier = nn.Linear(self._of(c).dim, common.num_labels)
+        return TokenClassifier(model=self.bare(c), classifier=classifier, dropout=self._of(c).classifier_dropout)
+
+    def question_answerer(self, c: C, _: Common) -> QuestionAnswerer:
+        """The first and last token of an answer."""
+        return QuestionAnswerer(model=self.bare(c), qa_outputs=nn.Linear(self._of(c).dim, 2))

@@ -1,0 +1,309 @@
+"""Parts of configs that families share: typed groups of fields, each with its reader and its checks.
+
+A family's ``Config`` holds the parts it is made of; its ``read`` names them and the defaults that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from torch import nn
+
+from omniform.architectures.decoder import TextDecoder
+from omniform.blocks.attention import Attention, Positions
+from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.layers import PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
+from omniform.blocks.norms import RMSNorm
+from omniform.blocks.rotary import Frequencies, read_frequencies
+from omniform.blocks.scores import Scores
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Rule, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """How an attention is cut into heads.
+
+    Attributes:
+        queries: number of query heads.
+        kv: number of key and value heads, a divisor of ``queries``.
+        dim: width of a head.
+    """
+
+    queries: int
+    kv: int
+    dim: int
+
+    @classmethod
+    def read(
+        cls, r: ConfigReader, width: int, *, heads: int = 32, kv_heads: int | None = None, head_dim: int | None = None
+    ) -> Heads:
+        """``num_attention_heads``, ``num_key_value_heads`` and ``head_dim``.
+
+        Args:
+            width: of the residual stream, which heads share where ``head_dim`` is not given.
+        """
+        queries = r.integer("num_attention_heads", heads)
+        name = "num_key_value_heads"
+        kv = (r.maybe_integer(name) if kv_heads is None else r.integer_or_null(name, kv_heads)) or queries
+        if queries % kv:
+            raise r.fail(name, f"a divisor of {queries} (num_attention_heads)", kv)
+        dim = r.maybe_integer("head_dim", head_dim)
+        if dim is None and width % queries:
+            raise r.fail("num_attention_heads", f"a divisor of {width} (hidden_size)", queries)
+        return cls(queries=queries, kv=kv, dim=dim or width // queries)
+
+
+def read_width(r: ConfigReader, name: str, default: int, heads_name: str, heads: int) -> tuple[int, int]:
+    """A width and the number of heads that share it.
+
+    Raises:
+        ConfigError: they do not share it evenly.
+    """
+    dim, count = r.integer(name, default), r.integer(heads_name, heads)
+    if dim % count:
+        raise r.fail(heads_name, f"a divisor of {dim} ({name})", count)
+    return dim, count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """The size of the encoder or of the decoder of a model that has both."""
+
+    layers: int
+    heads: int
+    hidden: int
+    layerdrop: float
+
+    @classmethod
+    def read(
+        cls, r: ConfigReader, side: str, dim: int, *, layers: int, heads: int, hidden: int, least: int = 0
+    ) -> Side:
+        """``encoder_layers``, ``encoder_attention_heads``, ``encoder_ffn_dim`` and so on; the rest are their defaults.
+
+        Args:
+            side: ``"encoder"``, which the keys without a side mean too, or ``"decoder"``.
+            dim: width of the residual stream, which heads share.
+        """
+        generic = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers") if side == "encoder" else ()
+        count = r.integer(f"{side}_attention_heads", heads, also=generic[:2])
+        if dim % count:
+            raise r.fail(f"{side}_attention_heads", f"a divisor of {dim} (d_model)", count)
+        return cls(
+            layers=r.layers(f"{side}_layers", layers, also=generic[2:], least=least),
+            heads=count,
+            hidden=r.integer(f"{side}_ffn_dim", hidden),
+            layerdrop=r.probability(f"{side}_layerdrop"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """One of two encoders that meet in one space: pre-norm layers, layer norms, a plain feed-forward."""
+
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    act: str
+    eps: float
+    attention_dropout: float
+    projection: int
+
+    @classmethod
+    def read(cls, r: ConfigReader, *, dim: int, hidden: int, heads: int, act: str, eps: float) -> Tower:
+        """The fields under their usual names; the arguments are their defaults."""
+        r.inert("initializer_factor")
+        width, count = read_width(r, "hidden_size", dim, "num_attention_heads", heads)
+        return cls(
+            dim=width,
+            hidden=r.integer("intermediate_size", hidden),
+            layers=r.layers("num_hidden_layers", 12),
+            heads=count,
+            act=r.choice("hidden_act", ACTIVATIONS, act),
+            eps=r.number("layer_norm_eps", eps),
+            attention_dropout=r.probability("attention_dropout"),
+            projection=r.integer("projection_dim", 512),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return nn.LayerNorm(self.dim, self.eps)
+
+    def stack(self, rule: Rule) -> nn.ModuleList:
+        """The tower's layers."""
+        return nn.ModuleList(
+            PreNorm(
+                input_layernorm=self.norm(),
+                self_attn=Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout),
+                post_attention_layernorm=self.norm(),
+                mlp=MLP(self.dim, self.hidden, self.act),
+            )
+            for _ in range(self.layers)
+        )
+
+
+def causal(window: int | None) -> Rule:
+    """What a layer of a decoder sees: all that came before, or the last ``window`` tokens, its own among them."""
+    return Causal() if window is None else Causal() & Window(window)
+
+
+def read_windows(r: ConfigReader, layers: int, window: int | None, kinds: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    """What each layer sees, from ``layer_types``: all (``full_attention``) or a window (``sliding_attention``).
+
+    Args:
+        window: of the layers that have one.
+        kinds: of the layers where the config does not say; the same window for all, if there are none.
+    """
+    kinds = r.texts("layer_types", kinds)
+    if not kinds:
+        return (causal(window),) * layers
+    windows = {"full_attention": None, "sliding_attention": window}
+    if len(kinds) != layers or not windows.keys() >= set(kinds):
+        raise r.fail("layer_types", f"{layers} (num_hidden_layers) times one of {', '.join(windows)}", list(kinds))
+    if window is None and "sliding_attention" in kinds:
+        raise r.fail("sliding_window", "an integer, for the layers of the kind sliding_attention", None)
+    return tuple(causal(windows[kind]) for kind in kinds)
+
+
+class TextDefaults(TypedDict, total=False):
+    """What a family's config means where it says nothing."""
+
+    vocab_size: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int | None
+    head_dim: int | None
+    act: str
+    act_key: str
+    eps: float
+    max_positions: int
+    theta: float
+    partial: float
+    tie: bool
+    bos: int
+    eos: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedText:
+    """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward."""
+
+    vocab_size: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: Heads
+    act: str
+    eps: float
+    max_positions: int
+    frequencies: Frequencies
+    attention_dropout: float
+    classifier_dropout: float
+    tie: bool
+
+    @classmethod
+    def read(cls, r: ConfigReader, **default: Unpack[TextDefaults]) -> GatedText:
+        """The fields under their usual names; ``default`` is what differs from Llama's."""
+        dim = r.integer("hidden_size", default.get("dim", 4096))
+        heads = Heads.read(
+            r,
+            dim,
+            heads=default.get("heads", 32),
+            kv_heads=default.get("kv_heads"),
+            head_dim=default.get("head_dim"),
+        )
+        max_positions = r.integer("max_position_embeddings", default.get("max_positions", 2048))
+        r.special_tokens(bos_token_id=default.get("bos", 1), eos_token_id=default.get("eos", 2))
+        return cls(
+            vocab_size=r.integer("vocab_size", default.get("vocab_size", 32000)),
+            dim=dim,
+            hidden=r.integer("intermediate_size", default.get("hidden", 11008)),
+            layers=r.layers("num_hidden_layers", default.get("layers", 32)),
+            heads=heads,
+            act=r.choice(default.get("act_key", "hidden_act"), ACTIVATIONS, default.get("act", "silu")),
+            eps=r.number("rms_norm_eps", default.get("eps", 1e-6)),
+            max_positions=max_positions,
+            frequencies=read_frequencies(
+                r,
+                head_dim=heads.dim,
+                max_positions=max_positions,
+                theta=default.get("theta", 10000.0),
+                partial=default.get("partial"),
+            ),
+            attention_dropout=r.probability("attention_dropout"),
+            classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
+            tie=r.flag("tie_word_embeddings", default.get("tie", False)),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return RMSNorm(self.dim, self.eps)
+
+    def attention(
+        self,
+        rule: Rule,
+        positions: Positions | None,
+        *,
+        biases: str = "",
+        scores: Scores | None = None,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+    ) -> Attention:
+        """One self-attention; see :class:`~omniform.blocks.attention.Attention`."""
+        return Attention(
+            self.dim,
+            self.heads.queries,
+            kv_heads=self.heads.kv,
+            head_dim=self.heads.dim,
+            rule=rule,
+            positions=positions,
+            biases=biases,
+            scores=scores,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            dropout=self.attention_dropout,
+        )
+
+    def mlp(self, *, bias: bool = False) -> nn.Module:
+        """One feed-forward."""
+        return GatedMLP(self.dim, self.hidden, self.act, bias=bias)
+
+    def prenorm(self, attention: nn.Module, mlp: nn.Module | None = None, dropout: float = 0.0) -> PreNorm:
+        """One layer with a norm before each branch."""
+        return PreNorm(
+            input_layernorm=self.norm(),
+            self_attn=attention,
+            post_attention_layernorm=self.norm(),
+            mlp=self.mlp() if mlp is None else mlp,
+            dropout=dropout,
+        )
+
+    def decoder(
+        self,
+        layer: Callable[[int], nn.Module],
+        *,
+        embed_tokens: nn.Embedding | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> TextDecoder:
+        """The decoder without a head.
+
+        Args:
+            layer: makes the layer with the given index.
+            embed_tokens: the table of tokens, if it is not a plain one.
+            norm: after the last layer, if not one as the others.
+            dropout: on the embeddings.
+        """
+        return TextDecoder(
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim) if embed_tokens is None else embed_tokens,
+            embeddings=Embeddings(dropout=dropout),
+            layers=nn.ModuleList(layer(i) for i in range(self.layers)),
+            norm=self.norm() if norm is None else norm,
+            max_positions=self.frequencies.longest_row(self.max_positions),
+        )

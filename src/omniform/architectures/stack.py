@@ -1,0 +1,210 @@
+"""The one skeleton of text: a table of tokens, a stack of layers, and what stands between and after them.
+
+Every encoder and decoder of text is a :class:`TextStack`; families differ in the parts they put in. What a step's
+inputs may be is declared once, in :class:`Encoded` and :class:`Stepped`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, TypedDict, Unpack, cast
+
+from torch import Tensor, nn
+
+from omniform.architectures.model import Model, arrive_masked
+from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids, check_positions, check_token_types
+from omniform.blocks.layers import run, surviving
+from omniform.core.context import StepContext
+from omniform.core.errors import InputError
+from omniform.core.outputs import BaseModelOutput
+from omniform.core.state import DenseState
+
+
+class Encoded(TypedDict, total=False):
+    """What may come with token ids and their mask.
+
+    Attributes:
+        token_type_ids: Shape: [B, T], for models that tell types apart; 0 by default.
+        position_ids: Shape: [B, T]; 0, 1, 2... by default, after what the state holds.
+        inputs_embeds: Shape: [B, T, D], instead of ``input_ids``.
+        output_hidden_states: whether to return the embeddings and each layer's output.
+        output_attentions: whether to return each layer's attention weights.
+    """
+
+    token_type_ids: Tensor | None
+    position_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    output_hidden_states: bool | None
+    output_attentions: bool | None
+
+
+class Stepped(Encoded, total=False):
+    """What may come with a decoder's step.
+
+    Attributes:
+        past_key_values: state of an earlier call to continue from; it is extended in place.
+        use_cache: whether to return state; by default in evaluation mode only.
+        cache_position: known from the state, and not read.
+        encoder_hidden_states: Shape: [B, S, D], for a model with cross-attention.
+        encoder_attention_mask: Shape: [B, S], 1 for real tokens.
+    """
+
+    past_key_values: DenseState | None
+    use_cache: bool | None
+    cache_position: Tensor | None
+    encoder_hidden_states: Tensor | None
+    encoder_attention_mask: Tensor | None
+
+
+Pooler = Callable[[Tensor, Tensor | None], Tensor]
+"""Hidden states and, for those that look for a token, ids to one vector per row. [B, T, D] and [B, T] to [B, D]."""
+
+
+class TextStack(Model):
+    """Tokens in, hidden states out.
+
+    Attributes:
+        embed_tokens: the table of token vectors.
+        embeddings: what happens to token vectors before the first layer.
+        layers: called as ``layer(hidden, ctx)``.
+        norm: applied after the last layer.
+        max_positions: the longest row the model can make sense of; None if there is no limit.
+        pooler: makes one vector per row; None for none.
+        layerdrop: probability of leaving out a layer in training.
+        ORDER: inputs that may follow ``attention_mask`` by position.
+    """
+
+    embed_tokens: nn.Embedding
+    embeddings: Embeddings
+    layers: nn.ModuleList
+    norm: nn.Module | None = None
+    max_positions: int | None = None
+    pooler: Pooler | None = None
+    layerdrop: float = 0.0
+    ORDER: ClassVar[tuple[str, ...]] = ("token_type_ids", "position_ids", "inputs_embeds")
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.embed_tokens.embedding_dim
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether any layer can look at an encoder's output."""
+        return any(layer.READS_MEMORY for layer in self.layers)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    # -- inputs --------------------------------------------------------------------------------------------------------
+
+    def accepts(self) -> frozenset[str]:
+        return super().accepts() - ({"token_type_ids"} - self.embeddings.INPUTS)
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        if (ids is None) == (embeds is None):
+            raise InputError("give either input_ids or inputs_embeds", expected="exactly one of them")
+        if ids is not None:
+            check_ids(cast(Tensor, ids), self.embed_tokens.num_embeddings)
+        else:
+            check_embeds(embeds, self.width)
+        tokens = cast(Tensor, embeds if ids is None else ids).shape[:2]
+        past = inputs.get("past_key_values")
+        kept = past.length if isinstance(past, DenseState) else 0
+        types, places = inputs.get("token_type_ids"), inputs.get("position_ids")
+        if isinstance(types, Tensor) and self.embeddings.types is not None:
+            check_token_types(types, self.embeddings.types, tuple(tokens))
+        if self.embeddings.positions is not None:
+            if isinstance(places, Tensor):
+                check_position_ids(places, self.embeddings.positions)
+            else:
+                check_positions(kept + tokens[1], self.embeddings.positions)
+        arrive_masked(inputs, rows=tokens[0], new=tokens[1], past=kept)
+
+    def named(self, more: tuple[Tensor | None, ...], given: Encoded) -> None:
+        """Put inputs that came by position where they belong."""
+        order = [name for name in self.ORDER if name in self.accepts()]
+        given.update(zip(order, more, strict=False))  # type: ignore[typeddict-item]
+
+    # -- the maths -----------------------------------------------------------------------------------------------------
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to vectors, all of them of the first type. Shape: [B, T] to [B, T, D]."""
+        return self.embeddings.typed(self.embed_tokens(input_ids), None)
+
+    def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors to hidden states. Shape: [B, T, D] in and out."""
+        return run(surviving(self.layers, self.layerdrop), self.embeddings(embeds_BTD, ctx), ctx, self.norm)
+
+    def vectors(self, input_ids: Tensor | None, given: Encoded) -> Tensor:
+        """The token vectors of a call, with their types. Shape: [B, T, D]."""
+        embeds = given.get("inputs_embeds")
+        if embeds is None:
+            assert input_ids is not None, "calls are checked when they arrive"
+            embeds = cast(Tensor, self.embed_tokens(input_ids))
+        return self.embeddings.typed(embeds, given.get("token_type_ids"))
+
+    def outputs(self, embeds_BTD: Tensor, ctx: StepContext, input_ids: Tensor | None = None) -> BaseModelOutput:
+        """One whole step: vectors through the layers, the state moved on, and all that was asked for.
+
+        Args:
+            embeds_BTD: Shape: [B, T, D].
+            input_ids: Shape: [B, T], for poolers that look for a token.
+        """
+        hidden = self.decode(embeds_BTD, ctx)
+        if ctx.state is not None:
+            ctx.state.advance(embeds_BTD.shape[1])
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            pooler_output=None if self.pooler is None else self.pooler(hidden, input_ids),
+            past_key_values=ctx.state if isinstance(ctx.state, DenseState) else None,
+            hidden_states=ctx.taps.hidden_or_none,
+            attentions=ctx.taps.attentions_or_none,
+            cross_attentions=ctx.taps.cross_or_none if ctx.memory is not None else None,
+        )
+
+
+class TextEncoder(TextStack):
+    """A stack that is read in one step."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *more: Tensor | None,
+        **given: Unpack[Encoded],
+    ) -> BaseModelOutput:
+        """Hidden states of a padded batch, and one vector per row if the model pools.
+
+        Args:
+            input_ids: Shape: [B, T].
+            attention_mask: Shape: [B, T], 1 for real tokens; or [B, 1, T, T].
+            given: see :class:`Encoded`.
+
+        Raises:
+            InputError: ids outside their tables, too long a row, a mask that does not fit.
+        """
+        self.named(more, given)
+        embeds = self.vectors(input_ids, given)
+        ctx = self.step(
+            embeds,
+            attention_mask=attention_mask,
+            position_ids=given.get("position_ids"),
+            hidden_states=given.get("output_hidden_states"),
+            attentions=given.get("output_attentions"),
+        )
+        return self.outputs(embeds, ctx, input_ids)
+
+
+def check_embeds(embeds: object, width: int) -> None:
+    """Raise :class:`InputError` unless these are vectors as a model of ``width`` reads them."""
+    fits = isinstance(embeds, Tensor) and embeds.dim() == 3 and embeds.shape[2] == width and bool(embeds.numel())
+    if not fits or not cast(Tensor, embeds).is_floating_point():
+        shape = f"{embeds.dtype} of shape {list(embeds.shape)}" if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise InputError(
+            "vectors do not fit the model",
+            where="inputs_embeds",
+            expected=f"numbers of shape [batch, tokens, {width}]",
+            found=shape,
+        )

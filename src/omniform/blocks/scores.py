@@ -1,0 +1,47 @@
+"""How an attention compares queries with keys, and what it adds for where they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from omniform.core.context import Bias, StepContext
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scaled dot products, bounded where there is a cap.
+
+    Attributes:
+        scale: factor on the dot products.
+        cap: a tanh keeps scores between minus and plus this (https://arxiv.org/abs/2408.00118); None for no bound.
+    """
+
+    scale: float
+    cap: float | None = None
+
+    def bounded(self, scaled: Tensor) -> Tensor:
+        """The scores, given the scaled dot products."""
+        return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+
+
+class ScoreBias(Protocol):
+    """What an attention adds to its scores: for distances (T5, ALiBi), or for what queries and keys hold (DeBERTa).
+
+    Several layers may share one; what depends on positions alone it computes once per step (:meth:`StepContext.once`).
+    """
+
+    def __call__(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias | None:
+        """The bias of one step.
+
+        Args:
+            q_BTHD: the queries of the tokens whose output is wanted.
+            k: the keys, as :func:`~omniform.blocks.attend.attend` gets them.
+
+        Returns:
+            Shape: [B or 1, H, T, S]; in a packed step one tensor per row; None for nothing.
+        """
+        ...

@@ -1,0 +1,36 @@
+"""Looking at numbers where data comes in: on the host, and never while a model is traced.
+
+A forward must not ask a tensor for its values: that waits for an accelerator, and ends the work of whoever traces it.
+What is checked is checked before, here, on memory that the host has anyway.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NOTHING = (0, 0)
+
+
+def is_traced() -> bool:
+    """Whether someone is recording what is computed (compile, export, jit) rather than computing."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the host can look at the values for nothing: plain memory of its own."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout is torch.strided
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def bounds_of(x: Tensor) -> tuple[int, int]:
+    """The least and the greatest of some integers; ``(0, 0)`` where they cannot be looked at, or there are none."""
+    if not is_readable(x) or not x.numel():
+        return NOTHING
+    values = x.detach().numpy()
+    return int(values.min()), int(values.max())
+
+
+def is_all_true(x: Tensor) -> bool:
+    """Whether all values are known to be other than 0."""
+    return is_readable(x) and x.dtype is not torch.bfloat16 and bool(x.detach().numpy().all())
