@@ -334,7 +334,8 @@ def elsewhere() -> Mapping[str, object]:
 def test_spawned_process(name: str, elsewhere: Mapping[str, object]) -> None:
     found = elsewhere[name]
     assert not isinstance(found, str), found
-    assert torch.equal(torch.from_numpy(found), first(shared(name), CITIZENS[name].asks.inputs()))
+    expected = first(shared(name), CITIZENS[name].asks.inputs())
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-4)  # other threads round otherwise
 
 
 def test_outputs_are_pytrees(name: str) -> None:

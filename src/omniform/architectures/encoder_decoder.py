@@ -374,10 +374,3 @@ def _check_labels(labels: Tensor, vocabulary: int, limit: int | None) -> None:
             found=f"{labels.shape[-1]} tokens",
         )
     check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary, "labels")
-
-
-def twin(table: nn.Embedding) -> nn.Embedding:
-    """A second table with the very same matrix."""
-    other = nn.Embedding(table.num_embeddings, table.embedding_dim)
-    other.weight = table.weight
-    return other

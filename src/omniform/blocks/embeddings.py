@@ -197,3 +197,10 @@ def check_token_types(token_type_ids: Tensor, types: int, tokens: tuple[int, ...
             found=f"shape {list(token_type_ids.shape)}",
         )
     check_ids(token_type_ids, types, "token_type_ids")
+
+
+def twin(table: nn.Embedding) -> nn.Embedding:
+    """A second table with the very same matrix."""
+    other = nn.Embedding(table.num_embeddings, table.embedding_dim)
+    other.weight = table.weight
+    return other

@@ -10,7 +10,7 @@ adds to, so that whatever follows computes only what is asked for. No layer need
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -66,12 +66,17 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
         here = ctx if number < len(stack) - 1 else last
-        x_BTD = checkpoint(layer, x_BTD, here, use_reentrant=False) if ctx.recompute else layer(x_BTD, here)
+        x_BTD = _recomputed(layer, x_BTD, here) if ctx.recompute else layer(x_BTD, here)
     x_BTD = last.only_wanted(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)
     ctx.taps.hidden(x_BTD)
     return x_BTD
+
+
+def _recomputed(layer: Step, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    """A layer of which only the input is kept: what layers share is made anew too, or the second time would differ."""
+    return cast(Tensor, checkpoint(lambda x: layer(x, ctx.with_()), x_BTD, use_reentrant=False))
 
 
 class PreNorm(Layer):

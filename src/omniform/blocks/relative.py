@@ -35,7 +35,17 @@ class BucketedBias(nn.Embedding):
         Returns:
             Shape: [1, H, T, past + T]; in a packed step one tensor per row.
         """
-        return ctx.once(("bias", id(self)), lambda: ctx.spread(self._between, self.weight.device, q_BTHD.shape[1]))
+        return ctx.once(
+            ("bias", id(self.weight)), lambda: ctx.spread(self._between, self.weight.device, q_BTHD.shape[1])
+        )
+
+    def twin(self) -> BucketedBias:
+        """Another with the very same table, for another layer; a step's bias is computed once for all of them."""
+        other = BucketedBias(
+            self.num_embeddings, self.embedding_dim, max_distance=self.max_distance, two_sided=self.two_sided
+        )
+        other.weight = self.weight
+        return other
 
     def _between(self, query: Tensor, key: Tensor) -> Tensor:
         bias = super().forward(self.bucket(key[None, :] - query[:, None]))

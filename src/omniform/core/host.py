@@ -20,7 +20,7 @@ def is_traced() -> bool:
 def is_readable(x: Tensor) -> bool:
     """Whether the host can look at the values for nothing: plain memory of its own."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout is torch.strided
-    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return plain and torch._C._functorch.maybe_current_level() is None  # no transform of functions is at work
 
 
 def bounds_of(x: Tensor) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.double_heads import DoubleHeads, Summary, SummaryHead, read_summary
 from omniform.architectures.family import Builder
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.blocks.embeddings import GPTEmbeddings, PositionTable
+from omniform.blocks.embeddings import GPTEmbeddings, PositionTable, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.scores import Scores
@@ -109,7 +109,7 @@ def build(c: Config) -> TextDecoder:
     table, positions = nn.Embedding(c.vocab_size, c.dim), PositionTable(c.max_positions, c.dim)
     return TextDecoder(
         embed_tokens=table,
-        embeddings=GPTEmbeddings(embed_positions=positions, embed_tokens=table, dropout=c.embed_dropout),
+        embeddings=GPTEmbeddings(embed_positions=positions, embed_tokens=twin(table), dropout=c.embed_dropout),
         layers=nn.ModuleList(layer(i) for i in range(c.layers)),
         norm=norm(),
         max_positions=c.max_positions,

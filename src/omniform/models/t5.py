@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder, tied
-from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM, twin
+from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import TokenClassifier
 from omniform.architectures.seq2seq_heads import SentenceClassifier, Seq2SeqClassifier, Seq2SeqQuestionAnswerer
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.embeddings import Embeddings, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP, WideLinear
 from omniform.blocks.norms import RMSNorm
@@ -104,7 +104,9 @@ def feed_forward(c: Config) -> MLP | GatedMLP:
 def attention(c: Config, rule: Rule, bias: BucketedBias) -> Attention:
     """Self-attention: no biases in the projections, and no scaling of the scores."""
     dim, scores = c.head_dim, Scores(1.0)
-    return Attention(c.dim, c.heads, head_dim=dim, biases="", scores=scores, rule=rule, bias=bias, dropout=c.dropout)
+    return Attention(
+        c.dim, c.heads, head_dim=dim, biases="", scores=scores, rule=rule, bias=bias.twin(), dropout=c.dropout
+    )
 
 
 def final_norm(c: Config) -> nn.Module:
