@@ -79,6 +79,10 @@ class BaseModelOutput(ModelOutput):
     image_hidden_states: Tensor | None = None
 
 
+BaseModelOutputWithPooling = BaseModelOutput
+"""The ecosystem's name for it, where a model pools."""
+
+
 @dataclass(slots=True)
 class CausalLMOutput(ModelOutput):
     """Next-token scores.
