@@ -34,6 +34,7 @@ from writers import Writer, in_pieces
 from omniform.architectures.model import Model
 from omniform.models import registry
 from reference import (
+    TOLERANCE,
     check_round_trip,
     close,
     omniform,
@@ -70,6 +71,7 @@ class Table:
         given: keys that our reader needs beside the reference's defaults.
         derived: fields whose resolved value differs from what the reference's class holds, knowingly.
         half: how far bfloat16 may be off.
+        tolerance: how far float32 may be off, of max(1, the expected value).
     """
 
     model_type: str
@@ -86,6 +88,7 @@ class Table:
     given: Mapping[str, object] = field(default_factory=dict)
     derived: frozenset[str] = frozenset()
     half: float = 3e-2
+    tolerance: float = TOLERANCE
 
     def case(self, head: str, variant: str = "plain", scale: float = LARGE) -> Case:
         """One case."""
@@ -308,7 +311,8 @@ class Parity:
                     # Padding that may see nothing sees all in one implementation and nothing in the other: it counts
                     # in the loss of an answer's place only.
                     if name != "loss" or "start_logits" not in question.fields or backend == "eager":
-                        match(found[name], expected[name], question, f"question {number}, {backend}: {name}")
+                        what = f"question {number}, {backend}: {name}"
+                        match(found[name], expected[name], question, what, self.table.tolerance)
             assert filled(found) == filled(expected)
 
     @over(Table.once)
@@ -361,12 +365,18 @@ class Parity:
         expected = theirs_of(built)(**feed.whole()).logits
         for backend in BACKENDS:
             built.ours.set_attn_implementation(backend)
-            close(built.ours(**feed.whole()).logits, expected, f"{backend}, whole")
-            close(built.ours(**feed.whole(), use_cache=False).logits, expected, f"{backend}, without a cache")
+            near = self.table.tolerance
+            close(built.ours(**feed.whole()).logits, expected, f"{backend}, whole", near)
+            close(built.ours(**feed.whole(), use_cache=False).logits, expected, f"{backend}, without a cache", near)
             for pieces in PIECES if backend == "sdpa" else PIECES[:1]:
-                close(in_pieces(built.ours, feed, pieces), expected, f"{backend}, in pieces of {pieces}")
+                close(in_pieces(built.ours, feed, pieces), expected, f"{backend}, in pieces of {pieces}", near)
         if feed.name == "input_ids":
-            close(built.ours(**feed.whole(), logits_to_keep=2).logits, expected[:, -2:], "the last two")
+            close(
+                built.ours(**feed.whole(), logits_to_keep=2).logits,
+                expected[:, -2:],
+                "the last two",
+                self.table.tolerance,
+            )
 
     @over(Table.written)
     def test_writes_the_same_tokens(self, case: Case) -> None:

@@ -93,7 +93,9 @@ class TextDecoder(TextStack, LanguageModel):
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)
-        return self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
+        out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
+        out.router_logits = tuple(ctx.taps.routers) if given.get("output_router_logits") else None
+        return out
 
     def state_for(self, past: DenseState | None, use_cache: bool | None) -> DenseState | None:
         """The state a call reads and writes: the one it was given, a fresh one, or none."""

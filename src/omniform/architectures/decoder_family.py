@@ -107,6 +107,7 @@ def decoder_family(
     answers: str | None = "model",
     usual: Mapping[str, object] | None = None,
     adjust: Callable[[T], Adjust | None] | None = None,
+    causal_lm: Callable[[T, Common], CausalLM] | None = None,
 ) -> Builder[T]:
     """A family with the usual heads: the next token, a class of the row, of each token, and answers.
 
@@ -117,6 +118,7 @@ def decoder_family(
         answers: what the decoder is called in checkpoints that answer questions; None if there are none.
         usual: attributes that the ecosystem reads of its configs and that its maths has no use for.
         adjust: what is done to the scores of tokens.
+        causal_lm: makes the decoder that writes, if it is no plain :class:`CausalLM`.
     """
     heads = DecoderHeads(build, lambda c: c.text, adjust)
     score = {"classifier": "score"}
@@ -124,7 +126,7 @@ def decoder_family(
         Builder(model_type, read, keys, prefix="model")
         .public(config=f"{name}Config", tokenizer=tokenizer, row=ROW, usual=usual)
         .base(f"{name}Model", build)
-        .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm)
+        .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm if causal_lm is None else causal_lm)
         .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier, score)
         .head(f"{name}ForTokenClassification", "token-classification", heads.token_classifier, score)
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 from torch import nn
 
@@ -208,7 +208,7 @@ class GatedText:
     tie: bool
 
     @classmethod
-    def read(cls, r: ConfigReader, **default: Unpack[TextDefaults]) -> GatedText:
+    def read(cls, r: ConfigReader, **default: Unpack[TextDefaults]) -> Self:
         """The fields under their usual names; ``default`` is what differs from Llama's."""
         dim = r.integer("hidden_size", default.get("dim", 4096))
         heads = Heads.read(

@@ -45,6 +45,7 @@ class Stepped(Encoded, total=False):
         past_key_values: state of an earlier call to continue from; it is extended in place.
         use_cache: whether to return state; by default in evaluation mode only.
         cache_position: known from the state, and not read.
+        output_router_logits: whether to return the scores of the routers, for a model of experts.
         encoder_hidden_states: Shape: [B, S, D], for a model with cross-attention.
         encoder_attention_mask: Shape: [B, S], 1 for real tokens.
     """
@@ -52,6 +53,7 @@ class Stepped(Encoded, total=False):
     past_key_values: DenseState | None
     use_cache: bool | None
     cache_position: Tensor | None
+    output_router_logits: bool | None
     encoder_hidden_states: Tensor | None
     encoder_attention_mask: Tensor | None
 
@@ -99,7 +101,10 @@ class TextStack(Model):
     # -- inputs --------------------------------------------------------------------------------------------------------
 
     def accepts(self) -> frozenset[str]:
-        return super().accepts() - ({"token_type_ids"} - self.embeddings.INPUTS)
+        strange = {"token_type_ids"} - self.embeddings.INPUTS
+        if not any(layer.ROUTES for layer in self.layers):
+            strange |= {"output_router_logits"}
+        return super().accepts() - strange
 
     def arrive(self, inputs: dict[str, object]) -> None:
         ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")

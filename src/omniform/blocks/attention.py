@@ -143,7 +143,11 @@ class Attention(Projections):
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
         )
-        out: Tensor = self.o_proj(mixed)
+        return self.output(mixed, x_BTD, ctx)
+
+    def output(self, mixed_BTE: Tensor, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """What the heads saw, side by side, onto the residual stream; of the tokens that are wanted."""
+        out: Tensor = self.o_proj(mixed_BTE)
         return out
 
     def queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,10 +29,12 @@ class Layer(Composed):
     Attributes:
         dropout: on what each branch adds, in training.
         READS_MEMORY: whether it looks at an encoder's output where there is one.
+        ROUTES: whether it sends tokens to experts.
     """
 
     dropout: float = 0.0
     READS_MEMORY: ClassVar[bool] = False
+    ROUTES: ClassVar[bool] = False
 
     def add(self, x_BTD: Tensor, branch_BTD: Tensor, ctx: StepContext) -> Tensor:
         """The residual stream and what a branch adds to it, of the tokens that the branch gave back."""

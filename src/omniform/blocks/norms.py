@@ -41,3 +41,37 @@ class RMSNorm(nn.Module):
 @lru_cache(maxsize=16)
 def _on_cpu(number: float) -> Tensor:
     return torch.tensor(number, dtype=torch.float32, device="cpu")
+
+
+class ZeroCentredRMSNorm(nn.Module):
+    """A root mean square norm whose weights are what is added to one, all of it in float32 (Gemma, Qwen3-Next).
+
+    Args:
+        dim: width of the last axis.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def reset(self, std: float) -> None:
+        """Fresh weights: no change of scale."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis. Shape: [..., D] in and out."""
+        return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class GatedRMSNorm(RMSNorm):
+    """A root mean square norm, then a gate (https://arxiv.org/abs/2312.00752's SiLU), in float32."""
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Shape: [..., D] each."""
+        normed: Tensor = self(x)
+        return (normed * F.silu(gate.float())).to(x.dtype)

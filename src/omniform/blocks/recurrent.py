@@ -7,11 +7,15 @@ laid out (padded on any side, or packed, each of its own length) and where state
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.joint import outputs_of
+from omniform.blocks.mlp import activation
+from omniform.blocks.norms import GatedRMSNorm
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import PackedContext
@@ -130,6 +134,12 @@ class ShortConv(Recurrence):
         self.weight = nn.Parameter(torch.empty(channels, 1, width))  # the Hub's shape, that of a convolution in groups
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
+    def reset(self, std: float) -> None:
+        """Fresh weights, as torch's convolutions begin."""
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def state_spec(self) -> Conv:
         return Conv(self.weight.shape[0], self.weight.shape[2])
 
@@ -212,6 +222,55 @@ class GatedDeltaRule(Recurrence):
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dk={self.dk}, dv={self.dv}"
+
+
+class GatedDeltaNet(nn.Module):
+    """Linear attention of a layer: a short convolution, the gated delta rule, a gated norm (Qwen3-Next, Qwen3.5).
+
+    Args:
+        dim: width of the residual stream.
+        key_heads: heads of queries and keys; a divisor of ``heads``.
+        heads: heads of values, each with a state of its own.
+        dk: width of a query and a key.
+        dv: width of a value.
+        width: tokens that the convolution sees.
+        act: name of the activation after it.
+        eps: of the norm.
+    """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj", "z_proj", "b_proj", "a_proj"),)
+
+    def __init__(
+        self, dim: int, key_heads: int, heads: int, dk: int, dv: int, width: int, *, act: str, eps: float
+    ) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = (nn.Linear(dim, key_heads * dk, bias=False) for _ in range(2))
+        self.v_proj, self.z_proj = (nn.Linear(dim, heads * dv, bias=False) for _ in range(2))
+        self.b_proj, self.a_proj = (nn.Linear(dim, heads, bias=False) for _ in range(2))
+        self.conv1d = ShortConv(2 * key_heads * dk + heads * dv, width)
+        self.rule = GatedDeltaRule(heads, dk, dv)
+        self.dt_bias, self.A_log = nn.Parameter(torch.empty(heads)), nn.Parameter(torch.empty(heads))
+        self.norm = GatedRMSNorm(dv, eps)
+        self.out_proj = nn.Linear(heads * dv, dim, bias=False)
+        self._act = activation(act)
+
+    def reset(self, std: float) -> None:
+        """Fresh rates of fading: a wide spread of them."""
+        nn.init.ones_(self.dt_bias)
+        nn.init.uniform_(self.A_log, 0.01, 16).log_()
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, D] in; out of the tokens that are wanted."""
+        inputs = (self.q_proj, self.k_proj, self.v_proj, self.z_proj, self.b_proj, self.a_proj)
+        *qkv, z, b, a = outputs_of(x_BTD, *inputs)
+        mixed: Tensor = self._act(self.conv1d(torch.cat(qkv, dim=-1), ctx))
+        q, k, v = torch.split(mixed, [x.shape[-1] for x in qkv], dim=-1)
+        q, k = (x.reshape(*x.shape[:-1], -1, self.rule.dk) for x in (q, k))
+        v, z = (x.reshape(*x.shape[:-1], -1, self.rule.dv) for x in (v, z))
+        g = -self.A_log.float().exp() * F.softplus(a.float() + self.dt_bias)
+        seen = ctx.only_wanted(self.rule(q, k, v, g, b.sigmoid(), ctx))
+        out: Tensor = self.out_proj(self.norm.gated(seen, ctx.only_wanted(z)).flatten(-2))
+        return out
 
 
 def _unit(x: Tensor) -> Tensor:

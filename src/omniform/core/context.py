@@ -65,7 +65,7 @@ class Memory:
 class Taps:
     """Collects what a caller asked to see on the way: hidden states, attention weights."""
 
-    __slots__ = ("attentions", "cross_attentions", "hidden_states", "wants_attentions", "wants_hidden")
+    __slots__ = ("attentions", "cross_attentions", "hidden_states", "routers", "wants_attentions", "wants_hidden")
 
     def __init__(self, *, hidden_states: bool = False, attentions: bool = False) -> None:
         self.wants_hidden = hidden_states
@@ -73,6 +73,7 @@ class Taps:
         self.hidden_states: list[Tensor] = []
         self.attentions: list[Tensor] = []
         self.cross_attentions: list[Tensor] = []
+        self.routers: list[Tensor] = []
 
     def hidden(self, x_BTD: Tensor) -> None:
         """Note the hidden states at this point, if they were asked for."""

@@ -68,6 +68,7 @@ class BaseModelOutput(ModelOutput):
         attentions: each layer's weights, Shape: [B, H, T, S] each, when asked for.
         cross_attentions: the same for cross-attention.
         image_hidden_states: the features of pictures, as a decoder read them. Shape: [features, D].
+        router_logits: each router's scores of its experts, Shape: [B * T, E] each, when asked for.
     """
 
     last_hidden_state: Tensor
@@ -77,6 +78,7 @@ class BaseModelOutput(ModelOutput):
     attentions: Layers | None = None
     cross_attentions: Layers | None = None
     image_hidden_states: Tensor | None = None
+    router_logits: Layers | None = None
 
 
 BaseModelOutputWithPooling = BaseModelOutput
@@ -99,6 +101,25 @@ class CausalLMOutput(ModelOutput):
     attentions: Layers | None = None
     cross_attentions: Layers | None = None
     image_hidden_states: Tensor | None = None
+
+
+@dataclass(slots=True)
+class MoECausalLMOutput(ModelOutput):
+    """Next-token scores of a model of experts.
+
+    Attributes:
+        aux_loss: how unevenly the routers send tokens, when their scores were asked for.
+        logits: Shape: [B, T, V].
+        router_logits: each router's scores of its experts, Shape: [B * T, E] each.
+    """
+
+    loss: Tensor | None = None
+    aux_loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: DenseState | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+    router_logits: Layers | None = None
 
 
 @dataclass(slots=True)
