@@ -183,7 +183,8 @@ def test_the_command_line_answers_about_the_example_picture():
     found = subprocess.run(
         [*python, "--text", "Describe the picture."], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
     )
-    assert found.returncode == 0 and found.stdout.strip() and not found.stderr, found.stderr
+    assert found.returncode == 0 and found.stdout.strip(), found.stderr
+    assert found.stderr.splitlines() == ["omniform: no --model: scenes-llava answers, which comes with omniform"]
 
 
 __all__ = ["omniform"]
