@@ -94,9 +94,7 @@ class MelEncoder(MemoryEncoder):
         x = F.dropout(x + self.embed_positions.weight, self.dropout, self.training)
         ctx = self.step(x, hidden_states=output_hidden_states, attentions=output_attentions)
         return BaseModelOutput(
-            last_hidden_state=run(surviving(self.layers, self.layerdrop), x, ctx, self.norm),
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
+            last_hidden_state=run(surviving(self.layers, self.layerdrop), x, ctx, self.norm), **ctx.taps.noted()
         )
 
     def _checked(self, features: Tensor | None) -> Tensor:
@@ -186,8 +184,5 @@ class AudioClassifier(Model):
         hidden = out.last_hidden_state if self.layer_mix is None else self.layer_mix(out.hidden_states or ())
         logits = self.classifier(self.projector(hidden).mean(dim=1))
         return ClassifierOutput(
-            loss=None if labels is None else token_loss(logits, labels.view(-1)),
-            logits=logits,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            loss=None if labels is None else token_loss(logits, labels.view(-1)), logits=logits, **out.noted()
         )

@@ -165,8 +165,7 @@ class CausalLM(Generative):
             loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
             cross_attentions=out.cross_attentions,
             image_hidden_states=out.image_hidden_states,
         )

@@ -251,11 +251,7 @@ class QueryDetector(Model):
     ) -> BaseModelOutput:
         ctx = self.step(view.embeds, attention_mask=padding, hidden_states=hidden_states, attentions=attentions)
         hidden = self.encoder(view.embeds, PlacedContext.of(ctx, view.places))
-        return BaseModelOutput(
-            last_hidden_state=hidden,
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
-        )
+        return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
 
 
 class BoxHead(nn.Module):
@@ -317,12 +313,7 @@ class ObjectDetector(Model):
             auxiliary_outputs=earlier,
             **predicted,
             last_hidden_state=out.last_hidden_state,
-            decoder_hidden_states=out.decoder_hidden_states,
-            decoder_attentions=out.decoder_attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states,
-            encoder_attentions=out.encoder_attentions,
+            **out.noted(),
         )
 
 

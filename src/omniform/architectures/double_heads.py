@@ -167,6 +167,5 @@ class DoubleHeads(Model):
             logits=logits,
             mc_logits=mc_logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
         )

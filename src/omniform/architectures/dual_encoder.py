@@ -78,10 +78,7 @@ class ImageEmbedder(Head):
         """``image_embeds``, not normalised; see :meth:`VisionEncoder.forward` for the inputs."""
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         return ImageEmbeddingOutput(
-            image_embeds=self.projection(out.pooler_output),
-            last_hidden_state=out.last_hidden_state,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            image_embeds=self.projection(out.pooler_output), last_hidden_state=out.last_hidden_state, **out.noted()
         )
 
 
@@ -94,10 +91,7 @@ class TextEmbedder(Head):
         """``text_embeds``, not normalised; see :meth:`TextTower.forward` for the inputs."""
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         return TextEmbeddingOutput(
-            text_embeds=self.projection(out.pooler_output),
-            last_hidden_state=out.last_hidden_state,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            text_embeds=self.projection(out.pooler_output), last_hidden_state=out.last_hidden_state, **out.noted()
         )
 
 

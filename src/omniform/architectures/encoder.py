@@ -69,12 +69,7 @@ class MaskedLM(Model):
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits = self.lm_head(out.last_hidden_state)
-        return MaskedLMOutput(
-            loss=None if labels is None else token_loss(logits, labels),
-            logits=logits,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-        )
+        return MaskedLMOutput(loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted())
 
 
 class PreTraining(Model):
@@ -105,13 +100,7 @@ class PreTraining(Model):
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(logits, labels) + F.cross_entropy(relation, next_sentence_label.view(-1))
-        return PreTrainingOutput(
-            loss=loss,
-            prediction_logits=logits,
-            seq_relationship_logits=relation,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-        )
+        return PreTrainingOutput(loss=loss, prediction_logits=logits, seq_relationship_logits=relation, **out.noted())
 
 
 class TextWriter(Generative):
@@ -160,7 +149,6 @@ class TextWriter(Generative):
             loss=None if labels is None else next_token_loss(logits, labels),
             logits=logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
             cross_attentions=out.cross_attentions,
         )

@@ -304,12 +304,7 @@ class Seq2SeqLM(Generative):
             loss=None if labels is None else token_loss(logits, labels),
             logits=logits,
             past_key_values=out.past_key_values,
-            decoder_hidden_states=out.decoder_hidden_states,
-            decoder_attentions=out.decoder_attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states,
-            encoder_attentions=out.encoder_attentions,
+            **out.noted(),
         )
 
 
@@ -359,8 +354,7 @@ class MemoryCausalLM(Generative):
             loss=None if labels is None else token_loss(logits, labels),
             logits=logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
             cross_attentions=out.cross_attentions,
         )
 

@@ -121,8 +121,7 @@ class SequenceClassifier(Head):
             loss=None if labels is None else classification_loss(logits, labels, self.common),
             logits=logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
         )
 
 
@@ -140,10 +139,7 @@ class TokenClassifier(Head):
         out = cast(Hidden, self.model(*args, **inputs))
         logits = self.classifier(self.dropped(out.last_hidden_state))
         return ClassifierOutput(
-            loss=None if labels is None else token_loss(logits, labels),
-            logits=logits,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted()
         )
 
 
@@ -171,11 +167,7 @@ class QuestionAnswerer(Head):
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start, end, start_positions, end_positions)
         return QuestionAnsweringOutput(
-            loss=loss,
-            start_logits=start.contiguous(),
-            end_logits=end.contiguous(),
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            loss=loss, start_logits=start.contiguous(), end_logits=end.contiguous(), **out.noted()
         )
 
 
@@ -205,8 +197,5 @@ class MultipleChoice(Head):
         vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
         logits = self.classifier(self.dropped(vector)).view(-1, choices)
         return ClassifierOutput(
-            loss=None if labels is None else F.cross_entropy(logits, labels),
-            logits=logits,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits, **out.noted()
         )

@@ -200,10 +200,5 @@ class Segmenter(Model):
             pred_masks=masks,
             auxiliary_outputs=earlier,
             last_hidden_state=out.last_hidden_state,
-            decoder_hidden_states=out.decoder_hidden_states,
-            decoder_attentions=out.decoder_attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states,
-            encoder_attentions=out.encoder_attentions,
+            **out.noted(),
         )

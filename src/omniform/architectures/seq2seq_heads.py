@@ -101,12 +101,7 @@ class Seq2SeqClassifier(_Rereading):
             loss=None if labels is None else classification_loss(logits, labels, self.common),
             logits=logits,
             past_key_values=out.past_key_values,
-            decoder_hidden_states=out.decoder_hidden_states,
-            decoder_attentions=out.decoder_attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states,
-            encoder_attentions=out.encoder_attentions,
+            **out.noted(),
         )
 
     def arrive(self, inputs: dict[str, object]) -> None:
@@ -176,10 +171,5 @@ class Seq2SeqQuestionAnswerer(_Rereading):
             start_logits=start.contiguous(),
             end_logits=end.contiguous(),
             past_key_values=out.past_key_values,
-            decoder_hidden_states=out.decoder_hidden_states,
-            decoder_attentions=out.decoder_attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states,
-            encoder_attentions=out.encoder_attentions,
+            **out.noted(),
         )

@@ -164,8 +164,7 @@ class TextStack(Model):
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(hidden, input_ids),
             past_key_values=ctx.state if isinstance(ctx.state, DenseState) else None,
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
+            **ctx.taps.noted(),
             cross_attentions=ctx.taps.cross_or_none if ctx.memory is not None else None,
         )
 

@@ -165,8 +165,7 @@ class VisionEncoder(Model):
         return BaseModelOutput(
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(hidden),
-            hidden_states=ctx.taps.hidden_or_none,
-            attentions=ctx.taps.attentions_or_none,
+            **ctx.taps.noted(),
         )
 
 
@@ -216,6 +215,4 @@ class MaskedImageModeler(Model):
         loss = None
         if bool_masked_pos is not None:
             loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid))
-        return MaskedImageModelingOutput(
-            loss=loss, reconstruction=drawn, hidden_states=out.hidden_states, attentions=out.attentions
-        )
+        return MaskedImageModelingOutput(loss=loss, reconstruction=drawn, **out.noted())

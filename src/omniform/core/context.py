@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniform.core.outputs import Noted
 from omniform.core.rules import Causal, Full, Rule
 from omniform.core.state import State
 
@@ -97,6 +98,10 @@ class Taps:
     def cross_or_none(self) -> tuple[Tensor, ...] | None:
         """The cross-attention weights, or None if they were not asked for."""
         return self.collected(self.cross_attentions, self.wants_attentions)
+
+    def noted(self) -> Noted:
+        """What an output tells of it."""
+        return {"hidden_states": self.hidden_or_none, "attentions": self.attentions_or_none}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TypeVar, overload
+from typing import TypedDict, TypeVar, overload
 
 from torch import Tensor
 
@@ -13,6 +13,24 @@ from omniform.core.state import DenseState
 
 O = TypeVar("O", bound="ModelOutput")  # noqa: E741
 Layers = tuple[Tensor, ...]
+
+
+class Noted(TypedDict):
+    """What was noted of a stack, as a head's output carries it on."""
+
+    hidden_states: Layers | None
+    attentions: Layers | None
+
+
+class BothNoted(TypedDict):
+    """What was noted of an encoder and of the decoder that reads it, as a head's output carries it on."""
+
+    decoder_hidden_states: Layers | None
+    decoder_attentions: Layers | None
+    cross_attentions: Layers | None
+    encoder_last_hidden_state: Tensor | None
+    encoder_hidden_states: Layers | None
+    encoder_attentions: Layers | None
 
 
 class ModelOutput:
@@ -79,6 +97,10 @@ class BaseModelOutput(ModelOutput):
     cross_attentions: Layers | None = None
     image_hidden_states: Tensor | None = None
     router_logits: Layers | None = None
+
+    def noted(self) -> Noted:
+        """What a head's output repeats of this one."""
+        return {"hidden_states": self.hidden_states, "attentions": self.attentions}
 
 
 BaseModelOutputWithPooling = BaseModelOutput
@@ -191,6 +213,17 @@ class Seq2SeqModelOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: Layers | None = None
     encoder_attentions: Layers | None = None
+
+    def noted(self) -> BothNoted:
+        """What a head's output repeats of this one."""
+        return {
+            "decoder_hidden_states": self.decoder_hidden_states,
+            "decoder_attentions": self.decoder_attentions,
+            "cross_attentions": self.cross_attentions,
+            "encoder_last_hidden_state": self.encoder_last_hidden_state,
+            "encoder_hidden_states": self.encoder_hidden_states,
+            "encoder_attentions": self.encoder_attentions,
+        }
 
 
 @dataclass(slots=True)

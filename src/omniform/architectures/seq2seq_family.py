@@ -1,0 +1,234 @@
+"""Encoder-decoders of text whose configs share fields and layers: T5's line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+from torch import nn
+
+from omniform.architectures.decoder import TextDecoder, tied
+from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM
+from omniform.architectures.heads import TokenClassifier
+from omniform.architectures.seq2seq_heads import SentenceClassifier, Seq2SeqClassifier, Seq2SeqQuestionAnswerer
+from omniform.blocks.attention import Attention, CrossAttention
+from omniform.blocks.embeddings import Embeddings, twin
+from omniform.blocks.layers import CrossPreNorm, PreNorm
+from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP, WideLinear
+from omniform.blocks.norms import RMSNorm
+from omniform.blocks.relative import BucketedBias
+from omniform.blocks.scores import Scores
+from omniform.core.config import Common
+from omniform.core.errors import nearest
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full, Rule
+from omniform.weights.keymap import KeyMap
+
+
+class BiasedDefaults(TypedDict, total=False):
+    """What a family's config means where it says nothing."""
+
+    vocab_size: int
+    layers: int
+    heads: int
+    hidden: int
+    feed_forward: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BiasedText:
+    """What a T5 and its kin compute: pre-norm layers of RMS norms, and biases on scores instead of positions."""
+
+    vocab_size: int
+    dim: int
+    head_dim: int
+    heads: int
+    hidden: int
+    encoder_layers: int
+    decoder_layers: int
+    buckets: int
+    max_distance: int
+    act: str
+    gated: bool
+    eps: float
+    dropout: float
+    classifier_dropout: float
+    scale_outputs: bool
+    shift: RightShift
+    eos_token_id: int | None
+
+    @classmethod
+    def read(cls, r: ConfigReader, **default: Unpack[BiasedDefaults]) -> BiasedText:
+        """The fields under their usual names; ``default`` is what differs from T5's."""
+        act, gated = _read_activation(r, default.get("feed_forward", "relu"))
+        layers = r.layers("num_layers", default.get("layers", 6), also=("num_hidden_layers",), least=1)
+        # Only the scaling of the outputs hangs on this key. The matrices are tied unless the file holds two that
+        # differ, as those of version 1.1 do.
+        tie = r.flag("tie_word_embeddings", True)
+        r.only("is_decoder", False, why="a T5 decoder without its encoder")
+        r.inert("initializer_factor")
+        return cls(
+            vocab_size=r.integer("vocab_size", default.get("vocab_size", 32128)),
+            dim=r.integer("d_model", 512, also=("hidden_size",)),
+            head_dim=r.integer("d_kv", 64, also=("head_dim",)),
+            heads=r.integer("num_heads", default.get("heads", 8), also=("num_attention_heads",)),
+            hidden=r.integer("d_ff", default.get("hidden", 2048)),
+            encoder_layers=layers,
+            decoder_layers=r.layers("num_decoder_layers", layers, least=1),
+            buckets=r.integer("relative_attention_num_buckets", 32, least=4),
+            max_distance=r.integer("relative_attention_max_distance", 128),
+            act=act,
+            gated=gated,
+            eps=r.number("layer_norm_epsilon", 1e-6),
+            dropout=r.probability("dropout_rate", 0.1),
+            classifier_dropout=r.probability("classifier_dropout", 0.0),
+            scale_outputs=r.flag("scale_decoder_outputs", tie),
+            shift=RightShift(r.token("decoder_start_token_id"), r.token("pad_token_id", 0)),
+            eos_token_id=r.token("eos_token_id", 1),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return RMSNorm(self.dim, self.eps)
+
+    def last(self) -> nn.Module:
+        """What stands after a stack of layers."""
+        return nn.Sequential(self.norm(), nn.Dropout(self.dropout))
+
+    def mlp(self) -> nn.Module:
+        """One feed-forward."""
+        out = WideLinear(self.hidden, self.dim, bias=False)
+        if self.gated:
+            gated = GatedMLP(self.dim, self.hidden, self.act, dropout=self.dropout)
+            gated.down_proj = out
+            return gated
+        mlp = MLP(self.dim, self.hidden, self.act, bias=False, dropout=self.dropout)
+        mlp.fc2 = out
+        return mlp
+
+    def biases(self, *, two_sided: bool) -> Callable[[], BucketedBias]:
+        """Makes the biases of a stack's layers, which share one table."""
+        return BucketedBias(self.buckets, self.heads, max_distance=self.max_distance, two_sided=two_sided).twin
+
+    def attention(self, rule: Rule, bias: BucketedBias) -> Attention:
+        """One self-attention: no biases in the projections, and no scaling of the scores."""
+        dim, heads, scores = self.head_dim, self.heads, Scores(1.0)
+        return Attention(
+            self.dim, heads, head_dim=dim, biases="", scores=scores, rule=rule, bias=bias, dropout=self.dropout
+        )
+
+    def encoder(self) -> ReadingEncoder:
+        """The encoder alone."""
+        bias = self.biases(two_sided=True)
+
+        def layer() -> PreNorm:
+            return PreNorm(
+                input_layernorm=self.norm(),
+                self_attn=self.attention(Full(), bias()),
+                post_attention_layernorm=self.norm(),
+                mlp=self.mlp(),
+                dropout=self.dropout,
+            )
+
+        return ReadingEncoder(
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim),
+            embeddings=Embeddings(dropout=self.dropout),
+            layers=nn.ModuleList(layer() for _ in range(self.encoder_layers)),
+            norm=self.last(),
+        )
+
+    def model(self) -> EncoderDecoder:
+        """Encoder and decoder without a head."""
+        bias, dim, heads, dropout = self.biases(two_sided=False), self.head_dim, self.heads, self.dropout
+
+        def layer() -> CrossPreNorm:
+            return CrossPreNorm(
+                self_attn_layer_norm=self.norm(),
+                self_attn=self.attention(Causal(), bias()),
+                encoder_attn_layer_norm=self.norm(),
+                encoder_attn=CrossAttention(
+                    self.dim, heads, head_dim=dim, biases="", scores=Scores(1.0), dropout=dropout
+                ),
+                final_layer_norm=self.norm(),
+                mlp=self.mlp(),
+                dropout=dropout,
+            )
+
+        encoder = self.encoder()
+        decoder = TextDecoder(
+            embed_tokens=twin(encoder.embed_tokens),
+            embeddings=Embeddings(dropout=dropout),
+            layers=nn.ModuleList(layer() for _ in range(self.decoder_layers)),
+            norm=self.last(),
+        )
+        return EncoderDecoder(encoder=encoder, decoder=decoder)
+
+    # -- heads, each a builder for Builder.head ------------------------------------------------------------------------
+
+    def seq2seq_lm(self, _: Common) -> Seq2SeqLM:
+        """The model that writes."""
+        model = self.model()
+        lm_head = tied(nn.Linear(self.dim, self.vocab_size, bias=False), model.decoder.embed_tokens, tie=True)
+        scale = self.dim**-0.5 if self.scale_outputs else 1.0
+        return Seq2SeqLM(model=model, lm_head=lm_head, shift=self.shift, scale=scale)
+
+    def classifier(self, common: Common) -> Seq2SeqClassifier:
+        """One class per row, told at its end token."""
+        head, eos = SentenceClassifier(self.dim, common.num_labels, self.classifier_dropout), self.eos_token_id
+        return Seq2SeqClassifier(model=self.model(), classifier=head, shift=self.shift, eos=eos, common=common)
+
+    def token_classifier(self, common: Common) -> TokenClassifier:
+        """One class per token, from the encoder alone."""
+        classifier = nn.Linear(self.dim, common.num_labels)
+        return TokenClassifier(model=self.encoder(), classifier=classifier, dropout=self.classifier_dropout)
+
+    def question_answerer(self, _: Common) -> Seq2SeqQuestionAnswerer:
+        """The first and last token of an answer."""
+        return Seq2SeqQuestionAnswerer(model=self.model(), qa_outputs=nn.Linear(self.dim, 2), shift=self.shift)
+
+
+def _read_activation(r: ConfigReader, usual: str) -> tuple[str, bool]:
+    """The feed-forward's activation and whether it is gated, from ``"relu"`` or ``"gated-gelu"``."""
+    written = r.text("feed_forward_proj", usual)
+    act, gated = written.removeprefix("gated-"), written.startswith("gated-")
+    if act not in ACTIVATIONS:
+        raise r.fail("feed_forward_proj", "ACTIVATION or gated-ACTIVATION", repr(written), nearest(act, ACTIVATIONS))
+    if written == "gated-gelu":
+        act = "gelu_new"
+    return r.choice("dense_act_fn", ACTIVATIONS, act), r.flag("is_gated_act", gated)
+
+
+def _within(number: int, ours: str, theirs: str, names: Mapping[str, str]) -> dict[str, str]:
+    theirs = f"block.{{i}}.layer.{number}.{theirs}"
+    return {f"layers.{{i}}.{ours}.{mine}": f"{theirs}.{their}" for mine, their in names.items()}
+
+
+def _stack(norms: tuple[str, ...]) -> dict[str, str]:
+    return {
+        "norm.0": "final_layer_norm",
+        **_within(0, "self_attn", "SelfAttention", {**_QKVO, "bias": "relative_attention_bias"}),
+        **_within(len(norms) - 1, "mlp", "DenseReluDense", _FEED_FORWARD),
+        **{f"layers.{{i}}.{name}": f"block.{{i}}.layer.{n}.layer_norm" for n, name in enumerate(norms)},
+    }
+
+
+_QKVO = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
+_FEED_FORWARD = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo", "fc1": "wi", "fc2": "wo"}
+_ENCODER = KeyMap(_stack(("input_layernorm", "post_attention_layernorm")))
+_DECODER = KeyMap(
+    _stack(("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"))
+    | _within(1, "encoder_attn", "EncDecAttention", _QKVO)
+)
+_SECOND_TABLE = [(r"^encoder\.embed_tokens\.weight$", "shared.weight")]
+_STRAY = [r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"]
+
+ENCODER_KEYS = _ENCODER.under("", "encoder") | KeyMap({"embed_tokens": "shared"}, _SECOND_TABLE)
+"""Where T5's line keeps the weights of an encoder alone."""
+
+KEYS = (
+    _ENCODER.under("encoder", "encoder")
+    | _DECODER.under("decoder", "decoder")
+    | KeyMap({"encoder.embed_tokens": "shared"}, _SECOND_TABLE, _STRAY)
+)
+"""Where T5's line keeps the weights of both."""
