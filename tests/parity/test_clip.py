@@ -412,4 +412,4 @@ def test_unknown_keys_of_a_part_are_named():
 def test_tasks(tmp_path):
     pair(tmp_path, "CLIPModel", both())
     for auto in (omniform.AutoModelForZeroShotImageClassification, omniform.CLIPModel, AutoModel):
-        assert type(auto.from_pretrained(tmp_path)).__name__ == "DualEncoder"
+        assert type(auto.from_pretrained(tmp_path)).__name__ == "CLIPModel"
