@@ -11,7 +11,7 @@ from omniform.models.registry import known_families
 
 DUE = {
     "bert", "clip", "clip_text_model", "clip_vision_model", "detr", "gpt2", "llama", "llava", "mistral", "t5", "vit",
-    "qwen3_next", "whisper",
+    "qwen3", "qwen3_next", "whisper",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

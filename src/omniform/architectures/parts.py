@@ -186,8 +186,9 @@ class TextDefaults(TypedDict, total=False):
     theta: float
     partial: float
     tie: bool
-    bos: int
-    eos: int
+    bos: int | None
+    eos: int | None
+    pad: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +220,8 @@ class GatedText:
             head_dim=default.get("head_dim"),
         )
         max_positions = r.integer("max_position_embeddings", default.get("max_positions", 2048))
-        r.special_tokens(bos_token_id=default.get("bos", 1), eos_token_id=default.get("eos", 2))
+        bos, eos, pad = default.get("bos", 1), default.get("eos", 2), default.get("pad")
+        r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
         return cls(
             vocab_size=r.integer("vocab_size", default.get("vocab_size", 32000)),
             dim=dim,

@@ -152,7 +152,7 @@ class ConfigReader:
         ids = self.ids(name, () if default is None or self._is_null(name) else (default,))
         return ids[0] if ids else None
 
-    def special_tokens(self, **defaults: int) -> None:
+    def special_tokens(self, **defaults: int | None) -> None:
         """Special tokens that the engine asks the config for, with the family's defaults: ``eos_token_id=2``."""
         for name, default in defaults.items():
             self.token(name, default)
