@@ -13,12 +13,12 @@ from harness import Head, Parity, Table, compiled
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from omniform.architectures.segmenter import MASK_HEAD_KEYS
 from omniform.core.errors import ConfigError, DependencyError, InputError
 from omniform.core.outputs import BaseModelOutput
 from omniform.hub.load import table_of
 from omniform.inputs.images.kinds import image_processor
 from omniform.models import registry
-from omniform.models.detr import MASK_HEAD
 from reference import (
     check_round_trip,
     close,
@@ -333,7 +333,7 @@ def counted(key: str) -> list[str]:
 
 
 def named_as_today(key: str) -> list[str]:
-    for ours, theirs in MASK_HEAD.items():
+    for ours, theirs in MASK_HEAD_KEYS.items():
         key = key.replace(f"{theirs}.", f"{ours}.")
     return [key.replace("backbone.conv_encoder", "backbone").replace("out_proj", "o_proj").replace(".fc", ".mlp.fc")]
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.errors import ConfigError, DependencyError, InputError
+from omniform.core.reader import ConfigReader
 
 Target = Mapping[str, Tensor]
 """One picture's objects: ``class_labels`` [n], ``boxes`` [n, 4] and, for segmentation, ``masks`` [n, height, width]."""
@@ -39,14 +40,28 @@ class SetLoss:
         no_object_weight: of queries without an object in the class loss.
     """
 
-    class_cost: float = 1.0
-    bbox_cost: float = 5.0
-    giou_cost: float = 2.0
-    bbox_weight: float = 5.0
-    giou_weight: float = 2.0
-    mask_weight: float = 1.0
-    dice_weight: float = 1.0
-    no_object_weight: float = 0.1
+    class_cost: float
+    bbox_cost: float
+    giou_cost: float
+    bbox_weight: float
+    giou_weight: float
+    mask_weight: float
+    dice_weight: float
+    no_object_weight: float
+
+    @classmethod
+    def read(cls, r: ConfigReader) -> SetLoss:
+        """The fields under their usual names."""
+        return cls(
+            class_cost=r.number("class_cost", 1),
+            bbox_cost=r.number("bbox_cost", 5),
+            giou_cost=r.number("giou_cost", 2),
+            bbox_weight=r.number("bbox_loss_coefficient", 5),
+            giou_weight=r.number("giou_loss_coefficient", 2),
+            mask_weight=r.number("mask_loss_coefficient", 1),
+            dice_weight=r.number("dice_loss_coefficient", 1),
+            no_object_weight=r.number("eos_coefficient", 0.1),
+        )
 
     def __call__(
         self,

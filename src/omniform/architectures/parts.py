@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypedDict, Unpack
+from typing import Self, TypedDict, TypeVar, Unpack
 
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.blocks.attention import Attention, Positions
 from omniform.blocks.embeddings import Embeddings
-from omniform.blocks.layers import PreNorm
+from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.rotary import Frequencies, read_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Rule, Window
+
+C = TypeVar("C", CrossPreNorm, CrossPostNorm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,101 @@ class Side:
             hidden=r.integer(f"{side}_ffn_dim", hidden),
             layerdrop=r.probability(f"{side}_layerdrop"),
         )
+
+
+class SidesDefaults(TypedDict, total=False):
+    """What a family's config means where it says nothing."""
+
+    dim: int
+    layers: int
+    heads: int
+    hidden: int
+    act: str
+    dropout: float
+    least: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """An encoder and a decoder as BART's: layer norms, plain feed-forwards, sizes of their own."""
+
+    dim: int
+    encoder: Side
+    decoder: Side
+    act: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+
+    @classmethod
+    def read(cls, r: ConfigReader, **default: Unpack[SidesDefaults]) -> Sides:
+        """The fields under their usual names; ``default`` is what differs from BART's."""
+        dim = r.integer("d_model", default.get("dim", 1024), also=("hidden_size",))
+        layers, heads, hidden = default.get("layers", 12), default.get("heads", 16), default.get("hidden", 4096)
+        least = default.get("least", 0)
+        return cls(
+            dim=dim,
+            encoder=Side.read(r, "encoder", dim, layers=layers, heads=heads, hidden=hidden),
+            decoder=Side.read(r, "decoder", dim, layers=layers, heads=heads, hidden=hidden, least=least),
+            act=r.choice("activation_function", ACTIVATIONS, default.get("act", "gelu")),
+            dropout=r.probability("dropout", default.get("dropout", 0.1)),
+            attention_dropout=r.probability("attention_dropout"),
+            activation_dropout=r.probability("activation_dropout"),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return nn.LayerNorm(self.dim)
+
+    def mlp(self, side: Side) -> MLP:
+        """One feed-forward."""
+        return MLP(self.dim, side.hidden, self.act, dropout=self.activation_dropout)
+
+    def prenorm(self, self_attn: nn.Module) -> PreNorm:
+        """An encoder's layer with a norm before each branch."""
+        return PreNorm(
+            input_layernorm=self.norm(),
+            self_attn=self_attn,
+            post_attention_layernorm=self.norm(),
+            mlp=self.mlp(self.encoder),
+            dropout=self.dropout,
+        )
+
+    def postnorm(self, self_attn: nn.Module) -> PostNorm:
+        """An encoder's layer with a norm after each branch."""
+        return PostNorm(
+            self_attn=self_attn,
+            self_attn_layer_norm=self.norm(),
+            mlp=self.mlp(self.encoder),
+            final_layer_norm=self.norm(),
+            dropout=self.dropout,
+        )
+
+    def crossed(self, layer: type[C], self_attn: nn.Module, encoder_attn: nn.Module) -> C:
+        """A decoder's layer of one kind or the other."""
+        return layer(
+            self_attn=self_attn,
+            self_attn_layer_norm=self.norm(),
+            encoder_attn=encoder_attn,
+            encoder_attn_layer_norm=self.norm(),
+            mlp=self.mlp(self.decoder),
+            final_layer_norm=self.norm(),
+            dropout=self.dropout,
+        )
+
+
+SIDE_KEYS = {
+    f"layers.{{i}}.{ours}": f"layers.{{i}}.{theirs}"
+    for ours, theirs in (
+        ("self_attn.o_proj", "self_attn.out_proj"),
+        ("encoder_attn.o_proj", "encoder_attn.out_proj"),
+        ("input_layernorm", "self_attn_layer_norm"),
+        ("post_attention_layernorm", "final_layer_norm"),
+        ("mlp.fc1", "fc1"),
+        ("mlp.fc2", "fc2"),
+    )
+}
+"""Where either side of BART's line keeps the weights of its layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,25 @@ class MaskHead(nn.Module):
             x = stage(x, finer)
         scores: Tensor = self.output_conv(x)
         return scores.view(-1, queries, *scores.shape[2:])
+
+
+def _mask_head_keys(stages: int) -> Iterator[tuple[str, str]]:
+    """The published names: layers and norms are numbered from 1, all through the head."""
+    blocks = ["conv1", "conv2", *(f"fpn_stages.{i}.refine" for i in range(stages))]
+    for number, block in enumerate(blocks, start=1):
+        yield f"mask_head.{block}.conv", f"mask_head.lay{number}"
+        yield f"mask_head.{block}.norm", f"mask_head.gn{number}"
+    for i in range(stages):
+        yield f"mask_head.fpn_stages.{i}.fpn_adapter", f"mask_head.adapter{i + 1}"
+    yield "mask_head.output_conv", "mask_head.out_lay"
+
+
+MASK_HEAD_KEYS = {
+    "bbox_attention.q_proj": "bbox_attention.q_linear",
+    "bbox_attention.k_proj": "bbox_attention.k_linear",
+    **dict(_mask_head_keys(3)),
+}
+"""Where checkpoints keep what outlines."""
 
 
 class Segmenter(Model):

@@ -8,19 +8,14 @@ from torch import nn
 
 from omniform.architectures.audio import AudioClassifier, LayerMix, MelEncoder
 from omniform.architectures.decoder import TextDecoder, tied
-from omniform.architectures.encoder_decoder import (
-    EncoderDecoder,
-    MemoryCausalLM,
-    RightShift,
-)
+from omniform.architectures.encoder_decoder import EncoderDecoder, MemoryCausalLM, RightShift
 from omniform.architectures.family import Builder
-from omniform.architectures.parts import Side
+from omniform.architectures.parts import SIDE_KEYS, Sides
 from omniform.architectures.speech import SpeechToText
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.augment import SpecAugment, read_spec_augment
 from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
-from omniform.blocks.layers import CrossPreNorm, PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.layers import CrossPreNorm
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full
@@ -32,16 +27,10 @@ class Config:
     """What a Whisper computes."""
 
     vocab_size: int
-    dim: int
     mel_bins: int
-    encoder: Side
-    decoder: Side
+    sides: Sides
     frames: int
     max_positions: int
-    act: str
-    dropout: float
-    attention_dropout: float
-    activation_dropout: float
     augment: SpecAugment | None
     tie: bool
     shift: RightShift
@@ -51,25 +40,19 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    dim = r.integer("d_model", 384, also=("hidden_size",))
-    if dim % 2:
-        raise r.fail("d_model", "an even number", dim)
+    sides = Sides.read(r, dim=384, layers=4, heads=6, hidden=1536, dropout=0.0)
+    if sides.dim % 2:
+        raise r.fail("d_model", "an even number", sides.dim)
     r.special_tokens(bos_token_id=50256, eos_token_id=50256)
     # The reference computes a factor from scale_embedding and never uses it. The median filter smooths the timestamps
     # of words, after the model.
     r.inert("scale_embedding", "median_filter_width", "init_std")
     return Config(
         vocab_size=r.integer("vocab_size", 51865),
-        dim=dim,
         mel_bins=r.integer("num_mel_bins", 80),
-        encoder=Side.read(r, "encoder", dim, layers=4, heads=6, hidden=1536),
-        decoder=Side.read(r, "decoder", dim, layers=4, heads=6, hidden=1536),
+        sides=sides,
         frames=r.integer("max_source_positions", 1500),
         max_positions=r.integer("max_target_positions", 448),
-        act=r.choice("activation_function", ACTIVATIONS, "gelu"),
-        dropout=r.probability("dropout"),
-        attention_dropout=r.probability("attention_dropout"),
-        activation_dropout=r.probability("activation_dropout"),
         augment=read_spec_augment(r, False),
         tie=r.flag("tie_word_embeddings", True),
         shift=RightShift(r.token("decoder_start_token_id", 50257), r.token("pad_token_id", 50256)),
@@ -80,48 +63,37 @@ def read(r: ConfigReader) -> Config:
 
 def build_encoder(c: Config, augment: SpecAugment | None = None) -> MelEncoder:
     """The encoder alone."""
+    sides, dropout = c.sides, c.sides.attention_dropout
 
-    def layer() -> PreNorm:
-        return PreNorm(
-            input_layernorm=nn.LayerNorm(c.dim),
-            self_attn=Attention(c.dim, c.encoder.heads, biases="qvo", rule=Full(), dropout=c.attention_dropout),
-            post_attention_layernorm=nn.LayerNorm(c.dim),
-            mlp=MLP(c.dim, c.encoder.hidden, c.act, dropout=c.activation_dropout),
-            dropout=c.dropout,
-        )
+    def attention() -> Attention:
+        return Attention(sides.dim, sides.encoder.heads, biases="qvo", rule=Full(), dropout=dropout)
 
     return MelEncoder(
         mel_bins=c.mel_bins,
-        dim=c.dim,
+        dim=sides.dim,
         positions=c.frames,
-        layers=nn.ModuleList(layer() for _ in range(c.encoder.layers)),
-        dropout=c.dropout,
-        layerdrop=c.encoder.layerdrop,
+        layers=nn.ModuleList(sides.prenorm(attention()) for _ in range(sides.encoder.layers)),
+        dropout=sides.dropout,
+        layerdrop=sides.encoder.layerdrop,
         augment=augment,
     )
 
 
 def build_decoder(c: Config) -> TextDecoder:
     """The decoder alone."""
+    dim, heads, dropout = c.sides.dim, c.sides.decoder.heads, c.sides.attention_dropout
 
     def layer() -> CrossPreNorm:
-        return CrossPreNorm(
-            self_attn_layer_norm=nn.LayerNorm(c.dim),
-            self_attn=Attention(c.dim, c.decoder.heads, biases="qvo", rule=Causal(), dropout=c.attention_dropout),
-            encoder_attn_layer_norm=nn.LayerNorm(c.dim),
-            encoder_attn=CrossAttention(c.dim, c.decoder.heads, biases="qvo", dropout=c.attention_dropout),
-            final_layer_norm=nn.LayerNorm(c.dim),
-            mlp=MLP(c.dim, c.decoder.hidden, c.act, dropout=c.activation_dropout),
-            dropout=c.dropout,
-        )
+        self_attn = Attention(dim, heads, biases="qvo", rule=Causal(), dropout=dropout)
+        return c.sides.crossed(CrossPreNorm, self_attn, CrossAttention(dim, heads, biases="qvo", dropout=dropout))
 
     return TextDecoder(
-        embed_tokens=nn.Embedding(c.vocab_size, c.dim),
-        embeddings=PositionedEmbeddings(embed_positions=PositionTable(c.max_positions, c.dim), dropout=c.dropout),
-        layers=nn.ModuleList(layer() for _ in range(c.decoder.layers)),
-        norm=nn.LayerNorm(c.dim),
+        embed_tokens=nn.Embedding(c.vocab_size, dim),
+        embeddings=PositionedEmbeddings(embed_positions=PositionTable(c.max_positions, dim), dropout=c.sides.dropout),
+        layers=nn.ModuleList(layer() for _ in range(c.sides.decoder.layers)),
+        norm=c.sides.norm(),
         max_positions=c.max_positions,
-        layerdrop=c.decoder.layerdrop,
+        layerdrop=c.sides.decoder.layerdrop,
     )
 
 
@@ -132,7 +104,7 @@ def build(c: Config) -> EncoderDecoder:
 
 def projection(c: Config, decoder: TextDecoder) -> nn.Linear:
     """Hidden states to scores of tokens."""
-    return tied(nn.Linear(c.dim, c.vocab_size, bias=False), decoder.embed_tokens, c.tie)
+    return tied(nn.Linear(c.sides.dim, c.vocab_size, bias=False), decoder.embed_tokens, c.tie)
 
 
 def speech_to_text(c: Config, _: Common) -> SpeechToText:
@@ -151,29 +123,14 @@ def audio_classifier(c: Config, common: Common) -> AudioClassifier:
     """One class per recording."""
     return AudioClassifier(
         model=build_encoder(c),
-        projector=nn.Linear(c.dim, c.classifier_dim),
+        projector=nn.Linear(c.sides.dim, c.classifier_dim),
         classifier=nn.Linear(c.classifier_dim, common.num_labels),
-        layer_mix=LayerMix(c.encoder.layers + 1) if c.layer_mix else None,
+        layer_mix=LayerMix(c.sides.encoder.layers + 1) if c.layer_mix else None,
     )
 
 
-STACK = {"norm": "layer_norm", **{f"layers.{{i}}.mlp.{name}": f"layers.{{i}}.{name}" for name in ("fc1", "fc2")}}
-ENCODER = KeyMap(
-    {
-        **STACK,
-        "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.out_proj",
-        "layers.{i}.input_layernorm": "layers.{i}.self_attn_layer_norm",
-        "layers.{i}.post_attention_layernorm": "layers.{i}.final_layer_norm",
-    }
-)
-DECODER = KeyMap(
-    {
-        **STACK,
-        "embeddings.embed_positions": "embed_positions",
-        "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.out_proj",
-        "layers.{i}.encoder_attn.o_proj": "layers.{i}.encoder_attn.out_proj",
-    }
-)
+ENCODER = KeyMap({**SIDE_KEYS, "norm": "layer_norm"})
+DECODER = ENCODER | KeyMap({"embeddings.embed_positions": "embed_positions"})
 KEYS = ENCODER.under("encoder", "encoder") | DECODER.under("decoder", "decoder")
 CAUSAL_KEYS = DECODER.under("model", "model.decoder") | KeyMap({"lm_head": "proj_out"})
 CLASSIFIER_KEYS = ENCODER.under("model", "encoder") | KeyMap({"layer_mix.weights": "layer_weights"})
@@ -186,12 +143,7 @@ FAMILY = (
         feature_extractor="WhisperFeatureExtractor",
         processor="WhisperProcessor",
         row="speech to text, audio classification",
-        usual={
-            "is_encoder_decoder": True,
-            "init_std": 0.02,
-            "median_filter_width": 7,
-            "scale_embedding": False,
-        },
+        usual={"is_encoder_decoder": True, "init_std": 0.02, "median_filter_width": 7, "scale_embedding": False},
     )
     .base("WhisperModel", build)
     .head("WhisperForConditionalGeneration", "speech-seq2seq", speech_to_text, {"lm_head": "proj_out"})
