@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
+import pytest
+import torch
 from harness import Parity, Table, bare, compiled, decoder_heads
 from writers import Prompts
 
-from reference import transformers
+from omniform.core.errors import ConfigError
+from reference import omniform, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -45,5 +50,22 @@ class TestGemma2(Parity):
         # Its embeddings are multiplied by the root of the width.
         scale=0.3,
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"rope_parameters", "layer_types"}),
+        derived=frozenset({"rope_parameters"}),
     )
+
+    def test_what_cannot_be_meant_is_refused(self) -> None:
+        """A cap of nothing, and a decoder that sees what follows; each by its name."""
+        for name, value in (
+            ("attn_logit_softcapping", 0),
+            ("final_logit_softcapping", -1.0),
+            ("use_bidirectional_attention", True),
+            ("query_pre_attn_scalar", 0),
+        ):
+            with pytest.raises(ConfigError, match=name):
+                omniform.AutoConfig.for_model("gemma2", **{**TINY, name: value})
+
+    def test_pickles(self) -> None:
+        config = omniform.AutoConfig.for_model("gemma2", **TINY)
+        model = omniform.AutoModelForCausalLM.from_config(config).eval()
+        row = torch.tensor([[3, 5, 8]])
+        assert torch.equal(pickle.loads(pickle.dumps(model))(row).logits, model(row).logits)

@@ -12,12 +12,23 @@ from omniform.core.context import Bias, StepContext
 
 
 @dataclass(frozen=True, slots=True)
+class SoftCap:
+    """A tanh that keeps numbers between minus and plus ``cap`` (https://arxiv.org/abs/2408.00118)."""
+
+    cap: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shape: [...] in and out."""
+        return torch.tanh(x / self.cap) * self.cap
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """Scaled dot products, bounded where there is a cap.
 
     Attributes:
         scale: factor on the dot products.
-        cap: a tanh keeps scores between minus and plus this (https://arxiv.org/abs/2408.00118); None for no bound.
+        cap: bound of a :class:`SoftCap`; None for no bound.
     """
 
     scale: float
@@ -25,7 +36,7 @@ class Scores:
 
     def bounded(self, scaled: Tensor) -> Tensor:
         """The scores, given the scaled dot products."""
-        return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+        return scaled if self.cap is None else SoftCap(self.cap)(scaled)
 
 
 class ScoreBias(Protocol):
