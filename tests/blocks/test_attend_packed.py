@@ -7,7 +7,7 @@ from itertools import count as upwards
 import pytest
 import torch
 
-from omniform.blocks.packed import attend_packed
+from omniform.blocks.packed import attend_packed, attend_together
 from omniform.blocks.scores import Scores
 from omniform.core.packed import PackedMask, Segment
 from omniform.core.rules import Causal, Full, Window
@@ -93,3 +93,16 @@ def test_caps_and_sinks_are_exact(rule, cap, sink, backend):
     with torch.no_grad():
         found = attend_packed(q, k, v, mask, scores=Scores(0.4, cap), backend=backend, sinks=sinks)
     assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("rule", [Causal(), Causal() & Window(30)], ids=str)
+def test_single_tokens_of_all_rows_at_once(rule):
+    torch.manual_seed(2)
+    segments, tables, tokens = rows(tuple((past, 1) for past, _ in ROWS))
+    q, k, v = torch.randn(tokens, 4, 16), torch.randn(1, 2, 1500, 16), torch.randn(1, 2, 1500, 24)
+    mask = PackedMask(rule, segments, tables, [s.past + s.count for s in segments], torch.device("cpu"))
+    expected = by_the_formula(q, k, v, segments, tables, rule, Scores(0.4))
+    found = attend_together(q.view(tokens, 2, 2, 16), k, v, *mask.together, Scores(0.4))
+    assert (found - expected).abs().max() < 1e-5
+    segments, tables, tokens = rows()  # some bring more
+    assert PackedMask(rule, segments, tables, [1] * len(segments), torch.device("cpu")).together is None

@@ -145,6 +145,25 @@ class PackedMask:
         """Every row by itself, for backends and biases that see whole rows of scores."""
         return tuple(self._row(*row) for row in self._rows)
 
+    @cached_property
+    def together(self) -> tuple[Tensor, Tensor] | None:
+        """Rows of one new token each as one batch, where a kernel's launch costs more than gathering: slots and mask.
+
+        Returns:
+            The slots of each row's keys and which of them are, Shape: [R, S] each; None unless every row brings one
+            token and sees all from its first key on.
+        """
+        if any(segment.count != 1 for segment, _, _ in self._rows):
+            return None
+        rows = [self._row(*row) for row in self._rows]
+        if any(row.allowed is not None for row in rows):
+            return None
+        slots = [torch.cat([torch.arange(*run) for run in row.runs]) for row in rows]
+        lengths = torch.tensor([len(own) for own in slots])
+        padded = torch.nn.utils.rnn.pad_sequence(slots, batch_first=True)
+        there = torch.arange(padded.shape[1])[None] < lengths[:, None]
+        return padded.to(self._device), there.to(self._device)
+
     def _pieces(self, segment: Segment, table: Table, keys: int) -> list[tuple[Call, list[Run]]] | None:
         """A row as calls, each with the earlier runs that all of its queries see; None if a mask is needed."""
         start, count, past = segment.start, segment.count, segment.past
