@@ -143,7 +143,7 @@ SUMMARIES = {
 @pytest.mark.parametrize("variant", SUMMARIES)
 def test_double_heads(tmp_path, variant, choices):
     ours, theirs = pair(tmp_path, "DoubleHeadsModel", **SUMMARIES[variant])
-    assert type(ours).__name__ == "DoubleHeads"
+    assert type(ours).__name__ == "GPT2DoubleHeadsModel"
     ids = torch.stack(ragged(97, [7] * 6))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0

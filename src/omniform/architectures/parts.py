@@ -59,13 +59,15 @@ class Heads:
         return cls(queries=queries, kv=kv, dim=dim or width // queries)
 
 
-def read_width(r: ConfigReader, name: str, default: int, heads_name: str, heads: int) -> tuple[int, int]:
-    """A width and the number of heads that share it.
+def read_width(
+    r: ConfigReader, name: str, default: int, heads_name: str, heads: int, also: tuple[str, ...] = ()
+) -> tuple[int, int]:
+    """A width and the number of heads that share it; ``also``: other names of both.
 
     Raises:
         ConfigError: they do not share it evenly.
     """
-    dim, count = r.integer(name, default), r.integer(heads_name, heads)
+    dim, count = r.integer(name, default, also=also[:1]), r.integer(heads_name, heads, also=also[1:])
     if dim % count:
         raise r.fail(heads_name, f"a divisor of {dim} ({name})", count)
     return dim, count
@@ -229,6 +231,10 @@ class Tower:
     def norm(self) -> nn.Module:
         """One norm."""
         return nn.LayerNorm(self.dim, self.eps)
+
+    def into(self, width: int) -> nn.Linear:
+        """A projection of the tower's vectors."""
+        return nn.Linear(self.dim, width, bias=False)
 
     def stack(self, rule: Rule) -> nn.ModuleList:
         """The tower's layers."""

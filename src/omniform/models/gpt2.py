@@ -10,6 +10,7 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.double_heads import DoubleHeads, Summary, SummaryHead, read_summary
 from omniform.architectures.family import Builder
+from omniform.architectures.parts import read_width
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import GPTEmbeddings, PositionTable, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
@@ -19,7 +20,7 @@ from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap
-from omniform.weights.links import split, transposed
+from omniform.weights.links import shares, transposed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +53,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    dim = r.integer("n_embd", 768, also=("hidden_size",))
-    heads = r.integer("n_head", 12, also=("num_attention_heads",))
-    if dim % heads:
-        raise r.fail("n_head", f"a divisor of {dim} (n_embd)", heads)
+    dim, heads = read_width(r, "n_embd", 768, "n_head", 12, also=("hidden_size", "num_attention_heads"))
     # The first is about rounding in half precision only; n_ctx always equals n_positions.
     r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")
     return Config(
@@ -87,23 +85,19 @@ def build(c: Config) -> TextDecoder:
 
     def layer(i: int) -> nn.Module:
         self_attn = Attention(c.dim, c.heads, rule=Causal(), scores=Scores(c.scale(i)), dropout=c.attention_dropout)
-        mlp = MLP(c.dim, c.hidden, c.act)
+        first, second, mlp, dropout = norm(), norm(), MLP(c.dim, c.hidden, c.act), c.dropout
         if not c.cross_attention:
             return PreNorm(
-                input_layernorm=norm(),
-                self_attn=self_attn,
-                post_attention_layernorm=norm(),
-                mlp=mlp,
-                dropout=c.dropout,
+                input_layernorm=first, self_attn=self_attn, post_attention_layernorm=second, mlp=mlp, dropout=dropout
             )
         return CrossPreNorm(
-            self_attn_layer_norm=norm(),
+            self_attn_layer_norm=first,
             self_attn=self_attn,
             encoder_attn_layer_norm=norm(),
             encoder_attn=CrossAttention(c.dim, c.heads, scores=Scores(c.scale(i)), dropout=c.attention_dropout),
-            final_layer_norm=norm(),
+            final_layer_norm=second,
             mlp=mlp,
-            dropout=c.dropout,
+            dropout=dropout,
         )
 
     table, positions = nn.Embedding(c.vocab_size, c.dim), PositionTable(c.max_positions, c.dim)
@@ -132,16 +126,13 @@ KEYS = KeyMap(
         "layers.{i}": "h.{i}",
         "layers.{i}.input_layernorm": "h.{i}.ln_1",
         "layers.{i}.post_attention_layernorm": "h.{i}.ln_2",
-        "layers.{i}.self_attn.q_proj": split("h.{i}.attn.c_attn", 0, 3, transposed=True),
-        "layers.{i}.self_attn.k_proj": split("h.{i}.attn.c_attn", 1, 3, transposed=True),
-        "layers.{i}.self_attn.v_proj": split("h.{i}.attn.c_attn", 2, 3, transposed=True),
+        **shares("layers.{i}.self_attn", "h.{i}.attn.c_attn", "qkv", transposed=True),
         "layers.{i}.self_attn.o_proj": transposed("h.{i}.attn.c_proj"),
         "layers.{i}.self_attn_layer_norm": "h.{i}.ln_1",
         "layers.{i}.encoder_attn_layer_norm": "h.{i}.ln_cross_attn",
         "layers.{i}.final_layer_norm": "h.{i}.ln_2",
         "layers.{i}.encoder_attn.q_proj": transposed("h.{i}.crossattention.q_attn"),
-        "layers.{i}.encoder_attn.k_proj": split("h.{i}.crossattention.c_attn", 0, 2, transposed=True),
-        "layers.{i}.encoder_attn.v_proj": split("h.{i}.crossattention.c_attn", 1, 2, transposed=True),
+        **shares("layers.{i}.encoder_attn", "h.{i}.crossattention.c_attn", "kv", transposed=True),
         "layers.{i}.encoder_attn.o_proj": transposed("h.{i}.crossattention.c_proj"),
         "layers.{i}.mlp.fc1": transposed("h.{i}.mlp.c_fc"),
         "layers.{i}.mlp.fc2": transposed("h.{i}.mlp.c_proj"),
@@ -150,7 +141,6 @@ KEYS = KeyMap(
     # The causal mask, which early releases saved with the weights.
     ignored=(r"\.(attn|crossattention)\.(masked_)?bias$",),
 )
-
 SCORE = {"classifier": "score"}
 
 FAMILY = (

@@ -250,6 +250,18 @@ def split(key: str, part: int, of: int, *, transposed: bool = False) -> Link:
     return Link(key, (Transposed(), Share(part, of)) if transposed else (Share(part, of),))
 
 
+def shares(ours: str, key: str, names: str, *, transposed: bool = False) -> dict[str, Link]:
+    """Rules for ``q_proj``, ``k_proj``... of ``ours``, whose outputs lie one after another, alike many, in one layer.
+
+    Args:
+        key: that layer.
+        names: a letter for each, in the order of the checkpoint: ``"qkv"``.
+        transposed: whether its matrix is stored the other way round.
+    """
+    count = len(names)
+    return {f"{ours}.{name}_proj": split(key, i, count, transposed=transposed) for i, name in enumerate(names)}
+
+
 def fused(key: str, parts: Mapping[str, int]) -> dict[str, Link]:
     """Rules for layers whose outputs lie one after another in the layer ``key``.
 

@@ -1,0 +1,125 @@
+"""Pictures and texts in one space: the towers of CLIP's line, what is built of them, and where their weights live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from omniform.architectures.dual_encoder import FirstOf, HighestId, ImageEmbedder, TextEmbedder, TextTower
+from omniform.architectures.parts import Tower
+from omniform.architectures.vision import VisionEncoder
+from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
+from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching
+from omniform.blocks.poolers import NormPooler
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.core.rules import Causal, Full
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSide:
+    """What the text tower computes."""
+
+    tower: Tower
+    vocab_size: int
+    max_positions: int
+    eos_token_id: int
+
+    @classmethod
+    def read(cls, r: ConfigReader) -> TextSide:
+        """Read the text tower's config."""
+        for name, default in (("pad_token_id", 1), ("bos_token_id", 49406)):
+            r.maybe_integer(name, default, least=-1)
+        return cls(
+            tower=Tower.read(r, dim=512, hidden=2048, heads=8, act="quick_gelu", eps=1e-5),
+            vocab_size=r.integer("vocab_size", 49408),
+            max_positions=r.integer("max_position_embeddings", 77),
+            eos_token_id=r.integer("eos_token_id", 49407, least=0),
+        )
+
+    def model(self) -> TextTower:
+        """The text tower. The end of a text stands for it."""
+        # Old releases wrote 2 by mistake, and took the highest id, the vocabulary's last token, for the end.
+        end = HighestId() if self.eos_token_id == 2 else FirstOf((self.eos_token_id,))
+        return TextTower(
+            embed_tokens=nn.Embedding(self.vocab_size, self.tower.dim),
+            embeddings=PositionedEmbeddings(embed_positions=PositionTable(self.max_positions, self.tower.dim)),
+            layers=self.tower.stack(Causal()),
+            norm=self.tower.norm(),
+            pooler=end,
+            max_positions=self.max_positions,
+        )
+
+    def embedder(self, _: Common) -> TextEmbedder:
+        """The text tower and its projection."""
+        return TextEmbedder(model=self.model(), projection=self.tower.into(self.tower.projection))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionSide:
+    """What the vision tower computes."""
+
+    tower: Tower
+    patching: Patching
+
+    @classmethod
+    def read(cls, r: ConfigReader) -> VisionSide:
+        """Read the vision tower's config."""
+        tower = Tower.read(r, dim=768, hidden=3072, heads=12, act="quick_gelu", eps=1e-5)
+        return cls(tower=tower, patching=read_patching(r, patch_size=32))
+
+    def model(self) -> VisionEncoder:
+        """The vision tower.
+
+        The norm before the layers acts on patches, the one after them on the pooled vector alone.
+        """
+        dim = self.tower.dim
+        return VisionEncoder(
+            patches=PatchStem(self.patching, dim, bias=False),
+            positions=GridPositions(self.patching.grid, dim, before=1),
+            class_token=ClassToken(dim),
+            pre_norm=self.tower.norm(),
+            layers=self.tower.stack(Full()),
+            pooler=NormPooler(self.tower.norm()),
+        )
+
+    def embedder(self, _: Common) -> ImageEmbedder:
+        """The vision tower and its projection."""
+        return ImageEmbedder(model=self.model(), projection=self.tower.into(self.tower.projection))
+
+
+LAYERS = {
+    "layers": "encoder.layers",
+    "layers.{i}.input_layernorm": "encoder.layers.{i}.layer_norm1",
+    "layers.{i}.self_attn.o_proj": "encoder.layers.{i}.self_attn.out_proj",
+    "layers.{i}.post_attention_layernorm": "encoder.layers.{i}.layer_norm2",
+}
+TEXT_KEYS = KeyMap(
+    {
+        **LAYERS,
+        "embed_tokens": "embeddings.token_embedding",
+        "embeddings.embed_positions": "embeddings.position_embedding",
+        "norm": "final_layer_norm",
+    },
+    aliases=((r"^text_model\.(\w)", r"\1"),),
+)
+VISION_KEYS = KeyMap(
+    {
+        **LAYERS,
+        "class_token.weight": "embeddings.class_embedding",
+        "patches.projection": "embeddings.patch_embedding",
+        "positions": "embeddings.position_embedding",
+        "pre_norm": "pre_layrnorm",  # sic
+        "pooler.norm": "post_layernorm",
+    },
+    aliases=((r"^vision_model\.(\w)", r"\1"),),
+)
+"""Where CLIP's line keeps a vision tower."""
+
+BOTH_KEYS = TEXT_KEYS.under("text_model", "text_model") | VISION_KEYS.under("vision_model", "vision_model")
+
+# A tower can be loaded from a file that holds both.
+NO_TEXT = KeyMap({}, ignored=(r"^(text_model|text_projection)\.", r"^logit_scale$"))
+NO_VISION = KeyMap({}, ignored=(r"^(vision_model|visual_projection)\.", r"^logit_scale$"))
