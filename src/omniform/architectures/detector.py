@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.detection import SetLoss, Target
 from omniform.architectures.model import Model
+from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
 from omniform.blocks.positioned import PlacedContext
 from omniform.core.context import Memory, StepContext
@@ -50,26 +51,22 @@ class View:
         return self.real.flatten(1) if self.padded else None
 
 
-class QueryEncoder(nn.Module):
+class QueryEncoder(Composed):
     """Layers over the places of a feature map."""
 
-    def __init__(self, layers: Iterable[nn.Module], *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.dropout = dropout
+    layers: nn.ModuleList
+    dropout: float = 0.0
 
     def forward(self, embeds_BSD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, S, D] in and out."""
         return run(self.layers, F.dropout(embeds_BSD, self.dropout, self.training), ctx)
 
 
-class QueryDecoder(nn.Module):
+class QueryDecoder(Composed):
     """Layers over object queries."""
 
-    def __init__(self, layers: Iterable[nn.Module], layernorm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.layernorm = layernorm
+    layers: nn.ModuleList
+    layernorm: nn.Module
 
     def forward(self, queries_BQD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor | None]:
         """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D], if kept."""

@@ -82,7 +82,7 @@ class VisionSide:
             class_token=ClassToken(dim),
             pre_norm=self.tower.norm(),
             layers=self.tower.stack(Full()),
-            pooler=NormPooler(self.tower.norm()),
+            pooler=NormPooler(norm=self.tower.norm()),
         )
 
     def embedder(self, _: Common) -> ImageEmbedder:

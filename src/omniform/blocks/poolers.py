@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
 
 
@@ -39,12 +40,10 @@ class DensePooler(OptionalPart):
         return f"act={self.act}"
 
 
-class NormPooler(nn.Module):
+class NormPooler(Composed):
     """The first token, normalised (CLIP's pictures)."""
 
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
+    norm: nn.Module
 
     def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """Shape: [B, T, D] to [B, D]."""

@@ -73,16 +73,16 @@ def build(c: Config) -> QueryDetector:
         encoder_attn = PositionedCrossAttention(dim, heads, dropout=dropout)
         return sides.crossed(CrossPostNorm, attention(heads), encoder_attn)
 
-    heads = sides.decoder.heads
     decoder = DeepQueryDecoder if c.deep else QueryDecoder
     encoder_layers = (sides.postnorm(attention(sides.encoder.heads)) for _ in range(sides.encoder.layers))
+    decoder_layers = (decoder_layer(sides.decoder.heads) for _ in range(sides.decoder.layers))
     return QueryDetector(
         backbone=ResNet(c.backbone.spec),
         input_projection=nn.Conv2d(c.backbone.spec.output_channels[-1], dim, kernel_size=1),
         position_embedding=SinePlaces(dim) if c.places == "sine" else LearnedPlaces(dim),
-        encoder=QueryEncoder(encoder_layers, dropout=sides.dropout),
+        encoder=QueryEncoder(layers=nn.ModuleList(encoder_layers), dropout=sides.dropout),
         query_position_embeddings=nn.Embedding(c.queries, dim),
-        decoder=decoder((decoder_layer(heads) for _ in range(sides.decoder.layers)), nn.LayerNorm(dim)),
+        decoder=decoder(layers=nn.ModuleList(decoder_layers), layernorm=sides.norm()),
     )
 
 

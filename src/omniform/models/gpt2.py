@@ -47,8 +47,7 @@ class Config:
 
     def scale(self, layer: int) -> float:
         """The factor on the attention scores of a layer."""
-        scale: float = (self.dim // self.heads) ** -0.5 if self.scaled else 1.0
-        return scale / (layer + 1) if self.scaled_by_depth else scale
+        return ((self.dim / self.heads) ** -0.5 if self.scaled else 1.0) / (layer + 1 if self.scaled_by_depth else 1)
 
 
 def read(r: ConfigReader) -> Config:
