@@ -16,6 +16,7 @@ from omniform.core.batch import Item, Span
 from omniform.core.caches import DynamicCache
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
+from omniform.core.host import is_jit_traced
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.state import DenseState
 
@@ -101,7 +102,7 @@ class TextDecoder(TextStack, LanguageModel):
         """The state a call reads and writes: the one it was given, a fresh one, or none."""
         if past is not None:
             return past
-        wanted = not self.training if use_cache is None else use_cache
+        wanted = not self.training and not is_jit_traced() if use_cache is None else use_cache
         return DynamicCache() if wanted else None
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Taps
-from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
+from omniform.core.errors import InputError, OmniformError, UnknownAttributeError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
@@ -184,7 +184,7 @@ class Model(Composed):
     def origin(self) -> Origin:
         """What this model is, beyond its modules."""
         if self._origin is None:
-            raise OmniformError(
+            raise UnknownAttributeError(
                 "this module is a part of a model and has no config of its own", remedy="Ask the whole model."
             )
         return self._origin

@@ -77,7 +77,8 @@ class PreTrainedModel(Surface):
                 expected=repr(place.family.model_type),
                 found=repr(config.model_type),
             )
-        with torch.device("meta"), NoInitialising():
+        # Modules made where nothing is to be trained could not be trained later.
+        with torch.inference_mode(False), torch.device("meta"), NoInitialising():
             self._become(place.architecture.build(config.spec, config.common))
         if not add_pooling_layer:
             self._without_pooler()
@@ -89,8 +90,9 @@ class PreTrainedModel(Surface):
         _name_inner(self, place.family, config)
         where = home()
         if where.type != "meta":
-            allocate(self, torch.get_default_dtype(), where)
-            initialise(self, config.common.initializer_range)
+            with torch.inference_mode(False):
+                allocate(self, torch.get_default_dtype(), where)
+                initialise(self, config.common.initializer_range)
 
     def _become(self, built: Model) -> None:
         self.__dict__.update(built.__dict__)

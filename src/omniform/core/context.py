@@ -50,6 +50,11 @@ class Mask:
 EVERYTHING = Mask()
 
 
+def counted(number: int) -> Hashable:
+    """A size as part of a key: while a model is traced, one that may be any has no hash, but a name."""
+    return number if isinstance(number, int) else str(number)
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """An encoder's output, as a decoder's cross-attention reads it.
@@ -146,14 +151,14 @@ class StepContext:
 
     def mask(self, rule: Rule, queries: int, device: torch.device) -> Mask:
         """What self-attention under ``rule`` may see in this step."""
-        return self.once((rule, queries), lambda: self._resolve(rule, queries, device))
+        return self.once((rule, counted(queries)), lambda: self._resolve(rule, queries, device))
 
     def memory_mask(self, queries: int) -> Mask:
         """What cross-attention may see: the memory's real tokens."""
         if self.memory is None or self.memory.padding is None:
             return EVERYTHING
         padding = self.memory.padding
-        return self.once(("memory", queries), lambda: Mask(padding[:, None, None, :]))
+        return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :]))
 
     def last_layer(self) -> StepContext:
         """The context of a stack's last layer, which need not compute what nobody asks for."""

@@ -17,6 +17,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
+def is_jit_traced() -> bool:
+    """Whether TorchScript is recording, which knows tensors and tuples only."""
+    return torch._C._get_tracing_state() is not None
+
+
 def is_readable(x: Tensor) -> bool:
     """Whether the host can look at the values for nothing: plain memory of its own."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout is torch.strided

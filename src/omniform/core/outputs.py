@@ -9,6 +9,7 @@ from typing import TypedDict, TypeVar, overload
 from torch import Tensor
 
 from omniform.core.errors import nearest
+from omniform.core.trees import Tree, register_tree
 from omniform.core.state import DenseState
 
 O = TypeVar("O", bound="ModelOutput")  # noqa: E741
@@ -34,7 +35,15 @@ class BothNoted(TypedDict):
 
 
 class ModelOutput:
-    """Base of all outputs. Entries that are None are left out of keys, indices and iteration."""
+    """Base of all outputs. Entries that are None are left out of keys, indices and iteration.
+
+    Every output class is a tree that torch's tools (export, DDP, vmap) take apart and put together again.
+    """
+
+    def __init_subclass__(cls) -> None:
+        # A dataclass with slots is made twice, the second time with its fields; only that one is used.
+        if "__dataclass_fields__" in vars(cls):
+            register_tree(cls, _taken_apart, _put_together)
 
     def keys(self) -> list[str]:
         """The names of the entries that are there."""
@@ -72,6 +81,18 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.keys())
+
+
+def _taken_apart(output: ModelOutput) -> Tree:
+    return [getattr(output, name) for name in output.keys()], output.keys()
+
+
+def _put_together(kind: type[ModelOutput], parts: list[object], names: list[str]) -> ModelOutput:
+    output = kind.__new__(kind)
+    present = dict(zip(names, parts, strict=True))
+    for f in fields(kind):  # type: ignore[arg-type]
+        setattr(output, f.name, present.get(f.name))
+    return output
 
 
 @dataclass(slots=True)

@@ -17,13 +17,15 @@ spec           what is kept                                view of a state
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+from omniform.core.trees import Tree, register_tree
 
 if TYPE_CHECKING:
     from omniform.core.context import Memory
@@ -234,6 +236,13 @@ class DenseTokens:
         self._length = end
         return self.tensors()
 
+    def put(self, x_BHSD: Tensor) -> int:
+        """Keep one more kind of what was kept elsewhere, whole; returns how many tokens it has."""
+        self._whole = (*self._whole, x_BHSD)
+        # Who takes trees apart may put other things than tensors in their places.
+        self._length = x_BHSD.shape[2] if isinstance(x_BHSD, Tensor) else 0
+        return self._length
+
     def select(self, rows: Tensor) -> None:
         """Keep, repeat or reorder rows of the batch."""
         self._whole = tuple(x.index_select(0, rows) for x in self._whole)
@@ -361,10 +370,61 @@ class DenseState:
         kept = [*(view.tensors() for view in self._views()), *self._cross.values()]
         return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
 
+    def __init_subclass__(cls) -> None:
+        register_tree(cls, _taken_apart, _put_together)
+
+    def _put(self, name: str, part: Tensor) -> None:
+        """Put back what :func:`_taken_apart` named so."""
+        kind, *place = name.split(".")
+        if kind == "shift":
+            self.shift = part
+        elif kind == "length":
+            self._length = cast(int, part)
+        elif kind == "room":
+            self._room = cast(int, part)
+        elif kind == "cross":
+            self._cross[int(place[0])] = (*self._cross.get(int(place[0]), ()), part)
+        elif kind == "fixed":
+            self.fixed(int(place[0])).write(slice(None), part)
+        else:
+            view = self.kv(int(place[0])) if kind == "kv" else self.latent(int(place[0]))
+            self._length = view.put(part)
+
     def _views(self) -> Iterator[DenseTokens | DenseFixed]:
         yield from self._kv.values()
         yield from self._latent.values()
         yield from self._fixed.values()
+
+
+def _taken_apart(state: DenseState) -> Tree:
+    # How many tokens there are is known from the tensors' shape: where a length is dynamic, it may not be a name.
+    tables: dict[str, Mapping[int, DenseTokens | DenseFixed]]
+    tables = {"kv": state._kv, "latent": state._latent, "fixed": state._fixed}
+    named: dict[str, object] = {
+        f"{kind}.{slot}.{part}": tensor
+        for kind, table in tables.items()
+        for slot, view in table.items()
+        for part, tensor in enumerate(view.tensors())
+    }
+    named |= {f"cross.{slot}.{part}": x for slot, kept in state._cross.items() for part, x in enumerate(kept)}
+    if state.shift is not None:
+        named["shift"] = state.shift
+    if not state._kv and not state._latent:
+        named["length"] = state._length
+    if state._room:
+        named["room"] = state._room
+    return list(named.values()), list(named)
+
+
+def _put_together(kind: type[DenseState], parts: list[object], names: list[str]) -> DenseState:
+    state = kind.__new__(kind)
+    DenseState.__init__(state)
+    for name, part in zip(names, parts, strict=True):
+        state._put(name, cast(Tensor, part))
+    return state
+
+
+register_tree(DenseState, _taken_apart, _put_together)
 
 
 class StatefulModule(nn.Module, ABC):

@@ -150,6 +150,7 @@ def from_scratch(config: ModelConfig, kind: type[PreTrainedModel], dtype: torch.
         torch.set_default_dtype(before)
 
 
+@torch.inference_mode(False)  # or the weights could not be trained later
 def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     """Fill a model that was built on the meta device, and hang in what brings its parts together.
 
