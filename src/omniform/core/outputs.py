@@ -9,8 +9,8 @@ from typing import TypedDict, TypeVar, overload
 from torch import Tensor
 
 from omniform.core.errors import nearest
-from omniform.core.trees import Tree, register_tree
 from omniform.core.state import DenseState
+from omniform.core.trees import Tree, register_tree
 
 O = TypeVar("O", bound="ModelOutput")  # noqa: E741
 Layers = tuple[Tensor, ...]
