@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from omniform.architectures.model import Model, Origin
+from omniform.architectures.signatures import spell_out
 from omniform.architectures.surface import Surface
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import Common, ModelConfig
@@ -88,6 +89,7 @@ class PreTrainedModel(Surface):
         number_mixers(self.keeper())
         self.bind(origin_of(kind, config))
         _name_inner(self, place.family, config)
+        spell_out(self)
         where = home()
         if where.type != "meta":
             with torch.inference_mode(False):
@@ -181,7 +183,12 @@ def _over(named: type[Model], skeleton: type[Model]) -> type[Model]:
     """A named class over another skeleton than it was declared with, which a config may ask for (BERT as a decoder)."""
     if (named, skeleton) in _OVER:
         return _OVER[named, skeleton]
-    body = {"__module__": named.__module__, "__qualname__": named.__qualname__, "made_of": (named, skeleton)}
+    body = {
+        "__module__": named.__module__,
+        "__qualname__": named.__qualname__,
+        "made_of": (named, skeleton),
+        "forward": skeleton.forward,  # the named class may have spelled out that of its own
+    }
     made = type(named.__name__, (named, skeleton), body)
     return _OVER.setdefault((named, skeleton), made)
 

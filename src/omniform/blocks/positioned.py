@@ -15,6 +15,8 @@ from omniform.blocks.attention import Attention, CrossAttention
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 
+_FIELDS = tuple(f.name for f in fields(StepContext))
+
 
 @dataclass(frozen=True, slots=True)
 class PlacedContext(StepContext):
@@ -31,7 +33,7 @@ class PlacedContext(StepContext):
     @classmethod
     def of(cls, ctx: StepContext, places: Tensor, memory_places: Tensor | None = None) -> PlacedContext:
         """``ctx`` with places."""
-        kept = {f.name: getattr(ctx, f.name) for f in fields(StepContext)}
+        kept = {name: getattr(ctx, name) for name in _FIELDS}
         return cls(**kept, places=places, memory_places=memory_places)
 
 

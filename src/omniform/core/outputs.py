@@ -84,7 +84,8 @@ class ModelOutput:
 
 
 def _taken_apart(output: ModelOutput) -> Tree:
-    return [getattr(output, name) for name in output.keys()], output.keys()
+    names = output.keys()
+    return [getattr(output, name) for name in names], names
 
 
 def _put_together(kind: type[ModelOutput], parts: list[object], names: list[str]) -> ModelOutput:
