@@ -60,7 +60,6 @@ TABLE = Table(
         "untied": {"tie_word_embeddings": False},
     },
     spellings={"bare": bare("deberta"), "gamma": gamma, "compiled": compiled},
-    derived=frozenset({"pos_att_type"}),
 )  # fmt: skip
 
 

@@ -27,16 +27,17 @@ class VocabularyHead(nn.Module):
         table: the table of token vectors.
         act: name of the activation.
         eps: of the norm.
+        dim: width of the hidden states; the table's by default.
         tie: whether the last projection is the table itself, and ``bias`` its bias. Where it is not, checkpoints
             hold a ``bias`` all the same, which nothing reads.
     """
 
-    def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool) -> None:
+    def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool, dim: int | None = None) -> None:
         super().__init__()
-        vocabulary, dim = table.weight.shape
-        self.dense = nn.Linear(dim, dim)
-        self.layer_norm = nn.LayerNorm(dim, eps)
-        self.decoder = nn.Linear(dim, vocabulary)
+        vocabulary, width = table.weight.shape
+        self.dense = nn.Linear(width if dim is None else dim, width)
+        self.layer_norm = nn.LayerNorm(width, eps)
+        self.decoder = nn.Linear(width, vocabulary)
         self.act = act
         self._act = activation(act)
         if tie:

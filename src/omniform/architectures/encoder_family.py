@@ -28,8 +28,13 @@ class EncoderDefaults(TypedDict, total=False):
 
     vocab_size: int
     token_types: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
     eps: float
     max_positions: int
+    least_layers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +60,19 @@ class EncoderText:
     @classmethod
     def read(cls, r: ConfigReader, **default: Unpack[EncoderDefaults]) -> EncoderText:
         """The fields under their usual names; ``default`` is what differs from BERT's."""
-        dim, heads = read_width(r, "hidden_size", 768, "num_attention_heads", 12)
+        heads_by_default, types = default.get("heads", 12), default.get("token_types", 2)
+        dim, heads = read_width(r, "hidden_size", default.get("dim", 768), "num_attention_heads", heads_by_default)
         causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
         if cross_attention and not causal:
             raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
         dropout = r.probability("hidden_dropout_prob", 0.1)
         return cls(
             vocab_size=r.integer("vocab_size", default.get("vocab_size", 30522)),
-            token_types=r.integer("type_vocab_size", default.get("token_types", 2)),
+            # None are allowed where none are usual.
+            token_types=r.integer("type_vocab_size", types, least=min(types, 1)),
             dim=dim,
-            hidden=r.integer("intermediate_size", 3072),
-            layers=r.layers("num_hidden_layers", 12),
+            hidden=r.integer("intermediate_size", default.get("hidden", 3072)),
+            layers=r.layers("num_hidden_layers", default.get("layers", 12), least=default.get("least_layers", 0)),
             heads=heads,
             act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
             eps=r.number("layer_norm_eps", default.get("eps", 1e-12)),

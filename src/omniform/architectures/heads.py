@@ -6,14 +6,14 @@ What differs between families (which vector stands for a row, what the classifie
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.losses import classification_loss, span_loss, token_loss
+from omniform.architectures.losses import classification_loss, graded_classification_loss, span_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.core.config import Common
 from omniform.core.errors import InputError
@@ -118,11 +118,37 @@ class SequenceClassifier(Head):
         ids = args[0] if args else cast("Tensor | None", inputs.get(self.main_input))
         logits = self.classifier(self.dropped(self.pool(out, ids)))
         return ClassifierOutput(
-            loss=None if labels is None else classification_loss(logits, labels, self.common),
+            loss=None if labels is None else self.loss(logits, labels),
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),
         )
+
+    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        """How far the scores are from the labels."""
+        return classification_loss(logits_BC, labels, self.common)
+
+
+class GradedClassifier(SequenceClassifier):
+    """One whose labels may be missing, or shares of the classes, where the config says no type of problem (DeBERTa).
+
+    There one number per row comes as Shape: [B] when there are labels, as the reference's does.
+    """
+
+    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+        """Class scores; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B] of class indices, negative ones to leave a row out, or [B, C]; gives a loss.
+        """
+        out = super().forward(*args, labels=labels, **inputs)
+        assert out.logits is not None
+        if labels is not None and self.common.problem_type is None and out.logits.shape[-1] == 1:
+            return replace(out, logits=out.logits.view(-1))
+        return out
+
+    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
+        return graded_classification_loss(logits_BC, labels, self.common)
 
 
 class TokenClassifier(Head):

@@ -63,6 +63,23 @@ def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Te
     return F.binary_cross_entropy_with_logits(logits_BC, labels.to(logits_BC.dtype))
 
 
+def graded_classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Tensor:
+    """The same, but where ``problem_type`` is not said, labels may be shares of the classes or missing (DeBERTa).
+
+    Args:
+        logits_BC: Shape: [B, C].
+        labels: Shape: [B] of class indices, negative ones to leave a row out; or [B, C] of what each class counts.
+    """
+    if common.problem_type is not None or logits_BC.shape[-1] == 1:
+        return classification_loss(logits_BC, labels, common)
+    labels = labels.to(logits_BC.device)
+    if labels.dim() > 1 and labels.shape[-1] > 1:
+        return -(logits_BC.log_softmax(-1) * labels).sum(-1).mean()
+    known = labels.reshape(-1).long().clamp(min=-1)
+    total = F.cross_entropy(logits_BC.float(), known, ignore_index=-1, reduction="sum")
+    return total / (known >= 0).sum().clamp(min=1)
+
+
 def span_loss(start_BT: Tensor, end_BT: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Mean of the losses of an answer's first and last token; positions outside the row are left out."""
     outside = start_BT.shape[1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
+from omniform.core.outputs import BaseModelOutput
 
 
 class OptionalPart(nn.Module):
@@ -38,6 +40,24 @@ class DensePooler(OptionalPart):
 
     def extra_repr(self) -> str:
         return f"act={self.act}"
+
+
+class ContextPooler(nn.Module):
+    """The first token with dropout, projected and passed through an activation; a part of the head (DeBERTa)."""
+
+    def __init__(self, dim: int, act: str, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.act = act
+        self.dropout = dropout
+        self._act = activation(act)
+
+    def forward(self, out: BaseModelOutput, input_ids: Tensor | None = None) -> Tensor:
+        """A base model's output to one vector per row. Shape: [B, D]."""
+        return self._act(self.dense(F.dropout(out.last_hidden_state[:, 0], self.dropout, self.training)))
+
+    def extra_repr(self) -> str:
+        return f"act={self.act}, dropout={self.dropout}"
 
 
 class NormPooler(Composed):
