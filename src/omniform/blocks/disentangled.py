@@ -218,6 +218,20 @@ class ConvolvedPostNorm(PostNorm):
     act: str
     conv_norm: nn.Module
 
+    @classmethod
+    def beside(cls, layer: PostNorm, conv: nn.Conv1d, act: str, norm: nn.Module) -> ConvolvedPostNorm:
+        """The layer with a convolution beside it; ``act`` comes after it, ``norm`` after the sum."""
+        return cls(
+            self_attn=layer.self_attn,
+            self_attn_layer_norm=layer.self_attn_layer_norm,
+            mlp=layer.mlp,
+            final_layer_norm=layer.final_layer_norm,
+            dropout=layer.dropout,
+            conv=conv,
+            act=act,
+            conv_norm=norm,
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._act = activation(self.act)

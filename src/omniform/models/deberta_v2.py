@@ -68,21 +68,14 @@ def read(r: ConfigReader) -> Config:
 def layer(c: Config, self_attn: Attention, *, first: bool) -> PostNorm:
     """One layer; the first may have a convolution beside it."""
     t = c.text
-    norm, end, mlp = t.norm(), t.norm(), MLP(t.dim, t.hidden, t.act)
-    if not (first and c.kernel):
-        return PostNorm(
-            self_attn=self_attn, self_attn_layer_norm=norm, mlp=mlp, final_layer_norm=end, dropout=t.dropout
-        )
-    return ConvolvedPostNorm(
-        self_attn=self_attn,
-        self_attn_layer_norm=norm,
-        mlp=mlp,
-        final_layer_norm=end,
-        dropout=t.dropout,
-        conv=nn.Conv1d(t.dim, t.dim, c.kernel, padding=c.kernel // 2, groups=c.groups),
-        act=c.conv_act,
-        conv_norm=t.norm(),
+    first_norm, last_norm, mlp = t.norm(), t.norm(), MLP(t.dim, t.hidden, t.act)
+    plain = PostNorm(
+        self_attn=self_attn, self_attn_layer_norm=first_norm, mlp=mlp, final_layer_norm=last_norm, dropout=t.dropout
     )
+    if not (first and c.kernel):
+        return plain
+    conv = nn.Conv1d(t.dim, t.dim, c.kernel, padding=c.kernel // 2, groups=c.groups)
+    return ConvolvedPostNorm.beside(plain, conv, c.conv_act, t.norm())
 
 
 def build(c: Config, pooler: nn.Module | None) -> PairedEncoder:
