@@ -9,7 +9,7 @@ from typing import ClassVar, Unpack, cast
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative, RowLayout
-from omniform.architectures.losses import next_token_loss
+from omniform.architectures.losses import check_labels, next_token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
 from omniform.core.batch import Item, Span
@@ -143,6 +143,9 @@ class CausalLM(Generative):
         """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""
         scores: Tensor = self.lm_head(hidden)
         return scores if self.adjust is None else self.adjust(scores)
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        check_labels(inputs.get("labels"), self.decoder.embed_tokens.num_embeddings)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.generative import Generative
-from omniform.architectures.losses import next_token_loss, token_loss
+from omniform.architectures.losses import check_labels, next_token_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
@@ -61,6 +61,9 @@ class MaskedLM(Model):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        check_labels(inputs.get("labels"), self.model.embed_tokens.num_embeddings)
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> MaskedLMOutput:
         """Scores of every token at every place; see the base model for its inputs.
@@ -132,14 +135,23 @@ class TextWriter(Generative):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
 
+    def arrive(self, inputs: dict[str, object]) -> None:
+        check_labels(inputs.get("labels"), self.model.embed_tokens.num_embeddings)
+
     def forward(
-        self, *args: Tensor, labels: Tensor | None = None, logits_to_keep: int = 0, **inputs: object
+        self,
+        *args: Tensor,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
     ) -> CausalLMOutput:
         """Next-token scores; see the base model for its inputs.
 
         Args:
             labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
             logits_to_keep: compute scores of the last so many tokens only; 0 for all.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
         """
         if labels is not None and self.can_generate():
             # Nobody continues from a step that is there for its loss.
@@ -147,7 +159,7 @@ class TextWriter(Generative):
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         return CausalLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
+            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),

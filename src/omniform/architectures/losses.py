@@ -8,9 +8,36 @@ from torch import Tensor
 
 from omniform.core.config import Common
 from omniform.core.errors import InputError
+from omniform.core.host import is_readable
 
 IGNORED = -100
 """Labels of this value are left out of the mean."""
+
+
+def check_labels(labels: object, classes: int) -> None:
+    """Raise :class:`InputError` unless labels are classes, or ``-100``.
+
+    Args:
+        labels: Shape: [B, ...]; None for no labels.
+        classes: how many there are.
+    """
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype is not torch.int64:
+        found = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError("labels must be whole numbers", where="labels", expected="torch.int64", found=found)
+    if not is_readable(labels) or not labels.numel():
+        return
+    values = labels.detach().numpy()
+    wrong = (values != IGNORED) & ((values < 0) | (values >= classes))
+    if wrong.any():
+        row = f", row {wrong.nonzero()[0][0]}" if values.ndim > 1 else ""
+        raise InputError(
+            "a label lies outside the classes",
+            where=f"labels{row}",
+            expected=f"0 to {classes - 1}, or {IGNORED} to leave out",
+            found=int(values[wrong][0]),
+        )
 
 
 def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None = None) -> Tensor:

@@ -34,11 +34,13 @@ class RoutedCausalLM(CausalLM):
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
         output_router_logits: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> MoECausalLMOutput:
         """Next-token scores; see :meth:`CausalLM.forward`.
 
         Args:
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
             output_router_logits: whether to return the routers' scores and how unevenly they send tokens.
         """
         asked = self.unasked if output_router_logits is None else output_router_logits
@@ -46,7 +48,7 @@ class RoutedCausalLM(CausalLM):
             inputs["output_router_logits"] = True
         out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
-        loss = None if labels is None else next_token_loss(logits, labels)
+        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         uneven = balance_loss(out.router_logits, self.top, attention_mask) if out.router_logits else None
         if loss is not None and uneven is not None:
             loss = loss + self.coefficient * uneven

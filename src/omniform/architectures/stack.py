@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, TypedDict, Unpack, cast
 
+import torch
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model, arrive_masked
@@ -204,7 +205,7 @@ class TextEncoder(TextStack):
 def check_embeds(embeds: object, width: int) -> None:
     """Raise :class:`InputError` unless these are vectors as a model of ``width`` reads them."""
     fits = isinstance(embeds, Tensor) and embeds.dim() == 3 and embeds.shape[2] == width and bool(embeds.numel())
-    if not fits or not cast(Tensor, embeds).is_floating_point():
+    if not fits or not cast(Tensor, embeds).is_floating_point() or cast(Tensor, embeds).layout is not torch.strided:
         shape = f"{embeds.dtype} of shape {list(embeds.shape)}" if isinstance(embeds, Tensor) else type(embeds).__name__
         raise InputError(
             "vectors do not fit the model",

@@ -157,12 +157,14 @@ def check_ids(input_ids: Tensor, vocabulary: int, where: str = "input_ids") -> N
             found=type(input_ids).__name__,
             remedy='Tokenize with return_tensors="pt".',
         )
-    if input_ids.is_floating_point() or input_ids.dim() != 2 or input_ids.numel() == 0:
+    plain = input_ids.dtype in (torch.int64, torch.int32) and input_ids.layout is torch.strided
+    if not plain or input_ids.dim() != 2 or input_ids.numel() == 0:
         raise InputError(
             "token ids must be integers in rows",
             where=where,
-            expected="shape [batch, tokens]",
-            found=f"{input_ids.dtype} of shape {list(input_ids.shape)}",
+            expected="torch.int64 or torch.int32 of shape [batch, tokens]",
+            found=f"{input_ids.dtype} of shape {list(input_ids.shape)}"
+            + (f", {input_ids.layout}" if input_ids.layout is not torch.strided else ""),
         )
     low, high = bounds_of(input_ids)
     if low < 0 or high >= vocabulary:
