@@ -13,7 +13,7 @@ from omniform.architectures.stack import Stepped
 from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Item, Span
 from omniform.core.errors import InputError
-from omniform.core.host import is_traced
+from omniform.core.host import is_readable
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.spans import find_spans
 
@@ -121,21 +121,25 @@ class VisionLanguage(LanguageModel):
         if inputs.get("pixel_values") is not None and inputs.get("input_ids") is None:
             raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
         self.language_model.arrive(inputs)
+        ids, pictures = inputs.get("input_ids"), inputs.get("pixel_values")
+        if not isinstance(ids, Tensor) or inputs.get("inputs_embeds") is not None:
+            return
+        lengths: list[int] = []
+        if isinstance(pictures, Tensor):
+            _check_pictures(pictures)
+            lengths = [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
+        # On an accelerator placeholders are counted where there are pictures: too few of them would end its work.
+        if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
+            find_spans(ids, self.image_token_id, lengths, "image")
 
     def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Token vectors with the pictures in their places, and the pictures' features, one after another.
-
-        Raises:
-            InputError: placeholders and pictures do not match; nothing was computed on the decoder's side.
-        """
+        """Token vectors with the pictures in their places, and the pictures' features, one after another."""
         embeds = self.language_model.embed(input_ids)
         if pixel_values is None:
-            if not is_traced():
-                find_spans(input_ids, self.image_token_id, [], "image")
             return embeds, None
         features = self.get_image_features(pixel_values)
-        spans = find_spans(input_ids, self.image_token_id, [features.shape[1]] * features.shape[0], "image")
-        return merge(embeds, list(features), spans), features.flatten(0, 1)
+        marked = (input_ids == self.image_token_id)[..., None]
+        return embeds.masked_scatter(marked, features.to(embeds)), features.flatten(0, 1)
 
     def forward(
         self,

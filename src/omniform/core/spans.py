@@ -37,8 +37,9 @@ def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modalit
             there are; the message names the row and both numbers.
     """
     spans: list[Span] = []
-    for row, ids in enumerate(input_ids):
-        places = (ids == token_id).nonzero()[:, 0].tolist()
+    marked = (input_ids == token_id).cpu().numpy()
+    for row, ids in enumerate(marked):
+        places = ids.nonzero()[0].tolist()
         at = 0
         while at < len(places):
             item = len(spans)
