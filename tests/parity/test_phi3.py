@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from harness import Case, Parity, Table, bare, build, compiled, decoder_heads, over
+from safetensors.torch import save_file
+from torch import nn
 from writers import Prompts
 
+from omniform.core.errors import ConfigError
 from omniform.models.registry import known_families
-from reference import close, ragged, transformers
+from reference import close, omniform, ragged, randomise, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -62,6 +68,20 @@ TABLE = Table(
 )
 
 
+def both(raw: dict[str, object], folder: Path, ours: Mapping[str, object] = {}) -> tuple[nn.Module, nn.Module]:
+    """Ours and the reference's for a ``config.json`` as it was written by hand, with the same weights.
+
+    Args:
+        ours: what stands in the file that we read instead.
+    """
+    torch.manual_seed(0)
+    theirs = transformers.Phi3Model(transformers.Phi3Config(**copy.deepcopy(raw))).eval()
+    randomise(theirs)
+    (folder / "config.json").write_text(json.dumps({"model_type": "phi3", **raw, **ours}))
+    save_file(theirs.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    return omniform.AutoModel.from_pretrained(folder), theirs
+
+
 class TestPhi3(Parity):
     table = TABLE
 
@@ -74,15 +94,38 @@ class TestPhi3(Parity):
             expected = copy.deepcopy(built.theirs)(ids).logits
             close(built.ours(ids).logits, expected, f"{length} tokens")
 
+    @pytest.mark.parametrize("spelt", [{"type": "su"}, {"type": "yarn"}, {"rope_type": "su"}, {"type": "longrope"}])
+    def test_long_factors_under_their_first_names(self, spelt: dict[str, str], tmp_path: Path) -> None:
+        """The first releases say ``rope_scaling``, and name its kind as they did that week."""
+        now = {**TINY, "original_max_position_embeddings": 6, "rope_scaling": {"rope_type": "longrope", **FACTORS}}
+        ours, theirs = both(now, tmp_path, {"rope_scaling": {**spelt, **FACTORS}})
+        for length in (4, 9):
+            ids = torch.stack(ragged(97, [length]))
+            close(ours(ids).last_hidden_state, theirs(ids).last_hidden_state, f"{length} tokens")
+
+    def test_drops_out_branches_and_no_embeddings(self, tmp_path: Path) -> None:
+        """All branches dropped out leave the embeddings, which the reference never drops out."""
+        ours, theirs = both({**TINY, "resid_pdrop": 1.0, "embd_pdrop": 0.9}, tmp_path)
+        ids = torch.stack(ragged(97, [5]))
+        close(ours.train()(ids).last_hidden_state, theirs.train()(ids).last_hidden_state)
+
+    def test_what_it_does_not_have_is_refused(self) -> None:
+        for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
+            with pytest.raises(ConfigError, match=name):
+                omniform.AutoConfig.for_model("phi3", **TINY, **{name: True})
+        factors = {"rope_type": "longrope", **FACTORS, "short_factor": [1.0]}
+        with pytest.raises(ConfigError, match="short_factor"):
+            omniform.AutoConfig.for_model("phi3", **TINY, rope_parameters=factors)
+
     @pytest.mark.parametrize("trained", [10, 12, 15])
     def test_writes_across_what_it_was_trained_on(self, trained: int) -> None:
         """The reference computes a row's keys anew when it outgrows the short factors."""
         assert "phi3" in known_families()
         table = Table(
             model_type="phi3", config=transformers.Phi3Config, tiny={**TINY, **longrope(trained)}, heads=TABLE.heads,
-            writes=TABLE.writes,
+            writes=TABLE.writes, variants={f"trained on {trained}": {}},
         )  # fmt: skip
-        built = build(table.case("ForCausalLM", scale=0.4))
+        built = build(table.case("ForCausalLM", f"trained on {trained}", scale=0.4))
         for row in ragged(97, [9, 4]):
             asked = {"max_new_tokens": 14, "do_sample": False, "pad_token_id": 0}
             mask = torch.ones_like(row)[None]

@@ -288,6 +288,7 @@ class TextDefaults(TypedDict, total=False):
     max_positions: int
     theta: float
     partial: float
+    trained: int
     tie: bool
     bos: int | None
     eos: int | None
@@ -340,6 +341,7 @@ class GatedText:
                 max_positions=max_positions,
                 theta=default.get("theta", 10000.0),
                 partial=default.get("partial"),
+                trained=default.get("trained"),
             ),
             attention_dropout=r.probability("attention_dropout"),
             classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),

@@ -40,6 +40,11 @@ class Frequencies:
         """Equal for lengths of a row at which tokens turn by the same angles: keys may be shared between such rows."""
         return None
 
+    @property
+    def renews(self) -> bool:
+        """Whether the keys of a row that is being written are computed anew when it passes into another regime."""
+        return False
+
     def longest_row(self, max_positions: int) -> int | None:
         """The longest row that these frequencies make sense for, where the config names one; None for no limit."""
         return max_positions
@@ -149,6 +154,15 @@ class LongRope(Frequencies):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenewedLongRope(LongRope):
+    """LongRoPE whose rows never mix the two sets: a row that outgrows the short one is computed anew (Phi-3)."""
+
+    @property
+    def renews(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3(Frequencies):
     """Llama 3.1: long waves are stretched by ``factor``, short ones kept, those between blended smoothly."""
 
@@ -165,7 +179,13 @@ class Llama3(Frequencies):
 
 
 def read_frequencies(
-    r: ConfigReader, *, head_dim: int, max_positions: int, theta: float = 10000.0, partial: float | None = None
+    r: ConfigReader,
+    *,
+    head_dim: int,
+    max_positions: int,
+    theta: float = 10000.0,
+    partial: float | None = None,
+    trained: int | None = None,
 ) -> Frequencies:
     """Read the rotary settings of a config: ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``.
 
@@ -174,6 +194,7 @@ def read_frequencies(
         max_positions: ``max_position_embeddings``, which some scalings refer to.
         theta: the family's default base.
         partial: the part of each head that rotates by default; None for families that rotate whole heads.
+        trained: ``original_max_position_embeddings`` of the config itself, by default.
 
     Raises:
         ConfigError: an unknown ``rope_type``, one that lacks a setting, or a part of each head that is to rotate.
@@ -181,15 +202,17 @@ def read_frequencies(
     top_theta = r.number("rope_theta", theta)
     scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
     r.inert("rope_scaling", "rope_parameters")
-    trained_above = r.maybe_integer("original_max_position_embeddings")
+    trained_above = r.maybe_integer("original_max_position_embeddings", trained)
     s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
+    if kind in ("su", "yarn") and "short_factor" in scaling:
+        kind = "longrope"  # as the first releases of Phi-3 call it
     base = s.number("rope_theta", top_theta)
     share = s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0 if partial is None else partial))
     if partial is None and share != 1.0:  # the reference ignores it here, or fails in its midst, by rope_type
         raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
     head_dim = int(head_dim * share)
-    trained = trained_above or s.integer("original_max_position_embeddings", max_positions)
+    before = trained_above or s.integer("original_max_position_embeddings", max_positions)
     match kind:
         case "default":
             return Frequencies(dim=head_dim, theta=base)
@@ -199,11 +222,11 @@ def read_frequencies(
             return DynamicNTK(dim=head_dim, theta=base, factor=s.number("factor"), trained=max_positions)
         case "llama3":
             low, high = s.number("low_freq_factor"), s.number("high_freq_factor")
-            return Llama3(dim=head_dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=trained)
+            return Llama3(dim=head_dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=before)
         case "yarn":
-            return _read_yarn(s, head_dim, base, trained, max_positions)
+            return _read_yarn(s, head_dim, base, before, max_positions)
         case "longrope":
-            return _read_longrope(s, head_dim, base, trained, max_positions)
+            return _read_longrope(s, head_dim, base, before, max_positions)
         case _:
             raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn or longrope", repr(kind))
 

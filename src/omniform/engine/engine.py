@@ -304,6 +304,7 @@ class Engine:
             started = time.perf_counter()
             failures = self._writer.failures
             self._receive()
+            self._renew()
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
@@ -428,8 +429,18 @@ class Engine:
     def _root_of(self, request: Request) -> bytes:
         # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
         # rotary embeddings, the length of the prompt.
-        regimes = [frequencies.regime(request.rows[0].prompt) for frequencies in self._frequencies]
+        regimes = [frequencies.regime(request.rows[0].turned) for frequencies in self._frequencies]
         return repr((self._weights.version, request.memory, regimes)).encode()
+
+    def _renew(self) -> None:
+        """Compute anew the rows that outgrew frequencies whose two halves do not go together."""
+        kinds = [frequencies for frequencies in self._frequencies if frequencies.renews]
+        for request in [*self._scheduler.running] if kinds else ():
+            rows = [row for row in request.rows if row.finished is None]
+            if any(kind.regime(row.turned) != kind.regime(len(row.tokens)) for kind in kinds for row in rows):
+                self._scheduler.preempt(request)
+                for row in rows:
+                    row.outgrew, row.contents = len(row.tokens), []
 
     def _unstick(self) -> None:
         """Nothing could be planned and nobody has failed: if nobody runs, whoever waits first will never fit."""

@@ -186,6 +186,7 @@ class Row:
         lane, lanes: its place among the rows of the same call, and how many those are: they draw together.
         finished: why it ended; None while it runs.
         logprobs, scores, logits: what was noted for each token written.
+        outgrew: how long it was when it last outgrew its rotary frequencies, and was computed anew; 0 if it never did.
         nameless: how many of the prompt's tokens are vectors that no id stands for.
     """
 
@@ -202,12 +203,18 @@ class Row:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
+    outgrew: int = 0
     nameless: int = 0
 
     @property
     def pending(self) -> int:
         """Tokens whose state is still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def turned(self) -> int:
+        """The length whose rotary frequencies its first tokens have."""
+        return max(self.prompt, self.outgrew)
 
     @property
     def written(self) -> int:
@@ -222,7 +229,7 @@ class Row:
     def continued(self, number: int) -> Row:
         """Another row that begins with the same tokens; its tables are not set."""
         copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
-        copy.nameless = self.nameless
+        copy.nameless, copy.outgrew = self.nameless, self.outgrew
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy

@@ -54,7 +54,7 @@ class Runner:
             together = tuple(t for t in share.request.layout.together if t[0] < stop and t[1] > first)
             segments.append(Segment(len(ids), share.count, first, together))
             ids += row.tokens[first:stop]
-            lengths += [max(row.prompt, at + 1) for at in range(first, stop)]
+            lengths += [max(row.turned, at + 1) for at in range(first, stop)]
             if share.is_last:
                 last.append(len(ids) - 1)
         embeds = model.embed(torch.tensor([ids], device=device).clamp_(min=0))  # a vector's place has no id
