@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
+from omniform.core.host import is_traced
 from omniform.core.reader import ConfigReader
 
 
@@ -309,8 +310,17 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos).add_(x.roll(dim // 2, -1).mul_(sin))
 
 
-@lru_cache(maxsize=64)
 def _exponents(dim: int, device: torch.device) -> Tensor:
+    # What is made while a model is traced is no tensor for anybody else.
+    return _made_exponents(dim, device) if is_traced() else _kept_exponents(dim, device)
+
+
+@lru_cache(maxsize=64)
+def _kept_exponents(dim: int, device: torch.device) -> Tensor:
+    return _made_exponents(dim, device)
+
+
+def _made_exponents(dim: int, device: torch.device) -> Tensor:
     return torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
 
 
