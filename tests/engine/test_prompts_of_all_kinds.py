@@ -1,13 +1,16 @@
 """Prompts that are more than ids: pictures and sounds of any lengths, vectors, places on several axes, spans."""
 
+from collections import UserList
+
 import pytest
 import torch
 from torch import nn
 
 from engines import family, idle, tight
-from omniform.architectures.decoder import CausalLM, Decoder
+from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.generative import RowLayout
 from omniform.blocks.attention import Attention
+from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import GatedMLP
 from omniform.core.batch import Item, Span
@@ -56,9 +59,10 @@ class Talker(CausalLM):
             for rule in rules
         ]
         table, head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
-        super().__init__(Decoder(embed_tokens=table, layers=layers, norm=None, max_positions=96), head)
+        parts = {"embed_tokens": table, "embeddings": Embeddings(), "layers": nn.ModuleList(layers)}
+        super().__init__(model=TextDecoder(**parts, max_positions=96), lm_head=head)
         self.eyes, self.ears = nn.Linear(3, 5 * WIDTH), nn.Linear(2, 4 * WIDTH)
-        self.encoded = []
+        self.encoded = UserList()  # no setting of the module: those are watched
 
     reads_items = True
 

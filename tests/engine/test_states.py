@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from engines import family, idle, tight
-from omniform.architectures.decoder import CausalLM, Decoder
+from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.blocks.attend import attend
 from omniform.blocks.attention import Attention
+from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import GatedMLP
 from omniform.blocks.recurrent import GatedDeltaRule, ShortConv
+from omniform.blocks.scores import Scores
 from omniform.core.errors import InputError
 from omniform.core.rules import Causal, Window
 from omniform.core.state import KV, Conv, CrossKV, Latent, Recurrent, StatefulModule, mixers, number_mixers, state_specs
@@ -37,7 +39,7 @@ class Delta(nn.Module):
         q, k, v = torch.nn.functional.silu(self.conv(self.proj(x), ctx)).split([8, 8, 12], -1)
         g, beta = self.gates(x).split(2, -1)
         heads = [y.unflatten(-1, (2, -1)) for y in (q, k, v)]
-        return self.out(ctx.kept(self.rule(*heads, -g.exp(), beta.sigmoid(), ctx).flatten(2)))
+        return self.out(ctx.only_wanted(self.rule(*heads, -g.exp(), beta.sigmoid(), ctx).flatten(2)))
 
 
 class LatentAttention(StatefulModule):
@@ -56,7 +58,7 @@ class LatentAttention(StatefulModule):
         if ctx.state is not None:
             c = ctx.state.latent(self.slot).extend(c)
         q, mask = self.q(x).unflatten(-1, (4, 10)), ctx.mask(self.rule, x.shape[1], x.device)
-        return self.out(attend(ctx.kept(q), c, c[..., :6], mask, scale=0.3, backend=ctx.backend))
+        return self.out(attend(ctx.only_wanted(q), c, c[..., :6], mask, scores=Scores(0.3), backend=ctx.backend))
 
 
 MIXERS = {
@@ -87,8 +89,9 @@ def model(name):
         for kind in MODELS[name]
     ]
     table, norm = nn.Embedding(VOCABULARY, WIDTH), nn.LayerNorm(WIDTH)
-    decoder = Decoder(embed_tokens=table, layers=layers, norm=norm, max_positions=64)
-    whole = CausalLM(decoder, nn.Linear(WIDTH, VOCABULARY)).eval().bind(family("llama").ours.origin)
+    parts = {"embed_tokens": table, "embeddings": Embeddings(), "layers": nn.ModuleList(layers), "norm": norm}
+    decoder = TextDecoder(**parts, max_positions=64)
+    whole = CausalLM(model=decoder, lm_head=nn.Linear(WIDTH, VOCABULARY)).eval().bind(family("llama").ours.origin)
     number_mixers(whole.keeper())
     randomise(whole, scale=0.8)
     with torch.no_grad():

@@ -63,8 +63,7 @@ def test_from_config_refuses():
     for wrong in ({"model_type": "llama"}, "llama", None, transformers.LlamaConfig()):
         with pytest.raises(InputError, match="ModelConfig"):
             AutoModelForCausalLM.from_config(wrong)
-    with pytest.raises(InputError, match="never run"):
-        AutoModelForCausalLM.from_config(llama(), trust_remote_code=True)
+    AutoModelForCausalLM.from_config(llama(), trust_remote_code=True)  # there is no code, so there is none to trust
     with pytest.raises(ConfigError, match=r"num_hidden_layers.*10000"):
         llama(num_hidden_layers=10**7)
     with pytest.raises(ConfigError, match="num_labels"):
@@ -93,8 +92,7 @@ def test_parts():
     assert AutoModel.from_config(llama()).get_output_embeddings() is None
     assert model.config.hidden_size == 64 and model.can_generate()
     assert model.model.config is model.config and type(model.model) is omniform.LlamaModel
-    with pytest.raises(OmniformError, match="part of a model"):
-        Model().config  # noqa: B018
+    assert not hasattr(Model(), "config")  # a part of a model has none of its own
 
 
 def test_a_model_prints_as_a_diagram():

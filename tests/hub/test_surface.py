@@ -153,7 +153,11 @@ def test_gradient_checkpointing_gives_equal_gradients(model_type):
     assert model.is_gradient_checkpointing
     again = gradients()
     assert len(calls) == 2 * once and once == sum(map(len, stacks))
-    assert len(plain) == len(again) and all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert len(plain) == len(again) and all(
+        # What layers share (T5's bias) is made once for each of them, so that its gradient is summed in another order.
+        torch.allclose(a, b, rtol=1e-4, atol=1e-4) if model_type == "t5" else torch.equal(a, b)
+        for a, b in zip(plain, again, strict=True)
+    )
     model.eval()
     gradients()
     assert len(calls) == once  # in training only

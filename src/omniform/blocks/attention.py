@@ -160,7 +160,8 @@ class Attention(Projections):
         return *self.positions(q, k, ctx), v
 
     def extra_repr(self) -> str:
-        return f"rule={self.rule}, positions={self.positions}, scores={self.scores}"
+        bounded = "" if self.scores.cap is None else f", cap={self.scores.cap}"
+        return f"rule={self.rule}, positions={self.positions}{bounded}"
 
 
 class SinkAttention(Attention):

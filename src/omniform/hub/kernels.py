@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,6 @@ from torch import nn
 
 from omniform.architectures.model import Model
 from omniform.blocks.attention import Attention, CrossAttention
-from omniform.blocks.relative import BucketedBias
 from omniform.core.context import Backend, Mask, StepContext
 from omniform.core.rules import Rule
 from omniform.core.state import StatefulModule
@@ -46,7 +45,7 @@ def kernels_of(model: Model) -> tuple[Kernel, ...]:
     groups: dict[tuple[str, str | None, str], list[str]] = {}
     for path, module in model.named_modules():
         if isinstance(module, (Attention, CrossAttention)):
-            biased = isinstance(module, Attention) and any(_gives_bias(model, head) for head in _heads(path))
+            biased = isinstance(module, Attention) and module.bias is not None
             groups.setdefault(_kernel(module, model.attn_backend, biased), []).append(path)
     return tuple(Kernel(tuple(paths), *kernel) for kernel, paths in groups.items())
 
@@ -142,13 +141,3 @@ def _named(mask: Mask, biased: bool) -> str:
     if mask.causal:
         return "sdpa, causal flag"
     return "sdpa, no mask" if mask.allowed is None else "sdpa, boolean mask"
-
-
-def _heads(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
-
-
-def _gives_bias(model: Model, path: str) -> bool:
-    return any(isinstance(child, BucketedBias) for child in model.get_submodule(path).children())

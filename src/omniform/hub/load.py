@@ -165,8 +165,9 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     held = files.tensors()
     if model.state_dict(keep_vars=True).keys() == held.keys():
         # What ``model.state_dict()`` gave, in a file or by hand: our names, which the table turns into the Hub's.
-        held = _in_their_names(model, held)
-        files = WeightFiles({}, given=held)
+        renamed = _in_their_names(model, held)
+        if renamed.keys() != held.keys():
+            held, files = renamed, WeightFiles({}, files.pickles, given=renamed)
     untie_what_differs(model, held)
     table = table_of(model)
     keys, report = match(model, table, held, how.ignore_mismatched_sizes)
@@ -260,7 +261,26 @@ def layout_of(
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):  # templates tell of its children only
             spelled[path] = spelled[f"{path}.0"].rpartition(".")[0]
+    spelled |= _gathered(spelled, table)
     return Layout(model, stored, ties, spelled)
+
+
+def _gathered(spelled: Mapping[str, str], table: KeyTable) -> dict[str, str]:
+    """Modules that a checkpoint has none for, by where it keeps all that is in them (GPT-2's embeddings: ``wpe``)."""
+    inside: dict[str, list[str]] = {}
+    for own in table.links:
+        parts = own.split(".")
+        for depth in range(1, len(parts)):
+            inside.setdefault(".".join(parts[:depth]), []).append(table.key(own))
+    found: dict[str, str] = {}
+    for path, keys in inside.items():
+        name = spelled.get(path, path)
+        if not any(key.startswith(f"{name}.") for key in keys):
+            common = [
+                parts[0] for parts in zip(*(key.split(".")[:-1] for key in keys), strict=False) if len(set(parts)) == 1
+            ]
+            found[path] = ".".join(common) or name
+    return found
 
 
 def untie_what_differs(model: Model, held: Mapping[str, Tensor], *, glance: bool = False) -> None:

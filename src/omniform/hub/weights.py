@@ -43,8 +43,6 @@ class WeightFiles:
 
     def is_mapped(self, key: str) -> bool:
         """Whether a tensor is used where it lies in its file; otherwise it is read into memory as the file is."""
-        if self.given is not None:
-            return True
         if self.headers:
             found = next(h.entries[key] for h in self.headers.values() if key in h.entries)
             return found.start % found.dtype.itemsize == 0 and found.nbytes > 0
