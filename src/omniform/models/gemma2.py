@@ -59,6 +59,7 @@ def read(r: ConfigReader) -> Config:
     # The first releases name an activation here as well, and do not mean it.
     r.inert("hidden_act")
     r.only("use_bidirectional_attention", None, False, why="it would write with tokens that see what follows them")
+    r.values.setdefault("use_bidirectional_attention", None)
     kinds = tuple("full_attention" if i % 2 else "sliding_attention" for i in range(text.layers))
     return Config(
         text=text,

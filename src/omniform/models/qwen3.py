@@ -27,6 +27,7 @@ def read(r: ConfigReader) -> Config:
     text = GatedText.read(
         r, vocab_size=151936, hidden=22016, kv_heads=32, head_dim=128, max_positions=32768, bos=None, eos=None
     )
+    r.values["num_key_value_heads"] = text.heads.kv
     window, above = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", 28, least=0)
     if not r.flag("use_sliding_window", False):
         window = r.values["sliding_window"] = None
