@@ -12,6 +12,7 @@ from omniform.blocks.composed import Composed
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import activation
 from omniform.core.context import StepContext
+from omniform.core.host import is_readable, is_traced
 
 _GROUPED = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 10)
 """Whether torch multiplies groups of rows by matrices of their own, on a CPU too."""
@@ -33,7 +34,8 @@ class Stacked(nn.Module):
             ends_E: where each expert's tokens end.
         """
         aligned = all(n * x_ND.element_size() % 16 == 0 for n in self.weight.shape[1:])  # what the kernel asks for
-        if _GROUPED and aligned and x_ND.dtype is not torch.float64:
+        known = is_readable(x_ND) or x_ND.is_cuda  # on no memory at all, and traced, torch takes bfloat16 only
+        if _GROUPED and aligned and known and x_ND.dtype is not torch.float64 and not is_traced():
             return F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
         return (self.weight[expert_N] @ x_ND[..., None])[..., 0]
 
@@ -69,7 +71,7 @@ class Experts(nn.Module):
         tokens, each = chosen_NK.shape
         order = chosen_NK.flatten().argsort(stable=True)
         expert = chosen_NK.flatten()[order]
-        ends = F.one_hot(expert, self.experts).sum(0).cumsum(0).int()
+        ends = (expert[:, None] == torch.arange(self.experts, device=x_ND.device)).sum(0).cumsum(0).int()
         x = x_ND[order // each]
         x = self._act(self.gate_proj(x, expert, ends)) * self.up_proj(x, expert, ends)
         made = self.down_proj(x, expert, ends) * shares_NK.flatten()[order, None]
