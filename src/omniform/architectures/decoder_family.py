@@ -41,7 +41,7 @@ class HasText(Protocol):
 SAME = KeyMap({})
 """Our names are the Hub's."""
 
-ROW = "causal LM, sequence and token classification, question answering"
+ROW, ANSWERS = "causal LM, sequence and token classification", ", question answering"
 
 C = TypeVar("C")
 T = TypeVar("T", bound=HasText)
@@ -124,7 +124,7 @@ def decoder_family(
     score = {"classifier": "score"}
     family = (
         Builder(model_type, read, keys, prefix="model")
-        .public(config=f"{name}Config", tokenizer=tokenizer, row=ROW, usual=usual)
+        .public(config=f"{name}Config", tokenizer=tokenizer, row=ROW + (ANSWERS if answers else ""), usual=usual)
         .base(f"{name}Model", build)
         .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm if causal_lm is None else causal_lm)
         .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier, score)

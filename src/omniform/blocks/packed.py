@@ -83,7 +83,7 @@ def attend_packed(
     mixed = outs[0] if len(outs) == 1 else torch.cat(outs)
     if weighed:
         total_NGR = torch.cat(weights)
-        mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, total_NGR, calls.extra, scores)
+        mixed = _blend(q_NGRD, k_1GSD, v_1GSD, mixed, total_NGR, calls.extra, scores, last=sinks is None)
         if sinks is not None:  # one more key in the denominator
             share = torch.sigmoid(total_NGR - sinks.float().view(groups, each))
             mixed = (mixed * share[..., None]).to(mixed.dtype)
@@ -179,10 +179,12 @@ def _blend(
     total_NGR: Tensor,
     extra: Sequence[Call],
     scores: Scores,
+    *,
+    last: bool,
 ) -> Tensor:
     """Add what earlier runs have to say to what the queries' own runs said. Shape: [N, G, R, Dv].
 
-    ``total_NGR``, the logarithms of the denominators, are brought up to date.
+    The logarithms of the denominators, ``total_NGR``, are kept up to date; ``last``: nobody reads them afterwards.
     """
     if not extra:
         return own_NGRD
@@ -196,7 +198,8 @@ def _blend(
         before = total_NGR[call.queries]
         share = torch.sigmoid(weight - before)[..., None]  # of the two denominators' sum
         mixed[call.queries] = torch.lerp(mixed[call.queries].float(), out.float(), share).to(mixed.dtype)
-        total_NGR[call.queries] = torch.logaddexp(before, weight)
+        if not last or call is not extra[-1]:
+            total_NGR[call.queries] = torch.logaddexp(before, weight)
     return mixed.to(own_NGRD.dtype)
 
 
