@@ -100,8 +100,9 @@ def fetch_url(
         if isinstance(error, URLError) and isinstance(error.reason, RepoError):
             raise error.reason from None
         cause = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
-        reason = f"more than {timeout:g} seconds" if deadline.passed() else str(cause) or type(cause).__name__
-        raise RepoError("the address cannot be reached", where=url, found=reason) from error
+        # However a late connection failed, what it lacked was time.
+        deadline.check()
+        raise RepoError("the address cannot be reached", where=url, found=str(cause) or type(cause).__name__) from error
     except ValueError as error:
         raise InputError("malformed address", where=url, found=str(error)) from error
     finally:
