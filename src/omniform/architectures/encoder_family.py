@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypedDict, TypeVar, Unpack
+from typing import Generic, TypeVar
 
 from torch import nn
 
@@ -21,20 +21,6 @@ from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full
-
-
-class EncoderDefaults(TypedDict, total=False):
-    """What a family's config means where it says nothing."""
-
-    vocab_size: int
-    token_types: int
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    eps: float
-    max_positions: int
-    least_layers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,25 +44,37 @@ class EncoderText:
     tie: bool
 
     @classmethod
-    def read(cls, r: ConfigReader, **default: Unpack[EncoderDefaults]) -> EncoderText:
-        """The fields under their usual names; ``default`` is what differs from BERT's."""
-        heads_by_default, types = default.get("heads", 12), default.get("token_types", 2)
-        dim, heads = read_width(r, "hidden_size", default.get("dim", 768), "num_attention_heads", heads_by_default)
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        vocab_size: int = 30522,
+        token_types: int = 2,
+        dim: int = 768,
+        hidden: int = 3072,
+        layers: int = 12,
+        heads: int = 12,
+        eps: float = 1e-12,
+        max_positions: int = 512,
+        least_layers: int = 0,
+    ) -> EncoderText:
+        """The fields under their usual names; the arguments are their defaults, BERT's where not given."""
+        dim, heads = read_width(r, "hidden_size", dim, "num_attention_heads", heads)
         causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
         if cross_attention and not causal:
             raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
         dropout = r.probability("hidden_dropout_prob", 0.1)
         return cls(
-            vocab_size=r.integer("vocab_size", default.get("vocab_size", 30522)),
+            vocab_size=r.integer("vocab_size", vocab_size),
             # None are allowed where none are usual.
-            token_types=r.integer("type_vocab_size", types, least=min(types, 1)),
+            token_types=r.integer("type_vocab_size", token_types, least=min(token_types, 1)),
             dim=dim,
-            hidden=r.integer("intermediate_size", default.get("hidden", 3072)),
-            layers=r.layers("num_hidden_layers", default.get("layers", 12), least=default.get("least_layers", 0)),
+            hidden=r.integer("intermediate_size", hidden),
+            layers=r.layers("num_hidden_layers", layers, least=least_layers),
             heads=heads,
             act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
-            eps=r.number("layer_norm_eps", default.get("eps", 1e-12)),
-            max_positions=r.integer("max_position_embeddings", default.get("max_positions", 512)),
+            eps=r.number("layer_norm_eps", eps),
+            max_positions=r.integer("max_position_embeddings", max_positions),
             causal=causal,
             cross_attention=cross_attention,
             dropout=dropout,
@@ -89,28 +87,20 @@ class EncoderText:
         """One norm."""
         return nn.LayerNorm(self.dim, self.eps)
 
+    def postnorm(self, self_attn: nn.Module) -> PostNorm:
+        """One layer with a norm after each branch."""
+        mlp = MLP(self.dim, self.hidden, self.act)
+        return PostNorm.of(self.norm, self_attn=self_attn, mlp=mlp, dropout=self.dropout)
+
     def layer(self) -> nn.Module:
         """One layer; where the config says so, one that may look at an encoder's output."""
         rule = Causal() if self.causal else Full()
         self_attn = Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout)
-        mlp = MLP(self.dim, self.hidden, self.act)
         if not self.cross_attention:
-            return PostNorm(
-                self_attn=self_attn,
-                self_attn_layer_norm=self.norm(),
-                mlp=mlp,
-                final_layer_norm=self.norm(),
-                dropout=self.dropout,
-            )
-        return CrossPostNorm(
-            self_attn=self_attn,
-            self_attn_layer_norm=self.norm(),
-            encoder_attn=CrossAttention(self.dim, self.heads, dropout=self.attention_dropout),
-            encoder_attn_layer_norm=self.norm(),
-            mlp=mlp,
-            final_layer_norm=self.norm(),
-            dropout=self.dropout,
-        )
+            return self.postnorm(self_attn)
+        cross = CrossAttention(self.dim, self.heads, dropout=self.attention_dropout)
+        mlp = MLP(self.dim, self.hidden, self.act)
+        return CrossPostNorm.of(self.norm, self_attn=self_attn, encoder_attn=cross, mlp=mlp, dropout=self.dropout)
 
     def stack(self, embeddings: Embeddings, pooler: nn.Module | None) -> TextStack:
         """The encoder without a head, or the decoder, if it is one."""

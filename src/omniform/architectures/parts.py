@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypeVar
 
 from torch import nn
 
@@ -104,18 +104,6 @@ class Side:
         )
 
 
-class SidesDefaults(TypedDict, total=False):
-    """What a family's config means where it says nothing."""
-
-    dim: int
-    layers: int
-    heads: int
-    hidden: int
-    act: str
-    dropout: float
-    least: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
     """An encoder and a decoder as BART's: layer norms, plain feed-forwards, sizes of their own."""
@@ -129,17 +117,26 @@ class Sides:
     activation_dropout: float
 
     @classmethod
-    def read(cls, r: ConfigReader, **default: Unpack[SidesDefaults]) -> Sides:
-        """The fields under their usual names; ``default`` is what differs from BART's."""
-        dim = r.integer("d_model", default.get("dim", 1024), also=("hidden_size",))
-        layers, heads, hidden = default.get("layers", 12), default.get("heads", 16), default.get("hidden", 4096)
-        least = default.get("least", 0)
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        dim: int = 1024,
+        layers: int = 12,
+        heads: int = 16,
+        hidden: int = 4096,
+        act: str = "gelu",
+        dropout: float = 0.1,
+        least: int = 0,
+    ) -> Sides:
+        """The fields under their usual names; the arguments are their defaults, BART's where not given."""
+        dim = r.integer("d_model", dim, also=("hidden_size",))
         return cls(
             dim=dim,
             encoder=Side.read(r, "encoder", dim, layers=layers, heads=heads, hidden=hidden),
             decoder=Side.read(r, "decoder", dim, layers=layers, heads=heads, hidden=hidden, least=least),
-            act=r.choice("activation_function", ACTIVATIONS, default.get("act", "gelu")),
-            dropout=r.probability("dropout", default.get("dropout", 0.1)),
+            act=r.choice("activation_function", ACTIVATIONS, act),
+            dropout=r.probability("dropout", dropout),
             attention_dropout=r.probability("attention_dropout"),
             activation_dropout=r.probability("activation_dropout"),
         )
@@ -154,35 +151,16 @@ class Sides:
 
     def prenorm(self, self_attn: nn.Module) -> PreNorm:
         """An encoder's layer with a norm before each branch."""
-        return PreNorm(
-            input_layernorm=self.norm(),
-            self_attn=self_attn,
-            post_attention_layernorm=self.norm(),
-            mlp=self.mlp(self.encoder),
-            dropout=self.dropout,
-        )
+        return PreNorm.of(self.norm, self_attn=self_attn, mlp=self.mlp(self.encoder), dropout=self.dropout)
 
     def postnorm(self, self_attn: nn.Module) -> PostNorm:
         """An encoder's layer with a norm after each branch."""
-        return PostNorm(
-            self_attn=self_attn,
-            self_attn_layer_norm=self.norm(),
-            mlp=self.mlp(self.encoder),
-            final_layer_norm=self.norm(),
-            dropout=self.dropout,
-        )
+        return PostNorm.of(self.norm, self_attn=self_attn, mlp=self.mlp(self.encoder), dropout=self.dropout)
 
     def crossed(self, layer: type[C], self_attn: nn.Module, encoder_attn: nn.Module) -> C:
         """A decoder's layer of one kind or the other."""
-        return layer(
-            self_attn=self_attn,
-            self_attn_layer_norm=self.norm(),
-            encoder_attn=encoder_attn,
-            encoder_attn_layer_norm=self.norm(),
-            mlp=self.mlp(self.decoder),
-            final_layer_norm=self.norm(),
-            dropout=self.dropout,
-        )
+        mlp, dropout = self.mlp(self.decoder), self.dropout
+        return layer.of(self.norm, self_attn=self_attn, encoder_attn=encoder_attn, mlp=mlp, dropout=dropout)
 
 
 SIDE_KEYS = {
@@ -239,10 +217,9 @@ class Tower:
     def stack(self, rule: Rule) -> nn.ModuleList:
         """The tower's layers."""
         return nn.ModuleList(
-            PreNorm(
-                input_layernorm=self.norm(),
+            PreNorm.of(
+                self.norm,
                 self_attn=Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout),
-                post_attention_layernorm=self.norm(),
                 mlp=MLP(self.dim, self.hidden, self.act),
             )
             for _ in range(self.layers)
@@ -272,29 +249,6 @@ def read_windows(r: ConfigReader, layers: int, window: int | None, kinds: tuple[
     return tuple(causal(windows[kind]) for kind in kinds)
 
 
-class TextDefaults(TypedDict, total=False):
-    """What a family's config means where it says nothing."""
-
-    vocab_size: int
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int | None
-    head_dim: int | None
-    act: str
-    act_key: str
-    eps: float
-    max_positions: int
-    theta: float
-    partial: float
-    trained: int
-    tie: bool
-    bos: int | None
-    eos: int | None
-    pad: int | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedText:
     """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward."""
@@ -313,39 +267,49 @@ class GatedText:
     tie: bool
 
     @classmethod
-    def read(cls, r: ConfigReader, **default: Unpack[TextDefaults]) -> Self:
-        """The fields under their usual names; ``default`` is what differs from Llama's."""
-        dim = r.integer("hidden_size", default.get("dim", 4096))
-        heads = Heads.read(
-            r,
-            dim,
-            heads=default.get("heads", 32),
-            kv_heads=default.get("kv_heads"),
-            head_dim=default.get("head_dim"),
-        )
-        max_positions = r.integer("max_position_embeddings", default.get("max_positions", 2048))
-        bos, eos, pad = default.get("bos", 1), default.get("eos", 2), default.get("pad")
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        vocab_size: int = 32000,
+        dim: int = 4096,
+        hidden: int = 11008,
+        layers: int = 32,
+        heads: int = 32,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        act: str = "silu",
+        act_key: str = "hidden_act",
+        eps: float = 1e-6,
+        max_positions: int = 2048,
+        theta: float = 10000.0,
+        partial: float | None = None,
+        trained: int | None = None,
+        tie: bool = False,
+        bos: int | None = 1,
+        eos: int | None = 2,
+        pad: int | None = None,
+    ) -> Self:
+        """The fields under their usual names; the arguments are their defaults, Llama's where not given."""
+        dim = r.integer("hidden_size", dim)
+        cut = Heads.read(r, dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        longest = r.integer("max_position_embeddings", max_positions)
         r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
         return cls(
-            vocab_size=r.integer("vocab_size", default.get("vocab_size", 32000)),
+            vocab_size=r.integer("vocab_size", vocab_size),
             dim=dim,
-            hidden=r.integer("intermediate_size", default.get("hidden", 11008)),
-            layers=r.layers("num_hidden_layers", default.get("layers", 32)),
-            heads=heads,
-            act=r.choice(default.get("act_key", "hidden_act"), ACTIVATIONS, default.get("act", "silu")),
-            eps=r.number("rms_norm_eps", default.get("eps", 1e-6)),
-            max_positions=max_positions,
+            hidden=r.integer("intermediate_size", hidden),
+            layers=r.layers("num_hidden_layers", layers),
+            heads=cut,
+            act=r.choice(act_key, ACTIVATIONS, act),
+            eps=r.number("rms_norm_eps", eps),
+            max_positions=longest,
             frequencies=read_frequencies(
-                r,
-                head_dim=heads.dim,
-                max_positions=max_positions,
-                theta=default.get("theta", 10000.0),
-                partial=default.get("partial"),
-                trained=default.get("trained"),
+                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained
             ),
             attention_dropout=r.probability("attention_dropout"),
             classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
-            tie=r.flag("tie_word_embeddings", default.get("tie", False)),
+            tie=r.flag("tie_word_embeddings", tie),
         )
 
     def norm(self) -> nn.Module:
@@ -383,13 +347,7 @@ class GatedText:
 
     def prenorm(self, attention: nn.Module, mlp: nn.Module | None = None, dropout: float = 0.0) -> PreNorm:
         """One layer with a norm before each branch."""
-        return PreNorm(
-            input_layernorm=self.norm(),
-            self_attn=attention,
-            post_attention_layernorm=self.norm(),
-            mlp=self.mlp() if mlp is None else mlp,
-            dropout=dropout,
-        )
+        return PreNorm.of(self.norm, self_attn=attention, mlp=self.mlp() if mlp is None else mlp, dropout=dropout)
 
     def decoder(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
 
 from torch import nn
 
@@ -24,16 +23,6 @@ from omniform.core.errors import nearest
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule
 from omniform.weights.keymap import KeyMap
-
-
-class BiasedDefaults(TypedDict, total=False):
-    """What a family's config means where it says nothing."""
-
-    vocab_size: int
-    layers: int
-    heads: int
-    hidden: int
-    feed_forward: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,21 +48,30 @@ class BiasedText:
     eos_token_id: int | None
 
     @classmethod
-    def read(cls, r: ConfigReader, **default: Unpack[BiasedDefaults]) -> BiasedText:
-        """The fields under their usual names; ``default`` is what differs from T5's."""
-        act, gated = _read_activation(r, default.get("feed_forward", "relu"))
-        layers = r.layers("num_layers", default.get("layers", 6), also=("num_hidden_layers",), least=1)
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        vocab_size: int = 32128,
+        layers: int = 6,
+        heads: int = 8,
+        hidden: int = 2048,
+        feed_forward: str = "relu",
+    ) -> BiasedText:
+        """The fields under their usual names; the arguments are their defaults, T5's where not given."""
+        act, gated = _read_activation(r, feed_forward)
+        layers = r.layers("num_layers", layers, also=("num_hidden_layers",), least=1)
         # Only the scaling of the outputs hangs on this key. The matrices are tied unless the file holds two that
         # differ, as those of version 1.1 do.
         tie = r.flag("tie_word_embeddings", True)
         r.only("is_decoder", False, why="a T5 decoder without its encoder")
         r.inert("initializer_factor")
         return cls(
-            vocab_size=r.integer("vocab_size", default.get("vocab_size", 32128)),
+            vocab_size=r.integer("vocab_size", vocab_size),
             dim=r.integer("d_model", 512, also=("hidden_size",)),
             head_dim=r.integer("d_kv", 64, also=("head_dim",)),
-            heads=r.integer("num_heads", default.get("heads", 8), also=("num_attention_heads",)),
-            hidden=r.integer("d_ff", default.get("hidden", 2048)),
+            heads=r.integer("num_heads", heads, also=("num_attention_heads",)),
+            hidden=r.integer("d_ff", hidden),
             encoder_layers=layers,
             decoder_layers=r.layers("num_decoder_layers", layers, least=1),
             buckets=r.integer("relative_attention_num_buckets", 32, least=4),
@@ -123,13 +121,8 @@ class BiasedText:
         bias = self.biases(two_sided=True)
 
         def layer() -> PreNorm:
-            return PreNorm(
-                input_layernorm=self.norm(),
-                self_attn=self.attention(Full(), bias()),
-                post_attention_layernorm=self.norm(),
-                mlp=self.mlp(),
-                dropout=self.dropout,
-            )
+            attention = self.attention(Full(), bias())
+            return PreNorm.of(self.norm, self_attn=attention, mlp=self.mlp(), dropout=self.dropout)
 
         return ReadingEncoder(
             embed_tokens=nn.Embedding(self.vocab_size, self.dim),
@@ -143,14 +136,12 @@ class BiasedText:
         bias, dim, heads, dropout = self.biases(two_sided=False), self.head_dim, self.heads, self.dropout
 
         def layer() -> CrossPreNorm:
-            return CrossPreNorm(
-                self_attn_layer_norm=self.norm(),
+            return CrossPreNorm.of(
+                self.norm,
                 self_attn=self.attention(Causal(), bias()),
-                encoder_attn_layer_norm=self.norm(),
                 encoder_attn=CrossAttention(
                     self.dim, heads, head_dim=dim, biases="", scores=Scores(1.0), dropout=dropout
                 ),
-                final_layer_norm=self.norm(),
                 mlp=self.mlp(),
                 dropout=dropout,
             )
@@ -217,7 +208,7 @@ _QKVO = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
 _FEED_FORWARD = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo", "fc1": "wi", "fc2": "wo"}
 _ENCODER = KeyMap(_stack(("input_layernorm", "post_attention_layernorm")))
 _DECODER = KeyMap(
-    _stack(("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"))
+    _stack(("input_layernorm", "encoder_attn_layer_norm", "post_attention_layernorm"))
     | _within(1, "encoder_attn", "EncDecAttention", _QKVO)
 )
 _SECOND_TABLE = [(r"^encoder\.embed_tokens\.weight$", "shared.weight")]

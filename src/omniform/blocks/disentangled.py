@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omniform.blocks.attention import Projections
 from omniform.blocks.composed import Composed
 from omniform.blocks.embeddings import Embeddings, PositionTable
-from omniform.blocks.layers import PostNorm
+from omniform.blocks.layers import Norm, PostNorm
 from omniform.blocks.mlp import activation
 from omniform.core.context import StepContext
 
@@ -212,25 +212,14 @@ class MaskedEmbeddings(Embeddings):
 
 
 class ConvolvedPostNorm(PostNorm):
-    """A post-norm layer, to whose output a convolution of its input over neighbouring tokens is added, and normed."""
+    """A post-norm layer, to whose output a convolution of its input over neighbouring tokens is added, and normed.
+
+    ``act`` comes after the convolution, ``conv_norm`` after the sum.
+    """
 
     conv: nn.Conv1d
     act: str
-    conv_norm: nn.Module
-
-    @classmethod
-    def beside(cls, layer: PostNorm, conv: nn.Conv1d, act: str, norm: nn.Module) -> ConvolvedPostNorm:
-        """The layer with a convolution beside it; ``act`` comes after it, ``norm`` after the sum."""
-        return cls(
-            self_attn=layer.self_attn,
-            self_attn_layer_norm=layer.self_attn_layer_norm,
-            mlp=layer.mlp,
-            final_layer_norm=layer.final_layer_norm,
-            dropout=layer.dropout,
-            conv=conv,
-            act=act,
-            conv_norm=norm,
-        )
+    conv_norm: Norm
 
     def __post_init__(self) -> None:
         super().__post_init__()

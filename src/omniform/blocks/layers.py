@@ -10,7 +10,7 @@ adds to, so that whatever follows computes only what is asked for. No layer need
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
 
 Step = Callable[[Tensor, StepContext], Tensor]
+
+Norm = nn.Module
+"""What a layer's body calls the parts that :meth:`Layer.of` makes."""
 
 
 class Layer(Composed):
@@ -35,6 +38,21 @@ class Layer(Composed):
     dropout: float = 0.0
     READS_MEMORY: ClassVar[bool] = False
     ROUTES: ClassVar[bool] = False
+    _NORMS: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._NORMS += tuple(n for n, kind in vars(cls).get("__annotations__", {}).items() if kind == "Norm")
+
+    @classmethod
+    def of(cls, norm: Callable[[], nn.Module], **parts: object) -> Self:
+        """A layer of the given parts whose norms are all alike.
+
+        Args:
+            norm: makes one of them.
+        """
+        made: Callable[..., Self] = cls
+        return made(**{name: norm() for name in cls._NORMS}, **parts)
 
     def add(self, x_BTD: Tensor, branch_BTD: Tensor, ctx: StepContext) -> Tensor:
         """The residual stream and what a branch adds to it, of the tokens that the branch gave back."""
@@ -84,9 +102,9 @@ def _recomputed(layer: Step, x_BTD: Tensor, ctx: StepContext) -> Tensor:
 class PreNorm(Layer):
     """``x + attn(norm(x))``, then ``x + mlp(norm(x))`` (GPT-2, Llama, ViT, CLIP)."""
 
-    input_layernorm: nn.Module
+    input_layernorm: Norm
     self_attn: nn.Module
-    post_attention_layernorm: nn.Module
+    post_attention_layernorm: Norm
     mlp: nn.Module
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
@@ -98,9 +116,9 @@ class PostNorm(Layer):
     """``norm(x + attn(x))``, then ``norm(x + mlp(x))`` (BERT, the original transformer)."""
 
     self_attn: nn.Module
-    self_attn_layer_norm: nn.Module
+    self_attn_layer_norm: Norm
     mlp: nn.Module
-    final_layer_norm: nn.Module
+    final_layer_norm: Norm
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         x_BTD = self.self_attn_layer_norm(self.add(x_BTD, self.self_attn(x_BTD, ctx), ctx))
@@ -111,12 +129,12 @@ class PostNorm(Layer):
 class Sandwich(Layer):
     """Norms before and after each branch: ``x + norm(attn(norm(x)))``, then ``x + norm(mlp(norm(x)))`` (Gemma 2)."""
 
-    input_layernorm: nn.Module
+    input_layernorm: Norm
     self_attn: nn.Module
-    post_attention_layernorm: nn.Module
-    pre_feedforward_layernorm: nn.Module
+    post_attention_layernorm: Norm
+    pre_feedforward_layernorm: Norm
     mlp: nn.Module
-    post_feedforward_layernorm: nn.Module
+    post_feedforward_layernorm: Norm
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         seen = self.post_attention_layernorm(self.self_attn(self.input_layernorm(x_BTD), ctx))
@@ -131,19 +149,19 @@ class CrossPreNorm(Layer):
     Without an encoder's output, in a decoder that is used alone, it is a plain :class:`PreNorm`.
     """
 
-    self_attn_layer_norm: nn.Module
+    input_layernorm: Norm
     self_attn: nn.Module
-    encoder_attn_layer_norm: nn.Module
+    encoder_attn_layer_norm: Norm
     encoder_attn: nn.Module
-    final_layer_norm: nn.Module
+    post_attention_layernorm: Norm
     mlp: nn.Module
     READS_MEMORY: ClassVar[bool] = True
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-        x_BTD = self.add(x_BTD, self.self_attn(self.self_attn_layer_norm(x_BTD), ctx), ctx)
+        x_BTD = self.add(x_BTD, self.self_attn(self.input_layernorm(x_BTD), ctx), ctx)
         if ctx.memory is not None:
             x_BTD = self.add(x_BTD, self.encoder_attn(self.encoder_attn_layer_norm(x_BTD), ctx), ctx)
-        return self.add(x_BTD, self.mlp(self.final_layer_norm(x_BTD)), ctx)
+        return self.add(x_BTD, self.mlp(self.post_attention_layernorm(x_BTD)), ctx)
 
 
 class CrossPostNorm(Layer):
@@ -153,11 +171,11 @@ class CrossPostNorm(Layer):
     """
 
     self_attn: nn.Module
-    self_attn_layer_norm: nn.Module
+    self_attn_layer_norm: Norm
     encoder_attn: nn.Module
-    encoder_attn_layer_norm: nn.Module
+    encoder_attn_layer_norm: Norm
     mlp: nn.Module
-    final_layer_norm: nn.Module
+    final_layer_norm: Norm
     READS_MEMORY: ClassVar[bool] = True
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:

@@ -68,14 +68,11 @@ def read(r: ConfigReader) -> Config:
 def layer(c: Config, self_attn: Attention, *, first: bool) -> PostNorm:
     """One layer; the first may have a convolution beside it."""
     t = c.text
-    first_norm, last_norm, mlp = t.norm(), t.norm(), MLP(t.dim, t.hidden, t.act)
-    plain = PostNorm(
-        self_attn=self_attn, self_attn_layer_norm=first_norm, mlp=mlp, final_layer_norm=last_norm, dropout=t.dropout
-    )
     if not (first and c.kernel):
-        return plain
+        return t.postnorm(self_attn)
     conv = nn.Conv1d(t.dim, t.dim, c.kernel, padding=c.kernel // 2, groups=c.groups)
-    return ConvolvedPostNorm.beside(plain, conv, c.conv_act, t.norm())
+    mlp = MLP(t.dim, t.hidden, t.act)
+    return ConvolvedPostNorm.of(t.norm, self_attn=self_attn, mlp=mlp, conv=conv, act=c.conv_act, dropout=t.dropout)
 
 
 def build(c: Config, pooler: nn.Module | None) -> PairedEncoder:

@@ -75,14 +75,8 @@ def build(c: Config) -> TextDecoder:
     text, rotary, biases = c.text, Rotary(c.text.frequencies), "qkvo" if c.attention_bias else ""
 
     def layer(i: int) -> nn.Module:
-        return Sandwich(
-            input_layernorm=text.norm(),
-            self_attn=text.attention(c.rules[i], rotary, biases=biases, scores=c.scores),
-            post_attention_layernorm=text.norm(),
-            pre_feedforward_layernorm=text.norm(),
-            mlp=text.mlp(),
-            post_feedforward_layernorm=text.norm(),
-        )
+        attention = text.attention(c.rules[i], rotary, biases=biases, scores=c.scores)
+        return Sandwich.of(text.norm, self_attn=attention, mlp=text.mlp())
 
     return text.decoder(layer, embed_tokens=ScaledEmbedding(text.vocab_size, text.dim, text.dim**0.5))
 

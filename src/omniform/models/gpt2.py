@@ -84,20 +84,11 @@ def build(c: Config) -> TextDecoder:
 
     def layer(i: int) -> nn.Module:
         self_attn = Attention(c.dim, c.heads, rule=Causal(), scores=Scores(c.scale(i)), dropout=c.attention_dropout)
-        first, second, mlp, dropout = norm(), norm(), MLP(c.dim, c.hidden, c.act), c.dropout
+        mlp = MLP(c.dim, c.hidden, c.act)
         if not c.cross_attention:
-            return PreNorm(
-                input_layernorm=first, self_attn=self_attn, post_attention_layernorm=second, mlp=mlp, dropout=dropout
-            )
-        return CrossPreNorm(
-            self_attn_layer_norm=first,
-            self_attn=self_attn,
-            encoder_attn_layer_norm=norm(),
-            encoder_attn=CrossAttention(c.dim, c.heads, scores=Scores(c.scale(i)), dropout=c.attention_dropout),
-            final_layer_norm=second,
-            mlp=mlp,
-            dropout=dropout,
-        )
+            return PreNorm.of(norm, self_attn=self_attn, mlp=mlp, dropout=c.dropout)
+        cross = CrossAttention(c.dim, c.heads, scores=Scores(c.scale(i)), dropout=c.attention_dropout)
+        return CrossPreNorm.of(norm, self_attn=self_attn, encoder_attn=cross, mlp=mlp, dropout=c.dropout)
 
     table, positions = nn.Embedding(c.vocab_size, c.dim), PositionTable(c.max_positions, c.dim)
     return TextDecoder(
@@ -127,9 +118,7 @@ KEYS = KeyMap(
         "layers.{i}.post_attention_layernorm": "h.{i}.ln_2",
         **shares("layers.{i}.self_attn", "h.{i}.attn.c_attn", "qkv", transposed=True),
         "layers.{i}.self_attn.o_proj": transposed("h.{i}.attn.c_proj"),
-        "layers.{i}.self_attn_layer_norm": "h.{i}.ln_1",
         "layers.{i}.encoder_attn_layer_norm": "h.{i}.ln_cross_attn",
-        "layers.{i}.final_layer_norm": "h.{i}.ln_2",
         "layers.{i}.encoder_attn.q_proj": transposed("h.{i}.crossattention.q_attn"),
         **shares("layers.{i}.encoder_attn", "h.{i}.crossattention.c_attn", "kv", transposed=True),
         "layers.{i}.encoder_attn.o_proj": transposed("h.{i}.crossattention.c_proj"),

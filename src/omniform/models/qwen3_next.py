@@ -121,7 +121,7 @@ def build(c: Config) -> TextDecoder:
             top=top,
             normed=c.normed,
         )
-        return RoutedPreNorm(input_layernorm=t.norm(), self_attn=mixer, post_attention_layernorm=t.norm(), mlp=mlp)
+        return RoutedPreNorm.of(t.norm, self_attn=mixer, mlp=mlp)
 
     return t.decoder(layer)
 
