@@ -1,4 +1,4 @@
-"""Attention over packed rows equals the formula, row by row, however rows, runs and heads lie."""
+"""Attention over packed rows equals the formula, row by row, however rows, ranges of slots and heads lie."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from itertools import count as upwards
 import pytest
 import torch
 
-from omniform.blocks.packed import attend_packed, attend_together
+from omniform.blocks import packed
+from omniform.blocks.packed import attend_packed
 from omniform.blocks.scores import Scores
 from omniform.core.packed import PackedMask, Segment
-from omniform.core.rules import Causal, Full, Window
+from omniform.core.rules import Causal, Chunk, Full, Window
 
 PREFIX = list(range(100, 140))
 ROWS = ((0, 1), (40, 1), (40, 70), (0, 300), (45, 5), (60, 65), (0, 17), (3, 1), (0, 256), (52, 1))
@@ -23,7 +24,7 @@ class Slots:
     def __init__(self, slots):
         self.slots = slots
 
-    def runs(self, first, stop):
+    def slot_ranges(self, first, stop):
         found = []
         for slot in self.slots[first:stop]:
             if found and found[-1][1] == slot:
@@ -95,14 +96,46 @@ def test_caps_and_sinks_are_exact(rule, cap, sink, backend):
     assert (found - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("rule", [Causal(), Causal() & Window(30)], ids=str)
-def test_single_tokens_of_all_rows_at_once(rule):
+@pytest.fixture
+def gathering(monkeypatch):
+    """As on an accelerator."""
+    monkeypatch.setattr("omniform.blocks.packed.RANGE_BY_RANGE", frozenset())
+    told = []
+    batch, ranges = packed._decode_batch, packed._by_range
+    monkeypatch.setattr(packed, "_decode_batch", lambda *args: told.append(("decodes", len(args[0]))) or batch(*args))
+    monkeypatch.setattr(packed, "_by_range", lambda *args: told.append(("ranges", len(args[0]))) or ranges(*args))
+    return told
+
+
+@pytest.mark.parametrize("rule", [Causal(), Causal() & Window(30), Full(), Window(30)], ids=str)
+@pytest.mark.parametrize(("cap", "sink"), [(None, False), (0.7, False), (None, True), (0.7, True)])
+@pytest.mark.parametrize("of", ["decodes", "mixed", "prefills", "apart"])
+def test_single_tokens_of_all_rows_at_once(rule, cap, sink, of, gathering):
     torch.manual_seed(2)
-    segments, tables, tokens = rows(tuple((past, 1) for past, _ in ROWS))
+    kinds = {
+        "decodes": tuple((past, 1) for past, _ in ROWS),
+        "mixed": ROWS,
+        "prefills": tuple(row for row in ROWS if row[1] > 1),
+        "apart": ((50, 1), (3, 1), (0, 300), (7, 2)),  # single tokens side by side, and so are the others
+    }
+    segments, tables, tokens = rows(kinds[of])
     q, k, v = torch.randn(tokens, 4, 16), torch.randn(1, 2, 1500, 16), torch.randn(1, 2, 1500, 24)
+    sinks = torch.randn(4) * 2 if sink else None
     mask = PackedMask(rule, segments, tables, [s.past + s.count for s in segments], torch.device("cpu"))
-    expected = by_the_formula(q, k, v, segments, tables, rule, Scores(0.4))
-    found = attend_together(q.view(tokens, 2, 2, 16), k, v, *mask.together, Scores(0.4))
+    expected = by_the_formula(q, k, v, segments, tables, rule, Scores(0.4, cap), sinks)
+    found = attend_packed(q, k, v, mask, scores=Scores(0.4, cap), backend="sdpa", sinks=sinks)
     assert (found - expected).abs().max() < 1e-5
-    segments, tables, tokens = rows()  # some bring more
-    assert PackedMask(rule, segments, tables, [1] * len(segments), torch.device("cpu")).together is None
+    singles = sum(segment.count == 1 for segment in segments)
+    if singles:  # whatever prompts there are beside them
+        assert gathering.pop(0) == ("decodes", singles)
+    assert gathering == ([("ranges", tokens - singles)] if tokens > singles else [])
+
+
+def test_a_token_that_sees_its_keys_in_part_is_no_decode(gathering):
+    torch.manual_seed(3)
+    segments, tables, tokens = rows(((9, 1), (16, 1), (0, 20)))
+    q, k, v = torch.randn(tokens, 4, 16), torch.randn(1, 2, 1500, 16), torch.randn(1, 2, 1500, 16)
+    rule = Causal() & Chunk(8)  # the first sees two of ten keys, the second the last alone
+    mask = PackedMask(rule, segments, tables, [s.past + s.count for s in segments], torch.device("cpu"))
+    found = attend_packed(q, k, v, mask, scores=Scores(0.4), backend="sdpa")
+    assert (found - by_the_formula(q, k, v, segments, tables, rule, Scores(0.4))).abs().max() < 1e-5

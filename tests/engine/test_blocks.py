@@ -149,7 +149,7 @@ def test_neighbours_are_kept_for_growth_until_somebody_needs_them():
     pool.grow(first, 1, 4)
     pool.grow(second, 1, 4)
     pool.grow(first, 3, 3)
-    assert first.runs(0, 8) == [(0, 8)], "one run, although another row came between"
+    assert first.slot_ranges(0, 8) == [(0, 8)], "one range, although another row came between"
     pool.grow(third, 3, 3)
     assert pool.available == 0 and sorted(third.held() + first.held() + second.held()) == list(range(8))
 

@@ -1,8 +1,10 @@
 """Attention over packed rows whose keys lie in paged state.
 
-A row's keys are runs of slots in one long tensor, and a run is a view: nothing is gathered. A query that sees several
-runs (a shared prefix, then its own tokens) attends to each of them, and the results are blended by their softmax
-denominators (https://arxiv.org/abs/2205.14135, section 3.1), so that a prefix that rows share is read once for all.
+A row's keys are ranges of slots in one long tensor, and a range is a view: nothing is gathered. A query that sees
+several ranges (a shared prefix, then its own tokens) attends to each of them, and the results are blended by their
+softmax denominators (https://arxiv.org/abs/2205.14135, section 3.1), so that a prefix that rows share is read once for
+all. On an accelerator, where a call costs more than copying, the single tokens of all rows are one call over gathered
+keys, and only prompts go range by range.
 
 Query heads that share a key head are never given copies of it: G is the number of key heads, R of query heads to each.
 """
@@ -13,18 +15,20 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.blocks.padded import attend_padded
 from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Bias, Mask
-from omniform.core.packed import Call, PackedMask, RowKeys, Run
+from omniform.core.packed import Decodes, KernelCall, KernelCalls, PackedMask, RowKeys, SlotRange
 
 QUERIES = {"cpu": 256}
 """Causal queries that the kernel is given at once, heads counted: fewer cost calls, more compute what is hidden anyway.
 Elsewhere 4096, for the scores that are held at once.
 The CPU kernel's own causal way takes small blocks and expanded heads, and half as long again for a prompt of 512."""
+
+RANGE_BY_RANGE = frozenset({"cpu"})
+"""Kinds of devices where a kernel call per range of keys costs less than gathering the keys of all rows."""
 
 
 def attend_packed(
@@ -57,23 +61,48 @@ def attend_packed(
         return torch.cat(
             [_row(q_NHD, k_1GSD, v_1GSD, row, scores, backend, b, sinks) for row, b in zip(rows, biases, strict=True)]
         )
+    decodes = None if q_NHD.device.type in RANGE_BY_RANGE else mask.decodes
+    if decodes is None:
+        return _by_range(q_NHD, k_1GSD, v_1GSD, mask.calls, scores, sinks)
+    if decodes.others is None:
+        return _decode_batch(q_NHD, k_1GSD, v_1GSD, decodes, scores, sinks)
+    tokens, seen = decodes.others
+    mixed = q_NHD.new_empty(*q_NHD.shape[:2], v_1GSD.shape[-1])
+    mixed[decodes.tokens] = _decode_batch(q_NHD[decodes.tokens], k_1GSD, v_1GSD, decodes, scores, sinks)
+    mixed[tokens] = _by_range(q_NHD[tokens], k_1GSD, v_1GSD, seen.calls, scores, sinks)
+    return mixed
+
+
+def _decode_batch(
+    q_NHD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, decodes: Decodes, scores: Scores, sinks: Tensor | None
+) -> Tensor:
+    """One token of each row at once, the rows' keys gathered. Shape: [N, H, D] to [N, H, Dv]."""
+    slots, mask = decodes.slots, Mask(decodes.there[:, None, None])
+    k_NGSD, v_NGSD = (
+        x[0].index_select(1, slots.flatten()).unflatten(1, slots.shape).transpose(0, 1)  # type: ignore[no-untyped-call]
+        for x in (k_1GSD, v_1GSD)
+    )
+    return attend_padded(q_NHD[:, None], k_NGSD, v_NGSD, mask, scores=scores, backend="sdpa", sinks=sinks)[:, 0]
+
+
+def _by_range(
+    q_NHD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, calls: KernelCalls, scores: Scores, sinks: Tensor | None
+) -> Tensor:
+    """A kernel call for every range of keys, its results blended. Shape: [N, H, D] to [N, H, Dv]."""
     groups, each = k_1GSD.shape[1], q_NHD.shape[1] // k_1GSD.shape[1]
     q_NGRD = q_NHD.view(q_NHD.shape[0], groups, each, -1)
-    if q_NHD.device.type != "cpu" and sinks is None and scores.cap is None and mask.together is not None:
-        return attend_together(q_NGRD, k_1GSD, v_1GSD, *mask.together, scores)
-    calls = mask.calls
     weighed = bool(calls.extra) or sinks is not None
     outs: list[Tensor] = []
     weights: list[Tensor] = []
-    pieces = torch.split(_folded(q_NGRD), [each * size for size in calls.sizes], dim=2)
-    for call, q_1GMD in zip(calls.own, pieces, strict=True):
+    split = torch.split(_folded(q_NGRD), [each * size for size in calls.sizes], dim=2)
+    for call, q_1GMD in zip(calls.own, split, strict=True):
         if isinstance(call, RowKeys):
-            out = _row(q_NHD, k_1GSD, v_1GSD, call, scores, backend, None, sinks)
+            out = _row(q_NHD, k_1GSD, v_1GSD, call, scores, "sdpa", None, sinks)
             outs.append(out.view(len(out), groups, each, -1))
             if weighed:  # nothing more concerns it: it has seen all of its keys, and its sink
                 weights.append(q_NHD.new_full((len(out), groups, each), float("inf"), dtype=torch.float32))
             continue
-        k, v = _of_run(k_1GSD, call.run), _of_run(v_1GSD, call.run)
+        k, v = _of_range(k_1GSD, call.slots), _of_range(v_1GSD, call.slots)
         for out, weight in (
             _causal(q_1GMD, k, v, each, scores) if call.causal else [_kernel(q_1GMD, k, v, None, scores)]
         ):
@@ -90,28 +119,8 @@ def attend_packed(
     return mixed.flatten(1, 2)
 
 
-def attend_together(
-    q_NGRD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, slots_NS: Tensor, there_NS: Tensor, scores: Scores
-) -> Tensor:
-    """One token of each row at once, the rows' keys gathered: on an accelerator a call per row costs more than copying.
-
-    Args:
-        slots_NS: where each row's keys lie.
-        there_NS: which of them are keys, and no padding.
-
-    Returns:
-        Shape: [N, H, Dv].
-    """
-    k_NGSD, v_NGSD = (x[0].index_select(1, slots_NS.flatten()) for x in (k_1GSD, v_1GSD))
-    k_NGSD = k_NGSD.unflatten(1, slots_NS.shape).transpose(0, 1)  # type: ignore[no-untyped-call]
-    v_NGSD = v_NGSD.unflatten(1, slots_NS.shape).transpose(0, 1)  # type: ignore[no-untyped-call]
-    mask = there_NS[:, None, None]
-    out = F.scaled_dot_product_attention(q_NGRD, k_NGSD, v_NGSD, attn_mask=mask, scale=scores.scale)
-    return out.flatten(1, 2)
-
-
-def _of_run(x_1GSD: Tensor, run: Run) -> Tensor:
-    return x_1GSD.narrow(2, run[0], run[1] - run[0])
+def _of_range(x_1GSD: Tensor, slots: SlotRange) -> Tensor:
+    return x_1GSD.narrow(2, slots[0], slots[1] - slots[0])
 
 
 def _folded(q_nGRD: Tensor) -> Tensor:
@@ -130,7 +139,7 @@ def _unfolded(x_1GM: Tensor, each: int) -> Tensor:
 def _causal(
     q_1GMD: Tensor, k_1GSD: Tensor, v_1GSD: Tensor, each: int, scores: Scores
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """A run's own tokens, some at a time, to its keys up to the last of them; each as :func:`_kernel` gives it."""
+    """A range's own tokens, some at a time, to its keys up to the last of them; each as :func:`_kernel` gives it."""
     size, count = max(QUERIES.get(q_1GMD.device.type, 4096) // each, 16), q_1GMD.shape[2] // each
     longest = max(1 << count.bit_length(), 512)  # so that few stairs are made
     stairs = _stairs(size, each, longest, q_1GMD.dtype, q_1GMD.device)
@@ -177,22 +186,22 @@ def _blend(
     v_1GSD: Tensor,
     own_NGRD: Tensor,
     total_NGR: Tensor,
-    extra: Sequence[Call],
+    extra: Sequence[KernelCall],
     scores: Scores,
     *,
     last: bool,
 ) -> Tensor:
-    """Add what earlier runs have to say to what the queries' own runs said. Shape: [N, G, R, Dv].
+    """Add what earlier ranges have to say to what the queries' own ranges said. Shape: [N, G, R, Dv].
 
     The logarithms of the denominators, ``total_NGR``, are kept up to date; ``last``: nobody reads them afterwards.
     """
     if not extra:
         return own_NGRD
     each = q_NGRD.shape[2]
-    # One row's next piece, or one prefix for all: only the queries it concerns are touched.
+    # One row's next range, or one prefix for all: only the queries it concerns are touched.
     mixed = own_NGRD if len(extra) == 1 else own_NGRD.float()
     for call in extra:
-        k, v = _of_run(k_1GSD, call.run), _of_run(v_1GSD, call.run)
+        k, v = _of_range(k_1GSD, call.slots), _of_range(v_1GSD, call.slots)
         out, weight = _kernel(_folded(q_NGRD[call.queries]), k, v, None, scores)
         out, weight = _unfolded(out, each), _unfolded(weight, each)
         before = total_NGR[call.queries]
@@ -224,5 +233,5 @@ def _row(
 
 def _gathered(x_1GSD: Tensor, row: RowKeys) -> Tensor:
     """A row's keys or values. Shape: [1, G, S, D]; a view where they lie together."""
-    runs = [x_1GSD[:, :, first:stop] for first, stop in row.runs]
-    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=2)
+    ranges = [x_1GSD[:, :, first:stop] for first, stop in row.ranges]
+    return ranges[0] if len(ranges) == 1 else torch.cat(ranges, dim=2)

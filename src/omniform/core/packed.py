@@ -7,9 +7,9 @@ Every row is a :class:`Segment` of the step. Its earlier tokens lie in paged sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -18,15 +18,15 @@ from torch import Tensor
 from omniform.core.context import Bias, StepContext
 from omniform.core.rules import Causal, Full, Rule
 
-Run = tuple[int, int]
+SlotRange = tuple[int, int]
 """Slots that follow one another: the first, and one past the last."""
 
 
 class Table(Protocol):
     """Where one row's indices lie in paged state."""
 
-    def runs(self, first: int, stop: int) -> list[Run]:
-        """The slots of the indices from ``first`` to ``stop``, as few runs as can be."""
+    def slot_ranges(self, first: int, stop: int) -> list[SlotRange]:
+        """The slots of the indices from ``first`` to ``stop``, as few ranges as can be."""
         ...
 
 
@@ -49,34 +49,34 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """Queries that look at the same run of keys.
+class KernelCall:
+    """Queries that look at the same range of keys.
 
     Attributes:
         queries: which tokens of the step.
-        run: the slots of the keys.
-        causal: the queries are the run's own tokens, and each sees what came before it.
+        slots: of the keys.
+        causal: the queries are the range's own tokens, and each sees what came before it.
     """
 
     queries: slice | Tensor
-    run: Run
+    slots: SlotRange
     causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class KernelCalls:
     """What attention under one rule takes in one step.
 
     Attributes:
-        own: for every query, in the order of the step, the run that holds its own token (or, across, the memory's
+        own: for every query, in the order of the step, the range that holds its own token (or, across, the memory's
             first); or its whole row, where that takes a mask.
         sizes: how many queries each of those has.
-        extra: earlier runs, to be blended in; rows that share a run share the call.
+        extra: earlier ranges, to be blended in; rows that share a range share the call.
     """
 
-    own: tuple[Call | RowKeys, ...]
+    own: tuple[KernelCall | RowKeys, ...]
     sizes: tuple[int, ...]
-    extra: tuple[Call, ...]
+    extra: tuple[KernelCall, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,32 @@ class RowKeys:
 
     Attributes:
         queries: the row's tokens in the step.
-        runs: slots of its keys, in order.
+        ranges: slots of its keys, in order.
         first: the index of the first key.
         allowed: Shape: [T, S], True where attention is allowed; None where all is.
     """
 
     queries: slice
-    runs: tuple[Run, ...]
+    ranges: tuple[SlotRange, ...]
     first: int
     allowed: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decodes:
+    """Rows that bring one token each and see all of their keys from the first on, as one batch.
+
+    Attributes:
+        tokens: which tokens of the step.
+        slots: of each row's keys, filled up to the longest. Shape: [R, S].
+        there: which of those are keys. Shape: [R, S].
+        others: the other tokens of the step, and what they see, counted among themselves; None if there are none.
+    """
+
+    tokens: slice | Tensor
+    slots: Tensor
+    there: Tensor
+    others: tuple[slice | Tensor, PackedMask] | None
 
 
 class PackedMask:
@@ -120,25 +137,25 @@ class PackedMask:
         self._device = device
 
     @cached_property
-    def calls(self) -> Calls:
-        """The fewest kernel calls: every run once, however many rows share it."""
-        own: list[Call | RowKeys] = []
+    def calls(self) -> KernelCalls:
+        """The fewest kernel calls: every range once, however many rows share it."""
+        own: list[KernelCall | RowKeys] = []
         sizes: list[int] = []
-        shared: dict[Run, list[tuple[int, int]]] = {}
+        shared: dict[SlotRange, list[tuple[int, int]]] = {}
         for segment, table, keys in self._rows:
-            pieces = self._pieces(segment, table, keys)
-            if pieces is None:
+            found = self._calls(segment, table, keys)
+            if found is None:
                 own.append(self._row(segment, table, keys))
                 sizes.append(segment.count)
                 continue
-            for call, earlier in pieces:
+            for call, earlier in found:
                 assert isinstance(call.queries, slice)
                 own.append(call)
                 sizes.append(call.queries.stop - call.queries.start)
-                for run in earlier:
-                    shared.setdefault(run, []).append((call.queries.start, call.queries.stop))
-        extra = (Call(_together(queries, self._device), run) for run, queries in shared.items())
-        return Calls(tuple(own), tuple(sizes), tuple(extra))
+                for slots in earlier:
+                    shared.setdefault(slots, []).append((call.queries.start, call.queries.stop))
+        extra = (KernelCall(_tokens_of(queries, self._device), slots) for slots, queries in shared.items())
+        return KernelCalls(tuple(own), tuple(sizes), tuple(extra))
 
     @cached_property
     def rows(self) -> tuple[RowKeys, ...]:
@@ -146,54 +163,65 @@ class PackedMask:
         return tuple(self._row(*row) for row in self._rows)
 
     @cached_property
-    def together(self) -> tuple[Tensor, Tensor] | None:
-        """Rows of one new token each as one batch, where a kernel's launch costs more than gathering: slots and mask.
-
-        Returns:
-            The slots of each row's keys and which of them are, Shape: [R, S] each; None unless every row brings one
-            token and sees all from its first key on.
-        """
-        if any(segment.count != 1 for segment, _, _ in self._rows):
+    def decodes(self) -> Decodes | None:
+        """The rows of one new token each, where a kernel's launch costs more than gathering; None if there are none."""
+        kinds = [segment.count == 1 and self._sees_all(segment) for segment, _, _ in self._rows]
+        mine = [row for row, decodes in zip(self._rows, kinds, strict=True) if decodes]
+        if not mine:
             return None
-        rows = [self._row(*row) for row in self._rows]
-        if any(row.allowed is not None for row in rows):
-            return None
-        slots = [torch.cat([torch.arange(*run) for run in row.runs]) for row in rows]
-        lengths = torch.tensor([len(own) for own in slots])
+        slots = [torch.cat([torch.arange(*own) for own in t.slot_ranges(self._low(s), n)]) for s, t, n in mine]
         padded = torch.nn.utils.rnn.pad_sequence(slots, batch_first=True)
-        there = torch.arange(padded.shape[1])[None] < lengths[:, None]
-        return padded.to(self._device), there.to(self._device)
+        there = torch.arange(padded.shape[1])[None] < torch.tensor([len(own) for own in slots])[:, None]
+        others = [row for row, decodes in zip(self._rows, kinds, strict=True) if not decodes]
+        return Decodes(
+            self._tokens([s for s, _, _ in mine]), padded.to(self._device), there.to(self._device), self._apart(others)
+        )
 
-    def _pieces(self, segment: Segment, table: Table, keys: int) -> list[tuple[Call, list[Run]]] | None:
-        """A row as calls, each with the earlier runs that all of its queries see; None if a mask is needed."""
+    def _sees_all(self, segment: Segment) -> bool:
+        """Whether a row's one new token sees every key from the first that is within its rule's reach."""
+        return isinstance(self._rule, Full) or bool(self._allowed(self._low(segment), segment).all())
+
+    def _apart(self, rows: list[tuple[Segment, Table, int]]) -> tuple[slice | Tensor, PackedMask] | None:
+        """Some rows as if they were the step: which tokens they are, and what those see."""
+        if not rows:
+            return None
+        segments, tables, keys = zip(*rows, strict=True)
+        starts = accumulate((segment.count for segment in segments), initial=0)
+        moved = [replace(segment, start=start) for segment, start in zip(segments, starts, strict=False)]
+        return self._tokens(segments), PackedMask(self._rule, moved, tables, keys, self._device)
+
+    def _tokens(self, segments: Sequence[Segment]) -> slice | Tensor:
+        return _tokens_of([(s.start, s.start + s.count) for s in segments], self._device)
+
+    def _calls(self, segment: Segment, table: Table, keys: int) -> list[tuple[KernelCall, list[SlotRange]]] | None:
+        """A row as calls, each with the earlier ranges that all of its queries see; None if a mask is needed."""
         start, count, past = segment.start, segment.count, segment.past
         if isinstance(self._rule, Full):
-            first, *others = table.runs(0, keys)
-            return [(Call(slice(start, start + count), first), others)]
+            first, *others = table.slot_ranges(0, keys)
+            return [(KernelCall(slice(start, start + count), first), others)]
         low = self._low(segment)
         plain = isinstance(self._rule, Causal) and not segment.together
         if not plain and not self._is_causal_from(low, segment):
             return None
         if count == 1:
-            *earlier, last = table.runs(low, past + 1)
-            return [(Call(slice(start, start + 1), last), earlier)]
-        earlier = table.runs(low, past) if past > low else []
-        pieces: list[tuple[Call, list[Run]]] = []
-        for run in table.runs(past, past + count):
-            # Where the row's new tokens lie in several runs, those in the later ones see all of the earlier ones.
-            stop = start + run[1] - run[0]
-            pieces.append((Call(slice(start, stop), run, causal=stop - start > 1), list(earlier)))
-            earlier.append(run)
+            *earlier, last = table.slot_ranges(low, past + 1)
+            return [(KernelCall(slice(start, start + 1), last), earlier)]
+        earlier = table.slot_ranges(low, past) if past > low else []
+        found: list[tuple[KernelCall, list[SlotRange]]] = []
+        for slots in table.slot_ranges(past, past + count):
+            # Where the row's new tokens lie in several ranges, those in the later ones see all of the earlier ones.
+            stop = start + slots[1] - slots[0]
+            found.append((KernelCall(slice(start, stop), slots, causal=stop - start > 1), list(earlier)))
+            earlier.append(slots)
             start = stop
-        return pieces
+        return found
 
     def _row(self, segment: Segment, table: Table, keys: int) -> RowKeys:
         low = self._low(segment)
         queries = slice(segment.start, segment.start + segment.count)
         allowed = None if isinstance(self._rule, Full) else self._allowed(low, segment)
-        if allowed is not None and bool(allowed.all()):
-            allowed = None
-        return RowKeys(queries, tuple(table.runs(low, keys)), low, allowed)
+        allowed = None if allowed is None or bool(allowed.all()) else allowed.to(self._device)
+        return RowKeys(queries, tuple(table.slot_ranges(low, keys)), low, allowed)
 
     def _low(self, segment: Segment) -> int:
         reach = self._rule.reach
@@ -201,8 +229,9 @@ class PackedMask:
         return min((low, *(start for start, _ in segment.together)))
 
     def _allowed(self, low: int, segment: Segment) -> Tensor:
-        query = torch.arange(segment.past, segment.past + segment.count, device=self._device)
-        key = torch.arange(low, segment.past + segment.count, device=self._device)
+        """Which keys from ``low`` on a row's tokens see. Shape: [T, S]; on the CPU, so that nobody waits to read it."""
+        query = torch.arange(segment.past, segment.past + segment.count, device="cpu")
+        key = torch.arange(low, segment.past + segment.count, device="cpu")
         allowed = self._rule.allows(query[:, None], key[None, :])
         for start, stop in segment.together:
             within_q, within_k = (query >= start) & (query < stop), (key >= start) & (key < stop)
@@ -214,7 +243,7 @@ class PackedMask:
         return bool((allowed == torch.ones_like(allowed).tril(segment.past - low)).all())
 
 
-def _together(queries: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
+def _tokens_of(queries: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
     if all(left[1] == right[0] for left, right in pairwise(queries)):
         return slice(queries[0][0], queries[-1][1])
     return torch.cat([torch.arange(*span) for span in queries]).to(device)
@@ -246,7 +275,7 @@ def _alike(segments: Sequence[Segment], positions: Tensor) -> tuple[Alike, ...]:
     return tuple(
         Alike(
             torch.tensor(rows, device=device),
-            _together([(segments[r].start, segments[r].start + count) for r in rows], device),
+            _tokens_of([(segments[r].start, segments[r].start + count) for r in rows], device),
             count,
         )
         for count, rows in by_count.items()

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from omniform.core.packed import Run
+from omniform.core.packed import SlotRange
 
 WHOLE = 1 << 60
 """The size of a block that holds a state of fixed size: one per row, which no number of tokens fills."""
@@ -88,10 +88,10 @@ class BlockTable:
     blocks: list[int | None] = field(default_factory=list)
     reserve: tuple[int, int] = (0, 0)
 
-    def runs(self, first: int, stop: int) -> list[Run]:
+    def slot_ranges(self, first: int, stop: int) -> list[SlotRange]:
         """The slots of the row's indices from ``first`` to ``stop``, neighbours joined."""
         size = self.size
-        runs: list[Run] = []
+        ranges: list[SlotRange] = []
         begin = end = -1
         for number in range(first // size, -(-stop // size)):
             block = self.blocks[number]
@@ -102,10 +102,10 @@ class BlockTable:
                 end = high
                 continue
             if end >= 0:
-                runs.append((begin, end))
+                ranges.append((begin, end))
             begin, end = low, high
-        runs.append((begin, end))
-        return runs
+        ranges.append((begin, end))
+        return ranges
 
     def held(self) -> list[int]:
         """The blocks that it holds."""

@@ -305,7 +305,7 @@ class Encoders:
                 return None
         entry = MemoryEntry(BlockTable(self._pool.size), length)
         self._pool.grow(entry.table, blocks, blocks)
-        self._state.begin(MEMORY, entry.table.runs(0, length))
+        self._state.begin(MEMORY, entry.table.slot_ranges(0, length))
         unpadded = memory if memory.padding is None else Memory(memory.hidden[:, real])
         for mixer in self._mixers:
             mixer.remember(unpadded, self._state)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from omniform.core.packed import Run
+from omniform.core.packed import SlotRange
 from omniform.core.state import RowIndex, StateSpec
 
 MEMORY = "memory"
@@ -186,13 +186,13 @@ class PagedState:
         """Write a memory's keys and values at the places of :meth:`begin`. Shape: [1, G, S, D] each."""
         self._kv[slot].write(k_BHSD, v_BHSD)
 
-    def begin(self, pool: Pool, runs: Sequence[Run]) -> None:
+    def begin(self, pool: Pool, ranges: Sequence[SlotRange]) -> None:
         """Say where the next step's tokens go, end to end."""
-        if len(runs) == 1:
-            first, stop = runs[0]
+        if len(ranges) == 1:
+            first, stop = ranges[0]
             self._places[pool].slots = (first, stop - first)
             return
-        slots = torch.cat([torch.arange(first, stop) for first, stop in runs])
+        slots = torch.cat([torch.arange(first, stop) for first, stop in ranges])
         self._places[pool].slots = slots.to(self._device)
 
     def begin_rows(self, blocks: Sequence[int], fresh: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
-from omniform.core.packed import PackedContext, Run, Segment, Table
+from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.engine.encoders import Encoders
 from omniform.engine.pages import ROWS, PagedState, Pool
 from omniform.engine.scheduler import Plan, Share
@@ -115,14 +115,14 @@ def _positions(shares: Sequence[Share]) -> Tensor:
     return whole if axes == 1 else whole[:, None]
 
 
-def _written(shares: Sequence[Share], pool: Pool) -> list[Run]:
+def _written(shares: Sequence[Share], pool: Pool) -> list[SlotRange]:
     """The slots that a step writes, neighbours joined."""
-    runs: list[Run] = []
+    ranges: list[SlotRange] = []
     for share in shares:
         first = share.row.computed
-        for run in share.row.tables[pool].runs(first, first + share.count):
-            if runs and runs[-1][1] == run[0]:
-                runs[-1] = (runs[-1][0], run[1])
+        for slots in share.row.tables[pool].slot_ranges(first, first + share.count):
+            if ranges and ranges[-1][1] == slots[0]:
+                ranges[-1] = (ranges[-1][0], slots[1])
             else:
-                runs.append(run)
-    return runs
+                ranges.append(slots)
+    return ranges
