@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from omniform.architectures.losses import token_loss
 from omniform.architectures.model import Model
 from omniform.blocks.augment import SpecAugment
 from omniform.blocks.layers import run, surviving
-from omniform.core.context import Memory
+from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ClassifierOutput
 
@@ -75,14 +75,14 @@ class MelEncoder(MemoryEncoder):
         self,
         input_features: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **given: Unpack[Tapped],
     ) -> BaseModelOutput:
         """Hidden states of spectrograms.
 
         Args:
             input_features: log-mel features. Shape: [B, mel bins, frames].
             attention_mask: real frames, Shape: [B, frames]; only the training augmentation looks at it.
+            given: see :class:`~omniform.core.context.Tapped`.
 
         Raises:
             InputError: another number of bands or frames than the model was made for.
@@ -92,10 +92,9 @@ class MelEncoder(MemoryEncoder):
             features = self.augment(features, attention_mask)
         x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
         x = F.dropout(x + self.embed_positions.weight, self.dropout, self.training)
-        ctx = self.step(x, hidden_states=output_hidden_states, attentions=output_attentions)
-        return BaseModelOutput(
-            last_hidden_state=run(surviving(self.layers, self.layerdrop), x, ctx, self.norm), **ctx.taps.noted()
-        )
+        ctx = self.step(x, given)
+        hidden = run(surviving(self.layers, self.layerdrop), x, ctx, self.norm)
+        return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
 
     def _checked(self, features: Tensor | None) -> Tensor:
         bands, frames = self.conv1.in_channels, 2 * self.embed_positions.num_embeddings

@@ -15,7 +15,7 @@ from omniform.architectures.stack import Stepped, TextStack
 from omniform.core.batch import Item, Span
 from omniform.core.caches import DynamicCache
 from omniform.core.context import Memory
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_jit_traced
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.state import DenseState
@@ -86,11 +86,10 @@ class TextDecoder(TextStack, LanguageModel):
         embeds = self.vectors(input_ids, given)
         ctx = self.step(
             embeds,
+            given,
             attention_mask=attention_mask,
             position_ids=given.get("position_ids"),
             state=self.state_for(given.get("past_key_values"), given.get("use_cache")),
-            hidden_states=given.get("output_hidden_states"),
-            attentions=given.get("output_attentions"),
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)
@@ -202,13 +201,9 @@ def memory_from(states: Tensor | None, mask: Tensor | None, *, dim: int, readabl
             expected=f"shape [batch, tokens, {dim}]",
             found=f"shape {list(states.shape)}",
         )
-    if mask is not None and mask.shape != states.shape[:2]:
-        raise InputError(
-            "the mask does not cover the encoder's output",
-            where="encoder_attention_mask",
-            expected=f"shape {list(states.shape[:2])}",
-            found=f"shape {list(mask.shape)}",
-        )
+    if mask is not None:
+        problem = "the mask does not cover the encoder's output"
+        check_shape(problem, mask.shape, states.shape[:2], where="encoder_attention_mask")
     return Memory(states, None if mask is None else mask.bool())
 
 

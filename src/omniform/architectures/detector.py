@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
 from omniform.blocks.positioned import PlacedContext
-from omniform.core.context import Memory, StepContext
-from omniform.core.errors import InputError
+from omniform.core.context import Memory, StepContext, Tapped
+from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_all_true
 from omniform.core.outputs import BaseModelOutput, DetectorModelOutput, ObjectDetectionOutput
 
@@ -25,6 +25,20 @@ class Places(Protocol):
     """Position vectors of a map: Shape: [B, H, W] (True inside the picture) to [B, H * W, D]."""
 
     def __call__(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+
+class Searched(Tapped, total=False):
+    """What may come with what the backbone sees.
+
+    Attributes:
+        decoder_attention_mask: Shape: [B, Q], 1 for queries that may be looked at.
+        encoder_outputs: what the encoder gave for these pictures, to leave it out.
+        decoder_inputs_embeds: Shape: [B, Q, D], what the queries start from in place of zeros.
+    """
+
+    decoder_attention_mask: Tensor | None
+    encoder_outputs: BaseModelOutput | None
+    decoder_inputs_embeds: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,12 @@ class QueryDetector(Model):
     decoder: QueryDecoder
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        arrive_pixel_mask(inputs)
+        # A mask that masks nothing of the pictures that it fits is left out.
+        pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_mask")
+        if not isinstance(pixels, Tensor) or not isinstance(mask, Tensor) or pixels.dim() != 4:
+            return
+        if mask.shape == (pixels.shape[0], *pixels.shape[2:]) and is_all_true(mask):
+            inputs["pixel_mask"] = None
 
     def freeze_backbone(self) -> None:
         """Train everything but the backbone."""
@@ -135,13 +154,7 @@ class QueryDetector(Model):
         padded = pixel_mask is not None
         if pixel_mask is None:
             pixel_mask = pixel_values.new_ones(rows, height, width)
-        if tuple(pixel_mask.shape) != (rows, height, width):
-            raise InputError(
-                "the mask does not cover the pictures",
-                where="pixel_mask",
-                expected=f"shape {[rows, height, width]}",
-                found=f"shape {list(pixel_mask.shape)}",
-            )
+        check_shape("the mask does not cover the pictures", pixel_mask.shape, (rows, height, width), where="pixel_mask")
         real = _shrunk(pixel_mask, maps[-1].shape[-2:])
         embeds = self.input_projection(maps[-1]).flatten(2).transpose(1, 2)
         return View(maps, embeds, self.position_embedding(real, embeds.dtype), real, padded)
@@ -169,38 +182,27 @@ class QueryDetector(Model):
         real = whole if pixel_mask is None else _shrunk(pixel_mask, whole.shape[1:])
         return View((), embeds, self.position_embedding(whole, embeds.dtype), real, pixel_mask is not None)
 
-    def search(
-        self,
-        view: View,
-        *,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> DetectorModelOutput:
-        """Encode what was seen and let the queries look at it; see :meth:`forward` for the arguments."""
-        rows = view.embeds.shape[0]
-        padding = view.padding
-        if encoder_outputs is None:
-            encoder_outputs = self._encode(view, padding, output_hidden_states, output_attentions)
-        places = self.query_position_embeddings.weight[None].expand(rows, -1, -1)
-        queries = torch.zeros_like(places) if decoder_inputs_embeds is None else decoder_inputs_embeds
-        ctx = self.step(
-            queries,
-            attention_mask=decoder_attention_mask,
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
-        ).with_(memory=Memory(encoder_outputs.last_hidden_state, padding))
+    def search(self, view: View, **given: Unpack[Searched]) -> DetectorModelOutput:
+        """Encode what was seen and let the queries look at it; see :class:`Searched`."""
+        encoded = given.get("encoder_outputs")
+        if encoded is None:
+            ctx = self.step(view.embeds, given, attention_mask=view.padding)
+            hidden = self.encoder(view.embeds, PlacedContext.of(ctx, view.places))
+            encoded = BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
+        places = self.query_position_embeddings.weight[None].expand(view.embeds.shape[0], -1, -1)
+        embeds = given.get("decoder_inputs_embeds")
+        queries = torch.zeros_like(places) if embeds is None else embeds
+        ctx = self.step(queries, given, attention_mask=given.get("decoder_attention_mask"))
+        ctx = ctx.with_(memory=Memory(encoded.last_hidden_state, view.padding))
         hidden, intermediate = self.decoder(queries, PlacedContext.of(ctx, places, view.places))
         return DetectorModelOutput(
             last_hidden_state=hidden,
             decoder_hidden_states=ctx.taps.hidden_or_none,
             decoder_attentions=ctx.taps.attentions_or_none,
             cross_attentions=ctx.taps.cross_or_none,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
             intermediate_hidden_states=intermediate,
         )
 
@@ -212,18 +214,15 @@ class QueryDetector(Model):
         encoder_outputs: BaseModelOutput | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **given: Unpack[Tapped],
     ) -> DetectorModelOutput:
         """Hidden states of the object queries.
 
         Args:
             pixel_values: Shape: [B, channels, height, width]; smaller pictures are padded at the right and bottom.
             pixel_mask: Shape: [B, height, width], 1 inside the picture, 0 in its padding.
-            decoder_attention_mask: Shape: [B, Q], 1 for queries that may be looked at.
-            encoder_outputs: what the encoder gave for these pictures, to leave it out.
             inputs_embeds: Shape: [B, side * side, D], a projected map in place of ``pixel_values``.
-            decoder_inputs_embeds: Shape: [B, Q, D], what the queries start from in place of zeros.
+            given: see :class:`Searched`, as for the others.
 
         Raises:
             InputError: pictures, masks or embeddings of the wrong shape.
@@ -239,16 +238,8 @@ class QueryDetector(Model):
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
             decoder_inputs_embeds=decoder_inputs_embeds,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
+            **given,
         )
-
-    def _encode(
-        self, view: View, padding: Tensor | None, hidden_states: bool | None, attentions: bool | None
-    ) -> BaseModelOutput:
-        ctx = self.step(view.embeds, attention_mask=padding, hidden_states=hidden_states, attentions=attentions)
-        hidden = self.encoder(view.embeds, PlacedContext.of(ctx, view.places))
-        return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
 
 
 class BoxHead(nn.Module):
@@ -286,10 +277,31 @@ class ObjectDetector(Model):
         """``logits`` and ``pred_boxes`` of queries' hidden states. Shape: [..., Q, D]."""
         return {"logits": self.class_labels_classifier(hidden), "pred_boxes": self.bbox_predictor(hidden)}
 
-    def predict_layers(self, out: DetectorModelOutput) -> list[dict[str, Tensor]] | None:
-        """The same of every decoder layer but the last, where the model is trained on them."""
-        intermediate = out.intermediate_hidden_states
-        return None if intermediate is None else [self.predict(hidden) for hidden in intermediate[:-1]]
+    def answer(
+        self, out: DetectorModelOutput, labels: Sequence[Target] | None, pred_masks: Tensor | None = None
+    ) -> ObjectDetectionOutput:
+        """What was found and, against labels, how far it is from what is there.
+
+        Args:
+            labels: see :meth:`forward`.
+            pred_masks: the objects' outlines, of a model that draws them.
+        """
+        predicted = self.predict(out.last_hidden_state)
+        loss = parts = earlier = None
+        if labels is not None:
+            if out.intermediate_hidden_states is not None:
+                earlier = [self.predict(hidden) for hidden in out.intermediate_hidden_states[:-1]]
+            loss, parts = self.loss(predicted, labels, pred_masks=pred_masks, auxiliary=earlier or ())
+        return ObjectDetectionOutput(
+            loss=loss,
+            loss_dict=parts,
+            logits=predicted["logits"],
+            pred_boxes=predicted["pred_boxes"],
+            pred_masks=pred_masks,
+            auxiliary_outputs=earlier,
+            last_hidden_state=out.last_hidden_state,
+            **out.noted(),
+        )
 
     def forward(self, *args: Tensor, labels: Sequence[Target] | None = None, **inputs: object) -> ObjectDetectionOutput:
         """Classes and boxes; see :meth:`QueryDetector.forward` for the other inputs.
@@ -298,29 +310,7 @@ class ObjectDetector(Model):
             labels: one per picture, each with ``class_labels`` [n] and ``boxes`` [n, 4] (centre x and y, width and
                 height, as parts of the picture's size); gives a loss.
         """
-        out = cast(DetectorModelOutput, self.model(*args, **inputs))
-        predicted = self.predict(out.last_hidden_state)
-        loss = parts = earlier = None
-        if labels is not None:
-            earlier = self.predict_layers(out)
-            loss, parts = self.loss(predicted, labels, auxiliary=earlier or ())
-        return ObjectDetectionOutput(
-            loss=loss,
-            loss_dict=parts,
-            auxiliary_outputs=earlier,
-            **predicted,
-            last_hidden_state=out.last_hidden_state,
-            **out.noted(),
-        )
-
-
-def arrive_pixel_mask(inputs: dict[str, object]) -> None:
-    """Leave out a mask that masks nothing of the pictures that it fits."""
-    pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_mask")
-    if not isinstance(pixels, Tensor) or not isinstance(mask, Tensor) or pixels.dim() != 4:
-        return
-    if mask.shape == (pixels.shape[0], *pixels.shape[2:]) and is_all_true(mask):
-        inputs["pixel_mask"] = None
+        return self.answer(cast(DetectorModelOutput, self.model(*args, **inputs)), labels)
 
 
 def _shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:

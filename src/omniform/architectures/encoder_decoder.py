@@ -20,8 +20,8 @@ from omniform.architectures.losses import IGNORED, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextEncoder
 from omniform.blocks.embeddings import check_ids
-from omniform.core.context import Memory
-from omniform.core.errors import InputError
+from omniform.core.context import Memory, Tapped
+from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_all_true
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from omniform.core.state import DenseState
@@ -57,13 +57,8 @@ class ReadingEncoder(TextEncoder, MemoryEncoder):
     def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
         if attention_mask is None:
             return Memory(hidden)
-        if attention_mask.shape != hidden.shape[:2]:
-            raise InputError(
-                "the mask does not cover the encoder's output",
-                where="attention_mask",
-                expected=f"shape {list(hidden.shape[:2])}",
-                found=f"shape {list(attention_mask.shape)}",
-            )
+        problem = "the mask does not cover the encoder's output"
+        check_shape(problem, attention_mask.shape, hidden.shape[:2], where="attention_mask")
         return Memory(hidden, attention_mask.bool())
 
 
@@ -122,15 +117,18 @@ class EncoderDecoder(Model):
         """
         if features is not None:
             inputs[self.main_input] = features
-        encoded = self._encoded(encoder_outputs, attention_mask, output_hidden_states, output_attentions, inputs)
+        asked: Tapped = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        if encoder_outputs is not None:
+            encoded = encoder_output(encoder_outputs)
+        else:
+            encoded = cast(BaseModelOutput, self.encoder(attention_mask=attention_mask, **asked, **inputs))
         embeds = self.decoder.vectors(decoder_input_ids, {"inputs_embeds": decoder_inputs_embeds})
         ctx = self.decoder.step(
             embeds,
+            asked,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
             state=self.decoder.state_for(past_key_values, use_cache),
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
         )
         memory = self.encoder.memory(encoded.last_hidden_state, attention_mask)
         _check_rows(memory.hidden, embeds)
@@ -166,24 +164,6 @@ class EncoderDecoder(Model):
         mask, read = inputs.get("attention_mask"), inputs.get(self.main_input, inputs.get("features"))
         if isinstance(mask, Tensor) and isinstance(read, Tensor) and mask.shape == read.shape[:2] and is_all_true(mask):
             inputs["attention_mask"] = None
-
-    def _encoded(
-        self,
-        given: EncoderOutputs | None,
-        attention_mask: Tensor | None,
-        hidden_states: bool | None,
-        attentions: bool | None,
-        inputs: dict[str, object],
-    ) -> BaseModelOutput:
-        if given is not None:
-            return encoder_output(given)
-        out = self.encoder(
-            attention_mask=attention_mask,
-            output_hidden_states=hidden_states,
-            output_attentions=attentions,
-            **inputs,
-        )
-        return cast(BaseModelOutput, out)
 
 
 def encoder_output(given: EncoderOutputs) -> BaseModelOutput:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.config import Common
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_readable
 
 IGNORED = -100
@@ -48,13 +48,7 @@ def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None
         labels_BT: Shape: [...], ``-100`` to leave out.
         items: what the sum is divided by, where the mean is over more than this batch (gradient accumulation).
     """
-    if logits_BTV.shape[:-1] != labels_BT.shape:
-        raise InputError(
-            "labels do not match the logits",
-            where="labels",
-            expected=f"shape {list(logits_BTV.shape[:-1])}",
-            found=f"shape {list(labels_BT.shape)}",
-        )
+    check_shape("labels do not match the logits", labels_BT.shape, logits_BTV.shape[:-1], where="labels")
     flat = logits_BTV.float().reshape(-1, logits_BTV.shape[-1])
     how = "mean" if items is None else "sum"
     loss = F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED, reduction=how)
@@ -141,13 +135,7 @@ def masked_pixel_loss(drawn_BCHW: Tensor, pixels_BCHW: Tensor, masked_BRC: Tenso
         pixels_BCHW: Shape: the same.
         masked_BRC: Shape: [B, rows, columns], true for hidden patches.
     """
-    if drawn_BCHW.shape != pixels_BCHW.shape:
-        raise InputError(
-            "the patches do not cover the pictures",
-            where="pixel_values",
-            expected=f"shape {list(drawn_BCHW.shape)}",
-            found=f"shape {list(pixels_BCHW.shape)}",
-        )
+    check_shape("the patches do not cover the pictures", pixels_BCHW.shape, drawn_BCHW.shape, where="pixel_values")
     rows, columns = masked_BRC.shape[1:]
     height, width = pixels_BCHW.shape[2:]
     mask = masked_BRC.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)[:, None]

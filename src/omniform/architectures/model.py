@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
-from omniform.core.context import Backend, StepContext, Taps
+from omniform.core.context import Backend, StepContext, Tapped, Taps
 from omniform.core.errors import InputError, OmniformError, UnknownAttributeError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
@@ -130,17 +130,17 @@ class Model(Composed):
     def step(
         self,
         tokens: Tensor,
+        asked: Tapped | None = None,
         *,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         state: DenseState | None = None,
-        hidden_states: bool | None = None,
-        attentions: bool | None = None,
     ) -> StepContext:
         """The context of one padded step.
 
         Args:
             tokens: Shape: [B, T, ...]; gives the number of rows, of tokens and the device.
+            asked: what the caller wants to see on the way.
             attention_mask: Shape: [B, past + T], 1 for real tokens; or [B, 1, T, past + T].
             position_ids: Shape: [B, T]; counts on from the state's length by default.
         """
@@ -161,7 +161,6 @@ class Model(Composed):
                 # Numbers to be added to the scores are 0 where attention is allowed, and none of them is above it.
                 added = (attention_mask <= 0).all() if attention_mask.is_floating_point() else False
                 allowed = (attention_mask > 0) | (added & (attention_mask > -1))
-        taps = Taps(hidden_states=bool(hidden_states), attentions=bool(attentions))
         return StepContext(
             positions=position_ids,
             past=past,
@@ -169,7 +168,7 @@ class Model(Composed):
             allowed=allowed,
             state=state,
             backend=self.attn_backend,
-            taps=taps,
+            taps=Taps(asked),
             recompute=self.recompute and self.training and state is None and torch.is_grad_enabled(),
         )
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.detection import Target
-from omniform.architectures.detector import ObjectDetector, View, arrive_pixel_mask
+from omniform.architectures.detector import ObjectDetector, Searched, View
 from omniform.architectures.model import Model
 from omniform.blocks.mlp import activation
 from omniform.core.errors import ConfigError
-from omniform.core.outputs import BaseModelOutput, ImageSegmentationOutput
+from omniform.core.outputs import DetectorModelOutput, ObjectDetectionOutput
 
 
 class AttentionMap(nn.Module):
@@ -160,21 +161,14 @@ class Segmenter(Model):
     mask_head: MaskHead
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        arrive_pixel_mask(inputs)
+        self.model.model.arrive(inputs)
 
-    def outline(self, hidden: Tensor, memory: Tensor, view: View) -> Tensor:
-        """Scores of every place as part of every query's object.
-
-        Args:
-            hidden: the queries' hidden states, Shape: [B, Q, D].
-            memory: the encoder's, Shape: [B, S, D].
-
-        Returns:
-            Shape: [B, Q, height / 4, width / 4].
-        """
+    def outline(self, out: DetectorModelOutput, view: View) -> Tensor:
+        """Scores of every place as part of every query's object. Shape: [B, Q, height / 4, width / 4]."""
+        assert out.encoder_last_hidden_state is not None
         rows, height, width = view.real.shape
         projected = view.embeds.transpose(1, 2).reshape(rows, -1, height, width)
-        looks = self.bbox_attention(hidden, memory, view.real)
+        looks = self.bbox_attention(out.last_hidden_state, out.encoder_last_hidden_state, view.real)
         scores: Tensor = self.mask_head(projected, looks, view.maps[2::-1])
         return scores
 
@@ -182,42 +176,18 @@ class Segmenter(Model):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        decoder_inputs_embeds: Tensor | None = None,
+        *,
         labels: Sequence[Target] | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> ImageSegmentationOutput:
+        **given: Unpack[Searched],
+    ) -> ObjectDetectionOutput:
         """Classes, boxes and outlines; see :meth:`~omniform.architectures.detector.QueryDetector.forward`.
 
         Args:
             labels: one per picture, each with ``class_labels`` [n], ``boxes`` [n, 4] and ``masks`` [n, height, width];
                 gives a loss.
+            given: see :class:`~omniform.architectures.detector.Searched`.
         """
-        detector = self.model
-        view = detector.model.see(pixel_values, pixel_mask)
-        out = detector.model.search(
-            view,
-            decoder_attention_mask=decoder_attention_mask,
-            encoder_outputs=encoder_outputs,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        assert out.encoder_last_hidden_state is not None
-        predicted = detector.predict(out.last_hidden_state)
-        masks = self.outline(out.last_hidden_state, out.encoder_last_hidden_state, view)
-        loss = parts = earlier = None
-        if labels is not None:
-            earlier = detector.predict_layers(out)
-            loss, parts = detector.loss(predicted, labels, pred_masks=masks, auxiliary=earlier or ())
-        return ImageSegmentationOutput(
-            loss=loss,
-            loss_dict=parts,
-            **predicted,
-            pred_masks=masks,
-            auxiliary_outputs=earlier,
-            last_hidden_state=out.last_hidden_state,
-            **out.noted(),
-        )
+        detector = self.model.model
+        view = detector.see(pixel_values, pixel_mask)
+        out = detector.search(view, **given)
+        return self.model.answer(out, labels, self.outline(out, view))

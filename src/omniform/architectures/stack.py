@@ -7,7 +7,7 @@ inputs may be is declared once, in :class:`Encoded` and :class:`Stepped`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, TypedDict, Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +15,24 @@ from torch import Tensor, nn
 from omniform.architectures.model import Model, arrive_masked
 from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids, check_positions, check_token_types
 from omniform.blocks.layers import run, surviving
-from omniform.core.context import StepContext
+from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput
 from omniform.core.state import DenseState
 
 
-class Encoded(TypedDict, total=False):
+class Encoded(Tapped, total=False):
     """What may come with token ids and their mask.
 
     Attributes:
         token_type_ids: Shape: [B, T], for models that tell types apart; 0 by default.
         position_ids: Shape: [B, T]; 0, 1, 2... by default, after what the state holds.
         inputs_embeds: Shape: [B, T, D], instead of ``input_ids``.
-        output_hidden_states: whether to return the embeddings and each layer's output.
-        output_attentions: whether to return each layer's attention weights.
     """
 
     token_type_ids: Tensor | None
     position_ids: Tensor | None
     inputs_embeds: Tensor | None
-    output_hidden_states: bool | None
-    output_attentions: bool | None
 
 
 class Stepped(Encoded, total=False):
@@ -192,13 +188,7 @@ class TextEncoder(TextStack):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
-        ctx = self.step(
-            embeds,
-            attention_mask=attention_mask,
-            position_ids=given.get("position_ids"),
-            hidden_states=given.get("output_hidden_states"),
-            attentions=given.get("output_attentions"),
-        )
+        ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=given.get("position_ids"))
         return self.outputs(embeds, ctx, input_ids)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
 from omniform.blocks.layers import run
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
-from omniform.core.context import StepContext
+from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, MaskedImageModelingOutput
 
@@ -127,7 +127,7 @@ class VisionEncoder(Model):
                 )
         wanted = [index % states for index in indices]
         embeds = self.embed(pixel_values, interpolate=interpolate)
-        ctx = self.step(embeds, hidden_states=True)
+        ctx = self.step(embeds, {"output_hidden_states": True})
         run(self.layers[: max(wanted, default=0)], embeds, ctx)
         return [ctx.taps.hidden_states[index] for index in wanted]
 
@@ -141,8 +141,7 @@ class VisionEncoder(Model):
         bool_masked_pos: Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **given: Unpack[Tapped],
     ) -> BaseModelOutput:
         """Hidden states of pictures, and one vector per picture if the model pools.
 
@@ -151,6 +150,7 @@ class VisionEncoder(Model):
             bool_masked_pos: Shape: [B, patches], true for patches to hide behind the mask token.
             interpolate_pos_encoding: take pictures of another size, resampling the learned positions.
             attention_mask: Shape: [B, T], 0 for tokens that nobody may look at.
+            given: see :class:`~omniform.core.context.Tapped`.
 
         Raises:
             InputError: no pictures, or pictures of the wrong shape.
@@ -158,9 +158,7 @@ class VisionEncoder(Model):
         if pixel_values is None:
             raise InputError("there are no pictures", where="pixel_values", expected="a tensor", found="None")
         embeds = self.embed(pixel_values, masked=bool_masked_pos, interpolate=bool(interpolate_pos_encoding))
-        ctx = self.step(
-            embeds, attention_mask=attention_mask, hidden_states=output_hidden_states, attentions=output_attentions
-        )
+        ctx = self.step(embeds, given, attention_mask=attention_mask)
         hidden = self.encode(embeds, ctx)
         return BaseModelOutput(
             last_hidden_state=hidden,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_shape
 from omniform.core.reader import ConfigReader
 
 Size = tuple[int, int]
@@ -150,13 +150,8 @@ class MaskToken(nn.Module):
         Raises:
             InputError: there is not one mark per patch.
         """
-        if tuple(masked_BN.shape) != tuple(patches_BND.shape[:2]):
-            raise InputError(
-                "the marks of hidden patches do not cover the patches",
-                where="bool_masked_pos",
-                expected=f"shape {list(patches_BND.shape[:2])}",
-                found=f"shape {list(masked_BN.shape)}",
-            )
+        problem = "the marks of hidden patches do not cover the patches"
+        check_shape(problem, masked_BN.shape, patches_BND.shape[:2], where="bool_masked_pos")
         return torch.where(masked_BN.bool()[..., None], self.weight, patches_BND)
 
 

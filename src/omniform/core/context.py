@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeVar, cast
+from typing import Literal, Self, TypedDict, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,14 +68,27 @@ class Memory:
     padding: Tensor | None = None
 
 
+class Tapped(TypedDict, total=False):
+    """What a caller may ask to see on the way.
+
+    Attributes:
+        output_hidden_states: whether to return the embeddings and each layer's output.
+        output_attentions: whether to return each layer's attention weights.
+    """
+
+    output_hidden_states: bool | None
+    output_attentions: bool | None
+
+
 class Taps:
     """Collects what a caller asked to see on the way: hidden states, attention weights."""
 
     __slots__ = ("attentions", "cross_attentions", "hidden_states", "routers", "wants_attentions", "wants_hidden")
 
-    def __init__(self, *, hidden_states: bool = False, attentions: bool = False) -> None:
-        self.wants_hidden = hidden_states
-        self.wants_attentions = attentions
+    def __init__(self, asked: Tapped | None = None) -> None:
+        asked = asked or {}
+        self.wants_hidden = bool(asked.get("output_hidden_states"))
+        self.wants_attentions = bool(asked.get("output_attentions"))
         self.hidden_states: list[Tensor] = []
         self.attentions: list[Tensor] = []
         self.cross_attentions: list[Tensor] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST_VALUE = 1000
 """A value is shown up to so many characters."""
@@ -128,6 +128,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return "There are none."
     more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
     return f"Known: {', '.join(names[:MOST_NAMES])}{more}."
+
+
+def check_shape(problem: str, found: Sequence[int], expected: Sequence[int], *, where: str) -> None:
+    """Raise :class:`InputError` with these words for ``problem`` unless two shapes are the same."""
+    if tuple(found) != tuple(expected):
+        raise InputError(problem, where=where, expected=f"shape {list(expected)}", found=f"shape {list(found)}")
 
 
 def check_arguments(callee: str, given: Iterable[str], known: Iterable[str]) -> None:

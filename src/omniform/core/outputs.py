@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, Field, dataclass, fields
 from typing import TypedDict, TypeVar, overload
 
 from torch import Tensor
@@ -37,6 +37,8 @@ class BothNoted(TypedDict):
 class ModelOutput:
     """Base of all outputs. Entries that are None are left out of keys, indices and iteration.
 
+    Entries that are given by keyword only stand after the others: what was noted on the way, which many classes share.
+
     Every output class is a tree that torch's tools (export, DDP, vmap) take apart and put together again.
     """
 
@@ -47,7 +49,7 @@ class ModelOutput:
 
     def keys(self) -> list[str]:
         """The names of the entries that are there."""
-        return [f.name for f in fields(self) if getattr(self, f.name) is not None]  # type: ignore[arg-type]
+        return [f.name for f in _entries(type(self)) if getattr(self, f.name) is not None]
 
     def to_tuple(self) -> tuple[object, ...]:
         """The entries that are there, in order."""
@@ -83,6 +85,10 @@ class ModelOutput:
         return len(self.keys())
 
 
+def _entries(kind: type[ModelOutput]) -> list[Field[object]]:
+    return sorted(fields(kind), key=lambda f: f.kw_only is True)  # type: ignore[arg-type]
+
+
 def _taken_apart(output: ModelOutput) -> Tree:
     names = output.keys()
     return [getattr(output, name) for name in names], names
@@ -91,143 +97,34 @@ def _taken_apart(output: ModelOutput) -> Tree:
 def _put_together(kind: type[ModelOutput], parts: list[object], names: list[str]) -> ModelOutput:
     output = kind.__new__(kind)
     present = dict(zip(names, parts, strict=True))
-    for f in fields(kind):  # type: ignore[arg-type]
+    for f in _entries(kind):
         setattr(output, f.name, present.get(f.name))
     return output
 
 
-@dataclass(slots=True)
-class BaseModelOutput(ModelOutput):
-    """Hidden states of a stack.
+@dataclass(slots=True, kw_only=True)
+class StackOutput(ModelOutput):
+    """What an output tells of the stack behind it.
 
     Attributes:
-        last_hidden_state: Shape: [B, T, D].
-        pooler_output: one vector per row, Shape: [B, D], of models that pool.
         past_key_values: state to continue from, when ``use_cache``.
         hidden_states: the embeddings and each layer's output, Shape: [B, T, D] each, when asked for.
         attentions: each layer's weights, Shape: [B, H, T, S] each, when asked for.
-        cross_attentions: the same for cross-attention.
-        image_hidden_states: the features of pictures, as a decoder read them. Shape: [features, D].
-        router_logits: each router's scores of its experts, Shape: [B * T, E] each, when asked for.
     """
 
-    last_hidden_state: Tensor
-    pooler_output: Tensor | None = None
     past_key_values: DenseState | None = None
     hidden_states: Layers | None = None
     attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    image_hidden_states: Tensor | None = None
-    router_logits: Layers | None = None
 
     def noted(self) -> Noted:
         """What a head's output repeats of this one."""
         return {"hidden_states": self.hidden_states, "attentions": self.attentions}
 
 
-BaseModelOutputWithPooling = BaseModelOutput
-"""The ecosystem's name for it, where a model pools."""
+@dataclass(slots=True, kw_only=True)
+class Seq2SeqOutput(ModelOutput):
+    """What an output tells of an encoder and of the decoder that reads it; see :class:`StackOutput` for shapes."""
 
-
-@dataclass(slots=True)
-class CausalLMOutput(ModelOutput):
-    """Next-token scores.
-
-    Attributes:
-        loss: mean cross-entropy, when labels were given.
-        logits: Shape: [B, T, V].
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    image_hidden_states: Tensor | None = None
-
-
-@dataclass(slots=True)
-class MoECausalLMOutput(ModelOutput):
-    """Next-token scores of a model of experts.
-
-    Attributes:
-        aux_loss: how unevenly the routers send tokens, when their scores were asked for.
-        logits: Shape: [B, T, V].
-        router_logits: each router's scores of its experts, Shape: [B * T, E] each.
-    """
-
-    loss: Tensor | None = None
-    aux_loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-    router_logits: Layers | None = None
-
-
-@dataclass(slots=True)
-class MaskedLMOutput(ModelOutput):
-    """Scores for every token of the vocabulary at every place. ``logits``: Shape: [B, T, V]."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class PreTrainingOutput(ModelOutput):
-    """BERT's two pre-training heads. ``prediction_logits``: [B, T, V]; ``seq_relationship_logits``: [B, 2]."""
-
-    loss: Tensor | None = None
-    prediction_logits: Tensor | None = None
-    seq_relationship_logits: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class DoubleHeadsOutput(ModelOutput):
-    """GPT-2's two heads. ``logits``: [..., T, V]; ``mc_logits``: [..., choices]; each with a loss of its own."""
-
-    loss: Tensor | None = None
-    mc_loss: Tensor | None = None
-    logits: Tensor | None = None
-    mc_logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class ClassifierOutput(ModelOutput):
-    """Class scores. ``logits``: [B, labels] for a row or a picture, [B, T, labels] for tokens."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class QuestionAnsweringOutput(ModelOutput):
-    """Scores of every token as the first and the last of the answer. Shape: [B, T] each."""
-
-    loss: Tensor | None = None
-    start_logits: Tensor | None = None
-    end_logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class Seq2SeqModelOutput(ModelOutput):
-    """Hidden states of an encoder-decoder. ``last_hidden_state``: Shape: [B, T, D], the decoder's."""
-
-    last_hidden_state: Tensor
     past_key_values: DenseState | None = None
     decoder_hidden_states: Layers | None = None
     decoder_attentions: Layers | None = None
@@ -249,18 +146,119 @@ class Seq2SeqModelOutput(ModelOutput):
 
 
 @dataclass(slots=True)
-class Seq2SeqLMOutput(ModelOutput):
+class BaseModelOutput(StackOutput):
+    """Hidden states of a stack.
+
+    Attributes:
+        last_hidden_state: Shape: [B, T, D].
+        pooler_output: one vector per row, Shape: [B, D], of models that pool.
+        cross_attentions: each layer's weights of cross-attention, as ``attentions``.
+        image_hidden_states: the features of pictures, as a decoder read them. Shape: [features, D].
+        router_logits: each router's scores of its experts, Shape: [B * T, E] each, when asked for.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    _: KW_ONLY
+    cross_attentions: Layers | None = None
+    image_hidden_states: Tensor | None = None
+    router_logits: Layers | None = None
+
+
+BaseModelOutputWithPooling = BaseModelOutput
+"""The ecosystem's name for it, where a model pools."""
+
+
+@dataclass(slots=True)
+class CausalLMOutput(StackOutput):
+    """Next-token scores.
+
+    Attributes:
+        loss: mean cross-entropy, when labels were given.
+        logits: Shape: [B, T, V].
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    _: KW_ONLY
+    cross_attentions: Layers | None = None
+    image_hidden_states: Tensor | None = None
+
+
+@dataclass(slots=True)
+class MoECausalLMOutput(StackOutput):
+    """Next-token scores of a model of experts.
+
+    Attributes:
+        aux_loss: how unevenly the routers send tokens, when their scores were asked for.
+        logits: Shape: [B, T, V].
+        router_logits: each router's scores of its experts, Shape: [B * T, E] each.
+    """
+
+    loss: Tensor | None = None
+    aux_loss: Tensor | None = None
+    logits: Tensor | None = None
+    _: KW_ONLY
+    router_logits: Layers | None = None
+
+
+@dataclass(slots=True)
+class MaskedLMOutput(StackOutput):
+    """Scores for every token of the vocabulary at every place. ``logits``: Shape: [B, T, V]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class PreTrainingOutput(StackOutput):
+    """BERT's two pre-training heads. ``prediction_logits``: [B, T, V]; ``seq_relationship_logits``: [B, 2]."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    seq_relationship_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class DoubleHeadsOutput(StackOutput):
+    """GPT-2's two heads. ``logits``: [..., T, V]; ``mc_logits``: [..., choices]; each with a loss of its own."""
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class ClassifierOutput(StackOutput):
+    """Class scores. ``logits``: [B, labels] for a row or a picture, [B, T, labels] for tokens."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class QuestionAnsweringOutput(StackOutput):
+    """Scores of every token as the first and the last of the answer. Shape: [B, T] each."""
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Seq2SeqModelOutput(Seq2SeqOutput):
+    """Hidden states of an encoder-decoder. ``last_hidden_state``: Shape: [B, T, D], the decoder's."""
+
+    last_hidden_state: Tensor
+
+
+@dataclass(slots=True)
+class Seq2SeqLMOutput(Seq2SeqOutput):
     """Next-token scores of an encoder-decoder. ``logits``: Shape: [B, T, V]."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    decoder_hidden_states: Layers | None = None
-    decoder_attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    encoder_hidden_states: Layers | None = None
-    encoder_attentions: Layers | None = None
 
 
 @dataclass(slots=True)
@@ -269,39 +267,28 @@ class Seq2SeqClassifierOutput(Seq2SeqLMOutput):
 
 
 @dataclass(slots=True)
-class Seq2SeqQuestionAnsweringOutput(ModelOutput):
+class Seq2SeqQuestionAnsweringOutput(Seq2SeqOutput):
     """Answer-span scores of an encoder-decoder. Shape: [B, T] each."""
 
     loss: Tensor | None = None
     start_logits: Tensor | None = None
     end_logits: Tensor | None = None
-    past_key_values: DenseState | None = None
-    decoder_hidden_states: Layers | None = None
-    decoder_attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    encoder_hidden_states: Layers | None = None
-    encoder_attentions: Layers | None = None
 
 
 @dataclass(slots=True)
-class ImageEmbeddingOutput(ModelOutput):
+class ImageEmbeddingOutput(StackOutput):
     """Vectors of pictures in a space shared with texts. ``image_embeds``: Shape: [B, E], not normalised."""
 
     image_embeds: Tensor | None = None
     last_hidden_state: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
 
 
 @dataclass(slots=True)
-class TextEmbeddingOutput(ModelOutput):
+class TextEmbeddingOutput(StackOutput):
     """Vectors of texts in a space shared with pictures. ``text_embeds``: Shape: [B, E], not normalised."""
 
     text_embeds: Tensor | None = None
     last_hidden_state: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
 
 
 @dataclass(slots=True)
@@ -331,13 +318,11 @@ class DualEncoderOutput(ModelOutput):
 
 
 @dataclass(slots=True)
-class MaskedImageModelingOutput(ModelOutput):
+class MaskedImageModelingOutput(StackOutput):
     """Pictures filled in. ``reconstruction``: Shape: [B, channels, height, width]."""
 
     loss: Tensor | None = None
     reconstruction: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
 
 
 @dataclass(slots=True)
@@ -351,41 +336,22 @@ class DetectorModelOutput(Seq2SeqModelOutput):
             where the model is trained with losses on every layer.
     """
 
+    _: KW_ONLY
     intermediate_hidden_states: Tensor | None = None
 
 
 @dataclass(slots=True)
-class ObjectDetectionOutput(ModelOutput):
-    """Objects found in pictures.
+class ObjectDetectionOutput(Seq2SeqOutput):
+    """Objects found in pictures, and their outlines.
 
     Attributes:
         loss: the weighted sum of ``loss_dict``, when labels were given.
         loss_dict: each loss by name, unweighted; those of earlier decoder layers end in ``_0``, ``_1`` and so on.
         logits: Shape: [B, Q, classes + 1]; the last class is "no object".
         pred_boxes: Shape: [B, Q, 4], centre x and y, width and height, as parts of the picture's size.
+        pred_masks: Shape: [B, Q, height / 4, width / 4], scores of every place as part of the query's object, of models
+            that outline.
         auxiliary_outputs: ``logits`` and ``pred_boxes`` of each earlier decoder layer, where they have losses.
-    """
-
-    loss: Tensor | None = None
-    loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    pred_boxes: Tensor | None = None
-    auxiliary_outputs: list[dict[str, Tensor]] | None = None
-    last_hidden_state: Tensor | None = None
-    decoder_hidden_states: Layers | None = None
-    decoder_attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    encoder_hidden_states: Layers | None = None
-    encoder_attentions: Layers | None = None
-
-
-@dataclass(slots=True)
-class ImageSegmentationOutput(ModelOutput):
-    """Objects found in pictures, with their outlines; see :class:`ObjectDetectionOutput` for the other entries.
-
-    Attributes:
-        pred_masks: Shape: [B, Q, height / 4, width / 4], scores of every place as part of the query's object.
     """
 
     loss: Tensor | None = None
@@ -395,9 +361,3 @@ class ImageSegmentationOutput(ModelOutput):
     pred_masks: Tensor | None = None
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
     last_hidden_state: Tensor | None = None
-    decoder_hidden_states: Layers | None = None
-    decoder_attentions: Layers | None = None
-    cross_attentions: Layers | None = None
-    encoder_last_hidden_state: Tensor | None = None
-    encoder_hidden_states: Layers | None = None
-    encoder_attentions: Layers | None = None
