@@ -61,7 +61,28 @@ class LatentAttention(StatefulModule):
         return self.out(attend(ctx.only_wanted(q), c, c[..., :6], mask, scores=Scores(0.3), backend=ctx.backend))
 
 
+class AfterTen:
+    """Rows of more than ten tokens are kept otherwise."""
+
+    renews = True
+
+    def regime(self, length):
+        return length > 10
+
+
+class LengthMinded(LatentAttention):
+    """A mixer of its own, whose vectors depend on the length of the row, as long rotary frequencies do."""
+
+    def regimes(self):
+        return (AfterTen(),)
+
+    def forward(self, x, ctx):
+        longer = (ctx.lengths_seen > 10).to(x.dtype)
+        return super().forward(x * (1 + longer[..., None] if longer.dim() else 1 + longer), ctx)
+
+
 MIXERS = {
+    "length": LengthMinded,
     "delta": Delta,
     "latent": LatentAttention,
     "latent window": lambda: LatentAttention(5),
@@ -77,7 +98,7 @@ MODELS = {
 
 
 def model(name):
-    """A tiny language model of some mixers."""
+    """A tiny language model of some mixers, by the name of a model or theirs."""
     torch.manual_seed(0)
     layers = [
         PreNorm(
@@ -86,7 +107,7 @@ def model(name):
             post_attention_layernorm=nn.LayerNorm(WIDTH),
             mlp=GatedMLP(WIDTH, 24, "silu"),
         )
-        for kind in MODELS[name]
+        for kind in (MODELS[name] if isinstance(name, str) else name)
     ]
     table, norm = nn.Embedding(VOCABULARY, WIDTH), nn.LayerNorm(WIDTH)
     parts = {"embed_tokens": table, "embeddings": Embeddings(), "layers": nn.ModuleList(layers), "norm": norm}
@@ -134,6 +155,17 @@ def test_who_gives_way_goes_on_with_the_same_tokens(name, monkeypatch):
     else:
         engine, found = tight(lm, rows, [{"max_new_tokens": NEW}] * len(rows))
     assert [c.tokens for c in found] == [alone(lm, row) for row in rows]
+    idle(engine)
+
+
+def test_state_that_depends_on_the_length_of_its_row():
+    """Any mixer may say so: what is kept in one regime is shared with no row of another, and none mixes the two."""
+    lm = model(["full", "length"])
+    longest = prompts([24], seed=2)[0]
+    engine = Engine(lm, memory="4MB", block_size=4)
+    for length in (9, 24, 10, 14, 5, 20):  # each begins as the others do
+        assert engine.generate(longest[:length], max_new_tokens=NEW).tokens == alone(lm, longest[:length])
+    assert engine.stats().tokens_cached == 0 + 8 + 8 + 12 + 4 + 16
     idle(engine)
 
 

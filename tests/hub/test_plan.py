@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError, WeightsError
+from omniform.core.state import KV, Computed, StatefulModule
 from omniform.engine.memory import decoder_bytes
 from omniform.engine.pages import MEMORY, ROWS
 from omniform.hub.auto import load_as_saved
+from omniform.hub.kernels import Kernel, kernels_of
 from omniform.hub.plan import plan
 from reference import omniform, saved_reference, transformers
 
@@ -40,6 +42,10 @@ FAMILIES = {
             max_target_positions=30, num_mel_bins=8, pad_token_id=0, bos_token_id=1, eos_token_id=2,
             decoder_start_token_id=3, suppress_tokens=[], begin_suppress_tokens=[],
         ),
+    ),
+    "gemma2": lambda: (
+        transformers.Gemma2ForCausalLM,
+        transformers.Gemma2Config(**LLAMA, head_dim=8, sliding_window=6, attn_logit_softcapping=2.0),
     ),
     "bert": lambda: (transformers.BertForMaskedLM, transformers.BertConfig(**SMALL, num_hidden_layers=3)),
     "vit": lambda: (
@@ -149,7 +155,7 @@ def test_what_writes_nothing_keeps_nothing(made, family):
     assert planned.state == planned.per_token == 0 and planned.fits and planned.kernels
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "t5", "bert"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "t5", "bert", "gemma2"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_kernels_are_those_that_run(made, monkeypatch, family, attention):
     folder, _ = made(family)
@@ -173,11 +179,27 @@ def test_kernels_are_those_that_run(made, monkeypatch, family, attention):
     expected = Counter({})
     for kernel in planned.kernels:
         expected[kernel.prompt] += len(kernel.attentions)
-    if attention == "eager":
+    if attention == "eager" or family == "gemma2":  # no fused kernel bounds scores
         assert not calls and set(expected) == {"eager: scores, softmax and sum, written out"}
+        assert attention == "eager" or "bounds scores" in planned.kernels[0].why
     else:
         assert Counter(calls) == expected
     assert all(kernel.why for kernel in planned.kernels)
+
+
+def test_any_mixer_says_how_it_is_computed(made):
+    class Mine(StatefulModule):
+        def state_spec(self):
+            return KV(1, 4, 4)
+
+        def computed(self, backend):
+            return Computed("a loop", f"{backend}, one step", "it is mine")
+
+    model = load_as_saved(made("llama")[0])
+    model.model.layers[2].self_attn = Mine()
+    mine, others = sorted(kernels_of(model), key=lambda kernel: len(kernel.attentions))
+    assert mine == Kernel(("model.layers.2.self_attn",), "a loop", "sdpa, one step", "it is mine")
+    assert len(others.attentions) == 3
 
 
 def test_only_headers_are_read(tmp_path, monkeypatch):

@@ -47,6 +47,19 @@ def test_the_same_numbers_before_and_after(changes):
     assert {name for name, _ in ours.named_parameters()} == names
 
 
+def test_what_reads_different_inputs_is_packed_apart():
+    """Cross-attention's queries are made of other vectors than its keys: joined, no copy of them would ever be used."""
+    config = omniform.AutoConfig.for_model(
+        "t5", vocab_size=97, d_model=128, d_kv=32, d_ff=192, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    ours = omniform.AutoModelForSeq2SeqLM.from_config(config, dtype="bfloat16").eval()
+    pack(ours)
+    layers = {n: m.packed for n, m in ours.named_modules() if isinstance(m, PackedLinear)}
+    widths = {n: None if p is None else len(p.widths) for n, p in layers.items() if n.endswith(("q_proj", "k_proj"))}
+    assert sorted(str(w) for n, w in widths.items() if "encoder_attn" in n or "cross" in n.lower()) == ["1", "1"]
+    assert sorted(str(w) for n, w in widths.items() if "self_attn" in n) == ["3", "3", "None", "None"]
+
+
 def test_every_change_is_noticed():
     ours = model()
     pack(ours)

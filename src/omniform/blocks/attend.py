@@ -6,13 +6,16 @@ runs. ``eager`` writes the softmax out and can show its weights; ``sdpa`` is tor
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from omniform.blocks.packed import attend_packed
-from omniform.blocks.padded import attend_padded
+from omniform.blocks.padded import attend_padded, is_written_out
 from omniform.blocks.scores import Scores
-from omniform.core.context import Backend, Bias, Mask
+from omniform.core.context import Backend, Bias, Mask, StepContext
 from omniform.core.packed import PackedMask
+from omniform.core.rules import Rule
+from omniform.core.state import Computed
 
 
 def attend(
@@ -63,3 +66,58 @@ def attend(
         dropout=dropout,
         weights=weights,
     ).flatten(2)
+
+
+WRITTEN_OUT = "eager: scores, softmax and sum, written out"
+
+
+def computed_under(rule: Rule, backend: Backend, scores: Scores, *, biased: bool, sinks: bool) -> Computed:
+    """How self-attention under a rule is computed, and why.
+
+    Args:
+        biased: something is added to the scores.
+        sinks: there are scores of a key without a value.
+    """
+    # What sees tokens after its own is an encoder's, which decodes nothing.
+    sees_ahead = bool(rule.allows(*torch.tensor([[[0]], [[1]]], device="cpu")).all())
+    if is_written_out(backend, scores, sinks=sinks):
+        return Computed(WRITTEN_OUT, None if sees_ahead else WRITTEN_OUT, _why_written_out(backend, scores))
+    prompt = _named(_mask(rule, backend, past=0, queries=3), biased)
+    if sees_ahead:
+        return Computed(prompt, None, f"{rule} sees the whole input; a mask joins where rows are padded")
+    decoding = _named(_mask(rule, backend, past=3, queries=1), biased)
+    if biased:
+        why = "a learned bias is added to the scores, which the causal flag cannot be joined with"
+    elif "flag" in prompt:
+        why = f"{rule} is the kernel's own flag, and packed rows need no mask"
+    else:
+        why = f"{rule} is no flag of the kernel; the mask is made once per step"
+    return Computed(prompt, decoding, why)
+
+
+def computed_across(backend: Backend, scores: Scores) -> Computed:
+    """How cross-attention is computed, and why."""
+    if is_written_out(backend, scores, sinks=False):
+        return Computed(WRITTEN_OUT, WRITTEN_OUT, _why_written_out(backend, scores))
+    why = "it sees all of the encoder's output, a mask only for padding; keys and values are kept"
+    return Computed("sdpa, no mask", "sdpa, no mask", why)
+
+
+def _why_written_out(backend: Backend, scores: Scores) -> str:
+    if backend == "eager":
+        return 'attn_implementation="eager"'
+    return "no fused kernel knows of sinks" if scores.cap is None else "no fused kernel bounds scores"
+
+
+def _mask(rule: Rule, backend: Backend, *, past: int, queries: int) -> Mask:
+    cpu = torch.device("cpu")
+    positions = torch.arange(past, past + queries, device=cpu)[None]
+    return StepContext(positions=positions, past=past, backend=backend).mask(rule, queries, cpu)
+
+
+def _named(mask: Mask, biased: bool) -> str:
+    if biased:
+        return "sdpa, additive mask"
+    if mask.causal:
+        return "sdpa, causal flag"
+    return "sdpa, no mask" if mask.allowed is None else "sdpa, boolean mask"

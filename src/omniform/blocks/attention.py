@@ -8,18 +8,22 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from omniform.blocks.attend import attend
+from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.scores import ScoreBias, Scores
-from omniform.core.context import Memory, StepContext
+from omniform.core.context import Backend, Memory, StepContext
 from omniform.core.rules import Rule
-from omniform.core.state import KV, CrossKV, State, StatefulModule
+from omniform.core.state import KV, Computed, CrossKV, LengthRegimes, State, StatefulModule
 
 
 class Positions(Protocol):
     """How an attention learns where its queries and keys stand (rotary, or not at all)."""
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]: ...
+
+    def regimes(self) -> tuple[LengthRegimes, ...]:
+        """How keys depend on the length of their row; empty where they do not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,9 @@ class NoPositions:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         return q_BTHD, k_BTHD
+
+    def regimes(self) -> tuple[LengthRegimes, ...]:
+        return ()
 
 
 class Projections(StatefulModule):
@@ -43,9 +50,6 @@ class Projections(StatefulModule):
         scores: how queries and keys are compared; dot products times ``head_dim ** -0.5`` by default.
         dropout: probability of dropping an attention weight in training.
     """
-
-    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
-    SHARDS: ClassVar[dict[str, str]] = {"q_proj": "out", "k_proj": "out", "v_proj": "out", "o_proj": "in"}
 
     def __init__(
         self,
@@ -117,6 +121,13 @@ class Attention(Projections):
     def state_spec(self) -> KV:
         return KV(self.kv_heads, self.head_dim, self.head_dim, self.rule.reach)
 
+    def regimes(self) -> tuple[LengthRegimes, ...]:
+        return self.positions.regimes()
+
+    def computed(self, backend: Backend) -> Computed:
+        biased, sinks = self.bias is not None, self.sinks is not None
+        return computed_under(self.rule, backend, self.scores, biased=biased, sinks=sinks)
+
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the row.
 
@@ -182,6 +193,9 @@ class CrossAttention(Projections):
 
     def state_spec(self) -> CrossKV:
         return CrossKV(self.kv_heads, self.head_dim, self.head_dim)
+
+    def computed(self, backend: Backend) -> Computed:
+        return computed_across(backend, self.scores)
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Attend to ``ctx.memory``.

@@ -103,8 +103,6 @@ class MLP(nn.Module):
         dropout: probability of dropping a hidden value in training.
     """
 
-    SHARDS: ClassVar[dict[str, str]] = {"fc1": "out", "fc2": "in"}
-
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden, bias=bias)
@@ -135,7 +133,6 @@ class GatedMLP(nn.Module):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("gate_proj", "up_proj"),)
-    SHARDS: ClassVar[dict[str, str]] = {"gate_proj": "out", "up_proj": "out", "down_proj": "in"}
 
     def __init__(self, dim: int, hidden: int, act: str, *, bias: bool = False, dropout: float = 0.0) -> None:
         super().__init__()

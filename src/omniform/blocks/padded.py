@@ -10,6 +10,11 @@ from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Mask
 
 
+def is_written_out(backend: Backend, scores: Scores, *, sinks: bool) -> bool:
+    """Whether the softmax is written out; torch's fused kernel bounds no scores and knows of no sinks."""
+    return backend == "eager" or scores.cap is not None or sinks
+
+
 def attend_padded(
     q_BTHD: Tensor,
     k_BHSD: Tensor,
@@ -29,8 +34,7 @@ def attend_padded(
         Shape: [B, T, H, Dv].
     """
     q_BHTD = q_BTHD.transpose(1, 2)
-    # No fused kernel bounds scores or knows of sinks.
-    if backend == "eager" or weights is not None or scores.cap is not None or sinks is not None:
+    if weights is not None or is_written_out(backend, scores, sinks=sinks is not None):
         out_BHTD = _eager(q_BHTD, k_BHSD, v_BHSD, mask, scores, bias, sinks, dropout, weights)
     else:
         out_BHTD = _sdpa(q_BHTD, k_BHSD, v_BHSD, mask, scores.scale, bias, dropout)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ def placed(x_BTD: Tensor, places: Tensor | None) -> Tensor:
 
 class PositionedAttention(Attention):
     """Self-attention whose queries and keys, and not values, are made of hidden states plus their places."""
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def queries_keys_values(self, x_BTD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(ctx, PlacedContext)

@@ -283,6 +283,10 @@ class Rotary:
                 "rotary positions need an even number of channels", expected="even", found=self.frequencies.dim
             )
 
+    def regimes(self) -> tuple[Frequencies, ...]:
+        """How the angles depend on the length of the row."""
+        return (self.frequencies,)
+
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
         cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))

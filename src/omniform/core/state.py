@@ -17,7 +17,7 @@ spec           what is kept                                view of a state
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from omniform.core.trees import Tree, register_tree
 
 if TYPE_CHECKING:
-    from omniform.core.context import Memory
+    from omniform.core.context import Backend, Memory
 
 Kept = Literal["token", "memory", "row"]
 """What a piece of state is kept for: each of a row's tokens, each token of an encoder's output, or the whole row."""
@@ -427,6 +427,34 @@ def _put_together(kind: type[DenseState], parts: list[object], names: list[str])
 register_tree(DenseState, _taken_apart, _put_together)
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """How a mixer is computed.
+
+    Attributes:
+        prompt: the kernel over a whole prompt (or a whole input, in an encoder).
+        decoding: the kernel of one new token; None where there is no decoding.
+        why: what decides it.
+    """
+
+    prompt: str
+    decoding: str | None
+    why: str
+
+
+class LengthRegimes(Protocol):
+    """How what is kept of a token depends on the length of its row (rotary frequencies that stretch with it)."""
+
+    def regime(self, length: int) -> Hashable:
+        """Equal for lengths of a row at which tokens leave the same state: it may be shared between such rows."""
+        ...
+
+    @property
+    def renews(self) -> bool:
+        """Whether the state of a row that is being written is computed anew when it passes into another regime."""
+        ...
+
+
 class StatefulModule(nn.Module, ABC):
     """Base of the modules that keep state between steps; ``slot`` is a mixer's index among all of a decoder's."""
 
@@ -435,6 +463,14 @@ class StatefulModule(nn.Module, ABC):
     @abstractmethod
     def state_spec(self) -> StateSpec:
         """What must be kept."""
+
+    def regimes(self) -> tuple[LengthRegimes, ...]:
+        """How what is kept depends on the length of the row; most mixers' does not."""
+        return ()
+
+    def computed(self, backend: Backend) -> Computed | None:
+        """How it is computed, and why; None where no kernel is chosen."""
+        return None
 
     def remember(self, memory: Memory, state: State) -> None:
         """Keep what this mixer will read of an encoder's output; most read none.

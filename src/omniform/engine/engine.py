@@ -9,14 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.blocks.attention import Attention
-from omniform.blocks.rotary import Frequencies, Rotary
 from omniform.core.background import Background
 from omniform.core.errors import InputError, brief
+from omniform.core.state import mixers
 from omniform.engine.blocks import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
 from omniform.engine.encoders import Encoders
@@ -27,6 +25,7 @@ from omniform.engine.request import Completion, Prompt, Request, Row, Sink
 from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
 from omniform.engine.settings import Settings
+from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
 from omniform.engine.weights import Weights
 from omniform.engine.writer import Writer, is_late
@@ -38,40 +37,6 @@ LONGEST_ROW = 4096
 
 TOKENS_PER_STEP = {"cpu": 512}
 """Tokens of one step by default. On a CPU more of them make no matmul faster, and rows that write would wait longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What an engine did and holds.
-
-    Attributes:
-        blocks_total: blocks of the decoder's state and of memories.
-        blocks_used: those that requests hold.
-        blocks_cached: those that nobody holds and that are remembered for their content.
-        waiting, running: requests.
-        steps: how many were computed.
-        tokens_computed: tokens that went through the decoder.
-        tokens_cached: prompt tokens that did not have to, because another request had begun the same.
-        encoder_runs: pictures, sounds and texts that an encoder read.
-        encoder_hits: those that were known already.
-        preemptions: how often a request had to give up its blocks.
-        prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
-        seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
-    """
-
-    blocks_total: int
-    blocks_used: int
-    blocks_cached: int
-    waiting: int
-    running: int
-    steps: int
-    tokens_computed: int
-    tokens_cached: int
-    encoder_runs: int
-    encoder_hits: int
-    preemptions: int
-    prefix_cache: str
-    seconds: Mapping[str, float]
 
 
 class Engine:
@@ -130,7 +95,7 @@ class Engine:
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
-        self._frequencies = _frequencies(model)
+        self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
         self._how = parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache
         self._build()
 
@@ -429,12 +394,12 @@ class Engine:
     def _root_of(self, request: Request) -> bytes:
         # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
         # rotary embeddings, the length of the prompt.
-        regimes = [frequencies.regime(request.rows[0].turned) for frequencies in self._frequencies]
+        regimes = [regimes.regime(request.rows[0].turned) for regimes in self._regimes]
         return repr((self._weights.version, request.memory, regimes)).encode()
 
     def _renew(self) -> None:
-        """Compute anew the rows that outgrew frequencies whose two halves do not go together."""
-        kinds = [frequencies for frequencies in self._frequencies if frequencies.renews]
+        """Compute anew the rows that outgrew a regime whose keys do not go together with those of the next."""
+        kinds = [regimes for regimes in self._regimes if regimes.renews]
         for request in [*self._scheduler.running] if kinds else ():
             rows = [row for row in request.rows if row.finished is None]
             if any(kind.regime(row.turned) != kind.regime(len(row.tokens)) for kind in kinds for row in rows):
@@ -502,11 +467,3 @@ class Engine:
             self._receive()
             for request in [*self._scheduler.waiting, *self._scheduler.running]:
                 self._writer.fail(request, error)
-
-
-def _frequencies(model: Model) -> list[Frequencies]:
-    """The rotary frequencies of a model's layers, each kind once."""
-    found = [
-        m.positions.frequencies for m in model.modules() if isinstance(m, Attention) and isinstance(m.positions, Rotary)
-    ]
-    return list(dict.fromkeys(found))

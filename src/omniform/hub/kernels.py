@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from omniform.architectures.model import Model
-from omniform.blocks.attention import Attention, CrossAttention
-from omniform.core.context import Backend, Mask, StepContext
-from omniform.core.rules import Rule
-from omniform.core.state import StatefulModule
+from omniform.core.state import Computed, StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.transforms.pack import LEAST
@@ -42,12 +39,12 @@ class Kernel:
 
 def kernels_of(model: Model) -> tuple[Kernel, ...]:
     """The kernels of all attentions of a model, alike ones together."""
-    groups: dict[tuple[str, str | None, str], list[str]] = {}
+    groups: dict[Computed, list[str]] = {}
     for path, module in model.named_modules():
-        if isinstance(module, (Attention, CrossAttention)):
-            biased = isinstance(module, Attention) and module.bias is not None
-            groups.setdefault(_kernel(module, model.attn_backend, biased), []).append(path)
-    return tuple(Kernel(tuple(paths), *kernel) for kernel, paths in groups.items())
+        how = module.computed(model.attn_backend) if isinstance(module, StatefulModule) else None
+        if how is not None:
+            groups.setdefault(how, []).append(path)
+    return tuple(Kernel(tuple(paths), how.prompt, how.decoding, how.why) for how, paths in groups.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,40 +101,3 @@ def _matmul(module: nn.Module, held: Stored, place: Place, packable: bool) -> tu
     if dtype == torch.bfloat16 and packable and held.mapped:
         return f"oneDNN packed {name}", "mapped from the file: an engine packs them after its first step"
     return f"oneDNN {name}", f"the CPU has {name} instructions"
-
-
-def sees_ahead(module: StatefulModule) -> bool:
-    """Whether an attention looks at tokens after its own, as encoders do, which decode nothing and keep nothing."""
-    return isinstance(module, Attention) and bool(module.rule.allows(*torch.tensor([[[0]], [[1]]], device="cpu")).all())
-
-
-def _kernel(module: Attention | CrossAttention, backend: Backend, biased: bool) -> tuple[str, str | None, str]:
-    if backend == "eager":
-        name = "eager: scores, softmax and sum, written out"
-        return name, name, 'attn_implementation="eager"'
-    if isinstance(module, CrossAttention):
-        name = "sdpa, no mask"
-        return name, name, "it sees all of the encoder's output, a mask only for padding; keys and values are kept"
-    prompt = _named(_mask(module.rule, backend, past=0, queries=3), biased)
-    if sees_ahead(module):
-        return prompt, None, f"{module.rule} sees the whole input; a mask joins where rows are padded"
-    decoding = _named(_mask(module.rule, backend, past=3, queries=1), biased)
-    if biased:
-        return prompt, decoding, "a learned bias is added to the scores, which the causal flag cannot be joined with"
-    if "flag" in prompt:
-        return prompt, decoding, f"{module.rule} is the kernel's own flag, and packed rows need no mask"
-    return prompt, decoding, f"{module.rule} is no flag of the kernel; the mask is made once per step"
-
-
-def _mask(rule: Rule, backend: Backend, *, past: int, queries: int) -> Mask:
-    cpu = torch.device("cpu")
-    positions = torch.arange(past, past + queries, device=cpu)[None]
-    return StepContext(positions=positions, past=past, backend=backend).mask(rule, queries, cpu)
-
-
-def _named(mask: Mask, biased: bool) -> str:
-    if biased:
-        return "sdpa, additive mask"
-    if mask.causal:
-        return "sdpa, causal flag"
-    return "sdpa, no mask" if mask.allowed is None else "sdpa, boolean mask"
