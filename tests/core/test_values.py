@@ -8,11 +8,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.utils._pytree as pytree
 
 from omniform.core import errors
 from omniform.core.batch import Batch, Span
 from omniform.core.errors import InputError, OmniformError, check_arguments, nearest
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput, DualEncoderOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, DetectorModelOutput, DualEncoderOutput
 from omniform.core.spans import find_spans
 
 LOGITS, STATES = torch.ones(2, 3), (torch.zeros(1), torch.ones(1))
@@ -40,6 +41,16 @@ def test_a_loss_comes_first():
     output = CausalLMOutput(loss=torch.tensor(1.0), logits=LOGITS)
     loss, logits = output.to_tuple()
     assert loss.item() == 1.0 and logits is LOGITS and output[:2] == (loss, logits)
+
+
+def test_what_was_noted_stands_after_what_a_class_adds():
+    whole = BaseModelOutput(LOGITS, LOGITS, router_logits=STATES, attentions=STATES, hidden_states=STATES)
+    assert whole.keys() == ["last_hidden_state", "pooler_output", "hidden_states", "attentions", "router_logits"]
+    pair = DetectorModelOutput(LOGITS, intermediate_hidden_states=LOGITS, encoder_last_hidden_state=LOGITS)
+    assert pair.keys() == ["last_hidden_state", "encoder_last_hidden_state", "intermediate_hidden_states"]
+    assert pair.noted()["encoder_last_hidden_state"] is LOGITS and whole.noted()["attentions"] is STATES
+    again = pytree.tree_map(lambda entry: entry, pair)
+    assert type(again) is DetectorModelOutput and again.keys() == pair.keys()
 
 
 def test_nested_outputs_become_tuples():

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.encoder_decoder import EncoderOutputs, MemoryEncoder, encoder_output
+from omniform.architectures.heads import Head
 from omniform.architectures.losses import token_loss
-from omniform.architectures.model import Model
 from omniform.blocks.augment import SpecAugment
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import Memory, Tapped
@@ -72,10 +72,7 @@ class MelEncoder(MemoryEncoder):
         return Memory(hidden)
 
     def forward(
-        self,
-        input_features: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **given: Unpack[Tapped],
+        self, input_features: Tensor | None = None, attention_mask: Tensor | None = None, **given: Unpack[Tapped]
     ) -> BaseModelOutput:
         """Hidden states of spectrograms.
 
@@ -137,24 +134,18 @@ class LayerMix(nn.Module):
         return (torch.stack(states, dim=1) * shares.view(-1, 1, 1)).sum(dim=1)
 
 
-class AudioClassifier(Model):
+class AudioClassifier(Head):
     """One class per recording: the mean over time of the projected hidden states.
 
     Args:
-        model: the encoder.
         projector: hidden states to the classifier's width.
         classifier: the mean to class scores.
         layer_mix: reads all layers instead of the last; None for the last.
     """
 
-    model: Model
     projector: nn.Linear
     classifier: nn.Linear
     layer_mix: LayerMix | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.main_input = self.model.main_input
 
     def forward(
         self,

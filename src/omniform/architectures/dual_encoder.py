@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,9 @@ from omniform.architectures.model import Model
 from omniform.architectures.stack import TextEncoder
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.layers import run
-from omniform.core.context import StepContext
+from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError, check_arguments
-from omniform.core.outputs import (
-    BaseModelOutput,
-    DualEncoderOutput,
-    ImageEmbeddingOutput,
-    TextEmbeddingOutput,
-)
+from omniform.core.outputs import BaseModelOutput, DualEncoderOutput, ImageEmbeddingOutput, TextEmbeddingOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +148,7 @@ class DualEncoder(Model):
         position_ids: Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        *,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **given: Unpack[Tapped],
     ) -> DualEncoderOutput:
         """Similarities of every picture with every text.
 
@@ -166,6 +159,7 @@ class DualEncoder(Model):
             position_ids: Shape: [texts, T].
             return_loss: compute the contrastive loss of picture ``i`` belonging to text ``i``.
             interpolate_pos_encoding: take pictures of another size than the model's own.
+            given: see :class:`~omniform.core.context.Tapped`.
         """
         if input_ids is None or pixel_values is None:
             lacking = "input_ids" if input_ids is None else "pixel_values"
@@ -175,9 +169,8 @@ class DualEncoder(Model):
                 found="None",
                 remedy="For one of them use get_text_features or get_image_features.",
             )
-        taps = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **taps)
-        text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **taps)
+        image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **given)
+        text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **given)
         image_embeds, text_embeds = _unit(image.pooler_output), _unit(text.pooler_output)
         per_text = text_embeds @ image_embeds.t() * self.logit_scale.exp()
         return DualEncoderOutput(

@@ -23,6 +23,7 @@ class TextSide:
     """What the text tower computes."""
 
     tower: Tower
+    projection: int
     vocab_size: int
     max_positions: int
     eos_token_id: int
@@ -30,10 +31,12 @@ class TextSide:
     @classmethod
     def read(cls, r: ConfigReader) -> TextSide:
         """Read the text tower's config."""
+        r.inert("initializer_factor")
         for name, default in (("pad_token_id", 1), ("bos_token_id", 49406)):
             r.maybe_integer(name, default, least=-1)
         return cls(
             tower=Tower.read(r, dim=512, hidden=2048, heads=8, act="quick_gelu", eps=1e-5),
+            projection=r.integer("projection_dim", 512),
             vocab_size=r.integer("vocab_size", 49408),
             max_positions=r.integer("max_position_embeddings", 77),
             eos_token_id=r.integer("eos_token_id", 49407, least=0),
@@ -54,7 +57,7 @@ class TextSide:
 
     def embedder(self, _: Common) -> TextEmbedder:
         """The text tower and its projection."""
-        return TextEmbedder(model=self.model(), projection=self.tower.into(self.tower.projection))
+        return TextEmbedder(model=self.model(), projection=self.tower.into(self.projection))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +65,18 @@ class VisionSide:
     """What the vision tower computes."""
 
     tower: Tower
+    projection: int
     patching: Patching
 
     @classmethod
     def read(cls, r: ConfigReader) -> VisionSide:
         """Read the vision tower's config."""
-        tower = Tower.read(r, dim=768, hidden=3072, heads=12, act="quick_gelu", eps=1e-5)
-        return cls(tower=tower, patching=read_patching(r, patch_size=32))
+        r.inert("initializer_factor")
+        return cls(
+            tower=Tower.read(r, dim=768, hidden=3072, heads=12, act="quick_gelu", eps=1e-5),
+            projection=r.integer("projection_dim", 512),
+            patching=read_patching(r, patch_size=32),
+        )
 
     def model(self) -> VisionEncoder:
         """The vision tower.
@@ -87,7 +95,7 @@ class VisionSide:
 
     def embedder(self, _: Common) -> ImageEmbedder:
         """The vision tower and its projection."""
-        return ImageEmbedder(model=self.model(), projection=self.tower.into(self.tower.projection))
+        return ImageEmbedder(model=self.model(), projection=self.tower.into(self.projection))
 
 
 LAYERS = {

@@ -82,7 +82,6 @@ class VisionLanguage(LanguageModel):
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Pictures to vectors of the decoder's width. Shape: [N, channels, height, width] to [N, length, D]."""
-        _check_pictures(pixel_values)
         features: Tensor = self.multi_modal_projector(self.select(self.vision_tower, pixel_values))
         return features
 
@@ -101,10 +100,7 @@ class VisionLanguage(LanguageModel):
             raise InputError("this model reads pictures and text only", where=", ".join(others))
         longest = max(len(row) for row in rows)
         ids = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
-        lengths: list[int] = []
-        if pictures is not None:
-            _check_pictures(pictures)
-            lengths = [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
+        lengths = self._lengths(pictures)
         own: list[list[Item]] = [[] for _ in rows]
         for span in find_spans(ids, self.image_token_id, lengths, "image"):
             assert pictures is not None
@@ -124,13 +120,16 @@ class VisionLanguage(LanguageModel):
         ids, pictures = inputs.get("input_ids"), inputs.get("pixel_values")
         if not isinstance(ids, Tensor) or inputs.get("inputs_embeds") is not None:
             return
-        lengths: list[int] = []
-        if isinstance(pictures, Tensor):
-            _check_pictures(pictures)
-            lengths = [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
+        lengths = self._lengths(pictures)
         # On an accelerator placeholders are counted where there are pictures: too few of them would end its work.
         if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
             find_spans(ids, self.image_token_id, lengths, "image")
+
+    def _lengths(self, pictures: object) -> list[int]:
+        """How many features each picture has, where there are any."""
+        if not isinstance(pictures, Tensor):
+            return []
+        return [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
 
     def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Token vectors with the pictures in their places, and the pictures' features, one after another."""
@@ -160,16 +159,6 @@ class VisionLanguage(LanguageModel):
         out = self.language_model.forward(None, attention_mask, **given)
         out.image_hidden_states = features
         return out
-
-
-def _check_pictures(pixel_values: Tensor) -> None:
-    if pixel_values.dim() != 4:
-        raise InputError(
-            "pictures must come one after another",
-            where="pixel_values",
-            expected="shape [pictures, channels, height, width]",
-            found=f"shape {list(pixel_values.shape)}",
-        )
 
 
 class VisionLanguageLM(CausalLM):

@@ -179,7 +179,7 @@ SIDE_KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """One of two encoders that meet in one space: pre-norm layers, layer norms, a plain feed-forward."""
+    """An encoder of pictures, or one of two that meet in one space: pre-norm layers, a plain feed-forward."""
 
     dim: int
     hidden: int
@@ -188,12 +188,20 @@ class Tower:
     act: str
     eps: float
     attention_dropout: float
-    projection: int
 
     @classmethod
-    def read(cls, r: ConfigReader, *, dim: int, hidden: int, heads: int, act: str, eps: float) -> Tower:
-        """The fields under their usual names; the arguments are their defaults."""
-        r.inert("initializer_factor")
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        dim: int,
+        hidden: int,
+        heads: int,
+        act: str,
+        eps: float,
+        dropout_key: str = "attention_dropout",
+    ) -> Tower:
+        """The fields under their usual names; the arguments are their defaults, and the name of one that has two."""
         width, count = read_width(r, "hidden_size", dim, "num_attention_heads", heads)
         return cls(
             dim=width,
@@ -202,8 +210,7 @@ class Tower:
             heads=count,
             act=r.choice("hidden_act", ACTIVATIONS, act),
             eps=r.number("layer_norm_eps", eps),
-            attention_dropout=r.probability("attention_dropout"),
-            projection=r.integer("projection_dim", 512),
+            attention_dropout=r.probability(dropout_key),
         )
 
     def norm(self) -> nn.Module:
@@ -214,13 +221,19 @@ class Tower:
         """A projection of the tower's vectors."""
         return nn.Linear(self.dim, width, bias=False)
 
-    def stack(self, rule: Rule) -> nn.ModuleList:
-        """The tower's layers."""
+    def stack(self, rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0) -> nn.ModuleList:
+        """The tower's layers.
+
+        Args:
+            biases: which projections of an attention have a bias.
+            dropout: on the output of each branch, in training.
+        """
         return nn.ModuleList(
             PreNorm.of(
                 self.norm,
-                self_attn=Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout),
+                self_attn=Attention(self.dim, self.heads, rule=rule, biases=biases, dropout=self.attention_dropout),
                 mlp=MLP(self.dim, self.hidden, self.act),
+                dropout=dropout,
             )
             for _ in range(self.layers)
         )

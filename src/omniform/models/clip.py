@@ -67,22 +67,14 @@ def image_classifier(c: Config, common: Common) -> SequenceClassifier:
 
 TEXT = (
     Builder("clip_text_model", TextSide.read, TEXT_KEYS | NO_VISION, prefix="text_model")
-    .public(
-        config="CLIPTextConfig",
-        tokenizer="CLIPTokenizer",
-        usual={"initializer_factor": 1.0},
-    )
+    .public(config="CLIPTextConfig", tokenizer="CLIPTokenizer", usual={"initializer_factor": 1.0})
     .base("CLIPTextModel", TextSide.model, "text-encoding")
     .head("CLIPTextModelWithProjection", "text-embedding", TextSide.embedder, {"projection": "text_projection"})
     .done()
 )
 VISION = (
     Builder("clip_vision_model", VisionSide.read, VISION_KEYS | NO_TEXT, prefix="vision_model")
-    .public(
-        config="CLIPVisionConfig",
-        image_processor="CLIPImageProcessor",
-        usual={"initializer_factor": 1.0},
-    )
+    .public(config="CLIPVisionConfig", image_processor="CLIPImageProcessor", usual={"initializer_factor": 1.0})
     .base("CLIPVisionModel", VisionSide.model)
     .head("CLIPVisionModelWithProjection", "image-embedding", VisionSide.embedder, {"projection": "visual_projection"})
     .done()

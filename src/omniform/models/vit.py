@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier, class_scores, first_token
+from omniform.architectures.parts import Tower
 from omniform.architectures.vision import MaskedImageModeler, VisionEncoder
-from omniform.blocks.attention import Attention
-from omniform.blocks.layers import PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Common
@@ -25,16 +22,10 @@ from omniform.weights.links import unsqueezed
 class Config:
     """What a ViT computes."""
 
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    act: str
-    eps: float
+    tower: Tower
     patching: Patching
     qkv_bias: bool
     dropout: float
-    attention_dropout: float
     pooler_dim: int
     pooler_act: str
     encoder_stride: int
@@ -42,21 +33,14 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    dim, heads = r.integer("hidden_size", 768), r.integer("num_attention_heads", 12)
-    if dim % heads:
-        raise r.fail("num_attention_heads", f"a divisor of {dim} (hidden_size)", heads)
+    dropout_key = "attention_probs_dropout_prob"
+    tower = Tower.read(r, dim=768, hidden=3072, heads=12, act="gelu", eps=1e-12, dropout_key=dropout_key)
     return Config(
-        dim=dim,
-        hidden=r.integer("intermediate_size", 3072),
-        layers=r.layers("num_hidden_layers", 12),
-        heads=heads,
-        act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
-        eps=r.number("layer_norm_eps", 1e-12),
+        tower=tower,
         patching=read_patching(r, patch_size=16),
         qkv_bias=r.flag("qkv_bias", True),
         dropout=r.probability("hidden_dropout_prob"),
-        attention_dropout=r.probability("attention_probs_dropout_prob"),
-        pooler_dim=r.integer("pooler_output_size", dim),
+        pooler_dim=r.integer("pooler_output_size", tower.dim),
         pooler_act=r.choice("pooler_act", ACTIVATIONS, "tanh"),
         encoder_stride=r.integer("encoder_stride", 16),
     )
@@ -64,25 +48,14 @@ def read(r: ConfigReader) -> Config:
 
 def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler | None = None) -> VisionEncoder:
     """The encoder; its heads do without the pooler."""
-
-    def layer() -> PreNorm:
-        return PreNorm(
-            input_layernorm=nn.LayerNorm(c.dim, c.eps),
-            self_attn=Attention(
-                c.dim, c.heads, rule=Full(), biases="qkvo" if c.qkv_bias else "o", dropout=c.attention_dropout
-            ),
-            post_attention_layernorm=nn.LayerNorm(c.dim, c.eps),
-            mlp=MLP(c.dim, c.hidden, c.act),
-            dropout=c.dropout,
-        )
-
+    dim = c.tower.dim
     return VisionEncoder(
-        patches=PatchStem(c.patching, c.dim),
-        positions=GridPositions(c.patching.grid, c.dim, before=1),
-        class_token=ClassToken(c.dim),
+        patches=PatchStem(c.patching, dim),
+        positions=GridPositions(c.patching.grid, dim, before=1),
+        class_token=ClassToken(dim),
         mask_token=mask_token,
-        layers=nn.ModuleList(layer() for _ in range(c.layers)),
-        norm=nn.LayerNorm(c.dim, c.eps),
+        layers=c.tower.stack(Full(), biases="qkvo" if c.qkv_bias else "o", dropout=c.dropout),
+        norm=c.tower.norm(),
         pooler=pooler,
         dropout=c.dropout,
     )
@@ -90,19 +63,19 @@ def build(c: Config, *, mask_token: MaskToken | None = None, pooler: DensePooler
 
 def with_pooler(c: Config) -> VisionEncoder:
     """The encoder and one vector per picture."""
-    return build(c, pooler=DensePooler(c.dim, c.pooler_dim, c.pooler_act))
+    return build(c, pooler=DensePooler(c.tower.dim, c.pooler_dim, c.pooler_act))
 
 
 def image_classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per picture, told from the class token."""
     return SequenceClassifier(
-        model=build(c), pool=first_token, classifier=class_scores(c.dim, common.num_labels), common=common
+        model=build(c), pool=first_token, classifier=class_scores(c.tower.dim, common.num_labels), common=common
     )
 
 
 def masked_image_modeler(c: Config, _: Common) -> MaskedImageModeler:
     """The encoder that fills in hidden patches."""
-    return MaskedImageModeler(model=build(c, mask_token=MaskToken(c.dim)), stride=c.encoder_stride)
+    return MaskedImageModeler(model=build(c, mask_token=MaskToken(c.tower.dim)), stride=c.encoder_stride)
 
 
 KEYS = KeyMap(
@@ -125,11 +98,7 @@ KEYS = KeyMap(
 
 FAMILY = (
     Builder("vit", read, KEYS, prefix="vit")
-    .public(
-        config="ViTConfig",
-        image_processor="ViTImageProcessor",
-        row="image classification, masked image modelling",
-    )
+    .public(config="ViTConfig", image_processor="ViTImageProcessor", row="image classification, masked image modelling")
     .base("ViTModel", with_pooler)
     .head("ViTForImageClassification", "image-classification", image_classifier)
     .head("ViTForMaskedImageModeling", "masked-image-modeling", masked_image_modeler)
