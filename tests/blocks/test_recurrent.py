@@ -71,6 +71,33 @@ def test_the_delta_rule_is_the_references(tokens):
         close(after, last)
 
 
+@pytest.mark.parametrize("tokens", [3, 12, 20, 63, 150])
+def test_the_delta_rule_is_as_exact_as_the_references(tokens):
+    """Both against the definition in float64, token by token."""
+    q, k, v, g, beta = inputs(2, tokens)
+    reference = theirs.torch_chunk_gated_delta_rule(
+        q, k, v, g=g, beta=beta, initial_state=None, output_final_state=True, use_qk_l2norm_in_kernel=True
+    )
+    ours = rule().advance(torch.zeros(2, HEADS, DK, DV), None, q, k, v, g, beta)
+    wide = by_definition(*(x.double() for x in (q, k, v, g, beta)))
+    for mine, other, true in zip(ours, reference, wide, strict=True):
+        off, theirs_off = (mine - true).abs().max(), (other - true).abs().max()
+        assert off <= 2 * theirs_off and off < 5e-6, (off, theirs_off)
+
+
+def by_definition(q, k, v, g, beta):
+    """The rule as the paper writes it, and the state after it."""
+    q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
+    q, k = (x.repeat_interleave(HEADS // GROUPS, dim=2) for x in (q * DK**-0.5, k))
+    state, outs = q.new_zeros(len(q), HEADS, DK, DV), []
+    for t in range(q.shape[1]):
+        state = state * g[:, t, :, None, None].exp()
+        told = torch.einsum("bhk,bhkv->bhv", k[:, t], state)
+        state = state + torch.einsum("bhk,bhv->bhkv", k[:, t], beta[:, t, :, None] * (v[:, t] - told))
+        outs.append(torch.einsum("bhk,bhkv->bhv", q[:, t], state))
+    return torch.stack(outs, 1), state
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_convolution_is_torchs(bias):
     module, x = conv(bias), torch.randn(2, 9, CHANNELS)

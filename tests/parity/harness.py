@@ -172,9 +172,16 @@ class Case:
 
     def config(self) -> object:
         """The reference's config."""
-        t = self.table
-        changes = {**t.tiny, **self.architecture.asks.config, **t.variants[self.variant]}
-        return t.config(**copy.deepcopy(changes))
+        return self.table.config(**copy.deepcopy(self.changes()))
+
+    def changes(self) -> dict[str, object]:
+        """The keys that the config is made of."""
+        return {**self.table.tiny, **self.architecture.asks.config, **self.table.variants[self.variant]}
+
+    def content(self) -> str:
+        """What its models are made of: two cases of one name, from two tables, are two where this differs."""
+        own = self.architecture
+        return repr((self.table.model_type, self.table.config, own.reference, own.auto, self.changes()))
 
     def lesson(self) -> Inputs | None:
         return self.architecture.asks.lesson(self.config())
@@ -207,8 +214,8 @@ class Built:
 
 
 def build(case: Case) -> Built:
-    """A case's models, made once."""
-    return _built(case.table.model_type, case)
+    """A case's models, made once for all that are of the same content."""
+    return _built(case.content(), case)
 
 
 @lru_cache(maxsize=160)

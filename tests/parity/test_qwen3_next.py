@@ -14,11 +14,13 @@ from reference import close, ragged, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "linear_key_head_dim": 8,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "linear_key_head_dim": 12,
     "linear_value_head_dim": 6, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_experts": 5,
     "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 20, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+# Keys of 12 dimensions: with 8 a query is now and then at a right angle to its key, and the norm behind magnifies what
+# rounding left there (the reference is then off by 2.0e-4 from itself in float64, 2.6e-4 from itself token by token).
 LINEAR, FULL = "linear_attention", "full_attention"
 
 
@@ -106,7 +108,6 @@ TABLE = Table(
     derived=frozenset({"rope_parameters"}),
     scale=0.3,
     half=0.2,  # a router that chooses another expert is no mistake of rounding
-    tolerance=4e-4,  # against float64, ours are off by 1e-4 and the reference's by 2e-4
 )  # fmt: skip
 
 

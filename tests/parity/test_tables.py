@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from harness import TABLES
+from askers import Nothing, Text
+from harness import TABLES, Head, Table, build, transformers
 
 from omniform.models.registry import known_families
 
@@ -25,3 +26,22 @@ def test_every_family_has_a_table() -> None:
         import_module(path.stem)
     assert set(known_families()) >= DUE
     assert {table.model_type for table in TABLES} >= DUE
+
+
+def test_a_case_of_another_content_is_built_anew() -> None:
+    """Two tables may call their cases by the same names."""
+    heads = {"Model": Head("LlamaModel", "AutoModel", Text(Nothing()))}
+    tiny = {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    one, wide = (
+        Table(model_type="llama", config=transformers.LlamaConfig, tiny={**tiny, **more}, heads=heads)
+        for more in ({}, {"hidden_size": 12})
+    )
+    assert build(one.case("Model")).ours.config.hidden_size == 8
+    assert build(wide.case("Model")).ours.config.hidden_size == 12
+    assert build(one.case("Model")) is build(one.case("Model"))

@@ -152,8 +152,8 @@ class ShortConv(Recurrence):
         seen, before = torch.cat([state.to(x_BTC.dtype), x_BTC], dim=1), state.shape[1]
         # Sums are made in float32, as a matmul's are.
         wide, taps_WC = seen.float(), self.weight[:, 0].t().float()
-        out = wide[:, before:] * taps_WC[before]
-        for tap in range(before):
+        out = wide[:, : x_BTC.shape[1]] * taps_WC[0]
+        for tap in range(1, before + 1):  # in the order of torch's own convolution, to its last bit
             out = torch.addcmul(out, wide[:, tap : tap + x_BTC.shape[1]], taps_WC[tap])
         out = (out if self.bias is None else out + self.bias).to(x_BTC.dtype)
         if lengths is None:
@@ -288,7 +288,8 @@ def _one_token(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV:
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
     """The same for many tokens. Shape: [B, H, T, ...] each."""
     tokens = q.shape[2]
-    size = min(CHUNK, tokens)
+    # By eights, as vectors are: the sums of a short prompt are then, bit by bit, those of a whole chunk.
+    size = min(CHUNK, tokens + -tokens % 8)
     short = -tokens % size
     # What fills the last chunk lets nothing fade and replaces nothing.
     q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], -1, size, x.shape[3]) for x in (q, k, v))
