@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.core.errors import ConfigError, DependencyError, InputError
+from omniform.core.errors import ConfigError, DependencyError, InputError, check_shape
 from omniform.core.reader import ConfigReader
 
 Target = Mapping[str, Tensor]
@@ -87,9 +87,9 @@ class SetLoss:
             InputError: labels that do not fit the pictures.
         """
         pictures, _, scores = predicted["logits"].shape
-        check_targets(labels, pictures, scores - 1, masks=pred_masks is not None)
         # A processor's labels hold more (sizes, areas, crowd marks) than a loss needs.
         names = ("class_labels", "boxes") if pred_masks is None else ("class_labels", "boxes", "masks")
+        check_targets(labels, names, pictures, scores - 1)
         labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
         pairs = self.match(predicted, labels)
         parts = self._parts(predicted, labels, pairs)
@@ -221,12 +221,13 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / union - (hull - union) / hull
 
 
-def check_targets(labels: Sequence[Target], pictures: int, classes: int, *, masks: bool) -> None:
+def check_targets(labels: Sequence[Target], names: Sequence[str], pictures: int, classes: int) -> None:
     """Raise :class:`InputError` unless labels describe the objects of every picture.
 
     Args:
+        names: what is needed of each picture's objects; see :data:`Target`.
+        pictures: how many there are.
         classes: how many there are, "no object" left out.
-        masks: whether masks are needed.
     """
     count = len(labels) if isinstance(labels, Sequence) else f"a {type(labels).__name__}"
     if count != pictures:
@@ -234,22 +235,18 @@ def check_targets(labels: Sequence[Target], pictures: int, classes: int, *, mask
             "one label per picture is needed", where="labels", expected=f"{pictures} in a list", found=count
         )
     for i, target in enumerate(labels):
-        _check_target(target, classes, masks, f"labels[{i}]")
+        _check_target(target, names, classes, f"labels[{i}]")
 
 
-def _check_target(target: Target, classes: int, masks: bool, where: str) -> None:
-    names = ("class_labels", "boxes", "masks") if masks else ("class_labels", "boxes")
+def _check_target(target: Target, names: Sequence[str], classes: int, where: str) -> None:
     for name in names:
         if name not in target or not isinstance(target[name], Tensor):
             raise InputError(f"{name} must be a tensor", where=where, expected=list(names), found=sorted(target))
     count = len(target["class_labels"])
-    wanted = {"class_labels": [count], "boxes": [count, 4]}
-    if masks:
-        wanted["masks"] = [count, *target["masks"].shape[-2:]]
-    for name, shape in wanted.items():
-        found = list(target[name].shape)
-        if found != shape:
-            raise InputError(f"{name} has the wrong shape", where=where, expected=shape, found=found)
+    for name in names:
+        found = target[name].shape
+        sizes = {"class_labels": (), "boxes": (4,), "masks": found[-2:]}
+        check_shape(f"{name} has the wrong shape", found, (count, *sizes[name]), where=where)
     ids = target["class_labels"]
     if ids.is_floating_point() or (count and not 0 <= int(ids.min()) <= int(ids.max()) < classes):
         raise InputError("a class does not exist", where=where, expected=f"0 to {classes - 1}", found=ids.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Unpack
 
 import torch
@@ -38,17 +39,17 @@ def merge(embeds_BTD: Tensor, features: Sequence[Tensor], spans: Sequence[Span])
     return embeds_BTD.index_put((rows, columns), values)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerFeatures:
     """Picks a vision encoder's features: the hidden states of some layers, with or without the class token.
 
-    Args:
+    Attributes:
         layers: which hidden states; several are concatenated along the channels.
         skip: how many leading tokens to leave out.
     """
 
-    def __init__(self, layers: Sequence[int], *, skip: int) -> None:
-        self.layers = tuple(layers)
-        self.skip = skip
+    layers: tuple[int, ...]
+    skip: int
 
     def __call__(self, tower: VisionEncoder, pixel_values: Tensor) -> Tensor:
         """Pictures to features. Shape: [N, channels, height, width] to [N, length, D]."""

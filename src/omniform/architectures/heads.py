@@ -70,11 +70,6 @@ class LastToken:
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
 
 
-def class_scores(dim: int, labels: int) -> nn.Module:
-    """A vector to class scores; with no labels there is nothing to score, and the vector itself comes out."""
-    return nn.Linear(dim, labels) if labels else nn.Identity()
-
-
 class Head(Model):
     """Base of the heads that stand on one model.
 

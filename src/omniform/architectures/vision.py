@@ -8,10 +8,12 @@ from typing import Unpack, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.architectures.heads import Pool, SequenceClassifier
 from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
 from omniform.blocks.layers import run
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
+from omniform.core.config import Common
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, MaskedImageModelingOutput
@@ -165,6 +167,12 @@ class VisionEncoder(Model):
             pooler_output=None if self.pooler is None else self.pooler(hidden),
             **ctx.taps.noted(),
         )
+
+
+def image_classifier(model: VisionEncoder, pool: Pool, common: Common) -> SequenceClassifier:
+    """One class per picture; with no labels there is nothing to score, and the pooled vector itself comes out."""
+    scores = nn.Linear(model.width, common.num_labels) if common.num_labels else nn.Identity()
+    return SequenceClassifier(model=model, pool=pool, classifier=scores, common=common)
 
 
 class MaskedImageModeler(Model):

@@ -55,6 +55,28 @@ def read_patching(r: ConfigReader, *, patch_size: int) -> Patching:
     return patching
 
 
+def check_pictures(pixel_values: Tensor, channels: int, size: Size | None = None) -> None:
+    """Raise :class:`InputError` unless these are pictures of so many channels and, if one is given, of a size."""
+    if not isinstance(pixel_values, Tensor):
+        raise InputError(
+            "pictures must be a tensor",
+            where="pixel_values",
+            found=type(pixel_values).__name__,
+            remedy='Process them with return_tensors="pt".',
+        )
+    shape = list(pixel_values.shape)
+    fits = len(shape) == 4 and 0 not in shape and shape[1] == channels and pixel_values.is_floating_point()
+    if not fits or size not in (None, tuple(shape[2:])):
+        height, width = size or ("height", "width")
+        raise InputError(
+            "the pictures do not fit the model",
+            where="pixel_values",
+            expected=f"floating-point numbers of shape [batch, {channels}, {height}, {width}]",
+            found=f"{pixel_values.dtype} of shape {shape}",
+            remedy="For another size pass interpolate_pos_encoding=True." if fits else None,
+        )
+
+
 class PatchStem(nn.Module):
     """Cuts pictures into patches that do not overlap and projects each to a vector.
 
@@ -89,56 +111,39 @@ class PatchStem(nn.Module):
 
     def check(self, pixel_values: Tensor, any_size: bool = False) -> None:
         """Raise :class:`InputError` unless pictures fit the model; see :meth:`forward`."""
-        if not isinstance(pixel_values, Tensor):
-            raise InputError(
-                "pictures must be a tensor",
-                where="pixel_values",
-                found=type(pixel_values).__name__,
-                remedy='Process them with return_tensors="pt".',
-            )
-        shape = list(pixel_values.shape)
         own = self.patching
-        fits = len(shape) == 4 and shape[0] and shape[1] == own.channels and pixel_values.is_floating_point()
-        if not fits or (tuple(shape[2:]) != own.image_size and not any_size):
-            height, width = ("height", "width") if any_size else own.image_size
-            raise InputError(
-                "the pictures do not fit the model",
-                where="pixel_values",
-                expected=f"floating-point numbers of shape [batch, {own.channels}, {height}, {width}]",
-                found=f"{pixel_values.dtype} of shape {shape}",
-                remedy=None if any_size or not fits else "For another size pass interpolate_pos_encoding=True.",
-            )
-        if min(own.grid_of(*shape[2:])) < 1:
+        check_pictures(pixel_values, own.channels, None if any_size else own.image_size)
+        if min(own.grid_of(*pixel_values.shape[2:])) < 1:
             raise InputError(
                 "the pictures are smaller than a patch",
                 where="pixel_values",
                 expected=f"at least {list(own.patch_size)} pixels",
-                found=f"shape {shape}",
+                found=f"shape {list(pixel_values.shape)}",
             )
 
 
-class ClassToken(nn.Module):
-    """A learned vector in front of the patches."""
+class Learned(nn.Module):
+    """Base of what is learned and depends on no picture: one tensor of a given shape."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(dim))
+        self.weight = nn.Parameter(torch.zeros(shape))
 
     def reset(self, std: float) -> None:
         """Start from small random numbers."""
         nn.init.normal_(self.weight, std=std)
+
+
+class ClassToken(Learned):
+    """A learned vector in front of the patches."""
 
     def forward(self, patches_BND: Tensor) -> Tensor:
         """Shape: [B, N, D] to [B, 1 + N, D]."""
         return torch.cat((self.weight.expand(patches_BND.shape[0], 1, -1), patches_BND), dim=1)
 
 
-class MaskToken(nn.Module):
+class MaskToken(Learned):
     """A learned vector in the place of patches that are hidden from the model."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(dim))
 
     def reset(self, std: float) -> None:
         """Start from zeros."""
@@ -155,7 +160,7 @@ class MaskToken(nn.Module):
         return torch.where(masked_BN.bool()[..., None], self.weight, patches_BND)
 
 
-class GridPositions(nn.Module):
+class GridPositions(Learned):
     """Learned positions of a grid of patches, and of the tokens before it.
 
     Args:
@@ -165,14 +170,9 @@ class GridPositions(nn.Module):
     """
 
     def __init__(self, grid: Size, dim: int, *, before: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(before + grid[0] * grid[1], dim))
+        super().__init__(before + grid[0] * grid[1], dim)
         self.grid = grid
         self.before = before
-
-    def reset(self, std: float) -> None:
-        """Start from small random numbers."""
-        nn.init.normal_(self.weight, std=std)
 
     def forward(self, grid: Size) -> Tensor:
         """The positions of a grid: the learned ones, resampled bicubically where it is another than was learned.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.mlp import activation
-from omniform.core.errors import InputError
+from omniform.blocks.patches import check_pictures
 
 Block = Literal["basic", "bottleneck"]
 
@@ -161,7 +161,7 @@ class ResNet(nn.Module):
         Raises:
             InputError: the pictures do not have this shape.
         """
-        self._check(pixel_values)
+        check_pictures(pixel_values, self.spec.channels)
         x = self._act(self.stem(pixel_values.to(self.stem.convolution.weight.dtype)))
         maps = [x, F.max_pool2d(x, 3, stride=2, padding=1)]
         for stage in self.stages:
@@ -170,16 +170,6 @@ class ResNet(nn.Module):
                 x = block(x)
             maps.append(x)
         return tuple(maps[i] for i in self.spec.outputs)
-
-    def _check(self, pixel_values: Tensor) -> None:
-        shape = list(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != self.spec.channels or not pixel_values.is_floating_point() or 0 in shape:
-            raise InputError(
-                "the pictures do not fit the model",
-                where="pixel_values",
-                expected=f"floating-point numbers of shape [batch, {self.spec.channels}, height, width]",
-                found=f"{pixel_values.dtype} of shape {shape}",
-            )
 
 
 def _blocks(spec: ResNetSpec, index: int) -> list[ResidualBlock]:

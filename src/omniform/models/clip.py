@@ -15,7 +15,8 @@ from omniform.architectures.dual_family import (
     VisionSide,
 )
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import SequenceClassifier, class_scores, mean_of_patches
+from omniform.architectures.heads import SequenceClassifier, mean_of_patches
+from omniform.architectures.vision import image_classifier
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
@@ -55,14 +56,9 @@ def both_towers(c: Config) -> DualEncoder:
     )
 
 
-def image_classifier(c: Config, common: Common) -> SequenceClassifier:
+def classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per picture, told from the mean of its patches."""
-    return SequenceClassifier(
-        model=c.vision.model(),
-        pool=mean_of_patches,
-        classifier=class_scores(c.vision.tower.dim, common.num_labels),
-        common=common,
-    )
+    return image_classifier(c.vision.model(), mean_of_patches, common)
 
 
 TEXT = (
@@ -93,7 +89,7 @@ FAMILY = (
     .architecture(
         "CLIPForImageClassification",
         ("image-classification",),
-        image_classifier,
+        classifier,
         VISION_KEYS.under("model", "vision_model"),
     )
     .done()

@@ -80,7 +80,7 @@ def build(c: Config) -> VisionLanguage:
     features = tower.width * len(c.feature_layers)
     return VisionLanguage(
         vision_tower=tower,
-        select=LayerFeatures(c.feature_layers, skip=1 if c.drop_class_token else 0),
+        select=LayerFeatures(layers=c.feature_layers, skip=1 if c.drop_class_token else 0),
         multi_modal_projector=Projector(features, decoder.width, c.projector_act, bias=c.projector_bias),
         language_model=decoder,
         image_token_id=c.image_token_id,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import SequenceClassifier, class_scores, first_token
+from omniform.architectures.heads import SequenceClassifier, first_token
 from omniform.architectures.parts import Tower
-from omniform.architectures.vision import MaskedImageModeler, VisionEncoder
+from omniform.architectures.vision import MaskedImageModeler, VisionEncoder, image_classifier
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import DensePooler
@@ -66,11 +66,9 @@ def with_pooler(c: Config) -> VisionEncoder:
     return build(c, pooler=DensePooler(c.tower.dim, c.pooler_dim, c.pooler_act))
 
 
-def image_classifier(c: Config, common: Common) -> SequenceClassifier:
+def classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per picture, told from the class token."""
-    return SequenceClassifier(
-        model=build(c), pool=first_token, classifier=class_scores(c.tower.dim, common.num_labels), common=common
-    )
+    return image_classifier(build(c), first_token, common)
 
 
 def masked_image_modeler(c: Config, _: Common) -> MaskedImageModeler:
@@ -100,7 +98,7 @@ FAMILY = (
     Builder("vit", read, KEYS, prefix="vit")
     .public(config="ViTConfig", image_processor="ViTImageProcessor", row="image classification, masked image modelling")
     .base("ViTModel", with_pooler)
-    .head("ViTForImageClassification", "image-classification", image_classifier)
+    .head("ViTForImageClassification", "image-classification", classifier)
     .head("ViTForMaskedImageModeling", "masked-image-modeling", masked_image_modeler)
     .done()
 )
