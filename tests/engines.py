@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omniform.core.errors import InputError
 from omniform.engine.engine import Engine
-from omniform.engine.pages import MEMORY
+from omniform.engine.paged_state import MEMORY
 from omniform.engine.request import Completion
 from reference import omniform, ragged, saved_reference, transformers
 

@@ -10,7 +10,7 @@ from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import PackedContext, Segment
 from omniform.core.state import Conv, DenseState, Recurrent, number_mixers
-from omniform.engine.pages import ROWS, PagedState
+from omniform.engine.paged_state import ROWS, PagedState
 from reference import close
 
 theirs = import_module("transformers.models.qwen3_next.modeling_qwen3_next")  # once reference has made it importable

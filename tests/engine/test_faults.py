@@ -354,9 +354,9 @@ def test_scores_that_are_no_numbers(monkeypatch):
 
     def run(self, plan):
         logits = real(self, plan).clone()
-        ready = [share for share in plan.shares if share.is_last]
-        for i, share in enumerate(ready):
-            if BAD in share.row.tokens:
+        ready = [chunk for chunk in plan.chunks if chunk.is_last]
+        for i, chunk in enumerate(ready):
+            if BAD in chunk.row.tokens:
                 logits[i] = float("nan")
         return logits
 

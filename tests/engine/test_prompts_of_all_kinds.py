@@ -105,9 +105,9 @@ class Talker(CausalLM):
 
     def layout(self, row, items, spans):
         """Tokens of an item share one place on the first axis."""
-        together = tuple((s.start, s.start + s.length) for s in spans if s.modality == "image" and self.both_ways)
+        bidirectional = tuple((s.start, s.start + s.length) for s in spans if s.modality == "image" and self.both_ways)
         if self.axes == 1:
-            return RowLayout(together=together)
+            return RowLayout(bidirectional=bidirectional)
         first, second, place, at = [], [], 0, 0
         for span in [*spans, None]:
             stop = len(row) if span is None else span.start
@@ -118,7 +118,7 @@ class Talker(CausalLM):
                 first += [place] * span.length
                 second += range(place, place + span.length)
                 place, at = place + 2, stop + span.length
-        return RowLayout(torch.tensor([first, second]), place - len(row), together)
+        return RowLayout(torch.tensor([first, second]), place - len(row), bidirectional)
 
 
 def talker(axes=1, both_ways=False, rules=PLAIN):
@@ -164,10 +164,10 @@ def alone(lm, asked, new=NEW):
             embeds[0, span.start : span.start + span.length] = own
         positions = layout.of(0, len(tokens))
         marked = torch.zeros(1, len(tokens), dtype=torch.long)
-        for number, (first, stop) in enumerate(layout.together):
+        for number, (first, stop) in enumerate(layout.bidirectional):
             marked[0, first:stop] = number + 1
         places = positions[:, None] if lm.axes > 1 else positions
-        ctx = StepContext(places, together=marked if layout.together else None)
+        ctx = StepContext(places, bidirectional=marked if layout.bidirectional else None)
         tokens.append(int(lm.project(lm.decoder.decode(embeds, ctx))[0, -1].argmax()))
     return tokens[len(row) :]
 
@@ -214,7 +214,7 @@ def test_rows_of_all_kinds_give_way_and_fork(variant):
 def test_a_span_is_never_split_and_never_half_remembered():
     """Two prompts that differ in the last vector of a long span, whose first blocks would else look the same."""
     lm = talker(both_ways=True)
-    lm.layout = lambda row, items, spans: RowLayout(together=((1, 12),))
+    lm.layout = lambda row, items, spans: RowLayout(bidirectional=((1, 12),))
     rows = [[3, *range(4, 14), last, 20, 21] for last in (30, 31, 30, 31)]
     engines = [Engine(lm, memory="1MB", prefix_cache=False, max_tokens_per_step=step) for step in (2, 99)]
     fresh = [engine.generate(row, max_new_tokens=NEW).tokens for row in rows for engine in engines]
@@ -233,17 +233,17 @@ def test_dense_spans_cached_and_numbered():
     lm, embeds = talker(rules=(Causal() & Window(2), Causal())), torch.randn(2, 6, WIDTH)
     places = torch.arange(6)[None]
     with torch.no_grad():
-        whole = lm.decoder.decode(embeds, StepContext(places, together=numbered(marked)))
+        whole = lm.decoder.decode(embeds, StepContext(places, bidirectional=numbered(marked)))
         state, parts = DenseState(), []
         for first, stop in ((0, 3), (3, 6)):
             part = numbered(marked)[:, first:stop]
-            ctx = StepContext(places[:, first:stop], past=first, together=part, state=state)
+            ctx = StepContext(places[:, first:stop], past=first, bidirectional=part, state=state)
             parts.append(lm.decoder.decode(embeds[:, first:stop], ctx))
             state.advance(stop - first)
         padded = torch.nn.functional.pad(embeds[:1, 1:], (0, 0, 1, 0))
-        ctx = StepContext(places, together=numbered(marked[:1]), padding=torch.tensor([[0, 1, 1, 1, 1, 1]]).bool())
+        ctx = StepContext(places, bidirectional=numbered(marked[:1]), padding=torch.tensor([[0, 1, 1, 1, 1, 1]]).bool())
         hidden = lm.decoder.decode(padded, ctx)
-        bare = lm.decoder.decode(embeds[:1, 1:], StepContext(places[:, 1:], together=numbered(marked[:1, 1:])))
+        bare = lm.decoder.decode(embeds[:1, 1:], StepContext(places[:, 1:], bidirectional=numbered(marked[:1, 1:])))
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(hidden[:, 1:], bare, atol=1e-5, rtol=1e-4)
 
@@ -281,7 +281,7 @@ def test_vectors_in_chunks_and_from_what_is_remembered(llama):
         for _ in range(2):
             found = engine.generate_batch(prompts, max_new_tokens=NEW)
             assert [c.tokens for c in found] == expected
-        assert all(c.cached_tokens >= 4 for c in found) and found[0].opening == ()
+        assert all(c.cached_tokens >= 4 for c in found) and found[0].decoder_prompt == ()
         idle(engine)
     engine, found = tight(llama.ours, prompts, [{"max_new_tokens": NEW}] * 4, block_size=4)
     assert [c.tokens for c in found] == expected
@@ -309,7 +309,7 @@ def test_ids_with_vectors_in_places(llama):
         while engine.step():
             pass
     assert [a.tokens for a in answers] == [expected] * 2
-    assert [a.opening for a in answers] == [(3, 4, 5, 6, 7, 8), (3, 4, 7, 8)]
+    assert [a.decoder_prompt for a in answers] == [(3, 4, 5, 6, 7, 8), (3, 4, 7, 8)]
 
 
 HOLE = torch.tensor([[1, 0, 1]])

@@ -17,7 +17,7 @@ from omniform.core.errors import InputError
 from omniform.core.rules import Causal, Window
 from omniform.core.state import KV, Conv, CrossKV, Latent, Recurrent, StatefulModule, mixers, number_mixers, state_specs
 from omniform.engine.engine import Engine
-from omniform.engine.pages import MEMORY, ROWS
+from omniform.engine.paged_state import MEMORY, ROWS
 from omniform.hub.plan import _states
 from reference import ragged, randomise
 

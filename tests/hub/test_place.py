@@ -328,7 +328,7 @@ PROBE = """
 import sys, json, torch, omniform
 torch.set_num_threads(1)
 import omniform.models.llama, omniform.engine.generate
-from omniform.transforms.pack import pack
+from omniform.transforms.prepack import prepack
 
 def status(name):
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(name))
@@ -337,7 +337,7 @@ model = omniform.AutoModelForCausalLM.from_pretrained(sys.argv[2], config=None, 
 with torch.no_grad():
     model.generate(torch.tensor([[1, 2]]), max_new_tokens=2)  # what running takes for the first time
     layer = torch.nn.Sequential(torch.nn.Linear(768, 2304, bias=False, dtype=torch.bfloat16))
-    pack(layer)
+    prepack(layer)
     for rows in (1, 3):
         layer(torch.ones(rows, 768, dtype=torch.bfloat16))
 del model, layer

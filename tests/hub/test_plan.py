@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError, WeightsError
 from omniform.core.state import KV, Computed, StatefulModule
 from omniform.engine.memory import decoder_bytes
-from omniform.engine.pages import MEMORY, ROWS
+from omniform.engine.paged_state import MEMORY, ROWS
 from omniform.hub.auto import load_as_saved
 from omniform.hub.kernels import Kernel, kernels_of
 from omniform.hub.plan import plan

@@ -194,6 +194,6 @@ def test_the_plan_says_so(folder, slow, monkeypatch):
     bundled = {m.kernel for m in plan(omniform.bundled_checkpoint(), dtype="float16").matmuls}
     assert bundled == {"f16 in f32 tiles", "f16 convolution in f32"}
     monkeypatch.setattr("omniform.hub.kernels.slow_dtypes", lambda: frozenset({torch.float16}))
-    assert {m.kernel for m in plan(folder).matmuls} == {"oneDNN packed bf16"}
+    assert {m.kernel for m in plan(folder).matmuls} == {"oneDNN prepacked bf16"}
     assert {m.kernel for m in plan(folder, device_map="disk").matmuls} == {"oneDNN bf16"}
     assert {m.kernel for m in plan(folder, device_map={"": 0}).matmuls} == {"bf16, the device's own"}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import omniform
-from omniform.transforms.pack import PackedLinear, pack
+from omniform.transforms.prepack import PrepackedLinear, prepack
 from omniform.weights.version import SAMPLES, WHOLE, WeightWatch
 
 SIZES = {
@@ -297,7 +297,7 @@ def _timed(call):
     return time.perf_counter() - started
 
 
-# -- features of pictures, and packed matrices
+# -- features of pictures, and prepacked matrices
 
 
 def picture_answer(engine, processor):
@@ -373,10 +373,10 @@ def test_packed_matrices(tmp_path, mapped, how, what):
     ours, plain = (omniform.AutoModelForCausalLM.from_pretrained(tmp_path) for _ in range(2))
     if not mapped:
         ours = made(**sizes).bfloat16()
-        pack(ours)
+        prepack(ours)
     engine = omniform.Engine(ours, memory="8MB")
     tokens(engine)
-    assert any(isinstance(m, PackedLinear) and m.packed is not None for m in ours.modules())
+    assert any(isinstance(m, PrepackedLinear) and m.prepacked is not None for m in ours.modules())
     path, rows = {
         "matrix": ("model.layers.1.mlp.down_proj", slice(None)), "row": ("model.layers.0.mlp.gate_proj", slice(77, 78)),
         "norm": ("model.norm", slice(0, 1)),
@@ -391,5 +391,7 @@ def test_packed_matrices(tmp_path, mapped, how, what):
             found, expected = (each(input_ids=torch.tensor(PROMPT)).logits for each in (ours, plain))
     scale = float(expected.abs().max())
     assert torch.allclose(found.float(), expected.float(), atol=0.03 * scale)
-    kept = [m.packed is not None for n, m in ours.named_modules() if isinstance(m, PackedLinear) and "layers.1" in n]
-    assert any(kept)  # the others stay packed
+    kept = [
+        m.prepacked is not None for n, m in ours.named_modules() if isinstance(m, PrepackedLinear) and "layers.1" in n
+    ]
+    assert any(kept)  # the others stay prepacked

@@ -25,12 +25,12 @@ class RowLayout:
     Attributes:
         positions: of the prompt's tokens, on one axis or several. Shape: [axes, T]; None where they count 0, 1, 2...
         shift: how far the position of a token after the prompt lies beyond its index, on all axes.
-        together: stretches of tokens, each as its first and one past its last, that see one another in both directions.
+        bidirectional: spans of tokens, each as first and one past its last, that see one another in both directions.
     """
 
     positions: Tensor | None = None
     shift: int = 0
-    together: tuple[tuple[int, int], ...] = ()
+    bidirectional: tuple[tuple[int, int], ...] = ()
 
     def of(self, first: int, stop: int) -> Tensor:
         """The positions of a row's tokens, those written after the prompt included. Shape: [axes, stop - first]."""
@@ -64,7 +64,7 @@ class Generative(Model, ABC):
     Attributes:
         encoder_inputs: names of the inputs that an encoder reads; empty for a decoder alone.
         own_settings: what this kind of model understands beyond the settings that all share
-            (:data:`omniform.core.settings.SETTINGS`); :meth:`opening` gets those that are set.
+            (:data:`omniform.core.settings.SETTINGS`); :meth:`decoder_prompt` gets those that are set.
     """
 
     encoder_inputs = frozenset[str]()
@@ -97,7 +97,7 @@ class Generative(Model, ABC):
         """What cross-attention will read, made once per request; None for a decoder alone."""
         return None
 
-    def opening(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
+    def decoder_prompt(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
         """The tokens that an encoder-decoder's answer begins with, where the caller gives none.
 
         Args:
@@ -121,16 +121,16 @@ class Generative(Model, ABC):
             )
         return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)
 
-    def given_back(self, opening: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
-        """What ``generate`` returns: the prompt (or opening) and what was written after it.
+    def given_back(self, prompt: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
+        """What ``generate`` returns: the decoder's prompt and what was written after it.
 
         Args:
-            opening: Shape: [B, T].
+            prompt: Shape: [B, T].
             written: Shape: [B, new].
             ends: tokens that end a row.
             pad: fills rows that ended before others.
         """
-        return torch.cat((opening, written), dim=1)
+        return torch.cat((prompt, written), dim=1)
 
     def keeper(self) -> HasModules:
         return self.decoder if self.can_generate() else self

@@ -60,12 +60,12 @@ class SpeechToText(Seq2SeqLM):
 
     Every answer opens with the start token, the language (detected where nobody names it), the task, and the token
     that turns timestamps off; ``generation_config.json`` says which tokens those are. What ``generate`` gives back is
-    the words alone, without that opening and without the end token.
+    the words alone, without that prompt and without the end token.
     """
 
     own_settings = OWN
 
-    def opening(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
+    def decoder_prompt(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
         """The tokens that each row's answer begins with.
 
         Args:
@@ -82,7 +82,7 @@ class SpeechToText(Seq2SeqLM):
             InputError: a language or a task that this checkpoint does not have.
         """
         rows = memory.hidden.shape[0]
-        tokens: list[list[int | None]] = [[int(row[0])] for row in super().opening(memory, options)]
+        tokens: list[list[int | None]] = [[int(row[0])] for row in super().decoder_prompt(memory, options)]
         language, task = options.get("language"), options.get("task")
         if language is None and task is None:
             tokens = [[*row, *_forced(options)] for row in tokens]
@@ -105,7 +105,7 @@ class SpeechToText(Seq2SeqLM):
 
     def detect_language(self, memory: Memory, options: Mapping[str, object]) -> list[int]:
         """The likeliest language token of each row."""
-        start = super().opening(memory, options)
+        start = super().decoder_prompt(memory, options)
         embeds = self.embed(start)
         positions = torch.zeros(1, 1, dtype=torch.long, device=embeds.device)
         ctx = StepContext(positions=positions, memory=memory, backend=self.attn_backend)
@@ -113,7 +113,7 @@ class SpeechToText(Seq2SeqLM):
         known = torch.tensor(sorted(_table(options, "lang_to_id").values()), device=scores.device)
         return [int(known[i]) for i in scores[:, known].argmax(-1)]
 
-    def given_back(self, opening: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
+    def given_back(self, prompt: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
         """The words alone, rows filled with ``pad`` on the right. Shape: [B, T]."""
         rows = [_words(row.tolist(), ends, pad) for row in written]
         longest = max(len(row) for row in rows)

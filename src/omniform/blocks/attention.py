@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,13 @@ class Positions(Protocol):
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]: ...
 
+
+@runtime_checkable
+class MindsLength(Protocol):
+    """Positions by which a key depends on the length of its row too; those that leave this out say it does not."""
+
     def regimes(self) -> tuple[LengthRegimes, ...]:
-        """How keys depend on the length of their row; empty where they do not."""
+        """How it depends on that."""
         ...
 
 
@@ -32,9 +37,6 @@ class NoPositions:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         return q_BTHD, k_BTHD
-
-    def regimes(self) -> tuple[LengthRegimes, ...]:
-        return ()
 
 
 class Projections(StatefulModule):
@@ -122,7 +124,7 @@ class Attention(Projections):
         return KV(self.kv_heads, self.head_dim, self.head_dim, self.rule.reach)
 
     def regimes(self) -> tuple[LengthRegimes, ...]:
-        return self.positions.regimes()
+        return self.positions.regimes() if isinstance(self.positions, MindsLength) else ()
 
     def computed(self, backend: Backend) -> Computed:
         biased, sinks = self.bias is not None, self.sinks is not None

@@ -131,7 +131,7 @@ class StepContext:
         past: how many key indices came before this step.
         padding: Shape: [B, past + T], True for real tokens; None where all are.
         allowed: Shape: [B, 1, T, past + T], an explicit mask to apply on top of the rule; None for none.
-        together: which of this step's tokens see one another in both directions: those with the same number, 0 for
+        bidirectional: which of this step's tokens see one another in both directions: those with the same number, 0 for
             none. Shape: [B, T]; None where the rule says all. A stretch of such tokens is read whole in one step.
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
@@ -144,7 +144,7 @@ class StepContext:
     past: int = 0
     padding: Tensor | None = None
     allowed: Tensor | None = None
-    together: Tensor | None = None
+    bidirectional: Tensor | None = None
     state: State | None = None
     memory: Memory | None = None
     backend: Backend = "sdpa"
@@ -201,7 +201,7 @@ class StepContext:
         return self.positions.max() + 1
 
     def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
-        if self.padding is None and self.allowed is None and self.together is None:
+        if self.padding is None and self.allowed is None and self.bidirectional is None:
             if isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1):
                 return EVERYTHING
             if isinstance(rule, Causal) and self.past == 0:
@@ -209,10 +209,10 @@ class StepContext:
         query = torch.arange(self.past, self.past + queries, device=device)
         key = torch.arange(self.past + queries, device=device)
         allowed = rule.allows(query[:, None], key[None, :])[None, None]
-        if self.together is not None:
-            number = F.pad(self.together, (self.past, 0))
+        if self.bidirectional is not None:
+            number = F.pad(self.bidirectional, (self.past, 0))
             allowed = allowed | (
-                (self.together[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
+                (self.bidirectional[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
             )
         if self.padding is not None:
             allowed = allowed & self.padding[:, None, None, :]

@@ -38,14 +38,14 @@ class Segment:
         start: where its tokens begin in the step.
         count: how many there are.
         past: how many of the row's tokens came in earlier steps.
-        together: stretches of the row, each as its first index and one past its last, whose tokens see one another in
+        bidirectional: spans of the row, each as its first index and one past its last, whose tokens see one another in
             both directions; each is read whole in one step.
     """
 
     start: int
     count: int
     past: int
-    together: tuple[tuple[int, int], ...] = ()
+    bidirectional: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class PackedMask:
             first, *others = table.slot_ranges(0, keys)
             return [(KernelCall(slice(start, start + count), first), others)]
         low = self._low(segment)
-        plain = isinstance(self._rule, Causal) and not segment.together
+        plain = isinstance(self._rule, Causal) and not segment.bidirectional
         if not plain and not self._is_causal_from(low, segment):
             return None
         if count == 1:
@@ -226,14 +226,14 @@ class PackedMask:
     def _low(self, segment: Segment) -> int:
         reach = self._rule.reach
         low = 0 if reach is None else max(0, segment.past - reach + 1)
-        return min((low, *(start for start, _ in segment.together)))
+        return min((low, *(start for start, _ in segment.bidirectional)))
 
     def _allowed(self, low: int, segment: Segment) -> Tensor:
         """Which keys from ``low`` on a row's tokens see. Shape: [T, S]; on the CPU, so that nobody waits to read it."""
         query = torch.arange(segment.past, segment.past + segment.count, device="cpu")
         key = torch.arange(low, segment.past + segment.count, device="cpu")
         allowed = self._rule.allows(query[:, None], key[None, :])
-        for start, stop in segment.together:
+        for start, stop in segment.bidirectional:
             within_q, within_k = (query >= start) & (query < stop), (key >= start) & (key < stop)
             allowed = allowed | (within_q[:, None] & within_k[None, :])
         return allowed
@@ -313,7 +313,7 @@ class PackedContext(StepContext):
         ends = [self.segments[i].past + self.segments[i].count - 1 for i in rows]
         return self.with_(
             segments=tuple(
-                Segment(place, 1, end, self.segments[row].together)
+                Segment(place, 1, end, self.segments[row].bidirectional)
                 for place, (row, end) in enumerate(zip(rows, ends, strict=True))
             ),
             tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},

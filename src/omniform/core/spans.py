@@ -18,7 +18,7 @@ def numbered(marked_BT: Tensor) -> Tensor:
         marked_BT: True for the tokens of stretches. Shape: [B, T].
 
     Returns:
-        Shape: [B, T], as :attr:`~omniform.core.context.StepContext.together` takes it.
+        Shape: [B, T], as :attr:`~omniform.core.context.StepContext.bidirectional` takes it.
     """
     begins = marked_BT & ~F.pad(marked_BT, (1, 0))[:, :-1]
     return begins.cumsum(1) * marked_BT

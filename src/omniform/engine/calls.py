@@ -122,7 +122,7 @@ def prompts_of(model: Generative, named: Mapping[str, object], asked: Asked) -> 
 
     Returns:
         The rows, and the ids to give back in front of the answers as the caller laid them out, Shape: [B, T]; None
-        where the model chooses its own openings.
+        where the model chooses its own decoder prompts.
 
     Raises:
         InputError: inputs that the model cannot read, or that do not fit together.

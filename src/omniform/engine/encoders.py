@@ -19,8 +19,8 @@ from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
 from omniform.core.state import mixers
-from omniform.engine.blocks import BlockPool, BlockTable, Content
-from omniform.engine.pages import MEMORY, PagedState
+from omniform.engine.block_pool import BlockPool, BlockTable, Content
+from omniform.engine.paged_state import MEMORY, PagedState
 from omniform.engine.request import NAMELESS, Placed, Request, Row
 from omniform.engine.weights import Weights
 
@@ -56,12 +56,12 @@ class MemoryEntry:
     Attributes:
         table: its blocks.
         length: how many tokens it has.
-        openings: the tokens that an answer to it begins with, by the options they depend on.
+        decoder_prompts: the tokens that an answer to it begins with, by the options they depend on.
     """
 
     table: BlockTable
     length: int
-    openings: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    decoder_prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class ContentCache(Generic[T]):
@@ -116,7 +116,7 @@ class ContentCache(Generic[T]):
         if not self._holders[content]:
             self._idle[content] = None
 
-    def throw_out(self) -> T | None:
+    def evict(self) -> T | None:
         """Forget the least recently used value that nobody holds; None if there is none."""
         if not self._idle:
             return None
@@ -184,11 +184,11 @@ class Encoders:
         """Blocks of memories that no request holds."""
         return sum(len(entry.table.blocks) for entry in self.memories.idle())
 
-    def throw_out_all(self) -> None:
+    def evict_all(self) -> None:
         """Forget everything that no request holds."""
-        while (features := self.features.throw_out()) is not None:
+        while (features := self.features.evict()) is not None:
             self.features_bytes -= features.nbytes
-        while self._throw_out_memory():
+        while self._evict_memory():
             pass
 
     def _prepare_items(self, request: Request) -> bool:
@@ -252,7 +252,7 @@ class Encoders:
 
     def _keep(self, content: Content, features: Features) -> bool:
         while self.features_bytes + features.nbytes > self._budget:
-            old = self.features.throw_out()
+            old = self.features.evict()
             if old is None:
                 return False
             self.features_bytes -= old.nbytes
@@ -264,7 +264,7 @@ class Encoders:
         prompt, options = request.prompt, repr(sorted(request.prompt.options.items(), key=str))
         known = self.memories.get(content)
         opened = bool(prompt.tokens or request.rows)
-        if known is None or not (opened or options in known.openings):
+        if known is None or not (opened or options in known.decoder_prompts):
             if known is None and self._pool is not None and request.room > self._pool.available + self.idle_blocks:
                 return False
             memory = self._model.encode(**prompt.encoder)
@@ -276,11 +276,11 @@ class Encoders:
                     return False
                 self.memories.add(content, known)
             if not opened:
-                known.openings[options] = tuple(self._model.opening(memory, prompt.options)[0].tolist())
+                known.decoder_prompts[options] = tuple(self._model.decoder_prompt(memory, prompt.options)[0].tolist())
         elif not request.rows:
             self.hits += 1
         if not request.rows:
-            tokens = prompt.tokens or known.openings[options]
+            tokens = prompt.tokens or known.decoder_prompts[options]
             request.rows = [Row(list(tokens), len(tokens))]
         self.memories.hold(content)
         request.memory, request.memory_length = content, known.length
@@ -301,7 +301,7 @@ class Encoders:
                 remedy="Give the engine more memory.",
             )
         while blocks > self._pool.available:
-            if not self._throw_out_memory():
+            if not self._evict_memory():
                 return None
         entry = MemoryEntry(BlockTable(self._pool.size), length)
         self._pool.grow(entry.table, blocks, blocks)
@@ -311,8 +311,8 @@ class Encoders:
             mixer.remember(unpadded, self._state)
         return entry
 
-    def _throw_out_memory(self) -> bool:
-        old = self.memories.throw_out()
+    def _evict_memory(self) -> bool:
+        old = self.memories.evict()
         if old is not None and self._pool is not None:
             self._pool.release(old.table)
         return old is not None

@@ -15,15 +15,15 @@ from omniform.architectures.model import Model
 from omniform.core.background import Background
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
-from omniform.engine.blocks import WHOLE, BlockPool
+from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
 from omniform.engine.encoders import Encoders
 from omniform.engine.handle import Handle
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
-from omniform.engine.pages import MEMORY, ROWS, PagedState, unit_bytes
+from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.request import Completion, Prompt, Request, Row, Sink
 from omniform.engine.runner import Runner
-from omniform.engine.scheduler import Plan, Scheduler, refuse_if_too_big
+from omniform.engine.scheduler import Scheduler, StepPlan, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
@@ -54,7 +54,7 @@ class Engine:
         processor: its processor or tokenizer, for prompts and answers as text; None for token ids only.
         memory: the most that state, features and what is remembered may take together: bytes, or a text like
             ``"2GB"``; a quarter of the free memory by default.
-        max_tokens_per_step: how many tokens go through the model at once; long prompts are read in such pieces.
+        max_tokens_per_step: how many tokens go through the model at once; long prompts are read in such chunks.
         block_size: tokens in a block of state: small ones share more of a beginning, large ones take less bookkeeping;
             8 by default on a CPU, where bookkeeping is cheap beside a step, and 16 elsewhere.
         prefix_cache: whether beginnings are shared between requests. A model that keeps a recurrent state shares none.
@@ -119,7 +119,7 @@ class Engine:
                 found=f"{memory} bytes",
             )
         self._state = PagedState(specs, blocks, size, model.dtype, model.device)
-        # A state of fixed size is what all tokens before made of it: there is none to take over from half-way.
+        # A state of fixed size is what all tokens before made of it: there is none to reuse from half-way.
         remembers = prefix_cache and ROWS not in blocks
         why = ": the model keeps a recurrent state, of which no beginning is left" if ROWS in blocks else ""
         self._prefix_cache = "on" if remembers else f"off{why}"
@@ -273,11 +273,11 @@ class Engine:
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
-            if not plan.shares:
+            if not plan.chunks:
                 if self._writer.failures == failures:
                     self._unstick()
                 return self._has_work
-            ready = [share for share in plan.shares if share.is_last]
+            ready = [chunk for chunk in plan.chunks if chunk.is_last]
             try:
                 logits = self._runner.run(plan)
             except Exception as error:
@@ -287,11 +287,11 @@ class Engine:
             self._scheduler.done(plan)
             self._writer.write(ready, logits)
             self._counts["steps"] += 1
-            self._counts["tokens_computed"] += sum(share.count for share in plan.shares)
+            self._counts["tokens_computed"] += sum(chunk.count for chunk in plan.chunks)
             self._seconds["model"] += computed - planned
             self._seconds["sample"] += time.perf_counter() - computed
             if self._has_work:
-                self._weights.pack()
+                self._weights.prepack()
             return self._has_work
 
     @contextlib.contextmanager
@@ -316,7 +316,7 @@ class Engine:
         """Forget what was computed with weights that are no more."""
         if (self.model.dtype, self.model.device) != self._kept_as:
             self._rebuild()
-        self._encoders.throw_out_all()
+        self._encoders.evict_all()
         for pool in self._pools.values():
             pool.forget_idle()
         for request in self._scheduler.waiting:
@@ -394,7 +394,7 @@ class Engine:
     def _root_of(self, request: Request) -> bytes:
         # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
         # rotary embeddings, the length of the prompt.
-        regimes = [regimes.regime(request.rows[0].turned) for regimes in self._regimes]
+        regimes = [regimes.regime(request.rows[0].regime_length) for regimes in self._regimes]
         return repr((self._weights.version, request.memory, regimes)).encode()
 
     def _renew(self) -> None:
@@ -402,7 +402,7 @@ class Engine:
         kinds = [regimes for regimes in self._regimes if regimes.renews]
         for request in [*self._scheduler.running] if kinds else ():
             rows = [row for row in request.rows if row.finished is None]
-            if any(kind.regime(row.turned) != kind.regime(len(row.tokens)) for kind in kinds for row in rows):
+            if any(kind.regime(row.regime_length) != kind.regime(len(row.tokens)) for kind in kinds for row in rows):
                 self._scheduler.preempt(request)
                 for row in rows:
                     row.outgrew, row.contents = len(row.tokens), []
@@ -414,7 +414,7 @@ class Engine:
             error = InputError("the request finds no room in the engine's memory", where="memory")
             self._writer.fail(waiting[0], error)
 
-    def _isolate(self, plan: Plan, error: Exception) -> None:
+    def _isolate(self, plan: StepPlan, error: Exception) -> None:
         """A step failed: find out whose fault it is by running its requests one at a time."""
         requests = plan.requests
         for request in requests:

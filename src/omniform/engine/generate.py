@@ -55,14 +55,14 @@ class Answers:
     """Receives what one prompt of a call gives."""
 
     def __init__(self) -> None:
-        self.opening: list[int] = []
+        self.prompt: list[int] = []
         self.tokens: list[list[int]] = []
         self.completion: Completion | None = None
         self.error: BaseException | None = None
 
     def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
         """Note a token."""
-        self.opening = self.opening or row.named[: row.prompt - row.nameless]
+        self.prompt = self.prompt or row.named[: row.prompt - row.nameless]
         while len(self.tokens) <= row.number:
             self.tokens.append([])
         self.tokens[row.number].append(token)
@@ -92,7 +92,7 @@ class Job:
         model: what writes.
         prompts: what the rows begin with.
         asked: how to choose and when to stop.
-        given: the ids to give back in front of the answers, Shape: [B, T]; None for an encoder-decoder's own openings.
+        given: the ids to give back in front of the answers, Shape: [B, T]; None for decoder prompts of the model's own.
         tokenizer: reads answers for stop strings.
     """
 
@@ -179,16 +179,16 @@ def generate(
         if streamer is not None:
             for column in _columns(answers, settings.pad_token_id, shown):
                 if shown == 0:
-                    streamer.put(torch.tensor([answers[0].opening]) if job.given is None else job.given.cpu())
+                    streamer.put(torch.tensor([answers[0].prompt]) if job.given is None else job.given.cpu())
                 streamer.put(column)
                 shown += 1
     if streamer is not None:
         streamer.end()
     found = [answer.finished() for answer in answers]
-    opening, written = _rows(job, settings, found)
+    prompt, written = _rows(job, settings, found)
     if not job.asked.flag("return_dict_in_generate"):
-        return job.model.given_back(opening, written, settings.eos_token_ids, settings.pad_token_id)
-    return GenerateOutput(torch.cat((opening, written), dim=1), *_noted(found), _beam_scores(found))
+        return job.model.given_back(prompt, written, settings.eos_token_ids, settings.pad_token_id)
+    return GenerateOutput(torch.cat((prompt, written), dim=1), *_noted(found), _beam_scores(found))
 
 
 def stream(
@@ -348,11 +348,11 @@ def _rows(job: Job, settings: Settings, found: Sequence[Completion]) -> tuple[Te
     device = job.model.device
     each = len(found[0].sequences)
     if job.given is not None:
-        opening = job.given.repeat_interleave(each, dim=0)
+        prompt = job.given.repeat_interleave(each, dim=0)
     else:
-        openings = [list(c.opening) for c in found for _ in range(each)]
-        opening = _padded(openings, settings.pad_token_id, left=True).to(device)
-    return opening, _padded([s.tokens for c in found for s in c.sequences], _fill(settings), left=False).to(device)
+        prompts = [list(c.decoder_prompt) for c in found for _ in range(each)]
+        prompt = _padded(prompts, settings.pad_token_id, left=True).to(device)
+    return prompt, _padded([s.tokens for c in found for s in c.sequences], _fill(settings), left=False).to(device)
 
 
 def _fill(settings: Settings) -> int:

@@ -11,7 +11,7 @@ import torch
 from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError
 from omniform.core.state import StateSpec, state_specs
-from omniform.engine.pages import MEMORY, ROWS, Pool, unit_bytes
+from omniform.engine.paged_state import MEMORY, ROWS, Pool, unit_bytes
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from omniform.architectures.generative import RowLayout
 from omniform.core.batch import Item
 from omniform.engine.beams import BeamSearch
-from omniform.engine.blocks import BlockTable, Content
-from omniform.engine.pages import Pool
+from omniform.engine.block_pool import BlockTable, Content
+from omniform.engine.paged_state import Pool
 from omniform.engine.settings import Settings
 from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
@@ -31,11 +31,11 @@ class Prompt:
     """What one request begins with.
 
     Attributes:
-        tokens: what the decoder reads; empty where an encoder-decoder chooses its own opening; :data:`NAMELESS` where a
-            vector stands that is no token's.
+        tokens: what the decoder reads; empty where an encoder-decoder chooses its own; :data:`NAMELESS` where a vector
+            stands that is no token's.
         items: the pictures and sounds among the tokens, in reading order.
         encoder: inputs of an encoder-decoder's encoder, a batch of one row; empty for a decoder alone.
-        options: settings that the opening of an encoder-decoder's answer depends on (language, task).
+        options: settings that an encoder-decoder's own decoder prompt depends on (language, task).
         place: which prompt of its call it is, for messages.
         vectors: what stands in the place of tokens' own vectors, and from which token on. Shape: [n, D] each.
     """
@@ -126,19 +126,19 @@ class Completion:
 
     Attributes:
         sequences: its answers, the best first; one, unless more were asked for.
-        opening: the tokens that the decoder read before the answer: the prompt, placeholders of pictures included, or
-            what an encoder-decoder's answer opens with.
+        decoder_prompt: what the decoder read before the answer: the prompt, placeholders of pictures included, or what
+            an encoder-decoder's answer opens with.
         cached_tokens: how many of them were not computed, because another request had begun the same.
     """
 
     sequences: list[Continuation]
-    opening: tuple[int, ...]
+    decoder_prompt: tuple[int, ...]
     cached_tokens: int
 
     @property
     def prompt_tokens(self) -> int:
         """How many tokens the decoder read before the answer."""
-        return len(self.opening)
+        return len(self.decoder_prompt)
 
     @property
     def tokens(self) -> list[int]:
@@ -147,8 +147,13 @@ class Completion:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """The ecosystem's name for :attr:`opening`."""
-        return list(self.opening)
+        """The ecosystem's name for :attr:`decoder_prompt`."""
+        return list(self.decoder_prompt)
+
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """The first name of :attr:`decoder_prompt`."""
+        return self.decoder_prompt
 
     @property
     def generated_tokens(self) -> list[int]:
@@ -212,7 +217,7 @@ class Row:
         return len(self.tokens) - self.computed
 
     @property
-    def turned(self) -> int:
+    def regime_length(self) -> int:
         """The length whose rotary frequencies its first tokens have."""
         return max(self.prompt, self.outgrew)
 
@@ -253,7 +258,7 @@ class Request:
 
     Attributes:
         prompt: what it begins with.
-        settings: how to choose tokens and when to stop; read again once an encoder-decoder has chosen its opening.
+        settings: how to choose tokens and when to stop; read again once a model has chosen its decoder prompt.
         priority: the higher, the sooner.
         arrival: requests of the same priority keep the order in which they came.
         sink: told of every piece, and of the end.
@@ -269,8 +274,8 @@ class Request:
         beams: the search that its rows take part in, if any.
         stop_strings: ends a row by its text; None where no such strings were given.
         alone: to be computed in a step of its own, because a step that it was in failed.
-        begun: it has had blocks; what it takes over after it gave way is its own.
-        cached_tokens: prompt tokens that were taken over from another request.
+        begun: it has had blocks; what it reuses after it was preempted is its own.
+        cached_tokens: prompt tokens whose blocks another request had computed.
         over: it has ended, for better or worse.
         cancelled: somebody has lost interest.
         deadline: the time after which no further token is begun.

@@ -11,8 +11,8 @@ from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.engine.encoders import Encoders
-from omniform.engine.pages import ROWS, PagedState, Pool
-from omniform.engine.scheduler import Plan, Share
+from omniform.engine.paged_state import ROWS, PagedState, Pool
+from omniform.engine.scheduler import ScheduledChunk, StepPlan
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
 _ELSEWHERE = Memory(torch.empty(0))
@@ -36,11 +36,11 @@ class Runner:
         self._encoders = encoders
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> Tensor:
+    def run(self, plan: StepPlan) -> Tensor:
         """Compute one step.
 
         Returns:
-            Scores of the next token of each share that is its row's last, in order. Shape: [R, V].
+            Scores of the next token of each chunk that is its row's last, in order. Shape: [R, V].
         """
         for copy in plan.copies:
             self._state.copy(*copy)
@@ -49,27 +49,27 @@ class Runner:
         lengths: list[int] = []
         segments: list[Segment] = []
         last: list[int] = []
-        for share in plan.shares:
-            row, first, stop = share.row, share.row.computed, share.row.computed + share.count
-            together = tuple(t for t in share.request.layout.together if t[0] < stop and t[1] > first)
-            segments.append(Segment(len(ids), share.count, first, together))
+        for chunk in plan.chunks:
+            row, first, stop = chunk.row, chunk.row.computed, chunk.row.computed + chunk.count
+            bidirectional = tuple(t for t in chunk.request.layout.bidirectional if t[0] < stop and t[1] > first)
+            segments.append(Segment(len(ids), chunk.count, first, bidirectional))
             ids += row.tokens[first:stop]
-            lengths += [max(row.turned, at + 1) for at in range(first, stop)]
-            if share.is_last:
+            lengths += [max(row.regime_length, at + 1) for at in range(first, stop)]
+            if chunk.is_last:
                 last.append(len(ids) - 1)
         embeds = model.embed(torch.tensor([ids], device=device).clamp_(min=0))  # a vector's place has no id
-        for share, segment in zip(plan.shares, segments, strict=True):
-            self._place_features(embeds, share, segment)
+        for chunk, segment in zip(plan.chunks, segments, strict=True):
+            self._place_features(embeds, chunk, segment)
         for pool in self._pools:
-            self._begin(pool, plan.shares)
-        reads_memory = plan.shares[0].request.memory is not None
+            self._begin(pool, plan.chunks)
+        reads_memory = plan.chunks[0].request.memory is not None
         ctx = PackedContext(
-            positions=_positions(plan.shares).to(device),
+            positions=_positions(plan.chunks).to(device),
             lengths=torch.tensor([lengths], device=device),
             segments=tuple(segments),
-            tables={pool: [s.row.tables[pool] for s in plan.shares] for pool in self._token_pools},
+            tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},
             memory=_ELSEWHERE if reads_memory else None,
-            memory_tables=[self._memory(share) for share in plan.shares] if reads_memory else (),
+            memory_tables=[self._memory(chunk) for chunk in plan.chunks] if reads_memory else (),
             state=self._state,
             backend=model.attn_backend,
             # Where only beginnings are read, no output is asked for; one is computed all the same, and not looked at.
@@ -78,10 +78,10 @@ class Runner:
         hidden = model.decoder.decode(embeds, ctx)
         return model.project(hidden[0]) if last else hidden.new_empty(0, 0)
 
-    def _place_features(self, embeds_1ND: Tensor, share: Share, segment: Segment) -> None:
+    def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
         first, stop = segment.past, segment.past + segment.count
-        for placed in share.request.placed:
+        for placed in chunk.request.placed:
             low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
                 part, at = (
@@ -90,37 +90,37 @@ class Runner:
                 )
                 embeds_1ND[0, at + low : at + high] = part.to(embeds_1ND)
 
-    def _begin(self, pool: Pool, shares: Sequence[Share]) -> None:
+    def _begin(self, pool: Pool, chunks: Sequence[ScheduledChunk]) -> None:
         """Say where the step writes."""
         if pool != ROWS:
-            self._state.begin(pool, _written(shares, pool))
+            self._state.begin(pool, _written(chunks, pool))
             return
-        blocks = [s.row.tables[ROWS].held()[0] for s in shares]
-        fresh = [block for block, s in zip(blocks, shares, strict=True) if s.row.computed == 0]
+        blocks = [s.row.tables[ROWS].held()[0] for s in chunks]
+        fresh = [block for block, s in zip(blocks, chunks, strict=True) if s.row.computed == 0]
         self._state.begin_rows(blocks, fresh)
 
-    def _memory(self, share: Share) -> tuple[Table, int]:
-        assert share.request.memory is not None
-        entry = self._encoders.memories[share.request.memory]
+    def _memory(self, chunk: ScheduledChunk) -> tuple[Table, int]:
+        assert chunk.request.memory is not None
+        entry = self._encoders.memories[chunk.request.memory]
         return entry.table, entry.length
 
 
-def _positions(shares: Sequence[Share]) -> Tensor:
+def _positions(chunks: Sequence[ScheduledChunk]) -> Tensor:
     """Where the tokens of a step stand. Shape: [1, N], or [axes, 1, N] where the model counts on several axes."""
-    if all(share.request.layout.positions is None for share in shares):
-        return torch.tensor([[at for s in shares for at in range(s.row.computed, s.row.computed + s.count)]])
-    rows = [s.request.layout.of(s.row.computed, s.row.computed + s.count) for s in shares]
+    if all(chunk.request.layout.positions is None for chunk in chunks):
+        return torch.tensor([[at for s in chunks for at in range(s.row.computed, s.row.computed + s.count)]])
+    rows = [s.request.layout.of(s.row.computed, s.row.computed + s.count) for s in chunks]
     axes = max(len(row) for row in rows)
     whole = torch.cat([row.expand(axes, -1) for row in rows], dim=1)
     return whole if axes == 1 else whole[:, None]
 
 
-def _written(shares: Sequence[Share], pool: Pool) -> list[SlotRange]:
+def _written(chunks: Sequence[ScheduledChunk], pool: Pool) -> list[SlotRange]:
     """The slots that a step writes, neighbours joined."""
     ranges: list[SlotRange] = []
-    for share in shares:
-        first = share.row.computed
-        for slots in share.row.tables[pool].slot_ranges(first, first + share.count):
+    for chunk in chunks:
+        first = chunk.row.computed
+        for slots in chunk.row.tables[pool].slot_ranges(first, first + chunk.count):
             if ranges and ranges[-1][1] == slots[0]:
                 ranges[-1] = (ranges[-1][0], slots[1])
             else:

@@ -1,9 +1,9 @@
-"""The scheduler: which rows go into the next step, with how many tokens each, and who gives way when room runs out.
+"""The scheduler: which rows go into the next step, with how many tokens each, and who is preempted.
 
 Every row has tokens whose state is not computed yet: a prompt not read to its end, or the one token written last. A
-step takes some of each, up to a number of tokens, the most urgent requests first; long prompts are read in pieces
-beside rows that write. A request that finds no room makes the least urgent one give up its blocks; that one is computed
-again later, from what is still remembered of it.
+step takes some of each, up to a number of tokens, the most urgent requests first; long prompts are read in chunks
+beside rows that write. A request that finds no room preempts the least urgent one, which gives up its blocks and is
+computed again later, from what is still remembered of it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from omniform.core.errors import InputError
-from omniform.engine.blocks import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
-from omniform.engine.pages import Pool
+from omniform.engine.block_pool import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
+from omniform.engine.paged_state import Pool
 from omniform.engine.request import Request, Row
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ScheduledChunk:
     """A row's part in a step: the next ``count`` of its tokens."""
 
     request: Request
@@ -34,21 +34,21 @@ class Share:
 
 
 @dataclass(slots=True)
-class Plan:
+class StepPlan:
     """One step.
 
     Attributes:
-        shares: what is computed.
+        chunks: what is computed.
         copies: blocks to copy first: pool, source, target.
     """
 
-    shares: list[Share] = field(default_factory=list)
+    chunks: list[ScheduledChunk] = field(default_factory=list)
     copies: list[tuple[Pool, int, int]] = field(default_factory=list)
 
     @property
     def requests(self) -> list[Request]:
         """Whose rows take part."""
-        return list({id(s.request): s.request for s in self.shares}.values())
+        return list({id(s.request): s.request for s in self.chunks}.values())
 
 
 class Scheduler:
@@ -141,9 +141,9 @@ class Scheduler:
 
     # -- planning ----------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """What the next step computes; empty if nothing can be."""
-        plan = Plan()
+        plan = StepPlan()
         everyone = [*self.running, *self.waiting]
         suspect = next((r for r in everyone if r.alone), None)
         budget = self.max_tokens
@@ -154,7 +154,7 @@ class Scheduler:
             if budget <= 0 or (suspect is not None and request is not suspect):
                 continue
             # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones. That goes for those
-            # too that had to give way a moment ago.
+            # too that were preempted a moment ago.
             if id(request) in starting:
                 blocked = blocked or not self._admit(request, plan)
                 if blocked:
@@ -162,26 +162,26 @@ class Scheduler:
             elif request not in self.running:
                 blocked = True
                 continue
-            budget -= self._share(request, budget, plan)
+            budget -= self._plan_chunks(request, budget, plan)
             blocked = blocked or request not in self.running
         return plan
 
-    def done(self, plan: Plan) -> None:
+    def done(self, plan: StepPlan) -> None:
         """Note that a step was computed."""
-        for share in plan.shares:
-            share.row.computed += share.count
-            for pool, table in share.row.tables.items():
-                self.pools[pool].slide(table, share.row.computed)
+        for chunk in plan.chunks:
+            chunk.row.computed += chunk.count
+            for pool, table in chunk.row.tables.items():
+                self.pools[pool].slide(table, chunk.row.computed)
         for request in plan.requests:
             # Whoever was in a step that failed is alone until it has come that far again.
             request.alone = request.alone and any(row.pending for row in request.running)
 
-    def _admit(self, request: Request, plan: Plan) -> bool:
+    def _admit(self, request: Request, plan: StepPlan) -> bool:
         """Let a waiting request run, if there is room for all that it holds so far."""
         while not (self._prepare(request) and self._fits(request)):
             if request not in self.waiting:
                 return False  # it could not be prepared, and is over
-            if not self._give_way(request, plan, only_lesser=True):
+            if not self._preempt_another(request, plan, only_lesser=True):
                 self._let_go(request)
                 return False
         self.waiting.remove(request)
@@ -191,7 +191,7 @@ class Scheduler:
     def _fits(self, request: Request) -> bool:
         rows = request.running
         contents = [self._contents(row, request) for row in rows]
-        widest = max((end - start for start, end in request.layout.together), default=0)
+        widest = max((end - start for start, end in request.layout.bidirectional), default=0)
         for pool in self.pools.values():
             need = 0
             for row, chain in zip(rows, contents, strict=True):
@@ -206,7 +206,7 @@ class Scheduler:
                 return False
         return True
 
-    def _share(self, request: Request, budget: int, plan: Plan) -> int:
+    def _plan_chunks(self, request: Request, budget: int, plan: StepPlan) -> int:
         """Plan a running request's tokens; returns how many."""
         rows = request.running
         lockstep = len(rows) > 1 and request.beams is not None
@@ -217,34 +217,34 @@ class Scheduler:
             return 0
         else:
             wishes = [(row, row.pending) for row in rows]
-        shares: list[Share] = []
+        chunks: list[ScheduledChunk] = []
         copies: list[tuple[Pool, int, int]] = []
         left = budget
         for row, wish in wishes:
             if not row.tables:
-                wish -= self._take_over(request, row)
+                wish -= self._reuse_prefix(request, row)
             count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:
                 continue
             while not self._has_room(row, count):
-                if not self._give_way(request, plan, only_lesser=False):
+                if not self._preempt_another(request, plan, only_lesser=False):
                     self.preempt(request)
                     self.preemptions += 1
                     return 0
             copies += self._grow(request, row, count)
-            shares.append(Share(request, row, count))
+            chunks.append(ScheduledChunk(request, row, count))
             left -= count
-        plan.shares += shares
+        plan.chunks += chunks
         plan.copies += copies
         return budget - left
 
-    def _give_way(self, request: Request, plan: Plan, *, only_lesser: bool) -> bool:
-        """Make the least urgent running request give up its blocks; False if there is none that may have to.
+    def _preempt_another(self, request: Request, plan: StepPlan, *, only_lesser: bool) -> bool:
+        """Preempt the least urgent running request; False if there is none that may be.
 
-        A request gives way to those of higher priority and, unless ``only_lesser``, to those that came before it; but
-        not if the step counts on it already. All give way to one that must be alone: they do not run before it has.
+        A request is preempted by those of higher priority and, unless ``only_lesser``, by those that came before it;
+        not if the step counts on it already. One that must be alone preempts all: they do not run before it has.
         """
-        planned = {id(share.request) for share in plan.shares}
+        planned = {id(chunk.request) for chunk in plan.chunks}
         for victim in sorted(self.running, key=lambda r: r.order, reverse=True):
             if victim is request or id(victim) in planned:
                 continue
@@ -257,12 +257,12 @@ class Scheduler:
 
     # -- blocks of a row ---------------------------------------------------------------------------------------------
 
-    def _take_over(self, request: Request, row: Row) -> int:
+    def _reuse_prefix(self, request: Request, row: Row) -> int:
         """Give a row that has no blocks those that hold what it begins with; returns the tokens saved."""
         chain = self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
-        # Tokens that see one another are read in one step, so none of them is taken over without the others.
-        while cut := [start for start, end in request.layout.together if start < known * self._size < end]:
+        # Tokens that see one another are read in one step, so none of them is reused without the others.
+        while cut := [start for start, end in request.layout.bidirectional if start < known * self._size < end]:
             known = longest_prefix(list(self.pools.values()), chain[: cut[0] // self._size])
         for key, pool in self.pools.items():
             table = row.tables[key] = BlockTable(pool.size)
@@ -273,14 +273,14 @@ class Scheduler:
                     table.blocks.append(None)
                 else:
                     assert block is not None, "longest_prefix has found it"
-                    table.blocks.append(pool.share(block))
+                    table.blocks.append(pool.hold(block))
         row.computed = known * self._size
         if not request.begun:
             request.begun, request.cached_tokens = True, min(row.computed, row.prompt)
         return row.computed
 
     def _contents(self, row: Row, request: Request) -> list[Content]:
-        """Digests of a row's full blocks, as far as they may be taken over: the last token is always computed."""
+        """Digests of a row's full blocks, as far as they may be reused: the last token is always computed."""
         blocks = (len(row.tokens) - 1) // self._size
         self._digest(row, request, blocks)
         return row.contents[:blocks]
@@ -303,7 +303,7 @@ class Scheduler:
         layout, stop = request.layout, first + self._size
         if layout.positions is not None:
             whole.update(layout.of(first, stop).contiguous().numpy().tobytes())
-        for start, end in layout.together:
+        for start, end in layout.bidirectional:
             if start < stop < end:
                 placed = [p.content for p in request.placed if p.start < end and p.start + p.length > start]
                 whole.update(repr((start - first, row.tokens[start:end], placed)).encode())
@@ -347,7 +347,7 @@ def _unsplit(request: Request, row: Row, count: int) -> int:
     A stretch that is longer than a step may be makes the step longer.
     """
     stop = row.computed + count
-    for start, end in request.layout.together:
+    for start, end in request.layout.bidirectional:
         if start < stop < end:
             stop = start if start > row.computed else end
     return stop - row.computed

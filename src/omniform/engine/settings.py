@@ -188,7 +188,7 @@ class Asked:
         return self._read.values
 
     def own(self, rows: int) -> list[dict[str, object]]:
-        """What the opening of each row depends on, as far as it is set; a list stands for one value per row."""
+        """What each row's own decoder prompt depends on, as far as it is set; a list stands for one value per row."""
         found = {name: self.values[name] for name in self._model.own_settings if self.values.get(name) is not None}
         start = self.values["decoder_start_token_id"]
         if isinstance(start, tuple) and start:
@@ -266,7 +266,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
         "min_new_tokens": fewest if isinstance(fewest, int) else max(0, rest),
         # A single end token is no bad word: the ecosystem leaves ends to min_new_tokens.
         "bad_words": tuple(word for word in given["bad_words"] if len(word) > 1 or word[0] not in ends),
-        # The ecosystem forces the second token of a row, which is an answer's first after a single opening token.
+        # The ecosystem forces the second token of a row, the first that is written after a decoder prompt of one.
         "forced_first": first[0] if first and prompt == 1 else None,
         "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
     }

@@ -20,7 +20,7 @@ class Stats:
         tokens_cached: prompt tokens that did not have to, because another request had begun the same.
         encoder_runs: pictures, sounds and texts that an encoder read.
         encoder_hits: those that were known already.
-        preemptions: how often a request had to give up its blocks.
+        preemptions: how often a request was preempted: had to give up its blocks.
         prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
         seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
     """

@@ -1,9 +1,9 @@
-"""What an engine knows of its model's weights: their version, and whether their matrices are packed."""
+"""What an engine knows of its model's weights: their version, and whether their matrices are prepacked."""
 
 from __future__ import annotations
 
 from omniform.architectures.model import Model
-from omniform.transforms.pack import pack, unpack_changed
+from omniform.transforms.prepack import drop_changed, prepack
 from omniform.transforms.widen import widen
 from omniform.weights.version import WeightWatch
 
@@ -17,7 +17,7 @@ class Weights:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._packed = False
+        self._prepacked = False
         self._watch = WeightWatch.of(model)
         self._suit()
         self.version = self._watch.version
@@ -27,13 +27,13 @@ class Weights:
         version = self._watch.look()
         if version == self.version:
             return False
-        self.version, self._packed = version, False
+        self.version, self._prepacked = version, False
         self._suit()
         return True
 
     def _suit(self) -> None:
         """Have the layers computed as suits their matrices and dtypes now."""
-        unpack_changed(self._model)
+        drop_changed(self._model)
         if widen(self._model):
             self._watch.accept()
 
@@ -41,10 +41,10 @@ class Weights:
         """Have the next look find a change."""
         self._watch.raise_()
 
-    def pack(self) -> None:
+    def prepack(self) -> None:
         """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
-        if self._packed:
+        if self._prepacked:
             return
-        self._packed = True
-        if "disk" not in self._model.hf_device_map.values() and pack(self._model, mapped_only=True):
+        self._prepacked = True
+        if "disk" not in self._model.hf_device_map.values() and prepack(self._model, mapped_only=True):
             self._watch.accept()

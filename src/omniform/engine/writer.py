@@ -13,7 +13,7 @@ from omniform.engine.beams import BeamSearch
 from omniform.engine.encoders import Encoders
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.sampling import choose, logprobs_of, processed, refuse_no_numbers
-from omniform.engine.scheduler import Scheduler, Share
+from omniform.engine.scheduler import ScheduledChunk, Scheduler
 from omniform.engine.settings import Settings
 from omniform.engine.stop import answer_text
 
@@ -44,12 +44,12 @@ class Writer:
         self._device = device
 
     @torch.inference_mode()
-    def write(self, ready: Sequence[Share], logits_RV: Tensor) -> None:
+    def write(self, ready: Sequence[ScheduledChunk], logits_RV: Tensor) -> None:
         """Choose the next token of every row that was read to its end."""
         alike: dict[Settings, list[Entry]] = {}
         searches: dict[int, list[Entry]] = {}
-        for at, share in enumerate(ready):
-            request, row = share.request, share.row
+        for at, chunk in enumerate(ready):
+            request, row = chunk.request, chunk.row
             if request.settings.num_beams > 1:
                 searches.setdefault(id(request), []).append((request, row, at))
                 continue
@@ -159,20 +159,20 @@ class Writer:
 
     def _completion(self, request: Request) -> Completion:
         beams = request.beams
-        opening = [t for t in request.prompt.tokens if t != NAMELESS]
+        prompt = [t for t in request.prompt.tokens if t != NAMELESS]
         if request.rows:
-            opening = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
+            prompt = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
         if beams is not None and beams.done:
             found = [
-                self._continuation(request, opening, h.tokens, "stop" if h.stopped else "length", None, h.score)
+                self._continuation(request, prompt, h.tokens, "stop" if h.stopped else "length", None, h.score)
                 for h in beams.results()
             ]
         else:
             found = [
-                self._continuation(request, opening, row.tokens[row.prompt :], row.finished or "length", row, None)
+                self._continuation(request, prompt, row.tokens[row.prompt :], row.finished or "length", row, None)
                 for row in request.rows[: request.settings.num_return_sequences]
-            ] or [self._continuation(request, opening, [], "cancelled", None, None)]
-        return Completion(found, tuple(opening), request.cached_tokens)
+            ] or [self._continuation(request, prompt, [], "cancelled", None, None)]
+        return Completion(found, tuple(prompt), request.cached_tokens)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request is over for an error."""
@@ -191,7 +191,7 @@ class Writer:
     def _continuation(
         self,
         request: Request,
-        opening: list[int],
+        prompt: list[int],
         tokens: list[int],
         reason: FinishReason,
         row: Row | None,
@@ -199,7 +199,7 @@ class Writer:
     ) -> Continuation:
         text = None
         if request.tokenizer is not None:
-            text = answer_text(request.tokenizer, request.stop_strings, [*opening, *tokens], len(opening))
+            text = answer_text(request.tokenizer, request.stop_strings, [*prompt, *tokens], len(prompt))
         if row is None:
             return Continuation(tokens, reason, text, score=score)
         noted = row.logprobs if request.settings.logprobs is not None else None

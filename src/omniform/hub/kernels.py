@@ -12,7 +12,7 @@ from omniform.architectures.model import Model
 from omniform.core.state import Computed, StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
-from omniform.transforms.pack import LEAST
+from omniform.transforms.prepack import LEAST
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -69,7 +69,7 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
         stored: its tensors as they are held.
         placement: where they lie, and what computes them.
     """
-    packs = model.can_generate() and "disk" not in placement.places.values()
+    prepacks = model.can_generate() and "disk" not in placement.places.values()
     runs_on = {path: placement.runs_on(part) for part in placement.parts for path in part.tensors}
     _, ties = tensors_and_ties(model)
     groups: dict[tuple[str, str], list[str]] = {}
@@ -77,13 +77,13 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
         weight = f"{path}.weight"
         if type(module) in WIDENED and weight in runs_on:
             held = stored[ties.get(weight, weight)]
-            packable = packs and type(module) is nn.Linear and min(module.weight.shape) >= LEAST
-            found = _matmul(module, held, runs_on[weight], packable)
+            prepackable = prepacks and type(module) is nn.Linear and min(module.weight.shape) >= LEAST
+            found = _matmul(module, held, runs_on[weight], prepackable)
             groups.setdefault(found, []).append(path)
     return tuple(Matmul(tuple(paths), *found) for found, paths in groups.items())
 
 
-def _matmul(module: nn.Module, held: Stored, place: Place, packable: bool) -> tuple[str, str]:
+def _matmul(module: nn.Module, held: Stored, place: Place, prepackable: bool) -> tuple[str, str]:
     dtype = held.dtype
     name = NAMES.get(dtype, str(dtype).removeprefix("torch."))
     if place != "cpu":
@@ -98,6 +98,6 @@ def _matmul(module: nn.Module, held: Stored, place: Place, packable: bool) -> tu
             f"{name} in f32 tiles",
             f"{why}; {ROWS} rows and more go through a widened tile, fewer as they are",
         )
-    if dtype == torch.bfloat16 and packable and held.mapped:
-        return f"oneDNN packed {name}", "mapped from the file: an engine packs them after its first step"
+    if dtype == torch.bfloat16 and prepackable and held.mapped:
+        return f"oneDNN prepacked {name}", "mapped from the file: an engine prepacks them after its first step"
     return f"oneDNN {name}", f"the CPU has {name} instructions"

@@ -145,7 +145,7 @@ class WeightWatch:
             self._remember()
 
     def accept(self) -> None:
-        """Take what the modules do now for unchanged, after an edit that changes no output and no tensor (packing)."""
+        """Take what the modules do now for unchanged, after an edit that changes no output and no tensor (prepack)."""
         with self._lock:
             self._facts = _facts(list(self._whole().modules()))
 

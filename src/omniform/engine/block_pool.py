@@ -24,7 +24,7 @@ Content = bytes
 """What a full block holds, and all before it, as a digest."""
 
 
-class Extents:
+class FreeBlocks:
     """Free blocks, as a sorted list of stretches."""
 
     def __init__(self, blocks: int) -> None:
@@ -127,7 +127,7 @@ class BlockPool:
         self.size = size
         self.window = window
         self._remembers = remembers
-        self._free = Extents(blocks)
+        self._free = FreeBlocks(blocks)
         self._holders = [0] * blocks
         self._content: list[Content | None] = [None] * blocks
         self._found: dict[Content, int] = {}
@@ -206,7 +206,7 @@ class BlockPool:
         block = self._found.get(content)
         return block is not None and self._holders[block] > 0
 
-    def share(self, block: int) -> int:
+    def hold(self, block: int) -> int:
         """Hold a block once more."""
         self._holders[block] += 1
         self._idle.pop(block, None)
@@ -239,7 +239,7 @@ class BlockPool:
 
     def fork(self, table: BlockTable) -> BlockTable:
         """A second table of the same blocks."""
-        return BlockTable(self.size, [None if b is None else self.share(b) for b in table.blocks])
+        return BlockTable(self.size, [None if b is None else self.hold(b) for b in table.blocks])
 
     def slide(self, table: BlockTable, tokens: int) -> None:
         """Let go of the blocks that no later query sees, once a row has ``tokens`` tokens behind it."""

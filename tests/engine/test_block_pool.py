@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
-from omniform.engine.blocks import BlockPool, BlockTable, Extents, first_needed, longest_prefix
+from omniform.engine.block_pool import BlockPool, BlockTable, FreeBlocks, first_needed, longest_prefix
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_extents_hand_out_every_block_once(seed):
     chance = random.Random(seed)
     total = chance.choice((1, 7, 64))
-    extents, taken = Extents(total), set()
+    extents, taken = FreeBlocks(total), set()
     for _ in range(3000):
         assert extents.count == total - len(taken)
         if chance.random() < 0.5 and extents.count:
@@ -90,7 +90,7 @@ class Model:
                 block = pool.find(text.encode())
                 if block is None:
                     break
-                table.blocks.append(pool.share(block))
+                table.blocks.append(pool.hold(block))
                 contents.append(text.encode())
             self.rows.append((table, contents))
         elif action < 0.5 and pool.available:

@@ -34,7 +34,7 @@ def unit_bytes(specs: Mapping[int, StateSpec], dtype: torch.dtype) -> dict[Pool,
     return sizes
 
 
-class Places:
+class SlotMapping:
     """Where the present step writes, in one pool."""
 
     __slots__ = ("slots",)
@@ -46,15 +46,15 @@ class Places:
 class PagedTokens:
     """What one mixer keeps of every token, of all rows. Shape: [1, G, slots, D] each."""
 
-    __slots__ = ("_places", "whole")
+    __slots__ = ("_mapping", "whole")
 
-    def __init__(self, whole: tuple[Tensor, ...], places: Places) -> None:
+    def __init__(self, whole: tuple[Tensor, ...], mapping: SlotMapping) -> None:
         self.whole = whole
-        self._places = places
+        self._mapping = mapping
 
     def write(self, *new: Tensor) -> None:
         """Write this step's, Shape: [1, G, N, D] each."""
-        at = self._places.slots
+        at = self._mapping.slots
         for whole, x in zip(self.whole, new, strict=True):
             if isinstance(at, tuple):
                 whole.narrow(2, *at).copy_(x)
@@ -93,21 +93,21 @@ class PagedLatent(PagedTokens):
 class PagedFixed:
     """One mixer's states of fixed size, of all rows. Shape: [blocks, ...]."""
 
-    __slots__ = ("_places", "whole")
+    __slots__ = ("_mapping", "whole")
 
-    def __init__(self, whole: Tensor, places: Places) -> None:
+    def __init__(self, whole: Tensor, mapping: SlotMapping) -> None:
         self.whole = whole
-        self._places = places
+        self._mapping = mapping
 
     def read(self, rows: RowIndex) -> Tensor:
         """The states of some rows of the step. Shape: [R, ...]."""
-        at = self._places.slots
+        at = self._mapping.slots
         assert isinstance(at, Tensor)
         return self.whole.index_select(0, at[rows])
 
     def write(self, rows: RowIndex, state: Tensor) -> None:
         """Replace them."""
-        at = self._places.slots
+        at = self._mapping.slots
         assert isinstance(at, Tensor)
         self.whole.index_copy_(0, at[rows], state.to(self.whole.dtype))
 
@@ -135,7 +135,7 @@ class PagedState:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._places = {pool: Places() for pool in blocks}
+        self._mappings = {pool: SlotMapping() for pool in blocks}
         self._kv: dict[int, PagedKV] = {}
         self._latent: dict[int, PagedLatent] = {}
         self._fixed: dict[int, PagedFixed] = {}
@@ -144,21 +144,21 @@ class PagedState:
         self._device = device
         for slot, spec in specs.items():
             pool = pool_of(spec)
-            places, stored = self._places[pool], spec.stored_as(dtype)
+            mapping, stored = self._mappings[pool], spec.stored_as(dtype)
             # Uninitialised memory costs nothing until a block is written; it may hold NaN, so no slot is ever read
             # that was not written.
             if spec.kept == "row":
                 whole = torch.empty(blocks[pool], *spec.shapes[0], dtype=stored, device=device)
-                self._fixed[slot] = PagedFixed(whole, places)
+                self._fixed[slot] = PagedFixed(whole, mapping)
                 self._pools[pool].append(self._fixed[slot])
                 continue
             slots = blocks[pool] * block_size
             parts = tuple(torch.empty(1, g, slots, d, dtype=stored, device=device) for g, d in spec.shapes)
             if len(parts) == 1:
-                self._latent[slot] = PagedLatent(parts, places)
+                self._latent[slot] = PagedLatent(parts, mapping)
                 self._pools[pool].append(self._latent[slot])
             else:
-                self._kv[slot] = PagedKV(parts, places)
+                self._kv[slot] = PagedKV(parts, mapping)
                 self._pools[pool].append(self._kv[slot])
 
     @property
@@ -190,10 +190,10 @@ class PagedState:
         """Say where the next step's tokens go, end to end."""
         if len(ranges) == 1:
             first, stop = ranges[0]
-            self._places[pool].slots = (first, stop - first)
+            self._mappings[pool].slots = (first, stop - first)
             return
         slots = torch.cat([torch.arange(first, stop) for first, stop in ranges])
-        self._places[pool].slots = slots.to(self._device)
+        self._mappings[pool].slots = slots.to(self._device)
 
     def begin_rows(self, blocks: Sequence[int], fresh: Sequence[int]) -> None:
         """Say which blocks hold the states of the next step's rows.
@@ -202,7 +202,7 @@ class PagedState:
             blocks: in the order of the rows.
             fresh: those among them of rows that begin: their states begin at zero.
         """
-        self._places[ROWS].slots = torch.tensor(blocks, device=self._device)
+        self._mappings[ROWS].slots = torch.tensor(blocks, device=self._device)
         if fresh:
             at = torch.tensor(fresh, device=self._device)
             for view in self._fixed.values():

@@ -1,8 +1,8 @@
 """Matrices in the layout that the CPU's matmul reads fastest.
 
 oneDNN multiplies by a matrix in blocks, and a plain row-major matrix is brought into them again at every call, or is
-read by a slower kernel. :func:`pack` does it once, and joins the matrices that read the same input into one. On a CPU
-with bfloat16 instructions that makes the matmuls of one row, or of a few dozen, up to twice as fast
+read by a slower kernel. :func:`prepack` does it once, and joins the matrices that read the same input into one. On a
+CPU with bfloat16 instructions that makes the matmuls of one row, or of a few dozen, up to twice as fast
 (``docs/benchmarks.md``).
 
 The parameters stay where they are and what they are, so that training, saving and moving a model are as before. A
@@ -32,13 +32,13 @@ WORDS = 2**9
 """Words of eight bytes that are looked at in every matrix whose memory is no file's."""
 
 
-class Packed:
-    """The packed matrices of layers that read the same input, one below the other.
+class Prepacked:
+    """The prepacked matrices of layers that read the same input, one below the other.
 
-    They are used while gradients are off, and only as long as the parameters are those that were packed and nobody has
-    changed them in place. A change through ``.data`` leaves no trace in torch, so a few places are looked at: one of
-    a whole matrix is seen at once, as of an adapter that is merged into it; smaller ones are when somebody asks whether
-    ``memory.was_written()``, as engines and the model's own ``forward`` do.
+    They are used while gradients are off, and only as long as the parameters are those that were prepacked and nobody
+    has changed them in place. A change through ``.data`` leaves no trace in torch, so a few places are looked at: one
+    of a whole matrix is seen at once, as of an adapter that is merged into it; smaller ones are when somebody asks
+    whether ``memory.was_written()``, as engines and the model's own ``forward`` do.
 
     Args:
         layers: one layer, or several without biases.
@@ -123,8 +123,8 @@ class _Samples:
         return self._now() == self._were
 
 
-class PackedLinear(JointLinear):
-    """A linear layer with a packed copy of its matrix, alone or with those beside it.
+class PrepackedLinear(JointLinear):
+    """A linear layer with a prepacked copy of its matrix, alone or with those beside it.
 
     Args:
         linear: the layer to take the parameters of.
@@ -134,86 +134,91 @@ class PackedLinear(JointLinear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.packed: Packed | None = None
+        self.prepacked: Prepacked | None = None
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out]."""
-        packed = self.packed
-        if packed is None or torch.is_grad_enabled() or x.dtype != torch.bfloat16 or len(packed.widths) > 1:
+        prepacked = self.prepacked
+        if prepacked is None or torch.is_grad_enabled() or x.dtype != torch.bfloat16 or len(prepacked.widths) > 1:
             return F.linear(x, self.weight, self.bias)
-        return packed(x) if packed.fits((self,)) else F.linear(x, self.weight, self.bias)
+        return prepacked(x) if prepacked.fits((self,)) else F.linear(x, self.weight, self.bias)
 
     def together(self, x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...] | None:
-        packed = self.packed
-        if packed is None or torch.is_grad_enabled() or x.dtype != torch.bfloat16 or len(packed.widths) != len(layers):
+        prepacked = self.prepacked
+        if (
+            prepacked is None
+            or torch.is_grad_enabled()
+            or x.dtype != torch.bfloat16
+            or len(prepacked.widths) != len(layers)
+        ):
             return None
-        return torch.split(packed(x), packed.widths, dim=-1) if packed.fits(layers) else None
+        return torch.split(prepacked(x), prepacked.widths, dim=-1) if prepacked.fits(layers) else None
 
     def __getstate__(self) -> dict[str, object]:
-        # Copies and pickles go without: what is packed is opaque, and only of use where it was made.
-        return {**self.__dict__, "packed": None}
+        # Copies and pickles go without: what is prepacked is opaque, and only of use where it was made.
+        return {**self.__dict__, "prepacked": None}
 
 
-def pack(model: nn.Module, *, mapped_only: bool = False) -> int:
-    """Pack every linear layer of a model that profits; changes the model in place.
+def prepack(model: nn.Module, *, mapped_only: bool = False) -> int:
+    """Prepack every linear layer of a model that profits; changes the model in place.
 
-    Layers that were packed before and changed since are packed anew.
+    Layers that were prepacked before and changed since are prepacked anew.
 
     Args:
         mapped_only: leave matrices alone that are no views of a mapped file, so that no memory is taken twice.
 
     Returns:
-        How many layers are packed.
+        How many layers are prepacked.
     """
     count, scratch = 0, Scratch()
     for parent in list(model.modules()):
         for names in _groups(parent):
             layers = [layer for name in names if isinstance(layer := parent._modules[name], nn.Linear)]
             first = layers[0]
-            if isinstance(first, PackedLinear) and (packed := first.packed) is not None:
-                if packed.fits(layers) and not packed.memory.was_written():
+            if isinstance(first, PrepackedLinear) and (prepacked := first.prepacked) is not None:
+                if prepacked.fits(layers) and not prepacked.memory.was_written():
                     count += len(layers)
                     continue
-                first.packed = None
-            linears = [layer for layer in layers if _can_pack(layer, mapped_only)]
+                first.prepacked = None
+            linears = [layer for layer in layers if _can_prepack(layer, mapped_only)]
             if len(linears) < len(names):
                 continue
             count += len(linears)
             for name, linear in zip(names, linears, strict=True):
-                if not isinstance(linear, PackedLinear):
-                    setattr(parent, name, PackedLinear(linear))
+                if not isinstance(linear, PrepackedLinear):
+                    setattr(parent, name, PrepackedLinear(linear))
             leader = parent._modules[names[0]]
-            assert isinstance(leader, PackedLinear)
-            leader.packed = Packed(linears, scratch)
+            assert isinstance(leader, PrepackedLinear)
+            leader.prepacked = Prepacked(linears, scratch)
     if count and _look_first not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
     return count
 
 
-class Pack(Transform):
-    """Matrices in the CPU's own layout: see :func:`pack`."""
+class Prepack(Transform):
+    """Matrices in the CPU's own layout: see :func:`prepack`."""
 
     def __init__(self, *, mapped_only: bool = False) -> None:
         self._mapped_only = mapped_only
 
     def finish(self, model: nn.Module) -> None:
-        pack(model, mapped_only=self._mapped_only)
+        prepack(model, mapped_only=self._mapped_only)
 
 
-def unpack_changed(model: nn.Module) -> None:
-    """Forget the packed copies of matrices that somebody has written to since: the plain ones are used."""
-    layers = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
-    found = [(layer, layer.packed) for layer in layers if layer.packed is not None]
-    moved = any(packed.has_moved() for _, packed in found)
-    if moved or were_written(packed.memory for _, packed in found):
-        for layer, packed in found:
-            if packed.has_moved() or packed.memory.was_written():
-                layer.packed = None
+def drop_changed(model: nn.Module) -> None:
+    """Forget the prepacked copies of matrices that somebody has written to since: the plain ones are used."""
+    layers = [layer for layer in model.modules() if isinstance(layer, PrepackedLinear)]
+    found = [(layer, layer.prepacked) for layer in layers if layer.prepacked is not None]
+    moved = any(prepacked.has_moved() for _, prepacked in found)
+    if moved or were_written(prepacked.memory for _, prepacked in found):
+        for layer, prepacked in found:
+            if prepacked.has_moved() or prepacked.memory.was_written():
+                layer.prepacked = None
 
 
 def _look_first(model: nn.Module, inputs: object) -> None:
-    unpack_changed(model)
+    drop_changed(model)
 
 
 def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
@@ -228,10 +233,10 @@ def _groups(parent: nn.Module) -> list[tuple[str, ...]]:
     return [*joined, *((name,) for name in names if name in alone)]
 
 
-def _can_pack(linear: nn.Linear, mapped_only: bool) -> bool:
+def _can_prepack(linear: nn.Linear, mapped_only: bool) -> bool:
     weight = linear.weight
     return (
-        type(linear) in (nn.Linear, PackedLinear)
+        type(linear) in (nn.Linear, PrepackedLinear)
         and weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
         and min(weight.shape) >= LEAST
