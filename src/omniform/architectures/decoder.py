@@ -8,7 +8,7 @@ from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
-from omniform.architectures.generative import Generative, RowLayout
+from omniform.architectures.generative import Generative, PromptReader, RowLayout
 from omniform.architectures.losses import check_labels, next_token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
@@ -21,7 +21,7 @@ from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.state import DenseState
 
 
-class LanguageModel(Model, ABC):
+class LanguageModel(PromptReader, ABC):
     """What a head that writes stands on: a decoder, alone or with encoders whose features go in with the prompt."""
 
     @property
@@ -31,29 +31,6 @@ class LanguageModel(Model, ABC):
 
     def keeper(self) -> TextDecoder:
         return self.decoder
-
-    @property
-    def reads_items(self) -> bool:
-        """See :attr:`~omniform.architectures.generative.Generative.reads_items`."""
-        return False
-
-    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
-        """See :meth:`~omniform.architectures.generative.Generative.items`."""
-        if features:
-            raise InputError("this model reads text only", where=", ".join(sorted(features)))
-        return [[] for _ in rows]
-
-    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
-        """See :meth:`~omniform.architectures.generative.Generative.encode_items`."""
-        raise InputError("this model reads text only", where="items", found=len(items))
-
-    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
-        """See :meth:`~omniform.architectures.generative.Generative.spans`."""
-        return []
-
-    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
-        """See :meth:`~omniform.architectures.generative.Generative.layout`."""
-        return RowLayout()
 
 
 class TextDecoder(TextStack, LanguageModel):
@@ -105,8 +82,8 @@ class TextDecoder(TextStack, LanguageModel):
         return DynamicCache() if wanted else None
 
 
-class CausalLM(Generative):
-    """A language model and its projection onto the vocabulary.
+class WritingHead(Generative):
+    """A model and its projection onto the vocabulary.
 
     Args:
         model: everything below the head.
@@ -114,9 +91,53 @@ class CausalLM(Generative):
         adjust: what is done to the scores (a bound, a factor); None for nothing.
     """
 
-    model: LanguageModel
+    model: Model
     lm_head: nn.Module
     adjust: Callable[[Tensor], Tensor] | None = None
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""
+        scores: Tensor = self.lm_head(hidden)
+        return scores if self.adjust is None else self.adjust(scores)
+
+    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
+        """How far scores are from the tokens that follow; ``items`` divides the sum, if not their own number."""
+        return next_token_loss(logits_BTV, labels_BT, items)
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        check_labels(inputs.get("labels"), self.vocabulary)
+
+    def forward(
+        self,
+        *args: Tensor | None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
+    ) -> CausalLMOutput:
+        """Next-token scores; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
+            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
+        """
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
+        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
+        return CausalLMOutput(
+            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            **out.noted(),
+            cross_attentions=out.cross_attentions,
+            image_hidden_states=out.image_hidden_states,
+        )
+
+
+class CausalLM(WritingHead):
+    """A language model that writes; what it reads beside text, it knows itself."""
+
+    model: LanguageModel
 
     @property
     def decoder(self) -> TextDecoder:
@@ -137,41 +158,6 @@ class CausalLM(Generative):
 
     def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
         return self.model.layout(row, items, spans)
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Scores of every token of the vocabulary. Shape: [..., D] to [..., V]."""
-        scores: Tensor = self.lm_head(hidden)
-        return scores if self.adjust is None else self.adjust(scores)
-
-    def arrive(self, inputs: dict[str, object]) -> None:
-        check_labels(inputs.get("labels"), self.decoder.embed_tokens.num_embeddings)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: Tensor | int | None = None,
-        **inputs: object,
-    ) -> CausalLMOutput:
-        """Next-token scores; see :meth:`TextDecoder.forward` for the other inputs.
-
-        Args:
-            labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
-            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
-            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
-        """
-        out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            **out.noted(),
-            cross_attentions=out.cross_attentions,
-            image_hidden_states=out.image_hidden_states,
-        )
 
 
 def memory_from(states: Tensor | None, mask: Tensor | None, *, dim: int, readable: bool) -> Memory | None:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import TextDecoder
-from omniform.architectures.generative import Generative
-from omniform.architectures.losses import check_labels, next_token_loss, token_loss
+from omniform.architectures.decoder import TextDecoder, WritingHead
+from omniform.architectures.losses import check_labels, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
@@ -53,8 +52,8 @@ class VocabularyHead(nn.Module):
         return f"act={self.act}"
 
 
-class MaskedLM(Model):
-    """An encoder that fills in masked tokens."""
+class _Filling(Model):
+    """Base of the heads that fill in masked tokens."""
 
     model: TextStack
     lm_head: VocabularyHead
@@ -64,6 +63,10 @@ class MaskedLM(Model):
 
     def arrive(self, inputs: dict[str, object]) -> None:
         check_labels(inputs.get("labels"), self.model.embed_tokens.num_embeddings)
+
+
+class MaskedLM(_Filling):
+    """An encoder that fills in masked tokens."""
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> MaskedLMOutput:
         """Scores of every token at every place; see the base model for its inputs.
@@ -76,15 +79,10 @@ class MaskedLM(Model):
         return MaskedLMOutput(loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted())
 
 
-class PreTraining(Model):
+class PreTraining(_Filling):
     """BERT's pre-training: masked tokens, and whether the second text follows the first."""
 
-    model: TextStack
-    lm_head: VocabularyHead
     seq_relationship: nn.Linear
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head.decoder
 
     def forward(
         self,
@@ -107,7 +105,7 @@ class PreTraining(Model):
         return PreTrainingOutput(loss=loss, prediction_logits=logits, seq_relationship_logits=relation, **out.noted())
 
 
-class TextWriter(Generative):
+class TextWriter(WritingHead):
     """The stack with a head for the next token. It can be asked for scores in any case, and writes if it is causal."""
 
     model: TextStack
@@ -128,40 +126,12 @@ class TextWriter(Generative):
             raise InputError("a prompt is one text", where="token_type_ids", expected="0 everywhere")
         return super().items(rows, {k: v for k, v in features.items() if k != "token_type_ids"})
 
-    def project(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.lm_head(hidden)
-        return scores
-
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
 
-    def arrive(self, inputs: dict[str, object]) -> None:
-        check_labels(inputs.get("labels"), self.model.embed_tokens.num_embeddings)
-
-    def forward(
-        self,
-        *args: Tensor,
-        labels: Tensor | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: Tensor | int | None = None,
-        **inputs: object,
-    ) -> CausalLMOutput:
-        """Next-token scores; see the base model for its inputs.
-
-        Args:
-            labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
-            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
-            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
-        """
+    def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> CausalLMOutput:
+        """Next-token scores; see :meth:`WritingHead.forward`."""
         if labels is not None and self.can_generate():
             # Nobody continues from a step that is there for its loss.
             inputs["use_cache"] = False
-        out = cast(BaseModelOutput, self.model(*args, **inputs))
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutput(
-            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            **out.noted(),
-            cross_attentions=out.cross_attentions,
-        )
+        return super().forward(*args, labels=labels, **inputs)  # type: ignore[arg-type]

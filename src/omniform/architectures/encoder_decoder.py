@@ -9,16 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack, cast
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.generative import Generative
 from omniform.architectures.losses import IGNORED, token_loss
 from omniform.architectures.model import Model
-from omniform.architectures.stack import Stepped, TextEncoder
+from omniform.architectures.stack import TextEncoder
 from omniform.blocks.embeddings import check_ids
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -63,10 +63,17 @@ class ReadingEncoder(TextEncoder, MemoryEncoder):
 
 
 class EncoderDecoder(Model):
-    """An encoder and the decoder that reads its output, without a head."""
+    """An encoder and the decoder that reads its output, without a head.
+
+    Args:
+        encoder: reads the inputs.
+        decoder: reads the encoder's output, and what comes before each token.
+        reread: where a caller gives the decoder nothing, it reads the encoder's text, shifted by this; None to refuse.
+    """
 
     encoder: MemoryEncoder
     decoder: TextDecoder
+    reread: RightShift | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +129,8 @@ class EncoderDecoder(Model):
             encoded = encoder_output(encoder_outputs)
         else:
             encoded = cast(BaseModelOutput, self.encoder(attention_mask=attention_mask, **asked, **inputs))
+        if self.reread is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.reread(cast(Tensor, inputs[self.main_input]))
         embeds = self.decoder.vectors(decoder_input_ids, {"inputs_embeds": decoder_inputs_embeds})
         ctx = self.decoder.step(
             embeds,
@@ -146,6 +155,10 @@ class EncoderDecoder(Model):
 
     def arrive(self, inputs: dict[str, object]) -> None:
         ids, embeds = inputs.get("decoder_input_ids"), inputs.get("decoder_inputs_embeds")
+        mask, read = inputs.get("attention_mask"), inputs.get(self.main_input, inputs.get("features"))
+        if ids is None and embeds is None and self.reread is not None and read is not None:
+            check_ids(cast(Tensor, read), self.decoder.embed_tokens.num_embeddings)
+            ids = inputs["decoder_input_ids"] = self.reread(cast(Tensor, read))
         if (ids is None) == (embeds is None):
             raise InputError(
                 "the decoder needs a beginning",
@@ -161,7 +174,6 @@ class EncoderDecoder(Model):
         self.decoder.arrive(own)
         if "attention_mask" in own:
             inputs["decoder_attention_mask"] = own["attention_mask"]
-        mask, read = inputs.get("attention_mask"), inputs.get(self.main_input, inputs.get("features"))
         if isinstance(mask, Tensor) and isinstance(read, Tensor) and mask.shape == read.shape[:2] and is_all_true(mask):
             inputs["attention_mask"] = None
 
@@ -288,55 +300,29 @@ class Seq2SeqLM(Generative):
         )
 
 
-class MemoryCausalLM(Generative):
-    """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory.
+class MemoryCausalLM(CausalLM):
+    """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory."""
 
-    Args:
-        model: the decoder.
-        lm_head: hidden states to scores of tokens.
-    """
+    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
+        return token_loss(logits_BTV, labels_BT, items)
 
-    model: TextDecoder
-    lm_head: nn.Linear
-
-    @property
-    def decoder(self) -> TextDecoder:
-        return self.model
-
-    def project(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.lm_head(hidden)
-        return scores
-
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         encoder_outputs: EncoderOutputs | Tensor | None = None,
-        *,
-        labels: Tensor | None = None,
-        **given: Unpack[Stepped],
+        **inputs: object,
     ) -> CausalLMOutput:
-        """Next-token scores; without an encoder's output there is no cross-attention.
+        """Next-token scores; see :meth:`WritingHead.forward`, but ``labels`` are each token's next, *not* shifted here.
 
         Args:
-            input_ids: Shape: [B, T].
-            attention_mask: Shape: [B, past + T], 1 for real tokens.
-            encoder_outputs: what an encoder gave, or its last hidden state. Shape: [B, S, D].
-            labels: Shape: [B, T], each token's next; *not* shifted here.
-            given: see :class:`~omniform.architectures.stack.Stepped`.
+            encoder_outputs: what an encoder gave, or its last hidden state. Shape: [B, S, D]. Without it there is no
+                cross-attention.
         """
         if encoder_outputs is not None:
             found = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
-            given["encoder_hidden_states"] = encoder_output(found).last_hidden_state
-        out = cast(BaseModelOutput, self.model(input_ids, attention_mask, **given))
-        logits = self.project(out.last_hidden_state)
-        return CausalLMOutput(
-            loss=None if labels is None else token_loss(logits, labels),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            **out.noted(),
-            cross_attentions=out.cross_attentions,
-        )
+            inputs["encoder_hidden_states"] = encoder_output(found).last_hidden_state
+        return super().forward(input_ids, attention_mask, **inputs)  # type: ignore[arg-type]
 
 
 def _check_labels(labels: Tensor, vocabulary: int, limit: int | None) -> None:

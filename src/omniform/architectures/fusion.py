@@ -15,7 +15,7 @@ from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Item, Span
 from omniform.core.errors import InputError
 from omniform.core.host import is_readable
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput
+from omniform.core.outputs import BaseModelOutput
 from omniform.core.spans import find_spans
 
 
@@ -170,17 +170,3 @@ class VisionLanguageLM(CausalLM):
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """See :meth:`VisionLanguage.get_image_features`."""
         return self.model.get_image_features(pixel_values)
-
-    def forward(  # type: ignore[override]
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        logits_to_keep: int = 0,
-        num_items_in_batch: Tensor | int | None = None,
-        **inputs: object,
-    ) -> CausalLMOutput:
-        """Next-token scores; see :meth:`VisionLanguage.forward` and :meth:`CausalLM.forward` for the inputs."""
-        inputs["pixel_values"] = pixel_values
-        return super().forward(input_ids, attention_mask, labels, logits_to_keep, num_items_in_batch, **inputs)

@@ -58,7 +58,56 @@ class Writer(HasModules, Protocol):
         ...
 
 
-class Generative(Model, ABC):
+class PromptReader(Model):
+    """What stands among the tokens of a prompt: nothing but text, where a model does not say otherwise."""
+
+    @property
+    def reads_items(self) -> bool:
+        """Whether pictures or sounds stand among the tokens that the decoder reads."""
+        return False
+
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        """The pictures and sounds of each row, in reading order.
+
+        Args:
+            rows: the token ids of each row, placeholders included.
+            features: inputs of other modalities, those of all rows one after another.
+
+        Raises:
+            InputError: the model reads text only, or the features do not match the placeholders.
+        """
+        if features:
+            raise InputError("this model reads text only", where=", ".join(sorted(features)))
+        return [[] for _ in rows]
+
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        """The vectors that stand for items of one modality, each as many as it needs. Shape: [length, D] each."""
+        raise InputError("this model reads text only", where="items", found=len(items))
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        """Which tokens of a row stand for which of its items; ``Span.item`` counts the row's items of one modality.
+
+        Args:
+            items: of all modalities, in reading order.
+            lengths: how many vectors each item has.
+
+        Raises:
+            InputError: the placeholders do not match the items.
+        """
+        return []
+
+    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
+        """Where a prompt's tokens stand and which of them see one another in both directions.
+
+        Args:
+            row: its token ids, placeholders included; -1 where a vector stands that is no token's.
+            items: the row's pictures and sounds, in reading order.
+            spans: which tokens stand for which of them.
+        """
+        return RowLayout()
+
+
+class Generative(PromptReader, ABC):
     """Base of the models that write tokens one after another.
 
     Attributes:
@@ -139,51 +188,6 @@ class Generative(Model, ABC):
     @abstractmethod
     def decoder(self) -> Writer:
         """What reads the prompt's vectors and every token after them."""
-
-    @property
-    def reads_items(self) -> bool:
-        """Whether pictures or sounds stand among the tokens that the decoder reads."""
-        return False
-
-    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
-        """The pictures and sounds of each row, in reading order.
-
-        Args:
-            rows: the token ids of each row, placeholders included.
-            features: inputs of other modalities, those of all rows one after another.
-
-        Raises:
-            InputError: the model reads text only, or the features do not match the placeholders.
-        """
-        if features:
-            raise InputError("this model reads text only", where=", ".join(sorted(features)))
-        return [[] for _ in rows]
-
-    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
-        """The vectors that stand for items of one modality, each as many as it needs. Shape: [length, D] each."""
-        raise InputError("this model reads text only", where="items", found=len(items))
-
-    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
-        """Which tokens of a row stand for which of its items; ``Span.item`` counts the row's items of one modality.
-
-        Args:
-            items: of all modalities, in reading order.
-            lengths: how many vectors each item has.
-
-        Raises:
-            InputError: the placeholders do not match the items.
-        """
-        return []
-
-    def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
-        """Where a prompt's tokens stand and which of them see one another in both directions.
-
-        Args:
-            row: its token ids, placeholders included; -1 where a vector stands that is no token's.
-            items: the row's pictures and sounds, in reading order.
-            spans: which tokens stand for which of them.
-        """
-        return RowLayout()
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""

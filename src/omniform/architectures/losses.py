@@ -14,19 +14,19 @@ IGNORED = -100
 """Labels of this value are left out of the mean."""
 
 
-def check_labels(labels: object, classes: int) -> None:
+def check_labels(labels: object, classes: int | None) -> None:
     """Raise :class:`InputError` unless labels are classes, or ``-100``.
 
     Args:
         labels: Shape: [B, ...]; None for no labels.
-        classes: how many there are.
+        classes: how many there are; None if nobody knows.
     """
     if labels is None:
         return
     if not isinstance(labels, Tensor) or labels.dtype is not torch.int64:
         found = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError("labels must be whole numbers", where="labels", expected="torch.int64", found=found)
-    if not is_readable(labels) or not labels.numel():
+    if classes is None or not is_readable(labels) or not labels.numel():
         return
     values = labels.detach().numpy()
     wrong = (values != IGNORED) & ((values < 0) | (values >= classes))

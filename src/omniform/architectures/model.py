@@ -341,10 +341,10 @@ class Parameters:
         if rest is not None and str(rest.annotation).startswith("Unpack["):
             inputs = vars(sys.modules[kind.forward.__module__])[str(rest.annotation)[len("Unpack[") : -1]]
             return cls(ordered, unnamed, frozenset(names | inputs.__annotations__.keys()), passes_on=False)
-        parent = next((b for b in kind.__mro__[1:] if "forward" in vars(b) and issubclass(b, Model)), None)
-        if rest is None or "forward" not in vars(kind) or parent is None:
+        _, *parents = (b for b in kind.__mro__ if "forward" in vars(b) and issubclass(b, Model))
+        if rest is None or not parents:
             return cls(ordered, unnamed, frozenset(names), passes_on=rest is not None)
-        inherited = cls.of(parent)  # what a user's own forward hands on to the one it overrides
+        inherited = cls.of(parents[0])  # what a forward hands on to the one it overrides
         return cls(ordered, unnamed, frozenset(names | inherited.names), passes_on=inherited.passes_on)
 
 

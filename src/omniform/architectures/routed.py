@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.architectures.decoder import CausalLM
-from omniform.architectures.losses import next_token_loss
 from omniform.core.outputs import BaseModelOutput, MoECausalLMOutput
 
 
@@ -48,7 +47,7 @@ class RoutedCausalLM(CausalLM):
             inputs["output_router_logits"] = True
         out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
-        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         uneven = balance_loss(out.router_logits, self.top, attention_mask) if out.router_logits else None
         if loss is not None and uneven is not None:
             loss = loss + self.coefficient * uneven
@@ -57,8 +56,7 @@ class RoutedCausalLM(CausalLM):
             aux_loss=uneven,
             logits=logits,
             past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
+            **out.noted(),
             router_logits=out.router_logits,
         )
 
