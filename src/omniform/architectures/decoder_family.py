@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder, tied
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import LastToken, QuestionAnswerer, SequenceClassifier, TokenClassifier
+from omniform.architectures.heads import HeadConfig, LastToken, RowParts, TextHeads
 from omniform.architectures.parts import GatedText
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
-
-
-class HeadConfig(Protocol):
-    """What the heads need of a config.
-
-    Attributes:
-        tie: whether the projection onto the vocabulary is the table of tokens.
-        classifier_dropout: before the classifier of tokens, in training.
-    """
-
-    @property
-    def tie(self) -> bool: ...
-
-    @property
-    def classifier_dropout(self) -> float: ...
 
 
 class HasText(Protocol):
@@ -48,7 +33,7 @@ T = TypeVar("T", bound=HasText)
 Adjust = Callable[[Tensor], Tensor]
 
 
-class DecoderHeads(Generic[C]):
+class DecoderHeads(TextHeads[C, HeadConfig]):
     """The heads on top of a decoder, each a builder for :meth:`Builder.head`.
 
     Args:
@@ -63,8 +48,8 @@ class DecoderHeads(Generic[C]):
         of: Callable[[C], HeadConfig],
         adjust: Callable[[C], Adjust | None] | None = None,
     ) -> None:
+        super().__init__(of)
         self._build = build
-        self._of = of
         self._adjust = adjust
 
     def lm_head(self, c: C, model: TextDecoder) -> nn.Linear:
@@ -78,22 +63,14 @@ class DecoderHeads(Generic[C]):
         adjust = None if self._adjust is None else self._adjust(c)
         return CausalLM(model=model, lm_head=self.lm_head(c, model), adjust=adjust)
 
-    def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
-        """One class per row, told from its last token."""
-        model = self._build(c)
-        score = nn.Linear(model.width, common.num_labels, bias=False)
-        return SequenceClassifier(model=model, pool=LastToken(common.pad_token_id), classifier=score, common=common)
+    def bare(self, c: C) -> TextDecoder:
+        return self._build(c)
 
-    def token_classifier(self, c: C, common: Common) -> TokenClassifier:
-        """One class per token."""
-        model = self._build(c)
-        classifier = nn.Linear(model.width, common.num_labels)
-        return TokenClassifier(model=model, classifier=classifier, dropout=self._of(c).classifier_dropout)
-
-    def question_answerer(self, c: C, _: Common) -> QuestionAnswerer:
-        """The first and last token of an answer."""
-        model = self._build(c)
-        return QuestionAnswerer(model=model, qa_outputs=nn.Linear(model.width, 2))
+    def row(self, c: C, common: Common, scores: int) -> RowParts:
+        """A row is told from its last token."""
+        classifier = nn.Linear(self._of(c).dim, scores, bias=False)
+        pool = LastToken(common.pad_token_id)
+        return {"model": self.bare(c), "pool": pool, "classifier": classifier, "dropout": 0.0}
 
 
 def decoder_family(

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from omniform.architectures.encoder_family import EncoderHeads, EncoderText
-from omniform.architectures.heads import GradedClassifier, MultipleChoice
+from omniform.architectures.heads import GradedClassifier, RowParts
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention
 from omniform.blocks.disentangled import (
@@ -161,17 +161,11 @@ class PoolingHeads(EncoderHeads[C]):
         super().__init__(build, of)
         self._pooling = pooling
 
-    def _pooler(self, c: C) -> ContextPooler:
-        return ContextPooler(self._of(c).dim, self._pooling(c).act, self._pooling(c).dropout)
+    def row(self, c: C, common: Common, scores: int) -> RowParts:
+        """A row is told from its first token, through the head's own pooler."""
+        how, dim = self._pooling(c), self._of(c).dim
+        pool, classifier = ContextPooler(dim, how.act, how.dropout), nn.Linear(dim, scores)
+        return {"model": self.bare(c), "pool": pool, "classifier": classifier, "dropout": how.row_dropout}
 
     def sequence_classifier(self, c: C, common: Common) -> GradedClassifier:
-        """One class per row."""
-        classifier, dropout = nn.Linear(self._of(c).dim, common.num_labels), self._pooling(c).row_dropout
-        return GradedClassifier(
-            model=self.bare(c), pool=self._pooler(c), classifier=classifier, common=common, dropout=dropout
-        )
-
-    def multiple_choice(self, c: C, _: Common) -> MultipleChoice:
-        """Which continuation fits."""
-        classifier, dropout = nn.Linear(self._of(c).dim, 1), self._pooling(c).row_dropout
-        return MultipleChoice(model=self.bare(c), pool=self._pooler(c), classifier=classifier, dropout=dropout)
+        return GradedClassifier(**self.row(c, common, common.num_labels), common=common)

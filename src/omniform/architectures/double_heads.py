@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.heads import flattened
 from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.blocks.mlp import ACTIVATIONS, activation
@@ -151,7 +152,7 @@ class DoubleHeads(Model):
         tokens = inputs_embeds[..., 0] if inputs_embeds is not None else input_ids
         choices = tokens is not None and tokens.dim() == 3
         if choices:
-            rows = {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in rows.items()}
+            rows = flattened(rows)
         out = cast(BaseModelOutput, self.model(**rows))
         hidden = out.last_hidden_state
         if tokens is not None and choices:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.encoder import MaskedLM, PreTraining, TextWriter, VocabularyHead
-from omniform.architectures.heads import MultipleChoice, QuestionAnswerer, SequenceClassifier, TokenClassifier, pooled
+from omniform.architectures.heads import RowParts, SequenceClassifier, TextHeads, pooled
 from omniform.architectures.parts import read_width
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention, CrossAttention
@@ -137,10 +137,17 @@ STACK_KEYS: Mapping[str, str] = {
 }
 """Where BERT's line keeps the weights of its stacks."""
 
+VOCABULARY_HEAD: Mapping[str, str] = {
+    "lm_head": "cls.predictions",
+    "lm_head.dense": "cls.predictions.transform.dense",
+    "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
+}
+"""Where it keeps those of what scores tokens."""
+
 C = TypeVar("C")
 
 
-class EncoderHeads(Generic[C]):
+class EncoderHeads(TextHeads[C, EncoderText]):
     """The heads on top of a text encoder, each a builder for :meth:`Builder.head`.
 
     Args:
@@ -149,8 +156,8 @@ class EncoderHeads(Generic[C]):
     """
 
     def __init__(self, build: Callable[[C, nn.Module | None], TextStack], of: Callable[[C], EncoderText]) -> None:
+        super().__init__(of)
         self._build = build
-        self._of = of
 
     def bare(self, c: C) -> TextStack:
         """The encoder without a pooler."""
@@ -186,22 +193,7 @@ class EncoderHeads(Generic[C]):
         classifier = nn.Linear(self._of(c).dim, 2)
         return SequenceClassifier(model=self.with_pooler(c), pool=pooled, classifier=classifier, common=two)
 
-    def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
-        """One class per row."""
-        classifier = nn.Linear(self._of(c).dim, common.num_labels)
-        model, dropout = self.with_pooler(c), self._of(c).classifier_dropout
-        return SequenceClassifier(model=model, pool=pooled, classifier=classifier, common=common, dropout=dropout)
-
-    def multiple_choice(self, c: C, _: Common) -> MultipleChoice:
-        """Which continuation fits."""
-        model, dropout = self.with_pooler(c), self._of(c).classifier_dropout
-        return MultipleChoice(model=model, pool=pooled, classifier=nn.Linear(self._of(c).dim, 1), dropout=dropout)
-
-    def token_classifier(self, c: C, common: Common) -> TokenClassifier:
-        """One class per token."""
-        classifier = nn.Linear(self._of(c).dim, common.num_labels)
-        return TokenClassifier(model=self.bare(c), classifier=classifier, dropout=self._of(c).classifier_dropout)
-
-    def question_answerer(self, c: C, _: Common) -> QuestionAnswerer:
-        """The first and last token of an answer."""
-        return QuestionAnswerer(model=self.bare(c), qa_outputs=nn.Linear(self._of(c).dim, 2))
+    def row(self, c: C, common: Common, scores: int) -> RowParts:
+        """A row is told from what the pooler gives."""
+        classifier, dropout = nn.Linear(self._of(c).dim, scores), self._of(c).classifier_dropout
+        return {"model": self.with_pooler(c), "pool": pooled, "classifier": classifier, "dropout": dropout}

@@ -5,9 +5,10 @@ What differs between families (which vector stands for a row, what the classifie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, Generic, Protocol, TypedDict, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,22 @@ from torch import Tensor, nn
 
 from omniform.architectures.losses import classification_loss, graded_classification_loss, span_loss, token_loss
 from omniform.architectures.model import Model
+from omniform.architectures.stack import TextStack
 from omniform.core.config import Common
 from omniform.core.errors import InputError
-from omniform.core.outputs import BaseModelOutput, ClassifierOutput, QuestionAnsweringOutput
+from omniform.core.outputs import (
+    BaseModelOutput,
+    ClassifierOutput,
+    QuestionAnsweringOutput,
+    Seq2SeqClassifierOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringOutput,
+)
 
-Hidden = BaseModelOutput
+Hidden = BaseModelOutput | Seq2SeqModelOutput
+
+Classified = ClassifierOutput | Seq2SeqClassifierOutput
+Answered = QuestionAnsweringOutput | Seq2SeqQuestionAnsweringOutput
 
 Pool = Callable[[Hidden, Tensor | None], Tensor]
 """Picks one vector per row: takes the base model's output and the token ids, returns Shape: [B, D]."""
@@ -37,7 +49,7 @@ def mean_of_patches(out: Hidden, input_ids: Tensor | None) -> Tensor:
 
 def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
     """What the base model's own pooler gives."""
-    assert out.pooler_output is not None
+    assert isinstance(out, BaseModelOutput) and out.pooler_output is not None
     return out.pooler_output
 
 
@@ -65,9 +77,13 @@ class LastToken:
             return hidden[:, -1]
         if input_ids is None:
             return hidden[:, -1]
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (places * (input_ids != self.pad_token_id)).argmax(-1)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+        return last_of(hidden, input_ids != self.pad_token_id)
+
+
+def last_of(hidden_BTD: Tensor, among_BT: Tensor) -> Tensor:
+    """The hidden state of each row's last token among some; of the first, where there are none. Shape: [B, D]."""
+    last = (torch.arange(among_BT.shape[1], device=among_BT.device) * among_BT).argmax(-1)
+    return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=hidden_BTD.device), last]
 
 
 class Head(Model):
@@ -89,6 +105,10 @@ class Head(Model):
         """``x`` with dropout."""
         return F.dropout(x, self.dropout, self.training)
 
+    def hidden(self, args: tuple[Tensor | None, ...], inputs: dict[str, object], *, for_loss: bool = False) -> Hidden:
+        """What the base model makes of a call's inputs; ``for_loss``: whether nobody will continue from it."""
+        return cast(Hidden, self.model(*args, **inputs))
+
 
 class SequenceClassifier(Head):
     """One class, several classes or one number per row.
@@ -102,17 +122,18 @@ class SequenceClassifier(Head):
     pool: Pool
     classifier: nn.Module
     common: Common
+    OUTPUT: ClassVar[Callable[..., Classified]] = ClassifierOutput
 
-    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+    def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 
         Args:
             labels: Shape: [B] of class indices, or [B, C] of targets; gives a loss.
         """
-        out = cast(Hidden, self.model(*args, **inputs))
+        out = self.hidden(args, inputs, for_loss=labels is not None)
         ids = args[0] if args else cast("Tensor | None", inputs.get(self.main_input))
         logits = self.classifier(self.dropped(self.pool(out, ids)))
-        return ClassifierOutput(
+        return self.OUTPUT(
             loss=None if labels is None else self.loss(logits, labels),
             logits=logits,
             past_key_values=out.past_key_values,
@@ -130,7 +151,7 @@ class GradedClassifier(SequenceClassifier):
     There one number per row comes as Shape: [B] when there are labels, as the reference's does.
     """
 
-    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+    def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 
         Args:
@@ -157,7 +178,7 @@ class TokenClassifier(Head):
         Args:
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
         """
-        out = cast(Hidden, self.model(*args, **inputs))
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits = self.classifier(self.dropped(out.last_hidden_state))
         return ClassifierOutput(
             loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted()
@@ -168,28 +189,40 @@ class QuestionAnswerer(Head):
     """The first and the last token of an answer inside the row."""
 
     qa_outputs: nn.Linear
+    OUTPUT: ClassVar[Callable[..., Answered]] = QuestionAnsweringOutput
 
     def forward(
         self,
-        *args: Tensor,
+        *args: Tensor | None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         **inputs: object,
-    ) -> QuestionAnsweringOutput:
+    ) -> Answered:
         """Scores of every token as an answer's first and last; see the base model for its inputs.
 
         Args:
             start_positions: Shape: [B]; with ``end_positions`` gives a loss.
             end_positions: Shape: [B].
         """
-        out = cast(Hidden, self.model(*args, **inputs))
+        graded = start_positions is not None and end_positions is not None
+        out = self.hidden(args, inputs, for_loss=graded)
         start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start, end, start_positions, end_positions)
-        return QuestionAnsweringOutput(
-            loss=loss, start_logits=start.contiguous(), end_logits=end.contiguous(), **out.noted()
+        return self.OUTPUT(
+            loss=loss,
+            start_logits=start.contiguous(),
+            end_logits=end.contiguous(),
+            # Nobody continues from a stack that was asked; of encoder-decoders the ecosystem hands it on all the same.
+            past_key_values=out.past_key_values if isinstance(out, Seq2SeqModelOutput) else None,
+            **out.noted(),
         )
+
+
+def flattened(inputs: Mapping[str, object]) -> dict[str, object]:
+    """Inputs of choices as rows of their own. Shape: [B, choices, ...] to [B * choices, ...]."""
+    return {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in inputs.items()}
 
 
 class MultipleChoice(Head):
@@ -213,10 +246,80 @@ class MultipleChoice(Head):
         rows = {**inputs, "input_ids": input_ids}
         first = next(t for t in rows.values() if isinstance(t, Tensor))
         choices = first.shape[1]
-        flat = {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in rows.items()}
-        out = cast(Hidden, self.model(**flat))
+        flat = flattened(rows)
+        out = cast(BaseModelOutput, self.model(**flat))
         vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
         logits = self.classifier(self.dropped(vector)).view(-1, choices)
         return ClassifierOutput(
             loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits, **out.noted()
         )
+
+
+class HeadConfig(Protocol):
+    """What the usual heads need of a config.
+
+    Attributes:
+        dim: width of the hidden states.
+        classifier_dropout: before the classifier of tokens, in training.
+        tie: whether the projection onto the vocabulary is the table of tokens.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def classifier_dropout(self) -> float: ...
+
+    @property
+    def tie(self) -> bool: ...
+
+
+class RowParts(TypedDict):
+    """What a head is made of that scores whole rows."""
+
+    model: Model
+    pool: Pool
+    classifier: nn.Module
+    dropout: float
+
+
+C = TypeVar("C")
+P = TypeVar("P", bound=HeadConfig)
+
+
+class TextHeads(Generic[C, P]):
+    """The heads that stand on any stack of text, each a builder for :meth:`Builder.head`.
+
+    A kind of stack says which vector stands for a row and what scores it (:meth:`row`); the heads follow.
+
+    Args:
+        of: what the heads need of the config.
+    """
+
+    def __init__(self, of: Callable[[C], P]) -> None:
+        self._of = of
+
+    @abstractmethod
+    def bare(self, c: C) -> TextStack:
+        """The stack alone."""
+
+    @abstractmethod
+    def row(self, c: C, common: Common, scores: int) -> RowParts:
+        """What gives every row so many scores."""
+
+    def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
+        """One class per row."""
+        return SequenceClassifier(**self.row(c, common, common.num_labels), common=common)
+
+    def multiple_choice(self, c: C, common: Common) -> MultipleChoice:
+        """Which continuation fits."""
+        return MultipleChoice(**self.row(c, common, 1))
+
+    def token_classifier(self, c: C, common: Common) -> TokenClassifier:
+        """One class per token."""
+        classifier = nn.Linear(self._of(c).dim, common.num_labels)
+        return TokenClassifier(model=self.bare(c), classifier=classifier, dropout=self._of(c).classifier_dropout)
+
+    def question_answerer(self, c: C, _: Common) -> QuestionAnswerer:
+        """The first and last token of an answer."""
+        return QuestionAnswerer(model=self.bare(c), qa_outputs=nn.Linear(self._of(c).dim, 2))

@@ -16,7 +16,7 @@ from omniform.blocks.attention import Attention, Positions
 from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
-from omniform.blocks.norms import RMSNorm
+from omniform.blocks.norms import RMSNorm, ZeroCentredRMSNorm
 from omniform.blocks.rotary import Frequencies, read_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
@@ -385,3 +385,11 @@ class GatedText:
             norm=self.norm() if norm is None else norm,
             max_positions=self.frequencies.longest_row(self.max_positions),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroCentredText(GatedText):
+    """Llama's parts, with norms whose weights are what is added to one (Gemma, Qwen3-Next)."""
+
+    def norm(self) -> nn.Module:
+        return ZeroCentredRMSNorm(self.dim, self.eps)

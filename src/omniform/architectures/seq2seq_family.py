@@ -10,7 +10,6 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM
 from omniform.architectures.heads import TokenClassifier
-from omniform.architectures.seq2seq_heads import SentenceClassifier, Seq2SeqClassifier, Seq2SeqQuestionAnswerer
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import Embeddings, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
@@ -164,19 +163,10 @@ class BiasedText:
         scale = self.dim**-0.5 if self.scale_outputs else 1.0
         return Seq2SeqLM(model=model, lm_head=lm_head, shift=self.shift, scale=scale)
 
-    def classifier(self, common: Common) -> Seq2SeqClassifier:
-        """One class per row, told at its end token."""
-        head, eos = SentenceClassifier(self.dim, common.num_labels, self.classifier_dropout), self.eos_token_id
-        return Seq2SeqClassifier(model=self.model(), classifier=head, shift=self.shift, eos=eos, common=common)
-
     def token_classifier(self, common: Common) -> TokenClassifier:
         """One class per token, from the encoder alone."""
         classifier = nn.Linear(self.dim, common.num_labels)
         return TokenClassifier(model=self.encoder(), classifier=classifier, dropout=self.classifier_dropout)
-
-    def question_answerer(self, _: Common) -> Seq2SeqQuestionAnswerer:
-        """The first and last token of an answer."""
-        return Seq2SeqQuestionAnswerer(model=self.model(), qa_outputs=nn.Linear(self.dim, 2), shift=self.shift)
 
 
 def _read_activation(r: ConfigReader, usual: str) -> tuple[str, bool]:

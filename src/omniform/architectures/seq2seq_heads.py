@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift
-from omniform.architectures.losses import classification_loss, span_loss
-from omniform.architectures.model import Model
+from omniform.architectures.heads import (
+    Answered,
+    Classified,
+    Head,
+    Hidden,
+    QuestionAnswerer,
+    SequenceClassifier,
+    last_of,
+)
 from omniform.core.config import Common
 from omniform.core.errors import InputError
 from omniform.core.host import is_readable
-from omniform.core.outputs import Seq2SeqClassifierOutput, Seq2SeqModelOutput, Seq2SeqQuestionAnsweringOutput
+from omniform.core.outputs import Seq2SeqClassifierOutput, Seq2SeqQuestionAnsweringOutput
 
 
 class SentenceClassifier(nn.Module):
@@ -39,50 +48,51 @@ class SentenceClassifier(nn.Module):
         return scores
 
 
-class _Rereading(Model):
-    """An encoder-decoder whose decoder reads the encoder's text again, shifted right, unless told otherwise."""
+class Rereading(Head):
+    """Base of the heads on an encoder-decoder: a step that is there for its loss keeps no state."""
 
     model: EncoderDecoder
-    shift: RightShift
 
-    def reread(
-        self, input_ids: Tensor | None, decoder_input_ids: Tensor | None, inputs: dict[str, object]
-    ) -> Seq2SeqModelOutput:
-        """The decoder's hidden states over the text."""
-        if decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
-            if input_ids is None:
-                raise InputError(
-                    "the decoder has nothing to read", expected="input_ids, or decoder_input_ids beside encoder_outputs"
-                )
-            decoder_input_ids = self.shift(input_ids)
-        out = self.model(input_ids, decoder_input_ids=decoder_input_ids, **inputs)
-        return cast(Seq2SeqModelOutput, out)
+    def hidden(self, args: tuple[Tensor | None, ...], inputs: dict[str, object], *, for_loss: bool = False) -> Hidden:
+        if for_loss:
+            inputs["use_cache"] = False
+        return super().hidden(args, inputs)
 
 
-class Seq2SeqClassifier(_Rereading):
-    """Classes of a row, told from the decoder's state at the row's last end token.
+@dataclass(frozen=True, slots=True)
+class LastEnd:
+    """The hidden state of each row's last end token.
 
-    Args:
-        model: the encoder-decoder.
-        classifier: that state to class scores.
-        shift: makes the decoder's inputs of the encoder's.
+    Attributes:
         eos: the end token.
-        common: number of labels and problem type, which choose the loss.
     """
 
-    classifier: nn.Module
     eos: int | None
-    common: Common
 
-    def forward(
+    def __call__(self, out: Hidden, input_ids: Tensor | None) -> Tensor:
+        hidden = out.last_hidden_state
+        if input_ids is None or self.eos is None or input_ids.shape != hidden.shape[:2]:
+            raise InputError(
+                "the row's end cannot be found",
+                where="input_ids",
+                expected="input_ids as long as the decoder's, and an eos_token_id in config.json",
+            )
+        return last_of(hidden, input_ids == self.eos)
+
+
+class Seq2SeqClassifier(Rereading, SequenceClassifier):
+    """Classes of a row, told from the decoder's state at the row's last end token."""
+
+    pool: LastEnd
+    OUTPUT: ClassVar[Callable[..., Classified]] = Seq2SeqClassifierOutput
+
+    def forward(  # type: ignore[override]
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        *,
+        *args: Tensor | None,
         labels: Tensor | None = None,
         **inputs: object,
-    ) -> Seq2SeqClassifierOutput:
+    ) -> Classified:
         """Class scores; see :meth:`EncoderDecoder.forward` for the other inputs.
 
         Args:
@@ -92,23 +102,13 @@ class Seq2SeqClassifier(_Rereading):
         Raises:
             InputError: rows without end tokens, or with different numbers of them.
         """
-        inputs["attention_mask"] = attention_mask
-        if labels is not None:
-            inputs["use_cache"] = False
-        out = self.reread(input_ids, decoder_input_ids, inputs)
-        logits = self.classifier(self._at_end(input_ids, out.last_hidden_state))
-        return Seq2SeqClassifierOutput(
-            loss=None if labels is None else classification_loss(logits, labels, self.common),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            **out.noted(),
-        )
+        return super().forward(input_ids, *args, labels=labels, **inputs)
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        ids = inputs.get("input_ids")
-        if not isinstance(ids, Tensor) or not is_readable(ids) or self.eos is None:
+        ids, eos = inputs.get("input_ids"), self.pool.eos
+        if not isinstance(ids, Tensor) or not is_readable(ids) or eos is None:
             return
-        counts = (ids == self.eos).sum(1).tolist()
+        counts = (ids == eos).sum(1).tolist()
         if min(counts, default=1) == 0 or len(set(counts)) > 1:
             raise InputError(
                 "every row needs the same number of end tokens",
@@ -117,59 +117,63 @@ class Seq2SeqClassifier(_Rereading):
                 found=counts,
             )
 
-    def _at_end(self, input_ids: Tensor | None, hidden_BTD: Tensor) -> Tensor:
-        if input_ids is None or self.eos is None or input_ids.shape != hidden_BTD.shape[:2]:
-            raise InputError(
-                "the row's end cannot be found",
-                where="input_ids",
-                expected="input_ids as long as the decoder's, and an eos_token_id in config.json",
-            )
-        ends = input_ids == self.eos
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (places * ends).argmax(-1)
-        return hidden_BTD[torch.arange(hidden_BTD.shape[0], device=last.device), last]
+
+class Seq2SeqQuestionAnswerer(Rereading, QuestionAnswerer):
+    """The first and the last token of an answer inside the row, from the decoder's states."""
+
+    OUTPUT: ClassVar[Callable[..., Answered]] = Seq2SeqQuestionAnsweringOutput
 
 
-class Seq2SeqQuestionAnswerer(_Rereading):
-    """The first and the last token of an answer inside the row.
+class Seq2SeqConfig(Protocol):
+    """What the heads need of a config.
 
-    Args:
-        model: the encoder-decoder.
-        qa_outputs: hidden states to two scores.
-        shift: makes the decoder's inputs of the encoder's.
+    Attributes:
+        dim: width of the hidden states.
+        classifier_dropout: before the classifier's projections, in training.
+        shift: makes the decoder's inputs of labels, or of the encoder's text.
+        eos_token_id: the end token.
     """
 
-    qa_outputs: nn.Linear
+    @property
+    def dim(self) -> int: ...
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        *,
-        start_positions: Tensor | None = None,
-        end_positions: Tensor | None = None,
-        **inputs: object,
-    ) -> Seq2SeqQuestionAnsweringOutput:
-        """Scores of every token; see :meth:`EncoderDecoder.forward` for the other inputs.
+    @property
+    def classifier_dropout(self) -> float: ...
 
-        Args:
-            start_positions: Shape: [B]; with ``end_positions`` gives a loss.
-            end_positions: Shape: [B].
-        """
-        inputs["attention_mask"] = attention_mask
-        asked = start_positions is not None and end_positions is not None
-        if asked:
-            inputs["use_cache"] = False
-        out = self.reread(input_ids, decoder_input_ids, inputs)
-        start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)
-        loss = None
-        if start_positions is not None and end_positions is not None:
-            loss = span_loss(start, end, start_positions, end_positions)
-        return Seq2SeqQuestionAnsweringOutput(
-            loss=loss,
-            start_logits=start.contiguous(),
-            end_logits=end.contiguous(),
-            past_key_values=out.past_key_values,
-            **out.noted(),
-        )
+    @property
+    def shift(self) -> RightShift: ...
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+
+C = TypeVar("C")
+
+
+class Seq2SeqHeads(Generic[C]):
+    """The heads on top of an encoder-decoder, each a builder for :meth:`Builder.head`.
+
+    Args:
+        build: makes the encoder-decoder.
+        of: what the heads need of the config.
+    """
+
+    def __init__(self, build: Callable[[C], EncoderDecoder], of: Callable[[C], Seq2SeqConfig]) -> None:
+        self._build = build
+        self._of = of
+
+    def rereading(self, c: C) -> EncoderDecoder:
+        """The model whose decoder reads the encoder's text again, unless told otherwise."""
+        model = self._build(c)
+        model.reread = self._of(c).shift
+        return model
+
+    def classifier(self, c: C, common: Common) -> Seq2SeqClassifier:
+        """One class per row, told at its end token."""
+        of = self._of(c)
+        head = SentenceClassifier(of.dim, common.num_labels, of.classifier_dropout)
+        return Seq2SeqClassifier(model=self.rereading(c), pool=LastEnd(of.eos_token_id), classifier=head, common=common)
+
+    def question_answerer(self, c: C, _: Common) -> Seq2SeqQuestionAnswerer:
+        """The first and last token of an answer."""
+        return Seq2SeqQuestionAnswerer(model=self.rereading(c), qa_outputs=nn.Linear(self._of(c).dim, 2))

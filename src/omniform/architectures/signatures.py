@@ -47,8 +47,10 @@ def _signature(forward: Callable[..., object], model: Model, names: frozenset[st
     first = [self]
     if rest and rest[0].kind is Parameter.VAR_POSITIONAL and model.base_model is not model:
         # What comes by position is the base's.
-        base = inspect.signature(type(model.base_model).forward).parameters.values()
-        by_place = [p for p in base if p.kind is Parameter.POSITIONAL_OR_KEYWORD and p.name != "self"]
+        _, *base = inspect.signature(type(model.base_model).forward).parameters.values()
+        by_place = [p for p in base if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+        if base[0].kind is Parameter.POSITIONAL_ONLY:  # it goes by the name of what the model reads
+            by_place.insert(0, base[0].replace(name=model.main_input, kind=Parameter.POSITIONAL_OR_KEYWORD))
         first += [p for p in by_place if p.name not in there and p.name in names]
         there |= {p.name for p in first}
     more = [Parameter(n, Parameter.KEYWORD_ONLY, default=None) for n in sorted(names - there)]

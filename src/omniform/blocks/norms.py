@@ -51,18 +51,12 @@ def _made_on_cpu(number: float) -> Tensor:
     return torch.tensor(number, dtype=torch.float32, device="cpu")
 
 
-class ZeroCentredRMSNorm(nn.Module):
-    """A root mean square norm whose weights are what is added to one, all of it in float32 (Gemma, Qwen3-Next).
-
-    Args:
-        dim: width of the last axis.
-        eps: added to the mean square.
-    """
+class ZeroCentredRMSNorm(RMSNorm):
+    """A root mean square norm whose weights are what is added to one, all of it in float32 (Gemma, Qwen3-Next)."""
 
     def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(dim))
-        self.eps = eps
+        super().__init__(dim, eps)
+        self.reset(0.0)
 
     def reset(self, std: float) -> None:
         """Fresh weights: no change of scale."""
@@ -71,9 +65,6 @@ class ZeroCentredRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
         return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
 class GatedRMSNorm(RMSNorm):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
+from omniform.architectures.encoder_family import STACK_KEYS, VOCABULARY_HEAD, EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
 from omniform.architectures.stack import TextStack
 from omniform.blocks.embeddings import PositionTable, TypedEmbeddings
@@ -34,11 +34,6 @@ def build(c: EncoderText, pooler: nn.Module | None) -> TextStack:
 
 heads = EncoderHeads(build, lambda c: c)
 
-VOCABULARY_HEAD = {
-    "lm_head": "cls.predictions",
-    "lm_head.dense": "cls.predictions.transform.dense",
-    "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
-}
 RELATION = "cls.seq_relationship"
 
 FAMILY = (

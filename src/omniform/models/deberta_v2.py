@@ -8,7 +8,7 @@ from torch import nn
 
 from omniform.architectures.disentangled import PairedEncoder, Places, Pooling, PoolingHeads
 from omniform.architectures.encoder import MaskedLM, VocabularyHead
-from omniform.architectures.encoder_family import STACK_KEYS, EncoderText
+from omniform.architectures.encoder_family import STACK_KEYS, VOCABULARY_HEAD, EncoderText
 from omniform.architectures.family import Builder
 from omniform.blocks.attention import Attention
 from omniform.blocks.disentangled import ConvolvedPostNorm, MaskedEmbeddings
@@ -109,7 +109,7 @@ def masked_lm(c: Config, _: Common) -> MaskedLM:
 
 def masked_lm_keys(c: Config) -> KeyMap:
     """The two heads lie in different places."""
-    return KEYS.under("model", "deberta") | KeyMap(LEGACY_HEAD if c.legacy_head else HEAD)
+    return KEYS.under("model", "deberta") | KeyMap(VOCABULARY_HEAD if c.legacy_head else HEAD)
 
 
 SELF = {"q_proj": "query_proj", "k_proj": "key_proj", "v_proj": "value_proj", "bias.c2p": "pos_key_proj"}
@@ -129,11 +129,6 @@ KEYS = KeyMap(
     ignored=(r"position_embeddings", r"^mask_predictions\."),
 )
 HEAD = {"lm_head": "lm_predictions.lm_head", "lm_head.layer_norm": "lm_predictions.lm_head.LayerNorm"}
-LEGACY_HEAD = {
-    "lm_head": "cls.predictions",
-    "lm_head.dense": "cls.predictions.transform.dense",
-    "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
-}
 POOLER = {"pool": "pooler"}
 
 FAMILY = (

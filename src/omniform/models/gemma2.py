@@ -8,22 +8,13 @@ from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
-from omniform.architectures.parts import GatedText, read_windows
+from omniform.architectures.parts import ZeroCentredText, read_windows
 from omniform.blocks.embeddings import ScaledEmbedding
 from omniform.blocks.layers import Sandwich
-from omniform.blocks.norms import ZeroCentredRMSNorm
 from omniform.blocks.rotary import Rotary
 from omniform.blocks.scores import Scores, SoftCap
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text(GatedText):
-    """Llama's parts with norms about one."""
-
-    def norm(self) -> nn.Module:
-        return ZeroCentredRMSNorm(self.dim, self.eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +26,7 @@ class Config:
         logits_cap: bound of the scores of tokens; None for none.
     """
 
-    text: Text
+    text: ZeroCentredText
     attention_bias: bool
     rules: tuple[Rule, ...]
     scores: Scores
@@ -52,7 +43,7 @@ def read_cap(r: ConfigReader, name: str, default: float) -> float | None:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    text = Text.read(
+    text = ZeroCentredText.read(
         r, vocab_size=256000, dim=2304, hidden=9216, layers=26, heads=8, kv_heads=4, head_dim=256, max_positions=8192,
         act="gelu_pytorch_tanh", act_key="hidden_activation", tie=True, bos=2, eos=1, pad=0,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads, decoder_family
-from omniform.architectures.parts import GatedText
+from omniform.architectures.parts import ZeroCentredText
 from omniform.architectures.routed import RoutedCausalLM
 from omniform.blocks.attention import Attention
 from omniform.blocks.mlp import GatedMLP
@@ -27,14 +27,6 @@ LINEAR, FULL = "linear_attention", "full_attention"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text(GatedText):
-    """Llama's parts with norms about one."""
-
-    def norm(self) -> nn.Module:
-        return ZeroCentredRMSNorm(self.dim, self.eps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a Qwen3-Next computes.
 
@@ -46,7 +38,7 @@ class Config:
         router: whether its scores are returned unasked, and what their loss counts for.
     """
 
-    text: Text
+    text: ZeroCentredText
     attention_bias: bool
     kinds: tuple[str, ...]
     sparse: tuple[bool, ...]
@@ -58,7 +50,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    text = Text.read(
+    text = ZeroCentredText.read(
         r, vocab_size=151936, dim=2048, hidden=5632, layers=48, heads=16, kv_heads=2, head_dim=256, max_positions=32768,
         partial=0.25,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omniform.architectures.family import Builder
 from omniform.architectures.seq2seq_family import ENCODER_KEYS, KEYS, BiasedText
+from omniform.architectures.seq2seq_heads import Seq2SeqHeads
 from omniform.core.reader import ConfigReader
 
 
@@ -11,6 +12,8 @@ def read(r: ConfigReader) -> BiasedText:
     """Read a config; every key is used, declared inert or refused."""
     return BiasedText.read(r)
 
+
+heads = Seq2SeqHeads(BiasedText.model, lambda c: c)
 
 BASE = "transformer"
 SCORE = {"classifier": "classification_head"}
@@ -26,8 +29,8 @@ FAMILY = (
     )
     .base("T5Model", BiasedText.model)
     .head("T5ForConditionalGeneration", "seq2seq-lm", BiasedText.seq2seq_lm, prefix="")
-    .head("T5ForQuestionAnswering", "question-answering", BiasedText.question_answerer, prefix="")
-    .head("T5ForSequenceClassification", "sequence-classification", BiasedText.classifier, SCORE)
+    .head("T5ForQuestionAnswering", "question-answering", heads.question_answerer, prefix="")
+    .head("T5ForSequenceClassification", "sequence-classification", heads.classifier, SCORE)
     .architecture("T5EncoderModel", ("text-encoding",), lambda c, _: c.encoder(), ENCODER_KEYS)
     .architecture(
         "T5ForTokenClassification", ("token-classification",), BiasedText.token_classifier, TOKENS, prefix=BASE
