@@ -29,7 +29,7 @@ class Composed(nn.Module):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        parts = dict(cls._PARTS)
+        parts = {n: given for base in reversed(cls.__mro__) for n, given in vars(base).get("_PARTS", {}).items()}
         for name, annotation in vars(cls).get("__annotations__", {}).items():
             if str(annotation).startswith("ClassVar"):
                 continue
