@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from omniform.core.context import Computed
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError, WeightsError
-from omniform.core.state import KV, Computed, StatefulModule
+from omniform.core.state import KV, StatefulModule
 from omniform.engine.memory import decoder_bytes
 from omniform.engine.paged_state import MEMORY, ROWS
 from omniform.hub.auto import load_as_saved

@@ -41,7 +41,7 @@ class RowLayout:
         return torch.cat([self.positions[:, first:stop], later.expand(axes, -1)], dim=1)
 
 
-class Writer(HasModules, Protocol):
+class Decoder(HasModules, Protocol):
     """A decoder, as far as writing takes it."""
 
     @property
@@ -186,7 +186,7 @@ class Generative(PromptReader, ABC):
 
     @property
     @abstractmethod
-    def decoder(self) -> Writer:
+    def decoder(self) -> Decoder:
         """What reads the prompt's vectors and every token after them."""
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ from torch import Tensor
 from omniform.blocks.packed import attend_packed
 from omniform.blocks.padded import attend_padded, is_written_out
 from omniform.blocks.scores import Scores
-from omniform.core.context import Backend, Bias, Mask, StepContext
+from omniform.core.context import Backend, Bias, Computed, Mask, StepContext
 from omniform.core.packed import PackedMask
 from omniform.core.rules import Rule
-from omniform.core.state import Computed
 
 
 def attend(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.scores import ScoreBias, Scores
-from omniform.core.context import Backend, Memory, StepContext
+from omniform.core.context import Backend, Computed, Memory, StepContext
 from omniform.core.rules import Rule
-from omniform.core.state import KV, Computed, CrossKV, LengthRegimes, State, StatefulModule
+from omniform.core.state import KV, CrossKV, LengthRegimes, State, StatefulModule
 
 
 class Positions(Protocol):

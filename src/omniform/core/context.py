@@ -26,6 +26,21 @@ Bias = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """How a mixer is computed.
+
+    Attributes:
+        prompt: the kernel over a whole prompt (or a whole input, in an encoder).
+        decoding: the kernel of one new token; None where there is no decoding.
+        why: what decides it.
+    """
+
+    prompt: str
+    decoding: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mask:
     """A resolved rule.
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from omniform.core.trees import Tree, register_tree
 
 if TYPE_CHECKING:
-    from omniform.core.context import Backend, Memory
+    from omniform.core.context import Backend, Computed, Memory
 
 Kept = Literal["token", "memory", "row"]
 """What a piece of state is kept for: each of a row's tokens, each token of an encoder's output, or the whole row."""
@@ -425,21 +425,6 @@ def _put_together(kind: type[DenseState], parts: list[object], names: list[str])
 
 
 register_tree(DenseState, _taken_apart, _put_together)
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """How a mixer is computed.
-
-    Attributes:
-        prompt: the kernel over a whole prompt (or a whole input, in an encoder).
-        decoding: the kernel of one new token; None where there is no decoding.
-        why: what decides it.
-    """
-
-    prompt: str
-    decoding: str | None
-    why: str
 
 
 class LengthRegimes(Protocol):

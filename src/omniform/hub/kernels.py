@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from omniform.architectures.model import Model
-from omniform.core.state import Computed, StatefulModule
+from omniform.core.context import Computed
+from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.transforms.prepack import LEAST
