@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
-from omniform.core.errors import InputError, OmniformError, UnknownAttributeError, check_arguments, nearest
+from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
@@ -177,6 +177,8 @@ class Model(Composed):
     def bind(self, origin: Origin) -> Self:
         """Tie this model to its config and its architecture; done once, by whoever built it."""
         self._origin = origin
+        # PEFT looks for it there, to note it in an adapter's config.
+        self.__dict__["name_or_path"] = origin.name_or_path
         return self
 
     @property
@@ -245,7 +247,7 @@ class Model(Composed):
         """The table that turns token ids into vectors."""
         base = self.base_model
         if base is self:
-            raise OmniformError(f"{type(self).__name__} has no table of input embeddings")
+            raise MissingPartError(f"{type(self).__name__} has no table of input embeddings")
         return base.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module | None:

@@ -69,6 +69,7 @@ class PreTrainedModel(Surface):
         place = kind.place
         if place is None:
             super().__init__()
+            self._speak_both()
             self.bind(origin_of(kind, config))
             return
         if config.model_type != place.family.model_type:
@@ -90,6 +91,7 @@ class PreTrainedModel(Surface):
         self.bind(origin_of(kind, config))
         _name_inner(self, place.family, config)
         spell_out(self)
+        self._speak_both()
         where = home()
         if where.type != "meta":
             with torch.inference_mode(False):

@@ -6,19 +6,21 @@ that a forward needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.adapted import BASE, ModuleName, adapted, adapters_by_our_names, renamings
 from omniform.architectures.model import Model
 from omniform.architectures.resize import head_to, resized, swapped, table_to
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import DenseState
 from omniform.weights.init import initialise
-from omniform.weights.keymap import KeyTable
-from omniform.weights.tensors import tensors_and_ties, tie
+from omniform.weights.keymap import KeyMap, KeyTable
+from omniform.weights.tensors import named_tensors, tensors_and_ties, tie
 
 T = TypeVar("T")
 
@@ -68,8 +70,15 @@ class Surface(Model):
 
     main_input_name = Fact[str](lambda model: model.main_input, lambda kind: kind.main_input)
     _no_split_modules = Fact["list[str] | None"](lambda model: model._layers(), lambda kind: None)
-    _tied_weights_keys = Fact["dict[str, str] | None"](lambda model: tensors_and_ties(model)[1], lambda kind: None)
+    _tied_weights_keys = Fact["dict[str, str] | None"](
+        lambda model: tensors_and_ties(model)[1] or None, lambda kind: None
+    )
     all_tied_weights_keys = Fact["dict[str, str]"](lambda model: tensors_and_ties(model)[1], lambda kind: {})
+
+    _checkpoint_conversion_mapping = Fact["dict[str, str]"](lambda model: model._renamings(), lambda kind: {})
+
+    def _renamings(self) -> dict[str, str]:
+        return renamings([str(path) for path, module in self.named_modules() if module._parameters], self.key_map())
 
     def _layers(self) -> list[str]:
         """Class names of what must stay on one device: the layers, found in the structure."""
@@ -211,8 +220,6 @@ class Surface(Model):
         if "_grads_hook" in self.__dict__:
             self.__dict__.pop("_grads_hook").remove()
 
-    # -- names -------------------------------------------------------------------------------------------------------
-
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
@@ -240,34 +247,52 @@ class Surface(Model):
             given.setdefault("position_ids", places[:, -new:])
         return {name: value for name, value in given.items() if value is not None}
 
+    # -- spellings ---------------------------------------------------------------------------------------------------
+
+    def key_map(self) -> KeyMap:
+        """Where each of this model's modules lives in a checkpoint."""
+        return self.origin.architecture.keys(self.config.spec) if self.keymap is None else self.keymap
+
     def key_table(self) -> KeyTable:
-        """Where each of this model's tensors lives in a checkpoint."""
+        """Where each of this model's tensors lives in a checkpoint; adapters live in files of their own."""
         tensors, ties = tensors_and_ties(self)
-        shapes = {path: tuple(tensor.shape) for path, tensor in tensors.items()}
-        keys = self.origin.architecture.keys(self.config.spec) if self.keymap is None else self.keymap
-        return keys.expand(shapes, ties)
+        layers = tuple(f"{path}." for path in adapted(self))
+        bases = tuple(f"{layer}{BASE}." for layer in layers)
+        shapes = {
+            path: tuple(tensor.shape)
+            for path, tensor in tensors.items()
+            if path.startswith(bases) or not path.startswith(layers)
+        }
+        return self.key_map().expand(shapes, ties)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """All modules by our paths, each a :class:`ModuleName`, so that PEFT finds them by the Hub's names as well."""
+        skipped = len(prefix) + 1 if prefix else 0
+        for path, module in super().named_modules(memo, prefix, remove_duplicate):
+            yield ModuleName(path, functools.partial(self._spelled, path[skipped:])), module
+
+    def _spelled(self, path: str) -> list[str]:
+        return [] if self._origin is None else [link.key for link in self.key_map().places(path)]
 
     def target_modules(self, *names: str) -> list[str]:
         """Our paths of the modules that the ecosystem knows by a name: ``query``, ``c_attn``, ``q``.
 
-        For ``LoraConfig(target_modules=model.target_modules("query", "value"))``: PEFT looks for names among
-        ``named_modules()``, which spells them our way. A fused matrix (``c_attn``) is several modules of ours.
+        For tools that look for them by our paths. PEFT finds them by itself (:meth:`named_modules`). A fused matrix
+        (``c_attn``) is several modules of ours.
 
         Raises:
             InputError: a name that no module has.
         """
-        table, found = self.key_table(), []
+        found: dict[str, None] = {}
+        modules = [path for path, module in self.named_modules() if module._parameters]
         for name in names:
-            mine = []
-            for path, links in table.links.items():
-                module = path.rpartition(".")[0]
-                spelled = [link.key.rpartition(".")[0] for link in links]
-                if any(f".{key}".endswith(f".{name}") for key in (module, *spelled)) and module not in mine:
-                    mine.append(module)
+            mine = [str(path) for path in modules if path == name or path.endswith(f".{name}")]
             if not mine:
                 raise InputError("no module has this name", where="target_modules", found=repr(name)[:80])
-            found += [path for path in mine if path not in found]
-        return found
+            found.update(dict.fromkeys(mine))
+        return list(found)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> object:
         """Take weights from a mapping, whose names are ours or a checkpoint's; see torch's method."""
@@ -277,16 +302,19 @@ class Surface(Model):
         """Weights by our names, given by ours or a checkpoint's; what has no place here keeps its name."""
         if not isinstance(state_dict, Mapping):
             raise InputError("not a mapping of names to tensors", where="state_dict", found=type(state_dict).__name__)
-        own = self.state_dict(keep_vars=True).keys()
-        if state_dict.keys() <= own:
+        own = dict(named_tensors(self))
+        if all(key in own and tensor.shape == own[key].shape for key, tensor in state_dict.items()):
             return state_dict
+        made, known = adapters_by_our_names(state_dict, own, list(adapted(self)), self.key_map())
         table, prefixes = self.key_table(), self.origin.family.prefixes
-        meanings = {key: table.canonical(key, prefixes) for key in state_dict if key not in own}
+        # A name that both use means theirs only where the shape says so (a matrix that we keep in parts).
+        own = {key: held for key, held in own.items() if not _is_theirs(table, key, held, state_dict.get(key))}
+        meanings = {key: table.canonical(key, prefixes) for key in state_dict if key not in own and key not in known}
         keys: dict[str, str] = {}
         for key, meant in meanings.items():
             if meant is not None and (key == meant or meant not in keys):
                 keys[meant] = key
-        made = {key: tensor for key, tensor in state_dict.items() if key in own}
+        made.update((key, tensor) for key, tensor in state_dict.items() if key in own)
         for path, links in table.links.items():
             if path not in made and all(link.key in keys for link in links):
                 made[path] = table.read(path, lambda key: state_dict[keys[key]])
@@ -295,6 +323,24 @@ class Surface(Model):
                 made.setdefault(path, made[owner])
         strange = {key for key, meant in meanings.items() if meant is None and not table.is_ignored(key)}
         return {**made, **{key: state_dict[key] for key in strange}}
+
+    def _speak_both(self) -> None:
+        """Inside whatever module, take a state dict in either spelling."""
+        self.register_load_state_dict_pre_hook(_taken)  # type: ignore[no-untyped-call]
+
+
+def _is_theirs(table: KeyTable, key: str, own: Tensor, given: Tensor | None) -> bool:
+    return given is not None and given.shape != own.shape and tuple(given.shape) == table.shapes.get(key)
+
+
+def _taken(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    assert isinstance(module, Surface)
+    held = {key[len(prefix) :]: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
+    named = module.in_our_names(held)
+    if named is not held:
+        for key in held:
+            del state_dict[prefix + key]
+        state_dict.update((prefix + key, tensor) for key, tensor in named.items())
 
 
 def _require_grads(module: nn.Module, inputs: object, output: Tensor) -> None:

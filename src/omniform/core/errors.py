@@ -103,6 +103,10 @@ class DependencyError(OmniformError, ImportError):
     """An optional package is needed for this and is not installed; the remedy names the extra."""
 
 
+class MissingPartError(OmniformError, NotImplementedError):
+    """A part is asked for that this kind of model does not have."""
+
+
 class UnknownNameError(OmniformError, KeyError):
     """A name (task, family, architecture) that nothing is registered under."""
 

@@ -56,7 +56,8 @@ def save_model(
         save_directory: the folder; made if it does not exist. Other files in it stay.
         is_main_process: False in all processes but one, which then write nothing.
         state_dict: weights to save instead of the model's own, by our names or the Hub's.
-        save_function: writes one file, given its tensors and its path; safetensors by default.
+        save_function: writes one file, given its tensors and its path; safetensors by default. What it leaves there in
+            another format (``Accelerator.save`` pickles) is written anew: a file is what its name says.
         push_to_hub: False.
         max_shard_size: bytes of weights per file, a number or ``"5GB"``.
         safe_serialization: True; weights are written as safetensors and nothing else.
@@ -282,12 +283,19 @@ def _write_tensors(
         seen.add(tensor.data_ptr())
         apart[key] = tensor.clone() if shared else tensor.contiguous()
     try:
-        if save_function is None:
-            save_file(apart, path, {"format": "pt"})
-        else:
+        if save_function is not None:
             save_function(apart, str(path))
+        if save_function is None or (path.exists() and not _is_safetensors(path)):
+            save_file(apart, path, {"format": "pt"})
     except SafetensorError as error:  # a full disk, for one, is no OSError to that library
         raise OSError(errno.EIO, str(error)) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with a header that fits into it (https://huggingface.co/docs/safetensors)."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return length <= path.stat().st_size - 8 and file.read(1) == b"{"
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:

@@ -91,7 +91,17 @@ KEYS = KeyMap(
         "layers.{i}.mlp.fc1": "encoder.layer.{i}.intermediate.dense",
         "layers.{i}.mlp.fc2": "encoder.layer.{i}.output.dense",
         "norm": "layernorm",
-    }
+    },
+    # Names in the reference's memory, which its adapters are saved under.
+    aliases=(
+        (r"(^|\.)layers\.(\d+)\.attention\.q_proj\.", r"\1encoder.layer.\2.attention.attention.query."),
+        (r"(^|\.)layers\.(\d+)\.attention\.k_proj\.", r"\1encoder.layer.\2.attention.attention.key."),
+        (r"(^|\.)layers\.(\d+)\.attention\.v_proj\.", r"\1encoder.layer.\2.attention.attention.value."),
+        (r"(^|\.)layers\.(\d+)\.attention\.o_proj\.", r"\1encoder.layer.\2.attention.output.dense."),
+        (r"(^|\.)layers\.(\d+)\.mlp\.fc1\.", r"\1encoder.layer.\2.intermediate.dense."),
+        (r"(^|\.)layers\.(\d+)\.mlp\.fc2\.", r"\1encoder.layer.\2.output.dense."),
+        (r"(^|\.)layers\.(\d+)\.layernorm_", r"\1encoder.layer.\2.layernorm_"),
+    ),
 )
 
 FAMILY = (

@@ -54,6 +54,15 @@ class KeyMap:
         matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
         return {path: _resolve(path, matchers)[0].key for path in paths}
 
+    def places(self, path: str) -> tuple[Link, ...]:
+        """Where the module, or the tensor, at ``path`` lives: in one place of the checkpoint, or in several."""
+        rules = sorted(self.rules.items(), key=_longest_first)
+        return _resolve(path, [(_matcher(mine), target) for mine, target in rules])
+
+    def spellings(self, key: str) -> Iterable[str]:
+        """A key as it is, and what it would be called now, if it is an old spelling."""
+        return _spellings(key, (*OLD_SPELLINGS, *self.aliases))
+
     def __or__(self, other: KeyMap) -> KeyMap:
         """Both maps; the right one's rules win."""
         return KeyMap({**self.rules, **other.rules}, (*self.aliases, *other.aliases), (*self.ignored, *other.ignored))
@@ -172,7 +181,7 @@ class KeyTable:
             key: a key of a checkpoint.
             prefixes: prefixes (without the dot) that old files lack or have too many of.
         """
-        for spelling in _spellings(key, (*OLD_SPELLINGS, *self.keymap.aliases)):
+        for spelling in self.keymap.spellings(key):
             for candidate in (spelling, *_with_and_without(spelling, prefixes)):
                 if candidate in self.shapes:
                     return candidate

@@ -25,6 +25,8 @@ AXES: Mapping[str, Mapping[str, int]] = {
     "weight_scale": {"out": 0},
     "lora_A.weight": {"in": 1},
     "lora_B.weight": {"out": 0},
+    "lora_B.bias": {"out": 0},
+    "lora_magnitude_vector.weight": {"out": 0},
     "qweight": {"in": 0, "out": 1},
     "scales": {"out": 1},
     "g_idx": {"in": 0},
@@ -105,13 +107,16 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Transposed:
-    """A matrix the other way round (GPT-2's ``Conv1D``); what has other than two axes stays as it is."""
+    """A matrix the other way round (GPT-2's ``Conv1D``).
+
+    What has other than two axes stays as it is, and so do adapters' matrices, which are a linear layer's beside either.
+    """
 
     def of(self, x: Tensor, kind: str) -> Tensor:
-        return x.t() if x.dim() == 2 else x
+        return x.t() if x.dim() == 2 and not kind.startswith("lora_") else x
 
     def inner(self, shape: Shape, kind: str) -> Shape:
-        return shape[::-1] if len(shape) == 2 else shape
+        return shape[::-1] if len(shape) == 2 and not kind.startswith("lora_") else shape
 
     outer = inner
 
@@ -198,6 +203,11 @@ class Link:
     def whole(self) -> bool:
         """Whether theirs is all there is of ours."""
         return not self.ours
+
+    @property
+    def renames(self) -> bool:
+        """Whether both are one layer under two names, the order of its matrix's axes aside."""
+        return not self.ours and all(isinstance(view, Transposed) for view in self.theirs)
 
     def expanded(self) -> list[Link]:
         """One link per key."""

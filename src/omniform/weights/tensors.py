@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -11,13 +13,23 @@ def tensors_and_ties(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
-    for path, tensor in model.state_dict(keep_vars=True).items():
+    for path, tensor in named_tensors(model):
         owner = first.setdefault(id(tensor), path)
         if owner == path:
             tensors[path] = tensor
         else:
             ties[path] = owner
     return tensors, ties
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """In the order of a state dict, by the modules' own paths: a state dict may be spelled otherwise."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        passing = module._non_persistent_buffers_set
+        held = [*module._parameters.items(), *((n, b) for n, b in module._buffers.items() if n not in passing)]
+        for name, tensor in held:
+            if tensor is not None:
+                yield f"{path}.{name}" if path else name, tensor
 
 
 def allocate(model: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
