@@ -19,7 +19,7 @@ from omniform.core.state import KV, Conv, CrossKV, Latent, Recurrent, StatefulMo
 from omniform.engine.engine import Engine
 from omniform.engine.paged_state import MEMORY, ROWS
 from omniform.hub.plan import _states
-from reference import ragged, randomise
+from reference import omniform, ragged, randomise
 
 WIDTH, VOCABULARY, NEW = 16, 41, 8
 
@@ -314,3 +314,16 @@ def test_specs_tell_their_sizes():
     assert CrossKV(2, 8, 4).nbytes(half) == 2 * 2 * 12 and CrossKV(2, 8, 4).kept == "memory"
     assert Latent(10).nbytes(half) == 20 and Conv(6, 4).nbytes(half) == 36
     assert Recurrent((2, 3)).nbytes(half) == 24 and Recurrent((2, 3), half).nbytes(half) == 12
+
+
+def test_a_model_without_any_layer_writes():
+    torch.manual_seed(0)
+    config = omniform.AutoConfig.for_model("llama", vocab_size=64, hidden_size=32, num_hidden_layers=0)
+    model = omniform.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    expected = ids
+    for _ in range(4):
+        expected = torch.cat((expected, model(expected).logits[:, -1:].argmax(-1)), 1)
+    how = {"max_new_tokens": 4, "eos_token_id": None}
+    assert torch.equal(model.generate(ids, **how), expected)
+    assert torch.equal(model.generate(ids, num_beams=2, **how)[:, :3], ids)

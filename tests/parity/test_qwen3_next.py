@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from askers import Places, Question, Text, Words, counted
@@ -39,18 +39,6 @@ class Routed(Text):
             yield Question(whole, ("aux_loss", "router_logits", "logits"))
 
 
-@dataclass(frozen=True)
-class Unpadded(Text):
-    """The same questions; a loss over whole rows only where they are not padded.
-
-    What a recurrence makes of padding depends on where its state is after it, and means nothing.
-    """
-
-    def questions(self, config: object) -> Iterator[Question]:
-        for q in super().questions(config):
-            yield q if q.real is None else replace(q, fields=tuple(f for f in q.fields if f != "loss"))
-
-
 HEADS = decoder_heads("Qwen3Next")
 
 TABLE = Table(
@@ -63,7 +51,7 @@ TABLE = Table(
             "Qwen3NextForCausalLM", "AutoModelForCausalLM", Routed(Words(), positions=counted), everywhere=True
         ),
         "ForQuestionAnswering": Head(
-            "Qwen3NextForQuestionAnswering", "AutoModelForQuestionAnswering", Unpadded(Places(), positions=counted)
+            "Qwen3NextForQuestionAnswering", "AutoModelForQuestionAnswering", Text(Places(), positions=counted)
         ),
         "ForCausalLM, recurrent only": Head(
             "Qwen3NextForCausalLM",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import omniform
+from omniform.blocks.scores import Scores
 from omniform.transforms.prepack import PrepackedLinear, prepack
 from omniform.weights.version import SAMPLES, WHOLE, WeightWatch
 
@@ -125,10 +126,25 @@ def spectrally_normed(model):
     nn.utils.parametrizations.spectral_norm(model.model.layers[0].self_attn.v_proj)
 
 
+def forward_patched(model):
+    layer = model.model.layers[0].mlp
+    forward = layer.forward
+    layer.forward = lambda x: forward(x) * 3  # as tools that hook into modules do
+
+
+def scores_replaced(model):
+    model.model.layers[0].self_attn.scores = Scores(0.01)
+
+
+def swapped(model):
+    torch.utils.swap_tensors(value(model), nn.Parameter(-value(model).detach()))
+
+
 CHANGES = [
     in_place, through_data, one_row_through_data, one_number_through_data, data_replaced, data_replaced_twice,
     copied_through_data, by_numpy, state_dict, state_dict_assigned, trained, parameter_replaced, layer_replaced,
     layer_wrapped, vector_to_parameters, initialised, hooked, spectrally_normed,
+    forward_patched, scores_replaced, swapped,
 ]  # fmt: skip
 
 

@@ -46,7 +46,8 @@ class Recurrence(StatefulModule):
             inputs: Shape: [B, T, ...] each.
 
         Returns:
-            What becomes of the tokens, Shape: [B, T, ...], and the state after them.
+            What becomes of the tokens, Shape: [B, T, ...], and the state after them. What it says of padding is
+            replaced by zeros.
         """
 
     def scan(self, ctx: StepContext, *inputs: Tensor) -> Tensor:
@@ -97,7 +98,8 @@ class Recurrence(StatefulModule):
             real = ctx.padding[:, -inputs[0].shape[1] :]
             order, back = ctx.once("real tokens first", lambda: _real_first(real))
             made, state = self.advance(state, real.sum(1), *(_taken(x, order) for x in inputs))
-            made = _taken(made, back)
+            # A padding token is made of nothing, as if its input were zero.
+            made = _taken(made, back).masked_fill(~real.view(*real.shape, *(1,) * (made.dim() - 2)), 0)
         if kept is not None:
             kept.write(everyone, state)
         return made

@@ -221,7 +221,7 @@ class Scheduler:
         copies: list[tuple[Pool, int, int]] = []
         left = budget
         for row, wish in wishes:
-            if not row.tables:
+            if self.pools and not row.tables:  # a model without any state has nothing to take over
                 wish -= self._reuse_prefix(request, row)
             count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
 from itertools import chain
 from threading import RLock
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ LEAST = 16
 """Words that are compared of every tensor."""
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
+_CONTAINERS = (list, tuple, dict, set)
 _OURS = ("torch", "omniform")
 
 
@@ -153,7 +155,8 @@ class WeightWatch:
         modules = list(self._whole().modules())
         tensors = list(_tensors(modules))
         self._facts = _facts(modules)
-        self._refs: list[ReferenceType[Tensor]] = [ref(tensor) for tensor in tensors]
+        # No weak references: torch swaps no tensors that somebody watches (`torch.utils.swap_tensors`).
+        self._ids = [id(tensor) for tensor in tensors]
         self._counts = [counted(tensor) for tensor in tensors]
         self._memory = Memory(tensors)
         self._elsewhere = [tensor.device.type not in ("cpu", "meta") for tensor in tensors]
@@ -163,8 +166,7 @@ class WeightWatch:
         modules = list(self._whole().modules())
         tensors = list(_tensors(modules))
         return (
-            len(tensors) == len(self._refs)
-            and all(old() is tensor for old, tensor in zip(self._refs, tensors, strict=True))
+            [id(tensor) for tensor in tensors] == self._ids
             and [counted(tensor) for tensor in tensors] == self._counts
             and _facts(modules) == self._facts
             and not self._memory.was_written()
@@ -194,12 +196,42 @@ def _facts(modules: Sequence[nn.Module]) -> list[object]:
     for module in modules:
         kind, own = type(module), module.__dict__
         facts.append(kind.__qualname__)
-        facts += [value for value in own.values() if type(value) in _PLAIN]
+        facts += [value if type(value) in _PLAIN else _Object.of(value) for value in own.values()]
         if module._forward_hooks or module._forward_pre_hooks:
             facts += [*module._forward_hooks, None, *module._forward_pre_hooks]
         if kind.__module__.partition(".")[0] not in _OURS:
             facts += [repr(value) for value in own.values() if isinstance(value, (list, tuple, dict)) and _small(value)]
     return facts
+
+
+class _Object:
+    """What a module holds as an attribute: a function in the place of ``forward``, the ``Scores`` of an attention.
+
+    Objects are told apart by what they are, and not kept alive: a patched ``forward`` often knows its model.
+    """
+
+    __slots__ = ("_self",)
+
+    def __init__(self, value: object) -> None:
+        self._self = ref(value)
+
+    @classmethod
+    def of(cls, value: object) -> object:
+        """What stands for an attribute among the facts; containers are looked into elsewhere."""
+        if isinstance(value, _CONTAINERS):
+            return None
+        if isinstance(value, Tensor):
+            return id(value), counted(value)
+        try:
+            return cls(value)
+        except TypeError:  # cannot be referred to weakly: a value of ours, or one that is as good as its text
+            return value if is_dataclass(value) else str(value)
+
+    def __eq__(self, other: object) -> bool:
+        # Of an object there is one such reference as long as it lives.
+        return isinstance(other, _Object) and self._self is other._self
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _small(value: Iterable[object]) -> bool:
