@@ -318,7 +318,8 @@ def test_specs_tell_their_sizes():
 
 def test_a_model_without_any_layer_writes():
     torch.manual_seed(0)
-    config = omniform.AutoConfig.for_model("llama", vocab_size=64, hidden_size=32, num_hidden_layers=0)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 0}
+    config = omniform.AutoConfig.for_model("llama", **sizes)
     model = omniform.AutoModelForCausalLM.from_config(config).eval()
     ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
     expected = ids
