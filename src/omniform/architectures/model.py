@@ -83,6 +83,7 @@ class Model(Composed):
         ``return_dict=False`` returns the output's entries as a plain tuple.
         """
         plain = inputs.pop("return_dict", None) is False
+        self._ask(inputs)
         if not is_traced():
             accepted = self.accepts()
             for name in INERT:
@@ -92,6 +93,20 @@ class Model(Composed):
             args, inputs = self._arrived(args, inputs)
         output = cast(ModelOutput, super().__call__(*args, **inputs))
         return cast(ModelOutput, output.to_tuple()) if plain else output
+
+    def _ask(self, inputs: dict[str, object]) -> None:
+        """Ask of a call what the config asks of all of them, where it does not say otherwise."""
+        if self._origin is None:  # a part, which is asked by its whole
+            return
+        asked = self._origin.config.common
+        wishes: dict[str, object] = {} if asked.use_cache else {"use_cache": False}
+        if asked.output_hidden_states:
+            wishes["output_hidden_states"] = True
+        if asked.output_attentions:
+            wishes["output_attentions"] = True
+        for name, wish in wishes.items():
+            if inputs.get(name) is None and name in self.accepts():
+                inputs[name] = wish
 
     def arrive(self, inputs: dict[str, object]) -> None:
         """Look at the inputs of a call before anything is computed; they may be replaced by what means the same.

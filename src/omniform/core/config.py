@@ -36,7 +36,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 # releases kept here; the engine reads them when a folder has no generation_config.json.
 _BOOKKEEPING = (
     "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "transformers.js_config", "auto_map",
-    "return_dict", "use_return_dict", "output_hidden_states", "output_attentions", "attn_implementation",
+    "return_dict", "use_return_dict", "attn_implementation",
     "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset", "torchscript",
     "use_bfloat16", "chunk_size_feed_forward", "pruned_heads", "finetuning_task", "task_specific_params",
     "tf_legacy_loss", "tokenizer_class", "gradient_checkpointing", "initializer_range", "is_encoder_decoder",
@@ -75,6 +75,7 @@ class Common:
     Attributes:
         id2label: names of the classes of a classification head, by index; its length is the number of labels.
         problem_type: which loss a sequence classifier uses; None decides by ``num_labels`` and the labels' dtype.
+        use_cache: whether a call returns the state of what it read, where it does not say; likewise the next two.
         initializer_range: standard deviation for freshly made weights.
         decoder_start_token_id: first token of an encoder-decoder's answer.
     """
@@ -84,6 +85,8 @@ class Common:
     id2label: Mapping[int, str]
     problem_type: ProblemType | None = None
     use_cache: bool = True
+    output_hidden_states: bool = False
+    output_attentions: bool = False
     initializer_range: float = 0.02
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -112,6 +115,8 @@ def read_common(r: ConfigReader) -> Common:
         id2label=_labels(r),
         problem_type=problem,
         use_cache=r.flag("use_cache", True),
+        output_hidden_states=r.flag("output_hidden_states", False),
+        output_attentions=r.flag("output_attentions", False),
         initializer_range=r.number("initializer_range", 0.02),
         pad_token_id=r.token("pad_token_id"),
         bos_token_id=r.token("bos_token_id"),
