@@ -132,7 +132,8 @@ def wrong_defaults(model_type: str, reference_config: type, **given: object) -> 
     theirs = reference_config(**given).to_dict()
     ours = omniform.AutoConfig.for_model(model_type, **given)
     read = ours.__dict__["values"]
-    pairs = {name: (read[name], value) for name, value in theirs.items() if name in read and value is not None}
+    told = [name for name, value in theirs.items() if value is not None or name.endswith("token_id")]
+    pairs = {name: (ours.get(name), theirs[name]) for name in told if name in read}
     plain = {name: (list(a) if isinstance(a, tuple) else a, b) for name, (a, b) in pairs.items()}
     named = ("architectures", "id2label", "label2id", "transformers_version")
     return {name: pair for name, pair in plain.items() if pair[0] != pair[1] and name not in named}

@@ -50,7 +50,6 @@ class TestGemma2(Parity):
         # Its embeddings are multiplied by the root of the width.
         scale=0.3,
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"rope_parameters"}),
     )
 
     def test_what_cannot_be_meant_is_refused(self) -> None:

@@ -52,5 +52,4 @@ class TestLlama(Parity):
         writes=("ForCausalLM", Prompts()),
         writing=["plain", "grouped", "one key head", "llama3", "biases", "linear", "yarn"],
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"num_key_value_heads", "head_dim", "rope_parameters"}),
     )

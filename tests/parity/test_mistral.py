@@ -90,7 +90,6 @@ class TestMistral(Parity):
         writing=["no window", "window 3", "window 7", "window 100", "one key head", "tied", "yarn"],
         feeding=["no window", *(f"window {n}" for n in (1, 2, 3, 4, 7, 12, 13)), "narrow heads"],
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"head_dim", "rope_parameters"}),
     )
 
     def test_fields_of_a_config_that_tells_layers_apart(self) -> None:

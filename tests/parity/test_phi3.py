@@ -64,7 +64,6 @@ TABLE = Table(
     writes=("ForCausalLM", Prompts()),
     writing=["plain", "one key head", "window", "half of a head", "short"],
     spellings={"bare": bare("model"), "compiled": compiled},
-    derived=frozenset({"num_key_value_heads", "rope_parameters"}),
 )
 
 

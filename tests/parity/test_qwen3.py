@@ -49,5 +49,4 @@ class TestQwen3(Parity):
         writes=("ForCausalLM", Prompts()),
         writing=["plain", "tied", "biases", "windows above", "windows by name", "linear", "yarn"],
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"rope_parameters"}),
     )  # fmt: skip

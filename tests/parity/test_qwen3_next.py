@@ -93,7 +93,6 @@ TABLE = Table(
     ],
     feeding=["plain", "attention only", "attention first", "every other", "short convolution"],
     spellings={"bare": bare("model"), "compiled": compiled},
-    derived=frozenset({"rope_parameters"}),
     scale=0.3,
     half=0.2,  # a router that chooses another expert is no mistake of rounding
 )  # fmt: skip

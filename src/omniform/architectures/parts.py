@@ -56,7 +56,9 @@ class Heads:
         dim = r.maybe_integer("head_dim", head_dim)
         if dim is None and width % queries:
             raise r.fail("num_attention_heads", f"a divisor of {width} (hidden_size)", queries)
-        return cls(queries=queries, kv=kv, dim=dim or width // queries)
+        found = cls(queries=queries, kv=kv, dim=dim or width // queries)
+        r.values |= {name: kv, "head_dim": found.dim}  # what tools ask for, whether the file says it or not
+        return found
 
 
 def read_width(

@@ -179,6 +179,10 @@ class Llama3(Frequencies):
         return plain / self.factor * (1 - blend) + plain * blend
 
 
+ROPE = ("rope_parameters", "rope_scaling")
+"""Today's name of the rotary settings, and that of older files."""
+
+
 def read_frequencies(
     r: ConfigReader,
     *,
@@ -202,7 +206,8 @@ def read_frequencies(
     """
     top_theta = r.number("rope_theta", theta)
     scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
-    r.inert("rope_scaling", "rope_parameters")
+    for name in ROPE:
+        r.spellings[name] = ROPE
     trained_above = r.maybe_integer("original_max_position_embeddings", trained)
     s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
@@ -214,6 +219,10 @@ def read_frequencies(
         raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
     head_dim = int(head_dim * share)
     before = trained_above or s.integer("original_max_position_embeddings", max_positions)
+    told = {**scaling, "rope_theta": base, "rope_type": kind}
+    told |= {} if partial is None else {"partial_rotary_factor": share}
+    told |= {"original_max_position_embeddings": before} if kind in ("llama3", "yarn", "longrope") else {}
+    r.values.update(dict.fromkeys(ROPE, told))
     match kind:
         case "default":
             return Frequencies(dim=head_dim, theta=base)

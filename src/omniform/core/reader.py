@@ -85,7 +85,7 @@ class ConfigReader:
 
     def probability(self, name: str, default: float = 0.0, *, also: Collection[str] = ()) -> float:
         """A dropout probability in ``[0, 1]``; ``null`` reads as the default."""
-        value = self._get(name, also, default, _as_probability, "a probability between 0 and 1")
+        value = self._get(name, also, default, _as_probability, "a probability between 0 and 1", null=None)
         return default if value is None else value
 
     def flag(self, name: str, default: bool | _Required = REQUIRED, *, also: Collection[str] = ()) -> bool:

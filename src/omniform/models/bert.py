@@ -18,6 +18,7 @@ def read(r: ConfigReader) -> EncoderText:
     # The pooler's old settings in multilingual checkpoints: never read.
     r.inert("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers")
     r.inert("pooler_size_per_head", "pooler_type")
+    r.special_tokens(pad_token_id=0)
     return EncoderText.read(r)
 
 

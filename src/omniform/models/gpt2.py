@@ -53,8 +53,8 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     dim, heads = read_width(r, "n_embd", 768, "n_head", 12, also=("hidden_size", "num_attention_heads"))
-    # The first is about rounding in half precision only; n_ctx always equals n_positions.
-    r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")
+    r.special_tokens(bos_token_id=50256, eos_token_id=50256)
+    r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")  # rounding of halves; always n_positions
     return Config(
         vocab_size=r.integer("vocab_size", 50257),
         dim=dim,

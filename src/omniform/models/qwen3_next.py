@@ -52,7 +52,7 @@ def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     text = ZeroCentredText.read(
         r, vocab_size=151936, dim=2048, hidden=5632, layers=48, heads=16, kv_heads=2, head_dim=256, max_positions=32768,
-        partial=0.25,
+        partial=0.25, bos=None, eos=None,
     )  # fmt: skip
     interval = r.integer("full_attention_interval", 4)
     kinds = r.texts("layer_types", tuple(LINEAR if (i + 1) % interval else FULL for i in range(text.layers)))
