@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Unpack, cast
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from omniform.architectures.encoder_decoder import EncoderOutputs, MemoryEncoder, encoder_output
 from omniform.architectures.heads import Head
-from omniform.architectures.losses import token_loss
+from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.losses import row_loss
 from omniform.blocks.augment import SpecAugment
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import Memory, Tapped
@@ -147,6 +149,9 @@ class AudioClassifier(Head):
     classifier: nn.Linear
     layer_mix: LayerMix | None
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.classifier.out_features)}
+
     def forward(
         self,
         features: Tensor | None = None,
@@ -173,6 +178,4 @@ class AudioClassifier(Head):
             out = encoder_output(encoder_outputs)
         hidden = out.last_hidden_state if self.layer_mix is None else self.layer_mix(out.hidden_states or ())
         logits = self.classifier(self.projector(hidden).mean(dim=1))
-        return ClassifierOutput(
-            loss=None if labels is None else token_loss(logits, labels.view(-1)), logits=logits, **out.noted()
-        )
+        return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())

@@ -9,7 +9,8 @@ from typing import ClassVar, Unpack, cast
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative, PromptReader, RowLayout
-from omniform.architectures.losses import check_labels, next_token_loss
+from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
 from omniform.core.batch import Item, Span
@@ -104,8 +105,8 @@ class WritingHead(Generative):
         """How far scores are from the tokens that follow; ``items`` divides the sum, if not their own number."""
         return next_token_loss(logits_BTV, labels_BT, items)
 
-    def arrive(self, inputs: dict[str, object]) -> None:
-        check_labels(inputs.get("labels"), self.vocabulary)
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.vocabulary)}
 
     def forward(
         self,

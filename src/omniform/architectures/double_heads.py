@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.heads import flattened
-from omniform.architectures.losses import next_token_loss
+from omniform.architectures.labels import Choices, Classes, Targets
+from omniform.architectures.losses import next_token_loss, row_loss
 from omniform.architectures.model import Model
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.errors import InputError
@@ -130,6 +130,9 @@ class DoubleHeads(Model):
     lm_head: nn.Linear
     multiple_choice_head: SummaryHead
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.model.embed_tokens.num_embeddings), "mc_labels": Choices()}
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -161,7 +164,7 @@ class DoubleHeads(Model):
         mc_logits = self.multiple_choice_head(hidden, mc_token_ids)
         mc_loss = None
         if mc_labels is not None:
-            mc_loss = F.cross_entropy(mc_logits.view(-1, mc_logits.shape[-1]), mc_labels.view(-1))
+            mc_loss = row_loss(mc_logits.view(-1, mc_logits.shape[-1]), mc_labels, "mc_labels")
         return DoubleHeadsOutput(
             loss=None if labels is None else next_token_loss(logits, labels),
             mc_loss=mc_loss,

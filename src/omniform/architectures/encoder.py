@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, WritingHead
-from omniform.architectures.losses import check_labels, token_loss
+from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.losses import row_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
@@ -61,8 +61,8 @@ class _Filling(Model):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
 
-    def arrive(self, inputs: dict[str, object]) -> None:
-        check_labels(inputs.get("labels"), self.model.embed_tokens.num_embeddings)
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.model.embed_tokens.num_embeddings)}
 
 
 class MaskedLM(_Filling):
@@ -84,6 +84,9 @@ class PreTraining(_Filling):
 
     seq_relationship: nn.Linear
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {**super().targets(), "next_sentence_label": Classes(2)}
+
     def forward(
         self,
         *args: Tensor,
@@ -101,7 +104,7 @@ class PreTraining(_Filling):
         logits, relation = self.lm_head(out.last_hidden_state), self.seq_relationship(out.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = token_loss(logits, labels) + F.cross_entropy(relation, next_sentence_label.view(-1))
+            loss = token_loss(logits, labels) + row_loss(relation, next_sentence_label, "next_sentence_label")
         return PreTrainingOutput(loss=loss, prediction_logits=logits, seq_relationship_logits=relation, **out.noted())
 
 

@@ -7,7 +7,7 @@ any :class:`MemoryEncoder`; for text it is :class:`ReadingEncoder`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.generative import Generative
-from omniform.architectures.losses import IGNORED, token_loss
+from omniform.architectures.labels import IGNORED, Classes, Targets
+from omniform.architectures.losses import token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextEncoder
 from omniform.blocks.embeddings import check_ids
@@ -264,9 +265,17 @@ class Seq2SeqLM(Generative):
         return self.model.encoder.encode(**inputs)
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        labels = inputs.get("labels")
-        if isinstance(labels, Tensor):
-            _check_labels(labels, self.lm_head.out_features, self.max_positions)
+        labels, limit = inputs.get("labels"), self.max_positions
+        if isinstance(labels, Tensor) and limit is not None and labels.shape[-1] > limit:
+            raise InputError(
+                "the answer is longer than the decoder's positions",
+                where="labels",
+                expected=f"at most {limit} tokens",
+                found=f"{labels.shape[-1]} tokens",
+            )
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.lm_head.out_features)}
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
@@ -323,14 +332,3 @@ class MemoryCausalLM(CausalLM):
             found = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
             inputs["encoder_hidden_states"] = encoder_output(found).last_hidden_state
         return super().forward(input_ids, attention_mask, **inputs)  # type: ignore[arg-type]
-
-
-def _check_labels(labels: Tensor, vocabulary: int, limit: int | None) -> None:
-    if limit is not None and labels.shape[-1] > limit:
-        raise InputError(
-            "the answer is longer than the decoder's positions",
-            where="labels",
-            expected=f"at most {limit} tokens",
-            found=f"{labels.shape[-1]} tokens",
-        )
-    check_ids(labels.masked_fill(labels == IGNORED, 0), vocabulary, "labels")

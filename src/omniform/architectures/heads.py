@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.losses import classification_loss, graded_classification_loss, span_loss, token_loss
+from omniform.architectures.labels import Choices, Classes, Graded, Places, Problem, Targets
+from omniform.architectures.losses import (
+    classification_loss,
+    graded_classification_loss,
+    row_loss,
+    span_loss,
+    token_loss,
+)
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextStack
 from omniform.core.config import Common
@@ -124,6 +131,9 @@ class SequenceClassifier(Head):
     common: Common
     OUTPUT: ClassVar[Callable[..., Classified]] = ClassifierOutput
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Problem(self.common)}
+
     def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 
@@ -151,6 +161,9 @@ class GradedClassifier(SequenceClassifier):
     There one number per row comes as Shape: [B] when there are labels, as the reference's does.
     """
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Graded(self.common)}
+
     def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 
@@ -170,7 +183,10 @@ class GradedClassifier(SequenceClassifier):
 class TokenClassifier(Head):
     """One class per token (named entities, parts of speech)."""
 
-    classifier: nn.Module
+    classifier: nn.Linear
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.classifier.out_features)}
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
         """Class scores of every token; see the base model for its inputs.
@@ -190,6 +206,9 @@ class QuestionAnswerer(Head):
 
     qa_outputs: nn.Linear
     OUTPUT: ClassVar[Callable[..., Answered]] = QuestionAnsweringOutput
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"start_positions": Places(), "end_positions": Places()}
 
     def forward(
         self,
@@ -231,6 +250,9 @@ class MultipleChoice(Head):
     pool: Pool
     classifier: nn.Module
 
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Choices()}
+
     def forward(
         self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: object
     ) -> ClassifierOutput:
@@ -250,9 +272,7 @@ class MultipleChoice(Head):
         out = cast(BaseModelOutput, self.model(**flat))
         vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
         logits = self.classifier(self.dropped(vector)).view(-1, choices)
-        return ClassifierOutput(
-            loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits, **out.noted()
-        )
+        return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())
 
 
 class HeadConfig(Protocol):

@@ -6,38 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniform.architectures.labels import IGNORED, problem_of
 from omniform.core.config import Common
 from omniform.core.errors import InputError, check_shape
-from omniform.core.host import is_readable
-
-IGNORED = -100
-"""Labels of this value are left out of the mean."""
-
-
-def check_labels(labels: object, classes: int | None) -> None:
-    """Raise :class:`InputError` unless labels are classes, or ``-100``.
-
-    Args:
-        labels: Shape: [B, ...]; None for no labels.
-        classes: how many there are; None if nobody knows.
-    """
-    if labels is None:
-        return
-    if not isinstance(labels, Tensor) or labels.dtype is not torch.int64:
-        found = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
-        raise InputError("labels must be whole numbers", where="labels", expected="torch.int64", found=found)
-    if classes is None or not is_readable(labels) or not labels.numel():
-        return
-    values = labels.detach().numpy()
-    wrong = (values != IGNORED) & ((values < 0) | (values >= classes))
-    if wrong.any():
-        row = f", row {wrong.nonzero()[0][0]}" if values.ndim > 1 else ""
-        raise InputError(
-            "a label lies outside the classes",
-            where=f"labels{row}",
-            expected=f"0 to {classes - 1}, or {IGNORED} to leave out",
-            found=int(values[wrong][0]),
-        )
 
 
 def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None = None) -> Tensor:
@@ -60,6 +31,32 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int |
     return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:], items)
 
 
+def check_row_labels(labels: Tensor, logits_BC: Tensor, *, each: bool) -> None:
+    """Raise :class:`InputError` unless there is a label per row or, for ``each`` score, a target."""
+    rows, classes = logits_BC.shape
+    wanted = [rows, classes] if each and classes > 1 else [rows]
+    if list(labels.shape) not in (wanted, [rows, 1] if wanted == [rows] else wanted):
+        raise InputError(
+            "labels do not match the scores",
+            where="labels",
+            expected=f"shape {wanted}",
+            found=f"shape {list(labels.shape)}",
+        )
+
+
+def row_loss(logits_BC: Tensor, labels_B: Tensor, name: str = "labels") -> Tensor:
+    """Mean cross-entropy of rows against one class each.
+
+    Args:
+        logits_BC: Shape: [B, C].
+        labels_B: Shape: [B] or [B, 1], ``-100`` to leave out.
+        name: of the labels, for what is said of them.
+    """
+    flat = labels_B.reshape(-1)
+    check_shape("labels do not match the scores", flat.shape, logits_BC.shape[:1], where=name)
+    return F.cross_entropy(logits_BC, flat.to(logits_BC.device), ignore_index=IGNORED)
+
+
 def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Tensor:
     """The loss of a row classifier: regression, one label or many, by ``problem_type`` or, without it, by the labels.
 
@@ -67,20 +64,15 @@ def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common) -> Te
         logits_BC: Shape: [B, C].
         labels: Shape: [B] of class indices, or [B, C] of targets.
     """
-    problem = common.problem_type
     classes = logits_BC.shape[-1]
-    if problem is None:
-        whole = not labels.is_floating_point() and labels.dtype is not torch.bool
-        if classes == 1:
-            problem = "regression"
-        else:
-            problem = "single_label_classification" if whole else "multi_label_classification"
+    problem = problem_of(common.problem_type, classes, labels)
+    check_row_labels(labels, logits_BC, each=problem != "single_label_classification")
     labels = labels.to(logits_BC.device)
     if problem == "regression":
         flat = (logits_BC.squeeze(), labels.squeeze()) if classes == 1 else (logits_BC, labels)
         return F.mse_loss(flat[0], flat[1].to(logits_BC.dtype))
     if problem == "single_label_classification":
-        return F.cross_entropy(logits_BC.view(-1, classes), labels.view(-1))
+        return row_loss(logits_BC, labels)
     return F.binary_cross_entropy_with_logits(logits_BC, labels.to(logits_BC.dtype))
 
 
@@ -94,7 +86,9 @@ def graded_classification_loss(logits_BC: Tensor, labels: Tensor, common: Common
     if common.problem_type is not None or logits_BC.shape[-1] == 1:
         return classification_loss(logits_BC, labels, common)
     labels = labels.to(logits_BC.device)
-    if labels.dim() > 1 and labels.shape[-1] > 1:
+    each = labels.dim() > 1 and labels.shape[-1] > 1
+    check_row_labels(labels, logits_BC, each=each)
+    if each:
         return -(logits_BC.log_softmax(-1) * labels).sum(-1).mean()
     known = labels.reshape(-1).long().clamp(min=-1)
     total = F.cross_entropy(logits_BC.float(), known, ignore_index=-1, reduction="sum")
@@ -104,6 +98,8 @@ def graded_classification_loss(logits_BC: Tensor, labels: Tensor, common: Common
 def span_loss(start_BT: Tensor, end_BT: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Mean of the losses of an answer's first and last token; positions outside the row are left out."""
     outside = start_BT.shape[1]
+    for name, given in (("start_positions", start), ("end_positions", end)):
+        check_shape("there is not one place per row", given.reshape(-1).shape, start_BT.shape[:1], where=name)
     start, end = ((p.squeeze(-1) if p.dim() > 1 else p).clamp(0, outside).to(start_BT.device) for p in (start, end))
     losses = (
         F.cross_entropy(start_BT, start, ignore_index=outside),

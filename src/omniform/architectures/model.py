@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.labels import Targets, check_targets
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
@@ -120,11 +121,19 @@ class Model(Composed):
             InputError: ids outside the vocabulary, shapes that do not fit.
         """
 
+    def targets(self) -> Mapping[str, Targets]:
+        """What a loss is computed against, by the names of the inputs, and what each may be.
+
+        A subclass with a loss of its own says it of its own labels.
+        """
+        return {}
+
     def _arrived(
         self, args: tuple[object, ...], inputs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         own = _PARAMETERS[type(self)]
         named = {**dict(zip(own.ordered, args, strict=False)), **inputs}
+        check_targets(self.targets(), named)
         self.arrive(named)
         # What follows those with names goes on by position, and so does what has no other way.
         kept = len(own.ordered) if len(args) > len(own.ordered) else min(own.unnamed, len(args))
