@@ -62,12 +62,13 @@ class TextDecoder(TextStack, LanguageModel):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
+        state = self.state_for(given.get("past_key_values"), given.get("use_cache"))
         ctx = self.step(
             embeds,
             given,
             attention_mask=attention_mask,
-            position_ids=given.get("position_ids"),
-            state=self.state_for(given.get("past_key_values"), given.get("use_cache")),
+            position_ids=self.places(input_ids, embeds, given, 0 if state is None else state.length),
+            state=state,
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)

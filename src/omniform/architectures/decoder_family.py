@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder, tied
-from omniform.architectures.family import Builder
+from omniform.architectures.family import Builder, Task
 from omniform.architectures.heads import HeadConfig, LastToken, RowParts, TextHeads
 from omniform.architectures.parts import GatedText
 from omniform.core.config import Common
@@ -26,7 +26,8 @@ class HasText(Protocol):
 SAME = KeyMap({})
 """Our names are the Hub's."""
 
-ROW, ANSWERS = "causal LM, sequence and token classification", ", question answering"
+CLASSIFIED = ("sequence", "token")
+"""What the usual heads tell classes of."""
 
 C = TypeVar("C")
 T = TypeVar("T", bound=HasText)
@@ -81,6 +82,7 @@ def decoder_family(
     keys: KeyMap | Callable[[T], KeyMap] = SAME,
     *,
     tokenizer: str = "LlamaTokenizer",
+    classified: Sequence[str] = CLASSIFIED,
     answers: str | None = "model",
     usual: Mapping[str, object] | None = None,
     adjust: Callable[[T], Adjust | None] | None = None,
@@ -92,21 +94,25 @@ def decoder_family(
         name: what its class names begin with: ``"Llama"``.
         keys: where the decoder's weights live; under our own names, which are the Hub's, by default.
         tokenizer: class name of its tokenizer.
+        classified: what there are classifiers of, ``"sequence"`` and ``"token"``: some families have the first alone.
         answers: what the decoder is called in checkpoints that answer questions; None if there are none.
         usual: attributes that the ecosystem reads of its configs and that its maths has no use for.
         adjust: what is done to the scores of tokens.
         causal_lm: makes the decoder that writes, if it is no plain :class:`CausalLM`.
     """
     heads = DecoderHeads(build, lambda c: c.text, adjust)
-    score = {"classifier": "score"}
+    classifiers = {"sequence": heads.sequence_classifier, "token": heads.token_classifier}
+    tasks: dict[str, Task] = {"sequence": "sequence-classification", "token": "token-classification"}
+    row = f"causal LM, {' and '.join(classified)} classification" + (", question answering" if answers else "")
     family = (
         Builder(model_type, read, keys, prefix="model")
-        .public(config=f"{name}Config", tokenizer=tokenizer, row=ROW + (ANSWERS if answers else ""), usual=usual)
+        .public(config=f"{name}Config", tokenizer=tokenizer, row=row, usual=usual)
         .base(f"{name}Model", build)
         .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm if causal_lm is None else causal_lm)
-        .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier, score)
-        .head(f"{name}ForTokenClassification", "token-classification", heads.token_classifier, score)
     )
+    for kind in classified:
+        named = f"{name}For{kind.title()}Classification"
+        family.head(named, tasks[kind], classifiers[kind], {"classifier": "score"})
     if answers is not None:
         family.head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer, prefix=answers)
     return family

@@ -7,7 +7,7 @@ any :class:`MemoryEncoder`; for text it is :class:`ReadingEncoder`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -241,12 +241,14 @@ class Seq2SeqLM(Generative):
         lm_head: hidden states to scores of tokens.
         shift: makes the decoder's inputs of labels.
         scale: factor on the hidden states before ``lm_head``.
+        adjust: what is done to the scores (a bias); None for nothing.
     """
 
     model: EncoderDecoder
     lm_head: nn.Linear
     shift: RightShift
     scale: float = 1.0
+    adjust: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,7 +281,7 @@ class Seq2SeqLM(Generative):
 
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
-        return scores
+        return scores if self.adjust is None else self.adjust(scores)
 
     def forward(
         self,

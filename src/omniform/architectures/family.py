@@ -11,9 +11,11 @@ from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel, family_class, model_class, returned
 from omniform.core.config import Common, ModelConfig
 from omniform.core.reader import ConfigReader
-from omniform.weights.keymap import KeyMap
+from omniform.weights.keymap import KeyMap, Rule
 
 C = TypeVar("C")
+
+_NONE: Mapping[str, Rule] = {}
 
 Task = Literal[
     "base",
@@ -77,6 +79,7 @@ class Public:
         processor: class name of its processor.
         row: what its models do, in README's words; empty for a part of another family, which has no row.
         usual: attributes that the ecosystem reads of its configs and that its maths has no use for, with their values.
+        labels: how many classes a head tells apart where the config does not say.
     """
 
     config: str = ""
@@ -86,6 +89,7 @@ class Public:
     processor: str = ""
     row: str = ""
     usual: Mapping[str, object] = field(default_factory=dict)
+    labels: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ class Family:
             "model_type": self.model_type,
             "reader": staticmethod(self.read),
             "usual": self.public.usual,
+            "labels": self.public.labels,
         }
         config_class = type(named, (ModelConfig,), body)
         base = family_class(f"{named.removesuffix('Config')}PreTrainedModel", config_class, self.module)
@@ -182,6 +187,7 @@ class Builder(Generic[C]):
         processor: str = "",
         row: str = "",
         usual: Mapping[str, object] | None = None,
+        labels: int = 2,
     ) -> Self:
         """The names that the ecosystem knows this family by, and its row in README; see :class:`Public`."""
         self._public = Public(
@@ -192,6 +198,7 @@ class Builder(Generic[C]):
             processor=processor,
             row=row,
             usual=usual or {},
+            labels=labels,
         )
         return self
 
@@ -205,17 +212,18 @@ class Builder(Generic[C]):
         name: str,
         task: Task,
         build: Callable[[C, Common], Model],
-        rules: Mapping[str, str] | None = None,
+        rules: Mapping[str, Rule] | KeyMap = _NONE,
         *,
         prefix: str | None = None,
     ) -> Builder[C]:
         """A model with a head, its base at ``model`` on our side and at the prefix on the Hub's.
 
         Args:
-            rules: where the head's own weights live, from our path to the checkpoint's.
+            rules: where the head's own weights live, from our path to the checkpoint's; a :class:`KeyMap` where they
+                have old spellings too.
             prefix: where this head's checkpoints hold the base, if not where the family's others do.
         """
-        own = KeyMap(rules or {})
+        own = rules if isinstance(rules, KeyMap) else KeyMap(rules)
         inside = self._prefix if prefix is None else prefix
         return self.architecture(
             name, (task,), build, lambda c: self._base_keys(c).under("model", inside) | own, prefix=inside

@@ -56,7 +56,7 @@ class Model(Composed):
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
         main_input: the name of the first argument of ``forward``.
         recompute: whether training keeps each layer's input only, and computes the layer once more for its gradients.
-        generation_config: defaults of ``generate``, as read from the checkpoint.
+        generation_config: defaults of ``generate``: the checkpoint's, or those that its config holds, as old ones do.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
         transforms: the edits that made it other than its family builds it.
         keymap: where its modules live in a checkpoint, if those edits have changed that.
@@ -203,6 +203,8 @@ class Model(Composed):
         self._origin = origin
         # PEFT looks for it there, to note it in an adapter's config.
         self.__dict__["name_or_path"] = origin.name_or_path
+        if self.can_generate():
+            self.generation_config = GenerationConfig.from_model_config(origin.config)
         return self
 
     @property
@@ -273,6 +275,14 @@ class Model(Composed):
         if base is self:
             raise MissingPartError(f"{type(self).__name__} has no table of input embeddings")
         return base.get_input_embeddings()
+
+    def token_tables(self) -> list[nn.Embedding]:
+        """Every table of tokens: more than one where encoder and decoder have their own."""
+        base = self.base_model
+        if base is not self:
+            return base.token_tables()
+        table = self.get_input_embeddings()
+        return [table] if isinstance(table, nn.Embedding) else []
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The projection onto the vocabulary, or None."""

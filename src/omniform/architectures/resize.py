@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class PerToken(Protocol):
+    """A module that holds something for each token of the vocabulary, beside tables and projections."""
+
+    def resize(self, tokens: int) -> None:
+        """Make room for more tokens, or for fewer."""
+        ...
+
 
 SPREAD = 1e-9
 """Covariance of new rows, as a share of that of the old ones."""
@@ -39,7 +51,9 @@ def resized(weight: Tensor, rows: int, std: float | None) -> nn.Parameter:
 def table_to(model: nn.Module, table: nn.Embedding, weight: nn.Parameter) -> None:
     """Give a table another matrix, and everything that shares the old one with it."""
     replaced(model, table.weight, weight)
-    table.num_embeddings = weight.shape[0]
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.weight is weight:
+            module.num_embeddings = weight.shape[0]
 
 
 def head_to(model: nn.Module, head: nn.Linear, table: nn.Embedding, rows: int, std: float | None) -> None:

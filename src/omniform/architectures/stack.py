@@ -117,11 +117,10 @@ class TextStack(Model):
         types, places = inputs.get("token_type_ids"), inputs.get("position_ids")
         if isinstance(types, Tensor) and self.embeddings.types is not None:
             check_token_types(types, self.embeddings.types, tuple(tokens))
-        if self.embeddings.positions is not None:
-            if isinstance(places, Tensor):
-                check_position_ids(places, self.embeddings.positions)
-            else:
-                check_positions(kept + tokens[1], self.embeddings.positions)
+        if isinstance(places, Tensor) and self.embeddings.position_ids is not None:
+            check_position_ids(places, self.embeddings.position_ids)
+        elif self.embeddings.positions is not None:
+            check_positions(kept + tokens[1], self.embeddings.positions)
         arrive_masked(inputs, rows=tokens[0], new=tokens[1], past=kept)
 
     def named(self, more: tuple[Tensor | None, ...], given: Encoded) -> None:
@@ -146,6 +145,11 @@ class TextStack(Model):
             assert input_ids is not None, "calls are checked when they arrive"
             embeds = cast(Tensor, self.embed_tokens(input_ids))
         return self.embeddings.typed(embeds, given.get("token_type_ids"))
+
+    def places(self, input_ids: Tensor | None, embeds_BTD: Tensor, given: Encoded, past: int = 0) -> Tensor | None:
+        """Where the tokens of a call stand; None where they count 0, 1, 2... after what the state holds."""
+        told = given.get("position_ids")
+        return self.embeddings.count(input_ids, embeds_BTD, past) if told is None else told
 
     def outputs(self, embeds_BTD: Tensor, ctx: StepContext, input_ids: Tensor | None = None) -> BaseModelOutput:
         """One whole step: vectors through the layers, the state moved on, and all that was asked for.
@@ -188,7 +192,8 @@ class TextEncoder(TextStack):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
-        ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=given.get("position_ids"))
+        places = self.places(input_ids, embeds, given)
+        ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places)
         return self.outputs(embeds, ctx, input_ids)
 
 

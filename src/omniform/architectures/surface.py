@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.adapted import BASE, ModuleName, adapted, adapters_by_our_names, renamings
 from omniform.architectures.model import Model
-from omniform.architectures.resize import head_to, resized, swapped, table_to
+from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import DenseState
 from omniform.weights.init import initialise
@@ -139,7 +139,12 @@ class Surface(Model):
         head = self.get_output_embeddings()
         if isinstance(head, nn.Linear):
             head_to(self, head, table, wanted, std)
-        table_to(self, table, resized(table.weight, wanted, std))
+        for one in self.token_tables():
+            if one.num_embeddings != wanted:
+                table_to(self, one, resized(one.weight, wanted, std))
+        for module in self.modules():
+            if isinstance(module, PerToken):
+                module.resize(wanted)
         self.config.get_text_config().vocab_size = wanted
         return table
 

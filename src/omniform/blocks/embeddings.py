@@ -5,7 +5,8 @@ Checks look at numbers, so they are made where data comes in (:meth:`Model.arriv
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.host import bounds_of
+
+T = TypeVar("T", bound=nn.Embedding)
 
 
 class PositionTable(nn.Embedding):
@@ -48,7 +51,7 @@ class PositionTable(nn.Embedding):
 
 
 class ScaledEmbedding(nn.Embedding):
-    """A table whose vectors are multiplied by one factor, which is rounded to their dtype first (Gemma)."""
+    """A table whose vectors are multiplied by one factor (BART, the original transformer)."""
 
     def __init__(self, vocabulary: int, dim: int, scale: float) -> None:
         super().__init__(vocabulary, dim)
@@ -56,7 +59,15 @@ class ScaledEmbedding(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Shape: [...] to [..., D]."""
-        return super().forward(ids) * torch.tensor(self.scale, dtype=self.weight.dtype, device=self.weight.device)
+        return super().forward(ids) * self.scale
+
+
+class RoundedScaledEmbedding(ScaledEmbedding):
+    """One whose factor is rounded to the dtype of the vectors first (Gemma)."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        scale = torch.tensor(self.scale, dtype=self.weight.dtype, device=self.weight.device)
+        return nn.Embedding.forward(self, ids) * scale
 
 
 class Embeddings(Composed):
@@ -76,8 +87,26 @@ class Embeddings(Composed):
         return None
 
     @property
+    def position_ids(self) -> int | None:
+        """How many positions a caller may name: more than a row can have, where rows begin further on (RoBERTa)."""
+        return self.positions
+
+    @property
     def types(self) -> int | None:
         """How many token types there are; None where there are none."""
+        return None
+
+    def count(self, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor | None:
+        """Where tokens stand if the caller does not say; None where they count 0, 1, 2... after what the state holds.
+
+        Args:
+            input_ids: Shape: [B, T]; None where the caller gave vectors.
+            tokens: ids or vectors, for their shape and device. Shape: [B, T, ...].
+            past: how many tokens the state holds.
+
+        Returns:
+            Shape: [B or 1, T].
+        """
         return None
 
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
@@ -201,8 +230,6 @@ def check_token_types(token_type_ids: Tensor, types: int, tokens: tuple[int, ...
     check_ids(token_type_ids, types, "token_type_ids")
 
 
-def twin(table: nn.Embedding) -> nn.Embedding:
-    """A second table with the very same matrix."""
-    other = nn.Embedding(table.num_embeddings, table.embedding_dim)
-    other.weight = table.weight
-    return other
+def twin(table: T) -> T:
+    """A second table of the same kind with the very same matrix."""
+    return copy.deepcopy(table, {id(table.weight): table.weight})

@@ -99,8 +99,12 @@ class Common:
         return len(self.id2label)
 
 
-def read_common(r: ConfigReader) -> Common:
-    """Read what all families share; every other bookkeeping key is declared inert."""
+def read_common(r: ConfigReader, labels: int = 2) -> Common:
+    """Read what all families share; every other bookkeeping key is declared inert.
+
+    Args:
+        labels: how many classes there are where the config does not say.
+    """
     named = r.maybe_text("dtype", also=("torch_dtype",))
     name = None if named is None else named.removeprefix("torch.")
     if name is not None and name not in DTYPES:
@@ -112,7 +116,7 @@ def read_common(r: ConfigReader) -> Common:
     common = Common(
         architectures=r.texts("architectures", ()),
         dtype=None if name is None else DTYPES[name],
-        id2label=_labels(r),
+        id2label=_labels(r, labels),
         problem_type=problem,
         use_cache=r.flag("use_cache", True),
         output_hidden_states=r.flag("output_hidden_states", False),
@@ -129,10 +133,10 @@ def read_common(r: ConfigReader) -> Common:
     return common
 
 
-def _labels(r: ConfigReader) -> Mapping[int, str]:
+def _labels(r: ConfigReader, usual: int) -> Mapping[int, str]:
     names = r.mapping("id2label")
     if names is None:
-        number = r.integer("num_labels", 2, least=0)
+        number = r.integer("num_labels", usual, least=0)
         if number > MOST_LABELS:
             raise r.fail("num_labels", f"at most {MOST_LABELS}", number)
         return {i: f"LABEL_{i}" for i in range(number)}
@@ -180,6 +184,9 @@ class ModelConfig:
     """Turns the raw mapping into the family's typed config."""
     usual: ClassVar[Mapping[str, object]] = {}
     """Attributes that the ecosystem reads of this family's configs, and that its maths has no use for."""
+
+    labels: ClassVar[int] = 2
+    """How many classes a head tells apart where the config does not say."""
 
     raw: dict[str, object]
     spec: object
@@ -250,7 +257,7 @@ class ModelConfig:
     def _load(self, raw: dict[str, object]) -> None:
         reader = ConfigReader(raw, where=self.__dict__["_where"])
         reader.inert("quantization_config")
-        common = read_common(reader)
+        common = read_common(reader, type(self).labels)
         spec = (self.__dict__["_read"] or type(self).reader)(reader)
         parts = {name: value for name, value in reader.values.items() if isinstance(value, ModelConfig)}
         for name, part in parts.items():

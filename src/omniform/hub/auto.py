@@ -307,7 +307,8 @@ def load(
         model.generation_config = options.generation_config
     elif model.can_generate():
         path = source.find("generation_config.json")
-        model.generation_config = GenerationConfig.from_dict({} if path is None else read_json(path))
+        if path is not None:
+            model.generation_config = GenerationConfig.from_dict(read_json(path))
     return cast(Model, (model, report)) if options.output_loading_info else model
 
 

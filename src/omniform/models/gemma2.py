@@ -9,7 +9,7 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import ZeroCentredText, read_windows
-from omniform.blocks.embeddings import ScaledEmbedding
+from omniform.blocks.embeddings import RoundedScaledEmbedding
 from omniform.blocks.layers import Sandwich
 from omniform.blocks.rotary import Rotary
 from omniform.blocks.scores import Scores, SoftCap
@@ -69,7 +69,7 @@ def build(c: Config) -> TextDecoder:
         attention = text.attention(c.rules[i], rotary, biases=biases, scores=c.scores)
         return Sandwich.of(text.norm, self_attn=attention, mlp=text.mlp())
 
-    return text.decoder(layer, embed_tokens=ScaledEmbedding(text.vocab_size, text.dim, text.dim**0.5))
+    return text.decoder(layer, embed_tokens=RoundedScaledEmbedding(text.vocab_size, text.dim, text.dim**0.5))
 
 
 def adjust(c: Config) -> SoftCap | None:
