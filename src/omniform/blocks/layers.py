@@ -4,7 +4,8 @@ The parts are passed in. Their attribute names are the Hub's, so that most key m
 
 **The contract with the engine**, kept by :class:`Layer`: a step's last layer is *wanted* for some of its tokens only. A
 mixer reads all of them and may give back the wanted ones alone; :meth:`Layer.add` then leaves out the others of what it
-adds to, so that whatever follows computes only what is asked for. No layer needs to know.
+adds to, so that whatever follows computes only what is asked for. Only a layer whose branches read the same input needs
+to know: the second reads ``ctx.like(x, first)``.
 """
 
 from __future__ import annotations
