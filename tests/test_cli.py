@@ -342,6 +342,8 @@ def test_plans_that_are_none(capsys, text, options, says):
         (["run", "--modle", "x"], "Did you mean --model?"),
         (["inspect", "x", "--jsn"], "Did you mean --json?"),
         (["run", "--zzzz"], "no option '--zzzz'"),
+        (["--versoin"], "Did you mean --version?"),
+        ([], "run or inspect"),
         (["run", "hello"], "unexpected argument 'hello'"),
         (["run", "--top-k", "many"], "expected a whole number from 0"),
         (["run", "-t", "hi", "--set", "top_k"], "NAME=VALUE"),
@@ -356,11 +358,29 @@ def test_settings_come_from_the_table(capsys, text):
     for same in (
         ["--temperature", "0"], ["--set", "top_k=1", "--set", "do_sample=true"],
         ["--set", "cache_implementation=static"], ["--num-beams", "1"], ["--do-sample", "--top-k", "1"],
-        ["--temperature", "0", "--top-p", "0.5"],
+        ["--temperature", "0", "--top-p", "0.5"], ["--set", "do_sample=False"], ["--set", "top_k=None"],
+        ["--top-k", "None", "--temperature", "null"], ["--set", "max_length=500"],
     ):  # fmt: skip
         assert omni(capsys, "run", "-m", text, "-t", "hello", "--max-new-tokens", "8", *same) == plain
     for wrong in ("--set=tmperature=1", "--set=language=de", "--set=num_beam_groups=2"):
         check_complaint(*omni(capsys, "run", "-m", text, "-t", "hello", wrong), wrong.split("=")[1])
+
+
+def test_lengths_are_the_user_s_or_the_checkpoint_s(capsys, text, tmp_path):
+    for path in Path(text).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / "generation_config.json"
+    said = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**said, "max_new_tokens": 3, "eos_token_id": -1, "do_sample": True, "top_k": 1}))
+
+    def written(*more: str) -> int:
+        code, out, _ = omni(capsys, "run", "-m", str(tmp_path), "-t", "hello", "--json", *more)
+        assert code == 0
+        return int(json.loads(out)["tokens"]["answer"])
+
+    prompt = json.loads(omni(capsys, "run", "-m", text, "-t", "hello", "--json")[1])["tokens"]["prompt"]
+    assert written() == 3 and written("--max-new-tokens", "5") == 5
+    assert written("--set", f"max_length={prompt + 4}") == 4
 
 
 def test_who_answers_is_said_where_no_model_is_named(capsys):

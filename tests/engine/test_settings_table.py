@@ -213,8 +213,50 @@ def test_one_warning_is_said_once(pair):
         assert len(said) == 1, (number, said)
     idle = said_by(lambda: answer(model, temperature=0.5, top_p=0.3))
     assert len(idle) == 1 and "temperature" in idle[0] and "top_p" in idle[0] and "do_sample=True" in idle[0]
+    assert said_by(lambda: answer(model, temperature=0.5, top_p=0.3)) == [], "a loop of calls is told once"
+    for call in (
+        lambda: model.generate_batch([[1, 5]] * 3, top_k=3),
+        lambda: engine.generate_batch([[1]] * 2, top_k=4),
+    ):
+        assert len(said_by(call)) <= 1
+    assert len(said_by(lambda: engine.generate_batch(long.tolist() * 3, **asked))) == 1
     for quiet in ({}, {"temperature": 0.0}, {"top_k": 50}, {"do_sample": True, "temperature": 0, "top_p": 0.5}):
         assert said_by(lambda q=quiet: answer(model, **q)) == []
+
+
+def test_an_engine_takes_a_config_as_a_call_does(pair):
+    model, engine = pair[0], Engine(pair[0], memory="5MB")
+    expected = model.generate(IDS, max_new_tokens=2, eos_token_id=-1)[0, 6:].tolist()
+    for config in (GenerationConfig(max_new_tokens=2, eos_token_id=-1), {"max_new_tokens": 2, "eos_token_id": -1}):
+        assert engine.generate(IDS[0].tolist(), generation_config=config).tokens == expected
+        assert engine.generate_batch([IDS[0].tolist()], generation_config=config)[0].tokens == expected
+        assert engine.submit(IDS[0].tolist(), generation_config=config).result().tokens == expected
+        over = engine.generate(IDS[0].tolist(), generation_config=config, max_new_tokens=1)
+        assert over.tokens == expected[:1]
+    for wrong in (5, "x", [("max_new_tokens", 2)], {"max_new_token": 2}, transformers.GenerationConfig()):
+        with pytest.raises(OmniformError, match="generation_config"):
+            engine.generate([1, 2], generation_config=wrong)
+
+
+def test_whatever_stands_as_a_model_s_config(pair, tmp_path):
+    model = copy.copy(pair[0])
+    for fine in (None, {"max_new_tokens": 3}):
+        model.generation_config = fine
+        assert model.generate(IDS, max_new_tokens=2, eos_token_id=-1).shape == (1, 8)
+        model.save_pretrained(tmp_path / "saved")
+    model.generation_config = {"max_new_tokens": 1, "eos_token_id": -1}
+    assert model.generate(IDS).shape == (1, 7)
+    for wrong in (5, "x", [1], transformers.GenerationConfig(), {"temprature": 1}):
+        model.generation_config = wrong
+        for call in (lambda: model.generate(IDS), lambda: model.save_pretrained(tmp_path / "saved")):
+            with pytest.raises(OmniformError, match=r"model\.generation_config"):
+                call()
+
+
+@pytest.mark.parametrize("memory", [10**30, "9999999TB", "9" * 400 + "TB", 2**62])
+def test_more_memory_than_there_is(pair, memory):
+    with pytest.raises(InputError, match="memory"):
+        Engine(pair[0], memory=memory)
 
 
 # -- GenerationConfig --------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
 
 from omniform import __version__
 from omniform.core.errors import InputError, OmniformError
@@ -33,7 +33,8 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"omniform {__version__}")
-    commands = top.add_subparsers(dest="named", metavar="COMMAND", required=True)
+    top.set_defaults(work=_nothing, command=top)
+    commands = top.add_subparsers(dest="named", metavar="COMMAND")
     _add_run(commands)
     _add_inspect(commands)
     return top
@@ -62,17 +63,21 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, row: Setting) -> Non
     flag = f"--{name.replace('_', '-')}"
     more = f" ({LONGEST_ANSWER})" if name == "max_new_tokens" else ""
     if row.metavar == "":
-        group.add_argument(flag, action="store_const", const=True, help=row.help)
+        group.add_argument(flag, action="store_const", const=True, default=argparse.SUPPRESS, help=row.help)
         return
     action = "append" if row.kind is TEXTS else "store"
-    group.add_argument(flag, action=action, metavar=row.metavar, type=_reader_of(row), help=row.help + more)
+    # Left out and None are two things: None takes back what the checkpoint's settings say.
+    group.add_argument(
+        flag, action=action, default=argparse.SUPPRESS, metavar=row.metavar, type=_reader_of(row), help=row.help + more
+    )
 
 
 def _reader_of(row: Setting) -> Callable[[str], object]:
     def read(text: str) -> object:
         value = text if row.kind is TEXTS else _value(text)
         try:
-            row.kind.read(value)
+            if value is not None:
+                row.kind.read(value)
         except (ValueError, TypeError, OverflowError):
             raise argparse.ArgumentTypeError(f"expected {row.kind.expected}, found {text!r:.80}") from None
         return value
@@ -81,7 +86,9 @@ def _reader_of(row: Setting) -> Callable[[str], object]:
 
 
 def _value(text: str) -> object:
-    """A value as JSON writes it, or else the text itself."""
+    """A value as JSON or Python writes it, or else the text itself."""
+    if text in _WORDS:
+        return _WORDS[text]
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -89,8 +96,10 @@ def _value(text: str) -> object:
     return value
 
 
-LONGEST_ANSWER = 256
-"""Tokens of the longest answer, where nobody says."""
+_WORDS: Final[Mapping[str, object]] = {"None": None, "True": True, "False": False}
+
+LONGEST_ANSWER: Final = 256
+"""Tokens of the longest answer, where neither the user nor the checkpoint's own settings say."""
 
 
 def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -115,16 +124,25 @@ def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
     said = vars(given)
-    settings: dict[str, object] = {name: said[name] for name in SETTINGS if said.get(name) is not None}
+    settings: dict[str, object] = {name: said[name] for name in SETTINGS if name in said}
     for pair in given.set:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InputError("this sets nothing", where="--set", expected="NAME=VALUE", found=pair)
         settings[name.strip().replace("-", "_")] = _value(value)
-    if any(name == "seed" or SETTINGS[name].acts is SAMPLING for name in settings if name in SETTINGS):
+    named = [name for name, value in settings.items() if name in SETTINGS and value is not None]
+    if any(name == "seed" or SETTINGS[name].acts is SAMPLING for name in named):
         settings.setdefault("do_sample", True)
-    settings.setdefault("max_new_tokens", LONGEST_ANSWER)
-    run_command(given.text, given.image, given.audio, given.model, settings, dtype=given.dtype, as_json=given.json)
+    run_command(
+        given.text,
+        given.image,
+        given.audio,
+        given.model,
+        settings,
+        dtype=given.dtype,
+        as_json=given.json,
+        longest=LONGEST_ANSWER,
+    )
 
 
 def _inspect(given: argparse.Namespace) -> None:
@@ -141,6 +159,10 @@ def _inspect(given: argparse.Namespace) -> None:
     if "max_memory" in settings:
         settings["max_memory"] = bounds_from(given.max_memory)
     plan_command(given.model, settings, as_json=given.json)
+
+
+def _nothing(given: argparse.Namespace) -> None:
+    raise InputError("there is no command", expected="run or inspect", remedy="See omniform --help.")
 
 
 def _unknown(command: Parser, rest: Sequence[str]) -> InputError:

@@ -14,6 +14,7 @@ from typing import cast
 
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, RepoError
+from omniform.core.generation import as_settings
 from omniform.engine.ask import Answer, ask
 from omniform.engine.calls import Reader
 from omniform.hub.auto import load_as_saved
@@ -34,8 +35,9 @@ def run_command(
     *,
     dtype: str,
     as_json: bool,
+    longest: int,
 ) -> None:
-    """Load, ask, print."""
+    """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise."""
     for path in (*images, *audio):
         _check_file(path)
     question = _question(text, needed=not audio)
@@ -47,6 +49,9 @@ def run_command(
         model = load_as_saved(chosen, dtype=dtype)
         reader = cast(Reader, AutoProcessor.from_pretrained(chosen))
     loaded = time.perf_counter() - started
+    own = as_settings(model.generation_config).get("max_new_tokens")
+    if own is None and not {"max_new_tokens", "max_length"} & settings.keys():
+        settings = {**settings, "max_new_tokens": longest}
     answer = Answer()
     pieces = ask(model, reader, answer, text=question, images=images, audio=audio, settings=settings)
     begun = next(pieces, "")  # a mistake is told by now, in its one line

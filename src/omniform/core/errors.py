@@ -8,6 +8,7 @@ the *remedy*. Each also derives from the builtin that the ecosystem raises in th
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 
@@ -49,6 +50,10 @@ class OmniformError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
+        # A message can be printed whatever it quotes: halves of characters, terminals' commands.
+        return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], self._text())
+
+    def _text(self) -> str:
         message = _shown(self.message)
         parts = [f"{_cut(self.where, LONGEST_VALUE // 2)}: {message}" if self.where else message]
         if self.expected is not None:
@@ -69,6 +74,8 @@ def _shown(value: object) -> str:
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxset = _BRIEF.maxfrozenset = _BRIEF.maxdict = 6
@@ -124,7 +131,7 @@ class UnknownAttributeError(UnknownArgumentError, AttributeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that suggest the name most like ``name``, or list what there is: ``Did you mean 'top_k'?``"""
-    names = sorted(known)
+    names = sorted(name for name in known if not name.startswith("_"))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]!r}?"

@@ -14,6 +14,7 @@ from omniform.architectures.generative import Generative
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.generation import as_settings
 from omniform.engine.prompts import Prompts, as_prompts
 from omniform.engine.request import Prompt
 from omniform.engine.settings import Asked, Settings, table_of
@@ -48,16 +49,27 @@ class Call:
 
 
 def read_call(
-    model: Generative, reader: Reader | None, prompt: AnyPrompt, asked: Mapping[str, object], place: int = 0
+    model: Generative,
+    reader: Reader | None,
+    prompt: AnyPrompt,
+    asked: Mapping[str, object],
+    place: int = 0,
+    told: set[str] | None = None,
 ) -> Call:
     """Understand one prompt with its settings, the ``place``-th of its call.
+
+    Args:
+        asked: settings by name, over those of a ``generation_config`` among them.
+        told: what the call's other prompts were warned of.
 
     Raises:
         InputError: a prompt or a setting that cannot be used, or more than one row.
         UnknownArgumentError: an unknown setting, with the nearest name.
     """
-    check_arguments("submit", asked, table_of(model))
-    settings = Asked(model, asked)
+    given = dict(asked)
+    config = as_settings(given.pop("generation_config", None))
+    check_arguments("submit", given, table_of(model))
+    settings = Asked(model, config, given, told=told)
     prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), settings)
     if len(prompts) != 1:
         raise InputError("a request has one row", where="prompt", expected="one row", found=f"{len(prompts)} rows")

@@ -118,7 +118,10 @@ class Engine:
                 expected=f"at least {least} bytes",
                 found=f"{memory} bytes",
             )
-        self._state = PagedState(specs, blocks, size, model.dtype, model.device)
+        try:
+            self._state = PagedState(specs, blocks, size, model.dtype, model.device)
+        except (RuntimeError, TypeError, MemoryError) as error:
+            raise InputError("there is not so much memory", where="memory", found=f"{memory} bytes") from error
         # A state of fixed size is what all tokens before made of it: there is none to reuse from half-way.
         remembers = prefix_cache and ROWS not in blocks
         why = ": the model keeps a recurrent state, of which no beginning is left" if ROWS in blocks else ""
@@ -188,8 +191,9 @@ class Engine:
             OmniformError: one of the requests cannot be answered; the others are given up.
         """
         each = settings_of_each(prompts, settings, common)
+        told: set[str] = set()
         calls = [
-            read_call(self.model, self.processor, prompt, own, place)
+            read_call(self.model, self.processor, prompt, own, place, told)
             for place, (prompt, own) in enumerate(zip(prompts, each, strict=True))
         ]
         handles: list[Handle] = []

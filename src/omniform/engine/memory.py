@@ -26,7 +26,7 @@ def parse_memory(memory: object) -> int | None:
         return None
     if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
         return memory
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory) if isinstance(memory, str) else None
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d+)?)\s*([A-Za-z]*)\s*", memory) if isinstance(memory, str) else None
     if match is None or match[2].upper() not in _UNITS:
         raise InputError("no amount of memory", where="memory", expected="bytes, or '2GB'", found=repr(memory))
     return int(float(match[1]) * _UNITS[match[2].upper()])

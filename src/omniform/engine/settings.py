@@ -8,16 +8,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
+from weakref import WeakKeyDictionary
 
 from omniform.architectures.generative import Generative
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.core.generation import as_settings
 from omniform.core.kinds import PerRow
 from omniform.core.settings import SETTINGS, Effect, Read, Setting, merged, misspelt, read, read_one
 from omniform.engine.beams import BeamSettings
 
 log = logging.getLogger("omniform")
+
+_TOLD: Final[WeakKeyDictionary[Generative, set[tuple[str, str]]]] = WeakKeyDictionary()
+"""Which settings were said to be without effect, for each model."""
 
 DEFAULT_NEW_TOKENS = 20
 """How many tokens are written when nobody says: the ecosystem's default."""
@@ -146,13 +151,17 @@ class Asked:
             keywords, whose None means that a setting is to have no effect. All of it over ``generation_config.json``,
             over the config's special tokens.
 
+        told: what was warned of in this call already; the prompts of a batch share it.
+
     Raises:
+        InputError: ``model.generation_config`` is no config.
         UnknownArgumentError: ``generation_config.json`` holds a misspelt name.
     """
 
-    def __init__(self, model: Generative, *layers: Mapping[str, object]) -> None:
+    def __init__(self, model: Generative, *layers: Mapping[str, object], told: set[str] | None = None) -> None:
         self.table = table_of(model)
-        said = {name: value for name, value in model.generation_config.to_diff_dict().items() if value is not None}
+        own = as_settings(model.generation_config, "model.generation_config")  # users put anything there
+        said = {name: value for name, value in own.items() if value is not None}
         for names in (said, *layers):
             _check_names(names, self.table)
         self.known = merged([token_ids(model.config), said, *layers], self.table)
@@ -160,7 +169,7 @@ class Asked:
         self._model = model
         self._read: Read | None = None
         self._settings: dict[int, Settings] = {}
-        self._said_cut = False
+        self._told: set[str] = set() if told is None else told
 
     def __call__(self, prompt: int) -> Settings:
         """How to choose and when to stop.
@@ -184,7 +193,10 @@ class Asked:
             idle = {name: words for name, words in self._read.idle.items() if name in self._caller}
             for words in dict.fromkeys(idle.values()):
                 names = ", ".join(name for name, needed in idle.items() if needed == words)
-                log.warning("no effect without %s: %s", words, names)
+                told = _TOLD.setdefault(self._model, set())  # a loop of calls is told once
+                if (words, names) not in told:
+                    told.add((words, names))
+                    log.warning("no effect without %s: %s", words, names)
         return self._read.values
 
     def own(self, rows: int) -> list[dict[str, object]]:
@@ -222,8 +234,8 @@ class Asked:
         # The last token written is never read again, so an answer may end one past the last position.
         if limit is None or prompt + settings.max_new_tokens <= limit + 1:
             return settings
-        if not self._said_cut:
-            self._said_cut = True
+        if "cut" not in self._told:
+            self._told.add("cut")
             log.warning("the answer is cut at the model's %d positions, after %d tokens", limit, limit - prompt + 1)
         return replace(settings, max_new_tokens=limit - prompt + 1)
 

@@ -20,6 +20,7 @@ from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, check_arguments
+from omniform.core.generation import as_settings
 from omniform.hub.devices import parse_size
 from omniform.hub.load import build_on_meta, keymap_of
 from omniform.hub.options import check_variant
@@ -86,7 +87,7 @@ def save_model(
 
     def write(folder: Path) -> None:
         _write_json(folder / "config.json", config)
-        settings = model.generation_config.to_diff_dict()
+        settings = as_settings(model.generation_config, "model.generation_config")
         if settings:
             _write_json(folder / "generation_config.json", settings)
         _write_weights(folder, stored, limit, variant, save_function)

@@ -14,7 +14,7 @@ from omniform.core.errors import InputError, nearest
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.schema import function_schema
 from omniform.inputs.text.settings import ChatTemplates
-from omniform.inputs.text.template import Prompt, compile_template, render
+from omniform.inputs.text.template import Prompt, compile_template, run_template
 
 log = logging.getLogger("omniform")
 
@@ -176,10 +176,10 @@ def render_chats(template: str, chats: Sequence[list[Message]], options: ChatOpt
 def _render(template: str, messages: list[Message], variables: Mapping[str, object], options: ChatOptions) -> Prompt:
     which = options.continue_final_message
     if not which:
-        return render(template, {**variables, "messages": messages}, track=options.track)
+        return run_template(template, {**variables, "messages": messages}, track=options.track)
     tag = f"{_TAG}_{token_hex(8)} " if _TAG in str(messages) else f"{_TAG} "
     opened, continued = _open_last(template, messages, which, tag)
-    return Prompt(_cut(render(template, {**variables, "messages": opened}).text, continued, tag))
+    return Prompt(_cut(run_template(template, {**variables, "messages": opened}).text, continued, tag))
 
 
 def warn_unread(template: str, variables: Mapping[str, object]) -> None:

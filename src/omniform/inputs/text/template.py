@@ -53,7 +53,12 @@ def compile_template(source: str) -> Program:
         ) from error
 
 
-def render(source: str, variables: Mapping[str, object], *, track: bool = False) -> Prompt:
+def render(source: str, variables: Mapping[str, object]) -> str:
+    """The text that a chat template makes; arguments and errors as of :func:`run_template`."""
+    return run_template(source, variables).text
+
+
+def run_template(source: str, variables: Mapping[str, object], *, track: bool = False) -> Prompt:
     """Run a chat template.
 
     Args:
