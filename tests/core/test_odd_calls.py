@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,51 @@ ODD = {
     "negative label": {"input_ids": IDS, "labels": torch.tensor([[1, 2], [-1, 3]])},
     "float labels": {"input_ids": IDS, "labels": IDS.float()},
     "labels of another shape": {"input_ids": IDS, "labels": IDS[:, :1]},
+    "a single label": {"input_ids": IDS, "labels": torch.tensor(3)},
+    "sparse labels": {"input_ids": IDS, "labels": IDS.to_sparse()},
+    "positions in a list": {"input_ids": IDS, "position_ids": [[0, 1], [0, 1]]},
+    "sparse positions": {"input_ids": IDS, "position_ids": IDS.to_sparse()},
+    "attention or not": {"input_ids": IDS, "output_attentions": torch.tensor([1, 2])},
+    "hidden states or not": {"input_ids": IDS, "output_hidden_states": np.array([1, 2])},
 }
+
+
+WRITERS = {
+    "a state that is none": {"past_key_values": 5},
+    "pairs": {"past_key_values": ((IDS, IDS),)},
+    "a cache or not": {"use_cache": torch.tensor([1, 2])},
+    "how many": {"logits_to_keep": 1.5},
+    "fewer than none": {"logits_to_keep": -1},
+    "some of them": {"logits_to_keep": torch.tensor([0, 1])},
+}
+
+
+def test_other_libraries_numbers_and_switches() -> None:
+    name, sizes = KINDS["llama"]
+    model = getattr(omniform, name).from_config(omniform.AutoConfig.for_model("llama", **sizes)).eval()
+    for one in (1, np.int64(1), torch.tensor(1)):
+        assert model(IDS, logits_to_keep=one, use_cache=np.True_, output_attentions=1).logits.shape[1] == 1
+    assert model(IDS, logits_to_keep=None).logits.shape[1] == IDS.shape[1]
+
+
+def test_odd_arguments_of_saving_and_training(tmp_path) -> None:
+    name, sizes = KINDS["llama"]
+    model = getattr(omniform, name).from_config(omniform.AutoConfig.for_model("llama", **sizes))
+    model.save_pretrained(tmp_path)
+    odd = np.array([1, 2])
+    for call in (
+        lambda: model.save_pretrained(tmp_path, save_function=5),
+        lambda: model.save_pretrained(tmp_path, is_main_process=torch.tensor([1, 2])),
+        lambda: model.gradient_checkpointing_enable(5),
+        lambda: model.gradient_checkpointing_enable([1]),
+        lambda: model.set_attn_implementation(5),
+        *(
+            lambda key=key: omniform.AutoModelForCausalLM.from_pretrained(tmp_path, **{key: odd})
+            for key in ("dtype", "torch_dtype", "key_mapping", "quantization_config", "attn_implementation")
+        ),
+    ):
+        with pytest.raises(omniform.OmniformError):
+            call()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,4 +87,8 @@ def test_odd_inputs(kind: str) -> None:
         with pytest.raises(InputError) as caught:
             model(**inputs)
         assert what != "label" or "row 1" in str(caught.value), what
+    for what, inputs in WRITERS.items() if kind != "bert" else ():
+        with pytest.raises(InputError):
+            model(input_ids=IDS, **inputs)
+        assert what
     assert model(input_ids=IDS.int(), labels=torch.tensor([[1, -100], [2, 3]])).loss.isfinite()

@@ -345,8 +345,8 @@ def test_nothing_there(tmp_path: Path, auto: str) -> None:
     put(tmp_path, "README.md", "")
     with pytest.raises(RepoError, match=r"expected .*json.*found README.md"):
         load(tmp_path)
-    with pytest.raises(InputError, match="never run"):
-        load(tmp_path, trust_remote_code=True)
+    with pytest.raises(RepoError, match=r"expected .*json.*found README.md"):
+        load(tmp_path, trust_remote_code=True)  # there is no code, so there is none to trust
     with pytest.raises(OmniformError, match="from_pretrained"):
         getattr(omniform, auto)()
 
@@ -419,12 +419,34 @@ def test_mutated_files_give_a_processor_or_a_typed_error(tmp_path: Path) -> None
     assert 20 < refused < 130
 
 
+def test_trust_without_code_changes_nothing(tmp_path: Path) -> None:
+    folder = old_folder(tmp_path, "llava")
+    for auto in (omniform.AutoProcessor, omniform.AutoTokenizer, omniform.AutoImageProcessor):
+        auto.from_pretrained(folder, trust_remote_code=True)
+    put(folder, "config.json", {**json.loads((folder / "config.json").read_text()), "auto_map": {"AutoModel": "a.B"}})
+    omniform.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)  # code of the model's only
+
+
+@pytest.mark.parametrize("odd", [5, 1.5, b"x", [], {"a": 1}, object(), torch.tensor([1, 2]), np.array(["x"]), "../up"])
+def test_odd_places_and_switches(tmp_path: Path, odd: object) -> None:
+    folder = old_folder(tmp_path, "llava")
+    for auto in (omniform.AutoProcessor, omniform.AutoTokenizer, omniform.AutoImageProcessor, omniform.AutoConfig):
+        with pytest.raises(OmniformError, match="subfolder"):
+            auto.from_pretrained(folder, subfolder=odd)
+        auto.from_pretrained(folder, subfolder=None)
+    if isinstance(odd, torch.Tensor):
+        with pytest.raises(InputError, match="trust_remote_code"):
+            omniform.AutoTokenizer.from_pretrained(folder, trust_remote_code=odd)
+
+
 def test_code_that_a_folder_names_is_neither_imported_nor_run(tmp_path: Path) -> None:
     folder = old_folder(tmp_path / "a", "llava")
     put(folder, "evil.py", "raise SystemExit('imported')")
     named = {"AutoProcessor": "evil.Evil", "AutoImageProcessor": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
     for name in ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json", "config.json"):
         put(folder, name, {**json.loads((folder / name).read_text()), "auto_map": named})
+        with pytest.raises(InputError, match=r"never run.*evil\.Evil"):
+            omniform.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     same_batches(
         omniform.AutoProcessor.from_pretrained(folder),
         omniform.AutoProcessor.from_pretrained(old_folder(tmp_path / "b", "llava")),

@@ -19,15 +19,22 @@ def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None
         labels_BT: Shape: [...], ``-100`` to leave out.
         items: what the sum is divided by, where the mean is over more than this batch (gradient accumulation).
     """
-    check_shape("labels do not match the logits", labels_BT.shape, logits_BTV.shape[:-1], where="labels")
+    _check_fit(logits_BTV, labels_BT)
     flat = logits_BTV.float().reshape(-1, logits_BTV.shape[-1])
     how = "mean" if items is None else "sum"
     loss = F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED, reduction=how)
     return loss if items is None else loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
 
 
+def _check_fit(logits_BTV: Tensor, labels_BT: Tensor) -> None:
+    check_shape("labels do not match the logits", labels_BT.shape, logits_BTV.shape[:-1], where="labels")
+    if labels_BT.layout is not torch.strided:
+        raise InputError("labels are held one by one", where="labels", found=str(labels_BT.layout))
+
+
 def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None = None) -> Tensor:
     """Mean cross-entropy of every token against the label one to the right; see :func:`token_loss`."""
+    _check_fit(logits_BTV, labels_BT)
     return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:], items)
 
 

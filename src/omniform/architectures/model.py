@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.arrivals import check_kinds
 from omniform.architectures.labels import Targets, check_targets
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
-from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, check_arguments, nearest
+from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, brief, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
@@ -133,6 +134,7 @@ class Model(Composed):
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         own = _PARAMETERS[type(self)]
         named = {**dict(zip(own.ordered, args, strict=False)), **inputs}
+        check_kinds(named)
         check_targets(self.targets(), named)
         self.arrive(named)
         # What follows those with names goes on by position, and so does what has no other way.
@@ -298,13 +300,13 @@ class Model(Composed):
         Raises:
             InputError: no such implementation.
         """
-        if name not in BACKENDS:
+        if not isinstance(name, str) or name not in BACKENDS:
             raise InputError(
                 "no such attention implementation",
                 where="attn_implementation",
                 expected=" or ".join(BACKENDS),
-                found=repr(name),
-                remedy=nearest(name, BACKENDS),
+                found=brief(name),
+                remedy=nearest(name, BACKENDS) if isinstance(name, str) else None,
             )
         for module in self.modules():
             if isinstance(module, Model):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from omniform.architectures.adapted import BASE, ModuleName, adapted, adapters_by_our_names, renamings
 from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
-from omniform.core.errors import InputError, check_arguments
+from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.state import DenseState
 from omniform.weights.init import initialise
 from omniform.weights.keymap import KeyMap, KeyTable
@@ -198,7 +198,10 @@ class Surface(Model):
         Raises:
             UnknownArgumentError: a setting that torch's checkpointing does not have here.
         """
-        check_arguments("gradient_checkpointing_enable", gradient_checkpointing_kwargs or {}, CHECKPOINTING)
+        given = {} if gradient_checkpointing_kwargs is None else gradient_checkpointing_kwargs
+        if not isinstance(given, Mapping):
+            raise InputError("these are no settings", where="gradient_checkpointing_kwargs", found=brief(given))
+        check_arguments("gradient_checkpointing_enable", map(str, given), CHECKPOINTING)
         self._recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 
 LARGEST = 2**53
 """No whole number is larger: beyond it, JSON's numbers are no longer exact."""
@@ -66,6 +66,20 @@ def plain(value: object) -> object:
 
 
 _MOST_VALUES: Final = 2**22
+
+
+def switch(name: str, value: object) -> bool:
+    """A value as true or false, as Python sees it.
+
+    Raises:
+        InputError: it is neither: a tensor of several numbers.
+    """
+    try:
+        return bool(value)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        raise InputError(
+            "this is neither true nor false", where=name, expected="True or False", found=brief(value)
+        ) from None
 
 
 def _alone(value: object) -> object:

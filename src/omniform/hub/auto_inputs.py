@@ -19,7 +19,9 @@ from omniform.core.errors import (
     check_arguments,
     nearest,
 )
+from omniform.core.kinds import switch
 from omniform.hub.files import Source, locate, read_json
+from omniform.hub.options import WHERE_ARGUMENTS, places, refuse_code
 from omniform.hub.save import replace_files
 from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessor, image_processor
@@ -35,7 +37,6 @@ Name = str | os.PathLike[str]
 
 PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 
-_PLACES: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
@@ -211,10 +212,7 @@ def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directo
 
 def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:
     """The checkpoint that is asked for, and the settings that are to be changed."""
-    if kwargs.get("trust_remote_code"):
-        raise InputError(
-            "code from a repository is never run", where="trust_remote_code", expected="False", found="True"
-        )
+    trusted = switch("trust_remote_code", kwargs.get("trust_remote_code"))
     if not isinstance(name, (str, os.PathLike)):
         raise InputError(
             "this is no checkpoint",
@@ -222,13 +220,21 @@ def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[st
             expected="a folder or a Hub id",
             found=type(name).__name__,
         )
-    places = {key: value for key, value in kwargs.items() if key in _PLACES}
-    source = locate(name, **places)  # type: ignore[arg-type]
+    where, kwargs = places(kwargs)
+    source = locate(name, **where)  # type: ignore[arg-type]
     config = kwargs.get("config")
     if config is not None and not isinstance(config, ModelConfig):
         raise InputError("not a config", where="config", expected="a ModelConfig", found=type(config).__name__)
-    settings = {key: value for key, value in kwargs.items() if key not in (*_PLACES, *_SWITCHES)}
-    return Checkpoint(source, None if config is None else config.raw), settings
+    settings = {key: value for key, value in kwargs.items() if key not in _SWITCHES}
+    checkpoint = Checkpoint(source, None if config is None else config.raw)
+    if trusted:
+        refuse_code({"auto_map": checkpoint.code()}, source.name, trusted=True)
+    return checkpoint, settings
+
+
+_READERS: Final = frozenset(
+    {"AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor", "AutoVideoProcessor"}
+)
 
 
 class Checkpoint:
@@ -252,6 +258,15 @@ class Checkpoint:
             path = self.source.find(name)
             self._files[name] = {} if path is None else read_json(path)
         return self._files[name]
+
+    def code(self) -> dict[str, object]:
+        """The classes of its own that it names for what reads texts, pictures and sounds."""
+        found: dict[str, object] = {}
+        for name in ("config.json", "tokenizer_config.json", PREPROCESSOR_FILE, PROCESSOR_FILE):
+            named = self._json(name).get("auto_map")
+            pairs = named if isinstance(named, Mapping) else {"AutoTokenizer": named} if named else {}
+            found.update({str(key): value for key, value in pairs.items() if key in _READERS})
+        return found
 
     def preprocessor(self, part: str = "image_processor") -> Mapping[str, object]:
         """The object that describes the image processor or the feature extractor; empty where there is none."""
@@ -319,7 +334,7 @@ class Checkpoint:
         assumed = named if isinstance(named, str) else None
         if settings:
             known = {field.name for field in fields(image_processor(file, where=where, default_type=assumed).options)}
-            check_arguments(callee, settings, {*known, *_OLD_IMAGE_SETTINGS, *_PLACES})
+            check_arguments(callee, settings, {*known, *_OLD_IMAGE_SETTINGS, *WHERE_ARGUMENTS})
         return image_processor({**file, **settings}, where=where, default_type=assumed)
 
     def feature_extractor(self, settings: Mapping[str, object], callee: str) -> FeatureExtractor:
@@ -327,7 +342,7 @@ class Checkpoint:
         file = self.preprocessor("feature_extractor")
         if not file:
             raise self.missing("there is no feature extractor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
-        check_arguments(callee, settings, {*_AUDIO_SETTINGS, *_PLACES})
+        check_arguments(callee, settings, {*_AUDIO_SETTINGS, *WHERE_ARGUMENTS})
         where = f"{self.where}/{PROCESSOR_FILE if 'feature_extractor' in self.settings else PREPROCESSOR_FILE}"
         assumed = FEATURE_EXTRACTORS_OF.get(str(self.model.get("model_type")))
         return feature_extractor({**file, **settings}, where=where, assume=assumed)
@@ -357,7 +372,7 @@ class Checkpoint:
         callee = f"{kind.__name__}.from_pretrained"
         own = {name: value for name, value in settings.items() if name in kind.settings}
         text = {name: value for name, value in settings.items() if name in (*KNOWN, *INERT) or name.endswith("_token")}
-        known = {*kind.settings, *KNOWN, *INERT, *_PLACES, *text}
+        known = {*kind.settings, *KNOWN, *INERT, *WHERE_ARGUMENTS, *text}
         images: ImageProcessor | None = None
         audio: FeatureExtractor | None = None
         if "image_processor" in kind.needs:

@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from omniform.core.config import DTYPES
-from omniform.core.errors import InputError, RepoError, nearest
+from omniform.core.errors import InputError, RepoError, brief, nearest
 from omniform.core.generation import GenerationConfig
 
 WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -96,6 +95,8 @@ def places(kwargs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, o
     if "use_auth_token" in given:
         given.setdefault("token", given.pop("use_auth_token"))
     where = {name: given.pop(name) for name in WHERE_ARGUMENTS if name in given}
+    if where.get("subfolder", "") is None:
+        del where["subfolder"]
     _check_subfolder(where)
     return where, given
 
@@ -109,7 +110,7 @@ def split(kwargs: Mapping[str, object]) -> tuple[dict[str, object], LoadOptions,
     where, given = places(kwargs)
     if "torch_dtype" in given:
         old = given.pop("torch_dtype")
-        given["dtype"] = given.get("dtype") or old
+        given["dtype"] = old if given.get("dtype") is None else given["dtype"]
     refuse(given)
     how = {f.name: given.pop(f.name) for f in fields(LoadOptions) if given.get(f.name) is not None}
     rest = {k: v for k, v in given.items() if k not in INERT and k not in LoadOptions.__slots__}
@@ -136,9 +137,9 @@ def refuse(given: dict[str, object]) -> None:
     for name, (harmless, why) in REFUSED.items():
         if name in given:
             value = given.pop(name)
-            if value not in harmless:
+            if not any(value is fine or (type(value) is type(fine) and value == fine) for fine in harmless):
                 remedy = "Load the checkpoint that it was made from." if "quantiz" in why else None
-                raise InputError(why, where=name, expected=repr(harmless[-1]), found=repr(value)[:200], remedy=remedy)
+                raise InputError(why, where=name, expected=repr(harmless[-1]), found=brief(value), remedy=remedy)
 
 
 def refuse_code(raw: Mapping[str, object], where: str, *, trusted: bool) -> None:
@@ -166,11 +167,13 @@ def named_dtype(name: object) -> torch.dtype | None:
     Raises:
         InputError: there is none of this name.
     """
-    if name is None or name == "auto" or name in DTYPES.values():
-        return None if name == "auto" else cast(torch.dtype | None, name)
+    if name is None or (isinstance(name, torch.dtype) and name in DTYPES.values()):
+        return name
+    if isinstance(name, str) and name == "auto":
+        return None
     text = str(name).removeprefix("torch.")
     if text not in DTYPES:
-        raise InputError("no such dtype", where="dtype", found=repr(name), remedy=nearest(text, DTYPES))
+        raise InputError("no such dtype", where="dtype", found=brief(name), remedy=nearest(text, DTYPES))
     return DTYPES[text]
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, RepoError, check_arguments
+from omniform.core.errors import InputError, RepoError, brief, check_arguments
 from omniform.core.generation import as_settings
+from omniform.core.kinds import switch
 from omniform.hub.devices import parse_size
 from omniform.hub.load import build_on_meta, keymap_of
 from omniform.hub.options import check_variant
@@ -80,7 +81,11 @@ def save_model(
         raise InputError("weights are saved as safetensors", where="safe_serialization", expected=True, found=found)
     limit = parse_size(max_shard_size)
     check_variant(variant)
-    if not is_main_process:
+    if save_function is not None and not callable(save_function):
+        raise InputError(
+            "this writes no files", where="save_function", expected="a function", found=brief(save_function)
+        )
+    if not switch("is_main_process", is_main_process):
         return
     stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
     config = config_to_save(model)

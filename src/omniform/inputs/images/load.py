@@ -81,6 +81,8 @@ def load_image(
         InputError: it is no picture, is cut, is larger than ``max_pixels``, or its layout or scale is not clear.
     """
     access = checked_access(media_access)
+    if fetch is not None and not callable(fetch):
+        raise InputError("this fetches nothing", where="fetch", expected="a function", found=brief(fetch))
     if max_pixels is not None:
         whole_limit("max_pixels", max_pixels)
         access = replace(access, max_pixels=max_pixels)

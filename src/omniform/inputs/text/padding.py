@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.options import Limits
 
@@ -103,6 +103,8 @@ def _kind(ids: object) -> str | None:
 def _to_lists(value: object) -> object:
     import numpy as np
 
+    if isinstance(value, torch.Tensor) and (value.is_meta or value.layout is not torch.strided):
+        raise InputError("this tensor does not hold its numbers one by one", found=brief(value))
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         plain: object = value.tolist()
         return plain

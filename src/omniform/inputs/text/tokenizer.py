@@ -13,6 +13,7 @@ from tokenizers import Encoding, models, processors
 from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError
+from omniform.core.kinds import switch
 from omniform.core.upstairs import upstairs
 from omniform.inputs.media_access import MediaAccess
 from omniform.inputs.text import chat, save
@@ -379,6 +380,7 @@ class Tokenizer(Framing):
             ConfigError: the template is malformed, or does what templates may not.
             InputError: it refuses the messages, or one of them or a tool is malformed.
         """
+        tokenize, return_dict = switch("tokenize", tokenize), switch("return_dict", return_dict)
         if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
             raise InputError(
                 "the assistant's tokens are found in whole, encoded conversations",
