@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from omniform.core.errors import InputError, nearest
+from omniform.core.errors import InputError, listed, nearest
 from reference import omniform
 
 
@@ -18,3 +18,9 @@ def test_what_cannot_be_printed_is_escaped() -> None:
 
 def test_names_of_our_own_are_not_suggested() -> None:
     assert nearest("zzzz", ["_inside", "top_k"]) == "Known: top_k."
+
+
+def test_many_names_are_cut() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(range(300)).endswith("18, 19, ... (300 in all)")
+    assert len(listed(["x" * 3000] * 9)) < 1100

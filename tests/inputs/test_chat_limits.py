@@ -77,6 +77,36 @@ def test_steps_that_grow_without_bound(tmp_path: Path, parts: dict[str, object])
     assert time.process_time() - start < 2
 
 
+def template(tokens: int, texts: int, ids: int = 1) -> dict[str, object]:
+    single = [{"SpecialToken": {"id": "a", "type_id": 0}}] * tokens + [{"Sequence": {"id": "A", "type_id": 0}}] * texts
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    table = {"a": {"id": "a", "ids": [64] * ids, "tokens": ["a"] * ids}}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": table}
+
+
+def swapped(step: dict[str, object]) -> dict[str, object]:
+    return {**step, "single": step["pair"], "pair": step["single"]}
+
+
+FRAMINGS = {
+    "many tokens": template(20_000, 1), "tokens of many ids": template(200, 1, 1000), "texts": template(1, 500),
+    "in the pair": swapped(template(0, 500)), "twice thirty times": steps(*[template(1, 2)] * 30, name="processors"),
+    "a thousand steps": steps(*[template(0, 1)] * 1000, name="processors"),
+    "tokens in steps": steps(*[template(900, 1)] * 12, name="processors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FRAMINGS)
+def test_framings_are_bounded(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="post_processor.*longer than in any tokenizer"):
+        omniform.AutoTokenizer.from_pretrained(folder(tmp_path, post_processor=FRAMINGS[name]))
+
+
+def test_framings_as_they_are_published(tmp_path: Path) -> None:
+    for fine in (template(4, 1), steps({"type": "ByteLevel"}, template(1, 1), name="processors"), template(0, 2, 9)):
+        assert omniform.AutoTokenizer.from_pretrained(folder(tmp_path, post_processor=fine))("a")["input_ids"]
+
+
 def test_the_steps_of_known_tokenizers_are_fine(tmp_path: Path) -> None:
     albert = steps(
         *(replace("``", '"'), replace("''", '"'), {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"}),

@@ -137,8 +137,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"Did you mean {close[0]!r}?"
     if not names:
         return "There are none."
-    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
-    return f"Known: {', '.join(names[:MOST_NAMES])}{more}."
+    return f"Known: {listed(names)}."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names one after another, the first of them where there are very many."""
+    shown = [str(name) for name in names]
+    more = f", ... ({len(shown)} in all)" if len(shown) > MOST_NAMES else ""
+    return _shown(f"{', '.join(shown[:MOST_NAMES])}{more}")
 
 
 def check_shape(problem: str, found: Sequence[int], expected: Sequence[int], *, where: str) -> None:

@@ -16,7 +16,15 @@ from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
-from omniform.core.errors import ConfigError, InputError, OmniformError, UnknownNameError, check_arguments, nearest
+from omniform.core.errors import (
+    ConfigError,
+    InputError,
+    OmniformError,
+    UnknownNameError,
+    check_arguments,
+    listed,
+    nearest,
+)
 from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
@@ -115,7 +123,7 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
         config = registry.config_of(raw, where=str(path))
     config.name_or_path = source.name
     if config.unknown:
-        log.warning("%s: kept, but not known to omniform: %s", path, ", ".join(config.unknown))
+        log.warning("%s: kept, but not known to omniform: %s", path, listed(config.unknown))
     return config
 
 

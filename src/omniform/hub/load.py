@@ -15,7 +15,7 @@ from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import ModelConfig
-from omniform.core.errors import ConfigError, WeightsError
+from omniform.core.errors import ConfigError, WeightsError, listed
 from omniform.hub.devices import need_device
 from omniform.hub.fill import Loading, fill, visits
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
@@ -186,7 +186,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
     if report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
-        log.warning("%s: newly made, to be trained: %s", where, ", ".join(report.fresh))
+        log.warning("%s: newly made, to be trained: %s", where, listed(report.fresh))
     if report.unused:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
     return report

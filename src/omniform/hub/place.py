@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from omniform.core.errors import InputError, nearest
+from omniform.core.errors import InputError, listed, nearest
 from omniform.hub.devices import Place, as_device, bounds, place_named
 
 log = logging.getLogger("omniform")
@@ -211,7 +211,7 @@ def _placement(layout: Layout, places: Mapping[str, Place], given: Mapping[str, 
     """A placement from the places of tensors; what is tied lies where the tensor that counts does."""
     moved = [path for path, owner in layout.ties.items() if places[path] != places[owner]]
     if moved:
-        log.warning("tied weights lie in one place, that of the first: %s", ", ".join(moved))
+        log.warning("tied weights lie in one place, that of the first: %s", listed(moved))
     places = {**places, **{path: places[owner] for path, owner in layout.ties.items()}}
     parts = tuple(_parts(layout, places))
     computing = [p.place for p in parts if p.place not in ("cpu", "disk")]
@@ -271,7 +271,7 @@ def _by_mapping(layout: Layout, given: Mapping[str, Place]) -> dict[str, Place]:
     strangers = [path for path in given if path not in used]
     if strangers:
         # The ecosystem's maps list modules that hold no weights too (dropouts, rotary tables).
-        log.warning("device_map: no weights lie under %s", ", ".join(map(repr, strangers)))
+        log.warning("device_map: no weights lie under %s", listed(map(repr, strangers)))
     return places
 
 

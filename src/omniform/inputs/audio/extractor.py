@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import torch
 
 from omniform.core.batch import Batch
-from omniform.core.errors import ConfigError, InputError, brief
+from omniform.core.errors import ConfigError, InputError, brief, listed
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.collate import collate
@@ -76,7 +76,7 @@ class FeatureExtractor(ABC):
         unknown = reader.unknown()
         if unknown:
             logging.getLogger("omniform").warning(
-                "%s: %s does not know %s; kept, not used", where, self.type_name, ", ".join(map(repr, unknown))
+                "%s: %s does not know %s; kept, not used", where, self.type_name, listed(map(repr, unknown))
             )
 
     @abstractmethod

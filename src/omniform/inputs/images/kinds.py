@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Final
 
-from omniform.core.errors import ConfigError, UnknownNameError, brief, nearest
+from omniform.core.errors import ConfigError, UnknownNameError, brief, listed, nearest
 from omniform.inputs.images.detr import DetrImageProcessor
 from omniform.inputs.images.options import DetrOptions, ImageOptions, changed, wrong_value
 from omniform.inputs.images.processor import ImageProcessor, Kind
@@ -103,7 +103,7 @@ def image_processor(config: Mapping[str, object], *, where: str, default_type: s
     extra = {name: given.pop(name) for name in list(given) if name not in known}
     options = changed(kind.defaults, given, square=kind.square, where=where, error=ConfigError)
     if extra:
-        logger.warning("%s: %s does not know %s", where, kind.name, ", ".join(sorted(extra)))
+        logger.warning("%s: %s does not know %s", where, kind.name, listed(sorted(extra)))
     if isinstance(options, DetrOptions):
         if options.do_convert_annotations is None:
             normalised = options.do_normalize is None or options.do_normalize

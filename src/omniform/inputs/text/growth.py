@@ -26,6 +26,12 @@ LONGEST_AFFIX = 1_000
 LONGEST_WORD = 10_000
 """Characters of the longest word that a model may be asked to take apart; the work is quadratic in it."""
 
+MOST_FRAMING = 10_000
+"""Tokens that a framing may put around a text; published ones put four."""
+
+MOST_REPEATS = 16
+"""How often a framing may repeat a text; published ones hold it once."""
+
 _UNICODE = 18  # U+FDFA alone becomes eighteen characters in the compatible normal forms
 
 Step = Mapping[str, object]
@@ -50,6 +56,7 @@ def check_growth(raw: Step, where: str) -> None:
                 expected=f"up to {MOST_GROWTH} characters from one",
                 found=f"{growth:.3g}",
             )
+    _check_framing(raw.get("post_processor"), f"{where}: post_processor")
     model = raw.get("model")
     if not isinstance(model, Mapping):
         return
@@ -64,6 +71,41 @@ def check_growth(raw: Step, where: str) -> None:
 
 def _too_long(where: str, most: int, found: int) -> ConfigError:
     return ConfigError("this is longer than in any tokenizer", where=where, expected=f"up to {most}", found=found)
+
+
+def _check_framing(step: object, where: str) -> None:
+    """Refuse framings that repeat a text, or add tokens to it, very often; those in a sequence frame one another."""
+    repeats = added = 1
+    steps = _flat(step, where)
+    if len(steps) > MOST_STEPS:
+        raise _too_long(f"{where}: a sequence of steps", MOST_STEPS, len(steps))
+    for part in steps:
+        both = [_template(part, name) for name in ("single", "pair")]
+        times = max(1, *(texts for texts, _ in both))
+        repeats, added = repeats * times, added * times + max(4, *(tokens for _, tokens in both))
+        if repeats > MOST_REPEATS:
+            raise _too_long(f"{where}: how often the text is repeated", MOST_REPEATS, repeats)
+        if added > MOST_FRAMING:
+            raise _too_long(f"{where}: tokens around the text", MOST_FRAMING, added)
+
+
+def _template(step: Step, name: str) -> tuple[int, int]:
+    """How often a template holds the same text, and how many tokens it adds."""
+    pieces, table = step.get(name), step.get("special_tokens")
+    texts: dict[str, int] = {}
+    added = 0
+    for piece in pieces if isinstance(pieces, list) else ():
+        if not isinstance(piece, Mapping):
+            continue
+        for kind, what in piece.items():
+            key = str(what.get("id")) if isinstance(what, Mapping) else ""
+            if kind == "Sequence":
+                texts[key] = texts.get(key, 0) + 1
+                continue
+            token = table.get(key) if isinstance(table, Mapping) else None
+            ids = token.get("ids") if isinstance(token, Mapping) else None
+            added += len(ids) if isinstance(ids, list) else 1
+    return max(texts.values(), default=0), added
 
 
 def check_charsmap(charsmap: bytes, where: str) -> int:
@@ -109,7 +151,9 @@ def _flat(step: object, where: str, depth: int = 0) -> list[Step]:
         return [step]
     if depth > 3:
         raise ConfigError("the steps are nested absurdly deep", where=where)
-    inner = next((step[name] for name in ("normalizers", "pretokenizers", "decoders") if name in step), None)
+    inner = next(
+        (step[name] for name in ("normalizers", "pretokenizers", "decoders", "processors") if name in step), None
+    )
     return [part for one in (inner if isinstance(inner, list) else []) for part in _flat(one, where, depth + 1)]
 
 
