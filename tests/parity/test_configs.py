@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from omniform.core.errors import ConfigError
 from reference import omniform, saved_reference, transformers
 
 SIZES = {"hidden_size": 32, "intermediate_size": 44, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -76,3 +77,15 @@ def test_rotary_settings_have_two_names_and_one_value(old, new):
 def test_a_dropout_of_null_is_none():
     config = omniform.LlamaConfig(attention_dropout=None)
     assert config.attention_dropout is None and config.spec.text.attention_dropout == 0.0
+
+
+def test_a_config_as_a_mapping_and_changed_by_a_line(tmp_path):
+    omniform.LlamaConfig(hidden_size=64, num_attention_heads=8).save_pretrained(tmp_path)
+    found, left = omniform.PretrainedConfig.get_config_dict(tmp_path)
+    assert found == json.loads((tmp_path / "config.json").read_text()) and left == {}
+    config = omniform.LlamaConfig.from_pretrained(tmp_path)
+    config.update_from_string("use_cache=false,initializer_range=0.5,hidden_act=relu,num_hidden_layers=3")
+    assert (config.use_cache, config.initializer_range, config.hidden_act) == (False, 0.5, "relu")
+    assert config.num_hidden_layers == 3
+    with pytest.raises(ConfigError, match="num_hidden_layer"):
+        config.update_from_string("num_hidden_layer=3")

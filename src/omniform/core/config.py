@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -239,6 +240,13 @@ class ModelConfig:
         return cast(Self, upstairs("hub.auto:load_config")(cls, pretrained_model_name_or_path, **kwargs))
 
     @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """The mapping in the file of a folder or a Hub id, verbatim; and what is left of ``kwargs``: nothing."""
+        return cls.from_pretrained(pretrained_model_name_or_path, **kwargs).to_diff_dict(), {}
+
+    @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> Self:
         """The config in one file."""
         return cls.from_pretrained(json_file)
@@ -317,6 +325,15 @@ class ModelConfig:
     def update(self, config_dict: Mapping[str, object]) -> None:
         """Change several keys at once."""
         self._change(dict(config_dict))
+
+    def update_from_string(self, update_str: str) -> None:
+        """Change several keys, written as ``"use_cache=false,initializer_range=0.1"``."""
+        pairs = [pair.partition("=") for pair in update_str.split(",")]
+        plain = {name: value if isinstance(self.get(name), str) else _spoken(value) for name, _, value in pairs}
+        for name in plain:
+            if self.get(name, _Missing) is _Missing:
+                raise ConfigError("no such key", where="update_str", found=name, remedy=nearest(name, self.known))
+        self.update(plain)
 
     def _change(self, changes: Mapping[str, object]) -> None:
         self._load(self._patched(changes))
@@ -449,6 +466,12 @@ def _again(
     made = kind.from_raw(raw, where=where, read=read)
     made.__dict__["_notes"].update(notes)
     return made
+
+
+def _spoken(text: str) -> object:
+    with contextlib.suppress(ValueError):
+        return cast(object, json.loads(text.lower() if text in ("True", "False") else text))
+    return text
 
 
 def _plain(name: str, value: object, *, whole: bool = False) -> object:
