@@ -90,7 +90,8 @@ class MelEncoder(MemoryEncoder):
         if self.training and self.augment is not None:
             features = self.augment(features, attention_mask)
         x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
-        x = F.dropout(x + self.embed_positions.weight, self.dropout, self.training)
+        frames = torch.arange(self.embed_positions.num_embeddings, device=x.device)
+        x = F.dropout(x + self.embed_positions(frames), self.dropout, self.training)
         ctx = self.step(x, given)
         hidden = run(surviving(self.layers, self.layerdrop), x, ctx, self.norm)
         return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())

@@ -189,7 +189,9 @@ class QueryDetector(Model):
             ctx = self.step(view.embeds, given, attention_mask=view.padding)
             hidden = self.encoder(view.embeds, PlacedContext.of(ctx, view.places))
             encoded = BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
-        places = self.query_position_embeddings.weight[None].expand(view.embeds.shape[0], -1, -1)
+        table = self.query_position_embeddings
+        numbers = torch.arange(table.num_embeddings, device=view.embeds.device)
+        places: Tensor = table(numbers)[None].expand(view.embeds.shape[0], -1, -1)
         embeds = given.get("decoder_inputs_embeds")
         queries = torch.zeros_like(places) if embeds is None else embeds
         ctx = self.step(queries, given, attention_mask=given.get("decoder_attention_mask"))

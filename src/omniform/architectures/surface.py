@@ -192,17 +192,46 @@ class Surface(Model):
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """In training, keep each layer's input only and compute the layer once more for its gradients.
 
+        Args:
+            every_n_layers: every layer is computed once more whatever it says: gradients are the same.
+            offload: False.
+
         Raises:
+            InputError: no number of layers; inputs are to be moved off the device meanwhile.
             UnknownArgumentError: a setting that torch's checkpointing does not have here.
         """
         given = {} if gradient_checkpointing_kwargs is None else gradient_checkpointing_kwargs
         if not isinstance(given, Mapping):
             raise InputError("these are no settings", where="gradient_checkpointing_kwargs", found=brief(given))
         check_arguments("gradient_checkpointing_enable", map(str, given), CHECKPOINTING)
+        if type(every_n_layers) is not int or every_n_layers < 1:
+            found = repr(every_n_layers)[:80]
+            raise InputError("no number of layers", where="every_n_layers", expected="an integer >= 1", found=found)
+        if offload is not False:
+            found = repr(offload)[:80]
+            raise InputError("layers' inputs stay on their device", where="offload", expected=False, found=found)
         self._recompute(True)
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """See :meth:`gradient_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
+
+    def activation_checkpointing_disable(self) -> None:
+        """See :meth:`gradient_checkpointing_disable`."""
+        self.gradient_checkpointing_disable()
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep everything that gradients need."""

@@ -85,15 +85,18 @@ class RelativePositions(nn.Module):
 
     def vectors(self, ctx: StepContext) -> Tensor:
         """The vectors of all buckets. Shape: [2 * span, D]."""
-        table = self.table.weight
-        return ctx.once(("places", id(table)), lambda: table if self.norm is None else cast(Tensor, self.norm(table)))
+        return ctx.once(("places", id(self.table.weight)), lambda: self._vectors(ctx.positions.device))
+
+    def _vectors(self, device: torch.device) -> Tensor:
+        table: Tensor = self.table(torch.arange(2 * self.span, device=device))
+        return table if self.norm is None else cast(Tensor, self.norm(table))
 
     def places(self, ctx: StepContext, queries: int) -> Tensor:
         """For every query and key of the step, which vector tells their distance. Shape: [T, S]."""
         return ctx.once(("distances", id(self.table.weight)), lambda: self._places(ctx, queries))
 
     def _places(self, ctx: StepContext, queries: int) -> Tensor:
-        found = ctx.spread(self._between, self.table.weight.device, queries)
+        found = ctx.spread(self._between, ctx.positions.device, queries)
         assert isinstance(found, Tensor), "encoders read padded steps"
         return found
 
@@ -200,7 +203,7 @@ class MaskedEmbeddings(Embeddings):
         if self.embed_token_types is None:
             return embeds_BTD
         if token_type_ids is None:
-            return embeds_BTD + self.embed_token_types.weight[0]
+            token_type_ids = embeds_BTD.new_zeros((), dtype=torch.long)
         return embeds_BTD + cast(Tensor, self.embed_token_types(token_type_ids))
 
     def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:

@@ -145,9 +145,8 @@ class TypedEmbeddings(PositionedEmbeddings):
 
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
         if token_type_ids is None:
-            types: Tensor = self.embed_token_types.weight[0]
-        else:
-            types = self.embed_token_types(token_type_ids)
+            token_type_ids = embeds_BTD.new_zeros((), dtype=torch.long)
+        types: Tensor = self.embed_token_types(token_type_ids)
         return embeds_BTD + types
 
 

@@ -135,8 +135,9 @@ class LearnedPlaces(nn.Module):
                 found=f"{height} x {width}",
                 remedy="Resize the picture to a smaller size.",
             )
-        columns = self.column_embeddings.weight[None, :width].expand(height, -1, -1)
-        lines = self.row_embeddings.weight[:height, None].expand(-1, width, -1)
+        places = torch.arange(max(height, width), device=real_BHW.device)
+        columns = self.column_embeddings(places[:width])[None].expand(height, -1, -1)
+        lines = self.row_embeddings(places[:height])[:, None].expand(-1, width, -1)
         return torch.cat((columns, lines), dim=-1).flatten(0, 1).expand(rows, -1, -1)
 
 

@@ -139,7 +139,8 @@ def prompts_of(model: Generative, named: Mapping[str, object], asked: Asked) -> 
     Raises:
         InputError: inputs that the model cannot read, or that do not fit together.
     """
-    given = {name: value for name, value in named.items() if value is not None}
+    # Trainers hand over a whole batch, whose labels nothing that is written depends on.
+    given = {name: value for name, value in named.items() if value is not None and name != "labels"}
     prompts, whole = _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked)
     return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
