@@ -329,11 +329,10 @@ class ModelConfig:
     def update_from_string(self, update_str: str) -> None:
         """Change several keys, written as ``"use_cache=false,initializer_range=0.1"``."""
         pairs = [pair.partition("=") for pair in update_str.split(",")]
-        plain = {name: value if isinstance(self.get(name), str) else _spoken(value) for name, _, value in pairs}
-        for name in plain:
+        for name, _, _ in pairs:
             if self.get(name, _Missing) is _Missing:
                 raise ConfigError("no such key", where="update_str", found=name, remedy=nearest(name, self.known))
-        self.update(plain)
+        self.update({n: value if isinstance(self.get(n), str) else _spoken(value) for n, _, value in pairs})
 
     def _change(self, changes: Mapping[str, object]) -> None:
         self._load(self._patched(changes))
@@ -470,7 +469,7 @@ def _again(
 
 def _spoken(text: str) -> object:
     with contextlib.suppress(ValueError):
-        return cast(object, json.loads(text.lower() if text in ("True", "False") else text))
+        return json.loads(text.lower() if text in ("True", "False") else text)  # type: ignore[no-any-return]
     return text
 
 
