@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Self, cast
 import numpy as np
 import torch
 
+from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS
 from omniform.core.errors import ConfigError, check_arguments, nearest
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
@@ -32,41 +33,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-
-# Keys that any config may hold and that no model computes with. The second group are settings of generation that old
-# releases kept here; the engine reads them when a folder has no generation_config.json.
-_BOOKKEEPING = (
-    "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "transformers.js_config", "auto_map",
-    "return_dict", "use_return_dict", "attn_implementation",
-    "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset", "torchscript",
-    "use_bfloat16", "chunk_size_feed_forward", "pruned_heads", "finetuning_task", "task_specific_params",
-    "tf_legacy_loss", "tokenizer_class", "gradient_checkpointing", "initializer_range", "is_encoder_decoder",
-    "cross_attention_hidden_size", "tie_encoder_decoder", "keys_to_ignore_at_inference", "prefix", "unsloth_version",
-    "unsloth_fixed", "experts_implementation", "_experts_implementation", "model_type", "tie_last_hidden_states",
-    "torch_dtype", "dtype", "architectures", "id2label", "label2id", "num_labels", "problem_type", "use_cache",
-)  # fmt: skip
-GENERATION_KEYS = (
-    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "early_stopping", "num_beams",
-    "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff",
-    "eta_cutoff", "repetition_penalty", "encoder_repetition_penalty", "length_penalty", "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores",
-    "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
-    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "penalty_alpha", "max_time",
-    "renormalize_logits", "constraints", "force_words_ids", "guidance_scale", "low_memory", "sequence_bias",
-    "forced_decoder_ids", "max_initial_timestamp_index", "stop_strings", "token_healing", "watermarking_config",
-    "cache_implementation", "prompt_lookup_num_tokens", "pad_token_id", "bos_token_id", "eos_token_id",
-    "sep_token_id", "cls_token_id", "mask_token_id", "decoder_start_token_id",
-)  # fmt: skip
-
-ATTRIBUTES: Mapping[str, object] = {
-    "architectures": None, "is_encoder_decoder": False, "output_hidden_states": False, "output_attentions": False,
-    "return_dict": True, "chunk_size_feed_forward": 0, "problem_type": None, "use_cache": True, "dtype": None,
-    "torch_dtype": None, "tie_word_embeddings": True, "pruned_heads": {}, "attribute_map": {}, "sub_configs": {},
-    "is_decoder": False, "add_cross_attention": False, "keys_to_ignore_at_inference": ("past_key_values",),
-    "has_no_defaults_at_init": False, "transformers_version": None, "_attn_implementation": "sdpa",
-    "is_composition": False, "base_config_key": "", "task_specific_params": None, "tokenizer_class": None,
-}  # fmt: skip
-"""Attributes that every config of the ecosystem has, with their values where neither file nor family says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +94,7 @@ def read_common(r: ConfigReader, labels: int = 2) -> Common:
         eos_token_ids=eos,
         decoder_start_token_id=r.token("decoder_start_token_id"),
     )
-    r.inert(*_BOOKKEEPING, *GENERATION_KEYS)
+    r.inert(*BOOKKEEPING, *GENERATION_KEYS)
     r.values["id2label"], r.values["num_labels"] = dict(common.id2label), common.num_labels
     r.values.setdefault("label2id", {label: i for i, label in common.id2label.items()})
     return common
@@ -469,7 +435,7 @@ def _again(
 
 def _spoken(text: str) -> object:
     with contextlib.suppress(ValueError):
-        return json.loads(text.lower() if text in ("True", "False") else text)  # type: ignore[no-any-return]
+        return json.loads(text.lower() if text in ("True", "False") else text)
     return text
 
 
