@@ -132,6 +132,18 @@ def test_a_tensor_may_keep_its_dtype(folder, with_transforms):
     layer = model.model.layers[0].mlp.up_proj
     assert layer.weight_scale.dtype == torch.float32 and layer.weight.dtype == torch.int8
     assert model.dtype == torch.bfloat16 and logits(model).dtype == torch.bfloat16
+    model.save_pretrained(folder / "half")
+    saved, first = (load_file(folder / name / "model.safetensors") for name in ("half", "rows"))
+    for key, tensor in saved.items():
+        as_it_was = key.endswith("weight_scale") or first[key].dtype == torch.int8
+        assert tensor.dtype == (first[key].dtype if as_it_was else torch.bfloat16), key
+        assert not as_it_was or torch.equal(tensor, first[key]), key
+    config = json.loads((folder / "half" / "config.json").read_text())
+    config.pop("quantization_config")  # this quantizer is the test's own
+    (folder / "half" / "config.json").write_text(json.dumps(config))
+    again = load_as_saved(folder / "half")
+    assert again.model.layers[0].mlp.up_proj.weight_scale.dtype == torch.float32
+    assert again.dtype == torch.bfloat16 and torch.equal(logits(again), logits(model))
 
 
 def test_they_compose_with_each_other_and_with_offloading(folder, with_transforms):

@@ -290,6 +290,19 @@ def refuse_misspelt(
             raise error(f"{callee} has no setting {name!r:.100}", remedy=f"Did you mean {meant!r}?")
 
 
+def strangers(names: Iterable[str], own: Iterable[str] = ()) -> list[str]:
+    """What a file holds that no setting is called, each with the name that it was likely meant to be.
+
+    Args:
+        names: what it holds.
+        own: settings that the model has besides.
+    """
+    known = {*SETTINGS, *own}
+    found = [name for name in names if name not in known and name not in _NOTES]
+    meant = {name: misspelt(name, known) for name in found}
+    return [name if meant[name] is None else f"{name} (did you mean {meant[name]!r}?)" for name in found]
+
+
 def as_settings(given: object, where: str = "generation_config") -> dict[str, object]:
     """What a caller hands over as ``generation_config``: what is set in it, by name; the object stays as it is.
 

@@ -25,7 +25,6 @@ from omniform.core.errors import (
     listed,
     nearest,
 )
-from omniform.core.generation import GenerationConfig
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
@@ -39,6 +38,7 @@ from omniform.hub.options import (
     refuse_code,
     split,
 )
+from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
 
@@ -314,9 +314,7 @@ def load(
     if options.generation_config is not None:
         model.generation_config = options.generation_config
     elif model.can_generate():
-        path = source.find("generation_config.json")
-        if path is not None:
-            model.generation_config = GenerationConfig.from_dict(read_json(path))
+        model.generation_config = settings_of(source, model)
     return cast(Model, (model, report)) if options.output_loading_info else model
 
 

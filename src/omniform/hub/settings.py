@@ -1,14 +1,19 @@
-"""The files of ``GenerationConfig.from_pretrained`` and ``save_pretrained``."""
+"""The files of ``GenerationConfig``: read and written by themselves, and read with a model."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
+from omniform.architectures.generative import Generative
+from omniform.architectures.model import Model
 from omniform.core.errors import InputError, RepoError, brief, check_arguments
-from omniform.hub.files import locate, read_json
+from omniform.core.generation import GenerationConfig, strangers
+from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import places
 
+log = logging.getLogger("omniform")
 INERT = frozenset({"proxies", "_from_pipeline", "_from_auto", "trust_remote_code", "_from_model_config"})
 
 
@@ -23,6 +28,18 @@ def read_settings(
     where, rest = places(given)
     path = locate(name, **where).need(_named(file))  # type: ignore[arg-type]
     return read_json(path), {key: value for key, value in rest.items() if key not in INERT}
+
+
+def settings_of(source: Source, model: Model) -> GenerationConfig:
+    """What a checkpoint says of writing; names that nobody knows are kept, and named in one warning."""
+    path = source.find("generation_config.json")
+    if path is None:
+        return model.generation_config
+    config = GenerationConfig.from_dict(read_json(path))
+    unknown = strangers(config.to_diff_dict(), model.own_settings if isinstance(model, Generative) else ())
+    if unknown:
+        log.warning("%s: kept, but not known to omniform: %s", path, ", ".join(unknown)[:2000])
+    return config
 
 
 def save_settings(folder: str | os.PathLike[str], file: str, text: str, given: dict[str, object]) -> None:

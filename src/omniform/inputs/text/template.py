@@ -8,8 +8,9 @@ messages it is given; see :mod:`omniform.inputs.text.sandbox`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from omniform.core.errors import ConfigError, InputError
@@ -93,6 +94,12 @@ def run_template(source: str, variables: Mapping[str, object], *, track: bool = 
 
 
 def _run(program: Program, variables: dict[str, object], intake: Intake, track: bool) -> Prompt:
+    return _runner()(program, variables, intake, track)
+
+
+@lru_cache(maxsize=1)
+def _runner() -> Callable[[Program, dict[str, object], Intake, bool], Prompt]:
+    """What runs a program. jinja is imported when it is first needed, and not asked for again at each prompt."""
     from jinja2.runtime import Context
     from jinja2.utils import missing
 
@@ -100,15 +107,16 @@ def _run(program: Program, variables: dict[str, object], intake: Intake, track: 
     from omniform.inputs.text.sandbox.globals import GLOBALS
     from omniform.inputs.text.sandbox.machine import Machine
 
-    # A template may look at each part of its messages many times over, with all that it has.
-    units = BASE + PER_CHARACTER * intake.size + intake.parts * 4 * program.weight
-    machine = Machine(units, intake.known, weight=program.weight, track=track)
-    machine.spend(program.weight)
-    # jinja's context asks its environment for no more than the machine has.
-    context = Context(machine, {**GLOBALS, **variables}, None, {})  # type: ignore[arg-type]
-    write = machine.write
-    parts = [write(part) for part in program.root(context, missing, machine)]
-    return Prompt("".join(parts), machine.finish())
+    def run(program: Program, variables: dict[str, object], intake: Intake, track: bool) -> Prompt:
+        # A template may look at each part of its messages many times over, with all that it has.
+        units = BASE + PER_CHARACTER * intake.size + intake.parts * 4 * program.weight
+        machine = Machine(units, intake.known, weight=program.weight, track=track)
+        machine.spend(program.weight)
+        # jinja's context asks its environment for no more than the machine has.
+        context = Context(machine, {**GLOBALS, **variables}, None, {})  # type: ignore[arg-type]
+        return Prompt("".join(map(machine.write, program.root(context, missing, machine))), machine.finish())
+
+    return run
 
 
 class _ForeignError(Exception):
@@ -135,6 +143,10 @@ class Intake:
         Raises:
             InputError: it is nested absurdly deep.
         """
+        if value is None or type(value) is bool:  # as most of what a template is given besides the messages
+            self.size += 16
+            self.parts += 2
+            return value
         taken = [value]
         try:
             size, _ = self._scan(taken, 0)
@@ -168,7 +180,7 @@ class Intake:
             elif kind is dict or kind is list or kind is tuple:
                 extent, below = self._scan(part, depth + 1)
                 size += extent
-                height = max(height, below)
+                height = below if below > height else height
             else:
                 size += _scalar(part)
         self.parts += len(value)

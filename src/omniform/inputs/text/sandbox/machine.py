@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import secrets
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from functools import partial
+from functools import lru_cache, partial
 from typing import NoReturn, cast
 
 from jinja2.exceptions import SecurityError
@@ -28,16 +28,14 @@ _OPERATORS: dict[str, Callable[[object, object], object]] = {
     "**": operator.pow,
     "%": operator.mod,
 }
-_FIELDS: dict[type, frozenset[str]] = {
-    LoopContext: frozenset(
-        (
-            *("index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0"),
-            *("previtem", "nextitem"),
-        )
-    ),
-    Macro: frozenset(("name", "arguments", "catch_kwargs", "catch_varargs", "caller")),
-    Cycler: frozenset(("current",)),
-    Group: frozenset(("grouper", "list")),
+_FIELDS: dict[type, dict[str, Callable[[object], object]]] = {
+    kind: {name: operator.attrgetter(name) for name in names.split()}
+    for kind, names in {
+        LoopContext: "index index0 revindex revindex0 first last length depth depth0 previtem nextitem",
+        Macro: "name arguments catch_kwargs catch_varargs caller",
+        Cycler: "current",
+        Group: "grouper list",
+    }.items()
 }
 """The fields that values have besides their items."""
 
@@ -372,9 +370,10 @@ class Machine(Budget):
         handler = methods_of(value).get(name)
         if handler is not None:
             return Method(value, name, handler)
-        if name in _FIELDS.get(kind, ()):
-            return getattr(value, name)
-        if name.startswith("_") or name in dir(kind):
+        read = _FIELDS[kind].get(name) if kind in _FIELDS else None
+        if read is not None:
+            return read(value)
+        if name.startswith("_") or name in _python_names(kind):  # type: ignore[arg-type] # a class has a hash
             raise SecurityError(f"access to attribute {name!r} of a {kind.__name__!r} is unsafe")
         return _MISSING
 
@@ -418,6 +417,11 @@ class Machine(Budget):
             if handler is not None:
                 return handler(self, value, *args, **named)
         return self.call(self.getattr(value, name), *args, **named)
+
+
+@lru_cache(maxsize=64)
+def _python_names(kind: type) -> frozenset[str]:
+    return frozenset(dir(kind))
 
 
 def methods_of(value: object) -> Mapping[str, Handler]:
