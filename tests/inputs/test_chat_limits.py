@@ -221,3 +221,11 @@ def test_hostile_patterns(tmp_path: Path) -> None:
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         with pytest.raises(ConfigError):
             omniform.AutoTokenizer.from_pretrained(folder(tmp_path, pre_tokenizer=split))
+
+
+def test_a_loop_over_conversations_is_warned_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = omniform.AutoTokenizer.from_pretrained(folder(tmp_path))
+    tokenizer.chat_template = "{{ messages[0].content }}{# of this test alone #}"
+    for _ in range(3):
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], enable_thinking=True)
+    assert [record.getMessage() for record in caplog.records] == ["the chat template reads no 'enable_thinking'"]

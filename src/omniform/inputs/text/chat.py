@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from secrets import token_hex
 from typing import Any
 
 from tokenizers import Encoding
 
-from omniform.core.errors import InputError, nearest
+from omniform.core.errors import InputError, listed, nearest
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.schema import function_schema
 from omniform.inputs.text.settings import ChatTemplates
@@ -185,11 +186,16 @@ def _render(template: str, messages: list[Message], variables: Mapping[str, obje
 def warn_unread(template: str, variables: Mapping[str, object]) -> None:
     """Say which variables the template never reads: templates differ in what they know, and names are misspelt."""
     names = compile_template(template).names
-    unread = [name for name in variables if name not in names and not name.endswith("_token")]
+    unread = tuple(name for name in variables if name not in names and not name.endswith("_token"))
     if unread:
-        close = [hint for name in unread if (hint := nearest(name, _ARGUMENTS)).startswith("Did")]
-        words = ", ".join(map(repr, unread))
-        log.warning("the chat template reads no %s%s", words, "".join(f". {hint}" for hint in dict.fromkeys(close)))
+        _warn_once(template, unread)
+
+
+@lru_cache(256)  # a loop over conversations is told once
+def _warn_once(template: str, unread: tuple[str, ...]) -> None:
+    close = [hint for name in unread if (hint := nearest(name, _ARGUMENTS)).startswith("Did")]
+    hints = "".join(f". {hint}" for hint in dict.fromkeys(close))
+    log.warning("the chat template reads no %s%s", listed(map(repr, unread)), hints)
 
 
 _ARGUMENTS = (
