@@ -147,7 +147,7 @@ def damage_media(rng: random.Random, folder: Path) -> None:
 
 def read_config(folder: Path) -> None:
     import omniform
-    from omniform.hub.auto import saved_class
+    from omniform.hub.checkpoint import saved_class
     from omniform.hub.load import build_on_meta, table_of
 
     config = omniform.AutoConfig.from_pretrained(folder)

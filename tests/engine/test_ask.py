@@ -12,7 +12,7 @@ import torch
 from omniform.core.errors import InputError
 from omniform.engine.ask import Answer, ask
 from omniform.engine.text import Detokenizer, TextIteratorStreamer, TextStreamer
-from omniform.hub.auto import load_as_saved
+from omniform.hub.checkpoint import load_as_saved
 from reference import omniform
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

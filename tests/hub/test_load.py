@@ -514,7 +514,7 @@ def test_absurd_sizes_are_refused_at_once(folder, change):
 
 
 def test_unknown_architectures(folder):
-    from omniform.hub.auto import load_as_saved
+    from omniform.hub.checkpoint import load_as_saved
 
     assert load_as_saved(folder).origin.architecture.name == "LlamaForCausalLM"
     edit_config(folder, architectures=["LlamaForCausalLN"])

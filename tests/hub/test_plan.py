@@ -16,7 +16,7 @@ from omniform.core.errors import InputError, RepoError, UnknownArgumentError, We
 from omniform.core.state import KV, StatefulModule
 from omniform.engine.memory import decoder_bytes
 from omniform.engine.paged_state import MEMORY, ROWS
-from omniform.hub.auto import load_as_saved
+from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.kernels import Kernel, kernels_of
 from omniform.hub.plan import plan
 from reference import omniform, saved_reference, transformers

@@ -14,7 +14,7 @@ from torch import nn
 import omniform
 from omniform.core.errors import WeightsError
 from omniform.hub import auto
-from omniform.hub.auto import load_as_saved
+from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.plan import plan
 from omniform.weights.keymap import KeyMap
 from omniform.weights.transform import Transform

@@ -129,12 +129,12 @@ class PreTrainedModel(Surface):
         """Load a checkpoint as this class; see :meth:`omniform.AutoModel.from_pretrained`."""
         if args:
             raise InputError("only the name is given by position", where=f"{cls.__name__}.from_pretrained")
-        return cast(Self, upstairs("hub.auto:load_class")(cls, pretrained_model_name_or_path, **kwargs))
+        return cast(Self, upstairs("hub.checkpoint:load_class")(cls, pretrained_model_name_or_path, **kwargs))
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: object) -> Self:
         """A model with fresh weights; see :meth:`omniform.AutoModel.from_config`."""
-        return cast(Self, upstairs("hub.auto:class_from_config")(cls, config, **kwargs))
+        return cast(Self, upstairs("hub.checkpoint:class_from_config")(cls, config, **kwargs))
 
     @classmethod
     def _from_config(cls, config: ModelConfig, **kwargs: object) -> Self:

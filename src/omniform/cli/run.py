@@ -17,9 +17,9 @@ from omniform.core.errors import InputError, RepoError
 from omniform.core.generation import as_settings
 from omniform.engine.ask import Answer, ask
 from omniform.engine.calls import Reader
-from omniform.hub.auto import load_as_saved
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.bundled import bundled_checkpoint
+from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.files import hub_answers, locate
 
 PATIENCE = 1.0

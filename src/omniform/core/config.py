@@ -203,7 +203,7 @@ class ModelConfig:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object) -> Self:
         """The config of a folder or a Hub id; see :class:`omniform.AutoConfig`."""
-        return cast(Self, upstairs("hub.auto:load_config")(cls, pretrained_model_name_or_path, **kwargs))
+        return cast(Self, upstairs("hub.checkpoint:load_config")(cls, pretrained_model_name_or_path, **kwargs))
 
     @classmethod
     def get_config_dict(

@@ -10,7 +10,7 @@ from math import prod
 import torch
 
 from omniform.architectures.model import Model
-from omniform.hub.auto import Name, read_config, saved_class
+from omniform.hub.checkpoint import Name, read_config, saved_class
 from omniform.hub.files import locate
 from omniform.hub.load import build_on_meta, match, table_of
 from omniform.hub.weights import WeightFiles, find_weights

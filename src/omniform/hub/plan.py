@@ -12,7 +12,7 @@ import torch
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import StatefulModule, mixers
-from omniform.hub.auto import Name, Opened, open_checkpoint, saved_class
+from omniform.hub.checkpoint import Name, Opened, open_checkpoint, saved_class
 from omniform.hub.devices import Place, as_device, bounds, gpus
 from omniform.hub.kernels import Kernel, Matmul, kernels_of, matmuls_of
 from omniform.hub.load import layout_of, match, table_of, untie_what_differs

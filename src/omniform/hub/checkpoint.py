@@ -1,0 +1,288 @@
+"""From a name to a model: read the config, choose the class, build it without memory, fill it with the weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
+from omniform.core.collector import paused
+from omniform.core.config import ModelConfig
+from omniform.core.errors import (
+    ConfigError,
+    InputError,
+    UnknownNameError,
+    check_arguments,
+    listed,
+    nearest,
+)
+from omniform.hub.files import Source, locate, read_json
+from omniform.hub.fill import Loading
+from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
+from omniform.hub.options import (
+    LOAD_ARGUMENTS,
+    WHERE_ARGUMENTS,
+    LoadOptions,
+    named_dtype,
+    places,
+    refuse,
+    refuse_code,
+    split,
+)
+from omniform.hub.settings import settings_of
+from omniform.hub.weights import WeightFiles, find_weights
+from omniform.models import registry
+
+log = logging.getLogger("omniform")
+
+Name = str | os.PathLike[str]
+
+Choose = Callable[[ModelConfig], tuple[ModelConfig, type[PreTrainedModel]]]
+"""Picks what to load: the config, or the part of it, that is wanted, and the class to load it as."""
+
+
+def load_config(kind: type[ModelConfig], name: Name, **kwargs: object) -> ModelConfig:
+    """A checkpoint's config as one class, which may be that of a part of it."""
+    where, rest = places(kwargs)
+    refuse(rest)
+    trusted = rest.pop("trust_remote_code", None) is True
+    source = locate(name, **where)  # type: ignore[arg-type]
+    config = read_config(source, kind)
+    refuse_code(config.raw, source.name, trusted=trusted)
+    if kind is ModelConfig:
+        return changed(config, rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
+    for part in (config, *config.parts.values()):
+        if isinstance(part, kind):
+            return changed(part, rest, f"{kind.__name__}.from_pretrained", WHERE_ARGUMENTS)
+    raise ConfigError(
+        f"this is no {kind.__name__}", where=source.name, expected=repr(kind.model_type), found=repr(config.model_type)
+    )
+
+
+def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -> ModelConfig:
+    """The typed config of a checkpoint; keys that nobody knows are named in one warning.
+
+    Args:
+        config_class: a class of the user's own, which reads configs of its own ``model_type``.
+    """
+    path = source.need("config.json")
+    raw = read_json(path)
+    _refuse_unknown_code(raw, source.name)
+    own = config_class.model_type
+    if own and raw.get("model_type", own) == own and config_class.reader is ModelConfig.reader:
+        config: ModelConfig = config_class.from_dict(raw)
+    else:
+        config = registry.config_of(raw, where=str(path))
+    config.name_or_path = source.name
+    if config.unknown:
+        log.warning("%s: kept, but not known to omniform: %s", path, listed(config.unknown))
+    return config
+
+
+def _refuse_unknown_code(raw: Mapping[str, object], where: str) -> None:
+    kind, code = raw.get("model_type"), raw.get("auto_map")
+    if isinstance(kind, str) and kind not in registry.known_families() and isinstance(code, Mapping) and code:
+        raise UnknownNameError(
+            "this model_type is unknown, and the code that the checkpoint brings for it is never run",
+            where=where,
+            found=f"{kind!r}; auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
+            remedy=nearest(kind, registry.known_families()),
+        )
+
+
+def fresh(config: ModelConfig, kind: type[PreTrainedModel], kwargs: Mapping[str, object]) -> PreTrainedModel:
+    """A model with fresh weights; ``kwargs`` as :meth:`AutoModel.from_config`."""
+    dtype = named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
+    model = from_scratch(config, kind, dtype or config.common.dtype or torch.float32)
+    if kwargs.get("attn_implementation") is not None:
+        model.set_attn_implementation(str(kwargs["attn_implementation"]))
+    return model
+
+
+def load_class(kind: type[PreTrainedModel], name: Name, **kwargs: object) -> Model:
+    """Load a checkpoint as one class, a user's or the ecosystem's, which may be that of a part of it.
+
+    A class of one architecture is also found among the parts of the config (a vision tower in a model of two); the
+    config is then the part's own.
+    """
+
+    def choose(config: ModelConfig) -> tuple[ModelConfig, type[PreTrainedModel]]:
+        return _own_part(kind, config), kind
+
+    return load(name, choose, f"{kind.__name__}.from_pretrained", kwargs, kind.config_class)
+
+
+def _own_part(kind: type[PreTrainedModel], config: ModelConfig) -> ModelConfig:
+    if kind.place is None:
+        return config
+    for part in (config, *config.parts.values()):
+        if part.model_type == kind.place.family.model_type:
+            return part
+    mine = kind.place.architecture.name
+    raise UnknownNameError(
+        f"this checkpoint is no {mine}",
+        found=f"a {config.model_type} checkpoint",
+        remedy=nearest(mine, registry.family(config.model_type).architectures),
+    )
+
+
+def class_from_config(kind: type[PreTrainedModel], config: ModelConfig, **kwargs: object) -> Model:
+    """A model of one class with fresh weights; ``kwargs`` as :meth:`AutoModel.from_config`."""
+    callee = f"{kind.__name__}.from_config"
+    check_arguments(callee, kwargs, ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code"))
+    refuse(kwargs)
+    if not isinstance(config, ModelConfig):
+        raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)
+    return fresh(_own_part(kind, config), kind, kwargs)
+
+
+def load(
+    name: Name,
+    choose: Choose,
+    callee: str,
+    kwargs: Mapping[str, object],
+    config_class: type[ModelConfig] = ModelConfig,
+) -> Model:
+    """Load a checkpoint: what every Auto class does, once it has said which architecture it wants.
+
+    Args:
+        name: a folder or a Hub id.
+        choose: picks what to build, given the checkpoint's config: a config, its family, an architecture.
+        callee: whom to name when a keyword is refused.
+        kwargs: see :meth:`AutoModel.from_pretrained`.
+        config_class: reads the config of a family that nobody knows.
+    """
+    with paused():
+        opened = open_checkpoint(name, choose, callee, kwargs, config_class)
+        model, options, source = opened.model, opened.options, opened.source
+        report = load_weights(model, opened.files, opened.loading)
+    model.eval()
+    if options.attn_implementation is not None:
+        model.set_attn_implementation(options.attn_implementation)
+    if options.generation_config is not None:
+        model.generation_config = options.generation_config
+    elif model.can_generate():
+        model.generation_config = settings_of(source, model)
+    return cast(Model, (model, report)) if options.output_loading_info else model
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint whose config and headers were read, and no data: what loading and planning both begin with.
+
+    Attributes:
+        source: where it is.
+        files: its weights files.
+        model: its modules, on the meta device.
+        options: what the user asked for.
+        loading: the same, in terms of dtypes and places.
+    """
+
+    source: Source
+    files: WeightFiles
+    model: Model
+    options: LoadOptions
+    loading: Loading
+
+
+def open_checkpoint(
+    name: Name,
+    choose: Choose,
+    callee: str,
+    kwargs: Mapping[str, object],
+    config_class: type[ModelConfig] = ModelConfig,
+) -> Opened:
+    """Read config and headers and build the modules; see :func:`load` for the arguments."""
+    where, options, changes = split(kwargs)
+    by_hand = name is None and options.state_dict is not None and options.config is not None
+    source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
+    config = _given_config(options.config) or read_config(source, config_class)
+    refuse_code(config.raw, source.name, trusted=options.trust_remote_code)
+    config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
+    _refuse_quantized(config)
+    config, kind = choose(config)
+    if options.state_dict is not None:
+        files = WeightFiles({}, given=options.state_dict)
+    else:
+        files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
+    loading = Loading(
+        dtype=named_dtype(options.dtype) or _own_dtype(config, files),
+        device_map=options.device_map,
+        max_memory=options.max_memory,
+        offload_folder=options.offload_folder,
+        ignore_mismatched_sizes=options.ignore_mismatched_sizes,
+        copied=options.disable_mmap,
+    )
+    parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
+    model = transformed(build_on_meta(config, kind, source.name, **parts), loading.transforms)
+    return Opened(source, files, model, options, loading)
+
+
+def load_as_saved(name: Name, **kwargs: object) -> Model:
+    """Load a checkpoint as the architecture that its config names; keywords as :meth:`AutoModel.from_pretrained`."""
+    return load(name, lambda config: (config, saved_class(config)), "load_as_saved", kwargs)
+
+
+def saved_class(config: ModelConfig) -> type[PreTrainedModel]:
+    """The class that a config says the checkpoint was saved as; the family's base model if it says nothing.
+
+    Raises:
+        UnknownNameError: it names only architectures that the family does not have.
+    """
+    family = registry.family(config.model_type)
+    names = config.common.architectures
+    for name in names:
+        if name in family.classes:
+            return family.classes[name]
+    if names:
+        raise UnknownNameError(
+            "unknown architecture",
+            where="config.json: architectures",
+            found=", ".join(names),
+            remedy=nearest(names[0], family.architectures),
+        )
+    return family.classes[family.base.name]
+
+
+def _refuse_quantized(config: ModelConfig) -> None:
+    settings = config.raw.get("quantization_config")
+    if settings is not None:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        raise ConfigError(
+            "quantized weights are not supported",
+            where="quantization_config",
+            expected="null",
+            found=repr(method),
+            remedy="Load the checkpoint that it was made from.",
+        )
+
+
+def changed(config: ModelConfig, changes: Mapping[str, object], callee: str, known: tuple[str, ...]) -> ModelConfig:
+    """A config with some keys changed; ``known``: keywords that are no keys, for the nearest name of an unknown one."""
+    if not changes:
+        return config
+    check_arguments(callee, changes, {*config.known, *config.raw, *known})
+    return config.replace(**changes)
+
+
+def _given_config(config: object) -> ModelConfig | None:
+    if config is None or isinstance(config, ModelConfig):
+        return config
+    if isinstance(config, (str, os.PathLike)):
+        return load_config(ModelConfig, config)
+    raise InputError("not a config", where="config", expected="a ModelConfig or a path", found=type(config).__name__)
+
+
+def _own_dtype(config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
+    if config.common.dtype is not None:
+        return config.common.dtype
+    # The file's own: one dtype for the whole model, so that a stray float32 buffer does not mix dtypes.
+    kinds = (e.dtype for header in files.headers.values() for e in header.entries.values())
+    return next((kind for kind in kinds if kind.is_floating_point), None)
