@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -253,3 +254,38 @@ def test_modules_are_built_where_a_context_says(monkeypatch):
     assert all(p.is_meta for p in model.parameters())
     model.tie_weights()
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_model_of_ones_own_around_a_named_one(tmp_path):
+    """A head of the user's own on a family's base model reads that family's checkpoints, in the Hub's names."""
+
+    class Tagger(omniform.BertPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.bert = omniform.BertModel(config, add_pooling_layer=False)
+            self.tags = nn.Linear(16, 3)
+            self.post_init()
+
+        def forward(self, input_ids=None, **given):
+            return self.tags(self.bert(input_ids=input_ids, **given)[0])
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = omniform.BertConfig(vocab_size=60, max_position_embeddings=20, **sizes)
+    assert Tagger.base_model_prefix == "bert"
+    writer = omniform.BertForMaskedLM(config)
+    for name, source in (("head", writer), ("base", omniform.BertModel(config))):
+        source.save_pretrained(tmp_path / name)
+        tagger = Tagger.from_pretrained(tmp_path / name).eval()
+        inner = source.base_model
+        assert torch.equal(tagger.bert.embed_tokens.weight, inner.embed_tokens.weight)
+        assert torch.equal(tagger.bert.layers[1].mlp.fc1.weight, inner.layers[1].mlp.fc1.weight)
+    ids = torch.tensor([[1, 2, 3]])
+    tagger.save_pretrained(tmp_path / "own")
+    assert torch.equal(Tagger.from_pretrained(tmp_path / "own").eval()(ids), tagger(ids))
+    with safe_open(tmp_path / "own" / "model.safetensors", "pt") as file:
+        keys = set(file.keys())
+        assert {"bert.encoder.layer.0.attention.self.query.weight", "tags.weight"} <= keys
+        kept = {key: file.get_tensor(key) for key in keys if not key.startswith("tags")}
+    save_file(kept, tmp_path / "own" / "model.safetensors")
+    with pytest.raises(WeightsError, match="tags"):
+        Tagger.from_pretrained(tmp_path / "own")

@@ -255,3 +255,12 @@ def test_modules_by_the_names_that_adapters_use():
     assert len(t5.target_modules("q", "v")) == 12
     with pytest.raises(InputError, match="'querry'"):
         bert.target_modules("querry")
+
+
+def test_parts_by_name(tmp_path):
+    for name, encoder, decoder in (("t5", "encoder", "decoder"), ("tied", "", "model"), ("bert", "", "bert")):
+        ours, theirs = pair(name, tmp_path / name)
+        found = {id(module): path for path, module in ours.named_modules()}
+        assert found[id(ours.get_encoder())] == ("model.encoder" if encoder else "")
+        assert found[id(ours.get_decoder())] == ("model.decoder" if decoder == "decoder" else "model")
+        assert theirs.get_decoder() is theirs.get_submodule(decoder)

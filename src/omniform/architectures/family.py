@@ -127,7 +127,8 @@ class Family:
             "labels": self.public.labels,
         }
         config_class = type(named, (ModelConfig,), body)
-        base = family_class(f"{named.removesuffix('Config')}PreTrainedModel", config_class, self.module)
+        prefix = next(iter(self.prefixes), "model")
+        base = family_class(f"{named.removesuffix('Config')}PreTrainedModel", config_class, self.module, prefix)
         made = {name: model_class(name, self, a, base, self.module) for name, a in self.architectures.items()}
         for name, value in (("config_class", config_class), ("base_class", base), ("classes", made)):
             object.__setattr__(self, name, value)

@@ -223,6 +223,10 @@ class Model(Composed):
         """The checkpoint's config."""
         return self.origin.config
 
+    def key_map(self) -> KeyMap:
+        """Where each of this model's modules lives in a checkpoint: as its family says, or as transforms left it."""
+        return self.origin.architecture.keys(self.config.spec) if self.keymap is None else self.keymap
+
     @property
     def name_or_path(self) -> str:
         """The folder or the Hub id that the weights came from."""

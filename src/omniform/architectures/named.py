@@ -108,6 +108,15 @@ class PreTrainedModel(Surface):
             raise InputError("this model has no pooler to leave out", where="add_pooling_layer", found=False)
         self._modules["pooler"] = None
 
+    def key_map(self) -> KeyMap:
+        """See :meth:`Model.key_map`; in a model of the user's own, each named model in it lives as it does alone."""
+        keys = super().key_map()
+        if self.place is None:
+            for name, part in self._modules.items():
+                if isinstance(part, PreTrainedModel):
+                    keys |= part.key_map().under(name, name)
+        return keys
+
     def _twin(self) -> nn.Module:
         place = self.place
         if place is None:
@@ -162,9 +171,9 @@ def model_class(
     return type(name, bases, body)
 
 
-def family_class(name: str, config_class: type[ModelConfig], module: str) -> type[PreTrainedModel]:
-    """The base of a family's classes (``LlamaPreTrainedModel``)."""
-    body = {"__module__": module, "__qualname__": name, "config_class": config_class}
+def family_class(name: str, config_class: type[ModelConfig], module: str, prefix: str) -> type[PreTrainedModel]:
+    """The base of a family's classes (``LlamaPreTrainedModel``), whose heads call the model without one ``prefix``."""
+    body = {"__module__": module, "__qualname__": name, "config_class": config_class, "base_model_prefix": prefix}
     return type(name, (PreTrainedModel,), body)
 
 

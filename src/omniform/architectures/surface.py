@@ -19,7 +19,7 @@ from omniform.architectures.resize import PerToken, head_to, resized, swapped, t
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.state import DenseState
 from omniform.weights.init import initialise
-from omniform.weights.keymap import KeyMap, KeyTable
+from omniform.weights.keymap import KeyTable
 from omniform.weights.tensors import named_tensors, tensors_and_ties, tie
 
 T = TypeVar("T")
@@ -153,6 +153,15 @@ class Surface(Model):
         for path, owner in tensors_and_ties(self._twin())[1].items():
             tie(self, path, owner)
 
+    def get_encoder(self) -> nn.Module:
+        """The part that reads what a decoder answers; the model itself, where there is no such part."""
+        return self.base_model._modules.get("encoder") or self
+
+    def get_decoder(self) -> nn.Module:
+        """The part that writes: the decoder, or the language model of several parts; the base model by default."""
+        parts = self.base_model._modules
+        return parts.get("decoder") or parts.get("language_model") or self.base_model
+
     # -- beginning ---------------------------------------------------------------------------------------------------
 
     def _twin(self) -> nn.Module:
@@ -285,10 +294,6 @@ class Surface(Model):
         return {name: value for name, value in given.items() if value is not None}
 
     # -- spellings ---------------------------------------------------------------------------------------------------
-
-    def key_map(self) -> KeyMap:
-        """Where each of this model's modules lives in a checkpoint."""
-        return self.origin.architecture.keys(self.config.spec) if self.keymap is None else self.keymap
 
     def key_table(self) -> KeyTable:
         """Where each of this model's tensors lives in a checkpoint; adapters live in files of their own."""

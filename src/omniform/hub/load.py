@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.family import Architecture
+from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
 from omniform.blocks.poolers import optional_parts
@@ -20,6 +20,8 @@ from omniform.hub.devices import need_device
 from omniform.hub.fill import Loading, fill, visits
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
+from omniform.models import registry
+from omniform.models.registry import known_families
 from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap, KeyTable, is_current
@@ -125,7 +127,7 @@ def table_of(model: Model) -> KeyTable:
 
 def keymap_of(model: Model) -> KeyMap:
     """Where modules live in a checkpoint: as the family says, or as transforms have left it."""
-    return model.origin.architecture.keys(model.origin.config.spec) if model.keymap is None else model.keymap
+    return model.key_map()
 
 
 def transformed(model: M, transforms: Sequence[Transform]) -> M:
@@ -331,12 +333,11 @@ def match(
     absent = {key: shape for key, shape in table.shapes.items() if key not in keys and key not in report.anew}
     if strangers or absent:
         # What belongs to another head than the one asked for may be left out; what its writer lacked is made anew.
-        writers = other_architectures(origin)
-        family = (
-            () if isinstance(model, PreTrainedModel) and model.place is None else origin.family.architectures.values()
-        )
-        relatives = [a for a in dict.fromkeys((origin.architecture, *family)) if a in family and a not in writers]
-        tables = [table_of(build_on_meta(origin.config, origin.family.classes[a.name])) for a in writers]
+        family = _family_of(model)
+        prefixes = tuple(dict.fromkeys((*prefixes, *family.prefixes)))
+        writers = other_architectures(origin, family)
+        relatives = [a for a in family.architectures.values() if a not in writers]
+        tables = [table_of(build_on_meta(origin.config, family.classes[a.name])) for a in writers]
         spare = _spare(model, table, keys)
         report.missing = {
             k: s for k, s in absent.items() if k not in spare and all(t.canonical(k, prefixes) for t in tables)
@@ -345,11 +346,18 @@ def match(
         for relative in relatives:
             if not unknown:
                 break
-            other = table_of(build_on_meta(origin.config, origin.family.classes[relative.name]))
+            other = table_of(build_on_meta(origin.config, family.classes[relative.name]))
             unknown = _unplaced(unknown, [other], prefixes)
         report.unused = sorted(set(strangers) - set(unknown))
         report.unexpected = {k: tuple(held[k].shape) for k in unknown}
     return keys, report
+
+
+def _family_of(model: Model) -> Family:
+    """The family whose checkpoints a model reads: its own, or for a class of the user's own that of its config."""
+    family = model.origin.family
+    known = isinstance(model, PreTrainedModel) and model.place is None and family.model_type in known_families()
+    return registry.family(family.model_type) if known else family
 
 
 def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
@@ -363,6 +371,8 @@ def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
         if not inside & keys.keys():
             spare |= inside
     plain = model.origin.family.classes[model.origin.architecture.name]
+    if isinstance(model, PreTrainedModel) and model.place is None:
+        return spare
     if plain.place is not None and plain not in (type(model), *vars(type(model)).get("made_of", ())):
         spare |= table.shapes.keys() - table_of(build_on_meta(model.config, plain)).shapes.keys()
     return spare
@@ -392,10 +402,9 @@ def _spelled(
     return keys, strangers
 
 
-def other_architectures(origin: Origin) -> list[Architecture]:
+def other_architectures(origin: Origin, family: Family) -> list[Architecture]:
     """The architectures that the checkpoint may have been written by, if not the one that is asked for."""
-    family = origin.family
-    named = [family.architectures[n] for n in origin.config.common.architectures if n in family.architectures]
-    if origin.architecture in named:
+    if origin.architecture.name in origin.config.common.architectures:
         return []
+    named = [family.architectures[n] for n in origin.config.common.architectures if n in family.architectures]
     return named or [a for a in family.architectures.values() if a is not origin.architecture]
