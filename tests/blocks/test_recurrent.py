@@ -203,3 +203,28 @@ def test_a_mask_of_pairs_is_refused():
     ctx = StepContext(torch.zeros(1, 1, dtype=torch.long), allowed=torch.ones(1, 1, 3, 3).bool())
     with pytest.raises(InputError, match="in turn"):
         rule()(*inputs(1, 3), ctx)
+
+
+class Padded(torch.nn.Module):
+    """A mixer as the layer of a padded step."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, real, *xs):
+        return self.mixer(*xs, step(padding=real))
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+def test_exported_it_holds_for_any_number_of_rows_and_tokens(kind):
+    make, given = MIXERS[kind]
+    module, rows, tokens = Padded(make()), torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    xs = given(2, 6)
+    shapes = {"real": {0: rows, 1: tokens}, "xs": tuple({0: rows, 1: tokens} for _ in xs)}
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.ones(2, 6).bool(), *xs), dynamic_shapes=shapes).module()
+        for tokens in (2, 9, 64, 65, 200):
+            xs, real = given(3, tokens), torch.ones(3, tokens).bool()
+            real[0, 0] = real[1, -1] = False
+            torch.testing.assert_close(program(real, *xs), module(real, *xs), atol=5e-6, rtol=1e-5)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 KNOWN: Mapping[str, frozenset[str]] = {
-    "test_export, masked": frozenset(["qwen3_next"]),
     "test_hooks_and_parametrisations": frozenset(["deberta-v2"]),
     "test_no_value_is_read": frozenset(["t5, rows"]),
     "test_no_value_is_read, masked": frozenset(["t5, rows"]),

@@ -119,7 +119,7 @@ def _real_first(real_BT: Tensor) -> tuple[Tensor, Tensor]:
 
 def _taken(x_BT: Tensor, order_BT: Tensor) -> Tensor:
     """Each row's tokens in another order. Shape: [B, T, ...]."""
-    return x_BT[torch.arange(len(order_BT), device=order_BT.device)[:, None], order_BT]
+    return x_BT[torch.arange(order_BT.shape[0], device=order_BT.device)[:, None], order_BT]
 
 
 class ShortConv(Recurrence):
@@ -287,17 +287,29 @@ def _one_token(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV:
     return q @ s_BHKV, s_BHKV
 
 
+def _sums_between(g: Tensor) -> Tensor:
+    """What is added up after token j until token i. Shape: [..., T] to [..., T (i), T (j)]; 0 where j is not before."""
+    return g[..., :, None].expand(*g.shape, g.shape[-1]).tril(-1).cumsum(-2)
+
+
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
     """The same for many tokens. Shape: [B, H, T, ...] each."""
-    tokens = q.shape[2]
-    # By eights, as vectors are: the sums of a short prompt are then, bit by bit, those of a whole chunk.
-    size = min(CHUNK, tokens + -tokens % 8)
-    short = -tokens % size
+    tokens, exporting = q.shape[2], torch.compiler.is_exporting()
+    if exporting:
+        # How often a loop runs is written into a program: one chunk of all tokens holds for every length.
+        size, short = tokens, 0
+    else:
+        # By eights, as vectors are: the sums of a short prompt are then, bit by bit, those of a whole chunk.
+        size = min(CHUNK, tokens + -tokens % 8)
+        short = -tokens % size
+    count = (tokens + short) // size
     # What fills the last chunk lets nothing fade and replaces nothing.
-    q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], -1, size, x.shape[3]) for x in (q, k, v))
-    g, beta = (F.pad(x, (0, short)).reshape(*x.shape[:2], -1, size) for x in (g, beta))
+    q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], count, size, x.shape[3]) for x in (q, k, v))
+    g, beta = (F.pad(x, (0, short)).reshape(*x.shape[:2], count, size) for x in (g, beta))
     fade = g.cumsum(-1)  # from the chunk's beginning to each token
-    between = (fade[..., :, None] - fade[..., None, :]).tril().exp().tril()
+    # From one token to another. Over a long chunk the sums grow so great that their differences would be inexact.
+    apart = _sums_between(g) if exporting else fade[..., :, None] - fade[..., None, :]
+    between = apart.tril().exp().tril()
     # What each token replaces depends on what the tokens before it replaced: a triangular system.
     k_beta = k * beta[..., None]
     system = (k_beta @ k.transpose(-1, -2)) * between
@@ -306,9 +318,9 @@ def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV:
     fresh, stale = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
     inner = (q @ k.transpose(-1, -2)) * between
     q_faded, left = q * fade.exp()[..., None], fade[..., -1:]
-    k_faded = (k * (left - fade).exp()[..., None]).transpose(-1, -2)
+    k_faded = (k * apart[..., -1, :, None].exp()).transpose(-1, -2)
     outs = []
-    for chunk in range(q.shape[2]):
+    for chunk in range(count):
         change = fresh[:, :, chunk] - stale[:, :, chunk] @ s_BHKV
         outs.append(q_faded[:, :, chunk] @ s_BHKV + inner[:, :, chunk] @ change)
         s_BHKV = s_BHKV * left[:, :, chunk, :, None].exp() + k_faded[:, :, chunk] @ change
