@@ -38,6 +38,11 @@ WHISPER = {
     "max_source_positions": 10, "max_target_positions": 30, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "decoder_start_token_id": 3, "init_std": 0.3,
 }  # fmt: skip
+BART = {
+    "vocab_size": 61, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 40,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "initializer_range": 0.4,
+}  # fmt: skip
 RESNET = {
     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic",
     "out_features": ["stage1", "stage2"],
@@ -287,6 +292,14 @@ CITIZENS: dict[str, Citizen] = {
             "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}),
     "deberta-v2, rows": Citizen("deberta-v2", "DebertaV2ForSequenceClassification", TEXT, Text("rows")),
     "phi3": Citizen("phi3", "Phi3ForCausalLM", {**GROUPED, "sliding_window": 4}),
+    "roberta": Citizen("roberta", "RobertaForMaskedLM", TEXT),
+    "roberta, rows": Citizen("roberta", "RobertaForSequenceClassification", TEXT, Text("rows")),
+    "roberta, decoder": Citizen("roberta", "RobertaForCausalLM", {**TEXT, "is_decoder": True}),
+    "gpt_neox": Citizen("gpt_neox", "GPTNeoXForCausalLM", {**TEXT, "hidden_size": 32}),
+    "olmo2": Citizen("olmo2", "Olmo2ForCausalLM", GROUPED),
+    "bart": Citizen("bart", "BartForConditionalGeneration", BART, TextToText()),
+    "bart, decoder": Citizen("bart", "BartForCausalLM", BART),
+    "bart, rows": Citizen("bart", "BartForSequenceClassification", {**BART, "eos_token_id": 1}, Ended("rows")),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

@@ -11,8 +11,8 @@ from harness import TABLES, Head, Table, build, transformers
 from omniform.models.registry import known_families
 
 DUE = {
-    "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "detr", "gemma2", "gpt2", "llama",
-    "llava", "mistral", "phi3", "qwen3", "qwen3_next", "t5", "vit", "whisper",
+    "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "detr", "gemma2", "gpt2", "gpt_neox",
+    "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

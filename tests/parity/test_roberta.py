@@ -1,0 +1,105 @@
+"""RoBERTa against the reference: positions counted from the padding token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from askers import Choices, Labels, Nothing, Rows, Text, Words
+from harness import Head, Parity, Table, bare, classifiers, compiled, gamma
+from test_bert import TINY as BERT
+from test_bert import types
+from writers import Prompts
+
+from omniform.core.errors import ConfigError, InputError
+from reference import close, compare, omniform, padded, ragged, saved_reference, transformers
+
+TINY = {**BERT, "max_position_embeddings": 60, "pad_token_id": 0}
+
+
+def head(name: str, labels: Labels, **options: object) -> Head:
+    return Head(f"Roberta{name}", f"Auto{name.replace('For', 'ModelFor')}", Text(labels, more=types), **options)
+
+
+class TestRoberta(Parity):
+    table = Table(
+        model_type="roberta",
+        config=transformers.RobertaConfig,
+        tiny=TINY,
+        heads={
+            "Model": head(
+                "Model", Nothing(("last_hidden_state", "pooler_output")), everywhere=True, but=("decoder", "crossed")
+            ),
+            "Model, decoder": head("Model", Nothing(config={"is_decoder": True})),
+            "ForMaskedLM": head("ForMaskedLM", Words(), everywhere=True),
+            "ForCausalLM": head("ForCausalLM", Words(), everywhere=True),
+            **classifiers("Roberta", more=types),
+            "ForMultipleChoice": Head(
+                "RobertaForMultipleChoice",
+                "AutoModelForMultipleChoice",
+                Choices(Rows(torch.tensor([1, 0]), {}), more=types),
+            ),
+        },
+        variants={
+            "plain": {},
+            "padding of its own": {"pad_token_id": 1},
+            "padding far off": {"pad_token_id": 20},
+            "relu": {"hidden_act": "relu", "layer_norm_eps": 1e-2},
+            "types": {"type_vocab_size": 5},
+            "untied": {"tie_word_embeddings": False},
+            "decoder": {"is_decoder": True},
+            "crossed": {"is_decoder": True, "add_cross_attention": True},
+            "one head": {"num_attention_heads": 1, "num_hidden_layers": 1},
+        },
+        writes=("ForCausalLM", Prompts()),
+        writing=["decoder", "crossed"],
+        scale=0.3,
+        spellings={"bare": bare("roberta"), "gamma": gamma, "compiled": compiled},
+    )
+
+
+def pair(tmp_path, head="Model", auto="AutoModel", **changes):
+    config = transformers.RobertaConfig(**{**TINY, **changes})
+    theirs = saved_reference(getattr(transformers, f"Roberta{head}"), config, tmp_path / "model")
+    return getattr(omniform, auto).from_pretrained(tmp_path / "model"), theirs
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pad", [0, 1, 20])
+def test_padding_is_not_counted(tmp_path, side, pad):
+    """Wherever it stands, masked or not, and in the midst of a row too; and positions that are given count from 0."""
+    ours, theirs = pair(tmp_path, pad_token_id=pad)
+    ids, mask = padded([row.clamp(min=21) for row in ragged(97, [12, 7, 1])], pad=pad, side=side)
+    compare(ours, theirs, {"input_ids": ids, "attention_mask": mask}, ["last_hidden_state", "hidden_states"])
+    ids[0, 5] = pad
+    compare(ours, theirs, {"input_ids": ids}, ["last_hidden_state", "hidden_states"])
+    places = {"position_ids": torch.arange(48, 60)[None]}
+    compare(ours, theirs, {"input_ids": ids, **places}, ["last_hidden_state"])
+
+
+def test_a_cache_counts_on(tmp_path):
+    ours, theirs = pair(tmp_path, "ForCausalLM", "AutoModelForCausalLM", is_decoder=True, pad_token_id=1)
+    ids = torch.stack(ragged(97, [9, 9]))
+    with torch.no_grad():
+        first = ours(ids[:, :4])
+        rest = ours(ids[:, 4:], past_key_values=first.past_key_values)
+        close(torch.cat([first.logits, rest.logits], 1), theirs(ids).logits)
+
+
+def test_limits(tmp_path):
+    ours, _ = pair(tmp_path, pad_token_id=1)
+    assert ours.max_positions == 58
+    with pytest.raises(InputError, match="at most 58 tokens; found 59"):
+        ours(torch.full((1, 59), 5))
+    with pytest.raises(InputError, match="at most 60"):
+        ours(torch.full((1, 5), 5), position_ids=torch.full((1, 5), 60))
+    for pad in (None, -1, 59):
+        with pytest.raises(ConfigError, match="pad_token_id"):
+            omniform.AutoConfig.for_model("roberta", **{**TINY, "pad_token_id": pad})
+
+
+def test_without_a_pooler(tmp_path):
+    _, theirs = pair(tmp_path, pad_token_id=1)
+    ours = omniform.AutoModel.from_pretrained(tmp_path / "model", add_pooling_layer=False)
+    ids = torch.stack(ragged(97, [9, 9]))
+    assert ours(ids).pooler_output is None
+    compare(ours, theirs, {"input_ids": ids}, ["last_hidden_state"])
