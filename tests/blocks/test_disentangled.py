@@ -108,3 +108,30 @@ def test_the_new_head_is_as_wide_as_the_layers() -> None:
     config = omniform.AutoConfig.for_model("deberta-v2", **TINY, legacy=False, embedding_size=8)
     with pytest.raises(ConfigError, match="embedding_size"):
         omniform.AutoModelForMaskedLM.from_config(config)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "of their own"])
+def test_hooks_see_what_the_references_see(shared: bool, tmp_path) -> None:
+    """A projection that reads tokens and places is called for either, with the same inputs."""
+    config = transformers.DebertaV2Config(**{**TINY, "share_att_key": shared})
+    theirs = saved_reference(transformers.DebertaV2Model, config, tmp_path)
+    ours = omniform.AutoModel.from_pretrained(tmp_path)
+    seen: list[list[torch.Tensor]] = []
+
+    def watch(layer: torch.nn.Module, *names: str) -> None:
+        for name in names:
+            seen.append(found := [])
+            getattr(layer, name).register_forward_hook(
+                lambda _, given, out, to=found: to.append(given[0].flatten(0, -2))
+            )
+
+    watch(theirs.encoder.layer[1].attention.self, "query_proj", "key_proj")
+    watch(ours.layers[1].self_attn, "q_proj", "k_proj")
+    ids = torch.randint(3, 61, (2, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs(ids)
+        ours(ids)
+    assert [len(found) for found in seen] == [1 + shared] * 4
+    for expected, found in zip(seen[:2], seen[2:], strict=True):
+        for x, y in zip(expected, found, strict=True):
+            close(y, x)

@@ -93,6 +93,11 @@ class Text:
         labels = {"words": inputs[self.main], "rows": torch.arange(rows) % 2}
         return {**inputs, "labels": labels[self.labels]} if self.labels else inputs
 
+    def later(self, inputs: Inputs) -> Inputs:
+        """What comes after it in another step."""
+        mask = {k: torch.cat((v, v[:, :1]), 1) for k, v in inputs.items() if k == "attention_mask"}
+        return {"input_ids": inputs["input_ids"][:, :1], **mask}
+
     @property
     def axes(self) -> Axes:
         """Which axes are of any size."""
@@ -101,7 +106,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Ended(Text):
-    """Rows that end with an end token."""
+    """Rows that end with an end token, which an encoder and a decoder read."""
 
     def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
         tokens = ids(rows, length)
@@ -112,6 +117,9 @@ class Ended(Text):
         mask = torch.ones_like(inputs["input_ids"])
         mask[0, 0] = 0
         return {**inputs, "attention_mask": mask}
+
+    def later(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "decoder_input_ids": inputs["input_ids"]}
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,9 @@ class TextToText(Text):
     def taught(self, inputs: Inputs) -> Inputs:
         return {"input_ids": inputs["input_ids"], "labels": inputs["decoder_input_ids"]}
 
+    def later(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "decoder_input_ids": inputs["decoder_input_ids"][:, :1]}
+
     @property
     def axes(self) -> Axes:
         return {**Text().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
@@ -159,6 +170,10 @@ class Sound(Text):
 
     def taught(self, inputs: Inputs) -> Inputs:
         return {"input_features": inputs["input_features"], "labels": inputs["decoder_input_ids"]}
+
+    def later(self, inputs: Inputs) -> Inputs:
+        mask = {k: torch.cat((v, v[:, :1]), 1) for k, v in inputs.items() if k == "decoder_attention_mask"}
+        return {**inputs, "decoder_input_ids": inputs["decoder_input_ids"][:, :1], **mask}
 
     @property
     def axes(self) -> Axes:

@@ -16,6 +16,7 @@ from omniform.blocks.relative import BucketedBias
 from omniform.core.errors import ConfigError, InputError, WeightsError
 from reference import (
     check_round_trip,
+    close,
     compare,
     omniform,
     padded,
@@ -261,3 +262,17 @@ def test_from_scratch_trains():
     config = omniform.AutoConfig.for_model("t5", **TINY)
     model = omniform.AutoModelForSeq2SeqLM.from_config(config)
     trains(model, inputs_of())
+
+
+def test_a_row_read_on(tmp_path: Path) -> None:
+    """The state of a classifier's step goes on in another, told at its own end tokens."""
+    ours, theirs = pair(tmp_path, "ForSequenceClassification")
+    ids = torch.randint(2, 97, (2, 6), generator=torch.Generator().manual_seed(4))
+    ids[:, -1] = 1
+    with torch.no_grad():
+        past = [model(input_ids=ids).past_key_values for model in (ours, theirs)]
+        found, expected = (
+            model(input_ids=ids, decoder_input_ids=ids, past_key_values=kept).logits
+            for model, kept in zip((ours, theirs), past, strict=True)
+        )
+    close(found, expected)

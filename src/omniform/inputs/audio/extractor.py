@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import numpy as np
 import torch
 
 from omniform.core.batch import Batch
@@ -143,6 +144,14 @@ class FeatureExtractor(ABC):
             RepoError: the folder cannot be written.
         """
         upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
+
+    def __getstate__(self) -> dict[str, object]:
+        # Tensors as arrays: a pickled tensor holds the address of its memory, and `datasets` names caches by the bytes.
+        return {name: v.numpy() if isinstance(v, torch.Tensor) else v for name, v in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        made = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
+        vars(self).update(made)
 
     def __repr__(self) -> str:
         return f"{self.type_name}(sampling_rate={self.sampling_rate}, feature_size={self.feature_size})"
