@@ -16,7 +16,7 @@ from omniform.blocks.attention import Attention, Positions
 from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
-from omniform.blocks.norms import RMSNorm, ZeroCentredRMSNorm
+from omniform.blocks.norms import RMSNorm, WideRMSNorm, ZeroCentredRMSNorm
 from omniform.blocks.rotary import Frequencies, read_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
@@ -395,3 +395,11 @@ class ZeroCentredText(GatedText):
 
     def norm(self) -> nn.Module:
         return ZeroCentredRMSNorm(self.dim, self.eps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WideText(GatedText):
+    """Llama's parts, with norms that are computed in float32 to the end (OLMo 2)."""
+
+    def norm(self) -> nn.Module:
+        return WideRMSNorm(self.dim, self.eps)

@@ -144,6 +144,19 @@ class Sandwich(Layer):
         return self.add(x_BTD, thought, ctx)
 
 
+class BranchNorm(Layer):
+    """``x + norm(attn(x))``, then ``x + norm(mlp(x))``: what branches add is normed, not what they read (OLMo 2)."""
+
+    self_attn: nn.Module
+    post_attention_layernorm: Norm
+    mlp: nn.Module
+    post_feedforward_layernorm: Norm
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        x_BTD = self.add(x_BTD, self.post_attention_layernorm(self.self_attn(x_BTD, ctx)), ctx)
+        return self.add(x_BTD, self.post_feedforward_layernorm(self.mlp(x_BTD)), ctx)
+
+
 class CrossPreNorm(Layer):
     """A pre-norm layer that also looks at an encoder's output (T5 and Whisper decoders).
 

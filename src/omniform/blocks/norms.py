@@ -67,6 +67,22 @@ class ZeroCentredRMSNorm(RMSNorm):
         return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
 
 
+class WideRMSNorm(RMSNorm):
+    """A root mean square norm whose weight is applied in float32 too, before the result is rounded (OLMo 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis. Shape: [..., D] in and out."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class AllHeadsNorm(WideRMSNorm):
+    """One norm over all heads of a token together: of its queries, or of its keys."""
+
+    def forward(self, x_BTHD: Tensor) -> Tensor:
+        """Shape: [B, T, H, D] in and out."""
+        return super().forward(x_BTHD.flatten(-2)).view_as(x_BTHD)
+
+
 class GatedRMSNorm(RMSNorm):
     """A root mean square norm, then a gate (https://arxiv.org/abs/2312.00752's SiLU), in float32."""
 

@@ -313,6 +313,14 @@ class Rotary:
         return (torch.cat((angles.cos(), angles.cos()), dim=-1) * scale).to(dtype), (sin * scale).to(dtype)
 
 
+class WideRotary(Rotary):
+    """Rotary positions whose turning is computed in float32, whatever their dtype (OLMo 2)."""
+
+    def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        q, k = super().__call__(q_BTHD.float(), k_BTHD.float(), ctx)
+        return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
+
+
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs ``(i, i + dim / 2)`` of the first ``dim`` channels; the rest passes through."""
     dim = cos.shape[-1]
