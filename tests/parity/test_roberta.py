@@ -1,6 +1,8 @@
-"""RoBERTa against the reference: positions counted from the padding token."""
+"""RoBERTa and its line against the reference: positions counted from the padding token."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,44 +18,70 @@ from reference import close, compare, omniform, padded, ragged, saved_reference,
 TINY = {**BERT, "max_position_embeddings": 60, "pad_token_id": 0}
 
 
-def head(name: str, labels: Labels, **options: object) -> Head:
-    return Head(f"Roberta{name}", f"Auto{name.replace('For', 'ModelFor')}", Text(labels, more=types), **options)
+VARIANTS = {
+    "plain": {},
+    "padding of its own": {"pad_token_id": 1},
+    "padding far off": {"pad_token_id": 20},
+    "relu": {"hidden_act": "relu", "layer_norm_eps": 1e-2},
+    "types": {"type_vocab_size": 5},
+    "untied": {"tie_word_embeddings": False},
+    "decoder": {"is_decoder": True},
+    "crossed": {"is_decoder": True, "add_cross_attention": True},
+    "one head": {"num_attention_heads": 1, "num_hidden_layers": 1},
+}
+FEW = ("plain", "padding of its own", "decoder")
+
+
+def table(model_type: str, name: str, *, prefix: str = "roberta", variants: Sequence[str] = FEW) -> Table:
+    """A family of the line: the maths is one file's, so that names and places are what others are asked for."""
+
+    def head(kind: str, labels: Labels, **options: object) -> Head:
+        return Head(f"{name}{kind}", f"Auto{kind.replace('For', 'ModelFor')}", Text(labels, more=types), **options)
+
+    pooled = Nothing(("last_hidden_state", "pooler_output"))
+    choices = Choices(Rows(torch.tensor([1, 0]), {}), more=types)
+    return Table(
+        model_type=model_type,
+        config=getattr(transformers, f"{name}Config"),
+        tiny=TINY,
+        heads={
+            "Model": head("Model", pooled, everywhere=True, but=("decoder", "crossed")),
+            "Model, decoder": head("Model", Nothing(config={"is_decoder": True})),
+            "ForMaskedLM": head("ForMaskedLM", Words(), everywhere=variants is not FEW),
+            "ForCausalLM": head("ForCausalLM", Words(), everywhere=variants is not FEW),
+            **classifiers(name, more=types),
+            "ForMultipleChoice": Head(f"{name}ForMultipleChoice", "AutoModelForMultipleChoice", choices),
+        },
+        variants={variant: VARIANTS[variant] for variant in variants},
+        writes=("ForCausalLM", Prompts()),
+        writing=[v for v in variants if v in ("decoder", "crossed")],
+        scale=0.3,
+        spellings={"bare": bare(prefix), "gamma": gamma, "compiled": compiled},
+    )
 
 
 class TestRoberta(Parity):
-    table = Table(
-        model_type="roberta",
-        config=transformers.RobertaConfig,
-        tiny=TINY,
-        heads={
-            "Model": head(
-                "Model", Nothing(("last_hidden_state", "pooler_output")), everywhere=True, but=("decoder", "crossed")
-            ),
-            "Model, decoder": head("Model", Nothing(config={"is_decoder": True})),
-            "ForMaskedLM": head("ForMaskedLM", Words(), everywhere=True),
-            "ForCausalLM": head("ForCausalLM", Words(), everywhere=True),
-            **classifiers("Roberta", more=types),
-            "ForMultipleChoice": Head(
-                "RobertaForMultipleChoice",
-                "AutoModelForMultipleChoice",
-                Choices(Rows(torch.tensor([1, 0]), {}), more=types),
-            ),
-        },
-        variants={
-            "plain": {},
-            "padding of its own": {"pad_token_id": 1},
-            "padding far off": {"pad_token_id": 20},
-            "relu": {"hidden_act": "relu", "layer_norm_eps": 1e-2},
-            "types": {"type_vocab_size": 5},
-            "untied": {"tie_word_embeddings": False},
-            "decoder": {"is_decoder": True},
-            "crossed": {"is_decoder": True, "add_cross_attention": True},
-            "one head": {"num_attention_heads": 1, "num_hidden_layers": 1},
-        },
-        writes=("ForCausalLM", Prompts()),
-        writing=["decoder", "crossed"],
-        scale=0.3,
-        spellings={"bare": bare("roberta"), "gamma": gamma, "compiled": compiled},
+    table = table("roberta", "Roberta", variants=tuple(VARIANTS))
+
+
+class TestXLMRoberta(Parity):
+    table = table("xlm-roberta", "XLMRoberta")
+
+
+class TestCamembert(Parity):
+    table = table("camembert", "Camembert")
+
+
+class TestData2VecText(Parity):
+    table = table("data2vec-text", "Data2VecText", prefix="data2vec_text")
+
+
+class TestRobertaPreLayerNorm(Parity):
+    table = table(
+        "roberta-prelayernorm",
+        "RobertaPreLayerNorm",
+        prefix="roberta_prelayernorm",
+        variants=("plain", "relu", "decoder", "crossed"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from omniform.architectures.parts import read_width
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import Embeddings
-from omniform.blocks.layers import CrossPostNorm, PostNorm
+from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Common
@@ -57,7 +57,7 @@ class EncoderText:
         eps: float = 1e-12,
         max_positions: int = 512,
         least_layers: int = 0,
-    ) -> EncoderText:
+    ) -> Self:
         """The fields under their usual names; the arguments are their defaults, BERT's where not given."""
         dim, heads = read_width(r, "hidden_size", dim, "num_attention_heads", heads)
         causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
@@ -92,15 +92,25 @@ class EncoderText:
         mlp = MLP(self.dim, self.hidden, self.act)
         return PostNorm.of(self.norm, self_attn=self_attn, mlp=mlp, dropout=self.dropout)
 
+    def parts(self) -> dict[str, object]:
+        """What one layer is made of beside norms; the second attention where it may look at an encoder's output."""
+        rule, dropout = Causal() if self.causal else Full(), self.attention_dropout
+        self_attn, mlp = (
+            Attention(self.dim, self.heads, rule=rule, dropout=dropout),
+            MLP(self.dim, self.hidden, self.act),
+        )
+        parts: dict[str, object] = {"self_attn": self_attn, "mlp": mlp, "dropout": self.dropout}
+        if self.cross_attention:
+            parts["encoder_attn"] = CrossAttention(self.dim, self.heads, dropout=dropout)
+        return parts
+
     def layer(self) -> nn.Module:
         """One layer; where the config says so, one that may look at an encoder's output."""
-        rule = Causal() if self.causal else Full()
-        self_attn = Attention(self.dim, self.heads, rule=rule, dropout=self.attention_dropout)
-        if not self.cross_attention:
-            return self.postnorm(self_attn)
-        cross = CrossAttention(self.dim, self.heads, dropout=self.attention_dropout)
-        mlp = MLP(self.dim, self.hidden, self.act)
-        return CrossPostNorm.of(self.norm, self_attn=self_attn, encoder_attn=cross, mlp=mlp, dropout=self.dropout)
+        return (CrossPostNorm if self.cross_attention else PostNorm).of(self.norm, **self.parts())
+
+    def last(self) -> nn.Module | None:
+        """What stands after the layers; nothing, where they end with a norm themselves."""
+        return None
 
     def stack(self, embeddings: Embeddings, pooler: nn.Module | None) -> TextStack:
         """The encoder without a head, or the decoder, if it is one."""
@@ -108,9 +118,22 @@ class EncoderText:
             embed_tokens=nn.Embedding(self.vocab_size, self.dim),
             embeddings=embeddings,
             layers=nn.ModuleList(self.layer() for _ in range(self.layers)),
+            norm=self.last(),
             pooler=pooler,
             max_positions=embeddings.positions,
         )
+
+
+class PreNormText(EncoderText):
+    """BERT's parts, with a norm before each branch and one after the last layer."""
+
+    __slots__ = ()
+
+    def layer(self) -> nn.Module:
+        return (CrossPreNorm if self.cross_attention else PreNorm).of(self.norm, **self.parts())
+
+    def last(self) -> nn.Module:
+        return self.norm()
 
 
 def _attention(ours: str, theirs: str) -> dict[str, str]:
@@ -136,6 +159,13 @@ STACK_KEYS: Mapping[str, str] = {
     "layers.{i}.final_layer_norm": "encoder.layer.{i}.output.LayerNorm",
 }
 """Where BERT's line keeps the weights of its stacks."""
+
+PRENORM_KEYS: Mapping[str, str] = {
+    **{ours: theirs for ours, theirs in STACK_KEYS.items() if not ours.endswith("_layer_norm")},
+    "layers.{i}.input_layernorm": "encoder.layer.{i}.attention.LayerNorm",
+    "layers.{i}.encoder_attn_layer_norm": "encoder.layer.{i}.crossattention.LayerNorm",
+}
+"""Where stacks keep them whose norms stand before the branches; the families name the other norms themselves."""
 
 VOCABULARY_HEAD: Mapping[str, str] = {
     "lm_head": "cls.predictions",

@@ -150,6 +150,26 @@ class TypedEmbeddings(PositionedEmbeddings):
         return embeds_BTD + types
 
 
+class CountedEmbeddings(TypedEmbeddings):
+    """Positions count what is no padding, beyond the padding token's own number, which padding gets (RoBERTa)."""
+
+    padding: int
+
+    @property
+    def positions(self) -> int:
+        return self.embed_positions.positions - self.padding - 1
+
+    @property
+    def position_ids(self) -> int:
+        return self.embed_positions.positions
+
+    def count(self, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor:
+        if input_ids is None:
+            return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None] + self.padding + 1
+        real = (input_ids != self.padding).long()
+        return (real.cumsum(1) + past) * real + self.padding
+
+
 class GPTEmbeddings(PositionedEmbeddings):
     """Token types, where a caller gives them, are tokens whose vectors are added (GPT-2)."""
 

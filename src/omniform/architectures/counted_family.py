@@ -1,0 +1,105 @@
+"""RoBERTa's line: BERT's layers, positions counted from the padding token, and heads of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from torch import nn
+
+from omniform.architectures.encoder import VocabularyHead
+from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
+from omniform.architectures.family import Builder
+from omniform.architectures.heads import RowParts, SequenceClassifier, first_token
+from omniform.architectures.seq2seq_heads import SentenceClassifier
+from omniform.architectures.stack import TextStack
+from omniform.blocks.embeddings import CountedEmbeddings, PositionTable
+from omniform.core.config import Common
+from omniform.core.reader import ConfigReader
+from omniform.weights.keymap import KeyMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedText:
+    """What a RoBERTa and its kin compute.
+
+    Attributes:
+        padding: the token that positions are counted from.
+    """
+
+    text: EncoderText
+    padding: int
+
+    @classmethod
+    def read(cls, r: ConfigReader, kind: type[EncoderText] = EncoderText, *, vocab_size: int = 30522) -> Self:
+        """The fields under their usual names.
+
+        Args:
+            kind: of the text part, which says where norms stand.
+            vocab_size: its default.
+        """
+        r.only("position_embedding_type", "absolute", None, why="positions are a learned table")
+        r.special_tokens(bos_token_id=0, eos_token_id=2)
+        padding, text = r.token("pad_token_id", 1), kind.read(r, vocab_size=vocab_size)
+        if padding is None or not 0 <= padding < text.max_positions - 1:
+            raise r.fail("pad_token_id", f"0 to {text.max_positions - 2}: positions are counted from it", padding)
+        return cls(text=text, padding=padding)
+
+    def stack(self, pooler: nn.Module | None) -> TextStack:
+        """The encoder without a head, or the decoder, if it is one."""
+        text = self.text
+        embeddings = CountedEmbeddings(
+            embed_positions=PositionTable(text.max_positions, text.dim),
+            embed_token_types=nn.Embedding(text.token_types, text.dim),
+            norm=text.norm(),
+            dropout=text.dropout,
+            padding=self.padding,
+        )
+        return text.stack(embeddings, pooler)
+
+
+class CountedHeads(EncoderHeads[CountedText]):
+    """BERT's heads, two of them other than BERT's."""
+
+    def vocabulary(self, c: CountedText, model: TextStack) -> VocabularyHead:
+        return VocabularyHead(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
+
+    def sequence_classifier(self, c: CountedText, common: Common) -> SequenceClassifier:
+        head = SentenceClassifier(c.text.dim, common.num_labels, c.text.classifier_dropout)
+        return SequenceClassifier(model=self.bare(c), pool=first_token, classifier=head, common=common)
+
+    def row(self, c: CountedText, common: Common, scores: int) -> RowParts:
+        return {**super().row(c, common, scores), "dropout": c.text.dropout}
+
+
+def counted_family(
+    model_type: str,
+    name: str,
+    read: Callable[[ConfigReader], CountedText],
+    *,
+    prefix: str = "roberta",
+    tokenizer: str = "RobertaTokenizer",
+    keys: KeyMap | None = None,
+) -> Builder[CountedText]:
+    """A family of this line.
+
+    Args:
+        name: what its class names begin with: ``"Roberta"``.
+        prefix: what the encoder is called inside checkpoints of its heads.
+        tokenizer: class name of its tokenizer.
+        keys: where the encoder's weights live, if not where BERT's do.
+    """
+    heads = CountedHeads(CountedText.stack, lambda c: c.text)
+    row = "masked LM, causal LM, sequence and token classification, multiple choice, question answering"
+    return (
+        Builder(model_type, read, keys or KeyMap(STACK_KEYS), prefix=prefix)
+        .public(config=f"{name}Config", tokenizer=tokenizer, row=row)
+        .base(f"{name}Model", heads.with_pooler, "text-encoding")
+        .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm)
+        .head(f"{name}ForMaskedLM", "masked-lm", heads.masked_lm)
+        .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier)
+        .head(f"{name}ForMultipleChoice", "multiple-choice", heads.multiple_choice)
+        .head(f"{name}ForTokenClassification", "token-classification", heads.token_classifier)
+        .head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer)
+    )
