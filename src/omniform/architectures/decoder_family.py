@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import CausalLM, TextDecoder, tied
 from omniform.architectures.family import Builder, Task
 from omniform.architectures.heads import HeadConfig, LastToken, RowParts, TextHeads
-from omniform.architectures.parts import GatedText
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
 
 class HasText(Protocol):
-    """A config with :class:`~omniform.architectures.parts.GatedText` for its text."""
+    """A config that holds its text as a part (:class:`~omniform.architectures.parts.DecoderText`)."""
 
     @property
-    def text(self) -> GatedText: ...
+    def text(self) -> HeadConfig: ...
 
 
 SAME = KeyMap({})

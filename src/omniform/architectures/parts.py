@@ -265,8 +265,8 @@ def read_windows(r: ConfigReader, layers: int, window: int | None, kinds: tuple[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedText:
-    """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward."""
+class DecoderText:
+    """What decoders of text have in common, whatever their norms and feed-forwards are."""
 
     vocab_size: int
     dim: int
@@ -276,60 +276,13 @@ class GatedText:
     act: str
     eps: float
     max_positions: int
-    frequencies: Frequencies
     attention_dropout: float
     classifier_dropout: float
     tie: bool
 
-    @classmethod
-    def read(
-        cls,
-        r: ConfigReader,
-        *,
-        vocab_size: int = 32000,
-        dim: int = 4096,
-        hidden: int = 11008,
-        layers: int = 32,
-        heads: int = 32,
-        kv_heads: int | None = None,
-        head_dim: int | None = None,
-        act: str = "silu",
-        act_key: str = "hidden_act",
-        eps: float = 1e-6,
-        max_positions: int = 2048,
-        theta: float = 10000.0,
-        partial: float | None = None,
-        trained: int | None = None,
-        tie: bool = False,
-        bos: int | None = 1,
-        eos: int | None = 2,
-        pad: int | None = None,
-    ) -> Self:
-        """The fields under their usual names; the arguments are their defaults, Llama's where not given."""
-        dim = r.integer("hidden_size", dim)
-        cut = Heads.read(r, dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
-        longest = r.integer("max_position_embeddings", max_positions)
-        r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
-        return cls(
-            vocab_size=r.integer("vocab_size", vocab_size),
-            dim=dim,
-            hidden=r.integer("intermediate_size", hidden),
-            layers=r.layers("num_hidden_layers", layers),
-            heads=cut,
-            act=r.choice(act_key, ACTIVATIONS, act),
-            eps=r.number("rms_norm_eps", eps),
-            max_positions=longest,
-            frequencies=read_frequencies(
-                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained
-            ),
-            attention_dropout=r.probability("attention_dropout"),
-            classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
-            tie=r.flag("tie_word_embeddings", tie),
-        )
-
     def norm(self) -> nn.Module:
         """One norm."""
-        return RMSNorm(self.dim, self.eps)
+        raise NotImplementedError
 
     def attention(
         self,
@@ -356,6 +309,89 @@ class GatedText:
             dropout=self.attention_dropout,
         )
 
+    def stack(
+        self,
+        layer: Callable[[int], nn.Module],
+        embeddings: Embeddings,
+        longest: int | None,
+        embed_tokens: nn.Embedding | None = None,
+        norm: nn.Module | None = None,
+    ) -> TextDecoder:
+        """The decoder without a head.
+
+        Args:
+            layer: makes the layer with the given index.
+            embeddings: what happens to token vectors before the first.
+            longest: the longest row; None for no limit.
+            embed_tokens: the table of tokens, if it is not a plain one.
+            norm: after the last layer, if not one as the others.
+        """
+        return TextDecoder(
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim) if embed_tokens is None else embed_tokens,
+            embeddings=embeddings,
+            layers=nn.ModuleList(layer(i) for i in range(self.layers)),
+            norm=self.norm() if norm is None else norm,
+            max_positions=longest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedText(DecoderText):
+    """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward."""
+
+    frequencies: Frequencies
+
+    @classmethod
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        vocab_size: int = 32000,
+        dim: int = 4096,
+        hidden: int = 11008,
+        layers: int = 32,
+        heads: int = 32,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        act: str = "silu",
+        act_key: str = "hidden_act",
+        eps: float = 1e-6,
+        eps_key: str = "rms_norm_eps",
+        max_positions: int = 2048,
+        theta: float = 10000.0,
+        partial: float | None = None,
+        trained: int | None = None,
+        tie: bool = False,
+        bos: int | None = 1,
+        eos: int | None = 2,
+        pad: int | None = None,
+    ) -> Self:
+        """The fields under their usual names; the arguments are their defaults, Llama's where not given."""
+        dim = r.integer("hidden_size", dim)
+        cut = Heads.read(r, dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
+        longest = r.integer("max_position_embeddings", max_positions)
+        r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
+        return cls(
+            vocab_size=r.integer("vocab_size", vocab_size),
+            dim=dim,
+            hidden=r.integer("intermediate_size", hidden),
+            layers=r.layers("num_hidden_layers", layers),
+            heads=cut,
+            act=r.choice(act_key, ACTIVATIONS, act),
+            eps=r.number(eps_key, eps),
+            max_positions=longest,
+            frequencies=read_frequencies(
+                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained
+            ),
+            attention_dropout=r.probability("attention_dropout"),
+            classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
+            tie=r.flag("tie_word_embeddings", tie),
+        )
+
+    def norm(self) -> nn.Module:
+        """One norm."""
+        return RMSNorm(self.dim, self.eps)
+
     def mlp(self, *, bias: bool = False) -> nn.Module:
         """One feed-forward."""
         return GatedMLP(self.dim, self.hidden, self.act, bias=bias)
@@ -380,13 +416,8 @@ class GatedText:
             norm: after the last layer, if not one as the others.
             dropout: on the embeddings.
         """
-        return TextDecoder(
-            embed_tokens=nn.Embedding(self.vocab_size, self.dim) if embed_tokens is None else embed_tokens,
-            embeddings=Embeddings(dropout=dropout),
-            layers=nn.ModuleList(layer(i) for i in range(self.layers)),
-            norm=self.norm() if norm is None else norm,
-            max_positions=self.frequencies.longest_row(self.max_positions),
-        )
+        longest = self.frequencies.longest_row(self.max_positions)
+        return self.stack(layer, Embeddings(dropout=dropout), longest, embed_tokens, norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,28 @@ class PreNorm(Layer):
         return self.add(x_BTD, self.mlp(self.post_attention_layernorm(x_BTD)), ctx)
 
 
+class Parallel(PreNorm):
+    """``x + attn(norm(x)) + mlp(norm(x))``, each branch with a norm of its own (GPT-NeoX)."""
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        seen = self.self_attn(self.input_layernorm(x_BTD), ctx)
+        thought = self.mlp(self.post_attention_layernorm(ctx.like(x_BTD, seen)))
+        return self.add(self.add(x_BTD, seen, ctx), thought, ctx)
+
+
+class OneNormParallel(Layer):
+    """``x + attn(norm(x)) + mlp(norm(x))``, one norm for both branches (GPT-J, Phi, Cohere)."""
+
+    input_layernorm: Norm
+    self_attn: nn.Module
+    mlp: nn.Module
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        read = self.input_layernorm(x_BTD)
+        seen = self.self_attn(read, ctx)
+        return self.add(self.add(x_BTD, seen, ctx), self.mlp(ctx.like(read, seen)), ctx)
+
+
 class PostNorm(Layer):
     """``norm(x + attn(x))``, then ``norm(x + mlp(x))`` (BERT, the original transformer)."""
 

@@ -321,6 +321,32 @@ class WideRotary(Rotary):
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class InterleavedRotary(Rotary):
+    """Turns neighbouring channels, ``2i`` with ``2i + 1``, as the first paper has it (GPT-J, Cohere, GLM)."""
+
+    def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Shape: [B, T, H, D] in and out."""
+        key = ("interleaved", self.frequencies, q_BTHD.dtype)
+        cos, sin = ctx.once(key, lambda: self._neighbours(ctx, q_BTHD.dtype))
+        return turned_neighbours(q_BTHD, cos, sin), turned_neighbours(k_BTHD, cos, sin)
+
+    def _neighbours(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The tables of the half-split pairing, each pair side by side. Shape: [B, T, 1, dim] each."""
+        halves = self._tables(ctx, dtype)
+        cos, sin = (x.view(*x.shape[:-1], 2, -1).transpose(-1, -2).flatten(-2) for x in halves)
+        return cos, sin
+
+
+def turned_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate channel pairs ``(2i, 2i + 1)`` of the first ``dim`` channels; the rest passes through."""
+    dim = cos.shape[-1]
+    if dim < x.shape[-1]:
+        return torch.cat((turned_neighbours(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
+    swapped = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return x * cos + swapped * sin
+
+
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs ``(i, i + dim / 2)`` of the first ``dim`` channels; the rest passes through."""
     dim = cos.shape[-1]

@@ -10,11 +10,10 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.double_heads import DoubleHeads, Summary, SummaryHead, read_summary
 from omniform.architectures.family import Builder
-from omniform.architectures.parts import read_width
-from omniform.blocks.attention import Attention, CrossAttention
+from omniform.architectures.plain_text import GPT, PlainText
+from omniform.blocks.attention import CrossAttention
 from omniform.blocks.embeddings import GPTEmbeddings, PositionTable, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.scores import Scores
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
@@ -27,86 +26,58 @@ from omniform.weights.links import shares, transposed
 class Config:
     """What a GPT-2 computes."""
 
-    vocab_size: int
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    act: str
-    eps: float
-    max_positions: int
+    text: PlainText
     scaled: bool
     scaled_by_depth: bool
     cross_attention: bool
-    dropout: float
-    embed_dropout: float
-    attention_dropout: float
-    classifier_dropout: float
     summary: Summary
-    tie: bool
 
-    def scale(self, layer: int) -> float:
-        """The factor on the attention scores of a layer."""
-        return ((self.dim / self.heads) ** -0.5 if self.scaled else 1.0) / (layer + 1 if self.scaled_by_depth else 1)
+    def scores(self, layer: int) -> Scores:
+        """How queries and keys of a layer are compared."""
+        scale = self.text.heads.dim**-0.5 if self.scaled else 1.0
+        return Scores(scale / (layer + 1 if self.scaled_by_depth else 1))
 
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    dim, heads = read_width(r, "n_embd", 768, "n_head", 12, also=("hidden_size", "num_attention_heads"))
-    r.special_tokens(bos_token_id=50256, eos_token_id=50256)
     r.inert("reorder_and_upcast_attn", "n_ctx", "predict_special_tokens")  # rounding of halves; always n_positions
     return Config(
-        vocab_size=r.integer("vocab_size", 50257),
-        dim=dim,
-        hidden=r.maybe_integer("n_inner") or 4 * dim,
-        layers=r.layers("n_layer", 12, also=("num_hidden_layers",)),
-        heads=heads,
-        act=r.choice("activation_function", ACTIVATIONS, "gelu_new"),
-        eps=r.number("layer_norm_epsilon", 1e-5),
-        max_positions=r.integer("n_positions", 1024, also=("max_position_embeddings",)),
+        text=PlainText.read(
+            r, GPT, vocab_size=50257, dim=768, layers=12, heads=12, act="gelu_new", max_positions=1024, dropout=0.1,
+            attention_dropout=0.1, tie=True, bos=50256, eos=50256,
+        ),
         scaled=r.flag("scale_attn_weights", True),
         scaled_by_depth=r.flag("scale_attn_by_inverse_layer_idx", False),
         cross_attention=r.flag("add_cross_attention", False),
-        dropout=r.probability("resid_pdrop", 0.1),
-        embed_dropout=r.probability("embd_pdrop", 0.1),
-        attention_dropout=r.probability("attn_pdrop", 0.1),
-        classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
         summary=read_summary(r),
-        tie=r.flag("tie_word_embeddings", True),
-    )
+    )  # fmt: skip
 
 
 def build(c: Config) -> TextDecoder:
     """The decoder without a head."""
-
-    def norm() -> nn.LayerNorm:
-        return nn.LayerNorm(c.dim, c.eps)
+    text = c.text
 
     def layer(i: int) -> nn.Module:
-        self_attn = Attention(c.dim, c.heads, rule=Causal(), scores=Scores(c.scale(i)), dropout=c.attention_dropout)
-        mlp = MLP(c.dim, c.hidden, c.act)
+        self_attn = text.attention(Causal(), None, biases="qkvo", scores=c.scores(i))
         if not c.cross_attention:
-            return PreNorm.of(norm, self_attn=self_attn, mlp=mlp, dropout=c.dropout)
-        cross = CrossAttention(c.dim, c.heads, scores=Scores(c.scale(i)), dropout=c.attention_dropout)
-        return CrossPreNorm.of(norm, self_attn=self_attn, encoder_attn=cross, mlp=mlp, dropout=c.dropout)
+            return text.layer(PreNorm, self_attn)
+        cross = CrossAttention(text.dim, text.heads.queries, scores=c.scores(i), dropout=text.attention_dropout)
+        return text.layer(CrossPreNorm, self_attn, encoder_attn=cross)
 
-    table, positions = nn.Embedding(c.vocab_size, c.dim), PositionTable(c.max_positions, c.dim)
-    return TextDecoder(
-        embed_tokens=table,
-        embeddings=GPTEmbeddings(embed_positions=positions, embed_tokens=twin(table), dropout=c.embed_dropout),
-        layers=nn.ModuleList(layer(i) for i in range(c.layers)),
-        norm=norm(),
-        max_positions=c.max_positions,
-    )
+    table, positions = nn.Embedding(text.vocab_size, text.dim), PositionTable(text.max_positions, text.dim)
+    embeddings = GPTEmbeddings(embed_positions=positions, embed_tokens=twin(table), dropout=text.embed_dropout)
+    return text.decoder(layer, embeddings=embeddings, embed_tokens=table, longest=text.max_positions)
 
 
-heads = DecoderHeads(build, lambda c: c)
+heads = DecoderHeads(build, lambda c: c.text)
 
 
 def double_heads(c: Config, _: Common) -> DoubleHeads:
     """The decoder that writes and chooses."""
     model = build(c)
-    return DoubleHeads(model=model, lm_head=heads.lm_head(c, model), multiple_choice_head=SummaryHead(c.dim, c.summary))
+    return DoubleHeads(
+        model=model, lm_head=heads.lm_head(c, model), multiple_choice_head=SummaryHead(c.text.dim, c.summary)
+    )
 
 
 KEYS = KeyMap(
