@@ -177,6 +177,32 @@ class PackedMask:
             self._tokens([s for s, _, _ in mine]), padded.to(self._device), there.to(self._device), self._apart(others)
         )
 
+    def parted(self, apart: Callable[[int, int], bool]) -> tuple[Part | None, Part | None]:
+        """The rows that ``apart`` is true of, and the others; None where there are no such rows.
+
+        Args:
+            apart: told how many tokens a row brings and how many keys they may look at.
+        """
+        kinds = [apart(s.count, keys - self._low(s)) for s, _, keys in self._rows]
+        if len(set(kinds)) == 1:
+            whole = slice(None), self
+            return (whole, None) if kinds[0] else (None, whole)
+        mine, others = ([row for row, kind in zip(self._rows, kinds, strict=True) if kind is k] for k in (True, False))
+        return self._apart(mine), self._apart(others)
+
+    def gathered(self) -> tuple[list[SlotRange], PackedMask]:
+        """Where the keys of all rows lie that are within reach; and the same rows, for those keys copied end to end."""
+        ranges: list[SlotRange] = []
+        tables: list[Table] = []
+        start = 0
+        for segment, table, keys in self._rows:
+            low = self._low(segment)
+            ranges += table.slot_ranges(low, keys)
+            tables.append(_Run(start - low))
+            start += keys - low
+        segments, _, keys_of = zip(*self._rows, strict=True)
+        return ranges, PackedMask(self._rule, segments, tables, keys_of, self._device)
+
     def _sees_all(self, segment: Segment) -> bool:
         """Whether a row's one new token sees every key from the first that is within its rule's reach."""
         return isinstance(self._rule, Full) or bool(self._allowed(self._low(segment), segment).all())
@@ -241,6 +267,20 @@ class PackedMask:
     def _is_causal_from(self, low: int, segment: Segment) -> bool:
         allowed = self._allowed(low, segment)
         return bool((allowed == torch.ones_like(allowed).tril(segment.past - low)).all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A row's indices one after another, beginning anywhere."""
+
+    shift: int
+
+    def slot_ranges(self, first: int, stop: int) -> list[SlotRange]:
+        return [(first + self.shift, stop + self.shift)]
+
+
+Part = tuple[slice | Tensor, PackedMask]
+"""Some rows of a step, as if they were a step: which of its tokens are theirs, and what those see."""
 
 
 def _tokens_of(queries: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
