@@ -2,15 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.architectures.decoder import CausalLM
+from omniform.architectures.decoder import CausalLM, TextDecoder
+from omniform.architectures.decoder_family import Adjust, DecoderHeads, HasText
+from omniform.core.config import Common
 from omniform.core.outputs import BaseModelOutput, MoECausalLMOutput
+from omniform.core.reader import ConfigReader
+from omniform.weights.keymap import KeyMap, Layout, Rule
+from omniform.weights.links import Link, Share, stacked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How tokens are sent to experts, and what the routers are trained by.
+
+    Attributes:
+        experts: how many there are in a layer.
+        top: how many of them a token goes through.
+        unasked: whether the routers' scores are returned where nobody says.
+        coefficient: what the loss of balance counts for beside that of the tokens.
+    """
+
+    experts: int
+    top: int
+    unasked: bool
+    coefficient: float
+
+    @classmethod
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        experts: int,
+        top: int,
+        names: tuple[str, ...] = ("num_experts", "num_local_experts"),
+        coefficient: float = 0.001,
+        least: int = 1,
+    ) -> Self:
+        """The fields under their usual names; the arguments are their defaults.
+
+        Args:
+            names: of the number of experts, the one that counts first.
+            least: how many experts there are at least.
+        """
+        count, each = r.integer(names[0], experts, also=names[1:], least=least), r.integer("num_experts_per_tok", top)
+        if count and each > count:
+            raise r.fail("num_experts_per_tok", f"at most {count} ({names[0]})", each)
+        return cls(
+            experts=count,
+            top=each,
+            unasked=r.flag("output_router_logits", False),
+            coefficient=r.number("router_aux_loss_coef", coefficient),
+        )
+
+
+def read_sparse(r: ConfigReader, layers: int, experts: int) -> tuple[bool, ...]:
+    """Which layers have experts: ``mlp_only_layers`` have none, nor has what ``decoder_sparse_step`` steps over."""
+    dense, every = r.integers("mlp_only_layers", ()), r.integer("decoder_sparse_step", 1)
+    return tuple(i not in dense and experts > 0 and (i + 1) % every == 0 for i in range(layers))
+
+
+def expert_keys(
+    count: int, *, block: str = "mlp", gate: str = "gate", names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
+) -> KeyMap:
+    """Where the experts of :class:`~omniform.blocks.moe.Experts` lie: one by one, or stacked as in newer files.
+
+    Args:
+        count: how many there are.
+        block: what the checkpoint calls the feed-forward, where they lie one by one.
+        gate: what it calls the router then.
+        names: of one expert's gate, up and down.
+    """
+    ours, each = "layers.{i}.mlp", f"layers.{{i}}.{block}.experts.{{n}}"
+    in_gate, in_up, out = (f"{each}.{name}" for name in names)
+    rules: dict[str, Rule] = {
+        f"{ours}.gate": f"layers.{{i}}.{block}.{gate}",
+        f"{ours}.experts.gate_up_proj": tuple(
+            Link(key, ours=(Share(part, 2),), each=count) for part, key in enumerate((in_gate, in_up))
+        ),
+        f"{ours}.experts.down_proj": stacked(out, count),
+    }
+    return KeyMap(rules, layouts=(Layout(r"\.mlp\.experts\.gate_up_proj$", STACKED_KEYS),))
+
+
+STACKED_KEYS: dict[str, Rule] = {
+    f"layers.{{i}}.mlp.{path}": f"layers.{{i}}.mlp.{key}"
+    for path, key in (
+        ("gate", "gate"),
+        ("experts.gate_up_proj", "experts.gate_up_proj"),
+        ("experts.gate_up_proj.weight", "experts.gate_up_proj"),
+        ("experts.down_proj", "experts.down_proj"),
+        ("experts.down_proj.weight", "experts.down_proj"),
+    )
+}
+"""Where newer files have the experts of a layer: in two stacks, which are parameters and no modules."""
 
 
 class RoutedCausalLM(CausalLM):
@@ -59,6 +151,36 @@ class RoutedCausalLM(CausalLM):
             **out.noted(),
             router_logits=out.router_logits,
         )
+
+
+class HasRouting(HasText, Protocol):
+    """A config of a decoder with experts."""
+
+    @property
+    def routing(self) -> Routing: ...
+
+
+R = TypeVar("R", bound=HasRouting)
+
+
+def routed_writer(
+    build: Callable[[R], TextDecoder], adjust: Callable[[R], Adjust | None] = lambda _: None
+) -> Callable[[R, Common], RoutedCausalLM]:
+    """What makes the decoder that writes, for :func:`~omniform.architectures.decoder_family.decoder_family`."""
+    heads = DecoderHeads(build, lambda c: c.text)
+
+    def causal_lm(c: R, _: Common) -> RoutedCausalLM:
+        model, how = build(c), c.routing
+        return RoutedCausalLM(
+            model=model,
+            lm_head=heads.lm_head(c, model),
+            adjust=adjust(c),
+            top=how.top,
+            unasked=how.unasked,
+            coefficient=how.coefficient,
+        )
+
+    return causal_lm
 
 
 def balance_loss(scores: Sequence[Tensor], top: int, mask_BT: Tensor | None) -> Tensor:

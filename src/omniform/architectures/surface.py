@@ -7,7 +7,7 @@ that a forward needs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -295,8 +295,12 @@ class Surface(Model):
 
     # -- spellings ---------------------------------------------------------------------------------------------------
 
-    def key_table(self) -> KeyTable:
-        """Where each of this model's tensors lives in a checkpoint; adapters live in files of their own."""
+    def key_table(self, keys: Iterable[str] = ()) -> KeyTable:
+        """Where each of this model's tensors lives in a checkpoint; adapters live in files of their own.
+
+        Args:
+            keys: of the checkpoint, if its layout is another than the usual.
+        """
         tensors, ties = tensors_and_ties(self)
         layers = tuple(f"{path}." for path in adapted(self))
         bases = tuple(f"{layer}{BASE}." for layer in layers)
@@ -305,7 +309,7 @@ class Surface(Model):
             for path, tensor in tensors.items()
             if path.startswith(bases) or not path.startswith(layers)
         }
-        return self.key_map().expand(shapes, ties)
+        return self.key_map().as_in(keys).expand(shapes, ties)
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -348,7 +352,7 @@ class Surface(Model):
         if all(key in own and tensor.shape == own[key].shape for key, tensor in state_dict.items()):
             return state_dict
         made, known = adapters_by_our_names(state_dict, own, list(adapted(self)), self.key_map())
-        table, prefixes = self.key_table(), self.origin.family.prefixes
+        table, prefixes = self.key_table(state_dict), self.origin.family.prefixes
         # A name that both use means theirs only where the shape says so (a matrix that we keep in parts).
         own = {key: held for key, held in own.items() if not _is_theirs(table, key, held, state_dict.get(key))}
         meanings = {key: table.canonical(key, prefixes) for key in state_dict if key not in own and key not in known}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +20,17 @@ _GROUPED = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 10)
 
 
 class Stacked(nn.Module):
-    """The same projection of every expert. ``weight``: Shape: [E, out, in]."""
+    """The same projection of every expert.
 
-    def __init__(self, experts: int, dim: int, out: int) -> None:
+    Attributes:
+        weight: Shape: [E, out, in].
+        bias: Shape: [E, out], or None.
+    """
+
+    def __init__(self, experts: int, dim: int, out: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, out, dim))
+        self.bias = nn.Parameter(torch.empty(experts, out)) if bias else None
 
     def forward(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
         """Each token through the projection of its expert, without reading on the host which that is.
@@ -36,12 +43,14 @@ class Stacked(nn.Module):
         aligned = all(n * x_ND.element_size() % 16 == 0 for n in self.weight.shape[1:])  # what the kernel asks for
         known = is_readable(x_ND) or x_ND.is_cuda  # on no memory at all, and traced, torch takes bfloat16 only
         if _GROUPED and aligned and known and x_ND.dtype is not torch.float64 and not is_traced():
-            return F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
-        return (self.weight[expert_N] @ x_ND[..., None])[..., 0]
+            y = F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
+        else:
+            y = (self.weight[expert_N] @ x_ND[..., None])[..., 0]
+        return y if self.bias is None else y + self.bias[expert_N]
 
     def extra_repr(self) -> str:
         experts, out, dim = self.weight.shape
-        return f"experts={experts}, {dim}, {out}"
+        return f"experts={experts}, {dim}, {out}, bias={self.bias is not None}"
 
 
 class Experts(nn.Module):
@@ -52,14 +61,21 @@ class Experts(nn.Module):
         dim: width of the residual stream.
         hidden: width within each.
         act: name of the gates' activation.
+        bias: whether the projections have biases.
     """
 
-    def __init__(self, experts: int, dim: int, hidden: int, act: str) -> None:
+    def __init__(self, experts: int, dim: int, hidden: int, act: str, *, bias: bool = False) -> None:
         super().__init__()
         self.experts = experts
-        self.gate_proj, self.up_proj = Stacked(experts, dim, hidden), Stacked(experts, dim, hidden)
-        self.down_proj = Stacked(experts, hidden, dim)
+        self.act = act
+        self.gate_up_proj = Stacked(experts, dim, 2 * hidden, bias=bias)
+        self.down_proj = Stacked(experts, hidden, dim, bias=bias)
         self._act = activation(act)
+
+    def gated(self, gate_up_NH: Tensor) -> Tensor:
+        """Gates, and what they let through, side by side. Shape: [N, 2 * hidden] to [N, hidden]."""
+        gate, up = gate_up_NH.chunk(2, dim=-1)
+        return self._act(gate) * up
 
     def forward(self, x_ND: Tensor, chosen_NK: Tensor, shares_NK: Tensor) -> Tensor:
         """Shape: [N, D] in and out.
@@ -72,39 +88,158 @@ class Experts(nn.Module):
         order = chosen_NK.flatten().argsort(stable=True)
         expert = chosen_NK.flatten()[order]
         ends = (expert[:, None] == torch.arange(self.experts, device=x_ND.device)).sum(0).cumsum(0).int()
-        x = x_ND[order // each]
-        x = self._act(self.gate_proj(x, expert, ends)) * self.up_proj(x, expert, ends)
-        made = self.down_proj(x, expert, ends) * shares_NK.flatten()[order, None]
-        return torch.zeros_like(made).index_copy(0, order, made).view(tokens, each, -1).sum(1)
+        x = self.gated(self.gate_up_proj(x_ND[order // each], expert, ends))
+        made = self.down_proj(x, expert, ends) * shares_NK.flatten()[order, None].to(x.dtype)
+        back = torch.zeros_like(made).index_copy(0, order, made)
+        return back.view(tokens, each, -1).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"act={self.act}"
 
 
-class SharedMoE(Composed):
-    """Experts that a router chooses, and one that every token goes through, behind a gate of its own (Qwen2-MoE).
+class Choice(Protocol):
+    """Which experts a token goes through, and how much each counts, from the router's scores."""
+
+    def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """The shares and the numbers of the chosen experts. Shape: [N, E] to [N, K] each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxTop:
+    """The most likely experts, in float32 (Mixtral, Qwen2-MoE, OLMoE).
+
+    Attributes:
+        top: how many experts a token goes through.
+        normed: whether their shares sum to one.
+    """
+
+    top: int
+    normed: bool = True
+
+    def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        shares, chosen = scores_NE.softmax(-1, dtype=torch.float32).topk(self.top, dim=-1)
+        return shares / shares.sum(-1, keepdim=True) if self.normed else shares, chosen
+
+
+@dataclass(frozen=True, slots=True)
+class TopSoftmax:
+    """The experts of the highest scores, which alone share (gpt-oss, Granite).
+
+    Attributes:
+        top: how many experts a token goes through.
+    """
+
+    top: int
+
+    def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        best, chosen = scores_NE.topk(self.top, dim=-1)
+        return best.softmax(-1), chosen
+
+
+class SigmoidGroups(nn.Module):
+    """Sigmoids, with a bias that counts in the choice alone; groups are chosen first (https://arxiv.org/abs/2412.19437).
+
+    A group is as good as the sum of its two best.
+
+    Args:
+        experts: how many there are.
+        top: how many experts a token goes through.
+        groups: how many groups the experts are in, one after another; 1 for none.
+        top_groups: from how many of them a token's experts are.
+        normed: whether their shares sum to one.
+        scale: factor on the shares.
+    """
+
+    KEPT: ClassVar[frozenset[str]] = frozenset({"e_score_correction_bias"})
+
+    def __init__(
+        self, experts: int, top: int, *, groups: int = 1, top_groups: int = 1, normed: bool = True, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.top, self.groups, self.top_groups, self.normed, self.scale = top, groups, top_groups, normed, scale
+        self.register_buffer("e_score_correction_bias", torch.zeros(experts, dtype=torch.float32))
+
+    e_score_correction_bias: Tensor
+
+    def reset(self, std: float) -> None:
+        """No expert is favoured."""
+        self.e_score_correction_bias.zero_()
+
+    def forward(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Choice`."""
+        likely = scores_NE.float().sigmoid()
+        grouped = (likely + self.e_score_correction_bias).unflatten(-1, (self.groups, -1))  # type: ignore[no-untyped-call]
+        good = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+        best = torch.zeros_like(good, dtype=torch.bool).scatter(-1, good.topk(self.top_groups, dim=-1).indices, True)
+        chosen = grouped.masked_fill(~best[..., None], float("-inf")).flatten(-2).topk(self.top, dim=-1).indices
+        shares = likely.gather(-1, chosen)
+        if self.normed:
+            shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)
+        return shares * self.scale, chosen
+
+    def extra_repr(self) -> str:
+        return f"top={self.top}, groups={self.top_groups} of {self.groups}, normed={self.normed}, scale={self.scale}"
+
+
+class WideRouter(nn.Linear):
+    """A router whose scores are computed in float32 (DeepSeek-V3)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., D] to [..., E]."""
+        return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
+class MoE(Composed):
+    """A router, and experts that it chooses among (Mixtral). A step of a layer: called with its context.
 
     Attributes:
         gate: scores every expert. Shape: [..., D] to [..., E].
-        top: how many experts a token goes through.
-        normed: whether the chosen experts' shares sum to one.
+        choose: which experts these scores mean.
+        experts: called with tokens, their experts and how much each counts, as :class:`Experts`.
+        jitter: in training, what is read is multiplied by random numbers that are at most so far from one.
     """
 
     gate: nn.Linear
-    experts: Experts
-    shared_expert: nn.Module
-    shared_expert_gate: nn.Linear
-    top: int
-    normed: bool = True
+    choose: Choice
+    experts: nn.Module
+    jitter: float = 0.0
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in and out; the router's scores are noted in ``ctx.taps``."""
         x_ND = x_BTD.flatten(0, -2)
+        if self.training and self.jitter:
+            x_ND = x_ND * torch.empty_like(x_ND).uniform_(1.0 - self.jitter, 1.0 + self.jitter)
+        return self.mixed(x_ND, ctx).view_as(x_BTD)
+
+    def mixed(self, x_ND: Tensor, ctx: StepContext) -> Tensor:
+        """What the chosen experts, and others, make of each token. Shape: [N, D] in and out."""
         scores = self.gate(x_ND)
         ctx.taps.routers.append(scores)
-        shares, chosen = scores.softmax(-1, dtype=torch.float32).topk(self.top, dim=-1)
-        if self.normed:
-            shares = shares / shares.sum(-1, keepdim=True)
-        mixed: Tensor = self.experts(x_ND, chosen, shares.to(x_ND.dtype))
-        mixed = mixed + self.shared_expert_gate(x_ND).sigmoid() * self.shared_expert(x_ND)
-        return mixed.view_as(x_BTD)
+        shares, chosen = self.choose(scores)
+        made: Tensor = self.experts(x_ND, chosen, shares)
+        return made
+
+
+class SharedMoE(MoE):
+    """Beside the chosen experts one that every token goes through, behind a gate of its own (Qwen2-MoE)."""
+
+    shared_expert: nn.Module
+    shared_expert_gate: nn.Linear
+
+    def mixed(self, x_ND: Tensor, ctx: StepContext) -> Tensor:
+        shared: Tensor = self.shared_expert_gate(x_ND).sigmoid() * self.shared_expert(x_ND)
+        return super().mixed(x_ND, ctx) + shared
+
+
+class OpenSharedMoE(MoE):
+    """Beside the chosen experts some that every token goes through, as one feed-forward without a gate (DeepSeek)."""
+
+    shared_experts: nn.Module
+
+    def mixed(self, x_ND: Tensor, ctx: StepContext) -> Tensor:
+        shared: Tensor = self.shared_experts(x_ND)
+        return super().mixed(x_ND, ctx) + shared
 
 
 class RoutedPreNorm(PreNorm):

@@ -12,7 +12,7 @@ import torch
 from omniform.architectures.model import Model
 from omniform.hub.checkpoint import Name, read_config, saved_class
 from omniform.hub.files import locate
-from omniform.hub.load import build_on_meta, match, table_of
+from omniform.hub.load import build_on_meta, lay_out, match, table_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.weights.tensors import tensors_and_ties
 
@@ -81,6 +81,7 @@ def inspect(name: Name, **where: object) -> Summary:
     model = build_on_meta(config, kind, source.name)
     held = {key: entry for header in files.headers.values() for key, entry in header.entries.items()}
     if held:
+        lay_out(model, held)
         match(model, table_of(model), held, ignore_mismatched_sizes=False)[1].check(source.name)
     sizes = _stored_sizes(model, files)
     tensors, _ = tensors_and_ties(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -130,6 +130,14 @@ def keymap_of(model: Model) -> KeyMap:
     return model.key_map()
 
 
+def lay_out(model: Model, keys: Iterable[str]) -> None:
+    """Have a model read, and write, the layout that a checkpoint with these keys lies in."""
+    usual = keymap_of(model)
+    found = usual.as_in(keys)
+    if found is not usual:
+        model.keymap = found
+
+
 def transformed(model: M, transforms: Sequence[Transform]) -> M:
     """The same model, still on the meta device, with other modules in it."""
     if transforms:
@@ -170,6 +178,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         renamed = _in_their_names(model, held)
         if renamed.keys() != held.keys():
             held, files = renamed, WeightFiles({}, files.pickles, given=renamed)
+    lay_out(model, held)
     untie_what_differs(model, held)
     table = table_of(model)
     keys, report = match(model, table, held, how.ignore_mismatched_sizes)

@@ -15,7 +15,7 @@ from omniform.core.state import StatefulModule, mixers
 from omniform.hub.checkpoint import Name, Opened, open_checkpoint, saved_class
 from omniform.hub.devices import Place, as_device, bounds, gpus
 from omniform.hub.kernels import Kernel, Matmul, kernels_of, matmuls_of
-from omniform.hub.load import layout_of, match, table_of, untie_what_differs
+from omniform.hub.load import lay_out, layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
 from omniform.hub.place import Layout, Part, Placement, check_folder, place
 from omniform.weights.tensors import tensors_and_ties
@@ -172,6 +172,7 @@ def plan(
 def _layout(opened: Opened) -> Layout:
     """What the tensors would be once loaded."""
     model, files = opened.model, opened.files
+    lay_out(model, files.described())
     if table_of(model).duplicates:
         untie_what_differs(model, files.tensors(), glance=True)  # mapped, of which one row is looked at
     held, table = files.described(), table_of(model)

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
-from omniform.architectures.decoder_family import DecoderHeads, decoder_family
+from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import ZeroCentredText
-from omniform.architectures.routed import RoutedCausalLM
+from omniform.architectures.routed import Routing, expert_keys, read_sparse, routed_writer
 from omniform.blocks.attention import Attention
 from omniform.blocks.mlp import GatedMLP
-from omniform.blocks.moe import Experts, RoutedPreNorm, SharedMoE
+from omniform.blocks.moe import Experts, RoutedPreNorm, SharedMoE, SoftmaxTop
 from omniform.blocks.norms import ZeroCentredRMSNorm
 from omniform.blocks.recurrent import GatedDeltaNet
 from omniform.blocks.rotary import Rotary
-from omniform.core.config import Common
 from omniform.core.context import StepContext
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap, Rule
-from omniform.weights.links import interleaved, stacked
+from omniform.weights.links import interleaved
 
 LINEAR, FULL = "linear_attention", "full_attention"
 
@@ -34,8 +33,7 @@ class Config:
         kinds: what mixes the tokens of each layer, :data:`LINEAR` or :data:`FULL`.
         sparse: which layers have experts.
         delta: heads of keys and of values and their widths, and tokens that the convolution sees, of linear layers.
-        experts: how many there are, how many a token goes through, their width, and that of the shared one.
-        router: whether its scores are returned unasked, and what their loss counts for.
+        experts: their width, and that of the shared one.
     """
 
     text: ZeroCentredText
@@ -43,9 +41,9 @@ class Config:
     kinds: tuple[str, ...]
     sparse: tuple[bool, ...]
     delta: tuple[int, int, int, int, int]
-    experts: tuple[int, int, int, int]
+    routing: Routing
+    experts: tuple[int, int]
     normed: bool
-    router: tuple[bool, float]
 
 
 def read(r: ConfigReader) -> Config:
@@ -58,8 +56,7 @@ def read(r: ConfigReader) -> Config:
     kinds = r.texts("layer_types", tuple(LINEAR if (i + 1) % interval else FULL for i in range(text.layers)))
     if len(kinds) != text.layers or not {LINEAR, FULL} >= set(kinds):
         raise r.fail("layer_types", f"{text.layers} (num_hidden_layers) times {LINEAR} or {FULL}", list(kinds))
-    dense, every = r.integers("mlp_only_layers", ()), r.integer("decoder_sparse_step", 1)
-    experts = r.integer("num_experts", 512, least=0)
+    routing = Routing.read(r, experts=512, top=10, least=0)
     key_heads, heads = r.integer("linear_num_key_heads", 16), r.integer("linear_num_value_heads", 32)
     dk, dv = r.integer("linear_key_head_dim", 128), r.integer("linear_value_head_dim", 128)
     if heads % key_heads:
@@ -68,16 +65,11 @@ def read(r: ConfigReader) -> Config:
         text=text,
         attention_bias=r.flag("attention_bias", False),
         kinds=kinds,
-        sparse=tuple(i not in dense and experts > 0 and (i + 1) % every == 0 for i in range(text.layers)),
+        sparse=read_sparse(r, text.layers, routing.experts),
         delta=(key_heads, heads, dk, dv, r.integer("linear_conv_kernel_dim", 4)),
-        experts=(
-            experts,
-            r.integer("num_experts_per_tok", 10),
-            r.integer("moe_intermediate_size", 512),
-            r.integer("shared_expert_intermediate_size", 512),
-        ),
+        routing=routing,
+        experts=(r.integer("moe_intermediate_size", 512), r.integer("shared_expert_intermediate_size", 512)),
         normed=r.flag("norm_topk_prob", True),
-        router=(r.flag("output_router_logits", False), r.number("router_aux_loss_coef", 0.001)),
     )
 
 
@@ -99,7 +91,7 @@ class GatedAttention(Attention):
 
 def build(c: Config) -> TextDecoder:
     """The decoder without a head."""
-    t, (count, top, hidden, shared) = c.text, c.experts
+    t, count, (hidden, shared) = c.text, c.routing.experts, c.experts
 
     def layer(i: int) -> nn.Module:
         mixer = GatedAttention(c) if c.kinds[i] == FULL else GatedDeltaNet(t.dim, *c.delta, act=t.act, eps=t.eps)
@@ -110,8 +102,7 @@ def build(c: Config) -> TextDecoder:
             experts=Experts(count, t.dim, hidden, t.act),
             shared_expert=GatedMLP(t.dim, shared, t.act),
             shared_expert_gate=nn.Linear(t.dim, 1, bias=False),
-            top=top,
-            normed=c.normed,
+            choose=SoftmaxTop(c.routing.top, c.normed),
         )
         return RoutedPreNorm.of(t.norm, self_attn=mixer, mlp=mlp)
 
@@ -132,16 +123,9 @@ def keys(c: Config) -> KeyMap:
             widths = {"q_proj": dk, "k_proj": dk, "v_proj": values * dv, "z_proj": values * dv}
             rules |= interleaved(f"{theirs}.in_proj_qkvz", key_heads, {f"{ours}.{n}": w for n, w in widths.items()})
             rules |= interleaved(f"{theirs}.in_proj_ba", key_heads, {f"{ours}.{n}_proj": values for n in "ba"})
-        for name in ("gate_proj", "up_proj", "down_proj") if c.sparse[i] else ():
-            rules[f"layers.{i}.mlp.experts.{name}"] = stacked(f"layers.{i}.mlp.experts.{{n}}.{name}", c.experts[0])
-    return KeyMap(rules, ignored=(r"^mtp\.",))
+    return KeyMap(rules, ignored=(r"^mtp\.",)) | expert_keys(c.routing.experts)
 
 
-def causal_lm(c: Config, _: Common) -> RoutedCausalLM:
-    """The decoder that writes."""
-    model = build(c)
-    head = DecoderHeads(build, lambda c: c.text).lm_head(c, model)
-    return RoutedCausalLM(model=model, lm_head=head, top=c.experts[1], unasked=c.router[0], coefficient=c.router[1])
-
-
-FAMILY = decoder_family("qwen3_next", "Qwen3Next", read, build, keys, answers="transformer", causal_lm=causal_lm).done()
+FAMILY = decoder_family(
+    "qwen3_next", "Qwen3Next", read, build, keys, answers="transformer", causal_lm=routed_writer(build)
+).done()

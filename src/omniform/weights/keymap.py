@@ -24,6 +24,19 @@ Rule = str | Link | tuple[Link, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Another way in which whole checkpoints of a family lie.
+
+    Attributes:
+        sign: a regular expression that finds one of such a checkpoint's keys, and none of another's.
+        rules: what is elsewhere in it, as in a :class:`KeyMap`.
+    """
+
+    sign: str
+    rules: Mapping[str, Rule]
+
+
+@dataclass(frozen=True, slots=True)
 class KeyMap:
     """Templates from our module paths to the checkpoint's.
 
@@ -35,19 +48,27 @@ class KeyMap:
         rules: our template to the checkpoint's, or to a :class:`~omniform.weights.links.Link` (or several).
         aliases: regular expressions and replacements for old spellings, read but never written.
         ignored: regular expressions of keys that checkpoints hold and no model needs (stray buffers).
+        layouts: other ways in which checkpoints lie as a whole; one that was read in such a way is written so.
     """
 
     rules: Mapping[str, Rule]
     aliases: Sequence[tuple[str, str]] = ()
     ignored: Sequence[str] = ()
+    layouts: Sequence[Layout] = ()
+
+    def as_in(self, keys: Iterable[str]) -> KeyMap:
+        """The map for a checkpoint with these keys, in whichever layout it lies."""
+        keys = list(keys) if self.layouts else ()
+        found = [layout for layout in self.layouts if any(re.search(layout.sign, key) for key in keys)]
+        return replace(self, rules={**self.rules, **found[0].rules}, layouts=()) if found else self
 
     def under(self, ours: str, theirs: str) -> KeyMap:
         """The same map for the same model placed at ``ours`` in a bigger one, and at ``theirs`` in its checkpoint."""
         rules: dict[str, Rule] = {ours: theirs} if ours != theirs else {}
-        for mine, target in self.rules.items():
-            rules[_join(ours, mine)] = _prefixed(target, theirs)
+        rules |= _rules_under(self.rules, ours, theirs)
         aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
-        return KeyMap(rules, aliases, self.ignored)
+        layouts = [Layout(layout.sign, _rules_under(layout.rules, ours, theirs)) for layout in self.layouts]
+        return KeyMap(rules, aliases, self.ignored, layouts)
 
     def spelled(self, paths: Iterable[str]) -> dict[str, str]:
         """Our module paths to the checkpoint's."""
@@ -65,7 +86,12 @@ class KeyMap:
 
     def __or__(self, other: KeyMap) -> KeyMap:
         """Both maps; the right one's rules win."""
-        return KeyMap({**self.rules, **other.rules}, (*self.aliases, *other.aliases), (*self.ignored, *other.ignored))
+        return KeyMap(
+            {**self.rules, **other.rules},
+            (*self.aliases, *other.aliases),
+            (*self.ignored, *other.ignored),
+            (*self.layouts, *other.layouts),
+        )
 
     def expand(self, shapes: Mapping[str, Sequence[int]], ties: Mapping[str, str] | None = None) -> KeyTable:
         """The finite table for one model.
@@ -273,6 +299,10 @@ def _kind(rest: str) -> str:
 
 def _join(prefix: str, path: str) -> str:
     return f"{prefix}.{path}" if prefix and path else prefix or path
+
+
+def _rules_under(rules: Mapping[str, Rule], ours: str, theirs: str) -> dict[str, Rule]:
+    return {_join(ours, mine): _prefixed(target, theirs) for mine, target in rules.items()}
 
 
 def _prefixed(target: Rule, prefix: str) -> Rule:
