@@ -19,16 +19,15 @@ from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
 
 
-class VocabularyHead(nn.Module):
-    """Hidden states to scores of every token, through a projection, an activation and a norm (BERT, RoBERTa).
+class PlainVocabularyHead(nn.Module):
+    """Hidden states to scores of every token, through a projection, an activation and a norm (ELECTRA, ESM).
 
     Args:
         table: the table of token vectors.
         act: name of the activation.
         eps: of the norm.
         dim: width of the hidden states; the table's by default.
-        tie: whether the last projection is the table itself, and ``bias`` its bias. Where it is not, checkpoints
-            hold a ``bias`` all the same, which nothing reads.
+        tie: whether the last projection is the table itself.
     """
 
     def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool, dim: int | None = None) -> None:
@@ -41,7 +40,6 @@ class VocabularyHead(nn.Module):
         self._act = activation(act)
         if tie:
             self.decoder.weight = table.weight
-        self.bias = self.decoder.bias if tie else nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Shape: [..., D] to [..., V]."""
@@ -52,11 +50,22 @@ class VocabularyHead(nn.Module):
         return f"act={self.act}"
 
 
+class VocabularyHead(PlainVocabularyHead):
+    """One whose checkpoints hold the last bias beside the projection too (BERT, RoBERTa).
+
+    Where the projection is the table, that is its bias; where it is not, nothing reads it.
+    """
+
+    def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool, dim: int | None = None) -> None:
+        super().__init__(table, act, eps, tie=tie, dim=dim)
+        self.bias = self.decoder.bias if tie else nn.Parameter(torch.zeros(table.num_embeddings))
+
+
 class _Filling(Model):
     """Base of the heads that fill in masked tokens."""
 
     model: TextStack
-    lm_head: VocabularyHead
+    lm_head: PlainVocabularyHead
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
@@ -112,7 +121,7 @@ class TextWriter(WritingHead):
     """The stack with a head for the next token. It can be asked for scores in any case, and writes if it is causal."""
 
     model: TextStack
-    lm_head: VocabularyHead
+    lm_head: PlainVocabularyHead
 
     def can_generate(self) -> bool:
         return isinstance(self.model, TextDecoder)

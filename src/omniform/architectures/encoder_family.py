@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
-from omniform.architectures.encoder import MaskedLM, PreTraining, TextWriter, VocabularyHead
+from omniform.architectures.encoder import MaskedLM, PlainVocabularyHead, PreTraining, TextWriter, VocabularyHead
 from omniform.architectures.heads import RowParts, SequenceClassifier, TextHeads, pooled
 from omniform.architectures.parts import read_width
 from omniform.architectures.stack import TextEncoder, TextStack
@@ -112,10 +112,16 @@ class EncoderText:
         """What stands after the layers; nothing, where they end with a norm themselves."""
         return None
 
-    def stack(self, embeddings: Embeddings, pooler: nn.Module | None) -> TextStack:
-        """The encoder without a head, or the decoder, if it is one."""
+    def stack(
+        self, embeddings: Embeddings, pooler: nn.Module | None, embed_tokens: nn.Embedding | None = None
+    ) -> TextStack:
+        """The encoder without a head, or the decoder, if it is one.
+
+        Args:
+            embed_tokens: the table of tokens, if it is not as wide as the layers.
+        """
         return (TextDecoder if self.causal else TextEncoder)(
-            embed_tokens=nn.Embedding(self.vocab_size, self.dim),
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim) if embed_tokens is None else embed_tokens,
             embeddings=embeddings,
             layers=nn.ModuleList(self.layer() for _ in range(self.layers)),
             norm=self.last(),
@@ -197,7 +203,7 @@ class EncoderHeads(TextHeads[C, EncoderText]):
         """The encoder with the pooler that its first token was trained with."""
         return self._build(c, DensePooler(self._of(c).dim, self._of(c).dim))
 
-    def vocabulary(self, c: C, model: TextStack) -> VocabularyHead:
+    def vocabulary(self, c: C, model: TextStack) -> PlainVocabularyHead:
         """Scores of tokens."""
         text = self._of(c)
         return VocabularyHead(model.embed_tokens, text.act, text.eps, tie=text.tie)

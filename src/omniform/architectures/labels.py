@@ -80,6 +80,18 @@ class Places(Targets):
 
 
 @dataclass(frozen=True, slots=True)
+class Chances(Targets):
+    """Numbers from 0 to 1, of any dtype."""
+
+    def check(self, name: str, labels: Tensor, inputs: Mapping[str, object]) -> None:
+        if is_readable(labels) and labels.numel():
+            values = labels.detach().float().numpy()
+            wrong = (values < 0) | (values > 1)
+            if wrong.any():
+                _refuse(name, "a label is no chance", values, wrong, "0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
 class Problem(Targets):
     """What a row classifier is told: numbers, one class, or many, as :func:`problem_of` says.
 

@@ -102,6 +102,22 @@ def graded_classification_loss(logits_BC: Tensor, labels: Tensor, common: Common
     return total / (known >= 0).sum().clamp(min=1)
 
 
+def chance_loss(logits_BT: Tensor, labels_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of tokens against a chance each, of those that a mask leaves.
+
+    Args:
+        labels_BT: Shape: [B, T], 0 to 1.
+        mask_BT: Shape: [B, T], 1 for the tokens that count; None for all.
+    """
+    check_shape("labels do not match the scores", labels_BT.shape, logits_BT.shape, where="labels")
+    labels_BT = labels_BT.to(logits_BT.device, torch.float32)
+    if mask_BT is None:
+        return F.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT)
+    check_shape("the mask does not cover the tokens", mask_BT.shape, logits_BT.shape, where="attention_mask")
+    counts = (mask_BT.to(logits_BT.device) == 1).float()
+    return F.binary_cross_entropy_with_logits(logits_BT.float(), labels_BT, counts, reduction="sum") / counts.sum()
+
+
 def span_loss(start_BT: Tensor, end_BT: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Mean of the losses of an answer's first and last token; positions outside the row are left out."""
     outside = start_BT.shape[1]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from omniform.architectures.heads import (
     SequenceClassifier,
     last_of,
 )
+from omniform.blocks.mlp import activation
 from omniform.core.config import Common
 from omniform.core.errors import InputError
 from omniform.core.host import is_readable
@@ -27,23 +27,25 @@ from omniform.core.outputs import Seq2SeqClassifierOutput, Seq2SeqQuestionAnswer
 
 
 class SentenceClassifier(nn.Module):
-    """Two projections with a tanh between them (BART, T5).
+    """Two projections with an activation between them (BART, T5, RoBERTa, ELECTRA).
 
     Args:
         dim: width of the hidden states.
         labels: number of classes.
         dropout: before either projection, in training.
+        act: name of the activation.
     """
 
-    def __init__(self, dim: int, labels: int, dropout: float) -> None:
+    def __init__(self, dim: int, labels: int, dropout: float, act: str = "tanh") -> None:
         super().__init__()
         self.dense = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, labels)
         self.dropout = dropout
+        self._act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] to [..., labels]."""
-        x = torch.tanh(self.dense(F.dropout(x, self.dropout, self.training)))
+        x = self._act(self.dense(F.dropout(x, self.dropout, self.training)))
         scores: Tensor = self.out_proj(F.dropout(x, self.dropout, self.training))
         return scores
 

@@ -85,7 +85,7 @@ class TextStack(Model):
     @property
     def width(self) -> int:
         """Width of the hidden states."""
-        return self.embed_tokens.embedding_dim
+        return self.embeddings.width or self.embed_tokens.embedding_dim
 
     @property
     def reads_memory(self) -> bool:
@@ -110,7 +110,7 @@ class TextStack(Model):
         if ids is not None:
             check_ids(cast(Tensor, ids), self.embed_tokens.num_embeddings)
         else:
-            check_embeds(embeds, self.width)
+            check_embeds(embeds, self.embed_tokens.embedding_dim)
         tokens = cast(Tensor, embeds if ids is None else ids).shape[:2]
         past = inputs.get("past_key_values")
         kept = past.length if isinstance(past, DenseState) else 0

@@ -92,6 +92,11 @@ class Embeddings(Composed):
         return self.positions
 
     @property
+    def width(self) -> int | None:
+        """Width of what the first layer reads; None where it is that of the token vectors."""
+        return None
+
+    @property
     def types(self) -> int | None:
         """How many token types there are; None where there are none."""
         return None
@@ -148,6 +153,20 @@ class TypedEmbeddings(PositionedEmbeddings):
             token_type_ids = embeds_BTD.new_zeros((), dtype=torch.long)
         types: Tensor = self.embed_token_types(token_type_ids)
         return embeds_BTD + types
+
+
+class ProjectedEmbeddings(TypedEmbeddings):
+    """All of it narrower than the layers, and projected to their width at the end (ELECTRA)."""
+
+    embed_proj: nn.Linear
+
+    @property
+    def width(self) -> int:
+        return self.embed_proj.out_features
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        projected: Tensor = self.embed_proj(super().forward(embeds_BTD, ctx))
+        return projected
 
 
 class CountedEmbeddings(TypedEmbeddings):

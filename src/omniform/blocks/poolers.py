@@ -60,6 +60,42 @@ class ContextPooler(nn.Module):
         return f"act={self.act}, dropout={self.dropout}"
 
 
+SUMMARIES = ("first", "last", "mean", "cls_index")
+"""What may stand for a row; ``cls_index``, where nobody names a token, is the last one."""
+
+
+class SummaryPooler(nn.Module):
+    """One vector of the row, projected and passed through an activation; a part of the head (ELECTRA, XLM).
+
+    Args:
+        dim: width of the hidden states.
+        kind: one of :data:`SUMMARIES`.
+        act: name of the activation; None for none.
+        dropout: on what comes out, in training.
+        project: whether there is a projection.
+    """
+
+    def __init__(self, dim: int, kind: str, act: str | None, dropout: float, *, project: bool) -> None:
+        super().__init__()
+        self.kind = kind
+        self.act = act
+        self.dropout = dropout
+        self.summary = nn.Linear(dim, dim) if project else nn.Identity()
+        self._act = nn.Identity() if act is None else activation(act)
+
+    def forward(self, out: BaseModelOutput, input_ids: Tensor | None = None) -> Tensor:
+        """A base model's output to one vector per row. Shape: [B, D]."""
+        hidden = out.last_hidden_state
+        if self.kind == "mean":
+            vector = hidden.mean(dim=1)
+        else:
+            vector = hidden[:, 0 if self.kind == "first" else -1]
+        return F.dropout(self._act(self.summary(vector)), self.dropout, self.training)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind}, act={self.act}, dropout={self.dropout}"
+
+
 class NormPooler(Composed):
     """The first token, normalised (CLIP's pictures)."""
 
