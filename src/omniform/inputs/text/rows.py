@@ -74,13 +74,18 @@ def _row(item: object, in_words: bool, where: str) -> Row:
 
 def _text(value: object, in_words: bool, where: str) -> str | list[str]:
     if not in_words:
-        return _string(value, where)
+        return read_string(value, where)
     if not isinstance(value, (list, tuple)):
         raise InputError("this is no list of words", where=where, found=_found(value))
-    return [_string(word, f"{where}, word {index}") for index, word in enumerate(value)]
+    return [read_string(word, f"{where}, word {index}") for index, word in enumerate(value)]
 
 
-def _string(value: object, where: str) -> str:
+def read_string(value: object, where: str) -> str:
+    """One text.
+
+    Raises:
+        InputError: it is none, or holds half of a surrogate pair.
+    """
     if not isinstance(value, str):
         raise InputError(
             "this is not text", where=where, expected="a string", found=_found(value), remedy=_remedy(value)

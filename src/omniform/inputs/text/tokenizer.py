@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar, Self, Unpack, cast
@@ -16,7 +16,7 @@ from omniform.core.errors import InputError
 from omniform.core.kinds import switch
 from omniform.core.upstairs import upstairs
 from omniform.inputs.media_access import MediaAccess
-from omniform.inputs.text import chat, save
+from omniform.inputs.text import chat, save, train
 from omniform.inputs.text.backend import Asked, encode_rows, guarded
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.framing import Framing
@@ -38,6 +38,7 @@ from omniform.inputs.text.pickled import attributes_of, state_of
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.rows import read_rows
 from omniform.inputs.text.settings import ChatTemplates, Settings
+from omniform.inputs.text.special import Token
 
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
@@ -412,7 +413,56 @@ class Tokenizer(Framing):
         encoded = encoded.as_tensors(return_tensors)
         return encoded if return_dict else _input_ids(encoded)
 
+    # ---- another vocabulary
+
+    def train_new_from_iterator(
+        self,
+        text_iterator: Iterable[str] | Iterable[Sequence[str]],
+        vocab_size: int,
+        length: int | None = None,
+        new_special_tokens: Sequence[Token] | None = None,
+        special_tokens_map: Mapping[str, str] | None = None,
+        **kwargs: object,
+    ) -> Self:
+        """A tokenizer of the same kind, steps and special tokens, whose vocabulary is trained on other texts.
+
+        Args:
+            text_iterator: texts, or lists of texts.
+            vocab_size: the number of tokens to end with, special ones included; few texts give fewer.
+            length: how many texts there are, where that is known.
+            new_special_tokens: special tokens besides those that it has.
+            special_tokens_map: new names of special tokens, by the old ones.
+            kwargs: options of the trainer of the ``tokenizers`` package: ``min_frequency``, ``limit_alphabet``, ...
+
+        Raises:
+            InputError: an argument has a wrong type or value, or the texts do not make such a vocabulary.
+            UnknownArgumentError: the trainer has no such option.
+        """
+        new, names = train.read_new_tokens(new_special_tokens), train.read_names(special_tokens_map)
+        with self._turn:
+            made = train.trained(self.backend, text_iterator, vocab_size, length, new, names, kwargs)
+        named = {name: None if token is None else train.renamed(names, token) for name, token in self._named.items()}
+        settings = Settings(
+            where=self.settings.where,
+            values={**self.settings.values, **self._changeable()},
+            named=named,
+            extra=[*self._extra, *new],
+            templates=self.chat_template,
+        )
+        return self.made_of(made, self.recipe, settings, made.post_processor)
+
     # ---- files
+
+    def _changeable(self) -> dict[str, object]:
+        """The settings that are attributes, as they now are."""
+        return {
+            "model_max_length": self.model_max_length,
+            "padding_side": self.padding_side,
+            "truncation_side": self.truncation_side,
+            "model_input_names": self.model_input_names,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
+            "split_special_tokens": self.split_special_tokens,
+        }
 
     def save_files(self, folder: Path) -> list[Path]:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat templates into a folder.
@@ -421,14 +471,7 @@ class Tokenizer(Framing):
             The files written.
         """
         config = save.config_of(self.settings, self.recipe, self._named, self._extra)
-        config.update(
-            model_max_length=self.model_max_length,
-            padding_side=self.padding_side,
-            truncation_side=self.truncation_side,
-            model_input_names=self.model_input_names,
-            clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
-            split_special_tokens=self.split_special_tokens,
-        )
+        config.update(self._changeable())
         with self._turn:
             backend = self.backend.to_str(pretty=True)
         return save.write(folder, backend, config, self.chat_template)
