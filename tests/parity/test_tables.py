@@ -14,6 +14,7 @@ DUE = {
     "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "detr", "gemma2", "gpt2", "gpt_neox",
     "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
     "camembert", "data2vec-text", "electra", "roberta-prelayernorm", "xlm-roberta",
+    "cohere", "cohere2", "glm", "glm4",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -102,10 +102,11 @@ def decoder_family(
     heads = DecoderHeads(build, lambda c: c.text, adjust)
     classifiers = {"sequence": heads.sequence_classifier, "token": heads.token_classifier}
     tasks: dict[str, Task] = {"sequence": "sequence-classification", "token": "token-classification"}
-    row = f"causal LM, {' and '.join(classified)} classification" + (", question answering" if answers else "")
+    row = ["causal LM", *([f"{' and '.join(classified)} classification"] if classified else [])]
+    row += ["question answering"] if answers else []
     family = (
         Builder(model_type, read, keys, prefix="model")
-        .public(config=f"{name}Config", tokenizer=tokenizer, row=row, usual=usual)
+        .public(config=f"{name}Config", tokenizer=tokenizer, row=", ".join(row), usual=usual)
         .base(f"{name}Model", build)
         .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm if causal_lm is None else causal_lm)
     )

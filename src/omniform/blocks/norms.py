@@ -90,3 +90,25 @@ class GatedRMSNorm(RMSNorm):
         """Shape: [..., D] each."""
         normed: Tensor = self(x)
         return (normed * F.silu(gate.float())).to(x.dtype)
+
+
+class WideLayerNorm(nn.Module):
+    """A layer norm without a bias, computed in float32, its weight applied there too (Cohere).
+
+    Args:
+        shape: of the weight; the last axis is normed. ``(heads, width)`` weighs every head by itself.
+        eps: added to the variance.
+    """
+
+    def __init__(self, shape: int | tuple[int, ...], eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis. Shape: [..., D] in and out."""
+        normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return (self.weight.float() * normed).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(map(str, self.weight.shape))}, eps={self.eps}"

@@ -327,15 +327,27 @@ class InterleavedRotary(Rotary):
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
-        key = ("interleaved", self.frequencies, q_BTHD.dtype)
-        cos, sin = ctx.once(key, lambda: self._neighbours(ctx, q_BTHD.dtype))
+        cos, sin = self.tables(q_BTHD.dtype, ctx)
         return turned_neighbours(q_BTHD, cos, sin), turned_neighbours(k_BTHD, cos, sin)
+
+    def tables(self, dtype: torch.dtype, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of a step, made once for all layers. Shape: [B, T, 1, dim] each."""
+        return ctx.once(("interleaved", self.frequencies, dtype), lambda: self._neighbours(ctx, dtype))
 
     def _neighbours(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The tables of the half-split pairing, each pair side by side. Shape: [B, T, 1, dim] each."""
         halves = self._tables(ctx, dtype)
         cos, sin = (x.view(*x.shape[:-1], 2, -1).transpose(-1, -2).flatten(-2) for x in halves)
         return cos, sin
+
+
+class WideInterleavedRotary(InterleavedRotary):
+    """One that turns in float32, by cosines and sines that were rounded to the dtype of the vectors (Cohere)."""
+
+    def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        cos, sin = self.tables(q_BTHD.dtype, ctx)
+        q, k = turned_neighbours(q_BTHD.float(), cos, sin), turned_neighbours(k_BTHD.float(), cos, sin)
+        return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
 
 def turned_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -23,6 +23,17 @@ class SoftCap:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """A factor on the scores of tokens (Cohere)."""
+
+    factor: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shape: [...] in and out."""
+        return x * self.factor
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """Scaled dot products, bounded where there is a cap.
 
