@@ -327,6 +327,10 @@ CITIZENS: dict[str, Citizen] = {
     "bart": Citizen("bart", "BartForConditionalGeneration", BART, TextToText()),
     "bart, decoder": Citizen("bart", "BartForCausalLM", BART),
     "bart, rows": Citizen("bart", "BartForSequenceClassification", {**BART, "eos_token_id": 1}, Ended("rows")),
+    "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
+    "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
+        {**TEXT, "classifier_pooling": "mean"}, Text("rows")),
+    "modernbert, choices": Citizen("modernbert", "ModernBertForMultipleChoice", TEXT, Choices()),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

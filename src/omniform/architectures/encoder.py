@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, WritingHead
-from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.labels import IGNORED, Classes, Targets
 from omniform.architectures.losses import row_loss, token_loss
 from omniform.architectures.model import Model
+from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
 from omniform.core.batch import Item
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_shape
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
 
 
@@ -61,11 +62,11 @@ class VocabularyHead(PlainVocabularyHead):
         self.bias = self.decoder.bias if tie else nn.Parameter(torch.zeros(table.num_embeddings))
 
 
-class _Filling(Model):
+class Filling(Model):
     """Base of the heads that fill in masked tokens."""
 
     model: TextStack
-    lm_head: PlainVocabularyHead
+    lm_head: PlainVocabularyHead | ScoringHead
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
@@ -74,7 +75,7 @@ class _Filling(Model):
         return {"labels": Classes(self.model.embed_tokens.num_embeddings)}
 
 
-class MaskedLM(_Filling):
+class MaskedLM(Filling):
     """An encoder that fills in masked tokens."""
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> MaskedLMOutput:
@@ -88,7 +89,45 @@ class MaskedLM(_Filling):
         return MaskedLMOutput(loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted())
 
 
-class PreTraining(_Filling):
+class CountedMaskedLM(Filling):
+    """One whose loss may be told how many labels all batches of a step have (ModernBERT)."""
+
+    def forward(
+        self,
+        *args: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
+    ) -> MaskedLMOutput:
+        """Scores of every token at every place; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own labels.
+        """
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
+        hidden, labels = self.scored(out.last_hidden_state, labels)
+        logits = self.lm_head(hidden)
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        return MaskedLMOutput(loss=loss, logits=logits, **out.noted())
+
+    def scored(self, hidden_BTD: Tensor, labels_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The places that get scores, and their labels: all of them."""
+        return hidden_BTD, labels_BT
+
+
+class SparseMaskedLM(CountedMaskedLM):
+    """One that scores only the places that have a label, where there are labels; its scores are one row of those."""
+
+    def scored(self, hidden_BTD: Tensor, labels_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if labels_BT is None:
+            return hidden_BTD, None
+        check_shape("labels do not match the tokens", labels_BT.shape, hidden_BTD.shape[:-1], where="labels")
+        labelled = labels_BT != IGNORED
+        return hidden_BTD[labelled], labels_BT[labelled]
+
+
+class PreTraining(Filling):
     """BERT's pre-training: masked tokens, and whether the second text follows the first."""
 
     seq_relationship: nn.Linear

@@ -23,6 +23,7 @@ from omniform.architectures.losses import (
     token_loss,
 )
 from omniform.architectures.model import Model
+from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
 from omniform.core.config import Common
 from omniform.core.errors import InputError
@@ -117,7 +118,44 @@ class Head(Model):
         return cast(Hidden, self.model(*args, **inputs))
 
 
-class SequenceClassifier(Head):
+class RowHead(Head):
+    """Base of the heads that score whole rows."""
+
+    pool: Pool
+
+    def vector(self, out: Hidden, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> Tensor:
+        """What stands for each row, of a call and what the base model made of it. Shape: [B, D]."""
+        return self.pool(out, args[0] if args else cast("Tensor | None", inputs.get(self.main_input)))
+
+
+class MaskedRowHead(RowHead):
+    """One whose rows are told from what is masked in them: its ``pool`` gets the mask in place of the ids."""
+
+    def vector(self, out: Hidden, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> Tensor:
+        mask = args[1] if len(args) > 1 else cast("Tensor | None", inputs.get("attention_mask"))
+        if mask is not None and mask.dim() != 2:
+            found = f"shape {list(mask.shape)}"
+            raise InputError("rows are pooled by their mask", where="attention_mask", expected="[B, T]", found=found)
+        return self.pool(out, mask)
+
+
+def mean_of_real(out: Hidden, mask: Tensor | None) -> Tensor:
+    """The mean of the tokens that are not masked."""
+    hidden = out.last_hidden_state
+    if mask is None:
+        return hidden.mean(dim=1)
+    return (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def first_real(out: Hidden, mask: Tensor | None) -> Tensor:
+    """The first token that is not masked, whichever side is padded."""
+    hidden = out.last_hidden_state
+    if mask is None:
+        return hidden[:, 0]
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.long().argmax(dim=-1)]
+
+
+class SequenceClassifier(RowHead):
     """One class, several classes or one number per row.
 
     Args:
@@ -126,7 +164,6 @@ class SequenceClassifier(Head):
         common: number of labels and problem type, which choose the loss.
     """
 
-    pool: Pool
     classifier: nn.Module
     common: Common
     OUTPUT: ClassVar[Callable[..., Classified]] = ClassifierOutput
@@ -141,8 +178,7 @@ class SequenceClassifier(Head):
             labels: Shape: [B] of class indices, or [B, C] of targets; gives a loss.
         """
         out = self.hidden(args, inputs, for_loss=labels is not None)
-        ids = args[0] if args else cast("Tensor | None", inputs.get(self.main_input))
-        logits = self.classifier(self.dropped(self.pool(out, ids)))
+        logits = self.classifier(self.dropped(self.vector(out, args, inputs)))
         return self.OUTPUT(
             loss=None if labels is None else self.loss(logits, labels),
             logits=logits,
@@ -183,7 +219,7 @@ class GradedClassifier(SequenceClassifier):
 class TokenClassifier(Head):
     """One class per token (named entities, parts of speech)."""
 
-    classifier: nn.Linear
+    classifier: nn.Linear | ScoringHead
 
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.classifier.out_features)}
@@ -204,7 +240,7 @@ class TokenClassifier(Head):
 class QuestionAnswerer(Head):
     """The first and the last token of an answer inside the row."""
 
-    qa_outputs: nn.Linear
+    qa_outputs: nn.Module
     OUTPUT: ClassVar[Callable[..., Answered]] = QuestionAnsweringOutput
 
     def targets(self) -> Mapping[str, Targets]:
@@ -225,7 +261,7 @@ class QuestionAnswerer(Head):
         """
         graded = start_positions is not None and end_positions is not None
         out = self.hidden(args, inputs, for_loss=graded)
-        start, end = self.qa_outputs(out.last_hidden_state).unbind(-1)
+        start, end = self.qa_outputs(self.dropped(out.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start, end, start_positions, end_positions)
@@ -244,10 +280,9 @@ def flattened(inputs: Mapping[str, object]) -> dict[str, object]:
     return {name: t.flatten(0, 1) if isinstance(t, Tensor) else t for name, t in inputs.items()}
 
 
-class MultipleChoice(Head):
+class MultipleChoice(RowHead):
     """Which of several continuations fits: each choice is a row of its own for the base model."""
 
-    pool: Pool
     classifier: nn.Module
 
     def targets(self) -> Mapping[str, Targets]:
@@ -270,8 +305,7 @@ class MultipleChoice(Head):
         choices = first.shape[1]
         flat = flattened(rows)
         out = cast(BaseModelOutput, self.model(**flat))
-        vector = self.pool(out, cast("Tensor | None", flat["input_ids"]))
-        logits = self.classifier(self.dropped(vector)).view(-1, choices)
+        logits = self.classifier(self.dropped(self.vector(out, (), flat))).view(-1, choices)
         return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())
 
 

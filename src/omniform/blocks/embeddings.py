@@ -123,6 +123,15 @@ class Embeddings(Composed):
         return F.dropout(embeds_BTD, self.dropout, self.training)
 
 
+class NormedEmbeddings(Embeddings):
+    """A norm is applied (ModernBERT)."""
+
+    norm: nn.Module
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().forward(self.norm(embeds_BTD), ctx)
+
+
 class PositionedEmbeddings(Embeddings):
     """A learned vector for each position is added, and a norm applied where there is one (CLIP, OPT, BART, Whisper)."""
 

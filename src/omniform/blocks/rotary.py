@@ -7,7 +7,7 @@ Cosines and sines are computed once per step, however many layers share the freq
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -221,22 +221,72 @@ def read_frequencies(
     before = trained_above or s.integer("original_max_position_embeddings", max_positions)
     told = {**scaling, "rope_theta": base, "rope_type": kind}
     told |= {} if partial is None else {"partial_rotary_factor": share}
-    told |= {"original_max_position_embeddings": before} if kind in ("llama3", "yarn", "longrope") else {}
+    told |= {"original_max_position_embeddings": before} if kind in RETRAINED else {}
     r.values.update(dict.fromkeys(ROPE, told))
+    return _read_kind(s, kind, head_dim, base, before, max_positions)
+
+
+RETRAINED = ("llama3", "yarn", "longrope")
+"""Kinds of scaling that refer to the length a model was first trained for."""
+
+
+def read_layer_frequencies(
+    r: ConfigReader,
+    bases: Mapping[str, tuple[str, float]],
+    *,
+    head_dim: int,
+    max_positions: int,
+    scaled: Collection[str],
+) -> Mapping[str, Frequencies]:
+    """Read rotary settings that differ between kinds of layers: ``rope_parameters`` holds some of each kind.
+
+    Args:
+        bases: by the kind of layer (``"full_attention"``), the key of its base in older files, and its default.
+        head_dim: width of a head.
+        max_positions: ``max_position_embeddings``, which some scalings refer to.
+        scaled: kinds of layers that the ``rope_scaling`` of older files is about.
+
+    Returns:
+        By the kind of layer.
+
+    Raises:
+        ConfigError: as :func:`read_frequencies`.
+    """
+    nested, scaling = r.mapping("rope_parameters") or {}, r.mapping("rope_scaling") or {}
+    found, told = {}, {}
+    for layers, (key, default) in bases.items():
+        own = nested.get(layers) or {}
+        if not isinstance(own, Mapping):
+            raise r.fail("rope_parameters", f"an object of settings for {layers}", own)
+        settings = {**own, **(scaling if layers in scaled else {})}
+        s = ConfigReader(settings, where=f"{r.where}: rope_parameters: {layers}")
+        kind, base = s.text("rope_type", "default", also=("type",)), s.number("rope_theta", r.number(key, default))
+        if s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0)) != 1.0:
+            raise s.fail("partial_rotary_factor", "1: this family rotates whole heads", settings)
+        before = s.integer("original_max_position_embeddings", max_positions)
+        found[layers] = _read_kind(s, kind, head_dim, base, before, max_positions)
+        told[layers] = {**settings, "rope_theta": base, "rope_type": kind}
+        told[layers] |= {"original_max_position_embeddings": before} if kind in RETRAINED else {}
+    r.values["rope_parameters"] = told
+    return found
+
+
+def _read_kind(s: ConfigReader, kind: str, dim: int, theta: float, trained: int, max_positions: int) -> Frequencies:
+    """The frequencies of one ``rope_type``, with the settings in ``s``."""
     match kind:
         case "default":
-            return Frequencies(dim=head_dim, theta=base)
+            return Frequencies(dim=dim, theta=theta)
         case "linear":
-            return Linear(dim=head_dim, theta=base, factor=s.number("factor"))
+            return Linear(dim=dim, theta=theta, factor=s.number("factor"))
         case "dynamic":
-            return DynamicNTK(dim=head_dim, theta=base, factor=s.number("factor"), trained=max_positions)
+            return DynamicNTK(dim=dim, theta=theta, factor=s.number("factor"), trained=max_positions)
         case "llama3":
             low, high = s.number("low_freq_factor"), s.number("high_freq_factor")
-            return Llama3(dim=head_dim, theta=base, factor=s.number("factor"), low=low, high=high, trained=before)
+            return Llama3(dim=dim, theta=theta, factor=s.number("factor"), low=low, high=high, trained=trained)
         case "yarn":
-            return _read_yarn(s, head_dim, base, before, max_positions)
+            return _read_yarn(s, dim, theta, trained, max_positions)
         case "longrope":
-            return _read_longrope(s, head_dim, base, before, max_positions)
+            return _read_longrope(s, dim, theta, trained, max_positions)
         case _:
             raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn or longrope", repr(kind))
 
@@ -357,6 +407,17 @@ def turned_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return torch.cat((turned_neighbours(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
     swapped = x.reshape(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
     return x * cos + swapped * sin
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedRotary(Rotary):
+    """Cosines and sines in the dtype of the queries, whose turning is computed in float32 (ModernBERT)."""
+
+    def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Shape: [B, T, H, D] in and out."""
+        dtype = q_BTHD.dtype
+        cos, sin = ctx.once((self.frequencies, dtype), lambda: self._tables(ctx, dtype))
+        return turned(q_BTHD.float(), cos, sin).to(dtype), turned(k_BTHD.float(), cos, sin).to(dtype)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,134 @@
+"""ModernBERT against the reference: windows and all tokens in turn, rotary positions with a base for either."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from askers import Choices, Labels, Nothing, Rows, Text, Words
+from harness import Head, Parity, Table, bare, classifiers, compiled
+
+from omniform.core.errors import ConfigError
+from reference import compare, omniform, padded, ragged, saved_reference, transformers
+
+TINY = {
+    "vocab_size": 97, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 4, "num_attention_heads": 3,
+    "max_position_embeddings": 60, "local_attention": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "cls_token_id": 1, "sep_token_id": 2,
+}  # fmt: skip
+FULL, SLIDING = "full_attention", "sliding_attention"
+BIASED = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 5000.0}
+
+
+def head(name: str, labels: Labels, **options: object) -> Head:
+    return Head(f"ModernBert{name}", f"Auto{name.replace('For', 'ModelFor')}", Text(labels), **options)
+
+
+def choices(labels: Rows) -> Head:
+    return Head("ModernBertForMultipleChoice", "AutoModelForMultipleChoice", Choices(labels, lengths=(8, 7, 5)))
+
+
+class TestModernBert(Parity):
+    table = Table(
+        model_type="modernbert",
+        config=transformers.ModernBertConfig,
+        tiny=TINY,
+        heads={
+            "Model": head("Model", Nothing(), everywhere=True),
+            "ForMaskedLM": head("ForMaskedLM", Words()),
+            "ForMaskedLM, untied": head("ForMaskedLM", Words(config={**BIASED, "tie_word_embeddings": False})),
+            "ForMaskedLM, plain": head(
+                "ForMaskedLM", Words(config={"decoder_bias": False, "classifier_activation": "relu"})
+            ),
+            # Padding that no window sees from sees all in one implementation and nothing in the other.
+            **classifiers("ModernBert", lengths=(6, 5, 3)),
+            "ForSequenceClassification, mean": head(
+                "ForSequenceClassification",
+                Rows(torch.tensor([1, 2, 0]), {"num_labels": 3, "classifier_pooling": "mean", **BIASED}),
+            ),
+            "ForMultipleChoice": choices(Rows(torch.tensor([1, 0]), {})),
+            "ForMultipleChoice, mean": choices(Rows(torch.tensor([1, 0]), {"classifier_pooling": "mean"})),
+        },
+        variants={
+            "plain": {},
+            "biased": {**BIASED, "hidden_activation": "silu", "norm_eps": 1e-2},
+            "every second": {"global_attn_every_n_layers": 2, "global_rope_theta": 300.0, "local_rope_theta": 20.0},
+            "kinds named": {"layer_types": [SLIDING, SLIDING, FULL, SLIDING], "local_attention": 3},
+            "all in full": {"layer_types": [FULL] * 4},
+            "all in windows": {"layer_types": [SLIDING] * 4, "local_attention": 0},
+            "scaled apart": {
+                "rope_parameters": {FULL: YARN, SLIDING: {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0}}
+            },
+            "dynamic": {
+                "rope_parameters": {FULL: {"rope_type": "dynamic", "factor": 3.0}}, "max_position_embeddings": 8
+            },
+        },
+        spellings={"bare": bare("model"), "compiled": compiled},
+    )  # fmt: skip
+
+
+def test_padding_in_front(tmp_path):
+    """A row told from its first place, where padding stands that no window sees from."""
+    config = transformers.ModernBertConfig(**TINY)
+    theirs = saved_reference(transformers.ModernBertForSequenceClassification, config, tmp_path / "model")
+    ours = omniform.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    ids, mask = padded(ragged(97, [20, 7, 1]), side="left")
+    for backend in ("sdpa", "eager"):
+        theirs.set_attn_implementation(backend)
+        ours.set_attn_implementation(backend)
+        compare(ours, theirs, {"input_ids": ids, "attention_mask": mask}, ["logits"])
+
+
+@torch.no_grad()
+def test_loss_of_several_batches_and_sparse_scores(tmp_path):
+    config = transformers.ModernBertConfig(**TINY, sparse_prediction=True)
+    theirs = saved_reference(transformers.ModernBertForMaskedLM, config, tmp_path / "model")
+    ids, mask = padded(ragged(97, [12, 7, 3]))
+    labels = ids.masked_fill(ids % 3 > 0, -100)
+    for settings in ({}, {"sparse_prediction": False}):
+        ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", **settings)
+        theirs.sparse_prediction = not settings
+        for items in (None, 7, torch.tensor(11)):
+            given = {"input_ids": ids, "attention_mask": mask, "labels": labels, "num_items_in_batch": items}
+            compare(ours, theirs, given, ["loss", "logits"])
+        compare(ours, theirs, {"input_ids": ids}, ["logits"])
+    with pytest.raises(ConfigError, match="sparse_pred_ignore_index"):
+        omniform.AutoConfig.for_model("modernbert", **TINY, sparse_prediction=True, sparse_pred_ignore_index=-5)
+
+
+@pytest.mark.parametrize(
+    "rotary",
+    [
+        {"rope_scaling": {"rope_type": "linear", "factor": 3.0}, "global_rope_theta": 70.0, "local_rope_theta": 20.0},
+        {"rope_parameters": {SLIDING: {"rope_theta": 5.0}}, "global_rope_theta": 90.0},
+        {"rope_parameters": {FULL: {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        }}},
+    ],
+)  # fmt: skip
+def test_rotary_settings_of_every_age(tmp_path, rotary):
+    """Files hold them as they were written; the reference's class writes today's form only."""
+    config = transformers.ModernBertConfig(**TINY, **copy.deepcopy(rotary))
+    theirs = saved_reference(transformers.ModernBertModel, config, tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    raw = {k: v for k, v in json.loads(path.read_text()).items() if k != "rope_parameters"}
+    path.write_text(json.dumps({**raw, **rotary}))
+    ours = omniform.AutoModel.from_pretrained(tmp_path / "m")
+    assert not ours.config.unknown
+    compare(ours, theirs, {"input_ids": torch.stack(ragged(97, [30, 30]))}, ["last_hidden_state"])
+
+
+def test_a_published_config():
+    """The keys of ``answerdotai/ModernBERT-base``."""
+    config = omniform.AutoConfig.for_model(
+        "modernbert", global_attn_every_n_layers=3, global_rope_theta=160000.0, gradient_checkpointing=False,
+        layer_norm_eps=1e-05, local_rope_theta=10000.0, position_embedding_type="absolute", reference_compile=True,
+        repad_logits_with_grad=False, sparse_pred_ignore_index=-100,
+    )  # fmt: skip
+    assert not config.unknown and list(config.layer_types)[:4] == [FULL, SLIDING, SLIDING, FULL]
+    with pytest.raises(ConfigError, match="layer_types"):
+        omniform.AutoConfig.for_model("modernbert", **TINY, layer_types=[FULL])
