@@ -331,6 +331,10 @@ CITIZENS: dict[str, Citizen] = {
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),
     "modernbert, choices": Citizen("modernbert", "ModernBertForMultipleChoice", TEXT, Choices()),
+    "deepseek_v3": Citizen("deepseek_v3", "DeepseekV3ForCausalLM",
+        {**TEXT, "q_lora_rank": 6, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4,
+            "num_key_value_heads": None, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 8, "first_k_dense_replace": 1}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

@@ -140,7 +140,7 @@ class RoutedCausalLM(CausalLM):
         out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
-        uneven = balance_loss(out.router_logits, self.top, attention_mask) if out.router_logits else None
+        uneven = self.uneven(out.router_logits, attention_mask) if out.router_logits else None
         if loss is not None and uneven is not None:
             loss = loss + self.coefficient * uneven
         return MoECausalLMOutput(
@@ -151,6 +151,17 @@ class RoutedCausalLM(CausalLM):
             **out.noted(),
             router_logits=out.router_logits,
         )
+
+    def uneven(self, scores: Sequence[Tensor], mask_BT: Tensor | None) -> Tensor | None:
+        """How unevenly the routers send tokens to experts; None where nobody minds. See :func:`balance_loss`."""
+        return balance_loss(scores, self.top, mask_BT)
+
+
+class UnbalancedCausalLM(RoutedCausalLM):
+    """A language model of experts whose routers keep their balance without a loss (DeepSeek-V3)."""
+
+    def uneven(self, scores: Sequence[Tensor], mask_BT: Tensor | None) -> Tensor | None:
+        return None
 
 
 class HasRouting(HasText, Protocol):
@@ -164,14 +175,16 @@ R = TypeVar("R", bound=HasRouting)
 
 
 def routed_writer(
-    build: Callable[[R], TextDecoder], adjust: Callable[[R], Adjust | None] = lambda _: None
+    build: Callable[[R], TextDecoder],
+    adjust: Callable[[R], Adjust | None] = lambda _: None,
+    kind: type[RoutedCausalLM] = RoutedCausalLM,
 ) -> Callable[[R, Common], RoutedCausalLM]:
     """What makes the decoder that writes, for :func:`~omniform.architectures.decoder_family.decoder_family`."""
     heads = DecoderHeads(build, lambda c: c.text)
 
     def causal_lm(c: R, _: Common) -> RoutedCausalLM:
         model, how = build(c), c.routing
-        return RoutedCausalLM(
+        return kind(
             model=model,
             lm_head=heads.lm_head(c, model),
             adjust=adjust(c),

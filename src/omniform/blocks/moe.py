@@ -171,7 +171,7 @@ class SigmoidGroups(nn.Module):
         likely = scores_NE.float().sigmoid()
         grouped = (likely + self.e_score_correction_bias).unflatten(-1, (self.groups, -1))  # type: ignore[no-untyped-call]
         good = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
-        best = torch.zeros_like(good, dtype=torch.bool).scatter(-1, good.topk(self.top_groups, dim=-1).indices, True)
+        best = torch.zeros_like(good).scatter(-1, good.topk(self.top_groups, dim=-1).indices, 1.0) > 0
         chosen = grouped.masked_fill(~best[..., None], float("-inf")).flatten(-2).topk(self.top, dim=-1).indices
         shares = likely.gather(-1, chosen)
         if self.normed:

@@ -45,6 +45,7 @@ class LoadReport(Mapping[str, object]):
         fresh: tensors that were newly made because they belong to a new task head.
         fresh_keys: the same, as the checkpoint spells them.
         unused: keys left out because they belong to another head of the same checkpoint.
+        left_out: keys of what the family trains beside the model and nobody computes (predictions further ahead).
         anew: keys of the wrong shape that were made anew: expected, found.
     """
 
@@ -54,6 +55,7 @@ class LoadReport(Mapping[str, object]):
     fresh: list[str] = field(default_factory=list)
     fresh_keys: tuple[str, ...] = ()
     unused: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     anew: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> object:
@@ -198,8 +200,8 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     if report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
         log.warning("%s: newly made, to be trained: %s", where, listed(report.fresh))
-    if report.unused:
-        log.info("%s: not used by %s: %s", where, model.origin.architecture.name, ", ".join(report.unused))
+    if idle := [*report.unused, *report.left_out]:
+        log.info("%s: not used by %s: %s", where, model.origin.architecture.name, listed(idle))
     return report
 
 
@@ -332,6 +334,7 @@ def match(
     origin = model.origin
     prefixes = origin.family.prefixes
     keys, strangers = _spelled(table, held, prefixes)
+    report.left_out = [key for key in held if table.is_left_out(key)]
     for key in list(keys):
         want, got = table.shapes[key], tuple(held[keys[key]].shape)
         if want != got and ignore_mismatched_sizes:

@@ -200,6 +200,10 @@ class KeyTable:
         """Whether ``key`` is a known stray that no model needs."""
         return any(re.search(pattern, key) for pattern in (*STRAYS, *self.keymap.ignored))
 
+    def is_left_out(self, key: str) -> bool:
+        """Whether ``key`` holds what the family trains beside the model, and the model leaves out."""
+        return any(re.search(pattern, key) for pattern in self.keymap.ignored)
+
     def canonical(self, key: str, prefixes: Iterable[str] = ()) -> str | None:
         """The table's key that ``key`` means, in whatever old spelling; None if it means none.
 
