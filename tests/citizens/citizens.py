@@ -23,6 +23,10 @@ TEXT = {
     "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4,
 }  # fmt: skip
+DISTIL = {
+    "vocab_size": 61, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 48,
+    "initializer_range": 0.4, "sinusoidal_pos_embds": True,
+}  # fmt: skip
 GROUPED = {**TEXT, "num_key_value_heads": 2}
 VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
@@ -327,6 +331,8 @@ CITIZENS: dict[str, Citizen] = {
     "bart": Citizen("bart", "BartForConditionalGeneration", BART, TextToText()),
     "bart, decoder": Citizen("bart", "BartForCausalLM", BART),
     "bart, rows": Citizen("bart", "BartForSequenceClassification", {**BART, "eos_token_id": 1}, Ended("rows")),
+    "distilbert": Citizen("distilbert", "DistilBertForMaskedLM", DISTIL),
+    "distilbert, rows": Citizen("distilbert", "DistilBertForSequenceClassification", DISTIL, Text("rows")),
     "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),

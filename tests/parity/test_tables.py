@@ -16,7 +16,7 @@ DUE = {
     "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
     "camembert", "data2vec-text", "electra", "roberta-prelayernorm", "xlm-roberta",
     "cohere", "cohere2", "glm", "glm4",
-    "modernbert",
+    "distilbert", "modernbert",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 
