@@ -9,8 +9,10 @@ import pytest
 from test_tokenizers_folders import (
     PAIRS,
     TEXTS,
+    WORDS,
     _byte_level,
     bert,
+    grow,
     llama,
     llama_pieces,
     ours,
@@ -71,6 +73,47 @@ def json_kind(name: str, family: str, **config: object) -> Callable[[Path], Path
     return make
 
 
+def bpe_kind(name: str, family: str, file: str, **config: object) -> Callable[[Path], Path]:
+    """A folder of one sentencepiece BPE file."""
+
+    def make(folder: Path) -> Path:
+        data = sentencepiece_file(llama_pieces(), bpe=True, normalize=True, byte_fallback=True)
+        write(folder, tokenizer_config={"tokenizer_class": name, **config}, config={"model_type": family})
+        (folder / file).write_bytes(data)
+        return folder
+
+    return make
+
+
+def ended_kind(name: str, family: str) -> Callable[[Path], Path]:
+    """A folder of vocab.json and merges.txt over characters, the last of a word marked."""
+
+    def make(folder: Path) -> Path:
+        vocab, merges = grow(list("abcdefghijklmnopqrstuvwxyzETH.,!?'日本ünï0123"), WORDS, last="</w>")
+        vocab = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *vocab])}
+        text = "#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in merges)
+        values = {"tokenizer_class": name}
+        return write(folder, vocab=vocab, merges=text, tokenizer_config=values, config={"model_type": family})
+
+    return make
+
+
+def funnel(folder: Path) -> Path:
+    bert(folder)
+    words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    renamed = {"[PAD]": "<pad>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>", "[UNK]": "<unk>"}
+    text = "\n".join(renamed.get(word, word) for word in words)
+    values = {"tokenizer_class": "FunnelTokenizer", "model_input_names": ["input_ids", "token_type_ids"]}
+    return write(folder, vocab_txt=text, tokenizer_config=values, config={"model_type": "funnel"})
+
+
+def splinter(folder: Path) -> Path:
+    bert(folder)
+    text = (folder / "vocab.txt").read_text(encoding="utf-8") + "[QUESTION]\n"
+    values = {"tokenizer_class": "SplinterTokenizer"}
+    return write(folder, vocab_txt=text, tokenizer_config=values, config={"model_type": "splinter"})
+
+
 def mpnet(folder: Path) -> Path:
     bert(folder)
     words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
@@ -91,6 +134,13 @@ XLM_FIRST = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
 ALBERT_FIRST = [("<pad>", 0.0, 3), ("<unk>", 0.0, 2), ("[CLS]", 0.0, 3), ("[SEP]", 0.0, 3), ("[MASK]", 0.0, 3)]
 DEBERTA_FIRST = [("[PAD]", 0.0, 3), ("[CLS]", 0.0, 3), ("[SEP]", 0.0, 3), ("[UNK]", 0.0, 2)]
 END = ("<|endoftext|>",)
+COHERE = ("<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<BOS_TOKEN>", "<EOS_TOKEN>", "<|END_OF_TURN_TOKEN|>")
+BARTHEZ_FIRST = [("<s>", 0.0, 3), ("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2), ("<mask>", 0.0, 3)]
+BIRD_FIRST = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<s>", 0.0, 3), ("<unk>", 0.0, 2), ("[SEP]", 0.0, 4),
+              ("[MASK]", 0.0, 4), ("[CLS]", 0.0, 4)]  # fmt: skip
+REM_FIRST = [("[PAD]", 0.0, 3), ("[CLS]", 0.0, 3), ("<unk>", 0.0, 2), ("[SEP]", 0.0, 3), ("<pad>", 0.0, 3)]
+XLNET_FIRST = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("<cls>", 0.0, 3), ("<sep>", 0.0, 3),
+               ("<pad>", 0.0, 3), ("<mask>", 0.0, 3), ("<eod>", 0.0, 3), ("<eop>", 0.0, 3)]  # fmt: skip
 
 MADE: dict[str, Callable[[Path], Path]] = {
     "roberta": bytes_kind("RobertaTokenizer", "roberta", ROBERTA),
@@ -117,6 +167,26 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "distilbert": named_bert("DistilBertTokenizer", "distilbert"),
     "electra": named_bert("ElectraTokenizerFast", "electra", do_lower_case=False),
     "convbert": named_bert("ConvBertTokenizer", "convbert"),
+    "blenderbot": bytes_kind("BlenderbotTokenizer", "blenderbot", ROBERTA),
+    "blenderbot, bare": bytes_kind("BlenderbotTokenizer", "blenderbot", ROBERTA, add_prefix_space=False,
+                                   mask_token="<mask>", add_eos_token=True),
+    "cohere": bytes_kind("CohereTokenizer", "cohere", COHERE, add_bos_token=True),
+    "barthez": unigram_kind("BarthezTokenizer", "barthez", "sentencepiece.bpe.model", BARTHEZ_FIRST),
+    "big-bird": unigram_kind("BigBirdTokenizer", "big_bird", "spiece.model", BIRD_FIRST),
+    "rembert": unigram_kind("RemBertTokenizer", "rembert", "sentencepiece.model", REM_FIRST),
+    "rembert, lower": unigram_kind("RemBertTokenizer", "rembert", "sentencepiece.model", REM_FIRST,
+                                   do_lower_case=True, keep_accents=False, add_prefix_space=False),
+    "xlnet": unigram_kind("XLNetTokenizer", "xlnet", "spiece.model", XLNET_FIRST),
+    "xlnet, lower": unigram_kind("XLNetTokenizer", "xlnet", "spiece.model", XLNET_FIRST, do_lower_case=True,
+                                 mask_token="<mask>", padding_side="right"),
+    "reformer": bpe_kind("ReformerTokenizer", "reformer", "spiece.model"),
+    "code-llama": bpe_kind("CodeLlamaTokenizer", "code_llama", "tokenizer.model"),
+    "code-llama, bare": bpe_kind("CodeLlamaTokenizer", "code_llama", "tokenizer.model", add_prefix_space=False,
+                                 add_bos_token=False),
+    "openai-gpt": ended_kind("OpenAIGPTTokenizer", "openai-gpt"),
+    "herbert": ended_kind("HerbertTokenizer", "herbert"),
+    "funnel": funnel,
+    "splinter": splinter,
     "mpnet": mpnet,
     "phi3": phi3,
 }  # fmt: skip
@@ -138,6 +208,9 @@ def compare(mine, theirs) -> None:
         assert mine.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
     for first, second in PAIRS:
         assert dict(mine(first, second, **ALL)) == dict(theirs(first, second, **ALL)), (first, second)
+    if theirs.pad_token is not None:
+        padded = {"padding": True, "return_token_type_ids": True}
+        assert dict(mine(SHORT[:4], **padded)) == dict(theirs(SHORT[:4], **padded))
 
 
 @pytest.mark.parametrize("kind", sorted(MADE))

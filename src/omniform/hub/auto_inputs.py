@@ -40,7 +40,7 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "spm.model",
+    "spm.model", "sentencepiece.model",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
     *_VOCABULARIES, "merges.txt", "normalizer.json", "tokenizer_config.json", "special_tokens_map.json",

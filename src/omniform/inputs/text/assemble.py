@@ -209,12 +209,12 @@ def _unigram(vocabulary: Vocabulary, settings: Settings, unk_id: int) -> Tokeniz
     tokenizer = Tokenizer(Unigram(vocabulary.scores, unk_id=unk_id, byte_fallback=False))
     if vocabulary.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(vocabulary.charsmap)
-    _words_of_metaspace(tokenizer, settings)
+    words_of_metaspace(tokenizer, "always" if settings.flag("add_prefix_space", True) else "never")
     return tokenizer
 
 
-def _words_of_metaspace(tokenizer: Tokenizer, settings: Settings) -> None:
-    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
+def words_of_metaspace(tokenizer: Tokenizer, scheme: str) -> None:
+    """Split at white space, and mark the beginnings of words by ``▁``."""
     metaspace = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
@@ -231,7 +231,7 @@ def albert(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
     if vocabulary.charsmap:
         steps.append(normalizers.Precompiled(vocabulary.charsmap))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    _words_of_metaspace(tokenizer, settings)
+    words_of_metaspace(tokenizer, "always" if settings.flag("add_prefix_space", True) else "never")
     ends = []
     for written, name in (("[CLS]", "cls_token"), ("[SEP]", "sep_token")):
         index = tokenizer.token_to_id(str(settings.named[name]))
@@ -320,7 +320,12 @@ def t5_tokens(settings: Settings) -> None:
         )
 
 
-def _required(tokenizer: HasTokens, name: str, where: str) -> tuple[str, int]:
+def required(tokenizer: HasTokens, name: str, where: str) -> tuple[str, int]:
+    """A special token and its id.
+
+    Raises:
+        ConfigError: there is none.
+    """
     token = tokenizer.named_token(name)
     index = None if token is None else tokenizer.token_id(token)
     if token is None or index is None:
@@ -330,7 +335,7 @@ def _required(tokenizer: HasTokens, name: str, where: str) -> tuple[str, int]:
 
 def bert_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``[CLS] A [SEP] B [SEP]``, the second text as type 1."""
-    (first, _), (last, _) = tokens = [_required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token")]
+    (first, _), (last, _) = tokens = [required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token")]
     return processors.TemplateProcessing(
         single=f"{first}:0 $A:0 {last}:0", pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1", special_tokens=tokens
     )
@@ -338,7 +343,7 @@ def bert_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProce
 
 def t5_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``A </s> B </s>``."""
-    _, index = _required(tokenizer, "eos_token", settings.where)
+    _, index = required(tokenizer, "eos_token", settings.where)
     return processors.TemplateProcessing(
         single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", index)]
     )
@@ -346,7 +351,7 @@ def t5_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcess
 
 def clip_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``<start> A <end> <end> B <end>``."""
-    start, end = _required(tokenizer, "bos_token", settings.where), _required(tokenizer, "eos_token", settings.where)
+    start, end = required(tokenizer, "bos_token", settings.where), required(tokenizer, "eos_token", settings.where)
     return processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
 
 
@@ -361,7 +366,7 @@ def xlm_roberta_frame(tokenizer: HasTokens, settings: Settings) -> processors.Po
 
 
 def _doubled(tokenizer: HasTokens, settings: Settings, *names: str) -> processors.PostProcessor:
-    (first, _), (last, _) = tokens = [_required(tokenizer, name, settings.where) for name in names]
+    (first, _), (last, _) = tokens = [required(tokenizer, name, settings.where) for name in names]
     return processors.TemplateProcessing(
         single=[first, "$A", last], pair=[first, "$A", last, last, "$B", last], special_tokens=tokens
     )
@@ -369,14 +374,14 @@ def _doubled(tokenizer: HasTokens, settings: Settings, *names: str) -> processor
 
 def roberta_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``<s> A </s> </s> B </s>``, and offsets without the space before a word."""
-    first, last = (_required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token"))
+    first, last = (required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token"))
     trim, prefix = settings.flag("trim_offsets", True), settings.flag("add_prefix_space", False)
     return processors.RobertaProcessing(last, first, trim_offsets=trim, add_prefix_space=prefix)
 
 
 def mpnet_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``<s> A </s> </s> B </s>``."""
-    first, last = (_required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token"))
+    first, last = (required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token"))
     return processors.RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=False)
 
 

@@ -56,7 +56,7 @@ def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, objec
 
 def _settings(recipe: Recipe, options: Mapping[str, object]) -> Settings:
     settings = read_settings({}, recipe.name, options, None)
-    settings.named = {**recipe.defaults, **settings.named}
+    settings.named = recipe.named(settings.named)
     return settings
 
 

@@ -41,9 +41,11 @@ class Framing(TokenTable):
         self._add_missing_tokens()
         asked = "add_bos_token" in settings.values or "add_eos_token" in settings.values
         reframed = steps is not None and steps.reframed
-        if asked or reframed or self.backend.post_processor is None:
+        plain = asked or reframed or self.backend.post_processor is None
+        if plain:
             self._frame_with_bos_eos()
-        self._frame()
+        if not (plain and steps is not None and steps.yields):
+            self._frame()
 
     def _add_missing_tokens(self) -> None:
         tokens: list[Token] = [token for _, token in sorted(self.settings.added.items())]

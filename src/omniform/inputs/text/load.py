@@ -88,7 +88,7 @@ def read_parts(
             in_bytes=text is not None and '"ByteLevel"' in text,
         )
         recipe = recipe_of(class_of(origin))
-    settings.named = {**recipe.defaults, **settings.named}
+    settings.named = recipe.named(settings.named)
     post_processor: processors.PostProcessor | None = None
     with guarded("the tokenizer's files do not make a tokenizer", ConfigError, where):
         if text is None or raw is None:

@@ -14,7 +14,7 @@ from functools import cache
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble
+from omniform.inputs.text import assemble, assemble_kin
 from omniform.inputs.text.assemble import Assembly, Frame, Scores
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.settings import Settings, Side
@@ -30,17 +30,20 @@ class Steps:
         tokens: completes the settings with the tokens that the class implies.
         pieces: the pieces of a vocabulary from those of a sentencepiece file; absent where BPE is read from one.
         frame: the post-processor that it always has, whatever the file says.
+        yields: whether the frame gives way to that by ``bos_token`` and ``eos_token``, where that is asked for or
+            no ``tokenizer.json`` frames texts.
         reframed: whether its texts are framed by ``bos_token`` and ``eos_token`` alone, whatever the file says.
         keeps_file: whether a ``tokenizer.json`` is taken as it stands all the same, but for the frame.
         joint: how a word's end is marked in the vocabulary, to be turned into a space on decoding.
         files: vocabulary files that are read too, or instead.
-        defaults: special tokens with flags of their own, where the folder names none.
+        defaults: special tokens with flags of their own, where the folder names none or gives its text alone.
     """
 
     build: Assembly
     tokens: Callable[[Settings], None] | None = None
     pieces: Callable[[Scores, Settings], Scores] | None = None
     frame: Frame | None = None
+    yields: bool = False
     reframed: bool = False
     keeps_file: bool = False
     joint: str | None = None
@@ -71,6 +74,23 @@ class Recipe:
         """The model inputs that it makes by default."""
         return tuple(self.kind.inputs.split())
 
+    def named(self, found: Mapping[str, Token | None]) -> dict[str, Token | None]:
+        """The special tokens of a folder, completed by its own; texts get the flags that the class gives them."""
+        flagged = {} if self.steps is None else self.steps.defaults
+        made = {**self.defaults, **found}
+        for name, default in flagged.items():
+            token = made.get(name)
+            if isinstance(token, str) and isinstance(default, AddedToken):
+                made[name] = AddedToken(
+                    token,
+                    single_word=default.single_word,
+                    lstrip=default.lstrip,
+                    rstrip=default.rstrip,
+                    normalized=default.normalized,
+                    special=default.special,
+                )
+        return made
+
     @property
     def padding_side(self) -> Side:
         """Where it pads by default."""
@@ -95,6 +115,10 @@ def recipe_of(name: str) -> Recipe:
     return Recipe(name=name, kind=kind, steps=steps, files=files, defaults=defaults)
 
 
+def _as_they_are(scores: Scores, settings: Settings) -> Scores:
+    return scores
+
+
 def _plain(content: str) -> AddedToken:
     return AddedToken(content, lstrip=False, rstrip=False, normalized=False, special=True)
 
@@ -111,7 +135,7 @@ _BERT = Steps(build=assemble.wordpiece, frame=assemble.bert_frame)
 _GEMMA_FILES = ("tokenizer.model",)
 
 _STEPS: dict[str, Steps] = {
-    "AlbertTokenizer": Steps(build=assemble.albert, pieces=lambda scores, _: scores),
+    "AlbertTokenizer": Steps(build=assemble.albert, pieces=_as_they_are),
     "BertTokenizer": _BERT,
     "CLIPTokenizer": Steps(build=assemble.clip, frame=assemble.clip_frame, joint="</w>"),
     "CamembertTokenizer": Steps(
@@ -127,7 +151,7 @@ _STEPS: dict[str, Steps] = {
     "DPRQuestionEncoderTokenizer": _BERT,
     "DPRReaderTokenizer": _BERT,
     "DebertaTokenizer": Steps(build=assemble.byte_level, frame=assemble.deberta_frame),
-    "DebertaV2Tokenizer": Steps(build=assemble.deberta_v2, pieces=lambda scores, _: scores, frame=assemble.bert_frame),
+    "DebertaV2Tokenizer": Steps(build=assemble.deberta_v2, pieces=_as_they_are, frame=assemble.bert_frame),
     "DistilBertTokenizer": _BERT,
     "GPT2Tokenizer": Steps(build=assemble.byte_level),
     "GPTNeoXTokenizer": Steps(build=assemble.neox, reframed=True),
@@ -158,5 +182,43 @@ _STEPS: dict[str, Steps] = {
     ),
     "XLMRobertaTokenizer": Steps(
         build=assemble.xlm_roberta, pieces=assemble.xlm_roberta_pieces, frame=assemble.xlm_roberta_frame
+    ),
+    "BarthezTokenizer": Steps(
+        build=assemble_kin.barthez,
+        pieces=_as_they_are,
+        defaults={"mask_token": assemble_kin.left_stripped("<mask>")},
+    ),
+    "BigBirdTokenizer": Steps(
+        build=assemble_kin.big_bird,
+        pieces=_as_they_are,
+        frame=assemble.bert_frame,
+        defaults={"mask_token": assemble_kin.left_stripped("[MASK]")},
+    ),
+    "BlenderbotTokenizer": Steps(
+        build=assemble_kin.blenderbot,
+        defaults={"mask_token": assemble_kin.left_stripped("<mask>", normalized=False)},
+    ),
+    "CodeLlamaTokenizer": Steps(build=assemble_kin.code_llama, tokens=assemble_kin.code_llama_tokens),
+    "CohereTokenizer": Steps(build=assemble_kin.cohere),
+    "FunnelTokenizer": Steps(build=assemble_kin.funnel, frame=assemble_kin.funnel_frame),
+    "HerbertTokenizer": Steps(build=assemble_kin.herbert, frame=assemble_kin.herbert_frame),
+    "OpenAIGPTTokenizer": Steps(build=assemble_kin.openai_gpt),
+    "ReformerTokenizer": Steps(build=assemble_kin.reformer),
+    "RemBertTokenizer": Steps(build=assemble_kin.rembert, pieces=_as_they_are, frame=assemble.bert_frame, yields=True),
+    "SplinterTokenizer": Steps(
+        build=assemble.wordpiece, tokens=assemble_kin.splinter_tokens, frame=assemble_kin.splinter_frame
+    ),
+    "XGLMTokenizer": Steps(
+        build=assemble_kin.xglm,
+        tokens=assemble_kin.xglm_tokens,
+        pieces=_as_they_are,
+        frame=assemble_kin.xglm_frame,
+    ),
+    "XLNetTokenizer": Steps(
+        build=assemble_kin.xlnet,
+        tokens=assemble_kin.xlnet_tokens,
+        pieces=_as_they_are,
+        frame=assemble_kin.xlnet_frame,
+        defaults={"mask_token": assemble_kin.left_stripped("<mask>")},
     ),
 }

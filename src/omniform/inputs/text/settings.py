@@ -27,7 +27,7 @@ KNOWN = (
     *NAMES,
     *("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens", "added_tokens_decoder"),
     *("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "extra_ids", "split_special_tokens"),
-    *("trim_offsets", "keep_accents", "split_by_punct", "unk_id"),
+    *("trim_offsets", "keep_accents", "split_by_punct", "unk_id", "clean_text", "wordpieces_prefix"),
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
     *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
