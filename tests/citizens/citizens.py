@@ -341,6 +341,13 @@ CITIZENS: dict[str, Citizen] = {
         {**TEXT, "q_lora_rank": 6, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4,
             "num_key_value_heads": None, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
             "moe_intermediate_size": 8, "first_k_dense_replace": 1}),
+    "mixtral": Citizen("mixtral", "MixtralForCausalLM",
+        {**GROUPED, "num_local_experts": 4, "sliding_window": 4}),
+    "qwen2_moe": Citizen("qwen2_moe", "Qwen2MoeForCausalLM",
+        {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 12, "mlp_only_layers": [0]}),
+    "qwen3_moe": Citizen("qwen3_moe", "Qwen3MoeForCausalLM",
+        {**GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

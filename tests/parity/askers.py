@@ -358,3 +358,19 @@ class Given:
 
     def lesson(self, config: object) -> Inputs | None:
         return None if self.train is None else self.train(config)
+
+
+@dataclass(frozen=True)
+class Routed(Text):
+    """The same questions, and which experts were chosen."""
+
+    def questions(self, config: object) -> Iterator[Question]:
+        yield from super().questions(config)
+        dense = vars(config).get("mlp_only_layers") or ()
+        if len(dense) < config.num_hidden_layers:  # type: ignore[attr-defined]
+            ids, mask = self.batch()
+            asked = {"input_ids": ids, "attention_mask": mask, "output_router_logits": True}
+            labels = self.labels.given(ids, mask)
+            yield Question({**asked, **labels}, ("loss", "aux_loss", "logits"), real=mask.bool())
+            whole = {"input_ids": torch.stack(list(ids[:1])), "output_router_logits": True}
+            yield Question(whole, ("aux_loss", "router_logits", "logits"))

@@ -26,6 +26,7 @@ from heads import classifiers as classifiers
 from heads import compiled as compiled
 from heads import decoder_heads as decoder_heads
 from heads import gamma as gamma
+from heads import routed_heads as routed_heads
 from parity_known import KNOWN
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -227,6 +228,7 @@ def _built(_: str, case: Case) -> Built:
     )
     # Its fused attention leaves soft caps out. What it froze while it made the model (backbones) is as loaded.
     theirs.set_attn_implementation("eager")
+    theirs.set_experts_implementation("eager")  # its kernels take no odd sizes
     return Built(case.architecture.load(folder), theirs.requires_grad_(True), folder, held)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from askers import PROBLEMS, Asker, Nothing, Places, Text, Tokens, Words, counted
+from askers import PROBLEMS, Asker, Nothing, Places, Routed, Text, Tokens, Words, counted
 
 from omniform.architectures.model import Model
 from reference import omniform
@@ -48,6 +48,12 @@ def decoder_heads(prefix: str, *, without: Sequence[str] = (), **text: object) -
         **classifiers(prefix, **text),
     }
     return {name: head for name, head in heads.items() if not name.startswith(tuple(without) or ("-",))}
+
+
+def routed_heads(prefix: str, *, without: Sequence[str] = ()) -> dict[str, Head]:
+    """The heads of a decoder with experts, whose writer tells which of them were chosen."""
+    writer = Head(f"{prefix}ForCausalLM", "AutoModelForCausalLM", Routed(Words(), positions=counted), everywhere=True)
+    return {**decoder_heads(prefix, without=without), "ForCausalLM": writer}
 
 
 def classifiers(prefix: str, **text: object) -> dict[str, Head]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
-from askers import Places, Question, Text, Words, counted
+from askers import Places, Routed, Text, Words, counted
 from harness import PIECES, Case, Head, Parity, Table, bare, build, compiled, decoder_heads, over
 from writers import Prompts, in_pieces
 
@@ -22,21 +19,6 @@ TINY = {
 # Keys of 12 dimensions: with 8 a query is now and then at a right angle to its key, and the norm behind magnifies what
 # rounding left there (the reference is then off by 2.0e-4 from itself in float64, 2.6e-4 from itself token by token).
 LINEAR, FULL = "linear_attention", "full_attention"
-
-
-@dataclass(frozen=True)
-class Routed(Text):
-    """The same questions, and which experts were chosen."""
-
-    def questions(self, config: object) -> Iterator[Question]:
-        yield from super().questions(config)
-        if len(config.mlp_only_layers) < config.num_hidden_layers:  # type: ignore[attr-defined]
-            ids, mask = self.batch()
-            asked = {"input_ids": ids, "attention_mask": mask, "output_router_logits": True}
-            labels = self.labels.given(ids, mask)
-            yield Question({**asked, **labels}, ("loss", "aux_loss", "logits"), real=mask.bool())
-            whole = {"input_ids": torch.stack(list(ids[:1])), "output_router_logits": True}
-            yield Question(whole, ("aux_loss", "router_logits", "logits"))
 
 
 HEADS = decoder_heads("Qwen3Next")

@@ -17,6 +17,7 @@ DUE = {
     "camembert", "data2vec-text", "electra", "roberta-prelayernorm", "xlm-roberta",
     "cohere", "cohere2", "glm", "glm4",
     "distilbert", "modernbert",
+    "mixtral", "qwen2_moe", "qwen3_moe",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -1,0 +1,55 @@
+"""Mixtral against the reference: a window, experts, routers and what they are trained by."""
+
+from __future__ import annotations
+
+import torch
+from harness import Case, Parity, Table, bare, build, compiled, over, routed_heads
+from writers import Prompts
+
+from reference import close, transformers
+
+TINY = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "num_local_experts": 4, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+TABLE = Table(
+    model_type="mixtral",
+    config=transformers.MixtralConfig,
+    tiny=TINY,
+    heads=routed_heads("Mixtral"),
+    variants={
+        "plain": {},
+        "window, tied, gelu": {
+            "sliding_window": 4, "tie_word_embeddings": True, "hidden_act": "gelu", "rms_norm_eps": 1e-2
+        },
+        "odd sizes": {
+            "hidden_size": 36, "intermediate_size": 13, "num_local_experts": 3, "num_experts_per_tok": 1,
+            "num_key_value_heads": 1, "head_dim": 16, "rope_parameters": {"rope_type": "linear", "factor": 2.0,
+            "rope_theta": 1e4},
+        },
+        "router's loss": {"output_router_logits": True, "router_aux_loss_coef": 0.5, "num_experts_per_tok": 4},
+        "jitter": {"router_jitter_noise": 0.1},
+    },
+    writes=("ForCausalLM", Prompts()),
+    writing=["plain", "window, tied, gelu"],
+    spellings={"bare": bare("model"), "compiled": compiled},
+    half=0.2,  # a router that chooses another expert is no mistake of rounding
+)  # fmt: skip
+
+
+class TestMixtral(Parity):
+    table = TABLE
+
+    @over(lambda table: iter([table.case("ForCausalLM", "jitter")]))
+    def test_jitter_in_training_alone(self, case: Case) -> None:
+        built = build(case)
+        ours, inputs = built.again(case), case.lesson()
+        with torch.no_grad():
+            still = ours(**inputs).loss
+            ours.train()
+            torch.manual_seed(0)
+            losses = torch.stack([ours(**inputs).loss for _ in range(3)])
+        assert len(set(losses.tolist())) == 3
+        close(losses, still.expand(3), tolerance=0.2)
