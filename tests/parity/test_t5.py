@@ -1,8 +1,9 @@
-"""T5 against the reference."""
+"""T5, mT5 and UMT5 against the reference."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,9 @@ VARIANTS = {
 }
 
 
+Keys = Mapping[str, object]
+
+
 def pair(tmp_path: Path, head: str = "ForConditionalGeneration", scale: float = 0.2, **changes: object):
     config = transformers.T5Config(**{**TINY, **changes})
     theirs = saved_reference(getattr(transformers, f"T5{head}"), config, tmp_path / "model", scale=scale)
@@ -68,40 +72,66 @@ def text(labels: Labels, **options: object) -> Text:
     return Text(labels, taps=STREAMS, rows=ended(1), embeds=None, **options)
 
 
-class TestT5(Parity):
-    table = Table(
-        model_type="t5",
-        config=transformers.T5Config,
+def table(model_type: str, name: str, other: Keys, variants: Mapping[str, Keys], **more: object) -> Table:
+    """A family of the line; ``other``: config keys of a second question answerer."""
+    asked = {"plain": {"dropout_rate": 0.0}, "other": {"dropout_rate": 0.0, **other}}
+    return Table(
+        model_type=model_type,
+        config=getattr(transformers, f"{name}Config"),
         tiny=TINY,
         heads={
-            "Model": Head("T5Model", "AutoModel", TextToText(Nothing())),
+            "Model": Head(f"{name}Model", "AutoModel", TextToText(Nothing())),
             "ForConditionalGeneration": Head(
-                "T5ForConditionalGeneration", "AutoModelForSeq2SeqLM", TextToText(Words()), everywhere=True
+                f"{name}ForConditionalGeneration", "AutoModelForSeq2SeqLM", TextToText(Words()), everywhere=True
             ),
-            "EncoderModel": Head("T5EncoderModel", "AutoModelForTextEncoding", Text(Nothing())),
+            "EncoderModel": Head(f"{name}EncoderModel", "AutoModelForTextEncoding", Text(Nothing())),
             "ForTokenClassification": Head(
-                "T5ForTokenClassification", "AutoModelForTokenClassification", Text(Tokens(), embeds=None)
+                f"{name}ForTokenClassification", "AutoModelForTokenClassification", Text(Tokens(), embeds=None)
             ),
             **{
                 f"ForSequenceClassification, {problem}": Head(
-                    "T5ForSequenceClassification", "AutoModelForSequenceClassification", text(labels)
+                    f"{name}ForSequenceClassification", "AutoModelForSequenceClassification", text(labels)
                 )
                 for problem, labels in PROBLEMS.items()
             },
-            "ForQuestionAnswering": Head("T5ForQuestionAnswering", "AutoModelForQuestionAnswering", text(Places())),
-            "ForQuestionAnswering, gated": Head(
-                "T5ForQuestionAnswering", "AutoModelForQuestionAnswering",
-                text(Places(config={"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "dropout_rate": 0.0})),
-                rate=1e-3,
-            ),
+            **{
+                f"ForQuestionAnswering, {kind}": Head(
+                    f"{name}ForQuestionAnswering",
+                    "AutoModelForQuestionAnswering",
+                    text(Places(config=config)),
+                    rate=1e-3,
+                )
+                for kind, config in asked.items()
+            },
         },
-        variants={"plain": {}, **VARIANTS},
+        variants={"plain": {}, **variants},
         writes=("ForConditionalGeneration", Sources()),
-        writing=["plain", "gated gelu, unscaled", "short decoder", "few buckets", "wide heads"],
         scale=0.8,
         spellings={"compiled": compiled},
         half=5e-2,
-    )  # fmt: skip
+        **more,
+    )
+
+
+GATED = {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "dropout_rate": 0.0}
+FEW = {
+    "relu, unscaled": {"feed_forward_proj": "relu", "tie_word_embeddings": False},
+    "gated silu, few buckets": {**VARIANTS["gated silu"], **VARIANTS["few buckets"], "layer_norm_epsilon": 1e-2},
+    "wide heads, short decoder": {**VARIANTS["wide heads"], **VARIANTS["short decoder"]},
+}
+
+
+class TestT5(Parity):
+    writing = ("plain", "gated gelu, unscaled", "short decoder", "few buckets", "wide heads")
+    table = table("t5", "T5", GATED, VARIANTS, writing=writing)
+
+
+class TestMT5(Parity):
+    table = table("mt5", "MT5", {"feed_forward_proj": "relu"}, FEW)
+
+
+class TestUMT5(Parity):
+    table = table("umt5", "UMT5", {"feed_forward_proj": "relu"}, FEW)
 
 
 def inputs_of(side: str = "right", answer: bool = True) -> dict[str, torch.Tensor]:
@@ -174,17 +204,22 @@ def test_duplicates_strays_and_old_names(tmp_path):
         omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["T5", "MT5", "UMT5"])
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_projection_of_its_own(tmp_path, tie):
-    """The 1.1 checkpoints hold an ``lm_head`` that differs from the token table: it counts, whatever config says."""
-    _, tied = pair(tmp_path, tie_word_embeddings=tie)
-    folder = tmp_path / "model"
+def test_a_projection_of_its_own(tmp_path, name, tie):
+    """Checkpoints from 1.1 on hold an ``lm_head`` that differs from the token table: it counts, whatever config says.
+
+    Only T5's outputs are scaled or not by what it says; mT5's never are, and UMT5's always, as the reference has it.
+    """
+    folder, made = tmp_path / "model", getattr(transformers, f"{name}ForConditionalGeneration")
+    tied = saved_reference(made, getattr(transformers, f"{name}Config")(**TINY, tie_word_embeddings=tie), folder)
     raw = json.loads((folder / "config.json").read_text())
-    del raw["scale_decoder_outputs"]
-    (folder / "config.json").write_text(json.dumps({**raw, "tie_word_embeddings": tie}))
+    raw.pop("scale_decoder_outputs", None)
+    (folder / "config.json").write_text(json.dumps({**raw, "tie_word_embeddings": tie, "scalable_attention": True}))
     rewritten(folder, lambda tensors: tensors.update({"lm_head.weight": torch.randn(97, 32) * 0.2}))
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    theirs = made.from_pretrained(folder).eval()
     ours = omniform.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    assert not ours.config.unknown
     compare(ours, theirs, inputs_of(), ["logits", "loss"])
     assert not torch.allclose(ours(**inputs_of()).logits, tied(**inputs_of()).logits, atol=1e-2)
     check_round_trip(folder, ours, tmp_path / "again")

@@ -14,7 +14,7 @@ DUE = {
     "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "deepseek_v3", "detr",
     "gemma2", "gpt2", "gpt_neox",
     "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
-    "camembert", "data2vec-text", "electra", "roberta-prelayernorm", "xlm-roberta",
+    "camembert", "data2vec-text", "electra", "mt5", "umt5", "roberta-prelayernorm", "xlm-roberta",
     "cohere", "cohere2", "glm", "glm4",
     "distilbert", "modernbert",
     "mixtral", "qwen2_moe", "qwen3_moe",

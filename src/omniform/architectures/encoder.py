@@ -1,4 +1,4 @@
-"""Heads of text encoders (BERT and its kin): tokens that were masked, the next sentence, the next token."""
+"""Heads of text encoders (BERT and its kin): tokens that were masked or replaced, the next sentence, the next token."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, WritingHead
-from omniform.architectures.labels import IGNORED, Classes, Targets
-from omniform.architectures.losses import row_loss, token_loss
+from omniform.architectures.heads import Head
+from omniform.architectures.labels import IGNORED, Chances, Classes, Targets
+from omniform.architectures.losses import chance_loss, row_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
 from omniform.core.batch import Item
 from omniform.core.errors import InputError, check_shape
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput, MaskedLMOutput, PreTrainingOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ClassifierOutput, MaskedLMOutput, PreTrainingOutput
 
 
 class PlainVocabularyHead(nn.Module):
@@ -154,6 +155,43 @@ class PreTraining(Filling):
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(logits, labels) + row_loss(relation, next_sentence_label, "next_sentence_label")
         return PreTrainingOutput(loss=loss, prediction_logits=logits, seq_relationship_logits=relation, **out.noted())
+
+
+class ReplacedTokens(Head):
+    """The discriminator: whether each token was replaced by another (ELECTRA).
+
+    Args:
+        dense: before the scores, followed by an activation.
+        scores: one per token.
+        act: name of the activation.
+    """
+
+    model: TextStack
+    dense: nn.Linear
+    scores: nn.Linear
+    act: str
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Chances()}
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Tensor,
+        labels: Tensor | None = None,
+        **inputs: object,
+    ) -> ClassifierOutput:
+        """A score of every token, above 0 where it seems replaced; see the base model for its inputs.
+
+        Args:
+            attention_mask: Shape: [B, T]; padding is left out of the loss.
+            labels: Shape: [B, T], 1 for replaced tokens; gives a loss.
+        """
+        out = cast(BaseModelOutput, self.model(input_ids, attention_mask, *args, **inputs))
+        logits = self.scores(activation(self.act)(self.dense(out.last_hidden_state))).squeeze(-1)
+        loss = None if labels is None else chance_loss(logits, labels, attention_mask)
+        return ClassifierOutput(loss=loss, logits=logits, **out.noted())
 
 
 class TextWriter(WritingHead):

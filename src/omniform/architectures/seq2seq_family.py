@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.encoder_decoder import EncoderDecoder, ReadingEncoder, RightShift, Seq2SeqLM
+from omniform.architectures.family import Builder
 from omniform.architectures.heads import TokenClassifier
+from omniform.architectures.seq2seq_heads import Seq2SeqHeads
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import Embeddings, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
@@ -56,13 +59,19 @@ class BiasedText:
         heads: int = 8,
         hidden: int = 2048,
         feed_forward: str = "relu",
-    ) -> BiasedText:
-        """The fields under their usual names; the arguments are their defaults, T5's where not given."""
+        start: int | None = None,
+        scale_outputs: bool,
+    ) -> Self:
+        """The fields under their usual names; the arguments are their defaults, T5's where not given.
+
+        Args:
+            start: the token that an answer begins with, where the config says none.
+            scale_outputs: whether hidden states are scaled before they are projected onto the vocabulary; no default.
+        """
         act, gated = _read_activation(r, feed_forward)
         layers = r.layers("num_layers", layers, also=("num_hidden_layers",), least=1)
-        # Only the scaling of the outputs hangs on this key. The matrices are tied unless the file holds two that
-        # differ, as those of version 1.1 do.
-        tie = r.flag("tie_word_embeddings", True)
+        # The matrices are tied unless the file holds two that differ, as those of version 1.1 and of mT5 do.
+        r.inert("tie_word_embeddings", "scalable_attention")
         r.only("is_decoder", False, why="a T5 decoder without its encoder")
         r.inert("initializer_factor")
         return cls(
@@ -80,8 +89,8 @@ class BiasedText:
             eps=r.number("layer_norm_epsilon", 1e-6),
             dropout=r.probability("dropout_rate", 0.1),
             classifier_dropout=r.probability("classifier_dropout", 0.0),
-            scale_outputs=r.flag("scale_decoder_outputs", tie),
-            shift=RightShift(r.token("decoder_start_token_id"), r.token("pad_token_id", 0)),
+            scale_outputs=scale_outputs,
+            shift=RightShift(r.token("decoder_start_token_id", start), r.token("pad_token_id", 0)),
             eos_token_id=r.token("eos_token_id", 1),
         )
 
@@ -169,6 +178,14 @@ class BiasedText:
         return TokenClassifier(model=self.encoder(), classifier=classifier, dropout=self.classifier_dropout)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnBiasedText(BiasedText):
+    """The same with a table of biases for every layer (UMT5)."""
+
+    def biases(self, *, two_sided: bool) -> Callable[[], BucketedBias]:
+        return lambda: BucketedBias(self.buckets, self.heads, max_distance=self.max_distance, two_sided=two_sided)
+
+
 def _read_activation(r: ConfigReader, usual: str) -> tuple[str, bool]:
     """The feed-forward's activation and whether it is gated, from ``"relu"`` or ``"gated-gelu"``."""
     written = r.text("feed_forward_proj", usual)
@@ -213,3 +230,39 @@ KEYS = (
     | KeyMap({"encoder.embed_tokens": "shared"}, _SECOND_TABLE, _STRAY)
 )
 """Where T5's line keeps the weights of both."""
+
+
+def biased_family(
+    model_type: str, name: str, read: Callable[[ConfigReader], BiasedText], *, tokenizer: str = "T5Tokenizer"
+) -> Builder[BiasedText]:
+    """A family of T5's line.
+
+    Args:
+        name: what its class names begin with: ``"T5"``.
+        tokenizer: class name of its tokenizer.
+    """
+    heads: Seq2SeqHeads[BiasedText] = Seq2SeqHeads(BiasedText.model, lambda c: c)
+    base, score = "transformer", {"classifier": "classification_head"}
+    tokens = ENCODER_KEYS.under("model", base)
+    row = "seq2seq LM, encoder, sequence and token classification, question answering"
+    return (
+        Builder(model_type, read, KEYS, prefix=base)
+        .public(
+            config=f"{name}Config",
+            tokenizer=tokenizer,
+            row=row,
+            usual={"is_encoder_decoder": True, "initializer_factor": 1.0},
+        )
+        .base(f"{name}Model", BiasedText.model)
+        .head(f"{name}ForConditionalGeneration", "seq2seq-lm", BiasedText.seq2seq_lm, prefix="")
+        .head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer, prefix="")
+        .head(f"{name}ForSequenceClassification", "sequence-classification", heads.classifier, score)
+        .architecture(f"{name}EncoderModel", ("text-encoding",), lambda c, _: c.encoder(), ENCODER_KEYS)
+        .architecture(
+            f"{name}ForTokenClassification",
+            ("token-classification",),
+            BiasedText.token_classifier,
+            tokens,
+            prefix=base,
+        )
+    )

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from omniform.architectures.encoder import PlainVocabularyHead
+from omniform.architectures.encoder import PlainVocabularyHead, ReplacedTokens
 from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
-from omniform.architectures.heads import Head, MultipleChoice, SequenceClassifier, first_token
-from omniform.architectures.labels import Chances, Targets
-from omniform.architectures.losses import chance_loss
+from omniform.architectures.heads import MultipleChoice, SequenceClassifier, first_token
 from omniform.architectures.seq2seq_heads import SentenceClassifier
 from omniform.architectures.stack import TextStack
 from omniform.blocks.embeddings import PositionTable, ProjectedEmbeddings, TypedEmbeddings
-from omniform.blocks.mlp import ACTIVATIONS, activation
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.poolers import SUMMARIES, SummaryPooler
 from omniform.core.config import Common
 from omniform.core.errors import nearest
-from omniform.core.outputs import BaseModelOutput, ClassifierOutput
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -78,43 +73,6 @@ def build(c: Config, _: nn.Module | None) -> TextStack:
         embed_proj=nn.Linear(wide, t.dim),
     )
     return t.stack(narrow, None, nn.Embedding(t.vocab_size, wide))
-
-
-class ReplacedTokens(Head):
-    """The discriminator: whether each token was replaced by another.
-
-    Args:
-        dense: before the scores, followed by an activation.
-        scores: one per token.
-        act: name of the activation.
-    """
-
-    model: TextStack
-    dense: nn.Linear
-    scores: nn.Linear
-    act: str
-
-    def targets(self) -> Mapping[str, Targets]:
-        return {"labels": Chances()}
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Tensor,
-        labels: Tensor | None = None,
-        **inputs: object,
-    ) -> ClassifierOutput:
-        """A score of every token, above 0 where it seems replaced; see the base model for its inputs.
-
-        Args:
-            attention_mask: Shape: [B, T]; padding is left out of the loss.
-            labels: Shape: [B, T], 1 for replaced tokens; gives a loss.
-        """
-        out = cast(BaseModelOutput, self.model(input_ids, attention_mask, *args, **inputs))
-        logits = self.scores(activation(self.act)(self.dense(out.last_hidden_state))).squeeze(-1)
-        loss = None if labels is None else chance_loss(logits, labels, attention_mask)
-        return ClassifierOutput(loss=loss, logits=logits, **out.noted())
 
 
 class Heads(EncoderHeads[Config]):

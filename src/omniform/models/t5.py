@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from omniform.architectures.family import Builder
-from omniform.architectures.seq2seq_family import ENCODER_KEYS, KEYS, BiasedText
-from omniform.architectures.seq2seq_heads import Seq2SeqHeads
+from omniform.architectures.seq2seq_family import BiasedText, biased_family
 from omniform.core.reader import ConfigReader
 
 
 def read(r: ConfigReader) -> BiasedText:
     """Read a config; every key is used, declared inert or refused."""
-    return BiasedText.read(r)
+    # Version 1.1 does not scale, and its configs say so by a key that means nothing else here.
+    tie = r.flag("tie_word_embeddings", True)
+    return BiasedText.read(r, scale_outputs=r.flag("scale_decoder_outputs", tie))
 
 
-heads = Seq2SeqHeads(BiasedText.model, lambda c: c)
-
-BASE = "transformer"
-SCORE = {"classifier": "classification_head"}
-TOKENS = ENCODER_KEYS.under("model", BASE)
-
-FAMILY = (
-    Builder("t5", read, KEYS, prefix=BASE)
-    .public(
-        config="T5Config",
-        tokenizer="T5Tokenizer",
-        row="seq2seq LM, encoder, sequence and token classification, question answering",
-        usual={"is_encoder_decoder": True, "initializer_factor": 1.0},
-    )
-    .base("T5Model", BiasedText.model)
-    .head("T5ForConditionalGeneration", "seq2seq-lm", BiasedText.seq2seq_lm, prefix="")
-    .head("T5ForQuestionAnswering", "question-answering", heads.question_answerer, prefix="")
-    .head("T5ForSequenceClassification", "sequence-classification", heads.classifier, SCORE)
-    .architecture("T5EncoderModel", ("text-encoding",), lambda c, _: c.encoder(), ENCODER_KEYS)
-    .architecture(
-        "T5ForTokenClassification", ("token-classification",), BiasedText.token_classifier, TOKENS, prefix=BASE
-    )
-    .done()
-)
+FAMILY = biased_family("t5", "T5", read).done()
