@@ -56,6 +56,10 @@ DETR = {
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
     "backbone_config": RESNET,
 }  # fmt: skip
+OPT = {
+    "vocab_size": 61, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4,
+}  # fmt: skip
 NEXT = {
     **TEXT, "num_key_value_heads": 2, "head_dim": 8, "linear_key_head_dim": 4, "linear_value_head_dim": 4,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2,
@@ -324,6 +328,11 @@ CITIZENS: dict[str, Citizen] = {
     "camembert": Citizen("camembert", "CamembertForSequenceClassification", TEXT, Text("rows")),
     "data2vec-text": Citizen("data2vec-text", "Data2VecTextModel", TEXT, Text("")),
     "roberta-prelayernorm": Citizen("roberta-prelayernorm", "RobertaPreLayerNormForMaskedLM", TEXT),
+    "opt": Citizen("opt", "OPTForCausalLM", OPT),
+    "opt, rows": Citizen("opt", "OPTForSequenceClassification",
+        {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 12}, Text("rows")),
+    "openai-gpt": Citizen("openai-gpt", "OpenAIGPTLMHeadModel", {"vocab_size": 61, "n_embd": 16, "n_layer": 2,
+        "n_head": 4, "n_positions": 48, "pad_token_id": 0, "initializer_range": 0.4}),
     "cohere": Citizen("cohere", "CohereForCausalLM", {**GROUPED, "use_qk_norm": True}),
     "cohere2": Citizen("cohere2", "Cohere2ForCausalLM",
         {**GROUPED, "sliding_window": 3, "sliding_window_pattern": 2}),

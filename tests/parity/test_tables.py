@@ -18,6 +18,7 @@ DUE = {
     "cohere", "cohere2", "glm", "glm4",
     "distilbert", "modernbert",
     "mixtral", "qwen2_moe", "qwen3_moe",
+    "opt", "openai-gpt",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

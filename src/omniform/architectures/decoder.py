@@ -63,11 +63,12 @@ class TextDecoder(TextStack, LanguageModel):
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
         state = self.state_for(given.get("past_key_values"), given.get("use_cache"))
+        past = 0 if state is None else state.length
         ctx = self.step(
             embeds,
             given,
             attention_mask=attention_mask,
-            position_ids=self.places(input_ids, embeds, given, 0 if state is None else state.length),
+            position_ids=self.places(input_ids, embeds, given, attention_mask, past),
             state=state,
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")

@@ -108,11 +108,11 @@ class PlainText(DecoderText):
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             dim=width,
-            hidden=r.maybe_integer(names.hidden, hidden) or 4 * width,
+            hidden=(r.maybe_integer(names.hidden, hidden) if names.hidden else None) or 4 * width,
             layers=r.layers(names.layers, layers, also=names.also("layers")),
             heads=read_groups(r, names, width, queries, kv_heads),
             act=r.choice(names.act, ACTIVATIONS, act),
-            eps=r.number(names.eps, eps),
+            eps=r.number(names.eps, eps) if names.eps else eps,
             max_positions=r.integer(names.positions, max_positions, also=names.also("positions")),
             dropout=dropped,
             embed_dropout=r.probability(names.embed_dropout, dropout) if names.embed_dropout else 0.0,

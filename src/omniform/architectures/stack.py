@@ -146,9 +146,13 @@ class TextStack(Model):
             embeds = cast(Tensor, self.embed_tokens(input_ids))
         return self.embeddings.typed(embeds, given.get("token_type_ids"))
 
-    def places(self, input_ids: Tensor | None, embeds_BTD: Tensor, given: Encoded, past: int = 0) -> Tensor | None:
+    def places(
+        self, input_ids: Tensor | None, embeds_BTD: Tensor, given: Encoded, mask: Tensor | None, past: int = 0
+    ) -> Tensor | None:
         """Where the tokens of a call stand; None where they count 0, 1, 2... after what the state holds."""
         told = given.get("position_ids")
+        if told is None and mask is not None and mask.dim() == 2:
+            told = self.embeddings.count_real(mask, past)
         return self.embeddings.count(input_ids, embeds_BTD, past) if told is None else told
 
     def outputs(self, embeds_BTD: Tensor, ctx: StepContext, input_ids: Tensor | None = None) -> BaseModelOutput:
@@ -192,7 +196,7 @@ class TextEncoder(TextStack):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
-        places = self.places(input_ids, embeds, given)
+        places = self.places(input_ids, embeds, given, attention_mask)
         ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places)
         return self.outputs(embeds, ctx, input_ids)
 

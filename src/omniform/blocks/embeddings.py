@@ -114,6 +114,18 @@ class Embeddings(Composed):
         """
         return None
 
+    def count_real(self, mask_BS: Tensor, past: int) -> Tensor | None:
+        """Where tokens stand by a caller's mask, for models that count what is no padding (OPT); None if not by it.
+
+        Args:
+            mask_BS: Shape: [B, past + T], 1 for real tokens.
+            past: how many tokens the state holds.
+
+        Returns:
+            Shape: [B, T].
+        """
+        return None
+
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Token vectors with their types added. Shape: [B, T, D] and [B, T] to [B, T, D]."""
         return embeds_BTD
