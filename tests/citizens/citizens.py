@@ -268,6 +268,11 @@ def _built(citizen: Citizen) -> Model:
     return getattr(omniform, citizen.architecture).from_config(citizen.config_of)
 
 
+LATENT = {
+    **TEXT, "q_lora_rank": 6, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4,
+    "num_key_value_heads": None, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1,
+}  # fmt: skip
 CITIZENS: dict[str, Citizen] = {
     "llama": Citizen("llama", "LlamaForCausalLM", GROUPED),
     "llama, dynamic": Citizen(
@@ -360,6 +365,8 @@ CITIZENS: dict[str, Citizen] = {
             "shared_expert_intermediate_size": 12, "mlp_only_layers": [0]}),
     "qwen3_moe": Citizen("qwen3_moe", "Qwen3MoeForCausalLM",
         {**GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+    "deepseek_v2": Citizen("deepseek_v2", "DeepseekV2ForCausalLM", LATENT),
+    "deepseek_v3": Citizen("deepseek_v3", "DeepseekV3ForCausalLM", {**LATENT, "n_group": 2, "topk_group": 1}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from harness import TABLES, Head, Table, build, transformers
 from omniform.models.registry import known_families
 
 DUE = {
-    "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "deepseek_v3", "detr",
+    "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr",
     "gemma2", "gpt2", "gpt_neox",
     "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
     "camembert", "data2vec-text", "electra", "mt5", "umt5", "roberta-prelayernorm", "xlm-roberta",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
+from torch import nn
+
+from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.parts import GatedText
 from omniform.blocks.attention import Positions
 from omniform.blocks.latent import LatentAttention, LatentHeads, LowRankLatentAttention
+from omniform.blocks.moe import RoutedPreNorm
 from omniform.blocks.rotary import read_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
@@ -92,6 +97,26 @@ class LatentText:
             dim, self.heads, self.query_rank, rule=Causal(), positions=positions, scores=self.scores, bias=self.bias,
             dropout=dropout,
         )  # fmt: skip
+
+    def decoder(
+        self, positions: Positions, dense: int, moe: Callable[[], nn.Module], *, mlp_bias: bool = False
+    ) -> TextDecoder:
+        """The decoder without a head.
+
+        Args:
+            dense: how many layers there are before those with experts.
+            moe: makes the experts of a layer.
+            mlp_bias: whether the feed-forwards of the others have biases.
+        """
+        t = self.text
+
+        def layer(i: int) -> nn.Module:
+            attention = self.attention(positions)
+            if i < dense:
+                return t.prenorm(attention, t.mlp(bias=mlp_bias))
+            return RoutedPreNorm.of(t.norm, self_attn=attention, mlp=moe())
+
+        return t.decoder(layer)
 
 
 def _magnitude(r: ConfigReader) -> float:

@@ -182,6 +182,30 @@ class SigmoidGroups(nn.Module):
         return f"top={self.top}, groups={self.top_groups} of {self.groups}, normed={self.normed}, scale={self.scale}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftmaxGroups:
+    """The most likely experts of the groups that hold the most likely ones (https://arxiv.org/abs/2405.04434, 2.2.2).
+
+    Attributes:
+        top: how many experts a token goes through.
+        groups: how many groups the experts are in, one after another; 1 for none.
+        top_groups: from how many of them a token's experts are.
+        scale: factor on the shares.
+    """
+
+    top: int
+    groups: int = 1
+    top_groups: int = 1
+    scale: float = 1.0
+
+    def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
+        grouped = scores_NE.softmax(-1, dtype=torch.float32).unflatten(-1, (self.groups, -1))  # type: ignore[no-untyped-call]
+        good = grouped.amax(-1)
+        best = torch.zeros_like(good).scatter(-1, good.topk(self.top_groups, dim=-1).indices, 1.0)
+        shares, chosen = (grouped * best[..., None]).flatten(-2).topk(self.top, dim=-1)
+        return shares * self.scale, chosen
+
+
 class WideRouter(nn.Linear):
     """A router whose scores are computed in float32 (DeepSeek-V3)."""
 

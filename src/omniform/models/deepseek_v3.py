@@ -12,7 +12,7 @@ from omniform.architectures.latent import LatentText
 from omniform.architectures.parts import GatedText
 from omniform.architectures.routed import Routing, UnbalancedCausalLM, expert_keys, routed_writer
 from omniform.blocks.mlp import GatedMLP
-from omniform.blocks.moe import Experts, OpenSharedMoE, RoutedPreNorm, SigmoidGroups, WideRouter
+from omniform.blocks.moe import Experts, OpenSharedMoE, SigmoidGroups, WideRouter
 from omniform.blocks.rotary import InterleavedRotary, Rotary
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
@@ -81,13 +81,9 @@ def build(c: Config) -> TextDecoder:
     t, count, (hidden, shared), (groups, top_groups), (normed, scale) = (
         c.text, c.routing.experts, c.hidden, c.groups, c.shares,
     )  # fmt: skip
-    rotary = (InterleavedRotary if c.paired else Rotary)(t.frequencies)
 
-    def layer(i: int) -> nn.Module:
-        attention = c.latent.attention(rotary)
-        if i < c.dense:
-            return t.prenorm(attention)
-        mlp = OpenSharedMoE(
+    def moe() -> nn.Module:
+        return OpenSharedMoE(
             gate=WideRouter(t.dim, count, bias=False),
             choose=SigmoidGroups(
                 count, c.routing.top, groups=groups, top_groups=top_groups, normed=normed, scale=scale
@@ -95,9 +91,8 @@ def build(c: Config) -> TextDecoder:
             experts=Experts(count, t.dim, hidden, t.act),
             shared_experts=GatedMLP(t.dim, shared, t.act),
         )
-        return RoutedPreNorm.of(t.norm, self_attn=attention, mlp=mlp)
 
-    return t.decoder(layer)
+    return c.latent.decoder((InterleavedRotary if c.paired else Rotary)(t.frequencies), c.dense, moe)
 
 
 def keys(c: Config) -> KeyMap:
