@@ -38,7 +38,6 @@ class TestDeepseekV2(Parity):
         writes=("ForCausalLM", Prompts()),
         writing=["plain", "groups, scaled, tied", "as released"],
         spellings={"bare": bare("model"), "compiled": compiled},
-        derived=frozenset({"num_experts_per_tok"}),
         scale=0.3,
         half=0.2,  # a router that chooses another expert is no mistake of rounding
     )
