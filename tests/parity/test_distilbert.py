@@ -53,8 +53,9 @@ def test_names_of_old_and_new_files():
     generic = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "tie_weights_": True}
     config = omniform.AutoConfig.for_model("distilbert", hidden_dim=20, **generic)
     assert (config.dim, config.n_heads, config.n_layers, config.unknown) == (24, 3, 2, ())
-    model = omniform.AutoModel.from_config(omniform.AutoConfig.for_model("distilbert", **TINY))
-    with pytest.raises(TypeError, match="token_type_ids"):
-        model(torch.ones(1, 3, dtype=torch.long), token_type_ids=torch.zeros(1, 3, dtype=torch.long))
+    model = omniform.AutoModel.from_config(omniform.AutoConfig.for_model("distilbert", **TINY)).eval()
+    ids = torch.arange(1, 4)[None]
+    # BERT's tokenizer, which folders without a class of their own get, hands them over.
+    close(model(ids, token_type_ids=ids * 0 + 1).last_hidden_state, model(ids).last_hidden_state)
     with pytest.raises(InputError, match="at most 60 tokens"):
         model(torch.ones(1, 61, dtype=torch.long))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ class Sinusoids(PositionTable):
         speeds = 10000.0 ** (-2 * (torch.arange(dim, dtype=torch.float64) // 2) / dim)
         angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
         self.weight.copy_(torch.where(torch.arange(dim) % 2 == 0, angles.sin(), angles.cos()))
+
+
+class UntypedEmbeddings(PositionedEmbeddings):
+    """Token types, which BERT's tokenizer hands over, are read by nothing."""
+
+    INPUTS: ClassVar[frozenset[str]] = frozenset({"token_type_ids"})
 
 
 class Layer(PostNorm):
@@ -104,7 +111,8 @@ def read(r: ConfigReader) -> Config:
 def build(c: Config, pooler: nn.Module | None) -> TextStack:
     """The encoder without a head."""
     positions, t = c.positions(c.text.max_positions, c.text.dim), c.text
-    return t.stack(PositionedEmbeddings(embed_positions=positions, norm=t.norm(), dropout=t.dropout), pooler)
+    embeddings = UntypedEmbeddings(embed_positions=positions, norm=t.norm(), dropout=t.dropout)
+    return t.stack(embeddings, pooler)
 
 
 class Heads(EncoderHeads[Config]):
@@ -145,7 +153,7 @@ FAMILY = (
     Builder("distilbert", read, KeyMap(KEYS), prefix="distilbert")
     .public(
         config="DistilBertConfig",
-        tokenizer="DistilBertTokenizer",
+        tokenizer="BertTokenizer",
         row="masked LM, sequence and token classification, multiple choice, question answering",
     )
     .base("DistilBertModel", heads.bare, "text-encoding")

@@ -340,7 +340,7 @@ TOKENIZERS: dict[str, str] = {
     "deberta-v2": "DebertaV2Tokenizer",
     "deepseek_v2": "PreTrainedTokenizerFast",
     "deepseek_v3": "PreTrainedTokenizerFast",
-    "distilbert": "DistilBertTokenizer",
+    "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
     "gemma2": "GemmaTokenizer",
     "glm": "PreTrainedTokenizerFast",
