@@ -350,6 +350,8 @@ CITIZENS: dict[str, Citizen] = {
     "bart, rows": Citizen("bart", "BartForSequenceClassification", {**BART, "eos_token_id": 1}, Ended("rows")),
     "distilbert": Citizen("distilbert", "DistilBertForMaskedLM", DISTIL),
     "distilbert, rows": Citizen("distilbert", "DistilBertForSequenceClassification", DISTIL, Text("rows")),
+    "mpnet": Citizen("mpnet", "MPNetForMaskedLM", {**TEXT, "pad_token_id": 1}),
+    "mpnet, rows": Citizen("mpnet", "MPNetForSequenceClassification", {**TEXT, "pad_token_id": 1}, Text("rows")),
     "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),

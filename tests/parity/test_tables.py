@@ -16,7 +16,7 @@ DUE = {
     "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
     "camembert", "data2vec-text", "electra", "mt5", "umt5", "roberta-prelayernorm", "xlm-roberta",
     "cohere", "cohere2", "glm", "glm4",
-    "distilbert", "modernbert",
+    "distilbert", "modernbert", "mpnet",
     "mixtral", "qwen2_moe", "qwen3_moe",
     "opt", "openai-gpt",
 }  # fmt: skip

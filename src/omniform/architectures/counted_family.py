@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from torch import nn
 
@@ -59,17 +59,20 @@ class CountedText:
         return text.stack(embeddings, pooler)
 
 
-class CountedHeads(EncoderHeads[CountedText]):
+C = TypeVar("C", bound=CountedText)
+
+
+class CountedHeads(EncoderHeads[C]):
     """BERT's heads, two of them other than BERT's."""
 
-    def vocabulary(self, c: CountedText, model: TextStack) -> VocabularyHead:
+    def vocabulary(self, c: C, model: TextStack) -> VocabularyHead:
         return VocabularyHead(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
 
-    def sequence_classifier(self, c: CountedText, common: Common) -> SequenceClassifier:
+    def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
         head = SentenceClassifier(c.text.dim, common.num_labels, c.text.classifier_dropout)
         return SequenceClassifier(model=self.bare(c), pool=first_token, classifier=head, common=common)
 
-    def row(self, c: CountedText, common: Common, scores: int) -> RowParts:
+    def row(self, c: C, common: Common, scores: int) -> RowParts:
         return {**super().row(c, common, scores), "dropout": c.text.dropout}
 
 

@@ -190,8 +190,8 @@ class ProjectedEmbeddings(TypedEmbeddings):
         return projected
 
 
-class CountedEmbeddings(TypedEmbeddings):
-    """Positions count what is no padding, beyond the padding token's own number, which padding gets (RoBERTa)."""
+class CountedPositions(PositionedEmbeddings):
+    """Positions count what is no padding, beyond the padding token's own number, which padding gets (MPNet)."""
 
     padding: int
 
@@ -208,6 +208,10 @@ class CountedEmbeddings(TypedEmbeddings):
             return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None] + self.padding + 1
         real = (input_ids != self.padding).long()
         return (real.cumsum(1) + past) * real + self.padding
+
+
+class CountedEmbeddings(CountedPositions, TypedEmbeddings):
+    """Positions are counted so, and token types told apart (RoBERTa)."""
 
 
 class GPTEmbeddings(PositionedEmbeddings):

@@ -41,11 +41,16 @@ class BucketedBias(nn.Embedding):
 
     def twin(self) -> BucketedBias:
         """Another with the very same table, for another layer; a step's bias is computed once for all of them."""
-        other = BucketedBias(
+        other = type(self)(
             self.num_embeddings, self.embedding_dim, max_distance=self.max_distance, two_sided=self.two_sided
         )
         other.weight = self.weight
         return other
+
+    @property
+    def count(self) -> int:
+        """How many buckets distances are sorted into."""
+        return self.num_embeddings
 
     def _between(self, query: Tensor, key: Tensor) -> Tensor:
         bias = super().forward(self.bucket(key[None, :] - query[:, None]))
@@ -53,7 +58,7 @@ class BucketedBias(nn.Embedding):
 
     def bucket(self, offset: Tensor) -> Tensor:
         """The bucket of ``key index - query index``. Shape: [...] in and out, integers."""
-        count = self.num_embeddings
+        count = self.count
         first = torch.zeros_like(offset)
         if self.two_sided:
             count //= 2
