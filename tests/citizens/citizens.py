@@ -365,6 +365,9 @@ CITIZENS: dict[str, Citizen] = {
         {**GROUPED, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
     "deepseek_v2": Citizen("deepseek_v2", "DeepseekV2ForCausalLM", LATENT),
     "deepseek_v3": Citizen("deepseek_v3", "DeepseekV3ForCausalLM", {**LATENT, "n_group": 2, "topk_group": 1}),
+    "gpt_oss": Citizen("gpt_oss", "GptOssForCausalLM",
+        {**GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

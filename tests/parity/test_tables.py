@@ -19,6 +19,7 @@ DUE = {
     "distilbert", "modernbert", "mpnet",
     "mixtral", "qwen2_moe", "qwen3_moe",
     "opt", "openai-gpt",
+    "gpt_oss",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

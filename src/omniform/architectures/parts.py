@@ -5,7 +5,7 @@ A family's ``Config`` holds the parts it is made of; its ``read`` names them and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -361,6 +361,7 @@ class GatedText(DecoderText):
         theta: float = 10000.0,
         partial: float | None = None,
         trained: int | None = None,
+        rope: Mapping[str, object] | None = None,
         tie: bool = False,
         bos: int | None = 1,
         eos: int | None = 2,
@@ -381,7 +382,7 @@ class GatedText(DecoderText):
             eps=r.number(eps_key, eps),
             max_positions=longest,
             frequencies=read_frequencies(
-                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained
+                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained, usual=rope
             ),
             attention_dropout=r.probability("attention_dropout"),
             classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),

@@ -97,6 +97,26 @@ class Experts(nn.Module):
         return f"act={self.act}"
 
 
+class ClampedExperts(Experts):
+    """Experts whose gates and values are bounded before a swish of another slope, each gate beside its value (gpt-oss).
+
+    Args:
+        limit: bound of gates, from above, and of values, from either side.
+        alpha: slope of the swish.
+    """
+
+    def __init__(self, experts: int, dim: int, hidden: int, *, limit: float, alpha: float) -> None:
+        super().__init__(experts, dim, hidden, "silu", bias=True)
+        self.limit, self.alpha = limit, alpha
+
+    def gated(self, gate_up_NH: Tensor) -> Tensor:
+        gate, up = gate_up_NH[..., ::2].clamp(max=self.limit), gate_up_NH[..., 1::2].clamp(-self.limit, self.limit)
+        return (up + 1) * gate * torch.sigmoid(gate * self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"limit={self.limit}, alpha={self.alpha}"
+
+
 class Choice(Protocol):
     """Which experts a token goes through, and how much each counts, from the router's scores."""
 
@@ -134,7 +154,7 @@ class TopSoftmax:
 
     def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
         best, chosen = scores_NE.topk(self.top, dim=-1)
-        return best.softmax(-1), chosen
+        return best.softmax(-1, dtype=torch.float32), chosen
 
 
 class SigmoidGroups(nn.Module):

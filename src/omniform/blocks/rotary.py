@@ -191,6 +191,7 @@ def read_frequencies(
     theta: float = 10000.0,
     partial: float | None = None,
     trained: int | None = None,
+    usual: Mapping[str, object] | None = None,
 ) -> Frequencies:
     """Read the rotary settings of a config: ``rope_parameters``, or the older ``rope_theta`` and ``rope_scaling``.
 
@@ -200,12 +201,13 @@ def read_frequencies(
         theta: the family's default base.
         partial: the part of each head that rotates by default; None for families that rotate whole heads.
         trained: ``original_max_position_embeddings`` of the config itself, by default.
+        usual: the settings of a config that has none.
 
     Raises:
         ConfigError: an unknown ``rope_type``, one that lacks a setting, or a part of each head that is to rotate.
     """
     top_theta = r.number("rope_theta", theta)
-    scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
+    scaling = r.mapping("rope_scaling") or r.mapping("rope_parameters") or usual or {}
     for name in ROPE:
         r.spellings[name] = ROPE
     trained_above = r.maybe_integer("original_max_position_embeddings", trained)

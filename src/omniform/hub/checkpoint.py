@@ -260,8 +260,15 @@ def _refuse_quantized(config: ModelConfig) -> None:
             where="quantization_config",
             expected="null",
             found=repr(method),
-            remedy="Load the checkpoint that it was made from.",
+            remedy=UNPACKED.get(str(method), "Load the checkpoint that it was made from."),
         )
+
+
+UNPACKED = {
+    "mxfp4": "Load a copy in bfloat16. Make one by transformers.AutoModelForCausalLM.from_pretrained(name, "
+    "quantization_config=transformers.Mxfp4Config(dequantize=True)).save_pretrained(folder).",
+}
+"""What to do about weights that were published in a packed form alone."""
 
 
 def changed(config: ModelConfig, changes: Mapping[str, object], callee: str, known: tuple[str, ...]) -> ModelConfig:

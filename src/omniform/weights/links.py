@@ -122,6 +122,19 @@ class Transposed:
 
 
 @dataclass(frozen=True, slots=True)
+class TransposedEach:
+    """Matrices in a stack, each the other way round (gpt-oss)."""
+
+    def of(self, x: Tensor, kind: str) -> Tensor:
+        return x.transpose(-1, -2)
+
+    def inner(self, shape: Shape, kind: str) -> Shape:
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    outer = inner
+
+
+@dataclass(frozen=True, slots=True)
 class Unsqueezed:
     """A tensor without the axes of length 1 in front of it (ViT's class token)."""
 
