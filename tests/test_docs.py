@@ -83,12 +83,12 @@ def bert(folder: Path) -> None:
     saved_reference(transformers.BertForMaskedLM, config, folder)
 
 
-def qwen2(folder: Path) -> None:
-    config = transformers.Qwen2Config(
+def seed_oss(folder: Path) -> None:
+    config = transformers.SeedOssConfig(
         vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=2, head_dim=12, attention_out_bias=True,
     )  # fmt: skip
-    saved_reference(transformers.Qwen2ForCausalLM, config, folder, scale=0.3)
+    saved_reference(transformers.SeedOssForCausalLM, config, folder, scale=0.3)
 
 
 HUB: dict[str, Callable[[Path], None]] = {
@@ -97,7 +97,7 @@ HUB: dict[str, Callable[[Path], None]] = {
     "openai/clip-vit-base-patch32": clip,
     "openai/whisper-tiny": whisper,
     "google-bert/bert-base-uncased": bert,
-    "Qwen/Qwen2-0.5B": qwen2,
+    "ByteDance-Seed/Seed-OSS-36B-Instruct": seed_oss,
 }
 
 
@@ -145,13 +145,13 @@ def test_contributing(hub, capsys, monkeypatch):
     from omniform.models import registry
 
     monkeypatch.setattr(registry, "_REGISTERED", {})
-    snapshot = place(hub, "Qwen/Qwen2-0.5B")
-    names: dict[str, object] = {"__name__": "qwen2"}
-    monkeypatch.setitem(sys.modules, "qwen2", type(sys)("qwen2"))
+    snapshot = place(hub, "ByteDance-Seed/Seed-OSS-36B-Instruct")
+    names: dict[str, object] = {"__name__": "seed_oss"}
+    monkeypatch.setitem(sys.modules, "seed_oss", type(sys)("seed_oss"))
     for code in blocks("CONTRIBUTING.md"):
         exec(compile(code, "CONTRIBUTING.md", "exec"), names)
-    theirs = transformers.Qwen2ForCausalLM.from_pretrained(snapshot)
-    ids = torch.tensor([[1, 5, 9], [4, 7, 3]])
+    theirs = transformers.SeedOssForCausalLM.from_pretrained(snapshot)
+    ids = torch.tensor([[3, 5, 9], [4, 7, 3]])
     expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, pad_token_id=0)
     assert names["model"].generate(ids, max_new_tokens=8).tolist() == expected.tolist()
     with torch.no_grad():

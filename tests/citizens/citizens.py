@@ -67,6 +67,11 @@ NEXT = {
     "layer_types": ["linear_attention", "full_attention"],
 }  # fmt: skip
 
+GEMMA3 = {
+    **GROUPED, "head_dim": 8, "sliding_window": 3, "query_pre_attn_scalar": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
@@ -368,6 +373,18 @@ CITIZENS: dict[str, Citizen] = {
     "gpt_oss": Citizen("gpt_oss", "GptOssForCausalLM",
         {**GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+    "qwen2": Citizen("qwen2", "Qwen2ForCausalLM", GROUPED),
+    "gemma": Citizen("gemma", "GemmaForCausalLM", {**GROUPED, "head_dim": 8}),
+    "gemma3": Citizen("gemma3_text", "Gemma3ForCausalLM", GEMMA3),
+    "gemma3, both ways": Citizen(
+        "gemma3_text", "Gemma3TextForSequenceClassification", {**GEMMA3, "use_bidirectional_attention": True},
+        Text("rows"),
+    ),
+    "smollm3": Citizen("smollm3", "SmolLM3ForCausalLM", {**GROUPED, "no_rope_layer_interval": 2}),
+    "olmo": Citizen("olmo", "OlmoForCausalLM", {**GROUPED, "clip_qkv": 0.5}),
+    "olmo3": Citizen("olmo3", "Olmo3ForCausalLM",
+        {**GROUPED, "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}),
+    "granite": Citizen("granite", "GraniteForCausalLM", {**GROUPED, "residual_multiplier": 0.5}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

@@ -373,9 +373,12 @@ class Parity:
                 for k, v in question.inputs.items()
             }
             question = Question(half, tuple(fields), question.real)
-            expected = ask(theirs, question, "eager")
-            # The reference's own two implementations round apart by up to 3e-2.
+            # The reference's own two implementations round apart, more so where norms follow upon branches: like is
+            # compared with like, if the reference has both.
+            parts = [m for m in theirs.modules() if isinstance(m, transformers.PreTrainedModel)]
+            own = {"eager": "eager", "sdpa": "sdpa" if all(m._supports_sdpa for m in parts) else "eager"}
             for backend, tolerance in (("eager", self.table.half), ("sdpa", self.table.half + 3e-2)):
+                expected = ask(theirs, question, own[backend])
                 found = ask(ours, question, backend)
                 for name in fields:
                     match(found[name], expected[name], question, f"{backend}: {name}", tolerance)

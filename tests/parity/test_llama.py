@@ -21,6 +21,7 @@ LONGROPE = {
     "original_max_position_embeddings": 32, "factor": 2.0, "rope_theta": 10000.0,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1000.0}
+PROPORTIONAL = {"rope_type": "proportional", "factor": 2.0, "rope_theta": 1000.0, "partial_rotary_factor": 0.5}
 
 
 class TestLlama(Parity):
@@ -46,6 +47,7 @@ class TestLlama(Parity):
             "yarn": {"rope_parameters": YARN},
             "yarn untruncated": {"rope_parameters": {**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0}},
             "yarn mscale": {"rope_parameters": {**YARN, "mscale": 0.8, "mscale_all_dim": 0.4}},
+            "proportional": {"rope_parameters": PROPORTIONAL},
             "longrope short": {"rope_parameters": LONGROPE},
             "longrope long": {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 8}},
         },

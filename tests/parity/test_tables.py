@@ -11,15 +11,12 @@ from harness import TABLES, Head, Table, build, transformers
 from omniform.models.registry import known_families
 
 DUE = {
-    "bart", "bert", "clip", "clip_text_model", "clip_vision_model", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr",
-    "gemma2", "gpt2", "gpt_neox",
-    "llama", "llava", "mistral", "olmo2", "phi3", "qwen3", "qwen3_next", "roberta", "t5", "vit", "whisper",
-    "camembert", "data2vec-text", "electra", "mt5", "umt5", "roberta-prelayernorm", "xlm-roberta",
-    "cohere", "cohere2", "glm", "glm4",
-    "distilbert", "modernbert", "mpnet",
-    "mixtral", "qwen2_moe", "qwen3_moe",
-    "opt", "openai-gpt",
-    "gpt_oss",
+    "bart", "bert", "camembert", "clip", "clip_text_model", "clip_vision_model", "cohere", "cohere2",
+    "data2vec-text", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr", "distilbert", "electra", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite", "llama", "llava", "mistral", "mixtral",
+    "modernbert", "mpnet", "mt5", "olmo", "olmo2", "olmo3", "openai-gpt", "opt", "phi3", "qwen2", "qwen2_moe",
+    "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5", "umt5", "vit",
+    "whisper", "xlm-roberta",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

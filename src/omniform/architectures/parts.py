@@ -6,7 +6,7 @@ A family's ``Config`` holds the parts it is made of; its ``read`` names them and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from torch import nn
@@ -17,10 +17,10 @@ from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
 from omniform.blocks.norms import RMSNorm, WideRMSNorm, ZeroCentredRMSNorm
-from omniform.blocks.rotary import Frequencies, read_frequencies
+from omniform.blocks.rotary import FULL, SLIDING, Bases, Frequencies, read_frequencies, read_layer_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
-from omniform.core.rules import Causal, Rule, Window
+from omniform.core.rules import Causal, Full, Rule, Window
 
 C = TypeVar("C", CrossPreNorm, CrossPostNorm)
 
@@ -246,22 +246,43 @@ def causal(window: int | None) -> Rule:
     return Causal() if window is None else Causal() & Window(window)
 
 
-def read_windows(r: ConfigReader, layers: int, window: int | None, kinds: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+def around(window: int | None) -> Rule:
+    """What a layer sees that reads both ways: everything, or what is nearer than ``window`` tokens."""
+    return Full() if window is None else Window(window)
+
+
+def read_windows(
+    r: ConfigReader,
+    layers: int,
+    window: int | None,
+    kinds: tuple[str, ...] = (),
+    seen: Callable[[int | None], Rule] = causal,
+) -> tuple[Rule, ...]:
     """What each layer sees, from ``layer_types``: all (``full_attention``) or a window (``sliding_attention``).
 
     Args:
         window: of the layers that have one.
         kinds: of the layers where the config does not say; the same window for all, if there are none.
+        seen: what a window means, and none.
     """
     kinds = r.texts("layer_types", kinds)
     if not kinds:
-        return (causal(window),) * layers
-    windows = {"full_attention": None, "sliding_attention": window}
+        return (seen(window),) * layers
+    windows = {FULL: None, SLIDING: window}
     if len(kinds) != layers or not windows.keys() >= set(kinds):
         raise r.fail("layer_types", f"{layers} (num_hidden_layers) times one of {', '.join(windows)}", list(kinds))
-    if window is None and "sliding_attention" in kinds:
+    if window is None and SLIDING in kinds:
         raise r.fail("sliding_window", "an integer, for the layers of the kind sliding_attention", None)
-    return tuple(causal(windows[kind]) for kind in kinds)
+    return tuple(seen(windows[kind]) for kind in kinds)
+
+
+def read_upper_windows(r: ConfigReader, layers: int) -> tuple[Rule, ...]:
+    """What each layer sees where ``use_sliding_window`` gives those from ``max_window_layers`` on a window (Qwen)."""
+    window, first = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", 28, least=0)
+    if not r.flag("use_sliding_window", False):
+        window = r.values["sliding_window"] = None
+    kinds = tuple(SLIDING if window is not None and i >= first else FULL for i in range(layers))
+    return read_windows(r, layers, window, kinds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,9 +358,15 @@ class DecoderText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedText(DecoderText):
-    """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward."""
+    """A decoder as Llama's: RMS norms, rotary positions, grouped heads, gated feed-forward.
+
+    Attributes:
+        frequencies: how fast queries and keys turn; where kinds of layers differ, in those that see all.
+        turning: by the kind of layer, where they differ.
+    """
 
     frequencies: Frequencies
+    turning: Mapping[str, Frequencies] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -362,6 +389,7 @@ class GatedText(DecoderText):
         partial: float | None = None,
         trained: int | None = None,
         rope: Mapping[str, object] | None = None,
+        bases: Bases | None = None,
         tie: bool = False,
         bos: int | None = 1,
         eos: int | None = 2,
@@ -372,6 +400,14 @@ class GatedText(DecoderText):
         cut = Heads.read(r, dim, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
         longest = r.integer("max_position_embeddings", max_positions)
         r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
+        if bases is None:
+            turning: Mapping[str, Frequencies] = {}
+            frequencies = read_frequencies(
+                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained, usual=rope
+            )
+        else:
+            turning = read_layer_frequencies(r, bases, head_dim=cut.dim, max_positions=longest, scaled=(FULL,))
+            frequencies = turning[FULL]
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             dim=dim,
@@ -381,9 +417,8 @@ class GatedText(DecoderText):
             act=r.choice(act_key, ACTIVATIONS, act),
             eps=r.number(eps_key, eps),
             max_positions=longest,
-            frequencies=read_frequencies(
-                r, head_dim=cut.dim, max_positions=longest, theta=theta, partial=partial, trained=trained, usual=rope
-            ),
+            frequencies=frequencies,
+            turning=turning,
             attention_dropout=r.probability("attention_dropout"),
             classifier_dropout=r.probability("classifier_dropout", r.probability("hidden_dropout", 0.1)),
             tie=r.flag("tie_word_embeddings", tie),
@@ -406,19 +441,19 @@ class GatedText(DecoderText):
         layer: Callable[[int], nn.Module],
         *,
         embed_tokens: nn.Embedding | None = None,
+        embeddings: Embeddings | None = None,
         norm: nn.Module | None = None,
-        dropout: float = 0.0,
     ) -> TextDecoder:
         """The decoder without a head.
 
         Args:
             layer: makes the layer with the given index.
             embed_tokens: the table of tokens, if it is not a plain one.
+            embeddings: what happens to token vectors, if anything does.
             norm: after the last layer, if not one as the others.
-            dropout: on the embeddings.
         """
         longest = self.frequencies.longest_row(self.max_positions)
-        return self.stack(layer, Embeddings(dropout=dropout), longest, embed_tokens, norm)
+        return self.stack(layer, Embeddings() if embeddings is None else embeddings, longest, embed_tokens, norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

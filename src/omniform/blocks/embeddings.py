@@ -144,6 +144,15 @@ class NormedEmbeddings(Embeddings):
         return super().forward(self.norm(embeds_BTD), ctx)
 
 
+class ScaledEmbeddings(Embeddings):
+    """All vectors are multiplied by one factor, those that a caller hands over too (Granite)."""
+
+    scale: float
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().forward(embeds_BTD * self.scale, ctx)
+
+
 class PositionedEmbeddings(Embeddings):
     """A learned vector for each position is added, and a norm applied where there is one (CLIP, OPT, BART, Whisper)."""
 

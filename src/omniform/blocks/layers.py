@@ -135,6 +135,15 @@ class OneNormParallel(Layer):
         return self.add(self.add(x_BTD, seen, ctx), self.mlp(ctx.like(read, seen)), ctx)
 
 
+class ScaledPreNorm(PreNorm):
+    """A pre-norm layer that multiplies what each branch adds by one factor (Granite)."""
+
+    scale: float
+
+    def add(self, x_BTD: Tensor, branch_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().add(x_BTD, branch_BTD * self.scale, ctx)
+
+
 class PostNorm(Layer):
     """``norm(x + attn(x))``, then ``norm(x + mlp(x))`` (BERT, the original transformer)."""
 

@@ -179,8 +179,27 @@ class Llama3(Frequencies):
         return plain / self.factor * (1 - blend) + plain * blend
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proportional(Frequencies):
+    """The fastest channels turn as in a head of the same width, the others stay; all slowed by ``factor`` (Gemma 4).
+
+    Attributes:
+        pairs: how many channel pairs turn.
+    """
+
+    pairs: int
+    factor: float
+
+    def inverse(self, device: torch.device, length: Tensor) -> Tensor:
+        plain = _plain(self.dim, self.theta, device)
+        return torch.cat((plain[: self.pairs], torch.zeros_like(plain[self.pairs :]))) / self.factor
+
+
 ROPE = ("rope_parameters", "rope_scaling")
 """Today's name of the rotary settings, and that of older files."""
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of layers that may have rotary settings of their own: those that see all, and those with a window."""
 
 
 def read_frequencies(
@@ -217,24 +236,29 @@ def read_frequencies(
         kind = "longrope"  # as the first releases of Phi-3 call it
     base = s.number("rope_theta", top_theta)
     share = s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0 if partial is None else partial))
-    if partial is None and share != 1.0:  # the reference ignores it here, or fails in its midst, by rope_type
-        raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
-    head_dim = int(head_dim * share)
+    if kind != "proportional":
+        if partial is None and share != 1.0:  # the reference ignores it here, or fails in its midst, by rope_type
+            raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
+        head_dim = int(head_dim * share)
     before = trained_above or s.integer("original_max_position_embeddings", max_positions)
     told = {**scaling, "rope_theta": base, "rope_type": kind}
     told |= {} if partial is None else {"partial_rotary_factor": share}
     told |= {"original_max_position_embeddings": before} if kind in RETRAINED else {}
     r.values.update(dict.fromkeys(ROPE, told))
-    return _read_kind(s, kind, head_dim, base, before, max_positions)
+    return _read_kind(s, kind, head_dim, base, before, max_positions, share)
 
 
 RETRAINED = ("llama3", "yarn", "longrope")
 """Kinds of scaling that refer to the length a model was first trained for."""
 
 
+Bases = Mapping[str, tuple[str | None, float]]
+"""By the kind of layer, what older files call its rotary base (None if nothing), and its default."""
+
+
 def read_layer_frequencies(
     r: ConfigReader,
-    bases: Mapping[str, tuple[str, float]],
+    bases: Bases,
     *,
     head_dim: int,
     max_positions: int,
@@ -243,7 +267,7 @@ def read_layer_frequencies(
     """Read rotary settings that differ between kinds of layers: ``rope_parameters`` holds some of each kind.
 
     Args:
-        bases: by the kind of layer (``"full_attention"``), the key of its base in older files, and its default.
+        bases: of each kind of layer.
         head_dim: width of a head.
         max_positions: ``max_position_embeddings``, which some scalings refer to.
         scaled: kinds of layers that the ``rope_scaling`` of older files is about.
@@ -255,6 +279,8 @@ def read_layer_frequencies(
         ConfigError: as :func:`read_frequencies`.
     """
     nested, scaling = r.mapping("rope_parameters") or {}, r.mapping("rope_scaling") or {}
+    if strays := nested.keys() - bases.keys():
+        raise r.fail("rope_parameters", f"an object each for {' and '.join(bases)}", ", ".join(sorted(strays)))
     found, told = {}, {}
     for layers, (key, default) in bases.items():
         own = nested.get(layers) or {}
@@ -262,19 +288,24 @@ def read_layer_frequencies(
             raise r.fail("rope_parameters", f"an object of settings for {layers}", own)
         settings = {**own, **(scaling if layers in scaled else {})}
         s = ConfigReader(settings, where=f"{r.where}: rope_parameters: {layers}")
-        kind, base = s.text("rope_type", "default", also=("type",)), s.number("rope_theta", r.number(key, default))
-        if s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0)) != 1.0:
+        kind, share = s.text("rope_type", "default", also=("type",)), r.number("partial_rotary_factor", 1.0)
+        base = s.number("rope_theta", default if key is None else r.number(key, default))
+        share = s.number("partial_rotary_factor", share)
+        if share != 1.0 and kind != "proportional":
             raise s.fail("partial_rotary_factor", "1: this family rotates whole heads", settings)
         before = s.integer("original_max_position_embeddings", max_positions)
-        found[layers] = _read_kind(s, kind, head_dim, base, before, max_positions)
+        found[layers] = _read_kind(s, kind, head_dim, base, before, max_positions, share)
         told[layers] = {**settings, "rope_theta": base, "rope_type": kind}
         told[layers] |= {"original_max_position_embeddings": before} if kind in RETRAINED else {}
-    r.values["rope_parameters"] = told
+    r.values.update(dict.fromkeys(ROPE, told))
+    r.spellings |= dict.fromkeys(ROPE, ROPE)
     return found
 
 
-def _read_kind(s: ConfigReader, kind: str, dim: int, theta: float, trained: int, max_positions: int) -> Frequencies:
-    """The frequencies of one ``rope_type``, with the settings in ``s``."""
+def _read_kind(
+    s: ConfigReader, kind: str, dim: int, theta: float, trained: int, max_positions: int, share: float
+) -> Frequencies:
+    """The frequencies of one ``rope_type``, with the settings in ``s``; ``share``: of channels, if the type minds."""
     match kind:
         case "default":
             return Frequencies(dim=dim, theta=theta)
@@ -289,8 +320,10 @@ def _read_kind(s: ConfigReader, kind: str, dim: int, theta: float, trained: int,
             return _read_yarn(s, dim, theta, trained, max_positions)
         case "longrope":
             return _read_longrope(s, dim, theta, trained, max_positions)
+        case "proportional":
+            return Proportional(dim=dim, theta=theta, pairs=int(share * dim // 2), factor=s.number("factor", 1.0))
         case _:
-            raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn or longrope", repr(kind))
+            raise s.fail("rope_type", "default, linear, dynamic, llama3, yarn, longrope or proportional", repr(kind))
 
 
 def _read_yarn(s: ConfigReader, dim: int, theta: float, trained: int, max_positions: int) -> Yarn:

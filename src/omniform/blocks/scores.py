@@ -24,7 +24,7 @@ class SoftCap:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A factor on the scores of tokens (Cohere)."""
+    """A factor on the scores of tokens (Cohere, Granite)."""
 
     factor: float
 

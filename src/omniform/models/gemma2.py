@@ -15,6 +15,7 @@ from omniform.blocks.rotary import Rotary
 from omniform.blocks.scores import Scores, SoftCap
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
+from omniform.models.gemma import only_causal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Config:
     logits_cap: float | None
 
 
-def read_cap(r: ConfigReader, name: str, default: float) -> float | None:
+def read_cap(r: ConfigReader, name: str, default: float | None) -> float | None:
     """The bound of a soft cap; an explicit ``null`` means that there is none."""
     cap = r.maybe_number(name, default)
     if cap is not None and cap <= 0:
@@ -49,8 +50,7 @@ def read(r: ConfigReader) -> Config:
     )  # fmt: skip
     # The first releases name an activation here as well, and do not mean it.
     r.inert("hidden_act")
-    r.only("use_bidirectional_attention", None, False, why="it would write with tokens that see what follows them")
-    r.values.setdefault("use_bidirectional_attention", None)
+    only_causal(r)
     kinds = tuple("full_attention" if i % 2 else "sliding_attention" for i in range(text.layers))
     return Config(
         text=text,

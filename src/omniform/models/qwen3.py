@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
-from omniform.architectures.parts import GatedText, read_windows
+from omniform.architectures.parts import GatedText, read_upper_windows
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
@@ -27,17 +27,7 @@ def read(r: ConfigReader) -> Config:
     text = GatedText.read(
         r, vocab_size=151936, hidden=22016, kv_heads=32, head_dim=128, max_positions=32768, bos=None, eos=None
     )
-    r.values["num_key_value_heads"] = text.heads.kv
-    window, above = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", 28, least=0)
-    if not r.flag("use_sliding_window", False):
-        window = r.values["sliding_window"] = None
-    sliding = [window is not None and i >= above for i in range(text.layers)]
-    kinds = tuple("sliding_attention" if slides else "full_attention" for slides in sliding)
-    return Config(
-        text=text,
-        attention_bias=r.flag("attention_bias", False),
-        rules=read_windows(r, text.layers, window, kinds),
-    )
+    return Config(text=text, attention_bias=r.flag("attention_bias", False), rules=read_upper_windows(r, text.layers))
 
 
 def build(c: Config) -> TextDecoder:
