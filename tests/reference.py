@@ -48,7 +48,7 @@ def randomise(model: nn.Module, seed: int = 0, scale: float = 0.2) -> nn.Module:
     """Give all that is saved, parameters and buffers, a random value: norm weights and variances about 1, the rest
     about 0. Buffers that are not saved (rotary frequencies, the scale of embeddings) follow from the config."""
     generator = torch.Generator().manual_seed(seed)
-    saved = model.state_dict().keys()
+    saved = model.state_dict().keys() - {*(getattr(model, "_keys_to_ignore_on_save", None) or ())}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if not tensor.is_floating_point() or name not in saved:
             continue

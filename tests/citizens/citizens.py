@@ -47,6 +47,7 @@ BART = {
     "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 40,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "initializer_range": 0.4,
 }  # fmt: skip
+M2M100 = {**BART, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
 RESNET = {
     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic",
     "out_features": ["stage1", "stage2"],
@@ -385,6 +386,14 @@ CITIZENS: dict[str, Citizen] = {
     "olmo3": Citizen("olmo3", "Olmo3ForCausalLM",
         {**GROUPED, "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}),
     "granite": Citizen("granite", "GraniteForCausalLM", {**GROUPED, "residual_multiplier": 0.5}),
+    "mbart": Citizen("mbart", "MBartForConditionalGeneration", BART, TextToText()),
+    "marian": Citizen("marian", "MarianMTModel", BART, TextToText()),
+    "marian, decoder": Citizen("marian", "MarianForCausalLM", BART),
+    "pegasus": Citizen("pegasus", "PegasusForConditionalGeneration", BART, TextToText()),
+    "m2m_100": Citizen("m2m_100", "M2M100ForConditionalGeneration", M2M100, TextToText()),
+    "blenderbot-small": Citizen(
+        "blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART, TextToText()
+    ),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

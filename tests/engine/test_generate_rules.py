@@ -77,6 +77,14 @@ def test_one_rule(pair, name):
             check(pair, [9, 4, 1], 3, do_sample=draws, eos_token_id=ENDS, **{name: value})
 
 
+@pytest.mark.parametrize("draws", [False, True])
+def test_rules_about_what_was_read(pair, draws):
+    """In rows without padding, which the reference counts as read."""
+    for size, penalty in ((1, 1.0), (2, 1.5), (0, 0.6)):
+        rules = {"encoder_no_repeat_ngram_size": size, "encoder_repetition_penalty": penalty}
+        check(pair, [30, 30], 3, do_sample=draws, eos_token_id=ENDS, **rules, repetition_penalty=1.2)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_rules_together_in_the_reference_s_order(pair, seed):
     chance = random.Random(seed)
@@ -115,8 +123,8 @@ def test_rules_in_beams(pair, seed):
         ("bad_words_ids", [5]), ("bad_words_ids", [[]]), ("bad_words_ids", [[1.5]]), ("bad_words_ids", [[4, 970]]),
         ("exponential_decay_length_penalty", [1]), ("exponential_decay_length_penalty", [1, "x"]),
         ("exponential_decay_length_penalty", [1, 0]), ("typical_p", 0.0), ("typical_p", 1.1), ("epsilon_cutoff", 1.0),
-        ("eta_cutoff", -0.1), ("renormalize_logits", "yes"), ("encoder_repetition_penalty", 1.2), ("top_h", 0.4),
-        ("encoder_no_repeat_ngram_size", 2),
+        ("eta_cutoff", -0.1), ("renormalize_logits", "yes"), ("encoder_repetition_penalty", 0), ("top_h", 0.4),
+        ("encoder_no_repeat_ngram_size", -2),
     ],
 )  # fmt: skip
 def test_bad_values(pair, name, value):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
+from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift, Seq2SeqLM
+from omniform.architectures.labels import IGNORED
+from omniform.blocks.poolers import ComputedPart
+from omniform.core.errors import InputError
 from omniform.core.outputs import Seq2SeqLMOutput
 
 
@@ -19,7 +24,7 @@ class Apart(EncoderDecoder):
         return [*self.decoder.token_tables(), *self.encoder.token_tables(), self.shared]
 
 
-class LogitsBias(nn.Module):
+class LogitsBias(ComputedPart):
     """What is added to the scores of tokens, and never trained (BART, Marian)."""
 
     bias: Tensor
@@ -27,6 +32,10 @@ class LogitsBias(nn.Module):
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.register_buffer("bias", torch.zeros(1, vocabulary))
+
+    def reset(self, std: float) -> None:
+        """None at all."""
+        self.bias.zero_()
 
     def resize(self, tokens: int) -> None:
         """New tokens have none."""
@@ -53,3 +62,22 @@ class TaughtSeq2SeqLM(Seq2SeqLM):
         if labels is not None:
             inputs["use_cache"] = False
         return super().forward(features, attention_mask, decoder_input_ids, labels=labels, **inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class LastToFront(RightShift):
+    """A row's last token, its language's code, is where the answer begins (mBART)."""
+
+    def __call__(self, labels_BT: Tensor) -> Tensor:
+        """Shape: [B, T] in and out."""
+        if self.pad is None:
+            raise InputError(
+                "labels cannot be turned into the decoder's inputs",
+                where="config.json: pad_token_id",
+                expected="a token id",
+                found="null",
+                remedy="Load with pad_token_id=..., or pass decoder_input_ids.",
+            )
+        labels_BT = labels_BT.masked_fill(labels_BT == IGNORED, self.pad)
+        last = (labels_BT != self.pad).sum(dim=1, keepdim=True) - 1
+        return torch.cat((labels_BT.gather(1, last.clamp(min=0)), labels_BT[:, :-1]), dim=1)

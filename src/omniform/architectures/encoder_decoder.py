@@ -19,7 +19,7 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.labels import IGNORED, Classes, Targets
 from omniform.architectures.losses import token_loss
 from omniform.architectures.model import Model
-from omniform.architectures.stack import TextEncoder
+from omniform.architectures.stack import Encoded, TextEncoder
 from omniform.blocks.embeddings import check_ids
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -132,13 +132,16 @@ class EncoderDecoder(Model):
             encoded = cast(BaseModelOutput, self.encoder(attention_mask=attention_mask, **asked, **inputs))
         if self.reread is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.reread(cast(Tensor, inputs[self.main_input]))
-        embeds = self.decoder.vectors(decoder_input_ids, {"inputs_embeds": decoder_inputs_embeds})
+        given: Encoded = {"inputs_embeds": decoder_inputs_embeds, "position_ids": decoder_position_ids}
+        embeds = self.decoder.vectors(decoder_input_ids, given)
+        state = self.decoder.state_for(past_key_values, use_cache)
+        past = 0 if state is None else state.length
         ctx = self.decoder.step(
             embeds,
             asked,
             attention_mask=decoder_attention_mask,
-            position_ids=decoder_position_ids,
-            state=self.decoder.state_for(past_key_values, use_cache),
+            position_ids=self.decoder.places(decoder_input_ids, embeds, given, decoder_attention_mask, past),
+            state=state,
         )
         memory = self.encoder.memory(encoded.last_hidden_state, attention_mask)
         _check_rows(memory.hidden, embeds)
@@ -261,7 +264,12 @@ class Seq2SeqLM(Generative):
 
     @property
     def start_token_id(self) -> int | None:
-        return self.shift.start
+        if self.shift.start is not None or self._origin is None:
+            return self.shift.start
+        return self.config.common.bos_token_id  # as the ecosystem: an mBART that is not fine-tuned to one language
+
+    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.decoder.embeddings.stand(input_ids, positions)
 
     def encode(self, **inputs: Tensor) -> Memory:
         return self.model.encoder.encode(**inputs)

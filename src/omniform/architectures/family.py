@@ -211,7 +211,7 @@ class Builder(Generic[C]):
     def head(
         self,
         name: str,
-        task: Task,
+        task: Task | tuple[Task, ...],
         build: Callable[[C, Common], Model],
         rules: Mapping[str, Rule] | KeyMap = _NONE,
         *,
@@ -226,8 +226,9 @@ class Builder(Generic[C]):
         """
         own = rules if isinstance(rules, KeyMap) else KeyMap(rules)
         inside = self._prefix if prefix is None else prefix
+        tasks = (task,) if isinstance(task, str) else task
         return self.architecture(
-            name, (task,), build, lambda c: self._base_keys(c).under("model", inside) | own, prefix=inside
+            name, tasks, build, lambda c: self._base_keys(c).under("model", inside) | own, prefix=inside
         )
 
     def architecture(

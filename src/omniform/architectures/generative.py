@@ -193,6 +193,15 @@ class Generative(PromptReader, ABC):
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
         return self.decoder.embed(input_ids)
 
+    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Where tokens stand in a step that goes on with rows: at their places, if none is passed over.
+
+        Args:
+            input_ids: Shape: [1, N].
+            positions: their places in their rows. Shape: [1, N], or [axes, 1, N].
+        """
+        return positions
+
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Vectors to hidden states. Shape: [B, T, D] in and out."""
         return self.decoder.decode(embeds_BTD, ctx)

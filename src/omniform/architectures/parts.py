@@ -12,9 +12,9 @@ from typing import Self, TypeVar
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
-from omniform.blocks.attention import Attention, Positions
+from omniform.blocks.attention import Attention, CrossAttention, Positions
 from omniform.blocks.embeddings import Embeddings
-from omniform.blocks.layers import CrossPostNorm, CrossPreNorm, PostNorm, PreNorm
+from omniform.blocks.layers import Layer, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
 from omniform.blocks.norms import RMSNorm, WideRMSNorm, ZeroCentredRMSNorm
 from omniform.blocks.rotary import FULL, SLIDING, Bases, Frequencies, read_frequencies, read_layer_frequencies
@@ -22,7 +22,7 @@ from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule, Window
 
-C = TypeVar("C", CrossPreNorm, CrossPostNorm)
+L = TypeVar("L", bound=Layer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,16 @@ class Side:
 
     @classmethod
     def read(
-        cls, r: ConfigReader, side: str, dim: int, *, layers: int, heads: int, hidden: int, least: int = 0
+        cls,
+        r: ConfigReader,
+        side: str,
+        dim: int,
+        *,
+        layers: int,
+        heads: int,
+        hidden: int,
+        layerdrop: float = 0.0,
+        least: int = 0,
     ) -> Side:
         """``encoder_layers``, ``encoder_attention_heads``, ``encoder_ffn_dim`` and so on; the rest are their defaults.
 
@@ -102,7 +111,7 @@ class Side:
             layers=r.layers(f"{side}_layers", layers, also=generic[2:], least=least),
             heads=count,
             hidden=r.integer(f"{side}_ffn_dim", hidden),
-            layerdrop=r.probability(f"{side}_layerdrop"),
+            layerdrop=r.probability(f"{side}_layerdrop", layerdrop),
         )
 
 
@@ -129,17 +138,23 @@ class Sides:
         hidden: int = 4096,
         act: str = "gelu",
         dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        layerdrop: float = 0.0,
+        decoder_layers: int | None = None,
         least: int = 0,
     ) -> Sides:
         """The fields under their usual names; the arguments are their defaults, BART's where not given."""
         dim = r.integer("d_model", dim, also=("hidden_size",))
+        size = {"heads": heads, "hidden": hidden}
         return cls(
             dim=dim,
-            encoder=Side.read(r, "encoder", dim, layers=layers, heads=heads, hidden=hidden),
-            decoder=Side.read(r, "decoder", dim, layers=layers, heads=heads, hidden=hidden, least=least),
+            encoder=Side.read(r, "encoder", dim, layers=layers, layerdrop=layerdrop, **size),
+            decoder=Side.read(
+                r, "decoder", dim, layers=decoder_layers or layers, layerdrop=layerdrop, least=least, **size
+            ),
             act=r.choice("activation_function", ACTIVATIONS, act),
             dropout=r.probability("dropout", dropout),
-            attention_dropout=r.probability("attention_dropout"),
+            attention_dropout=r.probability("attention_dropout", attention_dropout),
             activation_dropout=r.probability("activation_dropout"),
         )
 
@@ -151,32 +166,52 @@ class Sides:
         """One feed-forward."""
         return MLP(self.dim, side.hidden, self.act, dropout=self.activation_dropout)
 
-    def prenorm(self, self_attn: nn.Module) -> PreNorm:
-        """An encoder's layer with a norm before each branch."""
-        return PreNorm.of(self.norm, self_attn=self_attn, mlp=self.mlp(self.encoder), dropout=self.dropout)
-
-    def postnorm(self, self_attn: nn.Module) -> PostNorm:
-        """An encoder's layer with a norm after each branch."""
-        return PostNorm.of(self.norm, self_attn=self_attn, mlp=self.mlp(self.encoder), dropout=self.dropout)
-
-    def crossed(self, layer: type[C], self_attn: nn.Module, encoder_attn: nn.Module) -> C:
+    def crossed(self, layer: type[L], self_attn: nn.Module, encoder_attn: nn.Module) -> L:
         """A decoder's layer of one kind or the other."""
         mlp, dropout = self.mlp(self.decoder), self.dropout
         return layer.of(self.norm, self_attn=self_attn, encoder_attn=encoder_attn, mlp=mlp, dropout=dropout)
 
+    def encoder_layer(self, layer: type[L], self_attn: nn.Module) -> L:
+        """An encoder's layer, its norms before or after the branches."""
+        return layer.of(self.norm, self_attn=self_attn, mlp=self.mlp(self.encoder), dropout=self.dropout)
+
+    def encoder_layers(self, layer: type[Layer], *, biases: str = "qkvo") -> nn.ModuleList:
+        """The encoder's layers; ``biases``: which projections of an attention have one."""
+
+        def attention() -> Attention:
+            heads, dropout = self.encoder.heads, self.attention_dropout
+            return Attention(self.dim, heads, rule=Full(), biases=biases, dropout=dropout)
+
+        return nn.ModuleList(self.encoder_layer(layer, attention()) for _ in range(self.encoder.layers))
+
+    def decoder_layers(self, layer: type[Layer], *, biases: str = "qkvo") -> nn.ModuleList:
+        """The decoder's layers; ``biases``: which projections of an attention have one."""
+        dim, heads, dropout = self.dim, self.decoder.heads, self.attention_dropout
+
+        def one() -> nn.Module:
+            own = Attention(dim, heads, rule=Causal(), biases=biases, dropout=dropout)
+            return self.crossed(layer, own, CrossAttention(dim, heads, biases=biases, dropout=dropout))
+
+        return nn.ModuleList(one() for _ in range(self.decoder.layers))
+
 
 SIDE_KEYS = {
-    f"layers.{{i}}.{ours}": f"layers.{{i}}.{theirs}"
-    for ours, theirs in (
-        ("self_attn.o_proj", "self_attn.out_proj"),
-        ("encoder_attn.o_proj", "encoder_attn.out_proj"),
-        ("input_layernorm", "self_attn_layer_norm"),
-        ("post_attention_layernorm", "final_layer_norm"),
-        ("mlp.fc1", "fc1"),
-        ("mlp.fc2", "fc2"),
-    )
+    **{
+        f"layers.{{i}}.{ours}": f"layers.{{i}}.{theirs}"
+        for ours, theirs in (
+            ("self_attn.o_proj", "self_attn.out_proj"),
+            ("encoder_attn.o_proj", "encoder_attn.out_proj"),
+            ("input_layernorm", "self_attn_layer_norm"),
+            ("post_attention_layernorm", "final_layer_norm"),
+            ("mlp.fc1", "fc1"),
+            ("mlp.fc2", "fc2"),
+        )
+    },
+    "embeddings.embed_positions": "embed_positions",
+    "embeddings.norm": "layernorm_embedding",
+    "norm": "layer_norm",
 }
-"""Where either side of BART's line keeps the weights of its layers."""
+"""Where either side of BART's line keeps its weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
+from omniform.blocks.poolers import ComputedPart
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.host import bounds_of
@@ -48,6 +49,24 @@ class PositionTable(nn.Embedding):
             Shape: [..., D].
         """
         return super().forward(positions + self.offset if self.offset else positions)
+
+
+class SinusoidTable(PositionTable, ComputedPart):
+    """Sines, and cosines after them, which are never trained (Marian, Pegasus): https://arxiv.org/abs/1706.03762.
+
+    Some checkpoints hold the table, and it counts; others do not.
+    """
+
+    def __init__(self, positions: int, dim: int) -> None:
+        super().__init__(positions, dim)
+        self.weight.requires_grad_(False)
+
+    def reset(self, std: float) -> None:
+        """Wavelengths from 2 pi to 20000 pi."""
+        positions, dim = self.weight.shape
+        channels = torch.arange((dim + 1) // 2, dtype=torch.float64)
+        angles = torch.arange(positions, dtype=torch.float64)[:, None] * 10000.0 ** (-2 * channels / dim)
+        self.weight.copy_(torch.cat((angles.sin(), angles.cos()[:, : dim // 2]), dim=1).float())
 
 
 class ScaledEmbedding(nn.Embedding):
@@ -126,6 +145,10 @@ class Embeddings(Composed):
         """
         return None
 
+    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Where tokens stand that continue rows, from their places in these. Shape: [1, N] both, in and out."""
+        return positions
+
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Token vectors with their types added. Shape: [B, T, D] and [B, T] to [B, T, D]."""
         return embeds_BTD
@@ -166,6 +189,15 @@ class PositionedEmbeddings(Embeddings):
     def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         placed = embeds_BTD + self.embed_positions(ctx.positions)
         return super().forward(placed if self.norm is None else self.norm(placed), ctx)
+
+
+class ScaledPositionedEmbeddings(PositionedEmbeddings):
+    """One that multiplies what it gets first, vectors that a caller gives too (Marian's and Pegasus' decoders)."""
+
+    scale: float
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().forward(embeds_BTD * self.scale, ctx)
 
 
 class TypedEmbeddings(PositionedEmbeddings):

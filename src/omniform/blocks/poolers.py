@@ -14,6 +14,18 @@ class OptionalPart(nn.Module):
     """Base of the parts that some of a family's checkpoints lack; they are then made anew, or left out."""
 
 
+class ComputedPart(OptionalPart):
+    """Base of those that follow from the config, by ``reset``: where a checkpoint lacks one, it is not written back."""
+
+    def forget(self) -> None:
+        """What is in here is not saved from now on."""
+        for name, parameter in list(self._parameters.items()):
+            if parameter is not None:
+                del self._parameters[name]
+                self.register_buffer(name, parameter.data, persistent=False)
+        self._non_persistent_buffers_set.update(self._buffers)
+
+
 def optional_parts(model: nn.Module) -> list[str]:
     """The paths of a model's parts that its checkpoint may lack."""
     return [path for path, module in model.named_modules() if isinstance(module, OptionalPart)]

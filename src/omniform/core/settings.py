@@ -180,8 +180,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         POSITIVE, 1.0, metavar="X", help="scores of tokens that came before are divided by it"
     ),
     "no_repeat_ngram_size": _used(whole(0), 0, metavar="N", help="no so many tokens in a row occur twice"),
-    "encoder_no_repeat_ngram_size": later(0),
-    "encoder_repetition_penalty": later(1.0),
+    "encoder_no_repeat_ngram_size": _used(whole(0), 0, metavar="N", help="as above, of what was read"),
+    "encoder_repetition_penalty": _used(POSITIVE, 1.0, metavar="X", help="scores of tokens that were read, times it"),
     "sequence_bias": _used(
         Kind("a list of [token ids, finite number], or a mapping from tuples of ids", as_biases), (),
         help="runs of tokens, and what is added to the score of each one's last token after the others",

@@ -21,7 +21,7 @@ from omniform.core.errors import InputError
 from omniform.core.state import mixers
 from omniform.engine.block_pool import BlockPool, BlockTable, Content
 from omniform.engine.paged_state import MEMORY, PagedState
-from omniform.engine.request import NAMELESS, Placed, Request, Row
+from omniform.engine.request import NAMELESS, Placed, Prompt, Request, Row
 from omniform.engine.weights import Weights
 
 T = TypeVar("T")
@@ -281,7 +281,7 @@ class Encoders:
             self.hits += 1
         if not request.rows:
             tokens = prompt.tokens or known.decoder_prompts[options]
-            request.rows = [Row(list(tokens), len(tokens))]
+            request.rows = [Row(list(tokens), len(tokens), source=_source(prompt))]
         self.memories.hold(content)
         request.memory, request.memory_length = content, known.length
         return True
@@ -316,3 +316,9 @@ class Encoders:
         if old is not None and self._pool is not None:
             self._pool.release(old.table)
         return old is not None
+
+
+def _source(prompt: Prompt) -> tuple[int, ...]:
+    """The tokens that an encoder reads, if tokens are what it reads."""
+    ids = prompt.encoder.get("input_ids")
+    return () if ids is None else tuple(ids[0].tolist())

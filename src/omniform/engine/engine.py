@@ -308,7 +308,8 @@ class Engine:
                 self._scheduler.preempt(request)
                 if request.beams is not None or not any(row.written for row in request.rows):
                     first = request.rows[0]
-                    request.beams, request.rows = None, [Row(first.tokens[: first.prompt], first.prompt)]
+                    begun = Row(first.tokens[: first.prompt], first.prompt, source=first.source)
+                    request.beams, request.rows = None, [begun]
                     self._seat(request)
             raise
 

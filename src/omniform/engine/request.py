@@ -193,6 +193,7 @@ class Row:
         logprobs, scores, logits: what was noted for each token written.
         outgrew: how long it was when it last outgrew its rotary frequencies, and was computed anew; 0 if it never did.
         nameless: how many of the prompt's tokens are vectors that no id stands for.
+        source: the tokens that its encoder has read, where there is one and it reads tokens.
     """
 
     tokens: list[int]
@@ -210,6 +211,7 @@ class Row:
     logits: list[Tensor] = field(default_factory=list)
     outgrew: int = 0
     nameless: int = 0
+    source: tuple[int, ...] = ()
 
     @property
     def pending(self) -> int:
@@ -231,10 +233,15 @@ class Row:
         """The tokens that have an id: all but the places of vectors that are no token's."""
         return [t for t in self.tokens if t != NAMELESS] if self.nameless else self.tokens
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The tokens that it answers: its encoder's, or its prompt's."""
+        return self.source or tuple(t for t in self.tokens[: self.prompt] if t != NAMELESS)
+
     def continued(self, number: int) -> Row:
         """Another row that begins with the same tokens; its tables are not set."""
         copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
-        copy.nameless, copy.outgrew = self.nameless, self.outgrew
+        copy.nameless, copy.outgrew, copy.source = self.nameless, self.outgrew, self.source
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy

@@ -57,14 +57,15 @@ class Runner:
             lengths += [max(row.regime_length, at + 1) for at in range(first, stop)]
             if chunk.is_last:
                 last.append(len(ids) - 1)
-        embeds = model.embed(torch.tensor([ids], device=device).clamp_(min=0))  # a vector's place has no id
+        named = torch.tensor([ids], device=device).clamp_(min=0)  # a vector's place has no id
+        embeds = model.embed(named)
         for chunk, segment in zip(plan.chunks, segments, strict=True):
             self._place_features(embeds, chunk, segment)
         for pool in self._pools:
             self._begin(pool, plan.chunks)
         reads_memory = plan.chunks[0].request.memory is not None
         ctx = PackedContext(
-            positions=_positions(plan.chunks).to(device),
+            positions=model.stand(named, _positions(plan.chunks).to(device)),
             lengths=torch.tensor([lengths], device=device),
             segments=tuple(segments),
             tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},

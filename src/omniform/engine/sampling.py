@@ -105,10 +105,14 @@ def _ruled(row: Row, s: Settings, scores: Tensor) -> Tensor:
     """The rules that look at what a row holds or how long it is. Shape: [V] in and out."""
     written = row.written
     scores = _biased(scores, row.named, s.sequence_bias)
+    if s.encoder_repetition_penalty != 1.0:  # here a higher one asks for more of the same
+        scores = _penalised(scores, row.read, 1 / s.encoder_repetition_penalty)
     if s.repetition_penalty != 1.0:
         scores = _penalised(scores, row.named, s.repetition_penalty)
     if s.no_repeat_ngram_size:
-        scores = _banned(scores, _repeats(row.named, s.no_repeat_ngram_size))
+        scores = _banned(scores, _repeats(row.named, row.named, s.no_repeat_ngram_size))
+    if s.encoder_no_repeat_ngram_size:
+        scores = _banned(scores, _repeats(row.named, row.read, s.encoder_no_repeat_ngram_size))
     scores = _biased(scores, row.named, [(word, NEVER) for word in s.bad_words])
     if written < s.min_new_tokens:
         scores = _banned(scores, s.eos_token_ids)
@@ -163,13 +167,13 @@ def _hastened(scores: Tensor, ends: Sequence[int], factor: float) -> Tensor:
     return scores.index_add(-1, places, more)
 
 
-def _repeats(tokens: Sequence[int], size: int) -> tuple[int, ...]:
-    """The tokens that would complete a run of ``size`` tokens which the row holds already."""
+def _repeats(tokens: Sequence[int], held: Sequence[int], size: int) -> tuple[int, ...]:
+    """The tokens that would complete a run of ``size`` tokens at the end of a row which ``held`` holds already."""
     if len(tokens) + 1 < size:
         return ()
     tail = list(tokens[len(tokens) - size + 1 :])
-    places = range(len(tokens) - size + 1)
-    return tuple({tokens[i + size - 1] for i in places if list(tokens[i : i + size - 1]) == tail})
+    places = range(len(held) - size + 1)
+    return tuple({held[i + size - 1] for i in places if list(held[i : i + size - 1]) == tail})
 
 
 def _narrowed(scores: Tensor, s: Settings) -> Tensor:

@@ -45,7 +45,9 @@ class Settings:
         eta_cutoff: the same, but the less is left out the surer the model is.
         seed: makes the draws reproducible; None draws from torch's global generator.
         repetition_penalty: scores of tokens already in the row are divided (or multiplied, if negative) by it.
+        encoder_repetition_penalty: scores of tokens that the encoder has read are multiplied (or divided) by it.
         no_repeat_ngram_size: no so many tokens occur twice in a row; 0 for no such rule.
+        encoder_no_repeat_ngram_size: no so many tokens in a row are written that the encoder has read.
         sequence_bias: runs of tokens, and what is added to the score of each one's last token after the others.
         bad_words: runs of tokens that are never written.
         length_decay: after how many tokens ends become likelier, and the factor per token; None for never.
@@ -80,7 +82,9 @@ class Settings:
     eta_cutoff: float
     seed: int | None
     repetition_penalty: float
+    encoder_repetition_penalty: float
     no_repeat_ngram_size: int
+    encoder_no_repeat_ngram_size: int
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...]
     bad_words: tuple[tuple[int, ...], ...]
     length_decay: tuple[int, float] | None
@@ -107,7 +111,9 @@ class Settings:
         """Whether any rule looks at what a row holds or how long it is."""
         return bool(
             self.repetition_penalty != 1.0
+            or self.encoder_repetition_penalty != 1.0
             or self.no_repeat_ngram_size
+            or self.encoder_no_repeat_ngram_size
             or self.min_new_tokens
             or self.forced_first is not None
             or self.forced_last

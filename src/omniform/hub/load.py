@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
-from omniform.blocks.poolers import optional_parts
+from omniform.blocks.poolers import ComputedPart, optional_parts
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError, listed
 from omniform.hub.devices import need_device
@@ -193,16 +193,27 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     for transform in (*model.transforms, visits(model, placement), Widen()):
         transform.finish(model)
     model.hf_device_map = placement.device_map
-    report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if model.origin.architecture.name in model.config.common.architectures:
         # Saved again, the weights keep the layout that they came in; only words of the past are renewed.
         model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
     if report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
+        _forget_what_follows(model, report)
+    if report.fresh:
         log.warning("%s: newly made, to be trained: %s", where, listed(report.fresh))
+    report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if idle := [*report.unused, *report.left_out]:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, listed(idle))
     return report
+
+
+def _forget_what_follows(model: Model, report: LoadReport) -> None:
+    """What was made because it follows from the config is neither to be trained nor written back."""
+    for path, part in model.named_modules():
+        made = [fresh for fresh in report.fresh if fresh.startswith(f"{path}.")]
+        if isinstance(part, ComputedPart) and made:
+            part.forget()
+            report.fresh = [fresh for fresh in report.fresh if fresh not in made]
 
 
 def _in_their_names(model: Model, held: Mapping[str, Tensor]) -> dict[str, Tensor]:

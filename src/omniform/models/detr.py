@@ -19,7 +19,7 @@ from omniform.architectures.detector import (
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import SIDE_KEYS, Sides
 from omniform.architectures.segmenter import MASK_HEAD_KEYS, AttentionMap, MaskHead, Segmenter
-from omniform.blocks.layers import CrossPostNorm
+from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
 from omniform.blocks.resnet import ResNet
 from omniform.core.config import Common
@@ -74,7 +74,9 @@ def build(c: Config) -> QueryDetector:
         return sides.crossed(CrossPostNorm, attention(heads), encoder_attn)
 
     decoder = DeepQueryDecoder if c.deep else QueryDecoder
-    encoder_layers = (sides.postnorm(attention(sides.encoder.heads)) for _ in range(sides.encoder.layers))
+    encoder_layers = (
+        sides.encoder_layer(PostNorm, attention(sides.encoder.heads)) for _ in range(sides.encoder.layers)
+    )
     decoder_layers = (decoder_layer(sides.decoder.heads) for _ in range(sides.decoder.layers))
     return QueryDetector(
         backbone=ResNet(c.backbone.spec),

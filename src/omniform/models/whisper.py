@@ -12,13 +12,11 @@ from omniform.architectures.encoder_decoder import EncoderDecoder, MemoryCausalL
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import SIDE_KEYS, Sides
 from omniform.architectures.speech import SpeechToText
-from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.augment import SpecAugment, read_spec_augment
 from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
-from omniform.blocks.layers import CrossPreNorm
+from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
-from omniform.core.rules import Causal, Full
 from omniform.weights.keymap import KeyMap
 
 
@@ -63,16 +61,12 @@ def read(r: ConfigReader) -> Config:
 
 def build_encoder(c: Config, augment: SpecAugment | None = None) -> MelEncoder:
     """The encoder alone."""
-    sides, dropout = c.sides, c.sides.attention_dropout
-
-    def attention() -> Attention:
-        return Attention(sides.dim, sides.encoder.heads, biases="qvo", rule=Full(), dropout=dropout)
-
+    sides = c.sides
     return MelEncoder(
         mel_bins=c.mel_bins,
         dim=sides.dim,
         positions=c.frames,
-        layers=nn.ModuleList(sides.prenorm(attention()) for _ in range(sides.encoder.layers)),
+        layers=sides.encoder_layers(PreNorm, biases="qvo"),
         dropout=sides.dropout,
         layerdrop=sides.encoder.layerdrop,
         augment=augment,
@@ -81,16 +75,11 @@ def build_encoder(c: Config, augment: SpecAugment | None = None) -> MelEncoder:
 
 def build_decoder(c: Config) -> TextDecoder:
     """The decoder alone."""
-    dim, heads, dropout = c.sides.dim, c.sides.decoder.heads, c.sides.attention_dropout
-
-    def layer() -> CrossPreNorm:
-        self_attn = Attention(dim, heads, biases="qvo", rule=Causal(), dropout=dropout)
-        return c.sides.crossed(CrossPreNorm, self_attn, CrossAttention(dim, heads, biases="qvo", dropout=dropout))
-
+    dim = c.sides.dim
     return TextDecoder(
         embed_tokens=nn.Embedding(c.vocab_size, dim),
         embeddings=PositionedEmbeddings(embed_positions=PositionTable(c.max_positions, dim), dropout=c.sides.dropout),
-        layers=nn.ModuleList(layer() for _ in range(c.sides.decoder.layers)),
+        layers=c.sides.decoder_layers(CrossPreNorm, biases="qvo"),
         norm=c.sides.norm(),
         max_positions=c.max_positions,
         layerdrop=c.sides.decoder.layerdrop,
@@ -129,11 +118,10 @@ def audio_classifier(c: Config, common: Common) -> AudioClassifier:
     )
 
 
-ENCODER = KeyMap({**SIDE_KEYS, "norm": "layer_norm"})
-DECODER = ENCODER | KeyMap({"embeddings.embed_positions": "embed_positions"})
-KEYS = ENCODER.under("encoder", "encoder") | DECODER.under("decoder", "decoder")
-CAUSAL_KEYS = DECODER.under("model", "model.decoder") | KeyMap({"lm_head": "proj_out"})
-CLASSIFIER_KEYS = ENCODER.under("model", "encoder") | KeyMap({"layer_mix.weights": "layer_weights"})
+SIDE = KeyMap(SIDE_KEYS)
+KEYS = SIDE.under("encoder", "encoder") | SIDE.under("decoder", "decoder")
+CAUSAL_KEYS = SIDE.under("model", "model.decoder") | KeyMap({"lm_head": "proj_out"})
+CLASSIFIER_KEYS = SIDE.under("model", "encoder") | KeyMap({"layer_mix.weights": "layer_weights"})
 
 FAMILY = (
     Builder("whisper", read, KEYS, prefix="model")
