@@ -358,6 +358,8 @@ CITIZENS: dict[str, Citizen] = {
     "distilbert, rows": Citizen("distilbert", "DistilBertForSequenceClassification", DISTIL, Text("rows")),
     "mpnet": Citizen("mpnet", "MPNetForMaskedLM", {**TEXT, "pad_token_id": 1}),
     "mpnet, rows": Citizen("mpnet", "MPNetForSequenceClassification", {**TEXT, "pad_token_id": 1}, Text("rows")),
+    "albert": Citizen("albert", "AlbertForMaskedLM", {**TEXT, "embedding_size": 8, "inner_group_num": 2}),
+    "albert, rows": Citizen("albert", "AlbertForSequenceClassification", {**TEXT, "embedding_size": 8}, Text("rows")),
     "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),

@@ -18,6 +18,7 @@ DUE = {
     "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5", "umt5", "vit",
     "whisper", "xlm-roberta",
     "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus",
+    "albert",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -18,7 +18,14 @@ from omniform.architectures.stack import TextStack
 from omniform.blocks.mlp import activation
 from omniform.core.batch import Item
 from omniform.core.errors import InputError, check_shape
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ClassifierOutput, MaskedLMOutput, PreTrainingOutput
+from omniform.core.outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    ClassifierOutput,
+    MaskedLMOutput,
+    PreTrainingOutput,
+    SentenceOrderOutput,
+)
 
 
 class PlainVocabularyHead(nn.Module):
@@ -192,6 +199,35 @@ class ReplacedTokens(Head):
         logits = self.scores(activation(self.act)(self.dense(out.last_hidden_state))).squeeze(-1)
         loss = None if labels is None else chance_loss(logits, labels, attention_mask)
         return ClassifierOutput(loss=loss, logits=logits, **out.noted())
+
+
+class SentenceOrder(Filling):
+    """ALBERT's pre-training: masked tokens, and whether two texts stand in their order."""
+
+    order: nn.Sequential
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {**super().targets(), "sentence_order_label": Classes(2)}
+
+    def forward(
+        self,
+        *args: Tensor,
+        labels: Tensor | None = None,
+        sentence_order_label: Tensor | None = None,
+        **inputs: object,
+    ) -> SentenceOrderOutput:
+        """Both heads' scores; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B, T], ``-100`` to leave out; with ``sentence_order_label`` gives a loss.
+            sentence_order_label: Shape: [B], 0 where the texts stand in their order and 1 where they are swapped.
+        """
+        out = cast(BaseModelOutput, self.model(*args, **inputs))
+        logits, order = self.lm_head(out.last_hidden_state), self.order(out.pooler_output)
+        loss = None
+        if labels is not None and sentence_order_label is not None:
+            loss = token_loss(logits, labels) + row_loss(order, sentence_order_label, "sentence_order_label")
+        return SentenceOrderOutput(loss=loss, prediction_logits=logits, sop_logits=order, **out.noted())
 
 
 class TextWriter(WritingHead):

@@ -54,6 +54,8 @@ class EncoderText:
         hidden: int = 3072,
         layers: int = 12,
         heads: int = 12,
+        act: str = "gelu",
+        dropout: float = 0.1,
         eps: float = 1e-12,
         max_positions: int = 512,
         least_layers: int = 0,
@@ -63,7 +65,7 @@ class EncoderText:
         causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
         if cross_attention and not causal:
             raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
-        dropout = r.probability("hidden_dropout_prob", 0.1)
+        both, dropout = dropout, r.probability("hidden_dropout_prob", dropout)
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             # None are allowed where none are usual.
@@ -72,13 +74,13 @@ class EncoderText:
             hidden=r.integer("intermediate_size", hidden),
             layers=r.layers("num_hidden_layers", layers, least=least_layers),
             heads=heads,
-            act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
+            act=r.choice("hidden_act", ACTIVATIONS, act),
             eps=r.number("layer_norm_eps", eps),
             max_positions=r.integer("max_position_embeddings", max_positions),
             causal=causal,
             cross_attention=cross_attention,
             dropout=dropout,
-            attention_dropout=r.probability("attention_probs_dropout_prob", 0.1),
+            attention_dropout=r.probability("attention_probs_dropout_prob", both),
             classifier_dropout=r.probability("classifier_dropout", dropout),
             tie=r.flag("tie_word_embeddings", True),
         )

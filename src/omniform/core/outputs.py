@@ -220,6 +220,15 @@ class PreTrainingOutput(StackOutput):
 
 
 @dataclass(slots=True)
+class SentenceOrderOutput(StackOutput):
+    """ALBERT's two pre-training heads. ``prediction_logits``: [B, T, V]; ``sop_logits``: [B, 2]."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    sop_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
 class DoubleHeadsOutput(StackOutput):
     """GPT-2's two heads. ``logits``: [..., T, V]; ``mc_logits``: [..., choices]; each with a loss of its own."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FAMILIES: dict[str, str] = {
+    "albert": "albert:FAMILY",
     "bart": "bart:FAMILY",
     "bert": "bert:FAMILY",
     "blenderbot": "blenderbot:FAMILY",
@@ -63,6 +64,15 @@ FAMILIES: dict[str, str] = {
 """Module and name of every family, by ``model_type``."""
 
 CLASSES: dict[str, str] = {
+    "AlbertConfig": "albert",
+    "AlbertForMaskedLM": "albert",
+    "AlbertForMultipleChoice": "albert",
+    "AlbertForPreTraining": "albert",
+    "AlbertForQuestionAnswering": "albert",
+    "AlbertForSequenceClassification": "albert",
+    "AlbertForTokenClassification": "albert",
+    "AlbertModel": "albert",
+    "AlbertPreTrainedModel": "albert",
     "BartConfig": "bart",
     "BartForCausalLM": "bart",
     "BartForConditionalGeneration": "bart",
@@ -428,6 +438,7 @@ CLASSES: dict[str, str] = {
 """The file that holds a class, by its name."""
 
 TOKENIZERS: dict[str, str] = {
+    "albert": "AlbertTokenizer",
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",
     "blenderbot": "BlenderbotTokenizer",
