@@ -396,6 +396,9 @@ CITIZENS: dict[str, Citizen] = {
     "blenderbot-small": Citizen(
         "blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART, TextToText()
     ),
+    "granitemoe": Citizen("granitemoe", "GraniteMoeForCausalLM", {**GROUPED, "num_local_experts": 4}),
+    "granitemoeshared": Citizen("granitemoeshared", "GraniteMoeSharedForCausalLM",
+        {**GROUPED, "num_local_experts": 4, "shared_intermediate_size": 12}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

@@ -11,14 +11,13 @@ from harness import TABLES, Head, Table, build, transformers
 from omniform.models.registry import known_families
 
 DUE = {
-    "bart", "bert", "camembert", "clip", "clip_text_model", "clip_vision_model", "cohere", "cohere2",
-    "data2vec-text", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr", "distilbert", "electra", "gemma", "gemma2",
-    "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite", "llama", "llava", "mistral", "mixtral",
-    "modernbert", "mpnet", "mt5", "olmo", "olmo2", "olmo3", "openai-gpt", "opt", "phi3", "qwen2", "qwen2_moe",
-    "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5", "umt5", "vit",
-    "whisper", "xlm-roberta",
-    "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "pegasus",
-    "albert",
+    "albert", "bart", "bert", "blenderbot", "blenderbot-small", "camembert", "clip", "clip_text_model",
+    "clip_vision_model", "cohere", "cohere2", "data2vec-text", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr",
+    "distilbert", "electra", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "gpt_oss",
+    "granite", "granitemoe", "granitemoeshared", "llama", "llava", "m2m_100", "marian", "mbart", "mistral",
+    "mixtral", "modernbert", "mpnet", "mt5", "olmo", "olmo2", "olmo3", "openai-gpt", "opt", "pegasus", "phi3",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5",
+    "umt5", "vit", "whisper", "xlm-roberta",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -18,53 +18,67 @@ from omniform.core.rules import Causal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What a Granite computes.
+class Factors:
+    """What a Granite multiplies by.
 
     Attributes:
-        embedding: factor on the vectors of tokens.
-        attention: factor on dot products.
-        residual: factor on what each branch adds.
+        embedding: the vectors of tokens.
+        attention: dot products.
+        residual: what each branch adds.
         logits: what the scores of tokens are divided by.
     """
 
-    text: GatedText
-    attention_bias: bool
-    mlp_bias: bool
     embedding: float
     attention: float
     residual: float
     logits: float
 
+    @classmethod
+    def read(cls, r: ConfigReader) -> Factors:
+        """The fields under their usual names."""
+        logits = r.number("logits_scaling", 1.0)
+        if logits == 0:
+            raise r.fail("logits_scaling", "a number other than 0", logits)
+        return cls(
+            embedding=r.number("embedding_multiplier", 1.0),
+            attention=r.number("attention_multiplier", 1.0),
+            residual=r.number("residual_multiplier", 1.0),
+            logits=logits,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a Granite computes."""
+
+    text: GatedText
+    factors: Factors
+    biases: str
+    mlp_bias: bool
+
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    logits = r.number("logits_scaling", 1.0)
-    if logits == 0:
-        raise r.fail("logits_scaling", "a number other than 0", logits)
     return Config(
         text=GatedText.read(r),
-        attention_bias=r.flag("attention_bias", False),
+        factors=Factors.read(r),
+        biases="qkvo" if r.flag("attention_bias", False) else "",
         mlp_bias=r.flag("mlp_bias", False),
-        embedding=r.number("embedding_multiplier", 1.0),
-        attention=r.number("attention_multiplier", 1.0),
-        residual=r.number("residual_multiplier", 1.0),
-        logits=logits,
     )
 
 
 def build(c: Config) -> TextDecoder:
     """The decoder without a head."""
-    text, rotary, biases = c.text, Rotary(c.text.frequencies), "qkvo" if c.attention_bias else ""
+    text, by, rotary = c.text, c.factors, Rotary(c.text.frequencies)
 
     def layer(_: int) -> nn.Module:
-        attention = text.attention(Causal(), rotary, biases=biases, scores=Scores(c.attention))
-        return ScaledPreNorm.of(text.norm, self_attn=attention, mlp=text.mlp(bias=c.mlp_bias), scale=c.residual)
+        attention = text.attention(Causal(), rotary, biases=c.biases, scores=Scores(by.attention))
+        return ScaledPreNorm.of(text.norm, self_attn=attention, mlp=text.mlp(bias=c.mlp_bias), scale=by.residual)
 
-    return text.decoder(layer, embeddings=ScaledEmbeddings(scale=c.embedding))
+    return text.decoder(layer, embeddings=ScaledEmbeddings(scale=by.embedding))
 
 
 FAMILY = decoder_family(
     "granite", "Granite", read, build, tokenizer="PreTrainedTokenizerFast", classified=[], answers=None,
-    adjust=lambda c: Factor(1 / c.logits),
+    adjust=lambda c: Factor(1 / c.factors.logits),
 ).done()  # fmt: skip

@@ -23,6 +23,7 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     text = GatedText.read(r, vocab_size=151936, hidden=22016, kv_heads=32, max_positions=32768, bos=None, eos=None)
+    r.only("use_mrope", False, None, why="positions have one axis")
     return Config(text=text, rules=read_upper_windows(r, text.layers))
 
 
