@@ -61,6 +61,8 @@ OPT = {
     "vocab_size": 61, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4,
 }  # fmt: skip
+ESM = {**TEXT, "mask_token_id": 5, "token_dropout": True, "emb_layer_norm_before": True}
+ROTARY = {"position_embedding_type": "rotary"}
 NEXT = {
     **TEXT, "num_key_value_heads": 2, "head_dim": 8, "linear_key_head_dim": 4, "linear_value_head_dim": 4,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2,
@@ -335,6 +337,8 @@ CITIZENS: dict[str, Citizen] = {
     "electra": Citizen("electra", "ElectraForMaskedLM", {**TEXT, "embedding_size": 12}),
     "electra, rows": Citizen("electra", "ElectraForSequenceClassification", TEXT, Text("rows")),
     "electra, decoder": Citizen("electra", "ElectraForCausalLM", {**TEXT, "embedding_size": 12, "is_decoder": True}),
+    "esm": Citizen("esm", "EsmForMaskedLM", ESM),
+    "esm, rows": Citizen("esm", "EsmForSequenceClassification", {**ESM, **ROTARY}, Text("rows")),
     "xlm-roberta": Citizen("xlm-roberta", "XLMRobertaForMaskedLM", TEXT),
     "camembert": Citizen("camembert", "CamembertForSequenceClassification", TEXT, Text("rows")),
     "data2vec-text": Citizen("data2vec-text", "Data2VecTextModel", TEXT, Text("")),

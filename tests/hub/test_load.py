@@ -307,6 +307,9 @@ def test_gamma_and_beta(tmp_path):
     ours = omniform.AutoModel.from_pretrained(tmp_path)
     with torch.no_grad():
         close(ours(IDS).last_hidden_state, theirs(IDS).last_hidden_state)
+    ours.save_pretrained(tmp_path / "again")
+    before, after = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert before.keys() == after.keys()
 
 
 def test_tied_weights_need_one_copy_and_may_have_two(tmp_path, made):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.attention import Projections
 from omniform.blocks.composed import Composed
-from omniform.blocks.embeddings import Embeddings, PositionTable
+from omniform.blocks.embeddings import Embeddings, PositionTable, without_padding
 from omniform.blocks.layers import Norm, PostNorm
 from omniform.blocks.mlp import activation
 from omniform.core.context import StepContext
@@ -233,8 +233,3 @@ class ConvolvedPostNorm(PostNorm):
         near = self._act(F.dropout(near, self.dropout, self.training))
         out = self.conv_norm(super().forward(x_BTD, ctx) + near)
         return without_padding(out, ctx)
-
-
-def without_padding(x_BTD: Tensor, ctx: StepContext) -> Tensor:
-    """Hidden states with zeros at padding. Shape: [B, T, D] in and out."""
-    return x_BTD if ctx.padding is None else x_BTD * ctx.padding[:, -x_BTD.shape[1] :, None].to(x_BTD.dtype)

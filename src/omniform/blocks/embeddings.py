@@ -245,10 +245,7 @@ class CountedPositions(PositionedEmbeddings):
         return self.embed_positions.positions
 
     def count(self, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor:
-        if input_ids is None:
-            return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None] + self.padding + 1
-        real = (input_ids != self.padding).long()
-        return (real.cumsum(1) + past) * real + self.padding
+        return counted_from(self.padding, input_ids, tokens, past)
 
 
 class CountedEmbeddings(CountedPositions, TypedEmbeddings):
@@ -267,6 +264,19 @@ class GPTEmbeddings(PositionedEmbeddings):
 
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
         return embeds_BTD if token_type_ids is None else embeds_BTD + self.embed_tokens(token_type_ids)
+
+
+def counted_from(padding: int, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor:
+    """Positions that count what is no padding, beyond the padding token's own number; see :meth:`Embeddings.count`."""
+    if input_ids is None:
+        return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None] + padding + 1
+    real = (input_ids != padding).long()
+    return (real.cumsum(1) + past) * real + padding
+
+
+def without_padding(x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    """Hidden states with zeros at padding. Shape: [B, T, D] in and out."""
+    return x_BTD if ctx.padding is None else x_BTD * ctx.padding[:, -x_BTD.shape[1] :, None].to(x_BTD.dtype)
 
 
 def check_positions(length: int, limit: int, where: str = "input_ids") -> None:

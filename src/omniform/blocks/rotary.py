@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from omniform.blocks.poolers import OptionalPart
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
 from omniform.core.host import is_traced
@@ -404,6 +405,42 @@ class WideRotary(Rotary):
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         q, k = super().__call__(q_BTHD.float(), k_BTHD.float(), ctx)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
+
+
+class StoredRotary(OptionalPart):
+    """Wide rotary positions whose frequencies lie in the checkpoint, as rounded as the model was trained with (ESM).
+
+    One module for all layers. A checkpoint without them gets plain ones.
+
+    Args:
+        frequencies: the plain ones.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, frequencies: Frequencies) -> None:
+        super().__init__()
+        if frequencies.dim % 2:
+            raise ConfigError("rotary positions need an even number of channels", found=frequencies.dim)
+        self.frequencies = frequencies
+        self.register_buffer("inv_freq", torch.empty(frequencies.dim // 2))
+
+    def reset(self, std: float) -> None:
+        """Plain frequencies."""
+        device = self.inv_freq.device
+        self.inv_freq.copy_(self.frequencies.inverse(device, torch.tensor(1, device=device)))
+
+    def forward(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Shape: [B, T, H, D] in and out."""
+        cos, sin = ctx.once(("stored", id(self), q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))
+        q, k = turned(q_BTHD.float(), cos, sin), turned(k_BTHD.float(), cos, sin)
+        return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
+
+    def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position. Shape: [B, T, 1, dim] each."""
+        angles = (ctx.positions[..., None].float() * self.inv_freq.float()).unsqueeze(-2)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from omniform.models import registry
 from omniform.models.registry import known_families
 from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
-from omniform.weights.keymap import KeyMap, KeyTable, is_current
+from omniform.weights.keymap import KeyMap, KeyTable, is_unwrapped
 from omniform.weights.tensors import assign, tensors_and_ties
 from omniform.weights.transform import Transform, kept_dtypes, prepared
 
@@ -194,8 +194,8 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         transform.finish(model)
     model.hf_device_map = placement.device_map
     if model.origin.architecture.name in model.config.common.architectures:
-        # Saved again, the weights keep the layout that they came in; only words of the past are renewed.
-        model.spelling = {key: found for key, found in keys.items() if found != key and is_current(found)}
+        # Saved again, the weights keep the layout and the names that they came in, gamma and beta too.
+        model.spelling = {key: found for key, found in keys.items() if found != key and is_unwrapped(found)}
     if report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
         _forget_what_follows(model, report)

@@ -220,9 +220,11 @@ class KeyTable:
         return None
 
 
+WRAPPED = r"^(_orig_mod|module)\."
+"""What stands before keys that were written while compiled or data-parallel."""
+
 OLD_SPELLINGS: Sequence[tuple[str, str]] = (
-    # Files written while compiled or data-parallel.
-    (r"^(_orig_mod|module)\.", ""),
+    (WRAPPED, ""),
     # TensorFlow's names for a layer norm's parameters, in the first BERT conversions.
     (r"(LayerNorm|layer_norm|layernorm)\.gamma$", r"\1.weight"),
     (r"(LayerNorm|layer_norm|layernorm)\.beta$", r"\1.bias"),
@@ -238,9 +240,9 @@ STRAYS: Sequence[str] = (
 )
 
 
-def is_current(key: str) -> bool:
-    """Whether ``key`` is free of the old spellings that nobody writes any more."""
-    return not any(re.search(pattern, key) for pattern, _ in OLD_SPELLINGS)
+def is_unwrapped(key: str) -> bool:
+    """Whether ``key`` is a model's own, and not that of something around it, which is not there any more."""
+    return not re.search(WRAPPED, key)
 
 
 def _spellings(key: str, aliases: Sequence[tuple[str, str]]) -> Iterable[str]:

@@ -55,9 +55,9 @@ def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
 
 
 def tie(model: nn.Module, path: str, owner: str) -> None:
-    """Make the parameter at ``path`` the one at ``owner``."""
+    """Make the parameter or the buffer at ``path`` the one at ``owner``."""
     module, name = owner_of(model, owner)
-    source = module._parameters.get(name)
+    source = {**module._buffers, **module._parameters}[name]
     assert source is not None
     assign(model, path, source)
 
