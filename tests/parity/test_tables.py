@@ -18,6 +18,7 @@ DUE = {
     "mixtral", "modernbert", "mpnet", "mt5", "olmo", "olmo2", "olmo3", "openai-gpt", "opt", "pegasus", "phi3",
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5",
     "umt5", "vit", "whisper", "xlm-roberta",
+    "phi", "starcoder2", "stablelm", "gpt_bigcode",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

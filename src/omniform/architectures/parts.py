@@ -18,7 +18,7 @@ from omniform.blocks.layers import Layer, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
 from omniform.blocks.norms import RMSNorm, WideRMSNorm, ZeroCentredRMSNorm
 from omniform.blocks.rotary import FULL, SLIDING, Bases, Frequencies, read_frequencies, read_layer_frequencies
-from omniform.blocks.scores import Scores
+from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule, Window
 
@@ -349,6 +349,7 @@ class DecoderText:
         scores: Scores | None = None,
         q_norm: nn.Module | None = None,
         k_norm: nn.Module | None = None,
+        bias: ScoreBias | None = None,
     ) -> Attention:
         """One self-attention; see :class:`~omniform.blocks.attention.Attention`."""
         return Attention(
@@ -362,6 +363,7 @@ class DecoderText:
             scores=scores,
             q_norm=q_norm,
             k_norm=k_norm,
+            bias=bias,
             dropout=self.attention_dropout,
         )
 

@@ -14,6 +14,7 @@ from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import Layer
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.core.reader import ConfigReader
+from omniform.weights.links import Link, interleaved
 
 L = TypeVar("L", bound=Layer)
 
@@ -111,9 +112,11 @@ class PlainText(DecoderText):
             hidden=(r.maybe_integer(names.hidden, hidden) if names.hidden else None) or 4 * width,
             layers=r.layers(names.layers, layers, also=names.also("layers")),
             heads=read_groups(r, names, width, queries, kv_heads),
-            act=r.choice(names.act, ACTIVATIONS, act),
+            act=r.choice(names.act, ACTIVATIONS, act) if names.act else act,
             eps=r.number(names.eps, eps) if names.eps else eps,
-            max_positions=r.integer(names.positions, max_positions, also=names.also("positions")),
+            max_positions=r.integer(names.positions, max_positions, also=names.also("positions"))
+            if names.positions
+            else max_positions,
             dropout=dropped,
             embed_dropout=r.probability(names.embed_dropout, dropout) if names.embed_dropout else 0.0,
             attention_dropout=r.probability(names.attention_dropout, attention_dropout),
@@ -155,3 +158,16 @@ def read_groups(r: ConfigReader, names: Names, width: int, queries: int, kv_head
     if names.kv_heads:
         r.values[names.kv_heads] = kv
     return Heads(queries=queries, kv=kv, dim=width // queries)
+
+
+def by_group(key: str, heads: Heads, ours: str = "layers.{i}.self_attn") -> dict[str, Link]:
+    """Rules for an attention whose projections lie in one matrix, by groups of heads: queries, their key, their value.
+
+    With a key head for each query head that is head by head (GPT-NeoX, BLOOM); with one for all, one after another.
+
+    Args:
+        key: that matrix.
+        ours: the attention.
+    """
+    widths = {"q": heads.queries // heads.kv * heads.dim, "k": heads.dim, "v": heads.dim}
+    return interleaved(key, heads.kv, {f"{ours}.{name}_proj": width for name, width in widths.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -74,3 +75,56 @@ class BucketedBias(nn.Embedding):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_distance={self.max_distance}, two_sided={self.two_sided}"
+
+
+@dataclass(frozen=True, slots=True)
+class Alibi:
+    """What grows with a key's place, in each head by another slope (ALiBi, https://arxiv.org/abs/2108.12409).
+
+    The softmax sees differences of keys alone, so no query's place is asked for. Padding is not counted.
+
+    Attributes:
+        heads: how many slopes there are.
+    """
+
+    heads: int
+
+    def __call__(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias:
+        """The bias of one step, the same for every layer. Shape: [B or 1, H, T, past + T]; packed, one per row."""
+        return ctx.once((self, q_BTHD.dtype), lambda: self._step(q_BTHD, ctx))
+
+    def _step(self, q_BTHD: Tensor, ctx: StepContext) -> Bias:
+        queries, dtype = q_BTHD.shape[1], q_BTHD.dtype
+        if ctx.padding is None:
+            return ctx.spread(
+                lambda query, key: self.of(key[None], dtype).expand(-1, -1, len(query), -1), q_BTHD.device, queries
+            )
+        real = ctx.padding.long()
+        return self.of((real.cumsum(-1) - 1) * real, dtype).expand(-1, -1, queries, -1)
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """A geometric sequence for powers of two; between them, every other slope of twice as many. Shape: [H]."""
+        whole = 2 ** math.floor(math.log2(self.heads))
+        first = 2.0 ** (torch.arange(1, whole + 1, device=device, dtype=torch.float32) * (-8.0 / whole))
+        odd = torch.arange(1, 2 * (self.heads - whole), 2, device=device, dtype=torch.float32)
+        more = 2.0 ** (odd * (-4.0 / whole))
+        return torch.cat((first, more))
+
+    def of(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        """The bias of keys at these places. Shape: [B, S] to [B, H, 1, S]."""
+        return (self.slopes(places.device)[:, None] * places[:, None]).to(dtype)[:, :, None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedAlibi(Alibi):
+    """One whose slopes and products are rounded to bfloat16, and multiplied by the scale of the scores (Falcon).
+
+    Attributes:
+        scale: that scale.
+    """
+
+    scale: float
+
+    def of(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        steep = self.slopes(places.device).bfloat16()[:, None] * places[:, None]
+        return steep.to(dtype)[:, :, None] * self.scale

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.family import Builder
-from omniform.architectures.plain_text import Names, PlainText
+from omniform.architectures.plain_text import Names, PlainText, by_group
 from omniform.blocks.layers import Parallel, PreNorm
 from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap
-from omniform.weights.links import interleaved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +57,11 @@ heads = DecoderHeads(build, lambda c: c.text)
 
 def keys(c: Config) -> KeyMap:
     """Queries, keys and values lie head by head in one matrix."""
-    ours, width = "layers.{i}.self_attn", c.text.heads.dim
-    parts = {f"{ours}.{name}_proj": width for name in "qkv"}
     return KeyMap(
         {
             "embed_tokens": "embed_in",
-            **interleaved("layers.{i}.attention.query_key_value", c.text.heads.queries, parts),
-            f"{ours}.o_proj": "layers.{i}.attention.dense",
+            **by_group("layers.{i}.attention.query_key_value", c.text.heads),
+            "layers.{i}.self_attn.o_proj": "layers.{i}.attention.dense",
             "layers.{i}.mlp.fc1": "layers.{i}.mlp.dense_h_to_4h",
             "layers.{i}.mlp.fc2": "layers.{i}.mlp.dense_4h_to_h",
             "norm": "final_layer_norm",
