@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from test_llama import PROPORTIONAL, YARN
 from writers import Prompts
 
-from omniform.core.errors import ConfigError
+from omniform.core.errors import ConfigError, InputError
 from reference import close, omniform, ragged, randomise, transformers
 
 TINY = {
@@ -102,7 +103,7 @@ class TestGemma3BothWays(Parity):
         model_type="gemma3_text",
         config=transformers.Gemma3TextConfig,
         tiny={**TINY, "use_bidirectional_attention": True},
-        heads={"Model": Head("Gemma3TextModel", "AutoModel", Text(Nothing()), everywhere=True), **ROWS},
+        heads={"Model": replace(BASE, everywhere=True), "ForCausalLM": replace(WRITER, everywhere=False), **ROWS},
         variants={
             "plain": {},
             "odd window": {"sliding_window": 7},
@@ -113,5 +114,7 @@ class TestGemma3BothWays(Parity):
 
     def test_it_does_not_write(self) -> None:
         config = omniform.AutoConfig.for_model("gemma3_text", **TINY, use_bidirectional_attention=True)
-        with pytest.raises(ConfigError, match="use_bidirectional_attention"):
-            omniform.AutoModelForCausalLM.from_config(config)
+        model = omniform.AutoModelForCausalLM.from_config(config)
+        assert not model.can_generate()
+        with pytest.raises(InputError, match="does not write"):
+            model.generate(torch.tensor([[3, 5]]), max_new_tokens=2)

@@ -16,7 +16,6 @@ from omniform.blocks.norms import ZeroCentredRMSNorm
 from omniform.blocks.rotary import FULL, SLIDING, Frequencies, Rotary
 from omniform.blocks.scores import Scores, SoftCap
 from omniform.core.config import Common
-from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
 from omniform.models.gemma2 import read_cap
@@ -89,17 +88,17 @@ def build(c: Config) -> TextDecoder:
 heads = DecoderHeads(build, lambda c: c.text, lambda c: None if c.logits_cap is None else SoftCap(c.logits_cap))
 
 
+class Unwritten(CausalLM):
+    """A decoder whose tokens see what follows them: it can be asked for scores, and does not write."""
+
+    def can_generate(self) -> bool:
+        return False
+
+
 def causal_lm(c: Config, common: Common) -> CausalLM:
-    """The decoder that writes."""
-    if c.both_ways:
-        raise ConfigError(
-            "this model embeds texts, and does not write: its tokens see what follows them",
-            where="config.json: use_bidirectional_attention",
-            expected=False,
-            found=True,
-            remedy="Load it with AutoModel.",
-        )
-    return heads.causal_lm(c, common)
+    """The decoder with a head for the next token."""
+    made = heads.causal_lm(c, common)
+    return Unwritten(model=made.model, lm_head=made.lm_head, adjust=made.adjust) if c.both_ways else made
 
 
 FAMILY = (
