@@ -213,12 +213,13 @@ def _overlap(text: bytes, string: bytes) -> int:
 def _backend(tokenizer: Decodes) -> Backend | None:
     # Here, so that whoever asks for no stop strings need not load tokenizers and processors.
     from omniform.inputs.processors.base import Processor
+    from omniform.inputs.text.scripted import Scripted
     from omniform.inputs.text.tokenizer import Tokenizer
 
     if isinstance(tokenizer, Processor):
-        return tokenizer.tokenizer.backend
+        tokenizer = tokenizer.tokenizer
     if isinstance(tokenizer, Tokenizer):
-        return tokenizer.backend
+        return None if isinstance(tokenizer.backend, Scripted) else tokenizer.backend
     return tokenizer.backend_tokenizer if isinstance(tokenizer, _HasBackend) else None
 
 

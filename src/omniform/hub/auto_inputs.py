@@ -26,7 +26,8 @@ from omniform.hub.save import replace_files
 from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessor, image_processor
 from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor
-from omniform.inputs.text.load import tokenizer_from_files
+from omniform.inputs.text.load import is_whole, tokenizer_from_files
+from omniform.inputs.text.names import Origin
 from omniform.inputs.text.settings import INERT, KNOWN, TEMPLATES_FOLDER, ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.models.index import FEATURE_EXTRACTORS as FEATURE_EXTRACTORS_OF
@@ -309,11 +310,12 @@ class Checkpoint:
     def tokenizer(self, settings: Mapping[str, object], wanted: type[Tokenizer] | None = None) -> Tokenizer:
         """The tokenizer, with some settings changed; of the class that is wanted, else of that which the files name."""
         files = self.source.files(_TOKENIZER_FILES)
-        if not any(name in files for name in _VOCABULARIES):
-            raise self.missing("there is no tokenizer", " or ".join(_VOCABULARIES))
-        files.update(self._named_templates(files.values()))
         said = {name: self.model.get(name) for name in ("model_type", "tokenizer_class", "model_name")}
         kind, named, version = (value if isinstance(value, str) else None for value in said.values())
+        origin = Origin(family=kind, model_class=named if wanted is None else wanted.recipe_name)
+        if not any(name in files for name in _VOCABULARIES) and not is_whole(files, origin):
+            raise self.missing("there is no tokenizer", " or ".join(_VOCABULARIES))
+        files.update(self._named_templates(files.values()))
         return tokenizer_from_files(
             files,
             where=self.where,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from threading import Lock
 
 from tokenizers import Encoding
-from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import ConfigError, InputError, OmniformError
 from omniform.inputs.text.options import Limits
 from omniform.inputs.text.rows import Row
+from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import Side
 
 LARGEST_OVERFLOW = 10**7
@@ -64,7 +64,7 @@ class Asked:
     pad_token: str
 
 
-def encode_rows(backend: Backend, turn: Lock, rows: Sequence[Row], limits: Limits, asked: Asked) -> list[Encoding]:
+def encode_rows(backend: Machinery, turn: Lock, rows: Sequence[Row], limits: Limits, asked: Asked) -> list[Encoding]:
     """Encode rows, cut and padded as the limits say.
 
     Args:
@@ -99,7 +99,7 @@ def encode_rows(backend: Backend, turn: Lock, rows: Sequence[Row], limits: Limit
 
 
 @contextmanager
-def _left_as_it_is(backend: Backend) -> Iterator[None]:
+def _left_as_it_is(backend: Machinery) -> Iterator[None]:
     """Without truncation and padding inside; with what was set before, after."""
     truncation, padding, split = backend.truncation, backend.padding, backend.encode_special_tokens
     frame = backend.post_processor
@@ -118,7 +118,7 @@ def _left_as_it_is(backend: Backend) -> Iterator[None]:
             backend.enable_padding(**padding)
 
 
-def _batch(backend: Backend, rows: Sequence[Row], asked: Asked, framed: bool) -> list[Encoding]:
+def _batch(backend: Machinery, rows: Sequence[Row], asked: Asked, framed: bool) -> list[Encoding]:
     return backend.encode_batch(list(rows), is_pretokenized=asked.in_words, add_special_tokens=framed)
 
 
@@ -172,7 +172,7 @@ def _kept(first: int, second: int, room: int, strategy: str) -> tuple[int, int]:
     return (first - excess, second) if strategy == "only_first" else (first, second - excess)
 
 
-def _cut(backend: Backend, row: Row, room: int, strategy: str, asked: Asked) -> Encoding:
+def _cut(backend: Machinery, row: Row, room: int, strategy: str, asked: Asked) -> Encoding:
     """One row that is too long, without what overflows: the backend would make that anyway, of every combination."""
     frame = backend.post_processor
     parts = _parts(backend, row, asked)
@@ -183,7 +183,7 @@ def _cut(backend: Backend, row: Row, room: int, strategy: str, asked: Asked) -> 
     return backend.post_process(first, second and _sliced(second, kept[1], asked.side, 1), asked.framed)
 
 
-def _parts(backend: Backend, row: Row, asked: Asked) -> list[Encoding]:
+def _parts(backend: Machinery, row: Row, asked: Asked) -> list[Encoding]:
     """The texts of a row, not framed."""
     backend.post_processor = None
     return _batch(backend, list(row) if isinstance(row, tuple) else [row], asked, False)
@@ -201,7 +201,7 @@ def _sliced(encoding: Encoding, count: int, side: Side, type_id: int) -> Encodin
 
 
 def _check_overflow(
-    backend: Backend, row: Row, limits: Limits, asked: Asked, added: dict[bool, int], index: int
+    backend: Machinery, row: Row, limits: Limits, asked: Asked, added: dict[bool, int], index: int
 ) -> None:
     """Refuse a row whose overflow would fill the memory: by its length in bytes, and if that may be, by its tokens."""
     assert limits.max_length is not None and limits.truncation is not None

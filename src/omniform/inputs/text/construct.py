@@ -15,10 +15,11 @@ from omniform.inputs.text.assemble import Vocabulary
 from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.load import assembled, read_parts
 from omniform.inputs.text.recipes import Recipe, recipe_of
+from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import INERT, KNOWN, Settings, read_settings
 
 _FILES = ("tokenizer_file", "vocab_file", "merges_file")
-Parts = tuple[Backend, Recipe, Settings, processors.PostProcessor | None]
+Parts = tuple[Machinery, Recipe, Settings, processors.PostProcessor | None]
 
 
 def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, object]) -> Parts:
@@ -47,7 +48,7 @@ def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, objec
         backend = copy.deepcopy(made)
         return backend, recipe, settings, backend.post_processor
     files = _files(recipe, vocab, merges, given)
-    if files:
+    if files or (recipe.script is not None and not recipe.files):
         return read_parts(files, name, options, recipe)
     settings = _settings(recipe, options)
     with guarded("the vocabulary does not make a tokenizer", where="vocab"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from threading import Lock
 
@@ -13,6 +12,7 @@ from omniform.core.errors import ConfigError, InputError
 from omniform.inputs.text.ids import read_ids
 from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
+from omniform.inputs.text.scripted import Scripted, encoding_of
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.special import Token
 from omniform.inputs.text.table import TokenTable
@@ -50,7 +50,10 @@ class Framing(TokenTable):
     def _add_missing_tokens(self) -> None:
         tokens: list[Token] = [token for _, token in sorted(self.settings.added.items())]
         known = {*self.get_added_vocab(), *(str(token) for token in tokens)}
+        bare = isinstance(self.backend, Scripted)
         for token in [*self._named.values(), *self._extra]:
+            # Scripts have their own flags for the tokens that need some.
+            token = str(token) if bare and token is not None else token
             if token is not None and str(token) not in known and token not in tokens:
                 tokens.append(token)
         named = {str(token) for token in self._named.values() if token}
@@ -80,9 +83,9 @@ class Framing(TokenTable):
         )
 
     def _frame(self) -> None:
-        steps = self.recipe.steps
-        if steps is not None and steps.frame is not None:
-            self.backend.post_processor = steps.frame(self, self.settings)
+        frame = self.recipe.frame
+        if frame is not None:
+            self.backend.post_processor = frame(self, self.settings)
 
     @property
     def add_bos_token(self) -> bool:
@@ -150,26 +153,7 @@ class Framing(TokenTable):
         return [int(index in special) for index in read_ids(token_ids_0)]
 
     def _framed(self, first: object, second: object) -> Encoding:
-        parts = [_of_ids(read_ids(first), 0), None if second is None else _of_ids(read_ids(second), 1)]
+        parts = [encoding_of(read_ids(first), 0), None if second is None else encoding_of(read_ids(second), 1)]
         assert parts[0] is not None
         with self._turn:
             return self.backend.post_process(parts[0], parts[1], True)
-
-
-def _of_ids(ids: list[int], type_id: int) -> Encoding:
-    """What the backend would have found, had it found these ids."""
-    count = len(ids)
-    state = {
-        "ids": ids,
-        "type_ids": [type_id] * count,
-        "tokens": [""] * count,
-        "words": [None] * count,
-        "offsets": [[0, 0]] * count,
-        "special_tokens_mask": [0] * count,
-        "attention_mask": [1] * count,
-        "overflowing": [],
-        "sequence_ranges": {},
-    }
-    made = Encoding()
-    made.__setstate__(json.dumps(state).encode())
-    return made

@@ -19,9 +19,11 @@ from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.classes import class_named
 from omniform.inputs.text.growth import check_charsmap, check_growth
 from omniform.inputs.text.names import Origin, class_of
-from omniform.inputs.text.recipes import Recipe, recipe_of
+from omniform.inputs.text.recipes import Recipe, Scripting, recipe_of
+from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
-from omniform.inputs.text.settings import INERT, KNOWN, Settings, check_size, read_settings, read_text
+from omniform.inputs.text.settings import INERT, KNOWN, Settings, check_size, read_json, read_settings, read_text
+from omniform.inputs.text.special import Token
 from omniform.inputs.text.tokenizer import Tokenizer
 
 
@@ -64,13 +66,23 @@ def tokenizer_from_files(
         return kind.made_of(*parts)
 
 
+def is_whole(files: Mapping[str, Path], said: Origin) -> bool:
+    """Whether these files make a tokenizer though there is no vocabulary among them: one of bytes needs none."""
+    named = (
+        read_json(files["tokenizer_config.json"]).get("tokenizer_class") if "tokenizer_config.json" in files else None
+    )
+    kind = class_of(replace(said, config_class=named if isinstance(named, str) else None))
+    recipe = recipe_of(kind)
+    return recipe.script is not None and not recipe.files
+
+
 def read_parts(
     files: Mapping[str, Path],
     where: str,
     overrides: Mapping[str, object],
     recipe: Recipe | None,
     said: Origin | None = None,
-) -> tuple[Backend, Recipe, Settings, processors.PostProcessor | None]:
+) -> tuple[Machinery, Recipe, Settings, processors.PostProcessor | None]:
     """What a tokenizer is made of, out of files.
 
     Args:
@@ -91,6 +103,8 @@ def read_parts(
     settings.named = recipe.named(settings.named)
     post_processor: processors.PostProcessor | None = None
     with guarded("the tokenizer's files do not make a tokenizer", ConfigError, where):
+        if recipe.script is not None and (raw is None or any(name in files for name in recipe.files)):
+            return scripted(recipe.script, files, settings), recipe, settings, None
         if text is None or raw is None:
             return _from_vocabulary_files(recipe, files, settings), recipe, settings, None
         stands = recipe.steps is None or recipe.steps.keeps_file
@@ -99,6 +113,22 @@ def read_parts(
         post_processor = shell.post_processor
         backend = shell if stands else assembled(recipe, _stored_vocabulary(raw), settings)
     return backend, recipe, settings, post_processor
+
+
+def scripted(kind: Scripting, files: Mapping[str, Path], settings: Settings) -> Scripted:
+    """The tokenizer proper of a class that has a script of its own."""
+    if kind.tokens is not None:
+        kind.tokens(settings)
+    fixed = {index: _ready(settings.named[name]) for index, name in enumerate(kind.added)}
+    made = Scripted(kind.make(files, settings), {**fixed, **settings.added})
+    settings.added = {}
+    return made
+
+
+def _ready(token: Token | None) -> AddedToken:
+    if token is None:
+        raise ConfigError("a special token is missing that has an id of its own")
+    return token if isinstance(token, AddedToken) else AddedToken(token)
 
 
 def assembled(recipe: Recipe, vocabulary: Vocabulary, settings: Settings) -> Backend:

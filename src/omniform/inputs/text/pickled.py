@@ -43,8 +43,10 @@ def attributes_of(state: Mapping[str, object]) -> dict[str, object]:
     """The attributes that :func:`state_of` made plain."""
     attributes = dict(state)
     recipe, settings, backend = (attributes.pop(name) for name in ("recipe", "settings", "backend"))
-    assert isinstance(recipe, str) and isinstance(settings, dict) and isinstance(backend, str)
-    made = {"backend": Backend.from_str(backend), "recipe": recipe_of(recipe), "settings": Settings(**settings)}
+    assert isinstance(recipe, str) and isinstance(settings, dict)
+    if isinstance(backend, str):
+        backend = Backend.from_str(backend)
+    made = {"backend": backend, "recipe": recipe_of(recipe), "settings": Settings(**settings)}
     return {**attributes, **made}
 
 

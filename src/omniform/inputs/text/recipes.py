@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin
+from omniform.inputs.text import assemble, assemble_kin, scripts
 from omniform.inputs.text.assemble import Assembly, Frame, Scores
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
+from omniform.inputs.text.scripted import Script
 from omniform.inputs.text.settings import Settings, Side
 from omniform.inputs.text.special import Token
 
@@ -52,6 +54,25 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scripting:
+    """What a class's tokenizers are made by, where ``tokenizers`` has no steps for them.
+
+    Attributes:
+        make: makes the script from the vocabulary's files and the settings.
+        added: the tokens whose ids are fixed, in the order of these.
+        tokens: completes the settings with the tokens that the class implies.
+        frame: the post-processor that it always has.
+        defaults: special tokens with flags of their own.
+    """
+
+    make: Callable[[Mapping[str, Path], Settings], Script]
+    added: tuple[str, ...] = ()
+    tokens: Callable[[Settings], None] | None = None
+    frame: Frame | None = None
+    defaults: Mapping[str, Token] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """One class of tokenizers.
 
@@ -59,6 +80,7 @@ class Recipe:
         name: the name that ``tokenizer_config.json`` gives it.
         kind: what is known of it.
         steps: how it is assembled; absent where ``tokenizer.json`` is taken as it stands.
+        script: how it is made where there are no steps for it.
         files: the vocabulary files it is read from when there is no ``tokenizer.json``, in order of preference.
         defaults: special tokens where the folder names none.
     """
@@ -68,6 +90,14 @@ class Recipe:
     steps: Steps | None
     files: tuple[str, ...]
     defaults: Mapping[str, Token | None]
+    script: Scripting | None = None
+
+    @property
+    def frame(self) -> Frame | None:
+        """The post-processor that it always has."""
+        if self.steps is not None:
+            return self.steps.frame
+        return None if self.script is None else self.script.frame
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -76,7 +106,8 @@ class Recipe:
 
     def named(self, found: Mapping[str, Token | None]) -> dict[str, Token | None]:
         """The special tokens of a folder, completed by its own; texts get the flags that the class gives them."""
-        flagged = {} if self.steps is None else self.steps.defaults
+        made_by = self.steps or self.script
+        flagged = {} if made_by is None else made_by.defaults
         made = {**self.defaults, **found}
         for name, default in flagged.items():
             token = made.get(name)
@@ -107,12 +138,14 @@ def recipe_of(name: str) -> Recipe:
     """The recipe of a class, by the name that :func:`~omniform.inputs.text.names.class_of` gives."""
     if name == GENERIC:
         return Recipe(name=name, kind=_UNKNOWN, steps=None, files=("tokenizer.model",), defaults={})
-    kind, steps = CLASSES[name], _STEPS.get(name)
+    kind, steps, script = CLASSES[name], _STEPS.get(name), _SCRIPTS.get(name)
     files, defaults = kind.files, dict[str, Token | None](kind.tokens)
     if steps is not None:
         files = steps.files or files
         defaults.update(steps.defaults)
-    return Recipe(name=name, kind=kind, steps=steps, files=files, defaults=defaults)
+    if script is not None:
+        defaults.update(script.defaults)
+    return Recipe(name=name, kind=kind, steps=steps, files=files, defaults=defaults, script=script)
 
 
 def _as_they_are(scores: Scores, settings: Settings) -> Scores:
@@ -121,6 +154,10 @@ def _as_they_are(scores: Scores, settings: Settings) -> Scores:
 
 def _plain(content: str) -> AddedToken:
     return AddedToken(content, lstrip=False, rstrip=False, normalized=False, special=True)
+
+
+def _wide(content: str) -> AddedToken:
+    return AddedToken(content, lstrip=True, rstrip=True)
 
 
 def _flagged(content: str, lstrip: bool = False) -> AddedToken:
@@ -221,4 +258,23 @@ _STEPS: dict[str, Steps] = {
         frame=assemble_kin.xlnet_frame,
         defaults={"mask_token": assemble_kin.left_stripped("<mask>")},
     ),
+}
+
+_SCRIPTS: dict[str, Scripting] = {
+    "ByT5Tokenizer": Scripting(
+        make=scripts.byt5,
+        added=("pad_token", "eos_token", "unk_token"),
+        tokens=scripts.byt5_tokens,
+        frame=scripts.eos_frame,
+        defaults={"pad_token": _wide("<pad>"), "eos_token": _wide("</s>"), "unk_token": _wide("<unk>")},
+    ),
+    "CanineTokenizer": Scripting(make=scripts.canine, tokens=scripts.of_2048, frame=scripts.cls_frame),
+    "EsmTokenizer": Scripting(make=scripts.esm, frame=scripts.esm_frame),
+    "PerceiverTokenizer": Scripting(
+        make=scripts.perceiver,
+        added=("pad_token", "bos_token", "eos_token", "mask_token", "cls_token", "sep_token"),
+        tokens=scripts.of_2048,
+        frame=scripts.typed_cls_frame,
+    ),
+    "Wav2Vec2CTCTokenizer": Scripting(make=scripts.ctc, tokens=scripts.ctc_tokens),
 }

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tokenizers import AddedToken
+
 from omniform.core.errors import ConfigError, RepoError
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.settings import TEMPLATES_FOLDER, ChatTemplates, Settings
@@ -37,12 +39,17 @@ def config_of(
     return config
 
 
-def write(folder: Path, backend: str, config: Mapping[str, object], templates: ChatTemplates) -> list[Path]:
+def added(tokens: Mapping[int, AddedToken]) -> dict[str, object]:
+    """Added tokens as ``tokenizer_config.json`` lists them, where no ``tokenizer.json`` does."""
+    return {str(index): json.loads(json.dumps(token.__getstate__())) for index, token in tokens.items()}
+
+
+def write(folder: Path, files: Mapping[str, str], config: Mapping[str, object], templates: ChatTemplates) -> list[Path]:
     """Write the files of a tokenizer, each complete or not at all.
 
     Args:
         folder: made if it is missing.
-        backend: the content of ``tokenizer.json``.
+        files: the content of ``tokenizer.json``, or of a vocabulary's files.
         config: the content of ``tokenizer_config.json``.
         templates: one chat template, or several by name.
 
@@ -54,7 +61,7 @@ def write(folder: Path, backend: str, config: Mapping[str, object], templates: C
         RepoError: the folder cannot be written.
     """
     contents = {
-        "tokenizer.json": backend,
+        **files,
         "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
     }
     named = {"default": templates} if isinstance(templates, str) else templates or {}

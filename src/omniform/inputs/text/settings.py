@@ -31,6 +31,7 @@ KNOWN = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
     *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
+    *("replace_word_delimiter_char", "target_lang"),
     *("language", "task", "predict_timestamps", "tokenizer_class", "processor_class"),
 )
 """The settings that mean something here."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from tokenizers import AddedToken, decoders
-from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError, nearest
 from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.ids import is_row, listed, read_id, read_ids, shown
 from omniform.inputs.text.options import read_flag
+from omniform.inputs.text.scripted import Joiner, Machinery
 from omniform.inputs.text.special import NAMES, NamedToken, NamedTokenId, Token, token_text
 
 
@@ -22,7 +22,7 @@ class TokenTable:
         backend: the tokenizer proper.
     """
 
-    backend: Backend
+    backend: Machinery
     bos_token, bos_token_id = NamedToken(), NamedTokenId()
     eos_token, eos_token_id = NamedToken(), NamedTokenId()
     unk_token, unk_token_id = NamedToken(), NamedTokenId()
@@ -34,7 +34,7 @@ class TokenTable:
     SPECIAL_TOKENS_ATTRIBUTES = NAMES
     pad_token_type_id = 0
 
-    def _begin_table(self, backend: Backend, named: Mapping[str, Token | None], extra: Sequence[Token]) -> None:
+    def _begin_table(self, backend: Machinery, named: Mapping[str, Token | None], extra: Sequence[Token]) -> None:
         self.backend = backend
         self._named: dict[str, Token | None] = {**dict.fromkeys(NAMES), **named}
         self._extra: list[Token] = list(extra)
@@ -118,7 +118,7 @@ class TokenTable:
         return self.get_vocab()
 
     @property
-    def backend_tokenizer(self) -> Backend:
+    def backend_tokenizer(self) -> Machinery:
         """The ecosystem's name of :attr:`backend`."""
         return self.backend
 
@@ -217,7 +217,7 @@ class TokenTable:
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """The text that tokens stand for."""
-        decoder: decoders.Decoder | None = self.backend.decoder
+        decoder: decoders.Decoder | Joiner | None = self.backend.decoder
         texts = [token_text(token, f"token {index}") for index, token in enumerate(listed(tokens, "tokens"))]
         with guarded("the tokens cannot be joined"):
             return " ".join(texts) if decoder is None else decoder.decode(texts)

@@ -10,7 +10,6 @@ from typing import ClassVar, Self, Unpack, cast
 
 import torch
 from tokenizers import Encoding, models, processors
-from tokenizers import Tokenizer as Backend
 
 from omniform.core.errors import InputError
 from omniform.core.kinds import switch
@@ -37,6 +36,7 @@ from omniform.inputs.text.padding import Filler, pad_rows
 from omniform.inputs.text.pickled import attributes_of, state_of
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.rows import read_rows
+from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.settings import ChatTemplates, Settings
 from omniform.inputs.text.special import Token
 
@@ -92,7 +92,7 @@ class Tokenizer(Framing):
     @classmethod
     def made_of(
         cls,
-        backend: Backend,
+        backend: Machinery,
         recipe: Recipe,
         settings: Settings,
         post_processor: processors.PostProcessor | None = None,
@@ -120,7 +120,7 @@ class Tokenizer(Framing):
 
     def _begin(
         self,
-        backend: Backend,
+        backend: Machinery,
         recipe: Recipe,
         settings: Settings,
         post_processor: processors.PostProcessor | None,
@@ -316,12 +316,19 @@ class Tokenizer(Framing):
 
     def _decode(self, ids: list[int], skip_special_tokens: bool, clean_up: bool | None) -> str:
         skip_special_tokens = read_flag(skip_special_tokens, "skip_special_tokens")
-        if clean_up is not None:
-            clean_up = read_flag(clean_up, "clean_up_tokenization_spaces")
+        if skip_special_tokens and isinstance(self.backend, Scripted):
+            special = set(self.all_special_ids)
+            ids = [index for index in ids if index not in special]
         with guarded("the ids cannot be decoded"):
             text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         if self.recipe.steps is not None and self.recipe.steps.joint is not None:
             text = text.replace(self.recipe.steps.joint, " ").strip()
+        return self._tidy(text, clean_up)
+
+    def _tidy(self, text: str, clean_up: bool | None) -> str:
+        """Close the spaces before punctuation, where that is asked for."""
+        if clean_up is not None:
+            clean_up = read_flag(clean_up, "clean_up_tokenization_spaces")
         if (self.clean_up_tokenization_spaces if clean_up is None else clean_up) and self._may_clean_up:
             for apart in _APART:
                 text = text.replace(apart, apart.strip())
@@ -438,6 +445,10 @@ class Tokenizer(Framing):
             InputError: an argument has a wrong type or value, or the texts do not make such a vocabulary.
             UnknownArgumentError: the trainer has no such option.
         """
+        if isinstance(self.backend, Scripted):
+            raise InputError(
+                "tokenizers of this class have no vocabulary that could be trained", where=type(self).__name__
+            )
         new, names = train.read_new_tokens(new_special_tokens), train.read_names(special_tokens_map)
         with self._turn:
             made = train.trained(self.backend, text_iterator, vocab_size, length, new, names, kwargs)
@@ -465,7 +476,8 @@ class Tokenizer(Framing):
         }
 
     def save_files(self, folder: Path) -> list[Path]:
-        """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat templates into a folder.
+        """Write ``tokenizer.json``, or the vocabulary of a class that has none, ``tokenizer_config.json`` and the chat
+        templates into a folder.
 
         Returns:
             The files written.
@@ -473,8 +485,15 @@ class Tokenizer(Framing):
         config = save.config_of(self.settings, self.recipe, self._named, self._extra)
         config.update(self._changeable())
         with self._turn:
-            backend = self.backend.to_str(pretty=True)
-        return save.write(folder, backend, config, self.chat_template)
+            backend = self.backend
+            files = (
+                backend.script.files()
+                if isinstance(backend, Scripted)
+                else {"tokenizer.json": backend.to_str(pretty=True)}
+            )
+        if isinstance(backend, Scripted):
+            config["added_tokens_decoder"] = save.added(backend.get_added_tokens_decoder())
+        return save.write(folder, files, config, self.chat_template)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.

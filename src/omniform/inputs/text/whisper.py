@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import TypedDict, Unpack, cast
 
 import torch
-from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from omniform.core.errors import ConfigError, InputError, check_arguments, nearest
@@ -20,6 +19,7 @@ from omniform.core.languages import CODES, LANGUAGES
 from omniform.inputs.text.ids import read_id_rows, shown
 from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
+from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
 
@@ -69,7 +69,7 @@ class WhisperTokenizer(Tokenizer):
 
     def _begin(
         self,
-        backend: Backend,
+        backend: Machinery,
         recipe: Recipe,
         settings: Settings,
         post_processor: processors.PostProcessor | None,
