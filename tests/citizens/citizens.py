@@ -370,6 +370,7 @@ CITIZENS: dict[str, Citizen] = {
     "mpnet, rows": Citizen("mpnet", "MPNetForSequenceClassification", {**TEXT, "pad_token_id": 1}, Text("rows")),
     "albert": Citizen("albert", "AlbertForMaskedLM", {**TEXT, "embedding_size": 8, "inner_group_num": 2}),
     "albert, rows": Citizen("albert", "AlbertForSequenceClassification", {**TEXT, "embedding_size": 8}, Text("rows")),
+    "modernbert-decoder": Citizen("modernbert-decoder", "ModernBertDecoderForCausalLM", {**TEXT, "local_attention": 6}),
     "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),

@@ -99,6 +99,17 @@ def test_loss_of_several_batches_and_sparse_scores(tmp_path):
         omniform.AutoConfig.for_model("modernbert", **TINY, sparse_prediction=True, sparse_pred_ignore_index=-5)
 
 
+def test_half_a_window(tmp_path):
+    """``sliding_window`` sets ``local_attention``."""
+    theirs = saved_reference(
+        transformers.ModernBertModel, transformers.ModernBertConfig(**TINY, sliding_window=2), tmp_path / "m"
+    )
+    path = tmp_path / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "local_attention": 8, "sliding_window": 2}))
+    ours = omniform.AutoModel.from_pretrained(tmp_path / "m")
+    compare(ours, theirs, {"input_ids": torch.stack(ragged(97, [30, 30]))}, ["last_hidden_state"])
+
+
 @pytest.mark.parametrize(
     "rotary",
     [

@@ -19,6 +19,7 @@ DUE = {
     "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "roberta", "roberta-prelayernorm", "smollm3", "t5",
     "umt5", "vit", "whisper", "xlm-roberta",
     "phi", "starcoder2", "stablelm", "gpt_bigcode",
+    "modernbert-decoder",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -75,12 +75,13 @@ class ModernText:
     classifier_dropout: float
 
     @classmethod
-    def read(cls, r: ConfigReader, *, own: int) -> ModernText:
+    def read(cls, r: ConfigReader, *, own: int, half: int | None = None) -> ModernText:
         """The fields under their usual names.
 
         Args:
             own: 1 where a window of ``local_attention`` holds half as many tokens on a side and the token itself, 0
                 where that is counted in.
+            half: that half, if the config says it by itself.
         """
         dim, heads = read_width(r, "hidden_size", 768, "num_attention_heads", 12)
         layers, longest = r.layers("num_hidden_layers", 22), r.integer("max_position_embeddings", 8192)
@@ -89,6 +90,8 @@ class ModernText:
         if len(kinds) != layers or not BASES.keys() >= set(kinds):
             raise r.fail("layer_types", f"{layers} (num_hidden_layers) times one of {', '.join(BASES)}", list(kinds))
         local = r.maybe_integer("local_attention", 128, least=0)
+        if half is None and local is not None:
+            half = local // 2
         r.inert("initializer_cutoff_factor", "layer_norm_eps", "position_embedding_type", "reference_compile")
         r.special_tokens(**TOKENS)
         return cls(
@@ -100,7 +103,7 @@ class ModernText:
             eps=r.number("norm_eps", 1e-5),
             max_positions=longest,
             kinds=kinds,
-            window=None if local is None else local // 2 + own,
+            window=None if half is None else half + own,
             frequencies=read_layer_frequencies(r, BASES, head_dim=dim // heads, max_positions=longest, scaled=BASES),
             norm_bias=r.flag("norm_bias", False),
             attention_bias=r.flag("attention_bias", False),

@@ -51,7 +51,8 @@ def read(r: ConfigReader) -> Config:
         r.only("sparse_pred_ignore_index", -100, why="labels of -100 are those that are left out")
     r.inert("sparse_pred_ignore_index", "deterministic_flash_attn", "repad_logits_with_grad")
     pooling = r.choice("classifier_pooling", ("cls", "mean"), "cls")
-    return Config(text=ModernText.read(r, own=1), pooling=pooling, sparse=sparse)
+    text = ModernText.read(r, own=1, half=r.maybe_integer("sliding_window", least=0))
+    return Config(text=text, pooling=pooling, sparse=sparse)
 
 
 def build(c: Config) -> TextEncoder:
