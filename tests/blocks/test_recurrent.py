@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from omniform.blocks.recurrent import GatedDeltaRule, ShortConv
+from omniform.blocks.state_space import StateSpaceDual
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import PackedContext, Segment
@@ -14,6 +15,7 @@ from omniform.engine.paged_state import ROWS, PagedState
 from reference import close
 
 theirs = import_module("transformers.models.qwen3_next.modeling_qwen3_next")  # once reference has made it importable
+mamba2 = import_module("transformers.models.mamba2.modeling_mamba2")
 
 HEADS, GROUPS, DK, DV, WIDTH = 4, 2, 8, 6, 4
 CHANNELS = 5
@@ -46,7 +48,31 @@ def sounds(rows, tokens, seed=0):
     return (torch.randn(rows, tokens, CHANNELS, generator=torch.Generator().manual_seed(seed)),)
 
 
-MIXERS = {"conv": (conv, sounds), "delta": (rule, inputs)}
+def spaces(rows, tokens, seed=0):
+    """What a state space reads: values, directions to write and to read in, steps, logarithms of what is kept."""
+    r = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, tokens, HEADS, DV, generator=r)
+    b, c = (torch.randn(rows, tokens, GROUPS, DK, generator=r) for _ in range(2))
+    dt = torch.rand(rows, tokens, HEADS, generator=r)
+    return x, b, c, dt, -dt * torch.arange(1, HEADS + 1)
+
+
+MIXERS = {
+    "conv": (conv, sounds), "delta": (rule, inputs), "space": (lambda: StateSpaceDual(HEADS, DV, DK), spaces),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 150])
+def test_the_state_space_is_the_references(tokens):
+    x, b, c, dt, g = spaces(2, tokens)
+    state = torch.randn(2, HEADS, DK, DV, generator=torch.Generator().manual_seed(3))
+    ours, after = StateSpaceDual(HEADS, DV, DK).advance(state, None, x, b, c, dt, g)
+    out, last = mamba2.mamba2_chunk_scan(
+        x, dt, -torch.arange(1, HEADS + 1).float(), b, c, 16, initial_states=state.mT.contiguous(),
+        return_final_states=True,
+    )  # fmt: skip
+    close(ours, out)
+    close(after, last.mT)
 
 
 def step(state=None, past=0, padding=None):

@@ -20,6 +20,7 @@ DUE = {
     "umt5", "vit", "whisper", "xlm-roberta",
     "phi", "starcoder2", "stablelm", "gpt_bigcode",
     "modernbert-decoder",
+    "mamba2",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -229,3 +229,20 @@ class CrossPostNorm(Layer):
             x_BTD = self.encoder_attn_layer_norm(self.add(x_BTD, self.encoder_attn(x_BTD, ctx), ctx))
         normed: Tensor = self.final_layer_norm(self.add(x_BTD, self.mlp(x_BTD), ctx))
         return normed
+
+
+class MixerLayer(Layer):
+    """``x + mixer(norm(x))`` and nothing else (Mamba)."""
+
+    norm: Norm
+    mixer: nn.Module
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return self.add(x_BTD, self.mixer(self.norm(x_BTD), ctx), ctx)
+
+
+class WideMixerLayer(MixerLayer):
+    """The same with a residual stream in float32, whatever the dtype of the rest."""
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().forward(x_BTD.float(), ctx)

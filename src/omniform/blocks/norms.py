@@ -92,6 +92,28 @@ class GatedRMSNorm(RMSNorm):
         return (normed * F.silu(gate.float())).to(x.dtype)
 
 
+class GateFirstRMSNorm(RMSNorm):
+    """A gate, then a root mean square norm over each of some groups of channels, in float32 (Mamba 2).
+
+    Args:
+        dim: width of the last axis.
+        eps: added to the mean squares.
+        groups: how many groups there are.
+    """
+
+    def __init__(self, dim: int, eps: float, groups: int) -> None:
+        super().__init__(dim, eps)
+        self.groups = groups
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Shape: [..., D] each."""
+        open_ = (x.float() * F.silu(gate.float())).view(*x.shape[:-1], self.groups, -1)
+        return self.weight * F.rms_norm(open_, open_.shape[-1:], None, self.eps).view_as(x).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
 class WideLayerNorm(nn.Module):
     """A layer norm without a bias, computed in float32, its weight applied there too (Cohere).
 

@@ -22,7 +22,7 @@ from omniform.core.packed import PackedContext
 from omniform.core.state import Conv, FixedView, Recurrent, StatefulModule, StateSpec
 
 CHUNK = 64
-"""Tokens that the gated delta rule reads at once."""
+"""Tokens that a recurrence reads at once."""
 
 
 class Recurrence(StatefulModule):
@@ -287,28 +287,32 @@ def _one_token(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV:
     return q @ s_BHKV, s_BHKV
 
 
-def _sums_between(g: Tensor) -> Tensor:
+def sums_between(g: Tensor) -> Tensor:
     """What is added up after token j until token i. Shape: [..., T] to [..., T (i), T (j)]; 0 where j is not before."""
     return g[..., :, None].expand(*g.shape, g.shape[-1]).tril(-1).cumsum(-2)
+
+
+def chunks_of(tokens: int) -> tuple[int, int, int]:
+    """How many chunks tokens are read in, how long each is, and how many tokens the last one lacks."""
+    if torch.compiler.is_exporting():
+        # How often a loop runs is written into a program: one chunk of all tokens holds for every length.
+        return 1, tokens, 0
+    # By eights, as vectors are: the sums of a short prompt are then, bit by bit, those of a whole chunk.
+    size = min(CHUNK, tokens + -tokens % 8)
+    short = -tokens % size
+    return (tokens + short) // size, size, short
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
     """The same for many tokens. Shape: [B, H, T, ...] each."""
     tokens, exporting = q.shape[2], torch.compiler.is_exporting()
-    if exporting:
-        # How often a loop runs is written into a program: one chunk of all tokens holds for every length.
-        size, short = tokens, 0
-    else:
-        # By eights, as vectors are: the sums of a short prompt are then, bit by bit, those of a whole chunk.
-        size = min(CHUNK, tokens + -tokens % 8)
-        short = -tokens % size
-    count = (tokens + short) // size
+    count, size, short = chunks_of(tokens)
     # What fills the last chunk lets nothing fade and replaces nothing.
     q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], count, size, x.shape[3]) for x in (q, k, v))
     g, beta = (F.pad(x, (0, short)).reshape(*x.shape[:2], count, size) for x in (g, beta))
     fade = g.cumsum(-1)  # from the chunk's beginning to each token
     # From one token to another. Over a long chunk the sums grow so great that their differences would be inexact.
-    apart = _sums_between(g) if exporting else fade[..., :, None] - fade[..., None, :]
+    apart = sums_between(g) if exporting else fade[..., :, None] - fade[..., None, :]
     between = apart.tril().exp().tril()
     # What each token replaces depends on what the tokens before it replaced: a triangular system.
     k_beta = k * beta[..., None]

@@ -7,7 +7,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from numbers import Number
 from typing import ClassVar, Literal, Self, cast
@@ -233,6 +233,8 @@ class ModelConfig:
         reader.inert("quantization_config")
         common = read_common(reader, type(self).labels)
         spec = (self.__dict__["_read"] or type(self).reader)(reader)
+        # Some families begin with other numbers where the file does not say.
+        common = replace(common, initializer_range=cast(float, reader.values["initializer_range"]))
         parts = {name: value for name, value in reader.values.items() if isinstance(value, ModelConfig)}
         for name, part in parts.items():
             part.__dict__["_owner"] = (self, name)

@@ -203,6 +203,41 @@ class MoECausalLMOutput(StackOutput):
 
 
 @dataclass(slots=True)
+class RecurrentModelOutput(ModelOutput):
+    """Hidden states of a stack that keeps no keys.
+
+    Attributes:
+        last_hidden_state: Shape: [B, T, D].
+        cache_params: state to continue from, when ``use_cache``.
+        hidden_states: each layer's output and the normed last one, Shape: [B, T, D] each, when asked for.
+    """
+
+    last_hidden_state: Tensor
+    cache_params: DenseState | None = None
+    hidden_states: Layers | None = None
+
+    @property
+    def past_key_values(self) -> DenseState | None:
+        """The state, under the name that other models have for it."""
+        return self.cache_params
+
+
+@dataclass(slots=True)
+class RecurrentCausalLMOutput(ModelOutput):
+    """Next-token scores of such a model. ``logits``: Shape: [B, T, V]; see :class:`RecurrentModelOutput`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    cache_params: DenseState | None = None
+    hidden_states: Layers | None = None
+
+    @property
+    def past_key_values(self) -> DenseState | None:
+        """The state, under the name that other models have for it."""
+        return self.cache_params
+
+
+@dataclass(slots=True)
 class MaskedLMOutput(StackOutput):
     """Scores for every token of the vocabulary at every place. ``logits``: Shape: [B, T, V]."""
 

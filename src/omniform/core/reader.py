@@ -130,6 +130,10 @@ class ConfigReader:
         """A list of finite numbers."""
         return self._need(name, self._get(name, (), default, _as_floats, "a list of numbers"))
 
+    def bounds(self, name: str, default: tuple[float, float]) -> tuple[float, float]:
+        """The least and the greatest of something, infinity among them (``{"__float__": "Infinity"}``)."""
+        return self._need(name, self._get(name, (), default, _as_bounds, "two numbers, the lesser one first"))
+
     def texts(self, name: str, default: tuple[str, ...] | _Required = REQUIRED) -> tuple[str, ...]:
         """A list of strings."""
         return self._need(name, self._get(name, (), default, _as_strs, "a list of strings"))
@@ -308,6 +312,16 @@ def _as_ints(value: object, least: int) -> tuple[int, ...]:
 
 def _as_floats(value: object) -> tuple[float, ...]:
     return tuple(_as_float(v) for v in _as_list(value))
+
+
+def _as_bounds(value: object) -> tuple[float, float]:
+    low, high = (
+        float(v["__float__"]) if isinstance(v, Mapping) else v if v in (math.inf, -math.inf) else _as_float(v)
+        for v in _as_list(value)
+    )
+    if not low <= high:
+        raise ValueError
+    return float(low), float(high)
 
 
 def _as_strs(value: object) -> tuple[str, ...]:

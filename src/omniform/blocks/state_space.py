@@ -1,0 +1,174 @@
+"""Selective state spaces: linear recurrences whose tokens say how much of them is kept (https://arxiv.org/abs/2405.21060)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.blocks.mlp import activation
+from omniform.blocks.norms import GateFirstRMSNorm
+from omniform.blocks.recurrent import Recurrence, ShortConv, chunks_of, sums_between
+from omniform.core.context import StepContext
+from omniform.core.state import Recurrent
+
+
+class StateSpaceDual(Recurrence):
+    """The recurrence of Mamba 2, in its dual form for many tokens (sections 3 and 6 there).
+
+    Each head keeps a matrix S of ``size`` rows. A token lets it fade by ``exp(g)``, adds its value x in the direction
+    b, and reads it in the direction c::
+
+        S = exp(g) S + b' (dt x);   out = c S
+
+    Within a chunk that is attention without a softmax, whose scores fade with distance. Both are computed in float32.
+
+    Args:
+        heads: how many heads, each with a state of its own.
+        width: of a head's values.
+        size: of its state.
+    """
+
+    def __init__(self, heads: int, width: int, size: int) -> None:
+        super().__init__()
+        self.heads, self.width, self.size = heads, width, size
+
+    def state_spec(self) -> Recurrent:
+        return Recurrent((self.heads, self.size, self.width))
+
+    def forward(
+        self, x_BTHP: Tensor, b_BTGN: Tensor, c_BTGN: Tensor, dt_BTH: Tensor, g_BTH: Tensor, ctx: StepContext
+    ) -> Tensor:
+        """One step.
+
+        Args:
+            x_BTHP: values.
+            b_BTGN: directions that they are added in, where G divides H: each group of H/G heads shares one.
+            c_BTGN: directions that the states are read in.
+            dt_BTH: how much of each value is added.
+            g_BTH: logarithms of how much of the state each token leaves.
+
+        Returns:
+            Shape: [B, T, H, P], float32.
+        """
+        return self.scan(ctx, x_BTHP, b_BTGN, c_BTGN, dt_BTH, g_BTH)
+
+    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x, b, c, dt, g = (y.float().transpose(1, 2) for y in inputs)
+        if lengths is not None:
+            # A token that lets nothing fade and adds nothing leaves the state as it is.
+            real = (torch.arange(g.shape[2], device=g.device) < lengths[:, None])[:, None]
+            dt, g = dt * real, g * real
+        groups, tokens = b.shape[1], x.shape[2]
+        x, g = ((y.unflatten(1, (groups, -1))) for y in (x * dt[..., None], g))  # type: ignore[no-untyped-call]
+        s = state.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
+        out, s = (_one_token if tokens == 1 else _in_chunks)(x, b[:, :, None], c[:, :, None], g, s)
+        return out.flatten(1, 2).transpose(1, 2), s.flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, width={self.width}, size={self.size}"
+
+
+def _one_token(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> tuple[Tensor, Tensor]:
+    """The recurrence as it is defined; see :func:`_in_chunks` for shapes."""
+    s_BGRNP = s_BGRNP * g.exp()[..., None] + b.transpose(-1, -2) * x
+    return c @ s_BGRNP, s_BGRNP
+
+
+def _in_chunks(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for many tokens.
+
+    Args:
+        x: Shape: [B, G, R, T, P], where R heads share a group.
+        b: Shape: [B, G, 1, T, N]; ``c`` likewise.
+        g: Shape: [B, G, R, T].
+    """
+    tokens = x.shape[3]
+    count, size, short = chunks_of(tokens)
+    # What fills the last chunk lets nothing fade and adds nothing.
+    x, b, c = (F.pad(y, (0, 0, 0, short)).unflatten(3, (count, size)) for y in (x, b, c))  # type: ignore[no-untyped-call]
+    g = F.pad(g, (0, short)).unflatten(3, (count, size))  # type: ignore[no-untyped-call]
+    fade = g.cumsum(-1)  # from the chunk's beginning to each token
+    # From one token to another. Over a long chunk the sums grow so great that their differences would be inexact.
+    apart = sums_between(g) if torch.compiler.is_exporting() else fade[..., :, None] - fade[..., None, :]
+    within = ((c @ b.transpose(-1, -2)) * apart.tril().exp().tril()) @ x
+    read, added = c * fade.exp()[..., None], b * apart[..., -1, :, None].exp()
+    left = fade[..., -1:, None].exp()
+    outs = []
+    for chunk in range(count):
+        outs.append(within[:, :, :, chunk] + read[:, :, :, chunk] @ s_BGRNP)
+        s_BGRNP = s_BGRNP * left[:, :, :, chunk] + added[:, :, :, chunk].transpose(-1, -2) @ x[:, :, :, chunk]
+    return torch.cat(outs, dim=3)[:, :, :, :tokens], s_BGRNP
+
+
+class StateSpaceMixer(nn.Module):
+    """A layer's state space: a projection, a short convolution, the recurrence, a gated norm (Mamba 2).
+
+    Args:
+        dim: width of the residual stream.
+        heads: how many heads.
+        width: of a head's values.
+        size: of its state.
+        groups: how many groups of heads share their directions.
+        taps: tokens that the convolution sees.
+        act: name of the activation after it.
+        eps: of the norm.
+        limit: the least and the greatest step of time.
+        bias: whether the projections have biases.
+        conv_bias: whether the convolution has one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        width: int,
+        size: int,
+        *,
+        groups: int,
+        taps: int,
+        act: str,
+        eps: float,
+        limit: tuple[float, float] = (0.0, math.inf),
+        bias: bool = False,
+        conv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        inner = heads * width
+        self._widths, self._limit, self._act = [inner, groups * size, groups * size], limit, activation(act)
+        self.in_proj = nn.Linear(dim, inner + sum(self._widths) + heads, bias=bias)
+        self.conv1d = ShortConv(sum(self._widths), taps, bias=conv_bias)
+        self.recurrence = StateSpaceDual(heads, width, size)
+        self.dt_bias, self.A_log, self.D = (nn.Parameter(torch.empty(heads)) for _ in range(3))
+        self.norm = GateFirstRMSNorm(inner, eps, groups)
+        self.out_proj = nn.Linear(inner, dim, bias=bias)
+
+    def reset(self, std: float) -> None:
+        """Fresh rates: steps of 0.001 to 0.1, a wide spread of fading, and values that pass through."""
+        fresh_steps(self.dt_bias)
+        with torch.no_grad():
+            self.A_log.copy_(torch.arange(1, len(self.A_log) + 1).log())
+        nn.init.ones_(self.D)
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, D] in; out of the tokens that are wanted."""
+        made = self.in_proj(x_BTD)
+        gate, mixed, dt = torch.split(made, [self._widths[0], sum(self._widths), len(self.D)], dim=-1)
+        mixed = self._act(self.conv1d(mixed, ctx))
+        x, b, c = torch.split(mixed, self._widths, dim=-1)
+        x = x.reshape(*x.shape[:-1], len(self.D), -1)
+        b, c = (y.reshape(*y.shape[:-1], -1, self.recurrence.size) for y in (b, c))
+        dt = F.softplus(dt + self.dt_bias).clamp(*self._limit).float()
+        seen = self.recurrence(x, b, c, dt, dt * -self.A_log.float().exp(), ctx)
+        seen = ctx.only_wanted(seen) + ctx.only_wanted(x) * self.D[:, None]
+        out: Tensor = self.out_proj(self.norm.gated(seen.flatten(-2), ctx.only_wanted(gate)).to(x.dtype))
+        return out
+
+
+def fresh_steps(bias: Tensor, least: float = 0.001, most: float = 0.1, floor: float = 1e-4) -> None:
+    """Biases whose softplus are steps of time between ``least`` and ``most``, evenly over their logarithms."""
+    with torch.no_grad():
+        steps = (torch.rand_like(bias) * math.log(most / least) + math.log(least)).exp().clamp(min=floor)
+        bias.copy_(steps + (-torch.expm1(-steps)).log())
