@@ -339,6 +339,7 @@ CITIZENS: dict[str, Citizen] = {
     "electra, decoder": Citizen("electra", "ElectraForCausalLM", {**TEXT, "embedding_size": 12, "is_decoder": True}),
     "esm": Citizen("esm", "EsmForMaskedLM", ESM),
     "esm, rows": Citizen("esm", "EsmForSequenceClassification", {**ESM, **ROTARY}, Text("rows")),
+    "xlm-roberta-xl": Citizen("xlm-roberta-xl", "XLMRobertaXLForMaskedLM", TEXT),
     "xlm-roberta": Citizen("xlm-roberta", "XLMRobertaForMaskedLM", TEXT),
     "camembert": Citizen("camembert", "CamembertForSequenceClassification", TEXT, Text("rows")),
     "data2vec-text": Citizen("data2vec-text", "Data2VecTextModel", TEXT, Text("")),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from askers import Choices, Labels, Nothing, Rows, Text, Words
 from harness import Head, Parity, Table, bare, classifiers, compiled, gamma
+from safetensors.torch import load_file, save_file
 from test_bert import TINY as BERT
 from test_bert import types
 from writers import Prompts
@@ -15,7 +16,7 @@ from writers import Prompts
 from omniform.core.errors import ConfigError, InputError
 from reference import close, compare, omniform, padded, ragged, saved_reference, transformers
 
-TINY = {**BERT, "max_position_embeddings": 60, "pad_token_id": 0}
+TINY = {**BERT, "max_position_embeddings": 60, "pad_token_id": 0, "type_vocab_size": 2}
 
 
 VARIANTS = {
@@ -83,6 +84,31 @@ class TestRobertaPreLayerNorm(Parity):
         prefix="roberta_prelayernorm",
         variants=("plain", "relu", "decoder", "crossed"),
     )
+
+
+class TestXLMRobertaXL(Parity):
+    table = table("xlm-roberta-xl", "XLMRobertaXL", variants=("plain", "types", "decoder", "crossed"))
+
+
+@pytest.mark.parametrize("name", ["Roberta", "XLMRoberta", "Camembert"])
+def test_published_folder(tmp_path, name):
+    """Masked language models hold copies of the table and of its bias, a stray buffer, and a pooler."""
+    made = getattr(transformers, f"{name}ForMaskedLM")
+    theirs = saved_reference(made, getattr(transformers, f"{name}Config")(**TINY), tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    copies = {
+        "lm_head.decoder.weight": weights["roberta.embeddings.word_embeddings.weight"].clone(),
+        "lm_head.decoder.bias": weights["lm_head.bias"].clone(),
+        "roberta.embeddings.position_ids": torch.arange(60)[None],
+        "roberta.pooler.dense.weight": torch.randn(32, 32),
+        "roberta.pooler.dense.bias": torch.randn(32),
+    }
+    save_file({**weights, **copies}, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    ours, report = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report.fresh and not report.unexpected and ours.lm_head.decoder.weight is ours.model.embed_tokens.weight
+    compare(ours, theirs, {"input_ids": torch.stack(ragged(97, [9, 9]))}, ["logits"])
+    base, report = omniform.AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report.fresh and base.pooler is not None
 
 
 def pair(tmp_path, head="Model", auto="AutoModel", **changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self, TypedDict, TypeVar, Unpack
 
 from torch import nn
 
@@ -20,6 +20,19 @@ from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
 
+class Sizes(TypedDict, total=False):
+    """Defaults of a family; see :meth:`EncoderText.read`."""
+
+    vocab_size: int
+    token_types: int
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    eps: float
+    max_positions: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedText:
     """What a RoBERTa and its kin compute.
@@ -32,16 +45,16 @@ class CountedText:
     padding: int
 
     @classmethod
-    def read(cls, r: ConfigReader, kind: type[EncoderText] = EncoderText, *, vocab_size: int = 30522) -> Self:
+    def read(cls, r: ConfigReader, kind: type[EncoderText] = EncoderText, **usual: Unpack[Sizes]) -> Self:
         """The fields under their usual names.
 
         Args:
             kind: of the text part, which says where norms stand.
-            vocab_size: its default.
+            usual: its defaults, where they are not BERT's.
         """
         r.only("position_embedding_type", "absolute", None, why="positions are a learned table")
         r.special_tokens(bos_token_id=0, eos_token_id=2)
-        padding, text = r.token("pad_token_id", 1), kind.read(r, vocab_size=vocab_size)
+        padding, text = r.token("pad_token_id", 1), kind.read(r, **usual)
         if padding is None or not 0 <= padding < text.max_positions - 1:
             raise r.fail("pad_token_id", f"0 to {text.max_positions - 2}: positions are counted from it", padding)
         return cls(text=text, padding=padding)
@@ -52,7 +65,7 @@ class CountedText:
         embeddings = CountedEmbeddings(
             embed_positions=PositionTable(text.max_positions, text.dim),
             embed_token_types=nn.Embedding(text.token_types, text.dim),
-            norm=text.norm(),
+            norm=text.first(),
             dropout=text.dropout,
             padding=self.padding,
         )

@@ -110,6 +110,10 @@ class EncoderText:
         """One layer; where the config says so, one that may look at an encoder's output."""
         return (CrossPostNorm if self.cross_attention else PostNorm).of(self.norm, **self.parts())
 
+    def first(self) -> nn.Module | None:
+        """What stands before the layers."""
+        return self.norm()
+
     def last(self) -> nn.Module | None:
         """What stands after the layers; nothing, where they end with a norm themselves."""
         return None

@@ -69,6 +69,7 @@ FAMILIES: dict[str, str] = {
     "vit": "vit:FAMILY",
     "whisper": "whisper:FAMILY",
     "xlm-roberta": "xlm_roberta:FAMILY",
+    "xlm-roberta-xl": "xlm_roberta_xl:FAMILY",
 }
 """Module and name of every family, by ``model_type``."""
 
@@ -490,6 +491,15 @@ CLASSES: dict[str, str] = {
     "XLMRobertaForTokenClassification": "xlm_roberta",
     "XLMRobertaModel": "xlm_roberta",
     "XLMRobertaPreTrainedModel": "xlm_roberta",
+    "XLMRobertaXLConfig": "xlm_roberta_xl",
+    "XLMRobertaXLForCausalLM": "xlm_roberta_xl",
+    "XLMRobertaXLForMaskedLM": "xlm_roberta_xl",
+    "XLMRobertaXLForMultipleChoice": "xlm_roberta_xl",
+    "XLMRobertaXLForQuestionAnswering": "xlm_roberta_xl",
+    "XLMRobertaXLForSequenceClassification": "xlm_roberta_xl",
+    "XLMRobertaXLForTokenClassification": "xlm_roberta_xl",
+    "XLMRobertaXLModel": "xlm_roberta_xl",
+    "XLMRobertaXLPreTrainedModel": "xlm_roberta_xl",
 }
 """The file that holds a class, by its name."""
 
@@ -557,6 +567,7 @@ TOKENIZERS: dict[str, str] = {
     "umt5": "PreTrainedTokenizerFast",
     "whisper": "WhisperTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
+    "xlm-roberta-xl": "PreTrainedTokenizerFast",
 }
 """Class name of the tokenizer, by ``model_type``."""
 
