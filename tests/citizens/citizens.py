@@ -408,6 +408,7 @@ CITIZENS: dict[str, Citizen] = {
     "blenderbot-small": Citizen(
         "blenderbot-small", "BlenderbotSmallForConditionalGeneration", BART, TextToText()
     ),
+    "olmoe": Citizen("olmoe", "OlmoeForCausalLM", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
     "granitemoe": Citizen("granitemoe", "GraniteMoeForCausalLM", {**GROUPED, "num_local_experts": 4}),
     "granitemoeshared": Citizen("granitemoeshared", "GraniteMoeSharedForCausalLM",
         {**GROUPED, "num_local_experts": 4, "shared_intermediate_size": 12}),

@@ -6,6 +6,7 @@ import torch
 from harness import Case, Parity, Table, bare, build, compiled, over, routed_heads
 from writers import Prompts
 
+from omniform.architectures.routed import balance_loss
 from reference import close, transformers
 
 TINY = {
@@ -53,3 +54,18 @@ class TestMixtral(Parity):
             losses = torch.stack([ours(**inputs).loss for _ in range(3)])
         assert len(set(losses.tolist())) == 3
         close(losses, still.expand(3), tolerance=0.2)
+
+    @over(lambda table: iter([table.case("ForCausalLM", "router's loss")]))
+    @torch.no_grad()
+    def test_a_step_after_others_counts_its_own_tokens(self, case: Case) -> None:
+        """The reference takes no mask then."""
+        built = build(case)
+        ids, mask = case.architecture.asks.batch()  # type: ignore[attr-defined]
+        whole = built.ours(ids, attention_mask=mask)
+        first = built.ours(ids[:, :7], attention_mask=mask[:, :7])
+        rest = built.ours(ids[:, 7:], attention_mask=mask, past_key_values=first.past_key_values)
+        rows = len(ids)
+        for one, two, both in zip(first.router_logits, rest.router_logits, whole.router_logits, strict=True):
+            split = torch.cat((one.view(rows, 7, -1), two.view(rows, 5, -1)), 1)
+            close(split[mask.bool()], both.view(rows, 12, -1)[mask.bool()])
+        close(rest.aux_loss, balance_loss(rest.router_logits, 4, mask[:, 7:]))

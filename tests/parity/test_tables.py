@@ -21,6 +21,7 @@ DUE = {
     "phi", "starcoder2", "stablelm", "gpt_bigcode",
     "modernbert-decoder",
     "mamba2",
+    "olmoe",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

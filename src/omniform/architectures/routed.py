@@ -202,11 +202,15 @@ def balance_loss(scores: Sequence[Tensor], top: int, mask_BT: Tensor | None) -> 
     Args:
         scores: of each layer's router. Shape: [N, E] each.
         top: how many experts a token goes through.
-        mask_BT: 1 for the tokens that count; None for all.
+        mask_BT: 1 for the tokens that count, the last of them those of this step; None for all.
     """
     rows = torch.cat(tuple(scores)).softmax(-1)
     chosen = F.one_hot(rows.topk(top, dim=-1).indices, rows.shape[-1]).float().sum(1)
-    counts = rows.new_ones(len(rows)) if mask_BT is None else mask_BT.flatten().to(rows).repeat(len(scores))
+    if mask_BT is None:
+        counts = rows.new_ones(len(rows))
+    else:
+        new = len(scores[0]) // len(mask_BT)  # what a state holds has been counted when it was read
+        counts = mask_BT[:, -new:].flatten().to(rows).repeat(len(scores))
     sent, likely = ((x * counts[:, None]).sum(0) / counts.sum() for x in (chosen, rows))
     uneven: Tensor = (sent * likely).sum() * rows.shape[-1]
     return uneven
