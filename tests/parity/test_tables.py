@@ -22,6 +22,7 @@ DUE = {
     "modernbert-decoder",
     "mamba2",
     "olmoe",
+    "bloom", "falcon",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeVar
 
 from torch import nn
@@ -39,6 +39,10 @@ class Names:
         """The usual name of a field, where the family has another that counts more."""
         usual = getattr(USUAL, name)
         return () if getattr(self, name) == usual else (usual,)
+
+    def widened(self, r: ConfigReader, old: str) -> Names:
+        """These names, with an old one for the width, if the file has it: there it counts more."""
+        return self if r.raw.get(old) is None else replace(self, dim=old)
 
 
 USUAL = Names()

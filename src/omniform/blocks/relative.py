@@ -97,7 +97,7 @@ class Alibi:
         queries, dtype = q_BTHD.shape[1], q_BTHD.dtype
         if ctx.padding is None:
             return ctx.spread(
-                lambda query, key: self.of(key[None], dtype).expand(-1, -1, len(query), -1), q_BTHD.device, queries
+                lambda query, key: self.of(key[None], dtype).expand(-1, -1, query.shape[0], -1), q_BTHD.device, queries
             )
         real = ctx.padding.long()
         return self.of((real.cumsum(-1) - 1) * real, dtype).expand(-1, -1, queries, -1)
@@ -105,10 +105,9 @@ class Alibi:
     def slopes(self, device: torch.device) -> Tensor:
         """A geometric sequence for powers of two; between them, every other slope of twice as many. Shape: [H]."""
         whole = 2 ** math.floor(math.log2(self.heads))
-        first = 2.0 ** (torch.arange(1, whole + 1, device=device, dtype=torch.float32) * (-8.0 / whole))
-        odd = torch.arange(1, 2 * (self.heads - whole), 2, device=device, dtype=torch.float32)
-        more = 2.0 ** (odd * (-4.0 / whole))
-        return torch.cat((first, more))
+        powers = [-8 * n / whole for n in range(1, whole + 1)]
+        powers += [-4 * n / whole for n in range(1, 2 * (self.heads - whole), 2)]
+        return 2.0 ** torch.tensor(powers, device=device)
 
     def of(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """The bias of keys at these places. Shape: [B, S] to [B, H, 1, S]."""

@@ -1,0 +1,88 @@
+"""BLOOM and Falcon against the reference: slopes for positions, or rotary ones; branches in every order."""
+
+from __future__ import annotations
+
+import pytest
+from harness import Parity, Table, bare, decoder_heads
+from writers import Prompts
+
+from omniform.core.errors import ConfigError
+from reference import omniform, transformers
+
+BLOOM = {
+    "vocab_size": 97, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+FALCON = {
+    "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+GROUPED = {"new_decoder_architecture": True, "num_kv_heads": 2}
+
+
+class TestBloom(Parity):
+    table = Table(
+        model_type="bloom",
+        config=transformers.BloomConfig,
+        tiny=BLOOM,
+        heads=decoder_heads("Bloom", positions=lambda mask: {}),
+        variants={
+            "plain": {},
+            "normed stream": {"apply_residual_connection_post_layernorm": True, "layer_norm_epsilon": 1e-2},
+            "six heads, untied": {"hidden_size": 24, "n_head": 6, "tie_word_embeddings": False},
+        },
+        writes=("ForCausalLM", Prompts()),
+        spellings={"bare": bare("transformer")},
+    )
+
+
+def falcon(**fields: object) -> object:
+    """A model of the reference cannot change its way to attend later, and the other shows wrong attentions."""
+    return transformers.FalconConfig(**fields, attn_implementation="eager")
+
+
+class TestFalcon(Parity):
+    table = Table(
+        model_type="falcon",
+        config=falcon,
+        config_class=transformers.FalconConfig,
+        tiny=FALCON,
+        heads=decoder_heads("Falcon"),
+        variants={
+            "plain": {},
+            "grouped": {**GROUPED, "bias": True, "layer_norm_epsilon": 1e-2},
+            "grouped, one norm": {**GROUPED, "num_ln_in_parallel_attn": 1, "ffn_hidden_size": 40, "activation": "relu"},
+            "in order": {"parallel_attn": False, "multi_query": False, "bias": True, "tie_word_embeddings": False},
+            "linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4}},
+            "dynamic": {
+                "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+                "max_position_embeddings": 8,
+            },
+        },
+        writes=("ForCausalLM", Prompts()),
+        writing=["plain", "grouped", "grouped, one norm", "in order"],
+        spellings={"bare": bare("transformer")},
+    )
+
+    @pytest.mark.parametrize("change", [{"num_ln_in_parallel_attn": 2}, {**GROUPED, "parallel_attn": False}])
+    def test_what_cannot_be_meant_is_refused(self, change: dict[str, object]) -> None:
+        with pytest.raises(ConfigError, match="parallel_attn"):
+            omniform.AutoConfig.for_model("falcon", **{**FALCON, **change})
+
+
+class TestFalconSloped(Parity):
+    """The reference adds its slopes twice where it shows attentions, so it is not asked for them."""
+
+    table = Table(
+        model_type="falcon",
+        config=transformers.FalconConfig,
+        tiny={**FALCON, "alibi": True},
+        heads=decoder_heads("Falcon", without=["ForSequence", "ForToken", "ForQuestion"], taps=("hidden_states",)),
+        variants={
+            "plain": {},
+            "in order": {"parallel_attn": False, "multi_query": False, "bias": True},
+            "six heads": {"num_attention_heads": 6, "hidden_size": 24, "tie_word_embeddings": False},
+            "grouped": GROUPED,
+        },
+        writes=("ForCausalLM", Prompts()),
+    )
