@@ -7,6 +7,7 @@ the base classes of the ecosystem are one class here, since there is one impleme
 
 from __future__ import annotations
 
+from omniform.inputs.text import translating
 from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -20,6 +21,7 @@ BASES = ("PreTrainedTokenizerBase", "PreTrainedTokenizer", "PreTrainedTokenizerF
 _FAST = "Fast"
 _made: dict[str, type[Tokenizer]] = {GENERIC: Tokenizer, WhisperTokenizer.recipe_name: WhisperTokenizer}
 _made[Wav2Vec2CTCTokenizer.recipe_name] = Wav2Vec2CTCTokenizer
+_made |= translating.CLASSES
 
 
 def names() -> tuple[str, ...]:

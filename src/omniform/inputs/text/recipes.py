@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin, scripts
+from omniform.inputs.text import assemble, assemble_kin, assemble_langs, scripts
 from omniform.inputs.text.assemble import Assembly, Frame, Scores
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.scripted import Script
@@ -194,6 +194,18 @@ _STEPS: dict[str, Steps] = {
     "GPTNeoXTokenizer": Steps(build=assemble.neox, reframed=True),
     "GemmaTokenizer": Steps(build=assemble.gemma, files=_GEMMA_FILES),
     "LlamaTokenizer": Steps(build=assemble.llama),
+    "MBart50Tokenizer": Steps(
+        build=assemble_langs.mbart50,
+        tokens=assemble_langs.mbart50_tokens,
+        pieces=assemble_langs.mbart50_pieces,
+        defaults={"mask_token": _flagged("<mask>", lstrip=True)},
+    ),
+    "MBartTokenizer": Steps(
+        build=assemble_langs.mbart,
+        tokens=assemble_langs.mbart_tokens,
+        pieces=assemble_langs.mbart_pieces,
+        defaults={"mask_token": _flagged("<mask>", lstrip=True)},
+    ),
     "MPNetTokenizer": Steps(
         build=assemble.wordpiece,
         frame=assemble.mpnet_frame,
@@ -201,6 +213,17 @@ _STEPS: dict[str, Steps] = {
             **{name: _flagged(text) for name, text in CLASSES["MPNetTokenizer"].tokens.items() if text is not None},
             "mask_token": _flagged("<mask>", lstrip=True),
         },
+    ),
+    "NllbTokenizer": Steps(
+        build=assemble_langs.nllb,
+        tokens=assemble_langs.nllb_tokens,
+        defaults={"mask_token": AddedToken("<mask>", lstrip=True, normalized=True, special=True)},
+    ),
+    "PegasusTokenizer": Steps(
+        build=assemble_langs.pegasus,
+        tokens=assemble_langs.pegasus_tokens,
+        pieces=assemble_langs.pegasus_pieces,
+        frame=assemble_langs.pegasus_frame,
     ),
     "Qwen2Tokenizer": Steps(build=assemble.qwen2),
     "Qwen3_5Tokenizer": Steps(build=assemble.qwen3_5, files=("vocab.json", "merges.txt")),

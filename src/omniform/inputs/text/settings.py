@@ -32,6 +32,8 @@ KNOWN = (
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
     *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
     *("replace_word_delimiter_char", "target_lang"),
+    *("src_lang", "tgt_lang", "legacy_behaviour", "language_codes", "num_madeup_words", "offset", "mask_token_sent"),
+    *("source_lang", "separate_vocabs", "target_vocab_file"),
     *("language", "task", "predict_timestamps", "tokenizer_class", "processor_class"),
 )
 """The settings that mean something here."""
