@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
-from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from omniform.core.errors import InputError, nearest
@@ -15,6 +14,7 @@ from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.ids import shown
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.recipes import Recipe
+from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ class TranslatingTokenizer(Tokenizer):
 
     def _begin(
         self,
-        backend: Backend,
+        backend: Machinery,
         recipe: Recipe,
         settings: Settings,
         post_processor: processors.PostProcessor | None,
