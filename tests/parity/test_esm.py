@@ -99,6 +99,18 @@ def test_published_folder(tmp_path, where):
     compare(again, theirs, {"input_ids": ids}, ["logits"])
 
 
+def test_frequencies_stay_as_wide_as_they_are_stored(tmp_path):
+    """Rounded to a half, they would turn the last of 500 tokens by another angle."""
+    config = transformers.EsmConfig(**{**TINY, **ROTARY, "hidden_size": 64, "max_position_embeddings": 600})
+    transformers.EsmForMaskedLM(config).save_pretrained(tmp_path / "model")
+    ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model", dtype="bfloat16")
+    theirs = transformers.EsmForMaskedLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16).eval()
+    rotary = ours.model.layers[0].self_attn.positions
+    assert torch.equal(rotary.inv_freq, theirs.esm.rotary_embeddings.inv_freq)
+    assert rotary.inv_freq.dtype is torch.float32 and rotary is ours.model.layers[1].self_attn.positions
+    compare(ours, theirs, {"input_ids": torch.stack(ragged(97, [500], low=8))}, ["logits"], tolerance=3e-2)
+
+
 def test_frequencies_that_are_in_no_file(tmp_path):
     _, theirs = pair(tmp_path, **ROTARY)
     folder = tmp_path / "model"

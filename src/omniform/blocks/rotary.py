@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -417,13 +418,14 @@ class StoredRotary(OptionalPart):
     """
 
     inv_freq: Tensor
+    KEPT: ClassVar[frozenset[str]] = frozenset({"inv_freq"})
 
     def __init__(self, frequencies: Frequencies) -> None:
         super().__init__()
         if frequencies.dim % 2:
             raise ConfigError("rotary positions need an even number of channels", found=frequencies.dim)
         self.frequencies = frequencies
-        self.register_buffer("inv_freq", torch.empty(frequencies.dim // 2))
+        self.register_buffer("inv_freq", torch.empty(frequencies.dim // 2, dtype=torch.float32))
 
     def reset(self, std: float) -> None:
         """Plain frequencies."""

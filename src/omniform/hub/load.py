@@ -266,7 +266,7 @@ def layout_of(
         ours, key = tensors[path], keys.get(table.key(path))
         if key is None:
             kind = dtype or model.config.common.dtype or torch.float32
-            kind = kind if ours.is_floating_point() else ours.dtype
+            kind = kind if ours.is_floating_point() and path not in kept else ours.dtype
             stored[path] = Stored(table.key(path), ours.numel() * kind.itemsize, True, kind)
             continue
         found = held[key].dtype
