@@ -7,7 +7,7 @@ from harness import Case, Parity, Table, bare, build, compiled, over, routed_hea
 from writers import Prompts
 
 from omniform.architectures.routed import balance_loss
-from reference import close, transformers
+from reference import close, omniform, ragged, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -69,3 +69,13 @@ class TestMixtral(Parity):
             split = torch.cat((one.view(rows, 7, -1), two.view(rows, 5, -1)), 1)
             close(split[mask.bool()], both.view(rows, 12, -1)[mask.bool()])
         close(rest.aux_loss, balance_loss(rest.router_logits, 4, mask[:, 7:]))
+
+    @over(lambda table: iter([table.case("Model", "router's loss")]))
+    @torch.no_grad()
+    def test_the_base_tells_what_its_config_says(self, case: Case) -> None:
+        built = build(case)
+        ids = torch.stack(ragged(97, [5, 5]))
+        close(built.ours(ids).router_logits, built.theirs(ids).router_logits)
+        assert built.ours(ids, output_router_logits=False).router_logits is None
+        rows = omniform.AutoModelForSequenceClassification.from_pretrained(built.folder)
+        assert [*rows(ids)] == ["logits", "past_key_values"]

@@ -35,8 +35,13 @@ class LanguageModel(PromptReader, ABC):
 
 
 class TextDecoder(TextStack, LanguageModel):
-    """A stack that is read on step by step, alone or looking at an encoder's output."""
+    """A stack that is read on step by step, alone or looking at an encoder's output.
 
+    Attributes:
+        routes_unasked: whether the scores of its routers are returned where nobody says.
+    """
+
+    routes_unasked: bool = False
     ORDER: ClassVar[tuple[str, ...]] = ("token_type_ids", "position_ids", "past_key_values", "inputs_embeds")
 
     @property
@@ -74,7 +79,9 @@ class TextDecoder(TextStack, LanguageModel):
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)
         out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
-        out.router_logits = tuple(ctx.taps.routers) if given.get("output_router_logits") else None
+        asked = given.get("output_router_logits")
+        if self.routes_unasked if asked is None else asked:
+            out.router_logits = tuple(ctx.taps.routers) or None
         return out
 
     def state_for(self, past: DenseState | None, use_cache: bool | None) -> DenseState | None:

@@ -62,6 +62,11 @@ class Routing:
             coefficient=r.number("router_aux_loss_coef", coefficient),
         )
 
+    def told(self, model: TextDecoder) -> TextDecoder:
+        """A decoder that returns its routers' scores unasked, if the config says so."""
+        model.routes_unasked = self.unasked
+        return model
+
 
 def read_sparse(r: ConfigReader, layers: int, experts: int) -> tuple[bool, ...]:
     """Which layers have experts: ``mlp_only_layers`` have none, nor has what ``decoder_sparse_step`` steps over."""
@@ -135,8 +140,8 @@ class RoutedCausalLM(CausalLM):
             output_router_logits: whether to return the routers' scores and how unevenly they send tokens.
         """
         asked = self.unasked if output_router_logits is None else output_router_logits
-        if asked and "output_router_logits" in self.model.accepts():  # layers may all be without experts
-            inputs["output_router_logits"] = True
+        if "output_router_logits" in self.model.accepts():  # layers may all be without experts
+            inputs["output_router_logits"] = asked
         out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)

@@ -68,7 +68,7 @@ def build(c: Config) -> TextDecoder:
         mlp = MoE(gate=nn.Linear(t.dim, how.experts), choose=TopSoftmax(how.top), experts=experts)
         return RoutedPreNorm.of(t.norm, self_attn=attention, mlp=mlp)
 
-    return t.decoder(layer)
+    return how.told(t.decoder(layer))
 
 
 EXPERTS = "layers.{i}.mlp.experts"

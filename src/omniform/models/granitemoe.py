@@ -68,7 +68,7 @@ def build(c: Config) -> TextDecoder:
         attention = t.attention(Causal(), rotary, biases=c.biases, scores=Scores(by.attention))
         return ScaledRoutedPreNorm.of(t.norm, self_attn=attention, mlp=mlp(), scale=by.residual)
 
-    return t.decoder(layer, embeddings=ScaledEmbeddings(scale=by.embedding))
+    return how.told(t.decoder(layer, embeddings=ScaledEmbeddings(scale=by.embedding)))
 
 
 def keys(c: Config) -> KeyMap:

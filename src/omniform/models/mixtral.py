@@ -50,7 +50,7 @@ def build(c: Config) -> TextDecoder:
         mlp = MoE(gate=gate, choose=SoftmaxTop(how.top), experts=experts, jitter=c.jitter)
         return RoutedPreNorm.of(t.norm, self_attn=t.attention(causal(c.window), rotary), mlp=mlp)
 
-    return t.decoder(layer)
+    return how.told(t.decoder(layer))
 
 
 def keys(c: Config) -> KeyMap:

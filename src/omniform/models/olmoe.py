@@ -82,7 +82,7 @@ def build(c: Config) -> TextDecoder:
         mlp = MoE(gate=gate, choose=SoftmaxTop(how.top, c.normed), experts=experts)
         return RoutedPreNorm.of(t.norm, self_attn=NormedAttention(c), mlp=mlp)
 
-    return t.decoder(layer)
+    return how.told(t.decoder(layer))
 
 
 def keys(c: Config) -> KeyMap:

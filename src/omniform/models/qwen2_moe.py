@@ -80,7 +80,7 @@ def build(c: Config) -> TextDecoder:
         )
         return RoutedPreNorm.of(t.norm, self_attn=attention, mlp=mlp)
 
-    return t.decoder(layer)
+    return how.told(t.decoder(layer))
 
 
 def keys(c: Config) -> KeyMap:

@@ -73,7 +73,7 @@ def build(c: Config) -> TextDecoder:
         mlp = MoE(gate=gate, choose=SoftmaxTop(how.top, c.normed), experts=experts)
         return RoutedPreNorm.of(t.norm, self_attn=attention, mlp=mlp)
 
-    return t.decoder(layer)
+    return how.told(t.decoder(layer))
 
 
 def keys(c: Config) -> KeyMap:

@@ -106,7 +106,7 @@ def build(c: Config) -> TextDecoder:
         )
         return RoutedPreNorm.of(t.norm, self_attn=mixer, mlp=mlp)
 
-    return t.decoder(layer)
+    return c.routing.told(t.decoder(layer))
 
 
 def keys(c: Config) -> KeyMap:
