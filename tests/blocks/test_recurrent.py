@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omniform.blocks.recurrent import GatedDeltaRule, ShortConv
-from omniform.blocks.state_space import StateSpaceDual
+from omniform.blocks.state_space import StateSpace, StateSpaceDual
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import PackedContext, Segment
@@ -57,8 +57,24 @@ def spaces(rows, tokens, seed=0):
     return x, b, c, dt, -dt * torch.arange(1, HEADS + 1) * 0.3
 
 
+def channels():
+    """A state space whose rates are random."""
+    module = StateSpace(CHANNELS, 3)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(module.A_log)
+    return module
+
+
+def steps(rows, tokens, seed=0):
+    """What it reads: values, places to write and to read, steps."""
+    r = torch.Generator().manual_seed(seed)
+    b, c = (torch.randn(rows, tokens, 3, generator=r) for _ in range(2))
+    return torch.randn(rows, tokens, CHANNELS, generator=r), b, c, torch.rand(rows, tokens, CHANNELS, generator=r)
+
+
 MIXERS = {
     "conv": (conv, sounds), "delta": (rule, inputs), "space": (lambda: StateSpaceDual(HEADS, DV, DK), spaces),
+    "channels": (channels, steps),
 }  # fmt: skip
 
 

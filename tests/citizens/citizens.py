@@ -418,6 +418,8 @@ CITIZENS: dict[str, Citizen] = {
     "granitemoe": Citizen("granitemoe", "GraniteMoeForCausalLM", {**GROUPED, "num_local_experts": 4}),
     "granitemoeshared": Citizen("granitemoeshared", "GraniteMoeSharedForCausalLM",
         {**GROUPED, "num_local_experts": 4, "shared_intermediate_size": 12}),
+    "mamba": Citizen("mamba", "MambaForCausalLM",
+        {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}),
     "mamba2": Citizen("mamba2", "Mamba2ForCausalLM",
         {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 8, "state_size": 4,
             "n_groups": 2}),

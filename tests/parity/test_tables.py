@@ -20,7 +20,7 @@ DUE = {
     "umt5", "vit", "whisper", "xlm-roberta", "xlm-roberta-xl",
     "phi", "starcoder2", "stablelm", "gpt_bigcode",
     "modernbert-decoder",
-    "mamba2",
+    "falcon_mamba", "mamba", "mamba2",
     "olmoe",
     "bloom", "falcon",
 }  # fmt: skip

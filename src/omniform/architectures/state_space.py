@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Unpack, cast
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar, Unpack, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from omniform.architectures.decoder import CausalLM, TextDecoder
+from omniform.architectures.decoder import CausalLM, TextDecoder, tied
+from omniform.architectures.family import Builder
 from omniform.architectures.stack import Stepped
-from omniform.blocks.layers import run, surviving
+from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.layers import MixerLayer, WideMixerLayer, run, surviving
+from omniform.blocks.mlp import ACTIVATIONS
+from omniform.blocks.norms import RMSNorm
+from omniform.core.config import Common
 from omniform.core.context import StepContext
 from omniform.core.outputs import RecurrentCausalLMOutput, RecurrentModelOutput
+from omniform.core.reader import ConfigReader
 from omniform.core.state import DenseState
+from omniform.weights.keymap import KeyMap, Rule
 
 
 class Continued(Stepped, total=False):
@@ -78,3 +88,99 @@ class RecurrentCausalLM(CausalLM):
             cache_params=out.cache_params,
             hidden_states=out.hidden_states,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentText:
+    """A decoder of such layers, apart from what they compute.
+
+    Attributes:
+        taps: tokens that a convolution sees.
+        biases: whether projections, and convolutions, have biases.
+        rank: width of what steps of time are made of, where they are.
+        wide: whether the residual stream is kept in float32.
+    """
+
+    vocab_size: int
+    dim: int
+    layers: int
+    size: int
+    taps: int
+    act: str
+    eps: float
+    biases: tuple[bool, bool]
+    rank: int
+    wide: bool
+    tie: bool
+
+    @classmethod
+    def read(cls, r: ConfigReader, *, vocab_size: int, dim: int, layers: int, size: int, tie: bool) -> Self:
+        """The fields under their usual names; the arguments are the defaults that differ."""
+        dim = r.integer("hidden_size", dim)
+        rank = math.ceil(dim / 16) if r.raw.get("time_step_rank") == "auto" else None
+        r.values["time_step_rank"] = rank = rank or r.integer("time_step_rank", math.ceil(dim / 16))
+        # These tell how a fresh model begins.
+        r.number("initializer_range", 0.1)
+        r.inert("time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual")
+        return cls(
+            vocab_size=r.integer("vocab_size", vocab_size),
+            dim=dim,
+            layers=r.layers("num_hidden_layers", layers),
+            size=r.integer("state_size", size),
+            taps=r.integer("conv_kernel", 4),
+            act=r.choice("hidden_act", ACTIVATIONS, "silu"),
+            eps=r.number("layer_norm_epsilon", 1e-5),
+            biases=(r.flag("use_bias", False), r.flag("use_conv_bias", True)),
+            rank=rank,
+            wide=r.flag("residual_in_fp32", True),
+            tie=r.flag("tie_word_embeddings", tie),
+        )
+
+    def decoder(self, mixer: Callable[[], nn.Module]) -> RecurrentDecoder:
+        """The decoder without a head, whose layers are of the given mixers."""
+        kind = WideMixerLayer if self.wide else MixerLayer
+        return RecurrentDecoder(
+            embed_tokens=nn.Embedding(self.vocab_size, self.dim),
+            embeddings=Embeddings(),
+            layers=nn.ModuleList(kind(norm=RMSNorm(self.dim, self.eps), mixer=mixer()) for _ in range(self.layers)),
+            norm=RMSNorm(self.dim, self.eps),
+        )
+
+
+class HasRecurrentText(Protocol):
+    """A config with such a text."""
+
+    @property
+    def text(self) -> RecurrentText: ...
+
+
+R = TypeVar("R", bound=HasRecurrentText)
+
+
+def recurrent_family(
+    model_type: str,
+    name: str,
+    read: Callable[[ConfigReader], R],
+    build: Callable[[R], RecurrentDecoder],
+    rules: dict[str, Rule] | None = None,
+) -> Builder[R]:
+    """A family of such decoders: the base, and what writes.
+
+    Args:
+        name: what its class names begin with: ``"Mamba2"``.
+        rules: where its mixers keep what is called otherwise here.
+    """
+
+    def causal_lm(c: R, _: Common) -> RecurrentCausalLM:
+        model = build(c)
+        head = nn.Linear(model.width, model.embed_tokens.num_embeddings, bias=False)
+        return RecurrentCausalLM(model=model, lm_head=tied(head, model.embed_tokens, c.text.tie))
+
+    first = ((r"(^|\.)embedding\.", r"\1embeddings."),)
+    keys = KeyMap({"embed_tokens": "embeddings", "norm": "norm_f", **(rules or {})}, aliases=first)
+    return (
+        Builder(model_type, read, keys, prefix="backbone")
+        .public(config=f"{name}Config", tokenizer="GPTNeoXTokenizer", row="causal LM")
+        .base(f"{name}Model", build)
+        .head(f"{name}ForCausalLM", "causal-lm", causal_lm)
+    )

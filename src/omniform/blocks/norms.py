@@ -92,6 +92,25 @@ class GatedRMSNorm(RMSNorm):
         return (normed * F.silu(gate.float())).to(x.dtype)
 
 
+class PlainRMSNorm(nn.Module):
+    """A root mean square norm that learns nothing, computed in float32.
+
+    Args:
+        eps: added to the mean square.
+    """
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis. Shape: [..., D] in and out."""
+        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
+
+
 class GateFirstRMSNorm(RMSNorm):
     """A gate, then a root mean square norm over each of some groups of channels, in float32 (Mamba 2).
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.mlp import activation
 from omniform.blocks.norms import GateFirstRMSNorm
-from omniform.blocks.recurrent import Recurrence, ShortConv, chunks_of, sums_between
+from omniform.blocks.recurrent import CHUNK, Recurrence, ShortConv, chunks_of, sums_between
 from omniform.core.context import StepContext
 from omniform.core.state import Recurrent
 
@@ -101,6 +101,135 @@ def _in_chunks(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> t
         outs.append(within[:, :, :, chunk] + read[:, :, :, chunk] @ s_BGRNP)
         s_BGRNP = s_BGRNP * left[:, :, :, chunk] + added[:, :, :, chunk].transpose(-1, -2) @ x[:, :, :, chunk]
     return torch.cat(outs, dim=3)[:, :, :, :tokens], s_BGRNP
+
+
+class StateSpace(Recurrence):
+    """The recurrence of Mamba (https://arxiv.org/abs/2312.00752): every channel has a state, and rates, of its own.
+
+    ::
+
+        S = exp(dt A) S + (dt x) b;   out = S c
+
+    The tokens of a step are read one after another: what each lets fade differs by channel and by place of the state,
+    so there is no matmul to make of many. Computed in float32.
+
+    Args:
+        channels: of the input.
+        size: of a channel's state.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.A_log = nn.Parameter(torch.empty(channels, size))
+
+    def reset(self, std: float) -> None:
+        """Fresh rates, the same spread for every channel."""
+        with torch.no_grad():
+            self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1).log().expand_as(self.A_log))
+
+    def state_spec(self) -> Recurrent:
+        return Recurrent(tuple(self.A_log.shape))
+
+    def forward(self, x_BTD: Tensor, b_BTN: Tensor, c_BTN: Tensor, dt_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """One step.
+
+        Args:
+            x_BTD: what is added.
+            b_BTN: where to.
+            c_BTN: where from the states are read.
+            dt_BTD: steps of time.
+
+        Returns:
+            Shape: [B, T, D], float32.
+        """
+        return self.scan(ctx, x_BTD, b_BTN, c_BTN, dt_BTD)
+
+    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        x, b, c, dt = (y.float() for y in inputs)
+        if lengths is not None:
+            # A token for which no time passes leaves the state as it is.
+            dt = dt * (torch.arange(dt.shape[1], device=dt.device) < lengths[:, None])[..., None]
+        a_DN = -self.A_log.float().exp()
+        if torch.compiler.is_exporting():
+            return _all_pairs(a_DN, x * dt, b, c, dt, state)
+        outs = []
+        # Some at a time, or what every token adds to every state would be held at once.
+        for some in range(0, x.shape[1], CHUNK):
+            x_, b_, c_, dt_ = (y[:, some : some + CHUNK] for y in (x, b, c, dt))
+            fade, added = (dt_[..., None] * a_DN).exp(), (dt_ * x_)[..., None] * b_[:, :, None]
+            states = []
+            for token in range(x_.shape[1]):
+                state = torch.addcmul(added[:, token], fade[:, token], state)
+                states.append(state)
+            outs.append((torch.stack(states, dim=1) @ c_[..., None])[..., 0])
+        return torch.cat(outs, dim=1), state
+
+    def extra_repr(self) -> str:
+        return f"channels={self.A_log.shape[0]}, size={self.A_log.shape[1]}"
+
+
+def _all_pairs(a_DN: Tensor, x: Tensor, b: Tensor, c: Tensor, dt: Tensor, s_BDN: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without a loop, for programs that hold for any number of tokens; takes memory for every pair of them."""
+    apart = sums_between(dt.transpose(1, 2))[:, :, :, :, None] * a_DN[:, None, None]  # [B, D, T (i), T (j), N]
+    within = apart.exp() * torch.ones_like(apart[..., 0]).tril()[..., None]
+    added = (x[..., None] * b[:, :, None]).transpose(1, 2)  # [B, D, T, N]
+    before = (dt.transpose(1, 2).cumsum(-1)[..., None] * a_DN[:, None]).exp() * s_BDN[:, :, None]
+    states = (within * added[:, :, None]).sum(3) + before
+    return (states * c[:, None]).sum(-1).transpose(1, 2), states[:, :, -1]
+
+
+class SelectiveMixer(nn.Module):
+    """A layer's state space: a projection, a short convolution, the recurrence, a gate (Mamba).
+
+    Args:
+        dim: width of the residual stream.
+        inner: channels of the recurrence.
+        size: of a channel's state.
+        rank: width of what steps of time are made of.
+        taps: tokens that the convolution sees.
+        act: name of the activation after it.
+        norm: what steps and directions pass before they are used.
+        bias: whether the projections have biases.
+        conv_bias: whether the convolution has one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        inner: int,
+        size: int,
+        *,
+        rank: int,
+        taps: int,
+        act: str,
+        norm: nn.Module,
+        bias: bool = False,
+        conv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self._widths, self._act = [rank, size, size], activation(act)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
+        self.conv1d = ShortConv(inner, taps, bias=conv_bias)
+        self.x_proj = nn.Linear(inner, sum(self._widths), bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.recurrence = StateSpace(inner, size)
+        self.D = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, dim, bias=bias)
+        self.norm = norm
+
+    def reset(self, std: float) -> None:
+        """Fresh values pass through."""
+        nn.init.ones_(self.D)
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, D] in; out of the tokens that are wanted."""
+        x, gate = self.in_proj(x_BTD).chunk(2, dim=-1)
+        x = self._act(self.conv1d(x, ctx))
+        small, b, c = (self.norm(y) for y in torch.split(self.x_proj(x), self._widths, dim=-1))
+        seen = self.recurrence(x, b, c, F.softplus(self.dt_proj(small)), ctx)
+        seen = ctx.only_wanted(seen) + ctx.only_wanted(x) * self.D
+        out: Tensor = self.out_proj((seen * F.silu(ctx.only_wanted(gate))).to(x.dtype))
+        return out
 
 
 class StateSpaceMixer(nn.Module):

@@ -1,0 +1,55 @@
+"""Mamba and Falcon Mamba against the reference: a state for every channel."""
+
+from __future__ import annotations
+
+from askers import Nothing, Text, Words
+from harness import Head, Parity, Table, bare, compiled
+from writers import Prompts
+
+from reference import transformers
+
+TINY = {
+    "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 6, "expand": 2, "conv_kernel": 4,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+TAPS = ("hidden_states",)
+
+
+def table(model_type: str, prefix: str, **variants: dict[str, object]) -> Table:
+    """What both are asked."""
+    return Table(
+        model_type=model_type,
+        config=getattr(transformers, f"{prefix}Config"),
+        tiny=TINY,
+        heads={
+            "Model": Head(f"{prefix}Model", "AutoModel", Text(Nothing(), taps=TAPS)),
+            "ForCausalLM": Head(
+                f"{prefix}ForCausalLM", "AutoModelForCausalLM", Text(Words(), taps=TAPS), everywhere=True
+            ),
+        },
+        variants={
+            "plain": {},
+            "untied, narrow stream": {
+                "tie_word_embeddings": False, "residual_in_fp32": False, "conv_kernel": 2, "time_step_rank": 5,
+            },
+            **variants,
+        },
+        writes=("ForCausalLM", Prompts()),
+        writing=["plain", "untied, narrow stream"],
+        spellings={"bare": bare("backbone"), "compiled": compiled},
+    )  # fmt: skip
+
+
+class TestMamba(Parity):
+    table = table(
+        "mamba",
+        "Mamba",
+        **{
+            "no bias, epsilon": {"use_conv_bias": False, "expand": 3, "layer_norm_epsilon": 1e-2, "hidden_act": "gelu"},
+            "biases": {"use_bias": True},
+        },
+    )
+
+
+class TestFalconMamba(Parity):
+    table = table("falcon_mamba", "FalconMamba", epsilon={"mixer_rms_eps": 1e-2})
