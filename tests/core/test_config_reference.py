@@ -12,7 +12,11 @@ from omniform.models import registry
 from reference import transformers
 
 KINDS = [name for name in registry.known_families() if name in transformers.CONFIG_MAPPING]
-UNBUILDABLE = {"projection_dim", "logit_scale_init_value", "layer_norm_eps", "image_size", "patch_size"}
+UNBUILDABLE = {
+    "projection_dim", "logit_scale_init_value", "layer_norm_eps", "image_size", "patch_size", "embedding_multiplier",
+    "logits_scaling", "residual_multiplier", "attention_multiplier", "num_local_experts", "num_experts_per_tok",
+    "router_aux_loss_coef",
+}  # fmt: skip
 """Where the reference takes a null and fails in its midst; such a null reads as the default."""
 GENERATION = {"begin_suppress_tokens", "suppress_tokens", "rope_parameters"}
 """Settings of generation, and what is told by other names."""

@@ -19,7 +19,7 @@ from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_jit_traced
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
-from omniform.core.state import DenseState
+from omniform.core.state import DenseState, mixers
 
 
 class LanguageModel(PromptReader, ABC):
@@ -145,9 +145,15 @@ class WritingHead(Generative):
 
 
 class CausalLM(WritingHead):
-    """A language model that writes; what it reads beside text, it knows itself."""
+    """A language model that writes; what it reads beside text, it knows itself.
+
+    One whose tokens see what follows them can be asked for scores, and does not write.
+    """
 
     model: LanguageModel
+
+    def can_generate(self) -> bool:
+        return not any(mixer.looks_ahead() for mixer in mixers(self.decoder))
 
     @property
     def decoder(self) -> TextDecoder:

@@ -24,7 +24,7 @@ from omniform.architectures.surface import Surface
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import Common, ModelConfig
 from omniform.core.errors import InputError, OmniformError
-from omniform.core.state import StatefulModule, number_mixers
+from omniform.core.state import StatefulModule, mixers, number_mixers
 from omniform.core.upstairs import upstairs
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap
@@ -82,6 +82,9 @@ class PreTrainedModel(Surface):
         # Modules made where nothing is to be trained could not be trained later.
         with torch.inference_mode(False), torch.device("meta"), NoInitialising():
             self._become(place.architecture.build(config.spec, config.common))
+        if not config.common.causal:
+            for mixer in mixers(self):
+                mixer.look_both_ways()
         if not add_pooling_layer:
             self._without_pooler()
         for module in self.modules():  # a part that was a model for a moment numbered its own

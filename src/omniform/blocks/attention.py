@@ -12,7 +12,7 @@ from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.context import Backend, Computed, Memory, StepContext
-from omniform.core.rules import Rule
+from omniform.core.rules import Rule, both_ways
 from omniform.core.state import KV, CrossKV, LengthRegimes, State, StatefulModule
 
 
@@ -125,6 +125,12 @@ class Attention(Projections):
 
     def regimes(self) -> tuple[LengthRegimes, ...]:
         return self.positions.regimes() if isinstance(self.positions, MindsLength) else ()
+
+    def looks_ahead(self) -> bool:
+        return self.rule.ahead
+
+    def look_both_ways(self) -> None:
+        self.rule = both_ways(self.rule)
 
     def computed(self, backend: Backend) -> Computed:
         biased, sinks = self.bias is not None, self.sinks is not None

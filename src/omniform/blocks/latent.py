@@ -30,7 +30,7 @@ from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Computed, Mask, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedMask
-from omniform.core.rules import Rule
+from omniform.core.rules import Rule, both_ways
 from omniform.core.state import Latent, LengthRegimes, StatefulModule
 
 EPS = 1e-6
@@ -104,6 +104,12 @@ class LatentAttention(StatefulModule):
 
     def regimes(self) -> tuple[LengthRegimes, ...]:
         return self.positions.regimes() if isinstance(self.positions, MindsLength) else ()
+
+    def looks_ahead(self) -> bool:
+        return self.rule.ahead
+
+    def look_both_ways(self) -> None:
+        self.rule = both_ways(self.rule)
 
     def computed(self, backend: Backend) -> Computed:
         return computed_under(self.rule, backend, self.scores, biased=False, sinks=False)

@@ -45,6 +45,7 @@ class Common:
         use_cache: whether a call returns the state of what it read, where it does not say; likewise the next two.
         initializer_range: standard deviation for freshly made weights.
         decoder_start_token_id: first token of an encoder-decoder's answer.
+        causal: whether the tokens of a decoder see what came before them only.
     """
 
     architectures: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class Common:
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     decoder_start_token_id: int | None = None
+    causal: bool = True
 
     @property
     def num_labels(self) -> int:
@@ -93,6 +95,7 @@ def read_common(r: ConfigReader, labels: int = 2) -> Common:
         bos_token_id=r.token("bos_token_id"),
         eos_token_ids=eos,
         decoder_start_token_id=r.token("decoder_start_token_id"),
+        causal=r.flag("is_causal", True),
     )
     r.inert(*BOOKKEEPING, *GENERATION_KEYS)
     r.values["id2label"], r.values["num_labels"] = dict(common.id2label), common.num_labels

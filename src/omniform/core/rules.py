@@ -23,6 +23,11 @@ class Rule(ABC):
         """
         return None
 
+    @property
+    def ahead(self) -> bool:
+        """Whether a query may look at what follows it."""
+        return True
+
     @abstractmethod
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether each query may look at each key.
@@ -53,6 +58,10 @@ class Full(Rule):
 @dataclass(frozen=True, slots=True)
 class Causal(Rule):
     """A token sees itself and what came before."""
+
+    @property
+    def ahead(self) -> bool:
+        return False
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
@@ -97,6 +106,10 @@ class Both(Rule):
     def reach(self) -> int | None:
         return min((r for r in (self.left.reach, self.right.reach) if r is not None), default=None)
 
+    @property
+    def ahead(self) -> bool:
+        return self.left.ahead and self.right.ahead
+
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) & self.right.allows(query, key)
 
@@ -113,5 +126,23 @@ class Either(Rule):
         left, right = self.left.reach, self.right.reach
         return None if left is None or right is None else max(left, right)
 
+    @property
+    def ahead(self) -> bool:
+        return self.left.ahead or self.right.ahead
+
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) | self.right.allows(query, key)
+
+
+def both_ways(rule: Rule) -> Rule:
+    """The rule of a decoder that is made to read both ways; one that does so already, itself.
+
+    A window then counts what is on one side, a token itself not among it.
+    """
+    match rule:
+        case Causal():
+            return Full()
+        case Both(Causal(), Window(size)):
+            return Window(size + 1)
+        case _:
+            return rule

@@ -457,6 +457,13 @@ class StatefulModule(nn.Module, ABC):
         """How it is computed, and why; None where no kernel is chosen."""
         return None
 
+    def looks_ahead(self) -> bool:
+        """Whether tokens see what follows them."""
+        return False
+
+    def look_both_ways(self) -> None:
+        """Let tokens see what follows them, if it is a rule that forbids it; most mixers have none."""
+
     def remember(self, memory: Memory, state: State) -> None:
         """Keep what this mixer will read of an encoder's output; most read none.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.decoder import CausalLM, TextDecoder
+from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import SAME, DecoderHeads
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import ZeroCentredText, around, causal, read_windows
@@ -15,7 +15,6 @@ from omniform.blocks.layers import Sandwich
 from omniform.blocks.norms import ZeroCentredRMSNorm
 from omniform.blocks.rotary import FULL, SLIDING, Frequencies, Rotary
 from omniform.blocks.scores import Scores, SoftCap
-from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
 from omniform.models.gemma2 import read_cap
@@ -26,8 +25,7 @@ class Config:
     """What a Gemma 3 computes.
 
     Attributes:
-        both_ways: whether tokens see what follows them too, as in models that embed texts.
-        rules: what each layer sees.
+        rules: what each layer sees; what follows a token too, in models that embed texts.
         turning: how fast each layer's queries and keys turn.
         scale: factor on dot products, not by a head's width.
         logits_cap: bound of the scores of tokens; None for none.
@@ -35,7 +33,6 @@ class Config:
 
     text: ZeroCentredText
     attention_bias: bool
-    both_ways: bool
     rules: tuple[Rule, ...]
     turning: tuple[Frequencies, ...]
     scale: float
@@ -61,7 +58,6 @@ def read(r: ConfigReader) -> Config:
     return Config(
         text=text,
         attention_bias=r.flag("attention_bias", False),
-        both_ways=both,
         rules=read_windows(r, text.layers, window, kinds, around if both else causal),
         turning=tuple(text.turning[kind] for kind in kinds),
         scale=r.integer("query_pre_attn_scalar", 256) ** -0.5,
@@ -88,26 +84,16 @@ def build(c: Config) -> TextDecoder:
 heads = DecoderHeads(build, lambda c: c.text, lambda c: None if c.logits_cap is None else SoftCap(c.logits_cap))
 
 
-class Unwritten(CausalLM):
-    """A decoder whose tokens see what follows them: it can be asked for scores, and does not write."""
-
-    def can_generate(self) -> bool:
-        return False
-
-
-def causal_lm(c: Config, common: Common) -> CausalLM:
-    """The decoder with a head for the next token."""
-    made = heads.causal_lm(c, common)
-    return Unwritten(model=made.model, lm_head=made.lm_head, adjust=made.adjust) if c.both_ways else made
-
-
 FAMILY = (
     Builder("gemma3_text", read, SAME, prefix="model")
     .public(
-        config="Gemma3TextConfig", tokenizer="GemmaTokenizer", row="causal LM, sequence classification, text embeddings"
+        config="Gemma3TextConfig",
+        tokenizer="GemmaTokenizer",
+        usual={"attn_logit_softcapping": None},
+        row="causal LM, sequence classification, text embeddings",
     )
     .base("Gemma3TextModel", build)
-    .head("Gemma3ForCausalLM", "causal-lm", causal_lm)
+    .head("Gemma3ForCausalLM", "causal-lm", heads.causal_lm)
     .head(
         "Gemma3TextForSequenceClassification",
         "sequence-classification",
