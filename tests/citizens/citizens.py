@@ -57,6 +57,10 @@ DETR = {
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
     "backbone_config": RESNET,
 }  # fmt: skip
+GPTJ = {
+    "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
+    "initializer_range": 0.4,
+}  # fmt: skip
 OPT = {
     "vocab_size": 61, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.4,
@@ -361,6 +365,11 @@ CITIZENS: dict[str, Citizen] = {
         "num_attention_heads": 4, "pad_token_id": 0, "initializer_range": 0.4}),
     "falcon, slopes": Citizen("falcon", "FalconForCausalLM", {"vocab_size": 61, "hidden_size": 16,
         "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True, "pad_token_id": 0, "initializer_range": 0.4}),
+    "gptj": Citizen("gptj", "GPTJForCausalLM", GPTJ),
+    "codegen": Citizen("codegen", "CodeGenForCausalLM", GPTJ),
+    "gpt_neo": Citizen("gpt_neo", "GPTNeoForCausalLM", {"vocab_size": 61, "hidden_size": 16, "num_layers": 2,
+        "num_heads": 4, "max_position_embeddings": 48, "attention_types": [[["global", "local"], 1]],
+        "window_size": 3, "pad_token_id": 0, "initializer_range": 0.4}),
     "cohere": Citizen("cohere", "CohereForCausalLM", {**GROUPED, "use_qk_norm": True}),
     "cohere2": Citizen("cohere2", "Cohere2ForCausalLM",
         {**GROUPED, "sliding_window": 3, "sliding_window_pattern": 2}),

@@ -23,6 +23,7 @@ DUE = {
     "falcon_mamba", "mamba", "mamba2",
     "olmoe",
     "bloom", "falcon",
+    "gptj", "codegen", "gpt_neo",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 

@@ -73,6 +73,14 @@ class DecoderHeads(TextHeads[C, HeadConfig]):
         return {"model": self.bare(c), "pool": pool, "classifier": classifier, "dropout": 0.0}
 
 
+class BiasedDecoderHeads(DecoderHeads[C]):
+    """The same heads, where the projection onto the vocabulary has a bias (GPT-J, Phi)."""
+
+    def lm_head(self, c: C, model: TextDecoder) -> nn.Linear:
+        table = model.embed_tokens
+        return tied(nn.Linear(model.width, table.num_embeddings), table, self._of(c).tie)
+
+
 def decoder_family(
     model_type: str,
     name: str,

@@ -42,6 +42,7 @@ class Names:
 
     def widened(self, r: ConfigReader, old: str) -> Names:
         """These names, with an old one for the width, if the file has it: there it counts more."""
+        r.inert(old)  # known, if the file does not have it
         return self if r.raw.get(old) is None else replace(self, dim=old)
 
 

@@ -252,8 +252,8 @@ class CountedEmbeddings(CountedPositions, TypedEmbeddings):
     """Positions are counted so, and token types told apart (RoBERTa)."""
 
 
-class GPTEmbeddings(PositionedEmbeddings):
-    """Token types, where a caller gives them, are tokens whose vectors are added (GPT-2)."""
+class TokenTypedEmbeddings(Embeddings):
+    """Token types, where a caller gives them, are tokens whose vectors are added (GPT-J)."""
 
     embed_tokens: nn.Embedding
     INPUTS: ClassVar[frozenset[str]] = frozenset({"token_type_ids"})
@@ -264,6 +264,10 @@ class GPTEmbeddings(PositionedEmbeddings):
 
     def typed(self, embeds_BTD: Tensor, token_type_ids: Tensor | None) -> Tensor:
         return embeds_BTD if token_type_ids is None else embeds_BTD + self.embed_tokens(token_type_ids)
+
+
+class GPTEmbeddings(TokenTypedEmbeddings, PositionedEmbeddings):
+    """Such types, and a learned vector for each position (GPT-2)."""
 
 
 def counted_from(padding: int, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor:

@@ -41,12 +41,9 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    width = "n_embed" if r.raw.get("n_embed") is not None else "hidden_size"
-    names = Names(
-        dim=width, hidden="", layers="n_layer", heads="n_head", act="", eps="layer_norm_epsilon", positions=""
-    )
     text = PlainText.read(
-        r, names, vocab_size=250880, dim=64, layers=2, heads=8, act="gelu_new", tie=True, bos=1, eos=2,
+        r, NAMES.widened(r, "n_embed"), vocab_size=250880, dim=64, layers=2, heads=8, act="gelu_new", tie=True, bos=1,
+        eos=2,
     )  # fmt: skip
     # How it was trained, and rounding; and names that are not meant.
     r.inert("pretraining_tp", "slow_but_exact", "attention_softmax_in_fp32", "masked_softmax_fusion", "offset_alibi")

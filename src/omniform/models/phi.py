@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.decoder import TextDecoder, tied
-from omniform.architectures.decoder_family import DecoderHeads, decoder_family
+from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.decoder_family import BiasedDecoderHeads, decoder_family
 from omniform.architectures.plain_text import Names, PlainText
 from omniform.blocks.layers import OneNormParallel
 from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
@@ -52,13 +52,6 @@ def build(c: Config) -> TextDecoder:
     return text.decoder(layer, longest=c.frequencies.longest_row(text.max_positions))
 
 
-class Heads(DecoderHeads[Config]):
-    """The usual heads, of which the projection onto the vocabulary has a bias."""
-
-    def lm_head(self, c: Config, model: TextDecoder) -> nn.Linear:
-        return tied(nn.Linear(c.text.dim, c.text.vocab_size), model.embed_tokens, c.text.tie)
-
-
 KEYS = KeyMap(
     {
         "layers.{i}.self_attn.o_proj": "layers.{i}.self_attn.dense",
@@ -70,5 +63,5 @@ KEYS = KeyMap(
 
 FAMILY = decoder_family(
     "phi", "Phi", read, build, KEYS, tokenizer="GPT2Tokenizer", answers=None,
-    causal_lm=Heads(build, lambda c: c.text).causal_lm,
+    causal_lm=BiasedDecoderHeads(build, lambda c: c.text).causal_lm,
 ).done()  # fmt: skip
