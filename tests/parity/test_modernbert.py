@@ -10,8 +10,8 @@ import torch
 from askers import Choices, Labels, Nothing, Rows, Text, Words
 from harness import Head, Parity, Table, bare, classifiers, compiled
 
-from omniform.core.errors import ConfigError
-from reference import compare, omniform, padded, ragged, saved_reference, transformers
+from omniform.core.errors import ConfigError, InputError
+from reference import close, compare, omniform, padded, ragged, saved_reference, transformers
 
 TINY = {
     "vocab_size": 97, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 4, "num_attention_heads": 3,
@@ -143,3 +143,57 @@ def test_a_published_config():
     assert not config.unknown and list(config.layer_types)[:4] == [FULL, SLIDING, SLIDING, FULL]
     with pytest.raises(ConfigError, match="layer_types"):
         omniform.AutoConfig.for_model("modernbert", **TINY, layer_types=[FULL])
+
+
+def computed(model, **inputs):
+    """An answer, and how many places the layers computed for it."""
+    seen = []
+    base = model.base_model
+    handle = base.layers[0].mlp.register_forward_hook(lambda _, given, out: seen.append(given[0].shape[:2].numel()))
+    out = model(**inputs)
+    handle.remove()
+    return out, seen[0]
+
+
+GROWING = {"rope_parameters": {FULL: {"rope_type": "dynamic", "factor": 3.0}}, "max_position_embeddings": 8}
+
+
+@pytest.mark.parametrize("settings", [{}, {"local_attention": 3}, GROWING])
+@torch.no_grad()
+def test_padding_costs_nothing(tmp_path, settings):
+    """Real tokens alone are computed, and come out as the reference's; padding comes out as zeros."""
+    config = transformers.ModernBertConfig(**{**TINY, **copy.deepcopy(settings)})
+    theirs = saved_reference(transformers.ModernBertModel, config, tmp_path / "model")
+    ours = omniform.AutoModel.from_pretrained(tmp_path / "model")
+    ids, mask = padded(ragged(97, [20, 7, 1]))
+    expected = theirs(ids, attention_mask=mask).last_hidden_state
+    for given in ({"attention_mask": mask}, {"row_lengths": [20, 7, 1]}):
+        out, places = computed(ours, input_ids=ids, **given)
+        assert places == 28
+        close(out.last_hidden_state, expected * mask[..., None], tolerance=1e-5)
+    words = torch.randn(3, 20, 24)
+    out, places = computed(ours, inputs_embeds=words, attention_mask=mask)
+    expected = theirs(inputs_embeds=words, attention_mask=mask).last_hidden_state
+    assert places == 28
+    close(out.last_hidden_state, expected * mask[..., None], tolerance=1e-5)
+
+
+def test_padding_is_computed_where_it_counts(tmp_path):
+    """Under gradients, in losses of tokens, in front of rows, layer by layer, and where there is little of it."""
+    config = transformers.ModernBertConfig(**TINY)
+    saved_reference(transformers.ModernBertForMaskedLM, config, tmp_path / "model")
+    ours = omniform.AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    ids, mask = padded(ragged(97, [20, 7, 1]))
+    given = {"input_ids": ids, "attention_mask": mask}
+    assert computed(ours, **given)[1] == 60
+    with torch.no_grad():
+        assert computed(ours, **given)[1] == 28
+        assert computed(ours, **given, labels=ids)[1] == 60
+        assert computed(ours, **given, output_hidden_states=True)[1] == 60
+        assert computed(ours, input_ids=ids, attention_mask=mask.flip(1))[1] == 60
+        assert computed(ours, input_ids=ids, attention_mask=(ids > -1).int())[1] == 60
+        answers = omniform.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model")
+        assert computed(answers, **given)[1] == 60
+    for lengths in ([20, 7], [20, 7, 0], [21, 7, 1], 5):
+        with pytest.raises(InputError, match="row_lengths"):
+            ours(ids, row_lengths=lengths)

@@ -113,6 +113,13 @@ class Decodes:
     others: tuple[slice | Tensor, PackedMask] | None
 
 
+def whole_rows(lengths: Sequence[int]) -> tuple[tuple[Segment, ...], tuple[Table, ...]]:
+    """Rows that one step reads from their beginnings to their ends, and whose keys lie where its own tokens do."""
+    starts = accumulate(lengths, initial=0)
+    segments = tuple(Segment(start, count, 0) for start, count in zip(starts, lengths, strict=False))
+    return segments, tuple(_Run(segment.start) for segment in segments)
+
+
 class PackedMask:
     """A rule resolved for a packed step.
 

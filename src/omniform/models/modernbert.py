@@ -19,6 +19,7 @@ from omniform.architectures.heads import (
 from omniform.architectures.modern_text import FULL, SLIDING, STACK_KEYS, ModernText, scored
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextEncoder
+from omniform.architectures.unpadded import Unpadded, UnpaddedEncoder
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full, Rule, Window
@@ -55,19 +56,35 @@ def read(r: ConfigReader) -> Config:
     return Config(text=text, pooling=pooling, sparse=sparse)
 
 
-def build(c: Config) -> TextEncoder:
-    """The encoder without a head."""
+def build(c: Config, kind: type[TextEncoder] = UnpaddedEncoder) -> TextEncoder:
+    """The encoder without a head.
+
+    Args:
+        kind: what becomes of padding.
+    """
     rules: dict[str, Rule] = {FULL: Full(), SLIDING: Full() if c.text.window is None else Window(c.text.window)}
-    return c.text.stack(TextEncoder, rules)
+    return c.text.stack(kind, rules)
+
+
+class Words(Unpadded, CountedMaskedLM):
+    """Masked tokens, padding left out."""
+
+
+class SparseWords(Unpadded, SparseMaskedLM):
+    """The same with scores of tokens that have a label."""
+
+
+class Tokens(Unpadded, TokenClassifier):
+    """Classes of tokens, padding left out."""
 
 
 def masked_lm(c: Config, _: Common) -> CountedMaskedLM:
     """Masked tokens."""
     model = build(c)
-    return (SparseMaskedLM if c.sparse else CountedMaskedLM)(model=model, lm_head=c.text.vocabulary(model))
+    return (SparseWords if c.sparse else Words)(model=model, lm_head=c.text.vocabulary(model))
 
 
-class MeanClassifier(MaskedRowHead, SequenceClassifier):
+class MeanRows(MaskedRowHead, SequenceClassifier):
     """Classes of a row, told from the mean of its tokens."""
 
 
@@ -77,18 +94,18 @@ class Choice(MaskedRowHead, MultipleChoice):
 
 def sequence_classifier(c: Config, common: Common) -> SequenceClassifier:
     """One class per row."""
-    head, pool = (SequenceClassifier, first_token) if c.pooling == "cls" else (MeanClassifier, mean_of_real)
+    head, pool = (SequenceClassifier, first_token) if c.pooling == "cls" else (MeanRows, mean_of_real)
     return head(model=build(c), pool=pool, classifier=c.classes(common.num_labels), common=common)
 
 
 def token_classifier(c: Config, common: Common) -> TokenClassifier:
     """One class per token."""
-    return TokenClassifier(model=build(c), classifier=c.classes(common.num_labels))
+    return Tokens(model=build(c), classifier=c.classes(common.num_labels))
 
 
 def question_answerer(c: Config, _: Common) -> QuestionAnswerer:
-    """The first and last token of an answer."""
-    return QuestionAnswerer(model=build(c), qa_outputs=c.classes(2))
+    """The first and last token of an answer; padding could be either."""
+    return QuestionAnswerer(model=build(c, TextEncoder), qa_outputs=c.classes(2))
 
 
 def multiple_choice(c: Config, _: Common) -> Choice:
