@@ -41,10 +41,11 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "spm.model", "sentencepiece.model",
+    "spm.model", "sentencepiece.model", "source.spm",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
-    *_VOCABULARIES, "merges.txt", "normalizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    *_VOCABULARIES, "target.spm", "target_vocab.json", "merges.txt", "normalizer.json", "tokenizer_config.json",
+    "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 # What would be read over the files that are saved, were it left beside them.

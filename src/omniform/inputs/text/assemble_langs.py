@@ -126,7 +126,7 @@ def pegasus_tokens(settings: Settings) -> None:
     settings.additional = [*([str(sent)] if sent is not None else []), *_unused(settings)]
 
 
-def pegasus_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
+def eos_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
     """``A B </s>``."""
     end, index = required(tokenizer, "eos_token", settings.where)
     return processors.TemplateProcessing(single=f"$A {end}", pair=f"$A $B {end}", special_tokens=[(end, index)])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin, assemble_langs, scripts
+from omniform.inputs.text import assemble, assemble_kin, assemble_langs, pieces, scripts
 from omniform.inputs.text.assemble import Assembly, Frame, Scores
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.scripted import Script
@@ -223,7 +223,7 @@ _STEPS: dict[str, Steps] = {
         build=assemble_langs.pegasus,
         tokens=assemble_langs.pegasus_tokens,
         pieces=assemble_langs.pegasus_pieces,
-        frame=assemble_langs.pegasus_frame,
+        frame=assemble_langs.eos_frame,
     ),
     "Qwen2Tokenizer": Steps(build=assemble.qwen2),
     "Qwen3_5Tokenizer": Steps(build=assemble.qwen3_5, files=("vocab.json", "merges.txt")),
@@ -299,5 +299,7 @@ _SCRIPTS: dict[str, Scripting] = {
         tokens=scripts.of_2048,
         frame=scripts.typed_cls_frame,
     ),
+    "M2M100Tokenizer": Scripting(make=pieces.m2m100),
+    "MarianTokenizer": Scripting(make=pieces.marian, tokens=pieces.of_512, frame=assemble_langs.eos_frame),
     "Wav2Vec2CTCTokenizer": Scripting(make=scripts.ctc, tokens=scripts.ctc_tokens),
 }

@@ -44,7 +44,9 @@ def added(tokens: Mapping[int, AddedToken]) -> dict[str, object]:
     return {str(index): json.loads(json.dumps(token.__getstate__())) for index, token in tokens.items()}
 
 
-def write(folder: Path, files: Mapping[str, str], config: Mapping[str, object], templates: ChatTemplates) -> list[Path]:
+def write(
+    folder: Path, files: Mapping[str, str | bytes], config: Mapping[str, object], templates: ChatTemplates
+) -> list[Path]:
     """Write the files of a tokenizer, each complete or not at all.
 
     Args:
@@ -60,7 +62,7 @@ def write(folder: Path, files: Mapping[str, str], config: Mapping[str, object], 
         ConfigError: a template's name is no file name.
         RepoError: the folder cannot be written.
     """
-    contents = {
+    contents: dict[str, str | bytes] = {
         **files,
         "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
     }
@@ -76,7 +78,7 @@ def write(folder: Path, files: Mapping[str, str], config: Mapping[str, object], 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(content, encoding="utf-8")
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
             os.replace(partial, path)
         except OSError as error:
             raise RepoError("the file cannot be written", where=str(path), found=error.strerror) from error

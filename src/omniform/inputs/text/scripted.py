@@ -63,7 +63,7 @@ class Script(Protocol):
     def join(self, tokens: Sequence[str], added: Mapping[str, int]) -> str:
         """The text of tokens, added ones among them."""
 
-    def files(self) -> dict[str, str]:
+    def files(self) -> Mapping[str, str | bytes]:
         """The vocabulary's files."""
 
 

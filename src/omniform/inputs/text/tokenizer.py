@@ -486,7 +486,7 @@ class Tokenizer(Framing):
         config.update(self._changeable())
         with self._turn:
             backend = self.backend
-            files = (
+            files: Mapping[str, str | bytes] = (
                 backend.script.files()
                 if isinstance(backend, Scripted)
                 else {"tokenizer.json": backend.to_str(pretty=True)}

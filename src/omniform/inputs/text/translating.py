@@ -1,8 +1,8 @@
-"""Tokenizers of translators, whose texts are framed by the code of their language: mBART, mBART-50, NLLB."""
+"""Tokenizers of translators, whose texts are framed by their language: mBART, NLLB, M2M-100; and Marian's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -13,10 +13,17 @@ from omniform.inputs.text import language_codes
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.ids import shown
 from omniform.inputs.text.options import EncodeOptions
+from omniform.inputs.text.pieces import LANGUAGES, PairScript
 from omniform.inputs.text.recipes import Recipe
-from omniform.inputs.text.scripted import Machinery
+from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.tokenizer import Tokenizer
+
+
+def no_such_language(lang: object, known: Sequence[str]) -> InputError:
+    """The error for a language that a tokenizer does not know."""
+    remedy = nearest(str(lang), known)
+    return InputError("there is no such language", where="src_lang or tgt_lang", found=shown(lang), remedy=remedy)
 
 
 class TranslatingTokenizer(Tokenizer):
@@ -62,12 +69,7 @@ class TranslatingTokenizer(Tokenizer):
         token = self.lang_token(lang) if isinstance(lang, str) else ""
         index = self.backend.token_to_id(token)
         if index is None:
-            raise InputError(
-                "there is no such language",
-                where="src_lang or tgt_lang",
-                found=shown(lang),
-                remedy=nearest(str(lang), self.CODES),
-            )
+            raise no_such_language(lang, self.CODES)
         return index
 
     @property
@@ -188,6 +190,86 @@ class NllbTokenizer(TranslatingTokenizer):
         return ([], [end, language]) if self.legacy_behaviour else ([language], [end])
 
 
+class M2M100Tokenizer(TranslatingTokenizer):
+    """M2M-100's: language, text, end; a language's token is its code between underscores."""
+
+    recipe_name = "M2M100Tokenizer"
+    CODES = language_codes.M2M100
+    USUAL = "en"
+
+    def lang_token(self, language: str) -> str:
+        return self.get_lang_token(language)
+
+    @property
+    def lang_code_to_token(self) -> dict[str, str]:
+        """The tokens of all languages, by their codes."""
+        kind = LANGUAGES.get(self.settings.text("language_codes") or "", self.CODES)
+        return {code: f"__{code}__" for code in kind}
+
+    @property
+    def lang_token_to_id(self) -> dict[str, int]:
+        """The ids of all languages, by their tokens."""
+        tokens = self.lang_code_to_token.values()
+        return {token: index for token in tokens if (index := self.backend.token_to_id(token)) is not None}
+
+    @property
+    def lang_code_to_id(self) -> dict[str, int]:
+        return {code: self.lang_token_to_id[token] for code, token in self.lang_code_to_token.items()}
+
+    @property
+    def id_to_lang_token(self) -> dict[int, str]:
+        """The tokens of all languages, by id."""
+        return {index: token for token, index in self.lang_token_to_id.items()}
+
+    def get_lang_token(self, lang: str) -> str:
+        """The token of a language.
+
+        Raises:
+            InputError: there is no such language.
+        """
+        if not isinstance(lang, str) or lang not in self.lang_code_to_token:
+            raise no_such_language(lang, list(self.lang_code_to_token))
+        return self.lang_code_to_token[lang]
+
+
+class MarianTokenizer(Tokenizer):
+    """Marian's: text, end; answers are cut by a file of their own."""
+
+    recipe_name = "MarianTokenizer"
+
+    @property
+    def source_lang(self) -> str | None:
+        """The language that it reads, where the folder says so."""
+        return self.settings.text("source_lang")
+
+    @property
+    def target_lang(self) -> str | None:
+        """The language that it writes, where the folder says so."""
+        return self.settings.text("target_lang")
+
+    @property
+    def separate_vocabs(self) -> bool:
+        """Whether answers have a vocabulary of their own."""
+        return self.settings.flag("separate_vocabs", False)
+
+    @property
+    def supported_language_codes(self) -> list[str]:
+        """What a text may begin with to say which language it is to be put into: ``>>fr<<``."""
+        held = [] if self.separate_vocabs else self.backend.get_vocab(with_added_tokens=False)
+        return [token for token in held if token.startswith(">>") and token.endswith("<<")]
+
+    def _encode(self, text: object, text_pair: object, options: EncodeOptions, argument: str) -> BatchEncoding:
+        script = self.backend.script if isinstance(self.backend, Scripted) else None
+        if argument != "text_target" or not isinstance(script, PairScript):
+            return super()._encode(text, text_pair, options, argument)
+        script.writes = True
+        try:
+            return super()._encode(text, text_pair, options, argument)
+        finally:
+            script.writes = False
+
+
 CLASSES: Mapping[str, type[Tokenizer]] = {
-    kind.recipe_name: kind for kind in (MBartTokenizer, MBart50Tokenizer, NllbTokenizer)
+    kind.recipe_name: kind
+    for kind in (MBartTokenizer, MBart50Tokenizer, NllbTokenizer, M2M100Tokenizer, MarianTokenizer)
 }
