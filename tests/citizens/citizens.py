@@ -432,6 +432,7 @@ CITIZENS: dict[str, Citizen] = {
     "mamba2": Citizen("mamba2", "Mamba2ForCausalLM",
         {"vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 8, "state_size": 4,
             "n_groups": 2}),
+    "phimoe": Citizen("phimoe", "PhimoeForCausalLM", {**GROUPED, "num_local_experts": 4, "lm_head_bias": True}),
     "qwen3_next": Citizen("qwen3_next", "Qwen3NextForCausalLM", NEXT),
 }  # fmt: skip
 

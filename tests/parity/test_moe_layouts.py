@@ -21,6 +21,7 @@ FAMILIES = {
     "qwen2_moe": ("Qwen2Moe", {**FINE, "shared_expert_intermediate_size": 20, "mlp_only_layers": [0]}),
     "granitemoe": ("GraniteMoe", {**SMALL, "num_local_experts": 4}),
     "olmoe": ("Olmoe", {**SMALL, "num_experts": 4}),
+    "phimoe": ("Phimoe", {**SMALL, "num_local_experts": 4}),
     "qwen3_moe": ("Qwen3Moe", {**FINE, "head_dim": 8}),
 }
 

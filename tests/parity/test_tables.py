@@ -24,6 +24,7 @@ DUE = {
     "olmoe",
     "bloom", "falcon",
     "gptj", "codegen", "gpt_neo",
+    "phimoe",
 }  # fmt: skip
 """Families that must be registered. One that is in a table and not here is collected when it is registered."""
 
