@@ -20,7 +20,7 @@ DUE = {
     "umt5", "vit", "whisper", "xlm-roberta", "xlm-roberta-xl",
     "phi", "starcoder2", "stablelm", "gpt_bigcode",
     "modernbert-decoder",
-    "falcon_mamba", "mamba", "mamba2",
+    "bamba", "falcon_h1", "falcon_mamba", "mamba", "mamba2",
     "olmoe",
     "bloom", "falcon",
     "gptj", "codegen", "gpt_neo",

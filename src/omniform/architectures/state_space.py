@@ -15,13 +15,16 @@ from omniform.architectures.stack import Stepped
 from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import MixerLayer, WideMixerLayer, run, surviving
 from omniform.blocks.mlp import ACTIVATIONS
-from omniform.blocks.norms import RMSNorm
+from omniform.blocks.norms import GateFirstRMSNorm, GateLastRMSNorm, RMSNorm
+from omniform.blocks.state_space import Gated, StateSpaceMixer
 from omniform.core.config import Common
 from omniform.core.context import StepContext
 from omniform.core.outputs import RecurrentCausalLMOutput, RecurrentModelOutput
 from omniform.core.reader import ConfigReader
 from omniform.core.state import DenseState
 from omniform.weights.keymap import KeyMap, Rule
+
+M = TypeVar("M", bound=StateSpaceMixer)
 
 
 class Continued(Stepped, total=False):
@@ -145,6 +148,76 @@ class RecurrentText:
             layers=nn.ModuleList(kind(norm=RMSNorm(self.dim, self.eps), mixer=mixer()) for _ in range(self.layers)),
             norm=RMSNorm(self.dim, self.eps),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridHeads:
+    """How the state spaces of a decoder are cut that has attention too (Bamba, Falcon-H1).
+
+    Attributes:
+        count: number of heads.
+        width: of a head's values.
+        size: of its state.
+        groups: how many groups of heads share the directions that they write and read their states in.
+        taps: tokens that a convolution sees.
+        limit: the least and the greatest step of time.
+        bias: whether the projection into a mixer has biases.
+        conv_bias: whether the convolution has one.
+    """
+
+    count: int
+    width: int
+    size: int
+    groups: int
+    taps: int
+    limit: tuple[float, float]
+    bias: bool
+    conv_bias: bool
+
+    @classmethod
+    def read(cls, r: ConfigReader, dim: int, inner: int | None = None) -> Self:
+        """The fields under their usual names.
+
+        Args:
+            dim: width of the residual stream.
+            inner: of all heads together; a multiple of ``dim``, if not said.
+        """
+        expand = r.integer("mamba_expand", 2)
+        inner, count = inner or expand * dim, r.integer("mamba_n_heads", 128)
+        told = r.raw.get("mamba_d_head", "auto")
+        width = inner // count if told in ("auto", None) else r.integer("mamba_d_head")
+        if count * width != inner:
+            raise r.fail("mamba_n_heads", f"{inner} divided by mamba_d_head", count)
+        r.inert("mamba_d_head", "mamba_chunk_size")
+        r.values["mamba_d_head"] = width
+        groups = r.integer("mamba_n_groups", 1)
+        if count % groups:
+            raise r.fail("mamba_n_groups", f"a divisor of {count} (mamba_n_heads)", groups)
+        return cls(
+            count=count,
+            width=width,
+            size=r.integer("mamba_d_state", 256),
+            groups=groups,
+            taps=r.integer("mamba_d_conv", 4),
+            limit=r.bounds("time_step_limit", (0.0, math.inf)),
+            bias=r.flag("mamba_proj_bias", False),
+            conv_bias=r.flag("mamba_conv_bias", True),
+        )
+
+    def gate_first(self, eps: float) -> GateFirstRMSNorm:
+        """A norm behind the gate."""
+        return GateFirstRMSNorm(self.count * self.width, eps, self.groups)
+
+    def gate_last(self, eps: float) -> GateLastRMSNorm:
+        """A norm before the gate."""
+        return GateLastRMSNorm(self.count * self.width, eps, self.groups)
+
+    def mixer(self, kind: type[M], dim: int, *, act: str, norm: Gated, out_bias: bool) -> M:
+        """One state space; see :class:`~omniform.blocks.state_space.StateSpaceMixer`."""
+        return kind(
+            dim, self.count, self.width, self.size, groups=self.groups, taps=self.taps, act=act, norm=norm,
+            limit=self.limit, bias=self.bias, conv_bias=self.conv_bias, out_bias=out_bias,
+        )  # fmt: skip
 
 
 class HasRecurrentText(Protocol):

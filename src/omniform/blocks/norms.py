@@ -111,6 +111,14 @@ class PlainRMSNorm(nn.Module):
         return f"eps={self.eps}"
 
 
+class SiLUGate(nn.Module):
+    """A gate (https://arxiv.org/abs/2312.00752's SiLU) and no norm, in float32."""
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Shape: [..., D] each."""
+        return (x.float() * F.silu(gate.float())).to(x.dtype)
+
+
 class GateFirstRMSNorm(RMSNorm):
     """A gate, then a root mean square norm over each of some groups of channels, in float32 (Mamba 2).
 
@@ -131,6 +139,16 @@ class GateFirstRMSNorm(RMSNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
+
+
+class GateLastRMSNorm(GateFirstRMSNorm):
+    """A root mean square norm over each of some groups of channels, then a gate, in float32 (Falcon-H1)."""
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Shape: [..., D] each."""
+        grouped = x.float().view(*x.shape[:-1], self.groups, -1)
+        normed = F.rms_norm(grouped, grouped.shape[-1:], None, self.eps).view_as(x) * self.weight.float()
+        return (normed * F.silu(gate.float())).to(x.dtype)
 
 
 class WideLayerNorm(nn.Module):

@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.mlp import activation
-from omniform.blocks.norms import GateFirstRMSNorm
+from omniform.blocks.norms import GateFirstRMSNorm, SiLUGate
 from omniform.blocks.recurrent import CHUNK, Recurrence, ShortConv, chunks_of, sums_between
 from omniform.core.context import StepContext
 from omniform.core.state import Recurrent
+
+Gated = GateFirstRMSNorm | SiLUGate
+"""What joins a state space's outputs with their gates."""
 
 
 class StateSpaceDual(Recurrence):
@@ -243,10 +246,14 @@ class StateSpaceMixer(nn.Module):
         groups: how many groups of heads share their directions.
         taps: tokens that the convolution sees.
         act: name of the activation after it.
-        eps: of the norm.
+        norm: what the outputs of all heads pass together with their gates.
         limit: the least and the greatest step of time.
-        bias: whether the projections have biases.
+        bias: whether the projection into it has biases.
         conv_bias: whether the convolution has one.
+        out_bias: whether the projection out of it has one.
+
+    Attributes:
+        widths: of values and of the directions that they are written and read in, all heads side by side.
     """
 
     def __init__(
@@ -259,20 +266,21 @@ class StateSpaceMixer(nn.Module):
         groups: int,
         taps: int,
         act: str,
-        eps: float,
+        norm: Gated,
         limit: tuple[float, float] = (0.0, math.inf),
         bias: bool = False,
         conv_bias: bool = True,
+        out_bias: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * width
-        self._widths, self._limit, self._act = [inner, groups * size, groups * size], limit, activation(act)
-        self.in_proj = nn.Linear(dim, inner + sum(self._widths) + heads, bias=bias)
-        self.conv1d = ShortConv(sum(self._widths), taps, bias=conv_bias)
+        self.widths, self._limit, self._act = [inner, groups * size, groups * size], limit, activation(act)
+        self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=bias)
+        self.conv1d = ShortConv(sum(self.widths), taps, bias=conv_bias)
         self.recurrence = StateSpaceDual(heads, width, size)
         self.dt_bias, self.A_log, self.D = (nn.Parameter(torch.empty(heads)) for _ in range(3))
-        self.norm = GateFirstRMSNorm(inner, eps, groups)
-        self.out_proj = nn.Linear(inner, dim, bias=bias)
+        self.norm = norm
+        self.out_proj = nn.Linear(inner, dim, bias=out_bias)
 
     def reset(self, std: float) -> None:
         """Fresh rates: steps of 0.001 to 0.1, a wide spread of fading, and values that pass through."""
@@ -283,10 +291,9 @@ class StateSpaceMixer(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in; out of the tokens that are wanted."""
-        made = self.in_proj(x_BTD)
-        gate, mixed, dt = torch.split(made, [self._widths[0], sum(self._widths), len(self.D)], dim=-1)
+        gate, mixed, dt = self.projected(x_BTD)
         mixed = self._act(self.conv1d(mixed, ctx))
-        x, b, c = torch.split(mixed, self._widths, dim=-1)
+        x, b, c = torch.split(mixed, self.widths, dim=-1)
         x = x.reshape(*x.shape[:-1], len(self.D), -1)
         b, c = (y.reshape(*y.shape[:-1], -1, self.recurrence.size) for y in (b, c))
         dt = F.softplus(dt + self.dt_bias).clamp(*self._limit).float()
@@ -294,6 +301,11 @@ class StateSpaceMixer(nn.Module):
         seen = ctx.only_wanted(seen) + ctx.only_wanted(x) * self.D[:, None]
         out: Tensor = self.out_proj(self.norm.gated(seen.flatten(-2), ctx.only_wanted(gate)).to(x.dtype))
         return out
+
+    def projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gates; values and directions, as the convolution reads them; steps."""
+        gate, mixed, dt = torch.split(self.in_proj(x_BTD), [self.widths[0], sum(self.widths), len(self.D)], dim=-1)
+        return gate, mixed, dt
 
 
 def fresh_steps(bias: Tensor, least: float = 0.001, most: float = 0.1, floor: float = 1e-4) -> None:

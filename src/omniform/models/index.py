@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FAMILIES: dict[str, str] = {
     "albert": "albert:FAMILY",
+    "bamba": "bamba:FAMILY",
     "bart": "bart:FAMILY",
     "bert": "bert:FAMILY",
     "blenderbot": "blenderbot:FAMILY",
@@ -25,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "electra": "electra:FAMILY",
     "esm": "esm:FAMILY",
     "falcon": "falcon:FAMILY",
+    "falcon_h1": "falcon_h1:FAMILY",
     "falcon_mamba": "falcon_mamba:FAMILY",
     "gemma": "gemma:FAMILY",
     "gemma2": "gemma2:FAMILY",
@@ -92,6 +94,10 @@ CLASSES: dict[str, str] = {
     "AlbertForTokenClassification": "albert",
     "AlbertModel": "albert",
     "AlbertPreTrainedModel": "albert",
+    "BambaConfig": "bamba",
+    "BambaForCausalLM": "bamba",
+    "BambaModel": "bamba",
+    "BambaPreTrainedModel": "bamba",
     "BartConfig": "bart",
     "BartForCausalLM": "bart",
     "BartForConditionalGeneration": "bart",
@@ -222,6 +228,10 @@ CLASSES: dict[str, str] = {
     "FalconForQuestionAnswering": "falcon",
     "FalconForSequenceClassification": "falcon",
     "FalconForTokenClassification": "falcon",
+    "FalconH1Config": "falcon_h1",
+    "FalconH1ForCausalLM": "falcon_h1",
+    "FalconH1Model": "falcon_h1",
+    "FalconH1PreTrainedModel": "falcon_h1",
     "FalconMambaConfig": "falcon_mamba",
     "FalconMambaForCausalLM": "falcon_mamba",
     "FalconMambaModel": "falcon_mamba",
@@ -562,6 +572,7 @@ CLASSES: dict[str, str] = {
 
 TOKENIZERS: dict[str, str] = {
     "albert": "AlbertTokenizer",
+    "bamba": "PreTrainedTokenizerFast",
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",
     "blenderbot": "BlenderbotTokenizer",
@@ -581,6 +592,7 @@ TOKENIZERS: dict[str, str] = {
     "electra": "BertTokenizer",
     "esm": "EsmTokenizer",
     "falcon": "PreTrainedTokenizerFast",
+    "falcon_h1": "PreTrainedTokenizerFast",
     "falcon_mamba": "GPTNeoXTokenizer",
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",

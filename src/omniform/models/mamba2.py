@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from omniform.architectures.state_space import RecurrentDecoder, RecurrentText, recurrent_family
+from omniform.blocks.norms import GateFirstRMSNorm
 from omniform.blocks.state_space import StateSpaceMixer
 from omniform.core.reader import ConfigReader
 
@@ -45,8 +46,8 @@ def build(c: Config) -> RecurrentDecoder:
     t, (bias, conv_bias) = c.text, c.text.biases
     return t.decoder(
         lambda: StateSpaceMixer(
-            t.dim, *c.heads, t.size, groups=c.groups, taps=t.taps, act=t.act, eps=t.eps, limit=c.limit, bias=bias,
-            conv_bias=conv_bias,
+            t.dim, *c.heads, t.size, groups=c.groups, taps=t.taps, act=t.act, limit=c.limit, bias=bias,
+            norm=GateFirstRMSNorm(c.heads[0] * c.heads[1], t.eps, c.groups), conv_bias=conv_bias, out_bias=bias,
         )
     )  # fmt: skip
 
