@@ -38,7 +38,7 @@ class Config:
         keys: on keys.
         gates: on a feed-forward's gates, and on what it makes.
         branches: on what a mixer gives, what attention reads, and what it gives.
-        parts: on what a mixer reads, and of what that makes on the gate, values, directions to write and to read in, and steps.
+        parts: on what a mixer reads; and on its gate, values, directions to write and to read in, and steps.
     """
 
     text: GatedText
