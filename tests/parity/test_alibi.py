@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 from harness import Parity, Table, bare, decoder_heads
 from writers import Prompts
 
 from omniform.core.errors import ConfigError
-from reference import omniform, transformers
+from reference import close, omniform, padded, ragged, saved_reference, transformers
 
 BLOOM = {
     "vocab_size": 97, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0, "bos_token_id": 1,
@@ -18,6 +21,31 @@ FALCON = {
     "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 64,
 }  # fmt: skip
 GROUPED = {"new_decoder_architecture": True, "num_kv_heads": 2}
+
+
+PADDED = {
+    "bloom": ("Bloom", BLOOM),
+    "falcon": ("Falcon", {**FALCON, "alibi": True, "num_attention_heads": 8}),
+    "opt": ("OPT", {"vocab_size": 97, "hidden_size": 32, "ffn_dim": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0}),
+}  # fmt: skip
+"""Families that count what is no padding by the mask."""
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_padding_in_front_is_not_counted_step_by_step(tmp_path: Path, family: str) -> None:
+    name, config = PADDED[family]
+    made = getattr(transformers, f"{name}Config")(**config)
+    theirs = saved_reference(getattr(transformers, f"{name}ForCausalLM"), made, tmp_path / "model")
+    ours = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    ids, mask = padded(ragged(97, [9, 4]), side="left")
+    with torch.no_grad():
+        first = ours(ids[:, :6], attention_mask=mask[:, :6])
+        rest = ours(ids[:, 6:], attention_mask=mask, past_key_values=first.past_key_values)
+        found = torch.cat([first.logits, rest.logits], 1)
+        close(found[mask.bool()], theirs(ids, attention_mask=mask).logits[mask.bool()])
+        alone = theirs(ids[1:, 5:]).logits
+    close(found[1:, 5:], alone)
 
 
 class TestBloom(Parity):
