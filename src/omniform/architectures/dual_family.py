@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from omniform.architectures.dual_encoder import FirstOf, HighestId, ImageEmbedder, TextEmbedder, TextTower
-from omniform.architectures.parts import Tower
+from omniform.architectures.tower import Tower
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
 from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching

@@ -214,68 +214,6 @@ SIDE_KEYS = {
 """Where either side of BART's line keeps its weights."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tower:
-    """An encoder of pictures, or one of two that meet in one space: pre-norm layers, a plain feed-forward."""
-
-    dim: int
-    hidden: int
-    layers: int
-    heads: int
-    act: str
-    eps: float
-    attention_dropout: float
-
-    @classmethod
-    def read(
-        cls,
-        r: ConfigReader,
-        *,
-        dim: int,
-        hidden: int,
-        heads: int,
-        act: str,
-        eps: float,
-        dropout_key: str = "attention_dropout",
-    ) -> Tower:
-        """The fields under their usual names; the arguments are their defaults, and the name of one that has two."""
-        width, count = read_width(r, "hidden_size", dim, "num_attention_heads", heads)
-        return cls(
-            dim=width,
-            hidden=r.integer("intermediate_size", hidden),
-            layers=r.layers("num_hidden_layers", 12),
-            heads=count,
-            act=r.choice("hidden_act", ACTIVATIONS, act),
-            eps=r.number("layer_norm_eps", eps),
-            attention_dropout=r.probability(dropout_key),
-        )
-
-    def norm(self) -> nn.Module:
-        """One norm."""
-        return nn.LayerNorm(self.dim, self.eps)
-
-    def into(self, width: int) -> nn.Linear:
-        """A projection of the tower's vectors."""
-        return nn.Linear(self.dim, width, bias=False)
-
-    def stack(self, rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0) -> nn.ModuleList:
-        """The tower's layers.
-
-        Args:
-            biases: which projections of an attention have a bias.
-            dropout: on the output of each branch, in training.
-        """
-        return nn.ModuleList(
-            PreNorm.of(
-                self.norm,
-                self_attn=Attention(self.dim, self.heads, rule=rule, biases=biases, dropout=self.attention_dropout),
-                mlp=MLP(self.dim, self.hidden, self.act),
-                dropout=dropout,
-            )
-            for _ in range(self.layers)
-        )
-
-
 def causal(window: int | None) -> Rule:
     """What a layer of a decoder sees: all that came before, or the last ``window`` tokens, its own among them."""
     return Causal() if window is None else Causal() & Window(window)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier, first_token
-from omniform.architectures.parts import Tower
+from omniform.architectures.tower import Tower
 from omniform.architectures.vision import MaskedImageModeler, VisionEncoder, image_classifier
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, Patching, PatchStem, read_patching
