@@ -387,6 +387,8 @@ CITIZENS: dict[str, Citizen] = {
     "albert": Citizen("albert", "AlbertForMaskedLM", {**TEXT, "embedding_size": 8, "inner_group_num": 2}),
     "albert, rows": Citizen("albert", "AlbertForSequenceClassification", {**TEXT, "embedding_size": 8}, Text("rows")),
     "modernbert-decoder": Citizen("modernbert-decoder", "ModernBertDecoderForCausalLM", {**TEXT, "local_attention": 6}),
+    "deberta": Citizen("deberta", "DebertaForMaskedLM", {
+        **TEXT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}),
     "modernbert": Citizen("modernbert", "ModernBertForMaskedLM", {**TEXT, "local_attention": 4}),
     "modernbert, rows": Citizen("modernbert", "ModernBertForSequenceClassification",
         {**TEXT, "classifier_pooling": "mean"}, Text("rows")),

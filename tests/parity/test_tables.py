@@ -12,7 +12,8 @@ from omniform.models.registry import known_families
 
 DUE = {
     "albert", "bart", "bert", "blenderbot", "blenderbot-small", "camembert", "clip", "clip_text_model",
-    "clip_vision_model", "cohere", "cohere2", "data2vec-text", "deberta-v2", "deepseek_v2", "deepseek_v3", "detr",
+    "clip_vision_model", "cohere", "cohere2", "data2vec-text", "deberta", "deberta-v2", "deepseek_v2", "deepseek_v3",
+    "detr",
     "distilbert", "electra", "esm", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "gpt_oss",
     "granite", "granitemoe", "granitemoeshared", "llama", "llava", "m2m_100", "marian", "mbart", "mistral",
     "mixtral", "modernbert", "mpnet", "mt5", "olmo", "olmo2", "olmo3", "openai-gpt", "opt", "pegasus", "phi3",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from omniform.architectures.encoder_family import EncoderHeads, EncoderText
+from omniform.architectures.encoder import MaskedLM, VocabularyHead
+from omniform.architectures.encoder_family import VOCABULARY_HEAD, EncoderHeads, EncoderText
 from omniform.architectures.heads import GradedClassifier, RowParts
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention
@@ -16,18 +17,22 @@ from omniform.blocks.disentangled import (
     DisentangledBias,
     Exact,
     Logarithmic,
+    MaskedEmbeddings,
     RelativePositions,
     Shared,
     UnusedNorm,
     twin_norm,
 )
+from omniform.blocks.embeddings import PositionTable
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.poolers import ContextPooler
 from omniform.blocks.scores import Scores
 from omniform.core.config import Common
 from omniform.core.context import StepContext
+from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
+from omniform.weights.keymap import KeyMap
 
 C = TypeVar("C")
 
@@ -51,6 +56,7 @@ class Places:
     farthest: int
     normed: bool
     shared: bool
+    biases: ClassVar[str] = "qkvo"
 
     @classmethod
     def read(cls, r: ConfigReader, max_positions: int) -> Places:
@@ -82,13 +88,15 @@ class Places:
 
     def _attention(self, text: EncoderText, bias: Callable[[Attention], UnusedNorm | DisentangledBias]) -> Attention:
         scores = Scores(self._scale(text))
-        made = Attention(text.dim, text.heads, rule=Full(), scores=scores, dropout=text.attention_dropout)
+        made = Attention(
+            text.dim, text.heads, rule=Full(), biases=self.biases, scores=scores, dropout=text.attention_dropout
+        )
         made.bias = bias(made)
         return made
 
     def _bias(self, text: EncoderText, attention: Attention, positions: RelativePositions) -> DisentangledBias:
         tokens = {"c2p": Shared(attention, "k_proj"), "p2c": Shared(attention, "q_proj")}
-        project = {kind: tokens[kind] if self.shared else nn.Linear(text.dim, text.dim) for kind in self.compared}
+        project = {kind: tokens[kind] if self.shared else self.projection(kind, text.dim) for kind in self.compared}
         return DisentangledBias(
             positions=positions,
             head_dim=attention.head_dim,
@@ -97,6 +105,10 @@ class Places:
             p2c=project.get("p2c"),
             dropout=text.dropout,
         )
+
+    def projection(self, kind: str, dim: int) -> nn.Linear:
+        """What makes keys of places (``"c2p"``), or queries (``"p2c"``)."""
+        return nn.Linear(dim, dim)
 
     def _scale(self, text: EncoderText) -> float:
         # The sum of one to three scores; they count even where nothing is relative.
@@ -145,25 +157,85 @@ class Pooling:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisentangledText:
+    """What a DeBERTa of any version computes.
+
+    Attributes:
+        embedding_dim: width of the token vectors.
+        absolute: whether positions are added to them.
+        legacy_head: whether tokens are scored as BERT scores them, and not by their table alone.
+    """
+
+    text: EncoderText
+    places: Places
+    pooling: Pooling
+    embedding_dim: int
+    absolute: bool
+    legacy_head: bool
+
+    @classmethod
+    def read(cls, r: ConfigReader, text: EncoderText, places: Places) -> DisentangledText:
+        """The fields beside those of the parts that are given."""
+        return cls(
+            text=replace(text, classifier_dropout=text.dropout),  # the token classifier's; it has no key of its own
+            places=places,
+            pooling=Pooling.read(r, text),
+            embedding_dim=r.integer("embedding_size", text.dim),
+            absolute=r.flag("position_biased_input", True),
+            legacy_head=r.flag("legacy", True),
+        )
+
+    def encoder(self, layers: Iterable[nn.Module], pooler: nn.Module | None) -> PairedEncoder:
+        """The encoder without a head."""
+        t, wide = self.text, self.embedding_dim
+        embeddings = MaskedEmbeddings(
+            embed_positions=PositionTable(t.max_positions, wide) if self.absolute else None,
+            embed_token_types=nn.Embedding(t.token_types, wide) if t.token_types else None,
+            embed_proj=nn.Linear(wide, t.dim, bias=False) if wide != t.dim else None,
+            norm=t.norm(),
+            dropout=t.dropout,
+        )
+        return PairedEncoder(
+            embed_tokens=nn.Embedding(t.vocab_size, wide),
+            embeddings=embeddings,
+            layers=nn.ModuleList(layers),
+            pooler=pooler,
+            max_positions=embeddings.positions,
+        )
+
+    def head_keys(self, base: KeyMap) -> KeyMap:
+        """Where a model that fills in tokens keeps its weights; the two heads lie in different places."""
+        return base.under("model", "deberta") | KeyMap(VOCABULARY_HEAD if self.legacy_head else HEAD)
+
+
+HEAD = {"lm_head": "lm_predictions.lm_head", "lm_head.layer_norm": "lm_predictions.lm_head.LayerNorm"}
+POOLER = {"pool": "pooler"}
+
+
 class PoolingHeads(EncoderHeads[C]):
     """The heads of encoders whose pooler is a part of the head; see :class:`EncoderHeads`.
 
     Args:
-        pooling: that part of the config.
+        of: the part of the config.
     """
 
-    def __init__(
-        self,
-        build: Callable[[C, nn.Module | None], TextStack],
-        of: Callable[[C], EncoderText],
-        pooling: Callable[[C], Pooling],
-    ) -> None:
-        super().__init__(build, of)
-        self._pooling = pooling
+    def __init__(self, build: Callable[[C, nn.Module | None], TextStack], of: Callable[[C], DisentangledText]) -> None:
+        super().__init__(build, lambda c: of(c).text)
+        self._whole = of
+
+    def masked_lm(self, c: C, _: Common) -> MaskedLM:
+        """Masked tokens; the new head has no matrix of its own."""
+        whole, model, t = self._whole(c), self.bare(c), self._of(c)
+        if not whole.legacy_head and whole.embedding_dim != t.dim:
+            told = {"where": "config.json: embedding_size", "expected": str(t.dim), "found": str(whole.embedding_dim)}
+            raise ConfigError("the new head needs embeddings as wide as the layers", **told)
+        tie = t.tie or not whole.legacy_head
+        return MaskedLM(model=model, lm_head=VocabularyHead(model.embed_tokens, t.act, t.eps, tie=tie, dim=t.dim))
 
     def row(self, c: C, common: Common, scores: int) -> RowParts:
         """A row is told from its first token, through the head's own pooler."""
-        how, dim = self._pooling(c), self._of(c).dim
+        how, dim = self._whole(c).pooling, self._of(c).dim
         pool, classifier = ContextPooler(dim, how.act, how.dropout), nn.Linear(dim, scores)
         return {"model": self.bare(c), "pool": pool, "classifier": classifier, "dropout": how.row_dropout}
 

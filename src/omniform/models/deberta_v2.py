@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.disentangled import PairedEncoder, Places, Pooling, PoolingHeads
-from omniform.architectures.encoder import MaskedLM, VocabularyHead
-from omniform.architectures.encoder_family import STACK_KEYS, VOCABULARY_HEAD, EncoderText
-from omniform.architectures.family import Builder
+from omniform.architectures.disentangled import POOLER, DisentangledText, PairedEncoder, Places, PoolingHeads
+from omniform.architectures.encoder_family import STACK_KEYS, EncoderText
+from omniform.architectures.family import Builder, Task
 from omniform.blocks.attention import Attention
-from omniform.blocks.disentangled import ConvolvedPostNorm, MaskedEmbeddings
-from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.disentangled import ConvolvedPostNorm
 from omniform.blocks.layers import PostNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
-from omniform.core.config import Common
-from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -25,15 +21,10 @@ from omniform.weights.keymap import KeyMap
 class Config:
     """What a DeBERTa computes."""
 
-    text: EncoderText
-    places: Places
-    pooling: Pooling
-    embedding_dim: int
-    absolute: bool
+    base: DisentangledText
     kernel: int
     groups: int
     conv_act: str
-    legacy_head: bool
 
 
 def read(r: ConfigReader) -> Config:
@@ -43,7 +34,6 @@ def read(r: ConfigReader) -> Config:
     text = EncoderText.read(
         r, vocab_size=128100, token_types=0, dim=1536, hidden=6144, layers=24, heads=24, eps=1e-7, least_layers=1
     )
-    text = replace(text, classifier_dropout=text.dropout)  # the token classifier's; it has no key of its own
     share = text.dim // text.heads
     if r.integer("attention_head_size", share) != share:
         raise r.fail("attention_head_size", share, r.values["attention_head_size"])
@@ -53,21 +43,16 @@ def read(r: ConfigReader) -> Config:
     if text.dim % groups:
         raise r.fail("conv_groups", f"a divisor of {text.dim} (hidden_size)", groups)
     return Config(
-        text=text,
-        places=Places.read(r, text.max_positions),
-        pooling=Pooling.read(r, text),
-        embedding_dim=r.integer("embedding_size", text.dim),
-        absolute=r.flag("position_biased_input", True),
+        base=DisentangledText.read(r, text, Places.read(r, text.max_positions)),
         kernel=kernel,
         groups=groups,
         conv_act=r.choice("conv_act", ACTIVATIONS, "tanh"),
-        legacy_head=r.flag("legacy", True),
     )
 
 
 def layer(c: Config, self_attn: Attention, *, first: bool) -> PostNorm:
     """One layer; the first may have a convolution beside it."""
-    t = c.text
+    t = c.base.text
     if not (first and c.kernel):
         return t.postnorm(self_attn)
     conv = nn.Conv1d(t.dim, t.dim, c.kernel, padding=c.kernel // 2, groups=c.groups)
@@ -77,39 +62,11 @@ def layer(c: Config, self_attn: Attention, *, first: bool) -> PostNorm:
 
 def build(c: Config, pooler: nn.Module | None) -> PairedEncoder:
     """The encoder without a head."""
-    t, wide, attention = c.text, c.embedding_dim, c.places.attentions(c.text)
-    embeddings = MaskedEmbeddings(
-        embed_positions=PositionTable(t.max_positions, wide) if c.absolute else None,
-        embed_token_types=nn.Embedding(t.token_types, wide) if t.token_types else None,
-        embed_proj=nn.Linear(wide, t.dim, bias=False) if wide != t.dim else None,
-        norm=t.norm(),
-        dropout=t.dropout,
-    )
-    return PairedEncoder(
-        embed_tokens=nn.Embedding(t.vocab_size, wide),
-        embeddings=embeddings,
-        layers=nn.ModuleList(layer(c, attention(), first=i == 0) for i in range(t.layers)),
-        pooler=pooler,
-        max_positions=embeddings.positions,
-    )
+    attention = c.base.places.attentions(c.base.text)
+    return c.base.encoder((layer(c, attention(), first=i == 0) for i in range(c.base.text.layers)), pooler)
 
 
-heads = PoolingHeads(build, lambda c: c.text, lambda c: c.pooling)
-
-
-def masked_lm(c: Config, _: Common) -> MaskedLM:
-    """Masked tokens; the new head has no matrix of its own."""
-    model, t = heads.bare(c), c.text
-    if not c.legacy_head and c.embedding_dim != t.dim:
-        told = {"where": "config.json: embedding_size", "expected": str(t.dim), "found": str(c.embedding_dim)}
-        raise ConfigError("the new head needs embeddings as wide as the layers", **told)
-    tie = t.tie or not c.legacy_head
-    return MaskedLM(model=model, lm_head=VocabularyHead(model.embed_tokens, t.act, t.eps, tie=tie, dim=t.dim))
-
-
-def masked_lm_keys(c: Config) -> KeyMap:
-    """The two heads lie in different places."""
-    return KEYS.under("model", "deberta") | KeyMap(VOCABULARY_HEAD if c.legacy_head else HEAD)
+heads = PoolingHeads(build, lambda c: c.base)
 
 
 SELF = {"q_proj": "query_proj", "k_proj": "key_proj", "v_proj": "value_proj", "bias.c2p": "pos_key_proj"}
@@ -128,8 +85,8 @@ KEYS = KeyMap(
     },
     ignored=(r"position_embeddings", r"^mask_predictions\."),
 )
-HEAD = {"lm_head": "lm_predictions.lm_head", "lm_head.layer_norm": "lm_predictions.lm_head.LayerNorm"}
-POOLER = {"pool": "pooler"}
+
+WORDS: tuple[Task, ...] = ("masked-lm", "pre-training")
 
 FAMILY = (
     Builder("deberta-v2", read, KEYS, prefix="deberta")
@@ -139,7 +96,7 @@ FAMILY = (
         row="masked LM, sequence and token classification, multiple choice, question answering",
     )
     .base("DebertaV2Model", heads.bare, "text-encoding")
-    .architecture("DebertaV2ForMaskedLM", ("masked-lm", "pre-training"), masked_lm, masked_lm_keys, prefix="deberta")
+    .architecture("DebertaV2ForMaskedLM", WORDS, heads.masked_lm, lambda c: c.base.head_keys(KEYS), prefix="deberta")
     .head("DebertaV2ForSequenceClassification", "sequence-classification", heads.sequence_classifier, POOLER)
     .head("DebertaV2ForTokenClassification", "token-classification", heads.token_classifier)
     .head("DebertaV2ForQuestionAnswering", "question-answering", heads.question_answerer)
