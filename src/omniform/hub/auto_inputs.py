@@ -41,7 +41,7 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "spm.model", "sentencepiece.model", "source.spm",
+    "spm.model", "sentencepiece.model", "source.spm", "tekken.json", "tiktoken.model",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
     *_VOCABULARIES, "target.spm", "target_vocab.json", "merges.txt", "normalizer.json", "tokenizer_config.json",

@@ -19,6 +19,7 @@ from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.classes import class_named
 from omniform.inputs.text.growth import check_charsmap, check_growth
 from omniform.inputs.text.names import Origin, class_of
+from omniform.inputs.text.ranks import assemble_ranks, is_tiktoken, read_tekken, read_tiktoken
 from omniform.inputs.text.recipes import Recipe, Scripting, recipe_of
 from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.sentencepiece import UNIGRAM, SentencePieceModel, read_sentencepiece
@@ -205,6 +206,10 @@ def _charsmap(normalizer: object) -> bytes | None:
 
 
 def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: Settings) -> Backend:
+    for name in ("tekken.json", "tiktoken.model"):
+        if name in files:
+            ranks = read_tekken(files[name]) if name == "tekken.json" else read_tiktoken(files[name], settings)
+            return assemble_ranks(ranks)
     present = [name for name in recipe.files if name in files]
     if recipe.steps is None and not recipe.is_generic:
         raise ConfigError(
@@ -237,6 +242,8 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
 
 
 def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:
+    if is_tiktoken(path):
+        return assemble_ranks(read_tiktoken(path, settings))
     model = read_sentencepiece(path)
     if model.charsmap:
         check_charsmap(model.charsmap, str(path))

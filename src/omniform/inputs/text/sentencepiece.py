@@ -137,7 +137,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             "the file is no sentencepiece model, or it is damaged",
             where=str(path),
             found=str(error),
-            remedy="tiktoken files are not read; the repository's tokenizer.json holds the same vocabulary.",
+            remedy="Where the repository has a tokenizer.json, that holds the same vocabulary.",
         ) from error
     if not model.pieces:
         raise ConfigError("the sentencepiece model holds no pieces", where=str(path))
