@@ -40,7 +40,8 @@ GOOD = {
     "text": "hello", "token_ids": [5, 6], "sequences": [[5, 6]], "encoded_inputs": {"input_ids": [5]},
     "new_tokens": ["zz"], "special_tokens": {"pad_token": "[PAD]"}, "token": "hello", "index": 5, "tokens": ["hello"],
     "ids": [5], "name": "pad_token", "value": "[PAD]", "token_ids_0": [5], "conversation": [], "kind": None,
-    "pretrained_model_name_or_path": "/nowhere", "text_iterator": ["hello"], "vocab_size": 60,
+    "pretrained_model_name_or_path": "/nowhere", "text_iterator": ["hello"], "vocab_size": 60, "message": {},
+    "save_directory": "saved",
 }  # fmt: skip
 # apply_chat_template and its relatives have a table of their own; save_files is the hub's way in.
 ELSEWHERE = ("apply_chat_template", "get_chat_template", "save_files", "made_of")

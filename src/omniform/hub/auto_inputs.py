@@ -41,10 +41,10 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "spm.model", "sentencepiece.model", "source.spm", "tekken.json", "tiktoken.model",
+    "spm.model", "sentencepiece.model", "source.spm", "tekken.json", "tiktoken.model", "merges.txt",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
-    *_VOCABULARIES, "target.spm", "target_vocab.json", "merges.txt", "normalizer.json", "tokenizer_config.json",
+    *_VOCABULARIES, "target.spm", "target_vocab.json", "normalizer.json", "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip

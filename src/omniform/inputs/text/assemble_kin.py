@@ -6,6 +6,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram, WordPiece
 
 from omniform.inputs.text.assemble import Vocabulary, byte_level, required, words_of_metaspace
+from omniform.inputs.text.ranks import byte_order
 from omniform.inputs.text.settings import Settings
 from omniform.inputs.text.special import HasTokens
 
@@ -159,6 +160,26 @@ def code_llama_tokens(settings: Settings) -> None:
 
 
 # ---- merges
+
+
+def gpt2_vocabulary(merges: list[tuple[str, str]], settings: Settings) -> Vocabulary:
+    """GPT-2's numbers: the bytes, the results of the merges, the end of a text."""
+    return _numbered([*byte_order(), *("".join(pair) for pair in merges), str(settings.named["eos_token"])], merges)
+
+
+def clip_vocabulary(merges: list[tuple[str, str]], settings: Settings) -> Vocabulary:
+    """CLIP's: the bytes, the bytes that end a word, the results of the merges, start and end of a text."""
+    letters = byte_order()
+    ends = [str(settings.named[name]) for name in ("bos_token", "eos_token")]
+    joined = ["".join(pair) for pair in merges]
+    return _numbered([*letters, *(letter + "</w>" for letter in letters), *joined, *ends], merges)
+
+
+def _numbered(tokens: list[str], merges: list[tuple[str, str]]) -> Vocabulary:
+    ids: dict[str, int] = {}
+    for token in tokens:
+        ids.setdefault(token, len(ids))
+    return Vocabulary(ids=ids, merges=merges)
 
 
 def blenderbot(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:

@@ -230,6 +230,8 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
             return assembled(recipe, Vocabulary(ids=WordPiece.read_file(paths[0])), settings)
         ids, merges = BPE.read_file(*paths)
         return assembled(recipe, Vocabulary(ids=ids, merges=merges), settings)
+    elif recipe.steps is not None and recipe.steps.from_merges is not None and "merges.txt" in files:
+        return assembled(recipe, recipe.steps.from_merges(read_merges(files["merges.txt"]), settings), settings)
     kind = "tokenizer of unknown kind" if recipe.is_generic else recipe.name
     alternatives = " or ".join(recipe.files) if recipe.files[0].endswith(".model") else " and ".join(recipe.files)
     raise ConfigError(
@@ -239,6 +241,23 @@ def _from_vocabulary_files(recipe: Recipe, files: Mapping[str, Path], settings: 
         found=", ".join(sorted(files)) or "no tokenizer files",
         remedy="tokenizer_class in tokenizer_config.json says what kind it is." if recipe.is_generic else None,
     )
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a ``merges.txt``.
+
+    Raises:
+        ConfigError: a line is no pair.
+    """
+    pairs = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip() or line.startswith("#version"):
+            continue
+        parts = line.rstrip("\r").split(" ")
+        if len(parts) != 2:
+            raise ConfigError("a merge is a pair of tokens", where=f"{path}, line {number}", found=f"{line!r:.80}")
+        pairs.append((parts[0], parts[1]))
+    return pairs
 
 
 def _from_model_file(recipe: Recipe, path: Path, settings: Settings) -> Backend:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,15 +184,15 @@ def _damaged(where: object, found: object, expected: str) -> ConfigError:
     return ConfigError("the vocabulary is malformed", where=str(where), expected=expected, found=shown(found))
 
 
-def _alphabet() -> Sequence[str]:
-    """GPT-2's printable character for each byte."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    table = {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(others)}
-    return [table[byte] for byte in range(256)]
+_PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PLAIN]
+# GPT-2's printable character for each byte.
+_SPELLING = {byte: chr(byte) for byte in _PLAIN} | {byte: chr(256 + index) for index, byte in enumerate(_OTHERS)}
 
 
-_SPELLING = _alphabet()
+def byte_order() -> list[str]:
+    """The printable characters of the bytes, in the order in which GPT-2 and CLIP number them."""
+    return list(_SPELLING.values())
 
 
 def _spelled(token: bytes) -> str:

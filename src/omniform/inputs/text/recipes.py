@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 
 from omniform.inputs.text import assemble, assemble_kin, assemble_langs, pieces, scripts
-from omniform.inputs.text.assemble import Assembly, Frame, Scores
+from omniform.inputs.text.assemble import Assembly, Frame, Scores, Vocabulary
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.scripted import Script
 from omniform.inputs.text.settings import Settings, Side
@@ -38,6 +38,7 @@ class Steps:
         keeps_file: whether a ``tokenizer.json`` is taken as it stands all the same, but for the frame.
         joint: how a word's end is marked in the vocabulary, to be turned into a space on decoding.
         files: vocabulary files that are read too, or instead.
+        from_merges: the vocabulary that follows from the merges alone, where it does.
         defaults: special tokens with flags of their own, where the folder names none or gives its text alone.
     """
 
@@ -49,6 +50,7 @@ class Steps:
     reframed: bool = False
     keeps_file: bool = False
     joint: str | None = None
+    from_merges: Callable[[list[tuple[str, str]], Settings], Vocabulary] | None = None
     files: tuple[str, ...] = ()
     defaults: Mapping[str, Token] = field(default_factory=dict)
 
@@ -142,6 +144,9 @@ def recipe_of(name: str) -> Recipe:
     files, defaults = kind.files, dict[str, Token | None](kind.tokens)
     if steps is not None:
         files = steps.files or files
+        if files and files[0].endswith(".model"):
+            # Under this name the vocabulary of any class may lie.
+            files = tuple(dict.fromkeys([*files, "tokenizer.model"]))
         defaults.update(steps.defaults)
     if script is not None:
         defaults.update(script.defaults)
@@ -174,7 +179,9 @@ _GEMMA_FILES = ("tokenizer.model",)
 _STEPS: dict[str, Steps] = {
     "AlbertTokenizer": Steps(build=assemble.albert, pieces=_as_they_are),
     "BertTokenizer": _BERT,
-    "CLIPTokenizer": Steps(build=assemble.clip, frame=assemble.clip_frame, joint="</w>"),
+    "CLIPTokenizer": Steps(
+        build=assemble.clip, frame=assemble.clip_frame, joint="</w>", from_merges=assemble_kin.clip_vocabulary
+    ),
     "CamembertTokenizer": Steps(
         build=assemble.camembert,
         tokens=assemble.camembert_tokens,
@@ -190,7 +197,7 @@ _STEPS: dict[str, Steps] = {
     "DebertaTokenizer": Steps(build=assemble.byte_level, frame=assemble.deberta_frame),
     "DebertaV2Tokenizer": Steps(build=assemble.deberta_v2, pieces=_as_they_are, frame=assemble.bert_frame),
     "DistilBertTokenizer": _BERT,
-    "GPT2Tokenizer": Steps(build=assemble.byte_level),
+    "GPT2Tokenizer": Steps(build=assemble.byte_level, from_merges=assemble_kin.gpt2_vocabulary),
     "GPTNeoXTokenizer": Steps(build=assemble.neox, reframed=True),
     "GemmaTokenizer": Steps(build=assemble.gemma, files=_GEMMA_FILES),
     "LlamaTokenizer": Steps(build=assemble.llama),

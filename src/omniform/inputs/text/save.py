@@ -66,12 +66,7 @@ def write(
         **files,
         "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
     }
-    named = {"default": templates} if isinstance(templates, str) else templates or {}
-    for name, template in named.items():
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ConfigError("a chat template's name must do as a file name", found=repr(name))
-        file = "chat_template.jinja" if name == "default" else f"{TEMPLATES_FOLDER}/{name}.jinja"
-        contents[file] = template
+    contents.update(template_files(templates))
     written = []
     for name, content in contents.items():
         path = folder / name
@@ -84,3 +79,18 @@ def write(
             raise RepoError("the file cannot be written", where=str(path), found=error.strerror) from error
         written.append(path)
     return written
+
+
+def template_files(templates: ChatTemplates) -> dict[str, str]:
+    """The files of chat templates and their contents.
+
+    Raises:
+        ConfigError: a template's name is no file name.
+    """
+    named = {"default": templates} if isinstance(templates, str) else templates or {}
+    files = {}
+    for name, template in named.items():
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ConfigError("a chat template's name must do as a file name", found=repr(name))
+        files["chat_template.jinja" if name == "default" else f"{TEMPLATES_FOLDER}/{name}.jinja"] = template
+    return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from tokenizers import AddedToken, decoders
@@ -32,6 +33,7 @@ class TokenTable:
     mask_token, mask_token_id = NamedToken(), NamedTokenId()
 
     SPECIAL_TOKENS_ATTRIBUTES = NAMES
+    _refused: ClassVar[Mapping[str, str]] = {}
     pad_token_type_id = 0
 
     def _begin_table(self, backend: Machinery, named: Mapping[str, Token | None], extra: Sequence[Token]) -> None:
@@ -69,6 +71,8 @@ class TokenTable:
         token = self.named_token(name.removesuffix("_id")) if name.removesuffix("_id") in specific else None
         if token is not None:
             return self.token_id(token)
+        if name in self._refused:
+            raise AttributeError(f"this tokenizer has no {name!r}: {self._refused[name]}")
         known = [known for known in dir(type(self)) if not known.startswith("_")]
         raise AttributeError(f"this tokenizer has no {name!r}. {nearest(name, [*known, *specific])}")
 

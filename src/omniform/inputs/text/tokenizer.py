@@ -18,7 +18,7 @@ from omniform.inputs.media_access import MediaAccess
 from omniform.inputs.text import chat, save, train
 from omniform.inputs.text.backend import Asked, encode_rows, guarded
 from omniform.inputs.text.encoding import BatchEncoding
-from omniform.inputs.text.framing import Framing
+from omniform.inputs.text.habits import Habits, read_inert
 from omniform.inputs.text.ids import read_id_rows
 from omniform.inputs.text.names import GENERIC
 from omniform.inputs.text.options import (
@@ -46,10 +46,8 @@ UNLIMITED = int(1e30)
 Ids = list[int] | list[list[int]] | torch.Tensor
 """Token ids of one text or of several, as lists or, where asked for, as a tensor."""
 
-_APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
-
-class Tokenizer(Framing):
+class Tokenizer(Habits):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
     :meth:`from_pretrained` loads one; ``omniform.AutoTokenizer`` chooses the class.
@@ -289,6 +287,7 @@ class Tokenizer(Framing):
         token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        spaces_between_special_tokens: bool | None = None,
     ) -> str | list[str]:
         """The text of ids; a list of texts for rows of ids.
 
@@ -296,10 +295,12 @@ class Tokenizer(Framing):
             token_ids: ids, rows of them, or a tensor of either.
             skip_special_tokens: leave special tokens out.
             clean_up_tokenization_spaces: close the spaces before punctuation; by default as the folder says.
+            spaces_between_special_tokens: inert; tokens are joined as the tokenizer has it.
 
         Raises:
             InputError: an id is no whole number from 0.
         """
+        read_inert(spaces_between_special_tokens, "spaces_between_special_tokens")
         rows, many = read_id_rows(token_ids)
         texts = [self._decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
         return texts if many else texts[0]
@@ -309,8 +310,10 @@ class Tokenizer(Framing):
         sequences: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        spaces_between_special_tokens: bool | None = None,
     ) -> list[str]:
         """The texts of rows of ids; see :meth:`decode`."""
+        read_inert(spaces_between_special_tokens, "spaces_between_special_tokens")
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
 
@@ -330,8 +333,7 @@ class Tokenizer(Framing):
         if clean_up is not None:
             clean_up = read_flag(clean_up, "clean_up_tokenization_spaces")
         if (self.clean_up_tokenization_spaces if clean_up is None else clean_up) and self._may_clean_up:
-            for apart in _APART:
-                text = text.replace(apart, apart.strip())
+            return self.clean_up_tokenization(text)
         return text
 
     # ---- chat
@@ -420,6 +422,9 @@ class Tokenizer(Framing):
         encoded = encoded.as_tensors(return_tensors)
         return encoded if return_dict else _input_ids(encoded)
 
+    def _chat_ids(self, messages: list[Mapping[str, object]], asked: Mapping[str, object]) -> list[int]:
+        return cast("list[int]", self.apply_chat_template(messages, **asked))  # type: ignore[arg-type]
+
     # ---- another vocabulary
 
     def train_new_from_iterator(
@@ -495,13 +500,43 @@ class Tokenizer(Framing):
             config["added_tokens_decoder"] = save.added(backend.get_added_tokens_decoder())
         return save.write(folder, files, config, self.chat_template)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+    ) -> tuple[str, ...]:
         """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.
 
+        Args:
+            save_directory: made if it is missing.
+            legacy_format: inert; :meth:`save_vocabulary` writes the vocabulary's own files.
+            filename_prefix: not supported.
+            push_to_hub: not supported.
+
+        Returns:
+            The files written.
+
         Raises:
+            InputError: what is not supported is asked for.
             RepoError: the folder cannot be written.
         """
+        read_inert(legacy_format, "legacy_format")
+        if read_flag(push_to_hub, "push_to_hub") or filename_prefix is not None:
+            raise InputError(
+                "files are saved under their own names, and not sent to the Hub",
+                where="save_pretrained",
+                expected="no push_to_hub and no filename_prefix",
+            )
         upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
+        return tuple(os.path.join(save_directory, name) for name in self._written())
+
+    def _written(self) -> list[str]:
+        """The names of the files that :meth:`save_files` writes."""
+        backend = self.backend
+        names = list(backend.script.files()) if isinstance(backend, Scripted) else ["tokenizer.json"]
+        return [*names, "tokenizer_config.json", *save.template_files(self.chat_template)]
 
 
 def _input_ids(encoded: BatchEncoding) -> Ids:

@@ -52,6 +52,7 @@ class TranscriptOptions(TypedDict, total=False):
         normalize: ``False``; not supported.
         basic_normalize: ``False``; not supported.
         remove_diacritics: ``False``; of a normalization, which is not supported.
+        spaces_between_special_tokens: inert.
     """
 
     output_offsets: bool
@@ -60,6 +61,7 @@ class TranscriptOptions(TypedDict, total=False):
     normalize: bool
     basic_normalize: bool
     remove_diacritics: bool
+    spaces_between_special_tokens: bool
 
 
 class WhisperTokenizer(Tokenizer):

@@ -1,0 +1,186 @@
+"""What the ecosystem's scripts ask a tokenizer for besides texts and ids; what is not there is refused by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import decoders
+
+from omniform.core.errors import InputError, RepoError
+from omniform.inputs.text.framing import Framing
+from omniform.inputs.text.ids import shown
+from omniform.inputs.text.options import read_flag
+from omniform.inputs.text.scripted import Joiner, Scripted
+from omniform.inputs.text.special import token_text
+
+APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+REFUSED: Mapping[str, str] = {
+    "push_to_hub": "files are not sent to the Hub yet; save_pretrained writes them",
+    "register_for_auto_class": "checkpoints hold no code here; AutoTokenizer finds a class by its name",
+    "convert_to_native_format": "from_pretrained reads every kind of file by itself",
+    "convert_added_tokens": "from_pretrained and save_pretrained do it by themselves",
+    "set_truncation_and_padding": "truncation and padding are options of a call, and nothing is left set after it",
+    "save_chat_templates": "save_pretrained writes them",
+    "parse_response": "answers are not parsed here; decode gives their text",
+    "get_response_parser": "answers are not parsed here; decode gives their text",
+    "response_template": "answers are not parsed here; decode gives their text",
+    "slow_tokenizer_class": "there is one implementation of each tokenizer",
+    "pretrained_vocab_files_map": "the Hub knows where the files are",
+    "deprecation_warnings": "nothing is counted here",
+    "chat_control_tokens": "special tokens of a message are not marked here; split_special_tokens=True splits them",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": "it is a setting: init_kwargs has it",
+    "model": "backend_tokenizer.model is it",
+    "files_loaded": "which files were read is not kept",
+    "vocab_file": "which files were read is not kept; save_vocabulary writes one",
+}
+"""Names of the ecosystem's tokenizers that are not here, and why."""
+
+
+class Habits(Framing):
+    """Names that scripts and tests of the ecosystem expect of a tokenizer."""
+
+    model_max_length: int
+    _refused = REFUSED
+    verbose = False
+    init_inputs = ()
+
+    @property
+    def init_kwargs(self) -> dict[str, object]:
+        """The settings that it was made with, and its special tokens."""
+        return {**self.settings.values, **self.special_tokens_map, "name_or_path": self.settings.where}
+
+    @property
+    def vocab_files_names(self) -> dict[str, str]:
+        """The files that the class reads, by their kind."""
+        kinds = ("vocab_file", "merges_file")
+        return {**dict(zip(kinds, self.recipe.files, strict=False)), "tokenizer_file": "tokenizer.json"}
+
+    @property
+    def add_prefix_space(self) -> bool:
+        """Whether the settings ask for a space before each text."""
+        return self.settings.flag("add_prefix_space", False)
+
+    @property
+    def decoder(self) -> decoders.Decoder | Joiner | None:
+        """What joins tokens."""
+        return self.backend.decoder
+
+    @property
+    def max_len_single_sentence(self) -> int:
+        """How many tokens of one text fit beside the special ones."""
+        return self.model_max_length - self.num_special_tokens_to_add(pair=False)
+
+    @property
+    def max_len_sentences_pair(self) -> int:
+        """How many tokens of two texts fit beside the special ones."""
+        return self.model_max_length - self.num_special_tokens_to_add(pair=True)
+
+    @property
+    def can_save_slow_tokenizer(self) -> bool:
+        """Whether :meth:`save_vocabulary` writes the vocabulary in a file of its own."""
+        return isinstance(self.backend, Scripted) or bool(_names(self.backend.model))
+
+    def clean_up_tokenization(self, text: str) -> str:
+        """A text without the spaces before punctuation and shortened words."""
+        text = token_text(text, "text")
+        for apart in APART:
+            text = text.replace(apart, apart.strip())
+        return text
+
+    def save_vocabulary(
+        self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        """Write the vocabulary without added tokens and settings: ``vocab.txt``, ``vocab.json`` and ``merges.txt``, ...
+
+        Args:
+            save_directory: a folder that is there.
+            filename_prefix: what the files' names begin with, before a hyphen.
+
+        Returns:
+            The files written.
+
+        Raises:
+            InputError: there is no such folder, or the prefix is no name.
+            RepoError: a file cannot be written.
+        """
+        if not isinstance(save_directory, (str, os.PathLike)) or not os.path.isdir(save_directory):
+            raise InputError("there is no such folder", where="save_directory", found=shown(save_directory))
+        if filename_prefix is not None and (
+            not isinstance(filename_prefix, str) or Path(filename_prefix).name != filename_prefix
+        ):
+            raise InputError("this is no name", where="filename_prefix", found=shown(filename_prefix))
+        start = f"{filename_prefix}-" if filename_prefix else ""
+        written = []
+        for name, content in self.vocabulary_files().items():
+            path = Path(save_directory) / f"{start}{name}"
+            try:
+                path.write_text(content, encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise RepoError("the file cannot be written", where=str(path), found=str(error)) from error
+            written.append(str(path))
+        return tuple(written)
+
+    def vocabulary_files(self) -> dict[str, str]:
+        """The vocabulary's files and their contents; none for kinds that only ``tokenizer.json`` can hold."""
+        if isinstance(self.backend, Scripted):
+            return self.backend.script.files()
+        return _files(self.backend.model)
+
+    def encode_message_with_chat_template(
+        self,
+        message: Mapping[str, object],
+        conversation_history: Sequence[Mapping[str, object]] | None = None,
+        **kwargs: object,
+    ) -> list[int]:
+        """The ids that a message adds to those of the conversation before it.
+
+        Args:
+            message: with ``role`` and ``content``.
+            conversation_history: the messages before it.
+            kwargs: as for :meth:`Tokenizer.apply_chat_template`, but for ``add_generation_prompt``.
+
+        Raises:
+            InputError: as there; or a beginning of the answer is asked for.
+        """
+        if "add_generation_prompt" in kwargs:
+            raise InputError("a message is encoded without what comes after it", where="add_generation_prompt")
+        before = [] if conversation_history is None else conversation_history
+        if not isinstance(before, (list, tuple)):
+            raise InputError("these are no messages", where="conversation_history", found=shown(before))
+        asked = {**kwargs, "return_dict": False}
+        ids = self._chat_ids([*before, message], asked)
+        known = self._chat_ids(list(before), asked) if before else []
+        same = next((i for i, pair in enumerate(zip(known, ids, strict=False)) if pair[0] != pair[1]), None)
+        return ids[min(len(known), len(ids)) if same is None else same :]
+
+    def _chat_ids(self, messages: list[Mapping[str, object]], asked: Mapping[str, object]) -> list[int]:
+        raise NotImplementedError
+
+
+def read_inert(value: object, where: str) -> None:
+    """Check a flag that changes nothing.
+
+    Raises:
+        InputError: it is no flag.
+    """
+    if value is not None:
+        read_flag(value, where)
+
+
+def _names(model: object) -> tuple[str, ...]:
+    kinds = {"BPE": ("vocab.json", "merges.txt"), "WordPiece": ("vocab.txt",), "WordLevel": ("vocab.json",)}
+    return kinds.get(type(model).__name__, ())
+
+
+def _files(model: object) -> dict[str, str]:
+    from tempfile import TemporaryDirectory
+
+    names = _names(model)
+    if not names:
+        return {}
+    with TemporaryDirectory() as folder:
+        written = model.save(folder)  # type: ignore[attr-defined]  # every model of tokenizers has it
+        return {Path(path).name: Path(path).read_text(encoding="utf-8") for path in written}
