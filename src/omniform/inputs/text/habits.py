@@ -117,13 +117,13 @@ class Habits(Framing):
         for name, content in self.vocabulary_files().items():
             path = Path(save_directory) / f"{start}{name}"
             try:
-                path.write_text(content, encoding="utf-8")
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
             except (OSError, ValueError) as error:
                 raise RepoError("the file cannot be written", where=str(path), found=str(error)) from error
             written.append(str(path))
         return tuple(written)
 
-    def vocabulary_files(self) -> dict[str, str]:
+    def vocabulary_files(self) -> Mapping[str, str | bytes]:
         """The vocabulary's files and their contents; none for kinds that only ``tokenizer.json`` can hold."""
         if isinstance(self.backend, Scripted):
             return self.backend.script.files()
@@ -175,7 +175,7 @@ def _names(model: object) -> tuple[str, ...]:
     return kinds.get(type(model).__name__, ())
 
 
-def _files(model: object) -> dict[str, str]:
+def _files(model: object) -> dict[str, str | bytes]:
     from tempfile import TemporaryDirectory
 
     names = _names(model)
