@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from askers import Nothing, Text, Words
-from harness import Head, Parity, Table, bare, compiled
+from askers import Nothing, Question, Text, Words
+from harness import Case, Head, Parity, Table, ask, bare, build, compiled, match, over
 from writers import Prompts
 
 from reference import transformers
@@ -49,6 +49,15 @@ class TestMamba(Parity):
             "biases": {"use_bias": True},
         },
     )
+
+    @over(lambda table: iter([table.case("ForCausalLM", "biases")]))
+    def test_padding_in_front(self, case: Case) -> None:
+        """With biases, the reference's convolutions see what its projections make of nothing."""
+        ids, mask = case.architecture.asks.batch("left")  # type: ignore[attr-defined]
+        question = Question({"input_ids": ids, "attention_mask": mask}, ("logits",), real=mask.bool())
+        built = build(case)
+        found, expected = (ask(model, question, "eager") for model in (built.ours, built.theirs))
+        match(found["logits"], expected["logits"], question, case.variant)
 
 
 class TestFalconMamba(Parity):

@@ -168,6 +168,23 @@ class ShortConv(Recurrence):
         return f"{channels}, width={width}, bias={self.bias is not None}"
 
 
+class PaddedConv(ShortConv):
+    """A convolution that sees padding as it is, and makes nothing of it.
+
+    The reference's state spaces hand their convolutions what a projection with biases makes of zeros there. A row that
+    has padding before it is then another than the row alone.
+    """
+
+    def forward(self, x_BTC: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, C] in and out."""
+        return emptied(self.scan(ctx.with_(padding=None), x_BTC), ctx)
+
+
+def emptied(x_BTC: Tensor, ctx: StepContext) -> Tensor:
+    """Zeros for padding. Shape: [B, T, C] in and out."""
+    return x_BTC if ctx.padding is None else x_BTC * ctx.padding[:, -x_BTC.shape[1] :, None]
+
+
 class GatedDeltaRule(Recurrence):
     """Linear attention that corrects what it remembers (https://arxiv.org/abs/2412.06464).
 

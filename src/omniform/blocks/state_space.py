@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.mlp import activation
 from omniform.blocks.norms import GateFirstRMSNorm, SiLUGate
-from omniform.blocks.recurrent import CHUNK, Recurrence, ShortConv, chunks_of, sums_between
+from omniform.blocks.recurrent import CHUNK, PaddedConv, Recurrence, ShortConv, chunks_of, emptied, sums_between
 from omniform.core.context import StepContext
 from omniform.core.state import Recurrent
 
@@ -212,7 +212,7 @@ class SelectiveMixer(nn.Module):
         super().__init__()
         self._widths, self._act = [rank, size, size], activation(act)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
-        self.conv1d = ShortConv(inner, taps, bias=conv_bias)
+        self.conv1d = (PaddedConv if bias else ShortConv)(inner, taps, bias=conv_bias)
         self.x_proj = nn.Linear(inner, sum(self._widths), bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.recurrence = StateSpace(inner, size)
@@ -226,7 +226,7 @@ class SelectiveMixer(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in; out of the tokens that are wanted."""
-        x, gate = self.in_proj(x_BTD).chunk(2, dim=-1)
+        x, gate = self.in_proj(emptied(x_BTD, ctx)).chunk(2, dim=-1)
         x = self._act(self.conv1d(x, ctx))
         small, b, c = (self.norm(y) for y in torch.split(self.x_proj(x), self._widths, dim=-1))
         seen = self.recurrence(x, b, c, F.softplus(self.dt_proj(small)), ctx)
@@ -276,7 +276,7 @@ class StateSpaceMixer(nn.Module):
         inner = heads * width
         self.widths, self._limit, self._act = [inner, groups * size, groups * size], limit, activation(act)
         self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=bias)
-        self.conv1d = ShortConv(sum(self.widths), taps, bias=conv_bias)
+        self.conv1d = (PaddedConv if bias else ShortConv)(sum(self.widths), taps, bias=conv_bias)
         self.recurrence = StateSpaceDual(heads, width, size)
         self.dt_bias, self.A_log, self.D = (nn.Parameter(torch.empty(heads)) for _ in range(3))
         self.norm = norm
@@ -291,7 +291,7 @@ class StateSpaceMixer(nn.Module):
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in; out of the tokens that are wanted."""
-        gate, mixed, dt = self.projected(x_BTD)
+        gate, mixed, dt = self.projected(emptied(x_BTD, ctx))
         mixed = self._act(self.conv1d(mixed, ctx))
         x, b, c = torch.split(mixed, self.widths, dim=-1)
         x = x.reshape(*x.shape[:-1], len(self.D), -1)
