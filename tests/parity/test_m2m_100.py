@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from harness import Parity, Table, compiled
+from safetensors.torch import load_file, save_file
 from sided import TINY, UNEVEN, both
 from writers import Sources
 
@@ -73,3 +74,19 @@ def test_pieces_count_on(tmp_path):
 def test_bad_configs(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         omniform.AutoConfig.for_model("m2m_100", **{**TINY, "decoder_attention_heads": 2, **change})
+
+
+def test_old_files_hold_tables_of_sines(tmp_path):
+    """And the one table of tokens under each of its names; nothing of it is missed or strange."""
+    _, theirs = pair(tmp_path)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    for side in ("encoder", "decoder"):
+        tensors[f"model.{side}.embed_positions.weights"] = torch.randn(62, 32)
+        tensors[f"model.{side}.embed_tokens.weight"] = tensors["model.shared.weight"].clone()
+    tensors["lm_head.weight"] = tensors["model.shared.weight"].clone()
+    save_file(tensors, file, {"format": "pt"})
+    again, report = omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report.fresh and not report.unexpected and not report.unused
+    ids = torch.stack(ragged(97, [9, 9]))
+    compare(again, theirs, {"input_ids": ids, "decoder_input_ids": ids}, ["logits"])

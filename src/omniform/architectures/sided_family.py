@@ -82,7 +82,7 @@ class SidedText:
         r.inert("init_std", "is_decoder", "classif_dropout", "extra_pos_embeddings", "force_bos_token_to_be_generated")
         # What old files say of norms and positions, the model's type says.
         r.inert("normalize_before", "add_final_layer_norm", "normalize_embedding", "static_position_embeddings")
-        r.inert("add_bias_logits", "layernorm_variant", "variant", "do_blenderbot_90_layernorm")
+        r.inert("add_bias_logits", "layernorm_variant", "variant", "do_blenderbot_90_layernorm", "output_past")
         sides = Sides.read(
             r,
             dim=dim,
