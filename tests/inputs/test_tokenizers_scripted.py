@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from test_tokenizers_folders import TEXTS, ours, reference, write
+from test_tokenizers_folders import TEXTS, ours, reference, sentencepiece_file, t5_pieces, write
 
 from omniform import AutoTokenizer
 from omniform.core.errors import ConfigError, InputError, OmniformError, RepoError, UnknownArgumentError
@@ -67,6 +68,20 @@ def mms(folder: Path, **config: object) -> Path:
     return write(folder, vocab=tables, tokenizer_config=values, config={"model_type": "wav2vec2"})
 
 
+def pieces(name: str, family: str, normalize: bool, **config: object) -> Callable[[Path], Path]:
+    """A folder of one sentencepiece Unigram file."""
+
+    def make(folder: Path) -> Path:
+        more = [("<usr>", 0.0, 4), ("<ctl>", 0.0, 3)]
+        data = sentencepiece_file(
+            [*t5_pieces(), *more], bpe=False, normalize=normalize, unk_id=2, bos_id=-1, eos_id=1, pad_id=0
+        )  # fmt: skip
+        values = {"tokenizer_class": name, **config}
+        return write(folder, spiece=data, tokenizer_config=values, config={"model_type": family})
+
+    return make
+
+
 FLAGS = {"lstrip": True, "rstrip": False, "single_word": False, "normalized": True, "special": True}
 KINDS = {
     "byt5": byt5,
@@ -75,6 +90,10 @@ KINDS = {
     "canine": canine,
     "canine, limited": lambda f: canine(f, model_max_length=2048),
     "perceiver": perceiver,
+    "bert-generation": pieces("BertGenerationTokenizer", "bert-generation", True),
+    "bert-generation, plain": pieces("BertGenerationTokenizer", "bert-generation", False, add_eos_token=True),
+    "siglip": pieces("SiglipTokenizer", "siglip", True),
+    "siglip, cased": pieces("SiglipTokenizer", "siglip", False, do_lower_case=False, model_max_length=9),
     "esm": esm,
     "esm, as published": lambda f: esm(
         f, cls_token="<cls>", eos_token="<eos>", mask_token="<mask>", pad_token="<pad>", unk_token="<unk>"
@@ -228,6 +247,8 @@ def test_an_end_is_not_written_twice(tmp_path: Path) -> None:
     mine, theirs = ours(folder), reference(folder)
     for text in (("x</s>",), ("x </s>  ", "</s>"), ("a", "b</s>"), ("</s></s>",)):
         assert mine(*text)["input_ids"] == theirs(*text)["input_ids"]
+    assert mine("x</s>", "b</s>").sequence_ids() == [0, 0, 1, 1]
+    assert mine("ab</s>cd", truncation=True, max_length=4)["input_ids"] == [100, 101, 1]
 
 
 def test_places_in_the_text(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ class Framing(TokenTable):
         self._add_missing_tokens()
         asked = "add_bos_token" in settings.values or "add_eos_token" in settings.values
         reframed = steps is not None and steps.reframed
-        plain = asked or reframed or self.backend.post_processor is None
+        # Scripts have the framing of their class, or none.
+        scripted = isinstance(self.backend, Scripted)
+        plain = not scripted and (asked or reframed or self.backend.post_processor is None)
         if plain:
             self._frame_with_bos_eos()
         if not (plain and steps is not None and steps.yields):

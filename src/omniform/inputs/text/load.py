@@ -121,7 +121,7 @@ def scripted(kind: Scripting, files: Mapping[str, Path], settings: Settings) -> 
     if kind.tokens is not None:
         kind.tokens(settings)
     fixed = {index: _ready(settings.named[name]) for index, name in enumerate(kind.added)}
-    made = Scripted(kind.make(files, settings), {**fixed, **settings.added})
+    made = kind.backend(kind.make(files, settings), {**fixed, **settings.added})
     settings.added = {}
     return made
 

@@ -15,7 +15,7 @@ from omniform.core.errors import ConfigError, RepoError
 from omniform.inputs.text import language_codes
 from omniform.inputs.text.growth import check_charsmap
 from omniform.inputs.text.scripted import Cut
-from omniform.inputs.text.sentencepiece import UNIGRAM, read_sentencepiece
+from omniform.inputs.text.sentencepiece import UNIGRAM, Piece, SentencePieceModel, read_sentencepiece
 from omniform.inputs.text.settings import Settings, read_json
 
 _SPACE = "▁"
@@ -28,11 +28,12 @@ class Segmenter:
 
     Attributes:
         data: the file, to be written back.
+        names: its pieces, in their order.
     """
 
     data: bytes
     _backend: Backend
-    _names: list[str]
+    names: list[str]
     _known: frozenset[str]
     _controls: frozenset[str]
     _unknown: str
@@ -52,20 +53,14 @@ class Segmenter:
         kept = [piece for piece in model.pieces if piece.kind == _NORMAL or piece.kind > _CONTROL]
         unknown = next((piece.text for piece in model.pieces if piece.kind == _UNKNOWN), model.unk_piece)
         if model.model_type == UNIGRAM:
-            made = Backend(Unigram([(unknown, 0.0), *((piece.text, piece.score) for piece in kept)], unk_id=0))
+            made = Backend(Unigram(_scores(unknown, kept), unk_id=0, byte_fallback=model.byte_fallback))
         else:
             ids = {text: index for index, text in enumerate(dict.fromkeys([unknown, *(p.text for p in kept)]))}
             merges = [(left, right) for left, right in model.merges() if {left, right, left + right} <= ids.keys()]
-            made = Backend(BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True))
-        steps: list[normalizers.Normalizer] = [
-            normalizers.Strip(),
-            normalizers.Replace(Regex(" {2,}"), " "),
-            normalizers.Replace(" ", _SPACE),
-            normalizers.Prepend(_SPACE),
-        ]
-        if model.charsmap:
-            steps.insert(0, normalizers.Precompiled(model.charsmap))
-        made.normalizer = normalizers.Sequence(steps)
+            made = Backend(
+                BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback)
+            )
+        made.normalizer = _normalizer(model)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -82,7 +77,7 @@ class Segmenter:
 
     def name(self, index: int) -> str | None:
         """The piece of a number."""
-        return self._names[index] if 0 <= index < len(self._names) else None
+        return self.names[index] if 0 <= index < len(self.names) else None
 
     def join(self, pieces: Sequence[str]) -> str:
         """The text of pieces, without the space before it; what is none of them stands as it is."""
@@ -95,6 +90,24 @@ class Segmenter:
             text += told.replace(_SPACE, " ") if known else told
             at_start = False
         return text
+
+
+def _scores(unknown: str, kept: Sequence[Piece]) -> list[tuple[str, float]]:
+    # The unknown piece is never found in a text: it goes by a name that none has.
+    return [(f"\U0010fffe{unknown}\U0010ffff", 0.0), *((piece.text, piece.score) for piece in kept)]
+
+
+def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
+    """What a file says is done to a text first (https://github.com/google/sentencepiece, src/normalizer.cc)."""
+    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    if model.single_spaces:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A | \z"), "")]
+    if model.prefixed:
+        steps.append(normalizers.Prepend(" "))
+    steps.append(normalizers.Replace(" ", _SPACE))
+    if model.single_spaces:
+        steps.append(normalizers.Replace(Regex(rf"{_SPACE}+\z"), ""))
+    return normalizers.Sequence(steps)
 
 
 def _itself(cut: Cut, text: str) -> Cut:

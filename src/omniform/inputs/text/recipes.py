@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin, assemble_langs, pieces, scripts
+from omniform.inputs.text import assemble, assemble_kin, assemble_langs, pieces, scripts, siglip
 from omniform.inputs.text.assemble import Assembly, Frame, Scores, Vocabulary
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
-from omniform.inputs.text.scripted import Script
+from omniform.inputs.text.scripted import Script, Scripted
 from omniform.inputs.text.settings import Settings, Side
 from omniform.inputs.text.special import Token
 
@@ -65,6 +65,7 @@ class Scripting:
         tokens: completes the settings with the tokens that the class implies.
         frame: the post-processor that it always has.
         defaults: special tokens with flags of their own.
+        backend: what goes by the script.
     """
 
     make: Callable[[Mapping[str, Path], Settings], Script]
@@ -72,6 +73,7 @@ class Scripting:
     tokens: Callable[[Settings], None] | None = None
     frame: Frame | None = None
     defaults: Mapping[str, Token] = field(default_factory=dict)
+    backend: type[Scripted] = Scripted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +293,7 @@ _STEPS: dict[str, Steps] = {
 }
 
 _SCRIPTS: dict[str, Scripting] = {
+    "BertGenerationTokenizer": Scripting(make=siglip.bert_generation),
     "ByT5Tokenizer": Scripting(
         make=scripts.byt5,
         added=("pad_token", "eos_token", "unk_token"),
@@ -308,5 +311,8 @@ _SCRIPTS: dict[str, Scripting] = {
     ),
     "M2M100Tokenizer": Scripting(make=pieces.m2m100),
     "MarianTokenizer": Scripting(make=pieces.marian, tokens=pieces.of_512, frame=assemble_langs.eos_frame),
+    "SiglipTokenizer": Scripting(
+        make=siglip.siglip, tokens=siglip.siglip_tokens, frame=scripts.eos_frame, backend=siglip.SiglipScripted
+    ),
     "Wav2Vec2CTCTokenizer": Scripting(make=scripts.ctc, tokens=scripts.ctc_tokens),
 }

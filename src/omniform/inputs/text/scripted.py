@@ -189,23 +189,24 @@ class Scripted:
 
     def post_process(self, first: Encoding, second: Encoding | None = None, framed: bool = True) -> Encoding:
         """Frame and cut."""
-        if framed:
-            first, second = self._open(first), None if second is None else self._open(second)
-        return self._frame.post_process(first, second, framed)
+        made = self._frame.post_process(first, second, framed)
+        return self._ended_once(made) if framed and self.script.once is not None else made
 
-    def _open(self, encoding: Encoding) -> Encoding:
-        """A text without the token at its end that the framing would repeat."""
-        once = self.script.once
-        if once is None or not encoding.ids or encoding.ids[-1] != self.token_to_id(once):
-            return encoding
-        if self.post_processor is None:
+    def _ended_once(self, encoding: Encoding) -> Encoding:
+        """A framed text without the framing's end where its own last token is one."""
+        end, framing = self.token_to_id(str(self.script.once)), encoding.special_tokens_mask
+        ids = encoding.ids
+        twice = [i for i in range(1, len(ids)) if framing[i] and not framing[i - 1] and ids[i] == ids[i - 1] == end]
+        if not twice:
             return encoding
         state = json.loads(encoding.__getstate__())
+        for name, column in state.items():
+            if isinstance(column, list) and name != "overflowing":
+                state[name] = [value for index, value in enumerate(column) if index not in twice]
+        for span in state["sequence_ranges"].values():
+            span.update({edge: place - sum(i < place for i in twice) for edge, place in span.items()})
         made = Encoding()
-        made.__setstate__(
-            json.dumps({k: v[:-1] if isinstance(v, list) and k != "overflowing" else v for k, v in state.items()})
-            .encode()
-        )  # fmt: skip
+        made.__setstate__(json.dumps(state).encode())
         return made
 
     # ---- texts

@@ -47,7 +47,10 @@ class Piece:
 
 @dataclass(slots=True)
 class SentencePieceModel:
-    """The parts of a ``ModelProto`` that a tokenizer is built from; the defaults are the format's own."""
+    """The parts of a ``ModelProto`` that a tokenizer is built from; the defaults are the format's own.
+
+    ``prefixed`` is its ``add_dummy_prefix``, ``single_spaces`` its ``remove_extra_whitespaces``.
+    """
 
     pieces: list[Piece] = field(default_factory=list)
     model_type: int = UNIGRAM
@@ -59,6 +62,8 @@ class SentencePieceModel:
     bos_piece: str = "<s>"
     eos_piece: str = "</s>"
     charsmap: bytes = b""
+    prefixed: bool = True
+    single_spaces: bool = True
 
     def added_tokens(self) -> list[AddedToken]:
         """The control and user-defined pieces, which text never splits."""
@@ -132,6 +137,10 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
                 for inner, content in _fields(_as_bytes(value)):
                     if inner == 2:
                         model.charsmap = _as_bytes(content)
+                    elif inner == 3:
+                        model.prefixed = bool(_as_int(content))
+                    elif inner == 4:
+                        model.single_spaces = bool(_as_int(content))
     except (ValueError, IndexError, struct.error) as error:
         raise ConfigError(
             "the file is no sentencepiece model, or it is damaged",
