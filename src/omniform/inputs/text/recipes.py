@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin, assemble_langs, pieces, scripts, siglip
+from omniform.inputs.text import assemble, assemble_kin, assemble_langs, japanese, pieces, scripts, siglip
 from omniform.inputs.text.assemble import Assembly, Frame, Scores, Vocabulary
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.scripted import Script, Scripted
@@ -294,6 +294,7 @@ _STEPS: dict[str, Steps] = {
 
 _SCRIPTS: dict[str, Scripting] = {
     "BertGenerationTokenizer": Scripting(make=siglip.bert_generation),
+    "BertJapaneseTokenizer": Scripting(make=japanese.japanese, frame=scripts.typed_cls_frame),
     "ByT5Tokenizer": Scripting(
         make=scripts.byt5,
         added=("pad_token", "eos_token", "unk_token"),
