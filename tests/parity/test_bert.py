@@ -138,6 +138,23 @@ def test_an_encoder_with_a_causal_head_scores_but_does_not_write(tmp_path):
         ours.generate(batch()["input_ids"])
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_mask_written_out_may_show_a_decoder_what_follows(tmp_path, backend):
+    ours, theirs = pair(tmp_path, "LMHeadModel", is_decoder=True)
+    seen = torch.rand(3, 1, 7, 7, generator=torch.Generator().manual_seed(3)) > 0.5
+    seen |= torch.eye(7, dtype=torch.bool)
+    ids = torch.stack(ragged(97, [7] * 3))
+    theirs.set_attn_implementation("sdpa")  # its eager one adds truths to the scores
+    ours.set_attn_implementation(backend)
+    for mask in (seen, torch.zeros(3, 1, 7, 7).masked_fill(~seen, torch.finfo(torch.float32).min)):
+        compare(ours, theirs, {"input_ids": ids, "attention_mask": mask}, ["logits"])
+
+
+def test_the_next_sentence_is_one_of_two_whatever_the_labels(tmp_path):
+    ours, theirs = pair(tmp_path, "ForNextSentencePrediction", num_labels=1)
+    compare(ours, theirs, {**batch(), "labels": torch.tensor([1, 0, 1])[: len(batch()["input_ids"])]}, ["loss"])
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("head", ["Model", "LMHeadModel", "ForMaskedLM"])
 def test_cross_attention(tmp_path, head, masked):

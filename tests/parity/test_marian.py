@@ -103,6 +103,18 @@ def test_the_decoder_alone_from_a_whole_model(tmp_path):
             close(alone.model(ids).last_hidden_state, theirs.get_decoder()(input_ids=ids).last_hidden_state)
 
 
+@pytest.mark.parametrize("tie", [True, False])
+def test_the_decoder_alone_scores_as_many_tokens_as_the_encoder_knows(tmp_path, tie):
+    """Where the scores' matrix is not the table; and nothing reads how many labels a step has."""
+    given = {"decoder_layers": 2, "tie_word_embeddings": tie, **APART}
+    ours, theirs = pair(tmp_path, "ForCausalLM", "AutoModelForCausalLM", **given)
+    ids = torch.stack(ragged(97, [9, 9]))
+    compare(ours, theirs, {"input_ids": ids}, ["logits"])
+    if not tie:  # where it is the table, the reference counts its scores wrongly
+        compare(ours, theirs, {"input_ids": ids, "labels": ids, "num_items_in_batch": 5}, ["loss"])
+    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+
+
 def test_bad_configs():
     with pytest.raises(ConfigError, match="decoder_vocab_size"):
         omniform.AutoConfig.for_model("marian", decoder_vocab_size=11)

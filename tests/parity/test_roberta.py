@@ -157,3 +157,14 @@ def test_without_a_pooler(tmp_path):
     ids = torch.stack(ragged(97, [9, 9]))
     assert ours(ids).pooler_output is None
     compare(ours, theirs, {"input_ids": ids}, ["last_hidden_state"])
+
+
+@pytest.mark.parametrize("name", ["XLMRobertaXL", "XLMRoberta"])
+def test_labels_of_padding(tmp_path, name):
+    """XL's loss leaves them out; the others' does not."""
+    config = getattr(transformers, f"{name}Config")(**{**TINY, "num_labels": 3})
+    theirs = saved_reference(getattr(transformers, f"{name}ForTokenClassification"), config, tmp_path / "model")
+    ours = omniform.AutoModelForTokenClassification.from_pretrained(tmp_path / "model")
+    ids, mask = padded(ragged(97, [9, 5, 2], low=4), pad=1)
+    compare(ours, theirs, {"input_ids": ids, "attention_mask": mask, "labels": ids % 3}, ["loss"])
+    compare(ours, theirs, {"input_ids": ids, "labels": ids % 3}, ["loss"])

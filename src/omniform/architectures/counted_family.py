@@ -8,10 +8,10 @@ from typing import Self, TypedDict, TypeVar, Unpack
 
 from torch import nn
 
-from omniform.architectures.encoder import VocabularyHead
 from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import RowParts, SequenceClassifier, first_token
+from omniform.architectures.scoring import VocabularyHead
 from omniform.architectures.seq2seq_heads import SentenceClassifier
 from omniform.architectures.stack import TextStack
 from omniform.blocks.embeddings import CountedEmbeddings, PositionTable
@@ -79,7 +79,7 @@ class CountedHeads(EncoderHeads[C]):
     """BERT's heads, two of them other than BERT's."""
 
     def vocabulary(self, c: C, model: TextStack) -> VocabularyHead:
-        return VocabularyHead(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
+        return VocabularyHead.of_tokens(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
 
     def sequence_classifier(self, c: C, common: Common) -> SequenceClassifier:
         head = SentenceClassifier(c.text.dim, common.num_labels, c.text.classifier_dropout)
@@ -97,6 +97,7 @@ def counted_family(
     prefix: str = "roberta",
     tokenizer: str = "RobertaTokenizer",
     keys: KeyMap | None = None,
+    heads: type[CountedHeads[CountedText]] | None = None,
 ) -> Builder[CountedText]:
     """A family of this line.
 
@@ -105,17 +106,18 @@ def counted_family(
         prefix: what the encoder is called inside checkpoints of its heads.
         tokenizer: class name of its tokenizer.
         keys: where the encoder's weights live, if not where BERT's do.
+        heads: what makes its heads, if not what makes RoBERTa's.
     """
-    heads = CountedHeads(CountedText.stack, lambda c: c.text)
+    made = (heads or CountedHeads)(CountedText.stack, lambda c: c.text)
     row = "masked LM, causal LM, sequence and token classification, multiple choice, question answering"
     return (
         Builder(model_type, read, keys or KeyMap(STACK_KEYS), prefix=prefix)
         .public(config=f"{name}Config", tokenizer=tokenizer, row=row)
-        .base(f"{name}Model", heads.with_pooler, "text-encoding")
-        .head(f"{name}ForCausalLM", "causal-lm", heads.causal_lm)
-        .head(f"{name}ForMaskedLM", "masked-lm", heads.masked_lm)
-        .head(f"{name}ForSequenceClassification", "sequence-classification", heads.sequence_classifier)
-        .head(f"{name}ForMultipleChoice", "multiple-choice", heads.multiple_choice)
-        .head(f"{name}ForTokenClassification", "token-classification", heads.token_classifier)
-        .head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer)
+        .base(f"{name}Model", made.with_pooler, "text-encoding")
+        .head(f"{name}ForCausalLM", "causal-lm", made.causal_lm)
+        .head(f"{name}ForMaskedLM", "masked-lm", made.masked_lm)
+        .head(f"{name}ForSequenceClassification", "sequence-classification", made.sequence_classifier)
+        .head(f"{name}ForMultipleChoice", "multiple-choice", made.multiple_choice)
+        .head(f"{name}ForTokenClassification", "token-classification", made.token_classifier)
+        .head(f"{name}ForQuestionAnswering", "question-answering", made.question_answerer)
     )

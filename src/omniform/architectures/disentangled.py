@@ -8,9 +8,10 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from omniform.architectures.encoder import MaskedLM, VocabularyHead
+from omniform.architectures.encoder import MaskedLM
 from omniform.architectures.encoder_family import VOCABULARY_HEAD, EncoderHeads, EncoderText
 from omniform.architectures.heads import GradedClassifier, RowParts
+from omniform.architectures.scoring import VocabularyHead
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention
 from omniform.blocks.disentangled import (
@@ -231,7 +232,9 @@ class PoolingHeads(EncoderHeads[C]):
             told = {"where": "config.json: embedding_size", "expected": str(t.dim), "found": str(whole.embedding_dim)}
             raise ConfigError("the new head needs embeddings as wide as the layers", **told)
         tie = t.tie or not whole.legacy_head
-        return MaskedLM(model=model, lm_head=VocabularyHead(model.embed_tokens, t.act, t.eps, tie=tie, dim=t.dim))
+        return MaskedLM(
+            model=model, lm_head=VocabularyHead.of_tokens(model.embed_tokens, t.act, t.eps, tie=tie, dim=t.dim)
+        )
 
     def row(self, c: C, common: Common, scores: int) -> RowParts:
         """A row is told from its first token, through the head's own pooler."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, WritingHead
@@ -28,53 +27,11 @@ from omniform.core.outputs import (
 )
 
 
-class PlainVocabularyHead(nn.Module):
-    """Hidden states to scores of every token, through a projection, an activation and a norm (ELECTRA, ESM).
-
-    Args:
-        table: the table of token vectors.
-        act: name of the activation.
-        eps: of the norm.
-        dim: width of the hidden states; the table's by default.
-        tie: whether the last projection is the table itself.
-    """
-
-    def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool, dim: int | None = None) -> None:
-        super().__init__()
-        vocabulary, width = table.weight.shape
-        self.dense = nn.Linear(width if dim is None else dim, width)
-        self.layer_norm = nn.LayerNorm(width, eps)
-        self.decoder = nn.Linear(width, vocabulary)
-        self.act = act
-        self._act = activation(act)
-        if tie:
-            self.decoder.weight = table.weight
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Shape: [..., D] to [..., V]."""
-        scores: Tensor = self.decoder(self.layer_norm(self._act(self.dense(hidden))))
-        return scores
-
-    def extra_repr(self) -> str:
-        return f"act={self.act}"
-
-
-class VocabularyHead(PlainVocabularyHead):
-    """One whose checkpoints hold the last bias beside the projection too (BERT, RoBERTa).
-
-    Where the projection is the table, that is its bias; where it is not, nothing reads it.
-    """
-
-    def __init__(self, table: nn.Embedding, act: str, eps: float, *, tie: bool, dim: int | None = None) -> None:
-        super().__init__(table, act, eps, tie=tie, dim=dim)
-        self.bias = self.decoder.bias if tie else nn.Parameter(torch.zeros(table.num_embeddings))
-
-
 class Filling(Model):
     """Base of the heads that fill in masked tokens."""
 
     model: TextStack
-    lm_head: PlainVocabularyHead | ScoringHead
+    lm_head: ScoringHead
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
@@ -234,7 +191,7 @@ class TextWriter(WritingHead):
     """The stack with a head for the next token. It can be asked for scores in any case, and writes if it is causal."""
 
     model: TextStack
-    lm_head: PlainVocabularyHead
+    lm_head: ScoringHead
 
     def can_generate(self) -> bool:
         return isinstance(self.model, TextDecoder)

@@ -323,7 +323,8 @@ class MemoryCausalLM(CausalLM):
     """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory."""
 
     def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
-        return token_loss(logits_BTV, labels_BT, items)
+        # The reference takes the number of a step's labels here, and reads it nowhere.
+        return token_loss(logits_BTV, labels_BT)
 
     def forward(  # type: ignore[override]
         self,

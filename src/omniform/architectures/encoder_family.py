@@ -9,9 +9,10 @@ from typing import Self, TypeVar
 from torch import nn
 
 from omniform.architectures.decoder import TextDecoder
-from omniform.architectures.encoder import MaskedLM, PlainVocabularyHead, PreTraining, TextWriter, VocabularyHead
+from omniform.architectures.encoder import MaskedLM, PreTraining, TextWriter
 from omniform.architectures.heads import RowParts, SequenceClassifier, TextHeads, pooled
 from omniform.architectures.parts import read_width
+from omniform.architectures.scoring import ScoringHead, VocabularyHead
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.attention import Attention, CrossAttention
 from omniform.blocks.embeddings import Embeddings
@@ -189,6 +190,9 @@ VOCABULARY_HEAD: Mapping[str, str] = {
 C = TypeVar("C")
 
 
+_TWO = {0: "LABEL_0", 1: "LABEL_1"}
+
+
 class EncoderHeads(TextHeads[C, EncoderText]):
     """The heads on top of a text encoder, each a builder for :meth:`Builder.head`.
 
@@ -209,10 +213,10 @@ class EncoderHeads(TextHeads[C, EncoderText]):
         """The encoder with the pooler that its first token was trained with."""
         return self._build(c, DensePooler(self._of(c).dim, self._of(c).dim))
 
-    def vocabulary(self, c: C, model: TextStack) -> PlainVocabularyHead:
+    def vocabulary(self, c: C, model: TextStack) -> ScoringHead:
         """Scores of tokens."""
         text = self._of(c)
-        return VocabularyHead(model.embed_tokens, text.act, text.eps, tie=text.tie)
+        return VocabularyHead.of_tokens(model.embed_tokens, text.act, text.eps, tie=text.tie)
 
     def pre_training(self, c: C, _: Common) -> PreTraining:
         """Masked tokens and the next sentence."""
@@ -231,7 +235,7 @@ class EncoderHeads(TextHeads[C, EncoderText]):
 
     def next_sentence(self, c: C, common: Common) -> SequenceClassifier:
         """Whether the second text follows the first."""
-        two = replace(common, problem_type="single_label_classification")
+        two = replace(common, id2label=_TWO, problem_type="single_label_classification")
         classifier = nn.Linear(self._of(c).dim, 2)
         return SequenceClassifier(model=self.with_pooler(c), pool=pooled, classifier=classifier, common=two)
 

@@ -156,7 +156,7 @@ class ModernText:
     def scores(self, count: int, *, bias: bool = True, dropout: float = 0.0) -> ScoringHead:
         """What gives hidden states so many scores."""
         dense, decoder = nn.Linear(self.dim, self.dim, bias=self.score_bias), nn.Linear(self.dim, count, bias=bias)
-        return ScoringHead(dense=dense, act=self.score_act, norm=self.norm(), dropout=dropout, decoder=decoder)
+        return ScoringHead(dense=dense, act=self.score_act, layer_norm=self.norm(), dropout=dropout, decoder=decoder)
 
     def vocabulary(self, model: TextStack) -> ScoringHead:
         """What scores tokens."""
@@ -182,4 +182,5 @@ STACK_KEYS: Mapping[str, Rule] = {
 
 def scored(ours: str, projection: str, scores: str) -> dict[str, str]:
     """Where the weights of one of our heads live."""
-    return {f"{ours}.dense": f"{projection}.dense", f"{ours}.norm": f"{projection}.norm", f"{ours}.decoder": scores}
+    head = {"dense": f"{projection}.dense", "layer_norm": f"{projection}.norm", "decoder": scores}
+    return {f"{ours}.{part}": theirs for part, theirs in head.items()}

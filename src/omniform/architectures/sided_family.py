@@ -173,21 +173,23 @@ class SidedText:
         decoder.embed_tokens.weight = encoder.embed_tokens.weight
         return EncoderDecoder(encoder=encoder, decoder=decoder, reread=reread)
 
-    def projection(self, decoder: TextDecoder) -> nn.Linear:
-        """Hidden states to scores of tokens."""
-        return tied(nn.Linear(self.dim, self.decoder_vocab_size, bias=False), decoder.embed_tokens, self.tie)
+    def projection(self, decoder: TextDecoder, tokens: int) -> nn.Linear:
+        """Hidden states to scores of ``tokens``, or of those of the table, if it is the table."""
+        return tied(nn.Linear(self.dim, tokens, bias=False), decoder.embed_tokens, self.tie)
 
     # -- heads, each a builder for Builder.head ------------------------------------------------------------------------
 
     def seq2seq_lm(self, _: Common) -> Seq2SeqLM:
         """The model that writes."""
-        model, bias = self.model(), LogitsBias(self.decoder_vocab_size)
-        return TaughtSeq2SeqLM(model=model, lm_head=self.projection(model.decoder), shift=self.shift, adjust=bias)
+        model, tokens = self.model(), self.decoder_vocab_size
+        head = self.projection(model.decoder, tokens)
+        return TaughtSeq2SeqLM(model=model, lm_head=head, shift=self.shift, adjust=LogitsBias(tokens))
 
     def causal_lm(self, _: Common) -> MemoryCausalLM:
-        """The decoder alone."""
+        """The decoder alone; its scores are as many as the encoder's tokens, if they are not those of the table."""
         decoder = self.decoder()
-        return MemoryCausalLM(model=decoder, lm_head=self.projection(decoder))
+        tokens = self.decoder_vocab_size if self.tie else self.vocab_size
+        return MemoryCausalLM(model=decoder, lm_head=self.projection(decoder, tokens))
 
     def keys(self) -> KeyMap:
         """Where both sides keep their weights."""

@@ -145,7 +145,7 @@ class StepContext:
         positions: Shape: [B or 1, T], position ids of this step's tokens.
         past: how many key indices came before this step.
         padding: Shape: [B, past + T], True for real tokens; None where all are.
-        allowed: Shape: [B, 1, T, past + T], an explicit mask to apply on top of the rule; None for none.
+        allowed: Shape: [B, 1, T, past + T], what the caller says is seen, whatever the rules say; None where they do.
         bidirectional: which of this step's tokens see one another in both directions: those with the same number, 0 for
             none. Shape: [B, T]; None where the rule says all. A stretch of such tokens is read whole in one step.
         state: where keys and values are kept; None for a single forward.
@@ -221,6 +221,8 @@ class StepContext:
                 return EVERYTHING
             if isinstance(rule, Causal) and self.past == 0:
                 return Mask(causal=True)
+        if self.allowed is not None:
+            return Mask(self.allowed if self.padding is None else self.allowed & self.padding[:, None, None, :])
         query = torch.arange(self.past, self.past + queries, device=device)
         key = torch.arange(self.past + queries, device=device)
         allowed = rule.allows(query[:, None], key[None, :])[None, None]
@@ -231,6 +233,4 @@ class StepContext:
             )
         if self.padding is not None:
             allowed = allowed & self.padding[:, None, None, :]
-        if self.allowed is not None:
-            allowed = allowed & self.allowed
         return Mask(allowed)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from omniform.architectures.encoder import SentenceOrder, VocabularyHead
+from omniform.architectures.encoder import SentenceOrder
 from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
+from omniform.architectures.scoring import VocabularyHead
 from omniform.architectures.stack import TextEncoder, TextStack
 from omniform.blocks.embeddings import PositionTable, ProjectedEmbeddings
 from omniform.blocks.layers import PostNorm, run
@@ -99,7 +100,7 @@ class Heads(EncoderHeads[Config]):
     """BERT's heads, and one for the order of sentences."""
 
     def vocabulary(self, c: Config, model: TextStack) -> VocabularyHead:
-        return VocabularyHead(model.embed_tokens, c.text.act, c.text.eps, tie=c.text.tie, dim=c.text.dim)
+        return VocabularyHead.of_tokens(model.embed_tokens, c.text.act, c.text.eps, tie=c.text.tie, dim=c.text.dim)
 
     def sentence_order(self, c: Config, common: Common) -> SentenceOrder:
         """Masked tokens and the order of two texts."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.encoder import PlainVocabularyHead
 from omniform.architectures.encoder_family import EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import QuestionAnswerer, RowParts, first_token
@@ -118,8 +117,8 @@ def build(c: Config, pooler: nn.Module | None) -> TextStack:
 class Heads(EncoderHeads[Config]):
     """BERT's heads; rows are told from the first token, through a projection of the head's own."""
 
-    def vocabulary(self, c: Config, model: TextStack) -> PlainVocabularyHead:
-        return PlainVocabularyHead(model.embed_tokens, c.text.act, c.text.eps, tie=c.text.tie)
+    def vocabulary(self, c: Config, model: TextStack) -> ScoringHead:
+        return ScoringHead.of_tokens(model.embed_tokens, c.text.act, c.text.eps, tie=c.text.tie)
 
     def row(self, c: Config, common: Common, scores: int) -> RowParts:
         dim = c.text.dim

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from omniform.architectures.encoder import PlainVocabularyHead, ReplacedTokens
+from omniform.architectures.encoder import ReplacedTokens
 from omniform.architectures.encoder_family import STACK_KEYS, EncoderHeads, EncoderText
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import MultipleChoice, SequenceClassifier, first_token
+from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.seq2seq_heads import SentenceClassifier
 from omniform.architectures.stack import TextStack
 from omniform.blocks.embeddings import PositionTable, ProjectedEmbeddings, TypedEmbeddings
@@ -78,8 +79,8 @@ def build(c: Config, _: nn.Module | None) -> TextStack:
 class Heads(EncoderHeads[Config]):
     """BERT's heads, those that score rows and tokens of the vocabulary other than BERT's."""
 
-    def vocabulary(self, c: Config, model: TextStack) -> PlainVocabularyHead:
-        return PlainVocabularyHead(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie, dim=c.text.dim)
+    def vocabulary(self, c: Config, model: TextStack) -> ScoringHead:
+        return ScoringHead.of_tokens(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie, dim=c.text.dim)
 
     def discriminator(self, c: Config, _: Common) -> ReplacedTokens:
         """Whether tokens were replaced."""

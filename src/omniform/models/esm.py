@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from omniform.architectures.encoder import PlainVocabularyHead
 from omniform.architectures.encoder_family import PRENORM_KEYS, EncoderHeads, PreNormText
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier, first_token
 from omniform.architectures.protein import ProteinEmbeddings, ProteinEncoder, ProteinMaskedLM
+from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.seq2seq_heads import SentenceClassifier
 from omniform.architectures.stack import TextStack
 from omniform.blocks.attention import Attention, Positions
@@ -103,8 +103,8 @@ def build(c: Config, pooler: nn.Module | None) -> ProteinEncoder:
 class Heads(EncoderHeads[Config]):
     """Heads as RoBERTa's, of fewer kinds."""
 
-    def vocabulary(self, c: Config, model: TextStack) -> PlainVocabularyHead:
-        return PlainVocabularyHead(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
+    def vocabulary(self, c: Config, model: TextStack) -> ScoringHead:
+        return ScoringHead.of_tokens(model.embed_tokens, "gelu", c.text.eps, tie=c.text.tie)
 
     def masked_lm(self, c: Config, _: Common) -> ProteinMaskedLM:
         model = build(c, None)

@@ -57,7 +57,7 @@ class Text(SidedText):
 
     def seq2seq_lm(self, _: Common) -> Seq2SeqLM:
         model = self.model()
-        return Seq2SeqLM(model=model, lm_head=self.projection(model.decoder), shift=self.shift)
+        return Seq2SeqLM(model=model, lm_head=self.projection(model.decoder, self.vocab_size), shift=self.shift)
 
 
 def read(r: ConfigReader) -> Text:

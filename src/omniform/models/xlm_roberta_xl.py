@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from omniform.architectures.counted_family import CountedText, Sizes, counted_family
+from typing import cast
+
+from torch import Tensor, nn
+
+from omniform.architectures.counted_family import CountedHeads, CountedText, Sizes, counted_family
 from omniform.architectures.encoder_family import PRENORM_KEYS, PreNormText
+from omniform.architectures.heads import TokenClassifier
+from omniform.architectures.labels import IGNORED
+from omniform.core.config import Common
+from omniform.core.outputs import ClassifierOutput
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -33,6 +41,29 @@ def read(r: ConfigReader) -> CountedText:
     return CountedText.read(r, UnnormedText, **SIZES)
 
 
+class SeenTokenClassifier(TokenClassifier):
+    """One whose loss leaves padding out, whatever its labels are."""
+
+    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+        """Class scores of every token; see the base model for its inputs.
+
+        Args:
+            labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
+        """
+        mask = args[1] if len(args) > 1 else cast("Tensor | None", inputs.get("attention_mask"))
+        if labels is not None and mask is not None:
+            labels = labels.masked_fill(mask != 1, IGNORED)
+        return super().forward(*args, labels=labels, **inputs)
+
+
+class Heads(CountedHeads[CountedText]):
+    """RoBERTa's heads, one of them with another loss."""
+
+    def token_classifier(self, c: CountedText, common: Common) -> SeenTokenClassifier:
+        classifier = nn.Linear(c.text.dim, common.num_labels)
+        return SeenTokenClassifier(model=self.bare(c), classifier=classifier, dropout=c.text.classifier_dropout)
+
+
 KEYS = KeyMap(
     {
         **PRENORM_KEYS,
@@ -43,4 +74,6 @@ KEYS = KeyMap(
     }
 )
 
-FAMILY = counted_family("xlm-roberta-xl", "XLMRobertaXL", read, tokenizer="PreTrainedTokenizerFast", keys=KEYS).done()
+FAMILY = counted_family(
+    "xlm-roberta-xl", "XLMRobertaXL", read, tokenizer="PreTrainedTokenizerFast", keys=KEYS, heads=Heads
+).done()
