@@ -115,6 +115,19 @@ def test_the_decoder_alone_scores_as_many_tokens_as_the_encoder_knows(tmp_path, 
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
 
 
+@pytest.mark.parametrize("changes", [{}, APART])
+def test_more_tokens(tmp_path, changes):
+    """The config says it of both sides."""
+    ours, _ = pair(tmp_path, **changes)
+    ids = torch.stack(ragged(97, [9, 9]))
+    ours.resize_token_embeddings(120)
+    ours.save_pretrained(tmp_path / "more")
+    theirs = transformers.MarianMTModel.from_pretrained(tmp_path / "more").eval()
+    compare(ours, theirs, {"input_ids": ids, "decoder_input_ids": ids}, ["logits"])
+    again = omniform.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "more")
+    compare(again, theirs, {"input_ids": ids, "decoder_input_ids": ids + 22}, ["logits"])
+
+
 def test_bad_configs():
     with pytest.raises(ConfigError, match="decoder_vocab_size"):
         omniform.AutoConfig.for_model("marian", decoder_vocab_size=11)

@@ -24,6 +24,9 @@ from omniform.weights.tensors import named_tensors, tensors_and_ties, tie
 
 T = TypeVar("T")
 
+_DECODERS_TABLE = ("decoder_vocab_size",)
+"""Keys, beside ``vocab_size``, that count the rows of a table of tokens (Marian)."""
+
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state")
 """Settings of gradient checkpointing that are accepted: gradients are the same whatever they say."""
 
@@ -145,7 +148,9 @@ class Surface(Model):
         for module in self.modules():
             if isinstance(module, PerToken):
                 module.resize(wanted)
-        self.config.get_text_config().vocab_size = wanted
+        text = self.config.get_text_config()
+        said = [name for name in _DECODERS_TABLE if text.raw.get(name) is not None]
+        text.update(dict.fromkeys(["vocab_size", *said], wanted))
         return table
 
     def tie_weights(self, *args: object, **kwargs: object) -> None:
