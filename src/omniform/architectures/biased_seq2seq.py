@@ -16,12 +16,19 @@ from omniform.core.outputs import Seq2SeqLMOutput
 
 
 class Apart(EncoderDecoder):
-    """Encoder and decoder with tables of their own; checkpoints hold a third one, which nothing reads."""
+    """Encoder and decoder with tables of their own."""
+
+    def token_tables(self) -> list[nn.Embedding]:
+        return [*self.decoder.token_tables(), *self.encoder.token_tables()]
+
+
+class ApartOfThree(Apart):
+    """One whose checkpoints hold a third table, which nothing reads."""
 
     shared: nn.Embedding
 
     def token_tables(self) -> list[nn.Embedding]:
-        return [*self.decoder.token_tables(), *self.encoder.token_tables(), self.shared]
+        return [*super().token_tables(), self.shared]
 
 
 class LogitsBias(ComputedPart):

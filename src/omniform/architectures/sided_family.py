@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from torch import nn
 
-from omniform.architectures.biased_seq2seq import Apart, LogitsBias, TaughtSeq2SeqLM
+from omniform.architectures.biased_seq2seq import Apart, ApartOfThree, LogitsBias, TaughtSeq2SeqLM
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.encoder_decoder import EncoderDecoder, MemoryCausalLM, ReadingEncoder, RightShift, Seq2SeqLM
 from omniform.architectures.family import Builder, Task
@@ -167,9 +167,9 @@ class SidedText:
         """Encoder and decoder without a head."""
         encoder, decoder, reread = self.encoder(), self.decoder(), self.reread()
         if not self.shares:
-            return EncoderDecoder(encoder=encoder, decoder=decoder, reread=reread)
+            return Apart(encoder=encoder, decoder=decoder, reread=reread)
         if not self.tie:
-            return Apart(encoder=encoder, decoder=decoder, reread=reread, shared=self.table())
+            return ApartOfThree(encoder=encoder, decoder=decoder, reread=reread, shared=self.table())
         decoder.embed_tokens.weight = encoder.embed_tokens.weight
         return EncoderDecoder(encoder=encoder, decoder=decoder, reread=reread)
 
