@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,23 +32,24 @@ TINY = {
     "eos_token_id": 1, "decoder_start_token_id": 0,
 }  # fmt: skip
 
+FEW_BUCKETS = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "layer_norm_epsilon": 1e-2}
+SHORT = {"num_layers": 3, "num_decoder_layers": 1, "dropout_rate": 0.0}
+WIDE = {"d_kv": 20, "num_heads": 3}
 VARIANTS = {
-    "relu": {},
-    "gelu": {"feed_forward_proj": "gelu"},
+    "gelu, few buckets": {"feed_forward_proj": "gelu", **FEW_BUCKETS},
     "gated gelu, unscaled": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
-    "gated silu": {"feed_forward_proj": "gated-silu"},
-    "activation overridden": {"feed_forward_proj": "gated-gelu", "dense_act_fn": "silu"},
-    "no longer gated": {"feed_forward_proj": "gated-relu", "is_gated_act": False},
-    "short decoder": {"num_layers": 3, "num_decoder_layers": 1, "dropout_rate": 0.0},
-    "long decoder": {"num_layers": 1, "num_decoder_layers": 3},
-    "wide heads": {"d_kv": 20, "num_heads": 3},
-    "few buckets": {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10},
-    "odd buckets": {"relative_attention_num_buckets": 11, "relative_attention_max_distance": 30},
-    "near maximum": {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 17},
-    "epsilon": {"layer_norm_epsilon": 1e-2},
+    "activation overridden, odd buckets": {
+        "feed_forward_proj": "gated-gelu", "dense_act_fn": "silu",
+        "relative_attention_num_buckets": 11, "relative_attention_max_distance": 30,
+    },
+    "no longer gated, short decoder": {"feed_forward_proj": "gated-relu", "is_gated_act": False, **SHORT},
+    "long decoder, near maximum": {
+        "num_layers": 1, "num_decoder_layers": 3,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 17,
+    },
+    "wide heads, another start": {**WIDE, "decoder_start_token_id": 5, "pad_token_id": 3},
     "scaling said outright": {"tie_word_embeddings": False, "scale_decoder_outputs": True},
-    "another start": {"decoder_start_token_id": 5, "pad_token_id": 3},
-}
+}  # fmt: skip
 
 
 Keys = Mapping[str, object]
@@ -72,9 +73,15 @@ def text(labels: Labels, **options: object) -> Text:
     return Text(labels, taps=STREAMS, rows=ended(1), embeds=None, **options)
 
 
-def table(model_type: str, name: str, other: Keys, variants: Mapping[str, Keys], **more: object) -> Table:
-    """A family of the line; ``other``: config keys of a second question answerer."""
-    asked = {"plain": {"dropout_rate": 0.0}, "other": {"dropout_rate": 0.0, **other}}
+def table(
+    model_type: str,
+    name: str,
+    asked: Mapping[str, Keys],
+    variants: Mapping[str, Keys],
+    problems: Sequence[str] = ("classes",),
+    **more: object,
+) -> Table:
+    """A family of the line; ``asked``: config keys of question answerers."""
     return Table(
         model_type=model_type,
         config=getattr(transformers, f"{name}Config"),
@@ -93,12 +100,13 @@ def table(model_type: str, name: str, other: Keys, variants: Mapping[str, Keys],
                     f"{name}ForSequenceClassification", "AutoModelForSequenceClassification", text(labels)
                 )
                 for problem, labels in PROBLEMS.items()
+                if problem in problems
             },
             **{
                 f"ForQuestionAnswering, {kind}": Head(
                     f"{name}ForQuestionAnswering",
                     "AutoModelForQuestionAnswering",
-                    text(Places(config=config)),
+                    text(Places(config={"dropout_rate": 0.0, **config})),
                     rate=1e-3,
                 )
                 for kind, config in asked.items()
@@ -113,25 +121,26 @@ def table(model_type: str, name: str, other: Keys, variants: Mapping[str, Keys],
     )
 
 
-GATED = {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1, "dropout_rate": 0.0}
+GATED = {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 1}
 FEW = {
     "relu, unscaled": {"feed_forward_proj": "relu", "tie_word_embeddings": False},
-    "gated silu, few buckets": {**VARIANTS["gated silu"], **VARIANTS["few buckets"], "layer_norm_epsilon": 1e-2},
-    "wide heads, short decoder": {**VARIANTS["wide heads"], **VARIANTS["short decoder"]},
+    "gated silu, few buckets": {"feed_forward_proj": "gated-silu", **FEW_BUCKETS},
+    "wide heads, short decoder": {**WIDE, **SHORT},
 }
 
 
 class TestT5(Parity):
-    writing = ("plain", "gated gelu, unscaled", "short decoder", "few buckets", "wide heads")
-    table = table("t5", "T5", GATED, VARIANTS, writing=writing)
+    writing = ("plain", "gelu, few buckets", "gated gelu, unscaled", "wide heads, another start")
+    table = table("t5", "T5", {"plain": {}, "other": GATED}, VARIANTS, tuple(PROBLEMS), writing=writing)
 
 
 class TestMT5(Parity):
-    table = table("mt5", "MT5", {"feed_forward_proj": "relu"}, FEW)
+    table = table("mt5", "MT5", {"relu": {"feed_forward_proj": "relu"}}, FEW, writing=("plain",))
 
 
 class TestUMT5(Parity):
-    table = table("umt5", "UMT5", {"feed_forward_proj": "relu"}, FEW)
+    writing = ("plain", "wide heads, short decoder")
+    table = table("umt5", "UMT5", {"relu": {"feed_forward_proj": "relu"}}, FEW, writing=writing)
 
 
 def inputs_of(side: str = "right", answer: bool = True) -> dict[str, torch.Tensor]:

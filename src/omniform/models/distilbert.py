@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from omniform.architectures.encoder_family import EncoderHeads, EncoderText
@@ -14,24 +13,13 @@ from omniform.architectures.heads import QuestionAnswerer, RowParts, first_token
 from omniform.architectures.parts import read_width
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
-from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
+from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable, Sinusoids
 from omniform.blocks.layers import PostNorm
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.core.config import Common
 from omniform.core.context import StepContext
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
-
-
-class Sinusoids(PositionTable):
-    """Positions that begin as sines and cosines by turns (https://arxiv.org/abs/1706.03762); checkpoints hold them."""
-
-    def reset(self, std: float) -> None:
-        """Wavelengths from 2 pi to 20000 pi."""
-        positions, dim = self.weight.shape
-        speeds = 10000.0 ** (-2 * (torch.arange(dim, dtype=torch.float64) // 2) / dim)
-        angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
-        self.weight.copy_(torch.where(torch.arange(dim) % 2 == 0, angles.sin(), angles.cos()))
 
 
 class UntypedEmbeddings(PositionedEmbeddings):
