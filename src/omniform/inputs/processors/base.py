@@ -22,11 +22,11 @@ from omniform.inputs.processors.chat import assistant_masks, read_chats, split_v
 from omniform.inputs.processors.media import Media
 from omniform.inputs.processors.options import CallOptions, Part, sort_options
 from omniform.inputs.text.chat import ChatOptions, Tool, choose_template, render_chats
-from omniform.inputs.text.encoding import BatchEncoding
+from omniform.inputs.text.encoding import BatchEncoding, Ids
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.template import Prompt
-from omniform.inputs.text.tokenizer import Ids, Tokenizer
+from omniform.inputs.text.tokenizer import Tokenizer
 
 PROCESSOR_FILE = "processor_config.json"
 

@@ -150,3 +150,12 @@ def _empty_shape(value: object) -> tuple[int, ...] | None:
     if all(isinstance(row, list) and not row for row in value):
         return (len(value), 0)
     return None
+
+
+Ids = list[int] | list[list[int]] | torch.Tensor
+"""Token ids of one text or of several, as lists or, where asked for, as a tensor."""
+
+
+def input_ids(encoded: BatchEncoding) -> Ids:
+    """The ids of what a tokenizer encoded."""
+    return encoded["input_ids"]  # type: ignore[return-value]  # what a tokenizer put there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tokenizers import decoders
@@ -128,36 +128,6 @@ class Habits(Framing):
         if isinstance(self.backend, Scripted):
             return self.backend.script.files()
         return _files(self.backend.model)
-
-    def encode_message_with_chat_template(
-        self,
-        message: Mapping[str, object],
-        conversation_history: Sequence[Mapping[str, object]] | None = None,
-        **kwargs: object,
-    ) -> list[int]:
-        """The ids that a message adds to those of the conversation before it.
-
-        Args:
-            message: with ``role`` and ``content``.
-            conversation_history: the messages before it.
-            kwargs: as for :meth:`Tokenizer.apply_chat_template`, but for ``add_generation_prompt``.
-
-        Raises:
-            InputError: as there; or a beginning of the answer is asked for.
-        """
-        if "add_generation_prompt" in kwargs:
-            raise InputError("a message is encoded without what comes after it", where="add_generation_prompt")
-        before = [] if conversation_history is None else conversation_history
-        if not isinstance(before, (list, tuple)):
-            raise InputError("these are no messages", where="conversation_history", found=shown(before))
-        asked = {**kwargs, "return_dict": False}
-        ids = self._chat_ids([*before, message], asked)
-        known = self._chat_ids(list(before), asked) if before else []
-        same = next((i for i, pair in enumerate(zip(known, ids, strict=False)) if pair[0] != pair[1]), None)
-        return ids[min(len(known), len(ids)) if same is None else same :]
-
-    def _chat_ids(self, messages: list[Mapping[str, object]], asked: Mapping[str, object]) -> list[int]:
-        raise NotImplementedError
 
 
 def read_inert(value: object, where: str) -> None:

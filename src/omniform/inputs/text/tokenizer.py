@@ -12,13 +12,12 @@ import torch
 from tokenizers import Encoding, models, processors
 
 from omniform.core.errors import InputError
-from omniform.core.kinds import switch
 from omniform.core.upstairs import upstairs
-from omniform.inputs.media_access import MediaAccess
-from omniform.inputs.text import chat, save, train
+from omniform.inputs.text import save, train
 from omniform.inputs.text.backend import Asked, encode_rows, guarded
-from omniform.inputs.text.encoding import BatchEncoding
-from omniform.inputs.text.habits import Habits, read_inert
+from omniform.inputs.text.conversing import Conversing
+from omniform.inputs.text.encoding import BatchEncoding, Ids, input_ids
+from omniform.inputs.text.habits import read_inert
 from omniform.inputs.text.ids import read_id_rows
 from omniform.inputs.text.names import GENERIC
 from omniform.inputs.text.options import (
@@ -43,11 +42,8 @@ from omniform.inputs.text.special import Token
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
 
-Ids = list[int] | list[list[int]] | torch.Tensor
-"""Token ids of one text or of several, as lists or, where asked for, as a tensor."""
 
-
-class Tokenizer(Habits):
+class Tokenizer(Conversing):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
     :meth:`from_pretrained` loads one; ``omniform.AutoTokenizer`` chooses the class.
@@ -246,7 +242,7 @@ class Tokenizer(Habits):
     def encode(self, text: object, text_pair: object = None, **options: Unpack[EncodeOptions]) -> Ids:
         """The ids of one text; see :meth:`__call__`."""
         check_options("Tokenizer.encode", options)
-        return _input_ids(self._encode(text, text_pair, options, "text"))
+        return input_ids(self._encode(text, text_pair, options, "text"))
 
     def tokenize(self, text: object, pair: object = None, **options: Unpack[EncodeOptions]) -> list[str]:
         """The tokens of one text, without special ones unless ``add_special_tokens=True``."""
@@ -335,95 +331,6 @@ class Tokenizer(Habits):
         if (self.clean_up_tokenization_spaces if clean_up is None else clean_up) and self._may_clean_up:
             return self.clean_up_tokenization(text)
         return text
-
-    # ---- chat
-
-    def get_chat_template(self, chat_template: str | None = None, tools: Sequence[chat.Tool] | None = None) -> str:
-        """The chat template's source: the one named, else that for tools where there are some, else the default.
-
-        Raises:
-            InputError: there is none.
-        """
-        return chat.choose_template(self.chat_template, chat_template, tools is not None)
-
-    def apply_chat_template(
-        self,
-        conversation: Sequence[object],
-        tools: Sequence[chat.Tool] | None = None,
-        documents: Sequence[Mapping[str, object]] | None = None,
-        chat_template: str | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool | str = False,
-        tokenize: bool = True,
-        padding: bool | str = False,
-        truncation: bool | str = False,
-        max_length: int | None = None,
-        return_tensors: str | None = None,
-        return_dict: bool = True,
-        return_assistant_tokens_mask: bool = False,
-        tokenizer_kwargs: EncodeOptions | None = None,
-        media_access: MediaAccess | None = None,
-        **variables: object,
-    ) -> BatchEncoding | Ids | str | list[str]:
-        """Make a conversation into a prompt, and encode it.
-
-        The template writes the special tokens; none is added to them, so that a prompt begins with one ``bos_token``.
-
-        Args:
-            conversation: messages, mappings with ``role`` and ``content``; or a list of such lists.
-            tools: functions with type hints and docstrings, or JSON schemas.
-            documents: mappings with ``title`` and ``text``.
-            chat_template: the name of one of the tokenizer's templates, or the source of another.
-            add_generation_prompt: end with what comes before the assistant's answer.
-            continue_final_message: end within the last message, for the model to go on; or the name of the field of it
-                that is to be continued.
-            tokenize: ``False`` gives the prompt's text.
-            padding: as for a call of the tokenizer; so are ``truncation``, ``max_length`` and ``return_tensors``.
-            return_dict: ``False`` gives the ids alone.
-            return_assistant_tokens_mask: add ``assistant_masks``, 1 for each token that the assistant wrote, as the
-                template's ``generation`` blocks tell.
-            tokenizer_kwargs: further options of the call.
-            media_access: as for a processor; a tokenizer reads no pictures and no sounds, so here it is inert.
-            variables: further variables of the template.
-
-        Raises:
-            ConfigError: the template is malformed, or does what templates may not.
-            InputError: it refuses the messages, or one of them or a tool is malformed.
-        """
-        tokenize, return_dict = switch("tokenize", tokenize), switch("return_dict", return_dict)
-        if return_assistant_tokens_mask and (continue_final_message or not (tokenize and return_dict)):
-            raise InputError(
-                "the assistant's tokens are found in whole, encoded conversations",
-                where="return_assistant_tokens_mask",
-                expected="tokenize=True, return_dict=True and no continue_final_message",
-            )
-        template = self.get_chat_template(chat_template, tools)
-        chats, many = chat.read_conversations(conversation)
-        asked = chat.ChatOptions(
-            tools=tools,
-            documents=documents,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables={**self.special_tokens_map, **variables},
-            track=return_assistant_tokens_mask,
-        )
-        prompts = chat.render_chats(template, chats, asked)
-        texts = [prompt.text for prompt in prompts]
-        if not tokenize:
-            return texts if many else texts[0]
-        options: EncodeOptions = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        given: EncodeOptions = {"add_special_tokens": False, **options, **chat.read_more(tokenizer_kwargs)}
-        encoded = self(texts if many else texts[0], **given)
-        if return_assistant_tokens_mask:
-            masks = [chat.token_mask(found, prompt) for found, prompt in zip(encoded.encodings, prompts, strict=True)]
-            encoded["assistant_masks"] = masks if many else masks[0]
-        if return_tensors is not None and not many:
-            encoded.update({name: [value] for name, value in encoded.items()})
-        encoded = encoded.as_tensors(return_tensors)
-        return encoded if return_dict else _input_ids(encoded)
-
-    def _chat_ids(self, messages: list[Mapping[str, object]], asked: Mapping[str, object]) -> list[int]:
-        return cast("list[int]", self.apply_chat_template(messages, **asked))  # type: ignore[arg-type]
 
     # ---- another vocabulary
 
@@ -537,10 +444,6 @@ class Tokenizer(Habits):
         backend = self.backend
         names = list(backend.script.files()) if isinstance(backend, Scripted) else ["tokenizer.json"]
         return [*names, "tokenizer_config.json", *save.template_files(self.chat_template)]
-
-
-def _input_ids(encoded: BatchEncoding) -> Ids:
-    return encoded["input_ids"]  # type: ignore[return-value]  # what _encode put there
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Encoding], object]], ...] = (
