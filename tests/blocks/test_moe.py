@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from omniform.blocks import moe
 from omniform.blocks.moe import Experts, SigmoidGroups, SoftmaxTop, TopSoftmax
 from omniform.weights.init import initialise
 from reference import close
@@ -42,6 +47,48 @@ def test_each_token_through_its_own_experts(dim: int, tokens: int, bias: bool) -
     probe = torch.randn_like(found)
     mine, other = (torch.autograd.grad((y * probe).sum(), weights) for y in (found, expected))
     close(mine, other)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_some_at_a_time_and_without_looking(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    experts = Experts(9, 10, 7, "silu", bias=bias)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(23, 10)
+    shares, chosen = SoftmaxTop(3)(torch.randn(23, 9).index_fill(1, torch.tensor([0, 4, 8]), -9.0))
+    expected = one_by_one(experts, x, chosen, shares)
+    for run in (1, 12, 69, 70):
+        monkeypatch.setattr(moe, "RUN", run)
+        close(experts(x, chosen, shares), expected)
+    close(experts.double()(x.double(), chosen, shares), expected)
+    monkeypatch.setattr(moe, "counts_of", lambda *_: None)
+    close(experts.float()(x, chosen, shares), expected)
+    assert experts(x[:0], chosen[:0], shares[:0]).shape == (0, 10)
+    monkeypatch.undo()
+    assert experts(x[:0], chosen[:0], shares[:0]).shape == (0, 10)
+
+
+def test_a_long_prompt_takes_no_matrix_per_token() -> None:
+    experts = Experts(4, 33, 35, "silu")
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(600, 33, requires_grad=True)
+    shares, chosen = SoftmaxTop(2)(torch.randn(600, 4))
+    made: list[int] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            out = func(*args, **(kwargs or {}))
+            made.append(max((y.numel() for y in pytree.tree_leaves(out) if isinstance(y, Tensor)), default=0))
+            return out
+
+    with Sizes():
+        experts(x, chosen, shares).sum().backward()
+    assert max(made) <= 600 * 2 * 70  # what the chosen experts make of each token, at most
 
 
 def test_choices() -> None:

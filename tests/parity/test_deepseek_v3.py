@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -98,6 +99,21 @@ class TestDeepseekV3(Parity):
         assert "model.layers.2.eh_proj.weight" in caplog.text
         ids = torch.stack(ragged(97, [5]))
         close(found(ids).logits, built.ours(ids).logits)
+
+    @over(lambda table: iter([table.case("ForCausalLM")]))
+    @torch.no_grad()
+    def test_a_config_that_asks_for_routers(self, case: Case) -> None:
+        """Also where every layer is dense: the caller may ask, and there is nothing."""
+        built, ids = build(case), torch.stack(ragged(97, [5, 5]))
+        asks = omniform.AutoConfig.from_pretrained(built.folder, output_router_logits=True)
+        theirs = copy.deepcopy(built.theirs)
+        theirs.config.output_router_logits = True
+        for kind, other in ((omniform.AutoModel, theirs.model), (omniform.AutoModelForCausalLM, theirs)):
+            ours = kind.from_pretrained(built.folder, config=asks)
+            close(ours(ids).router_logits, other(ids).router_logits)
+            assert ours(ids, output_router_logits=False).router_logits is None
+            dense = kind.from_config(omniform.AutoConfig.from_pretrained(built.folder, first_k_dense_replace=2))
+            assert dense(ids, output_router_logits=True).router_logits is None
 
     @over(lambda table: iter([table.case("ForCausalLM")]))
     def test_the_choice_of_experts_stays_in_float32(self, case: Case) -> None:

@@ -38,15 +38,21 @@ class TextDecoder(TextStack, LanguageModel):
     """A stack that is read on step by step, alone or looking at an encoder's output.
 
     Attributes:
-        routes_unasked: whether the scores of its routers are returned where nobody says.
+        routes_unasked: whether the scores of its routers are returned where nobody says; None in families that have
+            none.
     """
 
-    routes_unasked: bool = False
+    routes_unasked: bool | None = None
     ORDER: ClassVar[tuple[str, ...]] = ("token_type_ids", "position_ids", "past_key_values", "inputs_embeds")
 
     @property
     def decoder(self) -> TextDecoder:
         return self
+
+    @property
+    def routed(self) -> bool:
+        """Whether it can be asked for its routers' scores: also where a config makes every layer dense."""
+        return self.routes_unasked is not None or super().routed
 
     def forward(
         self,

@@ -140,9 +140,8 @@ class RoutedCausalLM(CausalLM):
             output_router_logits: whether to return the routers' scores and how unevenly they send tokens.
         """
         asked = self.unasked if output_router_logits is None else output_router_logits
-        if "output_router_logits" in self.model.accepts():  # layers may all be without experts
-            inputs["output_router_logits"] = asked
-        out = cast(BaseModelOutput, self.model(input_ids=input_ids, attention_mask=attention_mask, **inputs))
+        inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "output_router_logits": asked}
+        out = cast(BaseModelOutput, self.model(**inputs))
         logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         uneven = self.uneven(out.router_logits, attention_mask) if out.router_logits else None

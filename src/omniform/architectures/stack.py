@@ -88,6 +88,11 @@ class TextStack(Model):
         return self.embeddings.width or self.embed_tokens.embedding_dim
 
     @property
+    def routed(self) -> bool:
+        """Whether any layer sends tokens to experts."""
+        return any(layer.ROUTES for layer in self.layers)
+
+    @property
     def reads_memory(self) -> bool:
         """Whether any layer can look at an encoder's output."""
         return any(layer.READS_MEMORY for layer in self.layers)
@@ -99,7 +104,7 @@ class TextStack(Model):
 
     def accepts(self) -> frozenset[str]:
         strange = {"token_type_ids"} - self.embeddings.INPUTS
-        if not any(layer.ROUTES for layer in self.layers):
+        if not self.routed:
             strange |= {"output_router_logits"}
         return super().accepts() - strange
 

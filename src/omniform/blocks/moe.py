@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -13,10 +14,13 @@ from omniform.blocks.composed import Composed
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import activation
 from omniform.core.context import StepContext
-from omniform.core.host import is_readable, is_traced
+from omniform.core.host import counts_of, is_readable, is_traced
 
 _GROUPED = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 10)
-"""Whether torch multiplies groups of rows by matrices of their own, on a CPU too."""
+"""Whether torch multiplies groups of rows by matrices of their own."""
+
+RUN = 512
+"""On a CPU so many rows at least go through their experts at a time: a long prompt's are not all held at once."""
 
 
 class Stacked(nn.Module):
@@ -32,6 +36,19 @@ class Stacked(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, out, dim))
         self.bias = nn.Parameter(torch.empty(experts, out)) if bias else None
 
+    def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
+        """Tokens through the projections of their experts, a matmul for every expert that has some.
+
+        Args:
+            x_ND: the tokens in the order of their experts.
+            sent: experts, and how many tokens each has.
+        """
+        # Taking one of a stack has a gradient as large as the stack; of taking it apart there is one for all.
+        weights = self.weight.unbind() if torch.is_grad_enabled() else self.weight
+        biases = (None,) * len(weights) if self.bias is None else self.bias
+        parts = torch.split(x_ND, [count for _, count in sent])
+        return torch.cat([F.linear(x, weights[n], biases[n]) for x, (n, _) in zip(parts, sent, strict=True)])
+
     def forward(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
         """Each token through the projection of its expert, without reading on the host which that is.
 
@@ -41,8 +58,8 @@ class Stacked(nn.Module):
             ends_E: where each expert's tokens end.
         """
         aligned = all(n * x_ND.element_size() % 16 == 0 for n in self.weight.shape[1:])  # what the kernel asks for
-        known = is_readable(x_ND) or x_ND.is_cuda  # on no memory at all, and traced, torch takes bfloat16 only
-        if _GROUPED and aligned and known and x_ND.dtype is not torch.float64 and not is_traced():
+        wide = x_ND.dtype is torch.float64
+        if _GROUPED and aligned and x_ND.is_cuda and not wide and not is_traced():  # traced, torch takes bfloat16 only
             y = F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
         else:
             y = (self.weight[expert_N] @ x_ND[..., None])[..., 0]
@@ -84,6 +101,9 @@ class Experts(nn.Module):
             chosen_NK: each token's experts.
             shares_NK: how much each of them counts.
         """
+        counts = counts_of(chosen_NK, self.experts) if is_readable(x_ND) else None
+        if counts is not None:
+            return self._in_runs(x_ND, chosen_NK, shares_NK, counts)
         tokens, each = chosen_NK.shape
         order = chosen_NK.flatten().argsort(stable=True)
         expert = chosen_NK.flatten()[order]
@@ -91,10 +111,39 @@ class Experts(nn.Module):
         x = self.gated(self.gate_up_proj(x_ND[order // each], expert, ends))
         made = self.down_proj(x, expert, ends) * shares_NK.flatten()[order, None].to(x.dtype)
         back = torch.zeros_like(made).index_copy(0, order, made)
-        return back.view(tokens, each, -1).sum(1)
+        return back.view(tokens, each, x_ND.shape[-1]).sum(1)
+
+    def _in_runs(self, x_ND: Tensor, chosen_NK: Tensor, shares_NK: Tensor, counts: Sequence[int]) -> Tensor:
+        """The same where the host knows how many tokens each expert has."""
+        order = chosen_NK.flatten().argsort(stable=True)
+        token, shares_N = order // chosen_NK.shape[1], shares_NK.flatten()
+        out = torch.zeros_like(x_ND, dtype=torch.promote_types(x_ND.dtype, torch.float32))
+        begin = 0
+        for sent in _runs(counts):
+            end = begin + sum(count for _, count in sent)
+            rows, to = order[begin:end], token[begin:end]
+            made = self.down_proj.each(self.gated(self.gate_up_proj.each(x_ND[to], sent)), sent)
+            out.index_add_(0, to, (made * shares_N[rows, None].to(made.dtype)).to(out.dtype))
+            begin = end
+        return out.to(x_ND.dtype)
 
     def extra_repr(self) -> str:
         return f"act={self.act}"
+
+
+def _runs(counts: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """Experts that have tokens, each with how many: some at a time, of :data:`RUN` tokens or more together."""
+    run: list[tuple[int, int]] = []
+    rows = 0
+    for expert, count in enumerate(counts):
+        if count:
+            run.append((expert, count))
+            rows += count
+        if rows >= RUN:
+            yield run
+            run, rows = [], 0
+    if run:
+        yield run
 
 
 class ClampedExperts(Experts):

@@ -36,6 +36,14 @@ def bounds_of(x: Tensor) -> tuple[int, int]:
     return int(values.min()), int(values.max())
 
 
+def counts_of(x: Tensor, kinds: int) -> list[int] | None:
+    """How often each number from 0 to ``kinds`` is there; None where values cannot be looked at, or must not be."""
+    if not is_readable(x) or is_traced():
+        return None
+    counts: list[int] = x.detach().flatten().bincount(minlength=kinds).tolist()
+    return counts
+
+
 def is_all_true(x: Tensor) -> bool:
     """Whether all values are known to be other than 0."""
     return is_readable(x) and x.dtype is not torch.bfloat16 and bool(x.detach().numpy().all())

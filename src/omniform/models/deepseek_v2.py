@@ -96,7 +96,7 @@ def build(c: Config) -> TextDecoder:
             shared_experts=GatedMLP(t.dim, shared, t.act, bias=c.mlp_bias),
         )
 
-    return c.latent.decoder(WideInterleavedRotary(t.frequencies), c.dense, moe, mlp_bias=c.mlp_bias)
+    return c.routing.told(c.latent.decoder(WideInterleavedRotary(t.frequencies), c.dense, moe, mlp_bias=c.mlp_bias))
 
 
 WRITER = routed_writer(build, kind=UnbalancedCausalLM)

@@ -92,7 +92,7 @@ def build(c: Config) -> TextDecoder:
             shared_experts=GatedMLP(t.dim, shared, t.act),
         )
 
-    return c.latent.decoder((InterleavedRotary if c.paired else Rotary)(t.frequencies), c.dense, moe)
+    return c.routing.told(c.latent.decoder((InterleavedRotary if c.paired else Rotary)(t.frequencies), c.dense, moe))
 
 
 def keys(c: Config) -> KeyMap:
