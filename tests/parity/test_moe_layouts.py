@@ -69,6 +69,30 @@ def test_a_state_dict_of_the_reference(tmp_path: Path, name: str) -> None:
     close(fresh(ids).logits, theirs(ids).logits)
 
 
+SAID: dict[str, dict[str, object]] = {
+    "mamba": {
+        "d_model": 768, "d_inner": 1536, "d_conv": 4, "n_layer": 24, "ssm_cfg": {}, "pad_vocab_size_multiple": 8,
+        "fused_add_norm": True, "rms_norm": True, "time_step_init_scheme": "random", "time_step_scale": 1.0,
+    },
+    "falcon_mamba": {"use_falcon_mambapy": False, "expand": 16, "intermediate_size": 8192, "hidden_size": 4096},
+    "mamba2": {
+        "norm_before_gate": True, "rms_norm": True, "intermediate_size": 8192, "time_step_init_scheme": "random",
+        "time_step_scale": 1.0, "chunk_size": 256,
+    },
+    "qwen3_next": {"use_sliding_window": False, "partial_rotary_factor": 0.25, "full_attention_interval": 4},
+    "granitemoeshared": {
+        "init_method": "mup", "normalization_function": "rmsnorm", "position_embedding_type": "rope",
+        "shared_intermediate_size": 1024,
+    },
+}  # fmt: skip
+"""What published configs of these families say beside what the reference's classes hold."""
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_published_configs_say_is_known(name: str) -> None:
+    assert not omniform.AutoConfig.for_model(name, **SAID[name]).unknown
+
+
 def test_a_plan_of_stacks(tmp_path: Path) -> None:
     stacked("mixtral", tmp_path / "model")
     file = (tmp_path / "model" / "model.safetensors").read_bytes()

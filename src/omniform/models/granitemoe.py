@@ -50,6 +50,9 @@ def read(r: ConfigReader) -> Config:
 
 def read_shared(r: ConfigReader) -> Config:
     """Read a config of a model with shared experts."""
+    r.only("position_embedding_type", "rope")
+    r.only("normalization_function", "rmsnorm")
+    r.inert("init_method")
     return replace(read(r), shared=r.integer("shared_intermediate_size", 0, least=0))
 
 

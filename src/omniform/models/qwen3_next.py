@@ -57,6 +57,7 @@ def read(r: ConfigReader) -> Config:
     if len(kinds) != text.layers or not {LINEAR, FULL} >= set(kinds):
         raise r.fail("layer_types", f"{text.layers} (num_hidden_layers) times {LINEAR} or {FULL}", list(kinds))
     routing = Routing.read(r, experts=512, top=10, least=0)
+    r.only("use_sliding_window", False)
     key_heads, heads = r.integer("linear_num_key_heads", 16), r.integer("linear_num_value_heads", 32)
     dk, dv = r.integer("linear_key_head_dim", 128), r.integer("linear_value_head_dim", 128)
     if heads % key_heads:
