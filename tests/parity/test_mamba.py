@@ -31,6 +31,7 @@ def table(model_type: str, prefix: str, **variants: dict[str, object]) -> Table:
             "plain": {},
             "untied, narrow stream": {
                 "tie_word_embeddings": False, "residual_in_fp32": False, "conv_kernel": 2, "time_step_rank": 5,
+                "expand": 16, "intermediate_size": 40,
             },
             **variants,
         },

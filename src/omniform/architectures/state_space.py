@@ -127,19 +127,8 @@ class RecurrentText:
         r.inert("time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual")
         # Published files say these too, and the reference reads none: what their authors' code counted by or fused, the
         # norm's kind and place, which are settled here, and what follows from other keys.
-        r.inert(
-            "d_model",
-            "d_inner",
-            "d_conv",
-            "n_layer",
-            "ssm_cfg",
-            "pad_vocab_size_multiple",
-            "fused_add_norm",
-            "rms_norm",
-        )
-        r.inert(
-            "norm_before_gate", "intermediate_size", "time_step_scale", "time_step_init_scheme", "use_falcon_mambapy"
-        )
+        r.inert("d_model", "d_inner", "d_conv", "n_layer", "ssm_cfg", "pad_vocab_size_multiple", "fused_add_norm")
+        r.inert("rms_norm", "norm_before_gate", "time_step_scale", "time_step_init_scheme")
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             dim=dim,

@@ -265,8 +265,8 @@ def _refuse_quantized(config: ModelConfig) -> None:
 
 
 UNPACKED = {
-    "fp8": "Load the checkpoint that it was made from; of one that was trained so (DeepSeek-V3), a copy in bfloat16: its "
-    "repository's inference/fp8_cast_bf16.py makes one.",
+    "fp8": "Load the checkpoint that it was made from; of one that was trained so (DeepSeek-V3), a copy in bfloat16, "
+    "which its repository's inference/fp8_cast_bf16.py makes.",
     "mxfp4": "Load a copy in bfloat16. Make one by transformers.AutoModelForCausalLM.from_pretrained(name, "
     "quantization_config=transformers.Mxfp4Config(dequantize=True)).save_pretrained(folder).",
 }

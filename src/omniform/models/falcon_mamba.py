@@ -24,6 +24,7 @@ class Config(mamba.Config):
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     plain = mamba.read(r)
+    r.inert("use_falcon_mambapy")
     return Config(text=plain.text, inner=plain.inner, eps=r.number("mixer_rms_eps", 1e-6))
 
 

@@ -28,10 +28,9 @@ def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     r.special_tokens(pad_token_id=0, bos_token_id=0, eos_token_id=0)
     text = RecurrentText.read(r, vocab_size=50280, dim=768, layers=32, size=16, tie=True)
-    inner = text.dim * r.integer("expand", 2)
-    # The reference makes them anew; they tell how a fresh model begins, and which of its own ways it takes.
-    r.inert("intermediate_size", "time_step_scale", "time_step_init_scheme", "use_mambapy", "use_associative_scan")
-    r.values["intermediate_size"] = inner
+    # Where a file says both, the width counts (Falcon Mamba 7B: 16 times 4096, and 8192).
+    inner = r.integer("intermediate_size", text.dim * r.integer("expand", 2))
+    r.inert("use_mambapy", "use_associative_scan")  # which of its own ways the reference takes
     return Config(text=text, inner=inner)
 
 

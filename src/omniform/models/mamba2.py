@@ -37,6 +37,7 @@ def read(r: ConfigReader) -> Config:
     groups = r.integer("n_groups", 8)
     if heads % groups:
         raise r.fail("n_groups", f"a divisor of {heads} (num_heads)", groups)
+    r.inert("intermediate_size")  # which follows
     r.inert("chunk_size")  # how many tokens are read at once is no matter of the maths
     return Config(text=text, heads=(heads, width), groups=groups, limit=r.bounds("time_step_limit", (0.0, math.inf)))
 
