@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.latent import LatentAttention, LatentHeads, LowRankLatentAttention
-from omniform.blocks.rotary import Frequencies, InterleavedRotary
+from omniform.blocks.rotary import InterleavedRotary
 from omniform.blocks.scores import Scores
 from omniform.core.context import StepContext
 from omniform.core.packed import PackedContext, Segment

@@ -12,9 +12,9 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.parts import GatedText
 from omniform.blocks.attention import Positions
+from omniform.blocks.frequencies import read_frequencies
 from omniform.blocks.latent import LatentAttention, LatentHeads, LowRankLatentAttention
 from omniform.blocks.moe import RoutedPreNorm
-from omniform.blocks.rotary import read_frequencies
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal

@@ -16,9 +16,10 @@ from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
 from omniform.blocks.attention import Attention
 from omniform.blocks.embeddings import NormedEmbeddings
+from omniform.blocks.frequencies import Frequencies, read_layer_frequencies
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, GatedMLP
-from omniform.blocks.rotary import Frequencies, RoundedRotary, read_layer_frequencies
+from omniform.blocks.rotary import RoundedRotary
 from omniform.core import rules
 from omniform.core.context import StepContext
 from omniform.core.reader import ConfigReader

@@ -14,10 +14,10 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.blocks.attention import Attention, CrossAttention, Positions
 from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.frequencies import FULL, SLIDING, Bases, Frequencies, read_frequencies, read_layer_frequencies
 from omniform.blocks.layers import Layer, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP
 from omniform.blocks.norms import RMSNorm, WideRMSNorm, ZeroCentredRMSNorm
-from omniform.blocks.rotary import FULL, SLIDING, Bases, Frequencies, read_frequencies, read_layer_frequencies
 from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule, Window

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.core.host import is_traced
+from omniform.core.host import kept_unless_traced
 
 
 class RMSNorm(nn.Module):
@@ -33,21 +31,15 @@ class RMSNorm(nn.Module):
             return self.weight * normed if torch.is_grad_enabled() else normed.mul_(self.weight)
         # On a CPU torch's own is a dozen small operations. These are half as many, and the copy takes the result.
         size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = torch.addcmul(
-            _made_on_cpu(self.eps) if is_traced() else _on_cpu(self.eps), size, size, value=1 / x.shape[-1]
-        ).rsqrt_()
+        scale = torch.addcmul(_on_cpu(self.eps), size, size, value=1 / x.shape[-1]).rsqrt_()
         return wide.mul_(scale).to(self.weight.dtype).mul_(self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
-@lru_cache(maxsize=16)
+@kept_unless_traced(16)
 def _on_cpu(number: float) -> Tensor:
-    return _made_on_cpu(number)
-
-
-def _made_on_cpu(number: float) -> Tensor:
     return torch.tensor(number, dtype=torch.float32, device="cpu")
 
 

@@ -6,8 +6,15 @@ What is checked is checked before, here, on memory that the host has anyway.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar, TypeVarTuple
+
 import torch
 from torch import Tensor
+
+Args = TypeVarTuple("Args")
+R = TypeVar("R")
 
 NOTHING = (0, 0)
 
@@ -20,6 +27,25 @@ def is_traced() -> bool:
 def is_jit_traced() -> bool:
     """Whether TorchScript is recording, which knows tensors and tuples only."""
     return torch._C._get_tracing_state() is not None
+
+
+def kept_unless_traced(most: int) -> Callable[[Callable[[*Args], R]], Callable[[*Args], R]]:
+    """Decorates what makes a constant tensor: results are kept, but what is made in a trace is of that trace only.
+
+    Args:
+        most: how many results are kept; the least used goes first.
+    """
+
+    def keeping(make: Callable[[*Args], R]) -> Callable[[*Args], R]:
+        kept = lru_cache(maxsize=most)(make)
+
+        @wraps(make)
+        def call(*args: *Args) -> R:
+            return make(*args) if is_traced() else kept(*args)
+
+        return call
+
+    return keeping
 
 
 def is_readable(x: Tensor) -> bool:

@@ -16,8 +16,9 @@ from omniform.architectures.stack import TextStack
 from omniform.blocks.attention import Attention, Positions
 from omniform.blocks.contacts import ContactHead
 from omniform.blocks.embeddings import PositionTable
+from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.rotary import Frequencies, StoredRotary
+from omniform.blocks.rotary import StoredRotary
 from omniform.core.config import Common
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader

@@ -11,9 +11,10 @@ from omniform.architectures.decoder_family import SAME, DecoderHeads
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import ZeroCentredText, around, causal, read_windows
 from omniform.blocks.embeddings import RoundedScaledEmbedding
+from omniform.blocks.frequencies import FULL, SLIDING, Frequencies
 from omniform.blocks.layers import Sandwich
 from omniform.blocks.norms import ZeroCentredRMSNorm
-from omniform.blocks.rotary import FULL, SLIDING, Frequencies, Rotary
+from omniform.blocks.rotary import Rotary
 from omniform.blocks.scores import Scores, SoftCap
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule

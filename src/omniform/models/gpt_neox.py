@@ -8,8 +8,9 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads
 from omniform.architectures.family import Builder
 from omniform.architectures.plain_text import Names, PlainText, by_group
+from omniform.blocks.frequencies import Frequencies, read_frequencies
 from omniform.blocks.layers import Parallel, PreNorm
-from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
+from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap

@@ -11,8 +11,9 @@ from omniform.architectures.decoder_family import BiasedDecoderHeads
 from omniform.architectures.family import Builder
 from omniform.architectures.plain_text import GPT, PlainText
 from omniform.blocks.embeddings import TokenTypedEmbeddings, twin
+from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.layers import OneNormParallel
-from omniform.blocks.rotary import Frequencies, InterleavedRotary
+from omniform.blocks.rotary import InterleavedRotary
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap

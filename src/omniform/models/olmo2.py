@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import WideText
+from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.layers import BranchNorm
 from omniform.blocks.norms import AllHeadsNorm
-from omniform.blocks.rotary import Frequencies, WideRotary
+from omniform.blocks.rotary import WideRotary
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Rule
 

@@ -9,7 +9,7 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import WideText, read_windows
-from omniform.blocks.rotary import FULL, SLIDING, Frequencies
+from omniform.blocks.frequencies import FULL, SLIDING, Frequencies
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
 from omniform.models.olmo2 import layer

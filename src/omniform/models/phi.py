@@ -9,8 +9,9 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import BiasedDecoderHeads, decoder_family
 from omniform.architectures.plain_text import Names, PlainText
+from omniform.blocks.frequencies import Frequencies, read_frequencies
 from omniform.blocks.layers import OneNormParallel
-from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
+from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import GatedText, causal
-from omniform.blocks.rotary import LongRope, RenewedLongRope, Rotary
+from omniform.blocks.frequencies import LongRope, RenewedLongRope
+from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import fused

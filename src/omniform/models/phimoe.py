@@ -11,8 +11,9 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import GatedText, causal
 from omniform.architectures.routed import STACKED_KEYS, RoutedCausalLM, Routing, expert_keys, routed_writer
+from omniform.blocks.frequencies import Frequencies, LongRope
 from omniform.blocks.moe import Experts, MoE, RoutedPreNorm
-from omniform.blocks.rotary import Frequencies, LongRope, Rotary
+from omniform.blocks.rotary import Rotary
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap, Layout

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import GatedText, read_windows
-from omniform.blocks.rotary import FULL, SLIDING, Rotary
+from omniform.blocks.frequencies import FULL, SLIDING
+from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
 

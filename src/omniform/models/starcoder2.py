@@ -8,8 +8,9 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import causal
 from omniform.architectures.plain_text import Names, PlainText
+from omniform.blocks.frequencies import Frequencies, read_frequencies
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.rotary import Frequencies, Rotary, read_frequencies
+from omniform.blocks.rotary import Rotary
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
