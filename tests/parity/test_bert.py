@@ -317,6 +317,8 @@ def test_bad_input(tmp_path):
         ours(ids, attention_mask=torch.ones(1, 8))
     with pytest.raises(TypeError, match="token_type_ids"):
         ours(ids, token_types_ids=ids)
+    with pytest.raises(InputError, match="exactly one"):
+        pair(tmp_path / "choices", "ForMultipleChoice")[0]()
 
 
 def test_every_reference_field_is_accounted_for():

@@ -89,3 +89,21 @@ def test_a_config_as_a_mapping_and_changed_by_a_line(tmp_path):
     assert config.num_hidden_layers == 3
     with pytest.raises(ConfigError, match="num_hidden_layer"):
         config.update_from_string("num_hidden_layer=3")
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"),
+    [
+        ("t5", {"n_positions": 512, "output_past": True, "dense_act_fn": "relu", "is_gated_act": False}),
+        ("xlm-roberta", {"output_past": True, "position_embedding_type": "absolute", "gradient_checkpointing": False}),
+        ("bart", {
+            "_num_labels": 3, "classif_dropout": 0.0, "extra_pos_embeddings": 2, "normalize_embedding": True,
+            "replacing_rate": 0, "save_step": 58, "student_decoder_layers": None, "student_encoder_layers": None,
+        }),
+        ("blenderbot", {"extra_layer_norm": False, "layernorm_variant": "prelayernorm", "unk_token_id": 3}),
+    ],
+)  # fmt: skip
+def test_old_keys_of_published_files(tmp_path, family, keys):
+    """What nothing reads is known, and no stranger."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **keys}))
+    assert not omniform.AutoConfig.from_pretrained(tmp_path).unknown

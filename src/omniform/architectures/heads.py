@@ -301,10 +301,9 @@ class MultipleChoice(RowHead):
             ``logits`` Shape: [B, choices].
         """
         rows = {**inputs, "input_ids": input_ids}
-        first = next(t for t in rows.values() if isinstance(t, Tensor))
-        choices = first.shape[1]
         flat = flattened(rows)
-        out = cast(BaseModelOutput, self.model(**flat))
+        out = cast(BaseModelOutput, self.model(**flat))  # complains where there is nothing to read
+        choices = next(t.shape[1] for t in rows.values() if isinstance(t, Tensor))
         logits = self.classifier(self.dropped(self.vector(out, (), flat))).view(-1, choices)
         return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())
 

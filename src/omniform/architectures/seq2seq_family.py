@@ -73,7 +73,7 @@ class BiasedText:
         # The matrices are tied unless the file holds two that differ, as those of version 1.1 and of mT5 do.
         r.inert("tie_word_embeddings", "scalable_attention")
         r.only("is_decoder", False, why="a T5 decoder without its encoder")
-        r.inert("initializer_factor")
+        r.inert("initializer_factor", "n_positions")
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             dim=r.integer("d_model", 512, also=("hidden_size",)),

@@ -82,7 +82,10 @@ class SidedText:
         r.inert("init_std", "is_decoder", "classif_dropout", "extra_pos_embeddings", "force_bos_token_to_be_generated")
         # What old files say of norms and positions, the model's type says.
         r.inert("normalize_before", "add_final_layer_norm", "normalize_embedding", "static_position_embeddings")
-        r.inert("add_bias_logits", "layernorm_variant", "variant", "do_blenderbot_90_layernorm", "output_past")
+        r.inert("add_bias_logits", "layernorm_variant", "variant", "do_blenderbot_90_layernorm")
+        r.inert("extra_layer_norm", "unk_token_id")
+        # How a file was made of a larger one.
+        r.inert("replacing_rate", "student_decoder_layers", "student_encoder_layers", "save_step")
         sides = Sides.read(
             r,
             dim=dim,

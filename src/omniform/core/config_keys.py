@@ -15,6 +15,7 @@ BOOKKEEPING = (
     "cross_attention_hidden_size", "tie_encoder_decoder", "keys_to_ignore_at_inference", "prefix", "unsloth_version",
     "unsloth_fixed", "experts_implementation", "_experts_implementation", "model_type", "tie_last_hidden_states",
     "torch_dtype", "dtype", "architectures", "id2label", "label2id", "num_labels", "problem_type", "use_cache",
+    "output_past",
 )  # fmt: skip
 GENERATION_KEYS = (
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "early_stopping", "num_beams",

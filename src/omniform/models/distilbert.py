@@ -68,7 +68,7 @@ def read(r: ConfigReader) -> Config:
     dim, heads = read_width(r, "dim", 768, "n_heads", 12, also=("hidden_size", "num_attention_heads"))
     dropout = r.probability("dropout", 0.1)
     r.only("is_decoder", False, None, why="an encoder")
-    r.inert("tie_weights_", "output_past")
+    r.inert("tie_weights_")
     r.special_tokens(pad_token_id=0, bos_token_id=None, eos_token_id=None)
     text = Text(
         vocab_size=r.integer("vocab_size", 30522),
