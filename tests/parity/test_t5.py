@@ -160,6 +160,25 @@ def test_the_engines_steps(tmp_path):
     assert found.tolist() == expected.tolist()
 
 
+@torch.no_grad()
+def test_writes_of_what_an_encoder_gave(tmp_path):
+    """Ours or the reference's, padded on the right, on the left or not at all."""
+    ours, theirs = pair(tmp_path, scale=0.6)
+    for side in ("right", "left"):
+        given = inputs_of(side, answer=False)
+        expected = theirs.generate(**given, max_new_tokens=7, do_sample=False).tolist()
+        mask = given["attention_mask"]
+        for output in (ours.get_encoder()(**given), theirs.get_encoder()(**given), (theirs.encoder(**given)[0],)):
+            found = ours.generate(encoder_outputs=output, attention_mask=mask, max_new_tokens=7, do_sample=False)
+            assert found.tolist() == expected
+    states = torch.randn(2, 5, 32)
+    beams = {"num_beams": 3, "max_new_tokens": 6}
+    expected = theirs.generate(encoder_outputs=transformers.modeling_outputs.BaseModelOutput(states), **beams)
+    assert ours.generate(encoder_outputs=(states,), **beams).tolist() == expected.tolist()
+    with pytest.raises(InputError, match="encoder_outputs"):
+        ours.generate(encoder_outputs=3)
+
+
 def test_dropout_only_in_training(tmp_path):
     ours, _ = pair(tmp_path, dropout_rate=0.5)
     with torch.no_grad():

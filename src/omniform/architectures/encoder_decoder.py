@@ -184,7 +184,7 @@ class EncoderDecoder(Model):
 
 def encoder_output(given: EncoderOutputs) -> BaseModelOutput:
     """An encoder's output, from whatever a caller hands over as ``encoder_outputs``."""
-    entries = given.to_tuple() if isinstance(given, ModelOutput) else tuple(given)
+    entries = given.to_tuple() if isinstance(given, ModelOutput) else _entries(given)
     if not entries or not isinstance(entries[0], Tensor) or entries[0].dim() != 3:
         raise InputError(
             "this is no encoder's output",
@@ -196,6 +196,13 @@ def encoder_output(given: EncoderOutputs) -> BaseModelOutput:
         return given
     rest = cast("list[tuple[Tensor, ...] | None]", [*entries[1:3], None, None])
     return BaseModelOutput(last_hidden_state=entries[0], hidden_states=rest[0], attentions=rest[1])
+
+
+def _entries(given: object) -> tuple[object, ...]:
+    # Outputs of other libraries are mappings in order.
+    if isinstance(given, Mapping):
+        return tuple(given.values())
+    return tuple(given) if isinstance(given, (tuple, list)) else ()
 
 
 def _check_rows(memory: Tensor, embeds: Tensor) -> None:
@@ -272,6 +279,8 @@ class Seq2SeqLM(Generative):
         return self.decoder.embeddings.stand(input_ids, positions)
 
     def encode(self, **inputs: Tensor) -> Memory:
+        if "encoder_outputs" in inputs:
+            return self.model.encoder.memory(inputs["encoder_outputs"], inputs.get("attention_mask"))
         return self.model.encoder.encode(**inputs)
 
     def arrive(self, inputs: dict[str, object]) -> None:

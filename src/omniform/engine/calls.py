@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.architectures.encoder_decoder import EncoderOutputs, encoder_output
 from omniform.architectures.generative import Generative
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
@@ -186,10 +187,13 @@ def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple
 
 
 def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> list[dict[str, Tensor]]:
-    """An encoder's inputs row by row, each a batch of one, padding on the right cut off."""
+    """An encoder's inputs row by row, each a batch of one, padding on the right cut off; or what it gave, likewise."""
+    if named.get("encoder_outputs") is not None:
+        hidden = encoder_output(cast(EncoderOutputs, named["encoder_outputs"])).last_hidden_state
+        return _by_row(_features(model, {"encoder_outputs": hidden, **_masked(named)}), hidden.shape[:2])
     if named.get("input_ids") is not None:
         named = {**named, "input_ids": _ids(named["input_ids"], "input_ids")}
-    ids, mask = named.get("input_ids"), named.get("attention_mask")
+    ids = named.get("input_ids")
     if "input_ids" in model.encoder_inputs and ids is not None:
         if not isinstance(ids, Tensor):
             prompts = as_prompts(ids, None, asked.pad_token_id, model.device)
@@ -200,14 +204,23 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
     features = _features(model, named)
     if model.main_input not in features and "inputs_embeds" not in features:
         raise InputError("the encoder has nothing to read", where=model.main_input, expected="a tensor", found="none")
+    return _by_row(features, ids.shape if isinstance(ids, Tensor) else None)
+
+
+def _masked(named: Mapping[str, object]) -> dict[str, object]:
+    mask = named.get("attention_mask")
+    return {} if mask is None else {"attention_mask": mask}
+
+
+def _by_row(features: Mapping[str, Tensor], tokens: tuple[int, ...] | None) -> list[dict[str, Tensor]]:
+    """Batches of one; ``tokens``: the shape of a mask that says what is padding."""
     count = next(iter(features.values())).shape[0]
     for name, value in features.items():
         if value.shape[0] != count:
             raise InputError("inputs have different numbers of rows", where=name, expected=count, found=value.shape[0])
     rows = [{name: value[i : i + 1] for name, value in features.items()} for i in range(count)]
-    if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.shape == ids.shape:
-        rows = [_cut(row) for row in rows]
-    return rows
+    mask = features.get("attention_mask")
+    return [_cut(row) for row in rows] if mask is not None and mask.shape == tokens else rows
 
 
 def _cut(row: dict[str, Tensor]) -> dict[str, Tensor]:
