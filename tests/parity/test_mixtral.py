@@ -79,3 +79,14 @@ class TestMixtral(Parity):
         assert built.ours(ids, output_router_logits=False).router_logits is None
         rows = omniform.AutoModelForSequenceClassification.from_pretrained(built.folder)
         assert [*rows(ids)] == ["logits", "past_key_values"]
+
+
+def test_balance_of_many_tokens_in_half_precision_and_under_a_mask_of_pairs() -> None:
+    """Sums of bfloat16 would stop growing."""
+    torch.manual_seed(0)
+    scores = tuple(torch.randn(2000, 4).bfloat16() for _ in range(3))
+    mask = (torch.arange(1000) < torch.tensor([[1000], [700]])).long()
+    theirs = transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func
+    for given in (None, mask):
+        close(balance_loss(scores, 2, given), theirs(scores, 4, 2, given), tolerance=1e-6)
+    close(balance_loss(scores, 2, torch.zeros(2, 1, 1000, 1000)), balance_loss(scores, 2, None), tolerance=0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
@@ -206,15 +205,17 @@ def balance_loss(scores: Sequence[Tensor], top: int, mask_BT: Tensor | None) -> 
     Args:
         scores: of each layer's router. Shape: [N, E] each.
         top: how many experts a token goes through.
-        mask_BT: 1 for the tokens that count, the last of them those of this step; None for all.
+        mask_BT: 1 for the tokens that count, the last of them those of this step; None, or a mask of pairs, for all.
     """
-    rows = torch.cat(tuple(scores)).softmax(-1)
-    chosen = F.one_hot(rows.topk(top, dim=-1).indices, rows.shape[-1]).float().sum(1)
-    if mask_BT is None:
-        counts = rows.new_ones(len(rows))
-    else:
-        new = len(scores[0]) // len(mask_BT)  # what a state holds has been counted when it was read
-        counts = mask_BT[:, -new:].flatten().to(rows).repeat(len(scores))
-    sent, likely = ((x * counts[:, None]).sum(0) / counts.sum() for x in (chosen, rows))
-    uneven: Tensor = (sent * likely).sum() * rows.shape[-1]
+    sent = likely = scores[0].new_zeros(scores[0].shape[-1], dtype=torch.float32)
+    counts = sent.new_ones(len(scores[0]))
+    if mask_BT is not None and mask_BT.dim() == 2:  # of the others nobody can say which tokens are padding
+        new = len(counts) // len(mask_BT)  # what a state holds has been counted when it was read
+        counts = mask_BT[:, -new:].flatten().to(counts)
+    for layer in scores:  # one at a time: each layer's are as large as all tokens' features
+        rows = layer.softmax(-1).float()
+        sent = sent.index_add(0, rows.topk(top, dim=-1).indices.flatten(), counts.repeat_interleave(top))
+        likely = likely + (rows * counts[:, None]).sum(0)
+    total = counts.sum() * len(scores)
+    uneven: Tensor = ((sent / total) * (likely / total)).sum() * len(sent)
     return uneven
