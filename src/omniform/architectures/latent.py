@@ -71,7 +71,7 @@ class LatentText:
             text = replace(text, frequencies=frequencies)
         plain = r.integer("qk_nope_head_dim", 128)
         r.values |= {"head_dim": turned, "qk_head_dim": plain + turned}
-        r.inert("qk_head_dim", "pretraining_tp")
+        r.inert("qk_head_dim", pretraining_tp=1)
         return cls(
             text=text,
             heads=LatentHeads(

@@ -93,7 +93,7 @@ class ModernText:
         local = r.maybe_integer("local_attention", 128, least=0)
         if half is None and local is not None:
             half = local // 2
-        r.inert("initializer_cutoff_factor", "layer_norm_eps", "position_embedding_type", "reference_compile")
+        r.inert("layer_norm_eps", "position_embedding_type", "reference_compile", initializer_cutoff_factor=2.0)
         r.special_tokens(**TOKENS)
         return cls(
             vocab_size=r.integer("vocab_size", 50368),

@@ -62,14 +62,21 @@ class Heads:
 
 
 def read_width(
-    r: ConfigReader, name: str, default: int, heads_name: str, heads: int, also: tuple[str, ...] = ()
+    r: ConfigReader,
+    name: str,
+    default: int,
+    heads_name: str,
+    heads: int,
+    *,
+    also: tuple[str, ...] = (),
+    heads_also: tuple[str, ...] = (),
 ) -> tuple[int, int]:
-    """A width and the number of heads that share it; ``also``: other names of both.
+    """A width and the number of heads that share it, each with its other names.
 
     Raises:
         ConfigError: they do not share it evenly.
     """
-    dim, count = r.integer(name, default, also=also[:1]), r.integer(heads_name, heads, also=also[1:])
+    dim, count = r.integer(name, default, also=also), r.integer(heads_name, heads, also=heads_also)
     if dim % count:
         raise r.fail(heads_name, f"a divisor of {dim} ({name})", count)
     return dim, count

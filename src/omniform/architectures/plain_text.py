@@ -105,8 +105,9 @@ class PlainText(DecoderText):
             classifier_dropout: if not said, that of the branches where it is called ``hidden_dropout``.
         """
         r.special_tokens(bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
-        usual = (*names.also("dim"), *names.also("heads"))
-        width, queries = read_width(r, names.dim, dim, names.heads, heads, also=usual)
+        width, queries = read_width(
+            r, names.dim, dim, names.heads, heads, also=names.also("dim"), heads_also=names.also("heads")
+        )
         dropped = r.probability(names.dropout, dropout)
         if classifier_dropout is None:
             shared = names.dropout == "hidden_dropout"

@@ -124,7 +124,8 @@ class RecurrentText:
         r.values["time_step_rank"] = rank = rank or r.integer("time_step_rank", math.ceil(dim / 16))
         # These tell how a fresh model begins.
         r.number("initializer_range", 0.1)
-        r.inert("time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "rescale_prenorm_residual")
+        r.inert("time_step_rank", time_step_min=0.001, time_step_max=0.1, time_step_floor=1e-4)
+        r.inert(rescale_prenorm_residual=False)
         # Published files say these too, and the reference reads none: what their authors' code counted by or fused, the
         # norm's kind and place, which are settled here, and what follows from other keys.
         r.inert("d_model", "d_inner", "d_conv", "n_layer", "ssm_cfg", "pad_vocab_size_multiple", "fused_add_norm")

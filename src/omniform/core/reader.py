@@ -174,12 +174,18 @@ class ConfigReader:
 
     # -- accounting --------------------------------------------------------------------------------------------------
 
-    def inert(self, *names: str) -> None:
-        """Declare keys that are known and change nothing in what the model computes."""
-        for name in names:
+    def inert(self, *names: str, **usual: object) -> None:
+        """Declare keys that are known and change nothing in what the model computes.
+
+        Args:
+            usual: such keys with the values that tools read of a config that does not say them.
+        """
+        for name in (*names, *usual):
             self._touched.add(name)
             if name in self.raw:
                 self.values.setdefault(name, self.raw[name])
+            elif name in usual:
+                self.values.setdefault(name, usual[name])
 
     def only(self, name: str, *allowed: object, why: str = "") -> None:
         """Refuse ``name`` unless it is missing or one of ``allowed``.
@@ -258,7 +264,8 @@ class ConfigReader:
             fallback = null if told else default
             value = None if isinstance(fallback, _Required) else fallback  # type: ignore[assignment]
         for key in (name, *also):
-            self.values[key] = value
+            # Files hold lists, and so do configs that tools read.
+            self.values[key] = list(value) if isinstance(value, tuple) else value
         return value
 
 

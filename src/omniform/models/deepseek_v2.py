@@ -63,7 +63,7 @@ def read(r: ConfigReader) -> Config:
     r.only("scoring_func", "softmax")
     r.only("moe_layer_freq", 1)
     # The reference reads the first of these, and lets the shares of the chosen experts be.
-    r.inert("norm_topk_prob", "ep_size", "aux_loss_alpha", "seq_aux")
+    r.inert("ep_size", "aux_loss_alpha", "seq_aux", norm_topk_prob=False)
     hidden = r.integer("moe_intermediate_size", 1407)
     return Config(
         latent=latent,

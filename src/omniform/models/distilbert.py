@@ -65,7 +65,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    dim, heads = read_width(r, "dim", 768, "n_heads", 12, also=("hidden_size", "num_attention_heads"))
+    dim, heads = read_width(r, "dim", 768, "n_heads", 12, also=("hidden_size",), heads_also=("num_attention_heads",))
     dropout = r.probability("dropout", 0.1)
     r.only("is_decoder", False, None, why="an encoder")
     r.inert("tie_weights_")

@@ -49,7 +49,7 @@ def read(r: ConfigReader) -> Config:
     r.only("is_folding_model", False, None, why="proteins are read and not folded")
     for name in ("is_decoder", "add_cross_attention"):
         r.only(name, False, None, why="an encoder")
-    r.inert("esmfold_config", "vocab_list")
+    r.inert(is_folding_model=False, esmfold_config=None, vocab_list=None)
     r.special_tokens(eos_token_id=2)
     # The activation and the dropout before classifiers have no keys in the reference, whatever a file says.
     text = PreNormText.read(r, vocab_size=33, max_positions=1026)

@@ -33,9 +33,14 @@ class Config:
 
 
 def read_kinds(r: ConfigReader, layers: int) -> list[str]:
-    """``global`` or ``local`` for each layer: ``[[["global", "local"], 12]]`` says both twelve times."""
+    """``global`` or ``local`` for each layer: ``[[["global", "local"], 12]]`` says both twelve times.
+
+    Both in turn, where the config does not say.
+    """
     r.inert("attention_types", "attention_layers")  # read here; the latter is what the former comes to
-    told = r.raw.get("attention_types") or [[["global", "local"], 12]]
+    told = (
+        r.raw.get("attention_types") or [[["global", "local"], layers // 2], [["global"], layers % 2]][: 1 + layers % 2]
+    )
     kinds: list[str] = []
     for group in told if isinstance(told, (list, tuple)) else ():
         names, times = group if isinstance(group, (list, tuple)) and len(group) == 2 else ([], 0)

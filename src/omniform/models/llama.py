@@ -23,7 +23,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    r.inert("pretraining_tp")
+    r.inert(pretraining_tp=1)
     attention_bias, mlp_bias = r.flag("attention_bias", False), r.flag("mlp_bias", False)
     return Config(text=GatedText.read(r), attention_bias=attention_bias, mlp_bias=mlp_bias)
 
@@ -36,4 +36,4 @@ def build(c: Config) -> TextDecoder:
     )
 
 
-FAMILY = decoder_family("llama", "Llama", read, build, answers="transformer", usual={"pretraining_tp": 1}).done()
+FAMILY = decoder_family("llama", "Llama", read, build, answers="transformer").done()

@@ -30,7 +30,8 @@ def read(r: ConfigReader) -> Config:
     text = RecurrentText.read(r, vocab_size=50280, dim=768, layers=32, size=16, tie=True)
     # Where a file says both, the width counts (Falcon Mamba 7B: 16 times 4096, and 8192).
     inner = r.integer("intermediate_size", text.dim * r.integer("expand", 2))
-    r.inert("use_mambapy", "use_associative_scan")  # which of its own ways the reference takes
+    # How a fresh model begins, and which of its own ways the reference takes.
+    r.inert(time_step_scale=1.0, time_step_init_scheme="random", use_mambapy=False, use_associative_scan=True)
     return Config(text=text, inner=inner)
 
 

@@ -38,7 +38,7 @@ def read(r: ConfigReader) -> Config:
     if heads % groups:
         raise r.fail("n_groups", f"a divisor of {heads} (num_heads)", groups)
     r.inert("intermediate_size")  # which follows
-    r.inert("chunk_size")  # how many tokens are read at once is no matter of the maths
+    r.inert(chunk_size=256)  # how many tokens are read at once is no matter of the maths
     return Config(text=text, heads=(heads, width), groups=groups, limit=r.bounds("time_step_limit", (0.0, math.inf)))
 
 

@@ -50,7 +50,7 @@ def read(r: ConfigReader) -> Config:
     sparse = r.flag("sparse_prediction", False)
     if sparse:
         r.only("sparse_pred_ignore_index", -100, why="labels of -100 are those that are left out")
-    r.inert("sparse_pred_ignore_index", "deterministic_flash_attn", "repad_logits_with_grad")
+    r.inert("repad_logits_with_grad", sparse_pred_ignore_index=-100, deterministic_flash_attn=False)
     pooling = r.choice("classifier_pooling", ("cls", "mean"), "cls")
     text = ModernText.read(r, own=1, half=r.maybe_integer("sliding_window", least=0))
     return Config(text=text, pooling=pooling, sparse=sparse)

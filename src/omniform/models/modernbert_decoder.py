@@ -17,8 +17,8 @@ from omniform.weights.keymap import KeyMap
 
 def read(r: ConfigReader) -> ModernText:
     """Read a config; every key is used, declared inert or refused."""
-    r.inert("sliding_window")  # half of local_attention
     text = ModernText.read(r, own=0)
+    r.inert(sliding_window=text.window)  # half of local_attention
     if not text.window and SLIDING in text.kinds:
         raise r.fail("local_attention", "at least 2, of which a token sees half", r.values["local_attention"])
     return text
