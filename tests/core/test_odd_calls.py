@@ -47,7 +47,9 @@ WRITERS = {
     "a cache or not": {"use_cache": torch.tensor([1, 2])},
     "how many": {"logits_to_keep": 1.5},
     "fewer than none": {"logits_to_keep": -1},
-    "some of them": {"logits_to_keep": torch.tensor([0, 1])},
+    "none of them": {"logits_to_keep": torch.tensor([0, 99])},
+    "parts of them": {"logits_to_keep": torch.tensor([0.5])},
+    "a mask of others": {"logits_to_keep": torch.ones(1, 9, dtype=torch.bool)},
 }
 
 

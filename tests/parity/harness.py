@@ -403,6 +403,11 @@ class Parity:
                 "the last two",
                 self.table.tolerance,
             )
+            chosen = torch.zeros(expected.shape[:2], dtype=torch.bool)
+            chosen[:, [1, -2]] = True
+            for keep in (torch.tensor([4, -1, 0]), torch.tensor([[3, 1]] * len(chosen)), chosen):
+                some = theirs_of(built)(**feed.whole(), logits_to_keep=keep).logits
+                close(built.ours(**feed.whole(), logits_to_keep=keep).logits, some, "some", self.table.tolerance)
 
     @over(Table.written)
     def test_writes_the_same_tokens(self, case: Case) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief
+from omniform.core.host import bounds_of
 from omniform.core.kinds import switch
 from omniform.core.state import DenseState
 
@@ -48,7 +49,32 @@ def check_kinds(named: dict[str, object]) -> None:
             remedy="DynamicCache.from_legacy_cache makes one of keys and values.",
         )
     if "logits_to_keep" in named:
-        named["logits_to_keep"] = _count(named["logits_to_keep"])
+        tokens = named.get("input_ids", named.get("inputs_embeds"))
+        named["logits_to_keep"] = _kept(named["logits_to_keep"], tokens if isinstance(tokens, Tensor) else None)
+
+
+def _kept(value: object, tokens: Tensor | None) -> Tensor | int:
+    """How many of the last tokens, or which; ``tokens``: ids or vectors."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return _count(value)
+    told, rows = "logits_to_keep", None if tokens is None or tokens.dim() < 2 else tuple(tokens.shape[:2])
+    if value.dtype == torch.bool and value.dim() == 2:
+        if rows is not None and tuple(value.shape) != rows:
+            raise InputError("it does not cover the tokens", where=told, expected=rows, found=tuple(value.shape))
+        return value
+    if value.dtype not in (torch.int64, torch.int32) or value.dim() > 2 or value.layout is not torch.strided:
+        raise InputError(
+            "no places of tokens",
+            where=told,
+            expected="a number, whole numbers of shape [places] or [batch, places], or true and false of [batch, tokens]",
+            found=brief(value),
+        )
+    if rows is not None and value.dim() == 2 and len(value) not in (1, rows[0]):
+        raise InputError("not one row of places per row", where=told, expected=rows[0], found=len(value))
+    low, high = bounds_of(value)
+    if rows is not None and not -rows[1] <= low <= high < rows[1]:
+        raise InputError("no token stands there", where=told, expected=f"less than {rows[1]}", found=f"{low} to {high}")
+    return value.long()
 
 
 def _count(value: object) -> int:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Unpack, cast
 
+import torch
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative, PromptReader, RowLayout
@@ -116,6 +117,19 @@ class WritingHead(Generative):
         scores: Tensor = self.lm_head(hidden)
         return scores if self.adjust is None else self.adjust(scores)
 
+    def scores(self, hidden_BTD: Tensor, keep: Tensor | int) -> Tensor:
+        """Scores of the last so many tokens (0 for all), of some places (in each row, or [B, n]), or of a mask [B, T].
+
+        Shape: [B, n, V]; [all that a mask keeps, V].
+        """
+        if isinstance(keep, int):
+            return self.project(hidden_BTD[:, -keep:])
+        if keep.dim() == 1:
+            return self.project(hidden_BTD[:, keep])
+        if keep.dtype == torch.bool:
+            return self.project(hidden_BTD[keep])
+        return self.project(hidden_BTD.take_along_dim((keep % hidden_BTD.shape[1])[..., None], dim=1))
+
     def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
         """How far scores are from the tokens that follow; ``items`` divides the sum, if not their own number."""
         return next_token_loss(logits_BTV, labels_BT, items)
@@ -127,7 +141,7 @@ class WritingHead(Generative):
         self,
         *args: Tensor | None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: Tensor | int = 0,
         num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> CausalLMOutput:
@@ -135,11 +149,12 @@ class WritingHead(Generative):
 
         Args:
             labels: Shape: [B, T], the tokens themselves (they are shifted here), ``-100`` to leave out.
-            logits_to_keep: compute scores of the last so many tokens only; 0 for all.
+            logits_to_keep: compute scores of the last so many tokens only (0 for all), or of those at some places; see
+                :meth:`scores`.
             num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
+        logits = self.scores(out.last_hidden_state, logits_to_keep)
         return CausalLMOutput(
             loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
             logits=logits,

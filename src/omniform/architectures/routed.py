@@ -127,7 +127,7 @@ class RoutedCausalLM(CausalLM):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: Tensor | int = 0,
         output_router_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
@@ -141,7 +141,7 @@ class RoutedCausalLM(CausalLM):
         asked = self.unasked if output_router_logits is None else output_router_logits
         inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "output_router_logits": asked}
         out = cast(BaseModelOutput, self.model(**inputs))
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
+        logits = self.scores(out.last_hidden_state, logits_to_keep)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         uneven = self.uneven(out.router_logits, attention_mask) if out.router_logits else None
         if loss is not None and uneven is not None:

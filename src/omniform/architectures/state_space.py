@@ -78,13 +78,13 @@ class RecurrentCausalLM(CausalLM):
         self,
         *args: Tensor | None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: Tensor | int = 0,
         num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> RecurrentCausalLMOutput:
         """Next-token scores; see :meth:`CausalLM.forward`."""
         out = cast(RecurrentModelOutput, self.model(*args, **inputs))
-        logits = self.project(out.last_hidden_state[:, -logits_to_keep:])
+        logits = self.scores(out.last_hidden_state, logits_to_keep)
         return RecurrentCausalLMOutput(
             loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
             logits=logits,
