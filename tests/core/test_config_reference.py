@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from omniform import AutoConfig
 from omniform.core.errors import ConfigError
@@ -62,7 +63,7 @@ def test_a_null_is_none_where_the_reference_takes_none(kind):
         try:
             theirs = getattr(reference(kind)(**{field.name: None}), field.name)
             ours = AutoConfig.for_model(kind, **{field.name: None}).get(field.name)
-        except (ConfigError, ValueError, TypeError):
+        except (ConfigError, ValueError, TypeError, StrictDataclassClassValidationError):
             continue
         if ours != theirs and not (theirs is None and ours == 0.0):  # no dropout is none
             wrong[field.name] = (ours, theirs)

@@ -66,7 +66,7 @@ def _kept(value: object, tokens: Tensor | None) -> Tensor | int:
         raise InputError(
             "no places of tokens",
             where=told,
-            expected="a number, whole numbers of shape [places] or [batch, places], or true and false of [batch, tokens]",
+            expected="a number, integers of shape [places] or [batch, places], or true and false of [batch, tokens]",
             found=brief(value),
         )
     if rows is not None and value.dim() == 2 and len(value) not in (1, rows[0]):
