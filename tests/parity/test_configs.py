@@ -39,6 +39,20 @@ def test_a_call_that_says_nothing_means_the_config(tmp_path, name, asked):
             assert list(ours(**inputs, **{key: asked[key]})) == expected
 
 
+STRAYS = {
+    "phi3": ("full_attn_mod", "interpolate_factor"),
+    "gpt_neox": ("attention_probs_dropout_prob", "hidden_dropout_prob", "custom_pipelines"),
+    "falcon": ("ff_factor",),
+    "stablelm": ("norm_eps", "rope_pct", "rotary_scaling_factor"),
+}
+"""What published configs of decoders say beside what is computed with."""
+
+
+@pytest.mark.parametrize("family", STRAYS)
+def test_strays_of_published_configs_are_known(family):
+    assert not omniform.AutoConfig.for_model(family, **dict.fromkeys(STRAYS[family], 1)).unknown
+
+
 ROPES = [
     {"rope_theta": 5e5},
     {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}},

@@ -106,6 +106,7 @@ class TestGemma3BothWays(Parity):
         heads={"Model": replace(BASE, everywhere=True), "ForCausalLM": replace(WRITER, everywhere=False), **ROWS},
         variants={
             "plain": {},
+            "window of one": {"sliding_window": 1},
             "odd window": {"sliding_window": 7},
             "everything": {"layer_types": ["full_attention"] * 3},
         },

@@ -304,6 +304,23 @@ def test_layers_with_a_window_need_one():
         omniform.AutoConfig.for_model("mistral", sliding_window=None, layer_types=["sliding_attention"] * 32)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_whole_mask_stands_in_place_of_window_and_order(tmp_path, backend):
+    """True and false or what is added to scores, Shape: [B, 1, T, S]: it says all that is seen."""
+    ours, theirs = pair(tmp_path)
+    for model in (ours, theirs):
+        model.set_attn_implementation(backend)
+    ids, seen = (
+        torch.stack(ragged(97, [9, 9])),
+        torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0)) < 0.6,
+    )
+    seen |= torch.eye(9, dtype=torch.bool)
+    added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    for mask in (added, seen) if backend == "sdpa" else (added,):
+        close(ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits)
+
+
 def test_bad_input(tmp_path):
     ours, _ = pair(tmp_path)
     with pytest.raises(InputError, match="at most 64 tokens"):

@@ -187,13 +187,13 @@ class HybridHeads:
             dim: width of the residual stream.
             inner: of all heads together; a multiple of ``dim``, if not said.
         """
-        expand = r.integer("mamba_expand", 2)
-        inner, count = inner or expand * dim, r.integer("mamba_n_heads", 128)
+        expand = r.integer_or_null("mamba_expand", 2)
+        inner, count = inner or (expand or 2) * dim, r.integer("mamba_n_heads", 128)
         told = r.raw.get("mamba_d_head", "auto")
         width = inner // count if told in ("auto", None) else r.integer("mamba_d_head")
         if count * width != inner:
             raise r.fail("mamba_n_heads", f"{inner} divided by mamba_d_head", count)
-        r.inert("mamba_d_head", "mamba_chunk_size")
+        r.inert("mamba_d_head", mamba_chunk_size=256)
         r.values["mamba_d_head"] = width
         groups = r.integer("mamba_n_groups", 1)
         if count % groups:

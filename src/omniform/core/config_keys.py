@@ -13,7 +13,8 @@ BOOKKEEPING = (
     "use_bfloat16", "chunk_size_feed_forward", "pruned_heads", "finetuning_task", "task_specific_params",
     "tf_legacy_loss", "tokenizer_class", "gradient_checkpointing", "initializer_range", "is_encoder_decoder",
     "cross_attention_hidden_size", "tie_encoder_decoder", "keys_to_ignore_at_inference", "prefix", "unsloth_version",
-    "unsloth_fixed", "experts_implementation", "_experts_implementation", "model_type", "tie_last_hidden_states",
+    "unsloth_fixed", "custom_pipelines",
+    "experts_implementation", "_experts_implementation", "model_type", "tie_last_hidden_states",
     "torch_dtype", "dtype", "architectures", "id2label", "label2id", "num_labels", "problem_type", "use_cache",
     "output_past",
 )  # fmt: skip

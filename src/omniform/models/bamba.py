@@ -46,7 +46,8 @@ def read(r: ConfigReader) -> Config:
     if not set(range(text.layers)) >= set(attends):
         raise r.fail("attn_layer_indices", f"indices of {text.layers} layers (num_hidden_layers)", list(attends))
     r.values["attn_layer_indices"] = r.raw.get("attn_layer_indices")
-    r.inert("num_logits_to_keep", "layers_block_type", "layer_types")
+    kinds = ["full_attention" if i in attends else "linear_attention" for i in range(text.layers)]
+    r.inert(num_logits_to_keep=1, layer_types=kinds, layers_block_type=kinds)
     return Config(
         text=text,
         space=HybridHeads.read(r, text.dim),

@@ -52,6 +52,7 @@ def read(r: ConfigReader) -> Config:
     r.values["ffn_hidden_size"] = text.hidden
     grouped, shared = r.flag("new_decoder_architecture", False), r.flag("multi_query", True)
     sloped = r.flag("alibi", False)
+    r.inert("ff_factor")  # of Falcon 2, which says ffn_hidden_size too
     r.only("apply_residual_connection_post_layernorm", False, None, why="what branches add goes to their input")
     kv = text.heads.kv if grouped else 1 if shared else text.heads.queries
     frequencies = read_frequencies(r, head_dim=text.heads.dim, max_positions=text.max_positions)

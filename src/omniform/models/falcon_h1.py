@@ -60,7 +60,8 @@ def read(r: ConfigReader) -> Config:
         bos=1, eos=2, pad=0,
     )  # fmt: skip
     first = r.flag("mamba_norm_before_gate", True)
-    r.inert("num_logits_to_keep", "mamba_use_mlp")
+    kinds = ["hybrid"] * text.layers
+    r.inert("mamba_use_mlp", num_logits_to_keep=1, layer_types=kinds, layers_block_type=kinds)
     for name, count in (("mlp_multipliers", 2), ("ssm_multipliers", 5)):
         if len(r.numbers(name, (1.0,) * count)) != count:
             raise r.fail(name, f"{count} numbers", r.values[name])

@@ -51,7 +51,8 @@ def read(r: ConfigReader) -> Config:
     )  # fmt: skip
     # No release bounds its scores, and the reference would not.
     r.inert("attn_logit_softcapping")
-    window, both = r.integer_or_null("sliding_window", 4096), r.flag("use_bidirectional_attention", False)
+    both = r.flag("use_bidirectional_attention", False)
+    window = r.integer_or_null("sliding_window", 4096, least=0 if both else 1)
     if both and window is not None:
         window = window // 2 + 1  # the file counts those on both sides
     every = r.integer("sliding_window_pattern", 6)

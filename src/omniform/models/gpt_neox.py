@@ -34,6 +34,7 @@ def read(r: ConfigReader) -> Config:
     )  # fmt: skip
     theta, partial = r.number("rotary_emb_base", 10000.0), r.number("rotary_pct", 0.25)
     r.inert("is_decoder")  # it always is one
+    r.inert("attention_probs_dropout_prob", "hidden_dropout_prob")  # GPT-NeoX-20B says so, and the reference drops none
     return Config(
         text=text,
         frequencies=read_frequencies(

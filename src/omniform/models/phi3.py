@@ -38,6 +38,7 @@ def read(r: ConfigReader) -> Config:
         text = replace(text, frequencies=RenewedLongRope(**asdict(text.frequencies)))
     # No release drops out embeddings, whatever its config says.
     r.inert("embd_pdrop")
+    r.inert("full_attn_mod", "interpolate_factor")  # Phi-4-mini's own code has them, and they are 1
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         r.only(name, None, False, why="this family has no biases")
     return Config(text=text, window=r.maybe_integer("sliding_window"), dropout=r.probability("resid_pdrop"))

@@ -60,6 +60,8 @@ def read(r: ConfigReader) -> Config:
         r, vocab_size=50304, dim=2560, hidden=6912, kv_heads=32, eps=1e-5, eps_key="layer_norm_eps",
         max_positions=4096, partial=0.25, bos=0, eos=0,
     )  # fmt: skip
+    # What the first releases' own code calls these things, beside the names that count.
+    r.inert("norm_eps", "rope_pct", "rotary_scaling_factor")
     dropout = r.probability("hidden_dropout")
     return Config(
         text=replace(text, classifier_dropout=r.probability("classifier_dropout", dropout)),
