@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from tokenizers import decoders
 
-from omniform.core.errors import InputError, RepoError
 from omniform.inputs.text.framing import Framing
-from omniform.inputs.text.ids import shown
 from omniform.inputs.text.options import read_flag
-from omniform.inputs.text.scripted import Joiner, Scripted
+from omniform.inputs.text.scripted import Joiner
 from omniform.inputs.text.special import token_text
 
 APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -33,8 +29,8 @@ REFUSED: Mapping[str, str] = {
     "chat_control_tokens": "special tokens of a message are not marked here; split_special_tokens=True splits them",
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": "it is a setting: init_kwargs has it",
     "model": "backend_tokenizer.model is it",
-    "files_loaded": "which files were read is not kept",
-    "vocab_file": "which files were read is not kept; save_vocabulary writes one",
+    "files_loaded": "save_vocabulary writes the files that were read",
+    "vocab_file": "save_vocabulary writes the files that were read",
 }
 """Names of the ecosystem's tokenizers that are not here, and why."""
 
@@ -78,56 +74,12 @@ class Habits(Framing):
         """How many tokens of two texts fit beside the special ones."""
         return self.model_max_length - self.num_special_tokens_to_add(pair=True)
 
-    @property
-    def can_save_slow_tokenizer(self) -> bool:
-        """Whether :meth:`save_vocabulary` writes the vocabulary in a file of its own."""
-        return isinstance(self.backend, Scripted) or bool(_names(self.backend.model))
-
     def clean_up_tokenization(self, text: str) -> str:
         """A text without the spaces before punctuation and shortened words."""
         text = token_text(text, "text")
         for apart in APART:
             text = text.replace(apart, apart.strip())
         return text
-
-    def save_vocabulary(
-        self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
-    ) -> tuple[str, ...]:
-        """Write the vocabulary without added tokens and settings: ``vocab.txt``, ``vocab.json`` and ``merges.txt``, ...
-
-        Args:
-            save_directory: a folder that is there.
-            filename_prefix: what the files' names begin with, before a hyphen.
-
-        Returns:
-            The files written.
-
-        Raises:
-            InputError: there is no such folder, or the prefix is no name.
-            RepoError: a file cannot be written.
-        """
-        if not isinstance(save_directory, (str, os.PathLike)) or not os.path.isdir(save_directory):
-            raise InputError("there is no such folder", where="save_directory", found=shown(save_directory))
-        if filename_prefix is not None and (
-            not isinstance(filename_prefix, str) or Path(filename_prefix).name != filename_prefix
-        ):
-            raise InputError("this is no name", where="filename_prefix", found=shown(filename_prefix))
-        start = f"{filename_prefix}-" if filename_prefix else ""
-        written = []
-        for name, content in self.vocabulary_files().items():
-            path = Path(save_directory) / f"{start}{name}"
-            try:
-                path.write_bytes(content.encode() if isinstance(content, str) else content)
-            except (OSError, ValueError) as error:
-                raise RepoError("the file cannot be written", where=str(path), found=str(error)) from error
-            written.append(str(path))
-        return tuple(written)
-
-    def vocabulary_files(self) -> Mapping[str, str | bytes]:
-        """The vocabulary's files and their contents; none for kinds that only ``tokenizer.json`` can hold."""
-        if isinstance(self.backend, Scripted):
-            return self.backend.script.files()
-        return _files(self.backend.model)
 
 
 def read_inert(value: object, where: str) -> None:
@@ -138,19 +90,3 @@ def read_inert(value: object, where: str) -> None:
     """
     if value is not None:
         read_flag(value, where)
-
-
-def _names(model: object) -> tuple[str, ...]:
-    kinds = {"BPE": ("vocab.json", "merges.txt"), "WordPiece": ("vocab.txt",), "WordLevel": ("vocab.json",)}
-    return kinds.get(type(model).__name__, ())
-
-
-def _files(model: object) -> dict[str, str | bytes]:
-    from tempfile import TemporaryDirectory
-
-    names = _names(model)
-    if not names:
-        return {}
-    with TemporaryDirectory() as folder:
-        written = model.save(folder)  # type: ignore[attr-defined]  # every model of tokenizers has it
-        return {Path(path).name: Path(path).read_text(encoding="utf-8") for path in written}

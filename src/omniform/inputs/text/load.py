@@ -18,6 +18,7 @@ from omniform.inputs.text.assemble import Vocabulary, from_sentencepiece
 from omniform.inputs.text.backend import guarded
 from omniform.inputs.text.classes import class_named
 from omniform.inputs.text.growth import check_charsmap, check_growth
+from omniform.inputs.text.layouts import sources_of
 from omniform.inputs.text.names import Origin, class_of
 from omniform.inputs.text.ranks import assemble_ranks, is_tiktoken, read_tekken, read_tiktoken
 from omniform.inputs.text.recipes import Recipe, Scripting, recipe_of
@@ -102,6 +103,7 @@ def read_parts(
         )
         recipe = recipe_of(class_of(origin))
     settings.named = recipe.named(settings.named)
+    settings.sources = sources_of(recipe, files)
     post_processor: processors.PostProcessor | None = None
     with guarded("the tokenizer's files do not make a tokenizer", ConfigError, where):
         if recipe.script is not None and (raw is None or any(name in files for name in recipe.files)):

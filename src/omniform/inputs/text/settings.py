@@ -63,6 +63,7 @@ class Settings:
         additional: the same under the older name, where both were given.
         added: tokens beyond the model's vocabulary, by id.
         templates: the chat template, or several by name.
+        sources: the files that hold the vocabulary besides ``tokenizer.json``, as ``layouts`` tells of them.
     """
 
     where: str
@@ -73,6 +74,7 @@ class Settings:
     additional: list[Token] | None = None
     added: dict[int, AddedToken] = field(default_factory=dict)
     templates: ChatTemplates = None
+    sources: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def flag(self, name: str, default: bool) -> bool:
         """A setting that is true or false; ``null`` reads as the default."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from threading import Lock
 from typing import ClassVar, Self, Unpack, cast
 
@@ -13,9 +12,8 @@ from tokenizers import Encoding, models, processors
 
 from omniform.core.errors import InputError
 from omniform.core.upstairs import upstairs
-from omniform.inputs.text import save, train
+from omniform.inputs.text import train
 from omniform.inputs.text.backend import Asked, encode_rows, guarded
-from omniform.inputs.text.conversing import Conversing
 from omniform.inputs.text.encoding import BatchEncoding, Ids, input_ids
 from omniform.inputs.text.habits import read_inert
 from omniform.inputs.text.ids import read_id_rows
@@ -35,6 +33,7 @@ from omniform.inputs.text.padding import Filler, pad_rows
 from omniform.inputs.text.pickled import attributes_of, state_of
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.rows import read_rows
+from omniform.inputs.text.saving import Saving
 from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.settings import ChatTemplates, Settings
 from omniform.inputs.text.special import Token
@@ -43,7 +42,7 @@ UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
 
 
-class Tokenizer(Conversing):
+class Tokenizer(Saving):
     """Text to token ids and back, as ``tokenizers`` does it underneath.
 
     :meth:`from_pretrained` loads one; ``omniform.AutoTokenizer`` chooses the class.
@@ -386,64 +385,6 @@ class Tokenizer(Conversing):
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "split_special_tokens": self.split_special_tokens,
         }
-
-    def save_files(self, folder: Path) -> list[Path]:
-        """Write ``tokenizer.json``, or the vocabulary of a class that has none, ``tokenizer_config.json`` and the chat
-        templates into a folder.
-
-        Returns:
-            The files written.
-        """
-        config = save.config_of(self.settings, self.recipe, self._named, self._extra)
-        config.update(self._changeable())
-        with self._turn:
-            backend = self.backend
-            files: Mapping[str, str | bytes] = (
-                backend.script.files()
-                if isinstance(backend, Scripted)
-                else {"tokenizer.json": backend.to_str(pretty=True)}
-            )
-        if isinstance(backend, Scripted):
-            config["added_tokens_decoder"] = save.added(backend.get_added_tokens_decoder())
-        return save.write(folder, files, config, self.chat_template)
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        legacy_format: bool | None = None,
-        filename_prefix: str | None = None,
-        push_to_hub: bool = False,
-    ) -> tuple[str, ...]:
-        """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.
-
-        Args:
-            save_directory: made if it is missing.
-            legacy_format: inert; :meth:`save_vocabulary` writes the vocabulary's own files.
-            filename_prefix: not supported.
-            push_to_hub: not supported.
-
-        Returns:
-            The files written.
-
-        Raises:
-            InputError: what is not supported is asked for.
-            RepoError: the folder cannot be written.
-        """
-        read_inert(legacy_format, "legacy_format")
-        if read_flag(push_to_hub, "push_to_hub") or filename_prefix is not None:
-            raise InputError(
-                "files are saved under their own names, and not sent to the Hub",
-                where="save_pretrained",
-                expected="no push_to_hub and no filename_prefix",
-            )
-        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
-        return tuple(os.path.join(save_directory, name) for name in self._written())
-
-    def _written(self) -> list[str]:
-        """The names of the files that :meth:`save_files` writes."""
-        backend = self.backend
-        names = list(backend.script.files()) if isinstance(backend, Scripted) else ["tokenizer.json"]
-        return [*names, "tokenizer_config.json", *save.template_files(self.chat_template)]
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Encoding], object]], ...] = (
