@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift, Seq2SeqLM
+from omniform.architectures.encoder_decoder import EncoderDecoder, RightShift, Seq2SeqLM, no_token
 from omniform.architectures.labels import IGNORED
 from omniform.blocks.poolers import ComputedPart
-from omniform.core.errors import InputError
 from omniform.core.outputs import Seq2SeqLMOutput
 
 
@@ -78,13 +77,7 @@ class LastToFront(RightShift):
     def __call__(self, labels_BT: Tensor) -> Tensor:
         """Shape: [B, T] in and out."""
         if self.pad is None:
-            raise InputError(
-                "labels cannot be turned into the decoder's inputs",
-                where="config.json: pad_token_id",
-                expected="a token id",
-                found="null",
-                remedy="Load with pad_token_id=..., or pass decoder_input_ids.",
-            )
+            raise no_token("pad_token_id")
         labels_BT = labels_BT.masked_fill(labels_BT == IGNORED, self.pad)
         last = (labels_BT != self.pad).sum(dim=1, keepdim=True) - 1
         return torch.cat((labels_BT.gather(1, last.clamp(min=0)), labels_BT[:, :-1]), dim=1)

@@ -146,16 +146,7 @@ class EncoderDecoder(Model):
         memory = self.encoder.memory(encoded.last_hidden_state, attention_mask)
         _check_rows(memory.hidden, embeds)
         out = self.decoder.outputs(embeds, ctx.with_(memory=memory))
-        return Seq2SeqModelOutput(
-            last_hidden_state=out.last_hidden_state,
-            past_key_values=out.past_key_values,
-            decoder_hidden_states=out.hidden_states,
-            decoder_attentions=out.attentions,
-            cross_attentions=out.cross_attentions,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            encoder_hidden_states=encoded.hidden_states,
-            encoder_attentions=encoded.attentions,
-        )
+        return _both(encoded, out)
 
     def arrive(self, inputs: dict[str, object]) -> None:
         ids, embeds = inputs.get("decoder_input_ids"), inputs.get("decoder_inputs_embeds")
@@ -205,6 +196,20 @@ def _entries(given: object) -> tuple[object, ...]:
     return tuple(given) if isinstance(given, (tuple, list)) else ()
 
 
+def _both(encoded: BaseModelOutput, out: BaseModelOutput) -> Seq2SeqModelOutput:
+    """What an encoder gave, and the decoder that read it."""
+    return Seq2SeqModelOutput(
+        last_hidden_state=out.last_hidden_state,
+        past_key_values=out.past_key_values,
+        decoder_hidden_states=out.hidden_states,
+        decoder_attentions=out.attentions,
+        cross_attentions=out.cross_attentions,
+        encoder_last_hidden_state=encoded.last_hidden_state,
+        encoder_hidden_states=encoded.hidden_states,
+        encoder_attentions=encoded.attentions,
+    )
+
+
 def _check_rows(memory: Tensor, embeds: Tensor) -> None:
     if memory.shape[0] != embeds.shape[0]:
         raise InputError(
@@ -213,6 +218,21 @@ def _check_rows(memory: Tensor, embeds: Tensor) -> None:
             expected=f"{memory.shape[0]} rows, as the encoder's",
             found=f"{embeds.shape[0]} rows",
         )
+
+
+def no_token(name: str) -> InputError:
+    """The error of labels that need a token which the config does not name.
+
+    Args:
+        name: its key in the config.
+    """
+    return InputError(
+        "labels cannot be turned into the decoder's inputs",
+        where=f"config.json: {name}",
+        expected="a token id",
+        found="null",
+        remedy=f"Load with {name}=..., or pass decoder_input_ids.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +251,7 @@ class RightShift:
         """Shape: [B, T] in and out."""
         for name, token in (("decoder_start_token_id", self.start), ("pad_token_id", self.pad)):
             if token is None:
-                raise InputError(
-                    "labels cannot be turned into the decoder's inputs",
-                    where=f"config.json: {name}",
-                    expected="a token id",
-                    found="null",
-                    remedy=f"Load with {name}=..., or pass decoder_input_ids.",
-                )
+                raise no_token(name)
         assert self.start is not None and self.pad is not None
         shifted = F.pad(labels_BT[:, :-1], (1, 0), value=self.start)
         return shifted.masked_fill(shifted == IGNORED, self.pad)

@@ -452,3 +452,11 @@ class WideText(GatedText):
 
     def norm(self) -> nn.Module:
         return WideRMSNorm(self.dim, self.eps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNormedText(GatedText):
+    """Llama's parts with layer norms (StableLM, Phi-3.5-MoE)."""
+
+    def norm(self) -> nn.Module:
+        return nn.LayerNorm(self.dim, self.eps)

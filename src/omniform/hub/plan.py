@@ -133,18 +133,14 @@ def plan(
         InputError: as loading would; counts that are none.
         UnknownArgumentError: another keyword.
     """
-    for what, count in (("tokens", tokens), ("rows", rows)):
-        if type(count) is not int or not 1 <= count <= LARGEST_COUNT:
-            raise InputError("no such count", where=what, expected="a positive number", found=repr(count))
+    _check_counts(tokens=tokens, rows=rows)
     check_arguments("plan", options, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS, "use_auth_token"))
     given = {"device_map": device_map, "max_memory": max_memory, "dtype": dtype, **options}
     opened = open_checkpoint(os.fspath(name), lambda config: (config, saved_class(config)), "plan", given)
     model, how = opened.model, opened.loading
     if opened.options.attn_implementation is not None:
         model.set_attn_implementation(opened.options.attn_implementation)
-    layout = _layout(opened)
-    placement = place(layout, how.device_map, how.max_memory, has_folder=how.offload_folder is not None)
-    check_folder(layout, placement, how.offload_folder is not None)
+    layout, placement = _placed(opened)
     kinds = {s.dtype for s in layout.stored.values() if s.dtype.is_floating_point}
     kept = max(kinds, key=lambda kind: kind.itemsize, default=torch.float32)
     states = _states(model, kept, tokens, rows)
@@ -167,6 +163,21 @@ def plan(
         per_token=sum(_states(model, kept, 1, 1, fixed=False).values()),
         fits=all(use.fits for use in uses),
     )
+
+
+def _check_counts(**counts: object) -> None:
+    for what, count in counts.items():
+        if type(count) is not int or not 1 <= count <= LARGEST_COUNT:
+            raise InputError("no such count", where=what, expected="a positive number", found=repr(count))
+
+
+def _placed(opened: Opened) -> tuple[Layout, Placement]:
+    """What the tensors would be once loaded, and where they would go."""
+    layout, how = _layout(opened), opened.loading
+    has_folder = how.offload_folder is not None
+    placement = place(layout, how.device_map, how.max_memory, has_folder=has_folder)
+    check_folder(layout, placement, has_folder)
+    return layout, placement
 
 
 def _layout(opened: Opened) -> Layout:

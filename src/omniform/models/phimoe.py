@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
-from omniform.architectures.parts import GatedText, causal
+from omniform.architectures.parts import LayerNormedText, causal
 from omniform.architectures.routed import STACKED_KEYS, RoutedCausalLM, Routing, expert_keys, routed_writer
 from omniform.blocks.frequencies import Frequencies, LongRope
 from omniform.blocks.moe import Experts, MoE, RoutedPreNorm
@@ -17,14 +17,6 @@ from omniform.blocks.rotary import Rotary
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap, Layout
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text(GatedText):
-    """Llama's parts with layer norms."""
-
-    def norm(self) -> nn.Module:
-        return nn.LayerNorm(self.dim, self.eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +29,7 @@ class Config:
         mixing: how far below the best an expert's score counts, and how far inputs are from themselves in training.
     """
 
-    text: Text
+    text: LayerNormedText
     routing: Routing
     frequencies: Frequencies
     window: int | None
@@ -49,7 +41,7 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     r.only("num_experts_per_tok", 2, why="experts are chosen in two rounds")
-    text = Text.read(r, vocab_size=32064, hidden=6400, kv_heads=8, max_positions=131072, eps=1e-5, theta=1e6)
+    text = LayerNormedText.read(r, vocab_size=32064, hidden=6400, kv_heads=8, max_positions=131072, eps=1e-5, theta=1e6)
     frequencies = text.frequencies
     if isinstance(frequencies, LongRope):
         told = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}

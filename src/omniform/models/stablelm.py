@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
-from omniform.architectures.parts import GatedText
+from omniform.architectures.parts import LayerNormedText
 from omniform.blocks.layers import OneNormParallel, PreNorm
 from omniform.blocks.mlp import GatedMLP
 from omniform.blocks.norms import WideLayerNorm
@@ -30,14 +30,6 @@ class DroppedMLP(GatedMLP):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text(GatedText):
-    """Llama's parts with layer norms."""
-
-    def norm(self) -> nn.Module:
-        return nn.LayerNorm(self.dim, self.eps)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What a StableLM computes.
 
@@ -47,7 +39,7 @@ class Config:
         dropout: on what the feed-forward adds.
     """
 
-    text: Text
+    text: LayerNormedText
     biases: str
     qk_norm: bool
     layer: type[PreNorm] | type[OneNormParallel]
@@ -56,7 +48,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    text = Text.read(
+    text = LayerNormedText.read(
         r, vocab_size=50304, dim=2560, hidden=6912, kv_heads=32, eps=1e-5, eps_key="layer_norm_eps",
         max_positions=4096, partial=0.25, bos=0, eos=0,
     )  # fmt: skip

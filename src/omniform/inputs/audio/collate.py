@@ -60,24 +60,15 @@ def collate(
     if kind is None:
         kind = "pt" if _first_is_tensor(columns[name]) else "np"
     rows = {key: [_array(one, f"{key}[{i}]") for i, one in enumerate(column)] for key, column in columns.items()}
-    if any(not row.ndim for row in rows[name]):
-        raise InputError(
-            "these are the features of a single example",
-            where=name,
-            expected="a list of examples",
-            remedy="Put it into a list.",
-        )
+    _check_several(name, rows[name])
     limit = None if max_length is None else round_up(max_length, multiple)
     if truncate:
         for key in {name, _MASK} & set(rows):
             rows[key] = [row[:limit] for row in rows[key]]
     if mask and _MASK not in rows:
         rows[_MASK] = [_ones(len(row)) for row in rows[name]]
-    target = 0
-    if rule == "longest":
-        target = round_up(max(len(row) for row in rows[name]), multiple)
-    elif rule == "max_length" and limit is not None:
-        target = limit
+    longest = round_up(max(len(row) for row in rows[name]), multiple)
+    target = {"longest": longest, "max_length": limit or 0}.get(rule, 0)
     padded = {name: value, _MASK: 0.0} if mask else {name: value}
     for key, filler in padded.items():
         rows[key] = [_pad(row, target - len(row), filler, side) for row in rows[key]]
@@ -149,6 +140,16 @@ def _array(value: object, where: str) -> Array:
     if kind not in "buif":
         raise InputError("these are no numbers", where=where, expected="an array of numbers", found=brief(value))
     return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _check_several(name: str, rows: Sequence[Array]) -> None:
+    if any(not row.ndim for row in rows):
+        raise InputError(
+            "these are the features of a single example",
+            where=name,
+            expected="a list of examples",
+            remedy="Put it into a list.",
+        )
 
 
 def _ones(length: int) -> Array:

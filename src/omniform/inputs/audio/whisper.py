@@ -130,34 +130,43 @@ class WhisperFeatureExtractor(FeatureExtractor):
         """
         check_arguments(self.type_name, unknown, _ARGUMENTS)
         self._check_rate(sampling_rate)
+        wanted = {"return_attention_mask": return_attention_mask, "return_token_timestamps": return_token_timestamps}
         max_length = check_length("max_length", max_length)
         multiple = check_length("pad_to_multiple_of", pad_to_multiple_of)
-        for name, flag in (
-            ("truncation", truncation), ("return_attention_mask", return_attention_mask),
-            ("return_token_timestamps", return_token_timestamps), ("do_normalize", do_normalize),
-        ):  # fmt: skip
+        for name, flag in {"truncation": truncation, **wanted, "do_normalize": do_normalize}.items():
             check_flag(name, flag)
         place = _device(device)
         waves = as_waves(audio)
-        padded = pad(
+        padded = self._padded(waves, padding, max_length, bool(truncation), multiple)
+        if do_normalize:
+            padded = normalize(padded, value=self.padding_value)
+        batch = Batch({"input_features": self._log_mel(padded.values, place)})
+        batch.update(self._mask(padded, return_attention_mask, bool(do_normalize)))
+        if return_token_timestamps:
+            batch["num_frames"] = torch.tensor([wave.shape[0] // self.hop_length for wave in waves])
+        return batch.as_tensors("np" if return_tensors is None else return_tensors)
+
+    def _padded(
+        self, waves: list[Tensor], padding: Padding, max_length: int | None, truncate: bool, multiple: int | None
+    ) -> Padded:
+        """Waves cut and padded; to a chunk's length where no other is named."""
+        return pad(
             waves,
             rule=padding_rule(padding),
             max_length=self.n_samples if max_length is None else max_length,
-            truncate=bool(truncation),
+            truncate=truncate,
             multiple=multiple,
             value=self.padding_value,
             side=self.padding_side,
         )
-        if do_normalize:
-            padded = normalize(padded, value=self.padding_value)
-        batch = Batch({"input_features": self._log_mel(padded.values, place)})
-        if return_attention_mask:
-            batch["attention_mask"] = self._frame_mask(padded)
-        elif do_normalize or (return_attention_mask is None and self.return_attention_mask):
-            batch["attention_mask"] = padded.mask
-        if return_token_timestamps:
-            batch["num_frames"] = torch.tensor([wave.shape[0] // self.hop_length for wave in waves])
-        return batch.as_tensors("np" if return_tensors is None else return_tensors)
+
+    def _mask(self, padded: Padded, asked: bool | None, normalized: bool) -> dict[str, Tensor]:
+        """The mask, if there is to be one: of frames where the call asks for it, else of samples, as the reference."""
+        if asked:
+            return {"attention_mask": self._frame_mask(padded)}
+        if normalized or (asked is None and self.return_attention_mask):
+            return {"attention_mask": padded.mask}
+        return {}
 
     def _log_mel(self, waves: Tensor, device: torch.device) -> Tensor:
         """``(log10(mel power) + 4) / 4``, about -1 to 1. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``."""
