@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from omniform.core.errors import InputError
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import AXES, Link
+from omniform.weights.tensors import modules_of
 
 BASE = "base_layer"
 """The child that PEFT keeps the adapted layer as."""
@@ -54,9 +55,11 @@ class ModuleName(str):
 
 def adapted(model: nn.Module) -> Iterator[str]:
     """Our paths of the layers that have adapters."""
-    for path, module in model.named_modules():
-        if BASE in module._modules:
-            yield str(path)
+    seen: set[int] = set()
+    for path, module in modules_of(model):
+        if BASE in module._modules and id(module) not in seen:
+            seen.add(id(module))
+            yield path
 
 
 def renamings(paths: Iterable[str], keys: KeyMap) -> dict[str, str]:

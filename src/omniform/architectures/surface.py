@@ -20,7 +20,7 @@ from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.state import DenseState
 from omniform.weights.init import initialise
 from omniform.weights.keymap import KeyTable
-from omniform.weights.tensors import named_tensors, tensors_and_ties, tie
+from omniform.weights.tensors import modules_of, named_tensors, tensors_and_ties, tie
 
 T = TypeVar("T")
 
@@ -323,6 +323,11 @@ class Surface(Model):
         skipped = len(prefix) + 1 if prefix else 0
         for path, module in super().named_modules(memo, prefix, remove_duplicate):
             yield ModuleName(path, functools.partial(self._spelled, path[skipped:])), module
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """All modules, each once unless told otherwise; nobody hears their names, so that none are made."""
+        found = [module for _, module in modules_of(self)]
+        return iter(dict.fromkeys(found) if remove_duplicate else found)
 
     def _spelled(self, path: str) -> list[str]:
         return [] if self._origin is None else [link.key for link in self.key_map().places(path)]
