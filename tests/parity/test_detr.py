@@ -486,6 +486,6 @@ def test_the_backbone_has_a_config_of_its_own(tmp_path, caplog):
     raw = config().to_dict()
     raw["backbone_config"]["hiden_act"] = "gelu"
     made = registry.config_of(raw)
-    assert made.backbone_config.hidden_sizes == (16, 20, 24, 28)
+    assert made.backbone_config.hidden_sizes == [16, 20, 24, 28]
     assert made.unknown == ("backbone_config.hiden_act",)
     assert made.hidden_size == 32 and made.num_attention_heads == 8

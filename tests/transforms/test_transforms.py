@@ -13,7 +13,7 @@ from torch import nn
 
 import omniform
 from omniform.core.errors import WeightsError
-from omniform.hub import auto
+from omniform.hub import checkpoint
 from omniform.hub.checkpoint import load_as_saved
 from omniform.hub.plan import plan
 from omniform.weights.keymap import KeyMap
@@ -83,8 +83,8 @@ def with_transforms(monkeypatch):
     """Has whatever is loaded from now on transformed."""
 
     def use(*transforms):
-        real = auto.Loading
-        monkeypatch.setattr(auto, "Loading", lambda **how: real(**how, transforms=transforms))
+        real = checkpoint.Loading
+        monkeypatch.setattr(checkpoint, "Loading", lambda **how: real(**how, transforms=transforms))
 
     return use
 

@@ -51,7 +51,7 @@ class SeenTokenClassifier(TokenClassifier):
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
         """
         mask = args[1] if len(args) > 1 else cast("Tensor | None", inputs.get("attention_mask"))
-        if labels is not None and mask is not None:
+        if labels is not None and mask is not None and labels.shape == mask.shape:
             labels = labels.masked_fill(mask != 1, IGNORED)
         return super().forward(*args, labels=labels, **inputs)
 
