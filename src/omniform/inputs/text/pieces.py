@@ -16,7 +16,7 @@ from omniform.inputs.text import language_codes
 from omniform.inputs.text.growth import check_charsmap
 from omniform.inputs.text.scripted import Cut
 from omniform.inputs.text.sentencepiece import UNIGRAM, Piece, SentencePieceModel, read_sentencepiece
-from omniform.inputs.text.settings import Settings, read_json
+from omniform.inputs.text.settings import Settings, read_json, vocabulary_file
 
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
@@ -246,24 +246,13 @@ def _json(ids: Mapping[str, int]) -> str:
 
 
 def _ids(files: Mapping[str, Path], name: str, unknown: str, settings: Settings) -> dict[str, int]:
-    raw = read_json(_file(files, name, settings))
+    raw = read_json(vocabulary_file(files, name, settings))
     ids = {token: index for token, index in raw.items() if isinstance(index, int) and not isinstance(index, bool)}
     if len(ids) < len(raw) or unknown not in ids:
         raise ConfigError(
             "the file is no vocabulary", where=str(files[name]), expected=f"tokens and their ids, {unknown} among them"
         )
     return ids
-
-
-def _file(files: Mapping[str, Path], name: str, settings: Settings) -> Path:
-    if name not in files:
-        raise ConfigError(
-            "a file of the vocabulary is missing",
-            where=settings.where,
-            expected=name,
-            found=", ".join(sorted(files)) or "no tokenizer files",
-        )
-    return files[name]
 
 
 def marian(files: Mapping[str, Path], settings: Settings) -> PairScript:
@@ -273,9 +262,9 @@ def marian(files: Mapping[str, Path], settings: Settings) -> PairScript:
     settings.values.pop("target_vocab_file", None)
     return PairScript(
         ids=_ids(files, "vocab.json", unknown, settings),
-        segmenter=Segmenter.of(_file(files, "source.spm", settings)),
+        segmenter=Segmenter.of(vocabulary_file(files, "source.spm", settings)),
         unknown=unknown,
-        target=Segmenter.of(_file(files, "target.spm", settings)),
+        target=Segmenter.of(vocabulary_file(files, "target.spm", settings)),
         target_ids=_ids(files, "target_vocab.json", unknown, settings) if apart else None,
     )
 
@@ -302,7 +291,7 @@ def m2m100(files: Mapping[str, Path], settings: Settings) -> LanguageScript:
         )
     return LanguageScript(
         ids=_ids(files, "vocab.json", unknown, settings),
-        segmenter=Segmenter.of(_file(files, "sentencepiece.bpe.model", settings)),
+        segmenter=Segmenter.of(vocabulary_file(files, "sentencepiece.bpe.model", settings)),
         unknown=unknown,
         languages=tuple(LANGUAGES[kind]),
     )

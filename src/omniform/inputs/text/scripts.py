@@ -8,11 +8,10 @@ from pathlib import Path
 
 from tokenizers import processors
 
-from omniform.core.errors import ConfigError
 from omniform.inputs.text.assemble import required
 from omniform.inputs.text.ctc_script import CTCScript
 from omniform.inputs.text.scripted import Cut
-from omniform.inputs.text.settings import Settings, read_json, read_text
+from omniform.inputs.text.settings import Settings, read_json, read_text, vocabulary_file
 from omniform.inputs.text.special import HasTokens
 
 _BYTES = 256
@@ -152,17 +151,6 @@ def _text(settings: Settings, name: str) -> str | None:
     return None if token is None else str(token)
 
 
-def _file(files: Mapping[str, Path], name: str, settings: Settings) -> Path:
-    if name not in files:
-        raise ConfigError(
-            "the folder holds no vocabulary",
-            where=settings.where,
-            expected=name,
-            found=", ".join(sorted(files)) or "no tokenizer files",
-        )
-    return files[name]
-
-
 def byt5(files: Mapping[str, Path], settings: Settings) -> ByteScript:
     """ByT5's bytes, behind padding, end and unknown; what is cut within a character is left out."""
     return ByteScript(first=3, errors="ignore", once=_text(settings, "eos_token"))
@@ -196,7 +184,7 @@ def canine(files: Mapping[str, Path], settings: Settings) -> CodePointScript:
 
 def esm(files: Mapping[str, Path], settings: Settings) -> WordScript:
     """ESM's amino acids."""
-    lines = read_text(_file(files, "vocab.txt", settings)).splitlines()
+    lines = read_text(vocabulary_file(files, "vocab.txt", settings)).splitlines()
     return WordScript([line.strip() for line in lines], _text(settings, "unk_token"))
 
 
@@ -205,7 +193,7 @@ def ctc(files: Mapping[str, Path], settings: Settings) -> CTCScript:
     delimiter = settings.specific.get("word_delimiter_token")
     space = settings.text("replace_word_delimiter_char")
     return CTCScript(
-        tables=read_json(_file(files, "vocab.json", settings)),
+        tables=read_json(vocabulary_file(files, "vocab.json", settings)),
         language=settings.text("target_lang"),
         unknown=_text(settings, "unk_token"),
         delimiter=None if delimiter is None else str(delimiter),

@@ -358,3 +358,19 @@ def _templates(raw: object, where: str) -> ChatTemplates:
             found=type(raw).__name__,
         )
     return named
+
+
+def vocabulary_file(files: Mapping[str, Path], name: str, settings: Settings) -> Path:
+    """A file of a folder that its tokenizer is made of.
+
+    Raises:
+        ConfigError: the folder does not hold it.
+    """
+    if name not in files:
+        raise ConfigError(
+            "the folder holds no vocabulary",
+            where=settings.where,
+            expected=name,
+            found=", ".join(sorted(files)) or "no tokenizer files",
+        )
+    return files[name]

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omniform.core.errors import ConfigError
 from omniform.inputs.text.pieces import Segmenter
 from omniform.inputs.text.scripted import Cut, Scripted
-from omniform.inputs.text.settings import Settings
+from omniform.inputs.text.settings import Settings, vocabulary_file
 
 _SPACE = "▁"
 _FILE = "spiece.model"
@@ -131,12 +130,5 @@ def siglip_tokens(settings: Settings) -> None:
 
 
 def _segmenter(files: Mapping[str, Path], settings: Settings) -> Segmenter:
-    path = files.get(_FILE, files.get("tokenizer.model"))
-    if path is None:
-        raise ConfigError(
-            "the folder holds no vocabulary",
-            where=settings.where,
-            expected=_FILE,
-            found=", ".join(sorted(files)) or "no tokenizer files",
-        )
-    return Segmenter.of(path)
+    name = "tokenizer.model" if _FILE not in files and "tokenizer.model" in files else _FILE
+    return Segmenter.of(vocabulary_file(files, name, settings))
