@@ -32,6 +32,9 @@ _TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTraine
 
 _HOOKS = ("LogitsProcessor", "LogitsProcessorList", "StoppingCriteria", "StoppingCriteriaList")
 _CACHES = ("Cache", "DynamicCache", "StaticCache")
+_PIPELINES = (
+    "Chat", "ChunkPipeline", "KeyDataset", "PIPELINE_REGISTRY", "Pipeline", "PipelineRegistry", "pipeline",
+)  # fmt: skip
 _OUTPUTS = (
     "BaseModelOutput", "BaseModelOutputWithPooling", "CausalLMOutput", "MaskedLMOutput", "ModelOutput",
     "QuestionAnsweringOutput",
@@ -64,6 +67,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_HOOKS, "omniform.core.hooks"),
     **dict.fromkeys(_CACHES, "omniform.core.caches"),
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
+    **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
 }
 
 if TYPE_CHECKING:
@@ -93,6 +97,10 @@ if TYPE_CHECKING:
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from omniform.inputs.text.encoding import BatchEncoding as BatchEncoding
+    from omniform.pipelines import PIPELINE_REGISTRY as PIPELINE_REGISTRY
+    from omniform.pipelines import ChunkPipeline as ChunkPipeline
+    from omniform.pipelines import Pipeline as Pipeline
+    from omniform.pipelines import pipeline as pipeline
 
 sys.meta_path.append(Paths())
 
@@ -108,7 +116,7 @@ def __getattr__(name: str) -> object:
             value: object = vars(import_module(home))[name]
     else:
         # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaModel``, ``LlavaConfig``).
-        value = (_tokenizer(name) or _of_family(name)) if name[:1].isupper() else None
+        value = (_tokenizer(name) or _of_family(name) or _of_task(name)) if name[:1].isupper() else None
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
@@ -121,6 +129,15 @@ def _tokenizer(name: str) -> object:
     from omniform.inputs.text import classes
 
     return classes.class_named(name) if name in classes.names() else None
+
+
+def _of_task(name: str) -> object:
+    if not name.endswith("Pipeline"):
+        return None
+    with paused():
+        home = import_module("omniform.pipelines")
+    found: object = home.__getattr__(name)
+    return found
 
 
 def _of_family(name: str) -> object:

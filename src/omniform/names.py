@@ -40,6 +40,7 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "trainer_utils": "set_seed",
     "utils": "logging ModelOutput",
+    "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput",
     "utils.logging": "get_logger set_verbosity set_verbosity_debug set_verbosity_error set_verbosity_info "
     "set_verbosity_warning get_verbosity",

@@ -93,6 +93,10 @@ class Processor(ABC):
         load = upstairs("hub.auto_inputs:load_processor")
         return cast(Self, load(pretrained_model_name_or_path, cls, **kwargs))
 
+    def parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
+        """What reads pictures and sounds, by the names of attributes."""
+        return self._parts()
+
     @abstractmethod
     def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
         """The parts besides the tokenizer, by name."""
