@@ -16,7 +16,7 @@ from checkpoints import text_checkpoint
 from engines import IMAGE, family, idle, roomy, sound
 from omniform.core.errors import InputError, OmniformError, UnknownArgumentError
 from omniform.engine import engine as engine_module
-from omniform.engine import writer
+from omniform.engine import strategies, writer
 from omniform.engine.calls import read_call
 from reference import ragged
 
@@ -353,12 +353,13 @@ def test_scores_that_are_no_numbers(monkeypatch):
     real = engine_module.Runner.run
 
     def run(self, plan):
-        logits = real(self, plan).clone()
+        outputs, logits = real(self, plan)
+        logits = logits.clone()
         ready = [chunk for chunk in plan.chunks if chunk.is_last]
         for i, chunk in enumerate(ready):
             if BAD in chunk.row.tokens:
                 logits[i] = float("nan")
-        return logits
+        return outputs, logits
 
     monkeypatch.setattr(engine_module.Runner, "run", run)
     engine = roomy(f.ours)
@@ -412,7 +413,7 @@ def test_ctrl_c_inside_a_step(where, step, monkeypatch):
     answers = expected(f, fine)
     target, name = {
         "embed": (type(f.ours), "embed"), "plan": (engine_module.Scheduler, "_grow"),
-        "choose": (writer, "choose"), "search": (writer.BeamSearch, "advance"),
+        "choose": (writer, "choose"), "search": (strategies.Beams, "advance"),
         "finish": (writer.Writer, "finish"), "encode": (type(f.ours), "encode_items"),
     }[where]  # fmt: skip
     real, calls = getattr(target, name), [0]

@@ -6,6 +6,7 @@ Every row is a :class:`Segment` of the step. Its earlier tokens lie in paged sta
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -338,8 +339,8 @@ class PackedContext(StepContext):
         tables: where each row's keys lie, by the reach of the rule that looks at them.
         memory_tables: where each row's memory lies, and how long it is; empty without an encoder.
         lengths: how long each token's row was when it was first read. Shape: [1, N].
-        wanted: the last token of each row whose output is asked for; None for every token's. Of the others a stack's
-            last layer computes keys and values only.
+        wanted: the tokens whose output is asked for, of each row its last ones; None for every token's. Of the others a
+            stack's last layer computes keys and values only.
         keeps: those tokens, within the last layer.
         read: all rows that the step reads, within the last layer, where the segments are those that are wanted.
     """
@@ -355,14 +356,18 @@ class PackedContext(StepContext):
     def last_layer(self) -> StepContext:
         if self.wanted is None:
             return self
-        # A wanted token is the last of its row's segment, so it sees all that the segment holds.
-        rows = [i for i, s in enumerate(self.segments) if s.start + s.count - 1 in self.wanted]
-        ends = [self.segments[i].past + self.segments[i].count - 1 for i in rows]
+        # A row's wanted tokens are the last of its segment, so they see all that the segment holds.
+        bounds = [bisect_left(self.wanted, s.start) for s in self.segments] + [len(self.wanted)]
+        counts = [stop - first for first, stop in pairwise(bounds)]
+        rows = [i for i, count in enumerate(counts) if count]
+        segments: list[Segment] = []
+        place = 0
+        for i in rows:
+            s, count = self.segments[i], counts[i]
+            segments.append(Segment(place, count, s.past + s.count - count, s.bidirectional))
+            place += count
         return self.with_(
-            segments=tuple(
-                Segment(place, 1, end, self.segments[row].bidirectional)
-                for place, (row, end) in enumerate(zip(rows, ends, strict=True))
-            ),
+            segments=tuple(segments),
             tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},
             memory_tables=[self.memory_tables[i] for i in rows] if self.memory_tables else (),
             wanted=None,

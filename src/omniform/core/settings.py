@@ -38,6 +38,7 @@ class Effect(Enum):
     """What becomes of a setting."""
 
     USED = "used"
+    PART = "an object of one call, which no file can hold"
     INERT = "inert"
     LATER = "refused until it is built"
 
@@ -125,6 +126,11 @@ def _inert(*names: str, attribute: bool = True) -> dict[str, Setting]:
 def later(neutral: object = None, *also: object, **more: object) -> Setting:
     """A row of something that is not built yet."""
     return Setting(kind=ANYTHING, neutral=neutral, also=also, effect=Effect.LATER, **more)  # type: ignore[arg-type]
+
+
+def part(**more: object) -> Setting:
+    """A row of something that one call brings along as an object, and that whoever uses it reads."""
+    return Setting(kind=ANYTHING, effect=Effect.PART, attribute=False, **more)  # type: ignore[arg-type]
 
 
 def inert(*names: str) -> dict[str, Setting]:

@@ -253,6 +253,16 @@ class BlockPool:
             table.blocks[number] = None
             self._let_go(block)
 
+    def shrink(self, table: BlockTable, tokens: int) -> None:
+        """Take back what a row wrote after its first ``tokens`` tokens: let go of the blocks, forget what they hold."""
+        for block in table.blocks[tokens // self.size :]:
+            if block is not None:
+                self.forget(block)
+        while len(table.blocks) > self.blocks_for(tokens):
+            block = table.blocks.pop()
+            if block is not None:
+                self._let_go(block)
+
     def release(self, table: BlockTable) -> None:
         """Let go of everything a table holds."""
         self._drop_reserve(table)

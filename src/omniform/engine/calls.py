@@ -16,6 +16,7 @@ from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import as_settings
+from omniform.engine.parts import Parts
 from omniform.engine.prompts import Prompts, as_prompts
 from omniform.engine.request import Prompt
 from omniform.engine.settings import Asked, Settings, table_of
@@ -43,10 +44,12 @@ class Call:
     Attributes:
         prompt: what it begins with.
         settings: how to choose tokens and when to stop, given the number of tokens in the prompt.
+        parts: the objects that the call brought along.
     """
 
     prompt: Prompt
     settings: Callable[[int], Settings]
+    parts: Parts
 
 
 def read_call(
@@ -74,7 +77,7 @@ def read_call(
     prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), settings)
     if len(prompts) != 1:
         raise InputError("a request has one row", where="prompt", expected="one row", found=f"{len(prompts)} rows")
-    return Call(replace(prompts[0], place=place), settings)
+    return Call(replace(prompts[0], place=place), settings, settings.parts)
 
 
 def settings_of_each(prompts: object, settings: object, common: Mapping[str, object]) -> list[Mapping[str, object]]:

@@ -17,16 +17,19 @@ from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
+from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
 from omniform.engine.handle import Handle
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
+from omniform.engine.parts import NO_PARTS, Parts
 from omniform.engine.request import Completion, Prompt, Request, Row, Sink
 from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Scheduler, StepPlan, refuse_if_too_big
 from omniform.engine.settings import Settings
 from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
+from omniform.engine.strategies import strategy_of
 from omniform.engine.weights import Weights
 from omniform.engine.writer import Writer, is_late
 
@@ -166,7 +169,11 @@ class Engine:
         requests: list[Request] = []
         stops = stop_strings(call.settings(1).stop_strings, self.processor)
         handle = Handle(lambda: self._cancel(requests), self.processor, stops)
-        requests.append(self.enqueue(call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor))
+        requests.append(
+            self.enqueue(
+                call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor, parts=call.parts
+            )
+        )
         self._ensure_worker()
         return handle
 
@@ -201,7 +208,9 @@ class Engine:
         try:
             for call in calls:
                 handles.append(Handle(lambda: None, None))
-                requests.append(self.enqueue(call.prompt, call.settings, handles[-1], tokenizer=self.processor))
+                requests.append(
+                    self.enqueue(call.prompt, call.settings, handles[-1], tokenizer=self.processor, parts=call.parts)
+                )
             while not all(handle.done for handle in handles):
                 self.step()
             return [handle.result() for handle in handles]
@@ -218,6 +227,7 @@ class Engine:
         tokenizer: Reader | None = None,
         seed: int | None = None,
         lane: tuple[int, int] | None = None,
+        parts: Parts = NO_PARTS,
     ) -> Request:
         """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
 
@@ -227,6 +237,7 @@ class Engine:
             tokenizer: reads the answer for stop strings and makes its text.
             seed: instead of the settings' own.
             lane: the place of its first row among the rows of the same call, and how many those are.
+            parts: the objects that its call brought along.
 
         Raises:
             InputError: the request can never fit into the engine's memory.
@@ -240,6 +251,8 @@ class Engine:
         request.seed = read.seed if seed is None else seed
         if lane is not None:
             request.lane, request.lanes = lane
+        request.parts = parts
+        request.strategy = strategy_of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)
         if read.max_time is not None:
             request.deadline = time.monotonic() + read.max_time
@@ -261,6 +274,8 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             prefix_cache=self._prefix_cache,
             tokens_cached=self._writer.tokens_cached,
+            tokens_drafted=self._writer.tokens_drafted,
+            tokens_accepted=self._writer.tokens_accepted,
             seconds=dict(self._seconds),
             **self._counts,
         )
@@ -274,6 +289,7 @@ class Engine:
             failures = self._writer.failures
             self._receive()
             self._renew()
+            place_drafts(self._scheduler.running)
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
@@ -281,15 +297,14 @@ class Engine:
                 if self._writer.failures == failures:
                     self._unstick()
                 return self._has_work
-            ready = [chunk for chunk in plan.chunks if chunk.is_last]
             try:
-                logits = self._runner.run(plan)
+                outputs, logits = self._runner.run(plan)
             except Exception as error:
                 self._isolate(plan, error)
                 return self._has_work
             computed = time.perf_counter()
             self._scheduler.done(plan)
-            self._writer.write(ready, logits)
+            self._writer.write(outputs, logits)
             self._counts["steps"] += 1
             self._counts["tokens_computed"] += sum(chunk.count for chunk in plan.chunks)
             self._seconds["model"] += computed - planned
@@ -306,10 +321,11 @@ class Engine:
         except BaseException:
             for request in [*self._scheduler.running]:
                 self._scheduler.preempt(request)
-                if request.beams is not None or not any(row.written for row in request.rows):
+                if request.strategy is not None or not any(row.written for row in request.rows):
                     first = request.rows[0]
-                    begun = Row(first.tokens[: first.prompt], first.prompt, source=first.source)
-                    request.beams, request.rows = None, [begun]
+                    request.rows = [Row(first.tokens[: first.prompt], first.prompt, source=first.source)]
+                    if request.strategy is not None:
+                        request.strategy.restart(request)
                     self._seat(request)
             raise
 
@@ -339,6 +355,7 @@ class Engine:
         self._scheduler.preemptions = scheduler.preemptions
         self._encoders.runs, self._encoders.hits = encoders.runs, encoders.hits
         self._writer.failures, self._writer.tokens_cached = writer.failures, writer.tokens_cached
+        self._writer.tokens_drafted, self._writer.tokens_accepted = writer.tokens_drafted, writer.tokens_accepted
         for request in scheduler.waiting:
             self._scheduler.add(request)
 
@@ -354,7 +371,7 @@ class Engine:
             self._scheduler.add(self._inbox.popleft())
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
             # A search that is late ends with its next step, which makes its beams answers.
-            late = request.beams is None and is_late(request)
+            late = request.strategy is None and is_late(request)
             if request.rows and not request.running:
                 self._writer.finish(request)  # the step that ended it was interrupted
             elif request.cancelled or (late and any(row.written for row in request.rows)):
@@ -382,11 +399,14 @@ class Engine:
         row = request.rows[0]
         row.generator = self._writer.generator(request, 0)
         row.lane, row.lanes = request.lane, request.lanes
+        if request.strategy is not None:
+            request.strategy.seat(request)
 
     def _check_size(self, request: Request, prompt: int) -> None:
         settings = request.settings
-        rows = max(settings.num_beams, settings.num_return_sequences)
-        if rows > self._scheduler.max_tokens and settings.num_beams > 1:
+        strategy = request.strategy
+        rows = settings.num_return_sequences if strategy is None else strategy.width(request)
+        if rows > self._scheduler.max_tokens and strategy is not None and strategy.lockstep:
             raise InputError(
                 "a step has no room for so many beams",
                 where="num_beams",

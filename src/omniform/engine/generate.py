@@ -246,7 +246,9 @@ def generate_batch(
     job = prepare(model, inputs, generation_config, settings, tokenizer, stepwise=True)
     engine, answers = job.engine(), [Answers() for _ in job.prompts]
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
-        engine.enqueue(prompt, job.own_settings, answer, tokenizer=tokenizer, seed=job.seed(number))
+        engine.enqueue(
+            prompt, job.own_settings, answer, tokenizer=tokenizer, seed=job.seed(number), parts=job.asked.parts
+        )
     while not _done(answers):
         engine.step()
     return {f"req_{number}": answer.finished() for number, answer in enumerate(answers)}
@@ -308,7 +310,15 @@ def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
     each = job.settings(1).num_return_sequences
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
         lane = (number * each, len(job.prompts) * each)
-        engine.enqueue(prompt, job.settings, answer, tokenizer=job.tokenizer, seed=job.seed(number), lane=lane)
+        engine.enqueue(
+            prompt,
+            job.settings,
+            answer,
+            tokenizer=job.tokenizer,
+            seed=job.seed(number),
+            lane=lane,
+            parts=job.asked.parts,
+        )
 
 
 def _done(answers: Sequence[Answers]) -> bool:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import RowLayout
 from omniform.core.batch import Item
-from omniform.engine.beams import BeamSearch
 from omniform.engine.block_pool import BlockTable, Content
 from omniform.engine.paged_state import Pool
+from omniform.engine.parts import NO_PARTS, Parts
 from omniform.engine.settings import Settings
 from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
+
+if TYPE_CHECKING:
+    from omniform.engine.drafts import Drafter
+    from omniform.engine.strategies import Strategy
 
 PLAIN = RowLayout()
 
@@ -194,6 +198,7 @@ class Row:
         outgrew: how long it was when it last outgrew its rotary frequencies, and was computed anew; 0 if it never did.
         nameless: how many of the prompt's tokens are vectors that no id stands for.
         source: the tokens that its encoder has read, where there is one and it reads tokens.
+        drafted: how many of the last tokens are guesses, which the present step is to confirm; 0 between steps.
     """
 
     tokens: list[int]
@@ -212,6 +217,14 @@ class Row:
     outgrew: int = 0
     nameless: int = 0
     source: tuple[int, ...] = ()
+    drafted: int = 0
+
+    def take_drafts(self, kept: int = 0) -> list[int]:
+        """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
+        at = len(self.tokens) - self.drafted + max(0, min(kept, self.drafted))
+        taken, self.tokens[at:] = self.tokens[at:], []
+        self.drafted -= len(taken)
+        return taken
 
     @property
     def pending(self) -> int:
@@ -278,7 +291,9 @@ class Request:
         placed: which tokens stand for what, its items and its vectors.
         layout: what the decoder has to know of its prompt beyond the order of the tokens.
         memory: digest of its encoder's inputs, for an encoder-decoder, while it runs.
-        beams: the search that its rows take part in, if any.
+        parts: the objects that its call brought along.
+        strategy: how its rows go on together; None where each chooses for itself.
+        drafter: guesses what its rows will write; None where nobody does.
         stop_strings: ends a row by its text; None where no such strings were given.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
@@ -305,7 +320,9 @@ class Request:
     layout: RowLayout = PLAIN
     memory: Content | None = None
     memory_length: int = 0
-    beams: BeamSearch | None = None
+    parts: Parts = NO_PARTS
+    strategy: Strategy | None = None
+    drafter: Drafter | None = None
     stop_strings: StopStrings | None = None
     alone: bool = False
     begun: bool = False
@@ -321,6 +338,11 @@ class Request:
     def order(self) -> tuple[int, int]:
         """Sorts requests: the most urgent first."""
         return (-self.priority, self.arrival)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the output of every token of the prompt is wanted, so that none of them may be taken over."""
+        return self.strategy is not None and self.strategy.reads_prompt
 
     @property
     def running(self) -> list[Row]:

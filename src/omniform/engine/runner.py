@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
-from omniform.core.context import Memory
+from omniform.core.context import Memory, Taps
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import ROWS, PagedState, Pool
@@ -16,6 +18,29 @@ from omniform.engine.scheduler import ScheduledChunk, StepPlan
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
 _ELSEWHERE = Memory(torch.empty(0))
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOutput:
+    """What a step gave for the wanted tokens of one row, its last ones.
+
+    Attributes:
+        chunk: the row's part in the step.
+        first: the place in the row of the first of them.
+        hidden: what the decoder made of them. Shape: [W, D].
+        logits: the scores of what follows, where the row has been read to its end: after each guess, and before the
+            first; nothing elsewhere, :attr:`project` makes them. Shape: [1 + drafted, V].
+        layers: the hidden states on the way, the embeddings first and the normed ones last, where the request's
+            strategy asked for them. Shape: [W, D] each.
+        project: hidden states to scores. Shape: [..., D] to [..., V].
+    """
+
+    chunk: ScheduledChunk
+    first: int
+    hidden: Tensor
+    logits: Tensor
+    layers: tuple[Tensor, ...]
+    project: Callable[[Tensor], Tensor]
 
 
 class Runner:
@@ -36,11 +61,12 @@ class Runner:
         self._encoders = encoders
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> Tensor:
+    def run(self, plan: StepPlan) -> tuple[list[ChunkOutput], Tensor]:
         """Compute one step.
 
         Returns:
-            Scores of the next token of each chunk that is its row's last, in order. Shape: [R, V].
+            What it gave for each chunk of which something is wanted, in order; and the scores in all of them. Shape:
+            [R, V].
         """
         for copy in plan.copies:
             self._state.copy(*copy)
@@ -48,15 +74,14 @@ class Runner:
         ids: list[int] = []
         lengths: list[int] = []
         segments: list[Segment] = []
-        last: list[int] = []
+        wanted: list[int] = []
         for chunk in plan.chunks:
             row, first, stop = chunk.row, chunk.row.computed, chunk.row.computed + chunk.count
             bidirectional = tuple(t for t in chunk.request.layout.bidirectional if t[0] < stop and t[1] > first)
             segments.append(Segment(len(ids), chunk.count, first, bidirectional))
             ids += row.tokens[first:stop]
             lengths += [max(row.regime_length, at + 1) for at in range(first, stop)]
-            if chunk.is_last:
-                last.append(len(ids) - 1)
+            wanted += range(len(ids) - chunk.wanted, len(ids))
         named = torch.tensor([ids], device=device).clamp_(min=0)  # a vector's place has no id
         embeds = model.embed(named)
         for chunk, segment in zip(plan.chunks, segments, strict=True):
@@ -74,10 +99,11 @@ class Runner:
             state=self._state,
             backend=model.attn_backend,
             # Where only beginnings are read, no output is asked for; one is computed all the same, and not looked at.
-            wanted=tuple(last) or (len(ids) - 1,) if len(last) < len(ids) else None,
+            wanted=tuple(wanted) or (len(ids) - 1,) if len(wanted) < len(ids) else None,
+            taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
         )
-        hidden = model.decoder.decode(embeds, ctx)
-        return model.project(hidden[0]) if last else hidden.new_empty(0, 0)
+        hidden = model.decoder.decode(embeds, ctx)[0]
+        return _outputs(plan, hidden, _wanted_of(ctx.taps.hidden_states, wanted), model.project)
 
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
@@ -104,6 +130,40 @@ class Runner:
         assert chunk.request.memory is not None
         entry = self._encoders.memories[chunk.request.memory]
         return entry.table, entry.length
+
+
+def _reads_layers(plan: StepPlan) -> bool:
+    return any(r.strategy is not None and r.strategy.reads_layers for r in plan.requests)
+
+
+def _wanted_of(layers: Sequence[Tensor], wanted: list[int]) -> tuple[Tensor, ...]:
+    """The wanted tokens' hidden states. Shape: [1, N or W, D] each, to [W, D] each."""
+    return tuple(x[0] if x.shape[1] == len(wanted) else x[0, wanted] for x in layers)
+
+
+def _outputs(
+    plan: StepPlan, hidden_WD: Tensor, layers: tuple[Tensor, ...], project: Callable[[Tensor], Tensor]
+) -> tuple[list[ChunkOutput], Tensor]:
+    """What a step gave, chunk by chunk; all scores that are looked at for certain are made in one go."""
+    chunks = [chunk for chunk in plan.chunks if chunk.wanted]
+    stops = list(accumulate(chunk.wanted for chunk in chunks))
+    ends = [
+        (stop - 1 - chunk.row.drafted, stop) if chunk.is_last else (0, 0)
+        for chunk, stop in zip(chunks, stops, strict=True)
+    ]
+    places = [at for first, stop in ends for at in range(first, stop)]
+    if not places:
+        logits = hidden_WD.new_empty(0, 0)
+    else:
+        logits = project(hidden_WD if len(places) == hidden_WD.shape[0] else hidden_WD[places])
+    outputs: list[ChunkOutput] = []
+    at = 0
+    for chunk, stop, (first, end) in zip(chunks, stops, ends, strict=True):
+        rows = slice(stop - chunk.wanted, stop)
+        start = chunk.row.computed + chunk.count - chunk.wanted
+        scores, at = logits[at : at + end - first], at + end - first
+        outputs.append(ChunkOutput(chunk, start, hidden_WD[rows], scores, tuple(x[rows] for x in layers), project))
+    return outputs, logits
 
 
 def _positions(chunks: Sequence[ScheduledChunk]) -> Tensor:

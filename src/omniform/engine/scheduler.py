@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 from omniform.core.errors import InputError
 from omniform.engine.block_pool import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
-from omniform.engine.paged_state import Pool
+from omniform.engine.paged_state import ROWS, Pool
 from omniform.engine.request import Request, Row
 
 
@@ -31,6 +31,18 @@ class ScheduledChunk:
     def is_last(self) -> bool:
         """Whether the row has been read to its end by then, so that its next token can be chosen."""
         return self.count == self.row.pending
+
+    @property
+    def is_read(self) -> bool:
+        """The same, once the step was computed."""
+        return self.row.pending == 0
+
+    @property
+    def wanted(self) -> int:
+        """Of how many of its last tokens the output is wanted: guesses are confirmed by that of the token before."""
+        if self.request.reads_prompt:
+            return self.count
+        return 1 + self.row.drafted if self.is_last else 0
 
 
 @dataclass(slots=True)
@@ -107,10 +119,19 @@ class Scheduler:
             held.release(table)
         row.tables.clear()
 
+    def roll_back(self, row: Row, tokens: int) -> None:
+        """Forget what was computed of a row after its first ``tokens`` tokens."""
+        for key, table in row.tables.items():
+            assert key != ROWS, "what is kept of a row as a whole cannot be taken back"
+            self.pools[key].shrink(table, tokens)
+        del row.contents[tokens // self._size :]
+        row.computed = min(row.computed, tokens)
+
     def preempt(self, request: Request) -> None:
         """Take all blocks from a request and let it wait again; its rows will be computed anew."""
         for row in request.rows:
             self.release(row)
+            row.take_drafts()
             row.computed = 0
         self._let_go(request)
         self.running.remove(request)
@@ -164,6 +185,10 @@ class Scheduler:
                 continue
             budget -= self._plan_chunks(request, budget, plan)
             blocked = blocked or request not in self.running
+        planned = {id(chunk.row) for chunk in plan.chunks}
+        for row in (row for request in self.running for row in request.rows):
+            if row.drafted and id(row) not in planned:
+                row.take_drafts()  # guesses are for one step, and this is not the row's
         return plan
 
     def done(self, plan: StepPlan) -> None:
@@ -171,7 +196,7 @@ class Scheduler:
         for chunk in plan.chunks:
             chunk.row.computed += chunk.count
             for pool, table in chunk.row.tables.items():
-                self.pools[pool].slide(table, chunk.row.computed)
+                self.pools[pool].slide(table, chunk.row.computed - chunk.row.drafted)
         for request in plan.requests:
             # Whoever was in a step that failed is alone until it has come that far again.
             request.alone = request.alone and any(row.pending for row in request.running)
@@ -209,7 +234,7 @@ class Scheduler:
     def _plan_chunks(self, request: Request, budget: int, plan: StepPlan) -> int:
         """Plan a running request's tokens; returns how many."""
         rows = request.running
-        lockstep = len(rows) > 1 and request.beams is not None
+        lockstep = len(rows) > 1 and request.strategy is not None and request.strategy.lockstep
         if lockstep and any(row.pending > 1 for row in rows):
             # Beams choose together: those that are ahead wait with their last token.
             wishes = [(row, row.pending - 1) for row in rows if row.pending > 1]
@@ -223,6 +248,8 @@ class Scheduler:
         for row, wish in wishes:
             if self.pools and not row.tables:  # a model without any state has nothing to take over
                 wish -= self._reuse_prefix(request, row)
+            if row.drafted and wish > left:
+                wish -= len(row.take_drafts(row.drafted - (wish - left)))
             count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:
                 continue
@@ -259,7 +286,7 @@ class Scheduler:
 
     def _reuse_prefix(self, request: Request, row: Row) -> int:
         """Give a row that has no blocks those that hold what it begins with; returns the tokens saved."""
-        chain = self._contents(row, request)
+        chain = [] if request.reads_prompt else self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
         # Tokens that see one another are read in one step, so none of them is reused without the others.
         while cut := [start for start, end in request.layout.bidirectional if start < known * self._size < end]:

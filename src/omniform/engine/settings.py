@@ -18,6 +18,7 @@ from omniform.core.generation import as_settings
 from omniform.core.kinds import PerRow
 from omniform.core.settings import SETTINGS, Effect, Read, Setting, merged, misspelt, read, read_one
 from omniform.engine.beams import BeamSettings
+from omniform.engine.parts import Parts
 
 log = logging.getLogger("omniform")
 
@@ -159,6 +160,9 @@ class Asked:
 
         told: what was warned of in this call already; the prompts of a batch share it.
 
+    Attributes:
+        parts: the objects that the call brought along.
+
     Raises:
         InputError: ``model.generation_config`` is no config.
         UnknownArgumentError: ``generation_config.json`` holds a misspelt name.
@@ -170,7 +174,10 @@ class Asked:
         said = {name: value for name, value in own.items() if value is not None}
         for names in (said, *layers):
             _check_names(names, self.table)
-        self.known = merged([token_ids(model.config), said, *layers], self.table)
+        parts = [name for name, row in self.table.items() if row.effect is Effect.PART]
+        self.parts = Parts({n: layer[n] for layer in layers for n in parts if layer.get(n) is not None})
+        plain = [{n: value for n, value in layer.items() if n not in parts} for layer in layers] if parts else layers
+        self.known = merged([token_ids(model.config), said, *plain], self.table)
         self._caller = {name for layer in layers for name in layer}
         self._model = model
         self._read: Read | None = None

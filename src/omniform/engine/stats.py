@@ -18,6 +18,7 @@ class Stats:
         steps: how many were computed.
         tokens_computed: tokens that went through the decoder.
         tokens_cached: prompt tokens that did not have to, because another request had begun the same.
+        tokens_drafted, tokens_accepted: tokens that were guessed ahead, and those among them that came true.
         encoder_runs: pictures, sounds and texts that an encoder read.
         encoder_hits: those that were known already.
         preemptions: how often a request was preempted: had to give up its blocks.
@@ -33,6 +34,8 @@ class Stats:
     steps: int
     tokens_computed: int
     tokens_cached: int
+    tokens_drafted: int
+    tokens_accepted: int
     encoder_runs: int
     encoder_hits: int
     preemptions: int

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from omniform.engine.beams import BeamSearch
 from omniform.engine.encoders import Encoders
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
-from omniform.engine.sampling import choose, logprobs_of, processed, refuse_no_numbers
-from omniform.engine.scheduler import ScheduledChunk, Scheduler
+from omniform.engine.runner import ChunkOutput
+from omniform.engine.sampling import choose, logprobs_of
+from omniform.engine.scheduler import Scheduler
 from omniform.engine.settings import Settings
 from omniform.engine.stop import answer_text
 
@@ -34,36 +34,74 @@ class Writer:
     Attributes:
         failures: requests that ended with an error.
         tokens_cached: prompt tokens that finished requests did not have to compute.
+        tokens_drafted, tokens_accepted: tokens that were guessed, and those among them that came true.
     """
 
     def __init__(self, scheduler: Scheduler, encoders: Encoders, device: torch.device) -> None:
         self.failures = 0
         self.tokens_cached = 0
+        self.tokens_drafted = self.tokens_accepted = 0
         self._scheduler = scheduler
         self._encoders = encoders
         self._device = device
 
     @torch.inference_mode()
-    def write(self, ready: Sequence[ScheduledChunk], logits_RV: Tensor) -> None:
-        """Choose the next token of every row that was read to its end."""
-        alike: dict[Settings, list[Entry]] = {}
-        searches: dict[int, list[Entry]] = {}
-        for at, chunk in enumerate(ready):
-            request, row = chunk.request, chunk.row
-            if request.settings.num_beams > 1:
-                searches.setdefault(id(request), []).append((request, row, at))
-                continue
-            alike.setdefault(request.settings, []).append((request, row, at))
-            if row.written == 0 and len(request.rows) == 1:
-                for number in range(1, request.settings.num_return_sequences):
-                    twin = self._scheduler.fork(row, number)
-                    twin.generator = self.generator(request, number)
-                    request.rows.append(twin)
-                    alike[request.settings].append((request, twin, at))
-        for settings, entries in alike.items():
-            self._guarded(entries, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
-        for entries in searches.values():
-            self._guarded(entries, lambda some: self._search(some, logits_RV))
+    def write(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor) -> None:
+        """Choose the next token of every row that was read to its end; several where guesses come true.
+
+        Args:
+            outputs: what the step gave.
+            logits_RV: the scores in them, of all rows that were read to their end.
+        """
+        entries: list[Entry] = []
+        guesses: dict[int, list[int]] = {}
+        together: dict[int, list[ChunkOutput]] = {}
+        at = 0
+        for output in outputs:
+            request, row = output.chunk.request, output.chunk.row
+            here, at = at, at + output.logits.shape[0]
+            if request.strategy is not None:
+                together.setdefault(id(request), []).append(output)
+            elif at > here:
+                entries.append((request, row, here))
+                if row.drafted:
+                    guesses[id(row)] = row.take_drafts()
+                if row.written == 0 and len(request.rows) == 1:
+                    entries += [(request, twin, here) for twin in self._twins(request, row)]
+        self._write_rows(entries, guesses, logits_RV)
+        for theirs in together.values():
+            self._advance(theirs)
+
+    def _twins(self, request: Request, row: Row) -> list[Row]:
+        """The rows of a request's other answers, which begin as its first."""
+        for number in range(1, request.settings.num_return_sequences):
+            twin = self._scheduler.fork(row, number)
+            twin.generator = self.generator(request, number)
+            request.rows.append(twin)
+        return request.rows[1:]
+
+    def _write_rows(self, entries: list[Entry], guesses: dict[int, list[int]], logits_RV: Tensor) -> None:
+        """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
+        guessed = [(request, row, len(guesses[id(row)])) for request, row, _ in entries if id(row) in guesses]
+        while entries:
+            alike: dict[Settings, list[Entry]] = {}
+            for entry in entries:
+                alike.setdefault(entry[0].settings, []).append(entry)
+            for settings, some in alike.items():
+                self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
+            entries = [
+                (request, row, at + 1)
+                for request, row, at in entries
+                if not request.over and _came_true(row, guesses.get(id(row)))
+            ]
+        for request, row, drafted in guessed:
+            right = drafted - len(guesses[id(row)])
+            self.tokens_drafted += drafted
+            self.tokens_accepted += right
+            if request.drafter is not None:
+                request.drafter.confirmed(row, drafted, right)
+            if row.tables:
+                self._scheduler.roll_back(row, len(row.tokens) - 1)
 
     def _guarded(self, entries: list[Entry], work: Callable[[list[Entry]], None]) -> None:
         """Do something for rows; a request that makes it fail is over, and the others are served without it."""
@@ -77,6 +115,23 @@ class Writer:
             for one in requests:
                 self._guarded([entry for entry in entries if entry[0] is one], work)
 
+    def _advance(self, outputs: list[ChunkOutput]) -> None:
+        """Let one request's strategy go on."""
+        request = outputs[0].chunk.request
+        strategy = request.strategy
+        assert strategy is not None
+        try:
+            ready = [output for output in outputs if output.chunk.is_read]
+            for output in outputs:
+                if strategy.reads_prompt:
+                    strategy.read(request, output)
+            if len(ready) == len(request.running):
+                strategy.advance(request, ready, self)
+                if strategy.over:
+                    self.finish(request)
+        except Exception as error:
+            self.fail(request, error)
+
     def _choose(self, entries: list[Entry], settings: Settings, logits_RV: Tensor) -> None:
         places = [at for _, _, at in entries]
         logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
@@ -86,11 +141,12 @@ class Writer:
             if request.over:
                 continue  # another of its rows has failed
             try:
-                self._append(request, row, token, logits[i], scores[i])
+                self.append(request, row, token, logits[i], scores[i])
             except Exception as error:
                 self.fail(request, error)
 
-    def _append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
+    def append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
+        """Let a row write a token: note what is to be noted, look for an end, tell the sink."""
         settings = request.settings
         row.tokens.append(token)
         logprob: TokenLogprob | None = None
@@ -113,36 +169,24 @@ class Writer:
             if not request.running:
                 self.finish(request)
 
-    def _search(self, entries: list[Entry], logits_RV: Tensor) -> None:
-        """One step of a beam search: its rows become others that continue them."""
-        request = entries[0][0]
-        rows = [row for _, row, _ in entries]
-        if request.beams is None:
-            request.beams = BeamSearch(request.settings.beam_settings(), rows[0].generator)
-        logits = logits_RV[[at for _, _, at in entries]].float()
-        logprobs = logits.log_softmax(-1)
-        if not request.settings.remove_invalid:
-            places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
-            refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
-        scores = processed(rows, request.settings, logprobs)
-        late = is_late(request)
+    def fork(self, row: Row, number: int) -> Row:
+        """A second row that continues the first, sharing what was computed of it."""
+        return self._scheduler.fork(row, number)
 
-        def ends(parent: int, token: int) -> bool:
-            row = rows[parent]
-            stops = request.stop_strings
-            return late or (stops is not None and stops.ends([*row.named, token]))
+    def release(self, row: Row) -> None:
+        """Let go of what was computed of a row."""
+        self._scheduler.release(row)
 
-        fork = request.beams.advance(scores, ends)
-        if request.beams.done:
-            self.finish(request)
-            return
-        request.rows = [self._scheduler.fork(rows[parent], i) for i, parent in enumerate(fork.parents)]
-        for row, token in zip(request.rows, fork.tokens, strict=True):
-            row.tokens.append(token)
-        for row in rows:
-            self._scheduler.release(row)
+    def roll_back(self, row: Row, tokens: int) -> None:
+        """Forget what was computed of a row after its first ``tokens`` tokens."""
+        self._scheduler.roll_back(row, tokens)
+
+    def is_late(self, request: Request) -> bool:
+        """Whether a request's time is up."""
+        return is_late(request)
 
     def generator(self, request: Request, number: int) -> torch.Generator | None:
+        """What the answer of this number draws from; None for torch's global generator."""
         if request.seed is None:
             return None
         return torch.Generator(self._device).manual_seed(request.seed + number)
@@ -158,14 +202,14 @@ class Writer:
         self._end(request, completion, None)
 
     def _completion(self, request: Request) -> Completion:
-        beams = request.beams
+        told = None if request.strategy is None else request.strategy.hypotheses()
         prompt = [t for t in request.prompt.tokens if t != NAMELESS]
         if request.rows:
             prompt = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
-        if beams is not None and beams.done:
+        if told is not None:
             found = [
                 self._continuation(request, prompt, h.tokens, "stop" if h.stopped else "length", None, h.score)
-                for h in beams.results()
+                for h in told
             ]
         else:
             found = [
@@ -204,6 +248,14 @@ class Writer:
             return Continuation(tokens, reason, text, score=score)
         noted = row.logprobs if request.settings.logprobs is not None else None
         return Continuation(tokens, reason, text, noted, score, row.scores, row.logits)
+
+
+def _came_true(row: Row, guesses: list[int] | None) -> bool:
+    """Whether a row goes on with what was computed of its guesses; strikes out the first of them."""
+    if not guesses or row.finished is not None or row.tokens[-1] != guesses[0]:
+        return False
+    del guesses[0]
+    return True
 
 
 def _place(request: Request, row: Row) -> int:

@@ -1,0 +1,28 @@
+"""What one call brings along besides settings: objects that no file can hold, and that act on its rows only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """The objects of one call, by the names of the table (rows with :attr:`omniform.core.settings.Effect.PART`).
+
+    Attributes:
+        given: what was handed over, as it is.
+    """
+
+    given: Mapping[str, object] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.given)
+
+    def get(self, name: str) -> object:
+        """What was handed over under a name; None if nothing was."""
+        return self.given.get(name)
+
+
+NO_PARTS: Final = Parts()
