@@ -49,6 +49,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     "Engine": "omniform.engine.engine",
+    "Guide": "omniform.engine.guide",
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from omniform.engine.engine import Engine as Engine
     from omniform.engine.generate import generate as generate
     from omniform.engine.generate import stream as stream
+    from omniform.engine.guide import Guide as Guide
     from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
     from omniform.engine.text import TextStreamer as TextStreamer
     from omniform.hub.auto import *  # noqa: F403

@@ -38,7 +38,7 @@ class Pieces:
     """
 
     def __init__(self, tokenizer: Decodes) -> None:
-        backend = _backend(tokenizer)
+        backend = backend_of(tokenizer)
         self._known: dict[int, bytes] = {}
         self._read: Callable[[int], bytes] = (
             (lambda token: str(tokenizer.decode([token])).encode()) if backend is None else _Reader(backend).piece
@@ -210,7 +210,8 @@ def _overlap(text: bytes, string: bytes) -> int:
     return next((n for n in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:n])), 0)
 
 
-def _backend(tokenizer: Decodes) -> Backend | None:
+def backend_of(tokenizer: Decodes) -> Backend | None:
+    """The ``tokenizers.Tokenizer`` underneath; None where there is none."""
     # Here, so that whoever asks for no stop strings need not load tokenizers and processors.
     from omniform.inputs.processors.base import Processor
     from omniform.inputs.text.scripted import Scripted
