@@ -30,7 +30,27 @@ _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
 _TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast")
 
-_HOOKS = ("LogitsProcessor", "LogitsProcessorList", "StoppingCriteria", "StoppingCriteriaList")
+_RULES = (
+    "AlternatingCodebooksLogitsProcessor", "BarkEosPrioritizerLogitsProcessor",
+    "ClassifierFreeGuidanceLogitsProcessor", "DiaClassifierFreeGuidanceLogitsProcessor",
+    "DiaEOSChannelFilterLogitsProcessor", "DiaEOSDelayPatternLogitsProcessor",
+    "EncoderNoRepeatNGramLogitsProcessor", "EncoderRepetitionPenaltyLogitsProcessor", "EpsilonLogitsWarper",
+    "EtaLogitsWarper", "ExponentialDecayLengthPenalty", "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor", "HammingDiversityLogitsProcessor", "InfNanRemoveLogitsProcessor",
+    "LogitNormalization", "LogitsProcessor", "LogitsProcessorList", "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor", "MinPLogitsWarper", "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor", "PrefixConstrainedLogitsProcessor", "RepetitionPenaltyLogitsProcessor",
+    "SequenceBiasLogitsProcessor", "SuppressTokensAtBeginLogitsProcessor", "SuppressTokensLogitsProcessor",
+    "SynthIDTextWatermarkLogitsProcessor", "SynthIDTextWatermarkState", "TemperatureLogitsWarper",
+    "TopHLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "TypicalLogitsWarper",
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor", "WatermarkLogitsProcessor", "WhisperNoSpeechDetection",
+    "WhisperTimeStampLogitsProcessor",
+)  # fmt: skip
+_CRITERIA = (
+    "ConfidenceCriteria", "EosTokenCriteria", "MaxLengthCriteria", "MaxTimeCriteria", "StopStringCriteria",
+    "StoppingCriteria", "StoppingCriteriaList", "validate_stopping_criteria",
+)  # fmt: skip
+_WATERMARKS = ("BaseWatermarkingConfig", "SynthIDTextWatermarkingConfig", "WatermarkingConfig")
 _CACHES = ("Cache", "DynamicCache", "StaticCache")
 _PIPELINES = (
     "Chat", "ChunkPipeline", "KeyDataset", "PIPELINE_REGISTRY", "Pipeline", "PipelineRegistry", "pipeline",
@@ -65,7 +85,11 @@ _HOME: dict[str, str] = {
     "PreTrainedConfig": "omniform.core.config",
     "PretrainedConfig": "omniform.core.config",
     "set_seed": "omniform.core.seeds",
-    **dict.fromkeys(_HOOKS, "omniform.core.hooks"),
+    **dict.fromkeys(_RULES, "omniform.engine.processors"),
+    **dict.fromkeys(_CRITERIA, "omniform.engine.criteria"),
+    **dict.fromkeys(_WATERMARKS, "omniform.core.watermark"),
+    **dict.fromkeys(("WatermarkDetector", "WatermarkDetectorOutput"), "omniform.engine.watermark"),
+    "GenerationMode": "omniform.core.generation",
     **dict.fromkeys(_CACHES, "omniform.core.caches"),
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
@@ -77,12 +101,27 @@ if TYPE_CHECKING:
     from omniform.core.batch import Span as Span
     from omniform.core.errors import OmniformError as OmniformError
     from omniform.core.generation import GenerationConfig as GenerationConfig
+    from omniform.core.generation import GenerationMode as GenerationMode
+    from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
+    from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
+    from omniform.core.watermark import WatermarkingConfig as WatermarkingConfig
+    from omniform.engine.criteria import ConfidenceCriteria as ConfidenceCriteria
+    from omniform.engine.criteria import EosTokenCriteria as EosTokenCriteria
+    from omniform.engine.criteria import MaxLengthCriteria as MaxLengthCriteria
+    from omniform.engine.criteria import MaxTimeCriteria as MaxTimeCriteria
+    from omniform.engine.criteria import StoppingCriteria as StoppingCriteria
+    from omniform.engine.criteria import StoppingCriteriaList as StoppingCriteriaList
+    from omniform.engine.criteria import StopStringCriteria as StopStringCriteria
+    from omniform.engine.criteria import validate_stopping_criteria as validate_stopping_criteria
     from omniform.engine.engine import Engine as Engine
     from omniform.engine.generate import generate as generate
     from omniform.engine.generate import stream as stream
     from omniform.engine.guide import Guide as Guide
+    from omniform.engine.processors import *  # noqa: F403
     from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
     from omniform.engine.text import TextStreamer as TextStreamer
+    from omniform.engine.watermark import WatermarkDetector as WatermarkDetector
+    from omniform.engine.watermark import WatermarkDetectorOutput as WatermarkDetectorOutput
     from omniform.hub.auto import *  # noqa: F403
     from omniform.hub.auto_inputs import AutoFeatureExtractor as AutoFeatureExtractor
     from omniform.hub.auto_inputs import AutoImageProcessor as AutoImageProcessor

@@ -13,17 +13,23 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final
 
+_CRITERIA: Final = (
+    "ConfidenceCriteria EosTokenCriteria MaxLengthCriteria MaxTimeCriteria StopStringCriteria StoppingCriteria "
+    "StoppingCriteriaList validate_stopping_criteria"
+)
+_RULES: Final = "*LogitsProcessor *LogitsWarper *LengthPenalty *Normalization *SpeechDetection *TextWatermarkState"
+
 PATHS: Final[dict[str, str]] = {
     "cache_utils": "DynamicCache StaticCache Cache",
     "configuration_utils": "PretrainedConfig PreTrainedConfig",
     "feature_extraction_utils": "BatchFeature",
-    "generation": "GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList "
-    "TextStreamer TextIteratorStreamer",
-    "generation.configuration_utils": "GenerationConfig",
-    "generation.logits_process": "LogitsProcessor LogitsProcessorList",
-    "generation.stopping_criteria": "StoppingCriteria StoppingCriteriaList",
+    "generation": f"GenerationConfig GenerationMode {_RULES} {_CRITERIA} *Watermark TextStreamer TextIteratorStreamer",
+    "generation.configuration_utils": "GenerationConfig GenerationMode *WatermarkingConfig",
+    "generation.logits_process": _RULES,
+    "generation.stopping_criteria": _CRITERIA,
+    "generation.watermarking": "WatermarkDetector WatermarkDetectorOutput",
     "generation.streamers": "TextStreamer TextIteratorStreamer",
-    "generation.utils": "GenerationConfig LogitsProcessorList StoppingCriteriaList",
+    "generation.utils": "GenerationConfig GenerationMode LogitsProcessorList StoppingCriteriaList",
     "image_processing_utils": "BatchFeature",
     "modeling_utils": "PreTrainedModel",
     "models": "",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Final, Literal, cast, overload
 
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownAttributeError, brief, nearest
 from omniform.core.kinds import plain
 from omniform.core.settings import SETTINGS, Effect, misspelt, read
 from omniform.core.upstairs import upstairs
+from omniform.core.watermark import BaseWatermarkingConfig, watermark_of
+
+log = logging.getLogger("omniform")
 
 FILE: Final = "generation_config.json"
 
@@ -21,6 +27,20 @@ _NOTES: Final = frozenset({"_from_model_config", "_commit_hash", "transformers_v
 _OUTPUTS: Final = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _INSIDE: Final = ("decoder", "generator", "text_config")
 """Where a config of several models keeps the settings of the one that writes."""
+
+
+class GenerationMode(StrEnum):
+    """The ways of writing, by the ecosystem's names."""
+
+    CONTRASTIVE_SEARCH = "contrastive_search"
+    GREEDY_SEARCH = "greedy_search"
+    SAMPLE = "sample"
+    ASSISTED_GENERATION = "assisted_generation"
+    DOLA_GENERATION = "dola_generation"
+    BEAM_SEARCH = "beam_search"
+    BEAM_SAMPLE = "beam_sample"
+    CONSTRAINED_BEAM_SEARCH = "constrained_beam_search"
+    GROUP_BEAM_SEARCH = "group_beam_search"
 
 
 class GenerationConfig:
@@ -38,7 +58,9 @@ class GenerationConfig:
 
     def __init__(self, **settings: object) -> None:
         refuse_misspelt("GenerationConfig", settings)
-        self.__dict__["_said"] = {name: _kept(value) for name, value in settings.items() if name != "_commit_hash"}
+        self.__dict__["_said"] = {
+            name: _entry(name, value) for name, value in settings.items() if name != "_commit_hash"
+        }
 
     # -- from and to files ---------------------------------------------------------------------------------------------
 
@@ -133,7 +155,7 @@ class GenerationConfig:
         if return_unused_kwargs:
             return config, unused
         refuse_misspelt(f"{cls.__name__}.from_dict", unused)
-        config._said.update({name: _kept(value) for name, value in unused.items()})
+        config._said.update({name: _entry(name, value) for name, value in unused.items()})
         return config
 
     @classmethod
@@ -150,7 +172,7 @@ class GenerationConfig:
         for place in (raw, inner):
             for name in ATTRIBUTES:
                 if name not in _NOTES and config._said.get(name) is None and place.get(name) is not None:
-                    config._said[name] = _kept(place[name])
+                    config._said[name] = _entry(name, place[name])
         if raw.get("transformers_version") is not None:
             config._said["transformers_version"] = raw["transformers_version"]
         if not config._said.get("return_dict_in_generate") and any(config._said.get(name) for name in _OUTPUTS):
@@ -189,6 +211,22 @@ class GenerationConfig:
                 raise InputError("JSON cannot hold this value", where=name, found=brief(value)) from None
         return json.dumps(named, indent=2, sort_keys=True) + "\n"
 
+    def to_json_file(
+        self,
+        json_file_path: str | os.PathLike[str],
+        use_diff: bool = True,
+        keys_to_pop: Iterable[str] | None = None,
+    ) -> None:
+        """Write :meth:`to_json_string` into a file.
+
+        Raises:
+            InputError: a value that JSON cannot hold.
+            OSError: the file cannot be written.
+        """
+        text = self.to_json_string(use_diff=use_diff, keys_to_pop=keys_to_pop)
+        with open(json_file_path, "w", encoding="utf-8") as file:
+            file.write(text)
+
     # -- settings ------------------------------------------------------------------------------------------------------
 
     def update(
@@ -213,7 +251,7 @@ class GenerationConfig:
         for name, value in settings.items():
             known = name in ATTRIBUTES or name in self._said
             if (known and not (defaults_only and self._said.get(name) is not None)) or (custom and not known):
-                self._said[name] = _kept(value)
+                self._said[name] = _entry(name, value)
             else:
                 unused[name] = value
         return unused
@@ -232,6 +270,26 @@ class GenerationConfig:
         if strict and found.idle:
             name, words = next(iter(found.idle.items()))
             raise InputError("this has no effect beside the others", where=name, expected=words)
+
+    def get_generation_mode(self, assistant_model: object = None) -> GenerationMode:
+        """Which way of writing these settings ask for.
+
+        Args:
+            assistant_model: a smaller model that guesses ahead, if there is one.
+        """
+        said = self._said
+        mode = _mode(said)
+        ahead = ("prompt_lookup_num_tokens", "assistant_early_exit")
+        guesses = assistant_model is not None or said.get("use_mtp") or any(said.get(n) is not None for n in ahead)
+        for wanted, asked in (
+            (GenerationMode.ASSISTED_GENERATION, guesses),
+            (GenerationMode.DOLA_GENERATION, said.get("dola_layers") is not None),
+        ):
+            if asked and mode in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+                mode = wanted
+            elif asked:
+                log.warning("%s goes with greedy search and sampling only, not with %s", wanted.value, mode.value)
+        return mode
 
     @property
     def _said(self) -> dict[str, object]:
@@ -252,7 +310,7 @@ class GenerationConfig:
     def __setattr__(self, name: str, value: object) -> None:
         if name not in self._said:
             refuse_misspelt("GenerationConfig", (name,), UnknownAttributeError)
-        self._said[name] = _kept(value)
+        self._said[name] = _entry(name, value)
 
     def __delattr__(self, name: str) -> None:
         if self._said.pop(name, self) is self and name not in ATTRIBUTES:
@@ -278,6 +336,26 @@ class GenerationConfig:
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={brief(value)}" for name, value in self._said.items() if value is not None)
         return f"GenerationConfig({inside})"
+
+
+def _mode(said: Mapping[str, object]) -> GenerationMode:
+    """The way of writing, guesses ahead left aside."""
+
+    def above(name: str, least: float) -> bool:
+        value = said.get(name)
+        return isinstance(value, (int, float)) and value > least
+
+    draws = said.get("do_sample") is True
+    if said.get("constraints") is not None or said.get("force_words_ids") is not None:
+        return GenerationMode.CONSTRAINED_BEAM_SEARCH
+    if said.get("num_beams") not in (None, 1):
+        if above("num_beam_groups", 1):
+            return GenerationMode.GROUP_BEAM_SEARCH
+        return GenerationMode.BEAM_SAMPLE if draws else GenerationMode.BEAM_SEARCH
+    if draws:
+        return GenerationMode.SAMPLE
+    contrasts = above("top_k", 1) and above("penalty_alpha", 0)
+    return GenerationMode.CONTRASTIVE_SEARCH if contrasts else GenerationMode.GREEDY_SEARCH
 
 
 def refuse_misspelt(
@@ -332,7 +410,7 @@ def _from_mapping(cls: type[GenerationConfig], raw: object) -> GenerationConfig:
     if not isinstance(raw, Mapping) or not all(isinstance(name, str) for name in raw):
         raise ConfigError("these are no settings", where=FILE, expected="a mapping of names", found=brief(raw))
     config = cls()
-    config._said.update({name: _kept(value) for name, value in raw.items() if name != "_commit_hash"})
+    config._said.update({name: _entry(name, value) for name, value in raw.items() if name != "_commit_hash"})
     return config
 
 
@@ -347,8 +425,15 @@ def _mapping_of(config: object) -> Mapping[str, object]:
     return raw
 
 
+def _entry(name: str, value: object) -> object:
+    """A setting as it is kept; a watermark's mapping becomes its config, as in the ecosystem."""
+    return watermark_of(value) if name == "watermarking_config" and isinstance(value, Mapping) else _kept(value)
+
+
 def _kept(value: object) -> object:
     """A value as it is kept: lists and mappings copied, tensors as lists, so that nothing outside changes it."""
+    if isinstance(value, BaseWatermarkingConfig):
+        return copy.deepcopy(value)
     try:
         return plain(value)
     except (InputError, TypeError, ValueError, RecursionError, RuntimeError):
@@ -357,6 +442,8 @@ def _kept(value: object) -> object:
 
 def _with_names(value: object) -> object:
     """Mappings with texts as keys, as JSON has them."""
+    if isinstance(value, BaseWatermarkingConfig):
+        return value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): _with_names(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

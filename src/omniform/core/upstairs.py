@@ -15,6 +15,8 @@ from omniform.core.collector import paused
 Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
+    "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
+    "engine.processors.watermark:WatermarkLogitsProcessor",
     "hub.save:save_model",
     "hub.save:save_config",
     "hub.settings:read_settings",

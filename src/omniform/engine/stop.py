@@ -87,12 +87,15 @@ class StopStrings:
     Args:
         strings: what ends an answer.
         tokenizer: whose tokens are written.
+
+    Attributes:
+        window: so many last tokens are looked at: each has a byte at least.
     """
 
     def __init__(self, strings: Sequence[str], tokenizer: Decodes) -> None:
         self._strings = {s: s.encode() for s in strings}
         self._pieces = Pieces(tokenizer)
-        self._window = max(map(len, self._strings.values()))
+        self.window = max(map(len, self._strings.values()))
 
     def ends(self, row: Sequence[int]) -> bool:
         """Whether the last token completes a stop string; it may go on after it within the same token."""
@@ -101,7 +104,7 @@ class StopStrings:
     def untouched(self, row: Sequence[int]) -> int:
         """How many of a row's tokens belong neither to a stop string that ends it nor to the beginning of one."""
         matches = self._matches(row)
-        pieces = [self._pieces[token] for token in row[-self._window :]]
+        pieces = [self._pieces[token] for token in row[-self.window :]]
         text = b"".join(pieces)
         keep = min(matches.values()) if matches else len(text) - max(_overlap(text, s) for s in self._strings.values())
         untouched = len(row) - len(pieces)
@@ -141,7 +144,7 @@ class StopStrings:
 
     def _text(self, row: Sequence[int]) -> bytes:
         """What the last tokens read, as many as matter."""
-        return b"".join([self._pieces[token] for token in row[-self._window :]])
+        return b"".join([self._pieces[token] for token in row[-self.window :]])
 
 
 class ShownText:
