@@ -51,7 +51,7 @@ _CRITERIA = (
     "StoppingCriteria", "StoppingCriteriaList", "validate_stopping_criteria",
 )  # fmt: skip
 _WATERMARKS = ("BaseWatermarkingConfig", "SynthIDTextWatermarkingConfig", "WatermarkingConfig")
-_CACHES = ("Cache", "DynamicCache", "StaticCache")
+_CACHES = ("Cache", "DynamicCache", "QuantizedCache", "SlidingWindowCache", "StaticCache")
 _PIPELINES = (
     "Chat", "ChunkPipeline", "KeyDataset", "PIPELINE_REGISTRY", "Pipeline", "PipelineRegistry", "pipeline",
 )  # fmt: skip
@@ -91,6 +91,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(("WatermarkDetector", "WatermarkDetectorOutput"), "omniform.engine.watermark"),
     "GenerationMode": "omniform.core.generation",
     **dict.fromkeys(_CACHES, "omniform.core.caches"),
+    "EncoderDecoderCache": "omniform.core.paired_cache",
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
 }

@@ -20,7 +20,7 @@ _CRITERIA: Final = (
 _RULES: Final = "*LogitsProcessor *LogitsWarper *LengthPenalty *Normalization *SpeechDetection *TextWatermarkState"
 
 PATHS: Final[dict[str, str]] = {
-    "cache_utils": "DynamicCache StaticCache Cache",
+    "cache_utils": "Cache DynamicCache StaticCache QuantizedCache EncoderDecoderCache SlidingWindowCache",
     "configuration_utils": "PretrainedConfig PreTrainedConfig",
     "feature_extraction_utils": "BatchFeature",
     "generation": f"GenerationConfig GenerationMode {_RULES} {_CRITERIA} *Watermark TextStreamer TextIteratorStreamer",

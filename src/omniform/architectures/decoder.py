@@ -15,12 +15,13 @@ from omniform.architectures.losses import next_token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
 from omniform.core.batch import Item, Span
-from omniform.core.caches import DynamicCache
+from omniform.core.caches import Cache, DynamicCache
 from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_shape
-from omniform.core.host import is_jit_traced
+from omniform.core.host import is_jit_traced, is_traced
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
-from omniform.core.state import DenseState, mixers
+from omniform.core.paired_cache import EncoderDecoderCache
+from omniform.core.state import DenseState, layout_of, mixers
 
 
 class LanguageModel(PromptReader, ABC):
@@ -96,7 +97,12 @@ class TextDecoder(TextStack, LanguageModel):
         if past is not None:
             return past
         wanted = not self.training and not is_jit_traced() if use_cache is None else use_cache
-        return DynamicCache() if wanted else None
+        if not wanted:
+            return None
+        cache: Cache = EncoderDecoderCache() if self.reads_memory else DynamicCache()
+        if not is_traced():
+            cache.settle(layout_of(self))
+        return cache
 
 
 class WritingHead(Generative):

@@ -18,7 +18,7 @@ from omniform.blocks.layers import run, surviving
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput
-from omniform.core.state import DenseState
+from omniform.core.state import DenseState, layout_of
 
 
 class Encoded(Tapped, total=False):
@@ -118,7 +118,10 @@ class TextStack(Model):
             check_embeds(embeds, self.embed_tokens.embedding_dim)
         tokens = cast(Tensor, embeds if ids is None else ids).shape[:2]
         past = inputs.get("past_key_values")
-        kept = past.length if isinstance(past, DenseState) else 0
+        kept = 0
+        if isinstance(past, DenseState):
+            past.admit(layout_of(self), tokens[0], tokens[1])
+            kept = past.length
         types, places = inputs.get("token_type_ids"), inputs.get("position_ids")
         if isinstance(types, Tensor) and self.embeddings.types is not None:
             check_token_types(types, self.embeddings.types, tuple(tokens))

@@ -20,11 +20,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from omniform.core.dense import DenseFixed, DenseKV, DenseLatent, DenseTokens
+from omniform.core.dense import RowIndex as RowIndex
+from omniform.core.errors import InputError
+from omniform.core.stores import Grown, TokenStore
 from omniform.core.trees import Tree, register_tree
 
 if TYPE_CHECKING:
@@ -169,10 +174,6 @@ class LatentView(Protocol):
         ...
 
 
-RowIndex = slice | Tensor
-"""Some rows of a step."""
-
-
 class FixedView(Protocol):
     """One mixer's state of fixed size, row by row."""
 
@@ -208,105 +209,6 @@ class State(Protocol):
         ...
 
 
-class DenseTokens:
-    """What a mixer keeps of every token, in one tensor per kind, grown by doubling: a step appends in place."""
-
-    __slots__ = ("_length", "_room", "_whole")
-
-    def __init__(self, room: int = 0) -> None:
-        self._whole: tuple[Tensor, ...] = ()
-        self._length = 0
-        self._room = room
-
-    def _extended(self, *new: Tensor) -> tuple[Tensor, ...]:
-        """Append this step's, Shape: [B, H, T, D] each; returns all so far."""
-        count = new[0].shape[2]
-        end = self._length + count
-        if not self._whole:
-            if self._room <= count:
-                # A single forward: keep what was computed, copy nothing.
-                self._whole, self._length = new, end
-                return new
-            self._whole = tuple(_grown(x, 0, self._room) for x in new)
-        elif end > self._whole[0].shape[2]:
-            room = max(end, self._room, 2 * self._length)
-            self._whole = tuple(_grown(x, self._length, room) for x in self._whole)
-        for whole, x in zip(self._whole, new, strict=True):
-            whole[:, :, self._length : end] = x
-        self._length = end
-        return self.tensors()
-
-    def put(self, x_BHSD: Tensor) -> int:
-        """Keep one more kind of what was kept elsewhere, whole; returns how many tokens it has."""
-        self._whole = (*self._whole, x_BHSD)
-        # Who takes trees apart may put other things than tensors in their places.
-        self._length = x_BHSD.shape[2] if isinstance(x_BHSD, Tensor) else 0
-        return self._length
-
-    def select(self, rows: Tensor) -> None:
-        """Keep, repeat or reorder rows of the batch."""
-        self._whole = tuple(x.index_select(0, rows) for x in self._whole)
-
-    def crop(self, length: int) -> None:
-        """Keep the first so many tokens; what follows is written elsewhere, so that nobody's view of it changes."""
-        self._whole = tuple(x[:, :, :length] for x in self._whole)
-        self._length = min(self._length, length)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """What is kept so far, Shape: [B, H, S, D] each; nothing before the first step."""
-        return tuple(x[:, :, : self._length] for x in self._whole)
-
-
-class DenseKV(DenseTokens):
-    """Keys and values of a padded batch."""
-
-    __slots__ = ()
-
-    def extend(self, k_BHTD: Tensor, v_BHTD: Tensor, /) -> tuple[Tensor, Tensor]:
-        k, v = self._extended(k_BHTD, v_BHTD)
-        return k, v
-
-
-class DenseLatent(DenseTokens):
-    """Latent vectors of a padded batch."""
-
-    __slots__ = ()
-
-    def extend(self, c_B1TW: Tensor, /) -> Tensor:
-        return self._extended(c_B1TW)[0]
-
-
-class DenseFixed:
-    """A state of fixed size for every row of a padded batch."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self) -> None:
-        self._state: Tensor | None = None
-
-    def read(self, rows: RowIndex) -> Tensor | None:
-        return None if self._state is None else self._state[rows]
-
-    def write(self, rows: RowIndex, state: Tensor) -> None:
-        assert isinstance(rows, slice), "a padded step has all rows of its batch"
-        self._state = state
-
-    def select(self, rows: Tensor) -> None:
-        """Keep, repeat or reorder rows of the batch."""
-        if self._state is not None:
-            self._state = self._state.index_select(0, rows)
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The state, Shape: [B, ...]; nothing before the first step."""
-        return () if self._state is None else (self._state,)
-
-
-def _grown(x_BHSD: Tensor, length: int, room: int) -> Tensor:
-    bigger = x_BHSD.new_empty((*x_BHSD.shape[:2], room, x_BHSD.shape[3]))
-    bigger[:, :, :length] = x_BHSD[:, :, :length]
-    return bigger
-
-
 class DenseState:
     """State of a padded batch: every row advances by the same number of indices.
 
@@ -324,7 +226,7 @@ class DenseState:
         self._kv: dict[int, DenseKV] = {}
         self._latent: dict[int, DenseLatent] = {}
         self._fixed: dict[int, DenseFixed] = {}
-        self._cross: dict[int, tuple[Tensor, Tensor]] = {}
+        self._cross: dict[int, DenseKV] = {}
 
     @property
     def length(self) -> int:
@@ -332,43 +234,73 @@ class DenseState:
 
     def get_seq_length(self) -> int:
         """The ecosystem's name for :attr:`length`."""
-        return self._length
+        return self.length
+
+    def store(self) -> TokenStore:
+        """How a mixer's tokens are kept."""
+        return Grown(self._room)
 
     def kv(self, slot: int) -> DenseKV:
         view = self._kv.get(slot)
         if view is None:
-            view = self._kv[slot] = DenseKV(self._room)
+            view = self._kv[slot] = DenseKV(self.store())
         return view
 
     def latent(self, slot: int) -> DenseLatent:
         view = self._latent.get(slot)
         if view is None:
-            view = self._latent[slot] = DenseLatent(self._room)
+            view = self._latent[slot] = DenseLatent(self.store())
         return view
 
     def fixed(self, slot: int) -> DenseFixed:
         return self._fixed.setdefault(slot, DenseFixed())
 
     def cross(self, slot: int) -> tuple[Tensor, Tensor] | None:
-        return self._cross.get(slot)
+        view = self._cross.get(slot)
+        if view is None:
+            return None
+        k, v = view.tensors()
+        return k, v
 
     def set_cross(self, slot: int, k_BHSD: Tensor, v_BHSD: Tensor) -> None:
-        self._cross[slot] = (k_BHSD, v_BHSD)
+        view = self._cross[slot] = DenseKV(Grown())
+        view.extend(k_BHSD, v_BHSD)
 
     def advance(self, tokens: int) -> None:
         self._length += tokens
 
+    def admit(self, layout: Layout, rows: int, tokens: int) -> None:
+        """Look, before a step is computed, whether it can go on from here.
+
+        Args:
+            layout: of the decoder that asks.
+            rows: of the step.
+            tokens: that each row brings.
+
+        Raises:
+            InputError: the state is another model's or of other rows, or has no room.
+        """
+        found = self.rows
+        if found not in (None, rows):
+            raise InputError(
+                "the state is of another number of rows", where="past_key_values", expected=rows, found=found
+            )
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the batch has; None before the first step."""
+        return next((len(t) for view in self._views() for t in view.parts()), None)
+
     def select(self, rows: Tensor) -> None:
         """Keep, repeat or reorder rows of the batch, by index."""
-        for view in self._views():
+        for view in (*self._views(), *self._cross.values()):
             view.select(rows)
-        self._cross = {slot: (k[rows], v[rows]) for slot, (k, v) in self._cross.items()}
         self.shift = None if self.shift is None else self.shift[rows]
 
     def nbytes(self) -> int:
         """Bytes held."""
-        kept = [*(view.tensors() for view in self._views()), *self._cross.values()]
-        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
+        views = (*self._views(), *self._cross.values())
+        return sum(t.numel() * t.element_size() for view in views for t in view.parts())
 
     def __init_subclass__(cls) -> None:
         register_tree(cls, _taken_apart, _put_together)
@@ -382,45 +314,65 @@ class DenseState:
             self._length = cast(int, part)
         elif kind == "room":
             self._room = cast(int, part)
-        elif kind == "cross":
-            self._cross[int(place[0])] = (*self._cross.get(int(place[0]), ()), part)
         elif kind == "fixed":
             self.fixed(int(place[0])).write(slice(None), part)
+        elif kind == "cross":
+            self._cross.setdefault(int(place[0]), DenseKV(Grown())).store.put(part)
         else:
-            view = self.kv(int(place[0])) if kind == "kv" else self.latent(int(place[0]))
-            self._length = view.put(part)
+            store = (self.kv(int(place[0])) if kind == "kv" else self.latent(int(place[0]))).store
+            store.put(part)
+            self._length = store.length
 
     def _views(self) -> Iterator[DenseTokens | DenseFixed]:
         yield from self._kv.values()
         yield from self._latent.values()
         yield from self._fixed.values()
 
+    @classmethod
+    def _blank(cls) -> Self:
+        """One without anything, before its parts are put in."""
+        state = cls.__new__(cls)
+        DenseState.__init__(state)
+        return state
+
+    def _made_as(self) -> str:
+        """How it was made, as far as its parts do not tell; a text that :meth:`_make_as` reads."""
+        return ""
+
+    def _make_as(self, told: str) -> None:
+        """Become what :meth:`_made_as` told."""
+
+
+_MADE_AS = "made as:"
+
 
 def _taken_apart(state: DenseState) -> Tree:
     # How many tokens there are is known from the tensors' shape: where a length is dynamic, it may not be a name.
     tables: dict[str, Mapping[int, DenseTokens | DenseFixed]]
-    tables = {"kv": state._kv, "latent": state._latent, "fixed": state._fixed}
-    named: dict[str, object] = {
+    tables = {"kv": state._kv, "latent": state._latent, "fixed": state._fixed, "cross": state._cross}
+    named: dict[str, object] = {_MADE_AS + state._made_as(): None} if state._made_as() else {}
+    if state._room:
+        named["room"] = state._room
+    named |= {
         f"{kind}.{slot}.{part}": tensor
         for kind, table in tables.items()
         for slot, view in table.items()
-        for part, tensor in enumerate(view.tensors())
+        for part, tensor in enumerate(view.parts())
     }
-    named |= {f"cross.{slot}.{part}": x for slot, kept in state._cross.items() for part, x in enumerate(kept)}
     if state.shift is not None:
         named["shift"] = state.shift
     if not state._kv and not state._latent:
-        named["length"] = state._length
-    if state._room:
-        named["room"] = state._room
+        named["length"] = state.length
     return list(named.values()), list(named)
 
 
 def _put_together(kind: type[DenseState], parts: list[object], names: list[str]) -> DenseState:
-    state = kind.__new__(kind)
-    DenseState.__init__(state)
+    state = kind._blank()
     for name, part in zip(names, parts, strict=True):
-        state._put(name, cast(Tensor, part))
+        if name.startswith(_MADE_AS):
+            state._make_as(name.removeprefix(_MADE_AS))
+        else:
+            state._put(name, cast(Tensor, part))
     return state
 
 
@@ -492,3 +444,38 @@ def number_mixers(decoder: HasModules) -> None:
 def state_specs(decoder: HasModules) -> dict[int, StateSpec]:
     """What a decoder keeps between steps, by slot."""
     return {module.slot: module.state_spec() for module in mixers(decoder)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """What a decoder keeps, layer by layer.
+
+    Attributes:
+        layers: the slots of each layer's mixers.
+        specs: what each keeps, by slot.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    specs: Mapping[int, StateSpec]
+
+
+class HasLayers(HasModules, Protocol):
+    """A decoder."""
+
+    @property
+    def layers(self) -> nn.ModuleList: ...
+
+
+_LAYOUTS: WeakKeyDictionary[HasLayers, tuple[tuple[nn.Module, ...], Layout]] = WeakKeyDictionary()
+
+
+def layout_of(decoder: HasLayers) -> Layout:
+    """What a decoder keeps, layer by layer; the same object as long as its layers are the same."""
+    layers = tuple(decoder.layers)
+    known = _LAYOUTS.get(decoder)
+    if known is None or known[0] != layers:
+        own = [mixers(layer) for layer in layers]
+        specs = {mixer.slot: mixer.state_spec() for layer in own for mixer in layer}
+        known = layers, Layout(tuple(tuple(mixer.slot for mixer in layer) for layer in own), specs)
+        _LAYOUTS[decoder] = known
+    return known[1]
