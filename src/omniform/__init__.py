@@ -51,6 +51,10 @@ _CRITERIA = (
     "StoppingCriteria", "StoppingCriteriaList", "validate_stopping_criteria",
 )  # fmt: skip
 _WATERMARKS = ("BaseWatermarkingConfig", "SynthIDTextWatermarkingConfig", "WatermarkingConfig")
+_STREAMERS = (
+    "AsyncTextIteratorStreamer", "BaseStreamer", "RowStreamer", "RowTextIteratorStreamer", "RowTextStreamer",
+    "TextIteratorStreamer", "TextStreamer",
+)  # fmt: skip
 _CACHES = ("Cache", "DynamicCache", "QuantizedCache", "SlidingWindowCache", "StaticCache")
 _PIPELINES = (
     "Chat", "ChunkPipeline", "KeyDataset", "PIPELINE_REGISTRY", "Pipeline", "PipelineRegistry", "pipeline",
@@ -74,8 +78,7 @@ _HOME: dict[str, str] = {
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
     "plan": "omniform.hub.plan",
-    "TextStreamer": "omniform.engine.text",
-    "TextIteratorStreamer": "omniform.engine.text",
+    **dict.fromkeys(_STREAMERS, "omniform.engine.streamers"),
     "GenerationConfig": "omniform.core.generation",
     "Batch": "omniform.core.batch",
     "Span": "omniform.core.batch",
@@ -119,8 +122,13 @@ if TYPE_CHECKING:
     from omniform.engine.generate import stream as stream
     from omniform.engine.guide import Guide as Guide
     from omniform.engine.processors import *  # noqa: F403
-    from omniform.engine.text import TextIteratorStreamer as TextIteratorStreamer
-    from omniform.engine.text import TextStreamer as TextStreamer
+    from omniform.engine.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
+    from omniform.engine.streamers import BaseStreamer as BaseStreamer
+    from omniform.engine.streamers import RowStreamer as RowStreamer
+    from omniform.engine.streamers import RowTextIteratorStreamer as RowTextIteratorStreamer
+    from omniform.engine.streamers import RowTextStreamer as RowTextStreamer
+    from omniform.engine.streamers import TextIteratorStreamer as TextIteratorStreamer
+    from omniform.engine.streamers import TextStreamer as TextStreamer
     from omniform.engine.watermark import WatermarkDetector as WatermarkDetector
     from omniform.engine.watermark import WatermarkDetectorOutput as WatermarkDetectorOutput
     from omniform.hub.auto import *  # noqa: F403

@@ -11,7 +11,8 @@ import torch
 
 from omniform.core.errors import InputError
 from omniform.engine.ask import Answer, ask
-from omniform.engine.text import Detokenizer, TextIteratorStreamer, TextStreamer
+from omniform.engine.streamers import TextIteratorStreamer, TextStreamer
+from omniform.engine.text import Detokenizer
 from omniform.hub.checkpoint import load_as_saved
 from reference import omniform
 

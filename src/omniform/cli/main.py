@@ -1,21 +1,21 @@
-"""The command line: ``omniform run`` and ``omniform inspect``."""
+"""The command line: ``omniform run``, ``omniform chat`` and ``omniform inspect``."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
+from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
-from omniform.core.settings import SAMPLING, SETTINGS, Setting
+from omniform.core.settings import SETTINGS, Setting
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,6 +36,7 @@ def parser() -> Parser:
     top.set_defaults(work=_nothing, command=top)
     commands = top.add_subparsers(dest="named", metavar="COMMAND")
     _add_run(commands)
+    _add_chat(commands)
     _add_inspect(commands)
     return top
 
@@ -49,14 +50,36 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
     run.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, timings")
-    writing = run.add_argument_group("writing", "How the answer is written; the checkpoint's own settings by default.")
+    _add_writing(run)
+    run.set_defaults(work=_run, command=run)
+
+
+def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "Talk to a model, line by line; /help lists what can be said to the program instead."
+    chat = commands.add_parser("chat", help=text, description=text, allow_abbrev=False)
+    chat.add_argument("model", nargs="?", help="a folder or a Hub id; the bundled checkpoint by default")
+    chat.add_argument("-m", "--model", dest="named_model", metavar="MODEL", help="the same")
+    chat.add_argument("--system", metavar="TEXT", help="the system message")
+    chat.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    chat.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        help="keep the conversation for the next start; at a terminal by default",
+    )
+    chat.add_argument("--plain", action="store_true", help="show answers as they are, not as Markdown")
+    _add_writing(chat)
+    chat.set_defaults(work=_chat, command=chat)
+
+
+def _add_writing(command: Parser) -> None:
+    words = "How the answer is written; the checkpoint's own settings by default."
+    writing = command.add_argument_group("writing", words)
     for name, row in SETTINGS.items():
         if row.metavar is not None:
             _add_setting(writing, name, row)
     writing.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as language=german"
     )
-    run.set_defaults(work=_run, command=run)
 
 
 def _add_setting(group: argparse._ArgumentGroup, name: str, row: Setting) -> None:
@@ -74,7 +97,7 @@ def _add_setting(group: argparse._ArgumentGroup, name: str, row: Setting) -> Non
 
 def _reader_of(row: Setting) -> Callable[[str], object]:
     def read(text: str) -> object:
-        value = text if row.kind is TEXTS else _value(text)
+        value = text if row.kind is TEXTS else value_of(text)
         try:
             if value is not None:
                 row.kind.read(value)
@@ -84,19 +107,6 @@ def _reader_of(row: Setting) -> Callable[[str], object]:
 
     return read
 
-
-def _value(text: str) -> object:
-    """A value as JSON or Python writes it, or else the text itself."""
-    if text in _WORDS:
-        return _WORDS[text]
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value
-
-
-_WORDS: Final[Mapping[str, object]] = {"None": None, "True": True, "False": False}
 
 LONGEST_ANSWER: Final = 256
 """Tokens of the longest answer, where neither the user nor the checkpoint's own settings say."""
@@ -123,26 +133,37 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
 def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
-    said = vars(given)
-    settings: dict[str, object] = {name: said[name] for name in SETTINGS if name in said}
-    for pair in given.set:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InputError("this sets nothing", where="--set", expected="NAME=VALUE", found=pair)
-        settings[name.strip().replace("-", "_")] = _value(value)
-    named = [name for name, value in settings.items() if name in SETTINGS and value is not None]
-    if any(name == "seed" or SETTINGS[name].acts is SAMPLING for name in named):
-        settings.setdefault("do_sample", True)
     run_command(
         given.text,
         given.image,
         given.audio,
         given.model,
-        settings,
+        drawing(_settings(given)),
         dtype=given.dtype,
         as_json=given.json,
         longest=LONGEST_ANSWER,
     )
+
+
+def _chat(given: argparse.Namespace) -> None:
+    from omniform.cli.chat import chat_command
+
+    if given.model is not None and given.named_model is not None:
+        raise InputError("two models are named", expected="one", found=f"{given.model} and {given.named_model}")
+    name = given.model if given.named_model is None else given.named_model
+    settings = _settings(given)
+    if not chat_command(
+        name, settings, dtype=given.dtype, system=given.system, history=given.history, markdown=not given.plain
+    ):
+        given.command.exit(2)
+
+
+def _settings(given: argparse.Namespace) -> dict[str, object]:
+    """What the options of writing say."""
+    said = vars(given)
+    settings: dict[str, object] = {name: said[name] for name in SETTINGS if name in said}
+    settings.update(read_pair(pair, "--set") for pair in given.set)
+    return settings
 
 
 def _inspect(given: argparse.Namespace) -> None:
@@ -162,7 +183,7 @@ def _inspect(given: argparse.Namespace) -> None:
 
 
 def _nothing(given: argparse.Namespace) -> None:
-    raise InputError("there is no command", expected="run or inspect", remedy="See omniform --help.")
+    raise InputError("there is no command", expected="run, chat or inspect", remedy="See omniform --help.")
 
 
 def _unknown(command: Parser, rest: Sequence[str]) -> InputError:

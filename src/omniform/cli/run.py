@@ -6,24 +6,14 @@ import itertools
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import cast
 
 from omniform.architectures.model import Model
+from omniform.cli.loading import opened
 from omniform.core.errors import InputError, RepoError
 from omniform.core.generation import as_settings
 from omniform.engine.ask import Answer, ask
-from omniform.engine.calls import Reader
-from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.bundled import bundled_checkpoint
-from omniform.hub.checkpoint import load_as_saved
-from omniform.hub.files import hub_answers, locate
-
-PATIENCE = 1.0
-"""Seconds of loading after which the user is told what is going on."""
 
 
 def run_command(
@@ -42,12 +32,8 @@ def run_command(
         _check_file(path)
     question = _question(text, needed=not audio)
     chosen = bundled_checkpoint() if name is None else name
-    if name is not None and (source := locate(name)).folder is None and not hub_answers():
-        source.need("config.json")  # what is not cached either is told before anybody waits
     started = time.perf_counter()
-    with _progress(f"loading {chosen}"):
-        model = load_as_saved(chosen, dtype=dtype)
-        reader = cast(Reader, AutoProcessor.from_pretrained(chosen))
+    model, reader = opened(chosen, dtype=dtype)
     loaded = time.perf_counter() - started
     own = as_settings(model.generation_config).get("max_new_tokens")
     if own is None and not {"max_new_tokens", "max_length"} & settings.keys():
@@ -103,25 +89,3 @@ def _question(text: str | None, *, needed: bool) -> str:
     if needed:
         raise InputError("there is no question", where="--text", remedy="Pass --text '...' or pipe text in.")
     return ""
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """Say on stderr what is being waited for, once it has taken a while, and how long it took."""
-    done = threading.Event()
-    started = time.perf_counter()
-
-    def watch() -> None:
-        if not done.wait(PATIENCE):
-            print(f"omniform: {what} ...", end="", file=sys.stderr, flush=True)
-            while not done.wait(1.0):
-                print(".", end="", file=sys.stderr, flush=True)
-            print(f" {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()

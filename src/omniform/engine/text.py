@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from queue import Queue
-from typing import Protocol, TextIO, runtime_checkable
-
-from torch import Tensor
-
-from omniform.core.errors import InputError
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
 
 
 @runtime_checkable
@@ -30,12 +24,12 @@ class Detokenizer:
 
     Args:
         tokenizer: decodes token ids.
-        skip_special_tokens: leave special tokens out of the text.
+        options: of ``decode``; special tokens are left out of the text unless they say otherwise.
     """
 
-    def __init__(self, tokenizer: Decodes, *, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
+    def __init__(self, tokenizer: Decodes, **options: object) -> None:
+        self._decode = cast(Callable[..., object], tokenizer.decode)
+        self._options = {"skip_special_tokens": True, **options}
         self._tokens: list[int] = []  # the last ones, as many as a token's text may depend on
         self._shown = 0  # characters of their text that were handed out
         self._broken = 0  # so many last tokens left the text within a character
@@ -88,7 +82,7 @@ class Detokenizer:
         self._most = max(2 * _CONTEXT, len(self._tokens) + _CONTEXT)
 
     def _text(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=self._skip))
+        return str(self._decode(tokens, **self._options))
 
 
 _CONTEXT = 16
@@ -102,80 +96,3 @@ _LONGEST_CHARACTER = 4
 
 _HELD = re.compile(r" (?:n'?|'[vr]?)?$")
 """An end whose space may go away: before punctuation, and in ``do n't``, ``I 'm``, ``we 've``."""
-
-
-class TextStreamer:
-    """Prints an answer while ``generate`` writes it; pass it as ``streamer``.
-
-    Args:
-        tokenizer: decodes token ids.
-        skip_prompt: leave out the prompt.
-        skip_special_tokens: leave special tokens out of the text.
-        file: where to print; standard output by default.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Decodes,
-        skip_prompt: bool = False,
-        *,
-        skip_special_tokens: bool = False,
-        file: TextIO | None = None,
-    ) -> None:
-        self._words = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
-        self._skip_prompt = skip_prompt
-        self._prompt_seen = False
-        self._file = file
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompt (the first call) or the next token of a single row.
-
-        Raises:
-            InputError: there are several rows.
-        """
-        if value.dim() > 1 and value.shape[0] > 1:
-            raise InputError("text is streamed for one row", where="streamer", expected=1, found=value.shape[0])
-        prompt, self._prompt_seen = not self._prompt_seen, True
-        if prompt and self._skip_prompt:
-            return
-        for token in value.reshape(-1).tolist():
-            self.on_finalized_text(self._words.push(token))
-
-    def end(self) -> None:
-        """Hand out what was held back."""
-        self.on_finalized_text(self._words.rest(), stream_end=True)
-        self._prompt_seen = False
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called with every piece of text; prints it."""
-        print(text, end="\n" if stream_end else "", file=self._file or sys.stdout, flush=True)
-
-
-class TextIteratorStreamer(TextStreamer):
-    """Hands an answer to another thread: iterate over it while ``generate`` runs.
-
-    Args:
-        timeout: seconds to wait for the next piece; None waits for ever.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Decodes,
-        skip_prompt: bool = False,
-        timeout: float | None = None,
-        *,
-        skip_special_tokens: bool = False,
-    ) -> None:
-        super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
-        self._pieces: Queue[str | None] = Queue()
-        self._timeout = timeout
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self._pieces.put(text)
-        if stream_end:
-            self._pieces.put(None)
-
-    def __iter__(self) -> Iterator[str]:
-        while (piece := self._pieces.get(timeout=self._timeout)) is not None:
-            yield piece
