@@ -260,7 +260,7 @@ class Pipeline(ABC):
         if size == 1:
             return [run.tried(self._alone, chunk, run.forward) for chunk in chunks]
         found: list[object | Failure] = [None] * len(chunks)
-        padding = Padding.of(self.tokenizer, self.feature_extractor or self.image_processor)
+        padding = self.padding()
         for places in groups(chunks, size, padding):
             rows = [chunks[at] for at in places]
             outputs = run.tried(lambda rows, params: self._together(rows, padding, params), rows, run.forward)
@@ -273,6 +273,10 @@ class Pipeline(ABC):
             for number, at in enumerate(places):
                 found[at] = outputs if isinstance(outputs, Failure) else outputs[number]
         return found
+
+    def padding(self) -> Padding:
+        """How the rows of a batch are brought to one length."""
+        return Padding.of(self.tokenizer, self.feature_extractor or self.image_processor)
 
     def finish(self, outputs: list[object], params: Params) -> object:
         """The answer to one input."""
