@@ -141,6 +141,14 @@ def as_runs(value: object) -> tuple[tuple[int, ...], ...]:
     return tuple(_as_run(run) for run in value)
 
 
+def as_words(value: object) -> tuple[tuple[int, ...] | tuple[tuple[int, ...], ...], ...]:
+    """Runs of tokens, and lists of runs of which any one will do."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError
+    several = [isinstance(word, (list, tuple)) and bool(word) and isinstance(word[0], (list, tuple)) for word in value]
+    return tuple(as_runs(word) if many else _as_run(word) for word, many in zip(value, several, strict=True))
+
+
 def as_biases(value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
     pairs = list(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(pairs, (list, tuple)):

@@ -25,6 +25,7 @@ from omniform.core.kinds import (
     as_decay,
     as_early_stopping,
     as_runs,
+    as_words,
     number,
     plain,
     whole,
@@ -112,6 +113,7 @@ def _count(values: Values, name: str) -> int:
 
 SAMPLING: Final = When("do_sample=True", lambda v: v.get("do_sample") is True and v.get("temperature") != 0)
 BEAMS: Final = When("num_beams > 1", lambda v: _count(v, "num_beams") > 1)
+GROUPS: Final = When("num_beam_groups > 1", lambda v: BEAMS.holds(v) and _count(v, "num_beam_groups") > 1)
 GREEDY: Final = When("do_sample=False", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
 
 
@@ -214,10 +216,17 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "early_stopping": _used(
         Kind("True, False or 'never'", as_early_stopping), False, acts=BEAMS, help="when beam search ends"
     ),
-    "num_beam_groups": later(1),
-    "diversity_penalty": later(0.0),
-    "constraints": later(),
-    "force_words_ids": later(),
+    "num_beam_groups": _used(
+        whole(1), 1, acts=BEAMS, help="groups of beams that choose one after the other, each shy of what others chose"
+    ),
+    "diversity_penalty": _used(
+        number("a number >= 0", lambda v: v >= 0), 0.0, acts=GROUPS, help="what another group's choice of a token costs"
+    ),
+    "force_words_ids": _used(
+        Kind("a list of lists of token ids, or of such lists where one of several will do", as_words), (),
+        field="force_words", help="runs of tokens that every answer holds",
+    ),
+    "constraints": part(),
     # What is given back.
     "output_scores": _used(FLAG, False, field="keep_scores", help="keep the scores that tokens were chosen by"),
     "output_logits": _used(FLAG, False, field="keep_logits", help="keep the model's own scores"),

@@ -9,7 +9,7 @@ of transformers 5.23.0 (``generation/utils.py``, ``_beam_search``), to the last 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -190,11 +190,15 @@ class BeamSearch:
         over = torch.tensor(stopped) | (self._length >= s.max_new_tokens)
         self._collect(nodes, values, stopped, over)
 
-        self._scores, order = (values + over * FAR).topk(s.num_beams)
-        chosen = order.tolist()
+        self._scores, chosen = self._select(values, over, nodes)
         self._beams = [nodes[i] for i in chosen]
         self.done = not self._can_improve() or self._enough() or bool(over.all())
         return Fork([parents[i] for i in chosen], [tokens[i] for i in chosen])
+
+    def _select(self, values: Tensor, over: Tensor, nodes: Sequence[_Node]) -> tuple[Tensor, list[int]]:
+        """The candidates to go on with, best first: their summed scores, and which they are."""
+        scores, order = (values + over * FAR).topk(self.settings.num_beams)
+        return scores, order.tolist()
 
     def results(self) -> list[Hypothesis]:
         """The ``num_return_sequences`` best answers, best first. Only when done."""
@@ -245,7 +249,7 @@ class BeamSearch:
         s = self.settings
         # Summed scores only fall; with a penalty above 0, so does what they are divided by, as far as the length goes.
         patient = s.early_stopping == "never" and s.length_penalty > 0
-        best = self._scores[0] / (s.max_new_tokens if patient else self._length) ** s.length_penalty
+        best = self._scores.max() / (s.max_new_tokens if patient else self._length) ** s.length_penalty
         return bool(best > self._entry_scores.min())
 
     def _enough(self) -> bool:

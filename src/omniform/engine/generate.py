@@ -42,13 +42,16 @@ class GenerateOutput(ModelOutput):
         scores: per step, what the tokens were chosen by, with ``output_scores``. Shape: [B, V] each; zeros for rows
             that had ended, as nothing is computed for them.
         logits: per step, the model's own scores, with ``output_logits``. Likewise.
-        sequences_scores: of beam search, each answer's score. Shape: [B].
+        sequences_scores: of beam search with ``output_scores``, each answer's score. Shape: [B].
+        beam_indices: of beam search, for each token of an answer, the row of that step's ``scores`` which it was chosen
+            by; -1 after its end. Shape: [B, new].
     """
 
     sequences: Tensor
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
     sequences_scores: Tensor | None = None
+    beam_indices: Tensor | None = None
 
 
 class Answers:
@@ -188,7 +191,12 @@ def generate(
     prompt, written = _rows(job, settings, found)
     if not job.asked.flag("return_dict_in_generate"):
         return job.model.given_back(prompt, written, settings.eos_token_ids, settings.pad_token_id)
-    return GenerateOutput(torch.cat((prompt, written), dim=1), *_noted(found), _beam_scores(found))
+    return GenerateOutput(
+        torch.cat((prompt, written), dim=1),
+        *_noted(found),
+        _beam_scores(found),
+        _beam_indices(found, settings.num_beams, job.model.device),
+    )
 
 
 def stream(
@@ -378,9 +386,31 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool) -> Tensor:
 
 def _noted(found: Sequence[Completion]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
     """Scores and logits step by step; zeros for rows that had ended."""
+    steps = [completion.steps for completion in found if completion.steps is not None]
+    if steps:
+        return _beside([s.scores for s in steps]), _beside([s.logits for s in steps])
     rows = [s for completion in found for s in completion.sequences]
     scores, logits = (_by_step([r.scores for r in rows]), _by_step([r.logits for r in rows]))
     return scores, logits
+
+
+def _beside(searches: list[list[Tensor]]) -> tuple[Tensor, ...] | None:
+    """The steps of several searches, one above the other; zeros for those that are over."""
+    longest = max(len(steps) for steps in searches)
+    if not longest:
+        return None
+    blank = torch.zeros_like(next(steps[0] for steps in searches if steps))
+    return tuple(torch.cat([s[i] if len(s) > i else blank for s in searches]) for i in range(longest))
+
+
+def _beam_indices(found: Sequence[Completion], width: int, device: torch.device) -> Tensor | None:
+    rows = [
+        [beam + number * width for beam in one.beams]
+        for number, completion in enumerate(found)
+        for one in completion.sequences
+        if one.beams is not None
+    ]
+    return _padded(rows, -1, left=False).to(device) if rows else None
 
 
 def _by_step(rows: list[list[Tensor]]) -> tuple[Tensor, ...] | None:

@@ -111,6 +111,7 @@ class Continuation:
         text: the answer as text, without special tokens and stop strings; None without a tokenizer.
         logprobs: one per token, if asked for.
         score: of beam search; None otherwise.
+        beams: of beam search: for each token, which of the beams it was appended to; None otherwise.
         scores: what each token was chosen by, Shape: [V] each, if asked for.
         logits: the model's own scores likewise.
     """
@@ -122,6 +123,22 @@ class Continuation:
     score: float | None = None
     scores: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
+    beams: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepNotes:
+    """What was noted of the steps of a request whose rows become others from step to step, as beams do.
+
+    Attributes:
+        scores: what the next beams were chosen by, step after step. Shape: [num_beams, V] each.
+        logits: the model's own scores likewise.
+        rows: the tokens of the beams that each step read.
+    """
+
+    scores: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    rows: list[list[list[int]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +150,13 @@ class Completion:
         decoder_prompt: what the decoder read before the answer: the prompt, placeholders of pictures included, or what
             an encoder-decoder's answer opens with.
         cached_tokens: how many of them were not computed, because another request had begun the same.
+        steps: of a beam search, what was noted step by step; None otherwise.
     """
 
     sequences: list[Continuation]
     decoder_prompt: tuple[int, ...]
     cached_tokens: int
+    steps: StepNotes | None = None
 
     @property
     def prompt_tokens(self) -> int:

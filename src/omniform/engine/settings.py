@@ -6,7 +6,7 @@ Their names, values and effects are one table, ``core/settings.py``; here is wha
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
@@ -62,6 +62,10 @@ class Settings:
         pad_token_id: fills rows that ended before others.
         max_time: seconds after which no further token is begun.
         num_beams: how many ways to write on are followed at once; 1 for no search.
+        num_beam_groups: groups of beams that choose one after the other.
+        diversity_penalty: what it costs a group to choose a token that another group chose.
+        force_words: runs of tokens that every answer holds, or lists of runs of which one will do.
+        keep_beams: whether the beams of every step are noted.
         num_return_sequences: how many answers are wanted.
         length_penalty: exponent on a beam's length, which its score is divided by.
         early_stopping: when beam search ends; see :class:`~omniform.engine.beams.BeamSettings`.
@@ -99,6 +103,10 @@ class Settings:
     pad_token_id: int
     max_time: float | None
     num_beams: int
+    num_beam_groups: int
+    diversity_penalty: float
+    force_words: tuple[tuple[int, ...] | tuple[tuple[int, ...], ...], ...]
+    keep_beams: bool
     num_return_sequences: int
     length_penalty: float
     early_stopping: bool | Literal["never"]
@@ -294,6 +302,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
         # The ecosystem forces the second token of a row, the first that is written after a decoder prompt of one.
         "forced_first": first[0] if first and prompt == 1 else None,
         "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
+        "keep_beams": False,
     }
     return Settings(**given)
 
@@ -330,6 +339,13 @@ def _check(s: Settings, model: Generative) -> None:
     _check_vocabulary(s, model)
     if s.num_beams > 1:
         _check_beams(s)
+    elif s.force_words:
+        raise InputError(
+            "words are forced by a beam search only",
+            where="force_words_ids",
+            expected="num_beams > 1 beside it",
+            found=f"num_beams={s.num_beams}",
+        )
 
 
 def _check_vocabulary(s: Settings, model: Generative) -> None:
@@ -341,6 +357,7 @@ def _check_vocabulary(s: Settings, model: Generative) -> None:
         ("forced_eos_token_id", s.forced_last),
         ("sequence_bias", tuple(token for run in runs for token in run)),
         ("bad_words_ids", tuple(token for run in s.bad_words for token in run)),
+        ("force_words_ids", tuple(_flat(s.force_words))),
     ):
         outside = next((token for token in tokens if not model.knows(token)), None)
         if outside is not None:
@@ -350,6 +367,14 @@ def _check_vocabulary(s: Settings, model: Generative) -> None:
                 expected=f"tokens below {model.vocabulary}",
                 found=outside,
             )
+
+
+def _flat(words: Iterable[object]) -> Iterator[int]:
+    for word in words:
+        if isinstance(word, int):
+            yield word
+        elif isinstance(word, tuple):
+            yield from _flat(word)
 
 
 def _check_forced(s: Settings) -> None:
@@ -366,16 +391,33 @@ def _check_forced(s: Settings) -> None:
 
 def _check_beams(s: Settings) -> None:
     s.beam_settings()
-    asked = {"output_scores": s.keep_scores, "output_logits": s.keep_logits, "logprobs": s.logprobs is not None}
-    for name, value in asked.items():
-        if value:
-            raise InputError(
-                "beam search gives no scores token by token",
-                where=name,
-                expected="this setting left out, or num_beams=1",
-                found=f"num_beams={s.num_beams}",
-                remedy="return_dict_in_generate=True gives each answer's score, as sequences_scores.",
-            )
+    if s.logprobs is not None:
+        raise InputError(
+            "a beam search gives no log-probabilities of single tokens",
+            where="logprobs",
+            expected="None, or num_beams=1",
+            found=f"num_beams={s.num_beams}",
+            remedy="output_scores=True and compute_transition_scores tell what its choices were made by.",
+        )
+    if s.num_beams % s.num_beam_groups:
+        raise InputError(
+            "groups of beams are equally large",
+            where="num_beam_groups",
+            expected=f"a divisor of num_beams, {s.num_beams}",
+            found=s.num_beam_groups,
+        )
+    if s.num_beam_groups > 1 and not s.diversity_penalty:
+        raise InputError(
+            "without a penalty all groups of beams are the same",
+            where="diversity_penalty",
+            expected="a number > 0 beside num_beam_groups > 1",
+            found=s.diversity_penalty,
+        )
+    for name, asked in (("num_beam_groups > 1", s.num_beam_groups > 1), ("force_words_ids", bool(s.force_words))):
+        if asked and s.do_sample:
+            raise InputError(f"{name} and do_sample=True do not go together", where=name, remedy="Leave one out.")
+    if s.num_beam_groups > 1 and s.force_words:
+        raise InputError("force_words_ids and num_beam_groups > 1 do not go together", where="force_words_ids")
 
 
 def token_ids(config: ModelConfig) -> dict[str, object]:

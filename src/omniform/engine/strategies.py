@@ -13,10 +13,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from omniform.engine.beams import BeamSearch, Hypothesis
-from omniform.engine.request import Request, Row
+from omniform.engine.beams import Hypothesis
+from omniform.engine.request import Request, Row, StepNotes
 from omniform.engine.runner import ChunkOutput
-from omniform.engine.sampling import processed, refuse_no_numbers
 
 
 class Hands(Protocol):
@@ -89,66 +88,13 @@ class Strategy(Protocol):
         """The answers, best first, where they are not what the rows hold."""
         ...
 
-
-class Beams:
-    """Beam search: rows become others that continue them.
-
-    Attributes:
-        search: scores and choices; None before the first step.
-    """
-
-    lockstep: ClassVar[bool] = True
-    reads_prompt: ClassVar[bool] = False
-    reads_layers: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self.search: BeamSearch | None = None
-
-    @property
-    def over(self) -> bool:
-        return self.search is not None and self.search.done
-
-    def width(self, request: Request) -> int:
-        return request.settings.num_beams
-
-    def seat(self, request: Request) -> None:
-        """The prompt is one row, whatever number of beams will continue it."""
-
-    def read(self, request: Request, output: ChunkOutput) -> None:
-        raise AssertionError("a beam search looks at the last tokens only")
-
-    def restart(self, request: Request) -> None:
-        self.search = None
-
-    def hypotheses(self) -> list[Hypothesis] | None:
-        return self.search.results() if self.search is not None and self.search.done else None
-
-    def advance(self, request: Request, outputs: Sequence[ChunkOutput], hands: Hands) -> None:
-        rows = [output.chunk.row for output in outputs]
-        if self.search is None:
-            self.search = BeamSearch(request.settings.beam_settings(), rows[0].generator)
-        logits = torch.cat([output.logits for output in outputs]).float()
-        logprobs = logits.log_softmax(-1)
-        if not request.settings.remove_invalid:
-            places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
-            refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
-        scores = processed(rows, request.settings, logprobs)
-        late = hands.is_late(request)
-
-        def ends(parent: int, token: int) -> bool:
-            stops = request.stop_strings
-            return late or (stops is not None and stops.ends([*rows[parent].named, token]))
-
-        fork = self.search.advance(scores, ends)
-        if self.search.done:
-            return
-        request.rows = [hands.fork(rows[parent], i) for i, parent in enumerate(fork.parents)]
-        for row, token in zip(request.rows, fork.tokens, strict=True):
-            row.tokens.append(token)
-        for row in rows:
-            hands.release(row)
+    def steps(self) -> StepNotes | None:
+        """What was noted of every step, where that is not noted row by row."""
+        ...
 
 
 def strategy_of(request: Request) -> Strategy | None:
     """How a request's rows go on; None where each chooses for itself."""
-    return Beams() if request.settings.num_beams > 1 else None
+    from omniform.engine.beam_strategy import beams_of
+
+    return beams_of(request) if request.settings.num_beams > 1 else None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.runner import ChunkOutput
@@ -208,15 +209,15 @@ class Writer:
             prompt = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
         if told is not None:
             found = [
-                self._continuation(request, prompt, h.tokens, "stop" if h.stopped else "length", None, h.score)
-                for h in told
+                self._continuation(request, prompt, h.tokens, "stop" if h.stopped else "length", None, h) for h in told
             ]
         else:
             found = [
                 self._continuation(request, prompt, row.tokens[row.prompt :], row.finished or "length", row, None)
                 for row in request.rows[: request.settings.num_return_sequences]
             ] or [self._continuation(request, prompt, [], "cancelled", None, None)]
-        return Completion(found, tuple(prompt), request.cached_tokens)
+        steps = None if request.strategy is None else request.strategy.steps()
+        return Completion(found, tuple(prompt), request.cached_tokens, steps)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request is over for an error."""
@@ -239,15 +240,17 @@ class Writer:
         tokens: list[int],
         reason: FinishReason,
         row: Row | None,
-        score: float | None,
+        told: Hypothesis | None,
     ) -> Continuation:
         text = None
         if request.tokenizer is not None:
             text = answer_text(request.tokenizer, request.stop_strings, [*prompt, *tokens], len(prompt))
+        if told is not None:
+            return Continuation(tokens, reason, text, score=told.score, beams=told.beams)
         if row is None:
-            return Continuation(tokens, reason, text, score=score)
+            return Continuation(tokens, reason, text)
         noted = row.logprobs if request.settings.logprobs is not None else None
-        return Continuation(tokens, reason, text, noted, score, row.scores, row.logits)
+        return Continuation(tokens, reason, text, noted, None, row.scores, row.logits)
 
 
 def _came_true(row: Row, guesses: list[int] | None) -> bool:

@@ -1,0 +1,180 @@
+"""Beam search as a strategy: plain, in diverse groups, under constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from omniform.engine.beams import BeamSearch, Fork, Hypothesis
+from omniform.engine.constrained import ConstrainedSearch
+from omniform.engine.constraints import Constraint, read_constraints
+from omniform.engine.request import Request, Row, StepNotes
+from omniform.engine.runner import ChunkOutput
+from omniform.engine.sampling import processed, refuse_no_numbers
+from omniform.engine.strategies import Hands
+
+
+class Beams:
+    """Beam search: rows become others that continue them.
+
+    Groups choose one after the other in each step, and what the earlier ones chose costs the later ones
+    ``diversity_penalty`` (Vijayakumar et al. 2016, https://arxiv.org/abs/1610.02424, with Hamming diversity).
+
+    Args:
+        constraints: what every answer must hold.
+        keeps_rows: whether the beams of each step are noted.
+
+    Attributes:
+        searches: scores and choices of each group; none before the first step.
+    """
+
+    lockstep: ClassVar[bool] = True
+    reads_prompt: ClassVar[bool] = False
+    reads_layers: ClassVar[bool] = False
+
+    def __init__(self, constraints: Sequence[Constraint] = (), keeps_rows: bool = False) -> None:
+        self.searches: list[BeamSearch] = []
+        self._constraints = constraints
+        self._keeps_rows = keeps_rows
+        self._notes = StepNotes()
+
+    @property
+    def over(self) -> bool:
+        return bool(self.searches) and all(search.done for search in self.searches)
+
+    def width(self, request: Request) -> int:
+        return request.settings.num_beams
+
+    def seat(self, request: Request) -> None:
+        """The prompt is one row, whatever number of beams will continue it."""
+
+    def read(self, request: Request, output: ChunkOutput) -> None:
+        raise AssertionError("a beam search looks at the last tokens only")
+
+    def restart(self, request: Request) -> None:
+        self.searches, self._notes = [], StepNotes()
+
+    def hypotheses(self) -> list[Hypothesis] | None:
+        if not self.over:
+            return None
+        groups = [search.results() for search in self.searches]
+        if len(groups) == 1:
+            return groups[0]
+        width = self.searches[0].settings.num_beams
+        every = [
+            replace(h, beams=[beam + number * width for beam in h.beams])
+            for number, group in enumerate(groups)
+            for h in group
+        ]
+        return sorted(every, key=lambda h: -h.score)[: self._wanted]
+
+    def steps(self) -> StepNotes:
+        return self._notes
+
+    def _begin(self, request: Request, generator: torch.Generator | None) -> None:
+        settings = request.settings.beam_settings()
+        groups = request.settings.num_beam_groups
+        self._wanted = settings.num_return_sequences
+        if self._constraints:
+            self.searches = [ConstrainedSearch(settings, self._constraints, generator)]
+        elif groups == 1:
+            self.searches = [BeamSearch(settings, generator)]
+        else:
+            width = settings.num_beams // groups
+            own = replace(settings, num_beams=width, num_return_sequences=min(width, self._wanted))
+            self.searches = [BeamSearch(own, generator) for _ in range(groups)]
+
+    def advance(self, request: Request, outputs: Sequence[ChunkOutput], hands: Hands) -> None:
+        rows = [output.chunk.row for output in outputs]
+        fresh = not self.searches
+        if fresh:
+            self._begin(request, rows[0].generator)
+        logits = torch.cat([output.logits for output in outputs]).float()
+        logprobs = logits.log_softmax(-1)
+        if not request.settings.remove_invalid:
+            places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
+            refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
+        scores = processed(rows, request.settings, logprobs)
+        forks: list[tuple[int, Fork]] = []
+        chosen: list[int] = []
+        for number, first, width in self._shares(fresh):
+            own = _diverse(scores[first : first + width], chosen, request.settings.diversity_penalty)
+            search = self.searches[number]
+            fork = search.advance(own, _ends(request, rows[first : first + width], hands))
+            chosen += fork.tokens
+            if len(self.searches) > 1:
+                scores = torch.cat((scores[:first], own, scores[first + width :])) if not fresh else scores
+            if not search.done:
+                forks.append((first, fork))
+        self._note(request, rows, scores, logits)
+        if not self.over:
+            _continue(request, rows, forks, hands)
+
+    def _shares(self, fresh: bool) -> list[tuple[int, int, int]]:
+        """Which rows belong to which group that is not done: its number, its first row, and how many it has."""
+        found: list[tuple[int, int, int]] = []
+        at = 0
+        for number, search in enumerate(self.searches):
+            if not search.done:
+                width = 1 if fresh else search.settings.num_beams
+                found.append((number, 0 if fresh else at, width))
+                at += width
+        return found
+
+    def _note(self, request: Request, rows: Sequence[Row], scores_KV: Tensor, logits_KV: Tensor) -> None:
+        width = request.settings.num_beams
+        if request.settings.keep_scores:
+            self._notes.scores.append(_widened(scores_KV, width))
+        if request.settings.keep_logits:
+            self._notes.logits.append(_widened(logits_KV, width))
+        if self._keeps_rows:
+            self._notes.rows.append([list(row.tokens) for row in rows])
+
+
+def _continue(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, Fork]], hands: Hands) -> None:
+    """Make the next beams of the present ones."""
+    parents = [first + parent for first, fork in forks for parent in fork.parents]
+    tokens = [token for _, fork in forks for token in fork.tokens]
+    request.rows = [hands.fork(rows[parent], number) for number, parent in enumerate(parents)]
+    for row, token in zip(request.rows, tokens, strict=True):
+        row.tokens.append(token)
+    for row in rows:
+        hands.release(row)
+
+
+def _diverse(scores_KV: Tensor, chosen: Sequence[int], penalty: float) -> Tensor:
+    """Scores of one group: each time that an earlier one chose a token costs the penalty."""
+    if not chosen or not penalty:
+        return scores_KV
+    places = torch.tensor(chosen, device=scores_KV.device)
+    often = torch.zeros(scores_KV.shape[1], device=scores_KV.device)
+    return scores_KV - penalty * often.index_add_(0, places, torch.ones(len(chosen), device=scores_KV.device))
+
+
+def _widened(x_KV: Tensor, width: int) -> Tensor:
+    """One row for each beam: the first step's row is that of all; beams that are no more have zeros."""
+    if x_KV.shape[0] == 1:
+        return x_KV.expand(width, -1).clone()
+    return torch.cat((x_KV, x_KV.new_zeros(width - x_KV.shape[0], x_KV.shape[1])))
+
+
+def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int, int], bool]:
+    """Whether a row, continued with a token, is at an end by its text or by the time."""
+    late = hands.is_late(request)
+
+    def ends(parent: int, token: int) -> bool:
+        stops = request.stop_strings
+        return late or (stops is not None and stops.ends([*rows[parent].named, token]))
+
+    return ends
+
+
+def beams_of(request: Request) -> Beams:
+    """The beam search that a request asks for."""
+    words, given = request.settings.force_words, request.parts.get("constraints")
+    constraints = read_constraints(words or None, given) if words or given is not None else ()
+    return Beams(constraints, request.settings.keep_beams)
