@@ -50,6 +50,7 @@ _CRITERIA = (
     "ConfidenceCriteria", "EosTokenCriteria", "MaxLengthCriteria", "MaxTimeCriteria", "StopStringCriteria",
     "StoppingCriteria", "StoppingCriteriaList", "validate_stopping_criteria",
 )  # fmt: skip
+_CONSTRAINTS = ("Constraint", "DisjunctiveConstraint", "PhrasalConstraint")
 _WATERMARKS = ("BaseWatermarkingConfig", "SynthIDTextWatermarkingConfig", "WatermarkingConfig")
 _STREAMERS = (
     "AsyncTextIteratorStreamer", "BaseStreamer", "RowStreamer", "RowTextIteratorStreamer", "RowTextStreamer",
@@ -90,6 +91,7 @@ _HOME: dict[str, str] = {
     "set_seed": "omniform.core.seeds",
     **dict.fromkeys(_RULES, "omniform.engine.processors"),
     **dict.fromkeys(_CRITERIA, "omniform.engine.criteria"),
+    **dict.fromkeys(_CONSTRAINTS, "omniform.engine.constraints"),
     **dict.fromkeys(_WATERMARKS, "omniform.core.watermark"),
     **dict.fromkeys(("WatermarkDetector", "WatermarkDetectorOutput"), "omniform.engine.watermark"),
     "GenerationMode": "omniform.core.generation",
@@ -109,6 +111,9 @@ if TYPE_CHECKING:
     from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
     from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
     from omniform.core.watermark import WatermarkingConfig as WatermarkingConfig
+    from omniform.engine.constraints import Constraint as Constraint
+    from omniform.engine.constraints import DisjunctiveConstraint as DisjunctiveConstraint
+    from omniform.engine.constraints import PhrasalConstraint as PhrasalConstraint
     from omniform.engine.criteria import ConfidenceCriteria as ConfidenceCriteria
     from omniform.engine.criteria import EosTokenCriteria as EosTokenCriteria
     from omniform.engine.criteria import MaxLengthCriteria as MaxLengthCriteria

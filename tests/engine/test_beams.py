@@ -459,7 +459,7 @@ def test_asked_of_each_candidate_is_its_row_and_token():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_beams", 1), ("num_beams", 0), ("num_return_sequences", 0), ("num_return_sequences", 4),
+        ("num_beams", -1), ("num_beams", 0), ("num_return_sequences", 0), ("num_return_sequences", 4),
         ("max_new_tokens", 0), ("length_penalty", float("nan")), ("length_penalty", float("inf")),
         ("length_penalty", 1e9), ("length_penalty", -1e9), ("early_stopping", "always"), ("early_stopping", 2),
     ],

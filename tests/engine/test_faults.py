@@ -15,8 +15,8 @@ import torch
 from checkpoints import text_checkpoint
 from engines import IMAGE, family, idle, roomy, sound
 from omniform.core.errors import InputError, OmniformError, UnknownArgumentError
+from omniform.engine import beam_strategy, writer
 from omniform.engine import engine as engine_module
-from omniform.engine import strategies, writer
 from omniform.engine.calls import read_call
 from reference import ragged
 
@@ -413,7 +413,7 @@ def test_ctrl_c_inside_a_step(where, step, monkeypatch):
     answers = expected(f, fine)
     target, name = {
         "embed": (type(f.ours), "embed"), "plan": (engine_module.Scheduler, "_grow"),
-        "choose": (writer, "choose"), "search": (strategies.Beams, "advance"),
+        "choose": (writer, "choose"), "search": (beam_strategy.Beams, "advance"),
         "finish": (writer.Writer, "finish"), "encode": (type(f.ours), "encode_items"),
     }[where]  # fmt: skip
     real, calls = getattr(target, name), [0]

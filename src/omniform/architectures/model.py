@@ -326,6 +326,17 @@ class Model(Composed):
         """Answer many prompts, each for itself; see :func:`omniform.engine.generate.generate_batch`."""
         return upstairs("engine.generate:generate_batch")(self, inputs, *args, **kwargs)
 
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """How the tokens of an answer scored; see :func:`omniform.engine.transitions.transition_scores`."""
+        door = upstairs("engine.transitions:transition_scores")
+        return cast(Tensor, door(sequences, scores, beam_indices, normalize_logits))
+
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
         """Save config and weights to a folder; see :func:`omniform.hub.save.save_model`."""
         upstairs("hub.save:save_model")(self, save_directory, **kwargs)

@@ -15,6 +15,7 @@ from omniform.core.collector import paused
 Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
+    "engine.transitions:transition_scores",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
     "hub.save:save_model",

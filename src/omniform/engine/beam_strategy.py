@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from omniform.core.errors import InputError
 from omniform.engine.beams import BeamSearch, Fork, Hypothesis
 from omniform.engine.constrained import ConstrainedSearch
 from omniform.engine.constraints import Constraint, read_constraints
@@ -101,16 +102,16 @@ class Beams:
         scores = processed(rows, request.settings, logprobs)
         forks: list[tuple[int, Fork]] = []
         chosen: list[int] = []
+        noted: list[Tensor] = []
         for number, first, width in self._shares(fresh):
             own = _diverse(scores[first : first + width], chosen, request.settings.diversity_penalty)
             search = self.searches[number]
             fork = search.advance(own, _ends(request, rows[first : first + width], hands))
             chosen += fork.tokens
-            if len(self.searches) > 1:
-                scores = torch.cat((scores[:first], own, scores[first + width :])) if not fresh else scores
+            noted.append(own.expand(search.settings.num_beams, -1))
             if not search.done:
                 forks.append((first, fork))
-        self._note(request, rows, scores, logits)
+        self._note(request, rows, torch.cat(noted), logits)
         if not self.over:
             _continue(request, rows, forks, hands)
 
@@ -175,6 +176,9 @@ def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int,
 
 def beams_of(request: Request) -> Beams:
     """The beam search that a request asks for."""
-    words, given = request.settings.force_words, request.parts.get("constraints")
-    constraints = read_constraints(words or None, given) if words or given is not None else ()
-    return Beams(constraints, request.settings.keep_beams)
+    settings, given = request.settings, request.parts.get("constraints")
+    constraints = read_constraints(settings.force_words or None, given) if settings.force_words or given else ()
+    for name, asked in (("do_sample=True", settings.do_sample), ("num_beam_groups > 1", settings.num_beam_groups > 1)):
+        if constraints and asked:
+            raise InputError(f"constraints and {name} do not go together", where="constraints", remedy="Leave one out.")
+    return Beams(constraints, settings.keep_beams)

@@ -27,7 +27,7 @@ class BeamSettings:
     """How a group of beams searches.
 
     Attributes:
-        num_beams: how many beams are followed, at least 2: with one there is nothing to search.
+        num_beams: how many beams are followed; one, as a group of its own, is greedy search.
         num_return_sequences: how many answers are wanted, at most ``num_beams``.
         length_penalty: an answer's score is its summed log-probability over ``length ** length_penalty``, where length
             counts new tokens; above 0 favours long answers, below 0 short ones.
@@ -54,7 +54,7 @@ class BeamSettings:
     def __post_init__(self) -> None:
         wanted = self.num_return_sequences
         rules: dict[str, tuple[object, bool, str]] = {
-            "num_beams": (self.num_beams, self.num_beams >= 2, "at least 2"),
+            "num_beams": (self.num_beams, self.num_beams >= 1, "at least 1"),
             "num_return_sequences": (wanted, 1 <= wanted <= self.num_beams, f"1 to num_beams, {self.num_beams}"),
             "max_new_tokens": (self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
             "length_penalty": (self.length_penalty, self._penalty_fits(), "a number, and length ** it no overflow"),
@@ -120,19 +120,19 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
+class Node:
     """A token, the beam it was appended to and what came before: beams share their beginnings."""
 
     token: int
     beam: int
-    before: _Node | None
+    before: Node | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A place in the list of answers; nothing real as long as it is not finished."""
 
-    last: _Node | None = None
+    last: Node | None = None
     finished: bool = False
     stopped: bool = False
 
@@ -154,9 +154,9 @@ class BeamSearch:
         self._generator = generator
         self._length = 0
         # All beams begin alike, so all but the first are put behind, or each would choose the same.
-        self._beams: list[_Node | None] = [None] * settings.num_beams
+        self._beams: list[Node | None] = [None] * settings.num_beams
         self._scores = torch.full((settings.num_beams,), FAR).index_fill(0, torch.tensor([0]), 0.0)
-        self._entries = [_Entry()] * settings.num_beams
+        self._entries = [Entry()] * settings.num_beams
         self._entry_scores = torch.full((settings.num_beams,), FAR)
 
     def advance(self, scores_KV: Tensor, ends: Callable[[int, int], bool] | None = None) -> Fork:
@@ -182,7 +182,7 @@ class BeamSearch:
         self._length += 1
         # In the first step every beam is the one row.
         parents = [beam if rows > 1 else 0 for beam in beams]
-        nodes = [_Node(token, beam, self._beams[beam]) for token, beam in zip(tokens, beams, strict=True)]
+        nodes = [Node(token, beam, self._beams[beam]) for token, beam in zip(tokens, beams, strict=True)]
         stopped = [
             token in s.eos_token_ids or (ends is not None and ends(parent, token))
             for parent, token in zip(parents, tokens, strict=True)
@@ -195,9 +195,10 @@ class BeamSearch:
         self.done = not self._can_improve() or self._enough() or bool(over.all())
         return Fork([parents[i] for i in chosen], [tokens[i] for i in chosen])
 
-    def _select(self, values: Tensor, over: Tensor, nodes: Sequence[_Node]) -> tuple[Tensor, list[int]]:
+    def _select(self, values: Tensor, over: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, list[int]]:
         """The candidates to go on with, best first: their summed scores, and which they are."""
-        scores, order = (values + over * FAR).topk(self.settings.num_beams)
+        # At the end all are over, and what is added to tell them apart would only blur them.
+        scores, order = (values if bool(over.all()) else values + over * FAR).topk(self.settings.num_beams)
         return scores, order.tolist()
 
     def results(self) -> list[Hypothesis]:
@@ -232,16 +233,17 @@ class BeamSearch:
         flat: list[int] = places.tolist()
         return values.cpu(), [place // vocabulary for place in flat], [place % vocabulary for place in flat]
 
-    def _collect(self, nodes: list[_Node], values: Tensor, stopped: list[bool], over: Tensor) -> None:
-        """Let candidates that are over into the list of answers, where they are better than those in it.
+    def _counts(self, values: Tensor) -> Tensor:
+        """Which candidates may be answers: the first ``num_beams``; those behind them are there to go on with."""
+        return torch.arange(len(values)) < self.settings.num_beams
 
-        Only the first ``num_beams`` candidates count: those behind them are there to go on with.
-        """
+    def _collect(self, nodes: list[Node], values: Tensor, stopped: list[bool], over: Tensor) -> None:
+        """Let candidates that are over into the list of answers, where they are better than those in it."""
         s = self.settings
-        counts = over & (torch.arange(len(nodes)) < s.num_beams)
+        counts = over & self._counts(values)
         scores = values / self._length**s.length_penalty + ~counts * FAR
         finished: list[bool] = counts.tolist()
-        entries = [*self._entries, *map(_Entry, nodes, finished, stopped)]
+        entries = [*self._entries, *map(Entry, nodes, finished, stopped)]
         self._entry_scores, order = torch.cat([self._entry_scores, scores]).topk(s.num_beams)
         self._entries = [entries[i] for i in order.tolist()]
 
@@ -256,7 +258,7 @@ class BeamSearch:
         return self.settings.early_stopping is True and all(entry.finished for entry in self._entries)
 
 
-def _hypothesis(entry: _Entry, score: float) -> Hypothesis:
+def _hypothesis(entry: Entry, score: float) -> Hypothesis:
     tokens: list[int] = []
     beams: list[int] = []
     node = entry.last

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from omniform.engine.beams import FAR, BeamSearch, BeamSettings, Hypothesis, _Entry, _Node
+from omniform.engine.beams import FAR, BeamSearch, BeamSettings, Entry, Hypothesis, Node
 from omniform.engine.constraints import Constraint, Fulfilled
 
 log = logging.getLogger("omniform")
@@ -59,11 +59,11 @@ class ConstrainedSearch(BeamSearch):
         early = [t in self.settings.eos_token_ids and not s.completed for t, s in zip(tokens, self._next, strict=True)]
         return values[order].masked_fill(torch.tensor(early), float("-inf")), beams, tokens
 
-    def _collect(self, nodes: list[_Node], values: Tensor, stopped: list[bool], over: Tensor) -> None:
-        held = torch.tensor([state.completed for state in self._next])
-        super()._collect(nodes, values, stopped, over & held & values.isfinite())
+    def _counts(self, values: Tensor) -> Tensor:
+        held = torch.tensor([state.completed for state in self._next]) & values.isfinite()
+        return held & (held.cumsum(0) <= self.settings.num_beams)
 
-    def _select(self, values: Tensor, over: Tensor, nodes: Sequence[_Node]) -> tuple[Tensor, list[int]]:
+    def _select(self, values: Tensor, over: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, list[int]]:
         ranks: dict[int, int] = {}
         order: list[tuple[int, int, int]] = []
         open_ones = [i for i, far in enumerate((over | ~values.isfinite()).tolist()) if not far]
@@ -88,6 +88,6 @@ class ConstrainedSearch(BeamSearch):
             )  # fmt: skip
             best = self._sums.sort(descending=True, stable=True).indices.tolist()
             for place, beam in zip(missing, best, strict=False):
-                self._entries[place] = _Entry(self._beams[beam], finished=True)
+                self._entries[place] = Entry(self._beams[beam], finished=True)
                 self._entry_scores[place] = self._sums[beam] / self._length**self.settings.length_penalty
         return super().results()

@@ -258,5 +258,5 @@ def read_constraints(words: object, constraints: object) -> tuple[Constraint, ..
                 expected="objects of PhrasalConstraint, DisjunctiveConstraint or another Constraint",
                 found=brief(strange if given else constraints),
             )  # fmt: skip
-        found += given
+        found += [c for c in given if isinstance(c, Constraint)]
     return tuple(found)

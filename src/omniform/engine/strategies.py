@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from omniform.core.errors import InputError
 from omniform.engine.beams import Hypothesis
 from omniform.engine.request import Request, Row, StepNotes
 from omniform.engine.runner import ChunkOutput
@@ -97,4 +98,11 @@ def strategy_of(request: Request) -> Strategy | None:
     """How a request's rows go on; None where each chooses for itself."""
     from omniform.engine.beam_strategy import beams_of
 
-    return beams_of(request) if request.settings.num_beams > 1 else None
+    if request.settings.num_beams > 1:
+        return beams_of(request)
+    if request.parts.get("constraints"):
+        raise InputError(
+            "constraints are kept by a beam search only", where="constraints", expected="num_beams > 1 beside them",
+            found="num_beams=1",
+        )  # fmt: skip
+    return None
