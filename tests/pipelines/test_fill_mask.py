@@ -9,6 +9,7 @@ from kinds import both, checkpoint, same
 
 import omniform
 from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.pipelines import PipelineException
 
 
 @pytest.mark.parametrize(("model_type", "mask"), [("bert", "[MASK]"), ("roberta", "<mask>"), ("xlm-roberta", "<mask>")])
@@ -26,7 +27,9 @@ def test_masks_are_filled_as_the_reference_does(model_type: str, mask: str) -> N
     for inputs in (one, two, [one], [two], [one, two, f"a red {one}"]):
         for given in ways:
             same(ours(inputs, **given), theirs(inputs, **given), f"{inputs} {given}")
-    same(ours([one, f"a red {one}"], batch_size=2), theirs([one, f"a red {one}"]))
+    # One batch of one, two and three masks.
+    several = [one, two, f"{mask} a red {two}", f"a red {one}"]
+    same(ours(several, batch_size=4, top_k=3), [theirs(text, top_k=3) for text in several])
 
 
 def test_all_tokens_are_told_where_more_are_asked_for() -> None:
@@ -46,7 +49,7 @@ def test_words_without_a_token_of_their_own_are_named(caplog: pytest.LogCaptureF
 
 def test_what_cannot_be_filled_is_refused_by_name() -> None:
     ours, _ = both("fill-mask", "bert", "ForMaskedLM")
-    with pytest.raises(InputError, match=r"\[MASK\]"):
+    with pytest.raises(PipelineException, match=r"\[MASK\]"):
         ours("no mask")
     with pytest.raises(InputError, match=r"\[MASK\]"):  # cut away
         ours("a cat sat on [MASK]", tokenizer_kwargs={"truncation": True, "max_length": 4})

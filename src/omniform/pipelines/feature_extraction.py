@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief, check_arguments
@@ -28,20 +29,24 @@ class PoolingKind(StrEnum):
     LAST = "last"
 
 
-def pooled(vectors_TD: Tensor, read_T: Tensor, kind: PoolingKind) -> Tensor:
-    """One vector of many. Shape: [D].
+def pooled(vectors_BTD: Tensor, read_BT: Tensor, kind: PoolingKind) -> Tensor:
+    """One vector of many, for each row; zeros for a row without tokens. Shape: [B, D].
 
     Args:
-        read_T: which tokens the model reads; the others are padding. Shape: [T], bool.
+        read_BT: which tokens the model reads; the others are padding. Shape: [B, T], bool.
     """
-    vectors_TD = vectors_TD[read_T]
-    if not len(vectors_TD):
-        return vectors_TD.new_zeros(vectors_TD.shape[-1])
+    vectors_BTD = vectors_BTD.float()
+    kept_BT1, some_B1 = read_BT[..., None], read_BT.any(dim=1, keepdim=True)
     if kind is PoolingKind.MEAN:
-        return vectors_TD.mean(dim=0)
+        sums_BD = vectors_BTD.masked_fill(~kept_BT1, 0).sum(dim=1)
+        return sums_BD / read_BT.sum(dim=1, keepdim=True).clamp(min=1)
     if kind is PoolingKind.MAX:
-        return vectors_TD.amax(dim=0)
-    return vectors_TD[0 if kind is PoolingKind.CLS else -1]
+        return vectors_BTD.masked_fill(~kept_BT1, -torch.inf).amax(dim=1).masked_fill(~some_B1, 0)
+    places_B = read_BT.int().argmax(dim=1)  # the first of them
+    if kind is PoolingKind.LAST:
+        places_B = read_BT.shape[1] - 1 - read_BT.flip(1).int().argmax(dim=1)
+    rows_B = torch.arange(len(read_BT), device=read_BT.device)
+    return vectors_BTD[rows_B, places_B].masked_fill(~some_B1, 0)
 
 
 class FeatureExtractionPipeline(Understanding):
@@ -65,6 +70,7 @@ class FeatureExtractionPipeline(Understanding):
         check_arguments(type(self).__name__, given, known)
         given = {name: value for name, value in given.items() if value is not None}
         before: Params = {}
+        forward: Params = {}
         after: Params = {}
         if "tokenize_kwargs" in given:
             before = encoding_options(given["tokenize_kwargs"], "tokenize_kwargs")
@@ -76,10 +82,10 @@ class FeatureExtractionPipeline(Understanding):
             after["return_tensors"] = value == "pt" or flag(value, "return_tensors")
         if "pooling" in given:
             asked = given["pooling"]
-            after["pooling"] = None if asked == "none" else one_of(PoolingKind, asked, "pooling")
+            forward["pooling"] = None if asked == "none" else one_of(PoolingKind, asked, "pooling")
         if "normalize" in given:
             after["normalize"] = flag(given["normalize"], "normalize")
-        return before, {}, after
+        return before, forward, after
 
     def preprocess(self, input_: object, **given: object) -> Inputs:
         """The ids of a text, and how many there are."""
@@ -93,18 +99,17 @@ class FeatureExtractionPipeline(Understanding):
         vectors = self.model(**inputs)[0]
         if not isinstance(vectors, Tensor):
             raise InputError("the model gives no vectors", where="feature-extraction", found=type(self.model).__name__)
-        ids = cast(Tensor, inputs["input_ids"])
-        read = cast(Tensor, inputs.get("attention_mask", ids.new_ones(ids.shape)))
-        return {"vectors": vectors, "read": read, "own_length": input_tensors["own_length"]}
+        ids, kind = cast(Tensor, inputs["input_ids"]), cast("PoolingKind | None", given.get("pooling"))
+        if kind is not None and vectors.dim() == 3 and vectors.shape[1] == ids.shape[1]:
+            read = cast(Tensor, inputs.get("attention_mask", ids.new_ones(ids.shape))).bool()
+            vectors = pooled(vectors, read, kind)  # here already, so that no more is kept of each text
+        return {"vectors": vectors, "own_length": input_tensors["own_length"]}
 
     def postprocess(self, model_outputs: object, **given: object) -> Tensor | Vectors:
         """The vectors of one text."""
-        own = cast(int, cast(Params, model_outputs)["own_length"])  # a batch's padding stands behind it
-        vectors, read_T = tensor(model_outputs, "vectors")[0], tensor(model_outputs, "read")[0]
-        if len(vectors) == len(read_T) and vectors.dim() > 1:
-            vectors = vectors[:own]
-        if given.get("pooling") is not None:
-            vectors = pooled(vectors, read_T[:own].bool(), cast(PoolingKind, given["pooling"]))
+        vectors = tensor(model_outputs, "vectors")[0]
+        if vectors.dim() > 1:  # a batch's padding stands behind the text
+            vectors = vectors[: cast(int, cast(Params, model_outputs)["own_length"])]
         if given.get("normalize", False):
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         vectors = vectors[None]

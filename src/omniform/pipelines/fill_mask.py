@@ -13,7 +13,7 @@ from omniform.core.errors import InputError, brief, check_arguments
 from omniform.hub.auto import AutoModelForMaskedLM
 from omniform.pipelines.base import Params
 from omniform.pipelines.batching import BatchSize, Inputs
-from omniform.pipelines.given import count, encoding_options, scores_of, tensor
+from omniform.pipelines.given import PipelineException, count, encoding_options, scores_of, tensor
 from omniform.pipelines.registry import Task
 from omniform.pipelines.understanding import Understanding
 
@@ -27,6 +27,26 @@ class Filled(TypedDict):
     token: int
     token_str: str
     sequence: str
+
+
+def best_tokens(logits_BTV: Tensor, masks_BT: Tensor, targets: list[int] | None, most: int) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens for each mask, the best first: their shares, and their ids. Shape: [B, M, K] each.
+
+    Args:
+        masks_BT: where the masks stand; what is given for rows that have fewer than M means nothing.
+        targets: only these tokens are told; their shares are those among all.
+        most: so many tokens at most.
+    """
+    masks = int(masks_BT.sum(dim=1).max())
+    places_BM = masks_BT.int().argsort(dim=1, descending=True, stable=True)[:, :masks]
+    rows_B1 = torch.arange(len(masks_BT), device=masks_BT.device)[:, None]
+    shares_BMV = logits_BTV[rows_B1, places_BM].softmax(dim=-1)
+    if targets is None:
+        scores_BMK, tokens_BMK = shares_BMV.topk(min(most, shares_BMV.shape[-1]))
+        return scores_BMK, tokens_BMK
+    names_N = torch.tensor(targets, device=masks_BT.device)
+    scores_BMK, order_BMK = shares_BMV[..., names_N].topk(min(most, len(targets)))
+    return scores_BMK, names_N[order_BMK]
 
 
 class FillMaskPipeline(Understanding):
@@ -45,17 +65,16 @@ class FillMaskPipeline(Understanding):
 
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         check_arguments(type(self).__name__, given, ("top_k", "targets", "tokenizer_kwargs"))
-        if self.reader.mask_token_id is None:
-            raise InputError("the tokenizer has no mask_token", where="fill-mask", found=type(self.tokenizer).__name__)
+        self.mask_id()  # there must be one
         before: Params = {}
-        after: Params = {}
+        forward: Params = {}
         if given.get("tokenizer_kwargs") is not None:
             before["tokenizer_kwargs"] = encoding_options(given["tokenizer_kwargs"], "tokenizer_kwargs")
         if given.get("targets") is not None:
-            after["target_ids"] = self.get_target_ids(given["targets"])
+            forward["target_ids"] = self.get_target_ids(given["targets"])
         if given.get("top_k") is not None:
-            after["top_k"] = count(given["top_k"], "top_k")
-        return before, {}, after
+            forward["top_k"] = count(given["top_k"], "top_k")
+        return before, forward, {}
 
     @overload
     def __call__(self, inputs: str, **given: object) -> list[Filled] | list[list[Filled]]: ...
@@ -101,43 +120,53 @@ class FillMaskPipeline(Understanding):
             raise InputError("not a text", where="fill-mask", found=brief(input_))
         options = cast("Mapping[str, object]", given.get("tokenizer_kwargs", {}))
         encoded = self.reader(input_, return_tensors="pt", **options)  # type: ignore[arg-type]
-        if self.reader.mask_token_id not in encoded.tensor("input_ids")[0].tolist():
-            raise InputError(
-                "no mask", where="fill-mask", expected=f"{self.reader.mask_token} in the text", found=brief(input_)
-            )
+        if self.mask_id() not in encoded.tensor("input_ids")[0].tolist():
+            expected = f"{self.reader.mask_token} in the text"
+            raise PipelineException("there is no mask", where="fill-mask", expected=expected, found=brief(input_))
         return {**encoded, "own_length": encoded.tensor("input_ids").shape[-1]}
 
     def _forward(self, input_tensors: Inputs, **given: object) -> Params:
         inputs = {name: value for name, value in input_tensors.items() if name != "own_length"}
-        logits = scores_of(self.model(**inputs), "BTV")
-        return {"logits": logits, "input_ids": inputs["input_ids"], "own_length": input_tensors["own_length"]}
+        ids_BT, logits_BTV = cast(Tensor, inputs["input_ids"]), scores_of(self.model(**inputs), "BTV")
+        targets = cast("list[int] | None", given.get("target_ids"))
+        # Only what is told is kept of each text: all scores of a thousand texts would fill the memory.
+        most = cast(int, given.get("top_k", 5))
+        scores_BMK, tokens_BMK = best_tokens(logits_BTV, ids_BT.eq(self.mask_id()), targets, most)
+        own = input_tensors["own_length"]
+        return {"scores": scores_BMK, "tokens": tokens_BMK, "input_ids": ids_BT, "own_length": own}
+
+    def mask_id(self) -> int:
+        """The mask's id.
+
+        Raises:
+            PipelineException: the tokenizer has no mask.
+        """
+        mask = self.reader.mask_token_id
+        if mask is None:
+            raise PipelineException("the tokenizer has no mask_token", where="fill-mask", found=repr(self.reader)[:200])
+        return mask
 
     def postprocess(self, model_outputs: object, **given: object) -> list[Filled] | list[list[Filled]]:
         """The likeliest tokens for each mask."""
         own = cast(int, cast(Params, model_outputs)["own_length"])  # a batch's padding stands behind it
-        ids_T, targets = tensor(model_outputs, "input_ids")[0, :own], cast("list[int] | None", given.get("target_ids"))
-        masks = [place for place, index in enumerate(ids_T.tolist()) if index == self.reader.mask_token_id]
-        shares_MV = tensor(model_outputs, "logits")[0, masks].softmax(dim=-1)
-        names_V = torch.arange(shares_MV.shape[-1]) if targets is None else torch.tensor(targets)
-        shares_MV = shares_MV[:, names_V]
-        best = shares_MV.topk(min(cast(int, given.get("top_k", 5)), shares_MV.shape[-1]))
-        rows = [
-            self._row(ids_T, place, scores, names_V[order].tolist(), alone=len(masks) == 1)
-            for place, scores, order in zip(masks, best.values.tolist(), best.indices, strict=True)
-        ]
+        ids = cast("list[int]", tensor(model_outputs, "input_ids")[0, :own].tolist())
+        places = [place for place, index in enumerate(ids) if index == self.mask_id()]
+        scores, tokens = (tensor(model_outputs, name)[0].tolist() for name in ("scores", "tokens"))
+        told = zip(places, scores, tokens, strict=False)  # other texts of the batch may have more masks
+        rows = [self._row(ids, place, best, names, alone=len(places) == 1) for place, best, names in told]
         return rows[0] if len(rows) == 1 else rows
 
-    def _row(self, ids_T: Tensor, place: int, scores: list[float], tokens: list[int], *, alone: bool) -> list[Filled]:
-        tokenizer, found = self.reader, []
-        for score, token in zip(scores, tokens, strict=True):
-            ids = ids_T.tolist()
-            ids[place] = token
-            ids = [index for index in ids if index != tokenizer.pad_token_id]
-            # Special tokens are left out, but where another mask is still to be seen.
-            text = cast(str, tokenizer.decode(ids, skip_special_tokens=alone))
-            word = cast(str, tokenizer.decode([token]))
-            found.append(Filled(score=score, token=token, token_str=word, sequence=text))
-        return found
+    def _row(self, ids: list[int], place: int, scores: list[float], tokens: list[int], *, alone: bool) -> list[Filled]:
+        reader, pad = self.reader, self.reader.pad_token_id
+        before, after = ([index for index in part if index != pad] for part in (ids[:place], ids[place + 1 :]))
+        # Special tokens are left out, but where another mask is still to be seen.
+        kept = [[*before, *([token] if token != pad else []), *after] for token in tokens]
+        texts = reader.batch_decode(kept, skip_special_tokens=alone)
+        words = reader.batch_decode([[token] for token in tokens])
+        return [
+            Filled(score=score, token=token, token_str=word, sequence=text)
+            for score, token, word, text in zip(scores, tokens, words, texts, strict=True)
+        ]
 
 
 TASKS = (

@@ -17,6 +17,11 @@ from omniform.inputs.text.tokenizer import Tokenizer
 
 Kind = TypeVar("Kind", bound=StrEnum)
 
+
+class PipelineException(InputError):  # noqa: N818  the ecosystem's name
+    """A pipeline cannot do its task with this text or this model."""
+
+
 ENCODING: frozenset[str] = frozenset(EncodeOptions.__annotations__) - {"return_tensors"}
 """The options of a tokenizer that a pipeline hands on; it chooses the kind of tensors itself."""
 

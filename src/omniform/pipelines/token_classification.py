@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -119,6 +120,7 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
         if "aggregation_strategy" in given:
             strategy = one_of(AggregationStrategy, given["aggregation_strategy"], "aggregation_strategy")
         elif "grouped_entities" in given or "ignore_subwords" in given:
+            warnings.warn("an older spelling of aggregation_strategy", UserWarning, stacklevel=2)
             groups = flag(given.get("grouped_entities", False), "grouped_entities")
             words = flag(given.get("ignore_subwords", False), "ignore_subwords")
             chosen = AggregationStrategy.FIRST if words else AggregationStrategy.SIMPLE
@@ -253,16 +255,17 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
     ) -> list[PreEntity]:
         """The tokens of a row that are not special, each with its scores, its place, and whether it goes on with a
         word; an unknown token is shown by its text."""
-        tokenizer, goes_on = self.reader, self._goes_on(aggregation_strategy)
+        unknown, goes_on = self.reader.unk_token_id, self._goes_on(aggregation_strategy)
+        numbers = [int(number) for number in input_ids]
+        words = cast("list[str]", self.reader.convert_ids_to_tokens(numbers))
         tokens: list[PreEntity] = []
         for index, token_scores in enumerate(scores):
             if special_tokens_mask[index]:
                 continue
-            number = int(input_ids[index])
-            word, start, end, is_subword = cast(str, tokenizer.convert_ids_to_tokens(number)), None, None, False
+            word, start, end, is_subword = words[index], None, None, False
             if offset_mapping is not None:
                 start, end = (int(edge) for edge in offset_mapping[index])
-                if number == tokenizer.unk_token_id:
+                if numbers[index] == unknown:
                     word = sentence[start:end]
                 else:
                     is_subword = goes_on(word, sentence, start, end)
