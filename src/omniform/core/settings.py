@@ -250,6 +250,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "past_key_values": later(
         attribute=False, remedy="generate fills a cache of its own; requests to one Engine share what they begin with."
     ),
+    "guide": part(help="the form of the answer: a JSON schema, an expression, choices or a grammar"),
+    "response_format": part(help="the same, as OpenAI's servers take it"),
     # Tokens that others read.
     "bos_token_id": _used(IDS, ()),
     "decoder_start_token_id": _used(IDS, (), help="the token that an encoder-decoder's answer begins with"),

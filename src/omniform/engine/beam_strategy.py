@@ -13,6 +13,7 @@ from omniform.core.errors import InputError
 from omniform.engine.beams import BeamSearch, Fork, Hypothesis
 from omniform.engine.constrained import ConstrainedSearch
 from omniform.engine.constraints import Constraint, read_constraints
+from omniform.engine.guided import would_be_whole
 from omniform.engine.request import Request, Row, StepNotes
 from omniform.engine.runner import ChunkOutput
 from omniform.engine.sampling import processed, refuse_no_numbers
@@ -169,7 +170,9 @@ def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int,
 
     def ends(parent: int, token: int) -> bool:
         stops = request.stop_strings
-        return late or (stops is not None and stops.ends([*rows[parent].named, token]))
+        if late or (stops is not None and stops.ends([*rows[parent].named, token])):
+            return True
+        return not request.settings.eos_token_ids and would_be_whole(rows[parent], token)
 
     return ends
 

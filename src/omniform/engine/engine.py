@@ -19,6 +19,7 @@ from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
 from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
+from omniform.engine.guided import grammar_in
 from omniform.engine.handle import Handle
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
@@ -254,6 +255,7 @@ class Engine:
         request.parts = parts
         request.strategy = strategy_of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)
+        request.grammar = grammar_in(parts, tokenizer)
         if read.max_time is not None:
             request.deadline = time.monotonic() + read.max_time
         self._check_size(request, len(prompt.tokens) or 1)

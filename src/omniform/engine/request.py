@@ -20,6 +20,7 @@ from omniform.engine.text import Decodes
 
 if TYPE_CHECKING:
     from omniform.engine.drafts import Drafter
+    from omniform.engine.guides import Grammar, Matcher
     from omniform.engine.strategies import Strategy
 
 PLAIN = RowLayout()
@@ -218,6 +219,7 @@ class Row:
         nameless: how many of the prompt's tokens are vectors that no id stands for.
         source: the tokens that its encoder has read, where there is one and it reads tokens.
         drafted: how many of the last tokens are guesses, which the present step is to confirm; 0 between steps.
+        guide: where it stands in its request's grammar, once it writes; None without one.
     """
 
     tokens: list[int]
@@ -237,6 +239,7 @@ class Row:
     nameless: int = 0
     source: tuple[int, ...] = ()
     drafted: int = 0
+    guide: Matcher | None = None
 
     def take_drafts(self, kept: int = 0) -> list[int]:
         """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
@@ -274,6 +277,7 @@ class Row:
         """Another row that begins with the same tokens; its tables are not set."""
         copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
         copy.nameless, copy.outgrew, copy.source = self.nameless, self.outgrew, self.source
+        copy.guide = None if self.guide is None else self.guide.copy()
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
@@ -313,6 +317,7 @@ class Request:
         parts: the objects that its call brought along.
         strategy: how its rows go on together; None where each chooses for itself.
         drafter: guesses what its rows will write; None where nobody does.
+        grammar: the form that its answers have; None for any.
         stop_strings: ends a row by its text; None where no such strings were given.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
@@ -342,6 +347,7 @@ class Request:
     parts: Parts = NO_PARTS
     strategy: Strategy | None = None
     drafter: Drafter | None = None
+    grammar: Grammar | None = None
     stop_strings: StopStrings | None = None
     alone: bool = False
     begun: bool = False

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import OmniformError
+from omniform.engine.guided import fitted, forgotten
 from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
 
@@ -78,14 +79,14 @@ def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor) -> Ten
     Returns:
         Shape: [R, V]; float32, unless nothing is to be done, when it is the input itself.
     """
-    if settings.is_plain:
+    if settings.is_plain and all(row.guide is None for row in rows):
         return logits_RV
     scores = logits_RV.float()
     if settings.has_token_rules:
         scores = torch.stack([_ruled(row, settings, scores[i]) for i, row in enumerate(rows)])
-    scores = _banned(scores, settings.suppress_tokens)
+    scores = fitted(rows, settings, _banned(scores, settings.suppress_tokens))
     scores = _narrowed(scores, settings) if settings.do_sample else scores
-    return scores.log_softmax(-1) if settings.renormalize else scores
+    return forgotten(rows, scores.log_softmax(-1) if settings.renormalize else scores)
 
 
 def logprobs_of(logits_V: Tensor, token: int, top: int) -> TokenLogprob:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
+from omniform.engine.guided import begin_masks, is_whole, refuse_unfit, seat
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.runner import ChunkOutput
 from omniform.engine.sampling import choose, logprobs_of
@@ -60,6 +61,7 @@ class Writer:
         at = 0
         for output in outputs:
             request, row = output.chunk.request, output.chunk.row
+            seat(request, row)
             here, at = at, at + output.logits.shape[0]
             if request.strategy is not None:
                 together.setdefault(id(request), []).append(output)
@@ -72,6 +74,7 @@ class Writer:
         self._write_rows(entries, guesses, logits_RV)
         for theirs in together.values():
             self._advance(theirs)
+        begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
 
     def _twins(self, request: Request, row: Row) -> list[Row]:
         """The rows of a request's other answers, which begin as its first."""
@@ -162,6 +165,8 @@ class Writer:
             request.stop_strings is not None and request.stop_strings.ends(row.named)
         ):
             row.finished = "stop"
+        elif not settings.eos_token_ids and is_whole(row):
+            row.finished = "stop"  # no token could say so
         elif row.written >= settings.max_new_tokens or is_late(request):
             row.finished = "length"
         request.sink.piece(row, token, logprob)
@@ -208,6 +213,7 @@ class Writer:
         if request.rows:
             prompt = request.rows[0].named[: request.rows[0].prompt - request.rows[0].nameless]
         if told is not None:
+            refuse_unfit(request, [hypothesis.tokens for hypothesis in told])
             found = [
                 self._continuation(request, prompt, h.tokens, "stop" if h.stopped else "length", None, h) for h in told
             ]
