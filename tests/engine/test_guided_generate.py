@@ -172,6 +172,14 @@ def test_beams_that_a_grammar_has_no_room_for_are_copies() -> None:
         for drawn in ({}, {**SAMPLED, "seed": 1}):
             found = engine.generate(PROMPTS[0], guide=guide, num_beams=4, num_return_sequences=4, **drawn)
             assert {answer.text for answer in found.sequences} == texts
+    # Words that the form has no place for are not written, and said to be missing; others are.
+    no = byte_level().convert_tokens_to_ids("no")
+    for words, texts in (([[X]], {"yes", "no"}), ([[no]], {"no"})):
+        found = engine.generate(PROMPTS[0], guide=["yes", "no"], num_beams=4, force_words_ids=words)
+        assert {answer.text for answer in found.sequences} <= texts
+    groups = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}
+    found = engine.generate(PROMPTS[0], guide=FORM.guide, max_new_tokens=LONG, **groups)
+    assert FORM.holds(found.text)
 
 
 def test_what_does_not_fit_is_a_beginning() -> None:
@@ -199,7 +207,6 @@ CONTRADICTIONS = {
     "bad words": ({"bad_words_ids": [[X]]}, "guide and bad_words_ids"),
     "drawn": ({"suppress_tokens": [X], **SAMPLED}, "guide and suppress_tokens"),
     "beams": ({"suppress_tokens": [X], "num_beams": 2}, "guide and suppress_tokens"),
-    "words": ({"force_words_ids": [[X + 1]], "num_beams": 2}, "guide and force_words_ids"),
     "two forms": ({"response_format": {"type": "json_object"}}, "guide and response_format: an answer has one form"),
 }
 
