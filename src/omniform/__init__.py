@@ -65,6 +65,8 @@ _OUTPUTS = (
     "QuestionAnsweringOutput",
 )  # fmt: skip
 
+_EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
+
 _HOME: dict[str, str] = {
     **dict.fromkeys(_TOKENIZER_BASES, "omniform.inputs.text.classes"),
     "BatchEncoding": "omniform.inputs.text.encoding",
@@ -75,6 +77,8 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     "Engine": "omniform.engine.engine",
     "Guide": "omniform.engine.guide",
+    **dict.fromkeys(_EMBEDDINGS, "omniform.embeddings.embedder"),
+    "CrossEncoder": "omniform.embeddings.cross",
     "generate": "omniform.engine.generate",
     "stream": "omniform.engine.generate",
     "bundled_checkpoint": "omniform.hub.bundled",
@@ -111,6 +115,10 @@ if TYPE_CHECKING:
     from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
     from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
     from omniform.core.watermark import WatermarkingConfig as WatermarkingConfig
+    from omniform.embeddings.cross import CrossEncoder as CrossEncoder
+    from omniform.embeddings.embedder import Embedder as Embedder
+    from omniform.embeddings.embedder import SentenceTransformer as SentenceTransformer
+    from omniform.embeddings.embedder import embed as embed
     from omniform.engine.constraints import Constraint as Constraint
     from omniform.engine.constraints import DisjunctiveConstraint as DisjunctiveConstraint
     from omniform.engine.constraints import PhrasalConstraint as PhrasalConstraint

@@ -1,4 +1,4 @@
-"""The command line: ``omniform run``, ``omniform chat`` and ``omniform inspect``."""
+"""The command line: ``omniform run``, ``omniform chat``, ``omniform inspect`` and ``omniform embed``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def parser() -> Parser:
     _add_run(commands)
     _add_chat(commands)
     _add_inspect(commands)
+    _add_embed(commands)
     return top
 
 
@@ -130,6 +131,22 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     inspect.set_defaults(work=_inspect, command=inspect)
 
 
+def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "Turn texts into vectors: one for each file, or for each line; JSON lines on standard output."
+    embed = commands.add_parser("embed", help=text, description=text, allow_abbrev=False)
+    embed.add_argument("files", nargs="*", metavar="FILE", help="text files; '-' or nothing reads standard input")
+    embed.add_argument("-m", "--model", required=True, help="a folder or a Hub id of an embedding model")
+    embed.add_argument("--lines", action="store_true", help="a vector for each line that is not empty")
+    embed.add_argument("--prompt-name", metavar="NAME", help="the model's prompt to put before each text, as 'query'")
+    embed.add_argument("--prompt", metavar="TEXT", help="the same itself")
+    embed.add_argument("-o", "--output", default="-", metavar="FILE", help="a .jsonl or .npy file; '-' by default")
+    embed.add_argument("--dim", type=int, metavar="N", help="keep the first N numbers of each vector")
+    embed.add_argument("--normalize", action="store_true", help="make the length of each vector 1")
+    embed.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts at once, at most (32)")
+    embed.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    embed.set_defaults(work=_embed, command=embed)
+
+
 def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
@@ -182,8 +199,25 @@ def _inspect(given: argparse.Namespace) -> None:
     plan_command(given.model, settings, as_json=given.json)
 
 
+def _embed(given: argparse.Namespace) -> None:
+    from omniform.cli.embed import embed_command
+
+    embed_command(
+        given.files or ["-"],
+        given.model,
+        prompt=given.prompt,
+        prompt_name=given.prompt_name,
+        output=given.output,
+        dim=given.dim,
+        normalize=given.normalize,
+        by_line=given.lines,
+        batch_size=given.batch_size,
+        dtype=given.dtype,
+    )
+
+
 def _nothing(given: argparse.Namespace) -> None:
-    raise InputError("there is no command", expected="run, chat or inspect", remedy="See omniform --help.")
+    raise InputError("there is no command", expected="run, chat, inspect or embed", remedy="See omniform --help.")
 
 
 def _unknown(command: Parser, rest: Sequence[str]) -> InputError:

@@ -224,6 +224,21 @@ def read_json(path: Path) -> dict[str, object]:
     Raises:
         ConfigError: it is not UTF-8, not JSON, not an object, or absurdly large.
     """
+    value = _read_value(path)
+    if not isinstance(value, dict):
+        raise ConfigError("the file holds no JSON object", where=str(path), found=type(value).__name__)
+    return value
+
+
+def read_json_list(path: Path) -> list[object]:
+    """A JSON list from a file; raises as :func:`read_json`."""
+    value = _read_value(path)
+    if not isinstance(value, list):
+        raise ConfigError("the file holds no JSON list", where=str(path), found=type(value).__name__)
+    return value
+
+
+def _read_value(path: Path) -> object:
     where = str(path)
     try:
         size = path.stat().st_size
@@ -231,15 +246,13 @@ def read_json(path: Path) -> dict[str, object]:
             raise ConfigError(
                 "the file is absurdly large", where=where, expected=f"up to {LARGEST_JSON} bytes", found=f"{size} bytes"
             )
-        value = json.loads(path.read_bytes())
+        value: object = json.loads(path.read_bytes())
     except OSError as error:
         raise RepoError("the file cannot be read", where=where, found=error.strerror) from error
     except (ValueError, RecursionError) as error:
         found = str(error) if not isinstance(error, UnicodeDecodeError) else "bytes that are not UTF-8"
         raise ConfigError("the file is not JSON", where=where, found=found) from None
-    if not isinstance(value, dict):
-        raise ConfigError("the file holds no JSON object", where=where, found=type(value).__name__)
-    if _deeper(value, DEEPEST_JSON):
+    if isinstance(value, (dict, list)) and _deeper(value, DEEPEST_JSON):
         raise ConfigError("the file is nested absurdly deep", where=where, expected=f"at most {DEEPEST_JSON} levels")
     return value
 
