@@ -49,6 +49,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
     run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound")
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
+    run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
     run.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, timings")
     _add_writing(run)
@@ -150,6 +151,22 @@ def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
 def _run(given: argparse.Namespace) -> None:
     from omniform.cli.run import run_command
 
+    if given.task is not None:
+        from omniform.cli.task import task_command
+
+        media = [*given.image, *given.audio]
+        settings = _settings(given)
+        task_command(
+            given.task,
+            given.text,
+            media,
+            given.model,
+            settings,
+            drawing(settings),
+            dtype=given.dtype,
+            as_json=given.json,
+        )
+        return
     run_command(
         given.text,
         given.image,

@@ -30,7 +30,7 @@ def run_command(
     """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise."""
     for path in (*images, *audio):
         _check_file(path)
-    question = _question(text, needed=not audio)
+    question = question_of(text, needed=not audio)
     chosen = bundled_checkpoint() if name is None else name
     started = time.perf_counter()
     model, reader = opened(chosen, dtype=dtype)
@@ -78,7 +78,12 @@ def _check_file(path: str) -> None:
         raise RepoError("no such file", where=path)
 
 
-def _question(text: str | None, *, needed: bool) -> str:
+def question_of(text: str | None, *, needed: bool) -> str:
+    """The text that was given, or what standard input holds.
+
+    Raises:
+        InputError: there is none, and one is needed.
+    """
     if text is not None and text != "-":
         return text
     if text == "-" or (needed and not sys.stdin.isatty()):
