@@ -16,9 +16,9 @@ class Guesser:
     def __init__(self, known: list[int], seed: int) -> None:
         self.known, self.random, self.right = known, random.Random(seed), 0
 
-    def draft(self, rows, most):
+    def draft(self, entries, most):
         found = []
-        for row, room in zip(rows, most, strict=True):
+        for (_, row), room in zip(entries, most, strict=True):
             guesses = self.known[row.written : row.written + self.random.randrange(5)][:room]
             if guesses and self.random.random() < 0.5:
                 guesses[self.random.randrange(len(guesses))] = 7
@@ -27,6 +27,9 @@ class Guesser:
 
     def confirmed(self, row, drafted, right):
         self.right += right
+
+    def over(self, request):
+        """Nothing is kept for it."""
 
 
 @pytest.mark.parametrize("step", [512, 9])

@@ -185,6 +185,13 @@ def as_early_stopping(value: object) -> bool | str:
     return value if isinstance(value, bool) else "never"
 
 
+def as_schedule(value: object) -> str:
+    """How the number of guesses goes on from one to the next."""
+    if value in ("constant", "heuristic", "heuristic_transient"):
+        return str(value)
+    raise ValueError
+
+
 def whole(least: int, most: int = LARGEST) -> Kind:
     """Whole numbers from ``least`` on."""
     return Kind(

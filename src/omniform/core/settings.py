@@ -25,6 +25,7 @@ from omniform.core.kinds import (
     as_decay,
     as_early_stopping,
     as_runs,
+    as_schedule,
     as_words,
     number,
     plain,
@@ -114,6 +115,7 @@ def _count(values: Values, name: str) -> int:
 SAMPLING: Final = When("do_sample=True", lambda v: v.get("do_sample") is True and v.get("temperature") != 0)
 BEAMS: Final = When("num_beams > 1", lambda v: _count(v, "num_beams") > 1)
 GROUPS: Final = When("num_beam_groups > 1", lambda v: BEAMS.holds(v) and _count(v, "num_beam_groups") > 1)
+LOOKUP: Final = When("prompt_lookup_num_tokens", lambda v: bool(v.get("prompt_lookup_num_tokens")))
 GREEDY: Final = When("do_sample=False", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
 
 
@@ -239,8 +241,28 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # Other ways to write.
     "penalty_alpha": later(0.0, acts=GREEDY),
     "dola_layers": later(),
-    "prompt_lookup_num_tokens": later(None, 0),
-    "assistant_model": later(attribute=False),
+    # Tokens guessed ahead, which one step confirms.
+    "prompt_lookup_num_tokens": _used(
+        whole(0), None, also=(0,), metavar="N", help="guess so many tokens ahead, where the text repeats itself"
+    ),
+    "max_matching_ngram_size": _used(
+        whole(1), None, acts=LOOKUP, help="by how many of the last tokens a repetition is known, at most"
+    ),
+    "assistant_model": part(help="a smaller model that guesses ahead"),
+    "assistant_tokenizer": part(help="its tokenizer, where that is another"),
+    "assistant_early_exit": _used(whole(1), None, help="guess ahead with so many of the model's own layers"),
+    "num_assistant_tokens": _used(whole(0), None, help="how many tokens the smaller model guesses at a time"),
+    "num_assistant_tokens_schedule": _used(
+        Kind("constant, heuristic or heuristic_transient", as_schedule), None,
+        help="whether right guesses make that number larger, and wrong ones smaller",
+    ),
+    "assistant_confidence_threshold": _used(
+        NUMBER, None,
+        help="guess no further after a token that the smaller model itself held for less likely",
+    ),
+    "assistant_lookbehind": _used(whole(0), None, help="tokens before guesses that the model's tokenizer rereads"),
+    "target_lookbehind": _used(whole(0), None, help="tokens before new ones that the assistant's tokenizer rereads"),
+    "assistant_ensemble_weight": later(None, remedy="It would change what is written; leave it out."),
     "negative_prompt_ids": later(attribute=False),
     "negative_prompt_attention_mask": later(attribute=False),
     "prefix_allowed_tokens_fn": later(attribute=False),
@@ -258,14 +280,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # How the ecosystem computes; nothing here depends on it.
     **_inert(
         "use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory", "use_mtp", "compile_config",
-        "disable_compile", "continuous_batching_config", "prefill_chunk_size", "is_assistant", "num_assistant_tokens",
-        "num_assistant_tokens_schedule", "assistant_confidence_threshold", "max_matching_ngram_size",
-        "assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight",
-        "speculation_type", "transformers_version", "_from_model_config",
+        "disable_compile", "continuous_batching_config", "prefill_chunk_size",
+        "is_assistant", "speculation_type", "transformers_version", "_from_model_config",
     ),
     **_inert(
         "cache_position", "num_items_in_batch", "synced_gpus", "trust_remote_code", "generation_kwargs",
-        "assistant_tokenizer", "use_model_defaults", "return_dict", "logits_to_keep", "begin_index",
+        "use_model_defaults", "return_dict", "logits_to_keep", "begin_index",
         attribute=False,
     ),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
+from omniform.engine.drafters import Drafters
 from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import grammar_in
@@ -96,6 +97,7 @@ class Engine:
         self._worker_lock = threading.Lock()
         self._closing = False
         self._weights = Weights(model)
+        self._drafters = Drafters(model, self._inner)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
@@ -254,6 +256,7 @@ class Engine:
             request.lane, request.lanes = lane
         request.parts = parts
         request.strategy = strategy_of(request)
+        request.drafter = self._drafters.of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)
         request.grammar = grammar_in(parts, tokenizer)
         if read.max_time is not None:
@@ -261,6 +264,15 @@ class Engine:
         self._check_size(request, len(prompt.tokens) or 1)
         self._inbox.append(request)
         return request
+
+    def _inner(self, model: Model) -> Engine:
+        """An engine for a model that guesses ahead, with as much memory again."""
+        return Engine(model, memory=min(self._how[0], free_memory(model.device) // 4), max_tokens_per_step=self._how[1])
+
+    @property
+    def steps(self) -> int:
+        """How many steps were computed."""
+        return self._counts["steps"]
 
     def stats(self) -> Stats:
         """What the engine did so far and holds now."""
@@ -291,7 +303,7 @@ class Engine:
             failures = self._writer.failures
             self._receive()
             self._renew()
-            place_drafts(self._scheduler.running)
+            place_drafts(self._scheduler.running, self.model.knows, self._writer.fail)
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
@@ -323,6 +335,8 @@ class Engine:
         except BaseException:
             for request in [*self._scheduler.running]:
                 self._scheduler.preempt(request)
+                for row in request.rows:
+                    row.proposals.clear()
                 if request.strategy is not None or not any(row.written for row in request.rows):
                     first = request.rows[0]
                     request.rows = [Row(first.tokens[: first.prompt], first.prompt, source=first.source)]

@@ -15,8 +15,10 @@ from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.outputs import ModelOutput
 from omniform.engine.calls import Reader, prompts_of
+from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
 from omniform.engine.memory import decoder_bytes, exact, free_memory
+from omniform.engine.paged_state import ROWS
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
@@ -33,6 +35,25 @@ class Streamer(Protocol):
     def end(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Speculated:
+    """What came of tokens that were guessed ahead, of all rows of a call.
+
+    Attributes:
+        steps: of the model, each row's counted for itself.
+        drafted, accepted: tokens that were guessed, and those among them that came true.
+    """
+
+    steps: int
+    drafted: int
+    accepted: int
+
+    @property
+    def acceptance(self) -> float:
+        """Which part of the guesses came true."""
+        return self.accepted / max(1, self.drafted)
+
+
 @dataclass(slots=True)
 class GenerateOutput(ModelOutput):
     """What ``generate`` returns with ``return_dict_in_generate=True``.
@@ -45,6 +66,7 @@ class GenerateOutput(ModelOutput):
         sequences_scores: of beam search with ``output_scores``, each answer's score. Shape: [B].
         beam_indices: of beam search, for each token of an answer, the row of that step's ``scores`` which it was chosen
             by; -1 after its end. Shape: [B, new].
+        speculation: what came of guesses ahead, where somebody was asked to guess.
     """
 
     sequences: Tensor
@@ -52,6 +74,7 @@ class GenerateOutput(ModelOutput):
     logits: tuple[Tensor, ...] | None = None
     sequences_scores: Tensor | None = None
     beam_indices: Tensor | None = None
+    speculation: Speculated | None = None
 
 
 class Answers:
@@ -132,6 +155,8 @@ class Job:
         step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
         rows = max(settings.num_beams, settings.num_return_sequences)
         lengths = [len(p.tokens) + settings.max_new_tokens for p in self.prompts]
+        if ROWS in decoder_bytes(self.model) and wanted(settings, self.asked.parts):
+            rows *= 2  # a state of fixed size is kept once more while guesses are tried
         # The bytes of one row of each prompt: how many rows are asked for must not cost anything before it is refused.
         each = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
         need = None if each is None else each * rows
@@ -196,6 +221,7 @@ def generate(
         *_noted(found),
         _beam_scores(found),
         _beam_indices(found, settings.num_beams, job.model.device),
+        _speculated(job, found),
     )
 
 
@@ -419,6 +445,14 @@ def _by_step(rows: list[list[Tensor]]) -> tuple[Tensor, ...] | None:
         return None
     blank = torch.zeros_like(next(row[0] for row in rows if row))
     return tuple(torch.stack([row[i] if len(row) > i else blank for row in rows]) for i in range(longest))
+
+
+def _speculated(job: Job, found: Sequence[Completion]) -> Speculated | None:
+    if not wanted(job.settings(1), job.asked.parts):
+        return None
+    return Speculated(
+        sum(c.model_steps for c in found), sum(c.drafted_tokens for c in found), sum(c.accepted_tokens for c in found)
+    )
 
 
 def _beam_scores(found: Sequence[Completion]) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -152,12 +153,17 @@ class Completion:
             an encoder-decoder's answer opens with.
         cached_tokens: how many of them were not computed, because another request had begun the same.
         steps: of a beam search, what was noted step by step; None otherwise.
+        model_steps: in how many steps of the model its answers were written, each counted for itself.
+        drafted_tokens, accepted_tokens: tokens that were guessed ahead, and those among them that came true.
     """
 
     sequences: list[Continuation]
     decoder_prompt: tuple[int, ...]
     cached_tokens: int
     steps: StepNotes | None = None
+    model_steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -200,6 +206,19 @@ class Completion:
         return self.sequences[0].logprobs
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token drawn by somebody else, to be accepted or not.
+
+    Attributes:
+        token: the token.
+        odds: of all tokens, what it was drawn from. Shape: [V], where V may be another than the model's own.
+    """
+
+    token: int
+    odds: Tensor
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """One sequence of tokens in the making.
@@ -220,6 +239,10 @@ class Row:
         source: the tokens that its encoder has read, where there is one and it reads tokens.
         drafted: how many of the last tokens are guesses, which the present step is to confirm; 0 between steps.
         guide: where it stands in its request's grammar, once it writes; None without one.
+        guesses: those that the present step has computed and that are not confirmed yet.
+        tentative: how many of the last tokens may be taken back after the step that reads them.
+        proposals: what was drawn for its next places, and from which distributions; empty where nothing was.
+        kept: a state of fixed size as it was before such tokens were read, and how much was computed then.
     """
 
     tokens: list[int]
@@ -240,6 +263,10 @@ class Row:
     source: tuple[int, ...] = ()
     drafted: int = 0
     guide: Matcher | None = None
+    guesses: list[int] = field(default_factory=list)
+    tentative: int = 0
+    proposals: deque[Proposal] = field(default_factory=deque)
+    kept: tuple[int, BlockTable] | None = None
 
     def take_drafts(self, kept: int = 0) -> list[int]:
         """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
@@ -322,6 +349,7 @@ class Request:
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
         cached_tokens: prompt tokens whose blocks another request had computed.
+        steps, drafted_tokens, accepted_tokens: what its :class:`Completion` will say.
         over: it has ended, for better or worse.
         cancelled: somebody has lost interest.
         deadline: the time after which no further token is begun.
@@ -352,6 +380,9 @@ class Request:
     alone: bool = False
     begun: bool = False
     cached_tokens: int = 0
+    steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     over: bool = False
     cancelled: bool = False
     deadline: float | None = None

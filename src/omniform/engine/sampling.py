@@ -11,6 +11,7 @@ from omniform.core.errors import OmniformError
 from omniform.engine.guided import fitted, forgotten
 from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.settings import Settings
+from omniform.engine.speculative import settle
 
 NEVER = float("-inf")
 
@@ -45,7 +46,11 @@ def choose(
     # One NaN makes all of a row's odds NaN. Found before anybody has drawn: the others' generators stay as they are.
     refuse_no_numbers(odds[:, 0].isnan(), rows, logits_RV, places)
     tokens = [0] * len(rows)
-    together = [i for i, row in enumerate(rows) if row.generator is None]
+    proposed = [i for i, row in enumerate(rows) if row.proposals]
+    together = [i for i, row in enumerate(rows) if row.generator is None and not row.proposals]
+    if proposed:
+        for i, token in zip(proposed, settle([rows[i] for i in proposed], odds[proposed]), strict=True):
+            tokens[i] = token
     if together:
         lanes = [rows[i].lane for i in together]
         places = list(range(len(together))) if None in lanes else [lane for lane in lanes if lane is not None]
@@ -55,7 +60,7 @@ def choose(
         for i, place in zip(together, places, strict=True):
             tokens[i] = drawn[place]
     for i, row in enumerate(rows):
-        if row.generator is not None:
+        if row.generator is not None and i not in proposed:
             tokens[i] = int(torch.multinomial(odds[i], 1, generator=row.generator))
     return tokens, scores
 

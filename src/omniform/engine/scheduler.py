@@ -111,6 +111,9 @@ class Scheduler:
 
     def release(self, row: Row) -> None:
         """Let go of a row's blocks, and forget those whose content was planned and never computed."""
+        if row.kept is not None:
+            self.pools[ROWS].release(row.kept[1])
+            row.kept = None
         for pool, table in row.tables.items():
             held = self.pools[pool]
             for block in table.blocks[row.computed // held.size :]:
@@ -120,12 +123,33 @@ class Scheduler:
         row.tables.clear()
 
     def roll_back(self, row: Row, tokens: int) -> None:
-        """Forget what was computed of a row after its first ``tokens`` tokens."""
+        """Forget what was computed of a row after its first ``tokens`` tokens.
+
+        A state of fixed size cannot be shortened. The row goes back to the one that was kept before it read what may
+        be taken back, or to its beginning, and reads anew from there.
+        """
+        if ROWS in row.tables:
+            tokens = self._restored(row, tokens)
         for key, table in row.tables.items():
-            assert key != ROWS, "what is kept of a row as a whole cannot be taken back"
-            self.pools[key].shrink(table, tokens)
+            if key != ROWS:
+                self.pools[key].shrink(table, tokens)
         del row.contents[tokens // self._size :]
         row.computed = min(row.computed, tokens)
+
+    def _restored(self, row: Row, tokens: int) -> int:
+        """Put the right state of fixed size into a row's table; returns how many tokens it has read."""
+        pool, kept = self.pools[ROWS], row.kept
+        row.kept = None
+        if tokens >= row.computed:
+            if kept is not None:
+                pool.release(kept[1])
+            return row.computed
+        if kept is None or kept[0] > tokens:
+            self.release(row)
+            return 0
+        pool.release(row.tables[ROWS])
+        row.tables[ROWS] = kept[1]
+        return kept[0]
 
     def preempt(self, request: Request) -> None:
         """Take all blocks from a request and let it wait again; its rows will be computed anew."""
@@ -196,7 +220,8 @@ class Scheduler:
         for chunk in plan.chunks:
             chunk.row.computed += chunk.count
             for pool, table in chunk.row.tables.items():
-                self.pools[pool].slide(table, chunk.row.computed - chunk.row.drafted)
+                behind = chunk.row.computed - max(chunk.row.drafted, chunk.row.tentative)
+                self.pools[pool].slide(table, behind if chunk.row.kept is None else chunk.row.kept[0])
         for request in plan.requests:
             # Whoever was in a step that failed is alone until it has come that far again.
             request.alone = request.alone and any(row.pending for row in request.running)
@@ -248,8 +273,9 @@ class Scheduler:
         for row, wish in wishes:
             if self.pools and not row.tables:  # a model without any state has nothing to take over
                 wish -= self._reuse_prefix(request, row)
-            if row.drafted and wish > left:
-                wish -= len(row.take_drafts(row.drafted - (wish - left)))
+            if row.drafted:
+                most = row.drafted - max(0, wish - left)
+                wish -= len(row.take_drafts(most if self._can_keep(row) else 0))
             count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:
                 continue
@@ -259,6 +285,7 @@ class Scheduler:
                     self.preemptions += 1
                     return 0
             copies += self._grow(request, row, count)
+            copies += self._keep(row)
             chunks.append(ScheduledChunk(request, row, count))
             left -= count
         plan.chunks += chunks
@@ -346,6 +373,21 @@ class Scheduler:
 
     def _writes_into_shared(self, pool: BlockPool, table: BlockTable, row: Row) -> bool:
         return bool(row.computed % pool.size) and pool.is_shared(table, row.computed // pool.size)
+
+    def _can_keep(self, row: Row) -> bool:
+        """Whether there is room for a second state of a row, where it has one of fixed size."""
+        return ROWS not in row.tables or row.kept is not None or self.pools[ROWS].available > 1
+
+    def _keep(self, row: Row) -> list[tuple[Pool, int, int]]:
+        """Keep a row's state of fixed size before tokens are read that may be taken back, if there is room."""
+        if not (row.drafted or row.tentative) or ROWS not in row.tables or row.kept is not None:
+            return []
+        pool, spare = self.pools[ROWS], BlockTable(WHOLE)
+        if not pool.available:
+            return []
+        pool.grow(spare, 1, 1)
+        row.kept = row.computed, spare
+        return [(ROWS, row.tables[ROWS].held()[0], spare.held()[0])]
 
     def _grow(self, request: Request, row: Row, count: int) -> list[tuple[Pool, int, int]]:
         copies: list[tuple[Pool, int, int]] = []

@@ -18,6 +18,7 @@ from omniform.core.generation import as_settings
 from omniform.core.kinds import PerRow
 from omniform.core.settings import SETTINGS, Effect, Read, Setting, merged, misspelt, read, read_one
 from omniform.engine.beams import BeamSettings
+from omniform.engine.guessing import Guessing
 from omniform.engine.parts import Parts
 
 log = logging.getLogger("omniform")
@@ -73,6 +74,7 @@ class Settings:
         logprobs: how many of the likeliest tokens to tell the log-probabilities of, beside the chosen one's; None for
             no log-probabilities at all.
         keep_scores, keep_logits: whether the scores that tokens were chosen by, and the model's own, are kept.
+        guessing: how tokens are guessed ahead, where somebody does.
     """
 
     max_new_tokens: int
@@ -114,6 +116,7 @@ class Settings:
     logprobs: int | None
     keep_scores: bool
     keep_logits: bool
+    guessing: Guessing
 
     @property
     def has_token_rules(self) -> bool:
@@ -303,6 +306,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
         "forced_first": first[0] if first and prompt == 1 else None,
         "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
         "keep_beams": False,
+        "guessing": Guessing.read(values),
     }
     return Settings(**given)
 

@@ -56,7 +56,6 @@ class Writer:
             logits_RV: the scores in them, of all rows that were read to their end.
         """
         entries: list[Entry] = []
-        guesses: dict[int, list[int]] = {}
         together: dict[int, list[ChunkOutput]] = {}
         at = 0
         for output in outputs:
@@ -67,11 +66,12 @@ class Writer:
                 together.setdefault(id(request), []).append(output)
             elif at > here:
                 entries.append((request, row, here))
-                if row.drafted:
-                    guesses[id(row)] = row.take_drafts()
+                request.steps += 1
+                row.guesses = row.take_drafts()
+                request.drafted_tokens += len(row.guesses)
                 if row.written == 0 and len(request.rows) == 1:
                     entries += [(request, twin, here) for twin in self._twins(request, row)]
-        self._write_rows(entries, guesses, logits_RV)
+        self._write_rows(entries, logits_RV)
         for theirs in together.values():
             self._advance(theirs)
         begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
@@ -84,27 +84,23 @@ class Writer:
             request.rows.append(twin)
         return request.rows[1:]
 
-    def _write_rows(self, entries: list[Entry], guesses: dict[int, list[int]], logits_RV: Tensor) -> None:
+    def _write_rows(self, entries: list[Entry], logits_RV: Tensor) -> None:
         """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
-        guessed = [(request, row, len(guesses[id(row)])) for request, row, _ in entries if id(row) in guesses]
+        guessed = [(request, row, len(row.guesses)) for request, row, _ in entries if row.guesses]
         while entries:
             alike: dict[Settings, list[Entry]] = {}
             for entry in entries:
                 alike.setdefault(entry[0].settings, []).append(entry)
             for settings, some in alike.items():
                 self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
-            entries = [
-                (request, row, at + 1)
-                for request, row, at in entries
-                if not request.over and _came_true(row, guesses.get(id(row)))
-            ]
+            entries = [(request, row, at + 1) for request, row, at in entries if _came_true(row) and not request.over]
         for request, row, drafted in guessed:
-            right = drafted - len(guesses[id(row)])
+            right = drafted - len(row.guesses)
             self.tokens_drafted += drafted
             self.tokens_accepted += right
             if request.drafter is not None:
                 request.drafter.confirmed(row, drafted, right)
-            if row.tables:
+            if row.finished is None and not request.over:
                 self._scheduler.roll_back(row, len(row.tokens) - 1)
 
     def _guarded(self, entries: list[Entry], work: Callable[[list[Entry]], None]) -> None:
@@ -144,6 +140,7 @@ class Writer:
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
                 continue  # another of its rows has failed
+            request.accepted_tokens += row.guesses[:1] == [token]
             try:
                 self.append(request, row, token, logits[i], scores[i])
             except Exception as error:
@@ -223,7 +220,8 @@ class Writer:
                 for row in request.rows[: request.settings.num_return_sequences]
             ] or [self._continuation(request, prompt, [], "cancelled", None, None)]
         steps = None if request.strategy is None else request.strategy.steps()
-        return Completion(found, tuple(prompt), request.cached_tokens, steps)
+        counts = request.steps, request.drafted_tokens, request.accepted_tokens
+        return Completion(found, tuple(prompt), request.cached_tokens, steps, *counts)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request is over for an error."""
@@ -234,6 +232,8 @@ class Writer:
         self._scheduler.remove(request)
         self._encoders.release(request)
         request.over = True
+        if request.drafter is not None:
+            request.drafter.over(request)
         try:
             request.sink.end(completion, error)
         except Exception:
@@ -259,12 +259,12 @@ class Writer:
         return Continuation(tokens, reason, text, noted, None, row.scores, row.logits)
 
 
-def _came_true(row: Row, guesses: list[int] | None) -> bool:
-    """Whether a row goes on with what was computed of its guesses; strikes out the first of them."""
-    if not guesses or row.finished is not None or row.tokens[-1] != guesses[0]:
+def _came_true(row: Row) -> bool:
+    """Whether a row goes on with what was computed of its guesses; strikes out the first of them if it came true."""
+    if row.guesses[:1] != row.tokens[-1:]:
         return False
-    del guesses[0]
-    return True
+    del row.guesses[0]
+    return row.finished is None
 
 
 def _place(request: Request, row: Row) -> int:
