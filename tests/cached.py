@@ -61,7 +61,6 @@ def both(name: str) -> tuple[nn.Module, nn.Module]:
         ours = load_as_saved(Path(folder))
         copied = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
         ours.load_state_dict(copied, assign=True)
-    theirs.generation_config.eos_token_id = ours.generation_config.eos_token_id = None
     return ours, theirs
 
 

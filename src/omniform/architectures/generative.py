@@ -49,6 +49,11 @@ class Decoder(HasModules, Protocol):
         """The longest row it can make sense of, prompt and answer together; None if there is no limit."""
         ...
 
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """Its layers, in order."""
+        ...
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to vectors. Shape: [B, T] to [B, T, D]."""
         ...

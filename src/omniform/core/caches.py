@@ -9,7 +9,7 @@ layers show ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -42,6 +42,8 @@ class Cache(DenseState):
         self.layout: Layout | None = None
         self._unplaced = False
         self._offloading = bool(offloading)
+        self._gone: Mapping[int, int] = {}
+        self._ends: Tensor | None = None
         self._planned = planned_layers(config)
 
     # -- its layers ----------------------------------------------------------------------------------------------------
@@ -162,16 +164,39 @@ class Cache(DenseState):
         """Take tokens back: a negative number so many of the last, a positive one all but the first so many.
 
         Raises:
-            InputError: the model also remembers what cannot be taken back (a recurrent state).
+            InputError: the model also remembers what cannot be taken back (a recurrent state), or what a window would
+                then look at is no longer there.
         """
         length = max_length if max_length > 0 else max(0, self.length + max_length)
         if length >= self.length:
             return
         if not self.is_croppable:
             raise InputError("a recurrent state cannot be taken back", where="crop", found=max_length)
+        for slot, gone in self._gone.items():
+            reach = None if self.layout is None else self.layout.specs[slot].reach
+            if reach is not None and gone > max(0, length - reach + 1):
+                raise InputError(
+                    "what a window would look at is no longer there",
+                    where="crop",
+                    expected=f"{min(self.length, gone + reach - 1)} tokens or more",
+                    found=length,
+                    remedy="Keep a copy.deepcopy of the cache from before.",
+                )
         for view in (*self._kv.values(), *self._latent.values()):
             view.store.crop(length)
         self._length = length
+
+    def select(self, rows: Tensor) -> None:
+        super().select(rows)
+        if self._ends is not None:
+            self._ends = self._ends[rows.to(self._ends.device)]
+
+    def note_missing(self, gone: Mapping[int, int], ends: Sequence[int]) -> None:
+        self._gone = gone
+        self._ends = None if all(end >= self.length for end in ends) else torch.tensor(ends)
+
+    def first_missing(self, row: int) -> int:
+        return self.length if self._ends is None else min(self.length, int(self._ends[row]))
 
     def activate_past_recording(self) -> None:
         """Everything is kept anyway, so that it can be taken back."""
@@ -180,7 +205,7 @@ class Cache(DenseState):
         """Forget everything."""
         for table in (self._kv, self._latent, self._fixed, self._cross):
             table.clear()
-        self._length, self.shift = 0, None
+        self._length, self.shift, self._gone, self._ends = 0, None, {}, None
 
     def to_legacy_cache(self) -> tuple[Pair, ...]:
         """Keys and values of every layer, Shape: [B, H, S, D] each."""

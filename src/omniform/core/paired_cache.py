@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self, cast
 
 from torch import Tensor
@@ -81,6 +81,10 @@ class EncoderDecoderCache(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **told: object) -> Pair:
         return self.self_attention_cache.update(key_states, value_states, layer_idx)
+
+    def note_missing(self, gone: Mapping[int, int], ends: Sequence[int]) -> None:
+        super().note_missing(gone, ends)
+        self.self_attention_cache.note_missing(gone, ends)
 
     def reset(self) -> None:
         super().reset()

@@ -269,11 +269,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "logits_processor": later(attribute=False),
     "stopping_criteria": later(attribute=False, remedy="stop_strings, eos_token_id and max_time end answers."),
     "custom_generate": later(attribute=False, remedy="Code from a repository is never run."),
-    "past_key_values": later(
-        attribute=False, remedy="generate fills a cache of its own; requests to one Engine share what they begin with."
-    ),
     "guide": part(help="the form of the answer: a JSON schema, an expression, choices or a grammar"),
     "response_format": part(help="the same, as OpenAI's servers take it"),
+    "past_key_values": part(help="state to go on from, which the call fills"),
     # Tokens that others read.
     "bos_token_id": _used(IDS, ()),
     "decoder_start_token_id": _used(IDS, (), help="the token that an encoder-decoder's answer begins with"),

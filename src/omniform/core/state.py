@@ -17,7 +17,7 @@ spec           what is kept                                view of a state
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
@@ -269,6 +269,11 @@ class DenseState:
     def advance(self, tokens: int) -> None:
         self._length += tokens
 
+    def tensors(self, slot: int) -> tuple[Tensor, ...]:
+        """What a mixer keeps of tokens or of rows; nothing before the first step."""
+        view = self._kv.get(slot) or self._latent.get(slot) or self._fixed.get(slot)
+        return () if view is None else view.tensors()
+
     def admit(self, layout: Layout, rows: int, tokens: int) -> None:
         """Look, before a step is computed, whether it can go on from here.
 
@@ -285,6 +290,41 @@ class DenseState:
             raise InputError(
                 "the state is of another number of rows", where="past_key_values", expected=rows, found=found
             )
+
+    def refill(
+        self,
+        tokens: Mapping[int, tuple[Tensor, ...]],
+        fixed: Mapping[int, Tensor],
+        cross: Mapping[int, tuple[Tensor, ...]],
+        length: int,
+    ) -> None:
+        """Hold this instead of all so far, by slot.
+
+        Args:
+            tokens: keys and values, or latents. Shape: [B, H, S, D] each.
+            fixed: states of fixed size. Shape: [B, ...].
+            cross: keys and values of an encoder's output. Shape: [B, H, S, D] each.
+            length: S.
+        """
+        for slot, parts in tokens.items():
+            (self.kv(slot) if len(parts) == 2 else self.latent(slot)).store.renew(*parts)
+        for slot, state in fixed.items():
+            self.fixed(slot).write(slice(None), state)
+        for slot, (k, v) in cross.items():
+            self.set_cross(slot, k, v)
+        self._length, self.shift = length, None
+
+    def note_missing(self, gone: Mapping[int, int], ends: Sequence[int]) -> None:
+        """Note what :meth:`refill` left blank.
+
+        Args:
+            gone: by slot, before which index nothing is left because a window has passed it.
+            ends: of each row, from which index on it was not computed, because the row had ended.
+        """
+
+    def first_missing(self, row: int) -> int:
+        """From which index on a row was not computed."""
+        return self.length
 
     @property
     def rows(self) -> int | None:

@@ -53,6 +53,11 @@ class TokenStore(ABC):
     def clear(self) -> None:
         """Forget all tokens."""
 
+    def renew(self, *whole: Tensor) -> None:
+        """Keep these instead of all so far. Shape: [B, H, S, D] each."""
+        self.clear()
+        self.append(*whole)
+
     def whole(self) -> tuple[Tensor, ...]:
         """What the ecosystem shows as a layer's keys and values: all so far, and room where it is part of them."""
         return self.tensors()
@@ -142,6 +147,13 @@ class Bounded(Grown):
         self._length = end
         return self.tensors()
 
+    def renew(self, *whole: Tensor) -> None:
+        if self._whole and self._whole[0].shape[0] == whole[0].shape[0]:
+            self.crop(0)  # nothing moves that has its place
+            self.append(*whole)
+        else:
+            super().renew(*whole)
+
     def whole(self) -> tuple[Tensor, ...]:
         return self._whole
 
@@ -209,6 +221,9 @@ class Elsewhere(TokenStore):
 
     def crop(self, length: int) -> None:
         self._inner.crop(length)
+
+    def renew(self, *whole: Tensor) -> None:
+        self._inner.renew(*(x.to("cpu") for x in whole))
 
     def clear(self) -> None:
         self._inner.clear()

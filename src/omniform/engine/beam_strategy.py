@@ -102,6 +102,7 @@ class Beams:
             refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
         scores = processed(rows, request.settings, logprobs)
         forks: list[tuple[int, Fork]] = []
+        last: list[tuple[int, Fork]] = []
         chosen: list[int] = []
         noted: list[Tensor] = []
         for number, first, width in self._shares(fresh):
@@ -110,10 +111,11 @@ class Beams:
             fork = search.advance(own, _ends(request, rows[first : first + width], hands))
             chosen += fork.tokens
             noted.append(own.expand(search.settings.num_beams, -1))
-            if not search.done:
-                forks.append((first, fork))
+            (last if search.done else forks).append((first, fork))
         self._note(request, rows, torch.cat(noted), logits)
-        if not self.over:
+        if self.over:
+            _leave(request, rows, last, hands)
+        else:
             _continue(request, rows, forks, hands)
 
     def _shares(self, fresh: bool) -> list[tuple[int, int, int]]:
@@ -146,6 +148,14 @@ def _continue(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, 
         row.tokens.append(token)
     for row in rows:
         hands.release(row)
+
+
+def _leave(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, Fork]], hands: Hands) -> None:
+    """Keep the rows that the beams would go on from, for whoever goes on from there."""
+    request.rows = [rows[first + parent] for first, fork in forks for parent in fork.parents]
+    for row in rows:
+        if row not in request.rows:
+            hands.release(row)
 
 
 def _diverse(scores_KV: Tensor, chosen: Sequence[int], penalty: float) -> Tensor:

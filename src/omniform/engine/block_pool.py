@@ -241,11 +241,13 @@ class BlockPool:
         """A second table of the same blocks."""
         return BlockTable(self.size, [None if b is None else self.hold(b) for b in table.blocks])
 
+    def passed(self, tokens: int) -> int:
+        """How many of a row's first blocks no later query sees, once it has ``tokens`` tokens behind it."""
+        return 0 if self.window is None else max(0, tokens - self.window + 1) // self.size
+
     def slide(self, table: BlockTable, tokens: int) -> None:
         """Let go of the blocks that no later query sees, once a row has ``tokens`` tokens behind it."""
-        if self.window is None:
-            return
-        gone = max(0, tokens - self.window + 1) // self.size
+        gone = self.passed(tokens)
         for number in range(min(gone, len(table.blocks)) - 1, -1, -1):
             block = table.blocks[number]
             if block is None:

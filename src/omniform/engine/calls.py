@@ -16,8 +16,9 @@ from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import as_settings
+from omniform.engine.cache_calls import refuse_cache
 from omniform.engine.parts import Parts
-from omniform.engine.prompts import Prompts, as_prompts
+from omniform.engine.prompts import Prompts, as_prompts, columns_of
 from omniform.engine.request import Prompt
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
@@ -74,6 +75,7 @@ def read_call(
     config = as_settings(given.pop("generation_config", None))
     check_arguments("submit", given, table_of(model))
     settings = Asked(model, config, given, told=told)
+    refuse_cache(settings)
     prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), settings)
     if len(prompts) != 1:
         raise InputError("a request has one row", where="prompt", expected="one row", found=f"{len(prompts)} rows")
@@ -165,7 +167,8 @@ def _plain(model: Generative, named: dict[str, object], asked: Asked) -> tuple[l
     rows = _rows(prompts)
     items = model.items(rows, _features(model, named))
     whole = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
-    return [Prompt(tuple(row), tuple(own)) for row, own in zip(rows, items, strict=True)], whole
+    columns = columns_of(ids, mask, len(rows))
+    return [Prompt(tuple(r), tuple(own), columns=c) for r, own, c in zip(rows, items, columns, strict=True)], whole
 
 
 def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
@@ -186,7 +189,9 @@ def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple
             expected=f"{len(encoder)} rows, as the encoder's",
             found=f"{len(rows)} rows",
         )
-    return [Prompt(tuple(row), (), inputs) for row, inputs in zip(rows, encoder, strict=True)], prompts.ids
+    columns = columns_of(start, mask, len(rows))
+    each = zip(rows, encoder, columns, strict=True)
+    return [Prompt(tuple(row), (), inputs, columns=own) for row, inputs, own in each], prompts.ids
 
 
 def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> list[dict[str, Tensor]]:

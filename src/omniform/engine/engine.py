@@ -22,6 +22,7 @@ from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import grammar_in
 from omniform.engine.handle import Handle
+from omniform.engine.handover import Handover, Legacy
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts
@@ -143,6 +144,7 @@ class Engine:
         }
         self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features, self._weights)
         own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
+        handover = Handover(specs, self._state, self._encoders)
         self._scheduler = Scheduler(
             own,
             block_size=size,
@@ -150,9 +152,10 @@ class Engine:
             prepare=self._prepare,
             let_go=self._encoders.release,
             root=self._root_of,
+            bring=handover.bring,
         )
         self._runner = Runner(model, self._state, list(own), self._encoders)
-        self._writer = Writer(self._scheduler, self._encoders, model.device)
+        self._writer = Writer(self._scheduler, self._encoders, handover, model.device)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -231,6 +234,7 @@ class Engine:
         seed: int | None = None,
         lane: tuple[int, int] | None = None,
         parts: Parts = NO_PARTS,
+        legacy: Legacy | None = None,
     ) -> Request:
         """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
 
@@ -241,6 +245,7 @@ class Engine:
             seed: instead of the settings' own.
             lane: the place of its first row among the rows of the same call, and how many those are.
             parts: the objects that its call brought along.
+            legacy: collects what its rows leave behind.
 
         Raises:
             InputError: the request can never fit into the engine's memory.
@@ -254,7 +259,7 @@ class Engine:
         request.seed = read.seed if seed is None else seed
         if lane is not None:
             request.lane, request.lanes = lane
-        request.parts = parts
+        request.parts, request.legacy = parts, legacy
         request.strategy = strategy_of(request)
         request.drafter = self._drafters.of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)
@@ -434,9 +439,10 @@ class Engine:
 
     def _root_of(self, request: Request) -> bytes:
         # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
-        # rotary embeddings, the length of the prompt.
+        # rotary embeddings, the length of the prompt. What was given may be of anything: it is nobody else's.
+        given = None if request.prompt.given is None else request.arrival
         regimes = [regimes.regime(request.rows[0].regime_length) for regimes in self._regimes]
-        return repr((self._weights.version, request.memory, regimes)).encode()
+        return repr((self._weights.version, request.memory, regimes, given)).encode()
 
     def _renew(self) -> None:
         """Compute anew the rows that outgrew a regime whose keys do not go together with those of the next."""

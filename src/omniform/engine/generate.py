@@ -14,9 +14,12 @@ from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.outputs import ModelOutput
+from omniform.core.state import DenseState
+from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
+from omniform.engine.handover import Legacy
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.paged_state import ROWS
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
@@ -67,6 +70,8 @@ class GenerateOutput(ModelOutput):
         beam_indices: of beam search, for each token of an answer, the row of that step's ``scores`` which it was chosen
             by; -1 after its end. Shape: [B, new].
         speculation: what came of guesses ahead, where somebody was asked to guess.
+        past_key_values: the state of all tokens but the last, to go on from; of a beam search, its beams'. It is the
+            cache that was given, if one was. None with ``use_cache=False``.
     """
 
     sequences: Tensor
@@ -75,12 +80,14 @@ class GenerateOutput(ModelOutput):
     sequences_scores: Tensor | None = None
     beam_indices: Tensor | None = None
     speculation: Speculated | None = None
+    past_key_values: DenseState | None = None
 
 
 class Answers:
     """Receives what one prompt of a call gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, legacy: Legacy | None = None) -> None:
+        self.legacy = legacy
         self.prompt: list[int] = []
         self.tokens: list[list[int]] = []
         self.completion: Completion | None = None
@@ -120,6 +127,7 @@ class Job:
         asked: how to choose and when to stop.
         given: the ids to give back in front of the answers, Shape: [B, T]; None for decoder prompts of the model's own.
         tokenizer: reads answers for stop strings.
+        caches: what to go on from, and what to fill.
     """
 
     model: Generative
@@ -127,6 +135,16 @@ class Job:
     asked: Asked
     given: Tensor | None
     tokenizer: Reader | None
+    caches: CacheUse
+
+    def answers(self) -> list[Answers]:
+        """What receives each prompt's answers."""
+        return [Answers(Legacy() if self.caches.wanted else None) for _ in self.prompts]
+
+    def cache(self, answers: Sequence[Answers]) -> DenseState | None:
+        """The cache, with what the rows have left behind; None if nobody wants any."""
+        found, legacies = [a.finished() for a in answers], [a.legacy or Legacy() for a in answers]
+        return self.caches.filled(self.model, self.prompts, found, legacies, width_of(self.prompts, self.given))
 
     @property
     def longest(self) -> int:
@@ -199,7 +217,7 @@ def generate(
     settings = job.settings(1)
     if streamer is not None:
         _check_streamable(settings, streamer)
-    engine, answers = job.engine(), [Answers() for _ in job.prompts]
+    engine, answers = job.engine(), job.answers()
     enqueue(engine, job, answers)
     shown = 0
     while not _done(answers):
@@ -212,7 +230,7 @@ def generate(
                 shown += 1
     if streamer is not None:
         streamer.end()
-    found = [answer.finished() for answer in answers]
+    found, cache = [answer.finished() for answer in answers], job.cache(answers)
     prompt, written = _rows(job, settings, found)
     if not job.asked.flag("return_dict_in_generate"):
         return job.model.given_back(prompt, written, settings.eos_token_ids, settings.pad_token_id)
@@ -222,6 +240,7 @@ def generate(
         _beam_scores(found),
         _beam_indices(found, settings.num_beams, job.model.device),
         _speculated(job, found),
+        cache,
     )
 
 
@@ -237,7 +256,7 @@ def stream(
     job = prepare(model, inputs, generation_config, kwargs, tokenizer)
     settings = job.settings(1)
     _check_streamable(settings)
-    engine, answers = job.engine(), [Answers() for _ in job.prompts]
+    engine, answers = job.engine(), job.answers()
     enqueue(engine, job, answers)
     shown = 0
     while not _done(answers):
@@ -245,6 +264,7 @@ def stream(
         for column in _columns(answers, settings.pad_token_id, shown):
             shown += 1
             yield column.to(model.device)
+    job.cache(answers)
 
 
 def generate_batch(
@@ -315,8 +335,15 @@ def prepare(
     if not stepwise and not asked.flag("return_dict_in_generate"):
         asked = Asked(writer, *layers, dict.fromkeys(_STEPWISE))  # nobody could see them
     _check_reader(tokenizer)
+    if stepwise:
+        refuse_cache(asked)
+    caches = CacheUse.read(writer, asked, named)
     prompts, given = prompts_of(writer, named, asked)
-    return Job(writer, prompts, asked, given, tokenizer)
+    if caches.cache is not None:
+        settings, width = asked(max(1, *(len(prompt.tokens) for prompt in prompts))), width_of(prompts, given)
+        caches.check_room(width, settings.max_new_tokens)
+        prompts = caches.given_to(prompts, max(settings.num_beams, settings.num_return_sequences), width)
+    return Job(writer, prompts, asked, given, tokenizer, caches)
 
 
 _STEPWISE = ("output_scores", "output_logits")
@@ -352,6 +379,7 @@ def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
             seed=job.seed(number),
             lane=lane,
             parts=job.asked.parts,
+            legacy=answer.legacy,
         )
 
 

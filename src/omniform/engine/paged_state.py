@@ -178,6 +178,10 @@ class PagedState:
     def fixed(self, slot: int) -> PagedFixed:
         return self._fixed[slot]
 
+    def tokens(self, slot: int) -> PagedTokens:
+        """What a mixer keeps of every token, or of a memory's."""
+        return self._kv[slot] if slot in self._kv else self._latent[slot]
+
     def cross(self, slot: int) -> tuple[Tensor, Tensor] | None:
         k, v = self._kv[slot].whole
         return k, v

@@ -63,6 +63,21 @@ def as_prompts(ids: object, mask: Tensor | None, pad: int, device: torch.device)
     return Prompts(batch.to(device), None if bool(real.all()) else real.to(device))
 
 
+def columns_of(ids: object, mask: Tensor | None, rows: int) -> list[Tensor | None]:
+    """Which columns of a caller's batch each row's tokens stand in, Shape: [n]; None for the last ones.
+
+    Args:
+        ids: as for :func:`as_prompts`.
+        mask: likewise.
+        rows: how many there are.
+    """
+    if mask is None or not isinstance(ids, Tensor) or ids.dim() != 2:
+        return [None] * rows
+    real, width = mask.bool().cpu(), ids.shape[1]
+    found = [row.nonzero()[:, 0] for row in real]
+    return [None if len(own) and int(own[0]) == width - len(own) else own for own in found]
+
+
 def _rows(ids: object, mask: Tensor | None) -> list[Tensor]:
     if isinstance(ids, Tensor):
         ids = ids[None] if ids.dim() == 1 else ids

@@ -22,6 +22,7 @@ from omniform.engine.text import Decodes
 if TYPE_CHECKING:
     from omniform.engine.drafts import Drafter
     from omniform.engine.guides import Grammar, Matcher
+    from omniform.engine.handover import Given, Legacy
     from omniform.engine.strategies import Strategy
 
 PLAIN = RowLayout()
@@ -44,6 +45,8 @@ class Prompt:
         options: settings that an encoder-decoder's own decoder prompt depends on (language, task).
         place: which prompt of its call it is, for messages.
         vectors: what stands in the place of tokens' own vectors, and from which token on. Shape: [n, D] each.
+        given: state that it begins with; None where all is to be computed.
+        columns: which columns of the caller's batch its tokens stand in, Shape: [n]; None for the last ones.
     """
 
     tokens: tuple[int, ...]
@@ -52,6 +55,13 @@ class Prompt:
     options: Mapping[str, object] = field(default_factory=dict)
     place: int = 0
     vectors: tuple[tuple[int, Tensor], ...] = ()
+    given: Given | None = None
+    columns: Tensor | None = None
+
+    @property
+    def brought(self) -> int:
+        """How many of its tokens need not be computed, for their state was given."""
+        return 0 if self.given is None else len(self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +356,7 @@ class Request:
         drafter: guesses what its rows will write; None where nobody does.
         grammar: the form that its answers have; None for any.
         stop_strings: ends a row by its text; None where no such strings were given.
+        legacy: collects what its rows leave behind; None where nobody wants it.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
         cached_tokens: prompt tokens whose blocks another request had computed.
@@ -377,6 +388,7 @@ class Request:
     drafter: Drafter | None = None
     grammar: Grammar | None = None
     stop_strings: StopStrings | None = None
+    legacy: Legacy | None = None
     alone: bool = False
     begun: bool = False
     cached_tokens: int = 0

@@ -12,11 +12,15 @@ from bisect import insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from omniform.core.errors import InputError
 from omniform.engine.block_pool import WHOLE, BlockPool, BlockTable, Content, first_needed, longest_prefix
 from omniform.engine.paged_state import ROWS, Pool
 from omniform.engine.request import Request, Row
+
+if TYPE_CHECKING:
+    from omniform.engine.handover import Given
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Scheduler:
         prepare: makes a request ready to be read (encodes its pictures); False if there is no room for that now.
         let_go: undoes that, so that whoever waits takes no room.
         root: what a request's first block depends on besides its tokens.
+        bring: writes the state that a row was given into its blocks.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Scheduler:
         prepare: Callable[[Request], bool],
         let_go: Callable[[Request], None],
         root: Callable[[Request], bytes],
+        bring: Callable[[Given, Mapping[Pool, BlockTable]], None],
     ) -> None:
         self.pools = dict(pools)
         self.max_tokens = max_tokens
@@ -94,6 +100,7 @@ class Scheduler:
         self._prepare = prepare
         self._let_go = let_go
         self._root = root
+        self._bring = bring
 
     # -- coming and going --------------------------------------------------------------------------------------------
 
@@ -313,6 +320,9 @@ class Scheduler:
 
     def _reuse_prefix(self, request: Request, row: Row) -> int:
         """Give a row that has no blocks those that hold what it begins with; returns the tokens saved."""
+        given = request.prompt.given
+        if given is not None and not row.outgrew:
+            return self._take_given(given, request, row)
         chain = [] if request.reads_prompt else self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
         # Tokens that see one another are read in one step, so none of them is reused without the others.
@@ -331,6 +341,21 @@ class Scheduler:
         row.computed = known * self._size
         if not request.begun:
             request.begun, request.cached_tokens = True, min(row.computed, row.prompt)
+        return row.computed
+
+    def _take_given(self, given: Given, request: Request, row: Row) -> int:
+        """Blocks for what a row was given, as far as later tokens look at it; there is room, or it would not run."""
+        row.computed = len(given)
+        for key, pool in self.pools.items():
+            table = row.tables[key] = BlockTable(pool.size)
+            if row.computed:
+                table.blocks += [None] * pool.passed(row.computed)
+                need = pool.blocks_for(row.computed) - len(table.blocks)
+                pool.grow(table, need, pool.blocks_for(row.prompt + request.settings.max_new_tokens))
+        if row.computed:
+            self._bring(given, row.tables)
+        if not request.begun:
+            request.begun, request.cached_tokens = True, row.computed
         return row.computed
 
     def _contents(self, row: Row, request: Request) -> list[Content]:

@@ -173,6 +173,8 @@ class Asked:
 
     Attributes:
         parts: the objects that the call brought along.
+        known: what is said about each setting, as it was said.
+        named: the settings that the caller named.
 
     Raises:
         InputError: ``model.generation_config`` is no config.
@@ -189,7 +191,7 @@ class Asked:
         self.parts = Parts({n: layer[n] for layer in layers for n in parts if layer.get(n) is not None})
         plain = [{n: value for n, value in layer.items() if n not in parts} for layer in layers] if parts else layers
         self.known = merged([token_ids(model.config), said, *plain], self.table)
-        self._caller = {name for layer in layers for name in layer}
+        self.named = self._caller = {name for layer in layers for name in layer}
         self._model = model
         self._read: Read | None = None
         self._settings: dict[int, Settings] = {}

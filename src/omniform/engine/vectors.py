@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError
-from omniform.engine.prompts import as_prompts
+from omniform.engine.prompts import as_prompts, columns_of
 from omniform.engine.request import NAMELESS, Prompt
 
 
@@ -52,9 +52,11 @@ def vector_prompts(model: Generative, named: Mapping[str, object]) -> tuple[list
         raise InputError("there is not one id per vector", where="input_ids", expected=f"shape {list(places.shape)}")
     _check_length(model, kept)
     found = []
+    columns = columns_of(places, mask, len(rows))
     for number, (row, own) in enumerate(zip(rows, kept, strict=True)):
         tokens = [NAMELESS] * len(own) if ids is None else ids[number, own.to(ids.device)].tolist()
-        found.append(Prompt(tuple(tokens), vectors=((0, row[own.to(row.device)].to(model.device)),)))
+        vectors = ((0, row[own.to(row.device)].to(model.device)),)
+        found.append(Prompt(tuple(tokens), vectors=vectors, columns=columns[number]))
     return found, None if ids is None else ids.to(model.device)
 
 

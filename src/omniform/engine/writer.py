@@ -12,6 +12,7 @@ from torch import Tensor
 from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import begin_masks, is_whole, refuse_unfit, seat
+from omniform.engine.handover import Handover
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.runner import ChunkOutput
 from omniform.engine.sampling import choose, logprobs_of
@@ -31,6 +32,7 @@ class Writer:
     Args:
         scheduler: holds the requests and their blocks.
         encoders: holds what they brought.
+        handover: copies out what rows leave behind.
         device: where scores lie.
 
     Attributes:
@@ -39,12 +41,13 @@ class Writer:
         tokens_drafted, tokens_accepted: tokens that were guessed, and those among them that came true.
     """
 
-    def __init__(self, scheduler: Scheduler, encoders: Encoders, device: torch.device) -> None:
+    def __init__(self, scheduler: Scheduler, encoders: Encoders, handover: Handover, device: torch.device) -> None:
         self.failures = 0
         self.tokens_cached = 0
         self.tokens_drafted = self.tokens_accepted = 0
         self._scheduler = scheduler
         self._encoders = encoders
+        self._handover = handover
         self._device = device
 
     @torch.inference_mode()
@@ -168,6 +171,7 @@ class Writer:
             row.finished = "length"
         request.sink.piece(row, token, logprob)
         if row.finished is not None:
+            self._handover.take(request, row)
             self._scheduler.release(row)
             if not request.running:
                 self.finish(request)
@@ -198,6 +202,7 @@ class Writer:
         """A request is over and has its answers."""
         try:
             completion = self._completion(request)
+            self._handover.take_all(request)
         except Exception as error:
             self.fail(request, error)
             return
