@@ -164,7 +164,6 @@ def test_an_unlike_name_is_refused_in_a_call_and_kept_in_a_file(pair, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"past_key_values": object()}, "cache of its own"),
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "The model itself tells"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "The model itself tells"),
         ({"stopping_criteria": [print]}, "stop_strings"),

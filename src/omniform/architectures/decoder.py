@@ -19,9 +19,10 @@ from omniform.core.caches import Cache, DynamicCache
 from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_jit_traced, is_traced
+from omniform.core.layouts import layout_of
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.paired_cache import EncoderDecoderCache
-from omniform.core.state import DenseState, layout_of, mixers
+from omniform.core.state import DenseState, mixers
 
 
 class LanguageModel(PromptReader, ABC):

@@ -17,8 +17,9 @@ from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
+from omniform.core.layouts import layout_of
 from omniform.core.outputs import BaseModelOutput
-from omniform.core.state import DenseState, layout_of
+from omniform.core.state import DenseState
 
 
 class Encoded(Tapped, total=False):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from omniform.core.dense import DenseFixed, DenseKV, DenseTokens
 from omniform.core.errors import InputError
-from omniform.core.state import Conv, Layout, StateSpec
+from omniform.core.layouts import Layout
+from omniform.core.state import Conv, StateSpec
 
 if TYPE_CHECKING:
     from omniform.core.caches import Cache

@@ -18,8 +18,9 @@ from torch import Tensor
 from omniform.core.cache_layers import CacheLayer, check_fits, placed, planned_layers
 from omniform.core.dense import DenseTokens
 from omniform.core.errors import InputError
+from omniform.core.layouts import Layout
 from omniform.core.quantized import Quantized, groupings
-from omniform.core.state import DenseState, Layout
+from omniform.core.state import DenseState
 from omniform.core.stores import Bounded, Elsewhere, Float8, Grown, TokenStore, too_short
 
 Pair = tuple[Tensor, Tensor]

@@ -192,6 +192,24 @@ def as_schedule(value: object) -> str:
     raise ValueError
 
 
+def as_mapping(value: object) -> dict[str, object]:
+    """Settings of something by name."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise TypeError
+    return dict(value)
+
+
+def one_of(*names: str) -> Kind:
+    """One of a few names."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return value
+
+    return Kind(", ".join(map(repr, names)), read)
+
+
 def whole(least: int, most: int = LARGEST) -> Kind:
     """Whole numbers from ``least`` on."""
     return Kind(

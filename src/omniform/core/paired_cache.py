@@ -12,7 +12,7 @@ from omniform.core.cache_layers import placed
 from omniform.core.caches import Cache, DynamicCache, Given, Pair, QuantizedCache, StaticCache
 from omniform.core.dense import DenseKV
 from omniform.core.errors import InputError, brief
-from omniform.core.state import Layout
+from omniform.core.layouts import Layout
 from omniform.core.stores import TokenStore
 
 _KINDS = {kind.__name__: kind for kind in (DynamicCache, StaticCache, QuantizedCache)}

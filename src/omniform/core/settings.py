@@ -24,10 +24,12 @@ from omniform.core.kinds import (
     as_biases,
     as_decay,
     as_early_stopping,
+    as_mapping,
     as_runs,
     as_schedule,
     as_words,
     number,
+    one_of,
     plain,
     whole,
 )  # fmt: skip
@@ -146,6 +148,13 @@ _FRACTION = number("a number from 0 to 1", lambda v: 0 <= v <= 1)
 _CUTOFF = number("a number from 0, below 1", lambda v: 0 <= v < 1)
 _HIDDEN = "The model itself tells: model(sequences, output_hidden_states=True, output_attentions=True)."
 
+GROWING_CACHES: Final = ("dynamic", "offloaded", "quantized", "paged")
+STATIC_CACHES: Final = (
+    "static", "offloaded_static", "sliding_window", "hybrid", "hybrid_chunked", "offloaded_hybrid",
+    "offloaded_hybrid_chunked",
+)  # fmt: skip
+"""Kinds of caches by the ecosystem's names; those after the second are its older names of the first two."""
+
 SETTINGS: Final[Mapping[str, Setting]] = {
     # How long an answer is, and when it ends.
     "max_new_tokens": _used(
@@ -238,6 +247,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "logprobs": _used(
         whole(0), attribute=False, help="of how many of the likeliest tokens to tell the log-probabilities"
     ),
+    "cache_implementation": _used(
+        one_of(*GROWING_CACHES, *STATIC_CACHES), help="which kind of cache is given back: past_key_values"
+    ),
+    "cache_config": _used(Kind("a mapping of settings by name", as_mapping), help="settings of a quantized cache"),
+    "max_cache_len": _used(whole(1), help="for how many tokens a static cache has room at least"),
     # Other ways to write.
     "penalty_alpha": later(0.0, acts=GREEDY),
     "dola_layers": later(),
@@ -277,7 +291,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "decoder_start_token_id": _used(IDS, (), help="the token that an encoder-decoder's answer begins with"),
     # How the ecosystem computes; nothing here depends on it.
     **_inert(
-        "use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory", "use_mtp", "compile_config",
+        "use_cache", "low_memory", "use_mtp", "compile_config",
         "disable_compile", "continuous_batching_config", "prefill_chunk_size",
         "is_assistant", "speculation_type", "transformers_version", "_from_model_config",
     ),

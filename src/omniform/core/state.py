@@ -21,7 +21,6 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from omniform.core.trees import Tree, register_tree
 
 if TYPE_CHECKING:
     from omniform.core.context import Backend, Computed, Memory
+    from omniform.core.layouts import Layout
 
 Kept = Literal["token", "memory", "row"]
 """What a piece of state is kept for: each of a row's tokens, each token of an encoder's output, or the whole row."""
@@ -484,38 +484,3 @@ def number_mixers(decoder: HasModules) -> None:
 def state_specs(decoder: HasModules) -> dict[int, StateSpec]:
     """What a decoder keeps between steps, by slot."""
     return {module.slot: module.state_spec() for module in mixers(decoder)}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """What a decoder keeps, layer by layer.
-
-    Attributes:
-        layers: the slots of each layer's mixers.
-        specs: what each keeps, by slot.
-    """
-
-    layers: tuple[tuple[int, ...], ...]
-    specs: Mapping[int, StateSpec]
-
-
-class HasLayers(HasModules, Protocol):
-    """A decoder."""
-
-    @property
-    def layers(self) -> nn.ModuleList: ...
-
-
-_LAYOUTS: WeakKeyDictionary[HasLayers, tuple[tuple[nn.Module, ...], Layout]] = WeakKeyDictionary()
-
-
-def layout_of(decoder: HasLayers) -> Layout:
-    """What a decoder keeps, layer by layer; the same object as long as its layers are the same."""
-    layers = tuple(decoder.layers)
-    known = _LAYOUTS.get(decoder)
-    if known is None or known[0] != layers:
-        own = [mixers(layer) for layer in layers]
-        specs = {mixer.slot: mixer.state_spec() for layer in own for mixer in layer}
-        known = layers, Layout(tuple(tuple(mixer.slot for mixer in layer) for layer in own), specs)
-        _LAYOUTS[decoder] = known
-    return known[1]

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.caches import Cache, DynamicCache, QuantizedCache, StaticCache
-from omniform.core.errors import InputError, brief
+from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.layouts import layout_of
 from omniform.core.paired_cache import EncoderDecoderCache
-from omniform.core.state import DenseState, layout_of
+from omniform.core.settings import STATIC_CACHES
+from omniform.core.state import DenseState
 from omniform.core.stores import too_short
 from omniform.engine.handover import Given, Left, Legacy, Source
 from omniform.engine.request import NAMELESS, Completion, Prompt
 from omniform.engine.settings import Asked
 
 NAME = "past_key_values"
-_GROWING = ("dynamic", "offloaded", "quantized", "paged")
-_STATIC = ("static", "offloaded_static", "sliding_window", "hybrid", "hybrid_chunked", "offloaded_hybrid",
-           "offloaded_hybrid_chunked")  # fmt: skip
+QUANTIZED = ("backend", "nbits", "axis_key", "axis_value", "q_group_size", "residual_length")
 
 
 def refuse_cache(asked: Asked) -> None:
@@ -88,7 +88,7 @@ class CacheUse:
                 found=brief(given),
                 remedy="DynamicCache.from_legacy_cache makes one of keys and values.",
             )
-        kind = asked.known.get("cache_implementation")
+        kind = asked.values["cache_implementation"]
         if kind is not None and "cache_implementation" in asked.named:
             raise InputError(
                 "a cache was given, and another asked for",
@@ -171,7 +171,8 @@ class CacheUse:
         """The cache that the caller gave, or a new one, with what the rows have left behind; None if none is wanted."""
         if not self.wanted:
             return None
-        width += self.past if self.mask is not None else 0
+        chosen = (c.prompt_tokens for p, c in zip(prompts, found, strict=True) if not p.tokens)
+        width = max(chain(chosen, (width + (self.past if self.mask is not None else 0),)))
         rows: list[tuple[Left, Tensor]] = []
         for prompt, completion, legacy in zip(prompts, found, legacies, strict=True):
             first = _columns(prompt, width, len(prompt.tokens) or completion.prompt_tokens)
@@ -196,41 +197,25 @@ class CacheUse:
 
 def _maker(model: Generative, asked: Asked) -> Callable[[int], DenseState]:
     """How the cache is made that a call gives back; settings that cannot be are refused here."""
-    known = asked.known
-    kind, how, most = (known.get(name) for name in ("cache_implementation", "cache_config", "max_cache_len"))
-    kind = "dynamic" if kind is None else kind
-    if kind not in (*_GROWING, *_STATIC):
-        raise InputError(
-            "no such kind of cache",
-            where="cache_implementation",
-            expected=", ".join((*_GROWING, *_STATIC)),
-            found=brief(kind),
-        )
-    if how is not None and not isinstance(how, Mapping):
-        raise InputError("no settings of a cache", where="cache_config", expected="a mapping", found=brief(how))
-    options = {str(name): value for name, value in (how or {}).items() if name != "config"}
+    kind, how, most = (asked.values[name] for name in ("cache_implementation", "cache_config", "max_cache_len"))
+    if kind in STATIC_CACHES[2:] and "cache_implementation" not in asked.named:
+        kind = None  # files of older models say so; the model itself knows its windows
+    options = dict(how) if isinstance(how, Mapping) else {}
+    options.pop("config", None)
 
     def make(length: int) -> Cache:
         offloading = str(kind).startswith("offloaded")
-        if kind in _STATIC:
+        if kind in STATIC_CACHES:
             room = max(length, most) if isinstance(most, int) else length
             return StaticCache(model.config, max_cache_len=max(room, 1), offloading=offloading)
-        if kind == "quantized":
-            return _quantized(options)
-        return DynamicCache(offloading=offloading)
+        return QuantizedCache(**options) if kind == "quantized" else DynamicCache(offloading=offloading)
 
     if kind == "quantized":
+        check_arguments("cache_config", options, QUANTIZED)
         make(1)
     if not model.encoder_inputs:
         return make
     return lambda length: EncoderDecoderCache(make(length), DynamicCache())
-
-
-def _quantized(options: Mapping[str, object]) -> QuantizedCache:
-    try:
-        return QuantizedCache(**options)  # type: ignore[arg-type] # it looks at each
-    except TypeError as error:
-        raise InputError("no setting of a quantized cache", where="cache_config", found=str(error)) from None
 
 
 def _cut_mask(model: Generative, named: dict[str, object], past: int) -> Tensor | None:
