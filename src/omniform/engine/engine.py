@@ -425,8 +425,7 @@ class Engine:
 
     def _check_size(self, request: Request, prompt: int) -> None:
         settings = request.settings
-        strategy = request.strategy
-        rows = settings.num_return_sequences if strategy is None else strategy.width(request)
+        rows = settings.num_return_sequences if (strategy := request.strategy) is None else strategy.width(request)
         if rows > self._scheduler.max_tokens and strategy is not None and strategy.lockstep:
             raise InputError(
                 "a step has no room for so many beams",
@@ -438,9 +437,8 @@ class Engine:
         refuse_if_too_big(needs, self._scheduler.pools)
 
     def _root_of(self, request: Request) -> bytes:
-        # What the first tokens' keys depend on besides the tokens: the weights, the memory they look at and, for some
-        # rotary embeddings, the length of the prompt. What was given may be of anything: it is nobody else's.
-        given = None if request.prompt.given is None else request.arrival
+        # Keys depend on weights, memory, some on the prompt's length; given ones may be of anything: nobody else's.
+        given = request.arrival if request.prompt.given else None
         regimes = [regimes.regime(request.rows[0].regime_length) for regimes in self._regimes]
         return repr((self._weights.version, request.memory, regimes, given)).encode()
 
