@@ -177,8 +177,11 @@ def test_a_window_holds_so_many_characters(monkeypatch):
         (lambda m: m.encode("a", pool={}), "processes"),
         (lambda m: m.tokenize("a text"), "a list of texts"),
         (lambda m: m.similarity([[1.0, 2.0]], "abc"), "no vectors"),
+        (lambda m: m.encode({"a", "b"}), "no texts"),
+        (lambda m: m.encode({"a": 1}), "no texts"),
+        (lambda m: m.encode(["fine and long", "ab\ud800"]), r"sentences\[1\], character 2.*surrogate"),
     ],
-    ids=range(19),
+    ids=range(22),
 )
 def test_what_is_refused(call, words, ours):
     with pytest.raises(InputError, match=f"(?s){words}"):
@@ -192,6 +195,12 @@ def test_unknown_keywords(ours, folder):
         omniform.SentenceTransformer(folder, promts={})
     with pytest.raises((UnknownArgumentError, InputError)):
         omniform.SentenceTransformer(folder, model_kwargs={"dtyp": "float32"})
+    with pytest.raises(UnknownArgumentError, match="Did you mean 'batch_size'"):
+        omniform.embed("a", model=ours, batchsize=3)
+    with pytest.raises(InputError, match="prompts: query"):
+        omniform.SentenceTransformer(folder, prompts={"query": 3})
+    with pytest.raises(InputError, match="model_kwargs"):
+        omniform.SentenceTransformer(folder, model_kwargs="float32")
     with pytest.raises(InputError, match="only torch"):
         omniform.SentenceTransformer(folder, backend="onnx")
     with pytest.raises(InputError, match="no such device"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import ClassVar, Final, Literal, TypeVar, cast, overload
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.core.errors import InputError, brief
+from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.kinds import switch
 from omniform.embeddings.features import MASK, SENTENCE, TOKENS, Features, tensor_of
 from omniform.embeddings.parts import Part
@@ -331,7 +332,9 @@ def embed(texts: str | Sequence[str], model: Name | Embedder, **options: object)
 
     Raises:
         InputError, RepoError, ConfigError: as :class:`Embedder` and :meth:`Embedder.encode`.
+        UnknownArgumentError: another option.
     """
     chosen = model if isinstance(model, Embedder) else Embedder(model)
+    check_arguments("embed", options, signature(Embedder.encode).parameters)
     prompt_name = cast("str | None", options.pop("prompt_name", None))
     return chosen.encode(cast(object, texts), prompt_name, **options)

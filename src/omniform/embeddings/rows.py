@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -109,13 +110,22 @@ def batches(lengths: Sequence[int], most: int, device: torch.device) -> Iterator
         yield batch
 
 
+HALF: Final = re.compile("[\ud800-\udfff]")
+
+
 def check_text(value: object, where: str) -> str:
     """A text.
 
     Raises:
-        InputError: it is anything else, bytes among them: nobody knows their encoding.
+        InputError: it is anything else, bytes among them: nobody knows their encoding; it holds half a character.
     """
     if isinstance(value, str):
+        if not value.isascii() and (half := HALF.search(value)):
+            raise InputError(
+                "the text holds half of a surrogate pair, which is no character",
+                where=f"{where}, character {half.start()}",
+                remedy="Decode its bytes with errors='replace'.",
+            )
         return value
     remedy = "Decode them: data.decode('utf-8')." if isinstance(value, (bytes, bytearray)) else None
     raise InputError("this is no text", where=where, expected="a string", found=brief(value), remedy=remedy)

@@ -6,7 +6,7 @@ import logging
 import os
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -90,9 +90,12 @@ class Stack(nn.Sequential):
                 model_name_or_path, revision=revision, token=token, cache_dir=cache, local_files_only=local_files_only
             )
             changes = {
-                "model_args": model_kwargs or {},
-                "tokenizer_args": {**(tokenizer_kwargs or {}), **(processor_kwargs or {})},
-                "config_args": config_kwargs or {},
+                "model_args": _keywords(model_kwargs, "model_kwargs"),
+                "tokenizer_args": {
+                    **_keywords(tokenizer_kwargs, "tokenizer_kwargs"),
+                    **_keywords(processor_kwargs, "processor_kwargs"),
+                },
+                "config_args": _keywords(config_kwargs, "config_kwargs"),
             }
             parts, told = self._load(source, changes)
         else:
@@ -102,7 +105,8 @@ class Stack(nn.Sequential):
         _check_parts(parts, self.kind)
         super().__init__(cast("OrderedDict[str, nn.Module]", parts))
         self._told = told
-        self.prompts: dict[str, str] = {**self.usual_prompts, **told.prompts, **(prompts or {})}
+        mine = {name: check_text(text, f"prompts: {name}") for name, text in _keywords(prompts, "prompts").items()}
+        self.prompts: dict[str, str] = {**self.usual_prompts, **told.prompts, **mine}
         self.default_prompt_name = told.default_prompt_name if default_prompt_name is None else default_prompt_name
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
             raise self._no_prompt(self.default_prompt_name, "default_prompt_name")
@@ -238,7 +242,7 @@ class Stack(nn.Sequential):
             check_text(given, where)
         if isinstance(given, np.ndarray):
             given = given.tolist()
-        if not isinstance(given, Iterable):
+        if not isinstance(given, Iterable) or isinstance(given, (Mapping, Set)):
             raise InputError("these are no texts", where=where, expected="a text or a list", found=brief(given))
         return [self._text(text, f"{where}[{i}]") for i, text in enumerate(given)]
 
@@ -349,6 +353,12 @@ def _device(name: str | torch.device | None) -> torch.device:
         return torch.device(name)
     except (RuntimeError, TypeError):
         raise InputError("no such device", where="device", found=brief(name)) from None
+
+
+def _keywords(given: object, where: str) -> Mapping[str, object]:
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError("these are no names with values", where=where, expected="a mapping", found=brief(given))
+    return given or {}
 
 
 def _check_parts(parts: Mapping[str, Part], kind: str) -> None:
