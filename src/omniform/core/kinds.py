@@ -149,6 +149,15 @@ def as_words(value: object) -> tuple[tuple[int, ...] | tuple[tuple[int, ...], ..
     return tuple(as_runs(word) if many else _as_run(word) for word, many in zip(value, several, strict=True))
 
 
+def as_layers(value: object) -> str | tuple[int, ...]:
+    """A group of layers by name, or their numbers."""
+    if isinstance(value, str):
+        if value not in ("low", "high"):
+            raise ValueError
+        return value
+    return _as_run(value)
+
+
 def as_biases(value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
     pairs = list(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(pairs, (list, tuple)):

@@ -24,6 +24,7 @@ from omniform.core.kinds import (
     as_biases,
     as_decay,
     as_early_stopping,
+    as_layers,
     as_mapping,
     as_runs,
     as_schedule,
@@ -119,6 +120,7 @@ BEAMS: Final = When("num_beams > 1", lambda v: _count(v, "num_beams") > 1)
 GROUPS: Final = When("num_beam_groups > 1", lambda v: BEAMS.holds(v) and _count(v, "num_beam_groups") > 1)
 LOOKUP: Final = When("prompt_lookup_num_tokens", lambda v: bool(v.get("prompt_lookup_num_tokens")))
 GREEDY: Final = When("do_sample=False", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
+TOP_K: Final = When(SAMPLING.words, lambda v: SAMPLING.holds(v) or (GREEDY.holds(v) and bool(v.get("penalty_alpha"))))
 
 
 def _used(kind: Kind, neutral: object = None, **more: object) -> Setting:
@@ -176,7 +178,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         help="divides the scores before drawing; 0 takes the likeliest tokens",
     ),
     "top_k": _used(
-        whole(0), 0, default=50, acts=SAMPLING, metavar="K", help="draw among so many likeliest tokens; 0 for all",
+        whole(0), 0, default=50, acts=TOP_K, metavar="K", help="draw among so many likeliest tokens; 0 for all",
     ),
     "top_p": _used(
         _FRACTION, 1.0, acts=SAMPLING, metavar="P", help="draw among the likeliest of this probability together"
@@ -219,7 +221,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "remove_invalid_values": _used(FLAG, False, field="remove_invalid", help="NaN and infinite scores become numbers"),
     "renormalize_logits": _used(FLAG, False, field="renormalize", help="the scores chosen by are log-probabilities"),
     "token_healing": later(False),
-    "guidance_scale": later(1.0),
+    "guidance_scale": _used(
+        number("a number", lambda v: True), 1.0, metavar="X", help="how much more the prompt counts for than usual"
+    ),
     "watermarking_config": later(),
     # Beams.
     "num_beams": _used(whole(1), 1, metavar="N", help="how many ways to write on are followed at once"),
@@ -253,8 +257,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "cache_config": _used(Kind("a mapping of settings by name", as_mapping), help="settings of a quantized cache"),
     "max_cache_len": _used(whole(1), help="for how many tokens a static cache has room at least"),
     # Other ways to write.
-    "penalty_alpha": later(0.0, acts=GREEDY),
-    "dola_layers": later(),
+    "penalty_alpha": _used(
+        _FRACTION, 0.0, acts=GREEDY, help="contrastive search: what it costs a token to repeat what was in mind before"
+    ),
+    "dola_layers": _used(
+        Kind("'low', 'high' or a list of numbers of layers", as_layers), help="earlier layers to contrast the last with"
+    ),
+    "negative_prompt_ids": part(),
+    "negative_prompt_attention_mask": part(),
     # Tokens guessed ahead, which one step confirms.
     "prompt_lookup_num_tokens": _used(
         whole(0), None, also=(0,), metavar="N", help="guess so many tokens ahead, where the text repeats itself"
@@ -277,8 +287,6 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "assistant_lookbehind": _used(whole(0), None, help="tokens before guesses that the model's tokenizer rereads"),
     "target_lookbehind": _used(whole(0), None, help="tokens before new ones that the assistant's tokenizer rereads"),
     "assistant_ensemble_weight": later(None, remedy="It would change what is written; leave it out."),
-    "negative_prompt_ids": later(attribute=False),
-    "negative_prompt_attention_mask": later(attribute=False),
     "prefix_allowed_tokens_fn": later(attribute=False),
     "logits_processor": later(attribute=False),
     "stopping_criteria": later(attribute=False, remedy="stop_strings, eos_token_id and max_time end answers."),

@@ -36,7 +36,6 @@ class Beams:
 
     lockstep: ClassVar[bool] = True
     reads_prompt: ClassVar[bool] = False
-    reads_layers: ClassVar[bool] = False
 
     def __init__(self, constraints: Sequence[Constraint] = (), keeps_rows: bool = False) -> None:
         self.searches: list[BeamSearch] = []
@@ -48,9 +47,6 @@ class Beams:
     def over(self) -> bool:
         return bool(self.searches) and all(search.done for search in self.searches)
 
-    def width(self, request: Request) -> int:
-        return request.settings.num_beams
-
     def seat(self, request: Request) -> None:
         """The prompt is one row, whatever number of beams will continue it."""
 
@@ -58,6 +54,7 @@ class Beams:
         raise AssertionError("a beam search looks at the last tokens only")
 
     def restart(self, request: Request) -> None:
+        request.rows = [request.rows[0].begun()]
         self.searches, self._notes = [], StepNotes()
 
     def hypotheses(self) -> list[Hypothesis] | None:

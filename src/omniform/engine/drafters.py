@@ -46,9 +46,10 @@ class Drafters:
 
 def _refuse_strategies(request: Request, asked: list[str]) -> None:
     """Guesses are for rows that choose each for itself; and one guesses, not two."""
-    if request.strategy is not None:
+    way = request.strategy if request.contrast is None else request.contrast
+    if way is not None:
         settings = request.settings
-        beams = f"num_beams={settings.num_beams}" if settings.num_beams > 1 else type(request.strategy).__name__
+        beams = f"num_beams={settings.num_beams}" if settings.num_beams > 1 else type(way).__name__
         raise InputError(
             "tokens are guessed ahead for greedy search and sampling only",
             where=asked[0],

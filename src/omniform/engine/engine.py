@@ -17,6 +17,7 @@ from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
+from omniform.engine.contrasts import contrast_of
 from omniform.engine.drafters import Drafters
 from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
@@ -26,7 +27,7 @@ from omniform.engine.handover import Handover, Legacy
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts
-from omniform.engine.request import Completion, Prompt, Request, Row, Sink
+from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Scheduler, StepPlan, refuse_if_too_big
 from omniform.engine.settings import Settings
@@ -261,6 +262,7 @@ class Engine:
             request.lane, request.lanes = lane
         request.parts, request.legacy = parts, legacy
         request.strategy = strategy_of(request)
+        request.contrast = contrast_of(request, self.model)
         request.drafter = self._drafters.of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)
         request.grammar = grammar_in(parts, tokenizer)
@@ -342,11 +344,11 @@ class Engine:
                 self._scheduler.preempt(request)
                 for row in request.rows:
                     row.proposals.clear()
-                if request.strategy is not None or not any(row.written for row in request.rows):
-                    first = request.rows[0]
-                    request.rows = [Row(first.tokens[: first.prompt], first.prompt, source=first.source)]
-                    if request.strategy is not None:
-                        request.strategy.restart(request)
+                if request.strategy is not None:
+                    request.strategy.restart(request)
+                elif not any(row.written for row in request.rows):
+                    request.rows = [request.rows[0].begun()]
+                if not any(row.written for row in request.rows):
                     self._seat(request)
             raise
 
@@ -422,10 +424,13 @@ class Engine:
         row.lane, row.lanes = request.lane, request.lanes
         if request.strategy is not None:
             request.strategy.seat(request)
+        if request.contrast is not None:
+            row.shadow = request.contrast.shadow(row)
 
     def _check_size(self, request: Request, prompt: int) -> None:
         settings = request.settings
-        rows = settings.num_return_sequences if (strategy := request.strategy) is None else strategy.width(request)
+        strategy = request.strategy
+        rows = settings.rows_at_once
         if rows > self._scheduler.max_tokens and strategy is not None and strategy.lockstep:
             raise InputError(
                 "a step has no room for so many beams",
@@ -446,7 +451,7 @@ class Engine:
         """Compute anew the rows that outgrew a regime whose keys do not go together with those of the next."""
         kinds = [regimes for regimes in self._regimes if regimes.renews]
         for request in [*self._scheduler.running] if kinds else ():
-            rows = [row for row in request.rows if row.finished is None]
+            rows = request.reading
             if any(kind.regime(row.regime_length) != kind.regime(len(row.tokens)) for kind in kinds for row in rows):
                 self._scheduler.preempt(request)
                 for row in rows:

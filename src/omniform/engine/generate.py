@@ -17,6 +17,7 @@ from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
+from omniform.engine.contrasts import negative_tokens
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
 from omniform.engine.handover import Legacy
@@ -171,10 +172,11 @@ class Job:
         # Rows that draw together must begin together, so all prompts are read in one step.
         together = settings.do_sample and settings.seed is None
         step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
-        rows = max(settings.num_beams, settings.num_return_sequences)
-        lengths = [len(p.tokens) + settings.max_new_tokens for p in self.prompts]
+        rows = settings.rows_at_once
         if ROWS in decoder_bytes(self.model) and wanted(settings, self.asked.parts):
             rows *= 2  # a state of fixed size is kept once more while guesses are tried
+        other = negative_tokens(self.asked.parts)  # the rows' shadows read another prompt, which may be longer
+        lengths = [max(len(p.tokens), other) + settings.max_new_tokens for p in self.prompts]
         # The bytes of one row of each prompt: how many rows are asked for must not cost anything before it is refused.
         each = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
         need = None if each is None else each * rows

@@ -20,6 +20,7 @@ from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
 
 if TYPE_CHECKING:
+    from omniform.engine.contrasts import Contrast
     from omniform.engine.drafts import Drafter
     from omniform.engine.guides import Grammar, Matcher
     from omniform.engine.handover import Given, Legacy
@@ -247,6 +248,8 @@ class Row:
         outgrew: how long it was when it last outgrew its rotary frequencies, and was computed anew; 0 if it never did.
         nameless: how many of the prompt's tokens are vectors that no id stands for.
         source: the tokens that its encoder has read, where there is one and it reads tokens.
+        shadow: the row that it is contrasted with, which reads another prompt and whatever this one writes.
+        is_shadow: it is such a row, and no answer.
         drafted: how many of the last tokens are guesses, which the present step is to confirm; 0 between steps.
         guide: where it stands in its request's grammar, once it writes; None without one.
         guesses: those that the present step has computed and that are not confirmed yet.
@@ -277,6 +280,8 @@ class Row:
     tentative: int = 0
     proposals: deque[Proposal] = field(default_factory=deque)
     kept: tuple[int, BlockTable] | None = None
+    shadow: Row | None = None
+    is_shadow: bool = False
 
     def take_drafts(self, kept: int = 0) -> list[int]:
         """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
@@ -310,11 +315,17 @@ class Row:
         """The tokens that it answers: its encoder's, or its prompt's."""
         return self.source or tuple(t for t in self.tokens[: self.prompt] if t != NAMELESS)
 
+    def begun(self) -> Row:
+        """The row as it was before anything was computed or written."""
+        prompt = self.tokens[: self.prompt]
+        return Row(prompt, self.prompt, source=self.source, nameless=self.nameless, is_shadow=self.is_shadow)
+
     def continued(self, number: int) -> Row:
         """Another row that begins with the same tokens; its tables are not set."""
         copy = Row(list(self.tokens), self.prompt, number, self.computed, contents=list(self.contents))
         copy.nameless, copy.outgrew, copy.source = self.nameless, self.outgrew, self.source
         copy.guide = None if self.guide is None else self.guide.copy()
+        copy.is_shadow = self.is_shadow
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
@@ -353,6 +364,7 @@ class Request:
         memory: digest of its encoder's inputs, for an encoder-decoder, while it runs.
         parts: the objects that its call brought along.
         strategy: how its rows go on together; None where each chooses for itself.
+        contrast: what the model's scores are set against before anything is chosen by them; None for nothing.
         drafter: guesses what its rows will write; None where nobody does.
         grammar: the form that its answers have; None for any.
         stop_strings: ends a row by its text; None where no such strings were given.
@@ -385,6 +397,7 @@ class Request:
     memory_length: int = 0
     parts: Parts = NO_PARTS
     strategy: Strategy | None = None
+    contrast: Contrast | None = None
     drafter: Drafter | None = None
     grammar: Grammar | None = None
     stop_strings: StopStrings | None = None
@@ -416,3 +429,32 @@ class Request:
     def running(self) -> list[Row]:
         """The rows that are still being written."""
         return [row for row in self.rows if row.finished is None]
+
+    @property
+    def reading(self) -> list[Row]:
+        """The rows that steps have to read on in: those that are being written, and what they are contrasted with."""
+        return _with_shadows(self.running)
+
+    @property
+    def every_row(self) -> list[Row]:
+        """All rows, and what they are contrasted with."""
+        return _with_shadows(self.rows)
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether its rows choose together, once all of them have been read to their end."""
+        if self.strategy is not None:
+            return self.strategy.lockstep
+        return any(row.shadow is not None for row in self.rows)
+
+    def layout_of(self, row: Row) -> RowLayout:
+        """What the decoder has to know of the prompt of one of its rows: shadows read text alone."""
+        return PLAIN if row.is_shadow else self.layout
+
+    def placed_of(self, row: Row) -> tuple[Placed, ...]:
+        """Which tokens of one of its rows stand for what."""
+        return () if row.is_shadow else self.placed
+
+
+def _with_shadows(rows: list[Row]) -> list[Row]:
+    return [*rows, *(row.shadow for row in rows if row.shadow is not None)]

@@ -77,7 +77,7 @@ class Runner:
         wanted: list[int] = []
         for chunk in plan.chunks:
             row, first, stop = chunk.row, chunk.row.computed, chunk.row.computed + chunk.count
-            bidirectional = tuple(t for t in chunk.request.layout.bidirectional if t[0] < stop and t[1] > first)
+            bidirectional = tuple(t for t in chunk.request.layout_of(row).bidirectional if t[0] < stop and t[1] > first)
             segments.append(Segment(len(ids), chunk.count, first, bidirectional))
             ids += row.tokens[first:stop]
             lengths += [max(row.regime_length, at + 1) for at in range(first, stop)]
@@ -108,7 +108,7 @@ class Runner:
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
         first, stop = segment.past, segment.past + segment.count
-        for placed in chunk.request.placed:
+        for placed in chunk.request.placed_of(chunk.row):
             low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
                 part, at = (
@@ -133,7 +133,7 @@ class Runner:
 
 
 def _reads_layers(plan: StepPlan) -> bool:
-    return any(r.strategy is not None and r.strategy.reads_layers for r in plan.requests)
+    return any(chunk.request.contrast is not None and chunk.request.contrast.reads_layers for chunk in plan.chunks)
 
 
 def _wanted_of(layers: Sequence[Tensor], wanted: list[int]) -> tuple[Tensor, ...]:
@@ -168,9 +168,10 @@ def _outputs(
 
 def _positions(chunks: Sequence[ScheduledChunk]) -> Tensor:
     """Where the tokens of a step stand. Shape: [1, N], or [axes, 1, N] where the model counts on several axes."""
-    if all(chunk.request.layout.positions is None for chunk in chunks):
+    layouts = [chunk.request.layout_of(chunk.row) for chunk in chunks]
+    if all(layout.positions is None for layout in layouts):
         return torch.tensor([[at for s in chunks for at in range(s.row.computed, s.row.computed + s.count)]])
-    rows = [s.request.layout.of(s.row.computed, s.row.computed + s.count) for s in chunks]
+    rows = [layout.of(s.row.computed, s.row.computed + s.count) for layout, s in zip(layouts, chunks, strict=True)]
     axes = max(len(row) for row in rows)
     whole = torch.cat([row.expand(axes, -1) for row in rows], dim=1)
     return whole if axes == 1 else whole[:, None]

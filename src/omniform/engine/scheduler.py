@@ -110,7 +110,7 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Strike a request out and let go of all its blocks."""
-        for row in request.rows:
+        for row in request.every_row:
             self.release(row)
         for queue in (self.waiting, self.running):
             if request in queue:
@@ -160,7 +160,7 @@ class Scheduler:
 
     def preempt(self, request: Request) -> None:
         """Take all blocks from a request and let it wait again; its rows will be computed anew."""
-        for row in request.rows:
+        for row in request.every_row:
             self.release(row)
             row.take_drafts()
             row.computed = 0
@@ -172,6 +172,7 @@ class Scheduler:
         """A second row that continues the first, sharing all its blocks."""
         twin = row.continued(number)
         twin.tables = {pool: self.pools[pool].fork(table) for pool, table in row.tables.items()}
+        twin.shadow = None if row.shadow is None else self.fork(row.shadow, number)
         return twin
 
     def most_blocks(self, prompt: int, new: int, rows: int) -> dict[Pool, int]:
@@ -231,7 +232,7 @@ class Scheduler:
                 self.pools[pool].slide(table, behind if chunk.row.kept is None else chunk.row.kept[0])
         for request in plan.requests:
             # Whoever was in a step that failed is alone until it has come that far again.
-            request.alone = request.alone and any(row.pending for row in request.running)
+            request.alone = request.alone and any(row.pending for row in request.reading)
 
     def _admit(self, request: Request, plan: StepPlan) -> bool:
         """Let a waiting request run, if there is room for all that it holds so far."""
@@ -246,7 +247,7 @@ class Scheduler:
         return True
 
     def _fits(self, request: Request) -> bool:
-        rows = request.running
+        rows = request.reading
         contents = [self._contents(row, request) for row in rows]
         widest = max((end - start for start, end in request.layout.bidirectional), default=0)
         for pool in self.pools.values():
@@ -265,8 +266,8 @@ class Scheduler:
 
     def _plan_chunks(self, request: Request, budget: int, plan: StepPlan) -> int:
         """Plan a running request's tokens; returns how many."""
-        rows = request.running
-        lockstep = len(rows) > 1 and request.strategy is not None and request.strategy.lockstep
+        rows = request.reading
+        lockstep = len(rows) > 1 and request.in_lockstep
         if lockstep and any(row.pending > 1 for row in rows):
             # Beams choose together: those that are ahead wait with their last token.
             wishes = [(row, row.pending - 1) for row in rows if row.pending > 1]
@@ -326,7 +327,7 @@ class Scheduler:
         chain = [] if request.reads_prompt else self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
         # Tokens that see one another are read in one step, so none of them is reused without the others.
-        while cut := [start for start, end in request.layout.bidirectional if start < known * self._size < end]:
+        while cut := [start for start, end in request.layout_of(row).bidirectional if start < known * self._size < end]:
             known = longest_prefix(list(self.pools.values()), chain[: cut[0] // self._size])
         for key, pool in self.pools.items():
             table = row.tables[key] = BlockTable(pool.size)
@@ -371,7 +372,7 @@ class Scheduler:
             whole = blake2b(before, digest_size=16)
             first = number * size
             whole.update(repr(row.tokens[first : first + size]).encode())
-            for placed in request.placed:
+            for placed in request.placed_of(row):
                 if placed.start < first + size and placed.start + placed.length > first:
                     whole.update(placed.content + str(first - placed.start).encode())
             self._digest_layout(whole, row, request, first)
@@ -379,7 +380,7 @@ class Scheduler:
 
     def _digest_layout(self, whole: blake2b, row: Row, request: Request, first: int) -> None:
         """What a block's keys depend on besides what comes before: its positions, and what its tokens see ahead."""
-        layout, stop = request.layout, first + self._size
+        layout, stop = request.layout_of(row), first + self._size
         if layout.positions is not None:
             whole.update(layout.of(first, stop).contiguous().numpy().tobytes())
         for start, end in layout.bidirectional:
@@ -441,7 +442,7 @@ def _unsplit(request: Request, row: Row, count: int) -> int:
     A stretch that is longer than a step may be makes the step longer.
     """
     stop = row.computed + count
-    for start, end in request.layout.bidirectional:
+    for start, end in request.layout_of(row).bidirectional:
         if start < stop < end:
             stop = start if start > row.computed else end
     return stop - row.computed

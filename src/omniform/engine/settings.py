@@ -65,6 +65,9 @@ class Settings:
         num_beams: how many ways to write on are followed at once; 1 for no search.
         num_beam_groups: groups of beams that choose one after the other.
         diversity_penalty: what it costs a group to choose a token that another group chose.
+        guidance_scale: how much more the prompt counts for than usual; 1 for as usual.
+        penalty_alpha: of contrastive search, what it costs to repeat; 0 for no such search.
+        dola_layers: earlier layers to contrast the last one with; None for none.
         force_words: runs of tokens that every answer holds, or lists of runs of which one will do.
         keep_beams: whether the beams of every step are noted.
         num_return_sequences: how many answers are wanted.
@@ -105,6 +108,9 @@ class Settings:
     pad_token_id: int
     max_time: float | None
     num_beams: int
+    guidance_scale: float
+    penalty_alpha: float
+    dola_layers: str | tuple[int, ...] | None
     num_beam_groups: int
     diversity_penalty: float
     force_words: tuple[tuple[int, ...] | tuple[tuple[int, ...], ...], ...]
@@ -140,6 +146,14 @@ class Settings:
     def is_plain(self) -> bool:
         """Whether the likeliest token is taken, without any rule."""
         return not (self.do_sample or self.has_token_rules or self.suppress_tokens or self.renormalize)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are computed for one prompt at a time, at most."""
+        if self.penalty_alpha and self.top_k > 1:
+            return self.top_k + 1
+        rows = max(self.num_beams, self.num_return_sequences)
+        return rows if self.guidance_scale == 1 else 2 * rows
 
     @property
     def eos_set(self) -> frozenset[int]:

@@ -53,20 +53,14 @@ class Strategy(Protocol):
     Attributes:
         lockstep: rows choose together, once all of them have been read to their end.
         reads_prompt: the output of every token of the prompt is wanted; so none of them is taken over from others.
-        reads_layers: so are the hidden states after each layer.
     """
 
     lockstep: ClassVar[bool]
     reads_prompt: ClassVar[bool]
-    reads_layers: ClassVar[bool]
 
     @property
     def over(self) -> bool:
         """Whether the request has its answers."""
-        ...
-
-    def width(self, request: Request) -> int:
-        """How many rows there are at once, at most."""
         ...
 
     def seat(self, request: Request) -> None:
@@ -82,7 +76,7 @@ class Strategy(Protocol):
         ...
 
     def restart(self, request: Request) -> None:
-        """What was chosen is lost: the request begins again with its prompt."""
+        """A step was interrupted: the request goes on with rows that were not changed half-way, all to be read anew."""
         ...
 
     def hypotheses(self) -> list[Hypothesis] | None:
@@ -100,6 +94,10 @@ def strategy_of(request: Request) -> Strategy | None:
 
     if request.settings.num_beams > 1:
         return beams_of(request)
+    if request.settings.penalty_alpha and request.settings.top_k > 1:
+        from omniform.engine.contrastive import contrastive_of
+
+        return contrastive_of(request)
     if request.parts.get("constraints"):
         raise InputError(
             "constraints are kept by a beam search only", where="constraints", expected="num_beams > 1 beside them",

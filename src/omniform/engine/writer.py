@@ -58,6 +58,7 @@ class Writer:
             outputs: what the step gave.
             logits_RV: the scores in them, of all rows that were read to their end.
         """
+        chosen_by = self._contrasted(outputs, logits_RV)
         entries: list[Entry] = []
         together: dict[int, list[ChunkOutput]] = {}
         at = 0
@@ -67,17 +68,36 @@ class Writer:
             here, at = at, at + output.logits.shape[0]
             if request.strategy is not None:
                 together.setdefault(id(request), []).append(output)
-            elif at > here:
+            elif at > here and not row.is_shadow and not request.over:
                 entries.append((request, row, here))
                 request.steps += 1
                 row.guesses = row.take_drafts()
                 request.drafted_tokens += len(row.guesses)
                 if row.written == 0 and len(request.rows) == 1:
                     entries += [(request, twin, here) for twin in self._twins(request, row)]
-        self._write_rows(entries, logits_RV)
+        self._write_rows(entries, logits_RV, chosen_by)
         for theirs in together.values():
             self._advance(theirs)
         begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
+
+    def _contrasted(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor) -> Tensor:
+        """The scores to choose by: the model's own, but for rows that are contrasted with something. Shape: [R, V]."""
+        if all(output.chunk.request.contrast is None for output in outputs):
+            return logits_RV
+        chosen_by = logits_RV.float()
+        chosen_by = chosen_by.clone() if chosen_by is logits_RV else chosen_by
+        shadows = {id(output.chunk.row): output for output in outputs if output.chunk.row.is_shadow}
+        at = 0
+        for output in outputs:
+            row, contrast, width = output.chunk.row, output.chunk.request.contrast, output.logits.shape[0]
+            if contrast is not None and width and not row.is_shadow:
+                shadow = None if row.shadow is None else shadows[id(row.shadow)]
+                try:
+                    chosen_by[at : at + width] = contrast.scores(output, shadow)
+                except Exception as error:
+                    self.fail(output.chunk.request, error)
+            at += width
+        return chosen_by
 
     def _twins(self, request: Request, row: Row) -> list[Row]:
         """The rows of a request's other answers, which begin as its first."""
@@ -87,7 +107,7 @@ class Writer:
             request.rows.append(twin)
         return request.rows[1:]
 
-    def _write_rows(self, entries: list[Entry], logits_RV: Tensor) -> None:
+    def _write_rows(self, entries: list[Entry], logits_RV: Tensor, chosen_by_RV: Tensor) -> None:
         """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
         guessed = [(request, row, len(row.guesses)) for request, row, _ in entries if row.guesses]
         while entries:
@@ -95,7 +115,7 @@ class Writer:
             for entry in entries:
                 alike.setdefault(entry[0].settings, []).append(entry)
             for settings, some in alike.items():
-                self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV))  # type: ignore[misc]
+                self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV, chosen_by_RV))  # type: ignore[misc]
             entries = [(request, row, at + 1) for request, row, at in entries if _came_true(row) and not request.over]
         for request, row, drafted in guessed:
             right = drafted - len(row.guesses)
@@ -135,11 +155,13 @@ class Writer:
         except Exception as error:
             self.fail(request, error)
 
-    def _choose(self, entries: list[Entry], settings: Settings, logits_RV: Tensor) -> None:
+    def _choose(self, entries: list[Entry], settings: Settings, logits_RV: Tensor, chosen_by_RV: Tensor) -> None:
         places = [at for _, _, at in entries]
-        logits = logits_RV if places == list(range(logits_RV.shape[0])) else logits_RV[places]
+        everything = places == list(range(logits_RV.shape[0]))
+        logits = logits_RV if everything else logits_RV[places]
+        chosen_by = logits if chosen_by_RV is logits_RV else chosen_by_RV if everything else chosen_by_RV[places]
         named = [_place(request, row) for request, row, _ in entries]
-        tokens, scores = choose([row for _, row, _ in entries], settings, logits, named)
+        tokens, scores = choose([row for _, row, _ in entries], settings, chosen_by, named)
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
                 continue  # another of its rows has failed
@@ -153,6 +175,8 @@ class Writer:
         """Let a row write a token: note what is to be noted, look for an end, tell the sink."""
         settings = request.settings
         row.tokens.append(token)
+        if row.shadow is not None:
+            row.shadow.tokens.append(token)
         logprob: TokenLogprob | None = None
         if settings.logprobs is not None:
             logprob = logprobs_of(logits_V, token, settings.logprobs)
@@ -173,6 +197,8 @@ class Writer:
         if row.finished is not None:
             self._handover.take(request, row)
             self._scheduler.release(row)
+            if row.shadow is not None:
+                self._scheduler.release(row.shadow)
             if not request.running:
                 self.finish(request)
 
