@@ -30,4 +30,4 @@ class Understanding(Pipeline):
         in a batch is answered as it is alone. The token is the one that the model's config calls padding: by it some
         models count their positions, and find a row's last token."""
         padding, told = super().padding(), self.model.config.common.pad_token_id
-        return replace(padding, side="right", token=padding.token if told is None else told)
+        return replace(padding, side="right", token=padding.token if told is None or told < 0 else told)
