@@ -2,51 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Mapping
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor
 
-from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.errors import InputError, brief, check_arguments, nearest
+from omniform.embeddings.pooling import MODES, Pool
 from omniform.hub.auto import AutoModel
 from omniform.pipelines.base import Params
 from omniform.pipelines.batching import BatchSize, Inputs
-from omniform.pipelines.given import encoding_options, flag, one_of, refuse_twice, tensor
+from omniform.pipelines.given import encoding_options, flag, refuse_twice, tensor
 from omniform.pipelines.registry import Task
 from omniform.pipelines.understanding import Understanding
 
 Vectors = list[list[float]] | list[list[list[float]]]
 
 
-class PoolingKind(StrEnum):
-    """How the vectors of tokens become one: their mean, the first token's, the largest of each number, the last
-    token's."""
-
-    MEAN = "mean"
-    CLS = "cls"
-    MAX = "max"
-    LAST = "last"
-
-
-def pooled(vectors_BTD: Tensor, read_BT: Tensor, kind: PoolingKind) -> Tensor:
-    """One vector of many, for each row; zeros for a row without tokens. Shape: [B, D].
-
-    Args:
-        read_BT: which tokens the model reads; the others are padding. Shape: [B, T], bool.
-    """
-    vectors_BTD = vectors_BTD.float()
-    kept_BT1, some_B1 = read_BT[..., None], read_BT.any(dim=1, keepdim=True)
-    if kind is PoolingKind.MEAN:
-        sums_BD = vectors_BTD.masked_fill(~kept_BT1, 0).sum(dim=1)
-        return sums_BD / read_BT.sum(dim=1, keepdim=True).clamp(min=1)
-    if kind is PoolingKind.MAX:
-        return vectors_BTD.masked_fill(~kept_BT1, -torch.inf).amax(dim=1).masked_fill(~some_B1, 0)
-    places_B = read_BT.int().argmax(dim=1)  # the first of them
-    if kind is PoolingKind.LAST:
-        places_B = read_BT.shape[1] - 1 - read_BT.flip(1).int().argmax(dim=1)
-    rows_B = torch.arange(len(read_BT), device=read_BT.device)
-    return vectors_BTD[rows_B, places_B].masked_fill(~some_B1, 0)
+KINDS: Mapping[str, Pool] = {**MODES, "last": MODES["lasttoken"]}
+"""How the vectors of a text's tokens become one: those of sentence-transformers' folders, by their names."""
 
 
 class FeatureExtractionPipeline(Understanding):
@@ -56,7 +30,8 @@ class FeatureExtractionPipeline(Understanding):
     is [1, D]. A model with a head gives the head's numbers.
 
     Options, for the pipeline or for a call:
-        pooling: ``"mean"``, ``"cls"``, ``"max"`` or ``"last"``: one vector for the text; padding does not count.
+        pooling: one vector for the text: ``"mean"``, ``"cls"``, ``"max"``, ``"last"``, or another of
+            sentence-transformers' (:data:`KINDS`); padding does not count.
         normalize: whether vectors are brought to length 1.
         return_tensors: True (or ``"pt"``) for tensors instead of lists.
         truncation: as the tokenizer has it.
@@ -81,8 +56,7 @@ class FeatureExtractionPipeline(Understanding):
             value = given["return_tensors"]
             after["return_tensors"] = value == "pt" or flag(value, "return_tensors")
         if "pooling" in given:
-            asked = given["pooling"]
-            forward["pooling"] = None if asked == "none" else one_of(PoolingKind, asked, "pooling")
+            forward["pooling"] = _kind(given["pooling"])
         if "normalize" in given:
             after["normalize"] = flag(given["normalize"], "normalize")
         return before, forward, after
@@ -99,10 +73,10 @@ class FeatureExtractionPipeline(Understanding):
         vectors = self.model(**inputs)[0]
         if not isinstance(vectors, Tensor):
             raise InputError("the model gives no vectors", where="feature-extraction", found=type(self.model).__name__)
-        ids, kind = cast(Tensor, inputs["input_ids"]), cast("PoolingKind | None", given.get("pooling"))
+        ids, kind = cast(Tensor, inputs["input_ids"]), cast("Pool | None", given.get("pooling"))
         if kind is not None and vectors.dim() == 3 and vectors.shape[1] == ids.shape[1]:
-            read = cast(Tensor, inputs.get("attention_mask", ids.new_ones(ids.shape))).bool()
-            vectors = pooled(vectors, read, kind)  # here already, so that no more is kept of each text
+            read = cast(Tensor, inputs.get("attention_mask", ids.new_ones(ids.shape)))
+            vectors = kind(vectors, read, read)  # here already, so that no more is kept of each text
         return {"vectors": vectors, "own_length": input_tensors["own_length"]}
 
     def postprocess(self, model_outputs: object, **given: object) -> Tensor | Vectors:
@@ -116,6 +90,15 @@ class FeatureExtractionPipeline(Understanding):
         return vectors if given.get("return_tensors", False) else cast(Vectors, vectors.tolist())
 
 
+def _kind(value: object) -> Pool | None:
+    if value == "none":
+        return None
+    if not isinstance(value, str) or value not in KINDS:
+        remedy = nearest(str(value), KINDS)
+        raise InputError("no kind of pooling", where="pooling", found=brief(value), remedy=remedy)
+    return KINDS[value]
+
+
 TASKS = (
     Task(
         name="feature-extraction",
@@ -125,4 +108,4 @@ TASKS = (
     ),
 )
 
-__all__ = ["TASKS", "FeatureExtractionPipeline", "PoolingKind", "pooled"]
+__all__ = ["TASKS", "FeatureExtractionPipeline", "Vectors"]
