@@ -149,6 +149,22 @@ def test_rows_that_ended_are_read_on():
     assert torch.equal(again[0].sequences, again[1].sequences)
 
 
+def test_rows_that_ended_talk_on():
+    """A batch of conversations in one cache: padding stands between the turns of those that end before others."""
+    found = []
+    for model, kind in zip(both("llama"), (DynamicCache, transformers.DynamicCache), strict=True):
+        cache, talk = kind(config=model.config), rows(3, 5)
+        mask = ones(talk)
+        for turn in range(3):
+            call = {"past_key_values": cache, "max_new_tokens": 5, "eos_token_id": [40, 47, 54, 90], "pad_token_id": 0}
+            out = model.generate(talk, attention_mask=mask, do_sample=False, **call)
+            written = out[:, talk.shape[1] :]
+            mask = torch.cat((mask, (written != 0).long(), torch.ones(3, 2, dtype=torch.long)), 1)
+            talk = torch.cat((out, rows(3, 2, turn)), 1)
+        found.append((talk.tolist(), mask.tolist()))
+    assert found[0] == found[1] and any(0 in row[5:] for row in found[0][1])
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_encoder_decoders(side):
     ours, theirs = both("t5")

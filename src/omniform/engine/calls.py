@@ -131,12 +131,15 @@ def named_inputs(model: Generative, reader: Reader | None, prompt: AnyPrompt) ->
     return named_inputs(model, reader, cast(Batch, batch))
 
 
-def prompts_of(model: Generative, named: Mapping[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
+def prompts_of(
+    model: Generative, named: Mapping[str, object], asked: Asked, *, holes: bool = False
+) -> tuple[list[Prompt], Tensor | None]:
     """The rows of a call.
 
     Args:
         named: the model's inputs; ids as a tensor, padded on either side, or as rows of any lengths.
         asked: the call's settings.
+        holes: whether padding may also stand between real tokens.
 
     Returns:
         The rows, and the ids to give back in front of the answers as the caller laid them out, Shape: [B, T]; None
@@ -147,7 +150,7 @@ def prompts_of(model: Generative, named: Mapping[str, object], asked: Asked) -> 
     """
     # Trainers hand over a whole batch, whose labels nothing that is written depends on.
     given = {name: value for name, value in named.items() if value is not None and name != "labels"}
-    prompts, whole = _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked)
+    prompts, whole = _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked, holes)
     return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
 
@@ -155,14 +158,16 @@ def _as_row(prompt: object) -> object:
     return prompt[None] if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
 
 
-def _plain(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
+def _plain(
+    model: Generative, named: dict[str, object], asked: Asked, holes: bool
+) -> tuple[list[Prompt], Tensor | None]:
     if named.get("inputs_embeds") is not None:
         return vector_prompts(model, named)
     if named.get("input_ids") is None:
         raise InputError("there is no prompt", where="input_ids", expected="token ids")
     ids, mask = _ids(named.pop("input_ids"), "input_ids"), _mask(named.pop("attention_mask", None), "attention_mask")
     mask = _told_by_padding(asked, ids) if mask is None else mask
-    prompts = as_prompts(ids, mask, asked.pad_token_id, model.device)
+    prompts = as_prompts(ids, mask, asked.pad_token_id, model.device, holes=holes)
     _check(model, prompts)
     rows = _rows(prompts)
     items = model.items(rows, _features(model, named))

@@ -340,7 +340,7 @@ def prepare(
     if stepwise:
         refuse_cache(asked)
     caches = CacheUse.read(writer, asked, named)
-    prompts, given = prompts_of(writer, named, asked)
+    prompts, given = prompts_of(writer, named, asked, holes=caches.past > 0)
     if caches.cache is not None:
         settings, width = asked(max(1, *(len(prompt.tokens) for prompt in prompts))), width_of(prompts, given)
         caches.check_room(width, settings.max_new_tokens)

@@ -35,20 +35,21 @@ class Prompts:
         return (self.real.cumsum(-1) - 1).clamp(min=0)
 
 
-def as_prompts(ids: object, mask: Tensor | None, pad: int, device: torch.device) -> Prompts:
+def as_prompts(ids: object, mask: Tensor | None, pad: int, device: torch.device, *, holes: bool = False) -> Prompts:
     """Read prompts from a tensor with or without a mask, or from a list of rows of any lengths.
 
     Args:
         ids: Shape: [B, T] or [T]; or a list of lists or tensors.
         mask: Shape: [B, T], 1 for real tokens; padding may be on the left, on the right, or on both sides.
         pad: fills the left of short rows.
+        holes: whether padding may also stand between real tokens: turns of rows that ended before others.
 
     Raises:
         InputError: no rows, an empty row, a mask of another shape or with holes.
     """
     if isinstance(ids, Tensor) and mask is None and ids.dim() == 2 and ids.numel():
         return Prompts(ids.to(device), None)
-    rows = _rows(ids, mask)
+    rows = _rows(ids, mask, holes)
     for number, row in enumerate(rows):
         if row.numel() == 0:
             raise InputError("a prompt is empty", where=f"input_ids, row {number}", expected="at least one token")
@@ -78,7 +79,7 @@ def columns_of(ids: object, mask: Tensor | None, rows: int) -> list[Tensor | Non
     return [None if len(own) and int(own[0]) == width - len(own) else own for own in found]
 
 
-def _rows(ids: object, mask: Tensor | None) -> list[Tensor]:
+def _rows(ids: object, mask: Tensor | None, holes: bool) -> list[Tensor]:
     if isinstance(ids, Tensor):
         ids = ids[None] if ids.dim() == 1 else ids
         if ids.is_floating_point() or ids.dim() != 2:
@@ -97,7 +98,8 @@ def _rows(ids: object, mask: Tensor | None) -> list[Tensor]:
                 expected=f"shape {list(ids.shape)}",
                 found=f"shape {list(mask.shape)}",
             )
-        return [_unpadded(row, real, n) for n, (row, real) in enumerate(zip(ids.cpu(), mask.bool().cpu(), strict=True))]
+        pairs = zip(ids.cpu(), mask.bool().cpu(), strict=True)
+        return [row[real] if holes else _unpadded(row, real, n) for n, (row, real) in enumerate(pairs)]
     if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes)):
         raise InputError(
             "prompts must be token ids", where="input_ids", expected="a tensor or a list", found=type(ids).__name__
