@@ -109,6 +109,31 @@ def test_drawing_with_a_seed(capsys, text):
     assert draw("3") == draw("3") != draw("4")
 
 
+GUIDES = {
+    "schema.json": ("--schema", '{"enum": ["yes", "no"]}', {'"yes"', '"no"'}),
+    "same.json": ("--guide", '\n {"enum": ["yes", "no"]}\n', {'"yes"', '"no"'}),
+    "words.txt": ("--guide", "(yes|no)!\n", {"yes!", "no!"}),
+    "words.lark": ("--guide", 'start: "yes" | "no"\n', {"yes", "no"}),
+}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_answers_of_a_form(capsys, text, tmp_path, name):
+    option, content, answers = GUIDES[name]
+    (tmp_path / name).write_text(content)
+    code, out, err = omni(capsys, "run", "-m", text, "-t", "hello", option, str(tmp_path / name))
+    assert (code, err) == (0, "") and out.strip() in answers
+
+
+def test_forms_that_are_none(capsys, text, tmp_path):
+    (tmp_path / "a").write_text("(a")
+    run = ["run", "-m", text, "-t", "hello"]
+    check_complaint(*omni(capsys, *run, "--guide", str(tmp_path / "a")), "unclosed group")
+    check_complaint(*omni(capsys, *run, "--schema", str(tmp_path / "a")), "JSON")
+    check_complaint(*omni(capsys, *run, "--schema", "/no/such.json"), "/no/such.json")
+    check_complaint(*omni(capsys, *run, "--schema", "a", "--guide", "a"), "--schema and --guide")
+
+
 def test_pictures(capsys, seeing, picture):
     ask = ("run", "-m", seeing, "-t", "what?", "--max-new-tokens", "4", "--json")
     answers = []

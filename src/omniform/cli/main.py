@@ -79,6 +79,13 @@ def _add_writing(command: Parser) -> None:
     for name, row in SETTINGS.items():
         if row.metavar is not None:
             _add_setting(writing, name, row)
+    writing.add_argument("--schema", dest="schema_file", metavar="FILE", help="the answer is JSON of this JSON schema")
+    writing.add_argument(
+        "--guide",
+        dest="guide_file",
+        metavar="FILE",
+        help="the answer is of this form: a JSON schema, a Lark grammar, else a regular expression",
+    )
     writing.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as language=german"
     )
@@ -196,6 +203,10 @@ def _settings(given: argparse.Namespace) -> dict[str, object]:
     """What the options of writing say."""
     said = vars(given)
     settings: dict[str, object] = {name: said[name] for name in SETTINGS if name in said}
+    if given.schema_file is not None or given.guide_file is not None:
+        from omniform.cli.guide import guide_from
+
+        settings["guide"] = guide_from(given.schema_file, given.guide_file)
     settings.update(read_pair(pair, "--set") for pair in given.set)
     return settings
 
