@@ -121,13 +121,17 @@ def test_rows_that_are_computed_anew_and_guesses_change_nothing() -> None:
     assert [c.tokens for c in found] == expected
 
     class Guesser:
-        def draft(self, rows, most):
+        def draft(self, entries, most):
+            rows = [row for _, row in entries]
             known = [next(e for e in expected if e[: row.written] == row.tokens[row.prompt :]) for row in rows]
             spoilt = [k[r.written : r.written + random.randrange(5)] for k, r in zip(known, rows, strict=True)]
             return [[7 if random.random() < 0.2 else t for t in some] for some in spoilt]
 
         def confirmed(self, row, drafted, right):
-            pass
+            """Nobody counts."""
+
+        def over(self, request):
+            """Nothing is kept for it."""
 
     engine = roomy(llama(), processor=byte_level())
     real = engine.enqueue

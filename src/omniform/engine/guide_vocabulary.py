@@ -81,6 +81,7 @@ class GuideVocabulary:
         size: how many ids there are.
         words: 32-bit words of a mask over them.
         all_words: words of the masks that the library fills: the tokens, then those of :attr:`opening`, then the end.
+        spells_bytes: whether any text can be written, byte by byte if need be.
         opening: ids of the tokens that read otherwise at the beginning. Shape: [m].
         library: the library's own view.
         ready: grammars that were made ready for it, the last used last.
@@ -93,6 +94,8 @@ class GuideVocabulary:
         self.ready: OrderedDict[Guide, Grammar] = OrderedDict()
         self.size = len(spellings.tokens)
         self.words = -(-self.size // WORD)
+        single = {piece[0] for piece in spellings.tokens if len(piece) == 1}
+        self.spells_bytes = single >= {*range(0xF5)} - {0xC0, 0xC1}
         self.opening: NDArray[np.int64] = np.array(sorted(spellings.opening), dtype=np.int64)
         self._first = self.words * WORD
         self._places = {int(token): self._first + i for i, token in enumerate(self.opening)}
@@ -138,12 +141,6 @@ class GuideVocabulary:
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")
         bits[self.opening] = bits[self._first : self._first + self.opening.size]
         return np.packbits(bits[: self._first], bitorder="little").view(np.int32)
-
-    @property
-    def spells_bytes(self) -> bool:
-        """Whether any text can be written, byte by byte if need be."""
-        single = {piece[0] for piece in self.spellings.tokens if len(piece) == 1}
-        return single >= {*range(0xF5)} - {0xC0, 0xC1}
 
 
 class _Listed:

@@ -247,7 +247,8 @@ class Matcher:
             return False
         if self._library.is_stopped() and self._library.is_accepting():
             return True
-        return not self.ends and self.seen().only_end
+        # A vocabulary that spells every text can go on wherever the grammar can.
+        return not self.ends and not self.grammar.vocabulary.spells_bytes and self.seen().only_end
 
     @property
     def unopened(self) -> bool:
