@@ -239,6 +239,14 @@ def test_ways_of_writing_have_names(said):
     ]
 
 
+def test_objects_of_a_call_are_no_settings():
+    for name in ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"):
+        with pytest.raises(ValueError, match="generate"):
+            transformers.GenerationConfig(**{name: "foo"})
+        with pytest.raises(InputError, match=name):
+            omniform.GenerationConfig(**{name: "foo"})
+
+
 def test_watermarks_in_files(tmp_path):
     ours = omniform.GenerationConfig(do_sample=True, watermarking_config={"bias": 1.5})
     theirs = transformers.GenerationConfig(do_sample=True, watermarking_config={"bias": 1.5})

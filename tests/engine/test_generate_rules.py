@@ -43,6 +43,7 @@ RULES = {
 }
 NARROWING = {
     "temperature": [0.6, 1.9],
+    "top_h": [0.4],
     "top_k": [7, 0],
     "top_p": [0.8],
     "min_p": [0.05],
@@ -123,7 +124,7 @@ def test_rules_in_beams(pair, seed):
         ("bad_words_ids", [5]), ("bad_words_ids", [[]]), ("bad_words_ids", [[1.5]]), ("bad_words_ids", [[4, 970]]),
         ("exponential_decay_length_penalty", [1]), ("exponential_decay_length_penalty", [1, "x"]),
         ("exponential_decay_length_penalty", [1, 0]), ("typical_p", 0.0), ("typical_p", 1.1), ("epsilon_cutoff", 1.0),
-        ("eta_cutoff", -0.1), ("renormalize_logits", "yes"), ("encoder_repetition_penalty", 0), ("top_h", 0.4),
+        ("eta_cutoff", -0.1), ("renormalize_logits", "yes"), ("encoder_repetition_penalty", 0), ("top_h", 1.4),
         ("encoder_no_repeat_ngram_size", -2),
     ],
 )  # fmt: skip

@@ -381,7 +381,7 @@ def test_the_checkpoint_s_settings_hold(tmp_path, case, asked):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("penalty_alpha", 0.6), ("num_beam_groups", 2), ("guidance_scale", 3.0), ("watermarking_config", {"bias": 2.0})],
+    [("penalty_alpha", 0.6), ("guidance_scale", 3.0)],
 )
 def test_settings_of_the_file_that_are_not_there_are_refused_by_name(pair, name, value):
     ours, _ = pair

@@ -166,10 +166,7 @@ def test_an_unlike_name_is_refused_in_a_call_and_kept_in_a_file(pair, tmp_path):
     [
         ({"output_hidden_states": True, "return_dict_in_generate": True}, "The model itself tells"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "The model itself tells"),
-        ({"stopping_criteria": [print]}, "stop_strings"),
-        ({"num_beam_groups": 2}, "expected 1"),
         ({"assistant_ensemble_weight": 0.5}, "expected None"),
-        ({"top_h": 0.3, "do_sample": True}, "not support this yet"),
     ],
 )
 def test_what_is_not_built_is_refused_in_words(pair, asked, words):

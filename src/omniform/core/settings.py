@@ -34,6 +34,7 @@ from omniform.core.kinds import (
     plain,
     whole,
 )  # fmt: skip
+from omniform.core.watermark import watermarking
 
 Values = Mapping[str, object]
 """Settings by name, after they were read."""
@@ -138,7 +139,7 @@ def later(neutral: object = None, *also: object, **more: object) -> Setting:
 
 def part(**more: object) -> Setting:
     """A row of something that one call brings along as an object, and that whoever uses it reads."""
-    return Setting(kind=ANYTHING, effect=Effect.PART, attribute=False, **more)  # type: ignore[arg-type]
+    return Setting(kind=ANYTHING, effect=Effect.PART, **{"attribute": False, **more})  # type: ignore[arg-type]
 
 
 def inert(*names: str) -> dict[str, Setting]:
@@ -193,7 +194,10 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "epsilon_cutoff": _used(_CUTOFF, 0.0, acts=SAMPLING, help="leave out tokens less likely than this"),
     "eta_cutoff": _used(_CUTOFF, 0.0, acts=SAMPLING, help="the same, but less is left out the surer the model is"),
-    "top_h": later(acts=SAMPLING),
+    "top_h": _used(
+        number("a number > 0, up to 1", lambda v: 0 < v <= 1), None, acts=SAMPLING, metavar="H",
+        help="draw among the likeliest tokens that together have this share of the entropy",
+    ),
     "seed": _used(whole(0, 2**63 - 1), attribute=False, metavar="N", help="make draws reproducible"),
     "num_return_sequences": _used(whole(1), 1, help="how many answers are wanted"),
     # Rules that change scores.
@@ -224,7 +228,10 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "guidance_scale": _used(
         number("a number", lambda v: True), 1.0, metavar="X", help="how much more the prompt counts for than usual"
     ),
-    "watermarking_config": later(),
+    "watermarking_config": _used(
+        Kind("a WatermarkingConfig, a SynthIDTextWatermarkingConfig or the mapping of one", watermarking),
+        field="watermark", help="how the text is marked",
+    ),
     # Beams.
     "num_beams": _used(whole(1), 1, metavar="N", help="how many ways to write on are followed at once"),
     "length_penalty": _used(NUMBER, 1.0, acts=BEAMS, help="exponent on a beam's length, which its score is divided by"),
@@ -241,7 +248,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         Kind("a list of lists of token ids, or of such lists where one of several will do", as_words), (),
         field="force_words", help="runs of tokens that every answer holds",
     ),
-    "constraints": part(),
+    "constraints": part(attribute=True),
     # What is given back.
     "output_scores": _used(FLAG, False, field="keep_scores", help="keep the scores that tokens were chosen by"),
     "output_logits": _used(FLAG, False, field="keep_logits", help="keep the model's own scores"),
@@ -287,9 +294,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "assistant_lookbehind": _used(whole(0), None, help="tokens before guesses that the model's tokenizer rereads"),
     "target_lookbehind": _used(whole(0), None, help="tokens before new ones that the assistant's tokenizer rereads"),
     "assistant_ensemble_weight": later(None, remedy="It would change what is written; leave it out."),
-    "prefix_allowed_tokens_fn": later(attribute=False),
-    "logits_processor": later(attribute=False),
-    "stopping_criteria": later(attribute=False, remedy="stop_strings, eos_token_id and max_time end answers."),
+    "prefix_allowed_tokens_fn": part(),
+    "logits_processor": part(),
+    "stopping_criteria": part(),
     "custom_generate": later(attribute=False, remedy="Code from a repository is never run."),
     "guide": part(help="the form of the answer: a JSON schema, an expression, choices or a grammar"),
     "response_format": part(help="the same, as OpenAI's servers take it"),

@@ -42,10 +42,15 @@ class Beams:
         self._constraints = constraints
         self._keeps_rows = keeps_rows
         self._notes = StepNotes()
+        self._given: Tensor | None = None
 
     @property
     def over(self) -> bool:
         return bool(self.searches) and all(search.done for search in self.searches)
+
+    def give(self, scores_KV: Tensor) -> None:
+        """The scores of the next step, where the objects of the call have looked at them already."""
+        self._given = scores_KV
 
     def seat(self, request: Request) -> None:
         """The prompt is one row, whatever number of beams will continue it."""
@@ -55,7 +60,7 @@ class Beams:
 
     def restart(self, request: Request) -> None:
         request.rows = [request.rows[0].begun()]
-        self.searches, self._notes = [], StepNotes()
+        self.searches, self._notes, self._given = [], StepNotes(), None
 
     def hypotheses(self) -> list[Hypothesis] | None:
         if not self.over:
@@ -93,11 +98,9 @@ class Beams:
         if fresh:
             self._begin(request, rows[0].generator)
         logits = torch.cat([output.logits for output in outputs]).float()
-        logprobs = logits.log_softmax(-1)
-        if not request.settings.remove_invalid:
-            places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
-            refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits, places)  # one NaN makes the whole row NaN
-        scores = processed(rows, request.settings, logprobs)
+        scores, self._given = self._given, None
+        if scores is None:
+            scores = processed(rows, request.settings, _logprobs(request, rows, logits))
         forks: list[tuple[int, Fork]] = []
         last: list[tuple[int, Fork]] = []
         chosen: list[int] = []
@@ -134,6 +137,43 @@ class Beams:
             self._notes.logits.append(_widened(logits_KV, width))
         if self._keeps_rows:
             self._notes.rows.append([list(row.tokens) for row in rows])
+
+
+def look_at(groups: Sequence[Sequence[ChunkOutput]]) -> None:
+    """Let the objects of one call see the scores of all its searches at once, before these go on.
+
+    Args:
+        groups: what a step gave for each request of the call.
+
+    Raises:
+        OmniformError: the scores are no numbers, or an object has failed.
+    """
+    ready: list[tuple[Beams, list[Row]]] = []
+    scores: list[Tensor] = []
+    request = groups[0][0].chunk.request
+    for group in groups:
+        one = group[0].chunk.request
+        outputs = [output for output in group if output.chunk.is_read]
+        if isinstance(one.strategy, Beams) and outputs and len(outputs) == len(one.running):
+            rows = [output.chunk.row for output in outputs]
+            ready.append((one.strategy, rows))
+            scores.append(_logprobs(one, rows, torch.cat([output.logits for output in outputs]).float()))
+    if not ready:
+        return
+    together = [row for _, rows in ready for row in rows]
+    done = processed(together, request.settings, torch.cat(scores), request.hooks)
+    parts = torch.split(done, [len(rows) for _, rows in ready])
+    for (search, _), part in zip(ready, parts, strict=True):
+        search.give(part)
+
+
+def _logprobs(request: Request, rows: Sequence[Row], logits_RV: Tensor) -> Tensor:
+    """The model's log-probabilities of what each of a request's rows may write next. Shape: [R, V]."""
+    logprobs = logits_RV.log_softmax(-1)
+    if not request.settings.remove_invalid:
+        places = [request.prompt.place * request.settings.num_return_sequences] * len(rows)
+        refuse_no_numbers(logprobs[:, 0].isnan(), rows, logits_RV, places)  # one NaN makes the whole row NaN
+    return logprobs
 
 
 def _continue(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, Fork]], hands: Hands) -> None:
@@ -173,11 +213,13 @@ def _widened(x_KV: Tensor, width: int) -> Tensor:
 
 def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int, int], bool]:
     """Whether a row, continued with a token, is at an end by its text or by the time."""
-    late = hands.is_late(request)
+    late, hooks = hands.is_late(request), request.hooks
 
     def ends(parent: int, token: int) -> bool:
         stops = request.stop_strings
         if late or (stops is not None and stops.ends([*rows[parent].named, token])):
+            return True
+        if hooks is not None and hooks.end_beam(rows[parent], token):
             return True
         return not request.settings.eos_token_ids and would_be_whole(rows[parent], token)
 
@@ -186,8 +228,10 @@ def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int,
 
 def beams_of(request: Request) -> Beams:
     """The beam search that a request asks for."""
-    settings, given = request.settings, request.parts.get("constraints")
-    constraints = read_constraints(settings.force_words or None, given) if settings.force_words or given else ()
+    settings, given = request.settings, request.parts.some("constraints")
+    constraints = (
+        read_constraints(settings.force_words or None, given) if settings.force_words or given is not None else ()
+    )
     for name, asked in (("do_sample=True", settings.do_sample), ("num_beam_groups > 1", settings.num_beam_groups > 1)):
         if constraints and asked:
             raise InputError(f"constraints and {name} do not go together", where="constraints", remedy="Leave one out.")

@@ -86,7 +86,7 @@ class Contrastive:
 
     def _branch(self, request: Request, base: Row, logits_1V: Tensor, hands: Hands) -> None:
         """Let the likeliest tokens after a row be computed, each in a row of its own."""
-        scores = processed([base], request.settings, logits_1V).float()
+        scores = processed([base], request.settings, logits_1V, request.hooks).float()
         odds = scores.softmax(-1)
         refuse_no_numbers(odds[:, 0].isnan(), [base], logits_1V, [request.prompt.place])
         best = odds[0].topk(min(request.settings.top_k, odds.shape[-1]))

@@ -24,6 +24,7 @@ from omniform.engine.encoders import Encoders
 from omniform.engine.guided import grammar_in
 from omniform.engine.handle import Handle
 from omniform.engine.handover import Handover, Legacy
+from omniform.engine.hooks import hooks_of
 from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts
@@ -261,6 +262,7 @@ class Engine:
         if lane is not None:
             request.lane, request.lanes = lane
         request.parts, request.legacy = parts, legacy
+        request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.strategy = strategy_of(request)
         request.contrast = contrast_of(request, self.model)
         request.drafter = self._drafters.of(request)
@@ -269,6 +271,8 @@ class Engine:
         if read.max_time is not None:
             request.deadline = time.monotonic() + read.max_time
         self._check_size(request, len(prompt.tokens) or 1)
+        if request.hooks is not None:
+            request.hooks.join(request)
         self._inbox.append(request)
         return request
 

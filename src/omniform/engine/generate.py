@@ -21,6 +21,7 @@ from omniform.engine.contrasts import negative_tokens
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
 from omniform.engine.handover import Legacy
+from omniform.engine.hooks import NAMES
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.paged_state import ROWS
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
@@ -169,8 +170,9 @@ class Job:
         """An engine with room for exactly these rows, or for as many at a time as there is memory for."""
         settings = self.settings(1)
         free = free_memory(self.model.device) // 2
-        # Rows that draw together must begin together, so all prompts are read in one step.
-        together = settings.do_sample and settings.seed is None
+        # Rows that draw or are looked at together must begin together, so all prompts are read in one step.
+        looked_at = settings.watermark is not None or any(self.asked.parts.get(name) is not None for name in NAMES)
+        together = (settings.do_sample and settings.seed is None) or looked_at
         step = max(512, sum(len(p.tokens) for p in self.prompts)) if together else None
         rows = settings.rows_at_once
         if ROWS in decoder_bytes(self.model) and wanted(settings, self.asked.parts):

@@ -13,9 +13,11 @@ class Parts:
 
     Attributes:
         given: what was handed over, as it is.
+        made: what was made of it once for all rows of the call, by name.
     """
 
     given: Mapping[str, object] = field(default_factory=dict)
+    made: dict[str, object] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.given)
@@ -23,6 +25,11 @@ class Parts:
     def get(self, name: str) -> object:
         """What was handed over under a name; None if nothing was."""
         return self.given.get(name)
+
+    def some(self, name: str) -> object:
+        """What was handed over under a name; None if nothing was, or an empty list."""
+        found = self.given.get(name)
+        return None if isinstance(found, (list, tuple)) and not found else found
 
 
 NO_PARTS: Final = Parts()

@@ -13,6 +13,7 @@ from torch import Tensor
 from omniform.architectures.generative import RowLayout
 from omniform.core.batch import Item
 from omniform.engine.block_pool import BlockTable, Content
+from omniform.engine.history import History
 from omniform.engine.paged_state import Pool
 from omniform.engine.parts import NO_PARTS, Parts
 from omniform.engine.settings import Settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from omniform.engine.drafts import Drafter
     from omniform.engine.guides import Grammar, Matcher
     from omniform.engine.handover import Given, Legacy
+    from omniform.engine.hooks import Hooks
     from omniform.engine.strategies import Strategy
 
 PLAIN = RowLayout()
@@ -256,6 +258,7 @@ class Row:
         tentative: how many of the last tokens may be taken back after the step that reads them.
         proposals: what was drawn for its next places, and from which distributions; empty where nothing was.
         kept: a state of fixed size as it was before such tokens were read, and how much was computed then.
+        history: what the rules remember of it.
     """
 
     tokens: list[int]
@@ -282,6 +285,7 @@ class Row:
     kept: tuple[int, BlockTable] | None = None
     shadow: Row | None = None
     is_shadow: bool = False
+    history: History | None = None
 
     def take_drafts(self, kept: int = 0) -> list[int]:
         """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
@@ -326,6 +330,7 @@ class Row:
         copy.nameless, copy.outgrew, copy.source = self.nameless, self.outgrew, self.source
         copy.guide = None if self.guide is None else self.guide.copy()
         copy.is_shadow = self.is_shadow
+        copy.history = None if self.history is None else self.history.copy()
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
@@ -363,6 +368,7 @@ class Request:
         layout: what the decoder has to know of its prompt beyond the order of the tokens.
         memory: digest of its encoder's inputs, for an encoder-decoder, while it runs.
         parts: the objects that its call brought along.
+        hooks: those of them that take part in choosing; None where there are none.
         strategy: how its rows go on together; None where each chooses for itself.
         contrast: what the model's scores are set against before anything is chosen by them; None for nothing.
         drafter: guesses what its rows will write; None where nobody does.
@@ -396,6 +402,7 @@ class Request:
     memory: Content | None = None
     memory_length: int = 0
     parts: Parts = NO_PARTS
+    hooks: Hooks | None = None
     strategy: Strategy | None = None
     contrast: Contrast | None = None
     drafter: Drafter | None = None

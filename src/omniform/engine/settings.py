@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -17,7 +17,9 @@ from omniform.core.errors import InputError, UnknownArgumentError
 from omniform.core.generation import as_settings
 from omniform.core.kinds import PerRow
 from omniform.core.settings import SETTINGS, Effect, Read, Setting, merged, misspelt, read, read_one
+from omniform.core.watermark import BaseWatermarkingConfig
 from omniform.engine.beams import BeamSettings
+from omniform.engine.criteria import MaxLengthCriteria
 from omniform.engine.guessing import Guessing
 from omniform.engine.parts import Parts
 
@@ -41,6 +43,7 @@ class Settings:
         temperature: divides the scores before drawing.
         top_k: draw among the so many most likely tokens only; 0 for all.
         top_p: draw among the most likely tokens that together have this probability.
+        top_h: draw among the most likely tokens that together have this share of the entropy; None for all.
         min_p: leave out tokens less likely than this fraction of the most likely one.
         typical_p: draw among the tokens nearest to the expected surprise that together have this probability.
         epsilon_cutoff: leave out tokens less likely than this.
@@ -54,6 +57,7 @@ class Settings:
         bad_words: runs of tokens that are never written.
         length_decay: after how many tokens ends become likelier, and the factor per token; None for never.
         remove_invalid: NaN and infinite scores become numbers.
+        watermark: how the text is marked; None for not at all.
         renormalize: the scores that tokens are chosen by are log-probabilities.
         suppress_tokens: never written.
         begin_suppress_tokens: not written as the first token.
@@ -86,6 +90,7 @@ class Settings:
     temperature: float
     top_k: int
     top_p: float
+    top_h: float | None
     min_p: float | None
     typical_p: float
     epsilon_cutoff: float
@@ -99,6 +104,7 @@ class Settings:
     bad_words: tuple[tuple[int, ...], ...]
     length_decay: tuple[int, float] | None
     remove_invalid: bool
+    watermark: BaseWatermarkingConfig | None
     renormalize: bool
     suppress_tokens: tuple[int, ...]
     begin_suppress_tokens: tuple[int, ...]
@@ -123,6 +129,15 @@ class Settings:
     keep_scores: bool
     keep_logits: bool
     guessing: Guessing
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Rows are grouped by it in every step, and lists of words are long.
+        values = tuple([getattr(self, name) for name in _COMPARED])
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def has_token_rules(self) -> bool:
@@ -145,7 +160,8 @@ class Settings:
     @property
     def is_plain(self) -> bool:
         """Whether the likeliest token is taken, without any rule."""
-        return not (self.do_sample or self.has_token_rules or self.suppress_tokens or self.renormalize)
+        changed = self.do_sample or self.has_token_rules or self.suppress_tokens or self.renormalize
+        return not changed and self.watermark is None
 
     @property
     def rows_at_once(self) -> int:
@@ -272,12 +288,26 @@ class Asked:
         _check(settings, self._model)
         limit = self._model.max_positions
         # The last token written is never read again, so an answer may end one past the last position.
+        settings = self._within_criteria(settings, prompt)
         if limit is None or prompt + settings.max_new_tokens <= limit + 1:
             return settings
         if "cut" not in self._told:
             self._told.add("cut")
             log.warning("the answer is cut at the model's %d positions, after %d tokens", limit, limit - prompt + 1)
         return replace(settings, max_new_tokens=limit - prompt + 1)
+
+    def _within_criteria(self, settings: Settings, prompt: int) -> Settings:
+        """A criterion of length that the call brings along says how long answers are, instead of the settings."""
+        given = self.parts.get("stopping_criteria")
+        own = (
+            next((c for c in given if type(c) is MaxLengthCriteria), None) if isinstance(given, (list, tuple)) else None
+        )
+        if own is None:
+            return settings
+        if "length" not in self._told:
+            self._told.add("length")
+            log.warning("the call's own MaxLengthCriteria takes the place of the setting's")
+        return replace(settings, max_new_tokens=max(1, own.max_length - prompt))
 
 
 def table_of(model: Generative) -> Mapping[str, Setting]:
@@ -328,6 +358,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
 
 
 _FIELDS = frozenset(field.name for field in fields(Settings))
+_COMPARED = tuple(field.name for field in fields(Settings) if field.compare)
 
 
 def _longest(values: Mapping[str, object], prompt: int) -> int:

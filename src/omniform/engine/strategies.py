@@ -34,7 +34,9 @@ class Hands(Protocol):
         """Forget what was computed of a row after its first ``tokens`` tokens."""
         ...
 
-    def append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
+    def append(
+        self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor, *, ends: bool = False
+    ) -> None:
         """Let a row write a token: note what is to be noted, look for an end, tell the sink."""
         ...
 
@@ -98,7 +100,7 @@ def strategy_of(request: Request) -> Strategy | None:
         from omniform.engine.contrastive import contrastive_of
 
         return contrastive_of(request)
-    if request.parts.get("constraints"):
+    if request.parts.some("constraints") is not None:
         raise InputError(
             "constraints are kept by a beam search only", where="constraints", expected="num_beams > 1 beside them",
             found="num_beams=1",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from omniform.engine.beam_strategy import look_at
 from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import begin_masks, is_whole, refuse_unfit, seat
@@ -76,7 +77,7 @@ class Writer:
                 if row.written == 0 and len(request.rows) == 1:
                     entries += [(request, twin, here) for twin in self._twins(request, row)]
         self._write_rows(entries, logits_RV, chosen_by)
-        for theirs in together.values():
+        for theirs in self._looked_at(list(together.values())):
             self._advance(theirs)
         begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
 
@@ -99,6 +100,20 @@ class Writer:
             at += width
         return chosen_by
 
+    def _looked_at(self, groups: list[list[ChunkOutput]]) -> list[list[ChunkOutput]]:
+        """Let the objects of calls see their calls' requests at once; returns the requests that go on."""
+        calls: dict[int, list[list[ChunkOutput]]] = {}
+        for group in groups:
+            calls.setdefault(id(group[0].chunk.request.hooks), []).append(group)
+        for some in calls.values():
+            if some[0][0].chunk.request.hooks is not None:
+                try:
+                    look_at(some)
+                except Exception as error:
+                    for group in some:
+                        self.fail(group[0].chunk.request, error)
+        return [group for group in groups if not group[0].chunk.request.over]
+
     def _twins(self, request: Request, row: Row) -> list[Row]:
         """The rows of a request's other answers, which begin as its first."""
         for number in range(1, request.settings.num_return_sequences):
@@ -111,10 +126,12 @@ class Writer:
         """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
         guessed = [(request, row, len(row.guesses)) for request, row, _ in entries if row.guesses]
         while entries:
-            alike: dict[Settings, list[Entry]] = {}
+            alike: dict[tuple[Settings, int], list[Entry]] = {}
             for entry in entries:
-                alike.setdefault(entry[0].settings, []).append(entry)
-            for settings, some in alike.items():
+                # Rows that bring objects along choose with the others of their call only.
+                call = 0 if entry[0].hooks is None else id(entry[0].hooks)
+                alike.setdefault((entry[0].settings, call), []).append(entry)
+            for (settings, _), some in alike.items():
                 self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV, chosen_by_RV))  # type: ignore[misc]
             entries = [(request, row, at + 1) for request, row, at in entries if _came_true(row) and not request.over]
         for request, row, drafted in guessed:
@@ -132,8 +149,11 @@ class Writer:
             work(entries)
         except Exception as error:
             requests = list({id(request): request for request, _, _ in entries}.values())
-            if len(requests) == 1:
-                self.fail(requests[0], error)
+            if (
+                len(requests) == 1 or requests[0].hooks is not None
+            ):  # a call is looked at once in a step, and ends whole
+                for request in requests:
+                    self.fail(request, error)
                 return
             for one in requests:
                 self._guarded([entry for entry in entries if entry[0] is one], work)
@@ -161,18 +181,31 @@ class Writer:
         logits = logits_RV if everything else logits_RV[places]
         chosen_by = logits if chosen_by_RV is logits_RV else chosen_by_RV if everything else chosen_by_RV[places]
         named = [_place(request, row) for request, row, _ in entries]
-        tokens, scores = choose([row for _, row, _ in entries], settings, chosen_by, named)
+        rows, hooks = [row for _, row, _ in entries], entries[0][0].hooks
+        tokens, scores = choose(rows, settings, chosen_by, named, hooks)
+        ends = [False] * len(rows) if hooks is None else hooks.ends(rows, tokens, scores)
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
                 continue  # another of its rows has failed
             request.accepted_tokens += row.guesses[:1] == [token]
             try:
-                self.append(request, row, token, logits[i], scores[i])
+                self.append(request, row, token, logits[i], scores[i], ends=ends[i])
             except Exception as error:
                 self.fail(request, error)
 
-    def append(self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor) -> None:
-        """Let a row write a token: note what is to be noted, look for an end, tell the sink."""
+    def append(
+        self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor, *, ends: bool = False
+    ) -> None:
+        """Let a row write a token: note what is to be noted, look for an end, tell the sink.
+
+        Args:
+            request: whose row it is.
+            row: the row.
+            token: the token.
+            logits_V: the model's scores. Shape: [V].
+            scores_V: what the token was chosen by. Shape: [V].
+            ends: whether the call's own criteria end the row.
+        """
         settings = request.settings
         row.tokens.append(token)
         if row.shadow is not None:
@@ -185,8 +218,10 @@ class Writer:
             row.scores.append(scores_V.float())
         if settings.keep_logits:
             row.logits.append(logits_V.clone())
-        if token in settings.eos_token_ids or (
-            request.stop_strings is not None and request.stop_strings.ends(row.named)
+        if (
+            ends
+            or token in settings.eos_token_ids
+            or (request.stop_strings is not None and request.stop_strings.ends(row.named))
         ):
             row.finished = "stop"
         elif not settings.eos_token_ids and is_whole(row):

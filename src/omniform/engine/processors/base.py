@@ -51,7 +51,7 @@ class LogitsProcessorList(list[LogitsProcessor]):
         """
         for processor in self:
             wanted = further_arguments(processor)
-            missing = [name for name in wanted if name not in kwargs]
+            missing = [name for name, needed in wanted.items() if needed and name not in kwargs]
             if missing:
                 raise MissingArgumentError(
                     "a processor needs more than ids and scores",
@@ -69,11 +69,11 @@ class MissingArgumentError(UnknownArgumentError, ValueError):
     """A processor was called without something that it needs."""
 
 
-def further_arguments(processor: Callable[..., object]) -> list[str]:
-    """What a processor has to be given by name, besides ids and scores."""
+def further_arguments(processor: Callable[..., object]) -> dict[str, bool]:
+    """What a processor takes by name besides ids and scores, and whether it has to be given."""
     open_ended = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parameters = list(inspect.signature(processor).parameters.values())[2:]
-    return [p.name for p in parameters if p.kind not in open_ended]
+    return {p.name: p.default is p.empty for p in parameters if p.kind not in open_ended}
 
 
 # -- what constructors check ---------------------------------------------------------------------------------------

@@ -188,13 +188,13 @@ class HammingDiversityLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, diversity_penalty: float, num_beams: int, num_beam_groups: int) -> None:
-        self._penalty = above_zero("diversity_penalty", diversity_penalty)
+        self._diversity_penalty = above_zero("diversity_penalty", diversity_penalty)
         whole("num_beams", num_beams, 2)
         whole("num_beam_groups", num_beam_groups, 2)
         if num_beam_groups > num_beams:
             raise refuse("num_beam_groups", f"at most num_beams, {num_beams}", num_beam_groups)
-        self._beams = num_beams
-        self._each = num_beams // num_beam_groups
+        self._num_beams = num_beams
+        self._num_sub_beams = num_beams // num_beam_groups
 
     def __call__(  # type: ignore[override]
         self, input_ids: Tensor, scores: Tensor, current_tokens: Tensor, beam_group_idx: int
@@ -208,14 +208,14 @@ class HammingDiversityLogitsProcessor(LogitsProcessor):
                 Shape: [prompts * num_beams].
             beam_group_idx: which group it is.
         """
-        start = beam_group_idx * self._each
-        mine = min(start + self._each, self._beams) - start
+        start = beam_group_idx * self._num_sub_beams
+        mine = min(start + self._num_sub_beams, self._num_beams) - start
         if start == 0:
             return scores
-        earlier = current_tokens.to(scores.device).view(-1, self._beams)[:, :start]
+        earlier = current_tokens.to(scores.device).view(-1, self._num_beams)[:, :start]
         counts = scores.new_zeros((earlier.shape[0], scores.shape[-1]))
         counts.scatter_add_(1, earlier, torch.ones_like(earlier, dtype=scores.dtype))
-        return scores - self._penalty * counts.repeat_interleave(mine, dim=0)
+        return scores - self._diversity_penalty * counts.repeat_interleave(mine, dim=0)
 
 
 class PrefixConstrainedLogitsProcessor(LogitsProcessor):

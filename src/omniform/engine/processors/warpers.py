@@ -11,6 +11,15 @@ from torch import Tensor
 
 from omniform.engine.processors.base import NEVER, LogitsProcessor, above_zero, between, refuse, whole
 
+LARGE = 4096
+"""From so many tokens on, a sort of all of them is avoided where a part of it decides."""
+
+FEW = 1024
+"""That part."""
+
+DOUBT = 1e-5
+"""Sums of probabilities are right to within this: a float32's rounding, over a vocabulary."""
+
 TOP_H_CANDIDATES = 100
 """Top-h looks at so many likeliest tokens."""
 
@@ -83,10 +92,31 @@ class TopPLogitsWarper(LogitsProcessor):
 
 def outside_top_p(scores: Tensor, top_p: float, least: int = 1) -> Tensor:
     """What top-p sampling leaves out. Shape: [B, V] in and out, bool."""
+    if scores.dim() == 2 and scores.shape[-1] >= LARGE:
+        found = _outside_top_p_of_few(scores, top_p, least)
+        if found is not None:
+            return found
     ascending, order = scores.sort(dim=-1)
     unlikely = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
     unlikely[..., -least:] = False
     return unlikely.scatter(-1, order, unlikely)
+
+
+def _outside_top_p_of_few(scores: Tensor, top_p: float, least: int) -> Tensor | None:
+    """The same, if the few likeliest tokens decide it beyond doubt; None otherwise.
+
+    A token stays as long as those before it have less than ``top_p`` together. In doubt are sums that rounding may
+    have put on the other side, and cuts between tokens of the same score.
+    """
+    best = scores.topk(FEW, dim=-1).values
+    odds = (best - scores.logsumexp(-1, keepdim=True)).double().exp()
+    before = odds.cumsum(-1) - odds
+    kept = (before < top_p).sum(-1, keepdim=True).clamp(min=least)
+    doubt = ((before - top_p).abs() < DOUBT).any() | (kept >= FEW).any()
+    if bool(doubt):
+        return None
+    last = best.gather(-1, kept - 1)
+    return None if bool((last == best.gather(-1, kept)).any()) else scores < last
 
 
 class TopHLogitsWarper(LogitsProcessor):
@@ -172,11 +202,28 @@ def atypical(scores: Tensor, mass: float, least: int = 1) -> Tensor:
     """What typical sampling leaves out. Shape: [B, V] in and out, bool."""
     logs = scores.log_softmax(-1)
     entropy = -(logs * logs.exp()).nansum(-1, keepdim=True)
-    strange, order = (-logs - entropy).abs().sort(-1)
+    strangeness = (-logs - entropy).abs()
+    if scores.shape[-1] >= LARGE:
+        found = _atypical_of_few(strangeness, logs, mass, least)
+        if found is not None:
+            return found
+    strange, order = strangeness.sort(-1)
     within = (scores.gather(-1, order).softmax(-1).cumsum(-1) < mass).sum(1, keepdim=True)
     out = strange > strange.gather(1, within.clamp(max=scores.shape[-1] - 1))
     out[:, :least] = False
     return out.scatter(1, order, out)
+
+
+def _atypical_of_few(strangeness: Tensor, logs: Tensor, mass: float, least: int) -> Tensor | None:
+    """The same, if the few most typical tokens decide it beyond doubt; None otherwise.
+
+    Tokens that are as strange as the last one stay, so it does not matter in which order they come.
+    """
+    strange, order = strangeness.topk(FEW, dim=-1, largest=False)
+    so_far = logs.gather(-1, order).double().exp().cumsum(-1)
+    within = (so_far < mass).sum(1, keepdim=True)
+    doubt = ((so_far - mass).abs() < DOUBT).any() | (within >= FEW).any() | (within + 1 < least).any()
+    return None if bool(doubt) else strangeness > strange.gather(1, within)
 
 
 class EpsilonLogitsWarper(LogitsProcessor):
