@@ -50,6 +50,10 @@ _CRITERIA = (
     "ConfidenceCriteria", "EosTokenCriteria", "MaxLengthCriteria", "MaxTimeCriteria", "StopStringCriteria",
     "StoppingCriteria", "StoppingCriteriaList", "validate_stopping_criteria",
 )  # fmt: skip
+_GENERATED = (
+    "GenerateBeamDecoderOnlyOutput", "GenerateBeamEncoderDecoderOutput", "GenerateDecoderOnlyOutput",
+    "GenerateEncoderDecoderOutput", "GenerateOutput",
+)  # fmt: skip
 _CONSTRAINTS = ("Constraint", "DisjunctiveConstraint", "PhrasalConstraint")
 _WATERMARKS = ("BaseWatermarkingConfig", "SynthIDTextWatermarkingConfig", "WatermarkingConfig")
 _STREAMERS = (
@@ -95,6 +99,7 @@ _HOME: dict[str, str] = {
     "set_seed": "omniform.core.seeds",
     **dict.fromkeys(_RULES, "omniform.engine.processors"),
     **dict.fromkeys(_CRITERIA, "omniform.engine.criteria"),
+    **dict.fromkeys(_GENERATED, "omniform.engine.generate_output"),
     **dict.fromkeys(_CONSTRAINTS, "omniform.engine.constraints"),
     **dict.fromkeys(_WATERMARKS, "omniform.core.watermark"),
     **dict.fromkeys(("WatermarkDetector", "WatermarkDetectorOutput"), "omniform.engine.watermark"),

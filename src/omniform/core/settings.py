@@ -149,7 +149,6 @@ def inert(*names: str) -> dict[str, Setting]:
 
 _FRACTION = number("a number from 0 to 1", lambda v: 0 <= v <= 1)
 _CUTOFF = number("a number from 0, below 1", lambda v: 0 <= v < 1)
-_HIDDEN = "The model itself tells: model(sequences, output_hidden_states=True, output_attentions=True)."
 
 GROWING_CACHES: Final = ("dynamic", "offloaded", "quantized", "paged")
 STATIC_CACHES: Final = (
@@ -252,8 +251,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     # What is given back.
     "output_scores": _used(FLAG, False, field="keep_scores", help="keep the scores that tokens were chosen by"),
     "output_logits": _used(FLAG, False, field="keep_logits", help="keep the model's own scores"),
-    "output_attentions": later(False, remedy=_HIDDEN),
-    "output_hidden_states": later(False, remedy=_HIDDEN),
+    "output_attentions": _used(FLAG, False, help="give back the attention weights of every step"),
+    "output_hidden_states": _used(FLAG, False, help="give back the hidden states of every step"),
     "return_dict_in_generate": _used(FLAG, False, help="give back a GenerateOutput"),
     "logprobs": _used(
         whole(0), attribute=False, help="of how many of the likeliest tokens to tell the log-probabilities"

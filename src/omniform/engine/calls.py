@@ -261,6 +261,17 @@ def _told_by_padding(asked: Asked, ids: object) -> Tensor | None:
     return None if pads[0] in ends or not bool((ids == pads[0]).any()) else (ids != pads[0]).long()
 
 
+def mask_of(named: Mapping[str, object], asked: Asked) -> Tensor | None:
+    """The mask of a decoder's prompts, as the caller gave it or as padding implies it; None where nothing tells."""
+    mask = _mask(named.get("attention_mask"), "attention_mask")
+    return _told_by_padding(asked, _ids(named.get("input_ids"), "input_ids")) if mask is None else mask
+
+
+def features_of(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
+    """The inputs that are tensors, where the model is, and as precise as it is."""
+    return _features(model, {name: value for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))})
+
+
 def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
     features: dict[str, Tensor] = {}
     for name, value in named.items():

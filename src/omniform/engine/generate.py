@@ -13,17 +13,18 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
-from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.contrasts import negative_tokens
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
+from omniform.engine.generate_output import GenerateOutput, output_of, rows_of
 from omniform.engine.handover import Legacy
 from omniform.engine.hooks import NAMES
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.paged_state import ROWS
+from omniform.engine.replay import Replay
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
@@ -38,51 +39,6 @@ class Streamer(Protocol):
     def put(self, value: Tensor) -> None: ...
 
     def end(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Speculated:
-    """What came of tokens that were guessed ahead, of all rows of a call.
-
-    Attributes:
-        steps: of the model, each row's counted for itself.
-        drafted, accepted: tokens that were guessed, and those among them that came true.
-    """
-
-    steps: int
-    drafted: int
-    accepted: int
-
-    @property
-    def acceptance(self) -> float:
-        """Which part of the guesses came true."""
-        return self.accepted / max(1, self.drafted)
-
-
-@dataclass(slots=True)
-class GenerateOutput(ModelOutput):
-    """What ``generate`` returns with ``return_dict_in_generate=True``.
-
-    Attributes:
-        sequences: prompt and answer, or an encoder-decoder's answer. Shape: [B, T].
-        scores: per step, what the tokens were chosen by, with ``output_scores``. Shape: [B, V] each; zeros for rows
-            that had ended, as nothing is computed for them.
-        logits: per step, the model's own scores, with ``output_logits``. Likewise.
-        sequences_scores: of beam search with ``output_scores``, each answer's score. Shape: [B].
-        beam_indices: of beam search, for each token of an answer, the row of that step's ``scores`` which it was chosen
-            by; -1 after its end. Shape: [B, new].
-        speculation: what came of guesses ahead, where somebody was asked to guess.
-        past_key_values: the state of all tokens but the last, to go on from; of a beam search, its beams'. It is the
-            cache that was given, if one was. None with ``use_cache=False``.
-    """
-
-    sequences: Tensor
-    scores: tuple[Tensor, ...] | None = None
-    logits: tuple[Tensor, ...] | None = None
-    sequences_scores: Tensor | None = None
-    beam_indices: Tensor | None = None
-    speculation: Speculated | None = None
-    past_key_values: DenseState | None = None
 
 
 class Answers:
@@ -130,6 +86,7 @@ class Job:
         given: the ids to give back in front of the answers, Shape: [B, T]; None for decoder prompts of the model's own.
         tokenizer: reads answers for stop strings.
         caches: what to go on from, and what to fill.
+        named: the model's inputs as they were given, by name.
     """
 
     model: Generative
@@ -138,6 +95,7 @@ class Job:
     given: Tensor | None
     tokenizer: Reader | None
     caches: CacheUse
+    named: Mapping[str, object]
 
     def answers(self) -> list[Answers]:
         """What receives each prompt's answers."""
@@ -235,17 +193,13 @@ def generate(
     if streamer is not None:
         streamer.end()
     found, cache = [answer.finished() for answer in answers], job.cache(answers)
-    prompt, written = _rows(job, settings, found)
+    prompt, written = rows_of(found, job.given, settings, job.model.device)
     if not job.asked.flag("return_dict_in_generate"):
         return job.model.given_back(prompt, written, settings.eos_token_ids, settings.pad_token_id)
-    return GenerateOutput(
-        torch.cat((prompt, written), dim=1),
-        *_noted(found),
-        _beam_scores(found),
-        _beam_indices(found, settings.num_beams, job.model.device),
-        _speculated(job, found),
-        cache,
-    )
+    replay = Replay(job.model, job.prompts, job.named, job.asked)
+    seen = replay.shown(prompt, written, found)
+    replay.note_past_ends(prompt, written, found, settings)
+    return output_of(job.model, settings, job.asked, found, torch.cat((prompt, written), dim=1), seen, cache)
 
 
 def stream(
@@ -341,16 +295,16 @@ def prepare(
     _check_reader(tokenizer)
     if stepwise:
         refuse_cache(asked)
-    caches = CacheUse.read(writer, asked, named)
+    caches, whole = CacheUse.read(writer, asked, named), dict(named)
     prompts, given = prompts_of(writer, named, asked, holes=caches.past > 0)
     if caches.cache is not None:
         settings, width = asked(max(1, *(len(prompt.tokens) for prompt in prompts))), width_of(prompts, given)
         caches.check_room(width, settings.max_new_tokens)
         prompts = caches.given_to(prompts, max(settings.num_beams, settings.num_return_sequences), width)
-    return Job(writer, prompts, asked, given, tokenizer, caches)
+    return Job(writer, prompts, asked, given, tokenizer, caches, whole)
 
 
-_STEPWISE = ("output_scores", "output_logits")
+_STEPWISE = ("output_scores", "output_logits", "output_hidden_states", "output_attentions")
 
 
 def _writes(model: object) -> Generative:
@@ -417,77 +371,3 @@ def _columns(answers: Sequence[Answers], pad: int, shown: int) -> Iterator[Tenso
 
 def _reached(answer: Answers, step: int) -> bool:
     return bool(answer.tokens) and all(len(row) > step for row in answer.tokens)
-
-
-def _rows(job: Job, settings: Settings, found: Sequence[Completion]) -> tuple[Tensor, Tensor]:
-    """What stands before each answer, and the answers. Shape: [B, T] and [B, new]."""
-    device = job.model.device
-    each = len(found[0].sequences)
-    if job.given is not None:
-        prompt = job.given.repeat_interleave(each, dim=0)
-    else:
-        prompts = [list(c.decoder_prompt) for c in found for _ in range(each)]
-        prompt = _padded(prompts, settings.pad_token_id, left=True).to(device)
-    return prompt, _padded([s.tokens for c in found for s in c.sequences], _fill(settings), left=False).to(device)
-
-
-def _fill(settings: Settings) -> int:
-    """What stands after the end of rows shorter than others."""
-    return settings.beam_settings().fill_token_id if settings.num_beams > 1 else settings.pad_token_id
-
-
-def _padded(rows: list[list[int]], pad: int, *, left: bool) -> Tensor:
-    longest = max(len(row) for row in rows)
-    filled = [[pad] * (longest - len(row)) + row if left else row + [pad] * (longest - len(row)) for row in rows]
-    return torch.tensor(filled, dtype=torch.long)
-
-
-def _noted(found: Sequence[Completion]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
-    """Scores and logits step by step; zeros for rows that had ended."""
-    steps = [completion.steps for completion in found if completion.steps is not None]
-    if steps:
-        return _beside([s.scores for s in steps]), _beside([s.logits for s in steps])
-    rows = [s for completion in found for s in completion.sequences]
-    scores, logits = (_by_step([r.scores for r in rows]), _by_step([r.logits for r in rows]))
-    return scores, logits
-
-
-def _beside(searches: list[list[Tensor]]) -> tuple[Tensor, ...] | None:
-    """The steps of several searches, one above the other; zeros for those that are over."""
-    longest = max(len(steps) for steps in searches)
-    if not longest:
-        return None
-    blank = torch.zeros_like(next(steps[0] for steps in searches if steps))
-    return tuple(torch.cat([s[i] if len(s) > i else blank for s in searches]) for i in range(longest))
-
-
-def _beam_indices(found: Sequence[Completion], width: int, device: torch.device) -> Tensor | None:
-    rows = [
-        [beam + number * width for beam in one.beams]
-        for number, completion in enumerate(found)
-        for one in completion.sequences
-        if one.beams is not None
-    ]
-    return _padded(rows, -1, left=False).to(device) if rows else None
-
-
-def _by_step(rows: list[list[Tensor]]) -> tuple[Tensor, ...] | None:
-    longest = max(len(row) for row in rows)
-    if not longest:
-        return None
-    blank = torch.zeros_like(next(row[0] for row in rows if row))
-    return tuple(torch.stack([row[i] if len(row) > i else blank for row in rows]) for i in range(longest))
-
-
-def _speculated(job: Job, found: Sequence[Completion]) -> Speculated | None:
-    if not wanted(job.settings(1), job.asked.parts):
-        return None
-    return Speculated(
-        sum(c.model_steps for c in found), sum(c.drafted_tokens for c in found), sum(c.accepted_tokens for c in found)
-    )
-
-
-def _beam_scores(found: Sequence[Completion]) -> Tensor | None:
-    scores = [s.score for completion in found for s in completion.sequences]
-    known = [score for score in scores if score is not None]
-    return torch.tensor(known) if known else None

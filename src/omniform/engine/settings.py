@@ -351,7 +351,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
         # The ecosystem forces the second token of a row, the first that is written after a decoder prompt of one.
         "forced_first": first[0] if first and prompt == 1 else None,
         "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
-        "keep_beams": False,
+        "keep_beams": values["output_attentions"] is True or values["output_hidden_states"] is True,
         "guessing": Guessing.read(values),
     }
     return Settings(**given)
