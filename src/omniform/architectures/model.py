@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, cast
 
@@ -27,6 +27,7 @@ from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState, HasModules
+from omniform.core.streamed import Streamed
 from omniform.core.upstairs import upstairs
 
 if TYPE_CHECKING:
@@ -321,6 +322,14 @@ class Model(Composed):
     def generate(self, inputs: object = None, **kwargs: object) -> object:
         """Write on from a prompt; see :func:`omniform.engine.generate.generate`."""
         return upstairs("engine.generate:generate")(self, inputs, **kwargs)
+
+    def stream(self, inputs: object = None, **kwargs: object) -> Iterator[Streamed]:
+        """Write on from prompts, token by token; see :func:`omniform.engine.streaming.stream_pieces`."""
+        return cast("Iterator[Streamed]", upstairs("engine.streaming:stream_pieces")(self, inputs, **kwargs))
+
+    def astream(self, inputs: object = None, **kwargs: object) -> AsyncIterator[Streamed]:
+        """The same for an event loop; see :func:`omniform.engine.streaming.astream`."""
+        return cast("AsyncIterator[Streamed]", upstairs("engine.streaming:astream")(self, inputs, **kwargs))
 
     def generate_batch(self, inputs: Sequence[Sequence[int]], *args: object, **kwargs: object) -> object:
         """Answer many prompts, each for itself; see :func:`omniform.engine.generate.generate_batch`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omniform import __version__
 from omniform.cli import chat_commands
-from omniform.cli.chat_keyboard import Keyboard, PipedLines, TypedLines
+from omniform.cli.chat_keyboard import Keyboard, PipedLines, TypedLines, unechoed
 from omniform.cli.chat_partner import Partner, Question, Reply, pieces
 from omniform.cli.chat_screen import Pipe, Screen, screen_for
 from omniform.cli.chat_session import Session, Turn, from_json
@@ -171,7 +171,7 @@ class Chat:
         self.stop = handle.cancel
         shown = self.screen.answer(thinking=question.thinking)
         try:
-            with self._stoppable():
+            with self._stoppable(), unechoed():
                 for text in pieces(handle, reply):
                     shown.push(text)
         finally:

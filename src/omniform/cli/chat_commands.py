@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from omniform.cli.chat_keyboard import files_like
 from omniform.cli.chat_session import from_json
 from omniform.cli.settings import check_setting, read_pair
-from omniform.core.errors import InputError, RepoError, UnknownNameError, nearest
+from omniform.core.errors import InputError, RepoError, UnknownNameError
 from omniform.core.settings import Effect
 from omniform.inputs.images.load import load_image
 
@@ -52,8 +53,9 @@ def run_command_line(chat: Chat, line: str) -> bool:
         return False
     name = ALIASES.get(found[1].lower(), found[1].lower())
     if name not in COMMANDS:
-        meant = nearest(name, COMMANDS).replace("'", "").replace("mean ", "mean /")
-        raise UnknownNameError(f"there is no command /{found[1]}", remedy=f"{meant} /help lists them.")
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"Did you mean /{close[0]}? " if close else ""
+        raise UnknownNameError(f"there is no command /{found[1]}", remedy=f"{meant}/help lists them.")
     COMMANDS[name].run(chat, (found[2] or "").strip())
     return True
 

@@ -97,6 +97,8 @@ class _Editor:
         readline.set_history_length(1000)
         libedit = "libedit" in (readline.__doc__ or "")
         readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+        if not libedit:
+            readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines stay together
         readline.set_completer_delims(" \t\n=")
         readline.set_completer(self._completer(complete))
         if history is not None:
@@ -136,6 +138,25 @@ class _Editor:
             return self._known[number] if number < len(self._known) else None
 
         return completer
+
+
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """Have the terminal not show what is typed meanwhile: it would stand in the midst of an answer."""
+    try:
+        import termios
+
+        before = termios.tcgetattr(sys.stdin)
+    except (ImportError, OSError, ValueError, termios.error):
+        yield
+        return
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    try:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def files_like(word: str) -> Iterator[str]:

@@ -215,6 +215,9 @@ class _Tail:
 
         lines = console.render_lines(self._whole, options, pad=False)
         for line in lines[-max(1, console.height - 2) :]:
+            # What stands in the last column would be broken into two lines where the screen becomes narrower.
+            while line and not line[-1].text.strip() and not line[-1].control:
+                line.pop()
             yield from line
             yield Segment.line()
 

@@ -52,6 +52,8 @@ def check_setting(name: str, value: object, table: Mapping[str, Setting]) -> Non
     row = table[name]
     if row.effect is Effect.LATER and not row.is_neutral(value):
         raise InputError("this is not built yet", where=name, remedy=row.remedy)
+    if row.effect is Effect.PART and value is not None:
+        raise InputError("this is an object, which only a program can hand over", where=name, found=brief(value))
     if value is None or row.effect is not Effect.USED:
         return
     try:

@@ -16,6 +16,8 @@ Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
     "engine.transitions:transition_scores",
+    "engine.streaming:astream",
+    "engine.streaming:stream_pieces",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
     "hub.save:save_model",

@@ -480,6 +480,14 @@ class Engine:
 
     # -- the thread in the background ----------------------------------------------------------------------------------
 
+    def work(self) -> None:
+        """Have a thread in the background step for as long as there is work; :meth:`submit` does so by itself."""
+        self._ensure_worker()
+
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """Give requests up; what was written of their answers stays."""
+        self._cancel(requests)
+
     def _cancel(self, requests: Sequence[Request]) -> None:
         for request in requests:
             request.cancelled = True

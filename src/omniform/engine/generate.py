@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.contrasts import negative_tokens
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
+from omniform.engine.feeds import columns, feed_of
 from omniform.engine.generate_output import GenerateOutput, output_of, rows_of
 from omniform.engine.handover import Legacy
 from omniform.engine.hooks import NAMES
@@ -27,18 +27,10 @@ from omniform.engine.paged_state import ROWS
 from omniform.engine.replay import Replay
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Asked, Settings, table_of
+from omniform.engine.streamers import Streamer, told_of_failures
 from omniform.engine.text import Decodes
 
 BLOCK = 16
-
-
-@runtime_checkable
-class Streamer(Protocol):
-    """What ``generate(streamer=...)`` feeds: the prompt first, then each step's tokens."""
-
-    def put(self, value: Tensor) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class Answers:
@@ -160,7 +152,7 @@ def generate(
     Args:
         inputs: what comes first: token ids, or what the model's encoder reads; the same as naming it by keyword.
         generation_config: settings, which those given by keyword override.
-        streamer: receives the prompt, then every step's tokens, as they come.
+        streamer: receives the prompt, then every step's tokens, as they come; is told if anything is raised.
         tokenizer: reads the answers, for ``stop_strings``.
         kwargs: the model's inputs (``input_ids`` as a tensor, padded on either side with ``attention_mask``, or as a
             list of rows of any lengths; ``pixel_values``, ``input_features``, ...) and settings (``max_new_tokens``,
@@ -175,23 +167,19 @@ def generate(
         InputError: an input or a setting that cannot be used, a prompt longer than the model's positions.
         UnknownArgumentError: a keyword that is neither, with the nearest name.
     """
-    job = prepare(model, inputs, generation_config, kwargs, tokenizer)
-    settings = job.settings(1)
-    if streamer is not None:
-        _check_streamable(settings, streamer)
-    engine, answers = job.engine(), job.answers()
-    enqueue(engine, job, answers)
-    shown = 0
-    while not _done(answers):
-        engine.step()
+    with told_of_failures(streamer):
+        job = prepare(model, inputs, generation_config, kwargs, tokenizer)
+        settings = job.settings(1)
         if streamer is not None:
-            for column in _columns(answers, settings.pad_token_id, shown):
-                if shown == 0:
-                    streamer.put(torch.tensor([answers[0].prompt]) if job.given is None else job.given.cpu())
-                streamer.put(column)
-                shown += 1
-    if streamer is not None:
-        streamer.end()
+            check_streamable(settings, streamer)
+        engine, answers = job.engine(), job.answers()
+        enqueue(engine, job, answers)
+        each, pad = settings.num_return_sequences, settings.pad_token_id
+        feed = feed_of(streamer, answers, job.given, each=each, pad=pad)
+        while not _done(answers):
+            engine.step()
+            feed.step()
+        feed.end()
     found, cache = [answer.finished() for answer in answers], job.cache(answers)
     prompt, written = rows_of(found, job.given, settings, job.model.device)
     if not job.asked.flag("return_dict_in_generate"):
@@ -213,13 +201,13 @@ def stream(
     """The same as :func:`generate`, one token of each row at a time. Yields Shape: [B]."""
     job = prepare(model, inputs, generation_config, kwargs, tokenizer)
     settings = job.settings(1)
-    _check_streamable(settings)
+    check_streamable(settings)
     engine, answers = job.engine(), job.answers()
     enqueue(engine, job, answers)
     shown = 0
     while not _done(answers):
         engine.step()
-        for column in _columns(answers, settings.pad_token_id, shown):
+        for column in columns(answers, settings.pad_token_id, shown):
             shown += 1
             yield column.to(model.device)
     job.cache(answers)
@@ -347,7 +335,8 @@ def _done(answers: Sequence[Answers]) -> bool:
     return all(over)
 
 
-def _check_streamable(settings: Settings, streamer: object = None) -> None:
+def check_streamable(settings: Settings, streamer: object = None) -> None:
+    """Refuse to tell tokens as they come where there is nobody to tell, or nothing before the end."""
     if streamer is not None and not isinstance(streamer, Streamer):
         raise InputError("this takes no tokens", where="streamer", expected="put and end", found=brief(streamer))
     if settings.num_beams > 1:
@@ -357,17 +346,3 @@ def _check_streamable(settings: Settings, streamer: object = None) -> None:
             expected="num_beams=1",
             found=settings.num_beams,
         )
-
-
-def _columns(answers: Sequence[Answers], pad: int, shown: int) -> Iterator[Tensor]:
-    """The steps after the first ``shown`` that every row has reached or will not reach. Shape: [B] each."""
-    while all((answer.tokens and (answer.completion is not None)) or _reached(answer, shown) for answer in answers):
-        rows = [row for answer in answers for row in answer.tokens]
-        if not any(len(row) > shown for row in rows):
-            return
-        yield torch.tensor([row[shown] if len(row) > shown else pad for row in rows])
-        shown += 1
-
-
-def _reached(answer: Answers, step: int) -> bool:
-    return bool(answer.tokens) and all(len(row) > step for row in answer.tokens)

@@ -6,11 +6,38 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
 from omniform.engine.request import Completion, Piece, Row, TokenLogprob
-from omniform.engine.stop import ShownText, StopStrings
+from omniform.engine.stop import ShownText, StopStrings, stop_strings
 from omniform.engine.text import Decodes
+
+
+class RowTexts:
+    """The texts of one request's rows as they come.
+
+    Args:
+        tokenizer: turns tokens into text; None for no text.
+        stop_strings: end an answer by its text; such a text and what follows it are not shown.
+    """
+
+    def __init__(self, tokenizer: Decodes | None, stop_strings: StopStrings | None) -> None:
+        self._tokenizer = tokenizer
+        self._stop_strings = stop_strings
+        self._words: dict[int, ShownText] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Decodes | None, strings: Sequence[str]) -> RowTexts:
+        """Those of a call with these stop strings."""
+        return cls(tokenizer, stop_strings(strings, tokenizer))
+
+    def next(self, row: Row) -> str:
+        """What is new and final in a row that has another token."""
+        if self._tokenizer is None:
+            return ""
+        words = self._words.setdefault(row.number, ShownText(self._tokenizer, self._stop_strings))
+        text = words.push(row.named, row.prompt - row.nameless)
+        return text if row.finished is None else text + words.rest(row.named, row.prompt - row.nameless)
 
 
 class Handle:
@@ -30,9 +57,7 @@ class Handle:
         self, cancel: Callable[[], None], tokenizer: Decodes | None, stop_strings: StopStrings | None = None
     ) -> None:
         self._cancel = cancel
-        self._tokenizer = tokenizer
-        self._stop_strings = stop_strings
-        self._words: dict[int, ShownText] = {}
+        self._texts = RowTexts(tokenizer, stop_strings)
         self._pieces: list[Piece] = []
         self._completion: Completion | None = None
         self._error: BaseException | None = None
@@ -123,12 +148,7 @@ class Handle:
 
     def piece(self, row: Row, token: int, logprob: TokenLogprob | None) -> None:
         """A token as it comes."""
-        text = ""
-        if self._tokenizer is not None:
-            words = self._words.setdefault(row.number, ShownText(self._tokenizer, self._stop_strings))
-            text = words.push(row.named, row.prompt - row.nameless)
-            if row.finished is not None:
-                text += words.rest(row.named, row.prompt - row.nameless)
+        text = self._texts.next(row)
         with self._changed:
             self._pieces.append(Piece(token, text, logprob, row.number))
             self._tell()
