@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
+import select
+import signal
 import sys
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -14,7 +19,8 @@ from PIL import Image
 from checkpoints import picture_checkpoint, text_checkpoint
 from omniform.cli import chat as chatting
 from omniform.cli.chat_partner import Partner
-from omniform.cli.chat_screen import Thoughts, markdown, visible, whole_blocks
+from omniform.cli.chat_screen import MarkdownTerminal, Pipe, Thoughts, markdown, screen_for, visible, whole_blocks
+from omniform.cli.chat_screen import Terminal as PlainTerminal
 from omniform.cli.chat_session import Turn, from_json
 from omniform.cli.chat_store import Store
 from omniform.cli.main import main
@@ -83,7 +89,7 @@ def test_mistakes_are_told_and_the_rest_goes_on(capsys, monkeypatch, chat_folder
     assert code == 2 and out.count("\n") == 1
     told = err.splitlines()
     assert len(told) == 5 and all(line.startswith("omniform: error: ") for line in told)
-    assert "no command /foo" in told[0] and "Did you mean /system?" in told[1] and "'temperature'" in told[3]
+    assert "no command /foo" in told[0] and "Did you mean /system?" in told[1] and "mean temperature?" in told[3]
     assert "reads no pictures" in told[4]
 
 
@@ -181,7 +187,8 @@ class Notes:
     def note(self, text):
         self.notes.append(text)
 
-    stats = note
+    def stats(self, lines):
+        self.notes += lines
 
     def tell(self, text):
         self.told.append(text)
@@ -204,7 +211,7 @@ def talk(partner):
 def test_what_was_read_is_not_read_again(talk):
     talk.line("something rather long to begin with")
     talk.line("and more")
-    reused, read = map(int, re.search(r"(\d+) of (\d+) prompt tokens reused", talk.screen.notes[-1]).groups())
+    reused, read = map(int, re.search(r"(\d+) of (\d+) prompt tokens reused", talk.screen.notes[-2]).groups())
     # The template writes "answer:" before an answer and "assistant:" before an old one: so far it is the same.
     assert reused >= len("user: something rather long to begin with ") // 8 * 8 and read > reused
 
@@ -217,7 +224,7 @@ def test_undo_and_retry(talk):
     talk.line("two")
     first = talk.screen.answers[1]
     talk.line("/retry")
-    assert "drawn" in talk.screen.notes[-2] and len(talk.session.turns) == 2
+    assert any("drawn" in note for note in talk.screen.notes) and len(talk.session.turns) == 2
     talk.line("/undo")
     assert [turn.text for turn in talk.session.turns] == ["one"] and "two" in talk.screen.notes[-1]
     talk.line("two")
@@ -314,3 +321,134 @@ def test_markdown_shows_lines_and_tags_as_they_are():
 
 def test_nothing_an_answer_holds_commands_the_terminal():
     assert visible("a\x1b[2Jb\x07\u202ec\td\r\ne") == "a\ufffd[2Jb\ufffd\ufffdc\td\ne"
+
+
+# -- the terminal ----------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """Standard output that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_screens(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert isinstance(screen_for(Terminal(), markdown=True)[0], MarkdownTerminal)
+    assert isinstance(screen_for(io.StringIO(), markdown=True)[0], Pipe)
+    monkeypatch.setitem(sys.modules, "rich.console", None)  # the extra is not installed
+    screen, remark = screen_for(Terminal(), markdown=True)
+    assert type(screen) is PlainTerminal and "omniform[chat]" in remark
+    assert screen_for(Terminal(), markdown=False)[1] == ""
+
+
+def test_a_terminal_without_markdown_dims_thoughts(capsys):
+    shown = PlainTerminal(colours=True).answer(thinking=True)
+    for piece in (" so", " it\x1b", " is</thi", "nk>Yes", "."):
+        shown.push(piece)
+    shown.close()
+    out = capsys.readouterr().out
+    assert re.sub(r"\x1b\[[02]m", "", out) == "so it\ufffd isYes.\n" and out.endswith("Yes.\n")
+    assert out.index("\x1b[2m") < out.index("so") and "\x1b[2mYes" not in out
+
+
+def test_markdown_as_it_grows_is_drawn_again_and_then_left(monkeypatch):
+    from rich.console import Console
+
+    screen = MarkdownTerminal.__new__(MarkdownTerminal)
+    output = Terminal()
+    screen.console = Console(file=output, force_terminal=True, width=40, height=6, highlight=False)
+    shown = screen.answer(thinking=False)
+    items = "\n".join(f"- item {n}" for n in range(12))
+    text = f"# Title\n\nsome **bold** text\n\n{items}\n\n```py\nx = 1\n```\nend"
+    for at in range(0, len(text), 7):
+        shown._next = 0.0
+        shown.push(text[at : at + 7])
+    shown.close()
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.getvalue().split("\x1b[2K")[-1])
+    assert "end" in plain and "**" not in output.getvalue().rpartition("bold")[0][-30:]
+    assert output.getvalue().count("Title") < 6  # blocks that are whole are not drawn again
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo terminals")
+def test_a_person_at_a_terminal(chat_folder, state):
+    with Person(chat_folder, "--max-new-tokens", "6", "--plain") as person:
+        person.sees("Ctrl-D ends")
+        person.sees("> ")
+        person.types("half a line\x03")
+        person.sees("/quit or Ctrl-D ends")
+        person.sees("> ")
+        person.types("hi 你好 🦊\r")
+        person.sees("prompt tokens reused")
+        person.types("/nonsense\r")
+        person.sees("no command /nonsense")
+        person.types("\x1b[200~two\nlines\x1b[201~\r")
+        person.sees("prompt tokens reused")
+        for line in ("/set max_new_tokens=130", "/set min_new_tokens=130"):
+            person.types(f"{line}\r")
+            person.sees(" = 130")
+        person.types("go on\r")
+        person.sees("go on")
+        person.sees_words()
+        person.types("\x03")
+        person.sees("stopped")
+        person.sees("> ")
+        person.types("\x04")
+        assert person.leaves() == 0
+    kept = json.loads(next(state.rglob("conversation.json")).read_text())["messages"]
+    assert [m["content"] for m in kept if m["role"] == "user"][:2] == ["hi 你好 🦊", "two\nlines"]
+    assert next(state.rglob("lines")).read_text().splitlines()[0].endswith("hi 你好 🦊")
+    with Person(chat_folder, "--max-new-tokens", "6") as person:
+        person.sees("going on with the last")
+        person.sees("> ")
+        person.types("/quit\r")
+        assert person.leaves() == 0
+
+
+class Person:
+    """Somebody at a pseudo terminal."""
+
+    def __init__(self, *arguments):
+        import pty
+
+        self.pid, self.terminal = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm-256color", LC_ALL="C.UTF-8")
+            os.execv(sys.executable, [sys.executable, "-m", "omniform", "chat", *arguments])
+        self.seen, self.over = "", False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        os.close(self.terminal)
+        if not self.over:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def types(self, keys):
+        os.write(self.terminal, keys.encode())
+
+    def sees(self, text):
+        """Wait until a text is shown; what stands before it counts no more."""
+        deadline = time.monotonic() + 90
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self.terminal], [], [], 1)[0]:
+                self.seen += os.read(self.terminal, 65536).decode(errors="replace")
+        self.seen = self.seen.partition(text)[2]
+
+    def sees_words(self):
+        """Wait until anything is shown but new lines."""
+        while not re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\s", "", self.seen):
+            self.seen += os.read(self.terminal, 65536).decode(errors="replace")
+
+    def leaves(self):
+        """Wait for the end; returns the exit code."""
+        with contextlib.suppress(OSError):  # how a terminal says that nobody is there any more
+            while os.read(self.terminal, 65536):
+                pass
+        self.over = True
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

@@ -62,6 +62,7 @@ class Chat:
         self.over = False
         self.on_clear: Callable[[], None] = lambda: None
         self.stop: Callable[[], None] = lambda: None
+        self._stopped = False
         self._unanswered: Turn | None = None
         self._noticed = False
         self._retries = 0
@@ -140,12 +141,12 @@ class Chat:
         session, first = self.session, self.session.first
         session.turns.append(turn)
         self._unanswered = None
-        reply = Reply()
+        reply, given = Reply(), {**self.settings, **more}
         try:
-            given = {**self.settings, **more}
-            question = self.partner.question(session, self.partner.longest(given) or 1)
-            self._tell(question)
-            self._show(question, drawing(self.partner.settings(given, question)), reply)
+            with self._stoppable():
+                question = self.partner.question(session, self.partner.longest(given) or 1)
+                self._tell(question)
+                self._show(question, drawing(self.partner.settings(given, question)), reply)
             turn.answer = reply.text
         finally:
             if (not turn.answer and reply.reason != "stop") or turn.answer is None:
@@ -169,15 +170,17 @@ class Chat:
         """Show an answer while it is written."""
         handle = self.partner.ask(question, settings)
         self.stop = handle.cancel
+        if self._stopped:
+            handle.cancel()
         shown = self.screen.answer(thinking=question.thinking)
         try:
-            with self._stoppable(), unechoed():
+            with unechoed():
                 for text in pieces(handle, reply):
                     shown.push(text)
         finally:
             shown.close()
         self.last_prompt = reply.prompt_tokens
-        self.screen.stats(told(reply))
+        self.screen.stats([line for line in (told(reply), ending(reply)) if line])
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -188,7 +191,10 @@ class Chat:
 
         def stopped(number: int, frame: object) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._stopped = True
             self.stop()
+
+        self._stopped, self.stop = False, lambda: None
 
         before = signal.signal(signal.SIGINT, stopped)
         try:
@@ -198,24 +204,24 @@ class Chat:
 
 
 def told(reply: Reply) -> str:
-    """What an answer took, in a line."""
+    """What an answer took, in a line; "" for none."""
+    if not reply.tokens:
+        return ""
     parts = [f"{reply.tokens} token{'' if reply.tokens == 1 else 's'}"]
     if reply.speed is not None:
         parts.append(f"{reply.speed:.1f} tokens/s")
-    if reply.tokens:
-        parts.append(f"first after {reply.first:.2f} s")
+    parts.append(f"first after {reply.first:.2f} s")
     parts.append(f"{reply.reused} of {reply.prompt_tokens} prompt tokens reused")
-    ends = {
-        "cancelled": "stopped: /retry asks again, what was written stays"
-        if reply.text
-        else "stopped before the first word: /retry asks again",
-        "length": "cut at its longest: /set max_new_tokens=N allows more",
-    }
-    if reply.reason in ends:
-        parts.append(ends[reply.reason])
-    elif not reply.text.strip():
-        parts.append("the model had nothing to say")
     return " · ".join(parts)
+
+
+def ending(reply: Reply) -> str:
+    """What is to be said of the way an answer ended; "" for nothing."""
+    if reply.reason == "cancelled":
+        return "stopped; /retry asks again" if reply.text else "stopped before the first word; /retry asks again"
+    if reply.reason == "length":
+        return "cut at its longest; /set max_new_tokens=N allows more"
+    return "" if reply.text.strip() else "the model had nothing to say"
 
 
 def chat_command(

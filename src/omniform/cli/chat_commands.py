@@ -15,7 +15,7 @@ from omniform.cli.chat_keyboard import files_like
 from omniform.cli.chat_session import from_json
 from omniform.cli.settings import check_setting, read_pair
 from omniform.core.errors import InputError, RepoError, UnknownNameError
-from omniform.core.settings import Effect
+from omniform.core.settings import Effect, misspelt
 from omniform.inputs.images.load import load_image
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _help(chat: Chat, rest: str) -> None:
     usages = [(f"/{name} {command.usage}".rstrip(), command.help) for name, command in COMMANDS.items()]
     width = max(len(usage) for usage, _ in usages) + 2
     lines = [f"{usage:{width}}{text}" for usage, text in usages]
-    more = "A line that ends with \\ goes on in the next one. Ctrl-C stops an answer, Ctrl-D ends."
+    more = "A line that ends with \\ goes on. Ctrl-C stops an answer, Ctrl-D ends."
     chat.screen.tell("\n".join([*lines, more]))
 
 
@@ -94,6 +94,10 @@ def _set(chat: Chat, rest: str) -> None:
         chat.screen.tell("\n".join(known) or "The checkpoint's own settings hold; /set NAME=VALUE changes one.")
         return
     name, value = read_pair(rest, "/set")
+    if name not in chat.partner.table:
+        meant = misspelt(name, chat.partner.table)
+        remedy = f"Did you mean {meant}?" if meant else "The Tab key after /set lists them."
+        raise InputError(f"there is no setting {name!r:.80}", remedy=remedy)
     check_setting(name, value, chat.partner.table)
     if value is None:
         chat.settings.pop(name, None)
@@ -221,8 +225,8 @@ def _beginning(text: str) -> str:
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "help": Command("", "list the commands", _help),
-    "system": Command("[TEXT]", 'set the system message, or show it; "" takes it away', _system),
-    "set": Command("[NAME=VALUE]", "change a setting of how answers are written, or show them; None takes back", _set),
+    "system": Command("[TEXT]", 'set or show the system message; "" takes it away', _system),
+    "set": Command("[NAME=VALUE]", "set how answers are written, or show it; None resets", _set),
     "image": Command("FILE [QUESTION]", "show a picture with the next line", _image),
     "retry": Command("", "have the last question answered anew", _retry),
     "undo": Command("", "take the last question and its answer back", _undo),

@@ -62,7 +62,7 @@ class TypedLines:
     def read(self) -> str | None:
         try:
             lines = [self._line(PROMPT)]
-            while lines[-1].endswith("\\") or _more_waits():
+            while lines[-1].endswith("\\") or (not self._editor.brackets and _more_waits()):
                 if lines[-1].endswith("\\"):
                     lines[-1] = lines[-1][:-1]
                 lines.append(self._line(MORE))
@@ -82,10 +82,15 @@ class TypedLines:
 
 
 class _Editor:
-    """The ``readline`` module, where Python has it."""
+    """The ``readline`` module, where Python has it.
+
+    Attributes:
+        brackets: whether it knows which lines were pasted together.
+    """
 
     def __init__(self, history: Path | None, complete: Callable[[str, str], Sequence[str]]) -> None:
         self._known: list[str] = []
+        self.brackets = False
         try:
             import readline
         except ImportError:  # such as on Windows
@@ -97,8 +102,9 @@ class _Editor:
         readline.set_history_length(1000)
         libedit = "libedit" in (readline.__doc__ or "")
         readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-        if not libedit:
-            readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines stay together
+        self.brackets = not libedit
+        if self.brackets:
+            readline.parse_and_bind("set enable-bracketed-paste on")
         readline.set_completer_delims(" \t\n=")
         readline.set_completer(self._completer(complete))
         if history is not None:

@@ -23,7 +23,7 @@ from omniform.engine.handle import Handle
 from omniform.engine.request import FinishReason
 from omniform.engine.settings import table_of
 
-LONGEST_ANSWER = 1024
+LONGEST_ANSWER = 512
 """Tokens of the longest answer, where neither the user nor the checkpoint's own settings say."""
 
 KEPT = 0.75

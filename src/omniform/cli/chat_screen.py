@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from omniform.core.errors import OmniformError
@@ -83,8 +83,8 @@ class Screen(Protocol):
         """A remark of the program's own."""
         ...
 
-    def stats(self, text: str) -> None:
-        """What an answer took."""
+    def stats(self, lines: Sequence[str]) -> None:
+        """What an answer took, and how it ended."""
         ...
 
     def tell(self, text: str) -> None:
@@ -110,7 +110,7 @@ class Pipe:
     def note(self, text: str) -> None:
         print(f"omniform: {text}", file=sys.stderr, flush=True)
 
-    def stats(self, text: str) -> None:
+    def stats(self, lines: Sequence[str]) -> None:
         """Not told."""
 
     def tell(self, text: str) -> None:
@@ -151,8 +151,9 @@ class Terminal:
     def note(self, text: str) -> None:
         print(f"{self._dim}{visible(text)}{self._plain}", flush=True)
 
-    def stats(self, text: str) -> None:
-        self.note(text)
+    def stats(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.note(line)
         print(flush=True)
 
     def tell(self, text: str) -> None:
@@ -172,6 +173,7 @@ class _Dimming:
     def __init__(self, screen: Terminal, thinking: bool) -> None:
         self._screen = screen
         self._thoughts = Thoughts(thinking=thinking)
+        self._begun = False
         self._plain = _Plain(sys.stdout)
 
     def push(self, text: str) -> None:
@@ -183,7 +185,8 @@ class _Dimming:
 
     def _show(self, parts: Iterator[tuple[bool, str]]) -> None:
         for thinking, text in parts:
-            clean = visible(text)
+            clean = visible(text) if self._begun else visible(text).lstrip()
+            self._begun = self._begun or bool(clean)
             self._plain.push(self._screen.dimmed(clean) if thinking else clean)
 
 
