@@ -377,7 +377,10 @@ def test_a_person_at_a_terminal(chat_folder, state):
     with Person(chat_folder, "--max-new-tokens", "6", "--plain") as person:
         person.sees("Ctrl-D ends")
         person.sees("> ")
-        person.types("half a line\x03")
+        person.types("half a line")
+        person.sees("half a line")
+        time.sleep(0.3)  # Python misses a signal that comes just before it waits for the next key
+        person.types("\x03")
         person.sees("/quit or Ctrl-D ends")
         person.sees("> ")
         person.types("hi 你好 🦊\r")
