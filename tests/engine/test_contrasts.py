@@ -217,7 +217,7 @@ def test_giving_way_changes_nothing():
         ({"guidance_scale": 2.0, "penalty_alpha": 0.5, "top_k": 3}, "guidance_scale and penalty_alpha"),
         ({"guidance_scale": 2.0, "dola_layers": "low"}, "guidance_scale and dola_layers"),
         ({"dola_layers": "low", "num_beams": 2}, "dola_layers and num_beams"),
-        ({"guidance_scale": 2.0, "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens.*Guidance"),
+        ({"dola_layers": "low", "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens.*dola_layers"),
         ({"dola_layers": "middle"}, "dola_layers"),
         ({"dola_layers": [40]}, "dola_layers"),
         ({"guidance_scale": 2.0, "negative_prompt_ids": [[99]]}, "negative_prompt_ids"),

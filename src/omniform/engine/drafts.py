@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from omniform.core.state import LengthRegimes
 from omniform.engine.request import Request, Row
 
 Entry = tuple[Request, Row]
@@ -41,13 +42,17 @@ class Drafter(Protocol):
 
 
 def place_drafts(
-    requests: Sequence[Request], knows: Callable[[int], bool], fail: Callable[[Request, BaseException], None]
+    requests: Sequence[Request],
+    knows: Callable[[int], bool],
+    regimes: Sequence[LengthRegimes],
+    fail: Callable[[Request, BaseException], None],
 ) -> None:
     """Put guesses behind the tokens of all rows that write, where their requests have somebody who guesses.
 
     Args:
         requests: those that run.
         knows: whether a token is in the model's vocabulary.
+        regimes: what keys depend on besides their tokens; no guesses go beyond where a row has to be computed anew.
         fail: ends a request whose drafter failed.
     """
     asked: dict[int, list[Entry]] = {}
@@ -59,7 +64,7 @@ def place_drafts(
             if not row.written or row.computed < row.prompt:
                 continue
             if row.proposals:
-                _place(request, row, [proposal.token for proposal in row.proposals], knows)
+                _place(request, row, [proposal.token for proposal in row.proposals], knows, regimes)
             else:
                 asked.setdefault(id(request.drafter), []).append((request, row))
     for entries in asked.values():
@@ -72,17 +77,24 @@ def place_drafts(
                 fail(request, error)
             continue
         for (request, row), guesses in zip(entries, found, strict=True):
-            _place(request, row, guesses, knows)
+            _place(request, row, guesses, knows, regimes)
 
 
 def _room(request: Request, row: Row) -> int:
     return max(0, request.settings.max_new_tokens - row.written - 1)
 
 
-def _place(request: Request, row: Row, guesses: list[int], knows: Callable[[int], bool]) -> None:
+def _place(
+    request: Request, row: Row, guesses: list[int], knows: Callable[[int], bool], regimes: Sequence[LengthRegimes]
+) -> None:
     """Put guesses behind a row's tokens, up to the first that would end it or that cannot be: it need not be read."""
     ends = request.settings.eos_set
     stop = next((i for i, token in enumerate(guesses) if token in ends or not knows(token)), len(guesses))
     guesses = guesses[: min(stop, _room(request, row))]
+    kinds = [kind for kind in regimes if kind.renews]
+    while guesses and any(
+        kind.regime(row.regime_length) != kind.regime(len(row.tokens) + len(guesses)) for kind in kinds
+    ):
+        guesses.pop()
     row.tokens += guesses
     row.drafted = len(guesses)

@@ -100,12 +100,12 @@ class Engine:
         self._worker_lock = threading.Lock()
         self._closing = False
         self._weights = Weights(model)
-        self._drafters = Drafters(model, self._inner)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
         self._how = parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache
+        self._drafters = Drafters(model, self._how[0])
         self._build()
 
     def _build(self) -> None:
@@ -276,15 +276,6 @@ class Engine:
         self._inbox.append(request)
         return request
 
-    def _inner(self, model: Model) -> Engine:
-        """An engine for a model that guesses ahead, with as much memory again."""
-        return Engine(model, memory=min(self._how[0], free_memory(model.device) // 4), max_tokens_per_step=self._how[1])
-
-    @property
-    def steps(self) -> int:
-        """How many steps were computed."""
-        return self._counts["steps"]
-
     def stats(self) -> Stats:
         """What the engine did so far and holds now."""
         pools = self._pools.values()
@@ -314,7 +305,8 @@ class Engine:
             failures = self._writer.failures
             self._receive()
             self._renew()
-            place_drafts(self._scheduler.running, self.model.knows, self._writer.fail)
+            self._writer.dismiss()
+            place_drafts(self._scheduler.running, self.model.knows, self._regimes, self._writer.fail)
             plan = self._scheduler.plan()
             planned = time.perf_counter()
             self._seconds["plan"] += planned - started
@@ -381,8 +373,7 @@ class Engine:
         self._build()
         self._scheduler.preemptions = scheduler.preemptions
         self._encoders.runs, self._encoders.hits = encoders.runs, encoders.hits
-        self._writer.failures, self._writer.tokens_cached = writer.failures, writer.tokens_cached
-        self._writer.tokens_drafted, self._writer.tokens_accepted = writer.tokens_drafted, writer.tokens_accepted
+        self._writer.counts_of(writer)
         for request in scheduler.waiting:
             self._scheduler.add(request)
 

@@ -70,3 +70,6 @@ class Guessing:
             other.assistant_lookbehind if self.assistant_lookbehind is None else self.assistant_lookbehind,
             other.target_lookbehind if self.target_lookbehind is None else self.target_lookbehind,
         )
+
+
+NO_GUESSES: Final = Guessing(0, NGRAM, None, None, None, None, None, None)

@@ -125,7 +125,8 @@ class PromptLookup:
 
 def allowed(row: Row, settings: Settings, guesses: Sequence[int], vocabulary: int | None) -> int:
     """How many of some guesses a row's rules let it write, up to the first that they forbid."""
-    if vocabulary is None or not (settings.has_token_rules or settings.suppress_tokens):
+    guesses = guesses[: _fit(row, guesses)]
+    if vocabulary is None or not guesses or not (settings.has_token_rules or settings.suppress_tokens):
         return len(guesses)
     known = next((i for i, token in enumerate(guesses) if token >= vocabulary), len(guesses))
     guesses = guesses[:known]
@@ -133,6 +134,15 @@ def allowed(row: Row, settings: Settings, guesses: Sequence[int], vocabulary: in
     scores = processed(rows, replace(settings, do_sample=False), torch.ones(len(guesses), vocabulary))
     held = scores[range(len(guesses)), list(guesses)].isneginf().tolist()
     return held.index(True) if True in held else len(guesses)
+
+
+def _fit(row: Row, guesses: Sequence[int]) -> int:
+    """How many of some guesses fit a row's grammar."""
+    if row.guide is None:
+        return len(guesses)
+    matcher = row.guide.copy()
+    matcher.follow(row.tokens[row.prompt :])
+    return next((i for i, token in enumerate(guesses) if not matcher.accept(token)), len(guesses))
 
 
 def _ahead(row: Row, guesses: Sequence[int]) -> Row:

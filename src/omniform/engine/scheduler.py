@@ -402,7 +402,10 @@ class Scheduler:
 
     def _can_keep(self, row: Row) -> bool:
         """Whether there is room for a second state of a row, where it has one of fixed size."""
-        return ROWS not in row.tables or row.kept is not None or self.pools[ROWS].available > 1
+        if ROWS not in row.tables or row.kept is not None:
+            return True
+        pool = self.pools[ROWS]
+        return pool.available > self._writes_into_shared(pool, row.tables[ROWS], row)
 
     def _keep(self, row: Row) -> list[tuple[Pool, int, int]]:
         """Keep a row's state of fixed size before tokens are read that may be taken back, if there is room."""

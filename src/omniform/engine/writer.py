@@ -46,6 +46,7 @@ class Writer:
         self.failures = 0
         self.tokens_cached = 0
         self.tokens_drafted = self.tokens_accepted = 0
+        self._ended: list[Request] = []
         self._scheduler = scheduler
         self._encoders = encoders
         self._handover = handover
@@ -79,6 +80,7 @@ class Writer:
         self._write_rows(entries, logits_RV, chosen_by)
         for theirs in self._looked_at(list(together.values())):
             self._advance(theirs)
+        self.dismiss()
         begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
 
     def _contrasted(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor) -> Tensor:
@@ -113,6 +115,18 @@ class Writer:
                     for group in some:
                         self.fail(group[0].chunk.request, error)
         return [group for group in groups if not group[0].chunk.request.over]
+
+    def counts_of(self, other: Writer) -> None:
+        """Go on counting where another has come to."""
+        self.failures, self.tokens_cached = other.failures, other.tokens_cached
+        self.tokens_drafted, self.tokens_accepted = other.tokens_drafted, other.tokens_accepted
+
+    def dismiss(self) -> None:
+        """Tell those who guessed for requests that are over."""
+        while self._ended:
+            request = self._ended.pop()
+            if request.drafter is not None:
+                request.drafter.over(request)
 
     def _twins(self, request: Request, row: Row) -> list[Row]:
         """The rows of a request's other answers, which begin as its first."""
@@ -230,6 +244,8 @@ class Writer:
             row.finished = "length"
         request.sink.piece(row, token, logprob)
         if row.finished is not None:
+            if row.kept is not None:  # what is handed over has read no guesses that did not come true
+                self._scheduler.roll_back(row, len(row.tokens) - 1)
             self._handover.take(request, row)
             self._scheduler.release(row)
             if row.shadow is not None:
@@ -298,8 +314,7 @@ class Writer:
         self._scheduler.remove(request)
         self._encoders.release(request)
         request.over = True
-        if request.drafter is not None:
-            request.drafter.over(request)
+        self._ended.append(request)
         try:
             request.sink.end(completion, error)
         except Exception:

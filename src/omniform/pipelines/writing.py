@@ -62,10 +62,6 @@ class WritingPipeline(Pipeline):
     default_batch_size = "auto"
     _engine: Engine | None = None
 
-    def __getstate__(self) -> dict[str, object]:
-        # An engine is threads and blocks: a copy makes its own.
-        return {**self.__dict__, "_engine": None}
-
     def outcome(self, inputs: Inputs, written: Written) -> object:
         """What ``postprocess`` gets of one prompt."""
         raise NotImplementedError
