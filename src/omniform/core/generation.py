@@ -58,8 +58,9 @@ class GenerationConfig:
 
     def __init__(self, **settings: object) -> None:
         refuse_misspelt("GenerationConfig", settings)
-        for name in settings:
-            if name in SETTINGS and SETTINGS[name].effect is Effect.PART and not SETTINGS[name].attribute:
+        for name, value in settings.items():
+            row = SETTINGS.get(name)
+            if row is not None and row.effect is Effect.PART and not row.attribute and not row.is_neutral(value):
                 raise InputError("an object of one call is no setting", where=name, remedy="Pass it to generate.")
         self.__dict__["_said"] = {
             name: _entry(name, value) for name, value in settings.items() if name != "_commit_hash"

@@ -53,11 +53,11 @@ class Candidates:
         """Those of the whole vocabulary that are inside, as a short list, if that pays. Shape: [R, V], bool."""
         if self.tokens is not None or self.vocabulary < MANY:
             return self.without(~inside)
-        rows, tokens = inside.nonzero(as_tuple=True)
         counts = inside.sum(-1)
         longest = int(counts.max())
         if longest * 8 > self.vocabulary:
             return self.without(~inside)
+        rows, tokens = inside.nonzero(as_tuple=True)
         places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
         shape = (self.scores.shape[0], max(longest, 1))
         scores = self.scores.new_full(shape, NEVER).index_put((rows, places), self.scores[rows, tokens])
@@ -150,8 +150,11 @@ def _drawn(
     count: int,
     generator: torch.Generator | None,
 ) -> list[int]:
-    everyone = odds_RV.new_ones((count, left.vocabulary))
-    everyone[places] = odds_RV[rows]
+    if places == list(range(count)):
+        everyone = odds_RV[rows] if len(rows) != len(odds_RV) else odds_RV
+    else:
+        everyone = odds_RV.new_ones((count, left.vocabulary))
+        everyone[places] = odds_RV[rows]
     found: list[int] = torch.multinomial(everyone, 1, generator=generator)[places, 0].tolist()
     return found
 
