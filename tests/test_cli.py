@@ -387,7 +387,7 @@ def test_settings_come_from_the_table(capsys, text):
         ["--top-k", "None", "--temperature", "null"], ["--set", "max_length=500"],
     ):  # fmt: skip
         assert omni(capsys, "run", "-m", text, "-t", "hello", "--max-new-tokens", "8", *same) == plain
-    for wrong in ("--set=tmperature=1", "--set=language=de", "--set=num_beam_groups=2"):
+    for wrong in ("--set=tmperature=1", "--set=language=de", "--set=dola_layers=middle"):
         check_complaint(*omni(capsys, "run", "-m", text, "-t", "hello", wrong), wrong.split("=")[1])
 
 
