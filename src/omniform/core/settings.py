@@ -296,7 +296,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "prefix_allowed_tokens_fn": part(),
     "logits_processor": part(),
     "stopping_criteria": part(),
-    "custom_generate": later(attribute=False, remedy="Code from a repository is never run."),
+    "custom_generate": part(),
     "guide": part(help="the form of the answer: a JSON schema, an expression, choices or a grammar"),
     "response_format": part(help="the same, as OpenAI's servers take it"),
     "past_key_values": part(help="state to go on from, which the call fills"),

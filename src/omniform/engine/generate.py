@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from omniform.core.state import DenseState
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.contrasts import negative_tokens
+from omniform.engine.custom import Loop, custom_names, run_custom
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
 from omniform.engine.feeds import columns, feed_of
@@ -167,6 +169,9 @@ def generate(
         InputError: an input or a setting that cannot be used, a prompt longer than the model's positions.
         UnknownArgumentError: a keyword that is neither, with the nearest name.
     """
+    loop = kwargs.get("custom_generate")
+    if loop is not None:
+        return _custom(model, inputs, generation_config, tokenizer, kwargs, loop)
     with told_of_failures(streamer):
         job = prepare(model, inputs, generation_config, kwargs, tokenizer)
         settings = job.settings(1)
@@ -188,6 +193,23 @@ def generate(
     seen = replay.shown(prompt, written, found)
     replay.note_past_ends(prompt, written, found, settings)
     return output_of(job.model, settings, job.asked, found, torch.cat((prompt, written), dim=1), seen, cache)
+
+
+def _custom(
+    model: Model,
+    inputs: object,
+    generation_config: GenerationConfig | Mapping[str, object] | None,
+    tokenizer: Reader | None,
+    kwargs: Mapping[str, object],
+    loop: object,
+) -> Tensor | GenerateOutput:
+    """A call that a loop of the caller's own answers, which may have arguments of its own."""
+    writer = _writes(model)
+    known = table_of(writer).keys() | writer.accepts() | writer.encoder_inputs
+    extra = {name: value for name, value in kwargs.items() if name in custom_names(loop) and name not in known}
+    rest = {name: value for name, value in kwargs.items() if name not in extra}
+    job = prepare(model, inputs, generation_config, rest, tokenizer)
+    return cast("Tensor | GenerateOutput", run_custom(job, cast("Loop", loop), extra))
 
 
 def stream(

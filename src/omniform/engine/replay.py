@@ -145,6 +145,15 @@ class Replay:
             inputs["use_cache"] = False
         return cast("Callable[..., ModelOutput]", self._model)(**inputs)
 
+    def inputs(self) -> dict[str, Tensor]:
+        """The call's inputs by name, but for the ids that the decoder begins with."""
+        found = self._features()
+        if not self._model.encoder_inputs:
+            width = max(len(p.tokens) for p in self._prompts)
+            mask = mask_of(self._named, self._asked)
+            found["attention_mask"] = self._prompt_mask(width if mask is None else mask.shape[1])
+        return found
+
     def _features(self) -> dict[str, Tensor]:
         """The call's inputs but for what the decoder reads."""
         encodes = bool(self._model.encoder_inputs)
