@@ -4,7 +4,7 @@
 
 The task: a text of letters is to be written again with every letter ``a`` replaced by ``b``, where the first two tokens
 of the prompt say which ``a`` and ``b`` are meant. A Llama of two layers learns it here, by copying what comes after the
-last letter's place. So that a step costs what it costs in a larger model (50 million parameters), layers and widths
+last letter's place. So that a step costs what it costs in a larger model (150 million parameters, in bfloat16), layers and widths
 are then added whose weights are zero where they would add something: they are computed like any others and change
 nothing. What is measured is therefore the cost of
 steps of such a model, and how many steps its answers take; how often guesses come true is the task's doing: nearly
@@ -31,10 +31,13 @@ LETTERS, LENGTH = 60, 32
 SEPARATOR, END = 60, 61
 CONFIG = {
     "vocab_size": 64, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": END,
+    "num_key_value_heads": 4, "head_dim": 16, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": END,
     "pad_token_id": 63, "tie_word_embeddings": False,
 }  # fmt: skip
-LARGER = {"num_hidden_layers": 16, "intermediate_size": 16384}
+LARGER = {
+    "hidden_size": 768, "num_hidden_layers": 16, "intermediate_size": 3072, "num_attention_heads": 48,
+    "num_key_value_heads": 48,
+}  # fmt: skip
 
 
 def examples(rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -69,15 +72,24 @@ def taught(folder: Path, seconds: float) -> None:
         loss, step = float(found.detach()), step + 1
         if step % 50 == 0:
             print(f"step {step}, loss {loss:.4f}", file=sys.stderr)
-    whole = omniform.AutoModelForCausalLM.from_config(omniform.AutoConfig.for_model("llama", **{**CONFIG, **LARGER}))
+    enlarged(model.state_dict()).save_pretrained(folder)
+
+
+def enlarged(small: dict[str, Tensor]) -> omniform.Model:
+    """A larger model that computes the same: what is wider or deeper adds zeros, and norms make up for the width."""
+    whole = omniform.AutoModelForCausalLM.from_config(
+        omniform.AutoConfig.for_model("llama", **{**CONFIG, **LARGER}), dtype=torch.bfloat16
+    )
     weights = {name: value.clone() for name, value in whole.state_dict().items()}
     for name, value in weights.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            value.zero_()  # whatever the rest of these layers computes, nothing of it is added
-    for name, value in model.state_dict().items():
-        weights[name][tuple(slice(0, n) for n in value.shape)] = value
+        if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight", "lm_head.weight")):
+            value.zero_()
+    wider = (CONFIG["hidden_size"] / LARGER["hidden_size"]) ** 0.5
+    for name, value in small.items():
+        corner = tuple(slice(0, n) for n in value.shape)
+        weights[name][corner] = value.bfloat16() * (wider if value.dim() == 1 else 1)
     whole.load_state_dict(weights)
-    whole.save_pretrained(folder)
+    return whole
 
 
 def main() -> None:

@@ -288,3 +288,33 @@ def test_guidance_goes_without_guesses():
     ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
     asked = {"guidance_scale": 1.5, "max_new_tokens": 8}
     assert torch.equal(m.generate(ids, **asked, prompt_lookup_num_tokens=3), m.generate(ids, **asked))
+
+
+class Counting(omniform.LogitsProcessor):
+    """Depends on how long the rows are that it is shown, and on their last tokens."""
+
+    def __call__(self, ids, scores):
+        scores = scores.clone()
+        scores[torch.arange(len(ids)), (ids[:, -1] * 3 + ids.shape[1]) % 61] += 2.0
+        return scores
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"logits_processor": [Counting()]},
+        {"prefix_allowed_tokens_fn": lambda row, ids: [3 + int(ids[-1]) % 20 + len(ids) % 5, 30, 31]},
+        {"stopping_criteria": [lambda ids, scores, **more: (ids[:, -2:].sum(1) + ids.shape[1]) % 11 == 0]},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_objects_of_a_call_see_rows_that_are_equally_far(asked):
+    m = family("llama").ours
+    ids = torch.tensor([[5, 6, 7, 8] * 4, [9, 10, 11, 12] * 4, [13, 14, 15, 16] * 4])
+    plain = m.generate(ids, max_new_tokens=16, eos_token_id=None, **asked)
+    for guesses in (
+        {"prompt_lookup_num_tokens": 4},
+        {"assistant_model": m, **FEW},
+        {"assistant_model": near("llama"), **FEW},
+    ):
+        assert torch.equal(m.generate(ids, max_new_tokens=16, eos_token_id=None, **asked, **guesses), plain)

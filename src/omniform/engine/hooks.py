@@ -110,7 +110,7 @@ class Hooks:
         places = self._places(rows)
         # Objects of a user's get tensors that they may change, keep, and compute with as anywhere else.
         with torch.inference_mode(False), torch.no_grad():
-            ids = self.ids(scores_RV.device)
+            ids = self.ids(scores_RV.device, most=max(row.written for row in rows))
             scores = self._whole(places, scores_RV)
             known = bool(scores.isnan().any())
             for processor in processors:
@@ -152,7 +152,8 @@ class Hooks:
             if self._settings.keep_scores:
                 self._scores.append(self._whole(places, scores_RV))
             more = {id(row): token for row, token in zip(rows, tokens, strict=True)}
-            done = self._done(self.ids(scores_RV.device, more), rows, places)
+            ids = self.ids(scores_RV.device, more, most=1 + max(row.written for row in rows))
+            done = self._done(ids, rows, places)
         return [bool(done[place[0]]) for place in places]
 
     def end_beam(self, row: Row, token: int) -> bool:
@@ -183,16 +184,19 @@ class Hooks:
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
-    def ids(self, device: torch.device, more: dict[int, int] | None = None) -> Tensor:
+    def ids(self, device: torch.device, more: dict[int, int] | None = None, most: int | None = None) -> Tensor:
         """The tokens of all rows of the call. Shape: [B, T].
 
         Args:
             device: where they are wanted.
             more: tokens that rows write next, by the rows' ids.
+            most: how many written tokens are shown of a row, those that are ahead of others included; None for all.
         """
         held = [(row, request) for request in self._requests for row in self._rows(request)]
         arrays = [_array(row, request, (more or {}).get(id(row))) for row, request in held]
         prompts = [len(request.prompt.tokens) if row is None else row.prompt - row.nameless for row, request in held]
+        if most is not None:
+            arrays = [array[: prompt + most] for prompt, array in zip(prompts, arrays, strict=True)]
         longest = max(prompts)
         length = max(longest - prompt + len(array) for prompt, array in zip(prompts, arrays, strict=True))
         whole = np.full((len(held), length), self._settings.pad_token_id, dtype=np.int64)

@@ -140,12 +140,14 @@ class Writer:
         """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
         guessed = [(request, row, len(row.guesses)) for request, row, _ in entries if row.guesses]
         while entries:
-            alike: dict[tuple[Settings, int], list[Entry]] = {}
+            alike: dict[tuple[Settings, int, int], list[Entry]] = {}
             for entry in entries:
-                # Rows that bring objects along choose with the others of their call only.
+                # Rows that bring objects along choose with the others of their call only; and with those that are as
+                # far as they are, which guesses may change, since all of them are shown in one tensor.
                 call = 0 if entry[0].hooks is None else id(entry[0].hooks)
-                alike.setdefault((entry[0].settings, call), []).append(entry)
-            for (settings, _), some in alike.items():
+                pace = entry[1].written if call and entry[0].drafter is not None else 0
+                alike.setdefault((entry[0].settings, call, pace), []).append(entry)
+            for (settings, _, _), some in alike.items():
                 self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV, chosen_by_RV))  # type: ignore[misc]
             entries = [(request, row, at + 1) for request, row, at in entries if _came_true(row) and not request.over]
         for request, row, drafted in guessed:
