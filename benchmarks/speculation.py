@@ -1,14 +1,12 @@
 """Prompt lookup on an editing task, omniform beside the reference, turn by turn in one process.
 
-    python benchmarks/speculation.py            # trains the small model first, about a minute; kept in --cache
+    python benchmarks/speculation.py            # trains the small model first, two minutes or so; kept in --cache
 
 The task: a text of letters is to be written again with every letter ``a`` replaced by ``b``, where the first two tokens
-of the prompt say which ``a`` and ``b`` are meant. A Llama of two layers learns it here, by copying what comes after the
-last letter's place. So that a step costs what it costs in a larger model (150 million parameters, in bfloat16), layers and widths
-are then added whose weights are zero where they would add something: they are computed like any others and change
-nothing. What is measured is therefore the cost of
-steps of such a model, and how many steps its answers take; how often guesses come true is the task's doing: nearly
-always, but at the letters that were replaced.
+of the prompt say which ``a`` and ``b`` are meant. A Llama of two layers learns it here. So that a step costs what it
+costs in a larger model (150 million parameters, in bfloat16), layers and widths are then added whose weights are zero
+where they would add something: they are computed like any others and change nothing. What is measured is therefore the
+cost of steps of such a model, and how many steps its answers take; how often guesses come true is the task's doing.
 """
 
 from __future__ import annotations
@@ -96,7 +94,7 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "omniform-benchmarks" / "editing")
-    parser.add_argument("--train", type=float, default=90.0, help="seconds at most")
+    parser.add_argument("--train", type=float, default=150.0, help="seconds at most")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--guesses", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
