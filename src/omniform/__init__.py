@@ -81,6 +81,10 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     "Engine": "omniform.engine.engine",
     "Guide": "omniform.engine.guide",
+    "ContinuousBatchingConfig": "omniform.engine.batching_config",
+    "ContinuousBatchingManager": "omniform.engine.manager",
+    "RequestStatus": "omniform.engine.batch_outputs",
+    "GenerationOutput": "omniform.engine.batch_outputs",
     **dict.fromkeys(_EMBEDDINGS, "omniform.embeddings.embedder"),
     "CrossEncoder": "omniform.embeddings.cross",
     "generate": "omniform.engine.generate",
@@ -124,6 +128,9 @@ if TYPE_CHECKING:
     from omniform.embeddings.embedder import Embedder as Embedder
     from omniform.embeddings.embedder import SentenceTransformer as SentenceTransformer
     from omniform.embeddings.embedder import embed as embed
+    from omniform.engine.batch_outputs import GenerationOutput as GenerationOutput
+    from omniform.engine.batch_outputs import RequestStatus as RequestStatus
+    from omniform.engine.batching_config import ContinuousBatchingConfig as ContinuousBatchingConfig
     from omniform.engine.constraints import Constraint as Constraint
     from omniform.engine.constraints import DisjunctiveConstraint as DisjunctiveConstraint
     from omniform.engine.constraints import PhrasalConstraint as PhrasalConstraint
@@ -139,6 +146,7 @@ if TYPE_CHECKING:
     from omniform.engine.generate import generate as generate
     from omniform.engine.generate import stream as stream
     from omniform.engine.guide import Guide as Guide
+    from omniform.engine.manager import ContinuousBatchingManager as ContinuousBatchingManager
     from omniform.engine.processors import *  # noqa: F403
     from omniform.engine.streamers import AsyncTextIteratorStreamer as AsyncTextIteratorStreamer
     from omniform.engine.streamers import BaseStreamer as BaseStreamer

@@ -335,6 +335,18 @@ class Model(Composed):
         """Answer many prompts, each for itself; see :func:`omniform.engine.generate.generate_batch`."""
         return upstairs("engine.generate:generate_batch")(self, inputs, *args, **kwargs)
 
+    def init_continuous_batching(self, *args: object, **kwargs: object) -> object:
+        """A manager of requests; see :class:`omniform.engine.manager.ContinuousBatchingManager`."""
+        return upstairs("engine.manager:init_continuous_batching")(self, *args, **kwargs)
+
+    def continuous_batching_context_manager(self, *args: object, **kwargs: object) -> object:
+        """A manager that runs inside a block; see :mod:`omniform.engine.manager`."""
+        return upstairs("engine.manager:continuous_batching_context_manager")(self, *args, **kwargs)
+
+    def score(self, prompt: object, continuation: object, **kwargs: object) -> object:
+        """How likely a continuation is; see :func:`omniform.engine.scoring.score`."""
+        return upstairs("engine.scoring:score")(self, prompt, continuation, **kwargs)
+
     def compute_transition_scores(
         self,
         sequences: Tensor,

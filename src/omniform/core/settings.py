@@ -160,7 +160,7 @@ STATIC_CACHES: Final = (
 SETTINGS: Final[Mapping[str, Setting]] = {
     # How long an answer is, and when it ends.
     "max_new_tokens": _used(
-        whole(1), over=("max_length",), metavar="N", help="how many tokens to write at most"
+        whole(0), over=("max_length",), metavar="N", help="how many tokens to write at most"
     ),
     "max_length": _used(whole(1), help="how many tokens prompt and answer have together at most"),
     "min_new_tokens": _used(
@@ -256,6 +256,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "return_dict_in_generate": _used(FLAG, False, help="give back a GenerateOutput"),
     "logprobs": _used(
         whole(0), attribute=False, help="of how many of the likeliest tokens to tell the log-probabilities"
+    ),
+    "prompt_logprobs": _used(
+        whole(0), attribute=False, help="the same for the prompt's own tokens, from the pass that reads them"
     ),
     "cache_implementation": _used(
         one_of(*GROWING_CACHES, *STATIC_CACHES), help="which kind of cache is given back: past_key_values"

@@ -15,6 +15,9 @@ from omniform.core.collector import paused
 Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
+    "engine.manager:continuous_batching_context_manager",
+    "engine.manager:init_continuous_batching",
+    "engine.scoring:score",
     "engine.transitions:transition_scores",
     "engine.streaming:astream",
     "engine.streaming:stream_pieces",

@@ -25,12 +25,14 @@ from omniform.engine.guided import grammar_in
 from omniform.engine.handle import Handle
 from omniform.engine.handover import Handover, Legacy
 from omniform.engine.hooks import hooks_of
-from omniform.engine.memory import decoder_specs, divided, free_memory, parse_memory
+from omniform.engine.memory import decoder_specs, divided_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts
+from omniform.engine.prompt_notes import PromptNotes, notes_of
 from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner
 from omniform.engine.scheduler import Scheduler, StepPlan, refuse_if_too_big
+from omniform.engine.scoring import Continued, Score, score_pairs
 from omniform.engine.settings import Settings
 from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
@@ -39,9 +41,6 @@ from omniform.engine.weights import Weights
 from omniform.engine.writer import Writer, is_late
 
 log = logging.getLogger("omniform")
-
-LONGEST_ROW = 4096
-"""Tokens of the longest row that memory is divided for, where the model itself sets no limit."""
 
 TOKENS_PER_STEP = {"cpu": 512}
 """Tokens of one step by default. On a CPU more of them make no matmul faster, and rows that write would wait longer."""
@@ -61,7 +60,8 @@ class Engine:
         model: any model that writes.
         processor: its processor or tokenizer, for prompts and answers as text; None for token ids only.
         memory: the most that state, features and what is remembered may take together: bytes, or a text like
-            ``"2GB"``; a quarter of the free memory by default.
+            ``"2GB"``; ``"auto"`` for most of what is free, as far as rows can use it; a quarter of the free memory
+            by default. :meth:`stats` says what that came to, and why.
         max_tokens_per_step: how many tokens go through the model at once; long prompts are read in such chunks.
         block_size: tokens in a block of state: small ones share more of a beginning, large ones take less bookkeeping;
             8 by default on a CPU, where bookkeeping is cheap beside a step, and 16 elsewhere.
@@ -104,9 +104,9 @@ class Engine:
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
-        self._how = parse_memory(memory) or free_memory(model.device) // 4, step, block_size, prefix_cache
-        self._drafters = Drafters(model, self._how[0])
+        self._how = memory, step, block_size, prefix_cache
         self._build()
+        self._drafters = Drafters(model, self._memory.budget)
 
     def _build(self) -> None:
         model = self.model
@@ -115,22 +115,12 @@ class Engine:
         assert isinstance(model, Generative)
         specs = decoder_specs(model)
         sizes = self._sizes = unit_bytes(specs, model.dtype)
-        # Features of pictures are kept beside the state; a decoder that reads text only has none.
-        features = memory // 4 if model.reads_items else 0
-        longest = model.max_positions or LONGEST_ROW
-        blocks = divided(memory - features, sizes, size, longest)
-        if min(blocks.values(), default=1) < 1:
-            least = sum(n * (1 if pool == ROWS else size) for pool, n in sizes.items())
-            raise InputError(
-                "there is no room for a single block of state",
-                where="memory",
-                expected=f"at least {least} bytes",
-                found=f"{memory} bytes",
-            )
+        blocks, features, self._memory = divided_memory(model, memory, size, sizes)
+        log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
         try:
             self._state = PagedState(specs, blocks, size, model.dtype, model.device)
         except (RuntimeError, TypeError, MemoryError) as error:
-            raise InputError("there is not so much memory", where="memory", found=f"{memory} bytes") from error
+            raise InputError("there is not so much memory", where="memory", found=str(self._memory)) from error
         # A state of fixed size is what all tokens before made of it: there is none to reuse from half-way.
         remembers = prefix_cache and ROWS not in blocks
         why = ": the model keeps a recurrent state, of which no beginning is left" if ROWS in blocks else ""
@@ -225,6 +215,17 @@ class Engine:
         finally:
             self._cancel(requests)
 
+    def score(self, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> list[Score]:
+        """How likely continuations are after prompts, token by token.
+
+        Prompts are as for :meth:`submit`, continuations texts or token ids. What pairs have in common at their
+        beginning is computed once, and scores are made of the continuations' tokens only.
+
+        Raises:
+            OmniformError: one of the pairs cannot be read; the others are given up.
+        """
+        return score_pairs(self, pairs)
+
     def enqueue(
         self,
         prompt: Prompt,
@@ -237,6 +238,7 @@ class Engine:
         lane: tuple[int, int] | None = None,
         parts: Parts = NO_PARTS,
         legacy: Legacy | None = None,
+        notes: PromptNotes | None = None,
     ) -> Request:
         """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
 
@@ -248,6 +250,7 @@ class Engine:
             lane: the place of its first row among the rows of the same call, and how many those are.
             parts: the objects that its call brought along.
             legacy: collects what its rows leave behind.
+            notes: notes how likely its prompt's tokens are, instead of what the settings ask for.
 
         Raises:
             InputError: the request can never fit into the engine's memory.
@@ -263,6 +266,7 @@ class Engine:
             request.lane, request.lanes = lane
         request.parts, request.legacy = parts, legacy
         request.hooks = hooks_of(parts, read, shared=lane is not None)
+        request.notes = notes_of(request) if notes is None else notes
         request.strategy = strategy_of(request)
         request.contrast = contrast_of(request, self.model)
         request.drafter = self._drafters.of(request)
@@ -289,6 +293,7 @@ class Engine:
             encoder_hits=self._encoders.hits,
             preemptions=self._scheduler.preemptions,
             prefix_cache=self._prefix_cache,
+            memory=self._memory,
             tokens_cached=self._writer.tokens_cached,
             tokens_drafted=self._writer.tokens_drafted,
             tokens_accepted=self._writer.tokens_accepted,
@@ -404,6 +409,8 @@ class Engine:
             ready = self._encoders.prepare(request)
             if ready and fresh:
                 row = request.rows[0]
+                if request.notes is not None:
+                    request.notes.seat(row)
                 request.settings = request.read_settings(row.prompt)
                 self._check_size(request, row.prompt)
                 self._seat(request)

@@ -14,6 +14,8 @@ from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.state import DenseState
+from omniform.engine.batch_outputs import GenerationOutput, Tracked
+from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.contrasts import negative_tokens
@@ -239,41 +241,85 @@ def generate_batch(
     model: Model,
     inputs: Sequence[Sequence[int]],
     generation_config: GenerationConfig | Mapping[str, object] | None = None,
+    continuous_batching_config: ContinuousBatchingConfig | None = None,
+    record_timestamps: bool = False,
+    progress_bar: bool = False,
+    persistent_manager: bool = False,
+    warmup: bool = True,
     *,
     tokenizer: Reader | None = None,
-    progress_bar: bool = False,
-    warmup: bool = True,
     **settings: object,
-) -> dict[str, Completion]:
+) -> dict[str, GenerationOutput]:
     """Answer many prompts of any lengths, each for itself; the ecosystem's door to the engine.
 
     Args:
         inputs: rows of token ids.
         generation_config: settings, which those given by keyword override. ``max_length`` counts each row's own prompt;
             with ``seed``, rows draw from generators of their own.
+        continuous_batching_config: how to batch; room for exactly these rows by default.
+        record_timestamps: outputs say when each token was written.
+        progress_bar: show how many requests are done.
+        persistent_manager, warmup: the ecosystem's; nothing here needs either.
         tokenizer: reads the answers, for ``stop_strings``, and makes their texts.
-        progress_bar, warmup: the ecosystem's; nothing here needs either.
 
     Returns:
-        What came of each request, ``"req_0"`` and so on in the order of the inputs: ``generated_tokens``,
-        ``finish_reason``, and with ``logprobs=n`` how likely they were.
+        What came of each request, ``"req_0"`` and so on in the order of the inputs, and of each of its further answers,
+        ``"req_0__child#0"`` and so on before it: ``generated_tokens``, ``finish_reason``, how likely tokens were if
+        that was asked for, and the whole ``completion``.
 
     Raises:
         InputError: an input or a setting that cannot be used; nothing is answered then.
         UnknownArgumentError: an unknown setting, with the nearest name.
     """
-    check_arguments("generate_batch", settings, table_of(_writes(model)))
+    check_arguments("generate_batch", settings, table_of(writes(model)))
     if isinstance(inputs, (list, tuple)) and not inputs:
         return {}
+    config = batching(continuous_batching_config)
+    likely = config is not None and config.return_logprobs
+    if likely:
+        settings = {**settings, "output_scores": True}
+    if config is not None and config.seed is not None:
+        settings = {"seed": config.seed, **settings}
     job = prepare(model, inputs, generation_config, settings, tokenizer, stepwise=True)
-    engine, answers = job.engine(), [Answers() for _ in job.prompts]
-    for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
-        engine.enqueue(
-            prompt, job.own_settings, answer, tokenizer=tokenizer, seed=job.seed(number), parts=job.asked.parts
-        )
-    while not _done(answers):
-        engine.step()
-    return {f"req_{number}": answer.finished() for number, answer in enumerate(answers)}
+    engine = job.engine() if config is None else engine_of(model, config, tokenizer)
+    found: dict[str, GenerationOutput] = {}
+    with bar(len(job.prompts), progress_bar) as told:
+
+        def deliver(output: GenerationOutput) -> None:
+            found[output.request_id] = output
+            told(0 if "__child#" in output.request_id else 1)
+
+        sinks = [
+            Tracked(f"req_{number}", list(prompt.tokens), deliver, timed=record_timestamps, likely=likely)
+            for number, prompt in enumerate(job.prompts)
+        ]
+        for number, (prompt, sink) in enumerate(zip(job.prompts, sinks, strict=True)):
+            sink.begun = sink.created
+            engine.enqueue(
+                prompt, job.own_settings, sink, tokenizer=tokenizer, seed=job.seed(number), parts=job.asked.parts
+            )
+        while not all(_over(sinks)):
+            engine.step()
+    further = range(job.settings(1).num_return_sequences - 1)
+    ends = [*(f"__child#{child}" for child in further), ""]
+    return {f"req_{n}{end}": found[f"req_{n}{end}"] for n in range(len(sinks)) for end in ends}
+
+
+def _over(sinks: Sequence[Tracked]) -> list[bool]:
+    """Which requests are over; each is asked, so that the failure of one is told at once."""
+    return [sink.over for sink in sinks]
+
+
+def engine_of(model: Model, config: ContinuousBatchingConfig, tokenizer: Reader | None) -> Engine:
+    """An engine that batches as a config says."""
+    return Engine(
+        model,
+        tokenizer,
+        memory=config.memory(writes(model)),
+        max_tokens_per_step=config.max_batch_tokens,
+        block_size=config.tokens_per_block(),
+        prefix_cache=config.allow_block_sharing,
+    )
 
 
 def prepare(
@@ -290,7 +336,7 @@ def prepare(
     Args:
         stepwise: scores token by token are given back also without ``return_dict_in_generate``.
     """
-    writer = _writes(model)
+    writer = writes(model)
     table = table_of(writer)
     check_arguments("generate", kwargs, table.keys() | writer.accepts() | writer.encoder_inputs)
     named = {k: v for k, v in kwargs.items() if k not in table and v is not None}
@@ -302,6 +348,14 @@ def prepare(
     asked = Asked(writer, *layers)
     if not stepwise and not asked.flag("return_dict_in_generate"):
         asked = Asked(writer, *layers, dict.fromkeys(_STEPWISE))  # nobody could see them
+        if asked.values["prompt_logprobs"] is not None:
+            raise InputError(
+                "a tensor of tokens does not hold them",
+                where="prompt_logprobs",
+                expected="return_dict_in_generate=True beside it",
+                found="return_dict_in_generate=False",
+                remedy="generate_batch and an Engine give them back as well.",
+            )
     _check_reader(tokenizer)
     if stepwise:
         refuse_cache(asked)
@@ -317,7 +371,12 @@ def prepare(
 _STEPWISE = ("output_scores", "output_logits", "output_hidden_states", "output_attentions")
 
 
-def _writes(model: object) -> Generative:
+def writes(model: object) -> Generative:
+    """A model that writes.
+
+    Raises:
+        InputError: it does not.
+    """
     if isinstance(model, Generative) and model.can_generate():
         return model
     raise InputError(

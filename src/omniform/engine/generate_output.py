@@ -12,7 +12,7 @@ from omniform.architectures.generative import Generative
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import DenseState
 from omniform.engine.drafters import wanted
-from omniform.engine.request import Completion
+from omniform.engine.request import Completion, TokenLogprob
 from omniform.engine.settings import Asked, Settings
 
 Steps = tuple[tuple[Tensor, ...], ...]
@@ -45,10 +45,14 @@ class GenerateOutput(ModelOutput):
     Attributes:
         sequences: prompt and answer, or an encoder-decoder's answer. Shape: [B, T].
         speculation: what came of guesses ahead, where somebody was asked to guess.
+        logprobs: how likely each row's tokens were, with ``logprobs=n``.
+        prompt_logprobs: how likely each prompt's own tokens were, with ``prompt_logprobs=n``.
     """
 
     sequences: Tensor
     speculation: Speculated | None = field(default=None, kw_only=True)
+    logprobs: tuple[list[TokenLogprob], ...] | None = field(default=None, kw_only=True)
+    prompt_logprobs: tuple[list[TokenLogprob | None], ...] | None = field(default=None, kw_only=True)
 
 
 @dataclass(slots=True)
@@ -155,6 +159,10 @@ def output_of(
     if beams:
         entries["sequences_scores"] = _beam_scores(found)
         entries["beam_indices"] = _beam_indices(found, settings.num_beams, sequences.device)
+    if settings.logprobs is not None:
+        entries["logprobs"] = tuple(one.logprobs or [] for completion in found for one in completion.sequences)
+    if settings.prompt_logprobs is not None:
+        entries["prompt_logprobs"] = tuple(completion.prompt_logprobs or [] for completion in found)
     make = KINDS[beams, bool(model.encoder_inputs)]
     return make(**entries, speculation=_speculated(settings, asked, found))  # type: ignore[arg-type]
 

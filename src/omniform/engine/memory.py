@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -12,6 +14,7 @@ from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError
 from omniform.core.state import StateSpec, state_specs
 from omniform.engine.paged_state import MEMORY, ROWS, Pool, unit_bytes
+from omniform.hub.devices import free_memory as host_memory
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -32,6 +35,90 @@ def parse_memory(memory: object) -> int | None:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+LONGEST_ROW: Final = 4096
+"""Tokens of the longest row that memory is divided for, where the model itself sets no limit."""
+
+SHARE: Final = {"cuda": 0.8}
+"""Which part of what is free ``memory="auto"`` takes; the rest is for the activations of a step. Elsewhere half: the
+host's memory is everybody's."""
+
+MANY_ROWS: Final = 256
+"""Rows of the greatest length that ``memory="auto"`` makes room for, however much is free: more serve nobody sooner."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """How much memory an engine took, and why.
+
+    Attributes:
+        budget: bytes that it may take.
+        free: bytes that were free when that was decided.
+        taken: bytes that its blocks take; what encoders made comes beside them.
+        blocks: how many there are.
+        tokens: of how many tokens everything can be kept at once; None for a model that keeps none of tokens.
+        why: how the budget was found.
+    """
+
+    budget: int
+    free: int
+    taken: int
+    blocks: int
+    tokens: int | None
+    why: str
+
+    def __str__(self) -> str:
+        held = "" if self.tokens is None else f" for {self.tokens} tokens"
+        return f"{_spelled(self.taken)} of {_spelled(self.free)} free, {self.blocks} blocks{held} ({self.why})"
+
+
+def divided_memory(
+    model: Generative, asked: object, size: int, sizes: Mapping[Pool, int]
+) -> tuple[dict[Pool, int], int, MemoryUse]:
+    """How many blocks each pool of an engine gets, and how many bytes the features of pictures and sounds.
+
+    Args:
+        asked: bytes, a text such as ``"2GB"``, ``"auto"``, or None for a quarter of what is free.
+        size: tokens in a block.
+        sizes: bytes that a token takes in each pool, or a row.
+
+    Raises:
+        InputError: no amount, or none that a block fits into.
+    """
+    free = available(model.device)
+    longest = model.max_positions or LONGEST_ROW
+    # Features of pictures are kept beside the state; a decoder that reads text only has none.
+    features = 4 if model.reads_items else 0
+    if asked == "auto":
+        share = SHARE.get(model.device.type, 0.5)
+        useful = MANY_ROWS * sum(n * (1 if pool == ROWS else _tokens(pool, longest, size)) for pool, n in sizes.items())
+        useful = useful * 2 if MEMORY in sizes else useful
+        useful = useful * features // (features - 1) if features else useful
+        total, why = int(free * share), f"auto: {share:.0%} of what is free"
+        if sizes and useful < total:
+            total, why = useful, f"auto: room for {MANY_ROWS} rows of {longest} tokens, though more is free"
+    else:
+        given = parse_memory(asked)
+        total = free // 4 if given is None else given
+        why = "a quarter of what is free" if given is None else "as asked"
+    kept = total // features if features else 0
+    blocks = divided(total - kept, sizes, size, longest)
+    if min(blocks.values(), default=1) < 1:
+        least = sum(n * (1 if pool == ROWS else size) for pool, n in sizes.items())
+        raise InputError(
+            "there is no room for a single block of state",
+            where="memory",
+            expected=f"at least {least} bytes",
+            found=f"{total} bytes ({why})",
+        )
+    taken = sum(n * sizes[pool] * (1 if pool == ROWS else size) for pool, n in blocks.items())
+    held = [n * size for pool, n in blocks.items() if pool not in (ROWS, MEMORY)]
+    return blocks, kept, MemoryUse(total, free, taken, sum(blocks.values()), min(held, default=None), why)
+
+
+def _spelled(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
 def decoder_specs(model: Generative) -> dict[int, StateSpec]:
     """What the mixers of a model's decoder keep between steps, by slot; encoders read once, and keep nothing.
 
@@ -44,6 +131,25 @@ def decoder_specs(model: Generative) -> dict[int, StateSpec]:
 def decoder_bytes(model: Generative) -> dict[Pool, int]:
     """Bytes that a token, or a row, of a model's decoder takes in each pool."""
     return unit_bytes(decoder_specs(model), model.dtype)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that could be had on a device, with what torch holds and does not use, or the host's cache of files."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return min(host_memory(), group_memory())
+
+
+def group_memory() -> int:
+    """Bytes that the process's group may still take (a container's limit)."""
+    folder = "/sys/fs/cgroup"
+    try:
+        with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as now:
+            told = limit.read().strip()
+            return max(0, int(told) - int(now.read())) if told.isdigit() else 2**63
+    except (OSError, ValueError):
+        return 2**63  # no such groups here
 
 
 def free_memory(device: torch.device) -> int:

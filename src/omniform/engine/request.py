@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omniform.engine.guides import Grammar, Matcher
     from omniform.engine.handover import Given, Legacy
     from omniform.engine.hooks import Hooks
+    from omniform.engine.prompt_notes import PromptNotes
     from omniform.engine.strategies import Strategy
 
 PLAIN = RowLayout()
@@ -168,6 +169,8 @@ class Completion:
         steps: of a beam search, what was noted step by step; None otherwise.
         model_steps: in how many steps of the model its answers were written, each counted for itself.
         drafted_tokens, accepted_tokens: tokens that were guessed ahead, and those among them that came true.
+        prompt_logprobs: how likely each token of the decoder's prompt was after those before it, if asked for; None for
+            the first, and for what is no token of the model's.
     """
 
     sequences: list[Continuation]
@@ -177,6 +180,7 @@ class Completion:
     model_steps: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -375,6 +379,7 @@ class Request:
         grammar: the form that its answers have; None for any.
         stop_strings: ends a row by its text; None where no such strings were given.
         legacy: collects what its rows leave behind; None where nobody wants it.
+        notes: how likely its prompt's own tokens are; None where nobody asks.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
         cached_tokens: prompt tokens whose blocks another request had computed.
@@ -409,6 +414,7 @@ class Request:
     grammar: Grammar | None = None
     stop_strings: StopStrings | None = None
     legacy: Legacy | None = None
+    notes: PromptNotes | None = None
     alone: bool = False
     begun: bool = False
     cached_tokens: int = 0
@@ -428,9 +434,11 @@ class Request:
         return (-self.priority, self.arrival)
 
     @property
-    def reads_prompt(self) -> bool:
-        """Whether the output of every token of the prompt is wanted, so that none of them may be taken over."""
-        return self.strategy is not None and self.strategy.reads_prompt
+    def first_wanted(self) -> int | None:
+        """The first token whose output is wanted, so that it may not be taken over; None for each row's last ones."""
+        if self.strategy is not None and self.strategy.reads_prompt:
+            return 0
+        return None if self.notes is None else self.notes.next
 
     @property
     def running(self) -> list[Row]:

@@ -44,9 +44,9 @@ class ScheduledChunk:
     @property
     def wanted(self) -> int:
         """Of how many of its last tokens the output is wanted: guesses are confirmed by that of the token before."""
-        if self.request.reads_prompt:
-            return self.count
-        return 1 + self.row.drafted if self.is_last else 0
+        last = 1 + self.row.drafted if self.is_last else 0
+        first = None if self.row.is_shadow else self.request.first_wanted
+        return last if first is None else max(last, min(self.count, self.row.computed + self.count - first))
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ class Scheduler:
         """
         needs: dict[Pool, int] = {}
         for key, pool in self.pools.items():
-            tokens = prompt + new - 1
+            tokens = prompt + max(new, 1) - 1
             if pool.window is not None:
                 tokens = min(tokens, pool.window + self.max_tokens + pool.size)
             # Rows that fork share a block half full, until each has a copy of its own.
@@ -324,7 +324,7 @@ class Scheduler:
         given = request.prompt.given
         if given is not None and not row.outgrew:
             return self._take_given(given, request, row)
-        chain = [] if request.reads_prompt else self._contents(row, request)
+        chain = self._contents(row, request)
         known = longest_prefix(list(self.pools.values()), chain)
         # Tokens that see one another are read in one step, so none of them is reused without the others.
         while cut := [start for start, end in request.layout_of(row).bidirectional if start < known * self._size < end]:
@@ -361,7 +361,8 @@ class Scheduler:
 
     def _contents(self, row: Row, request: Request) -> list[Content]:
         """Digests of a row's full blocks, as far as they may be reused: the last token is always computed."""
-        blocks = (len(row.tokens) - 1) // self._size
+        last, first = len(row.tokens) - 1, None if row.is_shadow else request.first_wanted
+        blocks = (last if first is None else min(first, last)) // self._size
         self._digest(row, request, blocks)
         return row.contents[:blocks]
 

@@ -80,6 +80,7 @@ class Settings:
         stop_strings: texts that end a row.
         logprobs: how many of the likeliest tokens to tell the log-probabilities of, beside the chosen one's; None for
             no log-probabilities at all.
+        prompt_logprobs: the same for the prompt's own tokens.
         keep_scores, keep_logits: whether the scores that tokens were chosen by, and the model's own, are kept.
         guessing: how tokens are guessed ahead, where somebody does.
     """
@@ -126,6 +127,7 @@ class Settings:
     early_stopping: bool | Literal["never"]
     stop_strings: tuple[str, ...]
     logprobs: int | None
+    prompt_logprobs: int | None
     keep_scores: bool
     keep_logits: bool
     guessing: Guessing
@@ -386,6 +388,13 @@ def _check(s: Settings, model: Generative) -> None:
             expected="1: greedy search has one answer (or do_sample=True, or num_beams)",
             found=s.num_return_sequences,
         )
+    if s.max_new_tokens == 0 and s.prompt_logprobs is None:
+        raise InputError(
+            "this value cannot be",
+            where="max_new_tokens",
+            expected="an integer >= 1 (0 where prompt_logprobs alone is asked for)",
+            found=0,
+        )
     _check_forced(s)
     _check_vocabulary(s, model)
     if s.num_beams > 1:
@@ -442,10 +451,12 @@ def _check_forced(s: Settings) -> None:
 
 def _check_beams(s: Settings) -> None:
     s.beam_settings()
-    if s.logprobs is not None:
+    for name, asked in (("logprobs", s.logprobs), ("prompt_logprobs", s.prompt_logprobs)):
+        if asked is None:
+            continue
         raise InputError(
             "a beam search gives no log-probabilities of single tokens",
-            where="logprobs",
+            where=name,
             expected="None, or num_beams=1",
             found=f"num_beams={s.num_beams}",
             remedy="output_scores=True and compute_transition_scores tell what its choices were made by.",

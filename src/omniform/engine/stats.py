@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from omniform.engine.memory import MemoryUse
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -23,6 +25,7 @@ class Stats:
         encoder_hits: those that were known already.
         preemptions: how often a request was preempted: had to give up its blocks.
         prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
+        memory: what its blocks take, of how much, and why.
         seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
     """
 
@@ -40,4 +43,5 @@ class Stats:
     encoder_hits: int
     preemptions: int
     prefix_cache: str
+    memory: MemoryUse
     seconds: Mapping[str, float]

@@ -67,10 +67,14 @@ class Writer:
         for output in outputs:
             request, row = output.chunk.request, output.chunk.row
             seat(request, row)
+            if request.notes is not None and not row.is_shadow and not request.over:
+                self._note(request, row, output)
             here, at = at, at + output.logits.shape[0]
+            if request.over:
+                continue  # its prompt alone was to be read, or it has failed
             if request.strategy is not None:
                 together.setdefault(id(request), []).append(output)
-            elif at > here and not row.is_shadow and not request.over:
+            elif at > here and not row.is_shadow:
                 entries.append((request, row, here))
                 request.steps += 1
                 row.guesses = row.take_drafts()
@@ -82,6 +86,18 @@ class Writer:
             self._advance(theirs)
         self.dismiss()
         begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
+
+    def _note(self, request: Request, row: Row, output: ChunkOutput) -> None:
+        """Note how likely the prompt's tokens were; a request that wants no more than that is over at their end."""
+        assert request.notes is not None
+        try:
+            request.notes.read(row, output)
+        except Exception as error:
+            self.fail(request, error)
+            return
+        if request.settings.max_new_tokens == 0 and output.chunk.is_read:
+            row.finished = "length"
+            self.finish(request)
 
     def _contrasted(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor) -> Tensor:
         """The scores to choose by: the model's own, but for rows that are contrasted with something. Shape: [R, V]."""
@@ -305,7 +321,8 @@ class Writer:
             ] or [self._continuation(request, prompt, [], "cancelled", None, None)]
         steps = None if request.strategy is None else request.strategy.steps()
         counts = request.steps, request.drafted_tokens, request.accepted_tokens
-        return Completion(found, tuple(prompt), request.cached_tokens, steps, *counts)
+        noted = None if request.notes is None else request.notes.whole(len(prompt))
+        return Completion(found, tuple(prompt), request.cached_tokens, steps, *counts, noted)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """A request is over for an error."""
