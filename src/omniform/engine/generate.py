@@ -206,7 +206,7 @@ def _custom(
     loop: object,
 ) -> Tensor | GenerateOutput:
     """A call that a loop of the caller's own answers, which may have arguments of its own."""
-    writer = _writes(model)
+    writer = writes(model)
     known = table_of(writer).keys() | writer.accepts() | writer.encoder_inputs
     extra = {name: value for name, value in kwargs.items() if name in custom_names(loop) and name not in known}
     rest = {name: value for name, value in kwargs.items() if name not in extra}
