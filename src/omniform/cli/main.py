@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
@@ -281,4 +282,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
+    # A warning is a line like any other, without the place in the code.
+    warnings.showwarning = lambda message, *_, **__: logging.getLogger("omniform").warning("%s", message)
     sys.exit(main())

@@ -98,7 +98,7 @@ def read_common(r: ConfigReader, labels: int = 2) -> Common:
         causal=r.flag("is_causal", True),
     )
     r.inert(*BOOKKEEPING, *GENERATION_KEYS)
-    r.values["id2label"], r.values["num_labels"] = dict(common.id2label), common.num_labels
+    r.values["id2label"], r.values["num_labels"] = common.id2label, common.num_labels
     r.values.setdefault("label2id", {label: i for i, label in common.id2label.items()})
     return common
 

@@ -28,6 +28,7 @@ from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.pipelines.assisted import assistant_of
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, as_inputs, collated, groups, moved, parted
 from omniform.pipelines.chats import chats_told
 from omniform.pipelines.places import place_of
@@ -85,6 +86,7 @@ class Pipeline(ABC):
     _default_generation_config: GenerationConfig | None = None
     _non_generation_params: tuple[str, ...] = ()
     default_input_names: str | None = None
+    framework: ClassVar[str] = "pt"  # as releases that knew others called this one
 
     default_batch_size: ClassVar[BatchSize] = 1
     """How many inputs of a list share a batch where nobody says; a class with steps of its own says so itself."""
@@ -355,8 +357,8 @@ class Pipeline(ABC):
 
     def _take_generation(self, kwargs: Params) -> None:
         """Take out the settings of generation, which hold for all calls."""
-        self.assistant_model = kwargs.pop("assistant_model", None)
-        self.assistant_tokenizer = kwargs.pop("assistant_tokenizer", None)
+        helper = kwargs.pop("assistant_model", None), kwargs.pop("assistant_tokenizer", None)
+        self.assistant_model, self.assistant_tokenizer = assistant_of(self.model, *helper)
         prefix = self.model.config.get("prefix")
         self.prefix = prefix if isinstance(prefix, str) else None
         names = {*SETTINGS, "generation_config"} - {*self._non_generation_params}

@@ -22,6 +22,16 @@ class PipelineException(InputError):  # noqa: N818  the ecosystem's name
     """A pipeline cannot do its task with this text or this model."""
 
 
+class MissingEntryError(InputError, KeyError):
+    """A mapping that was handed over lacks an entry."""
+
+    __str__ = InputError.__str__  # KeyError prints the repr of its argument; ours is a sentence
+
+
+class WrongTypeError(InputError, TypeError):
+    """What was handed over is of a type that cannot be meant."""
+
+
 ENCODING: frozenset[str] = frozenset(EncodeOptions.__annotations__) - {"return_tensors"}
 """The options of a tokenizer that a pipeline hands on; it chooses the kind of tensors itself."""
 

@@ -15,7 +15,7 @@ from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.pipelines.answers import Answer, Flags, Span, best_answers, likeliest_spans, merged, shares, word_spans
 from omniform.pipelines.base import ChunkPipeline, Params
 from omniform.pipelines.batching import BatchSize, Inputs
-from omniform.pipelines.given import count, flag, inputs_for_model, row_of, scores_of, tensor
+from omniform.pipelines.given import MissingEntryError, count, flag, inputs_for_model, row_of, scores_of, tensor
 from omniform.pipelines.registry import Task
 from omniform.pipelines.running import Indexed
 from omniform.pipelines.understanding import Understanding
@@ -120,9 +120,9 @@ class QuestionAnsweringPipeline(Understanding, ChunkPipeline):
     def preprocess(self, input_: object, **given: object) -> Iterator[Inputs]:  # type: ignore[override]
         """The chunks of a context, each with the question: what the model reads, and beside it a :class:`Row`."""
         example, tokenizer = read_example(input_), self.reader
-        longest = cast(int, given.get("max_seq_len", min(tokenizer.model_max_length, 384)))
+        longest = cast(int, given.get("max_seq_len") or min(tokenizer.model_max_length, 384))
         question = example.question_text
-        if "max_question_len" in given:
+        if given.get("max_question_len") is not None:
             question = _cut(question, cast(int, given["max_question_len"]), tokenizer)
         encoded = _chunks(
             question,
@@ -268,9 +268,11 @@ def read_example(item: object) -> SquadExample:
     if not isinstance(item, Mapping):
         raise _unclear(item)
     for name in ("question", "context"):
-        if not isinstance(item.get(name), str) or not item[name]:
-            found = brief(item[name]) if name in item else f"a mapping of {', '.join(map(str, item)) or 'nothing'}"
-            raise InputError(f"no {name}", where="question-answering", expected="a text", found=found)
+        if name not in item:
+            found = f"a mapping of {', '.join(map(str, item)) or 'nothing'}"
+            raise MissingEntryError(f"no {name}", where="question-answering", expected="a text", found=found)
+        if not isinstance(item[name], str) or not item[name]:
+            raise InputError(f"no {name}", where="question-answering", expected="a text", found=brief(item[name]))
     return SquadExample(item["question"], item["context"])
 
 

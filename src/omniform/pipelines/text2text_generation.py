@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from threading import Lock
 from typing import ClassVar, Final, TypedDict, cast
 
 from torch import Tensor
 
+from omniform.architectures.model import Model
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief
 from omniform.core.generation import GenerationConfig
@@ -63,8 +65,8 @@ class Text2TextGenerationPipeline(WritingPipeline):
     return_name: ClassVar[str] = "generated"
     _default_generation_config = GenerationConfig(max_new_tokens=256, num_beams=4)
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+    def __init__(self, model: Model, *args: object, **kwargs: object) -> None:
+        super().__init__(model, *args, **kwargs)
         self.check_model_type(AutoModelForSeq2SeqLM)
         own = self.model.config.get("task_specific_params")
         said = own.get(self.task) if isinstance(own, Mapping) else None
@@ -192,11 +194,19 @@ class TranslationPipeline(Text2TextGenerationPipeline):
     default_batch_size = "auto"
     return_name = "translation"
 
+    def __init__(self, model: Model, *args: object, **kwargs: object) -> None:
+        known = model.config.get("task_specific_params") if isinstance(model, Model) else None
+        named = [str(name) for name in known if languages_in(str(name))] if isinstance(known, Mapping) else []
+        if kwargs.get("task") == "translation" and named:
+            warnings.warn(f"no languages are named; {named[0]} is taken, the checkpoint's first", stacklevel=2)
+            kwargs["task"] = named[0]
+        super().__init__(model, *args, **kwargs)
+
     def _sanitize_parameters(  # type: ignore[override]
         self, src_lang: str | None = None, tgt_lang: str | None = None, **kwargs: object
     ) -> tuple[Params, Params, Params]:
         reading, writing, telling = super()._sanitize_parameters(**kwargs)  # type: ignore[arg-type]
-        if src_lang is None and tgt_lang is None and isinstance(self.tokenizer, TranslatingTokenizer):
+        if src_lang is None and tgt_lang is None:
             src_lang, tgt_lang = languages_in(self.task) or (None, None)
         languages = (("src_lang", src_lang), ("tgt_lang", tgt_lang))
         return {**reading, **{name: value for name, value in languages if value is not None}}, writing, telling

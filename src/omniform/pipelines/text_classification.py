@@ -62,7 +62,8 @@ class TextClassificationPipeline(Understanding):
     """Tells which class a text belongs to; also known as ``"sentiment-analysis"``.
 
     ``pipe("a text")`` gives a list of one :class:`ClassScore`; a list of texts gives one for each. With ``top_k`` every
-    text gets a list, the likeliest class first. A pair of texts is ``{"text": ..., "text_pair": ...}``.
+    text gets a list, the likeliest class first. A pair of texts is ``{"text": ..., "text_pair": ...}``, whatever else
+    such a mapping holds.
 
     Options, for the pipeline or for a call:
         top_k: how many classes to tell; None for all of them.
@@ -109,9 +110,9 @@ class TextClassificationPipeline(Understanding):
     def postprocess(self, model_outputs: object, **given: object) -> ClassScore | list[ClassScore]:
         """The classes, the likeliest first where ``top_k`` is given."""
         legacy, top = given.get("_legacy", True), cast("int | None", given.get("top_k", 1))
-        function = cast(ClassificationFunction, given.get("function_to_apply", ClassificationFunction.DEFAULT))
+        function = cast("ClassificationFunction | None", given.get("function_to_apply"))
         config = self.model.config
-        if function is ClassificationFunction.DEFAULT:
+        if function in (None, ClassificationFunction.DEFAULT):
             function = function_for(config)
         scores = class_scores(tensor(model_outputs, "logits")[0], function).tolist()
         labels = config.common.id2label
@@ -131,7 +132,7 @@ def _texts(inputs: object) -> tuple[str, str | None]:
         return inputs, None
     if isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], list) and len(inputs[0]) == 2:
         first, second = inputs[0]
-    elif isinstance(inputs, Mapping) and "text" in inputs and not inputs.keys() - {"text", "text_pair"}:
+    elif isinstance(inputs, Mapping) and "text" in inputs:  # rows of datasets hold other things too
         first, second = inputs["text"], inputs.get("text_pair")
     else:
         raise _not_a_text(inputs)

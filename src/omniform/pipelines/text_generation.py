@@ -96,10 +96,10 @@ class TextGenerationPipeline(WritingPipeline):
             generate_kwargs["stop_strings"] = [stop_sequence] if isinstance(stop_sequence, str) else stop_sequence
         if generate_kwargs.get("stop_strings") is not None:
             generate_kwargs.setdefault("tokenizer", self.tokenizer)
-        if self.assistant_model is not None:
+        if self.assistant_model is not None and "assistant_model" not in generate_kwargs:
             generate_kwargs["assistant_model"] = self.assistant_model
-        if self.assistant_tokenizer is not None:
-            generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
+            if self.assistant_tokenizer is not None:
+                generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
         telling: Params = {
             "return_type": return_type or _returned(return_full_text, return_tensors, return_text),
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
@@ -108,6 +108,18 @@ class TextGenerationPipeline(WritingPipeline):
         return _said(reading), generate_kwargs, _said(telling)
 
     # -- a call ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, text_inputs: object, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        """Write on from a prompt or answer a chat, or many; see the class and :meth:`Pipeline.__call__`.
+
+        Args:
+            text_inputs: a text, a chat, or any of the ways in which many come.
+            kwargs: parameters.
+
+        Returns:
+            A list of records, one for each answer; a list of such lists for many inputs.
+        """
+        return super().__call__(text_inputs, *args, **kwargs)  # type: ignore[arg-type]
 
     def preprocess(  # type: ignore[override]
         self,

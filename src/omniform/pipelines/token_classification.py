@@ -229,8 +229,9 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
 
     def postprocess(self, model_outputs: object, **given: object) -> list[Entity] | list[EntityGroup]:
         """The entities of a text, from all of its chunks."""
-        strategy = cast(AggregationStrategy, given.get("aggregation_strategy", AggregationStrategy.NONE))
-        ignored = cast("list[str]", given.get("ignore_labels", ["O"]))
+        strategy = cast(AggregationStrategy, given.get("aggregation_strategy") or AggregationStrategy.NONE)
+        told = cast("list[str] | None", given.get("ignore_labels"))
+        ignored = ["O"] if told is None else told
         chunks = cast("Sequence[Mapping[str, object]]", model_outputs)
         found: list[Entity | EntityGroup] = []
         for output in chunks:

@@ -8,9 +8,10 @@ from enum import Enum
 from typing import Final, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative
+from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief
 from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import ModelOutput
@@ -61,6 +62,17 @@ class WritingPipeline(Pipeline):
     _load_tokenizer = True
     default_batch_size = "auto"
     _engine: Engine | None = None
+
+    def __init__(self, model: Model, *args: object, **kwargs: object) -> None:
+        if isinstance(model, nn.Module) and not model.can_generate():
+            raise InputError(
+                f"this {type(model).__name__} does not write",
+                where="model",
+                expected="a model that writes from left to right",
+                found="one that does not",
+                remedy="Encoders such as BERT do with is_decoder=true in their config, if they were trained so.",
+            )
+        super().__init__(model, *args, **kwargs)  # type: ignore[arg-type]
 
     def outcome(self, inputs: Inputs, written: Written) -> object:
         """What ``postprocess`` gets of one prompt."""

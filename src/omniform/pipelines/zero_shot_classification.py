@@ -19,7 +19,7 @@ from omniform.inputs.text.encoding import BatchEncoding
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.pipelines.base import ChunkPipeline, Params
 from omniform.pipelines.batching import BatchSize, Inputs
-from omniform.pipelines.given import flag, inputs_for_model, row_of, scores_of, tensor
+from omniform.pipelines.given import WrongTypeError, flag, inputs_for_model, row_of, scores_of, tensor
 from omniform.pipelines.registry import Task
 from omniform.pipelines.understanding import Understanding
 
@@ -72,7 +72,7 @@ class ZeroShotClassificationPipeline(Understanding, ChunkPipeline):
             log.warning("label2id names no entailment; the model's last class is taken for it")
         before: Params = {}
         after: Params = {}
-        if given.get("candidate_labels") is not None:
+        if "candidate_labels" in given:
             before["candidate_labels"] = _labels(given["candidate_labels"])
         if given.get("hypothesis_template") is not None:
             before["hypothesis_template"] = _template(given["hypothesis_template"])
@@ -88,13 +88,13 @@ class ZeroShotClassificationPipeline(Understanding, ChunkPipeline):
         named = labels if isinstance(labels, Mapping) else {}
         return next((int(index) for label, index in named.items() if str(label).lower().startswith("entail")), -1)
 
+    @overload  # type: ignore[override]
+    def __call__(self, sequences: str, *args: object, **given: object) -> Ranked: ...
     @overload
-    def __call__(self, inputs: str, *args: object, **given: object) -> Ranked: ...
+    def __call__(self, sequences: list[str], *args: object, **given: object) -> list[Ranked]: ...
     @overload
-    def __call__(self, inputs: list[str], *args: object, **given: object) -> list[Ranked]: ...
-    @overload
-    def __call__(self, inputs: object, *args: object, **given: object) -> object: ...
-    def __call__(self, inputs: object, *args: object, **given: object) -> object:
+    def __call__(self, sequences: object, *args: object, **given: object) -> object: ...
+    def __call__(self, sequences: object, *args: object, **given: object) -> object:
         """The classes of one text or of several; the classes may be given by position.
 
         Raises:
@@ -104,18 +104,18 @@ class ZeroShotClassificationPipeline(Understanding, ChunkPipeline):
             given["candidate_labels"] = args[0]
         elif args:
             raise UnknownArgumentError(f"{type(self).__name__} takes a text and its labels by position")
-        if isinstance(inputs, list) and not inputs:
+        if isinstance(sequences, list) and not sequences:
             raise _nothing("text")
-        return super().__call__(inputs, **given)  # type: ignore[arg-type]
+        return super().__call__(sequences, **given)  # type: ignore[arg-type]
 
     def preprocess(self, input_: object, **given: object) -> Iterator[Inputs]:  # type: ignore[override]
         """One part for each class: the text and the class's sentence."""
         if not isinstance(input_, str):
-            raise InputError("not a text", where="zero-shot-classification", found=brief(input_))
-        labels = cast("Sequence[str]", given.get("candidate_labels", ()))
-        if not input_ or not labels:
-            raise _nothing("text" if labels else "label")
-        template, tokenizer = cast(str, given.get("hypothesis_template", TEMPLATE)), self.reader
+            raise WrongTypeError("not a text", where="zero-shot-classification", found=brief(input_))
+        labels = _labels(given.get("candidate_labels"))
+        if not input_:
+            raise _nothing("text")
+        template, tokenizer = cast(str, given.get("hypothesis_template") or TEMPLATE), self.reader
         for index, label in enumerate(labels):
             encoded = _pair(input_, _filled(template, label), tokenizer)
             told = {"candidate_label": label, "sequence": input_, "is_last": index == len(labels) - 1}
@@ -154,7 +154,12 @@ def _pair(text: str, hypothesis: str, tokenizer: Tokenizer) -> BatchEncoding:
 def _labels(value: object) -> list[str]:
     labels = [label.strip() for label in value.split(",") if label.strip()] if isinstance(value, str) else value
     if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
-        raise InputError("not a list of labels", where="candidate_labels", found=brief(value))
+        raise WrongTypeError(
+            "no labels are named" if value is None else "not a list of labels",
+            where="candidate_labels",
+            expected='a list such as ["politics", "sport"], or "politics, sport"',
+            found=brief(value),
+        )
     if not labels:
         raise _nothing("label")
     return list(labels)

@@ -1,0 +1,115 @@
+"""Scripts of the ecosystem with their imports changed: small things that they count on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from kinds import checkpoint
+from tiny import VOCABULARY, word_pieces
+
+import omniform
+from checkpoints import text_checkpoint
+from omniform import pipeline
+from omniform.core.errors import InputError
+from omniform.pipelines import TextClassificationPipeline, TextGenerationPipeline
+from reference import saved_reference, transformers
+
+GREEDY = {"do_sample": False, "max_new_tokens": 6}
+
+
+def classifier(**given: object) -> TextClassificationPipeline:
+    return pipeline("text-classification", checkpoint("bert", "ForSequenceClassification"), device="cpu", **given)
+
+
+def test_labels_that_are_renamed_in_place() -> None:
+    pipe = classifier()
+    pipe.model.config.id2label = {0: "bad", 1: "good"}
+    assert {one["label"] for one in pipe("a", top_k=None)} == {"bad", "good"}
+    pipe.model.config.id2label[0] = "poor"
+    assert {one["label"] for one in pipe("a", top_k=None)} == {"poor", "good"}
+    assert pipe.model.config.id2label[0] == "poor" and pipe.framework == "pt"
+
+
+def test_a_subclass_that_passes_the_defaults_on() -> None:
+    class Own(TextClassificationPipeline):
+        def postprocess(self, model_outputs, function_to_apply=None, top_k=1, _legacy=True):
+            return super().postprocess(model_outputs, function_to_apply=function_to_apply, top_k=top_k, _legacy=_legacy)
+
+    assert classifier(pipeline_class=Own)("a") == classifier()("a")
+
+
+def test_rows_of_a_dataset_hold_more_than_texts() -> None:
+    pipe = classifier()
+    assert pipe({"text": "a cat", "text_pair": "b", "label": 3}) == pipe({"text": "a cat", "text_pair": "b"})
+
+
+def test_zero_shot_by_name_and_types() -> None:
+    labels = {"entailment": 1, "other": 0}
+    changes = {"label2id": labels, "id2label": {index: label for label, index in labels.items()}}
+    folder = checkpoint("bert", "ForSequenceClassification", json.dumps(changes))
+    pipe = pipeline("zero-shot-classification", folder, device="cpu")
+    assert pipe(sequences="a cat", candidate_labels=["x", "y"]) == pipe("a cat", ["x", "y"])
+    for text, given in ((None, ["x"]), ("a cat", None), ("a cat", 3)):
+        with pytest.raises(TypeError):
+            pipe(text, candidate_labels=given)
+    with pytest.raises(TypeError):
+        pipe("a cat")
+
+
+def test_a_question_without_its_context() -> None:
+    pipe = pipeline("question-answering", checkpoint("bert", "ForQuestionAnswering"), device="cpu")
+    with pytest.raises(KeyError, match="no context; expected a text") as caught:
+        pipe({"question": "who is it"})
+    assert isinstance(caught.value, InputError)
+    for context in ("", None):
+        with pytest.raises(InputError, match="no context"):
+            pipe({"question": "who is it", "context": context})
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return text_checkpoint(tmp_path_factory.mktemp("writer"), chat=True)
+
+
+def test_an_assistant_by_its_name(writer: Path) -> None:
+    plain = pipeline("text-generation", writer, device="cpu")
+    pipe = pipeline("text-generation", writer, assistant_model=str(writer), device="cpu")
+    assert isinstance(pipe, TextGenerationPipeline) and isinstance(pipe.assistant_model, omniform.PreTrainedModel)
+    assert pipe.assistant_tokenizer is None
+    assert pipe(text_inputs="The cat", **GREEDY) == plain("The cat", **GREEDY)
+    given = omniform.AutoModelForCausalLM.from_pretrained(writer)
+    assert plain("The cat", assistant_model=given, **GREEDY) == plain("The cat", **GREEDY)
+    with pytest.raises(InputError, match="assistant_model: this is no model"):
+        pipeline("text-generation", writer, assistant_model=3)
+
+
+def test_a_model_that_does_not_write() -> None:
+    with pytest.raises(InputError, match="this BertLMHeadModel does not write"):
+        pipeline("text-generation", checkpoint("bert", "ForSequenceClassification"))
+
+
+def test_translation_without_languages(tmp_path: Path) -> None:
+    tasks = {
+        "summarization": {"prefix": "summarize : "},
+        "translation_en_to_de": {"prefix": "translate english to german : ", "num_beams": 1, "max_length": 7},
+        "translation_de_to_en": {"prefix": "translate german to english : ", "num_beams": 1, "max_length": 7},
+    }
+    config = transformers.T5Config(
+        vocab_size=len(VOCABULARY), d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, pad_token_id=0,
+        eos_token_id=3, decoder_start_token_id=0, task_specific_params=tasks,
+    )  # fmt: skip
+    saved_reference(transformers.T5ForConditionalGeneration, config, tmp_path)
+    word_pieces().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="translation_de_to_en"):
+        pipe = pipeline("translation", tmp_path)
+    assert pipe.task == "translation_de_to_en"
+    named = pipeline("translation_de_to_en", tmp_path)
+    assert pipe("the cat", return_tensors=True)[0]["translation_token_ids"].equal(
+        named("the cat", return_tensors=True)[0]["translation_token_ids"]
+    )
+    assert torch.is_tensor(
+        named("the cat", src_lang="en", tgt_lang="fr", return_tensors=True)[0]["translation_token_ids"]
+    )
