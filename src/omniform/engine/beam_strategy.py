@@ -217,7 +217,7 @@ def _ends(request: Request, rows: Sequence[Row], hands: Hands) -> Callable[[int,
 
     def ends(parent: int, token: int) -> bool:
         stops = request.stop_strings
-        if late or (stops is not None and stops.ends([*rows[parent].named, token])):
+        if late or (stops is not None and stops.may_end(token) and stops.ends([*rows[parent].named, token])):
             return True
         if hooks is not None and hooks.end_beam(rows[parent], token):
             return True

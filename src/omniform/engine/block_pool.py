@@ -87,25 +87,49 @@ class BlockTable:
     size: int
     blocks: list[int | None] = field(default_factory=list)
     reserve: tuple[int, int] = (0, 0)
+    _runs: list[tuple[int, int | None]] = field(default_factory=list, repr=False)  # runs of neighbours: number, block
+    _noted: int = 0  # so many blocks are among them
 
     def slot_ranges(self, first: int, stop: int) -> list[SlotRange]:
         """The slots of the row's indices from ``first`` to ``stop``, neighbours joined."""
-        size = self.size
-        ranges: list[SlotRange] = []
-        begin = end = -1
-        for number in range(first // size, -(-stop // size)):
+        size, number = self.size, first // self.size
+        if stop - first == 1:
             block = self.blocks[number]
             assert block is not None, "a query looks at keys that were let go"
-            low = block * size + max(0, first - number * size)
-            high = block * size + min(size, stop - number * size)
-            if low == end:
-                end = high
-                continue
-            if end >= 0:
-                ranges.append((begin, end))
-            begin, end = low, high
-        ranges.append((begin, end))
+            slot = block * size + first - number * size
+            return [(slot, slot + 1)]
+        ranges: list[SlotRange] = []
+        after = self._known_runs()
+        for begin, block in reversed(self._runs):
+            if begin * size < stop:
+                assert block is not None, "a query looks at keys that were let go"
+                shift = (block - begin) * size
+                ranges.append((max(first, begin * size) + shift, min(stop, after * size) + shift))
+                if begin <= number:
+                    break
+            after = begin
+        ranges.reverse()
         return ranges
+
+    def _known_runs(self) -> int:
+        """Note the runs of neighbours among blocks that were appended since; returns how many blocks there are."""
+        runs, blocks = self._runs, self.blocks
+        for number in range(self._noted, len(blocks)):
+            block = blocks[number]
+            before = blocks[number - 1] if number else None
+            if number == 0 or block != (None if before is None else before + 1):
+                runs.append((number, block))
+        self._noted = len(blocks)
+        return self._noted
+
+    def changed(self) -> None:
+        """Say that blocks were replaced or taken away."""
+        self._runs.clear()
+        self._noted = 0
+
+    def twin(self) -> BlockTable:
+        """Another table of the same blocks."""
+        return BlockTable(self.size, self.blocks.copy(), _runs=self._runs.copy(), _noted=self._noted)
 
     def held(self) -> list[int]:
         """The blocks that it holds."""
@@ -133,6 +157,7 @@ class BlockPool:
         self._found: dict[Content, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, held by nobody; least recently used first
         self._reserving: dict[int, BlockTable] = {}
+        self._reserved = 0  # blocks in their reserves
 
     @property
     def used(self) -> int:
@@ -142,7 +167,7 @@ class BlockPool:
     @property
     def available(self) -> int:
         """Blocks that can be had: free ones, remembered ones that nobody holds, reserves."""
-        return self._free.count + len(self._idle) + sum(t.reserve[1] - t.reserve[0] for t in self._reserving.values())
+        return self._free.count + len(self._idle) + self._reserved
 
     @property
     def cached(self) -> int:
@@ -193,6 +218,7 @@ class BlockPool:
         fresh = spare.blocks[0]
         assert fresh is not None
         table.blocks[number] = fresh
+        table.changed()
         self._let_go(block)
         return block, fresh
 
@@ -239,7 +265,10 @@ class BlockPool:
 
     def fork(self, table: BlockTable) -> BlockTable:
         """A second table of the same blocks."""
-        return BlockTable(self.size, [None if b is None else self.hold(b) for b in table.blocks])
+        for block in table.blocks:
+            if block is not None:
+                self.hold(block)
+        return table.twin()
 
     def passed(self, tokens: int) -> int:
         """How many of a row's first blocks no later query sees, once it has ``tokens`` tokens behind it."""
@@ -253,6 +282,7 @@ class BlockPool:
             if block is None:
                 return
             table.blocks[number] = None
+            table.changed()
             self._let_go(block)
 
     def shrink(self, table: BlockTable, tokens: int) -> None:
@@ -260,6 +290,7 @@ class BlockPool:
         for block in table.blocks[tokens // self.size :]:
             if block is not None:
                 self.forget(block)
+        table.changed()
         while len(table.blocks) > self.blocks_for(tokens):
             block = table.blocks.pop()
             if block is not None:
@@ -272,6 +303,7 @@ class BlockPool:
         for block in reversed(table.held()):
             self._let_go(block)
         table.blocks.clear()
+        table.changed()
 
     def _let_go(self, block: int) -> None:
         self._holders[block] -= 1
@@ -296,6 +328,7 @@ class BlockPool:
         self._set_reserve(table, self._free.take_any(blocks))
 
     def _set_reserve(self, table: BlockTable, reserve: tuple[int, int]) -> None:
+        self._reserved += reserve[1] - reserve[0] - (table.reserve[1] - table.reserve[0])
         table.reserve = reserve
         if reserve[0] < reserve[1]:
             self._reserving[id(table)] = table

@@ -394,7 +394,7 @@ class Engine:
             self._scheduler.add(self._inbox.popleft())
         for request in [*self._scheduler.waiting, *self._scheduler.running]:
             # A search that is late ends with its next step, which makes its beams answers.
-            late = request.strategy is None and is_late(request)
+            late = request.deadline is not None and request.strategy is None and is_late(request)
             if request.rows and not request.running:
                 self._writer.finish(request)  # the step that ended it was interrupted
             elif request.cancelled or (late and any(row.written for row in request.rows)):

@@ -196,8 +196,8 @@ class PagedState:
             first, stop = ranges[0]
             self._mappings[pool].slots = (first, stop - first)
             return
-        slots = torch.cat([torch.arange(first, stop) for first, stop in ranges])
-        self._mappings[pool].slots = slots.to(self._device)
+        slots = [slot for first, stop in ranges for slot in range(first, stop)]
+        self._mappings[pool].slots = torch.tensor(slots, device=self._device)
 
     def begin_rows(self, blocks: Sequence[int], fresh: Sequence[int]) -> None:
         """Say which blocks hold the states of the next step's rows.

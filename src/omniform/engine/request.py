@@ -16,7 +16,7 @@ from omniform.engine.block_pool import BlockTable, Content
 from omniform.engine.history import History
 from omniform.engine.paged_state import Pool
 from omniform.engine.parts import NO_PARTS, Parts
-from omniform.engine.settings import Settings
+from omniform.engine.settings import Settings, choosing
 from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
 
@@ -432,6 +432,11 @@ class Request:
     def order(self) -> tuple[int, int]:
         """Sorts requests: the most urgent first."""
         return (-self.priority, self.arrival)
+
+    @property
+    def choosing(self) -> Settings:
+        """What its tokens are chosen by: the same object for all requests that have it in common."""
+        return choosing(self.settings)
 
     @property
     def first_wanted(self) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ class ChunkOutput:
     Attributes:
         chunk: the row's part in the step.
         first: the place in the row of the first of them.
+        scored: of how many of them there are scores.
         hidden: what the decoder made of them. Shape: [W, D].
         logits: the scores of what follows, where the row has been read to its end: after each guess, and before the
             first; nothing elsewhere, :attr:`project` makes them. Shape: [1 + drafted, V].
@@ -37,10 +37,38 @@ class ChunkOutput:
 
     chunk: ScheduledChunk
     first: int
+    scored: int
+    project: Callable[[Tensor], Tensor]
+    _rows: slice
+    _scored_rows: slice
+    _step: StepTensors
+
+    @property
+    def hidden(self) -> Tensor:
+        return self._step.hidden[self._rows]
+
+    @property
+    def logits(self) -> Tensor:
+        return self._step.logits[self._scored_rows]
+
+    @property
+    def layers(self) -> tuple[Tensor, ...]:
+        return tuple(x[self._rows] for x in self._step.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTensors:
+    """What a step gave for all wanted tokens; see :class:`ChunkOutput`, which hands out each row's share on demand.
+
+    Attributes:
+        hidden: Shape: [all W, D].
+        logits: Shape: [all R, V].
+        layers: Shape: [all W, D] each.
+    """
+
     hidden: Tensor
     logits: Tensor
     layers: tuple[Tensor, ...]
-    project: Callable[[Tensor], Tensor]
 
 
 class Runner:
@@ -75,17 +103,21 @@ class Runner:
         lengths: list[int] = []
         segments: list[Segment] = []
         wanted: list[int] = []
-        for chunk in plan.chunks:
-            row, first, stop = chunk.row, chunk.row.computed, chunk.row.computed + chunk.count
-            bidirectional = tuple(t for t in chunk.request.layout_of(row).bidirectional if t[0] < stop and t[1] > first)
-            segments.append(Segment(len(ids), chunk.count, first, bidirectional))
+        wants = [chunk.wanted for chunk in plan.chunks]
+        for chunk, last in zip(plan.chunks, wants, strict=True):
+            row, count = chunk.row, chunk.count
+            first, start = row.computed, len(ids)
+            stop, length = first + count, row.regime_length
+            spans = chunk.request.layout_of(row).bidirectional
+            segments.append(Segment(start, count, first, tuple(t for t in spans if t[0] < stop and t[1] > first)))
             ids += row.tokens[first:stop]
-            lengths += [max(row.regime_length, at + 1) for at in range(first, stop)]
-            wanted += range(len(ids) - chunk.wanted, len(ids))
+            lengths += [length] * count if stop <= length else [max(length, at + 1) for at in range(first, stop)]
+            wanted += range(start + count - last, start + count)
         named = torch.tensor([ids], device=device).clamp_(min=0)  # a vector's place has no id
         embeds = model.embed(named)
         for chunk, segment in zip(plan.chunks, segments, strict=True):
-            self._place_features(embeds, chunk, segment)
+            if chunk.request.placed:
+                self._place_features(embeds, chunk, segment)
         for pool in self._pools:
             self._begin(pool, plan.chunks)
         reads_memory = plan.chunks[0].request.memory is not None
@@ -103,7 +135,7 @@ class Runner:
             taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
         )
         hidden = model.decoder.decode(embeds, ctx)[0]
-        return _outputs(plan, hidden, _wanted_of(ctx.taps.hidden_states, wanted), model.project)
+        return _outputs(plan, wants, hidden, _wanted_of(ctx.taps.hidden_states, wanted), model.project)
 
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
@@ -142,27 +174,35 @@ def _wanted_of(layers: Sequence[Tensor], wanted: list[int]) -> tuple[Tensor, ...
 
 
 def _outputs(
-    plan: StepPlan, hidden_WD: Tensor, layers: tuple[Tensor, ...], project: Callable[[Tensor], Tensor]
+    plan: StepPlan,
+    wants: Sequence[int],
+    hidden_WD: Tensor,
+    layers: tuple[Tensor, ...],
+    project: Callable[[Tensor], Tensor],
 ) -> tuple[list[ChunkOutput], Tensor]:
     """What a step gave, chunk by chunk; all scores that are looked at for certain are made in one go."""
-    chunks = [chunk for chunk in plan.chunks if chunk.wanted]
-    stops = list(accumulate(chunk.wanted for chunk in chunks))
-    ends = [
-        (stop - 1 - chunk.row.drafted, stop) if chunk.is_last else (0, 0)
-        for chunk, stop in zip(chunks, stops, strict=True)
-    ]
-    places = [at for first, stop in ends for at in range(first, stop)]
+    shares: list[tuple[ScheduledChunk, int, int]] = []  # each chunk, its wanted tokens, and those with scores
+    places: list[int] = []
+    stop = 0
+    for chunk, wanted in zip(plan.chunks, wants, strict=True):
+        if wanted:
+            stop += wanted
+            scored = 1 + chunk.row.drafted if chunk.is_last else 0
+            places += range(stop - scored, stop)
+            shares.append((chunk, wanted, scored))
     if not places:
         logits = hidden_WD.new_empty(0, 0)
     else:
         logits = project(hidden_WD if len(places) == hidden_WD.shape[0] else hidden_WD[places])
+    step = StepTensors(hidden_WD, logits, layers)
     outputs: list[ChunkOutput] = []
-    at = 0
-    for chunk, stop, (first, end) in zip(chunks, stops, ends, strict=True):
-        rows = slice(stop - chunk.wanted, stop)
-        start = chunk.row.computed + chunk.count - chunk.wanted
-        scores, at = logits[at : at + end - first], at + end - first
-        outputs.append(ChunkOutput(chunk, start, hidden_WD[rows], scores, tuple(x[rows] for x in layers), project))
+    stop = at = 0
+    for chunk, wanted, scored in shares:
+        stop += wanted
+        first = chunk.row.computed + chunk.count - wanted
+        rows, scores = slice(stop - wanted, stop), slice(at, at + scored)
+        outputs.append(ChunkOutput(chunk, first, scored, project, rows, scores, step))
+        at += scored
     return outputs, logits
 
 

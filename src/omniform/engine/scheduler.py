@@ -92,10 +92,12 @@ class Scheduler:
         bring: Callable[[Given, Mapping[Pool, BlockTable]], None],
     ) -> None:
         self.pools = dict(pools)
+        self._windows = [(key, pool) for key, pool in pools.items() if pool.window is not None]
         self.max_tokens = max_tokens
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.preemptions = 0
+        self._gone: set[int] = set()  # requests that were preempted since the present plan was begun
         self._size = block_size
         self._prepare = prepare
         self._let_go = let_go
@@ -165,6 +167,7 @@ class Scheduler:
             row.take_drafts()
             row.computed = 0
         self._let_go(request)
+        self._gone.add(id(request))
         self.running.remove(request)
         self.add(request)
 
@@ -197,13 +200,16 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """What the next step computes; empty if nothing can be."""
         plan = StepPlan()
+        self._gone.clear()
         everyone = [*self.running, *self.waiting]
         suspect = next((r for r in everyone if r.alone), None)
         budget = self.max_tokens
         # Running requests come before waiting ones of the same priority.
         starting = {id(r) for r in self.waiting}
         blocked = False
-        for request in sorted(everyone, key=lambda r: (-r.priority, id(r) in starting, r.arrival)):
+        if starting:
+            everyone.sort(key=lambda r: (-r.priority, id(r) in starting, r.arrival))
+        for request in everyone:
             if budget <= 0 or (suspect is not None and request is not suspect):
                 continue
             # Whoever waits longest is not overtaken: it would wait for ever behind smaller ones. That goes for those
@@ -212,14 +218,15 @@ class Scheduler:
                 blocked = blocked or not self._admit(request, plan)
                 if blocked:
                     continue
-            elif request not in self.running:
+            elif id(request) in self._gone:
                 blocked = True
                 continue
             budget -= self._plan_chunks(request, budget, plan)
-            blocked = blocked or request not in self.running
-        planned = {id(chunk.row) for chunk in plan.chunks}
-        for row in (row for request in self.running for row in request.rows):
-            if row.drafted and id(row) not in planned:
+            blocked = blocked or id(request) in self._gone
+        guessing = [row for request in self.running for row in request.rows if row.drafted]
+        planned = {id(chunk.row) for chunk in plan.chunks} if guessing else ()
+        for row in guessing:
+            if id(row) not in planned:
                 row.take_drafts()  # guesses are for one step, and this is not the row's
         return plan
 
@@ -227,12 +234,13 @@ class Scheduler:
         """Note that a step was computed."""
         for chunk in plan.chunks:
             chunk.row.computed += chunk.count
-            for pool, table in chunk.row.tables.items():
+            for key, pool in self._windows:
                 behind = chunk.row.computed - max(chunk.row.drafted, chunk.row.tentative)
-                self.pools[pool].slide(table, behind if chunk.row.kept is None else chunk.row.kept[0])
-        for request in plan.requests:
-            # Whoever was in a step that failed is alone until it has come that far again.
-            request.alone = request.alone and any(row.pending for row in request.reading)
+                pool.slide(chunk.row.tables[key], behind if chunk.row.kept is None else chunk.row.kept[0])
+        for chunk in plan.chunks:
+            if chunk.request.alone:
+                # Whoever was in a step that failed is alone until it has come that far again.
+                chunk.request.alone = any(row.pending for row in chunk.request.reading)
 
     def _admit(self, request: Request, plan: StepPlan) -> bool:
         """Let a waiting request run, if there is room for all that it holds so far."""
@@ -286,6 +294,10 @@ class Scheduler:
                 wish -= len(row.take_drafts(most if self._can_keep(row) else 0))
             count = _unsplit(request, row, min(wish, left)) if left > 0 else 0
             if count == 0:
+                continue
+            if self._is_within_blocks(row, count):
+                chunks.append(ScheduledChunk(request, row, count))
+                left -= count
                 continue
             while not self._has_room(row, count):
                 if not self._preempt_another(request, plan, only_lesser=False):
@@ -393,6 +405,14 @@ class Scheduler:
         return all(
             self._new_blocks(pool, row.tables[key], row, count) <= pool.available for key, pool in self.pools.items()
         )
+
+    def _is_within_blocks(self, row: Row, count: int) -> bool:
+        """Whether a row's next tokens need no blocks and fill none: they go into blocks of its own."""
+        for key, pool in self.pools.items():
+            inside = row.computed % pool.size
+            if not inside or inside + count >= pool.size or pool.is_shared(row.tables[key], row.computed // pool.size):
+                return False
+        return not (row.drafted or row.tentative)
 
     def _new_blocks(self, pool: BlockPool, table: BlockTable, row: Row, count: int) -> int:
         need = pool.blocks_for(row.computed + count) - len(table.blocks)

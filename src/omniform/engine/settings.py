@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -166,6 +167,11 @@ class Settings:
         return not changed and self.watermark is None
 
     @property
+    def notes(self) -> bool:
+        """Whether anything is noted of every token."""
+        return self.keep_scores or self.keep_logits or self.logprobs is not None
+
+    @property
     def rows_at_once(self) -> int:
         """How many rows are computed for one prompt at a time, at most."""
         if self.penalty_alpha and self.top_k > 1:
@@ -190,6 +196,25 @@ class Settings:
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self.pad_token_id,
         )
+
+
+@lru_cache(maxsize=1024)
+def choosing(settings: Settings) -> Settings:
+    """What of some settings the next token is chosen by; one object for all that have it in common.
+
+    Rows of requests that differ in other things (how long they may become, what ends them, what is noted of them)
+    choose all at once.
+    """
+    longest = settings.max_new_tokens if settings.forced_last else 1
+    one = replace(settings, max_new_tokens=longest, num_return_sequences=1, seed=None)
+    return _only_one(
+        replace(one, max_time=None, stop_strings=(), logprobs=None, prompt_logprobs=None, keep_logits=False)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _only_one(settings: Settings) -> Settings:
+    return settings
 
 
 class Asked:

@@ -96,6 +96,24 @@ class StopStrings:
         self._strings = {s: s.encode() for s in strings}
         self._pieces = Pieces(tokenizer)
         self.window = max(map(len, self._strings.values()))
+        self._ending: dict[int, bool] = {}
+        self._leading: dict[int, bool] = {}
+
+    def may_end(self, token: int) -> bool:
+        """Whether a row can end with this token at all; of most tokens that is known without looking at the row."""
+        found = self._ending.get(token)
+        if found is None:
+            piece = self._pieces[token]
+            found = self._ending[token] = any(s in piece or _begins_with_end(piece, s) for s in self._strings.values())
+        return found
+
+    def _may_lead(self, token: int) -> bool:
+        """Whether a text that ends with this token can end with the beginning of a stop string."""
+        found = self._leading.get(token)
+        if found is None:
+            piece = self._pieces[token]
+            found = self._leading[token] = any(piece in s[:-1] or _overlap(piece, s) for s in self._strings.values())
+        return found
 
     def ends(self, row: Sequence[int]) -> bool:
         """Whether the last token completes a stop string; it may go on after it within the same token."""
@@ -103,6 +121,8 @@ class StopStrings:
 
     def untouched(self, row: Sequence[int]) -> int:
         """How many of a row's tokens belong neither to a stop string that ends it nor to the beginning of one."""
+        if row and not (self.may_end(row[-1]) or self._may_lead(row[-1])):
+            return len(row)
         matches = self._matches(row)
         pieces = [self._pieces[token] for token in row[-self.window :]]
         text = b"".join(pieces)
@@ -135,7 +155,7 @@ class StopStrings:
 
     def _matches(self, row: Sequence[int]) -> dict[str, int]:
         """The strings that the last token completes, and where they begin in the text of the window."""
-        if not row:
+        if not row or not self.may_end(row[-1]):
             return {}
         text = self._text(row)
         last = len(text) - len(self._pieces[row[-1]])
@@ -206,6 +226,11 @@ def stop_strings(strings: Sequence[str], tokenizer: Decodes | None) -> StopStrin
             remedy="Pass tokenizer=... to generate, or give the Engine a processor.",
         )
     return StopStrings(strings, tokenizer)
+
+
+def _begins_with_end(piece: bytes, string: bytes) -> bool:
+    """Whether a text begins with some of a string's last bytes, not with the whole string."""
+    return any(piece.startswith(string[-n:]) for n in range(1, min(len(piece), len(string) - 1) + 1))
 
 
 def _overlap(text: bytes, string: bytes) -> int:

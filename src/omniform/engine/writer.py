@@ -18,7 +18,6 @@ from omniform.engine.request import NAMELESS, Completion, Continuation, FinishRe
 from omniform.engine.runner import ChunkOutput
 from omniform.engine.sampling import choose, logprobs_of
 from omniform.engine.scheduler import Scheduler
-from omniform.engine.settings import Settings
 from omniform.engine.stop import answer_text
 
 log = logging.getLogger("omniform")
@@ -66,10 +65,11 @@ class Writer:
         at = 0
         for output in outputs:
             request, row = output.chunk.request, output.chunk.row
-            seat(request, row)
+            if request.grammar is not None:
+                seat(request, row)
             if request.notes is not None and not row.is_shadow and not request.over:
                 self._note(request, row, output)
-            here, at = at, at + output.logits.shape[0]
+            here, at = at, at + output.scored
             if request.over:
                 continue  # its prompt alone was to be read, or it has failed
             if request.strategy is not None:
@@ -85,7 +85,9 @@ class Writer:
         for theirs in self._looked_at(list(together.values())):
             self._advance(theirs)
         self.dismiss()
-        begin_masks({id(output.chunk.request): output.chunk.request for output in outputs}.values())
+        guided = {id(o.chunk.request): o.chunk.request for o in outputs if o.chunk.request.grammar is not None}
+        if guided:
+            begin_masks(guided.values())
 
     def _note(self, request: Request, row: Row, output: ChunkOutput) -> None:
         """Note how likely the prompt's tokens were; a request that wants no more than that is over at their end."""
@@ -108,7 +110,7 @@ class Writer:
         shadows = {id(output.chunk.row): output for output in outputs if output.chunk.row.is_shadow}
         at = 0
         for output in outputs:
-            row, contrast, width = output.chunk.row, output.chunk.request.contrast, output.logits.shape[0]
+            row, contrast, width = output.chunk.row, output.chunk.request.contrast, output.scored
             if contrast is not None and width and not row.is_shadow:
                 shadow = None if row.shadow is None else shadows[id(row.shadow)]
                 try:
@@ -156,16 +158,20 @@ class Writer:
         """Write one token of each row, then one more of those whose token was the guess that the step went on with."""
         guessed = [(request, row, len(row.guesses)) for request, row, _ in entries if row.guesses]
         while entries:
-            alike: dict[tuple[Settings, int, int], list[Entry]] = {}
+            alike: dict[tuple[int, int, int], list[Entry]] = {}
             for entry in entries:
                 # Rows that bring objects along choose with the others of their call only; and with those that are as
                 # far as they are, which guesses may change, since all of them are shown in one tensor.
-                call = 0 if entry[0].hooks is None else id(entry[0].hooks)
-                pace = entry[1].written if call and entry[0].drafter is not None else 0
-                alike.setdefault((entry[0].settings, call, pace), []).append(entry)
-            for (settings, _, _), some in alike.items():
-                self._guarded(some, lambda some, s=settings: self._choose(some, s, logits_RV, chosen_by_RV))  # type: ignore[misc]
-            entries = [(request, row, at + 1) for request, row, at in entries if _came_true(row) and not request.over]
+                request, row, _ = entry
+                pace = row.written if request.hooks is not None and request.drafter is not None else 0
+                alike.setdefault((id(request.choosing), id(request.hooks), pace), []).append(entry)
+            for some in alike.values():
+                self._guarded(some, lambda some: self._choose(some, logits_RV, chosen_by_RV))
+            entries = [
+                (request, row, at + 1)
+                for request, row, at in entries
+                if row.guesses and _came_true(row) and not request.over
+            ]
         for request, row, drafted in guessed:
             right = drafted - len(row.guesses)
             self.tokens_drafted += drafted
@@ -207,7 +213,9 @@ class Writer:
         except Exception as error:
             self.fail(request, error)
 
-    def _choose(self, entries: list[Entry], settings: Settings, logits_RV: Tensor, chosen_by_RV: Tensor) -> None:
+    def _choose(self, entries: list[Entry], logits_RV: Tensor, chosen_by_RV: Tensor) -> None:
+        """Choose the next token of rows that choose alike."""
+        settings = entries[0][0].choosing
         places = [at for _, _, at in entries]
         everything = places == list(range(logits_RV.shape[0]))
         logits = logits_RV if everything else logits_RV[places]
@@ -219,37 +227,37 @@ class Writer:
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
                 continue  # another of its rows has failed
-            request.accepted_tokens += row.guesses[:1] == [token]
+            if row.guesses:
+                request.accepted_tokens += row.guesses[0] == token
             try:
-                self.append(request, row, token, logits[i], scores[i], ends=ends[i])
+                logprob = _noted(request, row, token, logits, scores, i) if request.settings.notes else None
+                self._append(request, row, token, logprob, ends=ends[i])
             except Exception as error:
                 self.fail(request, error)
 
     def append(
         self, request: Request, row: Row, token: int, logits_V: Tensor, scores_V: Tensor, *, ends: bool = False
     ) -> None:
-        """Let a row write a token: note what is to be noted, look for an end, tell the sink.
+        """Let a row write a token: note what is to be noted, look for an end, tell the sink."""
+        noted = _noted(request, row, token, logits_V[None], scores_V[None], 0)
+        self._append(request, row, token, noted, ends=ends)
+
+    def _append(
+        self, request: Request, row: Row, token: int, logprob: TokenLogprob | None, *, ends: bool = False
+    ) -> None:
+        """Let a row write a token: look for an end, tell the sink.
 
         Args:
             request: whose row it is.
             row: the row.
             token: the token.
-            logits_V: the model's scores. Shape: [V].
-            scores_V: what the token was chosen by. Shape: [V].
+            logprob: how likely it was, if that was asked for.
             ends: whether the call's own criteria end the row.
         """
         settings = request.settings
         row.tokens.append(token)
         if row.shadow is not None:
             row.shadow.tokens.append(token)
-        logprob: TokenLogprob | None = None
-        if settings.logprobs is not None:
-            logprob = logprobs_of(logits_V, token, settings.logprobs)
-            row.logprobs.append(logprob)
-        if settings.keep_scores:
-            row.scores.append(scores_V.float())
-        if settings.keep_logits:
-            row.logits.append(logits_V.clone())
         if (
             ends
             or token in settings.eos_token_ids
@@ -357,6 +365,21 @@ class Writer:
             return Continuation(tokens, reason, text)
         noted = row.logprobs if request.settings.logprobs is not None else None
         return Continuation(tokens, reason, text, noted, None, row.scores, row.logits)
+
+
+def _noted(
+    request: Request, row: Row, token: int, logits_RV: Tensor, scores_RV: Tensor, at: int
+) -> TokenLogprob | None:
+    """Note of a token what its request wants to know, and how likely it was, if that was asked for."""
+    settings = request.settings
+    if settings.keep_scores:
+        row.scores.append(scores_RV[at].float())
+    if settings.keep_logits:
+        row.logits.append(logits_RV[at].clone())
+    if settings.logprobs is None:
+        return None
+    row.logprobs.append(logprobs_of(logits_RV[at], token, settings.logprobs))
+    return row.logprobs[-1]
 
 
 def _came_true(row: Row) -> bool:

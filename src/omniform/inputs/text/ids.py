@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ def read_ids(ids: object) -> list[int]:
     Raises:
         InputError: one of them is no whole number from 0.
     """
+    if _is_read(ids):
+        return list(ids)
     values = _plain(ids)
     listed = values if isinstance(values, Sequence) else [values]
     return [read_id(value, f"id {index}") for index, value in enumerate(listed)]
@@ -29,12 +31,19 @@ def read_id_rows(ids: object) -> tuple[list[list[int]], bool]:
     Raises:
         InputError: an id is no whole number from 0.
     """
+    if _is_read(ids):
+        return [list(ids)], False
     if isinstance(ids, Mapping) and "input_ids" in ids:
         ids = ids["input_ids"]
     values = _plain(ids)
     if isinstance(values, Sequence) and len(values) > 0 and is_row(values[0]):
         return [read_ids(row) for row in values], True
     return [read_ids(values)], False
+
+
+def _is_read(ids: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of ids and nothing else, as an engine hands over with every token that it shows."""
+    return type(ids) is list and set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < 1 << 32
 
 
 def read_id(value: object, where: str) -> int:
