@@ -1,4 +1,4 @@
-"""The command line: ``omniform run``, ``omniform chat``, ``omniform inspect`` and ``omniform embed``."""
+"""The command line: ``omniform run``, ``chat``, ``inspect``, ``embed`` and ``eval``."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def parser() -> Parser:
     _add_chat(commands)
     _add_inspect(commands)
     _add_embed(commands)
+    _add_eval(commands)
     return top
 
 
@@ -245,8 +246,42 @@ def _embed(given: argparse.Namespace) -> None:
     )
 
 
+def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
+    text = "Evaluate a model on tasks of lm-eval (extra eval); prints a table."
+    evaluate = commands.add_parser("eval", help=text, description=text, allow_abbrev=False)
+    evaluate.add_argument("model", help="a folder or a Hub id")
+    evaluate.add_argument(
+        "--tasks", required=True, metavar="A,B",
+        help="lm-eval's tasks, or those of --tasks-dir; without a network omniform_choices, _sums and _sentences",
+    )  # fmt: skip
+    evaluate.add_argument("--limit", type=float, metavar="N", help="so many questions of each task; below 1, a part")
+    evaluate.add_argument("--num-fewshot", type=int, metavar="K", help="so many answered questions before each")
+    evaluate.add_argument("--tasks-dir", metavar="FOLDER", help="task files of your own, and their data beside them")
+    evaluate.add_argument("-o", "--output", metavar="FILE", help="all results as JSON")
+    evaluate.add_argument("--apply-chat-template", action="store_true", help="put questions as a conversation")
+    evaluate.add_argument("--system", metavar="TEXT", help="the system message of that conversation")
+    evaluate.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    evaluate.set_defaults(work=_eval, command=evaluate)
+
+
+def _eval(given: argparse.Namespace) -> None:
+    from omniform.cli.evaluate import eval_command
+
+    eval_command(
+        given.model,
+        given.tasks,
+        limit=given.limit,
+        num_fewshot=given.num_fewshot,
+        tasks_dir=given.tasks_dir,
+        output=given.output,
+        chat=given.apply_chat_template,
+        system=given.system,
+        dtype=given.dtype,
+    )
+
+
 def _nothing(given: argparse.Namespace) -> None:
-    raise InputError("there is no command", expected="run, chat, inspect or embed", remedy="See omniform --help.")
+    raise InputError("there is no command", expected="run, chat, inspect, embed or eval", remedy="See omniform --help.")
 
 
 def _unknown(command: Parser, rest: Sequence[str]) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
@@ -14,7 +15,7 @@ from omniform.core.errors import InputError, brief
 from omniform.core.settings import SETTINGS, Effect
 from omniform.engine.calls import AnyPrompt, Reader, named_inputs, prompts_of
 from omniform.engine.prompt_notes import PromptNotes
-from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
+from omniform.engine.request import Completion, Prompt, Request, Row, TokenLogprob
 from omniform.engine.settings import Asked
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Continued = str | Tensor | Sequence[int]
 """What is to be scored: a text or token ids."""
+
+AT_ONCE: Final = 128
+"""So many passes wait in the engine's queue: it looks through all of them at every step."""
 
 _OWN: Final = frozenset({"bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"})
 
@@ -102,23 +106,29 @@ class _Reading:
 
 def score_pairs(engine: Engine, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> list[Score]:
     """Score continuations; see :meth:`omniform.engine.engine.Engine.score`."""
-    readings = _readings(engine, pairs)
-    requests = []
+    settings = Asked(engine.model, _PLAIN)
+    readings = _readings(engine, pairs, settings)
+    # Those that begin alike one after another, so that what they share is still there.
+    waiting = deque(sorted(readings, key=lambda one: (one.prompt.tokens, one.middle)))
+    reading: list[_Reading] = []
+    requests: list[Request] = []
+    found: dict[int, Score] = {}
     try:
-        # Those that begin alike one after another, so that what they share is still there.
-        for reading in sorted(readings, key=lambda one: (one.prompt.tokens, one.middle)):
-            reading.notes = PromptNotes(1, reading.middle, reading.ends)
-            settings = Asked(engine.model, _PLAIN)
-            requests.append(engine.enqueue(reading.prompt, settings, reading, notes=reading.notes))
-        while not all(reading.done for reading in readings):
+        while waiting or reading:
+            while waiting and len(reading) < AT_ONCE:
+                reading.append(waiting.popleft())
+                notes = reading[-1].notes = PromptNotes(1, reading[-1].middle, reading[-1].ends)
+                requests.append(engine.enqueue(reading[-1].prompt, settings, reading[-1], notes=notes))
             engine.step()
-        found = dict(one for reading in readings for one in reading.scores())
+            found.update(one for done in reading if done.done for one in done.scores())
+            reading = [one for one in reading if not one.done]
+            requests = [one for one in requests if not one.over]
         return [found[place] for place in range(len(pairs))]
     finally:
         engine.cancel(requests)
 
 
-def _readings(engine: Engine, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> list[_Reading]:
+def _readings(engine: Engine, pairs: Sequence[tuple[AnyPrompt, Continued]], asked: Asked) -> list[_Reading]:
     if not isinstance(pairs, (list, tuple)):
         raise InputError("these are no pairs", where="pairs", expected="a list of them", found=brief(pairs))
     alike: dict[object, _Reading] = {}
@@ -127,7 +137,7 @@ def _readings(engine: Engine, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> l
             raise InputError(
                 "this is no pair", where=f"pairs[{place}]", expected="a prompt and a continuation", found=brief(pair)
             )
-        prompt, tokens = read_pair(engine.model, engine.processor, *pair)
+        prompt, tokens = _read_pair(engine.model, engine.processor, pair[0], pair[1], asked)
         # Only prompts of text alone are known to be the same by their tokens.
         same = place if prompt.items or prompt.encoder or prompt.vectors else prompt.tokens
         reading = alike.setdefault((same, *tokens[:-1]), _Reading(prompt, tokens[:-1]))
@@ -137,8 +147,8 @@ def _readings(engine: Engine, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> l
     return list(alike.values())
 
 
-def read_pair(
-    model: Generative, reader: Reader | None, prompt: AnyPrompt, continuation: Continued
+def _read_pair(
+    model: Generative, reader: Reader | None, prompt: AnyPrompt, continuation: Continued, asked: Asked
 ) -> tuple[Prompt, list[int]]:
     """A prompt, and the tokens to score after it.
 
@@ -149,7 +159,6 @@ def read_pair(
     Raises:
         InputError: one of the two is of no known kind, empty, too long or not in the vocabulary.
     """
-    asked = Asked(model, _PLAIN)
     if isinstance(prompt, str) and isinstance(continuation, str) and not model.encoder_inputs:
         before, tokens = _cut(model, reader, prompt, continuation)
         named: dict[str, object] = {"input_ids": [before]}
@@ -179,11 +188,10 @@ def read_pair(
 
 
 def _cut(model: Generative, reader: Reader | None, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
-    stripped = prompt.rstrip()
-    whole = encoded(reader, prompt + continuation)
-    before = encoded(reader, stripped)
+    before = encoded(reader, prompt.rstrip())
     if before:
-        return before, whole[len(before) :]
+        return before, encoded(reader, prompt + continuation)[len(before) :]
+    whole = encoded(reader, prompt + continuation, add_special_tokens=False)
     for name in ("bos_token_id", "eos_token_id"):
         ids = Asked(model, {name: model.config.get(name)} if model.config.get(name) is not None else {}).values[name]
         if isinstance(ids, tuple) and ids:
