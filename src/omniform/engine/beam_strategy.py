@@ -15,7 +15,7 @@ from omniform.engine.constrained import ConstrainedSearch
 from omniform.engine.constraints import Constraint, read_constraints
 from omniform.engine.guided import would_be_whole
 from omniform.engine.request import Request, Row, StepNotes
-from omniform.engine.runner import ChunkOutput
+from omniform.engine.runner import ChunkOutput, logits_of
 from omniform.engine.sampling import processed, refuse_no_numbers
 from omniform.engine.strategies import Hands
 
@@ -97,7 +97,7 @@ class Beams:
         fresh = not self.searches
         if fresh:
             self._begin(request, rows[0].generator)
-        logits = torch.cat([output.logits for output in outputs]).float()
+        logits = logits_of(outputs).float()
         scores, self._given = self._given, None
         if scores is None:
             scores = processed(rows, request.settings, _logprobs(request, rows, logits))
@@ -112,7 +112,7 @@ class Beams:
             chosen += fork.tokens
             noted.append(own.expand(search.settings.num_beams, -1))
             (last if search.done else forks).append((first, fork))
-        self._note(request, rows, torch.cat(noted), logits)
+        self._note(request, rows, noted, logits)
         if self.over:
             _leave(request, rows, last, hands)
         else:
@@ -129,10 +129,10 @@ class Beams:
                 at += width
         return found
 
-    def _note(self, request: Request, rows: Sequence[Row], scores_KV: Tensor, logits_KV: Tensor) -> None:
+    def _note(self, request: Request, rows: Sequence[Row], scores: Sequence[Tensor], logits_KV: Tensor) -> None:
         width = request.settings.num_beams
         if request.settings.keep_scores:
-            self._notes.scores.append(_widened(scores_KV, width))
+            self._notes.scores.append(_widened(torch.cat(list(scores)), width))
         if request.settings.keep_logits:
             self._notes.logits.append(_widened(logits_KV, width))
         if self._keeps_rows:
@@ -157,7 +157,7 @@ def look_at(groups: Sequence[Sequence[ChunkOutput]]) -> None:
         if isinstance(one.strategy, Beams) and outputs and len(outputs) == len(one.running):
             rows = [output.chunk.row for output in outputs]
             ready.append((one.strategy, rows))
-            scores.append(_logprobs(one, rows, torch.cat([output.logits for output in outputs]).float()))
+            scores.append(_logprobs(one, rows, logits_of(outputs).float()))
     if not ready:
         return
     together = [row for _, rows in ready for row in rows]
@@ -180,11 +180,21 @@ def _continue(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, 
     """Make the next beams of the present ones."""
     parents = [first + parent for first, fork in forks for parent in fork.parents]
     tokens = [token for _, fork in forks for token in fork.tokens]
-    request.rows = [hands.fork(rows[parent], number) for number, parent in enumerate(parents)]
+    heirs: dict[int, int] = {}
+    for number, parent in enumerate(parents):
+        heirs.setdefault(parent, number)
+    # Of those that continue a row, the first takes its place, so that nothing moves where beams keep to themselves.
+    request.rows = [
+        rows[parent] if heirs[parent] == number else hands.fork(rows[parent], number)
+        for number, parent in enumerate(parents)
+    ]
+    for parent, row in enumerate(rows):
+        if parent in heirs:
+            row.renumber(heirs[parent])
+        else:
+            hands.release(row)
     for row, token in zip(request.rows, tokens, strict=True):
         row.tokens.append(token)
-    for row in rows:
-        hands.release(row)
 
 
 def _leave(request: Request, rows: Sequence[Row], forks: Sequence[tuple[int, Fork]], hands: Hands) -> None:

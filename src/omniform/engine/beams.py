@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, OmniformError
+from omniform.engine.tops import likeliest
 
 FAR = -1.0e9
 """What is added to a score to put it behind all others. The reference's: it rounds and ties, so it shapes results."""
@@ -216,9 +217,10 @@ class BeamSearch:
         s = self.settings
         vocabulary = scores_KV.shape[1]
         # One row stands for all beams in the first step, also when drawing: the draws depend on how many there are.
-        total = (scores_KV + self._scores.to(scores_KV.device)[:, None]).flatten()
-        count = min(s.candidates, total.numel())
+        before = self._scores.to(scores_KV.device)
+        count = min(s.candidates, len(before) * vocabulary)
         if s.do_sample:
+            total = (scores_KV + before[:, None]).flatten()
             odds = total.softmax(-1)
             if bool(odds[0].isnan()):  # one NaN makes all of them NaN, and so do scores that are all ruled out
                 raise OmniformError(
@@ -229,7 +231,7 @@ class BeamSearch:
             places = torch.multinomial(odds, count, generator=self._generator)
             values = total[places]
         else:
-            values, places = total.topk(count)
+            values, places = likeliest(scores_KV.expand(len(before), -1), before, count)
         flat: list[int] = places.tolist()
         return values.cpu(), [place // vocabulary for place in flat], [place % vocabulary for place in flat]
 

@@ -339,6 +339,14 @@ class Row:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
 
+    def renumber(self, number: int) -> None:
+        """Make it another of its request's answers."""
+        if self.lane is not None:
+            self.lane += number - self.number
+        self.number = number
+        if self.shadow is not None:
+            self.shadow.renumber(number)
+
 
 class Sink(Protocol):
     """Receives what a request gives."""

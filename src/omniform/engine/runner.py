@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,6 +55,14 @@ class ChunkOutput:
     @property
     def layers(self) -> tuple[Tensor, ...]:
         return tuple(x[self._rows] for x in self._step.layers)
+
+
+def logits_of(outputs: Sequence[ChunkOutput]) -> Tensor:
+    """The scores of some outputs of a step, one after the other: a view where they stand so. Shape: [R, V]."""
+    spans = [output._scored_rows for output in outputs]
+    if all(left.stop == right.start for left, right in pairwise(spans)):
+        return outputs[0]._step.logits[spans[0].start : spans[-1].stop]
+    return torch.cat([output.logits for output in outputs])
 
 
 @dataclass(frozen=True, slots=True)

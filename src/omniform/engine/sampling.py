@@ -14,6 +14,7 @@ from omniform.engine.request import Row, TokenLogprob
 from omniform.engine.rules import rules_of
 from omniform.engine.settings import Settings
 from omniform.engine.speculative import settle
+from omniform.engine.tops import highest
 
 
 def choose(
@@ -47,9 +48,9 @@ def choose(
     if not settings.do_sample:
         scores = finished(rows, settings, scores, hooks)
         # The first of the highest, as argmax gives it; in bfloat16 this is several times as fast.
-        best = scores.max(-1)
-        refuse_no_numbers(best.values.isnan(), rows, logits_RV, places)
-        return best.indices.tolist(), scores
+        values, best = highest(scores)
+        refuse_no_numbers(values.isnan(), rows, logits_RV, places)
+        return best.tolist(), scores
     left = narrowed(scores, settings)
     if hooks is not None and hooks.marks:
         left = Candidates(finished(rows, settings, left.spread(), hooks), None, left.vocabulary)
