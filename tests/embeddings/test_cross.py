@@ -171,3 +171,13 @@ def test_a_model_of_vectors_is_no_cross_encoder(plain, tmp_path):
     folders.built(tmp_path, plain("bert"))
     with pytest.raises(ConfigError, match="saved as another kind"):
         omniform.CrossEncoder(tmp_path)
+
+
+def test_scripts_of_older_releases(one):
+    ours, theirs = both(one, max_length=6)
+    assert ours.max_length == theirs.max_length == 6
+    same(ours.predict(PAIRS, num_workers=0), theirs.predict(PAIRS))
+    ours.max_length = theirs.max_length = 9
+    same(ours.predict(PAIRS), theirs.predict(PAIRS))
+    asked = {"convert_to_tensor": True, "convert_to_numpy": False, "num_workers": 0, "pool": None, "chunk_size": None}
+    assert ours.rank(TEXTS[0], TEXTS, **asked) == ours.rank(TEXTS[0], TEXTS)

@@ -97,6 +97,15 @@ class CrossEncoder(Stack):
         return self.transformers_model
 
     @property
+    def max_length(self) -> int | None:
+        """So many tokens of a pair are read; another name of ``max_seq_length``."""
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        self.max_seq_length = length
+
+    @property
     def num_labels(self) -> int:
         """How many scores a pair gets."""
         for part in reversed(list(self)):
@@ -124,6 +133,7 @@ class CrossEncoder(Stack):
         chunk_size: int | None = None,
         inputs: object = None,
         activation_fct: Function | None = None,
+        num_workers: int = 0,
     ) -> Scores | np.float32:
         """The scores of pairs, in their order.
 
@@ -139,6 +149,7 @@ class CrossEncoder(Stack):
             convert_to_tensor: one tensor instead.
             device: where to compute; the model stays there.
             pool, chunk_size: None: pairs are not spread over processes.
+            num_workers: of older releases; nothing is spread over workers.
 
         Returns:
             ``[N]`` for one label, ``[N, labels]`` for several; of a pair alone without the first axis. In float32.
@@ -185,6 +196,11 @@ class CrossEncoder(Stack):
         activation_fn: Function | None = None,
         apply_softmax: bool | None = False,
         device: str | torch.device | None = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        num_workers: int = 0,
     ) -> list[dict[str, int | float | str]]:
         """Documents by how well they fit a question, best first.
 
@@ -195,6 +211,8 @@ class CrossEncoder(Stack):
             return_documents: give the texts too.
             prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device: as for :meth:`predict`.
             apply_softmax: without effect: there is one label.
+            pool, chunk_size: None: as for :meth:`predict`.
+            convert_to_numpy, convert_to_tensor, num_workers: of older releases, without effect: scores are numbers.
 
         Returns:
             For each its place among the documents (``corpus_id``), its ``score``, and its ``text`` where asked for.
@@ -224,6 +242,7 @@ class CrossEncoder(Stack):
                 activation_fn,
                 convert_to_tensor=True,
                 device=device,
+                pool=pool,
             ),
         ).tolist()
         order = sorted(range(len(texts)), key=lambda place: -scores[place])[:top_k]
