@@ -14,6 +14,7 @@ from tiny import bert
 from omniform import PIPELINE_REGISTRY, AutoModelForSequenceClassification, AutoTokenizer, Pipeline, pipeline
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError, UnknownNameError
 from omniform.pipelines import ChunkPipeline, KeyDataset
+from omniform.pipelines.batching import Padding, groups
 from omniform.pipelines.pt_utils import KeyPairDataset
 from reference import transformers
 
@@ -298,3 +299,33 @@ def test_bad_calls(folder: Path, parts, tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=words):
             wrong()
+
+
+def test_texts_read_at_once(folder: Path) -> None:
+    pipe = pipeline("text-classification", folder, top_k=None)
+    alone = [pipe(text)[0] for text in TEXTS]
+    assert same(pipe(TEXTS * 3), alone * 3) and same(pipe(TEXTS, batch_size=1), alone)
+    answers = pipe([*TEXTS, 5, TEXTS[0]], on_error="return")
+    assert same(answers[:5], alone) and same(answers[6], alone[0]) and type(answers[5]) is InputError
+    short = pipe(TEXTS, truncation=True, max_length=4)
+    assert same(short, [pipe(text, truncation=True, max_length=4)[0] for text in TEXTS]) and not same(short, alone)
+    with pytest.raises(InputError, match="text"):
+        pipe([*TEXTS, 5])
+
+
+def test_what_shares_a_batch() -> None:
+    def row(length: int) -> dict[str, object]:
+        return {"input_ids": torch.ones(1, length), "attention_mask": torch.ones(1, length)}
+
+    padding = Padding(token=0)
+    lengths = [3] * 60 + [30] * 40 + [29] * 2 + [500, 499, 100]
+    found = groups([row(length) for length in lengths], "auto", padding)
+    assert sorted(at for group in found for at in group) == [*range(len(lengths))]
+    for group in found:
+        tokens = sum(lengths[at] for at in group)
+        padded = len(group) * max(lengths[at] for at in group)
+        assert padded <= 1024 and (padded <= 256 or padded - tokens <= padded / 16)
+    assert len(groups([row(2), row(3)], 2, Padding())) == 2  # nothing to pad with
+    assert len(groups([{"input_ids": torch.ones(1, 2)}, {"input_ids": torch.ones(1, 3)}], 2, padding)) == 2  # no mask
+    pictures = [{"pixel_values": torch.ones(1, 3, 8, size)} for size in (8, 9, 8)]
+    assert [*map(sorted, groups(pictures, 4, padding))] == [[0, 2], [1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,11 @@ def test_beginnings_are_computed_once(folder: Path) -> None:
     before = mine._engine.stats().tokens_computed
     assert mine(texts) == first
     assert mine._engine.stats().tokens_computed - before < 4 * 20
+
+
+def test_copies(ours) -> None:
+    expected = ours("x", **GREEDY)
+    assert copy.deepcopy(ours)("x", **GREEDY) == pickle.loads(pickle.dumps(ours))("x", **GREEDY) == expected
 
 
 def test_errors_are_kept_apart(ours) -> None:

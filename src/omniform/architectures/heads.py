@@ -171,6 +171,11 @@ class SequenceClassifier(RowHead):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Problem(self.common)}
 
+    @property
+    def reads_first(self) -> bool:
+        """Whether a row is told from its first token alone, so that ``first_only`` changes nothing but the work."""
+        return self.pool in (first_token, pooled) and "first_only" in self.accepts()
+
     def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from omniform.architectures.model import Model, arrive_masked
 from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids, check_positions, check_token_types
 from omniform.blocks.layers import run, surviving
-from omniform.core.context import StepContext, Tapped
+from omniform.core.context import FirstContext, StepContext, Tapped
 from omniform.core.errors import InputError
 from omniform.core.layouts import layout_of
 from omniform.core.outputs import BaseModelOutput
@@ -34,6 +34,17 @@ class Encoded(Tapped, total=False):
     token_type_ids: Tensor | None
     position_ids: Tensor | None
     inputs_embeds: Tensor | None
+
+
+class EncodedOnce(Encoded, total=False):
+    """What may come with the one step of an encoder.
+
+    Attributes:
+        first_only: only the first token's hidden state is wanted: the last layer computes no other, and
+            ``last_hidden_state`` has Shape: [B, 1, D].
+    """
+
+    first_only: bool | None
 
 
 class Stepped(Encoded, total=False):
@@ -191,14 +202,14 @@ class TextEncoder(TextStack):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *more: Tensor | None,
-        **given: Unpack[Encoded],
+        **given: Unpack[EncodedOnce],
     ) -> BaseModelOutput:
         """Hidden states of a padded batch, and one vector per row if the model pools.
 
         Args:
             input_ids: Shape: [B, T].
             attention_mask: Shape: [B, T], 1 for real tokens; or [B, 1, T, T].
-            given: see :class:`Encoded`.
+            given: see :class:`EncodedOnce`.
 
         Raises:
             InputError: ids outside their tables, too long a row, a mask that does not fit.
@@ -207,7 +218,7 @@ class TextEncoder(TextStack):
         embeds = self.vectors(input_ids, given)
         places = self.places(input_ids, embeds, given, attention_mask)
         ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places)
-        return self.outputs(embeds, ctx, input_ids)
+        return self.outputs(embeds, FirstContext.of(ctx) if given.get("first_only") else ctx, input_ids)
 
 
 def check_embeds(embeds: object, width: int) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
-from omniform.architectures.stack import Encoded, TextEncoder
+from omniform.architectures.stack import EncodedOnce, TextEncoder
 from omniform.core.context import Taps
 from omniform.core.errors import InputError, brief
 from omniform.core.host import is_readable
@@ -26,7 +26,7 @@ WORTH_IT = 7 / 8
 """Share of real tokens below which the step is packed: a kernel call for each row costs more than a little padding."""
 
 
-class Measured(Encoded, total=False):
+class Measured(EncodedOnce, total=False):
     """What may come with token ids and their mask.
 
     Attributes:
@@ -75,7 +75,7 @@ class UnpaddedEncoder(Unpadded, TextEncoder):
     ) -> BaseModelOutput:
         """Hidden states of a padded batch; see :meth:`TextEncoder.forward`, and :class:`Measured`."""
         lengths = given.pop("row_lengths", None)
-        plain = cast(Encoded, given)
+        plain = cast(EncodedOnce, given)
         if lengths is None:
             return super().forward(input_ids, attention_mask, *more, **plain)
         self.named(more, plain)
@@ -96,7 +96,8 @@ class UnpaddedEncoder(Unpadded, TextEncoder):
         )
         hidden = self.decode(embeds.flatten(0, 1)[real][None], ctx)[0]
         whole = hidden.new_zeros(rows * longest, hidden.shape[-1]).index_copy(0, real, hidden)
-        return BaseModelOutput(last_hidden_state=whole.view(rows, longest, -1))
+        whole = whole.view(rows, longest, -1)
+        return BaseModelOutput(last_hidden_state=whole[:, :1] if given.get("first_only") else whole)
 
 
 def lengths_of(mask: object) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ positions into cosines and sines, once per step, whatever the number of layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Self, TypedDict, TypeVar, cast
 
 import torch
@@ -234,3 +234,38 @@ class StepContext:
         if self.padding is not None:
             allowed = allowed & self.padding[:, None, None, :]
         return Mask(allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstContext(StepContext):
+    """A step whose rows are told from their first tokens alone: its last layer computes keys and values of the others.
+
+    Attributes:
+        ends: whether this is the last layer's.
+    """
+
+    ends: bool = False
+
+    @classmethod
+    def of(cls, ctx: StepContext) -> FirstContext:
+        """The same step, of which no more is wanted."""
+        return cls(**{f.name: getattr(ctx, f.name) for f in fields(StepContext) if f.name != "_memo"})
+
+    def last_layer(self) -> StepContext:
+        return self.with_(ends=True)
+
+    def only_wanted(self, x: Tensor) -> Tensor:
+        return x[:, :1] if self.ends else x
+
+    def like(self, x: Tensor, branch: Tensor) -> Tensor:
+        return x if x.shape[1] == branch.shape[1] else self.only_wanted(x)
+
+    def mask(self, rule: Rule, queries: int, device: torch.device) -> Mask:
+        whole = StepContext.mask(self, rule, queries, device)
+        allowed = whole.materialised(queries, queries, device) if self.ends else None
+        return whole if allowed is None else Mask(allowed[..., :1, :])
+
+    def spread(self, bias: Callable[[Tensor, Tensor], Tensor], device: torch.device, queries: int) -> Bias:
+        whole = StepContext.spread(self, bias, device, self.positions.shape[-1])
+        assert isinstance(whole, Tensor), "of padded rows there is one bias"
+        return whole[..., :queries, :]

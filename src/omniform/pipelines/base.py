@@ -257,13 +257,17 @@ class Pipeline(ABC):
         """What the model is to compute for one input."""
         return [as_inputs(self.preprocess(item, **params), f"{type(self).__name__}.preprocess")]
 
+    def prepare_many(self, items: Sequence[object], run: Run) -> list[Sequence[Inputs] | Failure]:
+        """The same for many inputs; what goes wrong with one stands in its place."""
+        return [run.tried(self.prepare, item, run.preprocess) for item in items]
+
     def compute(self, chunks: Sequence[Inputs], size: BatchSize, run: Run) -> list[object | Failure]:
         """What the model makes of each, in batches of like ones."""
         if size == 1:
             return [run.tried(self._alone, chunk, run.forward) for chunk in chunks]
         found: list[object | Failure] = [None] * len(chunks)
         padding = self.padding()
-        for places in groups(chunks, size, padding):
+        for places in groups(chunks, size, padding, self.device.type):
             rows = [chunks[at] for at in places]
             outputs = run.tried(lambda rows, params: self._together(rows, padding, params), rows, run.forward)
             if isinstance(outputs, Failure) and len(places) > 1:  # whose fault it is shows when each is alone

@@ -25,10 +25,14 @@ Inputs = Mapping[str, object]
 BatchSize = int | Literal["auto"]
 """How many inputs go through the model at once; ``"auto"``: as many as keep it busy."""
 
-MOST_ROWS = 64
-MOST_TOKENS = 2048
-"""The most rows, and tokens with their padding, of a batch where nobody says how many; see ``benchmarks/pipelines.py``.
-"""
+MOST_TOKENS = {"cpu": 1024}
+"""The most tokens, padding included, of a batch where nobody says how many (``benchmarks/pipelines.py``). On a CPU more
+of them make no matmul faster, and an eighth of them is as fast by the token."""
+
+MOST_ELSEWHERE = 16384
+
+LIKE = 15 / 16
+"""How long a row is beside the longest of its batch, at least, once there are enough of them."""
 
 _FEATURES = ("input_values", "pixel_values", "input_features")
 _ONES = ("p_mask", "special_tokens_mask")
@@ -76,24 +80,35 @@ class Padding:
         return self.value if name in _FEATURES else 1 if name in _ONES else 0
 
 
-def groups(items: Sequence[Inputs], size: BatchSize, padding: Padding) -> list[list[int]]:
-    """The places of inputs that share a batch, batch by batch; what is alike stands together, the longest first."""
+def groups(items: Sequence[Inputs], size: BatchSize, padding: Padding, device: str = "cpu") -> list[list[int]]:
+    """The places of inputs that share a batch, batch by batch; what is alike stands together, the longest first.
+
+    Args:
+        size: how many share one.
+        device: the type of the one that computes.
+    """
+    most = MOST_TOKENS.get(device, MOST_ELSEWHERE)
     measured = [(_kind(item, padding), _length(item)) for item in items]
     order = sorted(range(len(items)), key=lambda at: (measured[at][0], -measured[at][1]))
     found: list[list[int]] = []
     for at in order:
         kind, _ = measured[at]
         last = found[-1] if found else []
-        if last and measured[last[0]][0] == kind and _has_room(len(last), measured[last[0]][1], size):
+        if (
+            last
+            and measured[last[0]][0] == kind
+            and _has_room(len(last), measured[last[0]][1], measured[at][1], size, most)
+        ):
             last.append(at)
         else:
             found.append([at])
     return found
 
 
-def _has_room(rows: int, longest: int, size: BatchSize) -> bool:
-    if size == "auto":
-        return rows < MOST_ROWS and (rows + 1) * longest <= MOST_TOKENS
+def _has_room(rows: int, longest: int, length: int, size: BatchSize, most: int) -> bool:
+    if size == "auto":  # a batch that is large enough takes only what adds hardly any padding
+        small = rows * longest < most // 8
+        return (rows + 1) * max(longest, 8) <= most and (small or length >= longest * LIKE)
     return rows < size
 
 

@@ -44,6 +44,8 @@ class Steps(Protocol):
 
     def prepare(self, item: object, params: Params) -> Sequence[Inputs]: ...
 
+    def prepare_many(self, items: Sequence[object], run: Run) -> list[Sequence[Inputs] | Failure]: ...
+
     def compute(self, chunks: Sequence[Inputs], size: BatchSize, run: Run) -> list[object | Failure]: ...
 
     def finish(self, outputs: list[object], params: Params) -> object: ...
@@ -128,7 +130,7 @@ class Run:
         if self.workers and len(items) > 1:
             with ThreadPoolExecutor(self.workers, "omniform-pipeline") as pool:
                 return [*pool.map(prepare, items)]
-        return [prepare(item) for item in items]
+        return self.steps.prepare_many(items, self)
 
     def tried(self, step: Callable[[T, Params], R], given: T, params: Params) -> R | Failure:
         """What a step gives, or what went wrong with it.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, TypedDict, cast, overload
 
+import torch
 from torch import Tensor
 
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.hub.auto import AutoModelForSequenceClassification
+from omniform.inputs.text.encoding import BatchEncoding
 from omniform.pipelines.base import Params
 from omniform.pipelines.batching import BatchSize, Inputs
 from omniform.pipelines.given import ENCODING, count, flag, one_of, scores_of, tensor
 from omniform.pipelines.registry import Task
+from omniform.pipelines.running import Failure, Run
 from omniform.pipelines.understanding import Understanding
 
 
@@ -104,8 +107,24 @@ class TextClassificationPipeline(Understanding):
         first, second = _texts(input_)
         return self.reader(first, second, return_tensors="pt", **given)  # type: ignore[arg-type]
 
+    def prepare_many(self, items: Sequence[object], run: Run) -> list[Sequence[Inputs] | Failure]:
+        """The ids of many texts, in one call of the tokenizer where they are plain texts."""
+        plain = type(self).preprocess is TextClassificationPipeline.preprocess
+        plain = plain and not run.preprocess.get("return_overflowing_tokens")
+        if not plain or not all(isinstance(item, str) for item in items):
+            return super().prepare_many(items, run)
+
+        def encode(texts: list[object], params: Params) -> BatchEncoding:
+            return self.reader(texts, **params)  # type: ignore[arg-type]
+
+        columns = run.tried(encode, list(items), run.preprocess)
+        if isinstance(columns, Failure):  # one of them, or all: each is told alone
+            return super().prepare_many(items, run)
+        named = [(name, cast("Sequence[Sequence[int]]", column)) for name, column in columns.items()]
+        return [[{name: torch.tensor([column[at]]) for name, column in named}] for at in range(len(items))]
+
     def _forward(self, input_tensors: Inputs, **given: object) -> Params:
-        return {"logits": scores_of(self.model(**input_tensors, use_cache=False), "BC")}
+        return {"logits": scores_of(self.model(**input_tensors, **self.of_rows(), use_cache=False), "BC")}
 
     def postprocess(self, model_outputs: object, **given: object) -> ClassScore | list[ClassScore]:
         """The classes, the likeliest first where ``top_k`` is given."""

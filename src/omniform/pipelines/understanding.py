@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from omniform.architectures.heads import SequenceClassifier
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.pipelines.base import Pipeline
 from omniform.pipelines.batching import Padding
@@ -24,6 +25,10 @@ class Understanding(Pipeline):
             InputError: there is none.
         """
         return needed(self.tokenizer)
+
+    def of_rows(self) -> dict[str, bool]:
+        """What to ask of a model that tells rows from their first tokens: to compute no others in its last layer."""
+        return {"first_only": True} if isinstance(self.model, SequenceClassifier) and self.model.reads_first else {}
 
     def padding(self) -> Padding:
         """Behind a text, whatever side the tokenizer pads for generating: nobody's positions are moved, so that a text

@@ -74,6 +74,10 @@ class WritingPipeline(Pipeline):
             )
         super().__init__(model, *args, **kwargs)  # type: ignore[arg-type]
 
+    def __getstate__(self) -> dict[str, object]:
+        # An engine is threads and blocks: a copy makes its own.
+        return {**self.__dict__, "_engine": None}
+
     def outcome(self, inputs: Inputs, written: Written) -> object:
         """What ``postprocess`` gets of one prompt."""
         raise NotImplementedError

@@ -123,7 +123,7 @@ class ZeroShotClassificationPipeline(Understanding, ChunkPipeline):
 
     def _forward(self, input_tensors: Inputs, **given: object) -> Params:
         names = self.reader.model_input_names
-        output = self.model(**inputs_for_model(input_tensors, names), use_cache=False)
+        output = self.model(**inputs_for_model(input_tensors, names), **self.of_rows(), use_cache=False)
         told = {name: input_tensors[name] for name in ("candidate_label", "sequence", "is_last")}
         return {"logits": scores_of(output, "BC"), **told}
 
