@@ -147,6 +147,22 @@ def test_what_cannot_be_told_is_refused_by_name(asked, where):
     assert caught.value.where == where
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompt_lookup_num_tokens": 3}, {"penalty_alpha": 0.5, "top_k": 3}, {"guidance_scale": 1.5},
+        {"num_return_sequences": 2, "do_sample": True}, {"dola_layers": "low"}, {"logprobs": 2, "output_scores": True},
+    ],
+)  # fmt: skip
+def test_nothing_is_written_in_any_way_of_writing(more):
+    f = family("llama")
+    prompt, engine = [5, 6, 7, 8] * 6, roomy(f.ours, max_tokens_per_step=10)
+    told = engine.generate(prompt, max_new_tokens=0, prompt_logprobs=1, **more)
+    assert told.tokens == [] and told.finish_reason == "length"
+    check(told.prompt_logprobs, prompt, expected(f, prompt))
+    idle(engine)
+
+
 @pytest.mark.parametrize("name", ["llama", "t5"])
 def test_generate_gives_them_back_too(name):
     f = family(name)

@@ -224,6 +224,8 @@ def test_a_config_of_batching_is_kept_to(f, rows, caplog):
     batch = f.ours.generate_batch(rows, GREEDY, config, True, progress_bar=True, persistent_manager=True)
     assert [one.generated_tokens for one in batch.values()] == expected(f, rows)
     assert all(len(one.timestamps) == len(one.logprobs) == NEW for one in batch.values())
+    older = f.ours.generate_batch(rows, omniform.GenerationConfig(**GREEDY, continuous_batching_config=config))
+    assert [one.logprobs for one in older.values()] == [one.logprobs for one in batch.values()]
     warm = {"do_sample": True, "temperature": 3.0, "top_k": 5, "max_new_tokens": 5, "eos_token_id": None}
     first, second = (f.ours.generate_batch([rows[0]] * 2, warm, config) for _ in range(2))
     assert [o.generated_tokens for o in first.values()] == [o.generated_tokens for o in second.values()]

@@ -174,6 +174,8 @@ def test_our_own_tasks_give_the_reference_s_numbers(one):
         assert values == pytest.approx({key: expected["results"][name][key] for key in values}, rel=1e-4)
     shown = table(found)
     assert all(word in shown for word in ["omniform_choices", "acc_norm", "exact_match", "bits_per_byte", "stderr"])
+    found["results"]["omniform_sums"]["exact_match,first-number"] = 12345678.9
+    assert "1.2346e+07" in table(found)
     # Questions before the question change what is asked.
     assert evaluate(ours, names[:1], limit=5, num_fewshot=1)["n-shot"]["omniform_choices"] == 1
 

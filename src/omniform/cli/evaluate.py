@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from omniform.cli.loading import opened
@@ -30,7 +29,6 @@ def eval_command(
         output: a file for all results as JSON.
         dtype: what it is computed with.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from omniform.evals.lm import OmniformLM
     from omniform.evals.run import as_json, evaluate, load_tasks, table
 

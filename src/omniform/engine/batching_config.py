@@ -10,6 +10,7 @@ from typing import Final
 
 from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError, brief
+from omniform.core.generation import as_settings
 from omniform.engine.memory import available, decoder_bytes
 from omniform.engine.paged_state import ROWS
 
@@ -131,12 +132,16 @@ class ContinuousBatchingConfig:
 _DEFAULT_PAGE: Final = 256
 
 
-def batching(config: object) -> ContinuousBatchingConfig | None:
+def batching(config: object, settings: object = None) -> ContinuousBatchingConfig | None:
     """A config of batching as a caller hands it over, or None.
+
+    Args:
+        settings: a ``generation_config``, which held it in older releases of the ecosystem.
 
     Raises:
         InputError: it is none.
     """
+    config = as_settings(settings).get("continuous_batching_config") if config is None else config
     if config is None or isinstance(config, ContinuousBatchingConfig):
         return config
     raise InputError(

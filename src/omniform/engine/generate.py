@@ -274,7 +274,7 @@ def generate_batch(
     check_arguments("generate_batch", settings, table_of(writes(model)))
     if isinstance(inputs, (list, tuple)) and not inputs:
         return {}
-    config = batching(continuous_batching_config)
+    config = batching(continuous_batching_config, generation_config)
     likely = config is not None and config.return_logprobs
     if likely:
         settings = {**settings, "output_scores": True}

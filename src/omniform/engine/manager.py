@@ -62,7 +62,7 @@ class ContinuousBatchingManager:
         *,
         tokenizer: Reader | None = None,
     ) -> None:
-        config = batching(continuous_batching_config) or ContinuousBatchingConfig()
+        config = batching(continuous_batching_config, generation_config) or ContinuousBatchingConfig()
         self.model = model
         self.generation_config = model.generation_config if generation_config is None else generation_config
         self.continuous_batching_config = config

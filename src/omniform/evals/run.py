@@ -45,6 +45,9 @@ OWN: Final = Path(__file__).parent / "tasks"
 SEED: Final = 1234
 """Of the choice of questions that stand before others: lm-eval's."""
 
+LARGE: Final = 1e6
+"""From here on values are shown with an exponent: untrained models have perplexities of thirty digits."""
+
 RESAMPLINGS: Final = 1000
 """How often results are drawn anew to tell how sure they are, where no formula does."""
 
@@ -222,12 +225,13 @@ def table(results: Results) -> str:
     for name, found in {**results["results"], **results.get("groups", {})}.items():
         for key, value in sorted(found.items()):
             metric, _, kind = key.partition(",")
-            if not kind or metric.endswith("_stderr") or isinstance(value, str):
+            if not kind or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             error = found.get(f"{metric}_stderr,{kind}")
             shown = f"{error:.4f}" if isinstance(error, float) else ""
             version, shots = results.get("versions", {}).get(name, ""), results.get("n-shot", {}).get(name, "")
-            lines.append((name, str(version), kind, str(shots), metric, f"{value:.4f}", shown))
+            number = f"{value:.4f}" if abs(value) < LARGE else f"{value:.4e}"
+            lines.append((name, str(version), kind, str(shots), metric, number, shown))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
