@@ -300,3 +300,19 @@ def test_memory_that_a_container_does_not_have_is_not_free(monkeypatch):
 
     monkeypatch.setattr(memory, "group_memory", lambda: 12345)
     assert memory.available(torch.device("cpu")) == 12345
+
+
+@pytest.mark.parametrize(
+    ("limit", "now", "stat", "expected"),
+    [
+        ("1000", "700", "anon 300\ninactive_file 150\nactive_file 50\n", 500), ("1000", "1200", "anon 1200\n", 0),
+        ("max", "700", "anon 1\n", 2**63), ("", "", "", 2**63), (None, None, None, 2**63),
+    ],
+)  # fmt: skip
+def test_what_a_container_has_left(tmp_path, limit, now, stat, expected):
+    import omniform.engine.memory as memory
+
+    for name, text in (("max", limit), ("current", now), ("stat", stat)):
+        if text is not None:
+            (tmp_path / f"memory.{name}").write_text(text)
+    assert memory.group_memory(str(tmp_path)) == expected

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -141,15 +142,18 @@ def available(device: torch.device) -> int:
     return min(host_memory(), group_memory())
 
 
-def group_memory() -> int:
-    """Bytes that the process's group may still take (a container's limit)."""
-    folder = "/sys/fs/cgroup"
+def group_memory(folder: str = "/sys/fs/cgroup") -> int:
+    """Bytes that the process's group (a container) may still take; files that it has read could be let go of.
+
+    Source: the kernel's cgroup v2, ``memory.max``, ``memory.current`` and ``memory.stat``.
+    """
     try:
-        with open(f"{folder}/memory.max") as limit, open(f"{folder}/memory.current") as now:
-            told = limit.read().strip()
-            return max(0, int(told) - int(now.read())) if told.isdigit() else 2**63
-    except (OSError, ValueError):
-        return 2**63  # no such groups here
+        limit, now, stat = (Path(folder, f"memory.{name}").read_text().split() for name in ("max", "current", "stat"))
+        counts = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+        files = counts.get("inactive_file", 0) + counts.get("active_file", 0)
+        return max(0, int(limit[0]) - int(now[0]) + files)
+    except (OSError, ValueError, IndexError):
+        return 2**63  # no such groups here, or no limit ("max")
 
 
 def free_memory(device: torch.device) -> int:
