@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.caches import DynamicCache
-from omniform.core.errors import InputError, brief
+from omniform.core.errors import InputError, OmniformError, brief
 from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import BaseModelOutput
 from omniform.engine.criteria import (
@@ -75,10 +75,19 @@ def custom_names(function: object) -> frozenset[str]:
             where="custom_generate",
             expected="a function",
             found=brief(function),
-            remedy="Code from a repository is not run; import its function and pass it." if function else None,
+            remedy="Code from a repository is not run; import its function and pass it."
+            if isinstance(function, str)
+            else None,
         )
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return frozenset(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds)
+    return frozenset(n for n, p in _parameters(function).items() if p.kind in kinds)
+
+
+def _parameters(function: Loop) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:
+        return {}  # what is written in C may not say
 
 
 def run_custom(job: Job, function: Loop, extra: Mapping[str, object]) -> object:
@@ -88,6 +97,9 @@ def run_custom(job: Job, function: Loop, extra: Mapping[str, object]) -> object:
         job: the call, understood.
         function: the loop.
         extra: arguments of its own.
+
+    Raises:
+        OmniformError: the loop has failed.
     """
     model, settings = job.model, job.settings(1)
     each = settings.num_beams if settings.num_beams > 1 else settings.num_return_sequences
@@ -112,9 +124,15 @@ def run_custom(job: Job, function: Loop, extra: Mapping[str, object]) -> object:
         "generation_config": _config(job, settings, ids.shape[1]),
         **extra,
     }
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function).values()):
         given = {name: value for name, value in given.items() if name in custom_names(function)}
-    return function(model, ids, **given)
+    try:
+        return function(model, ids, **given)
+    except OmniformError:
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        raise OmniformError("the call's own loop has failed", where="custom_generate", found=words) from error
 
 
 def _encoded(job: Job, model: Generative, inputs: Mapping[str, object]) -> tuple[Tensor, dict[str, object]]:

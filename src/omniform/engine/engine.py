@@ -27,7 +27,7 @@ from omniform.engine.handover import Handover, Legacy
 from omniform.engine.hooks import hooks_of
 from omniform.engine.memory import decoder_specs, divided_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
-from omniform.engine.parts import NO_PARTS, Parts
+from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
 from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner
@@ -268,6 +268,7 @@ class Engine:
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes
         request.strategy = strategy_of(request)
+        refuse_loop(parts)
         request.contrast = contrast_of(request, self.model)
         request.drafter = self._drafters.of(request)
         request.stop_strings = stop_strings(read.stop_strings, tokenizer)

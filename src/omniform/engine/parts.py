@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from omniform.core.errors import InputError, brief
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
@@ -30,6 +32,17 @@ class Parts:
         """What was handed over under a name; None if nothing was, or an empty list."""
         found = self.given.get(name)
         return None if isinstance(found, (list, tuple)) and not found else found
+
+
+def refuse_loop(parts: Parts) -> None:
+    """Raise :class:`InputError` for a decoding loop where requests are answered step by step."""
+    if parts.get("custom_generate") is not None:
+        raise InputError(
+            "a loop of one's own answers a whole call",
+            where="custom_generate",
+            expected="model.generate(..., custom_generate=...)",
+            found=brief(parts.get("custom_generate")),
+        )
 
 
 NO_PARTS: Final = Parts()
