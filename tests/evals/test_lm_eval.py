@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omniform.cli.main import main
-from omniform.core.errors import InputError, OmniformError, RepoError
+from omniform.core.errors import DependencyError, InputError, OmniformError, RepoError
 from reference import omniform, saved_reference, transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "inputs"))
@@ -205,7 +205,12 @@ def test_a_folder_s_tasks_find_their_data_beside_them(one, tmp_path, monkeypatch
 def test_what_cannot_be_evaluated_is_told_in_one_line(tmp_path):
     own_task(tmp_path, "gone", data="nowhere.jsonl")
     own_task(tmp_path, "bad", output_type="guesswork")
+    own_task(tmp_path, "poor")
+    yaml = (tmp_path / "poor.yaml").read_text()
+    (tmp_path / "poor.yaml").write_text(yaml[:-1] + ', "process_docs": !function poor_docs.process}')
+    (tmp_path / "poor_docs.py").write_text("import nothing_of_this_name")
     for names, error, words in (
+        (["poor"], DependencyError, "package that is not installed"),
         (["gone"], RepoError, "data is not here"),
         (["bad"], InputError, "not described"),
         ([], InputError, "nothing to evaluate"),
@@ -252,6 +257,8 @@ def test_the_command_prints_a_table_and_writes_a_file(one, tmp_path, capsys):
         (["--tasks", ","], "nothing to evaluate"),
         (["--tasks", "omniform_sums", "--system", "be short"], "--apply-chat-template"),
         (["--tasks", "omniform_sums", "--apply-chat-template"], "no chat template"),
+        (["--tasks", "omniform_sums", "--metadata", "[1]"], "no JSON object"),
+        (["--tasks", "omniform_sums", "--metadata", "{"], "no JSON object"),
         (["--tasks", "omniform_sums", "-o", "nowhere/all.json"], "no such folder"),
         ([], "--tasks"),
     ],

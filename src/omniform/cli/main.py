@@ -257,6 +257,7 @@ def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate.add_argument("--limit", type=float, metavar="N", help="so many questions of each task; below 1, a part")
     evaluate.add_argument("--num-fewshot", type=int, metavar="K", help="so many answered questions before each")
     evaluate.add_argument("--tasks-dir", metavar="FOLDER", help="task files of your own, and their data beside them")
+    evaluate.add_argument("--metadata", metavar="JSON", help="told to tasks that make up their questions")
     evaluate.add_argument("-o", "--output", metavar="FILE", help="all results as JSON")
     evaluate.add_argument("--apply-chat-template", action="store_true", help="put questions as a conversation")
     evaluate.add_argument("--system", metavar="TEXT", help="the system message of that conversation")
@@ -277,6 +278,7 @@ def _eval(given: argparse.Namespace) -> None:
         chat=given.apply_chat_template,
         system=given.system,
         dtype=given.dtype,
+        metadata=given.metadata,
     )
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -16,7 +16,7 @@ import numpy as np
 from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 
-from omniform.core.errors import InputError, OmniformError, RepoError
+from omniform.core.errors import DependencyError, InputError, OmniformError, RepoError
 from omniform.evals.lm import OmniformLM
 
 Results = dict[str, dict[str, dict[str, object]]]
@@ -62,6 +62,7 @@ def evaluate(
     apply_chat_template: bool = False,
     system_instruction: str | None = None,
     log_samples: bool = False,
+    metadata: Mapping[str, object] | None = None,
 ) -> Results:
     """Evaluate a model.
 
@@ -75,6 +76,7 @@ def evaluate(
         apply_chat_template: questions are put as a conversation.
         system_instruction: stands at its beginning.
         log_samples: keep every question and answer.
+        metadata: what tasks are told that make up their questions, as RULER's ``max_seq_lengths`` and ``pretrained``.
 
     Returns:
         lm-eval's results: ``results`` by task and metric, and with which settings they were found.
@@ -87,7 +89,7 @@ def evaluate(
         raise InputError("this value cannot be", where="limit", expected="a number > 0", found=limit)
     if num_fewshot is not None and num_fewshot < 0:
         raise InputError("this value cannot be", where="num_fewshot", expected="an integer >= 0", found=num_fewshot)
-    found = load_tasks(tasks, tasks_dir)
+    found = load_tasks(tasks, tasks_dir, metadata)
     for task in found["tasks"].values():
         if num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=num_fewshot)
@@ -111,12 +113,17 @@ def evaluate(
     return cast(Results, dict(results))
 
 
-def load_tasks(names: Sequence[str], tasks_dir: str | os.PathLike[str] | None = None) -> Loaded:
+def load_tasks(
+    names: Sequence[str],
+    tasks_dir: str | os.PathLike[str] | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> Loaded:
     """The tasks of these names with their data, and the groups that they are in, as lm-eval holds them.
 
     Raises:
         InputError: there is none of a name, or it is not described as lm-eval can read it.
         RepoError: its data is not here and cannot be fetched.
+        DependencyError: it needs a package that is not here.
     """
     if not names:
         raise InputError("there is nothing to evaluate on", where="tasks", expected="names of tasks")
@@ -125,20 +132,21 @@ def load_tasks(names: Sequence[str], tasks_dir: str | os.PathLike[str] | None = 
         folders.append(Path(tasks_dir).expanduser().resolve())
         if not folders[-1].is_dir():
             raise RepoError("no such folder", where=str(tasks_dir), expected="a folder of task files")
-    managers = [(folder, _manager(folder)) for folder in reversed(folders)]
+    told = dict(metadata or {})
+    managers = [(folder, _manager(folder, told)) for folder in reversed(folders)]
     found: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     for name in names:
         folder, manager = next((home for home in managers if name in home[1].all_tasks), (None, None))
         if manager is None:
-            manager = _carried(name, [known for _, own in managers for known in own.all_tasks])
+            manager = _carried(name, [known for _, own in managers for known in own.all_tasks], told)
         for kind, some in _loaded(name, folder, manager).items():
             found[kind] |= some
     return found
 
 
-def _manager(folder: Path) -> TaskManager:
+def _manager(folder: Path, metadata: dict[str, object]) -> TaskManager:
     try:
-        return TaskManager(include_path=folder, include_defaults=False)
+        return TaskManager(include_path=folder, include_defaults=False, metadata=metadata)
     except Exception as error:
         raise InputError(
             "the folder's task files cannot be read", where=str(folder), found=_line(error),
@@ -146,9 +154,9 @@ def _manager(folder: Path) -> TaskManager:
         ) from error  # fmt: skip
 
 
-def _carried(name: str, others: Sequence[str]) -> TaskManager:
+def _carried(name: str, others: Sequence[str], metadata: dict[str, object]) -> TaskManager:
     """lm-eval's own tasks, which take seconds to list."""
-    manager = TaskManager()
+    manager = TaskManager(metadata=metadata)
     if name in manager.all_tasks:
         return manager
     close = difflib.get_close_matches(name, [*others, *manager.all_tasks], n=1)
@@ -165,6 +173,10 @@ def _loaded(name: str, folder: Path | None, manager: TaskManager) -> Loaded:
             return dict(manager.load([name]))
     except OmniformError:
         raise
+    except ImportError as error:
+        raise DependencyError(
+            "the task needs a package that is not installed", where=name, found=_line(error)
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if not _is_missing(error):
             raise InputError(
