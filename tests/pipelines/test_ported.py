@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from kinds import checkpoint
@@ -31,6 +32,8 @@ def test_labels_that_are_renamed_in_place() -> None:
     pipe.model.config.id2label[0] = "poor"
     assert {one["label"] for one in pipe("a", top_k=None)} == {"poor", "good"}
     assert pipe.model.config.id2label[0] == "poor" and pipe.framework == "pt"
+    with pytest.raises(InputError, match="framework"):
+        classifier(framework="tf")
 
 
 def test_a_subclass_that_passes_the_defaults_on() -> None:
@@ -64,6 +67,9 @@ def test_a_question_without_its_context() -> None:
     with pytest.raises(KeyError, match="no context; expected a text") as caught:
         pipe({"question": "who is it"})
     assert isinstance(caught.value, InputError)
+    rows = datasets.Dataset.from_dict({"q": ["who", "where"], "c": ["anna lives at home", "in berlin"]})
+    many = pipe(question=rows["q"], context=rows["c"])
+    assert many == pipe(question=list(rows["q"]), context=list(rows["c"])) and len(many) == 2
     for context in ("", None):
         with pytest.raises(InputError, match="no context"):
             pipe({"question": "who is it", "context": context})
@@ -84,6 +90,22 @@ def test_an_assistant_by_its_name(writer: Path) -> None:
     assert plain("The cat", assistant_model=given, **GREEDY) == plain("The cat", **GREEDY)
     with pytest.raises(InputError, match="assistant_model: this is no model"):
         pipeline("text-generation", writer, assistant_model=3)
+
+
+def test_settings_that_speak_of_texts_know_the_tokenizer(writer: Path) -> None:
+    plain = pipeline("text-generation", writer, device="cpu", return_full_text=False, **GREEDY)
+    written = plain("The cat")[0]["generated_text"]
+    stop = {"stop_strings": [written[0]]}
+    stopped = plain("The cat", **stop)[0]["generated_text"]
+    assert stopped == plain("The cat", stop_sequence=written[0])[0]["generated_text"]
+    assert written.startswith(stopped) and len(stopped) < len(written)
+    for given in (stop, {"generation_config": omniform.GenerationConfig(**stop, **GREEDY)}):
+        pipe = pipeline("text-generation", writer, device="cpu", return_full_text=False, **{**GREEDY, **given})
+        assert pipe("The cat")[0]["generated_text"] == stopped
+    pytest.importorskip("llguidance")
+    choice = omniform.Guide.choice(["yes", "no"])
+    for answers in plain(["The cat", "a dog"], guide=choice):
+        assert answers[0]["generated_text"] in ("yes", "no")
 
 
 def test_a_model_that_does_not_write() -> None:

@@ -20,6 +20,10 @@ from omniform.pipelines.registry import task_files as _task_files
 
 
 def __getattr__(name: str) -> object:
+    if name == "SUPPORTED_TASKS":
+        return PIPELINE_REGISTRY.supported_tasks
+    if name == "TASK_ALIASES":
+        return PIPELINE_REGISTRY.task_aliases
     if name[:1].isupper():
         for file in _task_files():
             if name in file and str(file["__name__"]).startswith(f"{__name__}."):

@@ -48,7 +48,7 @@ log = logging.getLogger("omniform")
 Params = dict[str, object]
 """Parameters of one step, by name."""
 
-_INERT = ("args_parser", "torch_dtype", "dtype", "framework", "modelcard", "binary_output")
+_INERT = ("args_parser", "torch_dtype", "dtype", "modelcard", "binary_output")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
@@ -110,6 +110,8 @@ class Pipeline(ABC):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError("this is no model", where="model", expected="a loaded model", found=brief(model))
+        if kwargs.pop("framework", None) not in (None, "pt"):
+            raise InputError("there is one framework", where="framework", expected="'pt' or nothing", found="another")
         for name in _INERT:
             kwargs.pop(name, None)
         self.task, self.model = task, model

@@ -17,7 +17,7 @@ from omniform.pipelines.base import ChunkPipeline, Params
 from omniform.pipelines.batching import BatchSize, Inputs
 from omniform.pipelines.given import MissingEntryError, count, flag, inputs_for_model, row_of, scores_of, tensor
 from omniform.pipelines.registry import Task
-from omniform.pipelines.running import Indexed
+from omniform.pipelines.running import Indexed, items_of
 from omniform.pipelines.understanding import Understanding
 
 OPTIONS = (
@@ -242,7 +242,7 @@ def _of_call(args: tuple[object, ...], given: Mapping[str, object]) -> object:
             return given[name]
     if "question" not in given or "context" not in given:
         raise _unclear(sorted(given))
-    question, context = given["question"], given["context"]
+    question, context = _column(given["question"]), _column(given["context"])
     if isinstance(question, str) and isinstance(context, str):
         return [{"question": question, "context": context}]
     if not isinstance(question, list | tuple):
@@ -255,6 +255,13 @@ def _of_call(args: tuple[object, ...], given: Mapping[str, object]) -> object:
             "questions and contexts are not equally many", where="context", expected=len(question), found=len(contexts)
         )
     return [{"question": q, "context": c} for q, c in zip(question, contexts, strict=True)]
+
+
+def _column(value: object) -> object:
+    """A dataset's column as a list; anything else as it is."""
+    return (
+        [value[at] for at in range(len(value))] if items_of(value) is not None and isinstance(value, Indexed) else value
+    )
 
 
 def read_example(item: object) -> SquadExample:

@@ -92,8 +92,6 @@ class Text2TextGenerationPipeline(WritingPipeline):
         reading = {name: value for name, value in said.items() if value is not None}
         if stop_sequence is not None:
             generate_kwargs["stop_strings"] = [stop_sequence] if isinstance(stop_sequence, str) else stop_sequence
-        if generate_kwargs.get("stop_strings") is not None:
-            generate_kwargs.setdefault("tokenizer", self.tokenizer)
         if return_type is None and (return_tensors is not None or return_text is not None):
             tensors = not return_text if return_tensors is None else return_tensors
             return_type = ReturnType.TENSORS if tensors else ReturnType.NEW_TEXT

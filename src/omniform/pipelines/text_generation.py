@@ -94,8 +94,6 @@ class TextGenerationPipeline(WritingPipeline):
             generate_kwargs["prefix_length"] = len(self._tokenizer().encode(prefix, add_special_tokens=False))
         if stop_sequence is not None:
             generate_kwargs["stop_strings"] = [stop_sequence] if isinstance(stop_sequence, str) else stop_sequence
-        if generate_kwargs.get("stop_strings") is not None:
-            generate_kwargs.setdefault("tokenizer", self.tokenizer)
         if self.assistant_model is not None and "assistant_model" not in generate_kwargs:
             generate_kwargs["assistant_model"] = self.assistant_model
             if self.assistant_tokenizer is not None:

@@ -24,6 +24,8 @@ from omniform.pipelines.batching import BatchSize, Inputs
 from omniform.pipelines.running import Failure, Run
 
 _OF_THE_CALL: Final = ("generation_config", "tokenizer", "streamer")
+_OF_TEXT: Final = ("stop_strings", "guide", "response_format")
+"""Settings that speak of texts, for which ``generate`` wants the tokenizer."""
 
 
 class ReturnType(Enum):
@@ -118,6 +120,9 @@ class WritingPipeline(Pipeline):
         asked: list[tuple[int, Job, Answers, Request]] = []
         found: dict[int, Written | Failure] = {}
         engine, shared = None, self._prepare_generate_kwargs(generate_kwargs)
+        told = self._get_set_generation_params(shared)
+        if any(told.get(name) is not None for name in _OF_TEXT):
+            shared.setdefault("tokenizer", self.tokenizer)
         try:
             for place, item in enumerate(items):
                 try:
