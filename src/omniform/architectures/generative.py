@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -174,6 +174,19 @@ class Generative(PromptReader, ABC):
                 remedy="Pass decoder_input_ids or decoder_start_token_id.",
             )
         return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)
+
+    def opened(self, beginnings: Sequence[Sequence[int]], starts: Sequence[object]) -> list[list[int]]:
+        """What an encoder-decoder's answers begin with, where the caller says so: the start token stands in front.
+
+        Args:
+            beginnings: the tokens that the caller gave, row by row. Where one of the rows has its start token, all are
+                taken as they are.
+            starts: each row's start token, where somebody names one.
+        """
+        rows = [list(row) for row in beginnings]
+        if any(start is None or row[0] == start for row, start in zip(rows, starts, strict=True)):
+            return rows
+        return [[cast(int, start), *row] for row, start in zip(rows, starts, strict=True)]
 
     def given_back(self, prompt: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
         """What ``generate`` returns: the decoder's prompt and what was written after it.

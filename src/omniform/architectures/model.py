@@ -319,9 +319,15 @@ class Model(Composed):
 
     # -- what users expect on a model, done on higher floors -----------------------------------------------------------
 
-    def generate(self, inputs: object = None, **kwargs: object) -> object:
-        """Write on from a prompt; see :func:`omniform.engine.generate.generate`."""
-        return upstairs("engine.generate:generate")(self, inputs, **kwargs)
+    def generate(self, inputs: object = None, *given: object, **kwargs: object) -> object:
+        """Write on from a prompt; see :func:`omniform.engine.generate.generate`.
+
+        Args:
+            given: by position, what the ecosystem's ``generate`` takes so: ``generation_config``, ``logits_processor``,
+                ``stopping_criteria``, ``prefix_allowed_tokens_fn``, ``synced_gpus``, ``assistant_model``, ``streamer``,
+                ``negative_prompt_ids``, ``negative_prompt_attention_mask``, ``custom_generate``.
+        """
+        return upstairs("engine.generate:generate")(self, inputs, *given, **kwargs)
 
     def stream(self, inputs: object = None, **kwargs: object) -> Iterator[Streamed]:
         """Write on from prompts, token by token; see :func:`omniform.engine.streaming.stream_pieces`."""

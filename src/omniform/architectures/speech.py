@@ -103,6 +103,9 @@ class SpeechToText(Seq2SeqLM):
                 )
         return torch.tensor(whole, device=memory.hidden.device)
 
+    def opened(self, beginnings: Sequence[Sequence[int]], starts: Sequence[object]) -> list[list[int]]:
+        return [list(row) for row in beginnings]  # they open with several tokens, of which a caller may leave some out
+
     def detect_language(self, memory: Memory, options: Mapping[str, object]) -> list[int]:
         """The likeliest language token of each row."""
         start = super().decoder_prompt(memory, options)

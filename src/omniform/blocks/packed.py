@@ -56,6 +56,9 @@ def attend_packed(
     Returns:
         Shape: [N, H, Dv].
     """
+    if q_NHD.dtype != k_1GSD.dtype or v_1GSD.dtype != k_1GSD.dtype:  # under autocast, and no kernel mixes
+        widest = torch.promote_types(k_1GSD.dtype, v_1GSD.dtype)
+        q_NHD, k_1GSD, v_1GSD = q_NHD.to(widest), k_1GSD.to(widest), v_1GSD.to(widest)
     if backend == "eager" or bias is not None:
         rows, biases = mask.rows, bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
         return torch.cat(

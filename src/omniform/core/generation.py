@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Final, Literal, cast, overload
+from typing import Final, Literal, Protocol, cast, overload, runtime_checkable
 
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownAttributeError, brief, nearest
 from omniform.core.kinds import plain
@@ -27,6 +27,15 @@ _NOTES: Final = frozenset({"_from_model_config", "_commit_hash", "transformers_v
 _OUTPUTS: Final = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _INSIDE: Final = ("decoder", "generator", "text_config")
 """Where a config of several models keeps the settings of the one that writes."""
+
+
+@runtime_checkable
+class SettingsOfOthers(Protocol):
+    """Another library's ``GenerationConfig``."""
+
+    def to_diff_dict(self) -> dict[str, object]: ...
+
+    def get_generation_mode(self) -> object: ...
 
 
 class GenerationMode(StrEnum):
@@ -396,6 +405,8 @@ def as_settings(given: object, where: str = "generation_config") -> dict[str, ob
         return {}
     if isinstance(given, GenerationConfig):
         return given.to_diff_dict()
+    if isinstance(given, SettingsOfOthers):  # what trainers of the ecosystem make for themselves
+        return GenerationConfig.from_dict(given.to_diff_dict()).to_diff_dict()
     if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
         refuse_misspelt(where, given)
         return {name: value for name, value in given.items() if value is not None}
@@ -404,7 +415,6 @@ def as_settings(given: object, where: str = "generation_config") -> dict[str, ob
         where=where,
         expected="a GenerationConfig or a mapping of names",
         found=brief(given),
-        remedy="GenerationConfig.from_dict(config.to_dict()) makes one of another library's.",
     )
 
 

@@ -72,6 +72,9 @@ class ModelOutput:
             return getattr(self, key)
         return self.to_tuple()[key]
 
+    def __setitem__(self, key: str, value: object) -> None:
+        setattr(self, key, value)
+
     def get(self, key: str, default: object = None) -> object:
         return getattr(self, key) if key in self.keys() else default
 

@@ -20,6 +20,28 @@ from omniform.engine.sampling import processed, refuse_no_numbers
 from omniform.engine.strategies import Hands
 
 
+class Company:
+    """The searches of one call, where what one does after its end is seen: in shared draws, or in what is noted.
+
+    As in the ecosystem they then end together: all take steps until none has anything left to search.
+
+    Attributes:
+        members: they.
+    """
+
+    def __init__(self) -> None:
+        self.members: list[Beams] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody has anything left to search."""
+        searches = [search for member in self.members for search in member.searches]
+        if not all(member.searches for member in self.members):
+            return False
+        asked = ([s.improvable for s in searches], [s.open for s in searches], [s.continued for s in searches])
+        return not all(map(any, asked))
+
+
 class Beams:
     """Beam search: rows become others that continue them.
 
@@ -29,6 +51,7 @@ class Beams:
     Args:
         constraints: what every answer must hold.
         keeps_rows: whether the beams of each step are noted.
+        company: the searches that end with it; None for no others.
 
     Attributes:
         searches: scores and choices of each group; none before the first step.
@@ -37,16 +60,24 @@ class Beams:
     lockstep: ClassVar[bool] = True
     reads_prompt: ClassVar[bool] = False
 
-    def __init__(self, constraints: Sequence[Constraint] = (), keeps_rows: bool = False) -> None:
+    def __init__(
+        self, constraints: Sequence[Constraint] = (), keeps_rows: bool = False, company: Company | None = None
+    ) -> None:
         self.searches: list[BeamSearch] = []
         self._constraints = constraints
         self._keeps_rows = keeps_rows
         self._notes = StepNotes()
         self._given: Tensor | None = None
+        self._company = company
+        if company is not None:
+            company.members.append(self)
 
     @property
     def over(self) -> bool:
-        return bool(self.searches) and all(search.done for search in self.searches)
+        done = bool(self.searches) and all(search.done for search in self.searches)
+        if self._company is None or not done:
+            return done
+        return self._company.over or all(search.is_full_length for search in self.searches)
 
     def give(self, scores_KV: Tensor) -> None:
         """The scores of the next step, where the objects of the call have looked at them already."""
@@ -111,9 +142,9 @@ class Beams:
             fork = search.advance(own, _ends(request, rows[first : first + width], hands))
             chosen += fork.tokens
             noted.append(own.expand(search.settings.num_beams, -1))
-            (last if search.done else forks).append((first, fork))
+            (last if search.done and self._company is None else forks).append((first, fork))
         self._note(request, rows, noted, logits)
-        if self.over:
+        if self.over and self._company is None:
             _leave(request, rows, last, hands)
         else:
             _continue(request, rows, forks, hands)
@@ -123,7 +154,7 @@ class Beams:
         found: list[tuple[int, int, int]] = []
         at = 0
         for number, search in enumerate(self.searches):
-            if not search.done:
+            if not search.done or self._company is not None:
                 width = 1 if fresh else search.settings.num_beams
                 found.append((number, 0 if fresh else at, width))
                 at += width
@@ -245,4 +276,4 @@ def beams_of(request: Request) -> Beams:
     for name, asked in (("do_sample=True", settings.do_sample), ("num_beam_groups > 1", settings.num_beam_groups > 1)):
         if constraints and asked:
             raise InputError(f"constraints and {name} do not go together", where="constraints", remedy="Leave one out.")
-    return Beams(constraints, settings.keep_beams)
+    return Beams(constraints, settings.keep_beams, request.company)

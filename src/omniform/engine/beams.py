@@ -146,12 +146,16 @@ class BeamSearch:
         generator: what ``do_sample`` draws from, on the device of the scores; None for torch's global one.
 
     Attributes:
-        done: nothing is left to search; :meth:`results` has the answers.
+        done: nothing is left to search; :meth:`results` has the answers. Steps may be taken all the same, where other
+            searches of a call go on; they change no answer.
+        improvable, open, continued: whether the last step left something to search, each for a reason of its own: the
+            beams may still beat the answers; answers are wanted; some beam goes on.
     """
 
     def __init__(self, settings: BeamSettings, generator: torch.Generator | None = None) -> None:
         self.settings = settings
         self.done = False
+        self.improvable = self.open = self.continued = True
         self._generator = generator
         self._length = 0
         # All beams begin alike, so all but the first are put behind, or each would choose the same.
@@ -177,7 +181,6 @@ class BeamSearch:
         """
         s = self.settings
         rows = scores_KV.shape[0]
-        assert not self.done, "a group that is done takes no further step"
         assert rows == (s.num_beams if self._length else 1), f"{rows} rows are not those that the last step asked for"
         values, beams, tokens = self._candidates(scores_KV)
         self._length += 1
@@ -189,11 +192,14 @@ class BeamSearch:
             for parent, token in zip(parents, tokens, strict=True)
         ]
         over = torch.tensor(stopped) | (self._length >= s.max_new_tokens)
-        self._collect(nodes, values, stopped, over)
+        if not self.done:
+            self._collect(nodes, values, stopped, over)
 
         self._scores, chosen = self._select(values, over, nodes)
         self._beams = [nodes[i] for i in chosen]
-        self.done = not self._can_improve() or self._enough() or bool(over.all())
+        self.improvable = self.improvable and self._can_improve()
+        self.open, self.continued = not self._enough(), not bool(over.all())
+        self.done = self.done or not (self.improvable and self.open and self.continued)
         return Fork([parents[i] for i in chosen], [tokens[i] for i in chosen])
 
     def _select(self, values: Tensor, over: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, list[int]]:
@@ -201,6 +207,11 @@ class BeamSearch:
         # At the end all are over, and what is added to tell them apart would only blur them.
         scores, order = (values if bool(over.all()) else values + over * FAR).topk(self.settings.num_beams)
         return scores, order.tolist()
+
+    @property
+    def is_full_length(self) -> bool:
+        """Whether its beams are as long as they may get."""
+        return self._length >= self.settings.max_new_tokens
 
     def results(self) -> list[Hypothesis]:
         """The ``num_return_sequences`` best answers, best first. Only when done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
@@ -23,6 +24,8 @@ from omniform.engine.request import Prompt
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
 from omniform.engine.vectors import vector_prompts
+
+log = logging.getLogger("omniform")
 
 AnyPrompt = str | Tensor | Sequence[int] | Mapping[str, object] | Sequence[Mapping[str, object]]
 """One prompt: a text, token ids, a processor's batch of one row, or a chat."""
@@ -150,7 +153,8 @@ def prompts_of(
     """
     # Trainers hand over a whole batch, whose labels nothing that is written depends on.
     given = {name: value for name, value in named.items() if value is not None and name != "labels"}
-    prompts, whole = _encoded(model, given, asked) if model.encoder_inputs else _plain(model, given, asked, holes)
+    read = _encoded if model.encoder_inputs else _plain
+    prompts, whole = read(model, given, asked, holes)
     return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
 
@@ -170,22 +174,30 @@ def _plain(
     prompts = as_prompts(ids, mask, asked.pad_token_id, model.device, holes=holes)
     _check(model, prompts)
     rows = _rows(prompts)
+    _refuse_other_places(named.pop("position_ids", None), prompts, ids, mask)
     items = model.items(rows, _features(model, named))
     whole = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
     columns = columns_of(ids, mask, len(rows))
     return [Prompt(tuple(r), tuple(own), columns=c) for r, own, c in zip(rows, items, columns, strict=True)], whole
 
 
-def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple[list[Prompt], Tensor | None]:
+def _encoded(
+    model: Generative, named: dict[str, object], asked: Asked, goes_on: bool
+) -> tuple[list[Prompt], Tensor | None]:
     start = named.pop("decoder_input_ids", None)
     start = None if start is None else _ids(start, "decoder_input_ids")
     mask = _mask(named.pop("decoder_attention_mask", None), "decoder_attention_mask")
+    beside = {name for name in named if name.startswith("decoder_")}
+    if beside:
+        raise InputError(
+            "an answer cannot begin with this", where=", ".join(sorted(beside)), expected="decoder_input_ids"
+        )
     encoder = _encoder_rows(model, named, asked)
+    _warn_of_nothing_read(encoder, asked)
     options = asked.own(len(encoder))
     if start is None:
         return [Prompt((), (), inputs, own) for inputs, own in zip(encoder, options, strict=True)], None
     prompts = as_prompts(start, mask, asked.pad_token_id, model.device)
-    _check(model, prompts)
     rows = _rows(prompts)
     if len(rows) != len(encoder):
         raise InputError(
@@ -195,6 +207,13 @@ def _encoded(model: Generative, named: dict[str, object], asked: Asked) -> tuple
             found=f"{len(rows)} rows",
         )
     columns = columns_of(start, mask, len(rows))
+    starts = [own.get("decoder_start_token_id", model.start_token_id) for own in options]
+    opened = rows if goes_on else model.opened(rows, starts)
+    if opened != rows:
+        rows = opened
+        prompts = as_prompts(rows, None, asked.pad_token_id, model.device)
+        columns = [None if own is None else torch.cat((own.new_zeros(1), own + 1)) for own in columns]
+    _check(model, prompts)
     each = zip(rows, encoder, columns, strict=True)
     return [Prompt(tuple(row), (), inputs, columns=own) for row, inputs, own in each], prompts.ids
 
@@ -205,7 +224,7 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
         hidden = encoder_output(cast(EncoderOutputs, named["encoder_outputs"])).last_hidden_state
         return _by_row(_features(model, {"encoder_outputs": hidden, **_masked(named)}), hidden.shape[:2])
     if named.get("input_ids") is not None:
-        named = {**named, "input_ids": _ids(named["input_ids"], "input_ids")}
+        named = {**named, "input_ids": _as_row(_ids(named["input_ids"], "input_ids"))}
     ids = named.get("input_ids")
     if "input_ids" in model.encoder_inputs and ids is not None:
         if not isinstance(ids, Tensor):
@@ -223,6 +242,13 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
 def _masked(named: Mapping[str, object]) -> dict[str, object]:
     mask = named.get("attention_mask")
     return {} if mask is None else {"attention_mask": mask}
+
+
+def _warn_of_nothing_read(rows: Sequence[Mapping[str, Tensor]], asked: Asked) -> None:
+    """Say so where rules look at the encoder's tokens, and what it reads is sound or vectors."""
+    rules = [n for n in ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size") if asked.named & {n}]
+    if rules and not all("input_ids" in row for row in rows):
+        log.warning("no effect where the encoder reads no tokens: %s", ", ".join(rules))
 
 
 def _by_row(features: Mapping[str, Tensor], tokens: tuple[int, ...] | None) -> list[dict[str, Tensor]]:
@@ -259,6 +285,23 @@ def _told_by_padding(asked: Asked, ids: object) -> Tensor | None:
     if not isinstance(pads, tuple) or not isinstance(ends, tuple) or not pads or not isinstance(ids, Tensor):
         return None
     return None if pads[0] in ends or not bool((ids == pads[0]).any()) else (ids != pads[0]).long()
+
+
+def _refuse_other_places(given: object, prompts: Prompts, ids: object, mask: Tensor | None) -> None:
+    """Raise :class:`InputError` unless positions, where a caller gives some, are those that the rows have anyway."""
+    if given is None:
+        return
+    places = _tensor(given, "position_ids").cpu()
+    real = torch.ones(prompts.ids.shape) if mask is None or not isinstance(ids, Tensor) else mask.cpu()
+    own = (real.bool().cumsum(-1) - 1).masked_fill(~real.bool(), -1)
+    if places.dim() != 2 or places.shape[1] != own.shape[1] or not bool(((places == own) | (own < 0)).all()):
+        raise InputError(
+            "positions are counted from each row's first token",
+            where="position_ids",
+            expected="0, 1, 2... for the tokens that are no padding",
+            found=brief(places.tolist()),
+            remedy="Leave them out.",
+        )
 
 
 def mask_of(named: Mapping[str, object], asked: Asked) -> Tensor | None:

@@ -320,5 +320,7 @@ class Encoders:
 
 def _source(prompt: Prompt) -> tuple[int, ...]:
     """The tokens that an encoder reads, if tokens are what it reads."""
-    ids = prompt.encoder.get("input_ids")
-    return () if ids is None else tuple(ids[0].tolist())
+    ids, mask = prompt.encoder.get("input_ids"), prompt.encoder.get("attention_mask")
+    if ids is None:
+        return ()
+    return tuple((ids[0] if mask is None or mask.shape != ids.shape else ids[0][mask[0] != 0]).tolist())

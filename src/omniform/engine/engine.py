@@ -15,6 +15,7 @@ from omniform.architectures.model import Model
 from omniform.core.background import Background
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
+from omniform.engine.beam_strategy import Company
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
 from omniform.engine.contrasts import contrast_of
@@ -239,6 +240,7 @@ class Engine:
         parts: Parts = NO_PARTS,
         legacy: Legacy | None = None,
         notes: PromptNotes | None = None,
+        company: Company | None = None,
     ) -> Request:
         """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
 
@@ -251,6 +253,7 @@ class Engine:
             parts: the objects that its call brought along.
             legacy: collects what its rows leave behind.
             notes: notes how likely its prompt's tokens are, instead of what the settings ask for.
+            company: the beam searches that end together with this one.
 
         Raises:
             InputError: the request can never fit into the engine's memory.
@@ -264,7 +267,7 @@ class Engine:
         request.seed = read.seed if seed is None else seed
         if lane is not None:
             request.lane, request.lanes = lane
-        request.parts, request.legacy = parts, legacy
+        request.parts, request.legacy, request.company = parts, legacy, company
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes
         request.strategy = strategy_of(request)

@@ -13,9 +13,11 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
+from omniform.core.settings import misspelt
 from omniform.core.state import DenseState
 from omniform.engine.batch_outputs import GenerationOutput, Tracked
 from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
+from omniform.engine.beam_strategy import Company
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, prompts_of
 from omniform.engine.contrasts import negative_tokens
@@ -28,6 +30,7 @@ from omniform.engine.handover import Legacy
 from omniform.engine.hooks import NAMES
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.paged_state import ROWS
+from omniform.engine.places import by_place
 from omniform.engine.replay import Replay
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Asked, Settings, table_of
@@ -120,6 +123,18 @@ class Job:
         settings = self.settings(1)
         return None if settings.seed is None else settings.seed + row * settings.num_return_sequences
 
+    def company(self) -> Company | None:
+        """What lets beam searches end together, where that is seen."""
+        s = self.settings(1)
+        seen = s.keep_scores or s.keep_logits or s.keep_beams or (s.do_sample and s.seed is None)
+        plain = (
+            s.num_beams > 1
+            and s.num_beam_groups == 1
+            and not s.force_words
+            and not self.asked.parts.some("constraints")
+        )
+        return Company() if plain and seen and len(self.prompts) > 1 else None
+
     def engine(self) -> Engine:
         """An engine with room for exactly these rows, or for as many at a time as there is memory for."""
         settings = self.settings(1)
@@ -145,8 +160,8 @@ class Job:
 def generate(
     model: Model,
     inputs: object = None,
-    *,
     generation_config: GenerationConfig | Mapping[str, object] | None = None,
+    *given: object,
     streamer: Streamer | None = None,
     tokenizer: Reader | None = None,
     **kwargs: object,
@@ -156,6 +171,7 @@ def generate(
     Args:
         inputs: what comes first: token ids, or what the model's encoder reads; the same as naming it by keyword.
         generation_config: settings, which those given by keyword override.
+        given: by position, what the ecosystem takes so: :data:`~omniform.engine.places.PLACES`.
         streamer: receives the prompt, then every step's tokens, as they come; is told if anything is raised.
         tokenizer: reads the answers, for ``stop_strings``.
         kwargs: the model's inputs (``input_ids`` as a tensor, padded on either side with ``attention_mask``, or as a
@@ -171,6 +187,9 @@ def generate(
         InputError: an input or a setting that cannot be used, a prompt longer than the model's positions.
         UnknownArgumentError: a keyword that is neither, with the nearest name.
     """
+    if given:
+        kwargs |= by_place(given, {**kwargs, "streamer": streamer})
+        streamer = cast("Streamer | None", kwargs.pop("streamer", streamer))
     loop = kwargs.get("custom_generate")
     if loop is not None:
         return _custom(model, inputs, generation_config, tokenizer, kwargs, loop)
@@ -338,7 +357,10 @@ def prepare(
     """
     writer = writes(model)
     table = table_of(writer)
-    check_arguments("generate", kwargs, table.keys() | writer.accepts() | writer.encoder_inputs)
+    known = table.keys() | writer.accepts() | writer.encoder_inputs
+    # What is None is not given: tokenizers' batches hold such entries. A slip is told all the same.
+    said = (name for name, value in kwargs.items() if value is not None or misspelt(name, known) is not None)
+    check_arguments("generate", said, known)
     named = {k: v for k, v in kwargs.items() if k not in table and v is not None}
     if inputs is not None:
         named[writer.main_input] = inputs
@@ -395,7 +417,7 @@ def _check_reader(tokenizer: object) -> None:
 
 def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
     """Put a call's rows into an engine's queue."""
-    each = job.settings(1).num_return_sequences
+    each, company = job.settings(1).num_return_sequences, job.company()
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
         lane = (number * each, len(job.prompts) * each)
         engine.enqueue(
@@ -407,6 +429,7 @@ def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
             lane=lane,
             parts=job.asked.parts,
             legacy=answer.legacy,
+            company=company,
         )
 
 

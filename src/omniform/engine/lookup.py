@@ -105,7 +105,7 @@ class PromptLookup:
         guessing = request.settings.guessing
         known, index = self._indices.get(id(row), (None, None))
         if index is None or known is not row:
-            index = RunIndex(guessing.ngram, row.source)
+            index = RunIndex(guessing.ngram, row.source or ())
             self._indices[id(row)] = row, index
         index.grow(row.tokens)
         for found in index.follows(min(room, guessing.lookup)):

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
-from omniform.core.errors import InputError
+from omniform.core.layouts import layout_of
 from omniform.core.outputs import ModelOutput
+from omniform.core.state import KV, Latent
 from omniform.engine.calls import features_of, mask_of
 from omniform.engine.prompts import as_prompts
 from omniform.engine.request import Completion, Prompt, Row
@@ -46,6 +47,17 @@ class Replay:
         self._asked = asked
         self._wanted = {name: True for name in _ASKED if asked.flag(name)}
         self._decoder = "decoder_input_ids" if model.encoder_inputs else "input_ids"
+        self._vectors = None if model.encoder_inputs else self._rows_of_vectors(named.get("inputs_embeds"))
+        self._windows = _windows(model)
+
+    def _rows_of_vectors(self, given: object) -> Tensor | None:
+        """Prompts that are vectors, rows of other lengths filled in front. Shape: [B, T, D]."""
+        if given is None:
+            return None
+        rows = [given] if isinstance(given, Tensor) and given.dim() == 2 else list(cast("Sequence[Tensor]", given))
+        longest = max(map(len, rows))
+        filled = [torch.cat((row.new_zeros(longest - len(row), row.shape[1]), row)) for row in rows]
+        return torch.stack(filled).to(self._model.device, self._model.dtype)
 
     def shown(self, prompt: Tensor, written: Tensor, found: Sequence[Completion]) -> dict[str, object]:
         """What was asked to be seen of the steps, by the names of the output's entries.
@@ -54,20 +66,9 @@ class Replay:
             prompt: what stands before the answers. Shape: [B, T].
             written: the answers. Shape: [B, new].
             found: what came of each prompt.
-
-        Raises:
-            InputError: the prompts are of a kind that no plain forward reads.
         """
         if not self._wanted:
             return {}
-        if self._named.get("inputs_embeds") is not None:
-            raise InputError(
-                "what each step saw is not kept of prompts given as vectors",
-                where=next(iter(self._wanted)),
-                expected="input_ids",
-                found="inputs_embeds",
-                remedy="Ask the model itself: model(inputs_embeds=..., output_hidden_states=True).",
-            )
         steps = [completion.steps.rows for completion in found if completion.steps is not None]
         return self._of_beams(steps, prompt.shape[1]) if steps else self._of_rows(prompt, written)
 
@@ -78,13 +79,12 @@ class Replay:
         short = [i for i, one in enumerate(answers) if len(one.tokens) < written.shape[1]]
         if not (short and plain and (settings.keep_scores or settings.keep_logits)) or settings.penalty_alpha:
             return
-        if self._named.get("inputs_embeds") is not None:
-            return
         logits = self._logits(torch.cat((prompt, written), dim=1)[:, :-1], prompt.shape[1])
+        logits = logits[:, logits.shape[1] - written.shape[1] :]
         for i in short:
             for step in range(len(answers[i].tokens), written.shape[1]):
                 tokens = [*prompt[i].tolist(), *written[i, :step].tolist()]
-                scores = logits[i, prompt.shape[1] - 1 + step][None].float()
+                scores = logits[i, step][None].float()
                 if settings.keep_logits:
                     answers[i].logits.append(scores[0])
                 if settings.keep_scores:
@@ -102,7 +102,7 @@ class Replay:
                 found[name] = _entry(outputs[0], name)  # what an encoder read is read once
             else:
                 layers = _woven([_entry(o, name) for o in outputs])
-                found[name] = _steps(layers, name, prompt.shape[1], written.shape[1])
+                found[name] = self._steps(layers, name, prompt.shape[1], written.shape[1])
         return found
 
     def _of_beams(self, searches: Sequence[list[list[list[int]]]], width: int) -> dict[str, object]:
@@ -114,7 +114,7 @@ class Replay:
         for step in range(max(len(rows) for rows in searches)):
             # A search that is over goes on with the beams that it ended with, as nobody looks at them.
             ids = [_beams(rows[min(step, len(rows) - 1)], beams, width + step) for rows in searches]
-            stacked = torch.tensor(ids, device=self._model.device)  # [B, beams, T]
+            stacked = torch.tensor(ids, dtype=torch.long, device=self._model.device)  # [B, beams, T]
             outputs = [self._forward(stacked[:, k], width) for k in range(beams)]
             for name in _names(outputs[0]):
                 layers = _woven([_entry(o, name) for o in outputs])
@@ -122,8 +122,31 @@ class Replay:
                     whole[name] = _entry(outputs[0], name)
                 else:
                     last = layers if step == 0 else tuple(_last(x, name) for x in layers)
+                    if step and name.endswith("attentions") and name != "cross_attentions":
+                        last = self._seen(last, last[0].shape[-1], first=False)
                     noted.setdefault(name, []).append(last)
         return {**whole, **{name: tuple(steps) for name, steps in noted.items()}}
+
+    def _steps(self, layers: Layers, name: str, prompt: int, count: int) -> Steps:
+        """What a forward over whole rows gave, step by step: of the prompt, then of one token each."""
+        if self._vectors is not None:
+            prompt = self._vectors.shape[1]
+        found = []
+        for step in range(count):
+            rows = slice(0, prompt) if step == 0 else slice(prompt + step - 1, prompt + step)
+            if name.endswith("hidden_states"):
+                found.append(tuple(x[:, rows] for x in layers))
+            else:
+                cut = tuple(x[:, :, rows] for x in layers)
+                found.append(cut if name == "cross_attentions" else self._seen(cut, prompt + step, first=step == 0))
+        return tuple(found)
+
+    def _seen(self, layers: Layers, count: int, *, first: bool) -> Layers:
+        """Weights of the first ``count`` keys; of a step after the first only those that its layer's window holds."""
+        windows = self._windows if len(self._windows) == len(layers) and not first else [None] * len(layers)
+        return tuple(
+            x[..., 0 if w is None else max(0, count - w) : count] for x, w in zip(layers, windows, strict=True)
+        )
 
     def _logits(self, rows: Tensor, width: int) -> Tensor:
         """The model's scores after every token. Shape: [B, T] to [B, T, V]."""
@@ -134,7 +157,14 @@ class Replay:
     @torch.no_grad()
     def _forward(self, rows: Tensor, width: int) -> ModelOutput:
         """One forward over a row of each prompt, the first ``width`` tokens of which are the prompt. Shape: [B, T]."""
-        inputs: dict[str, object] = {**self._features(), self._decoder: rows, **self._wanted}
+        inputs: dict[str, object] = {**self._features(), **self._wanted}
+        if self._vectors is None:
+            inputs[self._decoder] = rows
+        else:
+            written = self._model.embed(rows[:, width:])
+            vectors = torch.cat((self._vectors, written.to(self._vectors.dtype)), dim=1)
+            inputs["inputs_embeds"] = vectors
+            rows, width = rows.new_zeros(vectors.shape[:2]), self._vectors.shape[1]
         if not self._model.encoder_inputs:
             mask = torch.ones_like(rows)
             mask[:, :width] = self._prompt_mask(width)
@@ -157,7 +187,8 @@ class Replay:
     def _features(self) -> dict[str, Tensor]:
         """The call's inputs but for what the decoder reads."""
         encodes = bool(self._model.encoder_inputs)
-        left_out = {self._decoder, "decoder_attention_mask"} | (set() if encodes else {"attention_mask"})
+        left_out = {self._decoder, "decoder_attention_mask"}
+        left_out |= set() if encodes else {"attention_mask", "inputs_embeds"}
         found = features_of(self._model, {n: value for n, value in self._named.items() if n not in left_out})
         ids = self._named.get("input_ids")
         if encodes and ids is not None and "input_ids" not in found:  # rows of any lengths
@@ -170,7 +201,7 @@ class Replay:
     def _prompt_mask(self, width: int) -> Tensor:
         """Which of the prompts' tokens are no padding. Shape: [B, T]."""
         mask = mask_of(self._named, self._asked)
-        if mask is not None:
+        if mask is not None and mask.shape[1] == width:
             return mask.to(self._model.device).long()
         lengths = torch.tensor([len(p.tokens) for p in self._prompts], device=self._model.device)
         return (torch.arange(width, device=self._model.device) >= width - lengths[:, None]).long()
@@ -189,26 +220,24 @@ def _woven(outputs: Sequence[Layers]) -> Layers:
     return tuple(torch.stack(layer, dim=1).flatten(0, 1) for layer in zip(*outputs, strict=True))
 
 
-def _steps(layers: Layers, name: str, prompt: int, count: int) -> Steps:
-    """What a forward over whole rows gave, step by step: of the prompt, then of one token each."""
-    found = []
-    for step in range(count):
-        rows = slice(0, prompt) if step == 0 else slice(prompt + step - 1, prompt + step)
-        found.append(tuple(_cut(x, name, rows, prompt + step) for x in layers))
-    return tuple(found)
-
-
-def _cut(x: Tensor, name: str, rows: slice, seen: int) -> Tensor:
-    if name.endswith("hidden_states"):
-        return x[:, rows]
-    return x[:, :, rows] if name == "cross_attentions" else x[:, :, rows, :seen]
-
-
 def _last(x: Tensor, name: str) -> Tensor:
     return x[:, -1:] if name.endswith("hidden_states") else x[:, :, -1:]
+
+
+def _windows(model: Generative) -> list[int | None]:
+    """How many keys each layer's attention looks at, layers without attention left out; None for all.
+
+    The ecosystem's caches forget what lies before a window where the config calls it ``sliding_window``.
+    """
+    if model.config.get("sliding_window") is None:
+        return []
+    layout = layout_of(model.decoder)
+    specs = [layout.specs[slot] for slots in layout.layers for slot in slots]
+    return [spec.window for spec in specs if isinstance(spec, (KV, Latent))]
 
 
 def _beams(rows: list[list[int]], beams: int, length: int) -> list[list[int]]:
     """One row for each beam, all of one length: padded in front, as prompts are; the first step's row is all beams'."""
     every = rows * beams if len(rows) == 1 else rows + rows[:1] * (beams - len(rows))
-    return [([0] * max(0, length - len(row)) + row)[-length:] for row in every]
+    filled = [[0] * max(0, length - len(row)) + row for row in every]
+    return [row[len(row) - length :] for row in filled]

@@ -21,6 +21,7 @@ from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
 
 if TYPE_CHECKING:
+    from omniform.engine.beam_strategy import Company
     from omniform.engine.contrasts import Contrast
     from omniform.engine.drafts import Drafter
     from omniform.engine.guides import Grammar, Matcher
@@ -253,7 +254,7 @@ class Row:
         logprobs, scores, logits: what was noted for each token written.
         outgrew: how long it was when it last outgrew its rotary frequencies, and was computed anew; 0 if it never did.
         nameless: how many of the prompt's tokens are vectors that no id stands for.
-        source: the tokens that its encoder has read, where there is one and it reads tokens.
+        source: the tokens that its encoder has read, none where that was sound or vectors; None without an encoder.
         shadow: the row that it is contrasted with, which reads another prompt and whatever this one writes.
         is_shadow: it is such a row, and no answer.
         drafted: how many of the last tokens are guesses, which the present step is to confirm; 0 between steps.
@@ -280,7 +281,7 @@ class Row:
     logits: list[Tensor] = field(default_factory=list)
     outgrew: int = 0
     nameless: int = 0
-    source: tuple[int, ...] = ()
+    source: tuple[int, ...] | None = None
     drafted: int = 0
     guide: Matcher | None = None
     guesses: list[int] = field(default_factory=list)
@@ -321,7 +322,9 @@ class Row:
     @property
     def read(self) -> tuple[int, ...]:
         """The tokens that it answers: its encoder's, or its prompt's."""
-        return self.source or tuple(t for t in self.tokens[: self.prompt] if t != NAMELESS)
+        if self.source is not None:
+            return self.source
+        return tuple(t for t in self.tokens[: self.prompt] if t != NAMELESS)
 
     def begun(self) -> Row:
         """The row as it was before anything was computed or written."""
@@ -388,6 +391,7 @@ class Request:
         stop_strings: ends a row by its text; None where no such strings were given.
         legacy: collects what its rows leave behind; None where nobody wants it.
         notes: how likely its prompt's own tokens are; None where nobody asks.
+        company: the beam searches that end together with its own; None for none.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
         cached_tokens: prompt tokens whose blocks another request had computed.
@@ -423,6 +427,7 @@ class Request:
     stop_strings: StopStrings | None = None
     legacy: Legacy | None = None
     notes: PromptNotes | None = None
+    company: Company | None = None
     alone: bool = False
     begun: bool = False
     cached_tokens: int = 0

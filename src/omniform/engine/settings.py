@@ -287,7 +287,7 @@ class Asked:
         found = {name: self.values[name] for name in self._model.own_settings if self.values.get(name) is not None}
         start = self.values["decoder_start_token_id"]
         if isinstance(start, tuple) and start:
-            found["decoder_start_token_id"] = start[0]
+            found["decoder_start_token_id"] = start[0] if len(start) == 1 else PerRow(start)
         each: list[dict[str, object]] = [dict(found) for _ in range(rows)]
         for name, value in found.items():
             if isinstance(value, PerRow):

@@ -82,8 +82,13 @@ class Writer:
                 if row.written == 0 and len(request.rows) == 1:
                     entries += [(request, twin, here) for twin in self._twins(request, row)]
         self._write_rows(entries, logits_RV, chosen_by)
-        for theirs in self._looked_at(list(together.values())):
+        ready = self._looked_at(list(together.values()))
+        for theirs in ready:
             self._advance(theirs)
+        for theirs in ready:  # searches of one call may end together
+            request = theirs[0].chunk.request
+            if request.strategy is not None and request.strategy.over and not request.over:
+                self.finish(request)
         self.dismiss()
         guided = {id(o.chunk.request): o.chunk.request for o in outputs if o.chunk.request.grammar is not None}
         if guided:
@@ -208,8 +213,6 @@ class Writer:
                     strategy.read(request, output)
             if len(ready) == len(request.running):
                 strategy.advance(request, ready, self)
-                if strategy.over:
-                    self.finish(request)
         except Exception as error:
             self.fail(request, error)
 
@@ -375,7 +378,7 @@ def _noted(
     if settings.keep_scores:
         row.scores.append(scores_RV[at].float())
     if settings.keep_logits:
-        row.logits.append(logits_RV[at].clone())
+        row.logits.append(logits_RV[at].to(torch.float32, copy=True))
     if settings.logprobs is None:
         return None
     row.logprobs.append(logprobs_of(logits_RV[at], token, settings.logprobs))
