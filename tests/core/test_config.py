@@ -124,11 +124,11 @@ def test_special_tokens():
 
 
 def test_unknown_keys_are_named_in_one_warning(tmp_path, caplog):
-    (tmp_path / "config.json").write_text(json.dumps({**RAW, "zebra": 1, "apple": None, "_own": 3}))
+    (tmp_path / "config.json").write_text(json.dumps({**RAW, "zebra": 1, "apple": None, "_own": 3, "unk_token_id": 0}))
     with caplog.at_level(logging.WARNING, logger="omniform"):
         config = AutoConfig.from_pretrained(tmp_path)
     assert config.unknown == ("apple", "zebra")
-    assert config.zebra == 1
+    assert config.zebra == 1 and config.unk_token_id == 0
     assert len(caplog.records) == 1 and "apple, zebra" in caplog.records[0].getMessage()
 
 

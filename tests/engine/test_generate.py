@@ -167,14 +167,28 @@ def test_bad_settings(pair, arguments, error, says):
         (torch.tensor([[0.5]]), "integers"),
         (torch.tensor([[97]]), "vocabulary"),
         (torch.tensor([[-1]]), "vocabulary"),
-        ("hello", "token ids"),
+        ("hello", r"token ids.*Encode it first"),
         ([["a"]], "row 0"),
+        (["hello"], "row 0.*Encode it first"),
+        ({"input_ids": [5]}, r"token ids.*generate\(\*\*inputs\)"),
+        ([{"role": "user", "content": "hello"}], "row 0.*apply_chat_template"),
         (torch.full((1, 65), 5), "positions"),
     ],
 )
 def test_bad_prompts(pair, ids, says):
     with pytest.raises(InputError, match=says):
         pair[0].generate(ids)
+
+
+def test_lists_with_a_mask_are_told_of_tensors(pair):
+    with pytest.raises(InputError, match=r'attention_mask.*return_tensors="pt"'):
+        pair[0].generate([5, 6, 7], attention_mask=[1, 1, 1])
+
+
+def test_what_has_no_effect_names_the_setting_that_is_in_its_way(pair, caplog):
+    caplog.set_level("WARNING", logger="omniform")
+    pair[0].generate(torch.tensor([[5, 6]]), max_new_tokens=2, num_beams=2, penalty_alpha=0.37, top_k=4)
+    assert "no effect without do_sample=False and num_beams=1: penalty_alpha" in caplog.text
 
 
 def test_padding_tells_the_mask_where_nobody_gives_one(pair):

@@ -146,6 +146,28 @@ def test_how_far_it_guesses():
     assert steps(num_assistant_tokens=0) == 40
 
 
+def test_a_bad_assistant_costs_little_where_nobody_says_how_far_to_guess():
+    f = family("llama")
+    ids = torch.tensor([cases(f)[1][0]])
+    asked = {"max_new_tokens": 40, "eos_token_id": None, "assistant_confidence_threshold": 0.0}
+    expected = f.ours.generate(ids, **asked)
+
+    def notes(**more):
+        torch.manual_seed(0)
+        out = f.ours.generate(ids, **asked, return_dict_in_generate=True, **more)
+        assert "do_sample" in more or torch.equal(out.sequences, expected)
+        return out.speculation
+
+    bad = near("llama", 3.0)
+    learned, told = notes(assistant_model=bad), notes(assistant_model=bad, num_assistant_tokens_schedule="constant")
+    assert learned.drafted <= 20 + 2 * learned.steps < told.drafted / 4
+    good = notes(assistant_model=f.ours)
+    assert good.steps == 3 and good.accepted == good.drafted, "twenty at a time, and no fewer"
+    # Draws of a row with a seed depend on nobody's guesses; where guesses are proposals, nothing is learned.
+    drawn = {"do_sample": True, "assistant_model": bad}
+    assert notes(seed=3, **drawn).drafted < notes(**drawn).drafted
+
+
 @pytest.mark.parametrize(
     "rule",
     [

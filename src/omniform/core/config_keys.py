@@ -16,7 +16,7 @@ BOOKKEEPING = (
     "unsloth_fixed", "custom_pipelines",
     "experts_implementation", "_experts_implementation", "model_type", "tie_last_hidden_states",
     "torch_dtype", "dtype", "architectures", "id2label", "label2id", "num_labels", "problem_type", "use_cache",
-    "output_past",
+    "output_past", "unk_token_id",
 )  # fmt: skip
 GENERATION_KEYS = (
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "early_stopping", "num_beams",

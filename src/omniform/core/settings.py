@@ -120,7 +120,7 @@ SAMPLING: Final = When("do_sample=True", lambda v: v.get("do_sample") is True an
 BEAMS: Final = When("num_beams > 1", lambda v: _count(v, "num_beams") > 1)
 GROUPS: Final = When("num_beam_groups > 1", lambda v: BEAMS.holds(v) and _count(v, "num_beam_groups") > 1)
 LOOKUP: Final = When("prompt_lookup_num_tokens", lambda v: bool(v.get("prompt_lookup_num_tokens")))
-GREEDY: Final = When("do_sample=False", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
+GREEDY: Final = When("do_sample=False and num_beams=1", lambda v: not SAMPLING.holds(v) and not BEAMS.holds(v))
 TOP_K: Final = When(SAMPLING.words, lambda v: SAMPLING.holds(v) or (GREEDY.holds(v) and bool(v.get("penalty_alpha"))))
 
 

@@ -150,10 +150,18 @@ class Assistant:
         return [[] if pupil is None else self._told(pupil) for pupil in pupils]
 
     def confirmed(self, row: Row, drafted: int, right: int) -> None:
-        """Guess further where all came true, and less far where not, if the schedule says so."""
+        """Guess further where all came true, and less far where not, as the schedule says.
+
+        Where nobody says how far, about as far as guesses came true: one that is mostly wrong costs little then.
+        Not so where guesses are proposals, since what is drawn from the caller's generator would depend on it.
+        """
         pupil = self._pupils.get(id(row))
-        if pupil is not None and (pupil.guessing.schedule or "constant") != "constant":
+        if pupil is None or pupil.guessing.schedule == "constant":
+            return
+        if pupil.guessing.schedule is not None:
             pupil.most = pupil.most + 2 if right == drafted else max(1, pupil.most - 1)
+        elif pupil.guessing.most is None and not pupil.draws:
+            pupil.most = min(MOST, 2 * max(pupil.most, 1)) if right == drafted else right + 1
 
     def over(self, request: Request) -> None:
         """Let go of a request's pupils."""

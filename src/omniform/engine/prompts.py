@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,10 +102,18 @@ def _rows(ids: object, mask: Tensor | None, holes: bool) -> list[Tensor]:
         return [row[real] if holes else _unpadded(row, real, n) for n, (row, real) in enumerate(pairs)]
     if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes)):
         raise InputError(
-            "prompts must be token ids", where="input_ids", expected="a tensor or a list", found=type(ids).__name__
+            "prompts must be token ids",
+            where="input_ids",
+            expected="a tensor or a list",
+            found=type(ids).__name__,
+            remedy=_remedy(ids),
         )
     if mask is not None:
-        raise InputError("a list of rows needs no mask", where="attention_mask", remedy="Leave it out.")
+        raise InputError(
+            "a list of rows needs no mask",
+            where="attention_mask",
+            remedy='Leave it out, or tokenize with return_tensors="pt".',
+        )
     rows: Sequence[object] = [ids] if ids and all(isinstance(i, int) for i in ids) else ids
     return [_tensor(row, number) for number, row in enumerate(rows)]
 
@@ -127,5 +135,21 @@ def _tensor(row: object, number: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.empty(0, 0)
     if tensor.dim() != 1 or (tensor.numel() and tensor.is_floating_point()):
-        raise InputError("a prompt must be a row of token ids", where=f"input_ids, row {number}", found=brief(row))
+        raise InputError(
+            "a prompt must be a row of token ids",
+            where=f"input_ids, row {number}",
+            found=brief(row),
+            remedy=_remedy(row),
+        )
     return tensor.long().cpu()
+
+
+def _remedy(given: object) -> str | None:
+    """How what is no token ids becomes some, where that can be told."""
+    if isinstance(given, Mapping):
+        if "role" in given:
+            return "Make token ids of it first: tokenizer.apply_chat_template(chat, return_dict=True, ...)."
+        return "Hand a tokenizer's answer on by name: generate(**inputs)."
+    if isinstance(given, str):
+        return 'Encode it first: generate(**tokenizer(text, return_tensors="pt")).'
+    return None
