@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.background import Background
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.beam_strategy import Company
@@ -30,15 +28,17 @@ from omniform.engine.memory import decoder_specs, divided_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
+from omniform.engine.repairs import isolate, undone_if_interrupted, unstick
 from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner
-from omniform.engine.scheduler import Scheduler, StepPlan, refuse_if_too_big
+from omniform.engine.scheduler import Scheduler, refuse_if_too_big
 from omniform.engine.scoring import Continued, Score, score_pairs
 from omniform.engine.settings import Settings
 from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
 from omniform.engine.strategies import strategy_of
 from omniform.engine.weights import Weights
+from omniform.engine.worker import Worker
 from omniform.engine.writer import Writer, is_late
 
 log = logging.getLogger("omniform")
@@ -97,9 +97,7 @@ class Engine:
         self.processor = processor
         self._lock = threading.Lock()
         self._inbox: deque[Request] = deque()
-        self._worker: Background | None = None
-        self._worker_lock = threading.Lock()
-        self._closing = False
+        self._worker = Worker(self.step, lambda: self._has_work, self._abandon, self.close)
         self._weights = Weights(model)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
@@ -167,13 +165,13 @@ class Engine:
         call = read_call(self.model, self.processor, prompt, settings)
         requests: list[Request] = []
         stops = stop_strings(call.settings(1).stop_strings, self.processor)
-        handle = Handle(lambda: self._cancel(requests), self.processor, stops)
+        handle = Handle(lambda: self.cancel(requests), self.processor, stops)
         requests.append(
             self.enqueue(
                 call.prompt, call.settings, handle, priority=priority, tokenizer=self.processor, parts=call.parts
             )
         )
-        self._ensure_worker()
+        self._worker.wake()
         return handle
 
     def generate(self, prompt: AnyPrompt, **settings: object) -> Completion:
@@ -214,7 +212,7 @@ class Engine:
                 self.step()
             return [handle.result() for handle in handles]
         finally:
-            self._cancel(requests)
+            self.cancel(requests)
 
     def score(self, pairs: Sequence[tuple[AnyPrompt, Continued]]) -> list[Score]:
         """How likely continuations are after prompts, token by token.
@@ -309,7 +307,7 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step for whoever has requests here; returns whether there is more to do."""
-        with self._lock, self._undone_if_interrupted():
+        with self._lock, undone_if_interrupted(self._scheduler, self._seat):
             started = time.perf_counter()
             failures = self._writer.failures
             self._receive()
@@ -321,12 +319,12 @@ class Engine:
             self._seconds["plan"] += planned - started
             if not plan.chunks:
                 if self._writer.failures == failures:
-                    self._unstick()
+                    unstick(self._scheduler, self._writer.fail)
                 return self._has_work
             try:
                 outputs, logits = self._runner.run(plan)
             except Exception as error:
-                self._isolate(plan, error)
+                isolate(plan, self._scheduler, self._writer.fail, error)
                 return self._has_work
             computed = time.perf_counter()
             self._scheduler.done(plan)
@@ -338,24 +336,6 @@ class Engine:
             if self._has_work:
                 self._weights.prepack()
             return self._has_work
-
-    @contextlib.contextmanager
-    def _undone_if_interrupted(self) -> Iterator[None]:
-        """A step may be interrupted anywhere (by Ctrl-C, say): compute anew what that may have left half done."""
-        try:
-            yield
-        except BaseException:
-            for request in [*self._scheduler.running]:
-                self._scheduler.preempt(request)
-                for row in request.rows:
-                    row.proposals.clear()
-                if request.strategy is not None:
-                    request.strategy.restart(request)
-                elif not any(row.written for row in request.rows):
-                    request.rows = [request.rows[0].begun()]
-                if not any(row.written for row in request.rows):
-                    self._seat(request)
-            raise
 
     def weights_changed(self) -> None:
         """Say that weights were written to in a way that nobody can see (a few numbers, through ``.data``)."""
@@ -463,68 +443,27 @@ class Engine:
                 for row in rows:
                     row.outgrew, row.contents = len(row.tokens), []
 
-    def _unstick(self) -> None:
-        """Nothing could be planned and nobody has failed: if nobody runs, whoever waits first will never fit."""
-        waiting = self._scheduler.waiting
-        if waiting and not self._scheduler.running:
-            error = InputError("the request finds no room in the engine's memory", where="memory")
-            self._writer.fail(waiting[0], error)
-
-    def _isolate(self, plan: StepPlan, error: Exception) -> None:
-        """A step failed: find out whose fault it is by running its requests one at a time."""
-        requests = plan.requests
-        for request in requests:
-            if request in self._scheduler.running:
-                self._scheduler.preempt(request)
-            request.alone = True
-        if len(requests) == 1:
-            self._writer.fail(requests[0], error)
-
     # -- the thread in the background ----------------------------------------------------------------------------------
 
     def work(self) -> None:
         """Have a thread in the background step for as long as there is work; :meth:`submit` does so by itself."""
-        self._ensure_worker()
+        self._worker.wake()
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Give requests up; what was written of their answers stays."""
-        self._cancel(requests)
-
-    def _cancel(self, requests: Sequence[Request]) -> None:
         for request in requests:
             request.cancelled = True
-        self._ensure_worker()
-
-    def _ensure_worker(self) -> None:
-        with self._worker_lock:
-            if self._worker is None and self._has_work:
-                self._worker = Background(self._work, self.close, "omniform-engine")
-
-    def _work(self) -> None:
-        """Step until nothing is left; whoever submits afterwards starts another thread."""
-        while True:
-            try:
-                self.step()
-            except BaseException as error:  # a bug of ours must not leave anybody waiting for ever
-                self._abandon(error)
-            with self._worker_lock:
-                if self._closing or not self._has_work:
-                    self._worker = None
-                    return
+        self._worker.wake()
 
     def close(self) -> None:
         """Give up all requests and end the thread in the background; the engine can be used again."""
-        with self._worker_lock:
-            worker, self._closing = self._worker, True
-        if worker is not None:
-            worker.join()
+        self._worker.stop()
         with self._lock:
             self._receive()
             for request in [*self._scheduler.waiting, *self._scheduler.running]:
                 request.cancelled = True
             self._receive()
-        self._closing = False
-        self._ensure_worker()  # for those who submitted in the meantime
+        self._worker.go_on()  # for those who submitted in the meantime
 
     def _abandon(self, error: BaseException) -> None:
         with self._lock:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from omniform.architectures.generative import RowLayout
 from omniform.core.batch import Item
+from omniform.engine.alike import choosing
 from omniform.engine.block_pool import BlockTable, Content
 from omniform.engine.history import History
 from omniform.engine.paged_state import Pool
 from omniform.engine.parts import NO_PARTS, Parts
-from omniform.engine.settings import Settings, choosing
+from omniform.engine.settings import Settings
 from omniform.engine.stop import StopStrings
 from omniform.engine.text import Decodes
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any, Final, Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -196,25 +195,6 @@ class Settings:
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self.pad_token_id,
         )
-
-
-@lru_cache(maxsize=1024)
-def choosing(settings: Settings) -> Settings:
-    """What of some settings the next token is chosen by; one object for all that have it in common.
-
-    Rows of requests that differ in other things (how long they may become, what ends them, what is noted of them)
-    choose all at once.
-    """
-    longest = settings.max_new_tokens if settings.forced_last else 1
-    one = replace(settings, max_new_tokens=longest, num_return_sequences=1, seed=None)
-    return _only_one(
-        replace(one, max_time=None, stop_strings=(), logprobs=None, prompt_logprobs=None, keep_logits=False)
-    )
-
-
-@lru_cache(maxsize=1024)
-def _only_one(settings: Settings) -> Settings:
-    return settings
 
 
 class Asked:
