@@ -185,7 +185,7 @@ def test_cancelling(f, when):
         for _ in range(2 if when == "reading" else 5):
             engine.step()
     for _ in range(2 if when == "twice" else 1):
-        thread = threading.Thread(target=engine._cancel, args=(doomed,))
+        thread = threading.Thread(target=engine.cancel, args=(doomed,))
         thread.start()
         thread.join()
     drain(engine)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omniform.engine.stop import ShownText, StopStrings
-from omniform.engine.tops import MANY, MUCH, STRETCH, highest, likeliest
+from omniform.engine.tops import MANY, MUCH, STRETCH, highest, kth_highest, likeliest
 
 WIDTHS = (MANY, MANY + 1, 2 * MANY - 1, MUCH + STRETCH + 3)
 
@@ -49,6 +49,13 @@ def test_likeliest_is_topk_of_all_sums_in_its_order_of_ties() -> None:
         values, places = likeliest(x, before, count)
         assert torch.equal(places, expected.indices)
         assert torch.equal(values.nan_to_num(7.0), expected.values.nan_to_num(7.0))
+
+
+def test_kth_highest_is_the_last_of_topk() -> None:
+    for seed in range(40):
+        x, k = scores(seed, 3, 4 * MANY + seed), (1, 2, 50, 63)[seed % 4]
+        expected = x.topk(k, dim=-1).values[:, -1:]
+        assert torch.equal(kth_highest(x, k).nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
 class Words:

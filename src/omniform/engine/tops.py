@@ -15,6 +15,9 @@ from torch import Tensor
 STRETCH: Final = 256
 """Scores in a stretch."""
 
+SHORT: Final = 64
+"""The same where many of each row's scores are looked for."""
+
 MANY: Final = 4096
 """A vocabulary is worth cutting up from here on."""
 
@@ -80,3 +83,17 @@ def _of_stretches(scores_KV: Tensor, before_K: Tensor, count: int) -> tuple[Tens
     behind = at - len(sums)
     beyond = (behind // width) * vocabulary + whole + behind % width
     return values, torch.where(behind < 0, inside, beyond)
+
+
+def kth_highest(scores_RV: Tensor, k: int) -> Tensor:
+    """The k-th highest of each row's scores; NaN is the highest of all. Shape: [R, V] to [R, 1]."""
+    if k == 1:
+        return scores_RV.amax(-1, keepdim=True)
+    vocabulary, each = scores_RV.shape[-1], scores_RV.shape[-1] // SHORT
+    if scores_RV.device.type != "cpu" or vocabulary < 4 * MANY or 4 * k > each:
+        return scores_RV.topk(k, dim=-1).values[:, -1:]
+    stretches = scores_RV[:, : each * SHORT].unflatten(1, (each, SHORT))  # type: ignore[no-untyped-call]
+    # The k stretches with the highest maxima hold k scores that no other's is above.
+    which = stretches.amax(-1).topk(k, dim=-1).indices
+    held = stretches.gather(1, which[..., None].expand(-1, -1, SHORT)).flatten(1)
+    return torch.cat((held, scores_RV[:, each * SHORT :]), dim=1).topk(k, dim=-1).values[:, -1:]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from omniform.engine.processors.base import NEVER, LogitsProcessor, above_zero, between, refuse, whole
+from omniform.engine.tops import kth_highest
 
 LARGE = 4096
 """From so many tokens on, a sort of all of them is avoided where a part of it decides."""
@@ -65,8 +66,7 @@ class TopKLogitsWarper(LogitsProcessor):
 
 def kth(scores: Tensor, k: int) -> Tensor:
     """The k-th highest of each row's scores. Shape: [B, V] in, [B, 1] out."""
-    k = min(k, scores.shape[-1])
-    return scores.amax(-1, keepdim=True) if k == 1 else scores.topk(k, dim=-1).values[:, -1:]
+    return kth_highest(scores, min(k, scores.shape[-1]))
 
 
 class TopPLogitsWarper(LogitsProcessor):
