@@ -135,3 +135,48 @@ def test_translation_without_languages(tmp_path: Path) -> None:
     assert torch.is_tensor(
         named("the cat", src_lang="en", tgt_lang="fr", return_tensors=True)[0]["translation_token_ids"]
     )
+
+
+def test_steps_of_the_users_own_read_what_they_read_there() -> None:
+    class Filled(omniform.FillMaskPipeline):
+        def postprocess(self, model_outputs, top_k=5, target_ids=None):
+            best = super().postprocess(model_outputs)
+            return model_outputs["logits"].shape[1:], model_outputs["input_ids"].shape, best[0]["token"]
+
+    class Tags(omniform.TokenClassificationPipeline):
+        def postprocess(self, all_outputs, aggregation_strategy="none", ignore_labels=None):
+            names = ("logits", "input_ids", "offset_mapping", "special_tokens_mask")
+            shapes = [tuple(one[name].shape) for one in all_outputs for name in names]
+            return shapes, all_outputs[0]["sentence"], len(super().postprocess(all_outputs, ignore_labels=[]))
+
+    class Mean(omniform.FeatureExtractionPipeline):
+        def postprocess(self, model_outputs, return_tensors=False):
+            return model_outputs[0].mean(1), model_outputs.last_hidden_state.shape
+
+    class Plain(omniform.FeatureExtractionPipeline):
+        def _forward(self, model_inputs):
+            return self.model(**model_inputs)
+
+    class Best(TextClassificationPipeline):
+        def postprocess(self, model_outputs, **given):
+            assert model_outputs.logits.equal(model_outputs["logits"])
+            return model_outputs.logits.argmax().item(), super().postprocess(model_outputs)["label"]
+
+    masked, tagged = checkpoint("bert", "ForMaskedLM"), checkpoint("bert", "ForTokenClassification")
+    vectors, texts = checkpoint("bert", "Model"), ["the cat", "a dog ran over the hill"]
+    for batch in ({}, {"batch_size": 2}):
+        asked = ["a [MASK]", "[MASK] a cat"]
+        both = pipeline("fill-mask", masked, pipeline_class=Filled, device="cpu")(asked, **batch)
+        usual = pipeline("fill-mask", masked, device="cpu")(asked)
+        assert [best for *_, best in both] == [one[0]["token"] for one in usual]
+        assert all(len(logits) == 2 and ids[0] == 1 for logits, ids, _ in both)
+        found = pipeline("ner", tagged, pipeline_class=Tags, device="cpu")(texts, **batch)
+        assert [one[1] for one in found] == texts and [one[2] for one in found] == [2, 6]
+        labels = pipeline("text-classification", checkpoint("bert", "ForSequenceClassification"), pipeline_class=Best)
+        assert all(label == f"LABEL_{best}" for best, label in labels(texts, **batch))
+    plain = pipeline("feature-extraction", vectors, device="cpu")
+    means = pipeline("feature-extraction", vectors, pipeline_class=Mean, device="cpu")(texts)
+    for (mean, shape), own in zip(means, plain(texts, return_tensors=True), strict=True):
+        assert shape == own.shape and torch.allclose(mean, own.mean(1), atol=1e-5)
+    own = pipeline("feature-extraction", vectors, pipeline_class=Plain, device="cpu")
+    assert torch.allclose(own(texts[0], return_tensors=True), plain(texts[0], return_tensors=True), atol=1e-6)

@@ -31,7 +31,10 @@ from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.pipelines.assisted import assistant_of
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, as_inputs, collated, groups, moved, parted
 from omniform.pipelines.chats import chats_told
+from omniform.pipelines.given import PipelineException as PipelineException
 from omniform.pipelines.places import place_of
+from omniform.pipelines.pt_utils import KeyDataset as KeyDataset
+from omniform.pipelines.pt_utils import KeyPairDataset as KeyPairDataset
 from omniform.pipelines.running import (
     Answers,
     Failure,

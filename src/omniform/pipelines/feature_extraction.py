@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief, check_arguments, nearest
+from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.embeddings.pooling import MODES, Pool
 from omniform.hub.auto import AutoModel
 from omniform.pipelines.base import Params
@@ -61,14 +62,21 @@ class FeatureExtractionPipeline(Understanding):
             after["normalize"] = flag(given["normalize"], "normalize")
         return before, forward, after
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "postprocess" in vars(cls) and "default_batch_size" not in vars(cls):
+            cls.default_batch_size = 1  # it does not know where a batch's padding begins
+
     def preprocess(self, input_: object, **given: object) -> Inputs:
         """The ids of a text, and how many there are."""
         if not isinstance(input_, str):
             raise InputError("not a text", where="feature-extraction", found=brief(input_))
         encoded = self.reader(input_, return_tensors="pt", **given)  # type: ignore[arg-type]
+        if type(self)._forward is not FeatureExtractionPipeline._forward:  # somebody's own gives it all to the model
+            return encoded
         return {**encoded, "own_length": encoded.tensor("input_ids").shape[-1]}
 
-    def _forward(self, input_tensors: Inputs, **given: object) -> Params:
+    def _forward(self, input_tensors: Inputs, **given: object) -> Params | BaseModelOutput:
         inputs = {name: value for name, value in input_tensors.items() if name != "own_length"}
         vectors = self.model(**inputs)[0]
         if not isinstance(vectors, Tensor):
@@ -77,12 +85,17 @@ class FeatureExtractionPipeline(Understanding):
         if kind is not None and vectors.dim() == 3 and vectors.shape[1] == ids.shape[1]:
             read = cast(Tensor, inputs.get("attention_mask", ids.new_ones(ids.shape)))
             vectors = kind(vectors, read, read)  # here already, so that no more is kept of each text
+        if type(self).postprocess is not FeatureExtractionPipeline.postprocess:  # it reads a model's output
+            return BaseModelOutput(last_hidden_state=vectors)
         return {"vectors": vectors, "own_length": input_tensors["own_length"]}
 
     def postprocess(self, model_outputs: object, **given: object) -> Tensor | Vectors:
         """The vectors of one text."""
-        vectors = tensor(model_outputs, "vectors")[0]
-        if vectors.dim() > 1:  # a batch's padding stands behind the text
+        if isinstance(model_outputs, ModelOutput):
+            vectors = cast(Tensor, model_outputs[0])[0]
+        else:
+            vectors = tensor(model_outputs, "vectors")[0]
+        if vectors.dim() > 1 and not isinstance(model_outputs, ModelOutput):  # a batch's padding stands behind the text
             vectors = vectors[: cast(int, cast(Params, model_outputs)["own_length"])]
         if given.get("normalize", False):
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-12)

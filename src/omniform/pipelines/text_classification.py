@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.outputs import ClassifierOutput
 from omniform.hub.auto import AutoModelForSequenceClassification
 from omniform.inputs.text.encoding import BatchEncoding
 from omniform.pipelines.base import Params
@@ -123,8 +124,9 @@ class TextClassificationPipeline(Understanding):
         named = [(name, cast("Sequence[Sequence[int]]", column)) for name, column in columns.items()]
         return [[{name: torch.tensor([column[at]]) for name, column in named}] for at in range(len(items))]
 
-    def _forward(self, input_tensors: Inputs, **given: object) -> Params:
-        return {"logits": scores_of(self.model(**input_tensors, **self.of_rows(), use_cache=False), "BC")}
+    def _forward(self, input_tensors: Inputs, **given: object) -> ClassifierOutput:
+        logits_BC = scores_of(self.model(**input_tensors, **self.of_rows(), use_cache=False), "BC")
+        return ClassifierOutput(logits=logits_BC)
 
     def postprocess(self, model_outputs: object, **given: object) -> ClassScore | list[ClassScore]:
         """The classes, the likeliest first where ``top_k`` is given."""

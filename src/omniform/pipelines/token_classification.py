@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar, cast, overload
 
+import torch
 from tokenizers import models
 
 from omniform.core.errors import InputError, brief, check_arguments
@@ -225,7 +226,10 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
 
     def _forward(self, input_tensors: Inputs, **given: object) -> Params:
         output = self.model(**inputs_for_model(input_tensors, self.reader.model_input_names))
-        return {"logits": scores_of(output, "BTC"), "row": input_tensors["row"], "is_last": input_tensors["is_last"]}
+        found = {"logits": scores_of(output, "BTC"), "row": input_tensors["row"], "is_last": input_tensors["is_last"]}
+        if type(self).postprocess is TokenClassificationPipeline.postprocess:
+            return found
+        return {**found, **_as_there(input_tensors)}
 
     def postprocess(self, model_outputs: object, **given: object) -> list[Entity] | list[EntityGroup]:
         """The entities of a text, from all of its chunks."""
@@ -307,6 +311,19 @@ def knows_places(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer says where tokens stand in a text: the ``tokenizers`` package's do, scripts do not (in the
     ecosystem they are the slow ones)."""
     return not isinstance(tokenizer.backend, Scripted)
+
+
+def _as_there(inputs: Inputs) -> Params:
+    """What a ``postprocess`` of the user's own reads beside the scores, by the ecosystem's names."""
+    given = inputs["row"]
+    rows = cast("list[Row]", given if isinstance(given, list) else [given])
+    told: dict[str, list[object]] = {
+        "sentence": [row.sentence for row in rows],
+        "special_tokens_mask": [torch.tensor([row.special]) for row in rows],
+        "offset_mapping": [None if row.offsets is None else torch.tensor([row.offsets]) for row in rows],
+    }
+    many = isinstance(given, list)
+    return {"input_ids": inputs["input_ids"], **{name: value if many else value[0] for name, value in told.items()}}
 
 
 def _label(entity: Entity | EntityGroup) -> str:
