@@ -177,3 +177,40 @@ def test_searches_of_one_call_end_together(early, ends, drawn):
     if not drawn:
         close(ours.scores, theirs.scores, "scores", 1e-3)
     assert len(ours.scores) == len(theirs.scores)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_virtual_tokens_of_peft(kind):
+    """Prompt learning puts vectors, or keys and values, in front of a prompt; padding stands behind them."""
+    import copy
+
+    import peft
+
+    ids, mask = ids_of((9, 4))
+
+    def call(model, _):
+        config = vars(peft)[kind](task_type="CAUSAL_LM", num_virtual_tokens=3)
+        tuned = peft.get_peft_model(copy.deepcopy(model), config)
+        generator = torch.Generator().manual_seed(5)
+        for name, parameter in tuned.named_parameters():
+            if "prompt" in name:
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+        rows = [(ids[:1], mask[:1]), (ids[1:, 5:], mask[1:, 5:]), (ids, mask)]
+        return [tuned.generate(input_ids=i, attention_mask=m, **NEW).tolist() for i, m in rows]
+
+    ours, theirs = both("llama", call)
+    assert ours[:2] == theirs[:2]
+    # Theirs counts positions over the padding here; a row of ours is the same alone and in company.
+    long, short = ours[0][0], ours[1][0]
+    assert ours[2][0][: len(long)] == long and ours[2][1][5 : 5 + len(short)] == short
+
+
+def test_without_a_prompt_texts_begin_as_texts_do():
+    call = {"max_new_tokens": 4, "do_sample": False}
+    ours, theirs = both("llama", lambda m, _: m.generate(**call))
+    assert ours.tolist() == theirs.tolist()
+    model = family("llama").ours
+    with pytest.raises(InputError, match="given twice"):
+        model.generate(torch.tensor([[5]]), input_ids=torch.tensor([[5]]), **call)
+    with pytest.raises(InputError, match="nothing to read"):
+        family("t5").ours.generate(**call)

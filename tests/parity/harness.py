@@ -428,6 +428,12 @@ class Parity:
         prompts = [writer.prompt(row) for row in rows]
         answers = omniform.Engine(built.ours, memory="8MB").generate_batch(prompts, [settings] * len(rows))
         assert [list(a.tokens) for a in answers] == alone
+        if case.variant == "plain":
+            # In another order, in pieces, and twice, so that beginnings are known; with guesses.
+            engine = omniform.Engine(built.ours, memory="8MB", max_tokens_per_step=5, block_size=4)
+            for guesses in ({}, {"prompt_lookup_num_tokens": 2}):
+                answers = engine.generate_batch(prompts[::-1], [{**settings, **guesses}] * len(rows))
+                assert [list(a.tokens) for a in answers[::-1]] == alone, guesses
         if all(isinstance(prompt, list) for prompt in prompts):
             batch = built.ours.generate_batch(prompts, **settings)
             assert [list(a.generated_tokens) for a in batch.values()] == alone

@@ -168,7 +168,7 @@ def _plain(
     if named.get("inputs_embeds") is not None:
         return vector_prompts(model, named)
     if named.get("input_ids") is None:
-        raise InputError("there is no prompt", where="input_ids", expected="token ids")
+        named["input_ids"] = _begun_by(model, asked, "there is no prompt")
     ids, mask = _ids(named.pop("input_ids"), "input_ids"), _mask(named.pop("attention_mask", None), "attention_mask")
     mask = _told_by_padding(asked, ids) if mask is None else mask
     prompts = as_prompts(ids, mask, asked.pad_token_id, model.device, holes=holes)
@@ -235,8 +235,17 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
             check_ids(ids, table.num_embeddings)
     features = _features(model, named)
     if model.main_input not in features and "inputs_embeds" not in features:
-        raise InputError("the encoder has nothing to read", where=model.main_input, expected="a tensor", found="none")
+        ids = features["input_ids"] = _begun_by(model, asked, "the encoder has nothing to read").to(model.device)
     return _by_row(features, ids.shape if isinstance(ids, Tensor) else None)
+
+
+def _begun_by(model: Generative, asked: Asked, problem: str) -> Tensor:
+    """What is read where nothing was given: the token that texts begin with. Shape: [1, 1]."""
+    said = asked.values["bos_token_id"]
+    begin = said[0] if isinstance(said, tuple) and said else model.config.common.bos_token_id
+    if begin is None or model.main_input != "input_ids":
+        raise InputError(problem, where=model.main_input, expected="a tensor", found="none")
+    return torch.tensor([[begin]])
 
 
 def _masked(named: Mapping[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from omniform.engine.batch_outputs import GenerationOutput, Tracked
 from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
 from omniform.engine.beam_strategy import Company
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
-from omniform.engine.calls import Reader, prompts_of
+from omniform.engine.calls import Reader, mask_of, prompts_of
 from omniform.engine.contrasts import negative_tokens
 from omniform.engine.custom import Loop, custom_names, run_custom
 from omniform.engine.drafters import wanted
@@ -36,6 +36,7 @@ from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.streamers import Streamer, told_of_failures
 from omniform.engine.text import Decodes
+from omniform.engine.virtual_prompts import HOOK, with_virtual_tokens
 
 BLOCK = 16
 
@@ -363,6 +364,10 @@ def prepare(
     check_arguments("generate", said, known)
     named = {k: v for k, v in kwargs.items() if k not in table and v is not None}
     if inputs is not None:
+        if writer.main_input in named:
+            raise InputError(
+                "the prompt is given twice", where=writer.main_input, expected="one of inputs and this name"
+            )
         named[writer.main_input] = inputs
     if isinstance(generation_config, Mapping):
         check_arguments("generation_config", map(str, generation_config), table)
@@ -381,6 +386,8 @@ def prepare(
     _check_reader(tokenizer)
     if stepwise:
         refuse_cache(asked)
+    if HOOK in vars(model):
+        named = with_virtual_tokens(writer, named, mask_of(named, asked))
     caches, whole = CacheUse.read(writer, asked, named), dict(named)
     prompts, given = prompts_of(writer, named, asked, holes=caches.past > 0)
     if caches.cache is not None:

@@ -19,7 +19,8 @@ def vector_prompts(model: Generative, named: Mapping[str, object]) -> tuple[list
     Args:
         named: ``inputs_embeds``, Shape: [B, T, D] or [T, D], or a list of rows [T, D]; ``attention_mask``, Shape: [B,
             T], padding on either side; ``input_ids``, Shape: [B, T], where the vectors are tokens' after all: what the
-            settings (repetition, stop strings) then count, and what is given back.
+            settings (repetition, stop strings) then count, and what is given back. Fewer ids than vectors stand for the
+            last of these: the others are virtual tokens, and padding may stand behind them.
 
     Returns:
         The rows, and the ids to give back in front of the answers; None where the vectors have none.
@@ -45,9 +46,12 @@ def vector_prompts(model: Generative, named: Mapping[str, object]) -> tuple[list
         mask = (places < lengths).long()
     elif not isinstance(mask, Tensor) or mask.shape != places.shape:
         raise InputError("the mask does not cover the vectors", where="attention_mask", expected=list(places.shape))
-    prompts = as_prompts(places, mask, 0, torch.device("cpu"))
+    lead = longest - ids.shape[1] if isinstance(ids, Tensor) and ids.dim() == 2 and ids.shape[1] < longest else 0
+    prompts = as_prompts(places, mask, 0, torch.device("cpu"), holes=lead > 0)
     real = torch.ones_like(prompts.ids).bool() if prompts.real is None else prompts.real
     kept = [ids_row[own] for ids_row, own in zip(prompts.ids, real, strict=True)]
+    if lead and isinstance(ids, Tensor):
+        ids = torch.cat((ids.new_full((len(ids), lead), NAMELESS), ids), dim=1)
     if ids is not None and (not isinstance(ids, Tensor) or ids.shape != places.shape):
         raise InputError("there is not one id per vector", where="input_ids", expected=f"shape {list(places.shape)}")
     _check_length(model, kept)
@@ -57,7 +61,7 @@ def vector_prompts(model: Generative, named: Mapping[str, object]) -> tuple[list
         tokens = [NAMELESS] * len(own) if ids is None else ids[number, own.to(ids.device)].tolist()
         vectors = ((0, row[own.to(row.device)].to(model.device)),)
         found.append(Prompt(tuple(tokens), vectors=vectors, columns=columns[number]))
-    return found, None if ids is None else ids.to(model.device)
+    return found, None if ids is None else ids[:, lead:].to(model.device)
 
 
 def _rows(given: object, model: Generative) -> list[Tensor]:
