@@ -214,3 +214,43 @@ def test_without_a_prompt_texts_begin_as_texts_do():
         model.generate(torch.tensor([[5]]), input_ids=torch.tensor([[5]]), **call)
     with pytest.raises(InputError, match="nothing to read"):
         family("t5").ours.generate(**call)
+
+
+def test_a_chat_about_a_picture_goes_on_from_its_cache():
+    """What a cache has read need not be given again; a further picture is given alone."""
+    f = family("llava")
+    first = f.prompt([5, 6, 7], item=1)
+    new = f.prompt([8, 9], item=2)
+
+    settings = {**NEW, "suppress_tokens": [IMAGE], "return_dict_in_generate": True}
+
+    def call(model, _):
+        out = model.generate(**first, **settings)
+        turns = [out.sequences]
+        for more in ({"input_ids": torch.tensor([[11, 12]])}, new):
+            ids = torch.cat((turns[-1], more["input_ids"]), 1)
+            given = {k: v for k, v in more.items() if k == "pixel_values"}
+            mask = torch.ones_like(ids)
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=out.past_key_values, **given, **settings
+            )
+            turns.append(out.sequences)
+        return [turn.tolist() for turn in turns]
+
+    ours, theirs = both("llava", call)
+    assert ours == theirs
+
+
+def test_weights_that_are_brought_for_each_call():
+    import copy
+
+    import accelerate
+
+    ids, mask = ids_of()
+
+    def call(model, _):
+        away = accelerate.cpu_offload(copy.deepcopy(model), torch.device("cpu"))
+        return away.generate(ids, attention_mask=mask, **NEW)
+
+    ours, theirs = both("llama", call)
+    assert ours.tolist() == theirs.tolist()

@@ -191,6 +191,10 @@ class CausalLM(WritingHead):
     def reads_items(self) -> bool:
         return self.model.reads_items
 
+    @property
+    def placeholders(self) -> frozenset[int]:
+        return self.model.placeholders
+
     def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
         return self.model.items(rows, features)
 

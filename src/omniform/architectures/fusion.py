@@ -94,6 +94,10 @@ class VisionLanguage(LanguageModel):
     def reads_items(self) -> bool:
         return True
 
+    @property
+    def placeholders(self) -> frozenset[int]:
+        return frozenset({self.image_token_id})
+
     def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
         pictures = features.get("pixel_values")
         others = sorted(features.keys() - {"pixel_values"})

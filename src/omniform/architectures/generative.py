@@ -71,6 +71,11 @@ class PromptReader(Model):
         """Whether pictures or sounds stand among the tokens that the decoder reads."""
         return False
 
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """The tokens that stand for pictures and sounds."""
+        return frozenset()
+
     def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
         """The pictures and sounds of each row, in reading order.
 

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ class Origin:
     family: Family
     architecture: Architecture
     name_or_path: str = ""
+
+
+@runtime_checkable
+class BringsWeights(Protocol):
+    """A hook that brings a module's weights before it is called."""
+
+    execution_device: str | int | torch.device | None
 
 
 class Model(Composed):
@@ -241,8 +248,13 @@ class Model(Composed):
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lies."""
-        return next(self.parameters()).device
+        """Where the first parameter lies; where an offloading tool brings it to, if it lies elsewhere between calls."""
+        device = next(self.parameters()).device
+        if device.type == "meta":
+            hooks = (vars(module).get("_hf_hook") for module in self.modules())  # accelerate's
+            places = (h.execution_device for h in hooks if isinstance(h, BringsWeights))
+            return torch.device(next((place for place in places if place is not None), device))
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

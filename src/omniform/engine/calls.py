@@ -20,7 +20,7 @@ from omniform.core.generation import as_settings
 from omniform.engine.cache_calls import refuse_cache
 from omniform.engine.parts import Parts
 from omniform.engine.prompts import Prompts, as_prompts, columns_of
-from omniform.engine.request import Prompt
+from omniform.engine.request import NAMELESS, Prompt
 from omniform.engine.settings import Asked, Settings, table_of
 from omniform.engine.text import Decodes
 from omniform.engine.vectors import vector_prompts
@@ -135,7 +135,7 @@ def named_inputs(model: Generative, reader: Reader | None, prompt: AnyPrompt) ->
 
 
 def prompts_of(
-    model: Generative, named: Mapping[str, object], asked: Asked, *, holes: bool = False
+    model: Generative, named: Mapping[str, object], asked: Asked, *, holes: bool = False, cached: int = 0
 ) -> tuple[list[Prompt], Tensor | None]:
     """The rows of a call.
 
@@ -143,6 +143,7 @@ def prompts_of(
         named: the model's inputs; ids as a tensor, padded on either side, or as rows of any lengths.
         asked: the call's settings.
         holes: whether padding may also stand between real tokens.
+        cached: how many columns of the ids a cache has read; pictures and sounds in them need not be given again.
 
     Returns:
         The rows, and the ids to give back in front of the answers as the caller laid them out, Shape: [B, T]; None
@@ -153,8 +154,10 @@ def prompts_of(
     """
     # Trainers hand over a whole batch, whose labels nothing that is written depends on.
     given = {name: value for name, value in named.items() if value is not None and name != "labels"}
-    read = _encoded if model.encoder_inputs else _plain
-    prompts, whole = read(model, given, asked, holes)
+    if model.encoder_inputs:
+        prompts, whole = _encoded(model, given, asked, holes)
+    else:
+        prompts, whole = _plain(model, given, asked, holes, cached)
     return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
 
@@ -163,7 +166,7 @@ def _as_row(prompt: object) -> object:
 
 
 def _plain(
-    model: Generative, named: dict[str, object], asked: Asked, holes: bool
+    model: Generative, named: dict[str, object], asked: Asked, holes: bool, cached: int
 ) -> tuple[list[Prompt], Tensor | None]:
     if named.get("inputs_embeds") is not None:
         return vector_prompts(model, named)
@@ -175,7 +178,14 @@ def _plain(
     _check(model, prompts)
     rows = _rows(prompts)
     _refuse_other_places(named.pop("position_ids", None), prompts, ids, mask)
-    items = model.items(rows, _features(model, named))
+    features = _features(model, named)
+    try:
+        items = model.items(rows, features)
+    except InputError:
+        if not cached:
+            raise
+        rows = _without_known(model, rows, columns_of(ids, mask, len(rows)), cached)
+        items = model.items(rows, features)
     whole = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
     columns = columns_of(ids, mask, len(rows))
     return [Prompt(tuple(r), tuple(own), columns=c) for r, own, c in zip(rows, items, columns, strict=True)], whole
@@ -294,6 +304,23 @@ def _told_by_padding(asked: Asked, ids: object) -> Tensor | None:
     if not isinstance(pads, tuple) or not isinstance(ends, tuple) or not pads or not isinstance(ids, Tensor):
         return None
     return None if pads[0] in ends or not bool((ids == pads[0]).any()) else (ids != pads[0]).long()
+
+
+def _without_known(
+    model: Generative, rows: Sequence[Sequence[int]], columns: Sequence[Tensor | None], cached: int
+) -> list[list[int]]:
+    """Rows without the placeholders of pictures and sounds that a cache has read already.
+
+    Args:
+        columns: where each row's tokens stand; None for the last ones.
+        cached: how many columns the cache holds.
+    """
+    longest, found = max(map(len, rows)), []
+    for row, own in zip(rows, columns, strict=True):
+        places = range(longest - len(row), longest) if own is None else own.tolist()
+        read = [place < cached and token in model.placeholders for place, token in zip(places, row, strict=True)]
+        found.append([NAMELESS if known else token for token, known in zip(row, read, strict=True)])
+    return found
 
 
 def _refuse_other_places(given: object, prompts: Prompts, ids: object, mask: Tensor | None) -> None:

@@ -389,7 +389,8 @@ def prepare(
     if HOOK in vars(model):
         named = with_virtual_tokens(writer, named, mask_of(named, asked))
     caches, whole = CacheUse.read(writer, asked, named), dict(named)
-    prompts, given = prompts_of(writer, named, asked, holes=caches.past > 0)
+    cached = caches.past if caches.mask is None else 0
+    prompts, given = prompts_of(writer, named, asked, holes=caches.past > 0, cached=cached)
     if caches.cache is not None:
         settings, width = asked(max(1, *(len(prompt.tokens) for prompt in prompts))), width_of(prompts, given)
         caches.check_room(width, settings.max_new_tokens)
