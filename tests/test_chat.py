@@ -37,6 +37,15 @@ def chat_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def long_folder(tmp_path_factory):
+    """One whose answers can be so long that somebody has time to stop them."""
+    folder = text_checkpoint(tmp_path_factory.mktemp("long"), chat=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 40_000}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory):
     return str(text_checkpoint(tmp_path_factory.mktemp("plain")))
 
@@ -373,8 +382,8 @@ def test_markdown_as_it_grows_is_drawn_again_and_then_left(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo terminals")
-def test_a_person_at_a_terminal(chat_folder, state):
-    with Person(chat_folder, "--max-new-tokens", "6", "--plain") as person:
+def test_a_person_at_a_terminal(long_folder, state):
+    with Person(long_folder, "--max-new-tokens", "6", "--plain") as person:
         person.sees("Ctrl-D ends")
         person.sees("> ")
         person.types("half a line")
@@ -389,9 +398,9 @@ def test_a_person_at_a_terminal(chat_folder, state):
         person.sees("no command /nonsense")
         person.types("\x1b[200~two\nlines\x1b[201~\r")
         person.sees("prompt tokens reused")
-        for line in ("/set max_new_tokens=130", "/set min_new_tokens=130"):
+        for line in ("/set max_new_tokens=30000", "/set min_new_tokens=30000"):
             person.types(f"{line}\r")
-            person.sees(" = 130")
+            person.sees(" = 30000")
         person.types("go on\r")
         person.sees("go on")
         person.sees_words()
@@ -403,7 +412,7 @@ def test_a_person_at_a_terminal(chat_folder, state):
     kept = json.loads(next(state.rglob("conversation.json")).read_text())["messages"]
     assert [m["content"] for m in kept if m["role"] == "user"][:2] == ["hi 你好 🦊", "two\nlines"]
     assert next(state.rglob("lines")).read_text().splitlines()[0].endswith("hi 你好 🦊")
-    with Person(chat_folder, "--max-new-tokens", "6") as person:
+    with Person(long_folder, "--max-new-tokens", "6") as person:
         person.sees("going on with the last")
         person.sees("> ")
         person.types("/quit\r")
@@ -444,8 +453,8 @@ class Person:
         self.seen = self.seen.partition(text)[2]
 
     def sees_words(self):
-        """Wait until anything is shown but new lines."""
-        while not re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\s", "", self.seen):
+        """Wait until more is shown than a prompt and the line that was typed, drawn once more."""
+        while len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\s", "", self.seen)) < 60:
             self.seen += os.read(self.terminal, 65536).decode(errors="replace")
 
     def leaves(self):

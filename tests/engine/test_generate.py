@@ -160,7 +160,6 @@ def test_bad_settings(pair, arguments, error, says):
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        (None, "no prompt"),
         ([], "no prompt"),
         ([[]], "empty"),
         ([[3, 4], []], "row 1"),

@@ -277,7 +277,7 @@ class Seq2SeqLM(Generative):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.main_input = self.model.main_input
-        self.encoder_inputs = self.model.encoder.accepts() - {"output_hidden_states", "output_attentions"}
+        self.encoder_inputs = self.model.encoder.accepts() - {"output_hidden_states", "output_attentions", "first_only"}
 
     @property
     def decoder(self) -> TextDecoder:

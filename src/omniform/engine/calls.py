@@ -112,6 +112,10 @@ def named_inputs(model: Generative, reader: Reader | None, prompt: AnyPrompt) ->
     Raises:
         InputError: it is none of the forms that a prompt can have, or a text without a tokenizer.
     """
+    if prompt is None or (isinstance(prompt, Mapping) and not prompt):
+        raise InputError(
+            "there is no prompt", where="prompt", expected="token ids, a text or a chat", found=brief(prompt)
+        )
     if isinstance(prompt, Mapping):
         wanted = model.accepts() | model.encoder_inputs
         return {str(name): value for name, value in prompt.items() if name in wanted or not isinstance(prompt, Batch)}

@@ -132,7 +132,7 @@ class Job:
             s.num_beams > 1
             and s.num_beam_groups == 1
             and not s.force_words
-            and not self.asked.parts.some("constraints")
+            and self.asked.parts.some("constraints") is None
         )
         return Company() if plain and seen and len(self.prompts) > 1 else None
 
