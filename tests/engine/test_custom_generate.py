@@ -82,6 +82,40 @@ def test_several_answers_and_one_s_own_objects(pairs):  # noqa: F811
     assert seen["criteria"].max_length == 25
 
 
+def test_without_a_cache_there_is_none(pairs):  # noqa: F811
+    seen = []
+
+    def loop(model, input_ids, use_cache, past_key_values):
+        seen.append((use_cache, past_key_values is None))
+        return input_ids
+
+    for asked in ({}, {"use_cache": False}):
+        pairs("llama")[0].generate(torch.tensor([[5, 6]]), custom_generate=loop, **asked)
+    assert seen == [(True, False), (False, True)]
+
+
+def test_a_streamer_goes_to_the_loop_or_is_refused(pairs):  # noqa: F811
+    ours, _ = pairs("llama")
+    ids, heard = torch.tensor([[5, 6]]), []
+
+    class Notes:
+        def put(self, value):
+            heard.append(value.tolist())
+
+        def end(self):
+            heard.append("end")
+
+    def loop(model, input_ids, streamer):
+        streamer.put(input_ids[0])
+        streamer.end()
+        return input_ids
+
+    assert ours.generate(ids, custom_generate=loop, streamer=Notes()).tolist() == [[5, 6]]
+    assert heard == [[5, 6], "end"]
+    with pytest.raises(InputError, match="streamer"):
+        ours.generate(ids, custom_generate=lambda model, input_ids: input_ids, streamer=Notes())
+
+
 @pytest.mark.parametrize("loop", ["org/repo", 3])
 def test_what_is_no_loop(pairs, loop):  # noqa: F811
     ours, _ = pairs("llama")

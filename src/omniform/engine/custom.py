@@ -115,17 +115,21 @@ def run_custom(job: Job, function: Loop, extra: Mapping[str, object]) -> object:
     inputs = {name: _repeated(value, each) for name, value in inputs.items()}
     ids, padding = ids.repeat_interleave(each, 0), padding.repeat_interleave(each)
     rules = SettingsProcessor(settings, padding, ids.shape[1], [row for row in read for _ in range(each)])
+    cached = job.asked.known.get("use_cache") is not False
     given = {
         **inputs,
-        "use_cache": True,
-        "past_key_values": DynamicCache() if job.caches.cache is None else job.caches.cache,
+        "use_cache": cached,
+        "past_key_values": DynamicCache() if cached and job.caches.cache is None else job.caches.cache,
         "logits_processor": LogitsProcessorList([rules, *_own(job, "logits_processor")]),
         "stopping_criteria": _criteria(job, settings, ids.shape[1]),
         "generation_config": _config(job, settings, ids.shape[1]),
         **extra,
     }
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function).values()):
-        given = {name: value for name, value in given.items() if name in custom_names(function)}
+        taken = custom_names(function)
+        if "streamer" in given and "streamer" not in taken:
+            raise InputError("the call's own loop takes no streamer", where="streamer", remedy="Leave it out.")
+        given = {name: value for name, value in given.items() if name in taken}
     try:
         return function(model, ids, **given)
     except OmniformError:
@@ -142,6 +146,13 @@ def _encoded(job: Job, model: Generative, inputs: Mapping[str, object]) -> tuple
     start = job.given
     if start is None:
         options = job.prompts[0].options
+        if any(prompt.options != options for prompt in job.prompts):
+            raise InputError(
+                "a loop of one's own begins all rows alike",
+                where=", ".join(map(str, options)),
+                expected="one value for all rows",
+                remedy="Pass decoder_input_ids.",
+            )
         start = model.decoder_prompt(memory, options)
     rest = {"encoder_outputs": BaseModelOutput(memory.hidden)}
     mask = inputs.get("attention_mask")

@@ -193,7 +193,9 @@ def generate(
         streamer = cast("Streamer | None", kwargs.pop("streamer", streamer))
     loop = kwargs.get("custom_generate")
     if loop is not None:
-        return _custom(model, inputs, generation_config, tokenizer, kwargs, loop)
+        more = {} if streamer is None else {"streamer": streamer}
+        with told_of_failures(streamer):
+            return _custom(model, inputs, generation_config, tokenizer, kwargs, loop, more)
     with told_of_failures(streamer):
         job = prepare(model, inputs, generation_config, kwargs, tokenizer)
         settings = job.settings(1)
@@ -224,14 +226,15 @@ def _custom(
     tokenizer: Reader | None,
     kwargs: Mapping[str, object],
     loop: object,
+    more: Mapping[str, object],
 ) -> Tensor | GenerateOutput:
-    """A call that a loop of the caller's own answers, which may have arguments of its own."""
+    """A call that a loop of the caller's own answers, which may have arguments of its own, and gets ``more``."""
     writer = writes(model)
     known = table_of(writer).keys() | writer.accepts() | writer.encoder_inputs
     extra = {name: value for name, value in kwargs.items() if name in custom_names(loop) and name not in known}
     rest = {name: value for name, value in kwargs.items() if name not in extra}
     job = prepare(model, inputs, generation_config, rest, tokenizer)
-    return cast("Tensor | GenerateOutput", run_custom(job, cast("Loop", loop), extra))
+    return cast("Tensor | GenerateOutput", run_custom(job, cast("Loop", loop), {**extra, **more}))
 
 
 def stream(
