@@ -20,6 +20,7 @@ import omniform
 from omniform import AutoConfig, AutoModel, AutoModelForCausalLM
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, WeightsError
+from omniform.hub import own
 from omniform.models import registry
 from omniform.models.index import CLASSES
 
@@ -162,7 +163,7 @@ def test_modules_of_ones_own_are_saved_and_loaded(folder, tmp_path):
 
 def test_a_model_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_CONFIGS", {})
-    monkeypatch.setattr(registry, "_CLASSES", {})
+    monkeypatch.setattr(own, "_REGISTERED", {})
     model = OwnModel(OwnConfig(width=3))
     assert model.config.width == 3 and OwnConfig().width == 4
     model.save_pretrained(tmp_path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from omniform.architectures.family import Family, Task
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments
+from omniform.hub import own
 from omniform.hub.checkpoint import Name, changed, fresh, load, load_config
 from omniform.hub.options import refuse
 from omniform.models import registry
@@ -128,9 +129,9 @@ class AutoModel:
         Raises:
             UnknownNameError: the family has no such head.
         """
-        own = registry.registered_class(cls.__name__, type(config))
-        if own is not None:
-            return config, own
+        mine = own.registered(cls.__name__, config=type(config))
+        if mine is not None:
+            return config, cast("type[PreTrainedModel]", mine)
         family = registry.family(config.model_type)
         for task in cls.tasks:
             able = [a for a in family.architectures.values() if task in a.tasks]
@@ -154,7 +155,16 @@ class AutoModel:
             InputError: these are no classes of configs and models.
             ConfigError: the config's class has a model here, and ``exist_ok`` is False.
         """
-        registry.register_class(cls.__name__, config_class, model_class, exist_ok=exist_ok)
+        if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
+            said = model_class.config_class
+            if isinstance(config_class, type) and said is not ModelConfig and said.__name__ != config_class.__name__:
+                raise InputError(
+                    "the model says another class of configs",
+                    where=f"{cls.__name__}.register: {model_class.__name__}.config_class",
+                    expected=config_class.__name__,
+                    found=said.__name__,
+                )
+        own.register(cls.__name__, config_class, model_class, PreTrainedModel, exist_ok=exist_ok)
 
 
 class AutoModelForCausalLM(AutoModel):

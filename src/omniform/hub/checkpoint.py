@@ -88,7 +88,7 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
 
 def _refuse_unknown_code(raw: Mapping[str, object], where: str) -> None:
     kind, code = raw.get("model_type"), raw.get("auto_map")
-    if isinstance(kind, str) and kind not in registry.known_families() and isinstance(code, Mapping) and code:
+    if isinstance(kind, str) and isinstance(code, Mapping) and code and not registry.is_known(kind):
         raise UnknownNameError(
             "this model_type is unknown, and the code that the checkpoint brings for it is never run",
             where=where,

@@ -1,14 +1,19 @@
-"""Which file holds which family. Files are imported when a checkpoint names their family, never before."""
+"""Which file holds which family. Files are imported when a checkpoint names their family, never before.
+
+Families of the user's own are registered, or found in the packages that are installed beside omniform: an entry point
+of the group ``omniform.families`` is called like the ``model_type`` and leads to a :class:`Family`, or to a function
+that registers what is needed. Such entry points are read when a ``model_type`` is unknown, so they cost nothing before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, cast
 
 from omniform.architectures.family import Family
 from omniform.architectures.model import Model
-from omniform.architectures.named import PreTrainedModel
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, UnknownNameError, nearest
@@ -21,7 +26,6 @@ S = TypeVar("S")
 
 _REGISTERED: dict[str, Family] = {}
 _CONFIGS: dict[str, type[ModelConfig]] = {}
-_CLASSES: dict[tuple[str, type[ModelConfig]], type[PreTrainedModel]] = {}
 
 
 def register(family: Family) -> None:
@@ -52,27 +56,58 @@ def register_config(model_type: str, config: object, *, exist_ok: bool = False) 
     _CONFIGS[model_type] = config
 
 
-def register_class(auto: str, config: object, model: object, *, exist_ok: bool = False) -> None:
-    """Have an Auto class load checkpoints whose configs are of a class as a class of the user's own.
+def config_class(model_type: str) -> type[ModelConfig] | None:
+    """The class of a ``model_type``'s configs; None where nobody knows it."""
+    if not is_known(model_type):
+        return None
+    return _CONFIGS[model_type] if model_type in _CONFIGS else family(model_type).config_class
+
+
+def is_known(model_type: str) -> bool:
+    """Whether a ``model_type`` can be loaded; packages of the user's are asked for one that omniform does not know."""
+    if model_type in FAMILIES or model_type in _REGISTERED or model_type in _CONFIGS:
+        return True
+    _discover(model_type)
+    return model_type in _REGISTERED or model_type in _CONFIGS
+
+
+GROUP = "omniform.families"
+"""The group of entry points in which installed packages name families of their own."""
+
+
+def _discover(model_type: str) -> None:
+    """Register what an installed package declares for a ``model_type``.
 
     Raises:
-        InputError: these are no classes of configs and models.
-        ConfigError: it has a model for that class.
+        UnknownNameError: a package declares it, and cannot be imported or registers something else.
     """
-    if not (isinstance(config, type) and issubclass(config, ModelConfig)) or not (
-        isinstance(model, type) and issubclass(model, PreTrainedModel)
-    ):
-        raise InputError(
-            "a class of configs and one of models are needed", where=f"{auto}.register", found=f"{config!r}, {model!r}"
-        )
-    if not exist_ok and (auto, config) in _CLASSES:
-        raise ConfigError("there is a model for this class of configs", where=f"{auto}.register", found=repr(config))
-    _CLASSES[auto, config] = model
+    for point in entry_points(group=GROUP, name=model_type):
+        try:
+            found = point.load()
+            if not isinstance(found, Family):
+                cast("Callable[[], object]", found)()
+            elif found.model_type == model_type:
+                _REGISTERED[model_type] = found
+        except Exception as error:  # code of the user's own, which may do anything
+            raise _broken(point, f"{type(error).__name__}: {error}") from error
+        if model_type not in _REGISTERED and model_type not in _CONFIGS:
+            said = f"a family of {found.model_type!r}" if isinstance(found, Family) else "a function that does not"
+            raise _broken(point, said)
+        return
 
 
-def registered_class(auto: str, config: type[ModelConfig]) -> type[PreTrainedModel] | None:
-    """The user's own class that an Auto class loads for configs of a class; None where there is none."""
-    return _CLASSES.get((auto, config))
+def _broken(point: EntryPoint, found: str) -> UnknownNameError:
+    home = "" if point.dist is None else f" of {point.dist.name}"
+    return UnknownNameError(
+        f"the entry point{home} for model_type {point.name!r} does not give that family",
+        where=f"{GROUP}: {point.value}",
+        expected="a Family of that model_type, or a function without arguments that registers it",
+        found=found[:300],
+    )
+
+
+def _declared() -> list[str]:
+    return [point.name for point in entry_points(group=GROUP)]
 
 
 def known_families() -> list[str]:
@@ -86,11 +121,19 @@ def family(model_type: str, *, where: str = "config.json") -> Family:
     Raises:
         UnknownNameError: there is none.
     """
+    if not is_known(model_type):
+        names = [*known_families(), *_declared()]
+        raise UnknownNameError(
+            "unknown model_type", where=where, found=repr(model_type), remedy=nearest(model_type, names)
+        )
     if model_type in _REGISTERED:
         return _REGISTERED[model_type]
     if model_type not in FAMILIES:
         raise UnknownNameError(
-            "unknown model_type", where=where, found=repr(model_type), remedy=nearest(model_type, known_families())
+            "this model_type has a class of configs of the user's own, and no family",
+            where=where,
+            found=repr(model_type),
+            remedy="Register the class of its models with the Auto class that is to load it.",
         )
     module, name = FAMILIES[model_type].split(":")
     with paused():
@@ -117,6 +160,8 @@ def config_of(raw: Mapping[str, object], *, where: str = "config.json", default:
             expected=f"one of {', '.join(known_families())}",
             found=None if model_type is None else repr(model_type),
         )
+    if model_type not in FAMILIES:
+        is_known(model_type)  # or its package has not been asked yet
     if model_type in _CONFIGS:
         return _CONFIGS[model_type].from_dict(raw)
     return family(model_type, where=where).config_class.from_raw(raw, where=where)
