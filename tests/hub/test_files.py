@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import json
+import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -16,9 +20,19 @@ import pytest
 import torch
 from huggingface_hub import errors
 
-from omniform.core.errors import InputError, RepoError
-from omniform.hub import files
+from omniform.core.errors import (
+    GatedRepoError,
+    InputError,
+    OfflineError,
+    RepoError,
+    RepoNotFoundError,
+    RevisionError,
+    WriteRefusedError,
+)
+from omniform.hub import remote
 from omniform.hub.files import locate
+from omniform.hub.refusals import refused
+from omniform.hub.remote import within
 from reference import omniform, saved_reference, transformers
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -175,32 +189,28 @@ def test_only_the_config_is_cached(cache):
         eps(cache)
 
 
-def test_everything_is_passed_on(monkeypatch, made):
-    seen = []
-
-    def download(repo: str, filename: str, **options: object) -> str:
-        seen.append((repo, filename, options))
-        raise errors.EntryNotFoundError("none")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    source = locate(
-        "a/b", revision="r", token="t", cache_dir=made, local_files_only=True, force_download=True, subfolder="s"
-    )
-    assert source.find("config.json") is None
-    expected = {
-        "revision": "r", "token": "t", "cache_dir": str(made), "local_files_only": True, "force_download": True,
-        "subfolder": "s",
+def test_everything_is_passed_on(made):
+    where = {
+        "revision": "r", "token": "t", "cache_dir": str(made), "local_files_only": True, "force_download": False,
     }  # fmt: skip
-    assert seen == [("a/b", "config.json", expected)]
+    source = locate("a/b", **where, subfolder="s")
+    assert source.places() == where and (source.name, source.subfolder, source.revision) == ("a/b", "s", "r")
+    with pytest.raises(OfflineError, match=r"no s/config.json"):
+        source.find("config.json")
+
+
+def test_what_is_not_asked_is_not_fetched_again(cache):
+    with pytest.raises(OfflineError, match="nothing is fetched again"):
+        eps(cache, force_download=True)
 
 
 # -- what the Hub answers --------------------------------------------------------------------------------------------
 
 
-def http(kind: type[Exception], status: int = 404) -> Exception:
+def http(kind: type[Exception], status: int = 404, method: str = "GET") -> Exception:
     # The client that this release of huggingface_hub is built on, whatever its name.
     client = importlib.import_module(errors.HTTPError.__module__.split(".")[0])
-    response = client.Response(status, request=client.Request("GET", "https://huggingface.co/a/b"))
+    response = client.Response(status, request=client.Request(method, "https://huggingface.co/a/b"))
     return kind("server says no", response=response)
 
 
@@ -209,14 +219,19 @@ ANSWERS = {
     "no repository": (lambda: http(errors.RepositoryNotFoundError, 401), "no such repository on the Hub.*token"),
     "no revision": (lambda: http(errors.RevisionNotFoundError), "no such revision"),
     "disabled": (lambda: http(errors.DisabledRepoError, 403), "cannot be read.*server says no"),
-    "server error": (lambda: http(errors.HfHubHTTPError, 500), "cannot be read"),
+    "server error": (lambda: http(errors.HfHubHTTPError, 500), "cannot be read.*in trouble.*later"),
+    "too often": (lambda: http(errors.HfHubHTTPError, 429), "too often.*Wait"),
+    "wrong token": (lambda: http(errors.HfHubHTTPError, 401), "does not know this token"),
+    "forbidden": (lambda: http(errors.HfHubHTTPError, 403), "may not be read"),
+    "may not write": (lambda: http(errors.HfHubHTTPError, 403, "POST"), "does not let this token write"),
+    "read only": (lambda: PermissionError(13, "Permission denied", "/cache"), "cannot be written.*/cache.*HF_HOME"),
     "bad request": (lambda: http(errors.BadRequestError, 400), "cannot be read"),
-    "bad name": (lambda: errors.HFValidationError("Repo id must be fine"), "cannot be read.*Repo id must be fine"),
+    "bad name": (lambda: errors.HFValidationError("Repo id must be fine"), "neither a folder.*Repo id must be fine"),
     "offline": (lambda: errors.OfflineModeIsEnabled("offline"), "not cached"),
     "not cached": (lambda: errors.LocalEntryNotFoundError("no"), "not cached"),
     "no token": (lambda: errors.LocalTokenNotFoundError("log in first"), "log in first"),
     "no metadata": (lambda: errors.FileMetadataError("odd server"), "odd server"),
-    "disk full": (lambda: OSError(28, "No space left on device"), "No space left"),
+    "disk full": (lambda: OSError(28, "No space left on device"), "no room left.*No space left.*cache_dir"),
     "connection": (lambda: ConnectionError("reset by peer"), "reset by peer"),
     "timeout": (lambda: TimeoutError(), "TimeoutError"),
     "contradiction": (lambda: ValueError("Cannot pass force_download"), "Cannot pass force_download"),
@@ -225,36 +240,24 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_answers_of_the_hub(monkeypatch, tmp_path, answer):
+def test_answers_of_the_hub(answer):
     make, says = ANSWERS[answer]
-
-    def download(*_: object, **__: object) -> str:
-        raise make()
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(RepoError, match=says) as error:
-        Llama.from_pretrained("some/model", cache_dir=tmp_path)
-    assert "some/model" in str(error.value) and error.value.__cause__ is not None
-    assert "\n" not in str(error.value)
+    error = refused(make(), "some/model")
+    assert re.search(says, str(error)) and "some/model" in str(error)
+    assert "\n" not in str(error)
 
 
-def test_a_keyboard_interrupt_is_none_of_them(monkeypatch):
-    def download(*_: object, **__: object) -> str:
-        raise KeyboardInterrupt
+def test_kinds_of_refusals():
+    kinds = {
+        "gated": GatedRepoError, "no repository": RepoNotFoundError, "no revision": RevisionError,
+        "offline": OfflineError, "may not write": WriteRefusedError, "bad name": RepoNotFoundError,
+    }  # fmt: skip
+    assert {name: type(refused(ANSWERS[name][0](), "some/model")) for name in kinds} == kinds
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+def test_a_keyboard_interrupt_is_none_of_them():
     with pytest.raises(KeyboardInterrupt):
-        Llama.from_pretrained("some/model")
-
-
-def test_what_does_not_exist_is_absent(monkeypatch):
-    def download(*_: object, **__: object) -> str:
-        raise errors.EntryNotFoundError("404")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert locate("some/model").find("config.json") is None
-    with pytest.raises(RepoError, match=r"there is no config.json"):
-        Llama.from_pretrained("some/model")
+        within(5.0, lambda: (_thread.interrupt_main(), time.sleep(0.5)))
 
 
 # -- a Hub that is out of reach --------------------------------------------------------------------------------------
@@ -282,12 +285,23 @@ def test_an_unreachable_hub_is_one_line_within_ten_seconds(tmp_path, listens):
     assert done.stderr.count("\n") == 1 and "cannot be reached" in done.stderr and "tester/none" in done.stderr
 
 
-def test_what_is_cached_is_used_where_the_hub_is_out_of_reach(cache, monkeypatch):
-    asked = []
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(files, "_ANSWERS", {})
-    monkeypatch.setattr(files, "_answers", lambda endpoint: bool(asked.append(endpoint)))
-    assert eps(cache) == 1e-6 and len(asked) == 1
-    with pytest.raises(RepoError, match="cannot be reached"):
-        Llama.from_pretrained("tester/other", cache_dir=cache)
-    assert len(asked) == 1
+def test_what_is_cached_is_used_where_the_hub_is_out_of_reach(cache, monkeypatch, caplog):
+    with socket.socket() as server:  # nobody listens
+        server.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            huggingface_hub.constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        )
+        monkeypatch.setattr(remote, "_SILENT", {})
+        monkeypatch.setattr(logging.getLogger("omniform"), "propagate", True)
+        caplog.set_level(logging.WARNING, logger="omniform")
+        assert eps(cache) == 1e-6 and [*remote._SILENT] == [endpoint]
+        assert caplog.text.count("what is cached is used") == 1
+        monkeypatch.setattr(remote, "within", None)  # nobody asks again
+        assert eps(cache) == 1e-6
+        with pytest.raises(OfflineError, match="cannot be reached"):
+            Llama.from_pretrained("tester/other", cache_dir=cache)

@@ -16,7 +16,8 @@ from omniform.core.errors import RepoError
 from omniform.engine.calls import Reader
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.checkpoint import load_as_saved
-from omniform.hub.files import hub_answers, locate
+from omniform.hub.files import locate
+from omniform.hub.remote import together
 
 PATIENCE = 1.0
 """Seconds of loading after which the user is told what is going on."""
@@ -29,11 +30,12 @@ def opened(name: str | os.PathLike[str], *, dtype: str) -> tuple[Model, Reader]:
         OmniformError: there is no such checkpoint, or it cannot be loaded.
     """
     refuse_gguf(name)
-    source = locate(name)
-    if source.folder is None and not hub_answers():
-        source.need("config.json")  # what is not cached either is told before anybody waits
-    with progress(f"loading {name}"):
-        return load_as_saved(name, dtype=dtype), cast(Reader, AutoProcessor.from_pretrained(name))
+    with together():
+        source = locate(name)
+        if source.folder is None:
+            source.need("config.json")  # what cannot be had is told before anybody waits
+        with progress(f"loading {name}"):
+            return load_as_saved(name, dtype=dtype), cast(Reader, AutoProcessor.from_pretrained(name))
 
 
 def refuse_gguf(name: str | os.PathLike[str]) -> None:

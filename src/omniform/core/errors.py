@@ -102,6 +102,26 @@ class RepoError(OmniformError, OSError):
     """A folder, a repository or a file in it cannot be found or reached."""
 
 
+class RepoNotFoundError(RepoError):
+    """There is no such repository, or nobody may know of it without the right token."""
+
+
+class GatedRepoError(RepoError):
+    """A repository may be read only by those whom its owners have let in."""
+
+
+class RevisionError(RepoError):
+    """A repository has no such branch, tag, commit or pull request."""
+
+
+class OfflineError(RepoError):
+    """The Hub is not to be asked, or does not answer, and what is wanted is not cached."""
+
+
+class WriteRefusedError(RepoError):
+    """The Hub does not let this token write."""
+
+
 class InputError(OmniformError, ValueError):
     """What the user handed over (text, picture, sound, tensor) cannot be used."""
 

@@ -53,7 +53,7 @@ class CrossEncoder(Stack):
         self._activation = self._own if activation_fn is None else (activation_fn,)
 
     def _plain(self, source: Source, changes: Mapping[str, object]) -> Sequence[Part]:
-        named = AutoConfig.from_pretrained(source.name, **_where(source)).raw.get("architectures")
+        named = AutoConfig.from_pretrained(source.name, **source.places()).raw.get("architectures")
         if not (isinstance(named, list) and named and str(named[0]).endswith("ForCausalLM")):
             return (plain_part(source, changes, "sequence-classification"),)
         reader = plain_part(source, changes, "text-generation")
@@ -272,10 +272,3 @@ def _is_pair(given: object) -> bool:
 
 def _mapping(given: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", given or {})
-
-
-def _where(source: Source) -> dict[str, object]:
-    return {
-        "revision": source.revision, "token": source.token, "cache_dir": source.cache_dir,
-        "local_files_only": source.local_files_only,
-    }  # fmt: skip

@@ -149,10 +149,7 @@ class Transformer(Part):
         task = r.choice("transformer_task", JOBS, "feature-extraction")
         _check_kinds(r)
         source = files.own
-        places = {
-            "revision": source.revision, "token": source.token, "cache_dir": source.cache_dir,
-            "local_files_only": source.local_files_only, "subfolder": source.subfolder,
-        }  # fmt: skip
+        places = {**source.places(), "subfolder": source.subfolder}
         part = cls(
             source.name,
             r.maybe_integer("max_seq_length"),

@@ -402,8 +402,4 @@ def shows(progress: bool | None) -> bool:
 def plain_part(source: Source, changes: Mapping[str, object], task: str) -> Transformer:
     """The reading step of a checkpoint that is not in the layout."""
     said = {name: cast(Mapping[str, object], value) for name, value in changes.items()}
-    where = {
-        "revision": source.revision, "token": source.token, "cache_dir": source.cache_dir,
-        "local_files_only": source.local_files_only,
-    }  # fmt: skip
-    return Transformer(source.name, transformer_task=task, where=where, **said)  # type: ignore[arg-type]
+    return Transformer(source.name, transformer_task=task, where=source.places(), **said)  # type: ignore[arg-type]

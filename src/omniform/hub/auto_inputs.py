@@ -300,11 +300,7 @@ class Checkpoint:
 
     def missing(self, what: str, expected: str) -> RepoError:
         """The error for files that are not there, with what is."""
-        found = None
-        if self.source.folder is not None:
-            names = sorted(path.name for path in (self.source.folder / self.source.subfolder).glob("*"))
-            found = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") if names else "an empty folder"
-        return RepoError(what, where=self.where, expected=expected, found=found)
+        return self.source.lacks(what, expected=expected)
 
     # ---- the parts
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-import time
-from collections.abc import Callable
+import posixpath
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omniform.core.errors import ConfigError, InputError, RepoError
+from omniform.hub.remote import Asked, Remote, remote
+from omniform.hub.used import used
 
 LARGEST_JSON = 64 * 2**20
 """Configs, indices and templates beyond this many bytes are refused."""
@@ -28,145 +29,150 @@ class Source:
         name: what the user asked for: a folder or a Hub id.
         folder: the local folder; None for the Hub.
         revision: branch, tag or commit on the Hub.
-        token: access token, True for the stored one, False for none.
-        cache_dir: where the Hub's files are kept; its standard place by default.
-        local_files_only: never ask the network.
-        force_download: fetch again what is cached.
         subfolder: folder inside the repository.
+        remote: the repository on the Hub; None for folders.
     """
 
     name: str
     folder: Path | None = None
     revision: str | None = None
-    token: str | bool | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    force_download: bool = False
     subfolder: str = ""
+    remote: Remote | None = None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that the files come from; None for folders, and where nothing is cached and nobody can be asked.
+
+        Raises:
+            RepoError: there is no such repository or revision, or it may not be read.
+        """
+        return None if self.remote is None else self.remote.commit(self._inside("config.json"))
+
+    def places(self) -> dict[str, object]:
+        """The keywords that find the same repository again; of a folder, none that matters."""
+        if self.remote is None:
+            return {"revision": self.revision}
+        asked = self.remote.asked
+        return {
+            "revision": asked.revision, "token": asked.token, "cache_dir": asked.cache_dir,
+            "local_files_only": asked.local_files_only, "force_download": asked.force_download,
+        }  # fmt: skip
+
+    def listing(self) -> frozenset[str]:
+        """The names of all files in the subfolder, those in folders of it included (``"code/model.py"``).
+
+        One request for each load of a repository; where the Hub cannot be asked, what is cached.
+
+        Raises:
+            RepoError: as :attr:`commit`.
+        """
+        if self.remote is not None:
+            inside = self._inside("")
+            return frozenset(name.removeprefix(inside) for name in self.remote.listing() if name.startswith(inside))
+        assert self.folder is not None
+        top = self.folder / self.subfolder
+        return frozenset(path.relative_to(top).as_posix() for path in top.rglob("*") if _is(path.is_file))
 
     def find(self, filename: str) -> Path | None:
-        """The local path of a file; None if the checkpoint has no such file.
+        """The local path of a file, fetched if it has to be; None if the checkpoint has no such file.
 
         Raises:
             RepoError: the folder or repository does not exist or cannot be reached.
         """
-        if self.folder is not None:
-            path = self.folder / self.subfolder / filename
-            return path if _is(path.is_file) else None
-        return self._download(filename)
+        if self.remote is not None:
+            path = self.remote.path(self._inside(filename))
+        else:
+            path = self._local(filename)
+        if path is not None:
+            used(self, filename, path)
+        return path
+
+    def has(self, filename: str) -> bool:
+        """Whether there is such a file; nothing is fetched. Raises as :meth:`find`."""
+        if self.remote is not None:
+            return self.remote.has(self._inside(filename))
+        return self._local(filename) is not None
 
     def need(self, filename: str) -> Path:
         """The local path of a file that must be there."""
         path = self.find(filename)
         if path is None:
-            raise RepoError(f"there is no {filename}", where=self.name, remedy="Is this a checkpoint's folder?")
+            raise self.lacks(f"there is no {filename}", remedy="Is this a checkpoint's folder?")
         return path
 
-    def files(self, filenames: tuple[str, ...]) -> dict[str, Path]:
-        """Those of the named files that exist."""
-        found = ((name, self.find(name)) for name in filenames)
-        return {name: path for name, path in found if path is not None}
+    def files(self, filenames: Sequence[str]) -> dict[str, Path]:
+        """Those of the named files that exist, fetched side by side. Raises as :meth:`find`."""
+        if self.remote is not None:
+            fetched = self.remote.paths([self._inside(name) for name in filenames])
+            found = {name: fetched[inside] for name in filenames if (inside := self._inside(name)) in fetched}
+        else:
+            found = {name: path for name in filenames if (path := self._local(name)) is not None}
+        for name, path in found.items():
+            used(self, name, path)
+        return found
 
-    def _download(self, filename: str) -> Path | None:
-        from huggingface_hub import errors, hf_hub_download
+    def fetch(self, filenames: Sequence[str]) -> dict[str, Path]:
+        """The named files, side by side.
 
+        Raises:
+            RepoError: one does not exist, or as :meth:`find`.
+        """
+        found = self.files(filenames)
+        for name in filenames:
+            if name not in found:
+                raise self.lacks(f"there is no {name}")
+        return found
+
+    def peek(self, filename: str, start: int, stop: int) -> bytes:
+        """Some bytes of a file, by one ranged request or from disk; fewer where the file ends before.
+
+        Raises:
+            RepoError: there is no such file, or as :meth:`find`.
+        """
+        if self.remote is not None:
+            held = self.remote.peek(self._inside(filename), start, stop)
+            used(self, filename, None)
+            return held
+        path = self.need(filename)
         try:
-            path = hf_hub_download(
-                self.name,
-                filename,
-                subfolder=self.subfolder or None,
-                revision=self.revision,
-                token=self.token,
-                cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only or not hub_answers(),
-                force_download=self.force_download,
-            )
-        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-            self._check_cached(filename, error)
-            return None
-        except errors.EntryNotFoundError:
-            return None
-        except errors.GatedRepoError as error:
-            raise RepoError(
-                "the repository is gated", where=self.name, remedy="Accept its terms on the Hub, then pass token=..."
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise RepoError("there is no such revision", where=self.name, found=self.revision) from error
-        except errors.RepositoryNotFoundError as error:
-            raise self._missing() from error
-        except Exception as error:  # whatever the transport beneath huggingface_hub raises, which differs by release
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RepoError("the repository cannot be read", where=self.name, found=first) from error
-        return Path(path)
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        except OSError as error:
+            raise RepoError("the file cannot be read", where=str(path), found=error.strerror) from error
 
-    def _check_cached(self, filename: str, error: Exception) -> None:
-        # A file known not to exist in a cached revision is simply absent; anything else is unknown while offline.
-        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    def size(self, filename: str) -> int:
+        """The bytes of a file. Raises as :meth:`peek`."""
+        if self.remote is not None:
+            return self.remote.size(self._inside(filename))
+        return self.need(filename).stat().st_size
 
-        folder = f"{self.subfolder}/" if self.subfolder else ""
-        cached, config = (
-            try_to_load_from_cache(self.name, folder + name, cache_dir=self.cache_dir, revision=self.revision)
-            for name in (filename, "config.json")
-        )
-        if cached is _CACHED_NO_EXIST or isinstance(config, str):
-            return
-        raise RepoError(
-            "the Hub cannot be reached and the file is not cached",
-            where=self.name,
-            found=f"no {filename}",
-            remedy="Check the name and the connection, or pass the path of a folder.",
-        ) from error
+    def lacks(self, problem: str, *, expected: str | None = None, remedy: str | None = None) -> RepoError:
+        """The error for files that are not there, with what is."""
+        names: list[str] | None = None
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                names = sorted(path.name for path in (self.folder / self.subfolder).iterdir())
+        elif self.remote is not None and self.remote.listed is not None:
+            names = sorted(self.listing())
+        elif self.remote is not None and self.remote.is_offline:
+            remedy = "The Hub was not asked; it may have it."
+        found = None if names is None else f"{', '.join(names[:12])}{', ...' * (len(names) > 12)}" or "an empty folder"
+        return RepoError(problem, where=self._where(), expected=expected, found=found, remedy=remedy)
 
-    def _missing(self) -> RepoError:
-        return RepoError(
-            "there is no such folder here and no such repository on the Hub",
-            where=self.name,
-            remedy="Check the spelling; a private repository needs token=...",
-        )
+    def _where(self) -> str:
+        revision = "" if self.revision is None else f" ({self.revision})"
+        return f"{self.name}{revision}{f', {self.subfolder}' if self.subfolder else ''}"
 
+    def _inside(self, filename: str) -> str:
+        # Names on the Hub have one spelling: "./part/" is "part".
+        folder = posixpath.normpath(self.subfolder.replace(os.sep, "/")) if self.subfolder else "."
+        return filename if folder == "." else f"{folder}/{filename}"
 
-def hub_answers() -> bool:
-    """Whether the Hub can be asked; what is found holds for a minute.
-
-    huggingface_hub itself tries for minutes, file after file, and says so each time; here nobody waits for more than
-    :data:`PATIENCE` seconds, and what is cached is used. True where it is not to be asked at all: then it says so.
-    """
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return True
-    endpoint, now = constants.ENDPOINT, time.monotonic()
-    with _ASKING:
-        known = _ANSWERS.get(endpoint)
-        if known is None or now - known[1] > 60:
-            known = _ANSWERS[endpoint] = (_answers(endpoint), time.monotonic())
-        return known[0]
-
-
-PATIENCE = 6.0
-"""Seconds after which a Hub that has not answered is taken to be out of reach."""
-
-_ANSWERS: dict[str, tuple[bool, float]] = {}
-_ASKING = threading.Lock()
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether a server answers anything at all."""
-    from huggingface_hub import get_session
-
-    found: list[bool] = []
-
-    def ask() -> None:
-        # Whatever the transport beneath huggingface_hub raises, which differs by release, means no answer.
-        with contextlib.suppress(Exception):
-            get_session().head(endpoint, timeout=PATIENCE / 2)
-            found.append(True)
-
-    # Looking up a name has no time limit of its own, hence the thread.
-    asking = threading.Thread(target=ask, name="omniform-hub", daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return bool(found)
+    def _local(self, filename: str) -> Path | None:
+        assert self.folder is not None
+        path = self.folder / self.subfolder / filename
+        return path if _is(path.is_file) else None
 
 
 def locate(
@@ -199,15 +205,15 @@ def locate(
             "this is a file, not a checkpoint's folder" if exists else "there is no such folder",
             where=text or "(an empty name)",
         )
-    return Source(
+    asked = Asked(
         name=text,
         revision=revision,
         token=token,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         local_files_only=local_files_only,
         force_download=force_download,
-        subfolder=subfolder,
     )
+    return Source(name=text, revision=revision, subfolder=subfolder, remote=remote(asked))
 
 
 def _is(test: Callable[[], bool]) -> bool:
