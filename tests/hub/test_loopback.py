@@ -1,0 +1,112 @@
+"""The loopback Hub, asked by the real client: repositories, history, pull requests, access, lists, cards."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, errors
+
+from loopback import Hub
+
+FILES = {"config.json": '{"model_type": "llama"}', "model.safetensors": b"\0" * 5000, "sub/notes.txt": "notes"}
+
+
+def test_files_come_whole_and_only_once(hub: Hub, tmp_path: Path) -> None:
+    commit = hub.upload("ann/tiny", FILES)
+    with hub.connected(cache=tmp_path / "home"):
+        folder = Path(huggingface_hub.snapshot_download("ann/tiny"))
+        assert folder.name == commit
+        assert (folder / "model.safetensors").read_bytes() == b"\0" * 5000
+        assert (folder / "sub/notes.txt").read_text() == "notes"
+        assert hub.log.count("GET /cdn/*") == 1  # the large file, from the other host
+        assert hub.log.of("GET /cdn/*")[0].token is None
+        with hub.quiet():
+            huggingface_hub.hf_hub_download("ann/tiny", "model.safetensors", revision=commit)
+        with hub.watch() as log:
+            huggingface_hub.hf_hub_download("ann/tiny", "config.json")
+        assert log.paths() == ["/ann/tiny/resolve/main/config.json"] and log.count("HEAD") == 1
+
+
+def test_a_commit_has_history_and_identical_content_is_uploaded_once(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(bytes(range(256)) * 1000)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        api = HfApi()
+        api.create_repo("ann/new", private=True)
+        first = api.upload_folder(repo_id="ann/new", folder_path=folder, commit_message="all", commit_description="why")
+        assert hub.log.count("PUT /part/*") == 4  # 256,000 bytes in parts of 65,536
+        assert hub.read("ann/new", "model.bin") == (folder / "model.bin").read_bytes()
+        with hub.watch() as log:
+            again = api.upload_folder(repo_id="ann/new", folder_path=folder)
+        assert again.oid == first.oid and log.received("PUT *") == 0
+        (folder / "copy.bin").write_bytes((folder / "model.bin").read_bytes())
+        with hub.watch() as log:
+            api.upload_folder(repo_id="ann/new", folder_path=folder, commit_message="a copy")
+        assert log.received("PUT *") == 0
+        commits = api.list_repo_commits("ann/new")
+        assert [commit.title for commit in commits] == ["a copy", "all", "initial commit"]
+        assert commits[1].message == "why" and commits[1].authors == ["ann"]
+        with pytest.raises(errors.HfHubHTTPError, match="412"):
+            api.upload_file(
+                repo_id="ann/new", path_or_fileobj=b"x", path_in_repo="x.txt", parent_commit=commits[1].commit_id
+            )
+    git = ["git", "--git-dir", str(hub.repo("ann/new").git.folder)]
+    subprocess.run([*git, "fsck", "--strict"], check=True, capture_output=True)
+    titles = subprocess.run([*git, "log", "--format=%s"], check=True, capture_output=True, text=True).stdout
+    assert titles.splitlines() == ["a copy", "all", "initial commit"]
+
+
+def test_operations_in_one_commit(hub: Hub, tmp_path: Path) -> None:
+    hub.upload("ann/tiny", FILES)
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        api = HfApi()
+        operations = [
+            CommitOperationAdd("added.txt", b"added"),
+            CommitOperationCopy("model.safetensors", "copy.safetensors"),
+            CommitOperationDelete("config.json"),
+            CommitOperationDelete("sub/"),
+        ]
+        api.create_commit("ann/tiny", operations, commit_message="several")
+        assert hub.paths("ann/tiny") == [".gitattributes", "added.txt", "copy.safetensors", "model.safetensors"]
+        with pytest.raises(errors.RemoteEntryNotFoundError):
+            api.delete_file("absent.txt", "ann/tiny")
+        assert hub.titles("ann/tiny")[0] == "several"
+
+
+def test_branches_tags_and_pull_requests(hub: Hub, tmp_path: Path) -> None:
+    first = hub.upload("ann/tiny", FILES)
+    ben = hub.people.token("ben")
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        api = HfApi()
+        api.create_branch("ann/tiny", branch="dev/one")
+        api.create_tag("ann/tiny", tag="v1", tag_message="the first")
+        with pytest.raises(errors.HfHubHTTPError, match="409"):
+            api.create_tag("ann/tiny", tag="v1")
+        hub.upload("ann/tiny", {"config.json": "{}"}, revision="dev/one")
+        path = huggingface_hub.hf_hub_download("ann/tiny", "config.json", revision="dev/one")
+        assert Path(path).read_text() == "{}"
+        made = HfApi(token=ben).upload_file(
+            repo_id="ann/tiny", path_or_fileobj=b"new", path_in_repo="new.txt", create_pr=True
+        )
+        assert made.pr_revision == "refs/pr/1" and "new.txt" not in hub.paths("ann/tiny")
+        assert Path(huggingface_hub.hf_hub_download("ann/tiny", "new.txt", revision="refs/pr/1")).read_text() == "new"
+        api.comment_discussion("ann/tiny", 1, "thanks")
+        with pytest.raises(errors.HfHubHTTPError, match="403"):
+            HfApi(token=ben).merge_pull_request("ann/tiny", 1)
+        api.merge_pull_request("ann/tiny", 1)
+        details = api.get_discussion_details("ann/tiny", 1)
+        assert details.status == "merged" and details.author == "ben"
+        assert [event.type for event in details.events] == ["comment", "comment", "status-change"]
+        assert hub.read("ann/tiny", "new.txt") == b"new"
+        refs = api.list_repo_refs("ann/tiny", include_pull_requests=True)
+        assert [ref.name for ref in refs.branches] == ["dev/one", "main"]
+        assert refs.tags[0].target_commit == first and refs.pull_requests[0].ref == "refs/pr/1"
+        api.delete_branch("ann/tiny", branch="dev/one")
+        api.delete_tag("ann/tiny", tag="v1")
+        with pytest.raises(errors.RevisionNotFoundError):
+            api.model_info("ann/tiny", revision="v1")
