@@ -69,6 +69,11 @@ _OUTPUTS = (
     "QuestionAnsweringOutput",
 )  # fmt: skip
 
+_QUANTIZERS = (
+    "ConversionOps", "HfQuantizer", "get_keys_to_not_convert", "get_module_from_name", "register_quantizer",
+    "should_convert_module",
+)  # fmt: skip
+_QUANTIZATION_CONFIGS = ("QuantizationConfigMixin", "register_quantization_config")
 _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
@@ -76,6 +81,9 @@ _HOME: dict[str, str] = {
     "BatchEncoding": "omniform.inputs.text.encoding",
     "BatchFeature": "omniform.core.batch",
     "ProcessorMixin": "omniform.inputs.processors",
+    **dict.fromkeys(_QUANTIZERS, "omniform.transforms.quantize.quantizer"),
+    **dict.fromkeys(_QUANTIZATION_CONFIGS, "omniform.transforms.quantize.config"),
+    **dict.fromkeys(("AutoHfQuantizer", "AutoQuantizationConfig"), "omniform.hub.auto_quantize"),
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),

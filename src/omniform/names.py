@@ -44,6 +44,10 @@ PATHS: Final[dict[str, str]] = {
     "models.auto.processing_auto": "AutoProcessor",
     "models.auto.tokenization_auto": "AutoTokenizer",
     "processing_utils": "ProcessorMixin BatchFeature",
+    "quantizers": "*Quantizer HfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer",
+    "quantizers.auto": "AutoHfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer",
+    "quantizers.base": "HfQuantizer get_keys_to_not_convert",
+    "quantizers.quantizers_utils": "get_module_from_name should_convert_module",
     "tokenization_utils": "PreTrainedTokenizer BatchEncoding",
     "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding",
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
@@ -51,6 +55,7 @@ PATHS: Final[dict[str, str]] = {
     "utils": "logging ModelOutput",
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput",
+    "utils.quantization_config": "QuantizationConfigMixin",
     "utils.logging": "get_logger set_verbosity set_verbosity_debug set_verbosity_error set_verbosity_info "
     "set_verbosity_warning get_verbosity",
     "modeling_outputs": "*Output",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,18 @@ class Fact(Generic[T]):
         return self._of_class(kind) if model is None else self._of_model(model)
 
 
+class KnowsItsBits(Protocol):
+    """What a model that is kept in fewer bits knows of how it was done."""
+
+    def dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        """The model with plain weights again."""
+        ...
+
+    def is_serializable(self) -> bool:
+        """Whether the model can be saved."""
+        ...
+
+
 class Surface(Model):
     """The ecosystem's names for what a model is and can do."""
 
@@ -55,7 +67,8 @@ class Surface(Model):
     is_parallelizable: ClassVar[bool] = False
     model_parallel: ClassVar[bool] = False
     is_quantized: ClassVar[bool] = False
-    hf_quantizer: ClassVar[None] = None
+    hf_quantizer: ClassVar[KnowsItsBits | None] = None
+    quantization_method: ClassVar[str | None] = None
     _supports_sdpa: ClassVar[bool] = True
     _supports_flash_attn: ClassVar[bool] = False
     _supports_flash_attn_2: ClassVar[bool] = False
@@ -87,6 +100,22 @@ class Surface(Model):
         """Class names of what must stay on one device: the layers, found in the structure."""
         stacks = (module for module in self.modules() if isinstance(module, nn.ModuleList))
         return sorted({type(layer).__name__ for stack in stacks for layer in stack})
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> Self:
+        """Give the model plain weights again, where its quantizer knows a way back.
+
+        Raises:
+            InputError: it is not quantized.
+            MissingPartError: its quantizer knows none.
+        """
+        if self.hf_quantizer is None:
+            raise InputError("this model is not quantized", where="dequantize")
+        self.hf_quantizer.dequantize(self, dtype)
+        self.transforms = tuple(t for t in self.transforms if not t.belongs_to(self.hf_quantizer))
+        self.__dict__.update(hf_quantizer=None, is_quantized=False, quantization_method=None)
+        if "quantization_config" in self.config.raw:
+            self.config.quantization_config = None
+        return self
 
     # -- tables of tokens --------------------------------------------------------------------------------------------
 

@@ -36,9 +36,11 @@ from omniform.hub.options import (
     refuse_code,
     split,
 )
+from omniform.hub.quantizing import mark_quantized, quantizer_of, with_quantizer
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
+from omniform.transforms.quantize.quantizer import HfQuantizer
 
 log = logging.getLogger("omniform")
 
@@ -163,6 +165,8 @@ def load(
         opened = open_checkpoint(name, choose, callee, kwargs, config_class)
         model, options, source = opened.model, opened.options, opened.source
         report = load_weights(model, opened.files, opened.loading)
+    if opened.quantizer is not None:
+        mark_quantized(model, opened.quantizer)
     model.eval()
     if options.attn_implementation is not None:
         model.set_attn_implementation(options.attn_implementation)
@@ -183,6 +187,7 @@ class Opened:
         model: its modules, on the meta device.
         options: what the user asked for.
         loading: the same, in terms of dtypes and places.
+        quantizer: what keeps its weights in fewer bits.
     """
 
     source: Source
@@ -190,6 +195,7 @@ class Opened:
     model: Model
     options: LoadOptions
     loading: Loading
+    quantizer: HfQuantizer | None = None
 
 
 def open_checkpoint(
@@ -206,7 +212,7 @@ def open_checkpoint(
     config = _given_config(options.config) or read_config(source, config_class)
     refuse_code(config.raw, source.name, trusted=options.trust_remote_code)
     config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
-    _refuse_quantized(config)
+    quantizer = quantizer_of(config, options.quantization_config)
     config, kind = choose(config)
     if options.state_dict is not None:
         files = WeightFiles({}, given=options.state_dict)
@@ -220,9 +226,10 @@ def open_checkpoint(
         ignore_mismatched_sizes=options.ignore_mismatched_sizes,
         copied=options.disable_mmap,
     )
+    loading = with_quantizer(loading, quantizer)
     parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, **parts), loading.transforms)
-    return Opened(source, files, model, options, loading)
+    return Opened(source, files, model, options, loading, quantizer)
 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:
@@ -249,28 +256,6 @@ def saved_class(config: ModelConfig) -> type[PreTrainedModel]:
             remedy=nearest(names[0], family.architectures),
         )
     return family.classes[family.base.name]
-
-
-def _refuse_quantized(config: ModelConfig) -> None:
-    settings = config.raw.get("quantization_config")
-    if settings is not None:
-        method = settings.get("quant_method") if isinstance(settings, dict) else settings
-        raise ConfigError(
-            "quantized weights are not supported",
-            where="quantization_config",
-            expected="null",
-            found=repr(method),
-            remedy=UNPACKED.get(str(method), "Load the checkpoint that it was made from."),
-        )
-
-
-UNPACKED = {
-    "fp8": "Load the checkpoint that it was made from; of one that was trained so (DeepSeek-V3), a copy in bfloat16, "
-    "which its repository's inference/fp8_cast_bf16.py makes.",
-    "mxfp4": "Load a copy in bfloat16. Make one by transformers.AutoModelForCausalLM.from_pretrained(name, "
-    "quantization_config=transformers.Mxfp4Config(dequantize=True)).save_pretrained(folder).",
-}
-"""What to do about weights that were published in a packed form alone."""
 
 
 def changed(config: ModelConfig, changes: Mapping[str, object], callee: str, known: tuple[str, ...]) -> ModelConfig:

@@ -32,7 +32,6 @@ INERT = frozenset(
 
 REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "weights_only": ((None, True), "code in a weights file is never run"),
-    "quantization_config": ((None,), "quantized weights are not supported"),
     "load_in_8bit": ((None, False), "quantized weights are not supported"),
     "load_in_4bit": ((None, False), "quantized weights are not supported"),
     "gguf_file": ((None,), "GGUF files are not read"),
@@ -72,6 +71,7 @@ class LoadOptions:
     add_pooling_layer: bool = True
     trust_remote_code: bool = False
     state_dict: Mapping[str, Tensor] | None = None
+    quantization_config: object = None
 
 
 LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)

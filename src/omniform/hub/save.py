@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, brief, check_arguments
 from omniform.core.generation import as_settings
@@ -87,6 +88,7 @@ def save_model(
         )
     if not switch("is_main_process", is_main_process):
         return
+    refuse_unsavable(model)
     stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
     config = config_to_save(model)
 
@@ -98,6 +100,18 @@ def save_model(
         _write_weights(folder, stored, limit, variant, save_function)
 
     replace_files(Path(save_directory), write, stale=lambda name: _is_weights(name, variant))
+
+
+def refuse_unsavable(model: Model) -> None:
+    """Raise :class:`InputError` if a model's quantizer says that it cannot be saved."""
+    quantizer = model.hf_quantizer if isinstance(model, Surface) else None
+    if quantizer is not None and not quantizer.is_serializable():
+        raise InputError(
+            "this quantized model cannot be saved",
+            where="save_pretrained",
+            found=type(quantizer).__name__,
+            remedy="Save the model that it was made from.",
+        )
 
 
 def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -54,6 +54,10 @@ class Transform:
     def finish(self, model: nn.Module) -> None:
         """Change the model once its weights are loaded."""
 
+    def belongs_to(self, owner: object) -> bool:
+        """Whether this is an object's doing, which may take it back."""
+        return False
+
     def written(self, config: Mapping[str, object]) -> Mapping[str, object]:
         """What ``config.json`` has to say of it, so that what is saved can be loaded again.
 

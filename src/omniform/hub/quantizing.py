@@ -1,0 +1,101 @@
+"""Which quantizer, if any, a load goes through: the checkpoint's own settings, or those that the caller gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from omniform.architectures.model import Model
+from omniform.architectures.surface import Surface
+from omniform.core.config import ModelConfig
+from omniform.core.errors import ConfigError, InputError, brief
+from omniform.hub.fill import Loading
+from omniform.transforms.quantize.config import QuantizationConfigMixin, is_registered, settings_from
+from omniform.transforms.quantize.quantizer import HfQuantizer, Quantizing, quantizer_for
+
+log = logging.getLogger("omniform")
+
+UNPACKED = {
+    "fp8": "Load the checkpoint that it was made from; of one that was trained so (DeepSeek-V3), a copy in bfloat16, "
+    "which its repository's inference/fp8_cast_bf16.py makes.",
+    "mxfp4": "Load a copy in bfloat16. Make one by transformers.AutoModelForCausalLM.from_pretrained(name, "
+    "quantization_config=transformers.Mxfp4Config(dequantize=True)).save_pretrained(folder).",
+}
+"""What to do about weights that were published in a packed form alone."""
+
+
+def quantizer_of(config: ModelConfig, asked: object) -> HfQuantizer | None:
+    """The quantizer of a load; None where nothing is quantized.
+
+    Args:
+        config: the checkpoint's.
+        asked: ``quantization_config`` of ``from_pretrained``: settings, or a mapping of them.
+
+    Raises:
+        ConfigError: the checkpoint is quantized by a method that nobody registered, or by another than is asked for.
+        InputError: what is asked for are no settings.
+    """
+    stored = config.raw.get("quantization_config")
+    settings = _asked(asked)
+    if stored is None:
+        return None if settings is None else quantizer_for(settings, pre_quantized=False)
+    if not isinstance(stored, Mapping) or not is_registered(stored):
+        method = stored.get("quant_method") if isinstance(stored, Mapping) else stored
+        raise ConfigError(
+            "quantized weights are not supported",
+            where="quantization_config",
+            expected="null, or a method that is registered",
+            found=repr(method),
+            remedy=UNPACKED.get(str(method), "Load the checkpoint that it was made from."),
+        )
+    own = settings_from(stored)
+    if settings is not None:
+        if type(settings) is not type(own):
+            raise ConfigError(
+                "the checkpoint is quantized by another method than is asked for",
+                where="quantization_config",
+                expected=type(own).__name__,
+                found=type(settings).__name__,
+                remedy="Leave quantization_config out.",
+            )
+        changed = settings.get_loading_attributes()
+        own.update(**changed)
+        kept = f", but for {', '.join(sorted(changed))}" if changed else ""
+        log.warning("the checkpoint is quantized already: its own quantization_config is used%s", kept)
+    return quantizer_for(own, pre_quantized=True)
+
+
+def _asked(asked: object) -> QuantizationConfigMixin | None:
+    if asked is None or isinstance(asked, QuantizationConfigMixin):
+        return asked
+    if isinstance(asked, Mapping):
+        return settings_from({str(name): value for name, value in asked.items()})
+    raise InputError(
+        "not settings of a quantizer",
+        where="quantization_config",
+        expected="a QuantizationConfigMixin",
+        found=brief(asked),
+    )
+
+
+def with_quantizer(loading: Loading, quantizer: HfQuantizer | None) -> Loading:
+    """How to load, with what a quantizer has to say of it."""
+    if quantizer is None:
+        return loading
+    quantizer.validate_environment(dtype=loading.dtype, device_map=loading.device_map, weights_only=True)
+    dtype = quantizer.update_dtype(loading.dtype)
+    return replace(
+        loading,
+        dtype=dtype,
+        device_map=quantizer.update_device_map(loading.device_map),
+        max_memory=None if loading.max_memory is None else quantizer.adjust_max_memory(loading.max_memory),
+        transforms=(*loading.transforms, Quantizing(quantizer, dtype)),
+    )
+
+
+def mark_quantized(model: Model, quantizer: HfQuantizer) -> None:
+    """Have a model say how it is quantized, as the ecosystem asks it."""
+    if isinstance(model, Surface):
+        method = quantizer.quantization_config.quant_method
+        model.__dict__.update(hf_quantizer=quantizer, is_quantized=True, quantization_method=method)

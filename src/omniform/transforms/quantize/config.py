@@ -1,0 +1,172 @@
+"""How a quantized checkpoint says what was done to it: ``quantization_config`` in its ``config.json``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+from omniform.core.errors import ConfigError, InputError, RepoError, UnknownArgumentError, brief, nearest
+
+C = TypeVar("C", bound="type[QuantizationConfigMixin]")
+
+_CONFIGS: dict[str, type[QuantizationConfigMixin]] = {}
+
+
+class QuantizationConfigMixin:
+    """Base of the settings of one method of quantizing; a user's own sets its fields in ``__init__``.
+
+    Attributes:
+        quant_method: the method's name, under which it is registered.
+    """
+
+    quant_method: str
+
+    @classmethod
+    def from_dict(
+        cls, config_dict: Mapping[str, object], return_unused_kwargs: bool = False, **kwargs: object
+    ) -> Self | tuple[Self, dict[str, object]]:
+        """The settings that a ``config.json`` holds.
+
+        Args:
+            config_dict: by name; ``quant_method`` is the class's own.
+            return_unused_kwargs: return the keywords beside it that are no settings, instead of refusing them.
+            kwargs: settings to change.
+
+        Raises:
+            ConfigError: a name that the class does not take.
+            UnknownArgumentError: a keyword that is no setting.
+        """
+        try:
+            config = cls(**config_dict)
+        except TypeError as error:
+            said = {name: value for name, value in config_dict.items() if name != "quant_method"}
+            try:
+                config = cls(**said)
+            except TypeError:
+                raise ConfigError(
+                    f"{cls.__name__} does not take these settings",
+                    where="quantization_config",
+                    found=brief(dict(config_dict)),
+                    remedy=str(error),
+                ) from error
+        unused = config.update(**kwargs)
+        if return_unused_kwargs:
+            return config, unused
+        if unused:
+            first = next(iter(unused))
+            raise UnknownArgumentError(f"{cls.__name__} has no setting {first!r}", remedy=nearest(first, vars(config)))
+        return config
+
+    def to_dict(self) -> dict[str, object]:
+        """All settings by name."""
+        found = copy.deepcopy(vars(self))
+        if "quant_method" not in found and isinstance(vars(type(self)).get("quant_method"), str):
+            found["quant_method"] = self.quant_method
+        return {name: str(value.value) if hasattr(value, "value") else value for name, value in found.items()}
+
+    def to_diff_dict(self) -> dict[str, object]:
+        """The same; a class of the user's own may leave out what is usual."""
+        return self.to_dict()
+
+    def __iter__(self) -> Iterator[tuple[str, object]]:
+        return iter(self.to_dict().items())
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The settings as JSON."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write them.
+
+        Raises:
+            RepoError: the file cannot be written.
+        """
+        try:
+            Path(json_file_path).write_text(self.to_json_string(use_diff=False), encoding="utf-8")
+        except OSError as error:
+            raise RepoError("the file cannot be written", where=str(json_file_path), found=error.strerror) from error
+
+    def update(self, **kwargs: object) -> dict[str, object]:
+        """Change settings; returns the keywords that are none."""
+        known = vars(self)
+        for name in kwargs.keys() & known.keys():
+            setattr(self, name, kwargs[name])
+        return {name: value for name, value in kwargs.items() if name not in known}
+
+    def get_loading_attributes(self) -> dict[str, object]:
+        """Settings of how it is loaded, which the caller's own take precedence over the file's in."""
+        return {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def register_quantization_config(method: str) -> Callable[[C], C]:
+    """Have ``quantization_config`` of a method read as a class of the user's own; a decorator.
+
+    Raises:
+        ConfigError: the method has one.
+        InputError: this is no class of settings.
+    """
+
+    def register(config: C) -> C:
+        if not (isinstance(config, type) and issubclass(config, QuantizationConfigMixin)):
+            raise InputError(
+                "not a class of settings",
+                where="register_quantization_config",
+                expected="a subclass of QuantizationConfigMixin",
+                found=brief(config),
+            )
+        if method in _CONFIGS:
+            raise ConfigError("this method has its settings", where="register_quantization_config", found=repr(method))
+        _CONFIGS[method] = config
+        return config
+
+    return register
+
+
+def method_of(settings: Mapping[str, object]) -> str:
+    """The method that settings in a file are of.
+
+    Raises:
+        ConfigError: they do not say.
+    """
+    method = settings.get("quant_method")
+    if not isinstance(method, str):
+        raise ConfigError(
+            "no method is named", where="quantization_config", expected="quant_method", found=brief(method)
+        )
+    return method
+
+
+def is_registered(settings: object) -> bool:
+    """Whether settings in a file are of a method that somebody registered."""
+    return isinstance(settings, Mapping) and settings.get("quant_method") in _CONFIGS
+
+
+def settings_from(settings: Mapping[str, object]) -> QuantizationConfigMixin:
+    """Settings in a file as their class.
+
+    Raises:
+        ConfigError: no method, or one that nobody registered.
+    """
+    method = method_of(settings)
+    if method not in _CONFIGS:
+        raise ConfigError(
+            "no such method of quantizing is registered",
+            where="quantization_config",
+            found=repr(method),
+            remedy=nearest(method, _CONFIGS),
+        )
+    found = _CONFIGS[method].from_dict(settings)
+    assert isinstance(found, QuantizationConfigMixin)
+    return found
