@@ -9,9 +9,14 @@ from dataclasses import replace
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
-from omniform.core.errors import ConfigError, InputError, brief
+from omniform.core.errors import ConfigError, InputError, brief, listed
 from omniform.hub.fill import Loading
-from omniform.transforms.quantize.config import QuantizationConfigMixin, is_registered, settings_from
+from omniform.transforms.quantize.config import (
+    QuantizationConfigMixin,
+    is_registered,
+    registered_methods,
+    settings_from,
+)
 from omniform.transforms.quantize.quantizer import HfQuantizer, Quantizing, quantizer_for
 
 log = logging.getLogger("omniform")
@@ -70,7 +75,15 @@ def _asked(asked: object) -> QuantizationConfigMixin | None:
     if asked is None or isinstance(asked, QuantizationConfigMixin):
         return asked
     if isinstance(asked, Mapping):
-        return settings_from({str(name): value for name, value in asked.items()})
+        if is_registered(asked):
+            return settings_from(asked)
+        packed = asked.get("load_in_8bit") or asked.get("load_in_4bit")
+        raise InputError(
+            "no such method of quantizing is registered",
+            where="quantization_config",
+            expected=f"quant_method: {listed(registered_methods()) or 'none is registered'}",
+            found="bitsandbytes" if packed else brief(asked.get("quant_method")),
+        )
     raise InputError(
         "not settings of a quantizer",
         where="quantization_config",

@@ -153,6 +153,11 @@ def is_registered(settings: object) -> bool:
     return isinstance(settings, Mapping) and settings.get("quant_method") in _CONFIGS
 
 
+def registered_methods() -> list[str]:
+    """The methods whose settings can be read."""
+    return sorted(_CONFIGS)
+
+
 def settings_from(settings: Mapping[str, object]) -> QuantizationConfigMixin:
     """Settings in a file as their class.
 
