@@ -82,6 +82,10 @@ class Paths(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         """A spec for one of the ecosystem's module paths; None for any other."""
         package, _, rest = fullname.partition(".")
+        if package == "omniform" and (rest == "modules" or rest.startswith("modules.")):
+            # Code of checkpoints that the user trusts.
+            found: ModuleSpec | None = vars(import_module("omniform.hub.code.importer"))["find"](fullname)
+            return found
         if package != "omniform" or not (rest in PATHS or _of_family(rest)):
             return None
         return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{rest}.") for name in PATHS))

@@ -130,6 +130,14 @@ class DependencyError(OmniformError, ImportError):
     """An optional package is needed for this and is not installed; the remedy names the extra."""
 
 
+class CodeError(OmniformError, ImportError, ValueError):
+    """Code that a checkpoint brings cannot be read or imported, or is not what the checkpoint says it is."""
+
+
+class TrustError(OmniformError, ValueError):
+    """Code that a checkpoint brings would have to run, and the user has not said that it may."""
+
+
 class MissingPartError(OmniformError, NotImplementedError):
     """A part is asked for that this kind of model does not have."""
 

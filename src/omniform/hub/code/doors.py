@@ -1,0 +1,200 @@
+"""What the Auto classes ask first, where the user trusts a checkpoint: does it name a class of its own for this?
+
+Each function gives None where it does not, and omniform's own class loads the checkpoint; what the user has registered comes
+before what a checkpoint names, as it does in the ecosystem.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, cast
+
+from omniform.core.config import ModelConfig
+from omniform.core.errors import CodeError, InputError
+from omniform.hub.checkpoint import changed
+from omniform.hub.code import foreign
+from omniform.hub.code.named import class_named
+from omniform.hub.code.promises import home_of
+from omniform.hub.code.trust import mode_of
+from omniform.hub.files import Source, locate, read_json
+from omniform.hub.options import WHERE_ARGUMENTS, places, refuse
+from omniform.models import registry
+
+Name = str | os.PathLike[str]
+
+_INPUT_FILES: Final = {
+    "AutoTokenizer": ("tokenizer_config.json", "config.json"),
+    "AutoImageProcessor": ("preprocessor_config.json", "processor_config.json", "config.json"),
+    "AutoVideoProcessor": ("video_preprocessor_config.json", "preprocessor_config.json", "config.json"),
+    "AutoFeatureExtractor": ("preprocessor_config.json", "processor_config.json", "config.json"),
+    "AutoProcessor": ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"),
+}
+"""Where a class for inputs may be named; the first file that names one counts."""
+
+
+class Asked:
+    """A call of ``from_pretrained``, understood as far as code is concerned.
+
+    Args:
+        name: the checkpoint.
+        kwargs: the call's keywords.
+
+    Attributes:
+        source: where its files are.
+        rest: the keywords that say neither where to look nor what to trust.
+    """
+
+    def __init__(self, name: Name, kwargs: Mapping[str, object]) -> None:
+        self.where, self.rest = places(kwargs)
+        self.trust = self.rest.pop("trust_remote_code", None)
+        revision = self.rest.pop("code_revision", None)
+        if revision is not None and not isinstance(revision, str):
+            raise InputError("no revision", where="code_revision", found=repr(revision)[:80])
+        self.code_revision = revision
+        self.name = name
+        self.source: Source = locate(name, **self.where)  # type: ignore[arg-type]
+
+    def kind(self, auto: str, auto_map: object) -> type | None:
+        """The class that is named for an Auto class."""
+        return class_named(auto, self.source, auto_map, self.trust, code_revision=self.code_revision)
+
+    def load(self, kind: type, rest: Mapping[str, object]) -> object:
+        """Load the checkpoint by a class's own ``from_pretrained``."""
+        if home_of(kind) == "omniform":
+            return foreign.method(kind, "from_pretrained")(self.name, **self.where, **rest)
+        return foreign.load(kind, self.source, rest)
+
+    def json(self, name: str) -> dict[str, object]:
+        """An object in one of its files; empty where there is no such file."""
+        path = self.source.find(name)
+        return {} if path is None else read_json(path)
+
+
+def config_of(name: Name, kwargs: Mapping[str, object]) -> object | None:
+    """The config as the class that the checkpoint names; see :meth:`omniform.AutoConfig.from_pretrained`."""
+    if mode_of(kwargs.get("trust_remote_code")) == "never":
+        return None
+    asked = Asked(name, kwargs)
+    raw = read_json(asked.source.need("config.json"))
+    kind = None if _is_registered(raw) else asked.kind("AutoConfig", raw.get("auto_map"))
+    return None if kind is None else _config_as(kind, asked, raw, asked.rest)
+
+
+def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
+    """The model as the class that the checkpoint names; see :meth:`omniform.AutoModel.from_pretrained`."""
+    if mode_of(kwargs.get("trust_remote_code")) == "never" or name is None:
+        return None
+    asked = Asked(name, kwargs)
+    given = asked.rest.pop("config", None)
+    raw = _raw_of(given, asked)
+    kind = None if _is_registered(raw) else asked.kind(auto, raw.get("auto_map"))
+    if kind is None:
+        return None
+    own = asked.kind("AutoConfig", raw.get("auto_map")) if not isinstance(given, ModelConfig) else None
+    if home_of(kind) == "omniform":
+        config = given if given is not None and not _is_path(given) else None
+        if config is None and own is not None:
+            config = _config_as(own, asked, raw, {})
+        config = config if config is not None else _config_for(kind, asked, raw)
+        if not isinstance(config, ModelConfig):
+            raise CodeError(
+                "the model's class is written for omniform, and its config's is not",
+                where=asked.source.name,
+                found=f"{kind.__name__} and {type(config).__name__}",
+            )
+        return cast(object, foreign.method(kind, "from_pretrained")(name, **asked.where, **asked.rest, config=config))
+    config = _foreign_config(kind, own, given, asked, raw)
+    return foreign.load(kind, asked.source, asked.rest if config is None else {**asked.rest, "config": config})
+
+
+def model_from(auto: str, config: object, kwargs: Mapping[str, object]) -> object | None:
+    """A model with fresh weights as the class that its config names; see :meth:`omniform.AutoModel.from_config`."""
+    if mode_of(kwargs.get("trust_remote_code")) == "never":
+        return None
+    raw, name = _mapping_of(config), _name_of(config)
+    if not raw.get("auto_map") or not name or _is_registered(raw):
+        return None
+    asked = Asked(name, kwargs)
+    kind = asked.kind(auto, raw.get("auto_map"))
+    if kind is None:
+        return None
+    if home_of(kind) == "plain":
+        return cast(object, kind(config))
+    return foreign.method(kind, "from_config" if home_of(kind) == "omniform" else "_from_config")(config, **asked.rest)
+
+
+def input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
+    """What reads inputs as the class that the checkpoint names; see :meth:`omniform.AutoTokenizer.from_pretrained`."""
+    if mode_of(kwargs.get("trust_remote_code")) == "never":
+        return None
+    asked = Asked(name, kwargs)
+    for file in _INPUT_FILES[auto]:
+        raw = asked.json(file)
+        kind = None if _is_registered(raw) else asked.kind(auto, raw.get("auto_map"))
+        if kind is not None:
+            rest = {key: value for key, value in asked.rest.items() if key not in ("config", "use_fast")}
+            return asked.load(kind, rest)
+    return None
+
+
+def _config_as(kind: type, asked: Asked, raw: Mapping[str, object], rest: Mapping[str, object]) -> object:
+    if not issubclass(kind, ModelConfig):
+        return foreign.load(kind, asked.source, rest)
+    changes = dict(rest)
+    refuse(changes)
+    config = kind.from_dict(raw)
+    config.name_or_path = asked.source.name
+    return changed(config, changes, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
+
+
+def _config_for(kind: type, asked: Asked, raw: Mapping[str, object]) -> object:
+    """The config of a model's class for omniform, where the checkpoint names no class of configs."""
+    own = next((vars(base)["config_class"] for base in kind.__mro__ if "config_class" in vars(base)), ModelConfig)
+    assert isinstance(own, type)
+    if own is ModelConfig and isinstance(raw.get("model_type"), str) and raw["model_type"] in registry.known_families():
+        return registry.config_of(raw, where=asked.source.name)
+    return _config_as(own, asked, raw, {})
+
+
+def _foreign_config(
+    kind: type, own: type | None, given: object, asked: Asked, raw: Mapping[str, object]
+) -> object | None:
+    """The config for a class that is not written for omniform: one of its own library's."""
+    if given is not None and not isinstance(given, ModelConfig) and not _is_path(given):
+        return given
+    if isinstance(given, ModelConfig):
+        theirs = next((vars(base)["config_class"] for base in kind.__mro__ if vars(base).get("config_class")), None)
+        if not isinstance(theirs, type) or home_of(kind) != "transformers":
+            return given
+        return foreign.method(theirs, "from_dict")(given.to_diff_dict())
+    if own is None:
+        return None
+    return _config_as(own, asked, raw, {})
+
+
+def _raw_of(given: object, asked: Asked) -> Mapping[str, object]:
+    if _is_path(given):
+        return read_json(locate(cast(Name, given)).need("config.json"))
+    if given is not None:
+        return _mapping_of(given)
+    return read_json(asked.source.need("config.json"))
+
+
+def _is_path(given: object) -> bool:
+    return isinstance(given, (str, os.PathLike))
+
+
+def _mapping_of(config: object) -> Mapping[str, object]:
+    return config.raw if isinstance(config, ModelConfig) else vars(config)
+
+
+def _name_of(config: object) -> str:
+    said = config.name_or_path if isinstance(config, ModelConfig) else vars(config).get("_name_or_path")
+    return said if isinstance(said, str) else ""
+
+
+def _is_registered(raw: Mapping[str, object]) -> bool:
+    """Whether the user has registered a class of configs for this ``model_type``, which comes before any other."""
+    kind = raw.get("model_type")
+    return isinstance(kind, str) and registry.is_registered(kind)

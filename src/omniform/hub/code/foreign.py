@@ -1,0 +1,58 @@
+"""Classes that are not written for omniform: they load themselves, from the same files at the same commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+from omniform.core.errors import CodeError
+from omniform.hub.files import Source
+
+
+def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
+    """Load a checkpoint by a class's own ``from_pretrained(name_or_path, **kwargs)``.
+
+    Args:
+        source: the checkpoint; a folder's path is given, or an id with the commit that was found.
+        rest: the call's other keywords, which mean there what they mean here.
+    """
+    where: dict[str, object] = {}
+    if source.subfolder:
+        where["subfolder"] = source.subfolder
+    name = str(source.folder)
+    if source.folder is None:
+        name = source.name
+        found = commit_of(source)
+        said = {
+            "revision": found or source.revision,
+            "token": source.token,
+            "cache_dir": source.cache_dir,
+            "local_files_only": source.local_files_only or None,
+        }
+        where |= {key: value for key, value in said.items() if value is not None}
+    return method(kind, "from_pretrained")(name, **where, **rest)
+
+
+def commit_of(source: Source) -> str:
+    """The commit that a checkpoint on the Hub was found at; empty for a folder."""
+    path = source.find("config.json") if source.folder is None else None
+    return "" if path is None else snapshot_of(path)
+
+
+def snapshot_of(path: Path) -> str:
+    """The commit in the path of a file in the Hub's cache; empty for another path."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
+
+
+def method(kind: type, name: str) -> Callable[..., object]:
+    """A class method of somebody's class.
+
+    Raises:
+        CodeError: there is none.
+    """
+    for base in kind.__mro__:
+        if name in vars(base):
+            return cast("Callable[..., object]", vars(base)[name].__get__(None, kind))
+    raise CodeError(f"this class has no {name}", where=kind.__module__, found=kind.__name__)

@@ -1,0 +1,179 @@
+"""The door of the Auto classes: the class that a checkpoint's ``auto_map`` names, if the user trusts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NoReturn
+
+from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError, TrustError
+from omniform.hub.code import asking, importer
+from omniform.hub.code.closure import Files, Repository, check
+from omniform.hub.code.promises import keeps
+from omniform.hub.code.reference import Reference, named_in
+from omniform.hub.code.trust import mode_of
+from omniform.hub.files import Source, read_json
+
+GENERATE_FILE: Final = "custom_generate/generate.py"
+"""A repository's own decoding loop."""
+
+_NAMING: Final = (
+    "config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json",
+)  # fmt: skip
+"""The files that may name code."""
+
+
+def class_named(
+    auto: str, source: Source, auto_map: object, trust: object, *, code_revision: str | None = None
+) -> type | None:
+    """The class that a checkpoint names for an Auto class; its code runs now, if the user trusts it.
+
+    Args:
+        auto: the Auto class's name.
+        source: the checkpoint.
+        auto_map: what its file says.
+        trust: what the user says: ``trust_remote_code``.
+        code_revision: which version of the code, if not the checkpoint's.
+
+    Returns:
+        The class; None where the user does not trust the checkpoint, or where it names none.
+
+    Raises:
+        InputError: ``trust`` is none of its values.
+        TrustError: the code is another than was accepted.
+        CodeError: the name or the code cannot be used, or the class is not what was promised.
+        DependencyError: packages are missing.
+        RepoError: a file is missing.
+    """
+    mode = mode_of(trust)
+    if mode == "never":
+        return None
+    asked = named_in(auto_map, auto, source.name)
+    if asked is None:
+        return None
+    if mode == "sandbox":
+        in_sandbox(asked, source)
+    found = loaded(asked, source, code_revision=code_revision)
+    return keeps(found, auto, f"{source.name}: auto_map[{auto!r}] = {asked}")
+
+
+def in_sandbox(asked: Reference, source: Source) -> NoReturn:
+    """Load a class in a child process that can do no harm."""
+    raise InputError(
+        "code cannot be run in a sandbox here yet",
+        where="trust_remote_code",
+        found="'sandbox'",
+        remedy=f"omniform trust {source.name} shows the code of {asked.file}.",
+    )
+
+
+def untrusted(source: Source, what: str) -> TrustError:
+    """The error for code that would have to run."""
+    return TrustError(
+        "this needs code that the checkpoint brings, which is not run unless you say so",
+        where=source.name,
+        found=what,
+        remedy=f"Read it (omniform trust {source.name} shows it); if you trust it, pass trust_remote_code=True.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A repository's code, read.
+
+    Attributes:
+        files: all that would run.
+        entries: the files that the checkpoint names.
+    """
+
+    files: Files
+    entries: tuple[str, ...]
+
+    @property
+    def commit(self) -> str:
+        """The commit that it was read from; empty for a folder."""
+        origins = [file.origin.parts for file in self.files.found.values()]
+        if self.files.repository.source.folder is not None or not origins or "snapshots" not in origins[0]:
+            return ""
+        return origins[0][origins[0].index("snapshots") + 1]
+
+    def admit(self, asked: Iterable[str] = ()) -> None:
+        """Show the code and remember it; see :func:`asking.admit`."""
+        wanted = {path for entry in self.entries for path in _paths(self.files, entry)}
+        more = {path for entry in asked for path in _paths(self.files, entry)}
+        shown = [self.files.found[path] for path in sorted(wanted | more)]
+        repository = self.files.repository
+        asking.admit(repository.key, repository.source.name, shown, self.commit, wanted)
+
+
+def _paths(files: Files, entry: str) -> list[str]:
+    return [file.path for file in files.closure(entry)]
+
+
+def code_of(source: Source, *, repo: str | None = None, code_revision: str | None = None) -> Code:
+    """All code of a checkpoint that it names itself, read and not run.
+
+    Args:
+        repo: another repository, whose code it names.
+        code_revision: which version of the code, if not the checkpoint's.
+    """
+    home = _home(source, repo, code_revision)
+    files, entries = Files(home), []
+    names = [named.file for named in named_by(source) if _foreign(named, source) == repo]
+    for file in dict.fromkeys([*names, *([GENERATE_FILE] if repo is None else [])]):
+        entry = home.entry(file)
+        try:
+            files.add(entry)
+        except (RepoError, CodeError):  # it matters when it is asked for
+            continue
+        entries.append(entry)
+    return Code(files, tuple(entries))
+
+
+def loaded(asked: Reference, source: Source, *, code_revision: str | None = None) -> object:
+    """What a reference leads to, which the user trusts; see :func:`class_named`."""
+    repo = _foreign(asked, source)
+    code = code_of(source, repo=repo, code_revision=code_revision)
+    entry = code.files.repository.entry(asked.file)
+    closure = code.files.add(entry)
+    check(closure, f"{code.files.where}: {entry}")  # before anybody is asked about code that cannot run
+    code.admit([entry])
+    return importer.load(code.files, entry, asked.name)
+
+
+def _home(source: Source, repo: str | None, code_revision: str | None) -> Repository:
+    if repo is None:
+        return Repository.of(source, code_revision)
+    other = replace(source, name=repo, folder=None, revision=code_revision, subfolder="")
+    return Repository.of(other)
+
+
+def _foreign(named: Reference, source: Source) -> str | None:
+    """The other repository that a name leads to; None for the checkpoint's own."""
+    return None if named.repo is None or (source.folder is None and named.repo == source.name) else named.repo
+
+
+def named_by(source: Source) -> list[Reference]:
+    """All code that the files of a checkpoint name; what is no name is left out: it matters when it is asked for."""
+    found: list[Reference] = []
+    for name in _NAMING:
+        try:
+            path = source.find(name)
+            raw = {} if path is None else read_json(path)
+        except (ConfigError, RepoError):
+            continue
+        for text in _said(raw):
+            try:
+                found.append(Reference.parse(text, name))
+            except OmniformError:
+                continue
+    return found
+
+
+def _said(raw: Mapping[str, object]) -> list[object]:
+    maps, tasks = raw.get("auto_map"), raw.get("custom_pipelines")
+    values = list(maps.values()) if isinstance(maps, Mapping) else [maps]
+    flat = [one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])]
+    infos = tasks.values() if isinstance(tasks, Mapping) else ()
+    return [*flat, *(info.get("impl") for info in infos if isinstance(info, Mapping))]
