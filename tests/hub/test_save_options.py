@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import omniform
 from omniform import AutoConfig, AutoModelForCausalLM
-from omniform.core.errors import InputError, UnknownNameError
+from omniform.core.errors import InputError, RepoError, TrustError
 
 TINY = {
     "vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -122,12 +122,12 @@ def test_code_that_a_folder_names(tmp_path):
     code = {"auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}}
     (tmp_path / "config.json").write_text(json.dumps({**raw, **code}))
     AutoModelForCausalLM.from_pretrained(tmp_path)
-    for door in (AutoModelForCausalLM, AutoConfig):
-        with pytest.raises(InputError, match=r"modeling_mine\.Mine"):
-            door.from_pretrained(tmp_path, trust_remote_code=True)
+    AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)  # code of the model's only
+    with pytest.raises(RepoError, match=r"modeling_mine\.py"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     (tmp_path / "config.json").write_text(json.dumps({**raw, **code, "model_type": "mine"}))
     for door in (AutoModelForCausalLM, AutoConfig):
-        with pytest.raises(UnknownNameError, match=r"'mine'.*modeling_mine\.Mine"):
+        with pytest.raises(TrustError, match=r"'mine'.*modeling_mine\.Mine"):
             door.from_pretrained(tmp_path)
 
 

@@ -11,6 +11,7 @@ from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments
 from omniform.hub import own
 from omniform.hub.checkpoint import Name, changed, fresh, load, load_config
+from omniform.hub.code import doors
 from omniform.hub.options import refuse
 from omniform.models import registry
 
@@ -24,14 +25,19 @@ class AutoConfig:
 
         Args:
             kwargs: where to look (``revision``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``,
-                ``subfolder``), and config keys to change.
+                ``subfolder``), and config keys to change. ``trust_remote_code=True`` reads it as the class that the
+                checkpoint brings, and ``code_revision`` says which version of that; see :mod:`omniform.hub.code`.
 
         Raises:
+            TrustError, CodeError, DependencyError: the class that the checkpoint brings cannot be used.
             RepoError: there is no such folder or repository.
             ConfigError: the file is no JSON, or holds an unsupported value.
             UnknownNameError: an unknown ``model_type``.
             UnknownArgumentError: a keyword that is neither.
         """
+        named = doors.config_of(pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(ModelConfig, named)
         return load_config(ModelConfig, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -91,7 +97,10 @@ class AutoModel:
                 - ``disable_mmap``: read the weights into memory instead of mapping them.
                 - ``state_dict``: weights to use instead of the files', by our names or the Hub's; with a ``config``,
                   the checkpoint's name may be None.
-                - ``trust_remote_code``: changes nothing where a checkpoint names no code; where it does, refused.
+                - ``trust_remote_code``: True to load it as the class that the checkpoint brings, where it names one
+                  for this Auto class; what comes back is then what that class loads. The code is shown the first time,
+                  and asked about when it has changed (:mod:`omniform.hub.code`).
+                - ``code_revision``: which version of that code.
                 - ``add_pooling_layer``: False to leave out the pooler of a base model.
 
                 Any other keyword is a config key to change (``num_labels=3``).
@@ -99,6 +108,9 @@ class AutoModel:
         Raises:
             RepoError, ConfigError, WeightsError, UnknownNameError, UnknownArgumentError: see those classes.
         """
+        named = doors.model_of(cls.__name__, pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(Model, named)
         return load(pretrained_model_name_or_path, cls.choose, f"{cls.__name__}.from_pretrained", kwargs)
 
     @classmethod
@@ -115,7 +127,11 @@ class AutoModel:
             UnknownArgumentError: another keyword.
         """
         callee = f"{cls.__name__}.from_config"
-        check_arguments(callee, kwargs, ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code"))
+        named = doors.model_from(cls.__name__, config, kwargs)
+        if named is not None:
+            return cast(Model, named)
+        known = ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code", "code_revision")
+        check_arguments(callee, kwargs, known)
         refuse(kwargs)
         if not isinstance(config, ModelConfig):
             raise InputError("not a config", where=callee, expected="a ModelConfig", found=type(config).__name__)

@@ -19,9 +19,10 @@ from omniform.core.errors import (
     check_arguments,
     nearest,
 )
-from omniform.core.kinds import switch
+from omniform.hub.code import doors
+from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
-from omniform.hub.options import WHERE_ARGUMENTS, places, refuse_code
+from omniform.hub.options import WHERE_ARGUMENTS, places
 from omniform.hub.save import replace_files
 from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessor, image_processor
@@ -38,7 +39,7 @@ Name = str | os.PathLike[str]
 
 PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 
-_SWITCHES: Final = ("trust_remote_code", "use_fast", "config")
+_SWITCHES: Final = ("trust_remote_code", "code_revision", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
     "spm.model", "sentencepiece.model", "source.spm", "tekken.json", "tiktoken.model", "merges.txt",
@@ -89,6 +90,9 @@ class AutoTokenizer(_AutoInput):
             ConfigError: a file is malformed, or a setting is not supported.
             UnknownArgumentError: a keyword that is neither.
         """
+        named = doors.input_of("AutoTokenizer", pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(Tokenizer, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         return checkpoint.tokenizer(settings)
 
@@ -108,6 +112,9 @@ class AutoImageProcessor(_AutoInput):
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
+        named = doors.input_of("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(ImageProcessor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         return checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained")
 
@@ -129,6 +136,9 @@ class AutoFeatureExtractor(_AutoInput):
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
+        named = doors.input_of("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(FeatureExtractor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         callee = "AutoFeatureExtractor.from_pretrained"
         if checkpoint.listens():
@@ -154,6 +164,9 @@ class AutoProcessor(_AutoInput):
             UnknownNameError: the files name an unknown processor.
             UnknownArgumentError: no part has such a setting.
         """
+        named = doors.input_of("AutoProcessor", pretrained_model_name_or_path, kwargs)
+        if named is not None:
+            return cast(Processor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         kind = checkpoint.processor_class()
         if kind is not None:
@@ -214,7 +227,7 @@ def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directo
 
 def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:
     """The checkpoint that is asked for, and the settings that are to be changed."""
-    trusted = switch("trust_remote_code", kwargs.get("trust_remote_code"))
+    mode_of(kwargs.get("trust_remote_code"))
     if not isinstance(name, (str, os.PathLike)):
         raise InputError(
             "this is no checkpoint",
@@ -228,15 +241,7 @@ def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[st
     if config is not None and not isinstance(config, ModelConfig):
         raise InputError("not a config", where="config", expected="a ModelConfig", found=type(config).__name__)
     settings = {key: value for key, value in kwargs.items() if key not in _SWITCHES}
-    checkpoint = Checkpoint(source, None if config is None else config.raw)
-    if trusted:
-        refuse_code({"auto_map": checkpoint.code()}, source.name, trusted=True)
-    return checkpoint, settings
-
-
-_READERS: Final = frozenset(
-    {"AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor", "AutoVideoProcessor"}
-)
+    return Checkpoint(source, None if config is None else config.raw), settings
 
 
 class Checkpoint:
@@ -260,15 +265,6 @@ class Checkpoint:
             path = self.source.find(name)
             self._files[name] = {} if path is None else read_json(path)
         return self._files[name]
-
-    def code(self) -> dict[str, object]:
-        """The classes of its own that it names for what reads texts, pictures and sounds."""
-        found: dict[str, object] = {}
-        for name in ("config.json", "tokenizer_config.json", PREPROCESSOR_FILE, PROCESSOR_FILE):
-            named = self._json(name).get("auto_map")
-            pairs = named if isinstance(named, Mapping) else {"AutoTokenizer": named} if named else {}
-            found.update({str(key): value for key, value in pairs.items() if key in _READERS})
-        return found
 
     def preprocessor(self, part: str = "image_processor") -> Mapping[str, object]:
         """The object that describes the image processor or the feature extractor; empty where there is none."""

@@ -23,6 +23,7 @@ from omniform.core.errors import (
     listed,
     nearest,
 )
+from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
@@ -33,7 +34,6 @@ from omniform.hub.options import (
     named_dtype,
     places,
     refuse,
-    refuse_code,
     split,
 )
 from omniform.hub.quantizing import mark_quantized, quantizer_of, with_quantizer
@@ -54,10 +54,9 @@ def load_config(kind: type[ModelConfig], name: Name, **kwargs: object) -> ModelC
     """A checkpoint's config as one class, which may be that of a part of it."""
     where, rest = places(kwargs)
     refuse(rest)
-    trusted = rest.pop("trust_remote_code", None) is True
+    mode_of(rest.pop("trust_remote_code", None))
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source, kind)
-    refuse_code(config.raw, source.name, trusted=trusted)
     if kind is ModelConfig:
         return changed(config, rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
     for part in (config, *config.parts.values()):
@@ -91,11 +90,10 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
 def _refuse_unknown_code(raw: Mapping[str, object], where: str) -> None:
     kind, code = raw.get("model_type"), raw.get("auto_map")
     if isinstance(kind, str) and isinstance(code, Mapping) and code and not registry.is_known(kind):
-        raise UnknownNameError(
-            "this model_type is unknown, and the code that the checkpoint brings for it is never run",
-            where=where,
-            found=f"{kind!r}; auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
-            remedy=nearest(kind, registry.known_families()),
+        raise untrusted(
+            where,
+            "this model_type is unknown here, and the code that the checkpoint brings for it is not run unasked",
+            f"{kind!r}; auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
         )
 
 
@@ -210,7 +208,6 @@ def open_checkpoint(
     by_hand = name is None and options.state_dict is not None and options.config is not None
     source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
     config = _given_config(options.config) or read_config(source, config_class)
-    refuse_code(config.raw, source.name, trusted=options.trust_remote_code)
     config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     quantizer = quantizer_of(config, options.quantization_config)
     config, kind = choose(config)

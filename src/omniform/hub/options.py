@@ -142,25 +142,6 @@ def refuse(given: dict[str, object]) -> None:
                 raise InputError(why, where=name, expected=repr(harmless[-1]), found=brief(value), remedy=remedy)
 
 
-def refuse_code(raw: Mapping[str, object], where: str, *, trusted: bool) -> None:
-    """Raise :class:`InputError` if a checkpoint names code of its own and the user asks for it.
-
-    Args:
-        raw: the mapping of its ``config.json``.
-        where: the checkpoint.
-        trusted: what the user says (``trust_remote_code``).
-    """
-    code = raw.get("auto_map")
-    if trusted and isinstance(code, Mapping) and code:
-        raise InputError(
-            "code from a repository is never run",
-            where=where,
-            expected="trust_remote_code=False",
-            found=f"auto_map: {', '.join(sorted(map(str, code.values())))[:200]}",
-            remedy="Without trust_remote_code, omniform's own family of its model_type loads it, if there is one.",
-        )
-
-
 def named_dtype(name: object) -> torch.dtype | None:
     """The dtype of a name; None for None and ``"auto"``, which leave it to the checkpoint.
 

@@ -71,6 +71,11 @@ def is_known(model_type: str) -> bool:
     return model_type in _REGISTERED or model_type in _CONFIGS
 
 
+def is_users(model_type: object) -> bool:
+    """Whether the user has registered a family or a class of configs for a ``model_type``."""
+    return isinstance(model_type, str) and (model_type in _REGISTERED or model_type in _CONFIGS)
+
+
 GROUP = "omniform.families"
 """The group of entry points in which installed packages name families of their own."""
 

@@ -25,8 +25,8 @@ class Judged:
     """How files compare with what was accepted.
 
     Attributes:
-        state: ``"known"``: accepted before. ``"new"``: nobody has been asked yet. ``"changed"``: they are others than were
-            accepted.
+        state: ``"known"``: accepted before. ``"new"``: nobody has been asked yet. ``"changed"``: they are others than
+            were accepted.
         before: the version that was accepted last.
         changed: paths of files that are others now.
         added: paths of files that were not there.
@@ -42,8 +42,8 @@ def judge(key: str, files: Iterable[File], named: Iterable[str] | None = None) -
     """Compare files with what was accepted of a repository.
 
     Args:
-        named: paths that the checkpoint itself leads to; a new file counts as a change if it is one of these, and not if
-            the user has asked for it by name. All, by default.
+        named: paths that the checkpoint itself leads to; a new file counts as a change if it is one of these, and not
+            if the user has asked for it by name. All, by default.
     """
     now = digests(files)
     versions = trust.accepted(key)
@@ -77,11 +77,7 @@ def admit(key: str, name: str, files: Sequence[File], commit: str, named: Iterab
         log.warning("%s brings code of its own, which runs now and is remembered:\n%s", name, overview(files, commit))
     else:
         _ask(name, files, commit, found)
-    trust.accept(key, _with_before(files, found), commit)
-
-
-def _with_before(files: Sequence[File], found: Judged) -> Sequence[File]:
-    return files if found.state == "changed" else files
+    trust.accept(key, files, commit)
 
 
 def _ask(name: str, files: Sequence[File], commit: str, found: Judged) -> None:

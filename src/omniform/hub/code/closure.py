@@ -211,7 +211,7 @@ class Files:
             yield _path(target, "__init__.py")
 
     def _packages_of(self, path: str) -> list[str]:
-        """Files of the packages that a file lies in, which run before it. That of the root does where it is imported."""
+        """Files of the packages that a file lies in, which run before it; the root's runs only where it is imported."""
         parts = path.split("/")[:-1]
         inits = ["/".join(parts[: i + 1]) + "/__init__.py" for i in range(len(parts))]
         return [init for init in inits if init != path and self._is(init)]

@@ -1,7 +1,7 @@
 """What the Auto classes ask first, where the user trusts a checkpoint: does it name a class of its own for this?
 
-Each function gives None where it does not, and omniform's own class loads the checkpoint; what the user has registered comes
-before what a checkpoint names, as it does in the ecosystem.
+Each function gives None where it does not, and omniform's own class loads the checkpoint; what the user has registered
+comes before what a checkpoint names, as it does in the ecosystem.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from omniform.core.config import ModelConfig
-from omniform.core.errors import CodeError, InputError
+from omniform.core.errors import CodeError, InputError, listed
+from omniform.hub import own
 from omniform.hub.checkpoint import changed
 from omniform.hub.code import foreign
 from omniform.hub.code.named import class_named
@@ -77,8 +78,11 @@ def config_of(name: Name, kwargs: Mapping[str, object]) -> object | None:
         return None
     asked = Asked(name, kwargs)
     raw = read_json(asked.source.need("config.json"))
-    kind = None if _is_registered(raw) else asked.kind("AutoConfig", raw.get("auto_map"))
-    return None if kind is None else _config_as(kind, asked, raw, asked.rest)
+    kind = None if registry.is_users(raw.get("model_type")) else asked.kind("AutoConfig", raw.get("auto_map"))
+    if kind is None:
+        _need_known("AutoConfig", raw, asked)
+        return None
+    return _config_as(kind, asked, raw, asked.rest)
 
 
 def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
@@ -88,14 +92,19 @@ def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
     asked = Asked(name, kwargs)
     given = asked.rest.pop("config", None)
     raw = _raw_of(given, asked)
-    kind = None if _is_registered(raw) else asked.kind(auto, raw.get("auto_map"))
-    if kind is None:
+    if own.registered(auto, model_type=raw.get("model_type")) is not None:
         return None
-    own = asked.kind("AutoConfig", raw.get("auto_map")) if not isinstance(given, ModelConfig) else None
+    kind = asked.kind(auto, raw.get("auto_map"))
+    if kind is None:
+        _need_known(auto, raw, asked)
+        return None
+    theirs = None
+    if not isinstance(given, ModelConfig) and not registry.is_users(raw.get("model_type")):
+        theirs = asked.kind("AutoConfig", raw.get("auto_map"))
     if home_of(kind) == "omniform":
         config = given if given is not None and not _is_path(given) else None
-        if config is None and own is not None:
-            config = _config_as(own, asked, raw, {})
+        if config is None and theirs is not None:
+            config = _config_as(theirs, asked, raw, {})
         config = config if config is not None else _config_for(kind, asked, raw)
         if not isinstance(config, ModelConfig):
             raise CodeError(
@@ -103,8 +112,10 @@ def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
                 where=asked.source.name,
                 found=f"{kind.__name__} and {type(config).__name__}",
             )
-        return cast(object, foreign.method(kind, "from_pretrained")(name, **asked.where, **asked.rest, config=config))
-    config = _foreign_config(kind, own, given, asked, raw)
+        return foreign.method(kind, "from_pretrained")(name, **asked.where, **asked.rest, config=config)
+    if given is None and theirs is not None and home_of(theirs) == "transformers":
+        return foreign.load(kind, asked.source, foreign.with_config(theirs, asked.source, asked.rest))
+    config = _foreign_config(kind, theirs, given, asked, raw)
     return foreign.load(kind, asked.source, asked.rest if config is None else {**asked.rest, "config": config})
 
 
@@ -113,7 +124,7 @@ def model_from(auto: str, config: object, kwargs: Mapping[str, object]) -> objec
     if mode_of(kwargs.get("trust_remote_code")) == "never":
         return None
     raw, name = _mapping_of(config), _name_of(config)
-    if not raw.get("auto_map") or not name or _is_registered(raw):
+    if not raw.get("auto_map") or not name or own.registered(auto, model_type=raw.get("model_type")) is not None:
         return None
     asked = Asked(name, kwargs)
     kind = asked.kind(auto, raw.get("auto_map"))
@@ -129,18 +140,42 @@ def input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
     if mode_of(kwargs.get("trust_remote_code")) == "never":
         return None
     asked = Asked(name, kwargs)
+    if _is_users_input(auto, asked):
+        return None
     for file in _INPUT_FILES[auto]:
-        raw = asked.json(file)
-        kind = None if _is_registered(raw) else asked.kind(auto, raw.get("auto_map"))
+        kind = asked.kind(auto, asked.json(file).get("auto_map"))
         if kind is not None:
             rest = {key: value for key, value in asked.rest.items() if key not in ("config", "use_fast")}
             return asked.load(kind, rest)
     return None
 
 
+def _need_known(auto: str, raw: Mapping[str, object], asked: Asked) -> None:
+    """Raise :class:`CodeError` if neither omniform nor the checkpoint has a class for this."""
+    model_type, auto_map = raw.get("model_type"), raw.get("auto_map")
+    if auto_map and isinstance(model_type, str) and not registry.is_known(model_type):
+        names = auto_map if isinstance(auto_map, Mapping) else {}
+        raise CodeError(
+            f"the checkpoint brings no class for {auto}, and its model_type is unknown here",
+            where=asked.source.name,
+            expected=f"auto_map[{auto!r}]",
+            found=f"{model_type!r}; auto_map has {listed(names)}",
+        )
+
+
+def _is_users_input(auto: str, asked: Asked) -> bool:
+    files = [asked.json(file) for file in _INPUT_FILES[auto]]
+    keys = ("tokenizer_class", "processor_class", "image_processor_type", "feature_extractor_type")
+    model_type = asked.json("config.json").get("model_type")
+    names = [file.get(key) for file in files for key in keys]
+    return own.registered(auto, model_type=model_type, names=names) is not None
+
+
 def _config_as(kind: type, asked: Asked, raw: Mapping[str, object], rest: Mapping[str, object]) -> object:
     if not issubclass(kind, ModelConfig):
-        return foreign.load(kind, asked.source, rest)
+        # Theirs do not note where they come from unless they are told, and from_config asks them.
+        note = {"name_or_path": asked.source.name} if home_of(kind) == "transformers" else {}
+        return foreign.load(kind, asked.source, {**rest, **note})
     changes = dict(rest)
     refuse(changes)
     config = kind.from_dict(raw)
@@ -150,15 +185,15 @@ def _config_as(kind: type, asked: Asked, raw: Mapping[str, object], rest: Mappin
 
 def _config_for(kind: type, asked: Asked, raw: Mapping[str, object]) -> object:
     """The config of a model's class for omniform, where the checkpoint names no class of configs."""
-    own = next((vars(base)["config_class"] for base in kind.__mro__ if "config_class" in vars(base)), ModelConfig)
-    assert isinstance(own, type)
-    if own is ModelConfig and isinstance(raw.get("model_type"), str) and raw["model_type"] in registry.known_families():
+    named = next((vars(base)["config_class"] for base in kind.__mro__ if "config_class" in vars(base)), ModelConfig)
+    model_type = raw.get("model_type")
+    if isinstance(model_type, str) and (registry.is_users(model_type) or named is ModelConfig):
         return registry.config_of(raw, where=asked.source.name)
-    return _config_as(own, asked, raw, {})
+    return _config_as(named, asked, raw, {})
 
 
 def _foreign_config(
-    kind: type, own: type | None, given: object, asked: Asked, raw: Mapping[str, object]
+    kind: type, named: type | None, given: object, asked: Asked, raw: Mapping[str, object]
 ) -> object | None:
     """The config for a class that is not written for omniform: one of its own library's."""
     if given is not None and not isinstance(given, ModelConfig) and not _is_path(given):
@@ -168,9 +203,7 @@ def _foreign_config(
         if not isinstance(theirs, type) or home_of(kind) != "transformers":
             return given
         return foreign.method(theirs, "from_dict")(given.to_diff_dict())
-    if own is None:
-        return None
-    return _config_as(own, asked, raw, {})
+    return None if named is None else _config_as(named, asked, raw, {})
 
 
 def _raw_of(given: object, asked: Asked) -> Mapping[str, object]:
@@ -192,9 +225,3 @@ def _mapping_of(config: object) -> Mapping[str, object]:
 def _name_of(config: object) -> str:
     said = config.name_or_path if isinstance(config, ModelConfig) else vars(config).get("_name_or_path")
     return said if isinstance(said, str) else ""
-
-
-def _is_registered(raw: Mapping[str, object]) -> bool:
-    """Whether the user has registered a class of configs for this ``model_type``, which comes before any other."""
-    kind = raw.get("model_type")
-    return isinstance(kind, str) and registry.is_registered(kind)

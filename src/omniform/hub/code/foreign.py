@@ -34,6 +34,19 @@ def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
     return method(kind, "from_pretrained")(name, **where, **rest)
 
 
+_NOT_OF_CONFIGS = ("dtype", "torch_dtype", "quantization_config")
+"""Keywords that are also keys of a config, and mean how to load the weights here."""
+
+
+def with_config(kind: type, source: Source, rest: Mapping[str, object]) -> dict[str, object]:
+    """A model's keywords for transformers: those that are keys of its config are taken out, and change the config."""
+    kept = {key: value for key, value in rest.items() if key in _NOT_OF_CONFIGS}
+    given = {key: value for key, value in rest.items() if key not in _NOT_OF_CONFIGS}
+    found = load(kind, source, {**given, "name_or_path": source.name, "return_unused_kwargs": True})
+    config, unused = cast("tuple[object, dict[str, object]]", found)
+    return {**unused, **kept, "config": config}
+
+
 def commit_of(source: Source) -> str:
     """The commit that a checkpoint on the Hub was found at; empty for a folder."""
     path = source.find("config.json") if source.folder is None else None

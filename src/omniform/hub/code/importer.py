@@ -1,9 +1,9 @@
 """Modules made of bytes in memory, under names that tell the bytes: ``omniform.modules.REPO._DIGEST.modeling``.
 
 A module is called by the digest of all files that it is made of (its closure). Two revisions of a repository, or two
-repositories with files of the same names, can therefore not be mistaken for one another, and a config's class is the same
-object whether the config's file or the model's led to it. No other finder is asked: the packages have no path, so neither a
-changed copy on disk nor a stale ``__pycache__`` can take the place of what was digested.
+repositories with files of the same names, can therefore not be mistaken for one another, and a config's class is the
+same object whether the config's file or the model's led to it. No other finder is asked: the packages have no path, so
+neither a changed copy on disk nor a stale ``__pycache__`` can take the place of what was digested.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def package_of(files: Files, entry: str) -> Package:
         if name not in _PACKAGES:
             inner = {one.path: one for one in files.closure(file.path)}
             _PACKAGES[name] = Package(name, inner, {path: homes[path] for path in inner}, files.where)
-            copies.write(name, {path: one.text for path, one in inner.items()})
+        copies.write(name, {path: one.text for path, one in _PACKAGES[name].files.items()})
     return _PACKAGES[homes[entry]]
 
 
@@ -110,8 +110,8 @@ def _import(name: str, where: str) -> ModuleType:
 def find(fullname: str) -> ModuleSpec | None:
     """The spec of a module below :data:`ROOT`; None where there is none.
 
-    A package that this process has not read (one that a pickle names) is looked for in the modules cache, and counts if the
-    user has accepted its files.
+    A package that this process has not read (one that a pickle names) is looked for in the modules cache, and counts
+    if the user has accepted its files.
     """
     if fullname == ROOT:
         return _empty(fullname)
@@ -203,4 +203,4 @@ class _Alias(InspectLoader):
 
     def get_source(self, fullname: str) -> None:
         """The other module has it."""
-        return None
+        return

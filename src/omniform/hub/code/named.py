@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError, TrustError
+from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
 from omniform.hub.code import asking, importer
 from omniform.hub.code.closure import Files, Repository, check
 from omniform.hub.code.promises import keeps
@@ -65,16 +65,6 @@ def in_sandbox(asked: Reference, source: Source) -> NoReturn:
         where="trust_remote_code",
         found="'sandbox'",
         remedy=f"omniform trust {source.name} shows the code of {asked.file}.",
-    )
-
-
-def untrusted(source: Source, what: str) -> TrustError:
-    """The error for code that would have to run."""
-    return TrustError(
-        "this needs code that the checkpoint brings, which is not run unless you say so",
-        where=source.name,
-        found=what,
-        remedy=f"Read it (omniform trust {source.name} shows it); if you trust it, pass trust_remote_code=True.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Code that another process has read: what a pickle names is found in the modules cache, if the user has accepted it."""
+"""Code that another process has read: what a pickle names is in the modules cache, and counts if it was accepted."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
 
-from omniform.core.errors import ConfigError, InputError, brief
+from omniform.core.errors import ConfigError, InputError, TrustError, brief
 from omniform.hub.code.closure import File, digest_of, digests
 from omniform.hub.code.copies import hf_home
 from omniform.hub.files import read_json
@@ -42,6 +42,16 @@ def mode_of(trust_remote_code: object) -> Mode:
         where="trust_remote_code",
         expected="True, False or 'sandbox'",
         found=brief(trust_remote_code),
+    )
+
+
+def untrusted(name: str, problem: str, found: str) -> TrustError:
+    """The error for code that would have to run."""
+    return TrustError(
+        problem,
+        where=name,
+        found=found,
+        remedy=f"Read the code (omniform trust {name} shows it); if you trust it, pass trust_remote_code=True.",
     )
 
 
