@@ -13,6 +13,7 @@ from omniform.hub import own
 from omniform.hub.checkpoint import Name, changed, fresh, load, load_config
 from omniform.hub.code import doors
 from omniform.hub.options import refuse
+from omniform.hub.remote import together
 from omniform.models import registry
 
 
@@ -35,10 +36,11 @@ class AutoConfig:
             UnknownNameError: an unknown ``model_type``.
             UnknownArgumentError: a keyword that is neither.
         """
-        named = doors.config_of(pretrained_model_name_or_path, kwargs)
-        if named is not None:
-            return cast(ModelConfig, named)
-        return load_config(ModelConfig, pretrained_model_name_or_path, **kwargs)
+        with together():
+            named = doors.config_of(pretrained_model_name_or_path, kwargs)
+            if named is not None:
+                return cast(ModelConfig, named)
+            return load_config(ModelConfig, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def for_model(cls, model_type: str, **kwargs: object) -> ModelConfig:
@@ -108,10 +110,11 @@ class AutoModel:
         Raises:
             RepoError, ConfigError, WeightsError, UnknownNameError, UnknownArgumentError: see those classes.
         """
-        named = doors.model_of(cls.__name__, pretrained_model_name_or_path, kwargs)
-        if named is not None:
-            return cast(Model, named)
-        return load(pretrained_model_name_or_path, cls.choose, f"{cls.__name__}.from_pretrained", kwargs)
+        with together():
+            named = doors.model_of(cls.__name__, pretrained_model_name_or_path, kwargs)
+            if named is not None:
+                return cast(Model, named)
+            return load(pretrained_model_name_or_path, cls.choose, f"{cls.__name__}.from_pretrained", kwargs)
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: object) -> Model:

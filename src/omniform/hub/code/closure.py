@@ -10,6 +10,7 @@ from pathlib import Path
 from omniform.core.errors import CodeError, OmniformError, RepoError, listed
 from omniform.hub.code.imports import Imports, Relative, need_packages, read_code, scan
 from omniform.hub.files import Source
+from omniform.hub.remote import Asked, remote
 
 LARGEST_FILE = 8 * 2**20
 """Files of code beyond this many bytes are refused."""
@@ -34,9 +35,17 @@ class Repository:
     def of(cls, source: Source, revision: str | None = None) -> Repository:
         """The repository of a checkpoint; its code may be taken from another ``revision``."""
         root = replace(source, subfolder="")
-        if revision is not None and source.folder is None:
-            root = replace(root, revision=revision)
+        if revision is not None and source.remote is not None:
+            asked = replace(source.remote.asked, revision=revision)
+            root = replace(root, revision=revision, remote=remote(asked))
         return cls(root, Path(source.subfolder).as_posix() if source.subfolder else "")
+
+    @classmethod
+    def elsewhere(cls, name: str, source: Source, revision: str | None = None) -> Repository:
+        """Another repository on the Hub, whose code a checkpoint names; asked as its own is."""
+        asked = Asked(name) if source.remote is None else source.remote.asked
+        asked = replace(asked, name=name, revision=revision)
+        return cls(Source(name=name, revision=revision, remote=remote(asked)))
 
     @property
     def key(self) -> str:
@@ -74,7 +83,7 @@ class Repository:
 
     def entry(self, file: str) -> str:
         """Where a file that the checkpoint names lies: beside the checkpoint, else at the repository's root."""
-        if self.beside and self.path(f"{self.beside}/{file}") is not None:
+        if self.beside and self.source.has(f"{self.beside}/{file}"):
             return f"{self.beside}/{file}"
         return file
 
@@ -219,7 +228,7 @@ class Files:
     def _is(self, file: str) -> bool:
         if file in self.found:
             return True
-        if file not in self._absent and self.repository.path(file) is not None:
+        if file not in self._absent and self.repository.source.has(file):
             return True
         self._absent.add(file)
         return False

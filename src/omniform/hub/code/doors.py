@@ -20,6 +20,7 @@ from omniform.hub.code.promises import home_of
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import WHERE_ARGUMENTS, places, refuse
+from omniform.hub.remote import together
 from omniform.models import registry
 
 Name = str | os.PathLike[str]
@@ -139,6 +140,11 @@ def input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
     """What reads inputs as the class that the checkpoint names; see :meth:`omniform.AutoTokenizer.from_pretrained`."""
     if mode_of(kwargs.get("trust_remote_code")) == "never":
         return None
+    with together():
+        return _input_of(auto, name, kwargs)
+
+
+def _input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
     asked = Asked(name, kwargs)
     if _is_users_input(auto, asked):
         return None

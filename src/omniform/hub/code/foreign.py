@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import cast
 
 from omniform.core.errors import CodeError
@@ -23,14 +22,8 @@ def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
     name = str(source.folder)
     if source.folder is None:
         name = source.name
-        found = commit_of(source)
-        said = {
-            "revision": found or source.revision,
-            "token": source.token,
-            "cache_dir": source.cache_dir,
-            "local_files_only": source.local_files_only or None,
-        }
-        where |= {key: value for key, value in said.items() if value is not None}
+        said = {**source.places(), "revision": source.commit or source.revision}
+        where |= {key: value for key, value in said.items() if value is not None and value is not False}
     return method(kind, "from_pretrained")(name, **where, **rest)
 
 
@@ -45,18 +38,6 @@ def with_config(kind: type, source: Source, rest: Mapping[str, object]) -> dict[
     found = load(kind, source, {**given, "name_or_path": source.name, "return_unused_kwargs": True})
     config, unused = cast("tuple[object, dict[str, object]]", found)
     return {**unused, **kept, "config": config}
-
-
-def commit_of(source: Source) -> str:
-    """The commit that a checkpoint on the Hub was found at; empty for a folder."""
-    path = source.find("config.json") if source.folder is None else None
-    return "" if path is None else snapshot_of(path)
-
-
-def snapshot_of(path: Path) -> str:
-    """The commit in the path of a file in the Hub's cache; empty for another path."""
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else ""
 
 
 def method(kind: type, name: str) -> Callable[..., object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
@@ -83,10 +83,7 @@ class Code:
     @property
     def commit(self) -> str:
         """The commit that it was read from; empty for a folder."""
-        origins = [file.origin.parts for file in self.files.found.values()]
-        if self.files.repository.source.folder is not None or not origins or "snapshots" not in origins[0]:
-            return ""
-        return origins[0][origins[0].index("snapshots") + 1]
+        return self.files.repository.source.commit or ""
 
     def admit(self, asked: Iterable[str] = ()) -> None:
         """Show the code and remember it; see :func:`asking.admit`."""
@@ -135,8 +132,7 @@ def loaded(asked: Reference, source: Source, *, code_revision: str | None = None
 def _home(source: Source, repo: str | None, code_revision: str | None) -> Repository:
     if repo is None:
         return Repository.of(source, code_revision)
-    other = replace(source, name=repo, folder=None, revision=code_revision, subfolder="")
-    return Repository.of(other)
+    return Repository.elsewhere(repo, source, code_revision)
 
 
 def _foreign(named: Reference, source: Source) -> str | None:
