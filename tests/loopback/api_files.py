@@ -54,7 +54,6 @@ def _resolve(call: Call) -> Answer:
         return Answer(200, repo.data(file), headers, ranged=True)
     sha256 = file.large.sha256
     headers |= {"X-Linked-Size": str(file.size), "X-Linked-ETag": f'"{sha256}"', "Accept-Ranges": "bytes"}
-    headers |= call.hub.xet_headers(repo, sha256, commit)
     key = f"{repo.kind}s/{quote(repo.name)}/{sha256}/{quote(path.rsplit('/', 1)[-1])}"
     headers |= {"Location": f"{call.hub.cdn}/cdn/{key}", "ETag": f'"{sha256}"'}
     return Answer(302, b"", headers)
@@ -86,7 +85,6 @@ def _file_row(call: Call, commit: str, file: File, expand: bool) -> dict[str, ob
     row: dict[str, object] = {"type": "file", "oid": file.oid, "size": file.size, "path": file.path}
     if file.large is not None:
         row["lfs"] = {"oid": file.large.sha256, "size": file.size, "pointerSize": len(file.large.data())}
-        row |= call.hub.xet_hash(call.repo, file.large.sha256)
     if expand:
         row["lastCommit"] = _last(call.repo, commit, file.path)
     return row

@@ -7,7 +7,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import yaml  # type: ignore[import-untyped]
 
@@ -18,7 +18,7 @@ from loopback.store import KINDS, File, Kind, NoFileError, Repository, Settings
 from loopback.wire import Answer, RefusedError, as_json
 
 _NAME: Final = re.compile(r"(?!.*(--|\.\.|\.git$|\.ipynb$))[A-Za-z0-9_][\w.-]{0,95}(?<![-.])")
-_BITS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def _kind(value: object) -> Kind:
@@ -97,6 +97,51 @@ def move(call: Call) -> Answer:
     return as_json({"success": True})
 
 
+@on("POST", "duplicate")
+def duplicate(call: Call) -> Answer:
+    repo, given = call.read(), call.request.json()
+    name = str(given.get("repository") or f"{call.user().user}/{repo.name.rsplit('/', 1)[-1]}")
+    _must_admit(call, name.split("/")[0])
+    url = f"{call.hub.address}/{PREFIX[repo.kind]}{name}"
+    if call.hub.store.get(repo.kind, name) is not None:
+        return as_json({"error": f"{name} already exists", "url": url}, 409)
+    copy = call.hub.store.copy(repo, name)
+    copy.settings.private = bool(_private(given)) if _private(given) is not None else repo.settings.private
+    copy.settings.gated, copy.settings.accepted = False, []
+    copy.save_settings()
+    return as_json({"url": url})
+
+
+@on("POST", "super-squash")
+def squash(call: Call) -> Answer:
+    """One commit in place of a branch's history."""
+    repo, branch = call.write(), "/".join(call.rest[1:])
+    head = repo.git.ref(f"refs/heads/{branch}")
+    if head is None:
+        raise RefusedError(400 if branch.startswith("refs/") else 404, f"Invalid rev id: {branch}", "RevisionNotFound")
+    title = str(call.request.json().get("message") or "Super-squash")
+    repo.git.set_ref(
+        f"refs/heads/{branch}", repo.git.write_commit(repo.git.commit(head).tree, (), call.user().user, title)
+    )
+    return as_json({"success": True})
+
+
+@alone("GET", "api/settings/repositories")
+def storage(call: Call) -> Answer:
+    """What the caller's own repositories take."""
+    rows = []
+    for kind in KINDS:
+        for repo in call.hub.store.all(kind):
+            head = repo.git.ref("refs/heads/main")
+            if repo.owner != call.user().user or head is None:
+                continue
+            size = sum(file.size for file in repo.files(head).values())
+            seen = "private" if repo.settings.private else "public"
+            row = {"id": repo.name, "type": kind, "visibility": seen, "storage": size, "storagePercent": 0}
+            rows.append(row | {"updatedAt": moment(repo.git.commit(head).date)})
+    return paged(call, rows, call.hub.page)
+
+
 @on("PUT", "settings")
 def settings(call: Call) -> Answer:
     repo, given = call.write(), call.request.json()
@@ -123,6 +168,16 @@ def grant(call: Call) -> Answer:
     repo.settings.accepted = [*others, user] if accepted else others
     repo.save_settings()
     return as_json({"success": True})
+
+
+@on("GET", "user-access-request")
+def requests(call: Call) -> Answer:
+    repo = call.write()
+    names = repo.settings.accepted if call.rest[1:] == ("accepted",) else []
+    when = moment(repo.settings.created)
+    return as_json(
+        [{"requestId": name, "user": {"user": name}, "status": "accepted", "timestamp": when} for name in names]
+    )
 
 
 @on("GET", "auth-check")
@@ -186,19 +241,37 @@ def _siblings(call: Call, files: Mapping[str, File], blobs: bool) -> list[dict[s
     return rows
 
 
+def _header(data: bytes) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file; none of a file that is none."""
+    with contextlib.suppress(ValueError, struct.error):
+        found = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def _safetensors(repo: Repository, files: Mapping[str, File]) -> dict[str, object] | None:
     counts: dict[str, int] = {}
     for path, file in files.items():
         if not path.endswith(".safetensors") or "/" in path:
             continue
-        data = repo.data(file)
-        with contextlib.suppress(ValueError, KeyError, struct.error):
-            header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-            for name, tensor in header.items():
-                if name != "__metadata__":
-                    size = (tensor["data_offsets"][1] - tensor["data_offsets"][0]) // _BITS[tensor["dtype"]]
-                    counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
+        for name, tensor in _header(repo.data(file)).items():
+            if name != "__metadata__" and tensor["dtype"] in _BYTES:
+                size = (tensor["data_offsets"][1] - tensor["data_offsets"][0]) // _BYTES[tensor["dtype"]]
+                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
     return {"parameters": counts, "total": sum(counts.values())} if counts else None
+
+
+@on("GET", "safetensors-metadata")
+def safetensors_metadata(call: Call) -> Answer:
+    """The headers of all shards that an index names."""
+    repo, path = call.read(), "/".join(call.rest[1:])
+    head = call.commit("main")
+    index = _load(repo, head, path)
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise RefusedError(404, "Entry not found", "EntryNotFound", X_Repo_Commit=head)
+    shards = sorted(set(index["weight_map"].values()))
+    headers = {shard: _header(repo.data(repo.file(head, shard))) for shard in shards}
+    return as_json({"index": {"metadata": index.get("metadata")}, "headers": headers})
 
 
 def describe(call: Call, repo: Repository, commit: str, full: bool = True) -> dict[str, object]:

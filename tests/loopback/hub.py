@@ -23,9 +23,10 @@ from loopback.client import connected, environment
 from loopback.faults import Faults
 from loopback.log import Log
 from loopback.people import People, Token
-from loopback.store import Add, AddLarge, Change, Delete, Gate, Kind, Repository, Settings, Store
+from loopback.store import Add, AddLarge, Change, Delete, Gate, Kind, NoFileError, Repository, Settings, Store
 from loopback.talk import Talk
 from loopback.wire import Answer, RefusedError, Request, Server
+from loopback.xet import Xet, answer_xet, is_xet
 
 _ROUTES: Final = (api_files, api_people, api_repos, api_talk, cards)  # each notes its routes when it is imported
 _KINDS: Final[dict[str, Kind]] = {"models": "model", "datasets": "dataset", "spaces": "space"}
@@ -59,7 +60,7 @@ class Hub:
         self.page, self.part, self.large, self.user = page, part, large, user
         self.store, self.people = Store(folder), People(folder / "people.json")
         self.token, self.read_token = self.people.token(user), self.people.token(user, "read")
-        self.faults, self.log = Faults(), Log()
+        self.faults, self.log, self.xet = Faults(), Log(), Xet(folder / "xet")
         self._talks: dict[tuple[Kind, str], Talk] = {}
         self._front = Server("127.0.0.1", port, "hub", self._answer, self.faults, self.log)
         self._storage = Server("127.0.0.1", 0, "cdn", self._answer_storage, self.faults, self.log)
@@ -268,7 +269,10 @@ class Hub:
             if call.found is None:
                 raise no_repository(call.token)
             raise RefusedError(404, f"The loopback Hub has no {request.method} {request.asked.path}")
-        return route(call)
+        try:
+            return route(call)
+        except NoFileError as error:
+            raise RefusedError(404, f"Entry not found: {error}", "EntryNotFound") from None
 
     def _split(self, kind: Kind, parts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         """The name of a repository, of one part or of two, and what follows it."""
@@ -284,6 +288,8 @@ class Hub:
 
     def _answer_storage(self, request: Request) -> Answer:
         """``/cdn/models/ann/tiny/SHA256/name`` and the like: no token, who has the address may."""
+        if is_xet(request):
+            return answer_xet(self, request)
         parts = request.segments
         at = next((n for n, part in enumerate(parts) if len(part) == 64), 0)
         kind = _KINDS.get(parts[1]) if len(parts) > 1 else None
@@ -296,9 +302,3 @@ class Hub:
         if (request.method, parts[0]) in (("PUT", "upload"), ("PUT", "part"), ("POST", "complete")):
             return take_upload(call)
         raise RefusedError(405, "MethodNotAllowed")
-
-    def xet_hash(self, repo: Repository, sha256: str) -> dict[str, str]:
-        return {}
-
-    def xet_headers(self, repo: Repository, sha256: str, commit: str) -> dict[str, str]:
-        return {}

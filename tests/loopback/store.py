@@ -357,6 +357,15 @@ class Store:
             assert found is not None
             return found
 
+    def copy(self, repo: Repository, name: str) -> Repository:
+        """A repository of another name that holds the same files and history, but no pull requests."""
+        with self.lock, repo.lock:
+            left_out = shutil.ignore_patterns("discussions.json", "pr", "incoming", ".*")
+            shutil.copytree(repo.folder, self._folder(repo.kind, name), ignore=left_out)
+            found = self.get(repo.kind, name)
+            assert found is not None
+            return found
+
     def all(self, kind: Kind) -> Iterator[Repository]:
         """Newest first."""
         names = [path.parent.name.replace("--", "/") for path in (self.folder / f"{kind}s").glob("*/settings.json")]
