@@ -19,8 +19,15 @@ _CRITERIA: Final = (
 )
 _RULES: Final = "*LogitsProcessor *LogitsWarper *LengthPenalty *Normalization *SpeechDetection *TextWatermarkState"
 
+_DYNAMIC: Final = (
+    "HF_MODULES_CACHE check_imports check_python_requirements create_dynamic_module custom_object_save "
+    "get_cached_module_file get_class_from_dynamic_module get_class_in_module get_imports get_relative_import_files "
+    "get_relative_imports init_hf_modules resolve_trust_remote_code"
+)
+
 PATHS: Final[dict[str, str]] = {
     "cache_utils": "Cache DynamicCache StaticCache QuantizedCache EncoderDecoderCache SlidingWindowCache",
+    "dynamic_module_utils": _DYNAMIC,
     "configuration_utils": "PretrainedConfig PreTrainedConfig",
     "feature_extraction_utils": "BatchFeature",
     "generation": f"GenerationConfig GenerationMode ContinuousBatchingConfig {_RULES} {_CRITERIA} *Watermark *Streamer",
@@ -52,7 +59,7 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding",
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "trainer_utils": "set_seed",
-    "utils": "logging ModelOutput",
+    "utils": "logging ModelOutput HF_MODULES_CACHE",
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput",
     "utils.quantization_config": "QuantizationConfigMixin",
@@ -103,6 +110,11 @@ class _Names(ModuleType):
         rest = self.__name__.partition(".")[2]
         if rest == "utils.logging" and name in PATHS[rest].split():
             value: object = vars(import_module("omniform.core.logs"))[name]
+        elif (rest == "dynamic_module_utils" and name in _DYNAMIC.split()) or name == "HF_MODULES_CACHE":
+            # The folder of modules follows the environment, and is looked up each time.
+            home = import_module("omniform.hub.code.dynamic")
+            found: object = home.__getattr__(name) if name.isupper() else vars(home)[name]
+            return found
         elif name == "logging" and rest == "utils":
             value = import_module("omniform.utils.logging")
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from omniform.hub.code import trust
+
 CONFIG = """
 from omniform import PreTrainedConfig
 
@@ -51,6 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of the Hub's own, with nothing accepted yet."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_MODULES_CACHE", raising=False)
+    monkeypatch.setattr(trust, "_SESSION", {})
     return tmp_path / "hf"
 
 

@@ -80,24 +80,38 @@ def test_what_runs_can_be_read_and_pickled(tmp_path: Path) -> None:
     assert type(again) is kind and torch.equal(again.lin.weight, model.lin.weight)
 
 
+FRESH = """
+import pathlib, pickle, sys
+pickled, copy, store = map(pathlib.Path, sys.argv[1:])
+
+def read():
+    try:
+        return type(pickle.loads(pickled.read_bytes())).__name__
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+text, accepted = copy.read_text(), store.read_text()
+copy.write_text("raise SystemExit('run')" + chr(10) + text)
+print(read())
+copy.write_text(text)
+store.unlink()
+print(read())
+store.write_text(accepted)
+print(read())
+"""
+
+
 def test_a_pickle_in_another_process(tmp_path: Path) -> None:
-    folder = mine(tmp_path / "model")
-    model = saved(folder)
+    """It finds the code by its name in the modules cache, if that is unchanged and was accepted."""
+    model = saved(mine(tmp_path / "model"))
     put(tmp_path, {"model.pickle": pickle.dumps(model)})
-    read = f"import pickle; print(type(pickle.load(open({str(tmp_path / 'model.pickle')!r}, 'rb'))).__name__)"
-
-    def child() -> tuple[str, str]:
-        done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True)
-        return done.stdout.strip(), done.stderr
-
-    assert child()[0] == "MineModel"
     copy = copies.path_of(type(model).__module__.rpartition(".")[0], "modeling_mine.py")
-    text = copy.read_text()
-    copy.write_text(f"raise SystemExit('run')\n{text}")
-    assert "was changed" in child()[1]
-    copy.write_text(text)
-    assert trust.forget(str(folder.resolve()))
-    assert "never accepted" in child()[1]
+    paths = [str(path) for path in (tmp_path / "model.pickle", copy, trust.store())]
+    done = subprocess.run([sys.executable, "-c", FRESH, *paths], capture_output=True, text=True)
+    changed, unknown, fine = done.stdout.splitlines()
+    assert changed.startswith("TrustError") and "was changed" in changed
+    assert unknown.startswith("TrustError") and "never accepted" in unknown
+    assert fine == "MineModel"
 
 
 def test_without_trust_nothing_is_imported(tmp_path: Path) -> None:

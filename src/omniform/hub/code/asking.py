@@ -59,13 +59,16 @@ def judge(key: str, files: Iterable[File], named: Iterable[str] | None = None) -
     return Judged(state, before, changed, added)
 
 
-def admit(key: str, name: str, files: Sequence[File], commit: str, named: Iterable[str] | None = None) -> None:
+def admit(
+    key: str, name: str, files: Sequence[File], commit: str, named: Iterable[str] | None = None, *, said: bool = True
+) -> None:
     """Let files run that the user trusts, after showing them once; ask where they have changed.
 
     Args:
         key: what the repository is remembered by.
         name: what the user calls it.
         named: see :func:`judge`.
+        said: whether the user has said in this call that the code may run; else it must have been accepted before.
 
     Raises:
         TrustError: they are others than were accepted, and nobody has said that these may run.
@@ -73,11 +76,26 @@ def admit(key: str, name: str, files: Sequence[File], commit: str, named: Iterab
     found = judge(key, files, named)
     if found.state == "known":
         return
-    if found.state == "new":
+    if found.state == "new" and not said:
+        _ask_first(name, files, commit)
+    elif found.state == "new":
         log.warning("%s brings code of its own, which runs now and is remembered:\n%s", name, overview(files, commit))
     else:
         _ask(name, files, commit, found)
     trust.accept(key, files, commit)
+
+
+def _ask_first(name: str, files: Sequence[File], commit: str) -> None:
+    refusal = trust.untrusted(
+        name,
+        "this runs code that the checkpoint brings, which you have not accepted",
+        f"{listed(file.path for file in files)}, digest {digest_of(digests(files))[:16]}",
+    )
+    if not at_terminal():
+        raise refusal
+    print(f"{name} brings code of its own:\n{overview(files, commit)}", file=sys.stderr)
+    if not yes(f"May the code of {name} run?"):
+        raise refusal
 
 
 def _ask(name: str, files: Sequence[File], commit: str, found: Judged) -> None:

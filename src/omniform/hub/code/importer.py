@@ -46,12 +46,16 @@ class Package:
 _PACKAGES: dict[str, Package] = {}
 
 
-def package_of(files: Files, entry: str) -> Package:
-    """The package of an entry that was read, ready to be imported; so are those of all files in it."""
-    closure = files.closure(entry)
+def homes_of(files: Files, entry: str) -> dict[str, str]:
+    """The name of the package that each file of an entry belongs to."""
     label = label_of(files.repository.key)
-    homes = {file.path: name_of(label, files.closure(file.path)) for file in closure}
-    for file in closure:
+    return {file.path: name_of(label, files.closure(file.path)) for file in files.closure(entry)}
+
+
+def package_of(files: Files, entry: str) -> Package:
+    """The package of an entry that may run, ready to be imported; so are those of all files in it."""
+    homes = homes_of(files, entry)
+    for file in files.closure(entry):
         name = homes[file.path]
         if name not in _PACKAGES:
             inner = {one.path: one for one in files.closure(file.path)}
@@ -84,10 +88,15 @@ def load(files: Files, entry: str, name: str) -> object:
     where = f"{files.where}: {entry}"
     check(closure, where)
     package = package_of(files, entry)
-    module = _import(f"{package.name}.{_module(entry)}", where)
-    if name not in vars(module):
+    return taken(f"{package.name}.{module_of(entry)}", name, where)
+
+
+def taken(module: str, name: str, where: str) -> object:
+    """What a module below :data:`ROOT` calls ``name``. Raises as :func:`load`."""
+    names = vars(_import(module, where))
+    if name not in names:
         raise CodeError("there is no such name in this file", where=where, expected=name)
-    return vars(module)[name]
+    return names[name]
 
 
 def _import(name: str, where: str) -> ModuleType:
@@ -145,7 +154,8 @@ def _recalled(name: str) -> Package | None:
     return _PACKAGES.setdefault(name, Package(name, files.found, homes, name))
 
 
-def _module(path: str) -> str:
+def module_of(path: str) -> str:
+    """The name of a file's module below its package."""
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
@@ -186,6 +196,10 @@ class _Loader(InspectLoader):
         return self.file.path.endswith("__init__.py")
 
 
+def _is_inner(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__") and name not in ("__all__", "__doc__", "__version__")
+
+
 class _Alias(InspectLoader):
     """Gives the module that the same bytes have been made into already."""
 
@@ -198,8 +212,15 @@ class _Alias(InspectLoader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the other module in this one's place, as Python allows a module to do."""
-        sys.modules[module.__name__] = import_module(self.target)
+        """Put the other module in this one's place, as Python allows a module to do.
+
+        A package only gets the other's names: more of its modules may be found below this one than below the other.
+        """
+        found = import_module(self.target)
+        if module.__spec__ is not None and module.__spec__.submodule_search_locations is not None:
+            vars(module).update({name: value for name, value in vars(found).items() if not _is_inner(name)})
+        else:
+            sys.modules[module.__name__] = found
 
     def get_source(self, fullname: str) -> None:
         """The other module has it."""

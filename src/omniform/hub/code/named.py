@@ -85,13 +85,13 @@ class Code:
         """The commit that it was read from; empty for a folder."""
         return self.files.repository.source.commit or ""
 
-    def admit(self, asked: Iterable[str] = ()) -> None:
+    def admit(self, asked: Iterable[str] = (), *, said: bool = True) -> None:
         """Show the code and remember it; see :func:`asking.admit`."""
         wanted = {path for entry in self.entries for path in _paths(self.files, entry)}
         more = {path for entry in asked for path in _paths(self.files, entry)}
         shown = [self.files.found[path] for path in sorted(wanted | more)]
         repository = self.files.repository
-        asking.admit(repository.key, repository.source.name, shown, self.commit, wanted)
+        asking.admit(repository.key, repository.source.name, shown, self.commit, wanted, said=said)
 
 
 def _paths(files: Files, entry: str) -> list[str]:
@@ -118,14 +118,20 @@ def code_of(source: Source, *, repo: str | None = None, code_revision: str | Non
     return Code(files, tuple(entries))
 
 
-def loaded(asked: Reference, source: Source, *, code_revision: str | None = None) -> object:
-    """What a reference leads to, which the user trusts; see :func:`class_named`."""
+def loaded(asked: Reference, source: Source, *, code_revision: str | None = None, said: bool = True) -> object:
+    """What a reference leads to.
+
+    Args:
+        said: whether the user has said in this call that the code may run; else it must have been accepted before.
+
+    Raises: as :func:`class_named`.
+    """
     repo = _foreign(asked, source)
     code = code_of(source, repo=repo, code_revision=code_revision)
     entry = code.files.repository.entry(asked.file)
     closure = code.files.add(entry)
     check(closure, f"{code.files.where}: {entry}")  # before anybody is asked about code that cannot run
-    code.admit([entry])
+    code.admit([entry], said=said)
     return importer.load(code.files, entry, asked.name)
 
 
