@@ -189,7 +189,8 @@ def test_homes_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         "../x.C", "/etc/x.C", "a/../../x.C", "..x.C", "x", "x.", ".C", "", "x.C.D/..", "x y.C", "x.C d", "./x.C",
         "a//x.C", "x\0.C", "x.__import__('os')", "C:\\x.C", "..--x.C", "--x.C", "/etc--x.C", "a/b/c--x.C",
-        "../up--x.C", "~--x.C", "a--b--x.C", "http://host/x.C", "-x.C", 5, None, ["x.C", "y.C", "z.C"], {"a": "b"}, "x.py", "x.1",
+        "../up--x.C", "~--x.C", "a--b--x.C", "http://host/x.C", "-x.C", 5, None, ["x.C", "y.C", "z.C"], {"a": "b"},
+        "x.py", "x.1",
     ],
 )  # fmt: skip
 def test_names_that_are_none(tmp_path: Path, name: object) -> None:
