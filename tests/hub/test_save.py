@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import InputError, RepoError, UnknownArgumentError
 from omniform.hub.devices import parse_size
-from omniform.hub.save import replace_files, shards
+from omniform.hub.folders import replace_files
+from omniform.hub.save import shards
 from reference import check_round_trip, close, omniform, saved_reference, trains, transformers
 
 TINY = {
@@ -208,7 +209,7 @@ def test_where_there_are_no_hard_links(folder, monkeypatch):
 
 
 def test_where_the_kernel_cannot_exchange(folder, monkeypatch):
-    monkeypatch.setattr("omniform.hub.save._exchanged_by_kernel", lambda *_: False)
+    monkeypatch.setattr("omniform.hub.folders._exchanged_by_kernel", lambda *_: False)
     (folder / "README.md").write_text("hello")
     model = Llama.from_pretrained(folder)
     model.save_pretrained(folder)

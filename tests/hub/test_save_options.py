@@ -84,7 +84,7 @@ def test_options_of_saving(tmp_path):
     files = {path.name for path in (tmp_path / "a").iterdir()}
     assert {"model.safetensors", "model.fp16.safetensors"} <= files and not any("-of-" in name for name in files)
     wrong = {
-        "push_to_hub": True, "variant": "../x", "safe_serialization": False, "max_shard_size": "many",
+        "push_to_hub": "yes", "variant": "../x", "safe_serialization": False, "max_shard_size": "many",
         "state_dict": 3,
     }  # fmt: skip
     for name, value in wrong.items():
@@ -97,7 +97,7 @@ def test_options_of_saving(tmp_path):
 
 def test_what_a_killed_save_left_is_cleaned_by_the_next(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from omniform.hub.save import replace_files\n"
+        "import os, sys; from pathlib import Path; from omniform.hub.folders import replace_files\n"
         "def write(folder):\n    (folder / 'half').write_text('x'); os._exit(9)\n"
         "replace_files(Path(sys.argv[1]), write)"
     )

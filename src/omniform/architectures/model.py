@@ -26,6 +26,7 @@ from omniform.core.errors import InputError, MissingPartError, UnknownAttributeE
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
+from omniform.core.pushing import PushToHub
 from omniform.core.state import DenseState, HasModules
 from omniform.core.streamed import Streamed
 from omniform.core.upstairs import upstairs
@@ -58,7 +59,7 @@ class BringsWeights(Protocol):
     execution_device: str | int | torch.device | None
 
 
-class Model(Composed):
+class Model(PushToHub, Composed):
     """Base of all models; a subclass names its parts in its body.
 
     Attributes:

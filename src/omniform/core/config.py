@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from numbers import Number
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self, Unpack, cast
 
 import numpy as np
 import torch
 
 from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS
 from omniform.core.errors import ConfigError, check_arguments, nearest
+from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 
@@ -124,7 +125,7 @@ def _anything(r: ConfigReader) -> object:
     return None
 
 
-class ModelConfig:
+class ModelConfig(PushToHub):
     """A checkpoint's config: the raw mapping, verbatim, beside the typed values read from it.
 
     Every family has a class of its own (``LlamaConfig``), made from its :class:`~omniform.architectures.family.Family`;
@@ -376,9 +377,16 @@ class ModelConfig:
         with open(json_file_path, "w", encoding="utf-8") as file:
             file.write(self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False) -> None:
-        """Write the raw mapping to ``config.json`` in a folder, whose other files stay."""
-        upstairs("hub.save:save_config")(self, save_directory, push_to_hub=push_to_hub)
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub: Unpack[SaveOptions]
+    ) -> None:
+        """Write the raw mapping to ``config.json`` in a folder, whose other files stay.
+
+        Args:
+            push_to_hub: also commit it to a repository.
+            hub: to which, and how.
+        """
+        upstairs("hub.save:save_config")(self, save_directory, push_to_hub=push_to_hub, **hub)
 
     # -- attributes --------------------------------------------------------------------------------------------------
 

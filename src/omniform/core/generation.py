@@ -12,6 +12,7 @@ from typing import Final, Literal, Protocol, cast, overload, runtime_checkable
 
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, UnknownAttributeError, brief, nearest
 from omniform.core.kinds import plain
+from omniform.core.pushing import PushToHub
 from omniform.core.settings import SETTINGS, Effect, misspelt, read
 from omniform.core.upstairs import upstairs
 from omniform.core.watermark import BaseWatermarkingConfig, watermark_of
@@ -52,7 +53,7 @@ class GenerationMode(StrEnum):
     GROUP_BEAM_SEARCH = "group_beam_search"
 
 
-class GenerationConfig:
+class GenerationConfig(PushToHub):
     """Defaults for ``generate``: every setting of the ecosystem, by attribute; None where it is not set.
 
     Names that no setting has are kept, since checkpoints bring entries of their own, and written back; ``generate``
@@ -132,13 +133,16 @@ class GenerationConfig:
     ) -> None:
         """Write ``generation_config.json`` into a folder, made if it does not exist.
 
+        Args:
+            kwargs: ``push_to_hub``, and where to; see :class:`~omniform.core.pushing.SaveOptions`.
+
         Raises:
             InputError: a value that no setting can have, or that JSON cannot hold.
             RepoError: the folder cannot be written.
         """
         self.validate()
         text = self.to_json_string(keys_to_pop=["compile_config"])
-        upstairs("hub.settings:save_settings")(save_directory, config_file_name or FILE, text, kwargs)
+        upstairs("hub.settings:save_settings")(self, save_directory, config_file_name or FILE, text, kwargs)
 
     @overload
     @classmethod

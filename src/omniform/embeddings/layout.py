@@ -16,7 +16,8 @@ from omniform.embeddings.parts import Dense, Dropout, LayerNorm, LogitScore, Nor
 from omniform.embeddings.pooling import Pooling
 from omniform.embeddings.reading import Transformer
 from omniform.hub.files import Source, read_json, read_json_list
-from omniform.hub.save import WEIGHTS, replace_files
+from omniform.hub.folders import replace_files
+from omniform.hub.stale import WEIGHTS
 
 log = logging.getLogger("omniform")
 

@@ -22,8 +22,10 @@ from omniform.core.errors import (
 from omniform.hub.code import doors
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
+from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.options import WHERE_ARGUMENTS, places
-from omniform.hub.save import replace_files
+from omniform.hub.push import send, sending_of
+from omniform.hub.stale import PROCESSOR_LEFTOVERS, TOKENIZER_LEFTOVERS
 from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessor, image_processor
 from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor
@@ -49,11 +51,6 @@ _TOKENIZER_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-# What would be read over the files that are saved, were it left beside them.
-_TOKENIZER_LEFTOVERS: Final = frozenset({"special_tokens_map.json", "added_tokens.json"})
-_LEFTOVERS: Final = _TOKENIZER_LEFTOVERS | {
-    "chat_template.json", "chat_template.jinja", TEMPLATES_FOLDER, PREPROCESSOR_FILE,
-}  # fmt: skip
 
 _AUDIO_SETTINGS: Final = (
     "sampling_rate", "feature_size", "padding_value", "padding_side", "return_attention_mask", "hop_length",
@@ -202,15 +199,26 @@ class Savable(Protocol):
     def save_files(self, folder: Path) -> object: ...
 
 
-def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directory: str | os.PathLike[str]) -> None:
+def save_inputs(
+    saved: Savable | ImageProcessor | FeatureExtractor,
+    save_directory: str | os.PathLike[str],
+    push_to_hub: bool = False,
+    **hub: object,
+) -> list[str]:
     """Save a tokenizer, a processor or a part of one, all files at once or none. Other files in the folder stay.
 
-    Raises:
-        RepoError: the folder cannot be written; what was there before is untouched.
-    """
+    Args:
+        push_to_hub: also commit them to a repository.
+        hub: to which, and how; see :class:`~omniform.core.pushing.SaveOptions`.
 
-    if not isinstance(save_directory, (str, os.PathLike)):
-        raise InputError("this is no folder", where="save_directory", found=type(save_directory).__name__)
+    Returns:
+        The files' names.
+
+    Raises:
+        RepoError: the folder cannot be written; what was there before is untouched. Or the Hub refuses the files.
+    """
+    sending = sending_of(push_to_hub, save_directory, hub)
+    target = folder_of(save_directory)
 
     def write(folder: Path) -> None:
         if isinstance(saved, (ImageProcessor, FeatureExtractor)):
@@ -219,10 +227,13 @@ def save_inputs(saved: Savable | ImageProcessor | FeatureExtractor, save_directo
         else:
             saved.save_files(folder)
 
-    stale = _LEFTOVERS if isinstance(saved, Processor) else _TOKENIZER_LEFTOVERS
+    stale = PROCESSOR_LEFTOVERS if isinstance(saved, Processor) else TOKENIZER_LEFTOVERS
     if isinstance(saved, (ImageProcessor, FeatureExtractor)):
         stale = frozenset()
-    replace_files(Path(save_directory), write, stale=lambda name: name in stale)
+    names = replace_files(target, write, stale=lambda name: name in stale)
+    if sending is not None:
+        send(saved, target, names, sending)
+    return names
 
 
 def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:

@@ -1,16 +1,12 @@
-"""Saving a checkpoint: written beside the target, then swapped in, so that a crash leaves the old one whole."""
+"""Saving a checkpoint: config and weights in the Hub's layout."""
 
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
-import re
-import shutil
-import stat
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,24 +16,25 @@ from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, RepoError, brief, check_arguments
+from omniform.core.errors import InputError, brief
 from omniform.core.generation import as_settings
 from omniform.core.kinds import switch
+from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, save_adapter_config
+from omniform.hub.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from omniform.hub.devices import parse_size
+from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.load import build_on_meta, keymap_of
 from omniform.hub.options import check_variant
+from omniform.hub.push import send, sending_of
+from omniform.hub.stale import ADAPTERS, is_weights
 from omniform.hub.weights import SAFETENSORS, with_variant
 from omniform.weights.tensors import tensors_and_ties
 
-WEIGHTS = re.compile(
-    r"(pytorch_)?model(?:\.(?P<early>[\w-]+?))?(-\d{5}-of-\d{5})?"
-    r"(?:\.(?P<late>[\w-]+))?\.(safetensors|bin)(\.index(?:\.(?P<index>[\w-]+))?\.json)?"
-)
-"""Names of weights files, and the variant that they are of: those of the same must not stay beside newer ones."""
-
-
-INERT = frozenset({"token", "use_auth_token", "save_peft_format", "save_original_format", "repo_id", "commit_message"})
-"""Accepted, and without effect: what concerns adapters, or the Hub."""
+MODEL_OPTIONS = (
+    "is_main_process", "state_dict", "save_function", "max_shard_size", "variant", "safe_serialization",
+    "save_peft_format", "save_original_format", "distributed_checkpoint",
+)  # fmt: skip
+"""What a model's ``save_pretrained`` takes besides a place on the Hub; the last two are of the ecosystem, and inert."""
 
 
 def save_model(
@@ -46,14 +43,14 @@ def save_model(
     *,
     is_main_process: bool = True,
     state_dict: Mapping[str, Tensor] | None = None,
-    save_function: Callable[[dict[str, Tensor], str], object] | None = None,
+    save_function: Writer | None = None,
     push_to_hub: bool = False,
     max_shard_size: int | str = "50GB",
     safe_serialization: bool = True,
     variant: str | None = None,
-    **inert: object,
+    **given: object,
 ) -> None:
-    """Save config, generation config and weights in the Hub's layout.
+    """Save config, generation config and weights in the Hub's layout; of a model with adapters, the adapters only.
 
     Args:
         save_directory: the folder; made if it does not exist. Other files in it stay.
@@ -61,22 +58,20 @@ def save_model(
         state_dict: weights to save instead of the model's own, by our names or the Hub's.
         save_function: writes one file, given its tensors and its path; safetensors by default. What it leaves there in
             another format (``Accelerator.save`` pickles) is written anew: a file is what its name says.
-        push_to_hub: False.
+        push_to_hub: also commit the files to a repository.
         max_shard_size: bytes of weights per file, a number or ``"5GB"``.
         safe_serialization: True; weights are written as safetensors and nothing else.
         variant: a word in the files' names (``"fp16"`` for ``model.fp16.safetensors``).
+        given: where on the Hub, and the commit's words; see :class:`~omniform.core.pushing.SaveOptions`.
 
     Raises:
-        InputError: the size or the variant cannot be read; something is to go to the Hub; ``state_dict`` holds other
-            weights than the model's.
-        RepoError: the folder cannot be written; what was there before is untouched.
+        InputError: the size or the variant cannot be read; ``state_dict`` holds other weights than the model's; the
+            model has no weights in memory.
+        RepoError: the folder cannot be written; what was there before is untouched. Or the Hub refuses the files.
         UnknownArgumentError: another keyword.
     """
-    known = (*INERT, *("is_main_process", "state_dict", "save_function", "push_to_hub", "max_shard_size", "variant"))
-    check_arguments("save_pretrained", inert, (*known, "safe_serialization"))
-    refuse_push(push_to_hub)
-    if not isinstance(save_directory, (str, os.PathLike)) or not os.fspath(save_directory):
-        raise InputError("no folder", where="save_directory", expected="a path", found=repr(save_directory)[:80])
+    sending = sending_of(push_to_hub, save_directory, given, MODEL_OPTIONS)
+    target = folder_of(save_directory)
     if safe_serialization is not True:
         found = repr(safe_serialization)[:80]
         raise InputError("weights are saved as safetensors", where="safe_serialization", expected=True, found=found)
@@ -88,18 +83,60 @@ def save_model(
         )
     if not switch("is_main_process", is_main_process):
         return
-    refuse_unsavable(model)
-    stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
-    config = config_to_save(model)
+    adapter = adapter_of(model)
+    if adapter is not None:
+        prefix = PREFIX if switch("save_peft_format", given.get("save_peft_format", True)) else ""
+        files = _Files.of_adapter(model, adapter, adapter_tensors(model, adapter, state_dict, prefix), save_function)
+    else:
+        refuse_unsavable(model)
+        stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
+        files = _Files.of_checkpoint(model, stored, limit, variant, save_function)
+    names = replace_files(target, files.write, stale=files.stale)
+    if sending is not None:
+        send(model, target, names, sending)
 
-    def write(folder: Path) -> None:
-        _write_json(folder / "config.json", config)
-        settings = as_settings(model.generation_config, "model.generation_config")
-        if settings:
-            _write_json(folder / "generation_config.json", settings)
-        _write_weights(folder, stored, limit, variant, save_function)
 
-    replace_files(Path(save_directory), write, stale=lambda name: _is_weights(name, variant))
+Writer = Callable[[dict[str, Tensor], str], object]
+"""Writes one file of tensors, given them and its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is written into a folder.
+
+    Attributes:
+        write: does so.
+        stale: names of older files that must not stay beside it.
+    """
+
+    write: Callable[[Path], None]
+    stale: Callable[[str], bool]
+
+    @classmethod
+    def of_checkpoint(
+        cls, model: Model, stored: Mapping[str, Tensor], limit: int, variant: str | None, writer: Writer | None
+    ) -> _Files:
+        _check_real(stored)
+        config = config_to_save(model)
+
+        def write(folder: Path) -> None:
+            _write_json(folder / "config.json", config)
+            settings = as_settings(model.generation_config, "model.generation_config")
+            if settings:
+                _write_json(folder / "generation_config.json", settings)
+            _write_weights(folder, stored, limit, variant, writer)
+
+        return cls(write, lambda name: is_weights(name, variant))
+
+    @classmethod
+    def of_adapter(cls, model: Model, name: str, stored: Mapping[str, Tensor], writer: Writer | None) -> _Files:
+        _check_real(stored)
+
+        def write(folder: Path) -> None:
+            save_adapter_config(model, name, folder)
+            _write_tensors(folder / ADAPTER_WEIGHTS, stored, writer)
+
+        return cls(write, lambda name: name in ADAPTERS)
 
 
 def refuse_unsavable(model: Model) -> None:
@@ -155,22 +192,26 @@ def _given(model: Model, state_dict: Mapping[str, Tensor], own: Mapping[str, Ten
     return {path: given[path] for path in own}
 
 
-def save_config(config: ModelConfig, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False) -> None:
-    """Save a config alone as ``config.json``."""
-    refuse_push(push_to_hub)
-    replace_files(Path(save_directory), lambda folder: _write_json(folder / "config.json", config.to_diff_dict()))
-
-
-def refuse_push(push_to_hub: object) -> None:
-    """Raise :class:`InputError` if something was to go to the Hub."""
-    if push_to_hub not in (None, False):
+def _check_real(stored: Mapping[str, Tensor]) -> None:
+    empty = next((name for name, tensor in stored.items() if tensor.is_meta), None)
+    if empty is not None:
         raise InputError(
-            "nothing is sent to the Hub from here",
-            where="push_to_hub",
-            expected=False,
-            found=repr(push_to_hub)[:80],
-            remedy="Save it, then send the folder: `hf upload REPOSITORY FOLDER`.",
+            "the model has no weights that could be saved",
+            where=empty,
+            found="a tensor on the meta device",
+            remedy="Load it with from_pretrained, or pass its weights as state_dict=.",
         )
+
+
+def save_config(
+    config: ModelConfig, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **given: object
+) -> None:
+    """Save a config alone as ``config.json``; keywords as for :func:`save_model`."""
+    sending = sending_of(push_to_hub, save_directory, given)
+    target = folder_of(save_directory)
+    names = replace_files(target, lambda folder: _write_json(folder / "config.json", config.to_diff_dict()))
+    if sending is not None:
+        send(config, target, names, sending)
 
 
 def config_to_save(model: Model) -> dict[str, object]:
@@ -185,72 +226,6 @@ def config_to_save(model: Model) -> dict[str, object]:
     for transform in model.transforms:
         written = transform.written(written)
     return dict(written)
-
-
-def replace_files(target: Path, write: Callable[[Path], None], *, stale: Callable[[str], bool] | None = None) -> None:
-    """Write files into ``target`` all at once: after a crash it holds either all of the old or all of the new.
-
-    The new files are written to a folder beside the target, which then takes over (as hard links) the target's other
-    files and changes places with it in one step. A folder that cannot change places (a mount point, the working
-    directory, one in a folder that may not be written) gets the finished files one by one, each of them at once.
-
-    Args:
-        write: writes the new files into the folder it is given.
-        stale: names of old files that must not stay beside the new ones.
-    """
-    target = Path(os.path.realpath(os.path.expanduser(target)))
-    if target.exists() and not target.is_dir():
-        raise RepoError("this is a file, not a folder", where=str(target))
-    movable = not target.exists() or _is_movable(target)
-    beside = target.parent if movable else target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _clean(beside, target)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-{os.getpid()}-", dir=beside))
-    except OSError as error:
-        raise RepoError("the folder cannot be written", where=str(target), found=error.strerror) from error
-    try:
-        write(staging)
-        mode = _usual_mode(staging)
-        for path in staging.rglob("*"):
-            if path.is_file():
-                path.chmod(mode)
-            _sync(path)
-        stale = stale or (lambda name: False)
-        if not movable:
-            _move_into(target, staging, stale)
-        elif target.exists():
-            _take_over(target, staging, stale)
-            shutil.copymode(target, staging)
-            _exchange(staging, target)
-        else:
-            staging.chmod(mode | (mode & 0o444) >> 2)  # who may read a folder may enter it
-            staging.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise RepoError(
-            "the folder cannot be written", where=str(target), found=error.strerror or str(error)
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _clean(beside: Path, target: Path) -> None:
-    """Remove what saves to the same target left behind that were killed."""
-    for left in beside.glob(f".{glob.escape(target.name)}-*-*"):
-        found = re.fullmatch(rf"\.{re.escape(target.name)}-(\d+)-[a-z0-9_]{{8}}", left.name)
-        if found and not _is_alive(int(found[1])):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to somebody else
-        return True
-    return True
 
 
 def shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
@@ -272,7 +247,7 @@ def _write_weights(
     tensors: Mapping[str, Tensor],
     limit: int,
     variant: str | None,
-    save_function: Callable[[dict[str, Tensor], str], object] | None,
+    save_function: Writer | None,
 ) -> None:
     groups, whole = shards(tensors, limit), folder / with_variant(SAFETENSORS, variant)
     if len(groups) == 1:
@@ -291,7 +266,7 @@ def _write_weights(
 def _write_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
-    save_function: Callable[[dict[str, Tensor], str], object] | None = None,
+    save_function: Writer | None = None,
 ) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -324,83 +299,3 @@ def _write_json(path: Path, value: Mapping[str, object]) -> None:
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and UTF-8 cannot
         text = json.dumps(value, indent=2).encode()
     path.write_bytes(text + b"\n")
-
-
-def _is_weights(name: str, variant: str | None) -> bool:
-    found = WEIGHTS.fullmatch(name)
-    return found is not None and next((v for v in found.groupdict().values() if v), None) == variant
-
-
-def _is_movable(folder: Path) -> bool:
-    # Whoever works inside the folder would be left in one that no longer exists.
-    inside = Path.cwd().is_relative_to(folder)
-    return not inside and not os.path.ismount(folder) and os.access(folder.parent, os.W_OK | os.X_OK)
-
-
-def _move_into(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
-    new = {path.name for path in staging.iterdir()}
-    for name in sorted(new):
-        if (target / name).is_dir():
-            shutil.rmtree(target / name)
-        os.replace(staging / name, target / name)
-    for old in target.iterdir():
-        if stale(old.name) and old.name not in new:
-            old.unlink()
-
-
-def _take_over(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
-    for old in target.iterdir():
-        new = staging / old.name
-        if new.exists() or stale(old.name):
-            continue
-        if old.is_symlink():
-            new.symlink_to(os.readlink(old))
-        elif old.is_dir():
-            shutil.copytree(old, new, symlinks=True, copy_function=_link)
-        else:
-            _link(old, new)
-
-
-def _link(old: str | Path, new: str | Path) -> None:
-    try:
-        os.link(old, new)
-    except OSError:  # not every file system has hard links
-        shutil.copy2(old, new)
-
-
-def _exchange(staging: Path, target: Path) -> None:
-    if _exchanged_by_kernel(staging, target):
-        return
-    # Elsewhere than on Linux: two renames. The old folder is whole at every moment, under one name or the other.
-    old = target.with_name(f"{staging.name}-old")
-    target.rename(old)
-    staging.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchanged_by_kernel(staging: Path, target: Path) -> bool:
-    import ctypes
-
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return False
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
-    return bool(rename(here, os.fsencode(staging), here, os.fsencode(target), swap) == 0)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _usual_mode(folder: Path) -> int:
-    # Asking for the umask means setting it, for all threads; a new file tells as well.
-    probe = folder / ".mode"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    return mode

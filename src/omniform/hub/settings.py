@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, RepoError, brief, check_arguments
+from omniform.core.errors import InputError, RepoError, brief
 from omniform.core.generation import GenerationConfig, strangers
 from omniform.hub.files import Source, locate, read_json
+from omniform.hub.folders import folder_of
 from omniform.hub.options import places
+from omniform.hub.push import send, sending_of
 
 log = logging.getLogger("omniform")
 INERT = frozenset({"proxies", "_from_pipeline", "_from_auto", "trust_remote_code", "_from_model_config"})
@@ -42,19 +43,22 @@ def settings_of(source: Source, model: Model) -> GenerationConfig:
     return config
 
 
-def save_settings(folder: str | os.PathLike[str], file: str, text: str, given: dict[str, object]) -> None:
-    """Write a file of settings.
+def save_settings(
+    settings: GenerationConfig, folder: str | os.PathLike[str], file: str, text: str, given: dict[str, object]
+) -> None:
+    """Write a file of settings, and send it to the Hub where ``given`` says so.
+
+    Args:
+        settings: what ``text`` holds.
 
     Raises:
         InputError: no folder's name.
         RepoError: the folder cannot be written.
     """
-    check_arguments("save_pretrained", given, ("push_to_hub",))
-    if given.get("push_to_hub"):
-        raise InputError("files are not sent to the Hub yet", where="push_to_hub", expected="False")
-    if not isinstance(folder, (str, os.PathLike)):
-        raise InputError("this names no folder", where="save_directory", found=brief(folder))
-    target = Path(folder) / _named(file)
+    options = dict(given)
+    sending = sending_of(options.pop("push_to_hub", False), folder, options)
+    where = folder_of(folder)
+    target = where / _named(file)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Written beside it and moved there, so that whoever reads never finds half a file.
@@ -63,6 +67,8 @@ def save_settings(folder: str | os.PathLike[str], file: str, text: str, given: d
         os.replace(staging, target)
     except (OSError, ValueError) as error:
         raise RepoError("the folder cannot be written", where=str(target), found=brief(error)) from error
+    if sending is not None:
+        send(settings, where, [target.relative_to(where).as_posix()], sending)
 
 
 def _named(file: object) -> str:

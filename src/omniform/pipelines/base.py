@@ -22,8 +22,13 @@ from torch import nn
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, UnknownArgumentError, brief, check_arguments
 from omniform.core.generation import GenerationConfig
+from omniform.core.pushing import PushToHub
 from omniform.core.settings import SETTINGS
 from omniform.hub.auto import AutoModel
+from omniform.hub.folders import files_in, folder_of, replace_files
+from omniform.hub.push import send, sending_of
+from omniform.hub.save import MODEL_OPTIONS
+from omniform.hub.stale import stale_beside
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors import Processor
@@ -62,7 +67,7 @@ class _Saves(Protocol):
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> object: ...
 
 
-class Pipeline(ABC):
+class Pipeline(PushToHub, ABC):
     """From raw inputs to answers: ``preprocess``, ``_forward`` and ``postprocess``, whatever way inputs come.
 
     Args:
@@ -316,18 +321,36 @@ class Pipeline(ABC):
         facts = f"task={self.task!r}, model={type(self.model).__name__}, dtype={str(self.dtype).removeprefix('torch.')}"
         return f"{type(self).__name__}({facts}, device={str(self.device)!r})"
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: object
+    ) -> None:
         """Save the model and what reads its inputs to a folder.
 
         The code of a pipeline of the user's own is not saved: none is ever run out of a folder.
 
+        Args:
+            push_to_hub: also send all of it to a repository, in one commit.
+            kwargs: to which, and how (see :class:`~omniform.core.pushing.SaveOptions`); options of the model's own
+                ``save_pretrained``.
+
         Raises:
-            RepoError: the folder cannot be written.
+            RepoError: the folder cannot be written, or the Hub refuses the files.
         """
-        self.model.save_pretrained(save_directory, **kwargs)
-        for part in (self.tokenizer, self.feature_extractor, self.image_processor, self.processor):
-            if part is not None:
-                cast(_Saves, part).save_pretrained(Path(save_directory))
+        sending = sending_of(push_to_hub, save_directory, kwargs, MODEL_OPTIONS)
+        target = folder_of(save_directory)
+        options = {name: value for name, value in kwargs.items() if name in MODEL_OPTIONS}
+        names: list[str] = []
+
+        def write(folder: Path) -> None:
+            self.model.save_pretrained(folder, **options)
+            for part in (self.tokenizer, self.feature_extractor, self.image_processor, self.processor):
+                if part is not None:
+                    cast(_Saves, part).save_pretrained(folder)
+            names.extend(files_in(folder))
+
+        replace_files(target, write, stale=lambda name: bool(stale_beside(names, [name])))
+        if sending is not None:
+            send(self, target, names, sending)
 
     def check_model_type(self, supported_models: Iterable[str] | Mapping[object, object] | type[AutoModel]) -> None:
         """Log an error if the model is none that the task is for.

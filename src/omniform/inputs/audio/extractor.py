@@ -7,13 +7,14 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Unpack
 
 import numpy as np
 import torch
 
 from omniform.core.batch import Batch
 from omniform.core.errors import ConfigError, InputError, brief, listed
+from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.collate import collate
@@ -31,7 +32,7 @@ _BOOKKEEPING = (
 )  # fmt: skip
 
 
-class FeatureExtractor(ABC):
+class FeatureExtractor(PushToHub, ABC):
     """Turns waves into what an audio model takes. Immutable: for other settings build another one.
 
     Args:
@@ -137,13 +138,19 @@ class FeatureExtractor(ABC):
         """The config to write to ``preprocessor_config.json``: verbatim what was read, and the type's name."""
         return {**copy.deepcopy(self.raw), "feature_extractor_type": self.type_name}
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub: Unpack[SaveOptions]
+    ) -> None:
         """Save as ``preprocessor_config.json``, whole or not at all; other files in the folder stay.
 
+        Args:
+            push_to_hub: also commit it to a repository.
+            hub: to which, and how; see :class:`~omniform.core.pushing.SaveOptions`.
+
         Raises:
-            RepoError: the folder cannot be written.
+            RepoError: the folder cannot be written. Or the Hub refuses the files.
         """
-        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory, push_to_hub, **hub)
 
     def __getstate__(self) -> dict[str, object]:
         # Tensors as arrays: a pickled tensor holds the address of its memory, and `datasets` names caches by the bytes.

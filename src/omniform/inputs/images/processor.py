@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, TypeAlias, cast
+from typing import ClassVar, Literal, TypeAlias, Unpack, cast
 
 import torch
 from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, check_arguments
+from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.images.arrays import Layout, is_array
 from omniform.inputs.images.load import ImageSource
@@ -49,7 +50,7 @@ class Kind:
     plan: Callable[[ImageOptions], Plan]
 
 
-class ImageProcessor:
+class ImageProcessor(PushToHub):
     """Turns pictures into the tensors that a vision model reads.
 
     Made by :func:`omniform.inputs.images.kinds.image_processor` from a checkpoint's file; any option can be changed
@@ -115,13 +116,19 @@ class ImageProcessor:
         """What to save as ``preprocessor_config.json``: reading it back gives this processor, in either library."""
         return {**self.extra, **saved(self.options, self.kind.defaults), "image_processor_type": self.kind.name}
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub: Unpack[SaveOptions]
+    ) -> None:
         """Save as ``preprocessor_config.json``, whole or not at all; other files in the folder stay.
 
+        Args:
+            push_to_hub: also commit it to a repository.
+            hub: to which, and how; see :class:`~omniform.core.pushing.SaveOptions`.
+
         Raises:
-            RepoError: the folder cannot be written.
+            RepoError: the folder cannot be written. Or the Hub refuses the files.
         """
-        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory, push_to_hub, **hub)
 
     def __repr__(self) -> str:
         stated = saved(self.options, self.options)

@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self, Unpack, cast
 
 from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
+from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
@@ -57,7 +58,7 @@ class Parts:
     chat_template: ChatTemplates = None
 
 
-class Processor(ABC):
+class Processor(PushToHub, ABC):
     """Turns texts together with pictures or sounds into a model's inputs.
 
     Args:
@@ -269,13 +270,19 @@ class Processor(ABC):
         if self.chat_template != self.tokenizer.chat_template:
             write_templates(folder, self.chat_template)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub: Unpack[SaveOptions]
+    ) -> None:
         """Save in the layout of current releases, all files at once or none.
 
+        Args:
+            push_to_hub: also commit them to a repository.
+            hub: to which, and how; see :class:`~omniform.core.pushing.SaveOptions`.
+
         Raises:
-            RepoError: the folder cannot be written; what was there before is untouched.
+            RepoError: the folder cannot be written; what was there before is untouched. Or the Hub refuses the files.
         """
-        upstairs("hub.auto_inputs:save_inputs")(self, save_directory)
+        upstairs("hub.auto_inputs:save_inputs")(self, save_directory, push_to_hub, **hub)
 
     def __repr__(self) -> str:
         parts = ", ".join(repr(part) for part in (*self._parts().values(), self.tokenizer))

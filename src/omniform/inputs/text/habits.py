@@ -14,7 +14,6 @@ from omniform.inputs.text.special import token_text
 APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 REFUSED: Mapping[str, str] = {
-    "push_to_hub": "files are not sent to the Hub yet; save_pretrained writes them",
     "register_for_auto_class": "checkpoints hold no code here; AutoTokenizer finds a class by its name",
     "convert_to_native_format": "from_pretrained reads every kind of file by itself",
     "convert_added_tokens": "from_pretrained and save_pretrained do it by themselves",

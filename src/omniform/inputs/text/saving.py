@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from omniform.core.errors import InputError, OmniformError, RepoError
 from omniform.core.logs import get_logger
+from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.text import layouts, save
 from omniform.inputs.text.conversing import Conversing
@@ -28,7 +29,7 @@ _PROBE = "Hello  World's 12345 déjà vu,\n\t你好 ﬁ 🙂 don't stop"
 _MOST_PROBED = 64
 
 
-class Saving(Conversing):
+class Saving(PushToHub, Conversing):
     """A tokenizer that writes its files."""
 
     def _changeable(self) -> dict[str, object]:
@@ -166,6 +167,7 @@ class Saving(Conversing):
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
         push_to_hub: bool = False,
+        **hub: Unpack[SaveOptions],
     ) -> tuple[str, ...]:
         """Save all files at once or none; other files in the folder stay, but for older ones that would contradict.
 
@@ -173,36 +175,24 @@ class Saving(Conversing):
             save_directory: made if it is missing.
             legacy_format: inert; :meth:`save_vocabulary` writes the vocabulary's own files.
             filename_prefix: not supported.
-            push_to_hub: not supported.
+            push_to_hub: also commit them to a repository.
+            hub: to which, and how; see :class:`~omniform.core.pushing.SaveOptions`.
 
         Returns:
             The files written.
 
         Raises:
             InputError: what is not supported is asked for.
-            RepoError: the folder cannot be written.
+            RepoError: the folder cannot be written, or the Hub refuses the files.
         """
         read_inert(legacy_format, "legacy_format")
-        if read_flag(push_to_hub, "push_to_hub") or filename_prefix is not None:
+        if filename_prefix is not None:
             raise InputError(
-                "files are saved under their own names, and not sent to the Hub",
-                where="save_pretrained",
-                expected="no push_to_hub and no filename_prefix",
+                "files are saved under their own names", where="filename_prefix", expected=None, found=filename_prefix
             )
-        written = _Written(self)
-        upstairs("hub.auto_inputs:save_inputs")(written, save_directory)
-        return tuple(os.path.join(save_directory, name) for name in written.names)
-
-
-class _Written:
-    """A tokenizer that is saved, and the names of its files."""
-
-    def __init__(self, tokenizer: Saving) -> None:
-        self.tokenizer = tokenizer
-        self.names: list[str] = []
-
-    def save_files(self, folder: Path) -> None:
-        self.names = [str(path.relative_to(folder)) for path in self.tokenizer.save_files(folder)]
+        door = upstairs("hub.auto_inputs:save_inputs")
+        names = cast("list[str]", door(self, save_directory, read_flag(push_to_hub, "push_to_hub"), **hub))
+        return tuple(os.path.join(save_directory, name) for name in names)
 
 
 def _facts(tokenizer: Tokenizer) -> tuple[object, ...]:
