@@ -84,7 +84,7 @@ def test_options_of_saving(tmp_path):
     files = {path.name for path in (tmp_path / "a").iterdir()}
     assert {"model.safetensors", "model.fp16.safetensors"} <= files and not any("-of-" in name for name in files)
     wrong = {
-        "push_to_hub": "yes", "variant": "../x", "safe_serialization": False, "max_shard_size": "many",
+        "push_to_hub": torch.zeros(2), "variant": "../x", "safe_serialization": False, "max_shard_size": "many",
         "state_dict": 3,
     }  # fmt: skip
     for name, value in wrong.items():

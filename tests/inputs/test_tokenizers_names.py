@@ -90,7 +90,7 @@ def test_what_save_pretrained_says(tmp_path: Path) -> None:
     mine.chat_template = {"default": "x", "tools": "y"}
     written = mine.save_pretrained(tmp_path / "b", legacy_format=False)
     assert sorted(written) == sorted(str(path) for path in (tmp_path / "b").rglob("*") if path.is_file())
-    for wrong in ({"push_to_hub": True}, {"filename_prefix": "x"}, {"legacy_format": "no"}):
+    for wrong in ({"push_to_hub": "yes"}, {"filename_prefix": "x"}, {"legacy_format": "no"}):
         with pytest.raises(InputError):
             mine.save_pretrained(tmp_path / "c", **wrong)
 

@@ -263,7 +263,8 @@ NAMES: Final[Mapping[str, str]] = {
 
 def _hub_id(name: str, repo_id: str) -> str:
     """A model's name if it is another repository's."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

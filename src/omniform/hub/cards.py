@@ -238,7 +238,7 @@ def _tags(value: object) -> list[str]:
 
 
 def _dumped(entries: Mapping[str, object], line: str) -> str:
-    from huggingface_hub.utils import yaml_dump
+    from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
     return yaml_dump(dict(entries), sort_keys=False, line_break=line).strip()
 

@@ -134,7 +134,8 @@ def send(saved: object, folder: Path, names: Iterable[str], sending: Sending) ->
 
 
 def _sending(repo_id: object, options: Mapping[str, object]) -> Sending:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     wrong = InputError("this names no repository", where="repo_id", expected="'owner/name'", found=brief(repo_id))
     if not isinstance(repo_id, str) or not repo_id:

@@ -419,7 +419,7 @@ class Remote:
         """All files of the commit, asked for once; None where the Hub cannot tell."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
-        from huggingface_hub.utils import is_xet_available
+        from huggingface_hub.utils._runtime import is_xet_available
 
         def ask() -> dict[str, Listed]:
             entries = HfApi().list_repo_tree(
