@@ -258,7 +258,7 @@ def test_arguments(online, tmp_path):
         "create_pr": torch.zeros(2), "tags": [1], "max_shard_size": "much", "safe_serialization": False,
         "variant": "../x",
     }.items():  # fmt: skip
-        with pytest.raises(InputError, match="" if name == "max_shard_size" else name):
+        with pytest.raises(InputError, match=None if name == "max_shard_size" else name):
             model.push_to_hub("ann/x", **{name: value})
     for name in ("", "a/b/c", "../x", "a b", "ann/x.git", "-x", None, 5, "ann/" + "x" * 100, "/tmp/x"):
         with pytest.raises(InputError, match="repo_id"):
