@@ -8,7 +8,7 @@ JOBS ?= 2
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench real clean
+.PHONY: demo test quick check index bench real hub clean
 
 ## demo: set up, then let the bundled checkpoint answer a question about a real picture
 demo: .venv/.run
@@ -33,6 +33,10 @@ check: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/index.py --check
+
+## hub: a Hugging Face Hub on this machine, until Ctrl-C; HUB=folder keeps its repositories elsewhere than in out/hub
+hub: .venv/.run
+	@PYTHONPATH=tests $(BIN)/python -m loopback $(or $(HUB),$(OUT)/hub)
 
 ## index: write what is generated from the families: the index of names, README's table
 index: .venv/.test

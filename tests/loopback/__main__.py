@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=8 << 20, help="bytes in a part of an upload (default: 8 MiB)")
     given = parser.parse_args()
     folder = given.folder.resolve()
+    for name in (signal.SIGINT, signal.SIGTERM):  # also where whoever started this ignores Ctrl-C
+        signal.signal(name, signal.default_int_handler)
     with Hub(folder, port=given.port, user=given.user, part=given.part) as hub:
         told = {"token": hub.token, "read_token": hub.read_token, "user": hub.user, "home": folder / "home"}
         print(_HELP.format(address=hub.address, folder=folder, **told), flush=True)
