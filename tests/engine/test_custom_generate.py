@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_beam_generate import FAMILIES, VOCABULARY, pairs  # noqa: F401
 
-from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.core.errors import InputError, TrustError, UnknownArgumentError
 from reference import padded, ragged
 
 
@@ -116,8 +116,9 @@ def test_a_streamer_goes_to_the_loop_or_is_refused(pairs):  # noqa: F811
         ours.generate(ids, custom_generate=lambda model, input_ids: input_ids, streamer=Notes())
 
 
-@pytest.mark.parametrize("loop", ["org/repo", 3])
-def test_what_is_no_loop(pairs, loop):  # noqa: F811
+def test_what_is_no_loop(pairs):  # noqa: F811
     ours, _ = pairs("llama")
     with pytest.raises(InputError, match="custom_generate"):
-        ours.generate(torch.tensor([[5, 6]]), custom_generate=loop)
+        ours.generate(torch.tensor([[5, 6]]), custom_generate=3)
+    with pytest.raises(TrustError, match=r"org/repo.*custom_generate"):
+        ours.generate(torch.tensor([[5, 6]]), custom_generate="org/repo")

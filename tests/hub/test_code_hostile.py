@@ -14,7 +14,7 @@ from omniform.dynamic_module_utils import get_class_from_dynamic_module
 
 import omniform
 from omniform import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
-from omniform.core.errors import CodeError, ConfigError, OmniformError, RepoError, TrustError
+from omniform.core.errors import CodeError, ConfigError, OmniformError, RepoError, TrustError, UnknownNameError
 from omniform.hub.code import asking, copies, trust
 from omniform.hub.code.named import class_named
 from omniform.hub.files import locate
@@ -197,7 +197,7 @@ def test_names_that_are_none(tmp_path: Path, name: object) -> None:
     run = tmp_path / "canary"
     put(tmp_path, {"x.py": canary(run) + "class C: pass\n", "repo/config.json": config_json({"AutoModel": name})})
     put(tmp_path, {"repo/a/b/c/x.py": canary(run)})
-    with pytest.raises((CodeError, TrustError, RepoError)):
+    with pytest.raises((CodeError, RepoError, UnknownNameError)):
         AutoModel.from_pretrained(tmp_path / "repo", trust_remote_code=True)
     if name is not None:
         with pytest.raises((CodeError, RepoError)):

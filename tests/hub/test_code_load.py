@@ -17,7 +17,7 @@ from code_folders import CONFIG, FILES, MAP, config_json, home, mine, put  # noq
 
 import omniform
 from omniform import AutoConfig, AutoModel, AutoModelForCausalLM
-from omniform.core.errors import CodeError, DependencyError, InputError, RepoError, TrustError
+from omniform.core.errors import CodeError, DependencyError, InputError, RepoError, TrustError, UnknownNameError
 from omniform.hub import own
 from omniform.hub.code import copies, importer, trust
 from omniform.models import registry
@@ -175,7 +175,7 @@ def test_what_the_user_registers_comes_first(tmp_path: Path, monkeypatch: pytest
 
 def test_an_auto_class_that_is_not_named(tmp_path: Path) -> None:
     folder = mine(tmp_path / "model")
-    with pytest.raises(CodeError, match=r"no class for AutoModelForCausalLM.*AutoConfig, AutoModel"):
+    with pytest.raises(UnknownNameError, match=r"no class for AutoModelForCausalLM.*AutoConfig, AutoModel"):
         AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 

@@ -12,7 +12,7 @@ import torch
 from tiny import bert
 
 from omniform import PIPELINE_REGISTRY, AutoModelForSequenceClassification, AutoTokenizer, Pipeline, pipeline
-from omniform.core.errors import InputError, RepoError, UnknownArgumentError, UnknownNameError
+from omniform.core.errors import InputError, RepoError, TrustError, UnknownArgumentError, UnknownNameError
 from omniform.pipelines import ChunkPipeline, KeyDataset
 from omniform.pipelines.batching import Padding, groups
 from omniform.pipelines.pt_utils import KeyPairDataset
@@ -247,7 +247,7 @@ def test_saved_and_loaded(folder: Path, parts, registered: str, tmp_path: Path) 
     assert same(pipeline(registered, model=tmp_path)(TEXTS), Pairs(*parts)(TEXTS))
 
 
-def test_code_of_a_folder_is_never_run(folder: Path, registered: str, tmp_path: Path) -> None:
+def test_code_of_a_folder_is_not_run_unasked(folder: Path, registered: str, tmp_path: Path) -> None:
     pipeline(registered, model=folder).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for name, fine in (("pair-classification", True), ("other", False)):
@@ -256,7 +256,7 @@ def test_code_of_a_folder_is_never_run(folder: Path, registered: str, tmp_path: 
         if fine:
             assert type(pipeline(model=tmp_path)) is Pairs
         else:
-            with pytest.raises(InputError, match="never run"):
+            with pytest.raises(TrustError, match="'other'"):
                 pipeline(model=tmp_path)
 
 

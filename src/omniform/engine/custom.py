@@ -2,19 +2,23 @@
 
 The function is called as the ecosystem calls it: with the model, the decoder's ids, processors, criteria, the settings
 as a ``GenerationConfig``, and the model's other inputs by name, all rows repeated for several answers. What it returns
-is what ``generate`` returns. Names of code in a repository are refused: nothing that comes from there is run.
+is what ``generate`` returns. The name of a repository means the function in its ``custom_generate/generate.py``, which
+answers the call as it was made, if the user trusts it.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
+from omniform.architectures.model import Model
 from omniform.core.caches import DynamicCache
 from omniform.core.errors import InputError, OmniformError, brief
 from omniform.core.generation import GenerationConfig
@@ -26,11 +30,14 @@ from omniform.engine.criteria import (
     StoppingCriteriaList,
     StopStringCriteria,
 )  # fmt: skip
+from omniform.engine.places import PLACES
 from omniform.engine.processors import LogitsProcessor, LogitsProcessorList
 from omniform.engine.replay import Replay
 from omniform.engine.request import Row
 from omniform.engine.sampling import processed
 from omniform.engine.settings import Settings
+from omniform.hub.code.generating import custom_generate
+from omniform.hub.options import WHERE_ARGUMENTS
 
 if TYPE_CHECKING:
     from omniform.engine.generate import Job
@@ -75,12 +82,42 @@ def custom_names(function: object) -> frozenset[str]:
             where="custom_generate",
             expected="a function",
             found=brief(function),
-            remedy="Code from a repository is not run; import its function and pass it."
-            if isinstance(function, str)
-            else None,
         )
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return frozenset(n for n, p in _parameters(function).items() if p.kind in kinds)
+
+
+def run_from_repository(model: Model, name: str | os.PathLike[str], call: Mapping[str, object]) -> object:
+    """Let the function of a repository answer a call.
+
+    Args:
+        call: everything that ``generate`` was given, by name.
+
+    Raises:
+        TrustError: the user has not said that its code may run.
+        RepoError, CodeError, DependencyError: it cannot be had, or not run.
+        OmniformError: it has failed.
+    """
+    where = {key: value for key, value in call.items() if key in (*WHERE_ARGUMENTS, "code_revision")}
+    function = custom_generate(name, call.get("trust_remote_code"), where)
+    places = {**dict.fromkeys(("inputs", "generation_config", *PLACES)), **call}
+    outside = {*where, "trust_remote_code", "custom_generate"}
+    given = {key: value for key, value in places.items() if key not in outside}
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function).values()):
+        taken = custom_names(function)
+        # What nobody has given is nothing to complain about; what was given is.
+        given = {key: value for key, value in given.items() if value is not None or key in taken}
+    return _tried(partial(function, model=model, **given))
+
+
+def _tried(function: Callable[[], object]) -> object:
+    try:
+        return function()
+    except OmniformError:
+        raise
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        raise OmniformError("the call's own loop has failed", where="custom_generate", found=words) from error
 
 
 def _parameters(function: Loop) -> Mapping[str, inspect.Parameter]:
@@ -130,13 +167,7 @@ def run_custom(job: Job, function: Loop, extra: Mapping[str, object]) -> object:
         if "streamer" in given and "streamer" not in taken:
             raise InputError("the call's own loop takes no streamer", where="streamer", remedy="Leave it out.")
         given = {name: value for name, value in given.items() if name in taken}
-    try:
-        return function(model, ids, **given)
-    except OmniformError:
-        raise
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}"
-        raise OmniformError("the call's own loop has failed", where="custom_generate", found=words) from error
+    return _tried(partial(function, model, ids, **given))
 
 
 def _encoded(job: Job, model: Generative, inputs: Mapping[str, object]) -> tuple[Tensor, dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -21,7 +22,7 @@ from omniform.engine.beam_strategy import Company
 from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
 from omniform.engine.calls import Reader, mask_of, prompts_of
 from omniform.engine.contrasts import negative_tokens
-from omniform.engine.custom import Loop, custom_names, run_custom
+from omniform.engine.custom import Loop, custom_names, run_custom, run_from_repository
 from omniform.engine.drafters import wanted
 from omniform.engine.engine import Engine
 from omniform.engine.feeds import columns, feed_of
@@ -175,9 +176,11 @@ def generate(
         given: by position, what the ecosystem takes so: :data:`~omniform.engine.places.PLACES`.
         streamer: receives the prompt, then every step's tokens, as they come; is told if anything is raised.
         tokenizer: reads the answers, for ``stop_strings``.
-        kwargs: the model's inputs (``input_ids`` as a tensor, padded on either side with ``attention_mask``, or as a
-            list of rows of any lengths; ``pixel_values``, ``input_features``, ...) and settings (``max_new_tokens``,
-            ``do_sample``, ``temperature``, ``top_k``, ``top_p``, ``num_beams``, ``stop_strings``, ``seed``, ...).
+        kwargs: ``custom_generate``, a loop of the caller's own or the name of a repository that has one
+            (:mod:`omniform.engine.custom`; with ``trust_remote_code=True``); the model's inputs (``input_ids`` as a
+            tensor, padded on either side with ``attention_mask``, or as a list of rows of any lengths;
+            ``pixel_values``, ``input_features``, ...) and settings (``max_new_tokens``, ``do_sample``,
+            ``temperature``, ``top_k``, ``top_p``, ``num_beams``, ``stop_strings``, ``seed``, ...).
 
     Returns:
         Prompt and answer in one tensor, Shape: [B, T + new], short rows filled with the padding token after their
@@ -192,6 +195,11 @@ def generate(
         kwargs |= by_place(given, {**kwargs, "streamer": streamer})
         streamer = cast("Streamer | None", kwargs.pop("streamer", streamer))
     loop = kwargs.get("custom_generate")
+    if isinstance(loop, (str, os.PathLike)):
+        own = {"inputs": inputs, "generation_config": generation_config, "streamer": streamer, "tokenizer": tokenizer}
+        call = {**kwargs, **{name: value for name, value in own.items() if value is not None}}
+        with told_of_failures(streamer):
+            return cast("Tensor | GenerateOutput", run_from_repository(model, loop, call))
     if loop is not None:
         more = {} if streamer is None else {"streamer": streamer}
         with told_of_failures(streamer):

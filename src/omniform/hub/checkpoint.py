@@ -23,6 +23,7 @@ from omniform.core.errors import (
     listed,
     nearest,
 )
+from omniform.hub.code.generating import use_own_generate
 from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
@@ -166,6 +167,8 @@ def load(
     if opened.quantizer is not None:
         mark_quantized(model, opened.quantizer)
     model.eval()
+    if options.trust_remote_code:
+        use_own_generate(model, source)
     if options.attn_implementation is not None:
         model.set_attn_implementation(options.attn_implementation)
     if options.generation_config is not None:

@@ -94,6 +94,9 @@ class Pipeline(PushToHub, ABC):
     _default_generation_config: GenerationConfig | None = None
     _non_generation_params: tuple[str, ...] = ()
     default_input_names: str | None = None
+    _registered_impl: ClassVar[Mapping[str, object]] = {}
+    """The task that a class was registered for, and what is registered: it is saved with its code."""
+
     framework: ClassVar[str] = "pt"  # as releases that knew others called this one
 
     default_batch_size: ClassVar[BatchSize] = 1

@@ -24,6 +24,7 @@ from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.models import registry
 from omniform.pipelines.base import Pipeline
+from omniform.pipelines.custom import brought, brought_tasks, foreign_pipeline
 from omniform.pipelines.registry import PIPELINE_REGISTRY, TaskInfo
 
 _WHERE: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -68,7 +69,8 @@ def pipeline(
             there is one.
         device_map: places of a model too large for one, instead of ``device``.
         dtype: what the weights are loaded in; ``"auto"``: as they were saved. ``torch_dtype`` is its older name.
-        trust_remote_code: code out of a repository is never run.
+        trust_remote_code: True: code that the checkpoint brings (its pipeline's, model's, tokenizer's) may run; see
+            :mod:`omniform.hub.code`.
         model_kwargs: more keywords for loading the model.
         pipeline_class: a class of the user's own to make the pipeline of.
         kwargs: ``batch_size``, ``num_workers``, ``on_error``, ``progress_bar``, and the task's own parameters.
@@ -84,13 +86,23 @@ def pipeline(
     loading = _loading(model_kwargs, kwargs, dtype, device, device_map)
     where = _where(revision, token, kwargs, loading)
     if trust_remote_code is not None:
-        loading["trust_remote_code"] = trust_remote_code
+        where["trust_remote_code"] = trust_remote_code
+    own = None
+    if pipeline_class is None and isinstance(model, (str, os.PathLike)):
+        places = {name: value for name, value in where.items() if name in _WHERE}
+        own = brought(model, task, places, trust_remote_code)
+        if own is not None and own.is_foreign:
+            given = {"device": device, "device_map": device_map, "dtype": dtype, "tokenizer": tokenizer, **kwargs}
+            return cast(Pipeline, foreign_pipeline(own, model, places, given))
     config = _config(config, where)
     if config is not None:
         loading["config"] = config
-    if task is None and model is not None:
-        task = _task_of(model, config, where)
-    name, info, _ = _targeted(task, pipeline_class)
+    if own is not None:
+        task, name, info = own.task, own.task, own.info
+    else:
+        if task is None and model is not None:
+            task = _task_of(model, config, where)
+        name, info, _ = _targeted(task, pipeline_class)
     if model is None:
         model = _at_hand(name, info)
     source = None if isinstance(model, nn.Module) else model
@@ -228,10 +240,13 @@ def _task_of(model: object, config: ModelConfig | None, where: Mapping[str, obje
     else:
         config = AutoConfig.from_pretrained(cast(Name, model), **where) if config is None else config
         custom = config.get("custom_pipelines")
-        if isinstance(custom, Mapping):
+        if isinstance(custom, Mapping) and custom:
             return _custom(custom)
-        name = saved_class(config).__name__
-        does = registry.family(config.model_type).architectures[name].tasks
+        does = brought_tasks(config)
+        name = "model of this kind"
+        if not does:
+            name = saved_class(config).__name__
+            does = registry.family(config.model_type).architectures[name].tasks
     known = PIPELINE_REGISTRY.inferred
     found = [known[one] for one in does if one in known]
     if not found:
@@ -250,7 +265,7 @@ def _custom(custom: Mapping[object, object]) -> str:
     if len(known) == 1:
         return known[0]
     raise InputError(
-        "the checkpoint names pipelines of its own, whose code is never run",
+        "the checkpoint brings pipelines of its own, whose code is not run here",
         where="config.json: custom_pipelines",
         found=listed(custom),
         remedy="Name a task, and register its class or pass it as pipeline_class=.",
@@ -330,4 +345,5 @@ def _part(part: _Part, needs: bool | None, source: Name | None, where: Mapping[s
         if needs or not isinstance(error, (RepoError, UnknownNameError)):
             raise
         return None
-    return found if isinstance(found, part.kind) else None
+    # A tokenizer is what AutoTokenizer gives, a class that the checkpoint brings included.
+    return found if isinstance(found, part.kind) or part.name == "tokenizer" else None

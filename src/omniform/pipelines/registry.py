@@ -133,6 +133,7 @@ class PipelineRegistry:
             info["type"] = type
         self.supported_tasks[task] = info
         self._aliases.pop(task, None)
+        pipeline_class._registered_impl = {task: info}
 
     def to_dict(self) -> dict[str, TaskInfo]:
         """All tasks by name."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from omniform.core.config import ModelConfig
-from omniform.core.errors import CodeError, InputError, listed
+from omniform.core.errors import CodeError, InputError, UnknownNameError, listed
 from omniform.hub import own
 from omniform.hub.checkpoint import changed
 from omniform.hub.code import foreign
@@ -113,7 +113,8 @@ def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
                 where=asked.source.name,
                 found=f"{kind.__name__} and {type(config).__name__}",
             )
-        return foreign.method(kind, "from_pretrained")(name, **asked.where, **asked.rest, config=config)
+        rest = {**asked.rest, "config": config, "trust_remote_code": asked.trust}
+        return foreign.method(kind, "from_pretrained")(name, **asked.where, **rest)
     if given is None and theirs is not None and home_of(theirs) == "transformers":
         return foreign.load(kind, asked.source, foreign.with_config(theirs, asked.source, asked.rest))
     config = _foreign_config(kind, theirs, given, asked, raw)
@@ -157,11 +158,11 @@ def _input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | N
 
 
 def _need_known(auto: str, raw: Mapping[str, object], asked: Asked) -> None:
-    """Raise :class:`CodeError` if neither omniform nor the checkpoint has a class for this."""
+    """Raise :class:`UnknownNameError` if neither omniform nor the checkpoint has a class for this."""
     model_type, auto_map = raw.get("model_type"), raw.get("auto_map")
     if auto_map and isinstance(model_type, str) and not registry.is_known(model_type):
         names = auto_map if isinstance(auto_map, Mapping) else {}
-        raise CodeError(
+        raise UnknownNameError(
             f"the checkpoint brings no class for {auto}, and its model_type is unknown here",
             where=asked.source.name,
             expected=f"auto_map[{auto!r}]",
