@@ -142,6 +142,10 @@ class MissingPartError(OmniformError, NotImplementedError):
     """A part is asked for that this kind of model does not have."""
 
 
+class SandboxError(OmniformError, RuntimeError):
+    """Code cannot be run in a sandbox on this machine, or what ran there failed or ended."""
+
+
 class UnknownNameError(OmniformError, KeyError):
     """A name (task, family, architecture) that nothing is registered under."""
 

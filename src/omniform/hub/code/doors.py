@@ -17,6 +17,9 @@ from omniform.hub.checkpoint import changed
 from omniform.hub.code import foreign
 from omniform.hub.code.named import class_named
 from omniform.hub.code.promises import home_of
+from omniform.hub.code.reference import named_in
+from omniform.hub.code.sandbox.enter import sandboxed
+from omniform.hub.code.sandbox.remote import Sandboxed
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import WHERE_ARGUMENTS, places, refuse
@@ -61,6 +64,13 @@ class Asked:
         """The class that is named for an Auto class."""
         return class_named(auto, self.source, auto_map, self.trust, code_revision=self.code_revision)
 
+    def boxed(self, auto: str, auto_map: object, rest: Mapping[str, object]) -> object | None:
+        """What the class that is named for an Auto class loads, in a sandbox; None where it is to run here."""
+        if mode_of(self.trust) != "sandbox":
+            return None
+        named = named_in(auto_map, auto, self.source.name)
+        return None if named is None else sandboxed(auto, self.source, named, rest, self.code_revision)
+
     def load(self, kind: type, rest: Mapping[str, object]) -> object:
         """Load the checkpoint by a class's own ``from_pretrained``."""
         if home_of(kind) == "omniform":
@@ -79,7 +89,12 @@ def config_of(name: Name, kwargs: Mapping[str, object]) -> object | None:
         return None
     asked = Asked(name, kwargs)
     raw = read_json(asked.source.need("config.json"))
-    kind = None if registry.is_users(raw.get("model_type")) else asked.kind("AutoConfig", raw.get("auto_map"))
+    if registry.is_users(raw.get("model_type")):
+        return None
+    boxed = asked.boxed("AutoConfig", raw.get("auto_map"), asked.rest)
+    if boxed is not None:
+        return boxed
+    kind = asked.kind("AutoConfig", raw.get("auto_map"))
     if kind is None:
         _need_known("AutoConfig", raw, asked)
         return None
@@ -95,6 +110,9 @@ def model_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
     raw = _raw_of(given, asked)
     if own.registered(auto, model_type=raw.get("model_type")) is not None:
         return None
+    boxed = asked.boxed(auto, raw.get("auto_map"), {**asked.rest, "config": given})
+    if boxed is not None:
+        return boxed
     kind = asked.kind(auto, raw.get("auto_map"))
     if kind is None:
         _need_known(auto, raw, asked)
@@ -149,10 +167,14 @@ def _input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | N
     asked = Asked(name, kwargs)
     if _is_users_input(auto, asked):
         return None
+    rest = {key: value for key, value in asked.rest.items() if key not in ("config", "use_fast")}
     for file in _INPUT_FILES[auto]:
-        kind = asked.kind(auto, asked.json(file).get("auto_map"))
+        auto_map = asked.json(file).get("auto_map")
+        boxed = asked.boxed(auto, auto_map, rest)
+        if boxed is not None:
+            return boxed
+        kind = asked.kind(auto, auto_map)
         if kind is not None:
-            rest = {key: value for key, value in asked.rest.items() if key not in ("config", "use_fast")}
             return asked.load(kind, rest)
     return None
 
@@ -214,6 +236,8 @@ def _foreign_config(
 
 
 def _raw_of(given: object, asked: Asked) -> Mapping[str, object]:
+    if isinstance(given, Sandboxed):
+        raise InputError("a config from a sandbox stays there", where="config", remedy="Change its keys by keyword.")
     if _is_path(given):
         return read_json(locate(cast(Name, given)).need("config.json"))
     if given is not None:

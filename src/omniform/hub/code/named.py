@@ -59,12 +59,12 @@ def class_named(
 
 
 def in_sandbox(asked: Reference, source: Source) -> NoReturn:
-    """Load a class in a child process that can do no harm."""
+    """Refuse what would need a class here that may run in a sandbox only."""
     raise InputError(
-        "code cannot be run in a sandbox here yet",
+        "this is done in the process itself, where code in a sandbox cannot be reached",
         where="trust_remote_code",
-        found="'sandbox'",
-        remedy=f"omniform trust {source.name} shows the code of {asked.file}.",
+        found=f"'sandbox', {asked}",
+        remedy=f"Use from_pretrained of an Auto class, or trust the code: omniform trust {source.name} shows it.",
     )
 
 

@@ -30,7 +30,7 @@ def leaks(root: Path = Path("/")) -> list[str]:
         found.append("there is a network")
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         point, options = line.split()[4:6]
-        if "ro" not in options.split(",") and point not in ("/tmp", "/proc") and not point.startswith("/dev"):
+        if "ro" not in options.split(",") and point != "/tmp" and not point.startswith("/dev/"):
             found.append(f"{point} can be written to")
     return found
 
@@ -84,13 +84,13 @@ class Kept:
 
 def answered(request: Mapping[str, object], kept: Kept) -> object:
     """What one request comes to."""
-    import omniform
+    from omniform.hub import auto, auto_inputs
 
     what, args, named = request["do"], kept.meant(request.get("args", [])), kept.meant(request.get("kwargs", {}))
     assert isinstance(args, list) and isinstance(named, dict)
     if what == "load":
-        loader = getattr(getattr(omniform, str(request["auto"])), "from_pretrained")  # noqa: B009
-        return kept.keep(loader(*args, **named))
+        kind = {**vars(auto_inputs), **vars(auto)}[str(request["auto"])]
+        return kept.keep(kind.from_pretrained(*args, **named))
     number = request["of"]
     assert isinstance(number, int)
     held = kept.objects[number]
@@ -107,6 +107,7 @@ def serve(channel: socket.socket) -> None:
     """Answer requests until the other side has gone."""
     import torch
 
+    from omniform.core.errors import InputError
     from omniform.hub.code.sandbox.wire import receive, send
 
     kept = Kept()
@@ -120,14 +121,19 @@ def serve(channel: socket.socket) -> None:
             for number in request["dropped"]:
                 kept.drop(number)
             try:
-                send(channel, {"ok": answered(request, kept)}, kept.keep)
-            except OSError:
-                raise
+                answer: dict[str, object] = {"ok": answered(request, kept)}
             except BaseException as error:  # a stranger's code may raise what it likes, and leave by any door
-                words = traceback.format_exception(error)
-                send(
-                    channel, {"error": type(error).__name__, "text": str(error)[:4000], "trace": "".join(words)[-8000:]}
-                )
+                answer = told(error)
+            try:
+                send(channel, answer, kept.keep)
+            except InputError as error:  # what it returned cannot be passed; nothing was sent yet
+                send(channel, told(error))
+
+
+def told(error: BaseException) -> dict[str, object]:
+    """An error in words."""
+    words = "".join(traceback.format_exception(error))
+    return {"error": type(error).__name__, "text": str(error)[:4000], "trace": words[-8000:]}
 
 
 def main() -> None:

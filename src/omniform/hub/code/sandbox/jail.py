@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from omniform.core.errors import OmniformError
+from omniform.core.errors import SandboxError
 
 SCRATCH: Final = 2**30
 """Bytes that code in the sandbox may write, in memory, gone with it."""
@@ -29,10 +29,6 @@ SYSTEM: Final = (
 """What every program needs to see of a system; neither passwords nor anybody's settings."""
 
 SCRIPT: Final = Path(__file__).with_name("jail.sh")
-
-
-class SandboxError(OmniformError, RuntimeError):
-    """Code cannot be run in a sandbox on this machine, or what ran there failed or ended."""
 
 
 class Jail(Protocol):
@@ -65,8 +61,9 @@ class Bubblewrap:
             shown += ["--symlink", os.readlink(name), name]
         return [
             self.program, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
-            "--cap-drop", "ALL", *shown, "--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH),
-            "--perms", "0700", "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--", *argv,
+            "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH), "--perms", "0700",
+            "--tmpfs", "/tmp", *shown, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/",
+            "--chdir", "/tmp", "--", *argv,
         ]  # fmt: skip
 
 

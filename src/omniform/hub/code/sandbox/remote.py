@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import IO, Final, Self, cast
 
-from omniform.core.errors import InputError, OmniformError, UnknownAttributeError
-from omniform.hub.code.sandbox.jail import SandboxError, bare_environment, jail, python_folders
+from omniform.core.errors import InputError, OmniformError, SandboxError, UnknownAttributeError
+from omniform.hub.code.sandbox.jail import bare_environment, jail, python_folders
 from omniform.hub.code.sandbox.wire import Handle, Record, WireError, receive, send
 
 PATIENCE: Final = 120.0
@@ -53,7 +53,7 @@ class SandboxedOutput(dict[str, object]):
         return tuple(value for value in self.values() if value is not None)
 
 
-class CodeError(SandboxError):
+class SandboxedError(SandboxError):
     """What a checkpoint's code raised in its sandbox.
 
     Attributes:
@@ -70,12 +70,13 @@ class Sandbox:
 
     Args:
         readable: the checkpoint's files, the only ones of the user's that it may read.
+        cache: the Hub's cache as it is to be known in there.
 
     Raises:
         SandboxError: this machine has none, or it does not come up.
     """
 
-    def __init__(self, readable: Sequence[Path]) -> None:
+    def __init__(self, readable: Sequence[Path], cache: Path | None = None) -> None:
         way = jail()
         ours, theirs = socket.socketpair()
         self._channel = ours
@@ -86,6 +87,8 @@ class Sandbox:
         program = [sys.executable, "-P", "-m", "omniform.hub.code.sandbox.child", str(theirs.fileno())]
         self._mount_point = tempfile.mkdtemp(prefix="omniform-")
         environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[4])}
+        if cache is not None:
+            environment["HF_HUB_CACHE"] = str(cache)
         try:
             self._process = subprocess.Popen(
                 way.command(program, [*python_folders(), *readable], Path(self._mount_point)),
@@ -94,15 +97,10 @@ class Sandbox:
             )  # fmt: skip
         finally:
             theirs.close()
-        self._listener = threading.Thread(target=self._listen, name="omniform-sandbox", daemon=True)
+        words = (self._process.stdout, self._said)  # not this object itself, which ends when its last user lets go
+        self._listener = threading.Thread(target=_listen, args=words, name="omniform-sandbox", daemon=True)
         self._listener.start()
         self.close = weakref.finalize(self, _end, self._process, ours, self._mount_point)
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # it is closed while it is read from, at the end
-            while line := self._process.stdout.readline(10_000):
-                self._said.append(line.decode(errors="replace").rstrip())
 
     @property
     def is_open(self) -> bool:
@@ -139,7 +137,7 @@ class Sandbox:
             raise SandboxError("the sandbox sends what is no answer", found=type(answer).__name__)
         if "ok" in answer:
             return answer["ok"]
-        raise CodeError(str(answer["error"]), str(answer["text"])) from OmniformError(str(answer.get("trace")))
+        raise SandboxedError(str(answer["error"]), str(answer["text"])) from OmniformError(str(answer.get("trace")))
 
     @contextlib.contextmanager
     def _closed_on_trouble(self) -> Iterator[None]:
@@ -167,6 +165,12 @@ class _EndedError(SandboxError):
 
     def __init__(self, message: str, found: str) -> None:
         super().__init__(message, found=found)
+
+
+def _listen(output: IO[bytes], said: deque[str]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # it is closed while it is read from, at the end
+        while line := output.readline(10_000):
+            said.append(line.decode(errors="replace").rstrip())
 
 
 def _end(process: subprocess.Popen[bytes], channel: socket.socket, mount_point: str) -> None:
@@ -206,7 +210,7 @@ class Sandboxed:
             raise UnknownAttributeError(f"a sandbox lends no private names: {name}", where=self._kind)
         try:
             found = self._sandbox.ask({"do": "get", "of": self._number, "name": name})
-        except CodeError as error:
+        except SandboxedError as error:
             if error.raised not in ("AttributeError", "UnknownAttributeError"):
                 raise
             raise UnknownAttributeError(f"there is no {name!r} in the sandbox", where=self._kind) from error
@@ -247,7 +251,7 @@ class Sandboxed:
         while True:
             try:
                 item = walk._call("__next__", (), {})
-            except CodeError as error:
+            except SandboxedError as error:
                 if error.raised == "StopIteration":
                     return
                 raise
@@ -300,21 +304,24 @@ def _there(value: object) -> object:
     return value
 
 
-def load_in_sandbox(auto: str, folder: Path, kwargs: Mapping[str, object], readable: Sequence[Path] = ()) -> Sandboxed:
+def load_in_sandbox(
+    auto: str, folder: Path, kwargs: Mapping[str, object], readable: Sequence[Path] = (), *, cache: Path | None = None
+) -> Sandboxed:
     """Load a checkpoint in a sandbox, by the code that it brings.
 
     Args:
         auto: the Auto class that is asked for.
         folder: the checkpoint's files.
         kwargs: keywords of its ``from_pretrained``.
-        readable: what the files of the folder link to.
+        readable: what the files of the folder link to, and other folders that it needs.
+        cache: the Hub's cache, of which it sees what is in ``readable``.
 
     Raises:
         SandboxError: this machine has no sandbox; the code failed in there.
         InputError: a keyword that cannot be passed.
     """
     real = Path(os.path.realpath(folder))
-    sandbox = Sandbox([real, *readable])
+    sandbox = Sandbox([real, *(path.resolve() for path in readable)], cache)
     named = {name: _there(value) for name, value in kwargs.items()} | {"trust_remote_code": True}
     try:
         loaded = sandbox.ask({"do": "load", "auto": auto, "args": [str(real)], "kwargs": named})

@@ -103,7 +103,7 @@ class _Packer:
         if isinstance(value, (list, tuple)):
             inner = [self.plain(v, f"{where}[{n}]", depth + 1) for n, v in enumerate(value)]
             return inner if isinstance(value, list) else {"$": "tuple", "v": inner}
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
             if type(value) is not dict:
                 return self.plain(Record(type(value).__name__, dict(value)), where, depth)
             return {"$": "map", "v": [[k, self.plain(v, f"{where}[{k!r}]", depth + 1)] for k, v in value.items()]}
@@ -265,6 +265,8 @@ def _value(plain: object, tensors: list[Tensor], depth: int) -> object:
         case "tuple":
             return tuple(_value(item, tensors, depth + 1) for item in held)
         case "map":
-            values = {str(key): _value(item, tensors, depth + 1) for key, item in held}
+            if not all(type(key) in (str, int) for key, _ in held):
+                raise WireError("a key that is none")
+            values = {key: _value(item, tensors, depth + 1) for key, item in held}
             return Record(str(plain["k"])[:100], values) if "k" in plain else values
     raise WireError("a value of no kind")

@@ -1,0 +1,95 @@
+"""From a call of ``from_pretrained(..., trust_remote_code="sandbox")`` to what was loaded in a sandbox."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from omniform.core.errors import InputError, RepoError, brief
+from omniform.hub.code.closure import Files, Repository
+from omniform.hub.code.reference import Reference
+from omniform.hub.code.sandbox.jail import jail
+from omniform.hub.code.sandbox.remote import Sandboxed, load_in_sandbox
+from omniform.hub.files import Source
+from omniform.hub.weights import find_weights
+
+log = logging.getLogger("omniform")
+
+_WEIGHTS: Final = re.compile(
+    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx(_data)?|gguf|ot|tflite|npz|mlmodel|pb|index(\.[\w-]+)?\.json)"
+)
+"""Files that weigh much; of these only the ones that loading takes are fetched."""
+
+
+def sandboxed(
+    auto: str, source: Source, asked: Reference, rest: Mapping[str, object], code_revision: str | None = None
+) -> Sandboxed:
+    """Load what an Auto class is asked for in a sandbox, from files that are fetched here.
+
+    Args:
+        auto: the Auto class's name.
+        source: the checkpoint.
+        asked: the class that it names.
+        rest: the call's keywords that do not say where to look.
+        code_revision: which version of the code.
+
+    Raises:
+        SandboxError: this machine has none; the code failed in there.
+        InputError: a keyword that cannot be passed.
+        RepoError: a file cannot be had.
+    """
+    jail()  # before anything is fetched
+    if rest.get("config") is not None:
+        raise InputError(
+            "a config cannot be passed into a sandbox",
+            where="config",
+            found=brief(type(rest["config"]).__name__),
+            remedy="Change its keys by keyword.",
+        )
+    if code_revision is not None and source.folder is None:
+        raise InputError("the code in a sandbox is the checkpoint's own", where="code_revision", found=code_revision)
+    log.warning("%s: %s runs in a sandbox, without network, home folder and disk", source.name, asked)
+    given = {name: value for name, value in rest.items() if value is not None}
+    if source.subfolder:
+        given["subfolder"] = source.subfolder
+    folder = source.folder
+    readable: list[Path] = []
+    if folder is None:
+        folder = _snapshot(source, rest, weights=auto.startswith("AutoModel"))
+        readable.append(folder.parents[1])  # what the snapshot's links lead to
+    cache = None
+    if asked.repo is not None and asked.repo != source.name:
+        cache = _code_elsewhere(source, asked)
+        readable.append(cache)
+    return load_in_sandbox(auto, folder, given, readable, cache=None if cache is None else cache.parent)
+
+
+def _snapshot(source: Source, rest: Mapping[str, object], *, weights: bool) -> Path:
+    """The folder of a repository's files at its commit, those fetched that are needed."""
+    names = [name for name in source.listing() if not _WEIGHTS.fullmatch(name)]
+    found = source.fetch(sorted(names))
+    if weights:
+        variant, safe = rest.get("variant"), rest.get("use_safetensors")
+        find_weights(
+            source,
+            variant=variant if isinstance(variant, str) else None,
+            use_safetensors=safe if isinstance(safe, bool) else None,
+        )
+    name, path = next(iter(found.items()))
+    depth = len(Path(source.subfolder, name).parts)
+    return path.parents[depth - 1]
+
+
+def _code_elsewhere(source: Source, asked: Reference) -> Path:
+    """The folder in the cache of another repository, its code fetched, which a checkpoint names."""
+    assert asked.repo is not None
+    home = Repository.elsewhere(asked.repo, source)
+    files = Files(home)
+    files.add(home.entry(asked.file))
+    path = home.path(asked.file)
+    if path is None:
+        raise RepoError("there is no such file of code", where=f"{asked.repo}: {asked.file}")
+    return path.parents[len(Path(asked.file).parts) + 1]
