@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -12,6 +13,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from loopback import Hub
 
 FILES = {"config.json": '{"model_type": "llama"}', "model.safetensors": b"\0" * 5000, "sub/notes.txt": "notes"}
+
+
+@pytest.fixture
+def online(hub: Hub, tmp_path: Path):
+    with hub.connected(cache=tmp_path / "home"):
+        yield hub
 
 
 def test_files_come_whole_and_only_once(hub: Hub, tmp_path: Path) -> None:
@@ -110,3 +117,72 @@ def test_branches_tags_and_pull_requests(hub: Hub, tmp_path: Path) -> None:
         api.delete_tag("ann/tiny", tag="v1")
         with pytest.raises(errors.RevisionNotFoundError):
             api.model_info("ann/tiny", revision="v1")
+
+
+def test_conversations(online: Hub) -> None:
+    online.upload("ann/tiny", FILES)
+    ben = HfApi(endpoint=online.address, token=online.people.token("ben"))
+    ann = HfApi(endpoint=online.address, token=online.token)
+    talk = ben.create_discussion("ann/tiny", "A question", description="why?")
+    edited = ben.edit_discussion_comment("ann/tiny", talk.num, talk.events[0].id, "why not?")
+    assert edited.content == "why not?" and edited.edited and edited.edit_history[0]["raw"] == "why?"
+    assert ann.rename_discussion("ann/tiny", talk.num, "Answered").old_title == "A question"
+    assert ann.change_discussion_status("ann/tiny", talk.num, "closed", comment="done").new_status == "closed"
+    draft = ben.create_pull_request("ann/tiny", "A change")
+    ben.upload_file(repo_id="ann/tiny", path_or_fileobj=b"ben", path_in_repo="config.json", revision="refs/pr/2")
+    details = ann.get_discussion_details("ann/tiny", 2)
+    assert draft.status == "draft" and details.events[-1].summary == "Upload config.json with huggingface_hub"
+    assert "+ben" in details.diff and details.conflicting_files == []
+    assert [(d.num, d.status, d.is_pull_request) for d in ann.get_repo_discussions("ann/tiny")] == [
+        (2, "draft", True),
+        (1, "closed", False),
+    ]
+    assert [d.num for d in ann.get_repo_discussions("ann/tiny", discussion_type="pull_request")] == [2]
+    online.upload("ann/tiny", {"config.json": "ann"})
+    assert ann.get_discussion_details("ann/tiny", 2).conflicting_files == ["config.json"]
+    with pytest.raises(errors.HfHubHTTPError, match="both sides changed"):
+        ann.merge_pull_request("ann/tiny", 2)
+    assert online.read("ann/tiny", "config.json") == b"ann"
+
+
+def test_headers_by_ranges_and_a_file_system(online: Hub) -> None:
+    header = b'{"a":{"dtype":"F32","shape":[250],"data_offsets":[0,1000]}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(1000)
+    index = '{"metadata": {}, "weight_map": {"a": "model-1.safetensors"}}'
+    online.upload("ann/tiny", {"model.safetensors": weights})
+    online.upload("ann/sharded", {"model-1.safetensors": weights, "model.safetensors.index.json": index})
+    api = HfApi(endpoint=online.address, token=False)
+    assert api.get_safetensors_metadata("ann/tiny").parameter_count == {"F32": 250}
+    assert api.get_safetensors_metadata("ann/sharded").weight_map == {"a": "model-1.safetensors"}
+    assert api.model_info("ann/tiny").safetensors.total == 250
+    files = huggingface_hub.HfFileSystem(endpoint=online.address, token=False, skip_instance_cache=True)
+    assert files.ls("ann/tiny", detail=False) == ["ann/tiny/.gitattributes", "ann/tiny/model.safetensors"]
+    with online.watch() as log, files.open("ann/tiny/model.safetensors", "rb", block_size=100) as file:
+        assert file.read(8) == weights[:8]
+    assert log.sent("GET /cdn/*") < len(weights)
+
+
+def test_commits_side_by_side_all_count(online: Hub) -> None:
+    online.upload("ann/tiny", FILES)
+    api = HfApi(endpoint=online.address, token=online.token)
+    with ThreadPoolExecutor(8) as pool:
+        names = [f"{number}.txt" for number in range(8)]
+        list(pool.map(lambda name: api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="ann/tiny"), names))
+    assert set(names) <= set(online.paths("ann/tiny")) and len(online.titles("ann/tiny")) == 10
+
+
+@pytest.mark.usefixtures("online")
+def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    with Hub(folder) as first:
+        commit = first.upload("ann/tiny", FILES, private=True)
+        first.upload("ann/tiny", {"README.md": "---\nlicense: mit\n---\n"}, revision="dev")
+        first.tag("ann/tiny", "v1")
+        first.upload("ann/old", FILES)
+        first.move("ann/old", "ann/new")
+        HfApi(endpoint=first.address, token=first.token).create_discussion("ann/tiny", "Hello there")
+    with Hub(folder) as again:
+        api = HfApi(endpoint=again.address, token=again.token)
+        assert api.model_info("ann/tiny", revision="v1").sha == commit and api.model_info("ann/tiny").private
+        assert api.model_info("ann/old").id == "ann/new"
+        assert api.get_discussion_details("ann/tiny", 1).title == "Hello there"

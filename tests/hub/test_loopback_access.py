@@ -70,6 +70,19 @@ def test_tokens(home: Hub) -> None:
     assert home.titles("ann/tiny") == ["files", "initial commit"]
 
 
+def test_a_login_is_remembered_in_the_home_folder(home: Hub, tmp_path: Path) -> None:
+    home.upload("ann/secret", {"config.json": "{}"}, private=True)
+    huggingface_hub.login(home.read_token)
+    assert huggingface_hub.whoami()["name"] == "ann" and (tmp_path / "home/token").read_text() == home.read_token
+    assert hf_hub_download("ann/secret", "config.json")
+    home.people.revoke(home.read_token)
+    with pytest.raises(errors.HfHubHTTPError, match="401"):
+        huggingface_hub.model_info("ann/secret")
+    huggingface_hub.logout()
+    with pytest.raises(errors.RepositoryNotFoundError):
+        huggingface_hub.model_info("ann/secret")
+
+
 def test_organisations(home: Hub) -> None:
     cal = home.people.token("cal")
     home.people.organisation("lab", ann="admin", cal="read")

@@ -19,7 +19,7 @@ In another terminal:
 
 then for example:
   hf auth whoami
-  hf upload {user}/first assets/scenes-llava
+  hf upload {user}/first src/omniform/assets/scenes-llava
   omniform run --model {user}/first --text "Describe the picture." --image examples/pictures/scene.png
 
 A token that can only read: {read_token}

@@ -7,7 +7,7 @@ import binascii
 import fnmatch
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO, cast
+from typing import cast
 
 from loopback.access import PREFIX, Call, on
 from loopback.cards import check_card
@@ -51,11 +51,21 @@ def _ignored(path: str, rules: str) -> bool:
     return out
 
 
+def may_push(call: Call, revision: str) -> Repository:
+    """A repository that the caller may change there: as one of its people, or by a pull request of their own."""
+    repo = call.see()
+    number = revision.removeprefix("refs/pr/")
+    found = call.hub.talk(repo).get(int(number)) if number.isdigit() and number != revision else None
+    if call.request.flag("create_pr") or (found is not None and found["author"] == call.user().user):
+        return call.propose()
+    return call.write()
+
+
 @on("POST", "preupload")
 def preupload(call: Call) -> Answer:
     """How each file is to come, and what is there under its name."""
-    repo = call.propose() if call.request.flag("create_pr") else call.write()
-    revision, given = "/".join(call.rest[1:]), call.request.json()
+    revision = "/".join(call.rest[1:])
+    repo, given = may_push(call, revision), call.request.json()
     commit = call.commit(revision)
     there = repo.files(commit)
     rules = given.get("gitIgnore")
@@ -103,12 +113,8 @@ def _changes(lines: Iterable[Mapping[str, object]]) -> Iterator[Change]:
 @on("POST", "commit")
 def commit(call: Call) -> Answer:
     """Operations, one a line, make one commit; nothing happens before the last line has come."""
-    pull = call.request.flag("create_pr")
-    repo = call.propose() if pull else call.see()
-    revision = "/".join(call.rest[1:])
-    author = call.user().user
-    if not pull and not _own_pull(call, revision):
-        call.write()
+    pull, revision = call.request.flag("create_pr"), "/".join(call.rest[1:])
+    repo, author = may_push(call, revision), call.user().user
     base = call.commit(revision)
     try:
         lines = [json.loads(line) for line in call.request.body.read().splitlines() if line.strip()]
@@ -140,12 +146,6 @@ def commit(call: Call) -> Answer:
     else:
         call.hub.talk(repo).pushed(ref, author, oid, title)
     return as_json(found)
-
-
-def _own_pull(call: Call, revision: str) -> bool:
-    number = revision.removeprefix("refs/pr/")
-    found = call.hub.talk(call.repo).get(int(number)) if number.isdigit() and number != revision else None
-    return found is not None and found["author"] == call.user().user
 
 
 def _ref(repo: Repository, revision: str) -> str:
@@ -234,12 +234,12 @@ def take_upload(call: Call) -> Answer:
     sha256, *more = call.rest
     try:
         if what == "upload":
-            repo.lfs.put(sha256, cast("BinaryIO", call.request.body))
+            repo.lfs.put(sha256, call.request.body.pieces())
             return Answer(200, b"", {"ETag": f'"{sha256[:32]}"'})
         if not repo.lfs.has_upload(more[0]):
             raise RefusedError(404, "NoSuchUpload: The specified upload does not exist")
         if what == "part":
-            etag = repo.lfs.put_part(more[0], int(more[1]), cast("BinaryIO", call.request.body))
+            etag = repo.lfs.put_part(more[0], int(more[1]), call.request.body.pieces())
             return Answer(200, b"", {"ETag": f'"{etag}"'})
         parts = sorted(_rows(call.request.json().get("parts")), key=lambda row: int(str(row["partNumber"])))
         repo.lfs.complete(more[0], sha256, [str(row["etag"]) for row in parts])

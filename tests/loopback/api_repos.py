@@ -9,13 +9,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from loopback.access import PREFIX, Call, alone, may_write, no_repository, on
 from loopback.api_files import moment, paged
 from loopback.cards import metadata_of
 from loopback.store import KINDS, File, Kind, NoFileError, Repository, Settings
-from loopback.wire import Answer, RefusedError, as_json
+from loopback.wire import Answer, RefusedError, as_json, open_body
 
 _NAME: Final = re.compile(r"(?!.*(--|\.\.|\.git$|\.ipynb$))[A-Za-z0-9_][\w.-]{0,95}(?<![-.])")
 _BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -241,10 +241,11 @@ def _siblings(call: Call, files: Mapping[str, File], blobs: bool) -> list[dict[s
     return rows
 
 
-def _header(data: bytes) -> dict[str, dict[str, Any]]:
+def _header(repo: Repository, file: File) -> dict[str, dict[str, Any]]:
     """The header of a safetensors file; none of a file that is none."""
-    with contextlib.suppress(ValueError, struct.error):
-        found = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    body = repo.lfs.path(file.large.sha256) if file.large else repo.data(file)
+    with open_body(body) as data, contextlib.suppress(ValueError, struct.error, OverflowError):
+        found = json.loads(data.read(min(struct.unpack("<Q", data.read(8))[0], 1 << 27)))
         return found if isinstance(found, dict) else {}
     return {}
 
@@ -254,7 +255,7 @@ def _safetensors(repo: Repository, files: Mapping[str, File]) -> dict[str, objec
     for path, file in files.items():
         if not path.endswith(".safetensors") or "/" in path:
             continue
-        for name, tensor in _header(repo.data(file)).items():
+        for name, tensor in _header(repo, file).items():
             if name != "__metadata__" and tensor["dtype"] in _BYTES:
                 size = (tensor["data_offsets"][1] - tensor["data_offsets"][0]) // _BYTES[tensor["dtype"]]
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + size
@@ -270,7 +271,7 @@ def safetensors_metadata(call: Call) -> Answer:
     if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
         raise RefusedError(404, "Entry not found", "EntryNotFound", X_Repo_Commit=head)
     shards = sorted(set(index["weight_map"].values()))
-    headers = {shard: _header(repo.data(repo.file(head, shard))) for shard in shards}
+    headers = {shard: _header(repo, repo.file(head, shard)) for shard in shards}
     return as_json({"index": {"metadata": index.get("metadata")}, "headers": headers})
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from loopback.access import Call, alone
 from loopback.wire import Answer, as_json

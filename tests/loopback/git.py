@@ -176,6 +176,8 @@ class Git:
 
     def ref(self, name: str) -> str | None:
         """The commit that a full ref (``refs/heads/main``) names."""
+        if _BAD_NAME.search(name):
+            return None
         path = self.folder / name
         return path.read_text().strip() if path.is_file() else None
 
@@ -188,7 +190,11 @@ class Git:
             raise RefError(f"{name!r} stands in the way of another ref") from error
 
     def delete_ref(self, name: str) -> None:
-        (self.folder / name).unlink()
+        path = self.folder / name
+        path.unlink()
+        while path.parent.name not in ("heads", "tags", "pr") and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
 
     def refs(self, under: str) -> dict[str, str]:
         """Short names below ``refs/heads`` (or another folder of refs) and the commits they name."""

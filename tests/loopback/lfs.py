@@ -6,20 +6,18 @@ Formats: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _POINTER: Final = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize ([0-9]+)\n"
 )
-_CHUNK: Final = 1 << 20
 
 
 class UploadError(Exception):
@@ -69,15 +67,15 @@ class LargeFiles:
     def has_upload(self, upload: str) -> bool:
         return re.fullmatch(r"[0-9a-f]{32}", upload) is not None and (self.incoming / upload).is_dir()
 
-    def put_part(self, upload: str, number: int, data: BinaryIO) -> str:
+    def put_part(self, upload: str, number: int, pieces: Iterable[bytes]) -> str:
         """Keep one part; its ETag."""
         path, digest = self.incoming / upload / f"{number:06}", hashlib.md5()
         part = path.with_suffix(".part")
         try:
             with part.open("wb") as file:
-                while chunk := data.read(_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -107,7 +105,7 @@ class LargeFiles:
         self._keep(whole, sha256)
         shutil.rmtree(folder)
 
-    def put(self, sha256: str, data: BinaryIO) -> None:
+    def put(self, sha256: str, pieces: Iterable[bytes]) -> None:
         """Keep a file that arrives as a whole.
 
         Raises:
@@ -117,9 +115,9 @@ class LargeFiles:
         part, digest = self.incoming / f"{uuid.uuid4().hex}.single", hashlib.sha256()
         try:
             with part.open("wb") as file:
-                while chunk := data.read(_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
             if digest.hexdigest() != sha256:
                 raise UploadError(f"a file of SHA-256 {digest.hexdigest()} arrived, not {sha256}")
             self._keep(part, sha256)
@@ -134,5 +132,5 @@ class LargeFiles:
         """Keep a file that was not uploaded but made here."""
         sha256 = hashlib.sha256(data).hexdigest()
         if not self.holds(sha256):
-            self.put(sha256, io.BytesIO(data))
+            self.put(sha256, [data])
         return Pointer(sha256, len(data))

@@ -46,7 +46,7 @@ def matches(match: Match, asked: Asked) -> bool:
     return (not method or method == asked.method) and fnmatch.fnmatchcase(asked.path, pattern)
 
 
-_ASIDE = ("/api/agent-harnesses", "/api/telemetry")
+_ASIDE = ("/api/agent-harnesses", "/api/telemetry", "/v1/telemetry")
 
 
 class Log:

@@ -54,7 +54,7 @@ class Body(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
-            return b"".join(iter(lambda: self.read(_CHUNK), b""))
+            return b"".join(self.pieces())
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
         self._next_chunk()
@@ -69,9 +69,13 @@ class Body(io.RawIOBase):
             self._source.readline()
         return data
 
+    def pieces(self) -> Iterator[bytes]:
+        """What is left, piece by piece."""
+        return iter(lambda: self.read(_CHUNK), b"")
+
     def drain(self) -> None:
         self.full = False
-        while self.read(_CHUNK):
+        for _ in self.pieces():
             pass
 
 
@@ -184,7 +188,7 @@ class Server(ThreadingHTTPServer):
 
     def start(self) -> None:
         self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.05,), daemon=True, name=f"loopback-{self.name}"
+            target=self.serve_forever, args=(0.02,), daemon=True, name=f"loopback-{self.name}"
         )
         self._thread.start()
 
