@@ -205,8 +205,14 @@ def open_checkpoint(
     callee: str,
     kwargs: Mapping[str, object],
     config_class: type[ModelConfig] = ModelConfig,
+    *,
+    peek: bool = False,
 ) -> Opened:
-    """Read config and headers and build the modules; see :func:`load` for the arguments."""
+    """Read config and headers and build the modules; see :func:`load` for the arguments.
+
+    Args:
+        peek: of weights on the Hub, have the headers and no more.
+    """
     where, options, changes = split(kwargs)
     by_hand = name is None and options.state_dict is not None and options.config is not None
     source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
@@ -217,7 +223,9 @@ def open_checkpoint(
     if options.state_dict is not None:
         files = WeightFiles({}, given=options.state_dict)
     else:
-        files = find_weights(source, variant=options.variant, use_safetensors=options.use_safetensors)
+        files = find_weights(
+            source, variant=options.variant, use_safetensors=options.use_safetensors, peek=peek
+        )  # fmt: skip
     loading = Loading(
         dtype=named_dtype(options.dtype) or _own_dtype(config, files),
         device_map=options.device_map,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.hub.checkpoint import Name, read_config, saved_class
 from omniform.hub.files import locate
 from omniform.hub.load import build_on_meta, lay_out, match, table_of
 from omniform.hub.weights import WeightFiles, find_weights
+from omniform.weights.safetensors import Entry
 from omniform.weights.tensors import tensors_and_ties
 
 
@@ -77,9 +79,9 @@ def inspect(name: Name, **where: object) -> Summary:
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source)
     kind = saved_class(config)
-    files = find_weights(source)
+    files = find_weights(source, peek=True)
     model = build_on_meta(config, kind, source.name)
-    held = {key: entry for header in files.headers.values() for key, entry in header.entries.items()}
+    held = _told(files)
     if held:
         lay_out(model, held)
         match(model, table_of(model), held, ignore_mismatched_sizes=False)[1].check(source.name)
@@ -88,7 +90,6 @@ def inspect(name: Name, **where: object) -> Summary:
     dtypes: Counter[str] = Counter()
     for dtype, nbytes in sizes.values():
         dtypes[str(dtype).removeprefix("torch.")] += nbytes
-    paths = [*files.headers, *files.pickles]
     return Summary(
         name=source.name,
         family=config.model_type,
@@ -96,10 +97,10 @@ def inspect(name: Name, **where: object) -> Summary:
         tasks=model.origin.architecture.tasks,
         parameters=sum(t.numel() for t in tensors.values()),
         nbytes=sum(nbytes for _, nbytes in sizes.values()),
-        disk_bytes=sum(path.stat().st_size for path in paths),
+        disk_bytes=files.nbytes,
         dtypes=dict(dtypes.most_common()),
         parts=_parts(model, sizes),
-        files=tuple(path.name for path in paths),
+        files=tuple(path.name for path in files.paths),
         mapped=bool(files.headers),
     )
 
@@ -109,17 +110,21 @@ def _stored_sizes(model: Model, files: WeightFiles) -> dict[str, tuple[torch.dty
     table = table_of(model)
     tensors, _ = tensors_and_ties(model)
     stored: dict[str, torch.dtype] = {}
-    for header in files.headers.values():
-        for key, entry in header.entries.items():
-            meant = table.canonical(key, model.origin.family.prefixes)
-            if meant is not None:
-                stored.setdefault(table.duplicates.get(meant, meant), entry.dtype)
+    for key, entry in _told(files).items():
+        meant = table.canonical(key, model.origin.family.prefixes)
+        if meant is not None:
+            stored.setdefault(table.duplicates.get(meant, meant), entry.dtype)
     fallback = model.config.common.dtype or torch.float32
     sizes: dict[str, tuple[torch.dtype, int]] = {}
     for path in table.links:
         dtype = stored.get(table.key(path), fallback if tensors[path].is_floating_point() else tensors[path].dtype)
         sizes[path] = (dtype, prod(tensors[path].shape) * dtype.itemsize)
     return sizes
+
+
+def _told(files: WeightFiles) -> Mapping[str, Entry | Tensor]:
+    """What headers tell of the tensors; of a ``.bin`` file on this disk nothing, since that would have it read."""
+    return files.described() if files.headers or files.peeked is not None else {}
 
 
 def _parts(model: Model, sizes: Mapping[str, tuple[torch.dtype, int]]) -> tuple[Part, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -181,7 +182,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         if renamed.keys() != held.keys():
             held, files = renamed, WeightFiles({}, files.pickles, given=renamed)
     lay_out(model, held)
-    untie_what_differs(model, held)
+    untie_what_differs(model, held, partial(_equal, held))
     table = table_of(model)
     keys, report = match(model, table, held, how.ignore_mismatched_sizes)
     report.check(where)
@@ -307,13 +308,14 @@ def _gathered(spelled: Mapping[str, str], table: KeyTable) -> dict[str, str]:
     return found
 
 
-def untie_what_differs(model: Model, held: Mapping[str, Tensor], *, glance: bool = False) -> None:
+def untie_what_differs(model: Model, held: Iterable[str], alike: Callable[[str, str], bool]) -> None:
     """Give a tied tensor its own memory where the checkpoint holds it beside its owner, with other values.
 
     The weights tell better than the config whether they were trained apart (T5 1.1 and its kin).
 
     Args:
-        glance: look at the middle row only, so that next to nothing is read.
+        held: the checkpoint's keys.
+        alike: whether what two keys hold is the same.
     """
     table = table_of(model)
     if not table.duplicates:
@@ -324,13 +326,14 @@ def untie_what_differs(model: Model, held: Mapping[str, Tensor], *, glance: bool
     for copy, owner in table.duplicates.items():
         if copy not in spelled or owner not in spelled:
             continue
-        one, other = held[spelled[copy]], held[spelled[owner]]
-        if glance and one.dim() and one.shape == other.shape:
-            one, other = one[one.shape[0] // 2], other[one.shape[0] // 2]
-        if not torch.equal(one, other):
+        if not alike(spelled[copy], spelled[owner]):
             path = table.copies[copy]
             assign(model, path, torch.empty_like(tensors[path]))
             log.warning("%s: %s differs from %s, which it is usually tied to", model.name_or_path, copy, owner)
+
+
+def _equal(held: Mapping[str, Tensor], one: str, other: str) -> bool:
+    return torch.equal(held[one], held[other])
 
 
 def match(

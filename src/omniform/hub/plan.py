@@ -136,7 +136,7 @@ def plan(
     _check_counts(tokens=tokens, rows=rows)
     check_arguments("plan", options, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS, "use_auth_token"))
     given = {"device_map": device_map, "max_memory": max_memory, "dtype": dtype, **options}
-    opened = open_checkpoint(os.fspath(name), lambda config: (config, saved_class(config)), "plan", given)
+    opened = open_checkpoint(os.fspath(name), lambda config: (config, saved_class(config)), "plan", given, peek=True)
     model, how = opened.model, opened.loading
     if opened.options.attn_implementation is not None:
         model.set_attn_implementation(opened.options.attn_implementation)
@@ -183,10 +183,10 @@ def _placed(opened: Opened) -> tuple[Layout, Placement]:
 def _layout(opened: Opened) -> Layout:
     """What the tensors would be once loaded."""
     model, files = opened.model, opened.files
-    lay_out(model, files.described())
-    if table_of(model).duplicates:
-        untie_what_differs(model, files.tensors(), glance=True)  # mapped, of which one row is looked at
-    held, table = files.described(), table_of(model)
+    held = files.described()
+    lay_out(model, held)
+    untie_what_differs(model, held, files.is_alike)
+    table = table_of(model)
     keys, report = match(model, table, held, opened.loading.ignore_mismatched_sizes)
     report.check(opened.source.name)
     return layout_of(model, table, keys, held, opened.loading.dtype, files)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote
@@ -417,15 +418,14 @@ class Remote:
 
     def _known(self) -> Mapping[str, Listed] | None:
         """All files of the commit, asked for once; None where the Hub cannot tell."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
         from huggingface_hub.hf_api import RepoFile
-        from huggingface_hub.utils._runtime import is_xet_available
 
         def ask() -> dict[str, Listed]:
             entries = HfApi().list_repo_tree(
                 self.name, recursive=True, revision=self._commit, token=self.asked.token
             )  # fmt: skip
-            chunks = is_xet_available()
+            chunks = not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
             return {
                 entry.path: Listed(
                     entry.size,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -81,19 +81,37 @@ def read_header(path: Path) -> Header:
     Raises:
         WeightsError: the file is cut, its header is absurd or no JSON, or its offsets lie outside or overlap.
     """
-    where = str(path)
+
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise _damaged(where, "at least 8 bytes", f"{len(prefix)} bytes")
-            (length,) = struct.unpack("<Q", prefix)
-            if length > LONGEST_HEADER or length > size - 8:
-                raise _damaged(where, f"a header that fits into the file's {size} bytes", f"a header of {length} bytes")
-            text = file.read(length)
+
+            def read(start: int, stop: int) -> bytes:
+                file.seek(start)
+                return file.read(stop - start)
+
+            return header_of(read, path.stat().st_size, str(path))
     except OSError as error:
-        raise WeightsError("the file cannot be read", where=where, found=error.strerror) from error
+        raise WeightsError("the file cannot be read", where=str(path), found=error.strerror) from error
+
+
+def header_of(read: Callable[[int, int], bytes], size: int, where: str) -> Header:
+    """Read and check the header of a file that lies anywhere.
+
+    Args:
+        read: gives the bytes from a place to another; fewer where the file ends before.
+        size: the file's bytes.
+        where: what the file is called in errors.
+
+    Raises:
+        WeightsError: as :func:`read_header`.
+    """
+    prefix = read(0, 8)
+    if len(prefix) < 8:
+        raise _damaged(where, "at least 8 bytes", f"{len(prefix)} bytes")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > LONGEST_HEADER or length > size - 8:
+        raise _damaged(where, f"a header that fits into the file's {size} bytes", f"a header of {length} bytes")
+    text = read(8, 8 + length)
     tensors, signs = text.count(b"{"), text.count(b"[") + text.count(b",")
     if tensors > MOST_TENSORS or signs > 16 * MOST_TENSORS:
         # Each of them becomes objects a hundred times as large.
