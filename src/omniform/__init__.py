@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from omniform.core.collector import paused
-from omniform.names import Paths
+from omniform.names import PATHS, Paths
 
 __version__ = "0.1.0"
 
@@ -74,6 +74,11 @@ _QUANTIZERS = (
     "should_convert_module",
 )  # fmt: skip
 _QUANTIZATION_CONFIGS = ("QuantizationConfigMixin", "register_quantization_config")
+_LOOKUPS = (
+    "cached_file", "cached_files", "extract_commit_hash", "file_exists", "get_token", "has_file", "is_offline_mode",
+    "list_repo_templates", "login", "logout",
+)  # fmt: skip
+
 _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
@@ -87,6 +92,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
+    **dict.fromkeys(_LOOKUPS, "omniform.hub.lookup"),
     "Engine": "omniform.engine.engine",
     "Guide": "omniform.engine.guide",
     "ContinuousBatchingConfig": "omniform.engine.batching_config",
@@ -171,6 +177,16 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
+    from omniform.hub.lookup import cached_file as cached_file
+    from omniform.hub.lookup import cached_files as cached_files
+    from omniform.hub.lookup import extract_commit_hash as extract_commit_hash
+    from omniform.hub.lookup import file_exists as file_exists
+    from omniform.hub.lookup import get_token as get_token
+    from omniform.hub.lookup import has_file as has_file
+    from omniform.hub.lookup import is_offline_mode as is_offline_mode
+    from omniform.hub.lookup import list_repo_templates as list_repo_templates
+    from omniform.hub.lookup import login as login
+    from omniform.hub.lookup import logout as logout
     from omniform.hub.plan import plan as plan
     from omniform.inputs.media_access import MediaAccess as MediaAccess
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
@@ -195,6 +211,8 @@ def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if name == "logging":
         return import_module("omniform.utils.logging")
+    if name in PATHS:
+        return import_module(f"omniform.{name}")
     if home is not None:
         with paused():
             value: object = vars(import_module(home))[name]

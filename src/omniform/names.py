@@ -59,7 +59,10 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding",
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "trainer_utils": "set_seed",
-    "utils": "logging ModelOutput HF_MODULES_CACHE",
+    "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "
+    "list_repo_templates",
+    "utils.hub": "HF_MODULES_CACHE cached_file cached_files extract_commit_hash has_file is_offline_mode "
+    "list_repo_templates",
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput",
     "utils.quantization_config": "QuantizationConfigMixin",
@@ -115,8 +118,8 @@ class _Names(ModuleType):
             home = import_module("omniform.hub.code.dynamic")
             found: object = home.__getattr__(name) if name.isupper() else vars(home)[name]
             return found
-        elif name == "logging" and rest == "utils":
-            value = import_module("omniform.utils.logging")
+        elif f"{rest}.{name}" in PATHS:
+            value = import_module(f"omniform.{rest}.{name}")
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):
             value = vars(import_module("omniform"))["__getattr__"](name)
         else:

@@ -29,10 +29,10 @@ from omniform.core.errors import (
     RevisionError,
     WriteRefusedError,
 )
-from omniform.hub import remote
+from omniform.hub import asking, remote
+from omniform.hub.asking import within
 from omniform.hub.files import locate
 from omniform.hub.refusals import refused
-from omniform.hub.remote import within
 from reference import omniform, saved_reference, transformers
 
 TINY = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -296,10 +296,10 @@ def test_what_is_cached_is_used_where_the_hub_is_out_of_reach(cache, monkeypatch
             "HUGGINGFACE_CO_URL_TEMPLATE",
             f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
         )
-        monkeypatch.setattr(remote, "_SILENT", {})
+        monkeypatch.setattr(asking, "SILENT", {})
         monkeypatch.setattr(logging.getLogger("omniform"), "propagate", True)
         caplog.set_level(logging.WARNING, logger="omniform")
-        assert eps(cache) == 1e-6 and [*remote._SILENT] == [endpoint]
+        assert eps(cache) == 1e-6 and [*asking.SILENT] == [endpoint]
         assert caplog.text.count("what is cached is used") == 1
         monkeypatch.setattr(remote, "within", None)  # nobody asks again
         assert eps(cache) == 1e-6

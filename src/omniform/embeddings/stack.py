@@ -24,6 +24,7 @@ from omniform.embeddings.parts import Part
 from omniform.embeddings.reading import Transformer
 from omniform.embeddings.rows import Text, batches, check_text, windows
 from omniform.hub.files import Source, locate
+from omniform.hub.remote import together
 from omniform.inputs.text.tokenizer import Tokenizer
 
 log = logging.getLogger("omniform")
@@ -61,6 +62,7 @@ class Stack(nn.Sequential):
     organization: ClassVar[str | None] = None
     usual_prompts: ClassVar[Mapping[str, str]] = {}
 
+    @together()
     def __init__(
         self,
         model_name_or_path: Name | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -319,7 +319,7 @@ class Checkpoint:
         origin = Origin(family=kind, model_class=named if wanted is None else wanted.recipe_name)
         if not any(name in files for name in _VOCABULARIES) and not is_whole(files, origin):
             raise self.missing("there is no tokenizer", " or ".join(_VOCABULARIES))
-        files.update(self._named_templates(files.values()))
+        files.update(self._named_templates())
         return tokenizer_from_files(
             files,
             where=self.where,
@@ -422,9 +422,7 @@ class Checkpoint:
             return cast(ChatTemplates, template)
         return None
 
-    def _named_templates(self, found: Iterable[Path]) -> dict[str, Path]:
+    def _named_templates(self) -> dict[str, Path]:
         """Further chat templates, each in a file of its own."""
-        folder = next((path.parent for path in found), None)
-        if folder is None:
-            return {}
-        return {f"{TEMPLATES_FOLDER}/{path.name}": path for path in sorted((folder / TEMPLATES_FOLDER).glob("*.jinja"))}
+        names = self.source.inside(TEMPLATES_FOLDER, ".jinja")
+        return self.source.files([f"{TEMPLATES_FOLDER}/{name}" for name in names])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniform.core.errors import ConfigError, InputError, RepoError
-from omniform.hub.remote import Asked, Remote, remote
+from omniform.hub.kept import Asked
+from omniform.hub.remote import Remote, remote
 from omniform.hub.used import used
 
 LARGEST_JSON = 64 * 2**20
@@ -46,7 +47,7 @@ class Source:
         Raises:
             RepoError: there is no such repository or revision, or it may not be read.
         """
-        return None if self.remote is None else self.remote.commit(self._inside("config.json"))
+        return None if self.remote is None else self.remote.commit(self.path_of("config.json"))
 
     def places(self) -> dict[str, object]:
         """The keywords that find the same repository again; of a folder, none that matters."""
@@ -67,7 +68,8 @@ class Source:
             RepoError: as :attr:`commit`.
         """
         if self.remote is not None:
-            inside = self._inside("")
+            inside = self.path_of("")
+            self.remote.commit(f"{inside}config.json")
             return frozenset(name.removeprefix(inside) for name in self.remote.listing() if name.startswith(inside))
         assert self.folder is not None
         top = self.folder / self.subfolder
@@ -80,7 +82,7 @@ class Source:
             RepoError: the folder or repository does not exist or cannot be reached.
         """
         if self.remote is not None:
-            path = self.remote.path(self._inside(filename))
+            path = self.remote.path(self.path_of(filename))
         else:
             path = self._local(filename)
         if path is not None:
@@ -90,8 +92,22 @@ class Source:
     def has(self, filename: str) -> bool:
         """Whether there is such a file; nothing is fetched. Raises as :meth:`find`."""
         if self.remote is not None:
-            return self.remote.has(self._inside(filename))
+            return self.remote.has(self.path_of(filename))
         return self._local(filename) is not None
+
+    def inside(self, folder: str, ending: str) -> list[str]:
+        """The names of the files in a folder of it that end like this, fetched or not. Raises as :meth:`find`.
+
+        Of a commit that is cached with this folder, or known to have none, the Hub is not asked.
+        """
+        if self.remote is not None:
+            top = self.path_of(f"{folder}/")
+            return sorted(
+                n[len(top) :] for n in self.remote.folder(top) if n.endswith(ending) and "/" not in n[len(top) :]
+            )
+        assert self.folder is not None
+        found = (self.folder / self.subfolder / folder).glob(f"*{ending}")
+        return sorted(path.name for path in found)
 
     def need(self, filename: str) -> Path:
         """The local path of a file that must be there."""
@@ -103,8 +119,8 @@ class Source:
     def files(self, filenames: Sequence[str]) -> dict[str, Path]:
         """Those of the named files that exist, fetched side by side. Raises as :meth:`find`."""
         if self.remote is not None:
-            fetched = self.remote.paths([self._inside(name) for name in filenames])
-            found = {name: fetched[inside] for name in filenames if (inside := self._inside(name)) in fetched}
+            fetched = self.remote.paths([self.path_of(name) for name in filenames])
+            found = {name: fetched[inside] for name in filenames if (inside := self.path_of(name)) in fetched}
         else:
             found = {name: path for name in filenames if (path := self._local(name)) is not None}
         for name, path in found.items():
@@ -130,7 +146,7 @@ class Source:
             RepoError: there is no such file, or as :meth:`find`.
         """
         if self.remote is not None:
-            held = self.remote.peek(self._inside(filename), start, stop)
+            held = self.remote.peek(self.path_of(filename), start, stop)
             used(self, filename, None)
             return held
         path = self.need(filename)
@@ -144,7 +160,7 @@ class Source:
     def size(self, filename: str) -> int:
         """The bytes of a file. Raises as :meth:`peek`."""
         if self.remote is not None:
-            return self.remote.size(self._inside(filename))
+            return self.remote.size(self.path_of(filename))
         return self.need(filename).stat().st_size
 
     def lacks(self, problem: str, *, expected: str | None = None, remedy: str | None = None) -> RepoError:
@@ -164,8 +180,8 @@ class Source:
         revision = "" if self.revision is None else f" ({self.revision})"
         return f"{self.name}{revision}{f', {self.subfolder}' if self.subfolder else ''}"
 
-    def _inside(self, filename: str) -> str:
-        # Names on the Hub have one spelling: "./part/" is "part".
+    def path_of(self, filename: str) -> str:
+        """A file's name in the repository, the subfolder included; it has one spelling: ``./part/`` is ``part``."""
         folder = posixpath.normpath(self.subfolder.replace(os.sep, "/")) if self.subfolder else "."
         return filename if folder == "." else f"{folder}/{filename}"
 

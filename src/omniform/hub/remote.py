@@ -8,11 +8,9 @@ exist, needs no request at all. A Hub that does not answer is noticed by the fir
 from __future__ import annotations
 
 import logging
-import os
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,7 +22,9 @@ from urllib.parse import unquote
 
 from omniform.core.errors import OfflineError
 from omniform.hub import refusals
+from omniform.hub.asking import PATIENCE, fell_silent, is_silent, patiently, within
 from omniform.hub.blobs import Blob, complete
+from omniform.hub.kept import COMMIT, Asked, Kept
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -33,43 +33,8 @@ log = logging.getLogger("omniform")
 
 T = TypeVar("T")
 
-PATIENCE = 6.0
-"""Seconds after which a Hub that has not answered is taken to be out of reach."""
-
-QUIET = 60.0
-"""Seconds for which it is then left alone."""
-
-TRIES = (0.3, 1.0, 2.0)
-"""Seconds between tries where the Hub answers that it is in trouble, or the connection breaks."""
-
 SIDE_BY_SIDE = 8
 """So many files are fetched at once."""
-
-_SILENT: dict[str, float] = {}
-"""Hubs that did not answer, and until when they are left alone."""
-
-_COMMIT = re.compile("[0-9a-f]{40}")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked for; two loads that ask for the same may share what they find.
-
-    Attributes:
-        name: the repository.
-        revision: branch, tag, commit or pull request; None for the main branch.
-        token: access token, True for the stored one, False for none.
-        cache_dir: where the Hub's files are kept; its standard place by default.
-        local_files_only: never ask the network.
-        force_download: fetch again what is cached.
-    """
-
-    name: str
-    revision: str | None = None
-    token: str | bool | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    force_download: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +82,7 @@ class Remote:
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.name, self.revision = asked.name, asked.revision
+        self._kept = Kept(asked)
         self._lock = threading.RLock()
         self._commit: str | None = None
         self._is_resolved = self._is_met = self._is_listed = False
@@ -149,8 +115,7 @@ class Remote:
         known = self._known()
         if known is not None:
             return frozenset(known)
-        folder = self._storage / "snapshots" / (self._commit or "none")
-        return frozenset(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return frozenset() if self._commit is None else self._kept.names(self._commit)
 
     @property
     def listed(self) -> frozenset[str] | None:
@@ -162,17 +127,38 @@ class Remote:
         """Whether the Hub is not to be asked, or does not answer."""
         from huggingface_hub import constants
 
-        silent = _SILENT.get(constants.ENDPOINT, 0.0) > time.monotonic()
-        return self._is_offline or constants.HF_HUB_OFFLINE or silent
+        return self._is_offline or constants.HF_HUB_OFFLINE or is_silent()
 
     def has(self, filename: str) -> bool:
         """Whether there is such a file, without fetching it."""
         self.commit(filename)
         found = self._cached(filename)
-        if found is not None or self.is_offline:
+        if found is not None:
             return bool(found)
-        known = self._known()
+        if filename in self._sizes or self.is_offline:
+            return filename in self._sizes
+        known = self._listing_by_now()
         return filename in known if known is not None else self._meet(filename)
+
+    def knows(self, filename: str) -> bool:
+        """Whether it is known, without asking, that there is such a file, or that there is none."""
+        return self._listing is not None or self._cached(filename) is not None
+
+    def folder(self, top: str) -> list[str]:
+        """The names of all files below a folder (``"part/"``); from the cache where that has some, or knows of none."""
+        commit = self.commit(f"{top}config.json")
+        if self._listing is None and commit is not None and not self.asked.force_download:
+            cached = [name for name in self._kept.names(commit) if name.startswith(top)]
+            if cached or self.is_offline or self._kept.find(top.rstrip("/"), commit) is False:
+                return cached
+        found = [name for name in self.listing() if name.startswith(top)]
+        if not found and self._listing is not None:
+            self._mark_absent(top.rstrip("/"))
+        return found
+
+    def cached(self, filename: str) -> Path | None:
+        """Where a file is cached, if it is."""
+        return self._cached(filename) or None
 
     # ---- whole files
 
@@ -189,11 +175,10 @@ class Remote:
         if found is not None:
             return found or None
         if self.is_offline:
-            self._check_absent(filename)
+            if not self.knows(filename) and not self._kept.has_beside(filename, self._commit):
+                raise refusals.offline(self.name, filename)
             return None
-        with self._lock:
-            self._unlisted += 1
-            known = self._known() if self._unlisted > 1 else self._listing
+        known = self._listing_by_now()
         if known is not None and filename not in known:
             self._mark_absent(filename)
             return None
@@ -239,7 +224,7 @@ class Remote:
         if self.is_offline:
             raise refusals.offline(self.name, filename)
         try:
-            return self._asking(lambda: self._range(filename, start, stop))
+            return patiently(lambda: self._range(filename, start, stop), self.name)
         except Exception as error:
             raise refusals.refused(error, self, file=filename) from error
 
@@ -255,13 +240,13 @@ class Remote:
         return self._sizes[filename]
 
     def _range(self, filename: str, start: int, stop: int) -> bytes:
-        from huggingface_hub import constants, get_session, hf_hub_url
+        from huggingface_hub import constants, get_session
         from huggingface_hub.utils import (  # type: ignore[attr-defined]
             build_hf_headers,
             hf_raise_for_status,
         )
 
-        url = hf_hub_url(self.name, filename, revision=self._commit or self.revision)
+        url = self._url(filename)
         headers = {**build_hf_headers(token=self.asked.token), **PLAIN, "Range": f"bytes={start}-{stop - 1}"}
         held = b""
         with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as answer:
@@ -284,79 +269,26 @@ class Remote:
         if found:
             return found
         listed = (self._listing or {}).get(filename)
-        blob = self._storage / "blobs" / listed.sha256 if listed is not None and listed.sha256 else None
+        blob = self._kept.blob(listed.sha256) if listed is not None and listed.sha256 else None
         return blob if blob is not None and blob.is_file() else None
 
-    # ---- the cache
-
-    @property
-    def _storage(self) -> Path:
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
-
-        cache = Path(self.asked.cache_dir or constants.HF_HUB_CACHE).expanduser()
-        try:
-            return cache / repo_folder_name(repo_id=self.name, repo_type="model")
-        except ValueError as error:  # no repository's name
-            raise refusals.refused(error, self) from error
-
     def _cached(self, filename: str) -> Path | Literal[False] | None:
-        """Where a file is cached; False where it is known not to exist; None where nobody has asked yet."""
-        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-
-        if self._commit is None:
-            return None
         if self.asked.force_download and filename not in self._fetched:
             return None
-        found = try_to_load_from_cache(self.name, filename, cache_dir=self._storage.parent, revision=self._commit)
-        if found is _CACHED_NO_EXIST:
-            return False
-        return Path(found) if isinstance(found, str) else None
-
-    def _check_absent(self, filename: str) -> None:
-        """Where nobody can be asked, a file is taken for absent if others of its folder are cached; raise otherwise."""
-        folder = (self._storage / "snapshots" / self._commit / filename).parent if self._commit else None
-        is_known = self._listing is not None and filename not in self._listing
-        if not is_known and (folder is None or not folder.is_dir() or not any(p.is_file() for p in folder.iterdir())):
-            raise refusals.offline(self.name, filename)
-
-    def _ref(self) -> str | None:
-        """The commit that a branch had when it was last asked for."""
-        if self.revision is not None and ".." in self.revision.split("/"):
-            return None
-        try:
-            text = (self._storage / "refs" / (self.revision or "main")).read_text().strip()
-        except (OSError, ValueError):
-            return None
-        return text if _COMMIT.fullmatch(text) else None
-
-    def _note_ref(self, commit: str) -> None:
-        revision = self.revision or "main"
-        if revision != commit and self._ref() != commit:
-            self._write(f"refs/{revision}", commit)
-
-    def _mark_absent(self, filename: str) -> None:
-        self._fetched.add(filename)
-        self._write(f".no_exist/{self._commit}/{filename}", "")
-
-    def _write(self, name: str, text: str) -> None:
-        # As the client lays its cache out. What cannot be noted will be asked for again: no reason to fail.
-        path = self._storage / name
-        staging = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staging.write_text(text)
-            os.replace(staging, path)
-        except OSError as error:
-            log.debug("%s: %s", path, error)
+        return self._kept.find(filename, self._commit)
 
     # ---- asking
 
+    def _mark_absent(self, filename: str) -> None:
+        self._fetched.add(filename)
+        if self._commit is not None:
+            self._kept.note_absent(filename, self._commit)
+
     def _find_commit(self, filename: str) -> str | None:
-        if self.revision is not None and _COMMIT.fullmatch(self.revision):
+        if self.revision is not None and COMMIT.fullmatch(self.revision):
             return self.revision
         if self.is_offline:
-            return self._ref()
+            return self._kept.ref()
         self._meet(filename)
         return self._commit
 
@@ -365,7 +297,7 @@ class Remote:
         from huggingface_hub import errors
 
         try:
-            found = self._asking(lambda: self._head(filename))
+            found = patiently(lambda: self._head(filename), self.name)
         except errors.LocalEntryNotFoundError as error:
             return self._unanswered(error)
         except errors.EntryNotFoundError as error:
@@ -385,33 +317,42 @@ class Remote:
         self._tell_new_name(found.location)
         return True
 
-    def _head(self, filename: str) -> HfFileMetadata:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    def _url(self, filename: str) -> str:
+        from huggingface_hub import hf_hub_url
 
-        url = hf_hub_url(self.name, filename, revision=self._commit or self.revision)
+        return hf_hub_url(self.name, filename, revision=self._commit or self.revision, repo_type=self.asked.kind)
+
+    def _head(self, filename: str) -> HfFileMetadata:
+        from huggingface_hub import get_hf_file_metadata
+
+        url = self._url(filename)
         return within(PATIENCE, lambda: get_hf_file_metadata(url, token=self.asked.token, timeout=PATIENCE - 1))
 
     def _settle(self, commit: str) -> None:
         self._is_met = True
         if self._commit is None:
             self._commit = commit
-            self._note_ref(commit)
+            self._kept.note_ref(commit)
 
     def _unanswered(self, error: Exception) -> bool:
         """Go on with what is cached where the Hub does not help; raise where that is nothing."""
-        from huggingface_hub import constants, errors
+        from huggingface_hub import errors
 
         silent = refusals.is_unreachable(error)
-        if silent and not constants.HF_HUB_OFFLINE:
-            _SILENT[constants.ENDPOINT] = time.monotonic() + QUIET
-        known = self._commit or self._ref()
+        if silent:
+            fell_silent()
+        known = self._commit or self._kept.ref()
         is_gone = isinstance(error, (errors.RevisionNotFoundError, errors.HFValidationError))
         if is_gone or self.asked.force_download or (known is None and not silent):
             raise refusals.refused(error, self) from error
         if known is None:
             raise refusals.offline(self.name, None) from error
         if not self._is_offline:
-            log.warning("%s: what is cached is used, since the Hub cannot be asked (%s)", self.name, said(error))
+            log.warning(
+                "%s: what is cached is used, since the Hub cannot be asked (%s)",
+                self.name,
+                refusals.first_line(error)[:200],
+            )
         self._is_offline = True
         self._commit = known
         return False
@@ -423,7 +364,7 @@ class Remote:
 
         def ask() -> dict[str, Listed]:
             entries = HfApi().list_repo_tree(
-                self.name, recursive=True, revision=self._commit, token=self.asked.token
+                self.name, recursive=True, revision=self._commit, token=self.asked.token, repo_type=self.asked.kind
             )  # fmt: skip
             chunks = not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
             return {
@@ -445,6 +386,12 @@ class Remote:
                     log.debug("%s: no list of files: %s", self.name, error)
             return self._listing
 
+    def _listing_by_now(self) -> Mapping[str, Listed] | None:
+        """The list, if it is known already or this is the second file that one has to ask about."""
+        with self._lock:
+            self._unlisted += 1
+            return self._known() if self._unlisted > 1 else self._listing
+
     def _fetch(self, filename: str, listed: Listed | None) -> Path | None:
         from huggingface_hub import errors
 
@@ -453,7 +400,7 @@ class Remote:
             if listed is not None and listed.sha256 is not None and not listed.is_chunked:
                 complete(self._blob(filename, listed), fresh=forced)
                 forced = False
-            path = self._asking(lambda: self._download(filename, forced))
+            path = patiently(lambda: self._download(filename, forced), self.name)
         except errors.LocalEntryNotFoundError as error:
             raise refusals.refused(error.__cause__ or error, self, file=filename) from error
         except errors.EntryNotFoundError:
@@ -471,38 +418,25 @@ class Remote:
             self.name,
             filename,
             revision=self._commit or self.revision,
+            repo_type=self.asked.kind,
             token=self.asked.token,
-            cache_dir=self._storage.parent,
+            cache_dir=self._kept.cache,
             force_download=forced,
         )
 
     def _blob(self, filename: str, listed: Listed) -> Blob:
-        from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         assert listed.sha256 is not None
         return Blob(
-            url=hf_hub_url(self.name, filename, revision=self._commit),
-            path=self._storage / "blobs" / listed.sha256,
-            lock=self._storage.parent / ".locks" / self._storage.name / f"{listed.sha256}.lock",
+            url=self._url(filename),
+            path=self._kept.blob(listed.sha256),
+            lock=self._kept.lock(listed.sha256),
             size=listed.size,
             sha256=listed.sha256,
             headers={**build_hf_headers(token=self.asked.token), **PLAIN},
             name=filename,
         )
-
-    def _asking(self, ask: Callable[[], T]) -> T:
-        """What a request gives, tried again a few times where that may help."""
-        for usual in TRIES:
-            try:
-                return ask()
-            except Exception as error:
-                wait = refusals.pause(error, usual)
-                if wait is None:
-                    raise
-                log.debug("%s: %s; asked again in %s s", self.name, error, wait)
-            time.sleep(wait)
-        return ask()
 
     def _tell_new_name(self, location: str) -> None:
         found = _PLACE.match(location)
@@ -516,33 +450,3 @@ PLAIN = {"Accept-Encoding": "identity"}
 
 _PLACE = re.compile(r"https?://[^/]+/((?:[^/]+/)?[^/]+)/resolve/")
 _RENAMED: set[str] = set()
-
-
-def said(error: BaseException) -> str:
-    """An error in a few words."""
-    return refusals.first_line(error)[:200]
-
-
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """What a call gives, if it does within so many seconds: looking up a name has no limit of its own.
-
-    Raises:
-        TimeoutError: it does not.
-    """
-    found: list[T] = []
-    failed: list[Exception] = []
-
-    def work() -> None:
-        try:
-            found.append(ask())
-        except Exception as error:
-            failed.append(error)
-
-    asking = threading.Thread(target=work, name="omniform-hub", daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if failed:
-        raise failed[0]
-    if not found:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return found[0]

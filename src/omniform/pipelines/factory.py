@@ -18,6 +18,7 @@ from omniform.hub.auto_inputs import AutoFeatureExtractor, AutoImageProcessor, A
 from omniform.hub.bundled import bundled_checkpoint
 from omniform.hub.cached import cached_for
 from omniform.hub.checkpoint import Name, load_as_saved, saved_class
+from omniform.hub.remote import together
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors import Processor
@@ -33,6 +34,7 @@ AnyPart = str | os.PathLike[str] | tuple[str, Mapping[str, object]]
 """A part of a pipeline by name: a folder or a Hub id, with settings to change if there are any."""
 
 
+@together()
 def pipeline(
     task: str | None = None,
     model: str | os.PathLike[str] | Model | None = None,
