@@ -24,7 +24,8 @@ from omniform.core.errors import OfflineError
 from omniform.hub import refusals
 from omniform.hub.asking import PATIENCE, fell_silent, is_silent, patiently, within
 from omniform.hub.blobs import Blob, complete
-from omniform.hub.kept import COMMIT, Asked, Kept
+from omniform.hub.kept import COMMIT, Kept
+from omniform.hub.kept import Asked as Asked
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
