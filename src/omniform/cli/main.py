@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
+from omniform.cli import modular
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -41,6 +42,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
+    modular.add(commands)
     return top
 
 
@@ -283,7 +285,9 @@ def _eval(given: argparse.Namespace) -> None:
 
 
 def _nothing(given: argparse.Namespace) -> None:
-    raise InputError("there is no command", expected="run, chat, inspect, embed or eval", remedy="See omniform --help.")
+    raise InputError(
+        "there is no command", expected="run, chat, inspect, embed, eval or modular", remedy="See omniform --help."
+    )
 
 
 def _unknown(command: Parser, rest: Sequence[str]) -> InputError:

@@ -1,0 +1,318 @@
+"""Statements of all files in one set of names, and what each needs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import libcst as cst
+
+from omniform.core.errors import InputError
+from omniform.export.modular import looks
+from omniform.export.modular.book import MARK, Book
+from omniform.export.modular.flatten import flat, members
+from omniform.export.modular.library import Entity, ModuleOf, Outside, Target, class_in
+from omniform.export.modular.scopes import Walk
+from omniform.export.modular.sources import Source, Statement, dotted
+
+HARD, SOFT, NOTE = "hard", "soft", "note"
+"""How a name is needed: when the module is imported, when something runs, or by an annotation."""
+
+
+@dataclass(eq=False)
+class Unit:
+    """One statement of the result.
+
+    Attributes:
+        source, index: the file that it is from and its number there.
+        node: the statement, with marks for the module's names.
+        needs: how it needs what each mark stands for.
+        defines: the marks of what it defines.
+    """
+
+    source: Source
+    index: int
+    node: Statement
+    needs: dict[int, str]
+    defines: list[int]
+    is_import: bool = False
+    kept: bool = False
+
+
+class _FileNames:
+    """A file's names as marks, its family's as the new model's."""
+
+    def __init__(self, book: Book, source: Source, own: Mapping[str, str]) -> None:
+        self._book = book
+        self._source = source
+        self._own = own
+        self._renamer = book.renamer(source)
+
+    def used(self, name: str) -> str:
+        if name in self._own:
+            return self._own[name]
+        target = self._book.meant(self._source, name)
+        if target is None:
+            return name
+        if isinstance(target, ModuleOf):
+            if target.source.dotted is None:
+                raise InputError(f"the module {name} is used as a whole", where=self._source.where(),
+                                 remedy=f"Import the names that are meant: from {name} import ...")  # fmt: skip
+            target = Outside(target.source.dotted, None)
+        mark = self._book.mark(target)
+        self._book.wishes.setdefault(target, self._book.wanted(target, name))
+        return mark
+
+    def chained(self, chain: str) -> str | None:
+        first = chain.split(".")[0]
+        if not isinstance(self._book.library.target(self._source, first), ModuleOf):
+            return None
+        found = self._book.library.of_class(self._source, chain)
+        if found is None or isinstance(found, ModuleOf):
+            return None
+        self._book.wishes.setdefault(found, self._book.wanted(found, chain.split(".")[-1]))
+        return self._own.get(chain) or self._book.mark(found)
+
+    def own(self, name: str) -> str:
+        return self._renamer.name(name)
+
+    def text(self, text: str) -> str:
+        return self._renamer.text(text)
+
+    def imported(self, level: int, module: str) -> str | None:
+        return self._book.library.absolute(self._source, level, module) if level else None
+
+
+class Units:
+    """Makes the statements of the result, each once."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.notes: list[str] = []
+        self._made: dict[tuple[Source, int, bool], Unit] = {}
+
+    def of(self, entity: Entity) -> list[Unit]:
+        """The statements that define something."""
+        return [self.at(entity.source, index, kept=entity.kept) for index in entity.source.defs.get(entity.name, [])]
+
+    def at(self, source: Source, index: int, *, kept: bool = False) -> Unit:
+        """A file's statement."""
+        key = (source, index, kept)
+        if key not in self._made:
+            self._made[key] = self._make(source, index, kept)
+        return self._made[key]
+
+    def _make(self, source: Source, index: int, kept: bool) -> Unit:
+        statement = source.statements[index]
+        names = [name for name, places in source.defs.items() if index in places]
+        if source is self.book.root and isinstance(statement, cst.ClassDef):
+            statement = self._of_root(statement)
+        else:
+            own = {name: self.book.mark(Entity(source, name, kept=True)) for name in names} if kept else {}
+            if kept:
+                for name in names:
+                    entity = Entity(source, name, kept=True)
+                    self.book.wishes.setdefault(entity, self.book.wanted(entity, name))
+            statement = self._walked(source, statement, own)
+        defines = []
+        for name in names:
+            entity = Entity(source, name, kept=kept)
+            self.book.wishes.setdefault(entity, self.book.wanted(entity, name))
+            self.book.mark(entity)
+            defines.append(int(MARK.match(self.book.mark(entity))[1]))  # type: ignore[index]
+        return Unit(source, index, statement, needs_of(statement), defines, _imports(statement), kept)
+
+    def _walked(self, source: Source, node: Statement, own: Mapping[str, str]) -> Statement:
+        found = node.visit(Walk(_FileNames(self.book, source, own)))
+        assert isinstance(found, (cst.SimpleStatementLine, cst.BaseCompoundStatement))
+        return found
+
+    # Classes of the modular file
+
+    def _of_root(self, node: cst.ClassDef) -> cst.ClassDef:
+        book, name = self.book, node.name.value
+        parent = book.parents.get(name)
+        if parent is None:
+            found = self._walked(book.root, node, {})
+            assert isinstance(found, cst.ClassDef)
+            return found
+        this = book.mark(Entity(book.root, name))
+        chains = {dotted(base.value): base for base in node.bases if base.keyword is None}
+        chain = next(each for each in chains if book.base(each) == parent)
+        if not self._can_flatten(node, chain, parent):
+            return self._derived(node, chain, parent)
+        theirs = class_in(parent)
+        assert theirs is not None
+        own = dict.fromkeys([parent.name], this)
+        grand = self._walked(parent.source, theirs, own)
+        child = self._walked(book.root, node, {chain: f"{this}__parent"})
+        assert isinstance(grand, cst.ClassDef) and isinstance(child, cst.ClassDef)
+        bases = self._bases(child, grand, f"{this}__parent")
+        result = flat(child, grand, bases, book.root.where(name), parent.name)
+        self.notes += [f"{name}.{note}" for note in result.notes]
+        return result.node
+
+    def _derived(self, node: cst.ClassDef, chain: str, parent: Entity) -> cst.ClassDef:
+        """The class as it is, with its parent, written out beside it, among its bases."""
+        kept = Entity(parent.source, parent.name, kept=True)
+        self.book.wishes.setdefault(kept, self.book.wanted(kept, parent.name))
+        found = self._walked(self.book.root, node, {chain: self.book.mark(kept)})
+        assert isinstance(found, cst.ClassDef)
+        return found
+
+    def _can_flatten(self, node: cst.ClassDef, chain: str, parent: Entity) -> bool:
+        """Whether nothing stands between the class and its parent: a mixin before it may take its methods' place."""
+        theirs = class_in(parent)
+        assert theirs is not None
+        names = {each.name for each in members(theirs)}
+        roots = {self.book.library.of_class(parent.source, dotted(base.value)) for base in theirs.bases}
+        for base in node.bases:
+            if dotted(base.value) == chain:
+                return True
+            found = self.book.base(dotted(base.value))
+            if found in roots or self._stands_for(found) & roots:
+                continue
+            if not isinstance(found, Entity) or self._touches(found, names):
+                return False
+        return True
+
+    def _stands_for(self, target: Target | None) -> set[Target | None]:
+        """The classes of other files that a class of the modular file was made of."""
+        found: set[Target | None] = set()
+        while isinstance(target, Entity) and target.source is self.book.root:
+            target = self.book.parents.get(target.name)
+            found.add(target)
+        return found - {None}
+
+    def _touches(self, entity: Entity, names: set[str | None]) -> bool:
+        node = class_in(entity)
+        if node is None or any("super" in looks.code(each.statement) for each in members(node)):
+            return True
+        if {each.name for each in members(node)} & names:
+            return True
+        for base in node.bases:
+            found = self.book.library.of_class(entity.source, dotted(base.value))
+            if isinstance(found, Entity) and self._touches(found, names):
+                return True
+        return False
+
+    def _bases(self, child: cst.ClassDef, parent: cst.ClassDef, marked: str) -> list[cst.Arg]:
+        """The bases of the new class: the parent's in the parent's place, each once, or the child's own."""
+        theirs = [base for base in parent.bases if base.keyword is None]
+        mine = [base for base in child.bases if looks.code(base.value) != marked]
+        for index, base in enumerate(theirs):
+            better = next((each for each in mine if self._replaces(each, base)), None)
+            if better is not None:
+                theirs[index] = better
+        result: list[cst.Arg] = []
+        for base in child.bases:
+            result += theirs if looks.code(base.value) == marked else [base]
+        once = list({looks.code(base.value): base for base in reversed(result)}.values())[::-1]
+        first = list({looks.code(base.value): base for base in result}.values())
+        ordered = first if len(first) == len(once) else once
+        return [base for index, base in enumerate(ordered) if not self._above(base, ordered[index + 1 :])]
+
+    def _entity(self, base: cst.Arg) -> Target | None:
+        found = MARK.fullmatch(looks.code(base.value))
+        return self.book.target(int(found[1])) if found is not None else None
+
+    def _replaces(self, mine: cst.Arg, theirs: cst.Arg) -> bool:
+        """Whether one of the child's bases was made of one of the parent's: it is the new spelling of that."""
+        new, old = self._entity(mine), self._entity(theirs)
+        if not isinstance(old, Entity) or not isinstance(new, Entity) or new == old:
+            return False
+        if old in self._stands_for(new):
+            return True
+        renamer = self.book.renamer(old.source)
+        rest = self.book.wanted(old, old.name).removeprefix(renamer.new_cased)
+        return (
+            old.source is not self.book.root
+            and rest != old.name
+            and new.name.endswith(rest)
+            and new.source is self.book.root
+        )
+
+    def _above(self, base: cst.Arg, later: list[cst.Arg]) -> bool:
+        """Whether a base is a parent of a later one: Python wants it behind that, where it is already."""
+        text = looks.code(base.value)
+        return any(text in self._ancestors(each, ()) for each in later)
+
+    def _ancestors(self, base: cst.Arg, seen: tuple[Target, ...]) -> set[str]:
+        entity = self._entity(base)
+        if not isinstance(entity, Entity) or entity in seen or (node := class_in(entity)) is None:
+            return set()
+        unit = self.of(entity)[-1].node
+        found: set[str] = set()
+        for each in unit.bases if isinstance(unit, cst.ClassDef) else node.bases:
+            found |= {looks.code(each.value)} | self._ancestors(each, (*seen, entity))
+        return found
+
+
+def needs_of(node: Statement) -> dict[int, str]:
+    """How a statement needs what each of its marks stands for."""
+    finder = _Needs()
+    finder.visit(ast.parse(cst.Module([looks.bare(node)]).code))
+    return finder.found
+
+
+@dataclass
+class _Needs(ast.NodeVisitor):
+    found: dict[int, str] = field(default_factory=dict)
+    depth: int = 0
+    note: bool = False
+
+    def visit_Name(self, node: ast.Name) -> None:
+        mark = MARK.fullmatch(node.id)
+        if mark is not None and isinstance(node.ctx, ast.Load):
+            kind = NOTE if self.note else SOFT if self.depth else HARD
+            self._need(int(mark[1]), kind)
+
+    def _need(self, number: int, kind: str) -> None:
+        order = (HARD, SOFT, NOTE)
+        before = self.found.get(number, NOTE)
+        self.found[number] = order[min(order.index(before), order.index(kind))]
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        for each in [*node.decorator_list, *node.args.defaults, *[one for one in node.args.kw_defaults if one]]:
+            self.visit(each)
+        args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        args += [each for each in (node.args.vararg, node.args.kwarg) if each is not None]
+        for note in [each.annotation for each in args] + [node.returns]:
+            self._annotation(note)
+        self.depth += 1
+        for statement in node.body:
+            self.visit(statement)
+        self.depth -= 1
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._function(node)
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        for each in [*node.args.defaults, *[one for one in node.args.kw_defaults if one]]:
+            self.visit(each)
+        self.depth += 1
+        self.visit(node.body)
+        self.depth -= 1
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self._annotation(node.annotation)
+        self.visit(node.target)
+        if node.value is not None:
+            self.visit(node.value)
+
+    def _annotation(self, node: ast.expr | None) -> None:
+        if node is not None:
+            before, self.note = self.note, True
+            self.visit(node)
+            self.note = before
+
+
+def _imports(node: Statement) -> bool:
+    """Whether a compound statement only guards imports."""
+    if not isinstance(node, (cst.If, cst.Try)):
+        return False
+    return any(isinstance(each, (ast.Import, ast.ImportFrom)) for each in ast.walk(ast.parse(cst.Module([node]).code)))
