@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from omniform.export.modular import convert_modular
 
+if TYPE_CHECKING:
+    from omniform.cli.main import Parser
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+
+def add(commands: argparse._SubParsersAction[Parser]) -> None:
     """The command's options."""
     text = "Make one file of a modular one: a model that is written as changes to another's classes (extra modular)."
     modular = commands.add_parser("modular", help=text, description=text, allow_abbrev=False)
