@@ -368,7 +368,7 @@ def test_plans_that_are_none(capsys, text, options, says):
         (["inspect", "x", "--jsn"], "Did you mean --json?"),
         (["run", "--zzzz"], "no option '--zzzz'"),
         (["--versoin"], "Did you mean --version?"),
-        ([], "run, chat, inspect, embed or eval"),
+        ([], "run, chat, inspect, embed"),
         (["run", "hello"], "unexpected argument 'hello'"),
         (["run", "--top-k", "many"], "expected a whole number from 0"),
         (["run", "-t", "hi", "--set", "top_k"], "NAME=VALUE"),

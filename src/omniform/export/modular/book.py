@@ -42,6 +42,7 @@ class Book:
         for each in self.root.classes().values():
             self._find_parent(each)
         self._prefixes = self._infer()
+        self._drawn: dict[Target, str] = {}
         self.spelled = self._spelled()
 
     def mark(self, target: Target) -> str:
@@ -199,6 +200,8 @@ class Book:
             target = self.library.imported(self.root, imported)
             if isinstance(target, Outside):
                 found.setdefault(target, name)
+            elif isinstance(target, Entity):
+                self._drawn.setdefault(target, name)
         return found
 
     def wanted(self, target: Target, name: str) -> str:
@@ -206,6 +209,8 @@ class Book:
         if isinstance(target, Entity):
             if target.source is self.root or target.name in target.source.guarded:
                 return target.name
+            if target in self._drawn and target.name not in target.source.classes():
+                return self._drawn[target]  # a function that the modular file names itself
             return self.renamer(target.source).text(target.name)
         return self.spelled.get(target, name)
 

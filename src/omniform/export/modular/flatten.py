@@ -12,6 +12,9 @@ from omniform.export.modular import looks
 from omniform.export.modular.inline import is_static
 from omniform.export.modular.supers import Family, Grand, unravel
 
+NO_INHERIT = "__no_inherit__"
+"""Stands for the reference's ``no_inherit_decorator``, which says that a parent's decorators are not wanted."""
+
 
 @dataclass
 class Member:
@@ -84,7 +87,7 @@ def flat(child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], wh
         where: the child's file and line.
         spelled: the parent's name in its file.
     """
-    grand = parent.visit(Grand(child.name.value))
+    grand = parent.visit(Grand())
     assert isinstance(grand, cst.ClassDef)
     theirs, ours = members(grand), members(child)
     family = Family(
@@ -103,10 +106,16 @@ def flat(child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], wh
         keywords=_keywords(child, grand),
         lpar=cst.MaybeSentinel.DEFAULT,
         rpar=cst.MaybeSentinel.DEFAULT,
-        decorators=child.decorators or grand.decorators,
+        decorators=decorators(child.decorators, grand.decorators),
         body=cst.IndentedBlock(whole or [cst.SimpleStatementLine([cst.Pass()])]),
     )
     return Flat(node, family.notes)
+
+
+def decorators(mine: Sequence[cst.Decorator], theirs: Sequence[cst.Decorator]) -> list[cst.Decorator]:
+    """The child's decorators, or else the parent's; ``@no_inherit_decorator`` says that it wants none of those."""
+    kept = [each for each in mine if looks.code(each.decorator) != NO_INHERIT]
+    return kept if mine else list(theirs)
 
 
 def _methods(found: list[Member]) -> dict[str, list[cst.FunctionDef]]:
@@ -237,8 +246,8 @@ def _insert(body: list[Member], added: list[Member]) -> None:
 def _over(new: cst.FunctionDef, old: cst.FunctionDef) -> cst.FunctionDef:
     """The child's method, with the parent's decorators, types and docstring where it has none of its own."""
     changed = new
-    if not new.decorators and _decorators_fit(new, old):
-        changed = changed.with_changes(decorators=old.decorators)
+    if _decorators_fit(new, old):
+        changed = changed.with_changes(decorators=decorators(new.decorators, old.decorators))
     if new.returns is None:
         changed = changed.with_changes(returns=old.returns)
     star = new.params.star_kwarg

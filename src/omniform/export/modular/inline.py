@@ -75,6 +75,14 @@ def _bound(
     used = looks.reads(*[each for each in looks.statements(child.body) if each not in before], *before)
     passed = {looks.code(value) for value in values.values()}
     named = [*params.posonly_params, *params.params][0 if is_static(parent) else 1 :]
+    wanted = [each for each in [*named, *params.kwonly_params] if each.default is None]
+    broken = rest is None and any(each.name.value not in values for each in wanted)
+
+    def loose(param: cst.Param) -> bool:
+        """Whether Python's own meaning can be none: nothing is given where something must be, or None to an init."""
+        none = param.default is not None and looks.code(param.default) == "None"
+        return broken or (none and child.name.value == "__init__")
+
     for param in [*named, *params.kwonly_params]:
         name = param.name.value
         if name in values:
@@ -82,7 +90,7 @@ def _bound(
                 found.given[name] = values[name]
         elif rest is not None:
             return None  # it may be among the child's ``**kwargs``
-        elif name in own and (param.default is None or name not in used - passed):
+        elif name in own and (loose(param) or name not in used - passed):
             found.notes.append(f"{name} is the child's, though super() is not given it")
         elif param.default is not None:
             found.given[name] = param.default

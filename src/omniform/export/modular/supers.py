@@ -73,15 +73,9 @@ def _decorator(node: cst.Decorator) -> str:
 class Grand(cst.CSTTransformer):
     """Marks each ``super`` of the parent's code: in the child it still means the parent's own parents."""
 
-    def __init__(self, parent: str) -> None:
-        super().__init__()
-        self._parent = parent
-
     def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:
         if isinstance(updated_node.func, cst.Name) and updated_node.func.value == "super":
-            named = [looks.code(arg.value) for arg in updated_node.args]
-            args = [] if named[:1] == [self._parent] else updated_node.args
-            return updated_node.with_changes(func=cst.Name(GRAND), args=args)
+            return updated_node.with_changes(func=cst.Name(GRAND))
         return updated_node
 
 
@@ -113,7 +107,7 @@ class _Spelled(cst.CSTTransformer):
         bound = bool(args) and args[0].star == "" and looks.code(args[0].value) in self._selfs
         if owner == self._family.parent and bound:
             new = cst.Call(cst.Name("super"))
-        elif owner in self._family.bases and (bound or func.attr.value == "__init__"):
+        elif owner in self._family.bases and (bound or func.attr.value == self._method):
             new = cst.Call(cst.Name(GRAND))
         elif func.attr.value == "__init__" == self._method and not bound and _is_class(owner, self._selfs):
             new = cst.Call(cst.Name(GRAND))  # nn.Module.__init__(), as modular files write it
@@ -130,7 +124,8 @@ class _Spelled(cst.CSTTransformer):
         if named[0] == self._family.child:
             return cst.Call(cst.Name("super"))
         if named[0] == self._family.parent:
-            return cst.Call(cst.Name(GRAND))
+            this = call.args[0].with_changes(value=cst.Name(self._family.child))
+            return call.with_changes(func=cst.Name(GRAND), args=[this, *call.args[1:]])
         raise _refused(self._family, self._method, f"super() of another class, {looks.code(call)}")
 
 
@@ -194,7 +189,7 @@ def unravel(method: cst.FunctionDef, family: Family) -> cst.FunctionDef:
     if "super" not in looks.code(changed.body):
         return changed
     changed = _inlined(changed, name, family) or changed
-    changed = changed.with_changes(body=_visited(changed.body, _Calls(family, owner, name)))
+    changed = changed.with_changes(body=_visited(changed.body, _Calls(family, owner or family.child, name)))
     if any(_bare(changed)):
         raise _refused(family, name, "super() without a method's name after it")
     return changed
@@ -241,7 +236,7 @@ def _inlined(method: cst.FunctionDef, name: str, family: Family) -> cst.Function
     if name in _INIT and form == "expr":
         whole = merged(lines, after, has | {one for each in after for one in locals_of(_function([each]))})
         family.notes += [f"{name}: {note}" for note in whole.notes]
-        lines = _init_first(list(before), whole.body)
+        lines = _init_first(list(before), _used(whole.body, inner.prelude))
     else:
         lines = [*before, *lines, *after]
     _check_missing(binding, lines, has, family, name)
@@ -254,6 +249,18 @@ def _returns_only(parent: cst.FunctionDef, method: cst.FunctionDef) -> bool:
     return any(each.value is not None for each in looks.returns(looks.statements(parent.body))) and not looks.returns(
         looks.statements(method.body)
     )
+
+
+def _used(lines: list[cst.BaseStatement], prelude: list[cst.BaseStatement]) -> list[cst.BaseStatement]:
+    """The lines without those assignments to the parent's parameters that no line reads any more."""
+    first = lines[: len(prelude)]
+    if [looks.code(each) for each in first] != [looks.code(each) for each in prelude]:
+        return lines
+    kept = list(lines)
+    for each in reversed(first):
+        if looks.target_of(each) not in looks.reads(*[one for one in kept if one is not each]):
+            kept.remove(each)
+    return kept
 
 
 def _init_first(before: list[cst.BaseStatement], lines: list[cst.BaseStatement]) -> list[cst.BaseStatement]:

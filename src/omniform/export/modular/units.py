@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,10 +12,12 @@ import libcst as cst
 from omniform.core.errors import InputError
 from omniform.export.modular import looks
 from omniform.export.modular.book import MARK, Book
-from omniform.export.modular.flatten import flat, members
+from omniform.export.modular.flatten import NO_INHERIT, flat, members
 from omniform.export.modular.library import Entity, ModuleOf, Outside, Target, class_in
 from omniform.export.modular.scopes import Walk
 from omniform.export.modular.sources import Source, Statement, dotted
+
+_SUPER = re.compile(r"\bsuper\([^()]*\)\.(\w+)")
 
 HARD, SOFT, NOTE = "hard", "soft", "note"
 """How a name is needed: when the module is imported, when something runs, or by an annotation."""
@@ -41,17 +44,25 @@ class Unit:
 
 
 class _FileNames:
-    """A file's names as marks, its family's as the new model's."""
+    """A file's names as marks, its family's as the new model's.
 
-    def __init__(self, book: Book, source: Source, own: Mapping[str, str]) -> None:
+    Args:
+        own: what is called otherwise here: marks for names.
+        said: what strings and comments say otherwise here: names for names.
+    """
+
+    def __init__(self, book: Book, source: Source, own: Mapping[str, str], said: Mapping[str, str]) -> None:
         self._book = book
         self._source = source
         self._own = own
+        self._said = [(re.compile(rf"(?<!\w){re.escape(old)}(?!\w)"), new) for old, new in said.items()]
         self._renamer = book.renamer(source)
 
     def used(self, name: str) -> str:
         if name in self._own:
             return self._own[name]
+        if name == "no_inherit_decorator":
+            return NO_INHERIT
         target = self._book.meant(self._source, name)
         if target is None:
             return name
@@ -78,6 +89,8 @@ class _FileNames:
         return self._renamer.name(name)
 
     def text(self, text: str) -> str:
+        for old, new in self._said:
+            text = old.sub(new, text)
         return self._renamer.text(text)
 
     def imported(self, level: int, module: str) -> str | None:
@@ -123,8 +136,10 @@ class Units:
             defines.append(int(MARK.match(self.book.mark(entity))[1]))  # type: ignore[index]
         return Unit(source, index, statement, needs_of(statement), defines, _imports(statement), kept)
 
-    def _walked(self, source: Source, node: Statement, own: Mapping[str, str]) -> Statement:
-        found = node.visit(Walk(_FileNames(self.book, source, own)))
+    def _walked(
+        self, source: Source, node: Statement, own: Mapping[str, str], said: Mapping[str, str] | None = None
+    ) -> Statement:
+        found = node.visit(Walk(_FileNames(self.book, source, own, said or {})))
         assert isinstance(found, (cst.SimpleStatementLine, cst.BaseCompoundStatement))
         return found
 
@@ -144,8 +159,7 @@ class Units:
             return self._derived(node, chain, parent)
         theirs = class_in(parent)
         assert theirs is not None
-        own = dict.fromkeys([parent.name], this)
-        grand = self._walked(parent.source, theirs, own)
+        grand = self._walked(parent.source, theirs, {parent.name: this}, {parent.name: name})
         child = self._walked(book.root, node, {chain: f"{this}__parent"})
         assert isinstance(grand, cst.ClassDef) and isinstance(child, cst.ClassDef)
         bases = self._bases(child, grand, f"{this}__parent")
@@ -171,11 +185,22 @@ class Units:
             if dotted(base.value) == chain:
                 return True
             found = self.book.base(dotted(base.value))
-            if found in roots or self._stands_for(found) & roots:
+            if found in roots or self._stands_for(found) & roots or self._is_spelled(found, roots):
                 continue
             if not isinstance(found, Entity) or self._touches(found, names):
                 return False
         return True
+
+    def _is_spelled(self, found: Target | None, roots: set[Target | None]) -> bool:
+        """Whether a class of the modular file is one of these under the new model's name: ``MyPreTrainedModel``."""
+        if not isinstance(found, Entity) or found.source is not self.book.root:
+            return False
+        rests = [
+            self.book.wanted(each, each.name).removeprefix(self.book.renamer(each.source).new_cased)
+            for each in roots
+            if isinstance(each, Entity)
+        ]
+        return any(found.name != rest and found.name.endswith(rest) for rest in rests if rest)
 
     def _stands_for(self, target: Target | None) -> set[Target | None]:
         """The classes of other files that a class of the modular file was made of."""
@@ -187,7 +212,10 @@ class Units:
 
     def _touches(self, entity: Entity, names: set[str | None]) -> bool:
         node = class_in(entity)
-        if node is None or any("super" in looks.code(each.statement) for each in members(node)):
+        if node is None:
+            return True
+        body = looks.code(node.body)
+        if len(re.findall(r"\bsuper\b", body)) > len(_SUPER.findall(body)) or set(_SUPER.findall(body)) & names:
             return True
         if {each.name for each in members(node)} & names:
             return True
