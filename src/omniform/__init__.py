@@ -113,8 +113,8 @@ _HOME: dict[str, str] = {
     "OmniformError": "omniform.core.errors",
     "MediaAccess": "omniform.inputs.media_access",
     "PreTrainedModel": "omniform.architectures.named",
-    "PreTrainedConfig": "omniform.core.config",
-    "PretrainedConfig": "omniform.core.config",
+    "PreTrainedConfig": "omniform.core.own_config",
+    "PretrainedConfig": "omniform.core.own_config",
     "set_seed": "omniform.core.seeds",
     **dict.fromkeys(_RULES, "omniform.engine.processors"),
     **dict.fromkeys(_CRITERIA, "omniform.engine.criteria"),
@@ -122,6 +122,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_CONSTRAINTS, "omniform.engine.constraints"),
     **dict.fromkeys(_WATERMARKS, "omniform.core.watermark"),
     **dict.fromkeys(("WatermarkDetector", "WatermarkDetectorOutput"), "omniform.engine.watermark"),
+    "GenerationMixin": "omniform.architectures.generation",
     "GenerationMode": "omniform.core.generation",
     **dict.fromkeys(_CACHES, "omniform.core.caches"),
     "EncoderDecoderCache": "omniform.core.paired_cache",
@@ -130,6 +131,7 @@ _HOME: dict[str, str] = {
 }
 
 if TYPE_CHECKING:
+    from omniform.architectures.generation import GenerationMixin as GenerationMixin
     from omniform.core.batch import Batch as Batch
     from omniform.core.batch import BatchFeature as BatchFeature
     from omniform.core.batch import Span as Span

@@ -30,7 +30,8 @@ PATHS: Final[dict[str, str]] = {
     "dynamic_module_utils": _DYNAMIC,
     "configuration_utils": "PretrainedConfig PreTrainedConfig",
     "feature_extraction_utils": "BatchFeature",
-    "generation": f"GenerationConfig GenerationMode ContinuousBatchingConfig {_RULES} {_CRITERIA} *Watermark *Streamer",
+    "generation": "GenerationMixin GenerationConfig GenerationMode ContinuousBatchingConfig *Watermark *Streamer "
+    f"{_RULES} {_CRITERIA}",
     "generation.configuration_utils": "GenerationConfig GenerationMode ContinuousBatchingConfig *WatermarkingConfig",
     "generation.continuous_batching": "ContinuousBatchingManager RequestStatus",
     "generation.continuous_batching.continuous_api": "ContinuousBatchingManager",
@@ -39,7 +40,7 @@ PATHS: Final[dict[str, str]] = {
     "generation.stopping_criteria": _CRITERIA,
     "generation.watermarking": "WatermarkDetector WatermarkDetectorOutput",
     "generation.streamers": "*Streamer",
-    "generation.utils": "GenerationConfig GenerationMode LogitsProcessorList StoppingCriteriaList",
+    "generation.utils": "GenerationMixin GenerationConfig GenerationMode LogitsProcessorList StoppingCriteriaList",
     "image_processing_utils": "BatchFeature",
     "modeling_utils": "PreTrainedModel",
     "models": "",

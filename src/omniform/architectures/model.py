@@ -152,10 +152,7 @@ class Model(PushToHub, Composed):
 
     def accepts(self) -> frozenset[str]:
         """The names of the inputs that ``forward`` takes, those it passes on to its base model included."""
-        kind = type(self)
-        if kind not in _PARAMETERS:
-            _PARAMETERS[kind] = Parameters.of(kind)
-        own = _PARAMETERS[kind]
+        own = parameters_of(type(self))
         return own.names | self.base_model.accepts() if own.passes_on and self.base_model is not self else own.names
 
     def keeper(self) -> HasModules:
@@ -416,12 +413,14 @@ class Parameters:
         unnamed: how many of them cannot be given by name.
         names: of all of them.
         passes_on: whether others are handed to the base model.
+        open: whether it takes any name there is.
     """
 
     ordered: tuple[str, ...]
     unnamed: int
     names: frozenset[str]
     passes_on: bool
+    open: bool = False
 
     @classmethod
     def of(cls, kind: type[Model]) -> Parameters:
@@ -431,17 +430,26 @@ class Parameters:
         unnamed = sum(p.kind is p.POSITIONAL_ONLY for p in parameters)
         names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        if rest is not None and str(rest.annotation).startswith("Unpack["):
-            inputs = vars(sys.modules[kind.forward.__module__])[str(rest.annotation)[len("Unpack[") : -1]]
+        told = "" if rest is None else str(rest.annotation)
+        home = vars(sys.modules.get(kind.forward.__module__, sys))
+        inputs = home.get(told[len("Unpack[") : -1]) if told.startswith("Unpack[") else None
+        if isinstance(inputs, type):
             return cls(ordered, unnamed, frozenset(names | inputs.__annotations__.keys()), passes_on=False)
         _, *parents = (b for b in kind.__mro__ if "forward" in vars(b) and issubclass(b, Model))
         if rest is None or not parents:
-            return cls(ordered, unnamed, frozenset(names), passes_on=rest is not None)
+            return cls(ordered, unnamed, frozenset(names), passes_on=rest is not None, open=rest is not None)
         inherited = cls.of(parents[0])  # what a forward hands on to the one it overrides
         return cls(ordered, unnamed, frozenset(names | inherited.names), passes_on=inherited.passes_on)
 
 
 _PARAMETERS: dict[type[Model], Parameters] = {}
+
+
+def parameters_of(kind: type[Model]) -> Parameters:
+    """What a class's ``forward`` takes; read once."""
+    if kind not in _PARAMETERS:
+        _PARAMETERS[kind] = Parameters.of(kind)
+    return _PARAMETERS[kind]
 
 
 def arrive_masked(inputs: dict[str, object], *, rows: int, new: int, past: int = 0) -> None:

@@ -12,21 +12,25 @@ import logging
 import os
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
 from torch import nn
 
-from omniform.architectures.model import Model, Origin
+from omniform.architectures.generation import GenerationMixin
+from omniform.architectures.model import INERT, Model, Origin, parameters_of
+from omniform.architectures.own import Yielding, begin, is_taken, tie_declared, usual_beginning
 from omniform.architectures.signatures import spell_out
 from omniform.architectures.surface import Surface
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import Common, ModelConfig
-from omniform.core.errors import InputError, OmniformError
+from omniform.core.errors import InputError, OmniformError, check_arguments
+from omniform.core.host import is_traced
+from omniform.core.outputs import ModelOutput
 from omniform.core.state import StatefulModule, mixers, number_mixers
 from omniform.core.upstairs import upstairs
-from omniform.weights.init import NoInitialising, initialise
+from omniform.weights.init import NoInitialising, initialise, initialising
 from omniform.weights.keymap import KeyMap
 from omniform.weights.tensors import allocate, home
 
@@ -61,6 +65,8 @@ class PreTrainedModel(Surface):
     place: ClassVar[Place | None] = None
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     base_model_prefix: ClassVar[str] = "model"
+    begun: bool = False
+    """Whether a model of the user's own has come to the end of its constructor (:meth:`post_init`)."""
 
     def __init__(self, config: ModelConfig, *, add_pooling_layer: bool = True) -> None:
         kind = type(self)
@@ -97,9 +103,11 @@ class PreTrainedModel(Surface):
         self._speak_both()
         where = home()
         if where.type != "meta":
+            fresh = initialising()
             with torch.inference_mode(False):
                 allocate(self, torch.get_default_dtype(), where)
-                initialise(self, config.common.initializer_range)
+                if fresh:
+                    initialise(self, config.common.initializer_range)
 
     def _become(self, built: Model) -> None:
         self.__dict__.update(built.__dict__)
@@ -110,6 +118,72 @@ class PreTrainedModel(Surface):
         if "pooler" not in optional_parts(self):
             raise InputError("this model has no pooler to leave out", where="add_pooling_layer", found=False)
         self._modules["pooler"] = None
+
+    # -- classes of the user's own -----------------------------------------------------------------------------------
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.place is None and "__call__" not in vars(cls) and cls.__module__.partition(".")[0] != "omniform":
+            cls.__call__ = _called  # type: ignore[method-assign, assignment]
+            for name in Yielding.NAMES - vars(cls).keys():
+                setattr(cls, name, Yielding(name, cls))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, (nn.Module, nn.Parameter)) and self.place is None and is_taken(name):
+            raise InputError(
+                "the name means something else in every model of omniform",
+                where=f"{type(self).__name__}.{name}",
+                remedy="Call this part otherwise.",
+            )
+        super().__setattr__(name, value)  # type: ignore[arg-type] # torch's word for anything
+
+    @property
+    def config(self) -> ModelConfig:
+        """The checkpoint's config."""
+        return self.origin.config
+
+    @config.setter
+    def config(self, config: ModelConfig) -> None:
+        self._origin = replace(self.origin, config=config)
+
+    @property
+    def base_model(self) -> Model:
+        """The model without its task head; itself, where there is none."""
+        inner = self._modules.get(self.base_model_prefix) if self.place is None else None
+        return inner if isinstance(inner, Model) else super().base_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table that turns token ids into vectors."""
+        if self.place is None and self.base_model is self:
+            for part in (self, *(self._modules.get(name) for name in ("embeddings", "model", "language_model"))):
+                if part is not None and part._modules.get("embed_tokens") is not None:
+                    return cast(nn.Module, part._modules["embed_tokens"])
+        return super().get_input_embeddings()
+
+    def can_generate(self) -> bool:
+        """Whether ``generate`` works on this model."""
+        return isinstance(self, GenerationMixin) or super().can_generate()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """How the tensors of one module of the user's own begin; a subclass may say otherwise."""
+        usual_beginning(module, self.config.common.initializer_range)
+
+    def post_init(self) -> None:
+        """Give fresh weights to the modules that a class of the user's own added, and tie what it declares as tied."""
+        if self.place is not None:
+            super().post_init()
+            return
+        if initialising() and not any(tensor.is_meta for tensor in self.parameters()):
+            begin(self)
+        self.begun = True
+        self.tie_weights()
+
+    def tie_weights(self, *args: object, **kwargs: object) -> None:
+        """Tie again what the config says is tied: after a library has built the modules its own way."""
+        if self.place is None:
+            tie_declared(self)
+        else:
+            super().tie_weights(*args, **kwargs)
 
     def key_map(self) -> KeyMap:
         """See :meth:`Model.key_map`; in a model of the user's own, each named model in it lives as it does alone."""
@@ -151,6 +225,26 @@ class PreTrainedModel(Surface):
     @classmethod
     def _from_config(cls, config: ModelConfig, **kwargs: object) -> Self:
         return cls.from_config(config, **kwargs)
+
+
+def _called(self: PreTrainedModel, *args: object, **inputs: object) -> object:
+    """Run the ``forward`` of a class of the user's own, whatever it takes and gives.
+
+    What it cannot take is refused with the nearest name; where it takes ``**kwargs``, it gets all there is. Without a
+    ``return_dict`` of its own, ``return_dict=False`` makes a tuple of its output.
+    """
+    own = parameters_of(type(self))
+    plain = None
+    if "return_dict" not in own.names and not own.open:
+        plain = inputs.pop("return_dict", None)
+    self._ask(inputs)
+    if not own.open and not is_traced():
+        for name in INERT:
+            if name in inputs and name not in own.names:
+                del inputs[name]
+        check_arguments(f"{type(self).__name__}.forward", inputs, own.names)
+    output = nn.Module.__call__(self, *args, **inputs)
+    return output.to_tuple() if plain is False and isinstance(output, ModelOutput) else output
 
 
 def model_class(

@@ -7,17 +7,17 @@ that a forward needs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omniform.architectures.adapted import BASE, ModuleName, adapted, adapters_by_our_names, renamings
 from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
 from omniform.core.errors import InputError, brief, check_arguments
-from omniform.core.state import DenseState
 from omniform.weights.init import initialise
 from omniform.weights.keymap import KeyTable
 from omniform.weights.tensors import modules_of, named_tensors, tensors_and_ties, tie
@@ -59,6 +59,13 @@ class KnowsItsBits(Protocol):
         ...
 
 
+@runtime_checkable
+class Counts(Protocol):
+    """A state that tells how many tokens it holds."""
+
+    def get_seq_length(self) -> int: ...
+
+
 class Surface(Model):
     """The ecosystem's names for what a model is and can do."""
 
@@ -79,9 +86,9 @@ class Surface(Model):
     _hf_peft_config_loaded: ClassVar[bool] = False
     _auto_class: ClassVar[str | None] = None
     _keep_in_fp32_modules: ClassVar[tuple[str, ...]] = ()
-    _keys_to_ignore_on_save: ClassVar[None] = None
-    _keys_to_ignore_on_load_missing: ClassVar[None] = None
-    _keys_to_ignore_on_load_unexpected: ClassVar[None] = None
+    _keys_to_ignore_on_save: ClassVar[Sequence[str] | None] = None
+    _keys_to_ignore_on_load_missing: ClassVar[Sequence[str] | None] = None
+    _keys_to_ignore_on_load_unexpected: ClassVar[Sequence[str] | None] = None
     _skip_keys_device_placement: ClassVar[str] = "past_key_values"
 
     main_input_name = Fact[str](lambda model: model.main_input, lambda kind: kind.main_input)
@@ -284,6 +291,9 @@ class Surface(Model):
         for module in self.modules():
             if isinstance(module, Model):
                 module.recompute = value
+            if "gradient_checkpointing" in vars(module):  # in modules of the user's own, the ecosystem's words for it
+                module.__dict__["_gradient_checkpointing_func"] = functools.partial(checkpoint, use_reentrant=False)
+                module.__dict__["gradient_checkpointing"] = value
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -303,7 +313,7 @@ class Surface(Model):
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
-        past_key_values: DenseState | None = None,
+        past_key_values: object = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **inputs: object,
@@ -315,7 +325,7 @@ class Surface(Model):
             past_key_values: state of those that were read.
             inputs_embeds: vectors of the prompt, instead of its ids, for the first forward.
         """
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past = kept_tokens(past_key_values)
         given: dict[str, object] = {**inputs, "past_key_values": past_key_values, "attention_mask": attention_mask}
         if inputs_embeds is not None and not past:
             given["inputs_embeds"], new = inputs_embeds, inputs_embeds.shape[1]
@@ -412,6 +422,15 @@ class Surface(Model):
     def _speak_both(self) -> None:
         """Inside whatever module, take a state dict in either spelling."""
         self.register_load_state_dict_pre_hook(_taken)  # type: ignore[no-untyped-call]
+
+
+def kept_tokens(past: object) -> int:
+    """How many tokens a state holds: a cache's own word, or the length of the first keys in a tuple of pairs."""
+    if isinstance(past, Counts):
+        return int(past.get_seq_length())
+    while isinstance(past, (tuple, list)) and past:
+        past = past[0]
+    return past.shape[-2] if isinstance(past, Tensor) and past.dim() > 2 else 0
 
 
 def _is_theirs(table: KeyTable, key: str, own: Tensor, given: Tensor | None) -> bool:

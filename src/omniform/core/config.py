@@ -129,7 +129,7 @@ class ModelConfig(PushToHub):
     """A checkpoint's config: the raw mapping, verbatim, beside the typed values read from it.
 
     Every family has a class of its own (``LlamaConfig``), made from its :class:`~omniform.architectures.family.Family`;
-    this one, also known as ``PretrainedConfig``, is their base, and the base of configs of the user's own.
+    this one is their base. Configs of the user's own inherit from :class:`~omniform.core.own_config.PreTrainedConfig`.
 
     ``config.hidden_size`` gives the value a key resolved to, its default included. Setting an attribute, or
     :meth:`replace`, patches the raw mapping and reads it again, so that an unsupported value is refused at once.
@@ -230,7 +230,7 @@ class ModelConfig(PushToHub):
     ) -> None:
         notes: dict[str, object] = {"_name_or_path": name_or_path}
         self.__dict__.update(_where=where, _read=read, _notes=notes, _owner=None)
-        self._load({name: _plain(name, value) for name, value in raw.items()})
+        self._load({name: plain(name, value) for name, value in raw.items()})
 
     def _load(self, raw: dict[str, object]) -> None:
         reader = ConfigReader(raw, where=self.__dict__["_where"])
@@ -324,7 +324,7 @@ class ModelConfig(PushToHub):
                 name = "torch_dtype" if "torch_dtype" in raw and "dtype" not in raw else "dtype"
             elif given not in raw:
                 name = next((other for other in groups.get(given, ()) if other in raw), given)
-            raw[name] = _plain(given, value)
+            raw[name] = plain(given, value)
             for other in groups.get(given, ()):
                 if other != name and other not in changes:
                     raw.pop(other, None)  # else the older spelling would count
@@ -357,12 +357,16 @@ class ModelConfig(PushToHub):
         """A deep copy of the raw mapping: what was set, and what is saved."""
         return copy.deepcopy(self.raw)
 
+    def to_save(self) -> dict[str, object]:
+        """What goes into ``config.json``."""
+        return self.to_diff_dict()
+
     def to_dict(self) -> dict[str, object]:
         """Every key with the value it resolved to, defaults included; nested configs as mappings."""
         values: Mapping[str, object] = self.__dict__["values"]
         alias = {name for names in self.__dict__["spellings"].values() for name in names[1:]}
         unspoken = (alias | {"num_labels", "architectures"}) - self.raw.keys()
-        given = {name: _plain(name, value, whole=True) for name, value in values.items() if name not in unspoken}
+        given = {name: plain(name, value, whole=True) for name, value in values.items() if name not in unspoken}
         resolved = {*self.parts, "id2label"}
         written = {name: value for name, value in self.raw.items() if name not in resolved}
         usual = {name: value for name, value in type(self).usual.items() if name not in given}
@@ -452,7 +456,7 @@ def _spoken(text: str) -> object:
     return text
 
 
-def _plain(name: str, value: object, *, whole: bool = False) -> object:
+def plain(name: str, value: object, *, whole: bool = False) -> object:
     """A value as JSON can hold it.
 
     Args:
@@ -468,11 +472,11 @@ def _plain(name: str, value: object, *, whole: bool = False) -> object:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if isinstance(value, Mapping):
-        return {key: _plain(name, inner, whole=whole) for key, inner in value.items()}
+        return {key: plain(name, inner, whole=whole) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(name, inner, whole=whole) for inner in value]
+        return [plain(name, inner, whole=whole) for inner in value]
     if isinstance(value, Enum):
-        return _plain(name, value.value)
+        return plain(name, value.value)
     if isinstance(value, Number) and isinstance(value, np.generic):
         return cast(object, value.item())
     if isinstance(value, (str, int, float)):
@@ -480,7 +484,3 @@ def _plain(name: str, value: object, *, whole: bool = False) -> object:
     raise ConfigError(
         "a config holds plain values only", where=name, expected="what JSON can hold", found=type(value).__name__
     )
-
-
-PreTrainedConfig = ModelConfig
-PretrainedConfig = ModelConfig

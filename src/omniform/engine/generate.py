@@ -10,12 +10,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.settings import misspelt
 from omniform.core.state import DenseState
+from omniform.engine import own_loop
 from omniform.engine.batch_outputs import GenerationOutput, Tracked
 from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
 from omniform.engine.beam_strategy import Company
@@ -204,6 +207,10 @@ def generate(
         more = {} if streamer is None else {"streamer": streamer}
         with told_of_failures(streamer):
             return _custom(model, inputs, generation_config, tokenizer, kwargs, loop, more)
+    if isinstance(model, GenerationMixin) and not isinstance(model, Generative):
+        with told_of_failures(streamer):
+            mine = cast(PreTrainedModel, model)
+            return own_loop.write(mine, inputs, generation_config, kwargs, streamer, tokenizer)
     with told_of_failures(streamer):
         job = prepare(model, inputs, generation_config, kwargs, tokenizer)
         settings = job.settings(1)
@@ -420,6 +427,12 @@ def writes(model: object) -> Generative:
     """
     if isinstance(model, Generative) and model.can_generate():
         return model
+    if isinstance(model, GenerationMixin):
+        raise InputError(
+            "a forward of the user's own writes through generate alone",
+            where=type(model).__name__,
+            remedy="Call model.generate(...); the engine packs rows, which only omniform's own families read.",
+        )
     raise InputError(
         f"a {type(model).__name__} does not write text",
         where="generate",

@@ -9,6 +9,7 @@ from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, UnknownNameError, check_arguments
+from omniform.core.own_config import is_own
 from omniform.hub import own
 from omniform.hub.checkpoint import Name, changed, fresh, load, load_config
 from omniform.hub.code import doors
@@ -45,6 +46,9 @@ class AutoConfig:
     @classmethod
     def for_model(cls, model_type: str, **kwargs: object) -> ModelConfig:
         """A config made from scratch: a family's defaults, with some keys changed."""
+        mine = registry.config_class(model_type) if isinstance(model_type, str) else None
+        if mine is not None and is_own(mine):
+            return mine(**kwargs)
         config = registry.config_of({"model_type": model_type}, where="AutoConfig.for_model")
         return changed(config, kwargs, "AutoConfig.for_model", ())
 

@@ -23,6 +23,8 @@ from omniform.core.errors import (
     listed,
     nearest,
 )
+from omniform.core.own_config import PreTrainedConfig, is_own
+from omniform.hub import own
 from omniform.hub.code.generating import use_own_generate
 from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
@@ -58,11 +60,14 @@ def load_config(kind: type[ModelConfig], name: Name, **kwargs: object) -> ModelC
     mode_of(rest.pop("trust_remote_code", None))
     source = locate(name, **where)  # type: ignore[arg-type]
     config = read_config(source, kind)
-    if kind is ModelConfig:
-        return changed(config, rest, "AutoConfig.from_pretrained", WHERE_ARGUMENTS)
+    anything = kind in (ModelConfig, PreTrainedConfig)
+    callee = f"{'AutoConfig' if anything else kind.__name__}.from_pretrained"
+    pair = rest.pop("return_unused_kwargs", None) is True
     for part in (config, *config.parts.values()):
-        if isinstance(part, kind):
-            return changed(part, rest, f"{kind.__name__}.from_pretrained", WHERE_ARGUMENTS)
+        if anything or isinstance(part, kind):
+            left = {name: rest.pop(name) for name in [*rest] if pair and name not in {*part.known, *part.raw}}
+            found = changed(part, rest, callee, WHERE_ARGUMENTS)
+            return cast(ModelConfig, (found, left)) if pair else found
     raise ConfigError(
         f"this is no {kind.__name__}", where=source.name, expected=repr(kind.model_type), found=repr(config.model_type)
     )
@@ -77,15 +82,30 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
     path = source.need("config.json")
     raw = read_json(path)
     _refuse_unknown_code(raw, source.name)
-    own = config_class.model_type
-    if own and raw.get("model_type", own) == own and config_class.reader is ModelConfig.reader:
-        config: ModelConfig = config_class.from_dict(raw)
+    mine = _of_own(config_class, raw, str(path))
+    if mine is not None:
+        config: ModelConfig = config_class.from_raw(mine, where=str(path))
     else:
         config = registry.config_of(raw, where=str(path))
     config.name_or_path = source.name
     if config.unknown:
         log.warning("%s: kept, but not known to omniform: %s", path, listed(config.unknown))
     return config
+
+
+def _of_own(kind: type[ModelConfig], raw: Mapping[str, object], where: str) -> Mapping[str, object] | None:
+    """The object in a ``config.json`` that a class of the user's own reads: all of it, or the part that is its own."""
+    if not is_own(kind) or kind is PreTrainedConfig:
+        return None
+    key = cast("type[PreTrainedConfig]", kind).base_config_key
+    parts = [value for name, value in raw.items() if isinstance(value, Mapping) and name == key]
+    parts += [v for v in raw.values() if isinstance(v, Mapping) and v.get("model_type", "") == kind.model_type != ""]
+    if raw.get("model_type", kind.model_type) == kind.model_type or not kind.model_type:
+        return raw
+    if not parts and not registry.is_known(str(raw.get("model_type"))):
+        found = repr(raw.get("model_type"))
+        raise ConfigError(f"this is no {kind.__name__}", where=where, expected=repr(kind.model_type), found=found)
+    return next(iter(parts), None)
 
 
 def _refuse_unknown_code(raw: Mapping[str, object], where: str) -> None:
@@ -236,7 +256,7 @@ def open_checkpoint(
     )
     loading = with_quantizer(loading, quantizer)
     parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
-    model = transformed(build_on_meta(config, kind, source.name, **parts), loading.transforms)
+    model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)
     return Opened(source, files, model, options, loading, quantizer)
 
 
@@ -251,8 +271,11 @@ def saved_class(config: ModelConfig) -> type[PreTrainedModel]:
     Raises:
         UnknownNameError: it names only architectures that the family does not have.
     """
-    family = registry.family(config.model_type)
     names = config.common.architectures
+    mine = own.class_called(names, type(config))
+    if mine is not None:
+        return mine
+    family = registry.family(config.model_type)
     for name in names:
         if name in family.classes:
             return family.classes[name]

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.own import begin, patterns
 from omniform.blocks.poolers import ComputedPart, optional_parts
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError, listed
-from omniform.hub.devices import need_device
+from omniform.core.own_config import is_own
+from omniform.hub.devices import as_device, need_device
 from omniform.hub.fill import Loading, fill, visits
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
@@ -106,19 +108,33 @@ class Described(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
-def build_on_meta(config: ModelConfig, kind: type[PreTrainedModel], name: str = "", **options: bool) -> PreTrainedModel:
-    """The model's modules, holding no memory.
+def build_on_meta(
+    config: ModelConfig,
+    kind: type[PreTrainedModel],
+    name: str = "",
+    dtype: torch.dtype | None = None,
+    **options: bool,
+) -> PreTrainedModel:
+    """The model's modules, holding no memory; those of a class of the user's own, holding none that was written to.
 
     Args:
+        dtype: what the constructor of a class of the user's own finds as torch's default.
         options: what the class's constructor takes beside the config.
     """
+    # What a constructor of the user's own computes (tables of positions) has its values; unset memory costs nothing.
+    where = torch.device("cpu" if kind.place is None else "meta")
+    before = torch.get_default_dtype()
     try:
-        with torch.device("meta"), NoInitialising():
+        if kind.place is None:
+            torch.set_default_dtype(dtype or before)
+        with where, NoInitialising():
             model = kind(config, **options)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch's way to say that a size is too big to count
         raise ConfigError(
             "no model can have these sizes", where=name or config.model_type, found=str(error).split("\n")[0][:200]
         ) from error
+    finally:
+        torch.set_default_dtype(before)
     return model.bind(replace(model.origin, name_or_path=name))
 
 
@@ -190,6 +206,8 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     placement = placed(layout, how)
     views = _views(table, keys, held)
     del held
+    mine = isinstance(model, PreTrainedModel) and model.place is None
+    made = {path: tensor for path, tensor in tensors_and_ties(model)[0].items() if mine and path not in views}
     report.fresh = fill(model, views, layout, placement, how)
     for transform in (*model.transforms, visits(model, placement), Widen()):
         transform.finish(model)
@@ -197,15 +215,33 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     if model.origin.architecture.name in model.config.common.architectures:
         # Saved again, the weights keep the layout and the names that they came in, gamma and beta too.
         model.spelling = {key: found for key, found in keys.items() if found != key and is_unwrapped(found)}
-    if report.fresh:
+    if isinstance(model, PreTrainedModel) and model.place is None:
+        _begin_own(model, report.fresh, made, placement)
+    elif report.fresh:
         initialise(model, model.config.common.initializer_range, set(report.fresh))
         _forget_what_follows(model, report)
-    if report.fresh:
-        log.warning("%s: newly made, to be trained: %s", where, listed(report.fresh))
+    quiet = patterns(type(model), "_keys_to_ignore_on_load_missing")
+    if told := [path for path in report.fresh if not any(one.search(table.key(path)) for one in quiet)]:
+        log.warning("%s: newly made, to be trained: %s", where, listed(told))
     report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if idle := [*report.unused, *report.left_out]:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, listed(idle))
     return report
+
+
+def _begin_own(model: PreTrainedModel, fresh: list[str], made: Mapping[str, Tensor], placement: Placement) -> None:
+    """Fresh weights of a model of the user's own, from what its constructor made; its buffers go where it lies."""
+    tensors = tensors_and_ties(model)[0]
+    with torch.no_grad():
+        for path in fresh:
+            tensors[path].copy_(made[path])
+    if fresh:
+        begin(model, set(fresh))
+    main = as_device(placement.main)
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers.get(name)
+            module._buffers[name] = None if buffer is None else buffer.to(main)
 
 
 def _forget_what_follows(model: Model, report: LoadReport) -> None:
@@ -360,15 +396,21 @@ def match(
     if strangers or absent:
         # What belongs to another head than the one asked for may be left out; what its writer lacked is made anew.
         family = _family_of(model)
+        foreign = _is_anothers(model) and bool(keys)
         prefixes = tuple(dict.fromkeys((*prefixes, *family.prefixes)))
         writers = other_architectures(origin, family)
-        relatives = [a for a in family.architectures.values() if a not in writers]
+        alone = family is origin.family and isinstance(model, PreTrainedModel) and model.place is None
+        relatives = [] if alone else [a for a in family.architectures.values() if a not in writers]
         tables = [table_of(build_on_meta(origin.config, family.classes[a.name])) for a in writers]
         spare = _spare(model, table, keys)
         report.missing = {
-            k: s for k, s in absent.items() if k not in spare and all(t.canonical(k, prefixes) for t in tables)
+            k: s
+            for k, s in absent.items()
+            if k not in spare and not foreign and all(t.canonical(k, prefixes) for t in tables)
         }
-        unknown = _unplaced(strangers, tables, prefixes)
+        extra = patterns(type(model), "_keys_to_ignore_on_load_unexpected")
+        unknown = [key for key in strangers if not foreign and not any(one.search(key) for one in extra)]
+        unknown = _unplaced(unknown, tables, prefixes)
         for relative in relatives:
             if not unknown:
                 break
@@ -382,8 +424,14 @@ def match(
 def _family_of(model: Model) -> Family:
     """The family whose checkpoints a model reads: its own, or for a class of the user's own that of its config."""
     family = model.origin.family
-    known = isinstance(model, PreTrainedModel) and model.place is None and family.model_type in known_families()
-    return registry.family(family.model_type) if known else family
+    mine = isinstance(model, PreTrainedModel) and model.place is None and not is_own(type(model.config))
+    return registry.family(family.model_type) if mine and family.model_type in known_families() else family
+
+
+def _is_anothers(model: Model) -> bool:
+    """Whether a checkpoint of the user's own was written by another class than the one that reads it: a head beside."""
+    names = model.config.common.architectures
+    return is_own(type(model.config)) and bool(names) and model.origin.architecture.name not in names
 
 
 def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
@@ -397,6 +445,8 @@ def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
         if not inside & keys.keys():
             spare |= inside
     plain = model.origin.family.classes[model.origin.architecture.name]
+    may_lack = patterns(type(model), "_keys_to_ignore_on_load_missing")
+    spare |= {key for key in table.shapes if any(one.search(key) for one in may_lack)}
     if isinstance(model, PreTrainedModel) and model.place is None:
         return spare
     if plain.place is not None and plain not in (type(model), *vars(type(model)).get("made_of", ())):

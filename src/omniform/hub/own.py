@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.models import registry
@@ -104,6 +105,20 @@ def registered(
     if config is None and isinstance(model_type, str) and mine.by_config:
         config = registry.config_class(model_type)
     return None if config is None else mine.by_config.get(config, (None,))[0]
+
+
+def class_called(names: Iterable[str], config: type[ModelConfig]) -> type[PreTrainedModel] | None:
+    """The registered model that a checkpoint was saved as, whichever Auto class it is registered with.
+
+    Args:
+        names: the ``architectures`` of the checkpoint's config; without any, what is registered for its class counts.
+    """
+    wanted = tuple(names)
+    for mine in _REGISTERED.values():
+        for kind in mine.by_config.get(config, ()):
+            if issubclass(kind, PreTrainedModel) and (not wanted or kind.__name__ in wanted):
+                return kind
+    return None
 
 
 def _said(value: object) -> str:

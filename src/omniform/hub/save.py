@@ -14,11 +14,13 @@ from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.own import declared_ties, patterns, said
 from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, brief
 from omniform.core.generation import as_settings
 from omniform.core.kinds import switch
+from omniform.core.own_config import is_own
 from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, save_adapter_config
 from omniform.hub.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from omniform.hub.devices import parse_size
@@ -166,15 +168,26 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
     usual = _usual_ties(model)
     ties = {path: owner for path, owner in usual.items() if path in held and owner in held}
     ties = {path: owner for path, owner in ties.items() if held[path] is held[owner] or state_dict is not None}
-    tensors = {path: tensor for path, tensor in held.items() if path not in ties}
+    left_out = patterns(type(model), "_keys_to_ignore_on_save")
+    tensors = {
+        path: tensor
+        for path, tensor in held.items()
+        if path not in ties and not any(one.search(path) for one in left_out)
+    }
     keys = keymap_of(model)
     table = keys.expand({path: tuple(tensor.shape) for path, tensor in tensors.items()}, ties)
     return table.write({path: tensor.detach() for path, tensor in tensors.items()})
 
 
 def _usual_ties(model: Model) -> Mapping[str, str]:
-    if not isinstance(model, PreTrainedModel) or model.place is None:
+    if not isinstance(model, PreTrainedModel):
         return tensors_and_ties(model)[1]
+    if model.place is None:
+        found, named = tensors_and_ties(model)[1], said(type(model), "_tied_weights_keys")
+        declared = declared_ties(model, named) if isinstance(named, Mapping) else {}
+        # Of tensors that are one, the class says which name counts.
+        again = {owner: path for path, owner in found.items() if declared.get(owner) == path}
+        return {**{path: owner for path, owner in found.items() if owner not in again}, **again}
     kind = vars(type(model)).get("made_of", (type(model),))[0]
     try:
         return tensors_and_ties(build_on_meta(model.config, kind))[1]
@@ -220,9 +233,10 @@ def config_to_save(model: Model) -> dict[str, object]:
     changes: dict[str, object] = {}
     if config.common.architectures != (model.origin.architecture.name,):
         changes["architectures"] = [model.origin.architecture.name]
-    if config.common.dtype != model.dtype and (config.common.dtype is not None or model.dtype != torch.float32):
+    silent = config.common.dtype is None and model.dtype == torch.float32 and not is_own(type(config))
+    if config.common.dtype != model.dtype and not silent:
         changes["dtype"] = model.dtype
-    written: Mapping[str, object] = (config.replace(**changes) if changes else config).to_diff_dict()
+    written: Mapping[str, object] = (config.replace(**changes) if changes else config).to_save()
     for transform in model.transforms:
         written = transform.written(written)
     return dict(written)

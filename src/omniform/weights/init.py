@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from types import FunctionType
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,28 @@ class SelfInitialising(Protocol):
 _INITIALISERS = frozenset(f for f in vars(nn.init).values() if isinstance(f, FunctionType))
 
 
+_WITHIN: ContextVar[int] = ContextVar("omniform_no_initialising", default=0)
+
+
+def initialising() -> bool:
+    """Whether modules that are built here and now are to get fresh weights."""
+    return _WITHIN.get() == 0
+
+
 class NoInitialising(TorchFunctionMode):
     """Modules built within leave their tensors as they were allocated.
 
     Meta tensors have no values to set, and to pretend to set them torch loads a symbolic algebra system: over a second
     and 70 MB for nothing.
     """
+
+    def __enter__(self) -> Self:
+        _WITHIN.set(_WITHIN.get() + 1)
+        return cast(Self, super().__enter__())  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: object) -> None:
+        _WITHIN.set(_WITHIN.get() - 1)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
