@@ -121,9 +121,9 @@ class PreTrainedModel(Surface):
 
     # -- classes of the user's own -----------------------------------------------------------------------------------
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
+    def __init_subclass__(cls, *, family: bool = False, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.place is None and "__call__" not in vars(cls) and cls.__module__.partition(".")[0] != "omniform":
+        if cls.place is None and not family and "__call__" not in vars(cls):
             cls.__call__ = _called  # type: ignore[method-assign, assignment]
             for name in Yielding.NAMES - vars(cls).keys():
                 setattr(cls, name, Yielding(name, cls))
@@ -271,7 +271,8 @@ def model_class(
 def family_class(name: str, config_class: type[ModelConfig], module: str, prefix: str) -> type[PreTrainedModel]:
     """The base of a family's classes (``LlamaPreTrainedModel``), whose heads call the model without one ``prefix``."""
     body = {"__module__": module, "__qualname__": name, "config_class": config_class, "base_model_prefix": prefix}
-    return type(name, (PreTrainedModel,), body)
+    made: type[PreTrainedModel] = type(name, (PreTrainedModel,), body, family=True)
+    return made
 
 
 def returned(build: Callable[..., Model]) -> type[Model]:
