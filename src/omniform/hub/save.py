@@ -222,7 +222,8 @@ def save_config(
     """Save a config alone as ``config.json``; keywords as for :func:`save_model`."""
     sending = sending_of(push_to_hub, save_directory, given)
     target = folder_of(save_directory)
-    names = replace_files(target, lambda folder: _write_json(folder / "config.json", config.to_diff_dict()))
+    written = config.to_save()
+    names = replace_files(target, lambda folder: _write_json(folder / "config.json", written))
     if sending is not None:
         send(config, target, names, sending)
 
