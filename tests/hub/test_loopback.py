@@ -186,3 +186,19 @@ def test_what_was_kept_is_there_again(tmp_path: Path) -> None:
         assert api.model_info("ann/tiny", revision="v1").sha == commit and api.model_info("ann/tiny").private
         assert api.model_info("ann/old").id == "ann/new"
         assert api.get_discussion_details("ann/tiny", 1).title == "Hello there"
+
+
+def test_git_clones_it(hub: Hub, tmp_path: Path) -> None:
+    hub.upload("ann/tiny", FILES, private=True)
+    hub.upload("ann/tiny", {"config.json": "{}"}, message="a second", author="ben")
+    address = f"{hub.address.replace('//', f'//ann:{hub.token}@')}/ann/tiny"
+    environment = hub.environment(tmp_path, GIT_TERMINAL_PROMPT="0", GIT_LFS_SKIP_SMUDGE="1", GIT_CONFIG_NOSYSTEM="1")
+    clone = ["git", "-c", "http.proxy=", "clone", "--quiet", address, str(tmp_path / "clone")]
+    subprocess.run(clone, check=True, capture_output=True, env=environment)
+    assert (tmp_path / "clone/config.json").read_text() == "{}"
+    assert b"oid sha256:" in (tmp_path / "clone/model.safetensors").read_bytes()
+    log = ["git", "-C", str(tmp_path / "clone"), "log", "--format=%an: %s"]
+    lines = subprocess.run(log, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
+    assert lines == ["ben: a second", "ann: files", "ann: initial commit"]
+    clone[-2:] = [f"{hub.address}/ann/tiny", str(tmp_path / "refused")]
+    assert subprocess.run(clone, capture_output=True, env=environment).returncode != 0

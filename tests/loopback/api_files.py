@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import quote as quoted
@@ -71,6 +72,34 @@ def serve_large(call: Call) -> Answer:
         raise RefusedError(403, "AccessDenied")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Answer(200, repo.lfs.path(sha256), {"ETag": f'"{sha256}"', "Content-Type": kind}, ranged=True)
+
+
+def _git(call: Call) -> Answer:
+    """What ``git clone`` asks for, by git's plain protocol: refs and loose objects (large files come as pointers).
+
+    Source: https://git-scm.com/docs/http-protocol
+    """
+    try:
+        git = call.read().git
+    except RefusedError as error:
+        if error.status == 401:
+            error.headers["WWW-Authenticate"] = 'Basic realm="loopback"'
+        raise
+    path = "/".join(call.rest)
+    if path == "info/refs":
+        names = {
+            f"{under}/{name}": oid for under in ("refs/heads", "refs/tags") for name, oid in git.refs(under).items()
+        }
+        return Answer(200, "".join(f"{oid}\t{name}\n" for name, oid in sorted(names.items())).encode())
+    if path == "HEAD":
+        return Answer(200, b"ref: refs/heads/main\n")
+    if re.fullmatch(r"objects/[0-9a-f]{2}/[0-9a-f]{38}", path) and (git.folder / path).is_file():
+        return Answer(200, git.folder / path)
+    raise RefusedError(404, "Not Found")
+
+
+for _action in ("info", "HEAD", "objects"):
+    on("GET", _action)(_git)
 
 
 # Lists

@@ -29,6 +29,7 @@ from loopback.wire import Answer, RefusedError, Request, Server
 from loopback.xet import Xet, answer_xet, is_xet
 
 _ROUTES: Final = (api_files, api_people, api_repos, api_talk, cards)  # each notes its routes when it is imported
+_ON_SITE: Final = ("resolve", "raw", "info", "HEAD", "objects")  # all else is under /api
 _KINDS: Final[dict[str, Kind]] = {"models": "model", "datasets": "dataset", "spaces": "space"}
 
 
@@ -236,9 +237,8 @@ class Hub:
     # What becomes of a request
 
     def _answer(self, request: Request) -> Answer:
-        held = request.headers.get("Authorization")
-        token = self.people.whose(held.removeprefix("Bearer ")) if held else None
-        if held and token is None:
+        token = self.people.whose(request.asked.token) if request.asked.token is not None else None
+        if request.headers.get("Authorization") and token is None:
             raise RefusedError(401, "Invalid credentials in Authorization header")
         parts = request.segments
         alone = ALONE.get((request.method, "/".join(parts)))
@@ -265,7 +265,7 @@ class Hub:
         if git and rest[:3] == ("info", "lfs", "objects") and request.method == "POST":
             return lfs_batch(call) if rest[3:] == ("batch",) else lfs_verify(call)
         route = ROUTES.get((request.method, rest[0] if rest else ""))
-        if route is None or (side == "site") != (bool(rest) and rest[0] in ("resolve", "raw")):
+        if route is None or (side == "site") != (bool(rest) and rest[0] in _ON_SITE):
             if call.found is None:
                 raise no_repository(call.token)
             raise RefusedError(404, f"The loopback Hub has no {request.method} {request.asked.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import io
@@ -148,6 +149,14 @@ class RefusedError(Exception):
         return answer
 
 
+def token_of(held: str) -> str | None:
+    """The token of an ``Authorization`` header: as the client sends it, or as git does, in a password's place."""
+    if held.startswith("Basic "):
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(held.removeprefix("Basic ")).decode().partition(":")[2]
+    return held.removeprefix("Bearer ") if held.startswith("Bearer ") else None
+
+
 def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
     """The (start, stop) of a ``Range`` header, None where there is no range (or several, which may be ignored).
 
@@ -237,10 +246,16 @@ class Handler(BaseHTTPRequestHandler):
                 if fault.after is not None:
                     fault.after()
         except (CutError, ConnectionError, TimeoutError):
-            self.close_connection = True
-            with contextlib.suppress(OSError):
-                self.wfile.flush()
-                self.connection.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
+        except Exception:  # of a fault's own functions
+            self.server.trouble.append(traceback.format_exc())
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
@@ -254,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
             raw=self.path,
             range=self.headers.get("Range"),
             agent=self.headers.get("User-Agent", ""),
-            token=held.removeprefix("Bearer ") if held.startswith("Bearer ") else None,
+            token=token_of(held),
             headers={name.lower(): value for name, value in self.headers.items()},
         )
 
