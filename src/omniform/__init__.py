@@ -29,6 +29,9 @@ _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor",
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
 _TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast")
+_OWN_TOKENIZERS = (
+    "EncodedInput", "PaddingStrategy", "PreTokenizedInput", "TensorType", "TextInput", "TruncationStrategy",
+)  # fmt: skip
 
 _RULES = (
     "AlternatingCodebooksLogitsProcessor", "BarkEosPrioritizerLogitsProcessor",
@@ -83,6 +86,8 @@ _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
     **dict.fromkeys(_TOKENIZER_BASES, "omniform.inputs.text.classes"),
+    **dict.fromkeys(_OWN_TOKENIZERS, "omniform.inputs.text.own.strategies"),
+    "AddedToken": "tokenizers",
     "BatchEncoding": "omniform.inputs.text.encoding",
     "BatchFeature": "omniform.core.batch",
     "ProcessorMixin": "omniform.inputs.processors",
@@ -131,6 +136,8 @@ _HOME: dict[str, str] = {
 }
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken as AddedToken
+
     from omniform.architectures.generation import GenerationMixin as GenerationMixin
     from omniform.core.batch import Batch as Batch
     from omniform.core.batch import BatchFeature as BatchFeature
@@ -201,6 +208,12 @@ if TYPE_CHECKING:
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from omniform.inputs.text.encoding import BatchEncoding as BatchEncoding
+    from omniform.inputs.text.own.strategies import EncodedInput as EncodedInput
+    from omniform.inputs.text.own.strategies import PaddingStrategy as PaddingStrategy
+    from omniform.inputs.text.own.strategies import PreTokenizedInput as PreTokenizedInput
+    from omniform.inputs.text.own.strategies import TensorType as TensorType
+    from omniform.inputs.text.own.strategies import TextInput as TextInput
+    from omniform.inputs.text.own.strategies import TruncationStrategy as TruncationStrategy
     from omniform.pipelines import PIPELINE_REGISTRY as PIPELINE_REGISTRY
     from omniform.pipelines import ChunkPipeline as ChunkPipeline
     from omniform.pipelines import Pipeline as Pipeline
@@ -230,7 +243,7 @@ def __getattr__(name: str) -> object:
 
 
 def _tokenizer(name: str) -> object:
-    if not name.endswith(("Tokenizer", "TokenizerFast", "TokenizersBackend")):
+    if not name.endswith(("Tokenizer", "TokenizerFast", "TokenizersBackend", "PythonBackend")):
         return None
     from omniform.inputs.text import classes
 

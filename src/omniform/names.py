@@ -56,12 +56,15 @@ PATHS: Final[dict[str, str]] = {
     "quantizers.auto": "AutoHfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer",
     "quantizers.base": "HfQuantizer get_keys_to_not_convert",
     "quantizers.quantizers_utils": "get_module_from_name should_convert_module",
-    "tokenization_utils": "PreTrainedTokenizer BatchEncoding",
-    "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding",
+    "tokenization_python": "PreTrainedTokenizer PythonBackend BatchEncoding AddedToken",
+    "tokenization_utils": "PreTrainedTokenizer BatchEncoding AddedToken",
+    "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding AddedToken *Strategy "
+    "TensorType TextInput PreTokenizedInput EncodedInput",
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
+    "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
     "trainer_utils": "set_seed",
     "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "
-    "list_repo_templates",
+    "list_repo_templates PaddingStrategy TensorType",
     "utils.hub": "HF_MODULES_CACHE cached_file cached_files extract_commit_hash has_file is_offline_mode "
     "list_repo_templates",
     "utils.chat_template_utils": "Chat",

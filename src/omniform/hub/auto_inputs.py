@@ -19,6 +19,7 @@ from omniform.core.errors import (
     check_arguments,
     nearest,
 )
+from omniform.hub import own_tokenizers
 from omniform.hub.code import doors
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
@@ -92,6 +93,8 @@ class AutoTokenizer(_AutoInput):
             return cast(Tokenizer, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         return checkpoint.tokenizer(settings)
+
+    register = staticmethod(own_tokenizers.register)
 
 
 class AutoImageProcessor(_AutoInput):
@@ -181,9 +184,11 @@ class AutoProcessor(_AutoInput):
         )
 
 
-def load_tokenizer(name: Name, kind: type[Tokenizer], **kwargs: object) -> Tokenizer:
+def load_tokenizer(name: Name, kind: type[Tokenizer], *inputs: object, **kwargs: object) -> Tokenizer:
     """Load a tokenizer of one class; keywords as :meth:`AutoTokenizer.from_pretrained`."""
     checkpoint, settings = _open(name, kwargs)
+    if own_tokenizers.makes_itself(kind):
+        return own_tokenizers.load(checkpoint.source, kind, settings, inputs)
     return checkpoint.tokenizer(settings, kind)
 
 
@@ -301,9 +306,13 @@ class Checkpoint:
             return self.model.get("model_type") in FEATURE_EXTRACTORS_OF
         return isinstance(named, str) and named in FEATURE_EXTRACTORS
 
+    def own_tokenizer(self) -> type[Tokenizer] | None:
+        """The class of its tokenizer that the user registered; None where there is none."""
+        return own_tokenizers.registered(self.model, self._json("tokenizer_config.json"))
+
     def has_vocabulary(self) -> bool:
         """Whether there are a tokenizer's files."""
-        return any(self.source.find(name) is not None for name in _VOCABULARIES)
+        return self.own_tokenizer() is not None or any(self.source.find(name) is not None for name in _VOCABULARIES)
 
     def missing(self, what: str, expected: str) -> RepoError:
         """The error for files that are not there, with what is."""
@@ -313,7 +322,13 @@ class Checkpoint:
 
     def tokenizer(self, settings: Mapping[str, object], wanted: type[Tokenizer] | None = None) -> Tokenizer:
         """The tokenizer, with some settings changed; of the class that is wanted, else of that which the files name."""
+        wanted = self.own_tokenizer() if wanted is None else wanted
+        if wanted is not None and own_tokenizers.makes_itself(wanted):
+            return own_tokenizers.load(self.source, wanted, settings)
         files = self.source.files(_TOKENIZER_FILES)
+        if wanted is None and "tokenizer.json" not in files:
+            named_here = self._json("tokenizer_config.json").get("tokenizer_class")
+            own_tokenizers.check_known(named_here, self.where, "AutoTokenizer" in self.code())
         said = {name: self.model.get(name) for name in ("model_type", "tokenizer_class", "model_name")}
         kind, named, version = (value if isinstance(value, str) else None for value in said.values())
         origin = Origin(family=kind, model_class=named if wanted is None else wanted.recipe_name)

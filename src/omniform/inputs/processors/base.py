@@ -115,7 +115,7 @@ class Processor(PushToHub, ABC):
     def _options(self, given: Mapping[str, object], own: tuple[str, ...] = ()) -> CallOptions:
         options = sort_options(type(self).__name__, given, self._known(), own)
         # Options that the tokenizer's file states are the defaults here, though not of the tokenizer itself.
-        stated = {k: v for k, v in self.tokenizer.settings.values.items() if k in TEXT_OPTIONS and v is not None}
+        stated = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in TEXT_OPTIONS and v is not None}
         options.text.update({**stated, **options.text})
         return options
 

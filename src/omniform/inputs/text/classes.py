@@ -2,7 +2,8 @@
 
 They are made when they are asked for, one per row of :data:`~omniform.inputs.text.names.CLASSES`: a class is its name
 and its recipe, and no more. ``BertTokenizerFast`` is ``BertTokenizer``, as it is in the ecosystem since its release 5;
-the base classes of the ecosystem are one class here, since there is one implementation.
+the base classes of the ecosystem are one class here, since there is one implementation,
+but for ``PreTrainedTokenizer``, from which users derive tokenizers that they write in Python.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from __future__ import annotations
 from omniform.inputs.text import translating
 from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
+from omniform.inputs.text.own.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
 
-PreTrainedTokenizer = PreTrainedTokenizerBase = PreTrainedTokenizerFast = TokenizersBackend = Tokenizer
+PreTrainedTokenizerBase = PreTrainedTokenizerFast = TokenizersBackend = Tokenizer
+PythonBackend = PreTrainedTokenizer
 
-BASES = ("PreTrainedTokenizerBase", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
-"""Names of the class of all tokenizers."""
+BASES: dict[str, type[Tokenizer]] = {
+    **dict.fromkeys(("PreTrainedTokenizerBase", "PreTrainedTokenizerFast", "TokenizersBackend"), Tokenizer),
+    **dict.fromkeys(("PreTrainedTokenizer", "PythonBackend"), PreTrainedTokenizer),
+}
+"""Names of the class of all tokenizers, and of those that users write in Python."""
 
 _FAST = "Fast"
 _made: dict[str, type[Tokenizer]] = {GENERIC: Tokenizer, WhisperTokenizer.recipe_name: WhisperTokenizer}
@@ -37,7 +43,7 @@ def class_named(name: str) -> type[Tokenizer]:
         KeyError: there is none.
     """
     if name in BASES:
-        return Tokenizer
+        return BASES[name]
     bare = name.removesuffix(_FAST)
     bare = ALIASES.get(bare, bare)
     if bare not in _made:

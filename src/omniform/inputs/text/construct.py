@@ -13,7 +13,7 @@ from tokenizers import processors
 from omniform.core.errors import ConfigError, InputError, check_arguments
 from omniform.inputs.text.assemble import Vocabulary
 from omniform.inputs.text.backend import guarded
-from omniform.inputs.text.load import assembled, read_parts
+from omniform.inputs.text.load import assembled, read_parts, shell_of
 from omniform.inputs.text.recipes import Recipe, recipe_of
 from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import INERT, KNOWN, Settings, read_settings
@@ -22,7 +22,7 @@ _FILES = ("tokenizer_file", "vocab_file", "merges_file")
 Parts = tuple[Machinery, Recipe, Settings, processors.PostProcessor | None]
 
 
-def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, object]) -> Parts:
+def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, object], is_own: bool) -> Parts:
     """What a tokenizer of a class is made of.
 
     Args:
@@ -30,6 +30,7 @@ def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, objec
         vocab: the vocabulary: its file, tokens with their ids, or pieces with their scores.
         merges: the merges of a BPE: their file, or the pairs.
         given: ``tokenizer_object``, the three files, and settings.
+        is_own: whether the class is one of the user's own, whose settings may have any name.
 
     Raises:
         InputError: there is no vocabulary, or it is none.
@@ -39,24 +40,29 @@ def parts_of(name: str, vocab: object, merges: object, given: Mapping[str, objec
     recipe = recipe_of(name)
     options = {key: value for key, value in given.items() if key not in (*_FILES, "tokenizer_object")}
     names = (key for key in options if not key.endswith("_token"))
-    check_arguments(name, names, (*KNOWN, *INERT, *_FILES, "tokenizer_object", "vocab", "merges"))
+    if not is_own:
+        check_arguments(name, names, (*KNOWN, *INERT, *_FILES, "tokenizer_object", "vocab", "merges"))
     made = given.get("tokenizer_object")
     if made is not None:
         if not isinstance(made, Backend):
             raise InputError("this is no tokenizers.Tokenizer", where="tokenizer_object", found=type(made).__name__)
         settings = _settings(recipe, options)
         backend = copy.deepcopy(made)
+        file = given.get("tokenizer_file")
+        if isinstance(file, (str, os.PathLike)):
+            # The steps are the caller's; which tokens frame texts, the file says.
+            backend.post_processor = shell_of(Path(file)).post_processor
         return backend, recipe, settings, backend.post_processor
     files = _files(recipe, vocab, merges, given)
     if files or (recipe.script is not None and not recipe.files):
-        return read_parts(files, name, options, recipe)
+        return read_parts(files, str(options.get("name_or_path") or name), options, recipe)
     settings = _settings(recipe, options)
     with guarded("the vocabulary does not make a tokenizer", where="vocab"):
         return assembled(recipe, _vocabulary(recipe, vocab, merges), settings), recipe, settings, None
 
 
 def _settings(recipe: Recipe, options: Mapping[str, object]) -> Settings:
-    settings = read_settings({}, recipe.name, options, None)
+    settings = read_settings({}, str(options.get("name_or_path") or recipe.name), options, None)
     settings.named = recipe.named(settings.named)
     return settings
 

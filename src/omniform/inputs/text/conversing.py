@@ -106,6 +106,12 @@ class Conversing(Habits):
         given: EncodeOptions = {"add_special_tokens": False, **options, **chat.read_more(tokenizer_kwargs)}
         encoded = self(texts if many else texts[0], **given)
         if return_assistant_tokens_mask:
+            if not encoded.encodings:
+                raise InputError(
+                    "a tokenizer written in Python does not know where its tokens stand",
+                    where=f"{type(self).__name__}: return_assistant_tokens_mask",
+                    expected="False",
+                )
             masks = [chat.token_mask(found, prompt) for found, prompt in zip(encoded.encodings, prompts, strict=True)]
             encoded["assistant_masks"] = masks if many else masks[0]
         if return_tensors is not None and not many:

@@ -164,6 +164,15 @@ def _shell(raw: Mapping[str, object]) -> Backend:
     return Backend.from_str(json.dumps({**kept, **empty, "model": model}))
 
 
+def shell_of(path: Path) -> Backend:
+    """The steps around the vocabulary of a ``tokenizer.json``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    return _shell(_parse(read_text(path), path))
+
+
 def _apply_stored_limits(settings: Settings, shell: Backend) -> None:
     """Sides and pad token that the file stores with its truncation and padding, where the config is silent."""
     if shell.truncation is not None:

@@ -46,20 +46,15 @@ def pad_rows(
     Raises:
         InputError: the ids are missing, columns differ in their number of rows, or a row is no list of numbers.
     """
-    raw = _columns(features)
-    if filler.main not in raw:
-        raise InputError("there are no ids to pad", where=filler.main, found=f"only {sorted(raw)}")
-    kind = _kind(raw[filler.main]) if return_tensors is None else return_tensors
-    columns = {name: _to_lists(value) for name, value in raw.items()}
+    columns, found = read_columns(features, filler.main)
+    kind = found if return_tensors is None else return_tensors
     ids = columns[filler.main]
-    if not isinstance(ids, (list, tuple)):
-        raise InputError("the ids are no list", where=filler.main, found=type(ids).__name__)
     if not ids:
         return BatchEncoding({**columns, **({"attention_mask": []} if filler.add_mask else {})}).as_tensors(
             return_tensors
         )
-    alone = not isinstance(ids[0], (list, tuple))
-    rows = _as_rows(columns, alone, filler.main)
+    alone = is_alone(ids)
+    rows = as_rows(columns, alone, filler.main)
     if filler.add_mask and "attention_mask" not in rows:
         rows["attention_mask"] = [[1] * len(row) for row in rows[filler.main]]
     target = _target([len(row) for row in rows[filler.main]], limits)
@@ -73,6 +68,28 @@ def pad_rows(
             column = [_extend(row, target, value, limits.side) for row in column]
         padded[name] = column[0] if alone else column
     return BatchEncoding(padded).as_tensors(kind)
+
+
+def read_columns(
+    features: Mapping[str, object] | Sequence[Mapping[str, object]], main: str
+) -> tuple[dict[str, object], str | None]:
+    """Features by name as plain lists, and the kind of tensors that they were given as.
+
+    Raises:
+        InputError: the ids are missing, or no list.
+    """
+    raw = _columns(features)
+    if main not in raw:
+        raise InputError("there are no ids to pad", where=main, found=f"only {sorted(raw)}")
+    columns = {name: _to_lists(value) for name, value in raw.items()}
+    if not isinstance(columns[main], (list, tuple)):
+        raise InputError("the ids are no list", where=main, found=type(columns[main]).__name__)
+    return columns, _kind(raw[main])
+
+
+def is_alone(ids: object) -> bool:
+    """Whether ids are those of a single row."""
+    return isinstance(ids, (list, tuple)) and bool(ids) and not isinstance(ids[0], (list, tuple))
 
 
 def _columns(features: Mapping[str, object] | Sequence[Mapping[str, object]]) -> dict[str, object]:
@@ -113,7 +130,12 @@ def _to_lists(value: object) -> object:
     return value
 
 
-def _as_rows(columns: Mapping[str, object], alone: bool, main: str) -> Columns:
+def as_rows(columns: Mapping[str, object], alone: bool, main: str) -> Columns:
+    """Columns of as many rows each; a single row becomes one of one.
+
+    Raises:
+        InputError: columns differ in their number of rows, or a row of ids is no list of whole numbers.
+    """
     rows: Columns = {}
     count = None
     for name in [main, *(name for name in columns if name != main)]:

@@ -26,15 +26,15 @@ def read_rows(text: object, text_pair: object, in_words: bool, argument: str = "
     Raises:
         InputError: something in it is not text; its row is named.
     """
-    many = _is_batch(text, in_words, argument)
+    many = is_batch(text, in_words, argument)
     if not many:
-        first = _text(text, in_words, argument)
-        return ([(first, _text(text_pair, in_words, "text_pair"))] if not _is_absent(text_pair) else [first]), False  # type: ignore[list-item]
+        first = read_part(text, in_words, argument)
+        return ([(first, read_part(text_pair, in_words, "text_pair"))] if not _is_absent(text_pair) else [first]), False  # type: ignore[list-item]
     assert isinstance(text, (list, tuple))
     if not text:
         raise InputError("there is no text to encode", where=argument, found="an empty list")
     if text_pair is None:
-        return [_row(item, in_words, f"{argument}, row {index}") for index, item in enumerate(text)], True
+        return [read_row(item, in_words, f"{argument}, row {index}") for index, item in enumerate(text)], True
     if not isinstance(text_pair, (list, tuple)) or len(text_pair) != len(text):
         raise InputError(
             "the second texts do not match the first",
@@ -44,13 +44,18 @@ def read_rows(text: object, text_pair: object, in_words: bool, argument: str = "
         )
     rows: list[Row] = []
     for index, (first_text, second_text) in enumerate(zip(text, text_pair, strict=True)):
-        first = _text(first_text, in_words, f"{argument}, row {index}")
-        second = _text(second_text, in_words, f"text_pair, row {index}")
+        first = read_part(first_text, in_words, f"{argument}, row {index}")
+        second = read_part(second_text, in_words, f"text_pair, row {index}")
         rows.append((first, second))  # type: ignore[arg-type]
     return rows, True
 
 
-def _is_batch(text: object, in_words: bool, argument: str) -> bool:
+def is_batch(text: object, in_words: bool, argument: str) -> bool:
+    """Whether several texts are given.
+
+    Raises:
+        InputError: it is no text at all.
+    """
     if isinstance(text, str) and not in_words:
         return False
     if not isinstance(text, (list, tuple)):
@@ -61,18 +66,28 @@ def _is_batch(text: object, in_words: bool, argument: str) -> bool:
     return not in_words or (len(text) > 0 and isinstance(text[0], (list, tuple)))
 
 
-def _row(item: object, in_words: bool, where: str) -> Row:
+def read_row(item: object, in_words: bool, where: str) -> Row:
+    """One row of a batch: a text or a pair.
+
+    Raises:
+        InputError: it is neither.
+    """
     pair = isinstance(item, (list, tuple)) and (not in_words or any(isinstance(part, (list, tuple)) for part in item))
     if not pair:
-        return _text(item, in_words, where)
+        return read_part(item, in_words, where)
     assert isinstance(item, (list, tuple))
     if len(item) != 2:
         raise InputError("a row is a text or a pair of texts", where=where, found=f"{len(item)} parts")
-    first, second = (_text(part, in_words, where) for part in item)
+    first, second = (read_part(part, in_words, where) for part in item)
     return first, second  # type: ignore[return-value]
 
 
-def _text(value: object, in_words: bool, where: str) -> str | list[str]:
+def read_part(value: object, in_words: bool, where: str) -> str | list[str]:
+    """One text, or the words of one.
+
+    Raises:
+        InputError: it is none.
+    """
     if not in_words:
         return read_string(value, where)
     if not isinstance(value, (list, tuple)):

@@ -155,11 +155,18 @@ class Saving(PushToHub, Conversing):
         backend = self.backend
         if isinstance(backend, Scripted):
             said: Settings = {"added_tokens_decoder": save.added(backend.get_added_tokens_decoder())}
-            return save.write(folder, backend.script.files(), {**self._config(), **said}, self.chat_template)
+            config = {**self._config(), **said, **self._said_by_class()}
+            return save.write(folder, backend.script.files(), config, self.chat_template)
         own, said = self._as_read()
         with self._turn:
             files = {"tokenizer.json": backend.to_str(pretty=True), **own}
-        return save.write(folder, files, {**self._config(), **said}, self.chat_template)
+        return save.write(folder, files, {**self._config(), **said, **self._said_by_class()}, self.chat_template)
+
+    def _said_by_class(self) -> Settings:
+        """What ``tokenizer_config.json`` says besides, where the class is the user's own."""
+        from omniform.inputs.text.own.files import settings_now
+
+        return settings_now(cast("Tokenizer", self))
 
     def save_pretrained(
         self,

@@ -212,7 +212,7 @@ def read_settings(
     settings.templates = _read_templates(files, values, where)
     values.update(overrides)
     if "chat_template" in overrides:
-        settings.templates = _templates(overrides["chat_template"], where)
+        settings.templates = templates_of(overrides["chat_template"], where)
     values.pop("chat_template", None)
     if values.get("additional_special_tokens") is not None and not values.get("extra_special_tokens"):
         values["extra_special_tokens"] = values.pop("additional_special_tokens")
@@ -231,6 +231,9 @@ def _read_decoder(raw: object, where: str) -> dict[int, AddedToken]:
         raise ConfigError("added tokens come as a mapping of ids", where=where, found=type(raw).__name__)
     added: dict[int, AddedToken] = {}
     for key, value in raw.items():
+        if isinstance(value, AddedToken):
+            added[_token_index(key, where)] = value
+            continue
         if not isinstance(value, Mapping):
             raise ConfigError("an added token is a mapping", where=f"{where}: {key}", found=shown(value))
         added[_token_index(key, where)] = added_token(value, f"{where}: {key}")
@@ -332,14 +335,19 @@ def _read_templates(files: Mapping[str, Path], values: Mapping[str, object], whe
             named[path.name.removesuffix(".jinja")] = read_text(path, LARGEST_TEMPLATE)
     if named:
         return named["default"] if list(named) == ["default"] else named
-    templates = _templates(values.get("chat_template"), where)
+    templates = templates_of(values.get("chat_template"), where)
     if templates is None and "chat_template.json" in files:
         path = files["chat_template.json"]
-        templates = _templates(read_json(path).get("chat_template"), str(path))
+        templates = templates_of(read_json(path).get("chat_template"), str(path))
     return templates
 
 
-def _templates(raw: object, where: str) -> ChatTemplates:
+def templates_of(raw: object, where: str) -> ChatTemplates:
+    """Chat templates as config files hold them: text, texts by name, or a list of names and texts.
+
+    Raises:
+        ConfigError: they are none of these.
+    """
     if raw is None or isinstance(raw, str):
         return raw
     pairs: list[tuple[object, object]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from threading import Lock
-from typing import ClassVar, Self, Unpack, cast
+from typing import ClassVar, Self, TypeVar, Unpack, cast
 
 import torch
 from tokenizers import Encoding, models, processors
@@ -37,6 +38,8 @@ from omniform.inputs.text.saving import Saving
 from omniform.inputs.text.scripted import Machinery, Scripted
 from omniform.inputs.text.settings import ChatTemplates, Settings
 from omniform.inputs.text.special import Token
+
+Value = TypeVar("Value")
 
 UNLIMITED = int(1e30)
 """The ``model_max_length`` of a tokenizer that knows no limit."""
@@ -75,12 +78,16 @@ class Tokenizer(Saving):
         Raises:
             InputError: there is no vocabulary, or it is none.
             ConfigError: a file is malformed, or a setting is not supported.
-            UnknownArgumentError: a keyword that is neither.
+            UnknownArgumentError: a keyword that is neither; a class of the user's own may hand on any, which are saved.
         """
         # The reader of files knows every class of tokenizer, this one too.
         from omniform.inputs.text.construct import parts_of
 
-        self._begin(*parts_of(self.recipe_name, vocab, merges, given))
+        built = vars(self).get("backend")
+        if built is not None:
+            # A class of the user's own has made its tokenizer before it calls this.
+            given["tokenizer_object"] = built
+        self._begin(*parts_of(self.recipe_name, vocab, merges, given, is_own(type(self))))
 
     @classmethod
     def made_of(
@@ -128,9 +135,10 @@ class Tokenizer(Saving):
         limit = settings.integer("model_max_length")
         limit = settings.integer("max_len") if limit is None else limit
         self.model_max_length = UNLIMITED if limit is None else limit
-        self.padding_side = settings.side("padding_side", recipe.padding_side)
-        self.truncation_side = settings.side("truncation_side", "right")
-        self.model_input_names = settings.strings("model_input_names") or list(recipe.inputs)
+        self.padding_side = settings.side("padding_side", said_by(type(self), "padding_side", recipe.padding_side))
+        self.truncation_side = settings.side("truncation_side", said_by(type(self), "truncation_side", "right"))
+        inputs = said_by(type(self), "model_input_names", [*recipe.inputs])
+        self.model_input_names = settings.strings("model_input_names") or inputs
         self.clean_up_tokenization_spaces = settings.flag("clean_up_tokenization_spaces", False)
         self.split_special_tokens = settings.flag("split_special_tokens", False)
         self.chat_template: ChatTemplates = settings.templates
@@ -141,6 +149,15 @@ class Tokenizer(Saving):
         backend.no_padding()
         backend.encode_special_tokens = self.split_special_tokens
         self._begin_framing()
+
+    @property
+    def _tokenizer(self) -> Machinery:
+        """The ecosystem's name of :attr:`backend`, which a class of the user's own may make itself."""
+        return self.backend
+
+    @_tokenizer.setter
+    def _tokenizer(self, value: Machinery) -> None:
+        self.backend = value
 
     @property
     def name_or_path(self) -> str:
@@ -297,7 +314,8 @@ class Tokenizer(Saving):
         """
         read_inert(spaces_between_special_tokens, "spaces_between_special_tokens")
         rows, many = read_id_rows(token_ids)
-        texts = [self._decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
+        asked = (skip_special_tokens, clean_up_tokenization_spaces)
+        texts = [self._decode(row, *asked) for row in rows]
         return texts if many else texts[0]
 
     def batch_decode(
@@ -312,7 +330,14 @@ class Tokenizer(Saving):
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
 
-    def _decode(self, ids: list[int], skip_special_tokens: bool, clean_up: bool | None) -> str:
+    def _decode(
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of one row; the names are the ecosystem's, since classes of users write it anew."""
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
         skip_special_tokens = read_flag(skip_special_tokens, "skip_special_tokens")
         if skip_special_tokens and isinstance(self.backend, Scripted):
             special = set(self.all_special_ids)
@@ -321,7 +346,7 @@ class Tokenizer(Saving):
             text = self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
         if self.recipe.steps is not None and self.recipe.steps.joint is not None:
             text = text.replace(self.recipe.steps.joint, " ").strip()
-        return self._tidy(text, clean_up)
+        return self._tidy(text, clean_up_tokenization_spaces)
 
     def _tidy(self, text: str, clean_up: bool | None) -> str:
         """Close the spaces before punctuation, where that is asked for."""
@@ -385,6 +410,18 @@ class Tokenizer(Saving):
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             "split_special_tokens": self.split_special_tokens,
         }
+
+
+def is_own(kind: type[Tokenizer]) -> bool:
+    """Whether a class is the user's own, and none of those that files call by a name."""
+    return "recipe_name" not in vars(kind)
+
+
+def said_by(kind: type[Tokenizer], name: str, default: Value) -> Value:
+    """A setting that a class of the user's own gives as an attribute of the class; else the default."""
+    own = (vars(one)[name] for one in takewhile(is_own, kind.__mro__) if name in vars(one))
+    value: Value = next(own, default)
+    return value
 
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Encoding], object]], ...] = (
