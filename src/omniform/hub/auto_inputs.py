@@ -327,8 +327,7 @@ class Checkpoint:
             return own_tokenizers.load(self.source, wanted, settings)
         files = self.source.files(_TOKENIZER_FILES)
         if wanted is None and "tokenizer.json" not in files:
-            named_here = self._json("tokenizer_config.json").get("tokenizer_class")
-            own_tokenizers.check_known(named_here, self.where, "AutoTokenizer" in self.code())
+            own_tokenizers.check_known(self._json("tokenizer_config.json"), self.where)
         said = {name: self.model.get(name) for name in ("model_type", "tokenizer_class", "model_name")}
         kind, named, version = (value if isinstance(value, str) else None for value in said.values())
         origin = Origin(family=kind, model_class=named if wanted is None else wanted.recipe_name)

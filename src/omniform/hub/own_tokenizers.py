@@ -80,17 +80,17 @@ def load(
     return made_from(kind, files, source.name, settings, inputs)
 
 
-def check_known(named: object, where: str, code: bool) -> None:
+def check_known(tokenizer_config: Mapping[str, object], where: str) -> None:
     """Refuse a tokenizer whose class is nobody's, where no ``tokenizer.json`` stands in for it.
 
     Args:
-        named: the ``tokenizer_class`` of ``tokenizer_config.json``.
+        tokenizer_config: the content of ``tokenizer_config.json``.
         where: the checkpoint.
-        code: whether it brings the class's code along.
 
     Raises:
         UnknownNameError: the class is neither registered nor one of omniform's.
     """
+    named, code = tokenizer_config.get("tokenizer_class"), tokenizer_config.get("auto_map")
     if not isinstance(named, str) or not named or named in class_names():
         return
     either = ", or trust_remote_code=True for the code that the checkpoint brings" if code else ""
