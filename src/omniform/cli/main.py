@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import logging
 import os
@@ -13,11 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import modular
+from omniform.cli import cache, lock, modular
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
 from omniform.core.settings import SETTINGS, Setting
+
+LOADING: Final = ("run", "chat", "inspect", "embed", "eval")
+"""Commands that read checkpoints, and may be held to a lockfile."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +46,11 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    modular.add(commands)
+    for own in (cache, lock, modular):
+        own.add(commands)
+    for name in LOADING:
+        held = commands.choices[name]
+        held.add_argument("--frozen", action="store_true", help="use nothing but what omniform.lock holds")
     return top
 
 
@@ -307,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given, rest = parser().parse_known_args(arguments)
         if rest:
             raise _unknown(given.command, rest)
-        given.work(given)
+        with _held(given):
+            given.work(given)
         sys.stdout.flush()
     except OmniformError as error:
         print("omniform: error: " + " ".join(str(error).split()), file=sys.stderr)
@@ -319,6 +328,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def _held(given: argparse.Namespace) -> contextlib.AbstractContextManager[object]:
+    """The lock that the command is held to."""
+    if not vars(given).get("frozen"):
+        return contextlib.nullcontext()
+    from omniform.hub.lock import frozen
+
+    return frozen()
 
 
 def entry() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from omniform.core.errors import ConfigError, InputError, RepoError
 from omniform.hub.kept import Asked
+from omniform.hub.lock import pinned
 from omniform.hub.remote import Remote, remote
 from omniform.hub.used import used
 
@@ -204,7 +205,7 @@ def locate(
     """The source that ``name`` means: a folder if one exists, else a Hub id.
 
     Raises:
-        RepoError: it looks like a path and nothing is there.
+        RepoError: it looks like a path and nothing is there; the run is frozen, and this is not locked.
         InputError: it is no name at all.
     """
     if not isinstance(name, (str, os.PathLike)):
@@ -221,6 +222,7 @@ def locate(
             "this is a file, not a checkpoint's folder" if exists else "there is no such folder",
             where=text or "(an empty name)",
         )
+    revision = pinned(text, revision)
     asked = Asked(
         name=text,
         revision=revision,

@@ -25,6 +25,11 @@ def used(source: Source, filename: str, path: Path | None) -> None:
         watcher(source, filename, path)
 
 
+def watch(watcher: Watcher) -> None:
+    """Have every file told to ``watcher`` from here on."""
+    _WATCHERS.append(watcher)
+
+
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
     """Have every file told to ``watcher`` for as long as this lasts, whichever thread asks for it."""
