@@ -47,6 +47,8 @@ def stale_beside(written: Iterable[str], there: Iterable[str]) -> list[str]:
         leftovers = PROCESSOR_LEFTOVERS
     if names & ADAPTERS:
         leftovers |= ADAPTERS
+    if any(name.startswith(f"{TEMPLATES_FOLDER}/") for name in names):
+        leftovers |= {TEMPLATES_FOLDER}
 
     def stale(name: str) -> bool:
         found = WEIGHTS.fullmatch(name)
