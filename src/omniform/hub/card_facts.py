@@ -139,7 +139,8 @@ class Facts:
         table = ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)] if rows else []
         family = f" of the family `{self.model_type}`" if self.model_type else ""
         code = ["", "## How to use", "", "```python", *self._code(), "```"]
-        return ["", f"A `{self.kind}`{family}, saved with omniform.", *table, *code, ""]
+        what = f"An adapter of a `{self.kind}`" if self.relation == "adapter" else f"A `{self.kind}`"
+        return ["", f"{what}{family}, saved with omniform.", *table, *code, ""]
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         if self.use is not None:
@@ -154,21 +155,27 @@ class Facts:
 
     def _code(self) -> list[str]:
         if self.relation == "adapter" and self.use is not None:
-            base = self.base_model or "the model that it was trained on"
-            return [
-                f"from omniform import {self.use.auto}",
-                "from peft import PeftModel",
-                "",
-                f'model = {self.use.auto}.from_pretrained("{base}")',
-                f'model = PeftModel.from_pretrained(model, "{self.repo_id}")',
-            ]
+            adapted = f'model = PeftModel.from_pretrained(model, "{self.repo_id}")'
+            if not self.base_model:
+                return ["from peft import PeftModel", "", "# model: the one that the adapter was trained on", adapted]
+            base = f'model = {self.use.auto}.from_pretrained("{self.base_model}")'
+            return [f"from omniform import {self.use.auto}", "from peft import PeftModel", "", base, adapted]
         if self.pipeline:
-            return ["from omniform import pipeline", "", f'pipe = pipeline("{self.pipeline}", model="{self.repo_id}")']
+            made = f'pipe = pipeline("{self.pipeline}", model="{self.repo_id}")'
+            return ["from omniform import pipeline", "", made, *self._call()]
         return [
             f"from omniform import {self.loader}",
             "",
             f'{NAMES.get(self.loader, "model")} = {self.loader}.from_pretrained("{self.repo_id}")',
         ]
+
+    def _call(self) -> list[str]:
+        """A line that calls the pipeline with the widget's example."""
+        example = WIDGETS.get(self.use.tag, {}) if self.use is not None else {}
+        text, context = example.get("text"), example.get("context")
+        if text is None:
+            return []
+        return [f'print(pipe("{text}"))' if context is None else f'print(pipe(question="{text}", context="{context}"))']
 
 
 @runtime_checkable

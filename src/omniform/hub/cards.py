@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from omniform.core.errors import InputError
+from omniform.core.logs import get_logger
 from omniform.hub.card_facts import Facts, facts_of
 
 if TYPE_CHECKING:
@@ -97,20 +99,25 @@ def merged(
         tags: to be among the card's.
         files: that the repository will have.
         remote: the one that the repository has.
-        local: the one that the folder has.
+        local: the one that the folder has; its words go before those of the repository.
 
     Raises:
         InputError: its metadata is no YAML mapping.
     """
     facts = facts_of(saved, repo_id, files)
     given = {"tags": list(dict.fromkeys(tags))} if tags else {}
-    base, other = remote, local
-    if local is not None and (remote is None or not own_words(remote)):
-        base, other = local, remote
     title = repo_id.rpartition("/")[2]
-    if other is None:
-        return _written(facts, given, base, title)
-    return _written(facts, given, with_metadata(base or "", _metadata(other)), title)
+    mine, theirs = own_words(local or ""), own_words(remote or "")
+    base, other = (local, remote) if mine or remote is None else (remote, local)
+    if mine and theirs not in mine:
+        get_logger().warning(
+            "%s: the folder's README.md replaces the repository's, which says something else; its history has it",
+            repo_id,
+        )
+    if other is not None:
+        with suppress(InputError):  # what cannot be read has nothing to add
+            base = with_metadata(base or "", _metadata(other))
+    return _written(facts, given, base, title)
 
 
 def check(path: Path) -> None:
@@ -148,9 +155,9 @@ def _written(facts: Facts, given: Mapping[str, object], written: str | None, tit
     parted = _parted(written or "")
     new = not parted.block
     if new:
-        card = with_metadata(with_metadata(written or "", known), given, replace=True)
+        card = with_metadata(with_metadata(written or "", known), given, instead=True)
     else:
-        card = with_metadata(written or "", given, replace=True)
+        card = with_metadata(written or "", given, instead=True)
         card = with_metadata(card, {key: value for key, value in known.items() if key not in _NEW_ONLY})
     parted = _parted(card)
     section = parted.line.join([BEGIN, *facts.section(), END])
@@ -160,7 +167,7 @@ def _written(facts: Facts, given: Mapping[str, object], written: str | None, tit
         text = parted.text
     else:
         text = parted.line.join(["", f"# {title}", "", section, ""])
-    return parted.head + text
+    return str(replace(parted, text=text))
 
 
 # ---- the block of metadata
@@ -171,16 +178,27 @@ class Parted:
     """A card in its parts, which joined are the card.
 
     Attributes:
-        head: all up to the end of the closing line of ``---``.
-        block: the YAML in it.
+        opening: the first line of ``---``, with what is before it; empty where there is no metadata.
+        block: the YAML.
+        closing: the end of its last line, and the second line of ``---``.
         text: what follows.
         line: how its lines end.
     """
 
-    head: str
+    opening: str
     block: str
+    closing: str
     text: str
     line: str
+
+    def __str__(self) -> str:
+        return f"{self.opening}{self.block}{self.closing}{self.text}"
+
+    def having(self, block: str) -> str:
+        """The card with another block."""
+        if self.opening:
+            return str(replace(self, block=block))
+        return f"---{self.line}{block}{self.line}---{self.line}{self.text}"
 
 
 def _parted(card: str) -> Parted:
@@ -189,8 +207,8 @@ def _parted(card: str) -> Parted:
     found = REGEX_YAML_BLOCK.search(card)
     line = "\r\n" if "\r\n" in card else "\n"
     if found is None:
-        return Parted("", "", card, line)
-    return Parted(card[: found.end()], found[2], card[found.end() :], line)
+        return Parted("", "", "", card, line)
+    return Parted(found[1], found[2], found[3], card[found.end() :], line)
 
 
 def _metadata(card: str) -> dict[str, object]:
@@ -208,11 +226,11 @@ def _metadata(card: str) -> dict[str, object]:
     return data
 
 
-def with_metadata(card: str, entries: Mapping[str, object], *, replace: bool = False) -> str:
+def with_metadata(card: str, entries: Mapping[str, object], *, instead: bool = False) -> str:
     """A card with these entries besides its own, whose order and spelling stay; of tags, those that are missing.
 
     Args:
-        replace: entries that are there and say something else are replaced, except tags.
+        instead: entries that are there and say something else are replaced, except tags.
     """
     held = _metadata(card)
     for key, value in entries.items():
@@ -223,14 +241,15 @@ def with_metadata(card: str, entries: Mapping[str, object], *, replace: bool = F
             if missing:
                 held["tags"] = [*has, *missing]
                 card = _with_tags(card, held["tags"], missing, fresh=not has)
-        elif key not in held or (replace and held[key] != value):
+        elif key not in held or (instead and held[key] != value):
             card = _with_entry(card, key, value)
             held[key] = value
-    if _metadata(card) == held:
-        return card
+    with suppress(InputError):
+        if _metadata(card) == held:
+            return card
     # Metadata that is spelled so strangely that lines cannot be put among it is written anew.
     parted = _parted(card)
-    return f"---{parted.line}{_dumped(held, parted.line)}{parted.line}---{parted.line}{parted.text}"
+    return parted.having(_dumped(held, parted.line))
 
 
 def _tags(value: object) -> list[str]:
@@ -243,26 +262,15 @@ def _dumped(entries: Mapping[str, object], line: str) -> str:
     return yaml_dump(dict(entries), sort_keys=False, line_break=line).strip()
 
 
-def _with_block(card: str, block: str) -> str:
-    """A card with another block of metadata."""
-    parted = _parted(card)
-    if not parted.head:
-        return f"---{parted.line}{block}{parted.line}---{parted.line}{parted.text}"
-    before, _, after = parted.head.partition("---")
-    inner = after[: len(after) - len(after.lstrip("\r\n"))]
-    closing = parted.head[len(before) + 3 + len(inner) + len(parted.block) :]
-    return f"{before}---{inner}{block}{closing}{parted.text}"
-
-
 def _with_entry(card: str, key: str, value: object) -> str:
     parted = _parted(card)
     entry = _dumped({key: value}, parted.line)
     span = _span(parted.block, key)
     if span is not None:
         start, stop = span
-        return _with_block(card, f"{parted.block[:start]}{entry}{parted.line}{parted.block[stop:]}".rstrip("\r\n"))
+        return parted.having(f"{parted.block[:start]}{entry}{parted.line}{parted.block[stop:]}".rstrip("\r\n"))
     block = parted.block.rstrip("\r\n")
-    return _with_block(card, f"{block}{parted.line}{entry}" if block else entry)
+    return parted.having(f"{block}{parted.line}{entry}" if block else entry)
 
 
 def _with_tags(card: str, tags: object, missing: Sequence[str], *, fresh: bool) -> str:
@@ -279,7 +287,7 @@ def _with_tags(card: str, tags: object, missing: Sequence[str], *, fresh: bool) 
     added = [indent + _dumped({"tags": [tag]}, "\n").splitlines()[1].strip() for tag in missing]
     lines[last + 1 : last + 1] = added
     rest = parted.block[stop:]
-    return _with_block(card, parted.block[:start] + parted.line.join(lines) + (parted.line + rest if rest else ""))
+    return parted.having(parted.block[:start] + parted.line.join(lines) + (parted.line + rest if rest else ""))
 
 
 def _span(block: str, key: str) -> tuple[int, int] | None:
