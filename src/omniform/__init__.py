@@ -121,6 +121,10 @@ _HOME: dict[str, str] = {
     "PreTrainedConfig": "omniform.core.own_config",
     "PretrainedConfig": "omniform.core.own_config",
     "set_seed": "omniform.core.seeds",
+    "PushToHubMixin": "omniform.core.pushing",
+    "create_and_tag_model_card": "omniform.hub.cards",
+    "ModelCard": "huggingface_hub.repocard",
+    "ModelCardData": "huggingface_hub.repocard_data",
     **dict.fromkeys(_RULES, "omniform.engine.processors"),
     **dict.fromkeys(_CRITERIA, "omniform.engine.criteria"),
     **dict.fromkeys(_GENERATED, "omniform.engine.generate_output"),
@@ -136,6 +140,8 @@ _HOME: dict[str, str] = {
 }
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard as ModelCard
+    from huggingface_hub import ModelCardData as ModelCardData
     from tokenizers import AddedToken as AddedToken
 
     from omniform.architectures.generation import GenerationMixin as GenerationMixin
@@ -145,6 +151,7 @@ if TYPE_CHECKING:
     from omniform.core.errors import OmniformError as OmniformError
     from omniform.core.generation import GenerationConfig as GenerationConfig
     from omniform.core.generation import GenerationMode as GenerationMode
+    from omniform.core.pushing import PushToHubMixin as PushToHubMixin
     from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
     from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
     from omniform.core.watermark import WatermarkingConfig as WatermarkingConfig
@@ -188,6 +195,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
+    from omniform.hub.cards import create_and_tag_model_card as create_and_tag_model_card
     from omniform.hub.lookup import cached_file as cached_file
     from omniform.hub.lookup import cached_files as cached_files
     from omniform.hub.lookup import extract_commit_hash as extract_commit_hash

@@ -64,9 +64,9 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
     "trainer_utils": "set_seed",
     "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "
-    "list_repo_templates PaddingStrategy TensorType",
+    "list_repo_templates PushToHubMixin PaddingStrategy TensorType",
     "utils.hub": "HF_MODULES_CACHE cached_file cached_files extract_commit_hash has_file is_offline_mode "
-    "list_repo_templates",
+    "list_repo_templates PushToHubMixin create_and_tag_model_card",
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput",
     "utils.quantization_config": "QuantizationConfigMixin",

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from checkpoints import picture_checkpoint, text_checkpoint
 from loopback.cards import check_card
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, RepoError
 from omniform.hub.cards import BEGIN, END, merged, model_card, with_metadata
 from reference import omniform
 
@@ -187,6 +187,23 @@ def test_results_and_what_a_trainer_knows(hub, tmp_path):
         assert omniform.ModelCard.load("ann/x").data.to_dict() == again.data.to_dict()
     with pytest.raises(InputError):
         model_card(llama(), "ann/x", eval_results=[3])
+
+
+def test_cards_by_the_ecosystem_s_names(hub, tmp_path):
+    from omniform.utils.hub import create_and_tag_model_card
+
+    assert omniform.ModelCard is ModelCard and omniform.utils.PushToHubMixin is omniform.PushToHubMixin
+    hub.upload("ann/x", {"README.md": MINE})
+    hub.upload("ann/bare", {"config.json": b"{}"})
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        card = create_and_tag_model_card("ann/x", ["b"])
+        assert card.data.tags == ["mine", "b"] and card.data.license == "mit" and "the end" in card.text
+        assert create_and_tag_model_card("ann/bare", ["b"]).data.to_dict() == {
+            "library_name": "omniform",
+            "tags": ["b"],
+        }
+        with pytest.raises(RepoError):
+            create_and_tag_model_card("ann/none")
 
 
 def test_the_code_runs(hub, tmp_path):

@@ -30,7 +30,7 @@ mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlic
 deepfloyd-if-license fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
 grok2-community gemma unknown other
 """
-LICENSES: Final = frozenset(_LICENSES.split())
+LICENSES: Final = frozenset(_LICENSES.replace("-\n", "-").split())
 _TASKS: Final = """
 text-classification token-classification table-question-answering question-answering zero-shot-classification
 translation summarization feature-extraction text-generation text2text-generation fill-mask sentence-
@@ -43,7 +43,7 @@ text image-text-to-image image-text-to-video visual-question-answering document-
 image-classification graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d image-feature-
 extraction video-text-to-text keypoint-detection visual-document-retrieval any-to-any video-to-video other
 """
-TASKS: Final = frozenset(_TASKS.split())
+TASKS: Final = frozenset(_TASKS.replace("-\n", "-").split())  # lines are broken at hyphens
 _LANGUAGES: Final = """
 aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el
 en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu

@@ -92,3 +92,7 @@ class PushToHub:
             NotImplementedError: a class of the user's own, that says not how.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it is saved: give it a save_pretrained")
+
+
+PushToHubMixin = PushToHub
+"""The ecosystem's name: a base for classes of the user's own that have a ``save_pretrained``."""

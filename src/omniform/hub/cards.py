@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
-from omniform.hub.card_facts import Facts, facts_of
+from omniform.hub.card_facts import LIBRARY, Facts, facts_of
+from omniform.hub.refusals import refused
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -82,6 +83,26 @@ def model_card(
         given["base_model_relation"] = "finetune"
     facts = facts_of(saved, repo_id, files)
     return ModelCard(_written(facts, given, written, model_name or repo_id.rpartition("/")[2]))
+
+
+def create_and_tag_model_card(
+    repo_id: str, tags: Sequence[str] | None = None, token: str | bool | None = None
+) -> ModelCard:
+    """The card of a repository on the Hub, with these tags among its own; a new one where it has none.
+
+    Raises:
+        RepoError: there is no such repository, or it may not be read.
+    """
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        written = str(ModelCard.load(repo_id, token=token).content)  # type: ignore[arg-type]  # it takes True as well
+    except EntryNotFoundError:
+        written = f"---\nlibrary_name: {LIBRARY}\n---\n\n# {repo_id.rpartition('/')[2]}\n"
+    except Exception as error:  # whatever the client raises
+        raise refused(error, repo_id) from error
+    return ModelCard(with_metadata(written, {"tags": list(tags)} if tags else {}))
 
 
 def merged(
