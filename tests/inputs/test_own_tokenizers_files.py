@@ -269,3 +269,56 @@ def test_the_ecosystems_paths() -> None:
     assert PreTrainedTokenizer is PythonBackend is omniform.PreTrainedTokenizer
     assert PaddingStrategy("longest") is PaddingStrategy.LONGEST and TensorType.PYTORCH == "pt"
     assert TruncationStrategy.ONLY_FIRST.value == "only_first" and EncodedInput and AddedToken("a").content == "a"
+
+
+def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own_tokenizer.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(page.split("```python\n")[1].split("```")[0], "own_tokenizer.md", "exec"), names)
+    assert capsys.readouterr().out.endswith("<gene>ATGGCC\n")
+    tokenizer = names["tokenizer"]
+    assert tokenizer("ATGGCCTAA", max_length=3, truncation=True)["input_ids"] == [3, 4, 2]
+
+
+def test_pipelines(tmp_path: Path) -> None:
+    theirs, ours = made("WordsTokenizer", write("WordsTokenizer", tmp_path / "folder"))
+    config = transformers.BertConfig(
+        vocab_size=len(ours), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        type_vocab_size=3,
+    )  # fmt: skip
+    transformers.BertForTokenClassification(config).save_pretrained(tmp_path / "model")
+    ours.save_pretrained(tmp_path / "model")
+    AutoTokenizer.register(None, slow_tokenizer_class=type(ours))
+    found = omniform.pipeline("token-classification", model=str(tmp_path / "model"))
+    assert type(found.tokenizer) is type(ours)
+    there = transformers.BertForTokenClassification.from_pretrained(tmp_path / "model")
+    expected = transformers.pipeline("token-classification", model=there, tokenizer=theirs)("the fox over it")
+    entities = found("the fox over it")
+    assert [(e["entity"], e["word"], e["index"], e["start"]) for e in entities] == [
+        (e["entity"], e["word"], e["index"], e["start"]) for e in expected
+    ]
+    assert len(entities) == 4
+    transformers.BertForQuestionAnswering(config).save_pretrained(tmp_path / "answers")
+    ours.save_pretrained(tmp_path / "answers")
+    with pytest.raises(InputError, match="places"):
+        omniform.pipeline("question-answering", model=str(tmp_path / "answers"))(question="the", context="fox")
+
+
+@pytest.mark.parametrize(
+    "pattern", [None, "none", "cls_sep", "eos", "bos", "bos_eos", "cls_double_sep", "prefix_suffix"]
+)
+def test_named_framings(pattern: str | None, tmp_path: Path) -> None:
+    folder = write("CharTokenizer", tmp_path / "folder")
+    for types, included in (("bert_style", True), ("bert_style", False), ("all_zeros", True)):
+        theirs, ours = made(
+            "CharTokenizer", folder, special_tokens_pattern=pattern, token_type_ids_pattern=types,
+            token_type_ids_include_special_tokens=included, cls_token="<c>", sep_token="<s>", bos_token="<b>",
+            eos_token="<e>", image_token="<img>", model_specific_special_tokens={"boi": "<boi>"},
+        )  # fmt: skip
+        asked = {"return_special_tokens_mask": True, "return_token_type_ids": True}
+        for given in (("the fox",), ("the fox", "it"), (TEXTS, PAIRS), ("a<img>b<boi>",)):
+            for option in (asked, {**asked, "truncation": True, "max_length": 12}):
+                assert dict(ours(*given, **option)) == dict(theirs(*given, **option))
+        for name in ("image_token", "image_token_id", "boi", "boi_id", "special_tokens_map", "all_special_ids"):
+            assert getattr(ours, name) == getattr(theirs, name)

@@ -132,6 +132,13 @@ class QuestionAnsweringPipeline(Understanding, ChunkPipeline):
             stride=cast("int | None", given.get("doc_stride")),
             padding=cast("str | bool", given.get("padding", False)),
         )
+        if not encoded.encodings:
+            raise InputError(
+                "answers are found by their places in the text, and this tokenizer does not say where tokens stand",
+                where="tokenizer",
+                expected="a class of the tokenizers package",
+                found=type(tokenizer).__name__,
+            )
         which = 1 if tokenizer.padding_side == "right" else 0
         for index, places in enumerate(encoded.encodings):
             inside = [sequence == which for sequence in places.sequence_ids]
@@ -215,7 +222,8 @@ def _chunks(
 
 def _cut(text: str, longest: int, tokenizer: Tokenizer) -> str:
     """The beginning of a text that is ``longest`` tokens long."""
-    places = tokenizer([text], add_special_tokens=False).encodings[0].offsets
+    encodings = tokenizer([text], add_special_tokens=False).encodings
+    places = encodings[0].offsets if encodings else []
     return text if len(places) <= longest else text[: places[longest - 1][1]]
 
 

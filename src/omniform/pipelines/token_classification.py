@@ -200,6 +200,10 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
             sentence, encoded = input_, self._encode(input_, stride)
         else:
             raise InputError("not a text", where="token-classification", found=brief(input_))
+        if not encoded.encodings:
+            # A tokenizer of the user's own gives ids alone.
+            ids, special = (cast("list[list[int]]", encoded[name])[0] for name in ("input_ids", "special_tokens_mask"))
+            yield {**row_of(encoded, 0, self.reader), "row": Row(sentence, ids, special, offsets), "is_last": True}
         for index, places in enumerate(encoded.encodings):
             found: list[Span] | None = places.offsets if knows_places(self.reader) else None
             if starts is not None:
@@ -214,6 +218,7 @@ class TokenClassificationPipeline(Understanding, ChunkPipeline):
             truncation=True,
             is_split_into_words=isinstance(text, list),
             return_overflowing_tokens=stride is not None,
+            return_special_tokens_mask=True,
             stride=stride or 0,
         )
 
