@@ -38,6 +38,6 @@ cd "$root"
 pivot_root . before
 umount -l /before
 rmdir /before
-mount -o remount,ro /
+mount -o remount,bind,ro /
 cd /tmp
 exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all --securebits=+noroot,+noroot_locked -- "$@"
