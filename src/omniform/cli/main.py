@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, lock, modular
+from omniform.cli import cache, lock, modular, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -51,6 +51,8 @@ def parser() -> Parser:
     for name in LOADING:
         held = commands.choices[name]
         held.add_argument("--frozen", action="store_true", help="use nothing but what omniform.lock holds")
+    modular.add(commands)
+    trust.add(commands)
     return top
 
 

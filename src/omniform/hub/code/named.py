@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 
 from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
 from omniform.hub.code import asking, importer
-from omniform.hub.code.closure import Files, Repository, check
+from omniform.hub.code.closure import File, Files, Repository, check
 from omniform.hub.code.promises import keeps
 from omniform.hub.code.reference import Reference, named_in
 from omniform.hub.code.trust import mode_of
@@ -85,13 +85,16 @@ class Code:
         """The commit that it was read from; empty for a folder."""
         return self.files.repository.source.commit or ""
 
+    def shown(self, asked: Iterable[str] = ()) -> list[File]:
+        """The files that would run, sorted by path; those of further entries included."""
+        wanted = {path for entry in (*self.entries, *asked) for path in _paths(self.files, entry)}
+        return [self.files.found[path] for path in sorted(wanted)]
+
     def admit(self, asked: Iterable[str] = (), *, said: bool = True) -> None:
         """Show the code and remember it; see :func:`asking.admit`."""
-        wanted = {path for entry in self.entries for path in _paths(self.files, entry)}
-        more = {path for entry in asked for path in _paths(self.files, entry)}
-        shown = [self.files.found[path] for path in sorted(wanted | more)]
+        wanted = [file.path for file in self.shown()]
         repository = self.files.repository
-        asking.admit(repository.key, repository.source.name, shown, self.commit, wanted, said=said)
+        asking.admit(repository.key, repository.source.name, self.shown(asked), self.commit, wanted, said=said)
 
 
 def _paths(files: Files, entry: str) -> list[str]:
@@ -116,6 +119,12 @@ def code_of(source: Source, *, repo: str | None = None, code_revision: str | Non
             continue
         entries.append(entry)
     return Code(files, tuple(entries))
+
+
+def repositories(source: Source) -> list[str]:
+    """Other repositories that a checkpoint names code of."""
+    names = (_foreign(named, source) for named in named_by(source))
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def loaded(asked: Reference, source: Source, *, code_revision: str | None = None, said: bool = True) -> object:
