@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from omniform.architectures.adapted import BASE, ModuleName, adapted, adapters_by_our_names, renamings
 from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
+from omniform.core.auto_class import AutoNamed
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.weights.init import initialise
 from omniform.weights.keymap import KeyTable
@@ -66,8 +67,10 @@ class Counts(Protocol):
     def get_seq_length(self) -> int: ...
 
 
-class Surface(Model):
+class Surface(AutoNamed, Model):
     """The ecosystem's names for what a model is and can do."""
+
+    _usual_auto_class: ClassVar[str] = "AutoModel"
 
     framework: ClassVar[str] = "pt"
     supports_gradient_checkpointing: ClassVar[bool] = True
@@ -84,7 +87,6 @@ class Surface(Model):
     _supports_cache_class: ClassVar[bool] = True
     _is_stateful: ClassVar[bool] = False
     _hf_peft_config_loaded: ClassVar[bool] = False
-    _auto_class: ClassVar[str | None] = None
     _keep_in_fp32_modules: ClassVar[tuple[str, ...]] = ()
     _keys_to_ignore_on_save: ClassVar[Sequence[str] | None] = None
     _keys_to_ignore_on_load_missing: ClassVar[Sequence[str] | None] = None

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Self, Unpack, cast
 import numpy as np
 import torch
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS
 from omniform.core.errors import ConfigError, check_arguments, nearest
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -125,7 +126,7 @@ def _anything(r: ConfigReader) -> object:
     return None
 
 
-class ModelConfig(PushToHub):
+class ModelConfig(AutoNamed, PushToHub):
     """A checkpoint's config: the raw mapping, verbatim, beside the typed values read from it.
 
     Every family has a class of its own (``LlamaConfig``), made from its :class:`~omniform.architectures.family.Family`;
@@ -149,6 +150,8 @@ class ModelConfig(PushToHub):
         UnknownArgumentError: a family's config has no such key.
         ConfigError: a value is not supported.
     """
+
+    _usual_auto_class: ClassVar[str] = "AutoConfig"
 
     model_type: str = ""
     reader: ClassVar[Callable[[ConfigReader], object]] = staticmethod(_anything)

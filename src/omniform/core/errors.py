@@ -134,6 +134,10 @@ class CodeError(OmniformError, ImportError, ValueError):
     """Code that a checkpoint brings cannot be read or imported, or is not what the checkpoint says it is."""
 
 
+class OutsideError(CodeError):
+    """Code names a file that lies outside its folder."""
+
+
 class TrustError(OmniformError, ValueError):
     """Code that a checkpoint brings would have to run, and the user has not said that it may."""
 

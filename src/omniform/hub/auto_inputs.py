@@ -21,6 +21,7 @@ from omniform.core.errors import (
 )
 from omniform.hub import own_tokenizers
 from omniform.hub.code import doors
+from omniform.hub.code.saving import write_code
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.folders import folder_of, replace_files
@@ -231,6 +232,7 @@ def save_inputs(
             (folder / PREPROCESSOR_FILE).write_text(text + "\n", encoding="utf-8")
         else:
             saved.save_files(folder)
+        write_code(folder, *(saved.own_parts() if isinstance(saved, Processor) else ()), saved)
 
     stale = PROCESSOR_LEFTOVERS if isinstance(saved, Processor) else TOKENIZER_LEFTOVERS
     if isinstance(saved, (ImageProcessor, FeatureExtractor)):

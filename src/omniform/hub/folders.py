@@ -134,6 +134,9 @@ def _is_movable(folder: Path) -> bool:
 def _move_into(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
     new = {path.name for path in staging.iterdir()}
     for name in sorted(new):
+        if _is_merged(target / name, staging / name):
+            _move_into(target / name, staging / name, lambda name: False)
+            continue
         if (target / name).is_dir():
             shutil.rmtree(target / name)
         os.replace(staging / name, target / name)
@@ -142,9 +145,16 @@ def _move_into(target: Path, staging: Path, stale: Callable[[str], bool]) -> Non
             old.unlink()
 
 
+def _is_merged(old: Path, new: Path) -> bool:
+    """Whether a folder's other files stay beside new ones: code is put into folders that are not the saver's own."""
+    return old.is_dir() and not old.is_symlink() and new.is_dir() and any(new.rglob("*.py"))
+
+
 def _take_over(target: Path, staging: Path, stale: Callable[[str], bool]) -> None:
     for old in target.iterdir():
         new = staging / old.name
+        if _is_merged(old, new):
+            _take_over(old, new, lambda name: False)
         if new.exists() or stale(old.name):
             continue
         if old.is_symlink():

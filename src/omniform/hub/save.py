@@ -23,6 +23,7 @@ from omniform.core.kinds import switch
 from omniform.core.own_config import is_own
 from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, save_adapter_config
 from omniform.hub.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from omniform.hub.code.saving import write_code
 from omniform.hub.devices import parse_size
 from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.load import build_on_meta, keymap_of
@@ -127,6 +128,7 @@ class _Files:
             if settings:
                 _write_json(folder / "generation_config.json", settings)
             _write_weights(folder, stored, limit, variant, writer)
+            write_code(folder, model.config, model)
 
         return cls(write, lambda name: is_weights(name, variant))
 
@@ -222,8 +224,13 @@ def save_config(
     """Save a config alone as ``config.json``; keywords as for :func:`save_model`."""
     sending = sending_of(push_to_hub, save_directory, given)
     target = folder_of(save_directory)
-    written = config.to_save()
-    names = replace_files(target, lambda folder: _write_json(folder / "config.json", written))
+    saved = config.to_save()
+
+    def write(folder: Path) -> None:
+        _write_json(folder / "config.json", saved)
+        write_code(folder, config)
+
+    names = replace_files(target, write)
     if sending is not None:
         send(config, target, names, sending)
 

@@ -25,6 +25,7 @@ from omniform.core.generation import GenerationConfig
 from omniform.core.pushing import PushToHub
 from omniform.core.settings import SETTINGS
 from omniform.hub.auto import AutoModel
+from omniform.hub.code.saving import write_pipeline
 from omniform.hub.folders import files_in, folder_of, replace_files
 from omniform.hub.push import send, sending_of
 from omniform.hub.save import MODEL_OPTIONS
@@ -329,7 +330,8 @@ class Pipeline(PushToHub, ABC):
     ) -> None:
         """Save the model and what reads its inputs to a folder.
 
-        The code of a pipeline of the user's own is not saved: none is ever run out of a folder.
+        The code of a pipeline of the user's own that is registered for its task is saved beside it, and named in
+        ``custom_pipelines``.
 
         Args:
             push_to_hub: also send all of it to a repository, in one commit.
@@ -349,6 +351,7 @@ class Pipeline(PushToHub, ABC):
             for part in (self.tokenizer, self.feature_extractor, self.image_processor, self.processor):
                 if part is not None:
                     cast(_Saves, part).save_pretrained(folder)
+            write_pipeline(folder, self, self._registered_impl)
             names.extend(files_in(folder))
 
         replace_files(target, write, stale=lambda name: bool(stale_beside(names, [name])))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from omniform.core.errors import CodeError, OmniformError, RepoError, listed
+from omniform.core.errors import CodeError, OmniformError, OutsideError, RepoError, listed
 from omniform.hub.code.imports import Imports, Relative, need_packages, read_code, scan
 from omniform.hub.files import Source
 from omniform.hub.remote import Asked, remote
@@ -60,7 +60,7 @@ class Repository:
         """
         path = self.source.find(file)
         if path is not None and self.source.folder is not None and not _inside(path, self.source.folder):
-            raise CodeError(
+            raise OutsideError(
                 "this is a link that leads out of its folder", where=f"{self.source.name}: {file}", found=path.resolve()
             )
         return path
@@ -199,7 +199,7 @@ class Files:
             if one.optional:
                 return
             dots = "." * one.level
-            raise CodeError(
+            raise OutsideError(
                 "a relative import leads out of its folder",
                 where=f"{self.where}: {path}",
                 found=f"from {dots}{one.module} import {listed(one.names)}",

@@ -99,6 +99,17 @@ def taken(module: str, name: str, where: str) -> object:
     return names[name]
 
 
+def brought(module: str) -> tuple[str, dict[str, bytes]] | None:
+    """The file of a module below :data:`ROOT` and all files that it needs, by their paths; None for other modules."""
+    if not module.startswith(f"{ROOT}."):
+        return None
+    label, digest, inner = module.removeprefix(f"{ROOT}.").split(".", 2)
+    files = _PACKAGES[f"{ROOT}.{label}.{digest}"].files
+    path = inner.replace(".", "/")
+    entry = next(file for file in (f"{path}.py", f"{path}/__init__.py") if file in files)
+    return entry, {file: one.text for file, one in files.items()}
+
+
 def _import(name: str, where: str) -> ModuleType:
     try:
         return import_module(name)

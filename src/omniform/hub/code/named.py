@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
 from omniform.hub.code import asking, importer
 from omniform.hub.code.closure import File, Files, Repository, check
-from omniform.hub.code.promises import keeps
+from omniform.hub.code.promises import keeps, register
 from omniform.hub.code.reference import Reference, named_in
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, read_json
@@ -55,7 +55,9 @@ def class_named(
     if mode == "sandbox":
         in_sandbox(asked, source)
     found = loaded(asked, source, code_revision=code_revision)
-    return keeps(found, auto, f"{source.name}: auto_map[{auto!r}] = {asked}")
+    kind = keeps(found, auto, f"{source.name}: auto_map[{auto!r}] = {asked}")
+    register(kind, auto)  # saved again, it takes its code along
+    return kind
 
 
 def in_sandbox(asked: Reference, source: Source) -> NoReturn:

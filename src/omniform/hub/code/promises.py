@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from torch import nn
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.config import ModelConfig
 from omniform.core.errors import CodeError
 from omniform.inputs.audio import FeatureExtractor
@@ -83,6 +84,16 @@ def keeps(found: object, auto: str, where: str) -> type:
         "from_pretrained(name_or_path, **kwargs)",
         found=found.__name__,
     )
+
+
+def register(kind: type, auto: str) -> None:
+    """Have what a class saves bring its code along, as it came with it."""
+    if issubclass(kind, AutoNamed):
+        kind._auto_class = auto
+    elif home_of(kind) == "transformers":
+        base = next((base for base in kind.__mro__ if "register_for_auto_class" in vars(base)), None)
+        if base is not None:
+            vars(base)["register_for_auto_class"].__get__(None, kind)(auto)
 
 
 def _is(found: type, kind: Kind) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Unpack
 import numpy as np
 import torch
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.batch import Batch
 from omniform.core.errors import ConfigError, InputError, brief, listed
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -32,7 +33,7 @@ _BOOKKEEPING = (
 )  # fmt: skip
 
 
-class FeatureExtractor(PushToHub, ABC):
+class FeatureExtractor(AutoNamed, PushToHub, ABC):
     """Turns waves into what an audio model takes. Immutable: for other settings build another one.
 
     Args:
@@ -50,6 +51,8 @@ class FeatureExtractor(PushToHub, ABC):
     Raises:
         ConfigError: a value has a wrong type or cannot be used.
     """
+
+    _usual_auto_class: ClassVar[str] = "AutoFeatureExtractor"
 
     type_name: ClassVar[str]
     """The ``feature_extractor_type`` of the config file."""

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, TypeAlias, Unpack, cast
 import torch
 from torch import Tensor
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -50,7 +51,7 @@ class Kind:
     plan: Callable[[ImageOptions], Plan]
 
 
-class ImageProcessor(PushToHub):
+class ImageProcessor(AutoNamed, PushToHub):
     """Turns pictures into the tensors that a vision model reads.
 
     Made by :func:`omniform.inputs.images.kinds.image_processor` from a checkpoint's file; any option can be changed
@@ -61,6 +62,8 @@ class ImageProcessor(PushToHub):
         options: its options.
         extra: keys of the file that this type does not know, kept for saving.
     """
+
+    _usual_auto_class: ClassVar[str] = "AutoImageProcessor"
 
     model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
 

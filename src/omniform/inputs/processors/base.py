@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self, Unpack, cast
 
 from torch import Tensor
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -58,13 +59,15 @@ class Parts:
     chat_template: ChatTemplates = None
 
 
-class Processor(PushToHub, ABC):
+class Processor(AutoNamed, PushToHub, ABC):
     """Turns texts together with pictures or sounds into a model's inputs.
 
     Args:
         tokenizer: of the texts.
         chat_template: the source of the template for conversations, or several by name; by default the tokenizer's.
     """
+
+    _usual_auto_class: ClassVar[str] = "AutoProcessor"
 
     needs: ClassVar[tuple[PartName, ...]]
     """The parts, in the order of their entries in a batch."""
@@ -261,6 +264,10 @@ class Processor(PushToHub, ABC):
             **{name: part.to_dict() for name, part in self._parts().items()},
             "processor_class": type(self).__name__,
         }
+
+    def own_parts(self) -> tuple[object, ...]:
+        """The tokenizer, the image processor and the rest, which may be classes of the user's own."""
+        return (self.tokenizer, *self._parts().values())
 
     def save_files(self, folder: Path) -> None:
         """Write the tokenizer's files, ``processor_config.json`` and the chat templates into a folder."""

@@ -14,7 +14,6 @@ from omniform.inputs.text.special import token_text
 APART = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 REFUSED: Mapping[str, str] = {
-    "register_for_auto_class": "checkpoints hold no code here; AutoTokenizer finds a class by its name",
     "convert_to_native_format": "from_pretrained reads every kind of file by itself",
     "convert_added_tokens": "from_pretrained and save_pretrained do it by themselves",
     "set_truncation_and_padding": "truncation and padding are options of a call, and nothing is left set after it",

@@ -6,8 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import TYPE_CHECKING, ClassVar, Unpack, cast
 
+from omniform.core.auto_class import AutoNamed
 from omniform.core.errors import InputError, OmniformError, RepoError
 from omniform.core.logs import get_logger
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -29,8 +30,10 @@ _PROBE = "Hello  World's 12345 déjà vu,\n\t你好 ﬁ 🙂 don't stop"
 _MOST_PROBED = 64
 
 
-class Saving(PushToHub, Conversing):
+class Saving(AutoNamed, PushToHub, Conversing):
     """A tokenizer that writes its files."""
+
+    _usual_auto_class: ClassVar[str] = "AutoTokenizer"
 
     def _changeable(self) -> dict[str, object]:
         """The settings that are attributes, as they now are."""
