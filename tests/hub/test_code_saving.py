@@ -31,10 +31,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         importlib.invalidate_caches()
         return importlib.import_module(name)
 
-    before = set(sys.modules)
     yield module
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name in [name for name in sys.modules if name.startswith(("pack", "shouting"))]:
+        if str(tmp_path) in str(vars(sys.modules[name]).get("__file__")):
+            del sys.modules[name]
 
 
 def own(package, name: str = "pack1"):
