@@ -151,7 +151,11 @@ def settings_now(tokenizer: Tokenizer) -> dict[str, object]:
     if not is_own(type(tokenizer)):
         return {}
     kept = {k: v for k, v in tokenizer.settings.values.items() if k not in (*_LEFT_OUT, *files_of(type(tokenizer)))}
-    now = {name: _plain(own_value(tokenizer, name, value), name) for name, value in kept.items()}
+    now = {
+        # The reference notes a word of its own under a name that is an object here.
+        name: _plain(value if name == "backend" else own_value(tokenizer, name, value), name)
+        for name, value in kept.items()
+    }
     return {**now, "tokenizer_class": type(tokenizer).__name__}
 
 
