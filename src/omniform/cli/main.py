@@ -46,13 +46,11 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, lock, modular):
+    for own in (cache, lock, modular, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]
         held.add_argument("--frozen", action="store_true", help="use nothing but what omniform.lock holds")
-    modular.add(commands)
-    trust.add(commands)
     return top
 
 
