@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from omniform.core.errors import (
+    GatedRepoError,
     InputError,
     OfflineError,
     RepoError,
@@ -233,6 +234,19 @@ def test_who_may_not_write(online, hub, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
+def test_repositories_that_moved_or_are_gated(online, hub):
+    model, bob = tiny(), hub.people.token("bob")
+    model.push_to_hub("ann/old")
+    hub.move("ann/old", "ann/now")
+    made = tiny(1).push_to_hub("ann/old")
+    assert made.repo_url.repo_id == "ann/now" and hub.repo("ann/now").head("main") == made.oid
+    hub.upload("ann/gated", {"config.json": b"{}"}, gated="manual")
+    model.push_to_hub("ann/gated")
+    for create_pr in (False, True):
+        with pytest.raises(GatedRepoError if create_pr else RepoError):
+            model.push_to_hub("ann/gated", token=bob, create_pr=create_pr)
+
+
 def test_no_room_here(online, monkeypatch):
     def full(*given: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
@@ -288,6 +302,12 @@ def test_saved_and_pushed_at_once(online, tmp_path):
     assert (folder / "README.md").read_bytes() == online.read("ann/my-model", "README.md")
     assert "Words." in (folder / "README.md").read_text() and (folder / "notes.txt").exists()
     assert same(omniform.AutoModelForCausalLM.from_pretrained("ann/my-model"), model)
+    kept = (folder / "README.md").read_bytes()
+    for repo, told in (("ann/named", {"status": 500}), ("ann/new", {"status": 403})):
+        online.faults.add("POST /api/repos/create", times=1, **told)
+        with pytest.raises(RepoError, match=r"written|write"):
+            model.save_pretrained(folder, push_to_hub=True, repo_id=repo, tags=["not there"])
+        assert (folder / "README.md").read_bytes() == kept and online.store.get("model", repo) is None
     model.save_pretrained(folder, push_to_hub=True, repo_id="ann/named", create_pr=True)
     assert online.paths("ann/named", "refs/pr/1") and online.paths("ann/named") == [".gitattributes"]
     model.save_pretrained(folder, push_to_hub=True, repo_id="ann/none", is_main_process=False)

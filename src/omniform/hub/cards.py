@@ -11,7 +11,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from omniform.core.errors import InputError
@@ -141,7 +140,7 @@ def merged(
     return _written(facts, given, base, title)
 
 
-def check(path: Path) -> None:
+def check(card: str) -> None:
     """Ask the Hub whether a card's metadata is as it has to be.
 
     Raises:
@@ -150,7 +149,7 @@ def check(path: Path) -> None:
     from huggingface_hub import RepoCard
 
     try:
-        RepoCard(path.read_bytes().decode()).validate("model")
+        RepoCard(card).validate("model")
     except ValueError as error:
         raise invalid(error) from error
 

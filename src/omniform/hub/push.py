@@ -222,8 +222,7 @@ class Branch:
 def _send(api: HfApi, saved: object, folder: Path, names: Iterable[str], sending: Sending) -> CommitInfo:
     names = tuple(names)
     try:
-        made = api.create_repo(sending.repo_id, private=sending.private, exist_ok=True)
-        sending = replace(sending, repo_id=made.repo_id)
+        sending = replace(sending, repo_id=_repository(api, sending))
         for left in reversed(range(_TRIES)):
             try:
                 return _commit(api, saved, folder, names, sending)
@@ -241,6 +240,20 @@ def _send(api: HfApi, saved: object, folder: Path, names: Iterable[str], sending
         raise refused(error, sending) from error
 
 
+def _repository(api: HfApi, sending: Sending) -> str:
+    """The full name of the repository, which is made where there is none; of a renamed one, the name it has now."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if "/" in sending.repo_id:
+        try:
+            return str(api.model_info(sending.repo_id).id)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            pass  # or one that this token may not see, which making it will tell
+    return str(api.create_repo(sending.repo_id, private=sending.private, exist_ok=True).repo_id)
+
+
 def _moved(error: Exception) -> bool:
     """Whether somebody committed to the branch between our look at it and our commit."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -249,19 +262,21 @@ def _moved(error: Exception) -> bool:
 
 
 def _commit(api: HfApi, saved: object, folder: Path, names: tuple[str, ...], sending: Sending) -> CommitInfo:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
     branch = _look(api, sending)
-    _write_card(api, saved, folder, names, branch, sending)
-    sent = sorted({*names, CARD} if (folder / CARD).is_file() else names)
-    operations = _operations(folder, sent, branch.files)
+    card = _card(api, saved, folder, names, branch, sending)
+    operations = _operations(folder, names, card, branch.files)
     if not branch.exists:
         # Everything that can fail comes before the branch does.
-        api.preupload_lfs_files(sending.repo_id, _additions(operations), free_memory=False)
-        cards.check(folder / CARD)
+        additions = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
+        cards.check(card)
+        api.preupload_lfs_files(sending.repo_id, additions, free_memory=False)
         api.create_branch(sending.repo_id, branch=branch.name, exist_ok=True)
-    log = get_logger()
-    gone = sorted({operation.path_in_repo for operation in operations}.difference(sent))
-    log.info("%s: %s%s", sending.repo_id, ", ".join(sent), f"; removed: {', '.join(gone)}" if gone else "")
-    return api.create_commit(
+    gone = [operation.path_in_repo for operation in operations if isinstance(operation, CommitOperationDelete)]
+    sent = ", ".join(sorted({*names, CARD}))
+    get_logger().info("%s: %s%s", sending.repo_id, sent, f"; removed: {', '.join(gone)}" if gone else "")
+    made = api.create_commit(
         sending.repo_id,
         operations,
         commit_message=sending.commit_message or _message(saved),
@@ -270,6 +285,8 @@ def _commit(api: HfApi, saved: object, folder: Path, names: tuple[str, ...], sen
         create_pr=sending.create_pr,
         parent_commit=branch.commit,
     )
+    _keep(folder / CARD, card)
+    return made
 
 
 def _look(api: HfApi, sending: Sending) -> Branch:
@@ -308,34 +325,33 @@ def _is_branch_name(name: str) -> bool:
 
 
 def _operations(
-    folder: Path, names: Iterable[str], there: Iterable[str]
+    folder: Path, names: Iterable[str], card: str, there: Iterable[str]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    names = tuple(names)
-    stale = [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in stale_beside(names, there)]
-    added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
-    return [*added, *stale]
+    names = sorted({*names} - {CARD})
+    stale = stale_beside([*names, CARD], there)
+    return [
+        CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card.encode()),
+        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
+        *(CommitOperationDelete(path_in_repo=name, is_folder=False) for name in stale),
+    ]
 
 
-def _additions(operations: Iterable[CommitOperationAdd | CommitOperationDelete]) -> list[CommitOperationAdd]:
-    from huggingface_hub import CommitOperationAdd
-
-    return [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
-
-
-def _write_card(
-    api: HfApi, saved: object, folder: Path, names: Iterable[str], branch: Branch, sending: Sending
-) -> None:
-    """Put the model card into the folder: the repository's and the user's words, and what is known besides."""
+def _card(api: HfApi, saved: object, folder: Path, names: Iterable[str], branch: Branch, sending: Sending) -> str:
+    """The model card: the repository's and the folder's words, and what is known besides."""
     remote = _text(api, sending.repo_id, branch.commit) if CARD in branch.files else None
     path = folder / CARD
     local = path.read_bytes().decode(errors="replace") if path.is_file() else None
     files = {*names, *branch.files}
-    made = cards.merged(saved, sending.repo_id, sending.tags, files=files, remote=remote, local=local)
-    staging = path.with_name(f".{CARD}.{os.getpid()}")  # whoever reads never finds half a file
+    return cards.merged(saved, sending.repo_id, sending.tags, files=files, remote=remote, local=local)
+
+
+def _keep(path: Path, card: str) -> None:
+    """Put the card that was pushed into the folder, so that it is what the Hub has."""
+    staging = path.with_name(f".{path.name}.{os.getpid()}")  # whoever reads never finds half a file
     try:
-        staging.write_bytes(made.encode())
+        staging.write_bytes(card.encode())
         os.replace(staging, path)
     except OSError as error:
         raise RepoError("the model card cannot be written", where=str(path), found=error.strerror) from error

@@ -219,7 +219,7 @@ def _of_the_answer(error: BaseException, where: str, revision: str | None, file:
         )
     if code >= 500:
         return RepoError(
-            "the repository cannot be read: the Hub is in trouble",
+            f"the repository cannot be {'written' if writes else 'read'}: the Hub is in trouble",
             where=_at(where, file),
             found=_told(error),
             remedy="It was asked several times; try again later.",
