@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_shown_asked_and_recorded(tmp_path, monkeypatch, capsys, caplog) -> None
     answer(monkeypatch, "y\n")
     assert main(["trust", str(folder)]) == 0
     assert "Recorded in" in capsys.readouterr().out
+    caplog.set_level(logging.WARNING, "omniform")
     AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert not caplog.records  # known by now, so it is not shown again
     assert main(["trust", str(folder)]) == 0 and "accepted before" in capsys.readouterr().out
