@@ -14,6 +14,7 @@ from checkpoints import picture_checkpoint, text_checkpoint
 from loopback.cards import check_card
 from omniform.core.errors import InputError, RepoError
 from omniform.hub.cards import BEGIN, END, merged, model_card, with_metadata
+from pipelines.tiny import bert
 from reference import omniform
 
 TINY = {
@@ -153,6 +154,19 @@ def test_metadata_that_cannot_be_read(block):
         merged(llama(), "ann/x", remote=f"---\n{block}\n---\nWords.\n")
 
 
+def test_other_bytes(hub, tmp_path):
+    marked = "\ufeff---\nlicense: mit\n---\nWörter.\n"
+    hub.upload("ann/x", {"README.md": marked.encode()})
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        llama().push_to_hub("ann/x")
+        card = hub.read("ann/x", "README.md").decode()
+        assert data(card)["license"] == "mit" and card.endswith("---\nWörter.\n")
+        before = hub.upload("ann/x", {"README.md": "---\nlicense: mit\n---\nWörter.\n".encode("latin-1")})
+        with hub.watch() as log, pytest.raises(InputError, match=r"README.md.*UTF-8"):
+            llama().push_to_hub("ann/x")
+        assert hub.repo("ann/x").head("main") == before and not log.count("PUT")
+
+
 def test_the_hub_does_not_accept_it(hub, tmp_path):
     with hub.connected(cache=tmp_path / "home", token=hub.token):
         before = hub.upload("ann/x", {"README.md": "---\nlicense: none of these\n---\n"})
@@ -214,6 +228,7 @@ def test_the_code_runs(hub, tmp_path):
             "ann/proc": pictures, "ann/tok": pictures.tokenizer, "ann/images": pictures.image_processor,
             "ann/conf": omniform.LlamaConfig(**TINY), "ann/settings": omniform.GenerationConfig(max_new_tokens=2),
             "ann/alone": omniform.AutoModelForCausalLM.from_pretrained(written),
+            "ann/mask": omniform.pipeline("fill-mask", str(bert(tmp_path / "bert", "MaskedLM")), device=-1),
             "ann/pipe": omniform.pipeline("text-generation", str(written), device=-1),
         }  # fmt: skip
         for name, thing in things.items():
@@ -222,6 +237,7 @@ def test_the_code_runs(hub, tmp_path):
             data(card)
             exec(code(card), {})
         assert "pipeline(" in code(hub.read("ann/pipe", "README.md").decode())
+        assert "[MASK]" in str(data(hub.read("ann/mask", "README.md").decode())["widget"])
         copy = omniform.AutoModelForCausalLM.from_pretrained("ann/alone")
         copy.push_to_hub("ann/copy")
         assert data(hub.read("ann/copy", "README.md").decode())["base_model"] == "ann/alone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from omniform.architectures.family import Task
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
 from omniform.core.generation import GenerationConfig
+from omniform.inputs.text.tokenizer import Tokenizer
 
 LIBRARY: Final = "omniform"
 
@@ -100,6 +101,7 @@ class Facts:
         quantization: the method.
         tags: a model's own.
         pipeline: the pipeline that the files are enough for.
+        mask: the token that a tokenizer masks with.
     """
 
     repo_id: str
@@ -116,6 +118,7 @@ class Facts:
     quantization: str = ""
     tags: tuple[str, ...] = ()
     pipeline: str = ""
+    mask: str = ""
 
     def metadata(self) -> dict[str, object]:
         """The entries of the card's YAML."""
@@ -128,10 +131,17 @@ class Facts:
             made["base_model_relation"] = self.relation
         if self.tags:
             made["tags"] = list(self.tags)
-        widget = WIDGETS.get(self.use.tag) if self.use is not None and self.relation != "adapter" else None
-        if widget:
+        widget = self._example()
+        if widget and self.relation != "adapter":
             made["widget"] = [dict(widget)]
         return made
+
+    def _example(self) -> Mapping[str, object]:
+        """What the task is tried with."""
+        tag = self.use.tag if self.use is not None else ""
+        if tag == "fill-mask" and self.mask:
+            return {"text": f"The goal of life is {self.mask}."}
+        return WIDGETS.get(tag, {})
 
     def section(self) -> list[str]:
         """Lines of the card's text."""
@@ -171,7 +181,7 @@ class Facts:
 
     def _call(self) -> list[str]:
         """A line that calls the pipeline with the widget's example."""
-        example = WIDGETS.get(self.use.tag, {}) if self.use is not None else {}
+        example = self._example()
         text, context = example.get("text"), example.get("context")
         if text is None:
             return []
@@ -193,7 +203,9 @@ def facts_of(saved: object, repo_id: str, files: Collection[str] = ()) -> Facts:
         files: that the repository will have: those of a tokenizer make a pipeline of a model.
     """
     if isinstance(saved, HoldsModel) and isinstance(saved.model, Model):
-        return facts_of(saved.model, repo_id, files)
+        facts = facts_of(saved.model, repo_id, files)
+        mask = saved.tokenizer.mask_token if isinstance(saved.tokenizer, Tokenizer) else None
+        return replace(facts, mask=mask or "")
     if not isinstance(saved, Model):
         return Facts(repo_id=repo_id, kind=type(saved).__name__, loader=_loader(saved))
     use = _use(saved)

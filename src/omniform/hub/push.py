@@ -340,9 +340,9 @@ def _operations(
 
 def _card(api: HfApi, saved: object, folder: Path, names: Iterable[str], branch: Branch, sending: Sending) -> str:
     """The model card: the repository's and the folder's words, and what is known besides."""
-    remote = _text(api, sending.repo_id, branch.commit) if CARD in branch.files else None
     path = folder / CARD
-    local = path.read_bytes().decode(errors="replace") if path.is_file() else None
+    local = _text(path.read_bytes(), str(path)) if path.is_file() else None
+    remote = _remote_card(api, sending.repo_id, branch.commit) if CARD in branch.files else None
     files = {*names, *branch.files}
     return cards.merged(saved, sending.repo_id, sending.tags, files=files, remote=remote, local=local)
 
@@ -357,10 +357,19 @@ def _keep(path: Path, card: str) -> None:
         raise RepoError("the model card cannot be written", where=str(path), found=error.strerror) from error
 
 
-def _text(api: HfApi, repo_id: str, commit: str) -> str:
+def _remote_card(api: HfApi, repo_id: str, commit: str) -> str:
     with room("omniform-push") as place:
         path = api.hf_hub_download(repo_id, CARD, revision=commit, cache_dir=place)
-        return Path(path).read_bytes().decode(errors="replace")
+        return _text(Path(path).read_bytes(), f"{repo_id}: {CARD}")
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "the model card is no text that the Hub accepts", where=where, expected="UTF-8", found=str(error)
+        ) from error
 
 
 _KINDS: Final = {
