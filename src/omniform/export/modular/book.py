@@ -103,7 +103,7 @@ class Book:
             raise InputError(
                 "two parents have the same name", where=self.root.where(node.name.value), found=", ".join(names)
             )
-        found = [(name, self.base(name)) for name in names if name]
+        found = [(name, self.base(name, node.name.value)) for name in names if name]
         for name, each in found:
             self._check_base(node.name.value, name, each)
         theirs = [(name, each) for name, each in found if isinstance(each, Entity) and each.source is not self.root]
@@ -115,9 +115,14 @@ class Book:
         if theirs and isinstance(theirs[0][1], Entity) and theirs[0][1].name in theirs[0][1].source.classes():
             self.parents[node.name.value] = theirs[0][1]
 
-    def base(self, name: str) -> Target | None:
-        """What a base class of the modular file is."""
-        return self.library.of_class(self.root, name) if name else None
+    def base(self, name: str, child: str) -> Target | None:
+        """What a base class of a class of the modular file is; ``class X(X)`` means the one that is imported."""
+        if not name:
+            return None
+        imported = self.root.imports.get(name)
+        if name == child and imported is not None:
+            return self.library.imported(self.root, imported)
+        return self.library.of_class(self.root, name)
 
     def _infer(self) -> dict[Source, str]:
         """For each file what stands in its family's place in names: that which most classes say, or the model's own."""

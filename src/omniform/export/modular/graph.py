@@ -13,7 +13,7 @@ from omniform.export.modular.book import MARK, Book
 from omniform.export.modular.library import Entity, Outside, Target
 from omniform.export.modular.names import snake
 from omniform.export.modular.sources import Source, dotted, targets_of
-from omniform.export.modular.units import HARD, NOTE, SOFT, Unit, Units
+from omniform.export.modular.units import HARD, NOTE, SAID, SOFT, Unit, Units
 
 
 class Graph:
@@ -87,6 +87,9 @@ class Graph:
                 target = self.target(number)
                 if isinstance(target, Outside):
                     self.outside[self._number(target)] = target
+                elif kind == SAID:
+                    if isinstance(target, Entity) and self._guards(target):
+                        stack += self.units.of(target)
                 elif kind == NOTE:
                     notes[number] = None
                 elif isinstance(target, Entity):
@@ -227,7 +230,7 @@ class Graph:
         for unit in self.units.of(target):
             for number, kind in unit.needs.items():
                 needed = self.target(number)
-                if kind != NOTE:
+                if kind not in (NOTE, SAID):
                     found[self.book.wishes[needed]] = needed
         return found
 
@@ -311,7 +314,7 @@ class Graph:
             return
         for number, kind in unit.needs.items():
             target = self.target(number)
-            if kind == SOFT or not isinstance(target, Entity):
+            if kind in (SOFT, SAID) or not isinstance(target, Entity):
                 continue
             for each in self.units.of(target):
                 if each is not unit and (self._is_own(target) is False or each.index <= self._last(target)):
@@ -341,7 +344,12 @@ def check_circles(book: Book) -> None:
         seen = [name]
         current = [name]
         while current:
-            bases = [dotted(base.value) for each in current for base in classes[each].bases]
+            bases = [
+                dotted(base.value)
+                for each in current
+                for base in classes[each].bases
+                if not (dotted(base.value) == each and each in book.root.imports)
+            ]
             current = [base for base in bases if base in classes and base not in seen[1:]]
             if name in current:
                 raise InputError(

@@ -111,9 +111,11 @@ class Renamer:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        forms = {self.old, self.old.replace("_", "-"), self.old_cased}
-        longest = sorted(map(re.escape, forms), key=lambda form: (-len(form), form))
-        return re.compile(f"(?<![A-Za-z0-9])(?:{'|'.join(longest)})", re.IGNORECASE)
+        longest = sorted(map(re.escape, {self.old, self.old_cased}), key=lambda form: (-len(form), form))
+        forms = "|".join(longest)
+        # xlm-roberta is a model_type, and xlm-roberta-base is a checkpoint's name.
+        whole = re.escape(self.old.replace("_", "-"))
+        return re.compile(f"(?<![A-Za-z0-9])(?i:{forms})|(?<![\\w/-]){whole}(?![\\w/-])")
 
     def name(self, name: str) -> str:
         """A name of Python's; one that the family does not define stays."""
@@ -127,10 +129,12 @@ class Renamer:
 
     def _word(self, found: re.Match[str], text: str) -> str:
         word, after = found[0], text[found.end() : found.end() + 1]
+        if "-" in word:
+            return self.new.replace("_", "-")
         if after.isdigit() or (after.islower() and not word.isupper()) or (after.islower() and len(word) > 1):
             return word if not (word == self.old_cased and self._known(found, text)) else self.new_cased
-        if word in (self.old, self.old.replace("_", "-")):
-            return self.new if word == self.old else self.new.replace("_", "-")
+        if word == self.old:
+            return self.new
         if word.isupper():
             return self._upper(found, text)
         return self.new_cased

@@ -28,6 +28,9 @@ class Names(Protocol):
     def text(self, text: str) -> str:
         """A string or a comment."""
 
+    def said(self, text: str) -> str:
+        """A string that is an annotation."""
+
     def imported(self, level: int, module: str) -> str | None:
         """The absolute name of a module that is imported inside of a function; None leaves it as it is."""
 
@@ -47,6 +50,7 @@ class Walk(cst.CSTTransformer):
         super().__init__()
         self._names = names
         self._frames: list[_Frame] = []
+        self._notes = 0
 
     def of(self, node: Node) -> Node:
         """A node of the module's outermost level, rewritten."""
@@ -220,7 +224,15 @@ class Walk(cst.CSTTransformer):
         return original_node.with_changes(relative=[], module=chain, whitespace_after_from=cst.SimpleWhitespace(" "))
 
     def leave_SimpleString(self, original_node: cst.SimpleString, updated_node: cst.SimpleString) -> cst.BaseExpression:
-        return updated_node.with_changes(value=self._names.text(updated_node.value))
+        change = self._names.said if self._notes else self._names.text
+        return updated_node.with_changes(value=change(updated_node.value))
+
+    def visit_Annotation(self, node: cst.Annotation) -> None:
+        self._notes += 1
+
+    def leave_Annotation(self, original_node: cst.Annotation, updated_node: cst.Annotation) -> cst.Annotation:
+        self._notes -= 1
+        return updated_node
 
     def leave_FormattedStringText(
         self, original_node: cst.FormattedStringText, updated_node: cst.FormattedStringText

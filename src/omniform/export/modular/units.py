@@ -12,15 +12,15 @@ import libcst as cst
 from omniform.core.errors import InputError
 from omniform.export.modular import looks
 from omniform.export.modular.book import MARK, Book
-from omniform.export.modular.flatten import NO_INHERIT, flat, members
+from omniform.export.modular.flatten import NO_INHERIT, decorators, flat, members
 from omniform.export.modular.library import Entity, ModuleOf, Outside, Target, class_in
 from omniform.export.modular.scopes import Walk
 from omniform.export.modular.sources import Source, Statement, dotted
 
 _SUPER = re.compile(r"\bsuper\([^()]*\)\.(\w+)")
 
-HARD, SOFT, NOTE = "hard", "soft", "note"
-"""How a name is needed: when the module is imported, when something runs, or by an annotation."""
+HARD, SOFT, NOTE, SAID = "hard", "soft", "note", "said"
+"""How a name is needed: when the module is imported, when something runs, by an annotation, by one that is a string."""
 
 
 @dataclass(eq=False)
@@ -93,6 +93,14 @@ class _FileNames:
             text = old.sub(new, text)
         return self._renamer.text(text)
 
+    def said(self, text: str) -> str:
+        def name(found: re.Match[str]) -> str:
+            target = self._book.meant(self._source, found[0])
+            return self.used(found[0]) if target is not None and not isinstance(target, ModuleOf) else found[0]
+
+        # Renamed word by word: a name that is known by what it is, the rest as text.
+        return self.text(re.sub(r"(?<![\w.])[A-Za-z_]\w*", name, text))
+
     def imported(self, level: int, module: str) -> str | None:
         return self._book.library.absolute(self._source, level, module) if level else None
 
@@ -151,10 +159,10 @@ class Units:
         if parent is None:
             found = self._walked(book.root, node, {})
             assert isinstance(found, cst.ClassDef)
-            return found
+            return found.with_changes(decorators=decorators(found.decorators, []))
         this = book.mark(Entity(book.root, name))
         chains = {dotted(base.value): base for base in node.bases if base.keyword is None}
-        chain = next(each for each in chains if book.base(each) == parent)
+        chain = next(each for each in chains if book.base(each, name) == parent)
         if not self._can_flatten(node, chain, parent):
             return self._derived(node, chain, parent)
         theirs = class_in(parent)
@@ -184,7 +192,7 @@ class Units:
         for base in node.bases:
             if dotted(base.value) == chain:
                 return True
-            found = self.book.base(dotted(base.value))
+            found = self.book.base(dotted(base.value), node.name.value)
             if found in roots or self._stands_for(found) & roots or self._is_spelled(found, roots):
                 continue
             if not isinstance(found, Entity) or self._touches(found, names):
@@ -296,9 +304,14 @@ class _Needs(ast.NodeVisitor):
             kind = NOTE if self.note else SOFT if self.depth else HARD
             self._need(int(mark[1]), kind)
 
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if self.note and isinstance(node.value, str):
+            for mark in MARK.finditer(node.value):
+                self._need(int(mark[1]), SAID)
+
     def _need(self, number: int, kind: str) -> None:
-        order = (HARD, SOFT, NOTE)
-        before = self.found.get(number, NOTE)
+        order = (HARD, SOFT, NOTE, SAID)
+        before = self.found.get(number, SAID)
         self.found[number] = order[min(order.index(before), order.index(kind))]
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
