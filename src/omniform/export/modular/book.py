@@ -186,14 +186,15 @@ class Book:
             new = f"{self.name}_{snake(cased[len(self.cased) :])}"
         else:
             new = snake(cased)
-        owned = set(source.owned)
+        owned, attributes = set(source.owned), set(source.attributes)
         for imported in source.imports.values():
             place = self.library.place(source, imported.level, imported.module)
             if imported.level == 1 and self.library.opens(source, place):
                 owned |= self.library.load(place).owned
+                attributes |= self.library.load(place).attributes
                 if imported.attr is not None:
                     owned.add(imported.attr)
-        return Renamer(old, old_cased, new, cased, frozenset(owned))
+        return Renamer(old, old_cased, new, cased, frozenset(owned), frozenset(attributes))
 
     # What stands for what
 

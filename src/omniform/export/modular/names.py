@@ -100,7 +100,8 @@ class Renamer:
         old_cased: as its classes begin.
         new: the new model's name in the same spelling.
         new_cased: what the new classes begin with.
-        owned: the names that the family's files define. Others (``torch.clip`` in CLIP's file) are not the family's.
+        owned: the names that the family's files define. Others are not the family's.
+        attributes: the attributes that they set: ``x.clip()`` is none in CLIP's files.
     """
 
     old: str
@@ -108,6 +109,7 @@ class Renamer:
     new: str
     new_cased: str
     owned: frozenset[str] = field(default=frozenset(), repr=False)
+    attributes: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -120,6 +122,10 @@ class Renamer:
     def name(self, name: str) -> str:
         """A name of Python's; one that the family does not define stays."""
         return self.text(name) if name in self.owned else name
+
+    def attribute(self, name: str) -> str:
+        """The name of an attribute; one that the family's files do not set stays."""
+        return self.text(name) if name in self.attributes else name
 
     def text(self, text: str) -> str:
         """A string, a comment or a name, renamed throughout."""

@@ -47,7 +47,9 @@ def installed(dotted: str) -> Place:
     for index in range(len(rest)):
         if spec is None or spec.submodule_search_locations is None:
             return Place(dotted, None, there=False)
-        spec = PathFinder.find_spec(".".join([top, *rest[: index + 1]]), list(spec.submodule_search_locations))
+        spec = PathFinder.find_spec(
+            ".".join([top, *rest[: index + 1]]), list(map(str, spec.submodule_search_locations))
+        )
     if spec is None:
         return Place(dotted, None, there=False)
     origin = None if spec.origin is None else Path(spec.origin)

@@ -25,6 +25,9 @@ class Names(Protocol):
     def own(self, name: str) -> str:
         """A name that the code itself gives to something: a variable, an attribute, a keyword."""
 
+    def attribute(self, name: str, root: str | None) -> str:
+        """An attribute's name; ``root`` is what its chain begins with, where that is a name of the module's."""
+
     def text(self, text: str) -> str:
         """A string or a comment."""
 
@@ -84,11 +87,12 @@ class Walk(cst.CSTTransformer):
 
     def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.BaseExpression:
         chain = dotted(original_node)
-        if chain and self._frame_of(chain.split(".")[0]) is None:
+        root = chain.split(".")[0] if chain and self._frame_of(chain.split(".")[0]) is None else None
+        if root is not None:
             whole = self._names.chained(chain)
             if whole is not None:
                 return cst.Name(whole, lpar=original_node.lpar, rpar=original_node.rpar)
-        attr = original_node.attr.with_changes(value=self._names.own(original_node.attr.value))
+        attr = original_node.attr.with_changes(value=self._names.attribute(original_node.attr.value, root))
         return original_node.with_changes(
             value=self.of(original_node.value),
             attr=attr,

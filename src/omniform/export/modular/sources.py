@@ -94,8 +94,22 @@ class Source:
                 found.add(node.name)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 found.add(node.id)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return frozenset(found)
+
+    @cached_property
+    def attributes(self) -> frozenset[str]:
+        """Every name of an attribute that the file sets, and of its classes' members."""
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(self.text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 found.add(node.attr)
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                        found.add(inner.name)
+                    targets = inner.targets if isinstance(inner, ast.Assign) else []
+                    targets = [inner.target] if isinstance(inner, ast.AnnAssign) else targets
+                    found.update(each.id for each in targets if isinstance(each, ast.Name))
         return frozenset(found)
 
 

@@ -88,6 +88,10 @@ class _FileNames:
     def own(self, name: str) -> str:
         return self._renamer.name(name)
 
+    def attribute(self, name: str, root: str | None) -> str:
+        foreign = root is not None and isinstance(self._book.library.target(self._source, root), Outside)
+        return name if foreign else self._renamer.attribute(name)
+
     def text(self, text: str) -> str:
         for old, new in self._said:
             text = old.sub(new, text)
