@@ -145,7 +145,8 @@ def test_a_whole_model_computes_what_inheritance_does(tmp_path: Path) -> None:
 
 def test_the_references_spelling_of_relative_imports(tmp_path: Path) -> None:
     text = WHOLE.replace("from transformers.models.llama.", "from ..llama.").replace(
-        "from torch import nn\n", "from torch import nn\n\nfrom ...cache_utils import Cache\nfrom ...utils import logging\n"
+        "from torch import nn\n",
+        "from torch import nn\n\nfrom ...cache_utils import Cache\nfrom ...utils import logging\n",
     ).replace("def forward(self, x):", "def forward(self, x, cache: Cache | None = None):")  # fmt: skip
     found = converted(tmp_path, "mine", text + "\nlogger = logging.get_logger(__name__)\n")
     plain = converted(tmp_path / "plain", "mine", WHOLE)
@@ -245,7 +246,8 @@ class NewTaskModelForNewTask(PaliGemmaForConditionalGeneration):
         vlm_outputs = super().forward(input_ids=input_ids, past_key_values=past_key_values, return_dict=True)
         return (self.custom_text_proj(vlm_outputs.hidden_states[-1]),) + vlm_outputs
 ''', ['main_input_name: ClassVar[str] = "doc_input_ids"  # transformers-related', "class NewTaskModelModel(",
-      "class NewTaskModelForNewTask(NewTaskModelPreTrainedModel, GenerationMixin)"], ["torch.utils.checkpoint", "super().forward"]),
+      "class NewTaskModelForNewTask(NewTaskModelPreTrainedModel, GenerationMixin)"],
+     ["torch.utils.checkpoint", "super().forward"]),
     "roberta": ('''
 import torch.nn as nn
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertModel
@@ -257,7 +259,8 @@ class RobertaEmbeddings(BertEmbeddings):
 class RobertaModel(BertModel):
     def __init__(self, config, add_pooling_layer=True):
         super().__init__(self, config)
-''', ["self.embeddings = RobertaEmbeddings(config)", "class RobertaModel(RobertaPreTrainedModel)"], ["super().__init__(self"]),
+''', ["self.embeddings = RobertaEmbeddings(config)", "class RobertaModel(RobertaPreTrainedModel)"],
+     ["super().__init__(self"]),
     "switch_function": ('''
 # Note that llama and cohere have different definitions for rotate_half
 from transformers.models.cohere.modeling_cohere import rotate_half  # noqa
@@ -304,7 +307,8 @@ class MyNewModel2Config(LlamaConfig):
     """
 class MyNewModel2ForSequenceClassification(GemmaForSequenceClassification):
     pass
-''', ["Only the docstring of the `GemmaModel`", "class MyNewModel2RMSNorm(", 'model_type = "my_new_model2"'], ["LlamaConfig"]),
+''', ["Only the docstring of the `GemmaModel`", "class MyNewModel2RMSNorm(", 'model_type = "my_new_model2"'],
+     ["LlamaConfig"]),
     "removed": ('''
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -316,7 +320,8 @@ class RemovedConfig(LlamaConfig):
 class RemovedRMSNorm(LlamaRMSNorm):
     def extra_repr(self):
         raise AttributeError()
-''', ["attention_bias: bool = False"], ["mlp_bias", "pretraining_tp", "validate_architecture", "extra_repr", "AttributeError"]),
+''', ["attention_bias: bool = False"],
+     ["mlp_bias", "pretraining_tp", "validate_architecture", "extra_repr", "AttributeError"]),
     "grandparent": ('''
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP

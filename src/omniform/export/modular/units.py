@@ -140,6 +140,8 @@ class Units:
                     entity = Entity(source, name, kept=True)
                     self.book.wishes.setdefault(entity, self.book.wanted(entity, name))
             statement = self._walked(source, statement, own)
+        if isinstance(statement, cst.ClassDef):
+            statement = self._undocumented(statement)
         defines = []
         for name in names:
             entity = Entity(source, name, kept=kept)
@@ -154,6 +156,29 @@ class Units:
         found = node.visit(Walk(_FileNames(self.book, source, own, said or {})))
         assert isinstance(found, (cst.SimpleStatementLine, cst.BaseCompoundStatement))
         return found
+
+    def _undocumented(self, node: cst.ClassDef) -> cst.ClassDef:
+        """A processor without the decorator that writes its calls' docstrings.
+
+        ``auto_docstring`` tells by a file's name whether a method is a processor's, and fails in a file that holds a
+        model too; it changes documentation only.
+        """
+        body = [
+            each.with_changes(decorators=[one for one in each.decorators if not self._documents(one)])
+            if isinstance(each, cst.FunctionDef) and each.name.value in ("__call__", "preprocess")
+            else each
+            for each in looks.statements(node.body)
+        ]
+        named = MARK.fullmatch(node.name.value)
+        entity = self.book.target(int(named[1])) if named is not None else None
+        is_processor = isinstance(entity, Entity) and "Processor" in entity.name
+        return node.with_changes(body=cst.IndentedBlock(body)) if is_processor else node
+
+    def _documents(self, node: cst.Decorator) -> bool:
+        inner = node.decorator.func if isinstance(node.decorator, cst.Call) else node.decorator
+        found = MARK.fullmatch(looks.code(inner))
+        target = self.book.target(int(found[1])) if found is not None else None
+        return isinstance(target, Outside) and target.attr == "auto_docstring"
 
     # Classes of the modular file
 
