@@ -28,6 +28,9 @@ _MODEL_CLASSES = (
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
+_OWN_PROCESSORS = (
+    "AudioKwargs", "CommonKwargs", "ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "TextKwargs", "VideosKwargs",
+)  # fmt: skip
 _TOKENIZER_BASES = ("PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast")
 _OWN_TOKENIZERS = (
     "EncodedInput", "PaddingStrategy", "PreTokenizedInput", "TensorType", "TextInput", "TruncationStrategy",
@@ -90,7 +93,9 @@ _HOME: dict[str, str] = {
     "AddedToken": "tokenizers",
     "BatchEncoding": "omniform.inputs.text.encoding",
     "BatchFeature": "omniform.core.batch",
-    "ProcessorMixin": "omniform.inputs.processors",
+    **dict.fromkeys(_OWN_PROCESSORS, "omniform.inputs.processors"),
+    **dict.fromkeys(("BaseImageProcessor", "ImageProcessingMixin"), "omniform.inputs.images"),
+    **dict.fromkeys(("FeatureExtractionMixin", "SequenceFeatureExtractor"), "omniform.inputs.audio"),
     **dict.fromkeys(_QUANTIZERS, "omniform.transforms.quantize.quantizer"),
     **dict.fromkeys(_QUANTIZATION_CONFIGS, "omniform.transforms.quantize.config"),
     **dict.fromkeys(("AutoHfQuantizer", "AutoQuantizationConfig"), "omniform.hub.auto_quantize"),
@@ -207,6 +212,10 @@ if TYPE_CHECKING:
     from omniform.hub.lookup import login as login
     from omniform.hub.lookup import logout as logout
     from omniform.hub.plan import plan as plan
+    from omniform.inputs.audio import FeatureExtractionMixin as FeatureExtractionMixin
+    from omniform.inputs.audio import SequenceFeatureExtractor as SequenceFeatureExtractor
+    from omniform.inputs.images import BaseImageProcessor as BaseImageProcessor
+    from omniform.inputs.images import ImageProcessingMixin as ImageProcessingMixin
     from omniform.inputs.media_access import MediaAccess as MediaAccess
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor

@@ -7,10 +7,11 @@ too (``batch.input_ids``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,45 @@ class Item:
 
 
 class Batch(dict[str, object]):
-    """A mapping of input names to tensors (or, before tensors were asked for, to lists), with the spans beside it."""
+    """A mapping of input names to tensors (or, before tensors were asked for, to lists), with the spans beside it.
 
-    def __init__(self, data: Mapping[str, object] | None = None, *, spans: Sequence[Span] = ()) -> None:
+    Args:
+        data: the entries.
+        tensor_type: what lists of numbers become; see :meth:`as_tensors`.
+        skip_tensor_conversion: entries that stay as they are.
+        spans: which tokens stand for which items.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, object] | None = None,
+        tensor_type: str | None = None,
+        skip_tensor_conversion: Collection[str] | None = None,
+        *,
+        spans: Sequence[Span] = (),
+    ) -> None:
         super().__init__(data or {})
         self.spans: tuple[Span, ...] = tuple(spans)
+        if tensor_type is not None:
+            self.convert_to_tensors(tensor_type, skip_tensor_conversion)
+
+    @property
+    def data(self) -> Self:
+        """The entries: this mapping."""
+        return self
+
+    def convert_to_tensors(
+        self, tensor_type: str | None = None, skip_tensor_conversion: Collection[str] | None = None
+    ) -> Self:
+        """Turn what is made of numbers into arrays; see :meth:`as_tensors`. Texts and mappings stay as they are."""
+        skipped = {name for name, value in self.items() if not _is_numbers(value)} | {*(skip_tensor_conversion or ())}
+        kept = {name: self.pop(name) for name in [*self] if name in skipped}
+        order = [*kept, *self]
+        self.as_tensors(tensor_type)
+        for name in order:
+            if name in kept:
+                self[name] = kept[name]
+        return self
 
     def __getattr__(self, name: str) -> object:
         try:
@@ -125,6 +160,12 @@ BatchFeature = Batch
 """The ecosystem's name of it."""
 
 
+def _is_numbers(value: object) -> bool:
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return isinstance(value, (int, float, np.ndarray, np.generic, Tensor))
+
+
 def _moved(value: object, device: torch.device | str | None, dtype: torch.dtype | None) -> object:
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
@@ -145,6 +186,8 @@ def _stack(name: str, rows: Sequence[Tensor]) -> Tensor:
 
 def _tensor(name: str, value: object) -> Tensor:
     try:
+        if isinstance(value, (list, tuple)) and any(isinstance(one, np.ndarray) for one in value):
+            value = np.array(value)  # in one go, where torch would take number by number
         return torch.as_tensor(value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise _ragged(name, str(error)) from error

@@ -34,6 +34,7 @@ Door = Literal[
     "hub.auto_inputs:load_processor",
     "hub.auto_inputs:load_tokenizer",
     "hub.auto_inputs:save_inputs",
+    "hub.own_inputs:load_kept",
 ]
 
 

@@ -19,18 +19,20 @@ from omniform.core.errors import (
     check_arguments,
     nearest,
 )
-from omniform.hub import own_tokenizers
+from omniform.hub import own, own_inputs, own_tokenizers
 from omniform.hub.code import doors
 from omniform.hub.code.saving import write_code
 from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.options import WHERE_ARGUMENTS, places
+from omniform.hub.own_inputs import registered_for
 from omniform.hub.push import send, sending_of
 from omniform.hub.stale import PROCESSOR_LEFTOVERS, TOKENIZER_LEFTOVERS
-from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractor, feature_extractor
-from omniform.inputs.images import ImageProcessor, image_processor
-from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor
+from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractionMixin, FeatureExtractor, feature_extractor
+from omniform.inputs.images import ImageProcessingMixin, ImageProcessor, image_processor
+from omniform.inputs.kept import Kept
+from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor, ProcessorMixin
 from omniform.inputs.text.load import is_whole, tokenizer_from_files
 from omniform.inputs.text.names import Origin
 from omniform.inputs.text.settings import INERT, KNOWN, TEMPLATES_FOLDER, ChatTemplates
@@ -114,10 +116,40 @@ class AutoImageProcessor(_AutoInput):
             UnknownNameError: the file names an unknown type.
         """
         named = doors.input_of("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
+        if named is None:
+            named = registered_for("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(ImageProcessor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
         return checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained")
+
+    @classmethod
+    def register(
+        cls,
+        config_class: type[ModelConfig] | None,
+        slow_image_processor_class: type | None = None,
+        fast_image_processor_class: type | None = None,
+        image_processor_classes: Mapping[str, type] | None = None,
+        image_processor_class: type | None = None,
+        exist_ok: bool = False,
+    ) -> None:
+        """Load checkpoints whose configs are of a class, or whose file names this one, as a class of the user's own.
+
+        Args:
+            config_class: the class of configs.
+            image_processor_class: the class; the ecosystem's other arguments name it (or several) as well, the fast one
+                before the slow one, ``"torchvision"`` before others.
+
+        Raises:
+            InputError: these are no such classes.
+            ConfigError: there is one, and ``exist_ok`` is False.
+        """
+        several = dict(image_processor_classes or {})
+        kinds = (
+            image_processor_class, fast_image_processor_class, several.pop("torchvision", None), *several.values(),
+            slow_image_processor_class,
+        )  # fmt: skip
+        own.register("AutoImageProcessor", config_class, kinds, ImageProcessingMixin, exist_ok=exist_ok)
 
 
 class AutoFeatureExtractor(_AutoInput):
@@ -138,6 +170,8 @@ class AutoFeatureExtractor(_AutoInput):
             UnknownNameError: the file names an unknown type.
         """
         named = doors.input_of("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
+        if named is None:
+            named = registered_for("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(FeatureExtractor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
@@ -145,6 +179,19 @@ class AutoFeatureExtractor(_AutoInput):
         if checkpoint.listens():
             return checkpoint.feature_extractor(settings, callee)
         return checkpoint.image_processor(settings, callee)
+
+    @classmethod
+    def register(
+        cls, config_class: type[ModelConfig] | None, feature_extractor_class: type, exist_ok: bool = False
+    ) -> None:
+        """Load checkpoints whose configs are of a class, or whose file names this one, as a class of the user's own.
+
+        Raises:
+            InputError: these are no such classes.
+            ConfigError: there is one, and ``exist_ok`` is False.
+        """
+        bases = (FeatureExtractionMixin, ImageProcessingMixin)
+        own.register("AutoFeatureExtractor", config_class, feature_extractor_class, bases, exist_ok=exist_ok)
 
 
 class AutoProcessor(_AutoInput):
@@ -166,6 +213,8 @@ class AutoProcessor(_AutoInput):
             UnknownArgumentError: no part has such a setting.
         """
         named = doors.input_of("AutoProcessor", pretrained_model_name_or_path, kwargs)
+        if named is None:
+            named = registered_for("AutoProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(Processor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
@@ -174,7 +223,11 @@ class AutoProcessor(_AutoInput):
             return checkpoint.processor(kind, settings)
         callee = "AutoProcessor.from_pretrained"
         if checkpoint.has_vocabulary():
-            return checkpoint.tokenizer(settings)
+            return AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for auto in ("AutoImageProcessor", "AutoFeatureExtractor"):
+            named = registered_for(auto, pretrained_model_name_or_path, kwargs)
+            if named is not None:
+                return cast(ImageProcessor, named)
         if checkpoint.listens():
             return checkpoint.feature_extractor(settings, callee)
         if checkpoint.preprocessor():
@@ -183,6 +236,16 @@ class AutoProcessor(_AutoInput):
             "there is nothing here to process inputs with",
             f"a tokenizer ({' or '.join(_VOCABULARIES)}), {PREPROCESSOR_FILE} or {PROCESSOR_FILE}",
         )
+
+    @classmethod
+    def register(cls, config_class: type[ModelConfig] | None, processor_class: type, exist_ok: bool = False) -> None:
+        """Load checkpoints whose configs are of a class, or whose files name this one, as a class of the user's own.
+
+        Raises:
+            InputError: these are no such classes.
+            ConfigError: there is one, and ``exist_ok`` is False.
+        """
+        own.register("AutoProcessor", config_class, processor_class, Processor, exist_ok=exist_ok)
 
 
 def load_tokenizer(name: Name, kind: type[Tokenizer], *inputs: object, **kwargs: object) -> Tokenizer:
@@ -195,6 +258,8 @@ def load_tokenizer(name: Name, kind: type[Tokenizer], *inputs: object, **kwargs:
 
 def load_processor(name: Name, kind: type[Processor], **kwargs: object) -> Processor:
     """Load a processor of one kind; keywords as :meth:`AutoProcessor.from_pretrained`."""
+    if issubclass(kind, ProcessorMixin) and ProcessorMixin in kind.__mro__:
+        return own_inputs.load_processor(kind, name, kwargs)
     checkpoint, settings = _open(name, kwargs)
     return checkpoint.processor(kind, settings)
 
@@ -227,7 +292,7 @@ def save_inputs(
     target = folder_of(save_directory)
 
     def write(folder: Path) -> None:
-        if isinstance(saved, (ImageProcessor, FeatureExtractor)):
+        if isinstance(saved, (ImageProcessor, FeatureExtractor)):  # whose files are what was read
             text = json.dumps(saved.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
             (folder / PREPROCESSOR_FILE).write_text(text + "\n", encoding="utf-8")
         else:
@@ -235,7 +300,7 @@ def save_inputs(
         write_code(folder, *(saved.own_parts() if isinstance(saved, Processor) else ()), saved)
 
     stale = PROCESSOR_LEFTOVERS if isinstance(saved, Processor) else TOKENIZER_LEFTOVERS
-    if isinstance(saved, (ImageProcessor, FeatureExtractor)):
+    if isinstance(saved, Kept):
         stale = frozenset()
     names = replace_files(target, write, stale=lambda name: name in stale)
     if sending is not None:

@@ -81,6 +81,11 @@ def register(
 _OVER = "Pass exist_ok=True to put the new one in its place."
 
 
+def any_for(auto: str) -> bool:
+    """Whether anything is registered with an Auto class."""
+    return auto in _REGISTERED
+
+
 def registered(
     auto: str,
     *,

@@ -19,8 +19,8 @@ from omniform.hub.bundled import bundled_checkpoint
 from omniform.hub.cached import cached_for
 from omniform.hub.checkpoint import Name, load_as_saved, saved_class
 from omniform.hub.remote import together
-from omniform.inputs.audio import FeatureExtractor
-from omniform.inputs.images import ImageProcessor
+from omniform.inputs.audio import FeatureExtractionMixin, FeatureExtractor
+from omniform.inputs.images import ImageProcessingMixin, ImageProcessor
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.models import registry
@@ -305,8 +305,8 @@ class _Part:
 
 _PARTS: Final = (
     _Part("tokenizer", AutoTokenizer.from_pretrained, Tokenizer),
-    _Part("feature_extractor", AutoFeatureExtractor.from_pretrained, FeatureExtractor),
-    _Part("image_processor", AutoImageProcessor.from_pretrained, ImageProcessor),
+    _Part("feature_extractor", AutoFeatureExtractor.from_pretrained, FeatureExtractionMixin),
+    _Part("image_processor", AutoImageProcessor.from_pretrained, ImageProcessingMixin),
     _Part("processor", AutoProcessor.from_pretrained, Processor),
 )
 

@@ -10,8 +10,8 @@ from torch import nn
 from omniform.core.auto_class import AutoNamed
 from omniform.core.config import ModelConfig
 from omniform.core.errors import CodeError
-from omniform.inputs.audio import FeatureExtractor
-from omniform.inputs.images import ImageProcessor
+from omniform.inputs.audio import FeatureExtractionMixin
+from omniform.inputs.images import ImageProcessingMixin
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
 
@@ -38,9 +38,9 @@ _MODEL: Final = Kind("model", nn.Module, ("PreTrainedModel",))
 _KINDS: Final = {
     "AutoConfig": Kind("config", ModelConfig, ("PreTrainedConfig", "PretrainedConfig")),
     "AutoTokenizer": Kind("tokenizer", Tokenizer, ("PreTrainedTokenizerBase",)),
-    "AutoImageProcessor": Kind("image processor", ImageProcessor, ("ImageProcessingMixin", "BaseImageProcessor")),
-    "AutoVideoProcessor": Kind("video processor", ImageProcessor, ("BaseVideoProcessor",)),
-    "AutoFeatureExtractor": Kind("feature extractor", FeatureExtractor, ("FeatureExtractionMixin",)),
+    "AutoImageProcessor": Kind("image processor", ImageProcessingMixin, ("ImageProcessingMixin", "BaseImageProcessor")),
+    "AutoVideoProcessor": Kind("video processor", ImageProcessingMixin, ("BaseVideoProcessor",)),
+    "AutoFeatureExtractor": Kind("feature extractor", FeatureExtractionMixin, ("FeatureExtractionMixin",)),
     "AutoProcessor": Kind("processor", Processor, ("ProcessorMixin",)),
 }
 

@@ -1,8 +1,12 @@
 """Sounds: any file becomes mono samples at a model's rate, and those become its features."""
 
+from omniform.inputs.audio.base import FeatureExtractionMixin, SequenceFeatureExtractor
 from omniform.inputs.audio.extractor import FeatureExtractor
 from omniform.inputs.audio.load import load_audio
 from omniform.inputs.audio.registry import FEATURE_EXTRACTORS, feature_extractor
 from omniform.inputs.audio.whisper import WhisperFeatureExtractor
 
-__all__ = ["FEATURE_EXTRACTORS", "FeatureExtractor", "WhisperFeatureExtractor", "feature_extractor", "load_audio"]
+__all__ = [
+    "FEATURE_EXTRACTORS", "FeatureExtractionMixin", "FeatureExtractor", "SequenceFeatureExtractor",
+    "WhisperFeatureExtractor", "feature_extractor", "load_audio",
+]  # fmt: skip

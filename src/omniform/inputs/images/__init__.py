@@ -1,8 +1,12 @@
 """Pictures: from any source to the tensors that vision models read, and from their outputs back to pixels."""
 
+from omniform.inputs.images.base import BaseImageProcessor, ImageProcessingMixin
 from omniform.inputs.images.detr import DetrImageProcessor
 from omniform.inputs.images.kinds import KINDS, image_processor
 from omniform.inputs.images.load import load_image
 from omniform.inputs.images.processor import ImageProcessor
 
-__all__ = ["KINDS", "DetrImageProcessor", "ImageProcessor", "image_processor", "load_image"]
+__all__ = [
+    "KINDS", "BaseImageProcessor", "DetrImageProcessor", "ImageProcessingMixin", "ImageProcessor", "image_processor",
+    "load_image",
+]  # fmt: skip

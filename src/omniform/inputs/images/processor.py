@@ -11,12 +11,12 @@ from typing import ClassVar, Literal, TypeAlias, Unpack, cast
 import torch
 from torch import Tensor
 
-from omniform.core.auto_class import AutoNamed
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, check_arguments
-from omniform.core.pushing import PushToHub, SaveOptions
+from omniform.core.pushing import SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.images.arrays import Layout, is_array
+from omniform.inputs.images.base import BaseImageProcessor
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
 from omniform.inputs.images.pixels import Channels, image_tensor
@@ -51,7 +51,7 @@ class Kind:
     plan: Callable[[ImageOptions], Plan]
 
 
-class ImageProcessor(AutoNamed, PushToHub):
+class ImageProcessor(BaseImageProcessor):
     """Turns pictures into the tensors that a vision model reads.
 
     Made by :func:`omniform.inputs.images.kinds.image_processor` from a checkpoint's file; any option can be changed
@@ -63,16 +63,14 @@ class ImageProcessor(AutoNamed, PushToHub):
         extra: keys of the file that this type does not know, kept for saving.
     """
 
-    _usual_auto_class: ClassVar[str] = "AutoImageProcessor"
-
-    model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    model_input_names: ClassVar[Sequence[str]] = ("pixel_values",)
 
     def __init__(self, kind: Kind, options: ImageOptions, extra: Mapping[str, object] | None = None) -> None:
         self.kind = kind
         self.options = options
         self.extra: Mapping[str, object] = dict(extra or {})
 
-    def __call__(
+    def __call__(  # type: ignore[override] # what the user's own take is their affair
         self,
         images: ImageInput,
         *,
@@ -104,7 +102,7 @@ class ImageProcessor(AutoNamed, PushToHub):
         pixels = plan.finish(plan.shape(load_tensors(images, options, media_access)))
         return Batch({"pixel_values": gathered(pixels, options.return_tensors)})
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]
         self,
         images: ImageInput,
         *,

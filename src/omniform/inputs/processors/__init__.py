@@ -4,11 +4,17 @@ from typing import Final
 
 from omniform.inputs.processors.base import PROCESSOR_FILE, Parts, Processor
 from omniform.inputs.processors.clip import CLIPProcessor
+from omniform.inputs.processors.kwargs import (
+    AudioKwargs,
+    CommonKwargs,
+    ImagesKwargs,
+    ProcessingKwargs,
+    TextKwargs,
+    VideosKwargs,
+)
 from omniform.inputs.processors.llava import LlavaProcessor
+from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.whisper import WhisperProcessor
-
-ProcessorMixin = Processor
-"""The ecosystem's name of it."""
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, WhisperProcessor)
@@ -16,6 +22,6 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
-    "PROCESSORS", "PROCESSOR_FILE", "CLIPProcessor", "LlavaProcessor", "Parts", "Processor", "ProcessorMixin",
-    "WhisperProcessor",
+    "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
+    "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "TextKwargs", "VideosKwargs", "WhisperProcessor",
 ]  # fmt: skip
