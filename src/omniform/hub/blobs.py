@@ -112,7 +112,8 @@ def _filled(blob: Blob, partial: Path) -> str:
                     raise
             if filling.have >= blob.size:
                 break
-            left = TRIES if filling.have > before else left - 1
+            # An answer that ends before the file does is no accident of the line: it is not asked for without end.
+            left = TRIES if problem is not None and filling.have > before else left - 1
             wait = 0.5 if problem is None else refusals.pause(problem, 2.0 ** (TRIES - left) / 4)
             if problem is not None and (wait is None or left <= 0):
                 raise problem

@@ -88,6 +88,10 @@ class Kept:
         top = self.folder / "snapshots" / commit
         return frozenset(path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file())
 
+    def holds(self, commit: str) -> bool:
+        """Whether anything of a commit is cached."""
+        return (self.folder / "snapshots" / commit).is_dir()
+
     def has_beside(self, filename: str, commit: str | None) -> bool:
         """Whether other files of its folder are cached."""
         if commit is None:

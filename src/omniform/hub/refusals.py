@@ -229,13 +229,17 @@ def _of_the_answer(error: BaseException, where: str, revision: str | None, file:
     )
 
 
+_ELSEWHERE = ("the cache folder cannot be written", "Pass cache_dir=..., or set HF_HOME to a folder of yours.")
 DISK: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("there is no room left on the disk", "Make room, or pass cache_dir=... (HF_HOME) on another disk."),
     errno.EDQUOT: ("there is no room left on the disk", "Make room, or pass cache_dir=... (HF_HOME) on another disk."),
     errno.EFBIG: ("the file is larger than may be written here", "Pass cache_dir=... (HF_HOME) on another disk."),
-    errno.EACCES: ("the cache folder cannot be written", "Pass cache_dir=..., or set HF_HOME to a folder of yours."),
-    errno.EPERM: ("the cache folder cannot be written", "Pass cache_dir=..., or set HF_HOME to a folder of yours."),
-    errno.EROFS: ("the cache folder cannot be written", "Pass cache_dir=..., or set HF_HOME to a folder of yours."),
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.EEXIST: _ELSEWHERE,
+    errno.ENOENT: _ELSEWHERE,
 }
 """What the system's refusals mean."""
 

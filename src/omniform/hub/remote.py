@@ -34,6 +34,9 @@ log = logging.getLogger("omniform")
 
 T = TypeVar("T")
 
+LARGE = 2**20
+"""Bytes of a file that is not fetched before its digest is known."""
+
 SIDE_BY_SIDE = 8
 """So many files are fetched at once."""
 
@@ -89,7 +92,6 @@ class Remote:
         self._is_resolved = self._is_met = self._is_listed = False
         self._is_offline = asked.local_files_only
         self._listing: Mapping[str, Listed] | None = None
-        self._unlisted = 0
         self._fetched: set[str] = set()
         self._sizes: dict[str, int] = {}
 
@@ -138,7 +140,7 @@ class Remote:
             return bool(found)
         if filename in self._sizes or self.is_offline:
             return filename in self._sizes
-        known = self._listing_by_now()
+        known = self._known() if self._is_met else None
         return filename in known if known is not None else self._meet(filename)
 
     def knows(self, filename: str) -> bool:
@@ -179,11 +181,13 @@ class Remote:
             if not self.knows(filename) and not self._kept.has_beside(filename, self._commit):
                 raise refusals.offline(self.name, filename)
             return None
-        known = self._listing_by_now()
+        if not self._is_met and not self._meet(filename):
+            return self.path(filename) if self.is_offline else None
+        known = self._listing
+        if known is None and self._sizes.get(filename, LARGE) >= LARGE:
+            known = self._known()
         if known is not None and filename not in known:
             self._mark_absent(filename)
-            return None
-        if not self._is_met and not self._meet(filename):
             return None
         return self._fetch(filename, None if known is None else known[filename])
 
@@ -343,6 +347,7 @@ class Remote:
         if silent:
             fell_silent()
         known = self._commit or self._kept.ref()
+        known = known if known is not None and self._kept.holds(known) else None
         is_gone = isinstance(error, (errors.RevisionNotFoundError, errors.HFValidationError))
         if is_gone or self.asked.force_download or (known is None and not silent):
             raise refusals.refused(error, self) from error
@@ -386,12 +391,6 @@ class Remote:
                 except Exception as error:  # a mirror without this call: files are asked for one by one
                     log.debug("%s: no list of files: %s", self.name, error)
             return self._listing
-
-    def _listing_by_now(self) -> Mapping[str, Listed] | None:
-        """The list, if it is known already or this is the second file that one has to ask about."""
-        with self._lock:
-            self._unlisted += 1
-            return self._known() if self._unlisted > 1 else self._listing
 
     def _fetch(self, filename: str, listed: Listed | None) -> Path | None:
         from huggingface_hub import errors
