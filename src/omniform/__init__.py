@@ -90,6 +90,7 @@ _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 _HOME: dict[str, str] = {
     **dict.fromkeys(_TOKENIZER_BASES, "omniform.inputs.text.classes"),
     **dict.fromkeys(_OWN_TOKENIZERS, "omniform.inputs.text.own.strategies"),
+    "SentencePieceBackend": "omniform.inputs.text.own.pieces",
     "AddedToken": "tokenizers",
     "BatchEncoding": "omniform.inputs.text.encoding",
     "BatchFeature": "omniform.core.batch",
@@ -225,6 +226,7 @@ if TYPE_CHECKING:
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from omniform.inputs.text.encoding import BatchEncoding as BatchEncoding
+    from omniform.inputs.text.own.pieces import SentencePieceBackend as SentencePieceBackend
     from omniform.inputs.text.own.strategies import EncodedInput as EncodedInput
     from omniform.inputs.text.own.strategies import PaddingStrategy as PaddingStrategy
     from omniform.inputs.text.own.strategies import PreTokenizedInput as PreTokenizedInput

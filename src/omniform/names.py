@@ -63,6 +63,7 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_base": "PreTrainedTokenizerBase BatchEncoding AddedToken *Strategy "
     "TensorType TextInput PreTokenizedInput EncodedInput",
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
+    "tokenization_utils_sentencepiece": "SentencePieceBackend",
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
     "trainer_utils": "set_seed",
     "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "

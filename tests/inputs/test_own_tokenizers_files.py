@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from types import ModuleType
@@ -322,3 +323,55 @@ def test_named_framings(pattern: str | None, tmp_path: Path) -> None:
                 assert dict(ours(*given, **option)) == dict(theirs(*given, **option))
         for name in ("image_token", "image_token_id", "boi", "boi_id", "special_tokens_map", "all_special_ids"):
             assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_base_over_sentencepiece(legacy: bool, tmp_path: Path) -> None:
+    from omniform.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    def own_class(base: type) -> type:
+        class My(base):
+            vocab_files_names = {"vocab_file": "own.model"}  # noqa: RUF012
+
+            def __init__(self, vocab_file, unk_token="<unk>", eos_token="</s>", pad_token="<pad>", **kwargs):
+                names = {"unk_token": unk_token, "eos_token": eos_token, "pad_token": pad_token}
+                super().__init__(vocab_file=vocab_file, special_tokens_pattern="eos", **names, **kwargs)
+
+        return My
+
+    file = str(write("PiecesTokenizer", tmp_path / "folder") / "own.model")
+    kinds = [own_class(base) for base in (transformers.SentencePieceBackend, SentencePieceBackend)]
+    theirs, ours = (kind(file, legacy=legacy) for kind in kinds)
+    for tokenizer in (theirs, ours):
+        tokenizer.add_tokens(["<x>", "Fox"])
+    for text in [*TEXTS, "  two  spaces <x> after"]:
+        assert ours.tokenize(text) == theirs.tokenize(text) and dict(ours(text, "it")) == dict(theirs(text, "it"))
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+    assert ours.get_vocab() == theirs.get_vocab() and ours.init_kwargs == theirs.init_kwargs
+    ours.save_pretrained(tmp_path / "saved")
+    for again in (kinds[0].from_pretrained(tmp_path / "saved"), kinds[1].from_pretrained(tmp_path / "saved")):
+        assert dict(again(TEXTS)) == dict(ours(TEXTS)) and again.legacy is legacy
+    assert dict(copy.deepcopy(ours)(TEXTS)) == dict(ours(TEXTS))
+    (tmp_path / "wrong.model").write_bytes(b"no model")
+    for path, error in (("wrong.model", ConfigError), ("none.model", RepoError)):
+        with pytest.raises(error, match=path):
+            kinds[1](str(tmp_path / path))
+
+
+def test_nothing_is_half_written(tmp_path: Path) -> None:
+    kind = derived("CharTokenizer", omniform)
+
+    class Fails(kind):
+        def save_vocabulary(self, save_directory, filename_prefix=None):
+            super().save_vocabulary(save_directory)
+            raise RuntimeError("no room")
+
+    made = Fails(str(write("CharTokenizer", tmp_path / "folder") / "chars.json"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    for name in ("folder", "new"):
+        with pytest.raises(RuntimeError, match="no room"):
+            made.save_pretrained(tmp_path / name)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
+    assert not (tmp_path / "new").exists()
+    made.additional_special_tokens = ["<q>"]
+    assert made.extra_special_tokens == ["<q>"] and made.pad_token_type_id == 0

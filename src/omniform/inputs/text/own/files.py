@@ -7,19 +7,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 from tokenizers import AddedToken
 
 from omniform.core.errors import ConfigError, RepoError
 from omniform.inputs.text.ids import shown
+from omniform.inputs.text.own.tokens import OwnTokens
 from omniform.inputs.text.recipes import recipe_of
 from omniform.inputs.text.settings import read_json, read_settings
 from omniform.inputs.text.special import Token
 from omniform.inputs.text.tokenizer import Tokenizer, is_own, said_by
-
-if TYPE_CHECKING:
-    from omniform.inputs.text.own.tokens import OwnTokens
 
 Kind = TypeVar("Kind", bound=Tokenizer)
 
@@ -92,7 +90,7 @@ def made_from(
             given[argument] = str(files[name]) if name in files else None
             if name not in files:
                 _check_optional(kind, argument, name, where, placed, files)
-    if kind.is_fast and raw is not None:
+    if raw is not None and not issubclass(kind, OwnTokens):
         given |= {"tokenizer_file": str(files[TOKENIZER_FILE]), **_vocabulary(kind, raw)}
     given = {name: value for name, value in given.items() if name not in placed}
     return cast("Callable[..., Kind]", kind)(*inputs, **given)

@@ -105,6 +105,9 @@ class OwnTokens(Tokenizer):
         self.init_inputs: tuple[object, ...] = ()
         self.tokens_trie = Trie()
         self.total_vocab_size = 0
+        self._pad_token_type_id = 0
+        self.deprecation_warnings: dict[str, bool] = {}
+        self._processor_class = given.get("processor_class")
         added = read_added(given.pop("added_tokens_decoder", None))
         self._added_tokens_decoder: dict[int, AddedToken] = {
             **read_added(vars(self).get("_added_tokens_decoder")), **added
@@ -173,7 +176,7 @@ class OwnTokens(Tokenizer):
             if bare != name and value is not None:
                 value = self.id_token(read_id(value, name))
             self.set_named_token(bare, None if value is None else _token(value, bare))
-        elif bare == _EXTRA:
+        elif bare in (_EXTRA, "additional_special_tokens"):
             tokens = [] if value is None else _listed(value, name)
             if bare != name:
                 tokens = [self.id_token(read_id(token, name)) for token in tokens]
@@ -215,34 +218,39 @@ class OwnTokens(Tokenizer):
         """What the rest of omniform asks for tokens and ids: this tokenizer, as a script."""
         return OwnBackend(self)
 
+    @property
+    def pad_token_type_id(self) -> int:  # type: ignore[override]
+        """The type of what fills rows up; a class sets ``_pad_token_type_id`` to another."""
+        return self._pad_token_type_id
+
     # ---- what the user's class says
 
     @property
     def vocab_size(self) -> int:
         """The size of the vocabulary without added tokens."""
-        raise self.lacking("vocab_size", "@property\ndef vocab_size(self) -> int")
+        raise self._own_lacking("vocab_size", "@property\ndef vocab_size(self) -> int")
 
     def get_vocab(self) -> dict[str, int]:
         """Every token and its id, added ones included."""
-        raise self.lacking("get_vocab", "def get_vocab(self) -> dict[str, int]")
+        raise self._own_lacking("get_vocab", "def get_vocab(self) -> dict[str, int]")
 
     def _tokenize(self, text: str) -> list[str]:
         """The tokens of a text without added tokens."""
-        raise self.lacking("_tokenize", "def _tokenize(self, text: str) -> list[str]")
+        raise self._own_lacking("_tokenize", "def _tokenize(self, text: str) -> list[str]")
 
     def _convert_token_to_id(self, token: str) -> int | None:
         """The id of a token, or of what stands for unknown ones."""
-        raise self.lacking("_convert_token_to_id", "def _convert_token_to_id(self, token: str) -> int")
+        raise self._own_lacking("_convert_token_to_id", "def _convert_token_to_id(self, token: str) -> int")
 
     def _convert_id_to_token(self, index: int) -> str | None:
         """The token of an id."""
-        raise self.lacking("_convert_id_to_token", "def _convert_id_to_token(self, index: int) -> str")
+        raise self._own_lacking("_convert_id_to_token", "def _convert_id_to_token(self, index: int) -> str")
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """The text that tokens stand for: they themselves, with spaces between."""
         return " ".join(tokens)
 
-    def lacking(self, name: str, how: str) -> MissingPartError:
+    def _own_lacking(self, name: str, how: str) -> MissingPartError:
         """The error for what a class of the user's own must have."""
         kind = type(self).__name__
         return MissingPartError(f"{kind} has no {name}", where=kind, expected=how, remedy=f"Define it in {kind}.")
