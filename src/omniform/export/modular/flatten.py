@@ -10,10 +10,13 @@ import libcst as cst
 from omniform.core.errors import InputError
 from omniform.export.modular import looks
 from omniform.export.modular.inline import is_static
-from omniform.export.modular.supers import Family, Grand, unravel
+from omniform.export.modular.supers import Family, Grand, in_brackets, unravel
 
 NO_INHERIT = "__no_inherit__"
 """Stands for the reference's ``no_inherit_decorator``, which says that a parent's decorators are not wanted."""
+
+
+_KINDS = ("property", "classmethod", "staticmethod")
 
 
 @dataclass
@@ -150,6 +153,7 @@ def _body(
     for each in ours:
         if each.name is not None:
             new.setdefault(each.name, []).append(each)
+    extended = {name for name, each in new.items() if _extends(each, family)}
     done: set[str] = set()
     body: list[Member] = []
     for each in theirs:
@@ -157,14 +161,35 @@ def _body(
             body.append(each)
         elif each.name in removed:
             continue
-        elif each.name not in new:
+        elif each.name not in new or each.name in extended:
             body.append(each)
         elif each.name not in done and _fits(each, new[each.name]):
             body += [_changed(one, each, groups.get(each.name, []), family) for one in new[each.name]]
             done.add(each.name)
-    added = [each for each in ours if each.name is None or each.name not in done]
+    added = [_accessor(each) if each.name in extended else each for each in ours if each.name not in done]
     _insert(body, [_added(each, family) for each in added])
     return [each.statement for each in body]
+
+
+def _extends(new: list[Member], family: Family) -> bool:
+    """Whether the child only gives a property of the parent's another setter: ``@Parent.x.setter``."""
+    owner = f"{family.parent}.{new[0].name}."
+    found = [each.statement for each in new if isinstance(each.statement, cst.FunctionDef)]
+    return len(found) == len(new) and all(
+        any(looks.code(one.decorator).startswith(owner) for one in each.decorators) for each in found
+    )
+
+
+def _accessor(member: Member) -> Member:
+    """``@Parent.x.setter`` as it is written where the property is defined: ``@x.setter``."""
+    statement = member.statement
+    if not isinstance(statement, cst.FunctionDef):
+        return member
+    decorators = []
+    for each in statement.decorators:
+        last = each.decorator.attr if isinstance(each.decorator, cst.Attribute) else cst.Name("setter")
+        decorators.append(each.with_changes(decorator=cst.Attribute(statement.name, last)))
+    return Member(statement.with_changes(decorators=decorators), member.name, member.kind)
 
 
 def _fits(old: Member, new: list[Member]) -> bool:
@@ -174,7 +199,12 @@ def _fits(old: Member, new: list[Member]) -> bool:
 
 def _changed(new: Member, old: Member, group: list[cst.FunctionDef], family: Family) -> Member:
     if isinstance(new.statement, cst.FunctionDef) and group:
-        return Member(unravel(_over(new.statement, group[0]), family), new.name, "method")
+        made = unravel(_over(new.statement, group[0]), family)
+        if not new.statement.decorators and new.name is not None and family.keeps(new.name, made):
+            # The parent's own method is there, under its decorators: they do not act twice.
+            kinds = [each for each in made.decorators if looks.code(each.decorator) in _KINDS]
+            made = made.with_changes(decorators=kinds)
+        return Member(made, new.name, "method")
     return Member(_field(_valued(new.statement, family), old.statement), new.name, new.kind)
 
 
@@ -202,7 +232,7 @@ class _ParentValues(cst.CSTTransformer):
         name = original_node.attr.value
         value = self._family.values.get(name)
         if value is not None:
-            return value if value.lpar else value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+            return in_brackets(value)
         if name in self._family.methods:
             return cst.Name(name if name not in self._family.overridden else self._family.helper(name))
         raise InputError(

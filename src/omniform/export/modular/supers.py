@@ -13,7 +13,7 @@ from omniform.export.modular.inline import Binding, bind, body_of, is_static
 from omniform.export.modular.names import snake
 from omniform.export.modular.overrides import merged
 from omniform.export.modular.scopes import all_params, locals_of
-from omniform.export.modular.sources import dotted
+from omniform.export.modular.sources import dotted, targets_of
 
 GRAND = "__grand__"
 """Stands for a ``super`` that means the parent's own parents; it is written as ``super`` in the end."""
@@ -60,6 +60,11 @@ class Family:
                 for each in self.methods[method][:1]
             ]
         return name
+
+    def keeps(self, method: str, node: cst.FunctionDef) -> bool:
+        """Whether code calls the parent's method under its other name."""
+        name = f"_{snake(self.spelled)}_{method.strip('_')}"
+        return name in self.helpers and name in looks.code(node.body)
 
     def _kept(self, method: cst.FunctionDef, name: str) -> list[cst.Decorator]:
         return [each for each in method.decorators if _decorator(each) not in _TALK]
@@ -147,16 +152,20 @@ class _Calls(cst.CSTTransformer):
         self._method = method
 
     def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.BaseExpression:
-        if not _is_super(updated_node.value):
-            return updated_node
         name = updated_node.attr.value
         family = self._family
+        if looks.code(original_node.value) == family.parent and name in family.overridden:
+            if name in family.methods:  # Parent.f(x): the parent's own
+                return cst.Attribute(cst.Name(family.child), cst.Name(family.helper(name)))
+            return in_brackets(family.values[name]) if name in family.values else updated_node
+        if not _is_super(updated_node.value):
+            return updated_node
         if name in family.methods:
             return cst.Attribute(cst.Name(self._self), cst.Name(family.helper(name)))
         if name in family.values:
             if name not in family.overridden:
                 return cst.Attribute(cst.Name(self._self), cst.Name(name))
-            return _in_brackets(family.values[name])
+            return in_brackets(family.values[name])
         return updated_node.with_changes(value=cst.Call(cst.Name(GRAND)))
 
 
@@ -169,8 +178,14 @@ def _is_super(node: cst.BaseExpression) -> bool:
     return isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "super"
 
 
-def _in_brackets(node: cst.BaseExpression) -> cst.BaseExpression:
-    return node if node.lpar else node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+def in_brackets(node: cst.BaseExpression) -> cst.BaseExpression:
+    """An expression in brackets, where it may need some."""
+    whole = (cst.BaseNumber, cst.BaseString, cst.Name, cst.List, cst.Dict, cst.Set, cst.Call, cst.Attribute)
+    return (
+        node
+        if node.lpar or isinstance(node, whole)
+        else node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+    )
 
 
 def unravel(method: cst.FunctionDef, family: Family) -> cst.FunctionDef:
@@ -186,7 +201,8 @@ def unravel(method: cst.FunctionDef, family: Family) -> cst.FunctionDef:
     owner = method.params.params[0].name.value if method.params.params and not is_static(method) else ""
     changed = method.visit(_Spelled(family, [owner] if owner else [], name))
     assert isinstance(changed, cst.FunctionDef)
-    if "super" not in looks.code(changed.body):
+    body = looks.code(changed.body)
+    if "super" not in body and family.parent not in body:
         return changed
     changed = _inlined(changed, name, family) or changed
     changed = changed.with_changes(body=_visited(changed.body, _Calls(family, owner or family.child, name)))
@@ -231,7 +247,7 @@ def _inlined(method: cst.FunctionDef, name: str, family: Family) -> cst.Function
     if inner is None:
         return None
     lines = _joined(inner.prelude, inner.statements, body[index])
-    if form == "assign" and target is not None and inner.value is not None:
+    if target is not None and inner.value is not None and not _is_itself(target, inner.value):
         lines.append(cst.SimpleStatementLine([target.with_changes(value=inner.value)]))
     if name in _INIT and form == "expr":
         whole = merged(lines, after, has | {one for each in after for one in locals_of(_function([each]))})
@@ -249,6 +265,12 @@ def _returns_only(parent: cst.FunctionDef, method: cst.FunctionDef) -> bool:
     return any(each.value is not None for each in looks.returns(looks.statements(parent.body))) and not looks.returns(
         looks.statements(method.body)
     )
+
+
+def _is_itself(target: cst.Assign | cst.AnnAssign, value: cst.BaseExpression) -> bool:
+    """Whether a line would only say ``x = x``."""
+    targets = targets_of(target)
+    return len(targets) == 1 and isinstance(value, cst.Name) and looks.code(targets[0]) == value.value
 
 
 def _used(lines: list[cst.BaseStatement], prelude: list[cst.BaseStatement]) -> list[cst.BaseStatement]:
