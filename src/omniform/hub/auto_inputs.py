@@ -77,6 +77,7 @@ class AutoTokenizer(_AutoInput):
     """Loads a checkpoint's tokenizer."""
 
     @classmethod
+    @doors.tells("AutoTokenizer")
     def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> Tokenizer:
         """The tokenizer of a folder or a Hub id, with some settings changed by keyword.
 
@@ -104,6 +105,7 @@ class AutoImageProcessor(_AutoInput):
     """Loads a checkpoint's image processor."""
 
     @classmethod
+    @doors.tells("AutoImageProcessor")
     def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> ImageProcessor:
         """The image processor of a folder or a Hub id, with some options changed by keyword.
 
@@ -156,6 +158,7 @@ class AutoFeatureExtractor(_AutoInput):
     """Loads a checkpoint's feature extractor; for pictures that is the older name of the image processor."""
 
     @classmethod
+    @doors.tells("AutoFeatureExtractor")
     def from_pretrained(
         cls, pretrained_model_name_or_path: Name, **kwargs: object
     ) -> FeatureExtractor | ImageProcessor:
@@ -198,6 +201,7 @@ class AutoProcessor(_AutoInput):
     """Loads whatever turns raw inputs into a checkpoint's inputs."""
 
     @classmethod
+    @doors.tells("AutoProcessor")
     def from_pretrained(
         cls, pretrained_model_name_or_path: Name, **kwargs: object
     ) -> Processor | Tokenizer | ImageProcessor | FeatureExtractor:
@@ -221,6 +225,9 @@ class AutoProcessor(_AutoInput):
         kind = checkpoint.processor_class()
         if kind is not None:
             return checkpoint.processor(kind, settings)
+        part = doors.part_of(pretrained_model_name_or_path, kwargs)
+        if part is not None:
+            return cast("Tokenizer | ImageProcessor | FeatureExtractor", part)
         callee = "AutoProcessor.from_pretrained"
         if checkpoint.has_vocabulary():
             return AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)

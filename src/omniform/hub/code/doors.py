@@ -6,12 +6,14 @@ comes before what a checkpoint names, as it does in the ecosystem.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Final, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, ParamSpec, TypeVar, cast
 
 from omniform.core.config import ModelConfig
-from omniform.core.errors import CodeError, InputError, UnknownNameError, listed
+from omniform.core.errors import CodeError, InputError, OmniformError, RepoError, UnknownNameError, listed
 from omniform.hub import own
 from omniform.hub.checkpoint import changed
 from omniform.hub.code import foreign
@@ -20,7 +22,7 @@ from omniform.hub.code.promises import home_of
 from omniform.hub.code.reference import named_in
 from omniform.hub.code.sandbox.enter import sandboxed
 from omniform.hub.code.sandbox.remote import Sandboxed
-from omniform.hub.code.trust import mode_of
+from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import WHERE_ARGUMENTS, places, refuse
 from omniform.hub.remote import together
@@ -174,9 +176,72 @@ def _input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | N
         if boxed is not None:
             return boxed
         kind = asked.kind(auto, auto_map)
+        if kind is not None and auto == "AutoProcessor" and home_of(kind) == "transformers":
+            return _processor(kind, asked, rest)
         if kind is not None:
             return asked.load(kind, rest)
     return None
+
+
+def _processor(kind: type, asked: Asked, rest: Mapping[str, object]) -> object:
+    """A processor of transformers, with those of its parts that the checkpoint brings."""
+    parts: dict[str, object] = {}
+    for attribute, auto in foreign.PARTS.items():
+        named = (asked.kind(auto, asked.json(file).get("auto_map")) for file in _INPUT_FILES[auto])
+        part = next((one for one in named if one is not None), None)
+        if part is not None:
+            parts[attribute] = asked.load(part, {})
+    return foreign.load_processor(kind, asked.source, rest, parts) if parts else asked.load(kind, rest)
+
+
+def part_of(name: Name, kwargs: Mapping[str, object]) -> object | None:
+    """What a checkpoint without a processor brings to read its inputs with; see :meth:`omniform.AutoProcessor`."""
+    for auto in ("AutoTokenizer", "AutoFeatureExtractor", "AutoImageProcessor"):
+        found = input_of(auto, name, kwargs)
+        if found is not None:
+            return found
+    return None
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def tells(auto: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have an Auto class's ``from_pretrained`` say of what it cannot read that the checkpoint brings a class for it."""
+
+    def around(load: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(load)
+        def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: dict[str, object] = dict(kwargs)
+            name = given.pop("pretrained_model_name_or_path", None) if len(args) < 2 else args[1]
+            with _told(auto, cast(Name, name), given):
+                return load(*args, **kwargs)
+
+        return loaded
+
+    return around
+
+
+@contextmanager
+def _told(auto: str, name: Name, kwargs: Mapping[str, object]) -> Iterator[None]:
+    try:
+        yield
+    except (UnknownNameError, RepoError) as error:
+        if mode_of(kwargs.get("trust_remote_code")) != "never":
+            raise
+        try:
+            asked = Asked(name, kwargs)
+            autos = ("AutoProcessor", *foreign.PARTS.values()) if auto == "AutoProcessor" else (auto,)
+            maps = {one: [asked.json(file).get("auto_map") for file in _INPUT_FILES[one]] for one in autos}
+            found = [named_in(one, auto, "") for auto, raw in maps.items() for one in raw if one]
+        except OmniformError:
+            raise error from None
+        named = next((one for one in found if one is not None), None)
+        if named is None:
+            raise
+        problem = f"{error.message}, and the code that the checkpoint brings for it is not run unasked"
+        raise untrusted(os.fspath(name), problem, str(named)) from error
 
 
 def _need_known(auto: str, raw: Mapping[str, object], asked: Asked) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import cast
 
 from omniform.core.errors import CodeError
+from omniform.hub.code.promises import home_of
 from omniform.hub.files import Source
 
 
@@ -16,6 +18,47 @@ def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
         source: the checkpoint; a folder's path is given, or an id with the commit that was found.
         rest: the call's other keywords, which mean there what they mean here.
     """
+    name, where = _place(source)
+    if home_of(kind) == "transformers":
+        # It is not to run code by itself, which nobody has seen, nor to ask whether it may.
+        where["trust_remote_code"] = False
+    return method(kind, "from_pretrained")(name, **where, **rest)
+
+
+def load_processor(kind: type, source: Source, rest: Mapping[str, object], parts: Mapping[str, object]) -> object:
+    """Load a processor of transformers some parts of which are classes that the checkpoint brings.
+
+    Args:
+        parts: these, loaded, by the names that the processor has them under; the library loads the others.
+    """
+    name, where = _place(source)
+    autos = sys.modules["transformers"]  # it is there: the class inherits from it
+    attributes = cast("list[str]", method(kind, "get_attributes")())
+    found: list[object] = []
+    for attribute in attributes:
+        auto = PARTS.get(attribute)
+        if attribute in parts:
+            found.append(parts[attribute])
+        elif auto is not None:
+            usual = method(cast(type, autos.__getattr__(auto)), "from_pretrained")
+            found.append(usual(name, **where, trust_remote_code=False))
+        else:
+            raise CodeError("this processor has parts that cannot be loaded here", where=source.name, found=attribute)
+    raw, more = cast("tuple[object, dict[str, object]]", method(kind, "get_processor_dict")(name, **where, **rest))
+    return method(kind, "from_args_and_dict")(found, raw, **more)
+
+
+PARTS = {
+    "tokenizer": "AutoTokenizer",
+    "image_processor": "AutoImageProcessor",
+    "video_processor": "AutoVideoProcessor",
+    "feature_extractor": "AutoFeatureExtractor",
+}
+"""The Auto classes of a processor's parts, by the names that it has them under."""
+
+
+def _place(source: Source) -> tuple[str, dict[str, object]]:
+    """A checkpoint's name and where to look, in the ecosystem's words."""
     where: dict[str, object] = {}
     if source.subfolder:
         where["subfolder"] = source.subfolder
@@ -24,7 +67,7 @@ def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
         name = source.name
         said = {**source.places(), "revision": source.commit or source.revision}
         where |= {key: value for key, value in said.items() if value is not None and value is not False}
-    return method(kind, "from_pretrained")(name, **where, **rest)
+    return name, where
 
 
 _NOT_OF_CONFIGS = ("dtype", "torch_dtype", "quantization_config")
