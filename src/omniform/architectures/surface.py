@@ -7,6 +7,7 @@ that a forward needs.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
@@ -19,6 +20,7 @@ from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
 from omniform.core.auto_class import AutoNamed
 from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.upstairs import upstairs
 from omniform.weights.init import initialise
 from omniform.weights.keymap import KeyTable
 from omniform.weights.tensors import modules_of, named_tensors, tensors_and_ties, tie
@@ -301,6 +303,41 @@ class Surface(AutoNamed, Model):
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers are computed once more for their gradients."""
         return self.recompute
+
+    def load_adapter(
+        self,
+        peft_model_id: str | os.PathLike[str] | None = None,
+        adapter_name: str | None = None,
+        *,
+        adapter_state_dict: Mapping[str, Tensor] | None = None,
+        peft_config: object = None,
+        is_trainable: bool = False,
+        **where: object,
+    ) -> None:
+        """Put an adapter that PEFT has saved into this model, in place; needs the package ``peft``.
+
+        Args:
+            peft_model_id: a folder or a Hub id.
+            adapter_name: what it is called here; ``"default"`` by default.
+            adapter_state_dict, peft_config: the adapter's tensors and its config, instead of files.
+            is_trainable: leave it to be trained; otherwise it is frozen and the model is in evaluation mode.
+            where: where to look, as ``from_pretrained`` takes it (``revision``, ``token``, ``subfolder``, ...).
+
+        Raises:
+            DependencyError: there is no ``peft``.
+            RepoError: there is no such folder or repository, or no adapter in it.
+            InputError: the name is taken; there is nothing to load.
+            WeightsError: it does not fit this model.
+        """
+        upstairs("hub.adapting:load_adapter")(
+            self,
+            peft_model_id,
+            adapter_name,
+            adapter_state_dict=adapter_state_dict,
+            peft_config=peft_config,
+            is_trainable=is_trainable,
+            **where,
+        )
 
     def enable_input_require_grads(self) -> None:
         """Have the token vectors ask for gradients though their table does not train: adapters need them."""

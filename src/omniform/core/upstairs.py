@@ -26,6 +26,7 @@ Door = Literal[
     "hub.push:push",
     "hub.save:save_model",
     "hub.save:save_config",
+    "hub.adapting:load_adapter",
     "hub.settings:read_settings",
     "hub.settings:save_settings",
     "hub.checkpoint:load_config",

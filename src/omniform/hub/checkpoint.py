@@ -25,6 +25,7 @@ from omniform.core.errors import (
 )
 from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.hub import own
+from omniform.hub.adapting import base_of, load_into
 from omniform.hub.code.generating import use_own_generate
 from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
@@ -40,6 +41,7 @@ from omniform.hub.options import (
     split,
 )
 from omniform.hub.quantizing import mark_quantized, quantizer_of, with_quantizer
+from omniform.hub.remote import together
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
@@ -164,6 +166,7 @@ def class_from_config(kind: type[PreTrainedModel], config: ModelConfig, **kwargs
     return fresh(_own_part(kind, config), kind, kwargs)
 
 
+@together()
 def load(
     name: Name,
     choose: Choose,
@@ -180,6 +183,13 @@ def load(
         kwargs: see :meth:`AutoModel.from_pretrained`.
         config_class: reads the config of a family that nobody knows.
     """
+    adapter = _adapter(name, kwargs)
+    if adapter is not None:
+        source, base, revision = adapter
+        rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
+        loaded = load(base, choose, callee, {**rest, "revision": revision}, config_class)
+        load_into(loaded[0] if isinstance(loaded, tuple) else loaded, source)
+        return loaded
     with paused():
         opened = open_checkpoint(name, choose, callee, kwargs, config_class)
         model, options, source = opened.model, opened.options, opened.source
@@ -196,6 +206,17 @@ def load(
     elif model.can_generate():
         model.generation_config = settings_of(source, model)
     return cast(Model, (model, report)) if options.output_loading_info else model
+
+
+def _adapter(name: Name, kwargs: Mapping[str, object]) -> tuple[Source, str, str | None] | None:
+    """Where an adapter is that was asked for as if it were a model, its base model, and that one's revision."""
+    if name is None or kwargs.get("state_dict") is not None:
+        return None
+    source = locate(name, **places(kwargs)[0])  # type: ignore[arg-type]
+    if source.find("config.json") is not None:
+        return None
+    base = base_of(source)
+    return None if base is None else (source, *base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from omniform.hub.lock import pinned
 from omniform.hub.remote import Remote, remote
 from omniform.hub.used import used
 
+Name = str | os.PathLike[str]
+
 LARGEST_JSON = 64 * 2**20
 """Configs, indices and templates beyond this many bytes are refused."""
 
