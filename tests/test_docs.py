@@ -91,6 +91,11 @@ def seed_oss(folder: Path) -> None:
     saved_reference(transformers.SeedOssForCausalLM, config, folder, scale=0.3)
 
 
+TUTORIALS = (
+    "own_config_and_model.md", "own_family.md", "own_feature_extractor.md", "own_image_processor.md", "own_pipeline.md",
+    "own_processor.md",
+)  # fmt: skip
+
 HUB: dict[str, Callable[[Path], None]] = {
     "meta-llama/Llama-3.2-1B-Instruct": llama,
     "facebook/detr-resnet-50": detr,
@@ -156,6 +161,24 @@ def test_contributing(hub, capsys, monkeypatch):
     assert names["model"].generate(ids, max_new_tokens=8).tolist() == expected.tolist()
     with torch.no_grad():
         torch.testing.assert_close(names["model"](ids).logits, theirs(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_tutorials_of_own_code(page, hub, capsys, monkeypatch):
+    from omniform import PIPELINE_REGISTRY
+    from omniform.hub import own
+    from omniform.models import registry
+
+    assert len((ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()) <= 60
+    for home, name in ((registry, "_REGISTERED"), (registry, "_CONFIGS"), (own, "_REGISTERED")):
+        monkeypatch.setattr(home, name, {})
+    monkeypatch.setattr(PIPELINE_REGISTRY, "_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for number, code in enumerate(blocks(f"docs/{page}")):
+        module = type(sys)(f"own_page_{number}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(code, f"docs/{page}, example {number}", "exec"), vars(module))
+    assert capsys.readouterr().out.strip()
 
 
 def test_every_shell_command_of_the_readme_is_one_that_exists():

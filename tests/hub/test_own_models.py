@@ -283,3 +283,33 @@ def test_an_attribute_that_the_config_lacks_and_wrong_ties(tmp_path):
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Listed"]
     assert torch.equal(Listed.from_pretrained(tmp_path)(IDS).logits, model.eval()(IDS).logits)
+
+
+def test_torchs_own_modules_within(tmp_path):
+    """What torch's modules keep beside their parameters follows the weights that are loaded."""
+
+    class Many(OURS.Base):
+        def __init__(self, config):
+            super().__init__(config)
+            self.rnn = nn.GRU(16, 16, batch_first=True, bidirectional=True)
+            self.lstm = nn.LSTM(32, 16, batch_first=True)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+            self.norm = nn.BatchNorm1d(16)
+            self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(16, 16, 3, padding=1))
+            self.layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+            self.tables = nn.ParameterList([torch.randn(16), torch.randn(16)])
+            self.post_init()
+
+        def forward(self, x):
+            x = self.lstm(self.rnn(x)[0])[0]
+            x = self.attention(x, x, x)[0] + self.tables[0] * self.tables[1]
+            return self.layer(self.conv(self.norm(x.mT)).mT)
+
+    torch.manual_seed(0)
+    model = Many(OURS.LMConfig())
+    x = torch.randn(2, 5, 16)
+    model(x)  # running means
+    model.eval().save_pretrained(tmp_path)
+    assert torch.equal(Many.from_pretrained(tmp_path)(x), model(x))
+    half = Many.from_pretrained(tmp_path, dtype="float64")
+    torch.testing.assert_close(half(x.double()).float(), model(x), atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar, cast
 
 from omniform.architectures.family import Family, Task
@@ -310,3 +311,9 @@ class AutoModelForMultimodalLM(AutoModel):
     """Models that write text, whatever they read."""
 
     tasks = ("image-text-to-text", "speech-seq2seq", "causal-lm", "seq2seq-lm")
+
+
+def tasks_of(kind: type[Model]) -> tuple[Task, ...]:
+    """What a model of the user's own does, told from the Auto classes that it is registered with."""
+    doors = [vars(sys.modules[__name__])[name] for name in own.autos_of(kind) if name.startswith("AutoModel")]
+    return tuple(dict.fromkeys(task for door in doors for task in cast("type[AutoModel]", door).tasks))

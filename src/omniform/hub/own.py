@@ -112,6 +112,11 @@ def registered(
     return None if config is None else mine.by_config.get(config, (None,))[0]
 
 
+def autos_of(kind: type) -> list[str]:
+    """The Auto classes that a class of the user's own is registered with."""
+    return [auto for auto, mine in _REGISTERED.items() if mine.by_name.get(kind.__name__) is kind]
+
+
 def class_called(names: Iterable[str], config: type[ModelConfig]) -> type[PreTrainedModel] | None:
     """The registered model that a checkpoint was saved as, whichever Auto class it is registered with.
 

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.core.errors import InputError, UnknownArgumentError, brief, check_arguments
 from omniform.core.generation import GenerationConfig
 from omniform.core.pushing import PushToHub
 from omniform.core.settings import SETTINGS
-from omniform.hub.auto import AutoModel
+from omniform.hub.auto import AutoModel, tasks_of
 from omniform.hub.code.saving import write_pipeline
 from omniform.hub.folders import files_in, folder_of, replace_files
 from omniform.hub.push import send, sending_of
@@ -366,8 +367,9 @@ class Pipeline(PushToHub, ABC):
         """
         name = type(self.model).__name__
         if isinstance(supported_models, type):
-            origin = self.model.origin
-            fits = bool({*supported_models.tasks} & {*origin.architecture.tasks}) or not origin.architecture.tasks
+            mine = isinstance(self.model, PreTrainedModel) and self.model.place is None
+            does = tasks_of(type(self.model)) if mine else self.model.origin.architecture.tasks
+            fits = bool({*supported_models.tasks} & {*does}) or not does
             expected = f"a model that {supported_models.__name__} loads"
         else:
             names = supported_models.values() if isinstance(supported_models, Mapping) else supported_models

@@ -13,7 +13,7 @@ from torch import nn
 from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownNameError, brief, listed
-from omniform.hub.auto import AutoConfig
+from omniform.hub.auto import AutoConfig, tasks_of
 from omniform.hub.auto_inputs import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from omniform.hub.bundled import bundled_checkpoint
 from omniform.hub.cached import cached_for
@@ -106,7 +106,9 @@ def pipeline(
             task = _task_of(model, config, where)
         name, info, _ = _targeted(task, pipeline_class)
     if model is None:
-        model = _at_hand(name, info)
+        model, version = _registered_default(info) or (_at_hand(name, info), None)
+        if version is not None:
+            where.setdefault("revision", version)
     source = None if isinstance(model, nn.Module) else model
     loaded = model if isinstance(model, nn.Module) else load_model(model, name, info, {**where, **loading})
     kind = info["impl"]
@@ -238,7 +240,7 @@ def _task_of(model: object, config: ModelConfig | None, where: Mapping[str, obje
     if isinstance(model, nn.Module):
         if not isinstance(model, Model):
             raise InputError("the task of this model is not known", where="task", found=brief(type(model).__name__))
-        does, name = model.origin.architecture.tasks, model.origin.architecture.name
+        does, name = tasks_of(type(model)) or model.origin.architecture.tasks, model.origin.architecture.name
     else:
         config = AutoConfig.from_pretrained(cast(Name, model), **where) if config is None else config
         custom = config.get("custom_pipelines")
@@ -247,8 +249,9 @@ def _task_of(model: object, config: ModelConfig | None, where: Mapping[str, obje
         does = brought_tasks(config)
         name = "model of this kind"
         if not does:
-            name = saved_class(config).__name__
-            does = registry.family(config.model_type).architectures[name].tasks
+            kind = saved_class(config)
+            name, place = kind.__name__, kind.place
+            does = tasks_of(kind) if place is None else place.architecture.tasks
     known = PIPELINE_REGISTRY.inferred
     found = [known[one] for one in does if one in known]
     if not found:
@@ -272,6 +275,16 @@ def _custom(custom: Mapping[object, object]) -> str:
         found=listed(custom),
         remedy="Name a task, and register its class or pass it as pipeline_class=.",
     )
+
+
+def _registered_default(info: TaskInfo) -> tuple[Name, str | None] | None:
+    """The model that the user registered with a task, and its version; None for omniform's own tasks."""
+    found: object = info.get("default")
+    for key in ("model", "pt"):
+        found = found.get(key, found) if isinstance(found, Mapping) else found
+    if isinstance(found, (list, tuple)) and found and isinstance(found[0], (str, os.PathLike)):
+        return found[0], found[1] if len(found) > 1 and isinstance(found[1], str) else None
+    return (found, None) if isinstance(found, (str, os.PathLike)) else None
 
 
 def _at_hand(task: str, info: TaskInfo) -> Name:

@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Final, Literal, TypedDict, cast
+from typing import Final, Literal, TypedDict, cast, get_args
 
-from omniform.core.errors import UnknownNameError, nearest
+from omniform.core.errors import InputError, UnknownNameError, brief, listed, nearest
 from omniform.hub.auto import AutoModel
 from omniform.pipelines.base import Pipeline
 
@@ -120,9 +120,13 @@ class PipelineRegistry:
             task: its name.
             pipeline_class: what does it.
             pt_model: the class, or classes, that load its models; what a checkpoint was saved as by default.
-            default: a model of it, ``{"pt": (name, revision)}``; noted, and never downloaded unasked.
-            type: what it reads: ``"text"``, ``"image"``, ``"audio"``, ``"multimodal"``.
+            default: the model of ``pipeline(task)``, ``{"pt": (name, revision)}``.
+            type: what it reads: ``"text"``, ``"image"``, ``"audio"``, ``"video"``, ``"multimodal"``.
+
+        Raises:
+            InputError: this is no pipeline, or a class that loads no models.
         """
+        _check(task, pipeline_class, pt_model, type)
         if task in self.supported_tasks or task in self.task_aliases:
             log.warning("%s is already registered. Overwriting pipeline for task %s...", task, task)
         models = pt_model if isinstance(pt_model, tuple) else () if pt_model is None else (pt_model,)
@@ -138,6 +142,21 @@ class PipelineRegistry:
     def to_dict(self) -> dict[str, TaskInfo]:
         """All tasks by name."""
         return self.supported_tasks
+
+
+def _check(task: object, kind: object, models: object, reads: object) -> None:
+    """Refuse what cannot be registered."""
+    where = f"register_pipeline({task!r:.60})"
+    if not isinstance(task, str) or not task:
+        raise InputError("no task's name", where="register_pipeline", expected="a text", found=brief(task))
+    if not (isinstance(kind, type) and issubclass(kind, Pipeline)):
+        raise InputError("this is no pipeline", where=where, expected="a subclass of Pipeline", found=brief(kind))
+    for one in models if isinstance(models, tuple) else () if models is None else (models,):
+        if not isinstance(one, type) or not any("from_pretrained" in vars(base) for base in one.__mro__):
+            expected = "an Auto class or a class of models"
+            raise InputError("this loads no models", where=f"{where}: pt_model", expected=expected, found=brief(one))
+    if reads is not None and reads not in get_args(Kind):
+        raise InputError("no such kind of input", where=f"{where}: type", expected=listed(get_args(Kind)), found=reads)
 
 
 PIPELINE_REGISTRY: Final = PipelineRegistry()

@@ -58,7 +58,10 @@ def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
         old = owner._parameters[name]
         trains = tensor.is_floating_point() and (old is None or old.requires_grad)
         fits = isinstance(tensor, nn.Parameter)
-        owner._parameters[name] = tensor if fits else nn.Parameter(tensor, requires_grad=trains)  # type: ignore[assignment]
+        made = tensor if fits else nn.Parameter(tensor, requires_grad=trains)
+        owner._parameters[name] = made  # type: ignore[assignment]
+        if isinstance(owner, nn.RNNBase):
+            setattr(owner, name, made)  # torch's recurrent modules keep a list of their own
     else:
         owner._buffers[name] = tensor
 
