@@ -175,6 +175,24 @@ def test_files_that_cannot_be_read_or_written(mine: Path, tmp_path: Path) -> Non
         convert_modular(damaged)
 
 
+def test_a_source_is_never_overwritten(mine: Path, tmp_path: Path) -> None:
+    before = mine.read_text()
+    with pytest.raises(InputError, match="modular file's place"):
+        convert_modular(mine, mine)
+    path = write(tmp_path, "modular_tiny.py", "from modeling_tiny import TinyMLP\nclass WideMLP(TinyMLP):\n    pass\n")
+    source = (tmp_path / "modeling_tiny.py").read_text()
+    with pytest.raises(InputError, match="which it is made of"):
+        convert_modular(path)
+    assert mine.read_text() == before and (tmp_path / "modeling_tiny.py").read_text() == source
+    with pytest.raises(InputError, match="no model's name"):
+        convert_modular(mine, name="not-a-name")
+
+
+def test_a_file_without_classes_is_a_file_without_classes(tmp_path: Path) -> None:
+    text = convert_modular(write(tmp_path, "modular_none.py", "# Nothing yet.\n")).text
+    assert [line for line in text.splitlines() if line and not line.startswith("#")] == [] and "Nothing yet" in text
+
+
 def test_nothing_of_the_files_is_run(mine: Path, tmp_path: Path) -> None:
     trap = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
     mine.write_text(trap + MINE)

@@ -330,3 +330,21 @@ class MineModel(TinyModel, MineBase):
     same(found.modular.MineModel(config), found.result.MineModel(config), IDS)
     assert found.result.MineModel.__bases__ == (found.result.MineBase,)
     assert found.result.MineModel(config).kind == "mine!" and found.result.MineBase.parts == ["MineLayer", "MineNorm"]
+
+
+def test_a_family_of_omniforms_own(tmp_path: Path) -> None:
+    found = case(tmp_path, "mine", """
+from dataclasses import dataclass
+from omniform.blocks.attention import Attention
+from omniform.models.llama import Config, read as read_llama
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MineConfig(Config):
+    window: int
+class MineAttention(Attention):
+    def forward(self, x_BTD, ctx):
+        return super().forward(x_BTD * 2, ctx)
+""")  # fmt: skip
+    made = [module.MineConfig(text=None, attention_bias=True, mlp_bias=False, window=3) for module in
+            (found.modular, found.result)]  # fmt: skip
+    assert repr(made[0]) == repr(made[1]) and "omniform.models" not in found.text
+    assert "from omniform.blocks.attention import Attention" in found.text

@@ -43,6 +43,7 @@ def test_spellings() -> None:
     assert camel("my_new_model2") == "MyNewModel2"
     assert cased_as("gpt_neox", ["GPTNeoXMLP", "GPTNeoXModel", "Optional"]) == "GPTNeoX"
     assert cased_as("qwen2_5_vl", ["Qwen2_5_VLModel"]) == "Qwen2_5_VL"
+    assert cased_as("exaone4_5", ["Exaone4_5_Model", "Exaone4_5_Config"]) == "Exaone4_5_"
     assert cased_as("opt", ["Optional"]) is None
     assert family_of("my_llama", ["LlamaMLP", "LlamaModel"]) == "llama"
     assert family_of("helpers", ["Attention", "Norm"]) is None
@@ -225,3 +226,13 @@ class MineAttention(blocks.Attention):
 
     same(found.modular.MineAttention(8), found.result.MineAttention(8), X)
     assert found.names() == ["Norm", "MineAttention"]
+
+
+def test_a_file_that_is_called_as_its_class_is_no_family(tmp_path: Path) -> None:
+    source = "class AttentionMask:\n    pass\nclass Attention:\n    mask = AttentionMask\n"
+    found = case(tmp_path, "mine", """
+from attention import Attention
+class MineAttention(Attention):
+    pass
+""", files={"attention.py": source})  # fmt: skip
+    assert found.names() == ["AttentionMask", "MineAttention"]

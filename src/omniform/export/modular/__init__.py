@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omniform.core.errors import DependencyError
+from omniform.core.errors import DependencyError, InputError
 
 if TYPE_CHECKING:
     from omniform.export.modular.convert import Converted
@@ -79,7 +79,15 @@ def convert_modular(
         ) from error
     path = Path(modular)
     goal = _goal(path, to, name)
+    if goal.resolve() == path.resolve():
+        raise InputError("the result would take the modular file's place", where=str(path), remedy="Give another --to.")
     found: Converted = convert(path, name=name, command=_command(path, goal, name, flatten), also=tuple(flatten))
+    if goal.resolve() in found.sources:
+        raise InputError(
+            f"the result would take the place of {goal.name}, which it is made of",
+            where=path.name,
+            remedy="Give another --to.",
+        )
     drift = checks.drift(goal, found.text)
     if drift and not check:
         checks.write(goal, found.text)

@@ -157,6 +157,10 @@ class Book:
             stem = source.path.stem
             kind = next((each for each in KINDS if stem.startswith(f"{each}_")), None)
             name = family_of(stem[len(kind) + 1 :] if kind else stem, classes) or ""
+            # attention.py with an Attention is no family's file; nor is a library's that --flatten names.
+            whole = cased_as(name, classes) if name else None
+            if kind is None and (whole in classes or in_package[0] == "omniform"):
+                name = ""
         return name, (cased_as(name, classes) or camel(name)) if name else ""
 
     def renamer(self, source: Source) -> Renamer:

@@ -26,11 +26,13 @@ class Converted:
         text: the file.
         name: the new model's name, as in ``model_type``.
         notes: where the modular way of writing was followed, and plain Python would do otherwise.
+        sources: the files that it is made of.
     """
 
     text: str
     name: str
     notes: tuple[str, ...]
+    sources: frozenset[Path] = frozenset()
 
 
 def convert(
@@ -47,7 +49,9 @@ def convert(
     """
     root = read(path)
     _check(root)
-    name = name or name_of(path)
+    name = name_of(path) if name is None else name
+    if not name.isidentifier():
+        raise InputError("this is no model's name", where="--name", found=name, expected="a word such as my_model")
     seen = (*above, path.resolve())
 
     def inner(other: Path) -> Source:
@@ -64,7 +68,7 @@ def convert(
         ast.parse(text)
     except SyntaxError as error:  # ours: never written
         raise InputError(f"the result is no Python: {error}", where=path.name) from error
-    return Converted(text, name, tuple(units.notes))
+    return Converted(text, name, tuple(units.notes), frozenset(each.path.resolve() for each in book.library.sources))
 
 
 def name_of(path: Path) -> str:

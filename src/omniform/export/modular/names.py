@@ -26,7 +26,7 @@ def cased_as(name: str, classes: Iterable[str]) -> str | None:
     """How classes spell a family's name: ``gpt_neox`` is ``GPTNeoX`` where most classes begin so; None if none does."""
     flat = name.replace("_", "").replace("-", "").lower()
     # Underscores count for nothing: Qwen2_5_VLModel is of qwen2_5_vl.
-    pattern = re.compile("_*".join(map(re.escape, flat)) + "(?:_(?=$))?", re.IGNORECASE)
+    pattern = re.compile("_*".join(map(re.escape, flat)) + "_?", re.IGNORECASE)
     found = Counter(match[0] for each in classes if (match := pattern.match(each)) is not None)
     # The next letter begins a word: Optional is no class of OPT's.
     whole = Counter(
