@@ -348,3 +348,47 @@ class MineAttention(Attention):
             (found.modular, found.result)]  # fmt: skip
     assert repr(made[0]) == repr(made[1]) and "omniform.models" not in found.text
     assert "from omniform.blocks.attention import Attention" in found.text
+
+
+def test_parents_by_their_modules_names(tmp_path: Path) -> None:
+    package = {"pack/__init__.py": "", "pack/deep/__init__.py": "", "pack/deep/modeling_deep.py":
+               "import torch\nfrom torch import nn\nclass DeepNorm(nn.LayerNorm):\n    pass\n"}  # fmt: skip
+    found = case(tmp_path, "mine", """
+import modeling_tiny as base
+import pack.deep.modeling_deep
+from pack.deep import modeling_deep
+class MineMLP(base.TinyMLP):
+    pass
+class MineNorm(pack.deep.modeling_deep.DeepNorm):
+    scale = base.torch.pi
+class MineMixer(base.TinyMixer):
+    def forward(self, x, mask=None):
+        return super().forward(base.half(x)) * modeling_deep.torch.pi
+if True:
+    class MineOther(base.TinyMLP):
+        pass
+""", files=package)  # fmt: skip
+    config = found.result.MineConfig()
+    for name in ("MineMLP", "MineOther"):
+        same(getattr(found.modular, name)(config), getattr(found.result, name)(config), X)
+    same(found.modular.MineNorm(8), found.result.MineNorm(8), X)
+    same(found.modular.MineMixer(config, 0), found.result.MineMixer(config, 0), X)
+
+
+def test_a_class_that_is_another_of_the_name_leaves_the_first_one(tmp_path: Path) -> None:
+    other = "from torch import nn\nclass OtherMLP(nn.Module):\n    def forward(self, x):\n        return x - 1\n"
+    found = case(tmp_path, "mine", """
+from modeling_other import OtherMLP
+from modeling_tiny import TinyMLP, TinyNorm
+class MineMLP(OtherMLP):
+    pass
+class MineNorm(TinyNorm):
+    def __init__(self, config):
+        super().__init__(config.hidden_size)
+        self.first = TinyMLP(config)
+        self.second = MineMLP()
+    def forward(self, x):
+        return self.second(self.first(super().forward(x)))
+""", files={"modeling_other.py": other})  # fmt: skip
+    config = found.result.MineTinyConfig() if "MineTinyConfig" in found.names() else found.result.MineConfig()
+    same(found.modular.MineNorm(config), found.result.MineNorm(config), X)

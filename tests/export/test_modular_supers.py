@@ -205,3 +205,17 @@ class MineModel(TinyModel):
     init = found.members("MineModel")["__init__"]
     assert init.count("post_init") == 1 and init.rstrip().endswith("self.post_init()")
     assert "extra" in found.result.MineModel(Sizes).ready
+
+
+def test_a_line_stays_below_what_undoes_the_parents(tmp_path: Path) -> None:
+    found = case(tmp_path, "mine", HEAD + '''
+class MineMLP(TinyMLP):
+    def __init__(self, config, wide=True):
+        super().__init__(config)
+        if wide:
+            del self.act
+        self.act = nn.Tanh()
+        self.kept = self.act
+''')  # fmt: skip
+    same(found.modular.MineMLP(Sizes), found.result.MineMLP(Sizes), X)
+    assert isinstance(found.result.MineMLP(Sizes).kept, torch.nn.Tanh)

@@ -230,7 +230,10 @@ class Book:
         What the modular file defines stands in the place of what other files call so; so does a function that it
         imports from elsewhere.
         """
-        target = self.library.target(source, name)
+        return self.settled(source, self.library.target(source, name), name)
+
+    def settled(self, source: Source, target: Target | None, name: str) -> Target | None:
+        """The same for a target that a file calls ``name``."""
         if source is self.root:
             return self._of_root(target)
         renamed = self.renamer(source).text(name)
@@ -253,9 +256,12 @@ class Book:
         if not isinstance(target, Entity) or target.source is self.root:
             return target
         renamed = self.wanted(target, target.name)
-        if renamed in self.root.defs and self.parents.get(renamed, target) == target:
+        if renamed not in self.root.defs:
+            return target
+        # The modular file has another class of that name: if it is no new version of this one, both are there.
+        if self.parents.get(renamed, target) == target:
             return Entity(self.root, renamed)
-        return target
+        return Entity(target.source, target.name, kept=True)
 
 
 def _is_builtin(name: str) -> bool:

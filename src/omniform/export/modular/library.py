@@ -211,9 +211,9 @@ class Library:
 
     def of_class(self, source: Source, chain: str) -> Target | None:
         """What a chain of names is that stands for a class: ``nn.Module``, ``modeling_llama.LlamaMLP``."""
-        first, *rest = chain.split(".")
-        found = self.target(source, first)
-        imported = source.imports.get(first)
+        found, taken = self._module(source, chain)
+        rest = chain.split(".")[taken:]
+        imported = source.imports.get(chain)
         if source is self.root and imported is not None and isinstance(found, Outside) and not rest:
             return self.base_of_transformers(source, imported) or found
         for part in rest:
@@ -221,6 +221,20 @@ class Library:
                 return None
             found = self.target(found.source, part) or self._inner(found.source, part)
         return found
+
+    def opens_module(self, source: Source, chain: str) -> bool:
+        """Whether a chain of names begins with a module that is written out."""
+        return isinstance(self._module(source, chain)[0], ModuleOf)
+
+    def _module(self, source: Source, chain: str) -> tuple[Target | None, int]:
+        """What a chain begins with, and how many names that takes: one, or all of ``a.b.c`` after ``import a.b.c``."""
+        first = chain.split(".")[0]
+        for dotted in sorted(source.plain.get(first, ()), key=len, reverse=True):
+            if chain.startswith(f"{dotted}."):
+                place = self.place(source, 0, dotted)
+                if self.opens(source, place):
+                    return ModuleOf(self.load(place)), len(dotted.split("."))
+        return self.target(source, first), 1
 
     def _inner(self, source: Source, part: str) -> Target | None:
         if source.path.name != "__init__.py":

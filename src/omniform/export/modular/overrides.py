@@ -6,6 +6,7 @@ parent's later lines make of ``x`` follows. ``del self.x`` takes the parent's li
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -115,8 +116,8 @@ class _Lines:
         read_after = target in looks.reads(*following)
         if "." not in target and (target in looks.reads(*later) or target in looks.reads(*rest)):
             return False  # a variable of the child's own, which has the parent's name by chance
-        if target in needs:
-            return False
+        if target in needs or any(re.search(rf"{re.escape(target)}\b", looks.code(each)) for each in rest):
+            return False  # what it makes anew is what the lines before it left
         hoisted = self._hoisted(needs, rest, following)
         if hoisted is None or self._set_in(following, needs) or looks.calls_own(statement):
             if read_after or looks.calls_own(*following):

@@ -76,14 +76,16 @@ class _FileNames:
         return mark
 
     def chained(self, chain: str) -> str | None:
-        first = chain.split(".")[0]
-        if not isinstance(self._book.library.target(self._source, first), ModuleOf):
+        if chain in self._own:
+            return self._own[chain]
+        if not self._book.library.opens_module(self._source, chain):
             return None
-        found = self._book.library.of_class(self._source, chain)
+        name = chain.split(".")[-1]
+        found = self._book.settled(self._source, self._book.library.of_class(self._source, chain), name)
         if found is None or isinstance(found, ModuleOf):
             return None
         self._book.wishes.setdefault(found, self._book.wanted(found, chain.split(".")[-1]))
-        return self._own.get(chain) or self._book.mark(found)
+        return self._book.mark(found)
 
     def own(self, name: str) -> str:
         return self._renamer.name(name)
