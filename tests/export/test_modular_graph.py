@@ -392,3 +392,13 @@ class MineNorm(TinyNorm):
 """, files={"modeling_other.py": other})  # fmt: skip
     config = found.result.MineTinyConfig() if "MineTinyConfig" in found.names() else found.result.MineConfig()
     same(found.modular.MineNorm(config), found.result.MineNorm(config), X)
+
+
+def test_a_librarys_own_bases_are_imported_and_its_families_written_out(tmp_path: Path) -> None:
+    from omniform.export.modular.places import Place, is_family
+
+    library = tmp_path / "site-packages" / "lib"
+    for name, opened in {"modeling_utils.py": False, "zoo/modeling_zoo.py": True, "zoo/layers.py": False}.items():
+        path = write(library, name, "class A:\n    pass\n")
+        assert is_family(Place(f"lib.{path.stem}", path), ()) is opened
+        assert is_family(Place(f"lib.{path.stem}", path), ("lib",))

@@ -111,7 +111,7 @@ def is_family(place: Place, also: Sequence[str]) -> bool:
         return parts[1:2] == ["models"] and len(parts) > 2 and parts[2] not in ("auto", "index", "registry")
     if parts[0] in sys.stdlib_module_names:
         return False
-    return not _is_library(path) or path.stem.startswith(tuple(f"{kind}_" for kind in KINDS))
+    return not _is_library(path) or path.stem in [f"{kind}_{path.parent.name}" for kind in KINDS]
 
 
 def _is_library(path: Path) -> bool:
