@@ -87,15 +87,21 @@ def test_the_source_never_imports_the_reference():
 
 
 def test_the_source_runs_no_code_of_others():
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path}:{node.lineno}"
+    # But for one place: the loader of code that the user has let run.
+    found = {
+        (str(path.relative_to(SOURCE)), node.func.id)
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        and node.func.id in ("eval", "exec", "compile", "__import__")
+    }  # fmt: skip
+    assert found == {("hub/code/importer.py", "exec"), ("hub/code/importer.py", "compile")}
 
 
 def test_modules_are_imported_by_a_table_of_our_own_only():
     # By the registry's own table, by omniform's own table of doors, and packages of Japanese words by names that stand
-    # in the source: never by what a file says.
+    # in the source: never by what a file says. Code that the user has let run is imported by hub/code alone, from
+    # bytes that were digested; names.py asks it for "omniform.modules", and has the ecosystem's paths.
     users = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -103,7 +109,7 @@ def test_modules_are_imported_by_a_table_of_our_own_only():
             if called and not isinstance(node.args[0], ast.Constant):
                 users.add(str(path.relative_to(SOURCE)))
     own = {"__init__.py", "models/registry.py", "core/upstairs.py", "inputs/text/japanese.py", "pipelines/registry.py"}
-    assert users == own
+    assert users == own | {"hub/code/importer.py", "names.py", "hub/refusals.py"}
 
 
 def test_every_public_name_is_there():

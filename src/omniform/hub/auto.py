@@ -13,7 +13,7 @@ from omniform.core.errors import InputError, OmniformError, UnknownNameError, ch
 from omniform.core.own_config import is_own
 from omniform.hub import own
 from omniform.hub.checkpoint import Name, changed, fresh, load, load_config
-from omniform.hub.code import doors
+from omniform.hub.code.mode import lets_run
 from omniform.hub.options import refuse
 from omniform.hub.remote import together
 from omniform.models import registry
@@ -39,9 +39,12 @@ class AutoConfig:
             UnknownArgumentError: a keyword that is neither.
         """
         with together():
-            named = doors.config_of(pretrained_model_name_or_path, kwargs)
-            if named is not None:
-                return cast(ModelConfig, named)
+            if lets_run(kwargs):
+                from omniform.hub.code import doors
+
+                named = doors.config_of(pretrained_model_name_or_path, kwargs)
+                if named is not None:
+                    return cast(ModelConfig, named)
             return load_config(ModelConfig, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -116,9 +119,12 @@ class AutoModel:
             RepoError, ConfigError, WeightsError, UnknownNameError, UnknownArgumentError: see those classes.
         """
         with together():
-            named = doors.model_of(cls.__name__, pretrained_model_name_or_path, kwargs)
-            if named is not None:
-                return cast(Model, named)
+            if lets_run(kwargs):
+                from omniform.hub.code import doors
+
+                named = doors.model_of(cls.__name__, pretrained_model_name_or_path, kwargs)
+                if named is not None:
+                    return cast(Model, named)
             return load(pretrained_model_name_or_path, cls.choose, f"{cls.__name__}.from_pretrained", kwargs)
 
     @classmethod
@@ -135,9 +141,12 @@ class AutoModel:
             UnknownArgumentError: another keyword.
         """
         callee = f"{cls.__name__}.from_config"
-        named = doors.model_from(cls.__name__, config, kwargs)
-        if named is not None:
-            return cast(Model, named)
+        if lets_run(kwargs):
+            from omniform.hub.code import doors
+
+            named = doors.model_from(cls.__name__, config, kwargs)
+            if named is not None:
+                return cast(Model, named)
         known = ("dtype", "torch_dtype", "attn_implementation", "trust_remote_code", "code_revision")
         check_arguments(callee, kwargs, known)
         refuse(kwargs)

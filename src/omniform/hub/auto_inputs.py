@@ -19,10 +19,9 @@ from omniform.core.errors import (
     check_arguments,
     nearest,
 )
+from omniform.core.file_names import TEMPLATES_FOLDER
 from omniform.hub import own, own_inputs, own_tokenizers
-from omniform.hub.code import doors
-from omniform.hub.code.saving import write_code
-from omniform.hub.code.trust import mode_of
+from omniform.hub.code.mode import lets_run, mode_of, tells
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.options import WHERE_ARGUMENTS, places
@@ -35,7 +34,7 @@ from omniform.inputs.kept import Kept
 from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor, ProcessorMixin
 from omniform.inputs.text.load import is_whole, tokenizer_from_files
 from omniform.inputs.text.names import Origin
-from omniform.inputs.text.settings import INERT, KNOWN, TEMPLATES_FOLDER, ChatTemplates
+from omniform.inputs.text.settings import INERT, KNOWN, ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.models.index import FEATURE_EXTRACTORS as FEATURE_EXTRACTORS_OF
 from omniform.models.index import IMAGE_PROCESSORS
@@ -77,7 +76,7 @@ class AutoTokenizer(_AutoInput):
     """Loads a checkpoint's tokenizer."""
 
     @classmethod
-    @doors.tells("AutoTokenizer")
+    @tells("AutoTokenizer")
     def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> Tokenizer:
         """The tokenizer of a folder or a Hub id, with some settings changed by keyword.
 
@@ -92,7 +91,7 @@ class AutoTokenizer(_AutoInput):
             ConfigError: a file is malformed, or a setting is not supported.
             UnknownArgumentError: a keyword that is neither.
         """
-        named = doors.input_of("AutoTokenizer", pretrained_model_name_or_path, kwargs)
+        named = _brought("AutoTokenizer", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(Tokenizer, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
@@ -105,7 +104,7 @@ class AutoImageProcessor(_AutoInput):
     """Loads a checkpoint's image processor."""
 
     @classmethod
-    @doors.tells("AutoImageProcessor")
+    @tells("AutoImageProcessor")
     def from_pretrained(cls, pretrained_model_name_or_path: Name, **kwargs: object) -> ImageProcessor:
         """The image processor of a folder or a Hub id, with some options changed by keyword.
 
@@ -117,7 +116,7 @@ class AutoImageProcessor(_AutoInput):
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
-        named = doors.input_of("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
+        named = _brought("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
@@ -158,7 +157,7 @@ class AutoFeatureExtractor(_AutoInput):
     """Loads a checkpoint's feature extractor; for pictures that is the older name of the image processor."""
 
     @classmethod
-    @doors.tells("AutoFeatureExtractor")
+    @tells("AutoFeatureExtractor")
     def from_pretrained(
         cls, pretrained_model_name_or_path: Name, **kwargs: object
     ) -> FeatureExtractor | ImageProcessor:
@@ -172,7 +171,7 @@ class AutoFeatureExtractor(_AutoInput):
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
-        named = doors.input_of("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
+        named = _brought("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
         if named is not None:
@@ -201,7 +200,7 @@ class AutoProcessor(_AutoInput):
     """Loads whatever turns raw inputs into a checkpoint's inputs."""
 
     @classmethod
-    @doors.tells("AutoProcessor")
+    @tells("AutoProcessor")
     def from_pretrained(
         cls, pretrained_model_name_or_path: Name, **kwargs: object
     ) -> Processor | Tokenizer | ImageProcessor | FeatureExtractor:
@@ -216,7 +215,7 @@ class AutoProcessor(_AutoInput):
             UnknownNameError: the files name an unknown processor.
             UnknownArgumentError: no part has such a setting.
         """
-        named = doors.input_of("AutoProcessor", pretrained_model_name_or_path, kwargs)
+        named = _brought("AutoProcessor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
@@ -225,7 +224,9 @@ class AutoProcessor(_AutoInput):
         kind = checkpoint.processor_class()
         if kind is not None:
             return checkpoint.processor(kind, settings)
-        part = doors.part_of(pretrained_model_name_or_path, kwargs)
+        parts = ("AutoTokenizer", "AutoFeatureExtractor", "AutoImageProcessor")
+        brought = (_brought(auto, pretrained_model_name_or_path, kwargs) for auto in parts)
+        part = next((one for one in brought if one is not None), None)
         if part is not None:
             return cast("Tokenizer | ImageProcessor | FeatureExtractor", part)
         callee = "AutoProcessor.from_pretrained"
@@ -298,6 +299,8 @@ def save_inputs(
     sending = sending_of(push_to_hub, save_directory, hub)
     target = folder_of(save_directory)
 
+    from omniform.hub.code.saving import write_code
+
     def write(folder: Path) -> None:
         if isinstance(saved, (ImageProcessor, FeatureExtractor)):  # whose files are what was read
             text = json.dumps(saved.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
@@ -313,6 +316,15 @@ def save_inputs(
     if sending is not None:
         send(saved, target, names, sending)
     return names
+
+
+def _brought(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
+    """What the class loads that a checkpoint brings for an Auto class; None without one, or without trust."""
+    if not lets_run(kwargs):
+        return None
+    from omniform.hub.code import doors
+
+    return doors.input_of(auto, name, kwargs)
 
 
 def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:

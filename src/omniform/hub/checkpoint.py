@@ -26,8 +26,7 @@ from omniform.core.errors import (
 from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.hub import own
 from omniform.hub.adapting import base_of, load_into
-from omniform.hub.code.generating import use_own_generate
-from omniform.hub.code.trust import mode_of, untrusted
+from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
@@ -198,6 +197,8 @@ def load(
         mark_quantized(model, opened.quantizer)
     model.eval()
     if options.trust_remote_code:
+        from omniform.hub.code.generating import use_own_generate
+
         use_own_generate(model, source)
     if options.attn_implementation is not None:
         model.set_attn_implementation(options.attn_implementation)

@@ -9,12 +9,13 @@ from typing import Final, TypeVar, cast
 
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, RepoError, UnknownNameError
+from omniform.core.file_names import PREPROCESSOR_FILE
 from omniform.hub import own
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import places
 from omniform.inputs.audio import FeatureExtractionMixin, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessingMixin, ImageProcessor, image_processor
-from omniform.inputs.kept import PREPROCESSOR_FILE, Kept
+from omniform.inputs.kept import Kept
 from omniform.inputs.processors import PROCESSOR_FILE, ProcessorMixin
 from omniform.inputs.processors.own import modality_of
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from omniform.core.errors import UnknownNameError
+from omniform.core.file_names import TEMPLATES_FOLDER
 from omniform.hub import own
 from omniform.hub.files import Source
 from omniform.inputs.text.classes import names as class_names
 from omniform.inputs.text.own.files import builds_itself, files_of, made_from
-from omniform.inputs.text.settings import TEMPLATES_FOLDER
 from omniform.inputs.text.tokenizer import Tokenizer
 
 AUTO: Final = "AutoTokenizer"

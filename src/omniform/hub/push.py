@@ -27,7 +27,6 @@ from omniform.core.errors import (
 from omniform.core.kinds import switch
 from omniform.core.logs import get_logger
 from omniform.core.pushing import PushOptions, SaveOptions, SendOptions
-from omniform.hub import cards
 from omniform.hub.folders import files_in, folder_of, room
 from omniform.hub.refusals import refused
 from omniform.hub.stale import stale_beside
@@ -233,6 +232,8 @@ def _send(api: HfApi, saved: object, folder: Path, names: Iterable[str], sending
     except (RepoError, InputError):
         raise
     except ValueError as error:  # the client has asked the Hub about the card
+        from omniform.hub import cards
+
         if CARD not in str(error):
             raise refused(error, sending) from error
         raise cards.invalid(error) from error
@@ -263,6 +264,8 @@ def _moved(error: Exception) -> bool:
 
 def _commit(api: HfApi, saved: object, folder: Path, names: tuple[str, ...], sending: Sending) -> CommitInfo:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    from omniform.hub import cards
 
     branch = _look(api, sending)
     card = _card(api, saved, folder, names, branch, sending)
@@ -340,6 +343,8 @@ def _operations(
 
 def _card(api: HfApi, saved: object, folder: Path, names: Iterable[str], branch: Branch, sending: Sending) -> str:
     """The model card: the repository's and the folder's words, and what is known besides."""
+    from omniform.hub import cards
+
     path = folder / CARD
     local = _text(path.read_bytes(), str(path)) if path.is_file() else None
     remote = _remote_card(api, sending.repo_id, branch.commit) if CARD in branch.files else None

@@ -23,7 +23,6 @@ from omniform.core.kinds import switch
 from omniform.core.own_config import is_own
 from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, save_adapter_config
 from omniform.hub.adapters import WEIGHTS as ADAPTER_WEIGHTS
-from omniform.hub.code.saving import write_code
 from omniform.hub.devices import parse_size
 from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.load import build_on_meta, keymap_of
@@ -119,6 +118,8 @@ class _Files:
     def of_checkpoint(
         cls, model: Model, stored: Mapping[str, Tensor], limit: int, variant: str | None, writer: Writer | None
     ) -> _Files:
+        from omniform.hub.code.saving import write_code
+
         _check_real(stored)
         config = config_to_save(model)
 
@@ -222,6 +223,8 @@ def save_config(
     config: ModelConfig, save_directory: str | os.PathLike[str], *, push_to_hub: bool = False, **given: object
 ) -> None:
     """Save a config alone as ``config.json``; keywords as for :func:`save_model`."""
+    from omniform.hub.code.saving import write_code
+
     sending = sending_of(push_to_hub, save_directory, given)
     target = folder_of(save_directory)
     saved = config.to_save()

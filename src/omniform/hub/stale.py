@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from omniform.inputs.processors import PROCESSOR_FILE
-from omniform.inputs.text.settings import TEMPLATES_FOLDER
+from omniform.core.file_names import PREPROCESSOR_FILE, PROCESSOR_FILE, TEMPLATES_FOLDER
 
 WEIGHTS: Final = re.compile(
     r"(pytorch_)?model(?:\.(?P<early>[\w-]+?))?(-\d{5}-of-\d{5})?"
@@ -22,7 +21,7 @@ TOKENIZER_LEFTOVERS: Final = frozenset({"special_tokens_map.json", "added_tokens
 """What older releases wrote beside ``tokenizer_config.json``, which says it now."""
 
 PROCESSOR_LEFTOVERS: Final = TOKENIZER_LEFTOVERS | {
-    "chat_template.json", "chat_template.jinja", TEMPLATES_FOLDER, "preprocessor_config.json",
+    "chat_template.json", "chat_template.jinja", TEMPLATES_FOLDER, PREPROCESSOR_FILE,
 }  # fmt: skip
 """What older releases wrote beside ``processor_config.json``."""
 

@@ -18,10 +18,9 @@ import numpy as np
 from torch import Tensor
 
 from omniform.core.errors import ConfigError, RepoError, UnknownArgumentError, brief, listed, nearest
+from omniform.core.file_names import PREPROCESSOR_FILE
 from omniform.core.pushing import SaveOptions
 from omniform.core.upstairs import upstairs
-
-PREPROCESSOR_FILE = "preprocessor_config.json"
 
 PartName = Literal["image_processor", "feature_extractor"]
 

@@ -14,10 +14,10 @@ from omniform.core.errors import CodeError, InputError, listed
 from omniform.hub import auto
 from omniform.hub.checkpoint import Name
 from omniform.hub.code.doors import input_of, model_of
+from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import in_sandbox, loaded
 from omniform.hub.code.promises import home_of
 from omniform.hub.code.reference import Reference
-from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.models import registry
 from omniform.pipelines.base import Pipeline

@@ -13,6 +13,7 @@ from typing import Literal
 from omniform.core.errors import TrustError, listed
 from omniform.hub.code import trust
 from omniform.hub.code.closure import File, digest_of, digests
+from omniform.hub.code.mode import untrusted
 
 log = logging.getLogger("omniform")
 
@@ -86,7 +87,7 @@ def admit(
 
 
 def _ask_first(name: str, files: Sequence[File], commit: str) -> None:
-    refusal = trust.untrusted(
+    refusal = untrusted(
         name,
         "this runs code that the checkpoint brings, which you have not accepted",
         f"{listed(file.path for file in files)}, digest {digest_of(digests(files))[:16]}",

@@ -6,23 +6,21 @@ comes before what a checkpoint names, as it does in the ecosystem.
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Final, ParamSpec, TypeVar, cast
+from collections.abc import Mapping
+from typing import Final, cast
 
 from omniform.core.config import ModelConfig
-from omniform.core.errors import CodeError, InputError, OmniformError, RepoError, UnknownNameError, listed
+from omniform.core.errors import CodeError, InputError, OmniformError, UnknownNameError, listed
 from omniform.hub import own
 from omniform.hub.checkpoint import changed
 from omniform.hub.code import foreign
+from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import class_named
 from omniform.hub.code.promises import home_of
 from omniform.hub.code.reference import named_in
 from omniform.hub.code.sandbox.enter import sandboxed
 from omniform.hub.code.sandbox.remote import Sandboxed
-from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.options import WHERE_ARGUMENTS, places, refuse
 from omniform.hub.remote import together
@@ -194,54 +192,20 @@ def _processor(kind: type, asked: Asked, rest: Mapping[str, object]) -> object:
     return foreign.load_processor(kind, asked.source, rest, parts) if parts else asked.load(kind, rest)
 
 
-def part_of(name: Name, kwargs: Mapping[str, object]) -> object | None:
-    """What a checkpoint without a processor brings to read its inputs with; see :meth:`omniform.AutoProcessor`."""
-    for auto in ("AutoTokenizer", "AutoFeatureExtractor", "AutoImageProcessor"):
-        found = input_of(auto, name, kwargs)
-        if found is not None:
-            return found
-    return None
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def tells(auto: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Have an Auto class's ``from_pretrained`` say of what it cannot read that the checkpoint brings a class for it."""
-
-    def around(load: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(load)
-        def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
-            given: dict[str, object] = dict(kwargs)
-            name = given.pop("pretrained_model_name_or_path", None) if len(args) < 2 else args[1]
-            with _told(auto, cast(Name, name), given):
-                return load(*args, **kwargs)
-
-        return loaded
-
-    return around
-
-
-@contextmanager
-def _told(auto: str, name: Name, kwargs: Mapping[str, object]) -> Iterator[None]:
+def unasked(auto: str, name: Name, kwargs: Mapping[str, object], error: OmniformError) -> OmniformError:
+    """The error to raise for what cannot be read without trust: that the checkpoint brings a class, where it does."""
     try:
-        yield
-    except (UnknownNameError, RepoError) as error:
-        if mode_of(kwargs.get("trust_remote_code")) != "never":
-            raise
-        try:
-            asked = Asked(name, kwargs)
-            autos = ("AutoProcessor", *foreign.PARTS.values()) if auto == "AutoProcessor" else (auto,)
-            maps = {one: [asked.json(file).get("auto_map") for file in _INPUT_FILES[one]] for one in autos}
-            found = [named_in(one, auto, "") for auto, raw in maps.items() for one in raw if one]
-        except OmniformError:
-            raise error from None
-        named = next((one for one in found if one is not None), None)
-        if named is None:
-            raise
-        problem = f"{error.message}, and the code that the checkpoint brings for it is not run unasked"
-        raise untrusted(os.fspath(name), problem, str(named)) from error
+        asked = Asked(name, kwargs)
+        autos = ("AutoProcessor", *foreign.PARTS.values()) if auto == "AutoProcessor" else (auto,)
+        maps = {one: [asked.json(file).get("auto_map") for file in _INPUT_FILES[one]] for one in autos}
+        found = [named_in(one, auto, "") for auto, raw in maps.items() for one in raw if one]
+    except OmniformError:
+        return error
+    named = next((one for one in found if one is not None), None)
+    if named is None:
+        return error
+    problem = f"{error.message}, and the code that the checkpoint brings for it is not run unasked"
+    return untrusted(os.fspath(name), problem, str(named))
 
 
 def _need_known(auto: str, raw: Mapping[str, object], asked: Asked) -> None:

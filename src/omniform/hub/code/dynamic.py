@@ -13,11 +13,11 @@ from omniform.core.errors import CodeError, InputError, RepoError, brief
 from omniform.hub.code import copies, importer
 from omniform.hub.code.closure import Files, Repository, check
 from omniform.hub.code.imports import need_packages, read_code, scan
+from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import in_sandbox, loaded
 from omniform.hub.code.reference import Reference, code_file
 from omniform.hub.code.requirements import check_python_requirements as check_python_requirements
 from omniform.hub.code.saving import custom_object_save as custom_object_save
-from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate
 
 Name = str | os.PathLike[str]

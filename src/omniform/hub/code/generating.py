@@ -9,10 +9,10 @@ from typing import Final, cast
 
 from omniform.architectures.model import Model
 from omniform.core.errors import CodeError, RepoError
+from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import GENERATE_FILE, in_sandbox, loaded
 from omniform.hub.code.reference import Reference
 from omniform.hub.code.requirements import check_requirements
-from omniform.hub.code.trust import mode_of, untrusted
 from omniform.hub.files import Source, locate
 from omniform.hub.options import places
 

@@ -9,9 +9,9 @@ from typing import Final, NoReturn
 from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
 from omniform.hub.code import asking, importer
 from omniform.hub.code.closure import File, Files, Repository, check
+from omniform.hub.code.mode import mode_of
 from omniform.hub.code.promises import keeps, register
 from omniform.hub.code.reference import Reference, named_in
-from omniform.hub.code.trust import mode_of
 from omniform.hub.files import Source, read_json
 
 GENERATE_FILE: Final = "custom_generate/generate.py"

@@ -12,47 +12,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
-from omniform.core.errors import ConfigError, InputError, TrustError, brief
+from omniform.core.errors import ConfigError, brief
 from omniform.hub.code.closure import File, digest_of, digests
 from omniform.hub.code.copies import hf_home
 from omniform.hub.files import read_json
 
 log = logging.getLogger("omniform")
-
-Mode = Literal["never", "here", "sandbox"]
-"""Whether code of a checkpoint runs, and where: not at all, in this process, or in a child that can do no harm."""
-
-
-def mode_of(trust_remote_code: object) -> Mode:
-    """What ``trust_remote_code`` says; nothing but True and ``"sandbox"`` lets code run.
-
-    Raises:
-        InputError: neither True, False, None nor ``"sandbox"``.
-    """
-    if trust_remote_code is None or trust_remote_code is False:
-        return "never"
-    if trust_remote_code is True:
-        return "here"
-    if isinstance(trust_remote_code, str) and trust_remote_code == "sandbox":
-        return "sandbox"
-    raise InputError(
-        "neither true nor false",
-        where="trust_remote_code",
-        expected="True, False or 'sandbox'",
-        found=brief(trust_remote_code),
-    )
-
-
-def untrusted(name: str, problem: str, found: str) -> TrustError:
-    """The error for code that would have to run."""
-    return TrustError(
-        problem,
-        where=name,
-        found=found,
-        remedy=f"Read the code (omniform trust {name} shows it); if you trust it, pass trust_remote_code=True.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

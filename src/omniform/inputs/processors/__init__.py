@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from omniform.inputs.processors.base import PROCESSOR_FILE, Parts, Processor
+from omniform.core.file_names import PROCESSOR_FILE
+from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.clip import CLIPProcessor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,

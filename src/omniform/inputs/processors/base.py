@@ -15,6 +15,7 @@ from torch import Tensor
 from omniform.core.auto_class import AutoNamed
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
+from omniform.core.file_names import PROCESSOR_FILE
 from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio import FeatureExtractor
@@ -29,8 +30,6 @@ from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.template import Prompt
 from omniform.inputs.text.tokenizer import Tokenizer
-
-PROCESSOR_FILE = "processor_config.json"
 
 PartName = Literal["tokenizer", "image_processor", "feature_extractor"]
 """The parts of a processor, by the names that files and users call them."""

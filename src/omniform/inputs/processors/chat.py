@@ -8,11 +8,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from omniform.core.errors import ConfigError
+from omniform.core.file_names import TEMPLATES_FOLDER
 from omniform.inputs.processors.media import Media, take_media
 from omniform.inputs.processors.options import GROUPS, Part
 from omniform.inputs.text.chat import Message, read_conversations
 from omniform.inputs.text.encoding import BatchEncoding
-from omniform.inputs.text.settings import TEMPLATES_FOLDER, ChatTemplates
+from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.template import Prompt, compile_template
 
 

@@ -10,9 +10,10 @@ from typing import ClassVar, Final, Self, cast, get_type_hints
 
 from omniform.core.batch import Batch
 from omniform.core.errors import ConfigError, InputError, UnknownArgumentError, brief, listed, nearest
+from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.audio import FeatureExtractionMixin
 from omniform.inputs.images import ImageProcessingMixin
-from omniform.inputs.processors.base import PROCESSOR_FILE, TEXT_OPTIONS, Parts, Processor
+from omniform.inputs.processors.base import TEXT_OPTIONS, Parts, Processor
 from omniform.inputs.processors.chat import write_templates
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,

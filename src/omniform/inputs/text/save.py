@@ -10,8 +10,9 @@ from pathlib import Path
 from tokenizers import AddedToken
 
 from omniform.core.errors import ConfigError, RepoError
+from omniform.core.file_names import TEMPLATES_FOLDER
 from omniform.inputs.text.recipes import Recipe
-from omniform.inputs.text.settings import TEMPLATES_FOLDER, ChatTemplates, Settings
+from omniform.inputs.text.settings import ChatTemplates, Settings
 from omniform.inputs.text.special import Token
 
 # tokenizer.json says these.

@@ -17,11 +17,9 @@ from typing import Literal
 from tokenizers import AddedToken
 
 from omniform.core.errors import ConfigError, RepoError
+from omniform.core.file_names import TEMPLATES_FOLDER
 from omniform.inputs.text.ids import shown
 from omniform.inputs.text.special import NAMES, Token, added_token, read_token, read_tokens
-
-TEMPLATES_FOLDER = "additional_chat_templates"
-"""The subfolder of a repository that holds its named chat templates, one ``.jinja`` file each."""
 
 KNOWN = (
     *NAMES,
