@@ -71,8 +71,11 @@ _PIPELINES = (
     "Chat", "ChunkPipeline", "KeyDataset", "PIPELINE_REGISTRY", "Pipeline", "PipelineRegistry", "pipeline",
 )  # fmt: skip
 _OUTPUTS = (
-    "BaseModelOutput", "BaseModelOutputWithPooling", "CausalLMOutput", "MaskedLMOutput", "ModelOutput",
-    "QuestionAnsweringOutput",
+    "BaseModelOutput", "BaseModelOutputWithPast", "BaseModelOutputWithPastAndCrossAttentions",
+    "BaseModelOutputWithPooling", "CausalLMOutput", "CausalLMOutputWithCrossAttentions", "CausalLMOutputWithPast",
+    "ImageClassifierOutput", "MaskedLMOutput", "ModelOutput", "MultipleChoiceModelOutput", "QuestionAnsweringOutput",
+    "Seq2SeqLMOutput", "Seq2SeqModelOutput", "SequenceClassifierOutput", "SequenceClassifierOutputWithPast",
+    "TokenClassifierOutput",
 )  # fmt: skip
 
 _QUANTIZERS = (

@@ -125,6 +125,8 @@ class _Names(ModuleType):
             home = import_module("omniform.hub.code.dynamic")
             found: object = home.__getattr__(name) if name.isupper() else vars(home)[name]
             return found
+        elif name == "Unpack" and rest == "processing_utils":
+            value = vars(import_module("typing"))[name]
         elif f"{rest}.{name}" in PATHS:
             value = import_module(f"omniform.{rest}.{name}")
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):

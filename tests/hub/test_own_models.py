@@ -313,3 +313,19 @@ def test_torchs_own_modules_within(tmp_path):
     assert torch.equal(Many.from_pretrained(tmp_path)(x), model(x))
     half = Many.from_pretrained(tmp_path, dtype="float64")
     torch.testing.assert_close(half(x.double()).float(), model(x), atol=1e-5, rtol=1e-4)
+
+
+def test_the_paths_that_own_code_imports_from():
+    from omniform.configuration_utils import PreTrainedConfig
+    from omniform.feature_extraction_sequence_utils import SequenceFeatureExtractor
+    from omniform.generation import GenerationMixin
+    from omniform.image_processing_utils import BaseImageProcessor, BatchFeature
+    from omniform.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
+    from omniform.modeling_utils import PreTrainedModel
+    from omniform.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
+
+    assert PreTrainedConfig is omniform.PretrainedConfig and BatchFeature is omniform.BatchFeature
+    assert all((SequenceFeatureExtractor, GenerationMixin, BaseImageProcessor, PreTrainedModel, ProcessorMixin, Unpack))
+    assert ProcessingKwargs.__annotations__["images_kwargs"] and ImagesKwargs.__annotations__["size"]
+    output = CausalLMOutputWithPast(logits=IDS, past_key_values=((IDS,),))
+    assert output.to_tuple() == (IDS, ((IDS,),)) and SequenceClassifierOutput(logits=IDS)[0] is IDS

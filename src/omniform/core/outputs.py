@@ -408,3 +408,10 @@ class ObjectDetectionOutput(Seq2SeqOutput):
     pred_masks: Tensor | None = None
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
     last_hidden_state: Tensor | None = None
+
+
+BaseModelOutputWithPast = BaseModelOutputWithPastAndCrossAttentions = BaseModelOutput
+CausalLMOutputWithPast = CausalLMOutputWithCrossAttentions = CausalLMOutput
+SequenceClassifierOutput = SequenceClassifierOutputWithPast = TokenClassifierOutput = ClassifierOutput
+ImageClassifierOutput = MultipleChoiceModelOutput = ClassifierOutput
+# The ecosystem's names, which models of the user's own give; one class stands for several that hold the same.
