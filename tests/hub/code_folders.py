@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from omniform.hub.code import trust
+from omniform.hub.code import importer, trust
 
 CONFIG = """
 from omniform import PreTrainedConfig
@@ -54,6 +55,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_MODULES_CACHE", raising=False)
     monkeypatch.setattr(trust, "_SESSION", {})
+    for name in [name for name in sys.modules if name.startswith(f"{importer.ROOT}.")]:
+        monkeypatch.delitem(sys.modules, name)  # of a test before, whose copies lie in another home
     return tmp_path / "hf"
 
 

@@ -10,7 +10,7 @@ from code_folders import FILES, canary, home, mine, put  # noqa: F401
 
 from omniform import dynamic_module_utils as ours
 from omniform.core.errors import CodeError, DependencyError, InputError, RepoError, TrustError
-from omniform.hub.code import copies, trust
+from omniform.hub.code import copies, mode
 from reference import transformers
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -148,7 +148,7 @@ def test_who_trusts() -> None:
     for odd in ("False", 1, "yes"):
         with pytest.raises(InputError, match="trust_remote_code"):
             ours.resolve_trust_remote_code(odd, "a/b", False, True)
-    assert trust.mode_of("sandbox") == "sandbox"
+    assert mode.mode_of("sandbox") == "sandbox"
 
 
 def test_requirements(tmp_path: Path) -> None:
