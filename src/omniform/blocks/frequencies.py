@@ -227,7 +227,7 @@ def read_frequencies(
     for name in ROPE:
         r.spellings[name] = ROPE
     trained_above = r.maybe_integer("original_max_position_embeddings", trained)
-    s = ConfigReader(scaling, where=f"{r.where}: rope_parameters")
+    s = r.within(scaling, "rope_parameters")
     kind = s.text("rope_type", "default", also=("type",))
     if kind in ("su", "yarn") and "short_factor" in scaling:
         kind = "longrope"  # as the first releases of Phi-3 call it
@@ -236,7 +236,7 @@ def read_frequencies(
     if kind != "proportional":
         if partial is None and share != 1.0:  # the reference ignores it here, or fails in its midst, by rope_type
             raise r.fail("partial_rotary_factor", "1: this family rotates whole heads", share)
-        head_dim = int(head_dim * share)
+        head_dim = head_dim if share == 1.0 else int(head_dim * share)
     before = trained_above or s.integer("original_max_position_embeddings", max_positions)
     told = {**scaling, "rope_theta": base, "rope_type": kind}
     told |= {} if partial is None else {"partial_rotary_factor": share}
@@ -284,7 +284,7 @@ def read_layer_frequencies(
         if not isinstance(own, Mapping):
             raise r.fail("rope_parameters", f"an object of settings for {layers}", own)
         settings = {**own, **(scaling if layers in scaled else {})}
-        s = ConfigReader(settings, where=f"{r.where}: rope_parameters: {layers}")
+        s = r.within(settings, "rope_parameters", layers)
         kind, share = s.text("rope_type", "default", also=("type",)), r.number("partial_rotary_factor", 1.0)
         base = s.number("rope_theta", default if key is None else r.number(key, default))
         share = s.number("partial_rotary_factor", share)

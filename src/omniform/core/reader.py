@@ -170,7 +170,11 @@ class ConfigReader:
         value = self.mapping(name)
         if value is None:
             value = self._need(name, None if isinstance(default, _Required) else default)
-        return ConfigReader(value, where=f"{self.where}: {name}")
+        return self.within(value, name)
+
+    def within(self, raw: Mapping[str, object], *names: str) -> ConfigReader:
+        """A reader of the same kind for an object inside this one, under the given keys."""
+        return ConfigReader(raw, where=": ".join((self.where, *names)))
 
     # -- accounting --------------------------------------------------------------------------------------------------
 

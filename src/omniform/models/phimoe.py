@@ -45,7 +45,7 @@ def read(r: ConfigReader) -> Config:
     frequencies = text.frequencies
     if isinstance(frequencies, LongRope):
         told = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
-        rope = ConfigReader(told, where=f"{r.where}: rope_parameters")
+        rope = r.within(told, "rope_parameters")
         size = rope.number("short_mscale")
         rope.only("long_mscale", size, why="it is short_mscale in what is published")
         frequencies = replace(frequencies, long=frequencies.short, attention_factor=size)

@@ -1,0 +1,125 @@
+"""What the users of the file call: which inputs a model's forward takes there, and what it gives back."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
+from omniform.architectures.dual_encoder import DualEncoder
+from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
+from omniform.architectures.heads import MultipleChoice
+from omniform.architectures.model import Model
+from omniform.export.eject.build import Built
+from omniform.export.eject.program import Program, Special
+from omniform.export.eject.values import NONE, TENSOR, Cached, Dynamic, Known, Maybe, Objects, Record, Value
+from omniform.core.outputs import BaseModelOutput
+
+DEMANDED = (
+    "logits",
+    "start_logits",
+    "end_logits",
+    "prediction_logits",
+    "seq_relationship_logits",
+    "sop_logits",
+    "mc_logits",
+    "pred_boxes",
+    "pred_masks",
+    "logits_per_image",
+    "logits_per_text",
+    "text_embeds",
+    "image_embeds",
+    "reconstruction",
+    "feature_maps",
+)
+"""Fields of outputs that heads are there for."""
+
+BASE = ("last_hidden_state", "pooler_output")
+"""Those of models without a head."""
+
+MASK = Maybe(Dynamic("tensor", None))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a forward is called with: the names of its inputs, and what is known of each."""
+
+    values: Mapping[str, Value]
+    main: str
+    cached: bool
+    encoded: bool
+
+
+def writes(model: Model) -> bool:
+    """Whether a model is one that writes on from what it has read."""
+    return model.can_generate() or isinstance(model, (TextDecoder, WritingHead))
+
+
+def inputs_of(model: Model) -> Inputs:
+    """Which inputs the file's model takes."""
+    names = model.accepts()
+    base = model.base_model
+    values: dict[str, Value] = {}
+    paired = isinstance(base, EncoderDecoder)
+    main = model.main_input
+    keeps = "past_key_values" in names and model.can_generate() or isinstance(model, (TextDecoder,))
+    keeps = keeps or (paired and isinstance(model, (EncoderDecoder, Seq2SeqLM)))
+    values[main] = TENSOR
+    if isinstance(model, DualEncoder) or ("pixel_values" in names and main != "pixel_values"):
+        values["pixel_values"] = TENSOR if isinstance(model, DualEncoder) else Maybe(TENSOR)
+    for mask in ("attention_mask", "pixel_mask"):
+        if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
+            values[mask] = MASK
+    if "token_type_ids" in names and not keeps:
+        values["token_type_ids"] = Maybe(TENSOR)
+    if paired:
+        values["decoder_input_ids"] = TENSOR
+        values["decoder_attention_mask"] = MASK
+        if keeps:
+            values[main] = Maybe(TENSOR)
+            values["encoder_outputs"] = Maybe(Record(BaseModelOutput))
+    if keeps and not paired and "position_ids" in names:
+        values["position_ids"] = Maybe(TENSOR)
+    if keeps:
+        values["past_key_values"] = Maybe(Cached())
+    return Inputs(values, main, keeps, paired and keeps)
+
+
+def entry(program: Program, built: Built, inputs: Inputs) -> Special:
+    """The model's forward, as the file's users call it."""
+    model = built.model
+    function = type(model).forward
+    special = program.special(function, type(model), 0, inputs.values)  # type: ignore[arg-type]
+    args = special.tree.args
+    order = [*args.posonlyargs, *args.args]
+    named = {a.arg for a in (*order, *args.kwonlyargs)}
+    program.meet(special, "self", Objects((model,)))
+    for name, value in inputs.values.items():
+        parameter = name
+        if name == inputs.main and name not in named and any(a.arg == "features" for a in args.posonlyargs):
+            parameter = "features"
+            special.renamed[parameter] = name
+        program.meet(special, parameter, value)
+    defaults = dict(zip([a.arg for a in order[len(order) - len(args.defaults) :]], args.defaults, strict=True))
+    defaults |= {a.arg: d for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True) if d is not None}
+    for name, default in defaults.items():
+        if name not in special.values:
+            program.meet(special, name, Known(default.value) if isinstance(default, ast.Constant) else NONE)
+    return special
+
+
+def demanded(special: Special, model: Model) -> dict[type, set[str]]:
+    """Which fields of its output its users want."""
+    result = special.result
+    if not isinstance(result, Record):
+        return {}
+    from dataclasses import fields
+
+    own = {f.name for f in fields(result.kind)}
+    wanted = [name for name in DEMANDED if name in own]
+    return {result.kind: set(wanted or [name for name in BASE if name in own])}
+
+
+__all__ = ["Inputs", "demanded", "entry", "inputs_of"]
+_ = (CausalLM, MultipleChoice)

@@ -1,0 +1,107 @@
+"""What is specialised: functions, each for the objects and the kinds of arguments that reach it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import FunctionType
+
+from omniform.export.eject.sources import FunctionTree, tree_of
+from omniform.export.eject.values import Value, join
+
+
+@dataclass(eq=False)
+class Special:
+    """One function, specialised.
+
+    Attributes:
+        function: the original.
+        owner: the class of its ``self``; None for a function of a module.
+        name: what it is called.
+        values: what is known of each parameter.
+        order: its parameters in order; those after ``*`` are in ``keywords``.
+        result: what it returns.
+        body: what is left of it.
+        round: when it was looked at last.
+        spread: parameters that are keyword arguments, each handed over by itself.
+    """
+
+    function: FunctionType
+    owner: type | None
+    name: str
+    tree: FunctionTree
+    rest: int = 0
+    values: dict[str, Value] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    keywords: set[str] = field(default_factory=set)
+    defaults: dict[str, ast.expr] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    result: Value | None = None
+    body: list[ast.stmt] = field(default_factory=list)
+    round: int = 0
+    constructor: bool = False
+    is_property: bool = False
+    spread: set[str] = field(default_factory=set)
+
+    def meet(self, name: str, value: Value) -> bool:
+        """Note what one call gives for a parameter; whether that tells anything new."""
+        old = self.values.get(name)
+        self.values[name] = join(old, value)
+        return old is None or self.values[name] != old
+
+
+Key = tuple[FunctionType, type | None, int, tuple[str, ...], str]
+
+
+@dataclass
+class Program:
+    """All that was specialised.
+
+    Attributes:
+        fields: what is known of the fields of objects that are made when the program runs, by class.
+        constants: numbers and texts that modules name.
+        kept: functions that are not written in the place of a call.
+        round: how often everything was looked at.
+        changed: whether the present round has told anything new.
+        assumed: what was taken for granted of numbers, as expressions over the config and whether they hold.
+    """
+
+    specials: dict[Key, Special] = field(default_factory=dict)
+    fields: dict[type, dict[str, Value]] = field(default_factory=dict)
+    constants: dict[str, object] = field(default_factory=dict)
+    kept: set[tuple[FunctionType, type | None]] = field(default_factory=set)
+    round: int = 0
+    changed: bool = False
+    assumed: dict[str, tuple[ast.expr, bool]] = field(default_factory=dict)
+
+    def special(
+        self, function: FunctionType, owner: type | None, rest: int, more: Iterable[str], name: str = ""
+    ) -> Special:
+        """The specialised form of a function, new where there is none yet."""
+        key = (function, owner, rest, tuple(sorted(more)), name)
+        if key not in self.specials:
+            called = name or function.__name__
+            self.specials[key] = Special(function, owner, called, tree_of(function), rest)
+            self.changed = True
+        return self.specials[key]
+
+    def meet(self, special: Special, name: str, value: Value) -> None:
+        """Note an argument."""
+        if special.meet(name, value):
+            self.changed = True
+
+    def meet_field(self, kind: type, name: str, value: Value) -> None:
+        """Note what a field holds of an object that is made when the program runs."""
+        known = self.fields.setdefault(kind, {})
+        new = join(known.get(name), value)
+        if known.get(name) != new:
+            known[name] = new
+            self.changed = True
+
+    def meet_result(self, special: Special, value: Value) -> None:
+        """Note what a function returns."""
+        new = join(special.result, value)
+        if special.result != new:
+            special.result = new
+            self.changed = True
