@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omniform.core.errors import OmniformError
 from omniform.export.eject.program import Program
-from omniform.export.eject.sources import in_house, tree_of
+from omniform.export.eject.sources import in_house, plain_function, tree_of
 from omniform.export.eject.trees import attribute, clone, constant, name_of
 from omniform.export.eject.values import (
     ANY,
@@ -25,7 +25,6 @@ from omniform.export.eject.values import (
     TENSOR,
     Cached,
     Dynamic,
-    Items,
     Known,
     Maybe,
     Names,
@@ -56,6 +55,10 @@ class Attributes(ABC):
     def read_property(self, function: FunctionType, owner: Pair, kind: type, name: str) -> Pair:
         """A property of an object."""
 
+    @abstractmethod
+    def method_value(self, value: Objects, node: ast.Attribute, name: str) -> Pair:
+        """A method that is handed on."""
+
     # -- attributes ----------------------------------------------------------------------------------------------------
 
     def attribute_of(self, base: Pair, name: str) -> Pair:
@@ -66,7 +69,9 @@ class Attributes(ABC):
         found = attribute(node, name)
         match value:
             case Unseen():
-                return (Known(PLAIN[name]), constant(PLAIN[name])) if name in PLAIN else (Items(()), ast.Tuple([], ast.Load()))
+                if name in PLAIN:
+                    return Known(PLAIN[name]), constant(PLAIN[name])
+                return Unseen(), ast.Tuple(elts=[], ctx=ast.Load())
             case Cached():
                 return (NONE, constant(None)) if name == "shift" else (SOLID, found)
             case Record():
@@ -113,7 +118,7 @@ class Attributes(ABC):
         held = inspect.getattr_static(kind, name, None)
         if isinstance(held, property):
             assert held.fget is not None
-            return self.read_property(held.fget, (Record(kind), node), kind, name)
+            return self.read_property(plain_function(held.fget), (Record(kind), node), kind, name)
         if is_dataclass(kind) and name in {f.name for f in fields(kind)}:
             return NONE, constant(None)
         if held is not None and not callable(held):
@@ -127,12 +132,14 @@ class Attributes(ABC):
         if properties:
             own = inspect.getattr_static(properties[0], name)
             if len(value.kinds) == 1 and in_house(own.fget):
-                return self.read_property(own.fget, (value, node), properties[0], name)
+                return self.read_property(plain_function(own.fget), (value, node), properties[0], name)
             return lifted([getattr(item, name) for item in value.items]), found
         if name == "training":
             return SOLID, found
         held = [read(item, name) for item in value.items]
         known = lifted(held)
+        if all(isinstance(h, types.MethodType) and in_house(h.__func__) for h in held):
+            return self.method_value(value, found, name)
         if any(isinstance(h, types.MethodType) for h in held):
             return SOLID, found
         if isinstance(known, Known):

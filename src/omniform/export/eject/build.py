@@ -92,7 +92,7 @@ def built(family: Family, architecture: Architecture, raw: Mapping[str, object])
     return Built(model, raw, keys, made, spec, common)
 
 
-def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, object], dict[tuple[str, ...], object]]:
+def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, object], dict[tuple[str, ...], Symbol]]:
     """A config that says every number that its family's other keys follow from.
 
     Returns:
@@ -101,7 +101,8 @@ def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, objec
     keys = Keys()
     reader = SymbolicReader(raw, keys=keys)
     family.read(reader)
-    said, added = dict(raw), {}
+    said = dict(raw)
+    added: dict[tuple[str, ...], Symbol] = {}
     for name, value in reader.values.items():
         if isinstance(value, Symbol) and raw.get(name) is None and not _is_own(value, name):
             said[name] = plain(value)

@@ -56,6 +56,9 @@ from omniform.export.eject.values import (
     solid,
 )
 
+Target = tuple[FunctionType, type | None]
+"""A function, and the class of the object that it is called on."""
+
 SMALL = 16
 """So large an expression may be that is written in the place of a call."""
 
@@ -110,18 +113,17 @@ class Calls(Intrinsics):
         value, node = target
         value = solid(value)
         match value:
-            case Known(value=functools.partial()):
-                part = value.value
+            case Known(value=functools.partial() as part):
                 known = {k: (lift(v), constant(v)) for k, v in part.keywords.items()}
                 return self._called((Known(part.func), self.reference(part.func, "")), given, {**known, **named})
-            case Known(value=type()):
-                return self._made(value.value, node, given, named)
-            case Known(value=FunctionType()) if in_house(value.value):
-                function = plain_function(value.value)
-                return self.function_call([(function, None)], node, Bound(), given, named)
+            case Known(value=type() as kind):
+                return self._made(kind, node, given, named)
+            case Known(value=FunctionType() as known_function) if in_house(known_function):
+                function = plain_function(known_function)
+                return self.function_call([(function, None)], node, given, named)
             case Functions():
-                targets = [(plain_function(f), None) for f in value.items if isinstance(f, FunctionType)]
-                return self.function_call(targets, node, Bound(), given, named)
+                targets: list[Target] = [(plain_function(f), None) for f in value.items if isinstance(f, FunctionType)]
+                return self.function_call(targets, node, given, named)
             case Known(value=known):
                 return self._foreign(known, node, given, named)
             case Closure():
@@ -158,9 +160,9 @@ class Calls(Intrinsics):
                 return given[0]
             return whole
         name = "forward" if issubclass(ours[0], nn.Module) else "__call__"
-        targets = self._methods([k for k in ours], name)
+        targets = self._methods(list(ours), name)
         result = self.function_call(
-            targets, node, Bound(), given, named, owner=(value, node), alone=len(value.kinds) == 1 and name != "forward"
+            targets, node, given, named, owner=(value, node), alone=len(value.kinds) == 1 and name != "forward"
         )
         return (join(result[0], TENSOR) if theirs else result[0]), result[1]
 
@@ -183,8 +185,8 @@ class Calls(Intrinsics):
                 return self._dispatched([value.kind], name, (value, base[1]), func, given, named)
             case Objects():
                 return self._of_objects_called(value, base[1], name, given, named)
-            case Known(value=type()) if in_house(value.value):
-                return self._class_method(value.value, base[1], name, given, named)
+            case Known(value=type() as kind) if in_house(kind):
+                return self._class_method(kind, base[1], name, given, named)
             case Known():
                 held = getattr(value.value, name, None)
                 if isinstance(value.value, str):
@@ -195,17 +197,15 @@ class Calls(Intrinsics):
                 return self.tensor_call(value, func, name, given, named)
         return ANY, _plain_call(func, given, named)
 
-    def _class_method(
-        self, kind: type, node: ast.expr, name: str, given: list[Pair], named: dict[str, Pair]
-    ) -> Pair:
+    def _class_method(self, kind: type, node: ast.expr, name: str, given: list[Pair], named: dict[str, Pair]) -> Pair:
         held = inspect.getattr_static(kind, name)
         if isinstance(held, classmethod):
             raise OmniformError("a class method cannot be specialised", where=kind.__name__, found=name)
         function = plain_function(held.__func__ if isinstance(held, staticmethod) else held)
         if isinstance(held, staticmethod):
-            return self.function_call([(function, kind)], attribute(node, name), Bound(), given, named)
+            return self.function_call([(function, kind)], attribute(node, name), given, named)
         first, *rest = given  # Class.method(self, ...)
-        return self.function_call([(function, kind)], attribute(first[1], name), Bound(), rest, named, owner=first)
+        return self.function_call([(function, kind)], attribute(first[1], name), rest, named, owner=first)
 
     def _of_objects_called(
         self, value: Objects, node: ast.expr, name: str, given: list[Pair], named: dict[str, Pair]
@@ -215,7 +215,9 @@ class Calls(Intrinsics):
         func.owner = value  # type: ignore[attr-defined]
         if not ours:
             return ANY, _plain_call(func, given, named)
-        held = [vars(item).get(name, vars(item).get("_modules", {}).get(name)) for item in value.items if name in _own(item)]
+        held = [
+            vars(item).get(name, vars(item).get("_modules", {}).get(name)) for item in value.items if name in _own(item)
+        ]
         if held or any(name in _own(item) for item in value.items):
             return self._called(self.attribute_of((value, node), name), given, named)
         functions = [inspect.getattr_static(kind, name, None) for kind in ours]
@@ -236,15 +238,31 @@ class Calls(Intrinsics):
             if not in_house(plain_function(held)):
                 return (TENSOR if issubclass(kind, nn.Module) else ANY), _plain_call(func, given, named)
         targets = self._methods(kinds, name)
-        return self.function_call(targets, func, Bound(), given, named, owner=owner, alone=len(kinds) == 1)
+        return self.function_call(targets, func, given, named, owner=owner, alone=len(kinds) == 1)
 
-    def _methods(self, kinds: Sequence[type], name: str) -> list[tuple[FunctionType, type | None]]:
+    def method_value(self, value: Objects, node: ast.Attribute, name: str) -> Pair:
+        """A method that is handed on: whoever calls it gives tensors."""
+        specials, results = [], []
+        for kind in value.kinds:
+            function = plain_function(inspect.getattr_static(kind, name))
+            special = self.program.special(function, kind, 0, ())
+            for parameter in [a.arg for a in special.tree.args.args[1:]]:
+                self.program.meet(special, parameter, TENSOR)
+            self.program.meet(special, "self", value.of(kind))
+            self.specialise(special)
+            special.whole = True
+            specials.append(special)
+            results.append(special.result or TENSOR)
+        node.specials = specials  # type: ignore[attr-defined]
+        return Method(value, name, joined(results)), node
+
+    def _methods(self, kinds: Sequence[type], name: str) -> list[Target]:
         return [(plain_function(inspect.getattr_static(kind, name)), kind) for kind in kinds]
 
     def _super(self, node: ast.Call, name: str) -> Pair:
         assert self.owner is not None
         given, named = self.arguments(node)
-        here = self.home_of(self.owner)
+        here = home_of(self.owner, self.function)
         order = self.owner.__mro__
         after = order[order.index(here) + 1 :]
         kind = next((k for k in after if name in vars(k)), None)
@@ -259,32 +277,22 @@ class Calls(Intrinsics):
             return (NONE if name == "__init__" else TENSOR), _plain_call(func, given, named)
         function = plain_function(vars(kind)[name])
         return self.function_call(
-            [(function, self.owner)], attribute(owner[1], name), Bound(), given, named, owner=owner, above=True
+            [(function, self.owner)], attribute(owner[1], name), given, named, owner=owner, above=True
         )
-
-    def home_of(self, owner: type) -> type:
-        """The class that this function stands in."""
-        for kind in owner.__mro__:
-            for held in vars(kind).values():
-                inner = held.fget if isinstance(held, property) else held
-                if isinstance(inner, FunctionType) and inspect.unwrap(inner) is self.function:
-                    return kind
-        raise OmniformError("this function stands in no class", where=self.function.__qualname__)
 
     def read_property(self, function: FunctionType, owner: Pair, kind: type, name: str) -> Pair:
         found = attribute(owner[1], name)
         found.owner = owner[0]  # type: ignore[attr-defined]
         return self.function_call(
-            [(plain_function(function), kind)], found, Bound(), [], {}, owner=owner, alone=True, is_property=True
+            [(plain_function(function), kind)], found, [], {}, owner=owner, alone=True, is_property=True
         )
 
     # -- our functions -------------------------------------------------------------------------------------------------
 
     def function_call(
         self,
-        targets: list[tuple[FunctionType, type | None]],
+        targets: list[Target],
         func: ast.expr,
-        bound: Bound,
         given: list[Pair],
         named: dict[str, Pair],
         *,
@@ -303,7 +311,8 @@ class Calls(Intrinsics):
         for function, _ in targets:
             if function.__qualname__ in SKIPPED:
                 return NONE, constant(None)
-        if len(targets) == 1 and alone or above:
+        given = _unpacked(tree_of(targets[0][0]), given)
+        if (len(targets) == 1 and alone) or above:
             (function, kind), *_ = targets
             if (function, kind) not in self.program.kept and function not in self.within:
                 found = self._inlined(function, kind, owner, given, named, above)
@@ -326,7 +335,9 @@ class Calls(Intrinsics):
                 bound.named[name] = pair
             else:
                 bound.more[name] = pair
-        defaults = dict(zip(order[len(order) - len(args.defaults) :], args.defaults, strict=True)) if args.defaults else {}
+        defaults = (
+            dict(zip(order[len(order) - len(args.defaults) :], args.defaults, strict=True)) if args.defaults else {}
+        )
         defaults |= {a.arg: d for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True) if d is not None}
         for name, default in defaults.items():
             if name not in bound.named:
@@ -366,7 +377,7 @@ class Calls(Intrinsics):
     ) -> Pair | None:
         """A function's body in the place of its call; None where that does not do."""
         tree = tree_of(function)
-        if len(tree.body) > 6 and not above or self.depth > 24:
+        if (len(tree.body) > 6 and not above) or self.depth > 24:
             return None
         bound = self.bind(tree, function, given, named)
         child = self.frame(function, kind)
@@ -427,9 +438,15 @@ class Calls(Intrinsics):
         value, node = result
         if isinstance(value, Items) and not isinstance(node, ast.Tuple) and body and not above:
             return None
-        if body and (self.deep or not above) and not self._is_trifle(body):
+        if body and (self.deep or not above):
             return None
-        if not above and not body and size(node) > SMALL and not isinstance(value, Items) and not vars(node).get("given"):
+        if (
+            not above
+            and not body
+            and size(node) > SMALL
+            and not isinstance(value, Items)
+            and not vars(node).get("given")
+        ):
             return None
         used = names_read([*body, node])
         lets: list[ast.stmt] = []
@@ -438,7 +455,9 @@ class Calls(Intrinsics):
             if used.get(name, 0) > 1 or (body and used.get(name, 0)):
                 if self.deep:
                     return None
-                parameter = next((p for p, (_, n) in child.first.items() if isinstance(n, ast.Name) and n.id == name), "x")
+                parameter = next(
+                    (p for p, (_, n) in child.first.items() if isinstance(n, ast.Name) and n.id == name), "x"
+                )
                 place = self.free(parameter)
                 self.names.add(place)
                 lets.append(ast.Assign(targets=[ast.Name(id=place, ctx=ast.Store())], value=given))
@@ -454,9 +473,6 @@ class Calls(Intrinsics):
             return Names(entries), node
         return value, substituted(node, found)
 
-    def _is_trifle(self, body: list[ast.stmt]) -> bool:
-        return False
-
     @property
     def first(self) -> dict[str, Pair]:
         """What the parameters were."""
@@ -466,7 +482,7 @@ class Calls(Intrinsics):
 
     def _special_call(
         self,
-        targets: list[tuple[FunctionType, type | None]],
+        targets: list[Target],
         func: ast.expr,
         owner: Pair | None,
         given: list[Pair],
@@ -480,7 +496,7 @@ class Calls(Intrinsics):
             bound = self.bind(tree, function, given, named)
             name = ""
             if above:
-                home = next(k for k in (kind.__mro__ if kind else ()) if function in [inspect.unwrap(v) for v in vars(k).values() if isinstance(v, FunctionType)])
+                home = home_of(kind, function)
                 name = f"{function.__name__.strip('_')}_of_{home.__name__}"
             special = self.program.special(function, kind, len(bound.rest), bound.more, name)
             special.is_property = is_property
@@ -494,7 +510,7 @@ class Calls(Intrinsics):
                 if isinstance(mine, Maybe):
                     mine = mine.inner
                 if isinstance(mine, Objects) and kind is not None:
-                    mine = Objects(tuple(x for x in mine.items if isinstance(x, kind)))
+                    mine = Objects(tuple(x for x in mine.items if type(x) is kind))
                 self.program.meet(special, "self", mine)
             self.specialise(special)
             specials.append(special)
@@ -513,11 +529,14 @@ class Calls(Intrinsics):
         for parameter, (value, _) in list(bound.named.items()):
             if not isinstance(value, Names):
                 continue
+            args = special.tree.args
+            own = {a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
             entries: dict[str, Pair] = {}
             for key, pair in value.entries.items():
-                entries[key] = (pair[0], name_of(key))
-                bound.more[key] = pair
-                named = {**named, key: pair}
+                place = f"{parameter}_{key}" if key in own else key
+                entries[key] = (pair[0], name_of(place))
+                bound.more[place] = pair
+                named = {**named, place: pair}
             bound.named[parameter] = (Names(entries), constant(None))
             named = {key: pair for key, pair in named.items() if key != parameter}
             special.spread.add(parameter)
@@ -548,12 +567,23 @@ class Calls(Intrinsics):
         if not in_house(kind):
             return (TENSOR if issubclass(kind, Tensor) else SOLID), _plain_call(node, given, named)
         if issubclass(kind, nn.Module):
-            return SOLID, _plain_call(node, given, named)
+            return SOLID, self._new_module(kind, node, given, named)
         if not is_dataclass(kind):
             raise OmniformError("an object of this class cannot be made", where=kind.__name__)
         order = [f.name for f in fields(kind) if f.init and not f.kw_only]
         pairs = {**dict(zip(order, given, strict=False)), **named}
         return self.made(kind, pairs, set(pairs))
+
+    def _new_module(self, kind: type, node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> ast.Call:
+        """A module that another's constructor makes: its own is looked at beside those of the model's others."""
+        function = inspect.getattr_static(kind, "__init__")
+        if not isinstance(function, FunctionType) or not in_house(function):
+            return _plain_call(node, given, named)
+        tree = tree_of(function)
+        bound = self.bind(tree, function, given, named)
+        special = self.program.special(function, kind, len(bound.rest), ())
+        special.constructor = True
+        return self._written_call(node, [special], given, named)
 
     def made(self, kind: type, pairs: dict[str, Pair], told: set[str]) -> Pair:
         """An object of a dataclass that is made when the program runs."""
@@ -563,17 +593,29 @@ class Calls(Intrinsics):
                 pairs[f.name] = (lift(default), constant(default) if _literal(default) else constant(None))
         for name, (value, _) in pairs.items():
             self.program.meet_field(kind, name, _passed(value))
-        positional = [f.name for f in fields(kind) if f.init and not f.kw_only and f.name in told]  # type: ignore[arg-type]
-        name = name_of(kind.__name__)
-        name.refers = kind  # type: ignore[attr-defined]
-        told -= {f.name for f in fields(kind) if f.default is None and f.name in told and pairs[f.name][0] == NONE}  # type: ignore[arg-type]
+        positional = [f.name for f in fields(kind) if f.init and not f.kw_only and f.name in told]
+        empty = {f.name for f in fields(kind) if f.default is None}
+        told = {n for n in told if n not in empty or pairs[n][0] != NONE}
         positional = [n for n in positional if n in told]
-        keywords = [ast.keyword(arg=n, value=pairs[n][1]) for n in (*positional, *(t for t in sorted(told) if t not in positional))]
-        whole = ast.Call(func=name, args=[], keywords=keywords)
+        order = [*positional, *(t for t in sorted(told) if t not in positional)]
+        keywords = [ast.keyword(arg=n, value=pairs[n][1]) for n in order]
+        named = name_of(kind.__name__)
+        named.refers = kind  # type: ignore[attr-defined]
+        whole = ast.Call(func=named, args=[], keywords=keywords)
         whole.makes = kind  # type: ignore[attr-defined]
         if not issubclass(kind, StepContext):
             whole.given = {n: p for n, p in pairs.items() if is_atom(p[1])} if len(pairs) <= 3 else {}  # type: ignore[attr-defined]
         return Record(kind), whole
+
+
+def home_of(owner: type | None, function: FunctionType) -> type:
+    """The class that a function stands in, among the bases of another."""
+    for kind in () if owner is None else owner.__mro__:
+        for held in vars(kind).values():
+            inner = held.fget if isinstance(held, property) else held
+            if isinstance(inner, FunctionType) and inspect.unwrap(inner) is function:
+                return kind
+    raise OmniformError("this function stands in no class", where=function.__qualname__)
 
 
 def call_to(node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> ast.Call:
@@ -600,6 +642,23 @@ def _rest(pairs: list[Pair]) -> Value:
         else:
             values.append(value)
     return Items(tuple(values))
+
+
+def _unpacked(tree: ast.FunctionDef, given: list[Pair]) -> list[Pair]:
+    """Arguments that are unpacked from a variable, one by one, but for those that go into ``*rest``."""
+    order = [a.arg for a in (*tree.args.posonlyargs, *tree.args.args)]
+    count = len(order) - (order[:1] == ["self"])
+    made: list[Pair] = []
+    for value, node in given:
+        if isinstance(node, ast.Starred) and isinstance(value, Items) and is_atom(node.value) and len(made) < count:
+            parts = [
+                ast.Subscript(value=clone(node.value), slice=constant(i), ctx=ast.Load())
+                for i in range(len(value.values))
+            ]
+            made.extend(zip(value.values, parts, strict=True))
+        else:
+            made.append((value, node))
+    return made
 
 
 def _literal(value: object) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
+import torch
 from torch import nn
 
 from omniform.blocks.composed import Composed
@@ -53,6 +54,9 @@ class Classes(Writer):
         kept = set(self.whole.kept.get(id(constructor), ())) if constructor else set()
         kept |= self.whole.live.get(kind, set())
         lines.extend(INDENT + line if line else "" for line in documented(_own_words(kind), kept, {}))
+        if "slot" in self.whole.live.get(kind, ()):
+            lines.extend(["", f"{INDENT}slot: int"])
+        lines.extend(self._class_values(kind))
         if issubclass(kind, Composed):
             lines.extend(["", *self._composed(kind, constructor)])
         elif constructor is not None:
@@ -62,22 +66,7 @@ class Classes(Writer):
         return lines
 
     def _constructed(self, kind: type, special: Special) -> list[str]:
-        outer = self.outer(kind)
-        lines = self.function(special, 1, name="__init__")
-        if outer:
-            header = next(i for i, line in enumerate(lines) if line.lstrip().startswith("def "))
-            inside = [f"{name}: {self.type_of(self._held(kind, name)) or 'object'}" for name in outer]
-            before, _, after = lines[header].partition(") ->")
-            star = ", *" if "*" not in before and before.endswith("self") is False else ""
-            star = star if star else (", *" if "*" not in before else "")
-            lines[header] = f"{before}{star}, {', '.join(inside)}) ->{after}"
-            lines.extend(f"{INDENT * 2}self.{name} = {name}" for name in outer)
-        return lines
-
-    def _held(self, kind: type, name: str) -> Objects | Known | object:
-        from omniform.export.eject.values import joined
-
-        return joined(lift(getattr(m, name)) for m in self.composer.instances[kind])
+        return [*self.function(special, 1, name="__init__"), *self._later(kind)]
 
     def _composed(self, kind: type, special: Special | None) -> list[str]:
         plan = self.composer.plan(kind)
@@ -92,10 +81,19 @@ class Classes(Writer):
         if special is not None:
             body = [self.renamed(node) for node in special.body]
             lines.extend(self.statements([n for n in body if isinstance(n, ast.stmt)], 2))
+        if kind is type(self.whole.built.model):
+            lines.extend(self._numbering())
+            if self.whole.tied:
+                lines.append(f"{INDENT * 2}tie(self)")
         return lines
 
-    def outer(self, kind: type) -> list[str]:
-        """Attributes that are read and that the constructor does not set."""
+    def _later(self, kind: type) -> list[str]:
+        """What is put into the parts of a module that refers to the module itself."""
+        found = self.composer.later.get(kind, {})
+        return [f"{INDENT * 2}self.{path} = {ast.unparse(self.renamed(node))}" for path, node in found.items()]
+
+    def _class_values(self, kind: type) -> list[str]:
+        """What its instances have that no constructor sets, and that is the same for all."""
         special = self.whole.constructors.get(kind)
         own = {
             part.attr
@@ -103,9 +101,26 @@ class Classes(Writer):
             for part in ast.walk(node)
             if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
         }
-        live = self.whole.live.get(kind, set())
-        plain = [n for n in sorted(live) if n == "slot" and n not in own]
-        return plain
+        lines = []
+        for name in sorted(self.whole.live.get(kind, set()) - own - {"slot"}):
+            held = [vars(m)[name] for m in self.composer.instances[kind] if name in vars(m)]
+            plain = held and isinstance(held[0], (int, float, tuple)) and all(h == held[0] for h in held)
+            if plain and not issubclass(kind, Composed) and self.base_of(kind) is nn.Module:
+                lines.append(f"{INDENT}{name} = {held[0]!r}")
+        return ["", *lines] if lines else []
+
+    def _numbering(self) -> list[str]:
+        """The root's last lines: every part that keeps something has its number."""
+        kinds = [self.names.of(kind, kind.__name__) for kind in self.whole.mixers()]
+        if not kinds:
+            return []
+        wanted = kinds[0] if len(kinds) == 1 else f"({', '.join(kinds)})"
+        pad = INDENT * 2
+        return [
+            f"{pad}mixers = [module for module in self.modules() if isinstance(module, {wanted})]",
+            f"{pad}for slot, mixer in enumerate(mixers):",
+            f"{pad}{INDENT}mixer.slot = slot",
+        ]
 
     # -- data classes --------------------------------------------------------------------------------------------------
 
@@ -114,10 +129,11 @@ class Classes(Writer):
         live = self.whole.fields.get(kind, set())
         step = issubclass(kind, StepContext)
         name = self.names.of(kind, "Step" if step else kind.__name__)
-        lines = ["@dataclass(frozen=True)", f"class {name}:"]
+        frozen = "" if kind.__module__.endswith("core.outputs") else "(frozen=True)"
+        lines = [f"@dataclass{frozen}", f"class {name}:"]
         words = documented(_own_words(kind), {_told(n) for n in live}, {"state": "cache"})
         lines.extend(INDENT + line if line else "" for line in words)
-        own = [f.name for f in fields(kind) if f.name in live]  # type: ignore[arg-type]
+        own = [f.name for f in fields(kind) if f.name in live]
         own += sorted(n for n in live if n not in own and n not in ("once", "with_") and not hasattr(kind, n))
         if own:
             lines.append("")
@@ -134,18 +150,20 @@ class Classes(Writer):
             lines.append(f"{INDENT}pass")
         return lines
 
-    def _is_optional(self, kind: type) -> object:
+    def _is_optional(self, kind: type) -> Callable[[str], bool]:
         known = self.whole.program.fields.get(kind, {})
 
         def key(name: str) -> bool:
+            if issubclass(kind, StepContext) and name != "positions":
+                return True
             return name in known and (may_be_none(known[name]) or self._default(kind, name) is not None)
 
         return key
 
     def _default(self, kind: type, name: str) -> str | None:
-        found = next((f for f in fields(kind) if f.name == name), None)  # type: ignore[arg-type]
-        if found is not None and isinstance(found.default, (bool, int, float, str)):
-            return repr(found.default)
+        found = next((f for f in fields(kind) if f.name == name), None)
+        if found is not None and isinstance(found.default, (bool, int, float, str, torch.dtype)):
+            return str(found.default) if isinstance(found.default, torch.dtype) else repr(found.default)
         return None
 
     def _field(self, kind: type, name: str) -> str:
@@ -157,14 +175,17 @@ class Classes(Writer):
             known = join(known, joined(lift(getattr(o, name)) for o in instances))
         annotation = self.type_of(known) or self._declared(kind, name)
         default = ""
-        if known is not None and may_be_none(known) and not instances:
+        if issubclass(kind, StepContext) and name != "positions" and self._default(kind, name) is None:
+            annotation = annotation if annotation.endswith("| None") else f"{annotation} | None"
+            default = " = None"
+        elif known is not None and may_be_none(known) and not instances:
             default = " = None"
         elif self._default(kind, name) is not None and not instances:
             default = f" = {self._default(kind, name)}"
         return f"{_told(name)}: {annotation}{default}"
 
     def _declared(self, kind: type, name: str) -> str:
-        found = next((f for f in fields(kind) if f.name == name), None)  # type: ignore[arg-type]
+        found = next((f for f in fields(kind) if f.name == name), None)
         text = str(found.type) if found is not None else ""
         return text if text in ("int", "float", "bool", "str", "int | None") else "Any"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 
@@ -74,7 +75,7 @@ def by_number(values: Sequence[ast.expr], number: str) -> ast.expr:
     ints = [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, int)]
     if len(ints) == len(values) and not any(isinstance(v, bool) for v in ints):
         step = ints[1] - ints[0]
-        if step > 0 and all(b - a == step for a, b in zip(ints, ints[1:], strict=False)):
+        if step > 0 and all(b - a == step for a, b in itertools.pairwise(ints)):
             return _line(step, ints[0], number)
     kinds = list(dict.fromkeys(texts))
     if len(kinds) == 2:
@@ -149,7 +150,9 @@ class Composer:
         for module in built.model.modules():
             self.instances.setdefault(type(module), []).append(module)
         self.made_kinds: dict[type, None] = {}
+        self.later: dict[type, dict[str, ast.expr]] = {}
         self._within: list[int] = []
+        self._holder: tuple[nn.Module, str] | None = None
 
     def expression(self, value: object) -> ast.expr:
         """What makes a value."""
@@ -166,10 +169,13 @@ class Composer:
             return kind(elts=[self.expression(item) for item in value], ctx=ast.Load())
         if is_dataclass(value) and not isinstance(value, type):
             self.made_kinds.setdefault(type(value))
+            around = self._around(value)
+            if around is not None:
+                return around
             named = {f.name: getattr(value, f.name) for f in fields(value) if self.live(type(value), f.name)}
             node = name_of(type(value).__name__)
             node.refers = type(value)  # type: ignore[attr-defined]
-            return call(node, **{name: self.expression(held) for name, held in named.items()})
+            return call(node, (), **{name: self.expression(held) for name, held in named.items()})
         if isinstance(value, torch.dtype):
             return ast.parse(str(value), mode="eval").body
         if isinstance(value, float) and value in (float("inf"), float("-inf")):
@@ -181,6 +187,23 @@ class Composer:
             node.refers = value  # type: ignore[attr-defined]
             return node
         raise OmniformError("this cannot be written down", where="constructor", found=type(value).__name__)
+
+    def _around(self, value: object) -> ast.expr | None:
+        """For an object that refers to the module around it: nothing now, and that module puts it in later."""
+        held = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
+        modules = [m for m in held.values() if isinstance(m, nn.Module)]
+        if not modules or self._holder is None:
+            return None
+        module, name = self._holder
+        path = next((p for p, m in modules[0].named_modules() if m is module), None)
+        if path is None:
+            return None
+        node = name_of(type(value).__name__)
+        node.refers = type(value)  # type: ignore[attr-defined]
+        live = {n: h for n, h in held.items() if self.live(type(value), n)}
+        given = {n: name_of("self") if h is modules[0] else self.expression(h) for n, h in live.items()}
+        self.later.setdefault(type(modules[0]), {})[f"{path}.{name}"] = call(node, (), **given)
+        return constant(None)
 
     # -- modules -------------------------------------------------------------------------------------------------------
 
@@ -201,13 +224,15 @@ class Composer:
             whole = call(node, [name_of("config")] if plan.reads_config else [])
             whole.keywords = [ast.keyword(arg=n, value=clone(v[at])) for n, v in plan.holes.values.items()]
             return whole
+        if not in_house(inspect.getattr_static(kind, "__init__")):
+            return self._theirs(module, node)
         return self._constructed(module, node)
 
     def arguments(self, module: nn.Module) -> dict[str, object]:
         """What a module's constructor was given."""
         found = self.built.made.arguments.get(id(module))
         if found is not None:
-            return found
+            return put_in(module, found)
         # A copy was not made by its constructor; another of its class and sizes was.
         for other in self.instances.get(type(module), []):
             known = self.built.made.arguments.get(id(other))
@@ -231,8 +256,8 @@ class Composer:
         skipped = False
         for name in names:
             value = self.expression(given[name])
-            parameter = signature.parameters.get(name)
-            if parameter is not None and parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            known = signature.parameters.get(name)
+            if known is not None and known.kind is inspect.Parameter.VAR_POSITIONAL:
                 assert isinstance(value, ast.Tuple)
                 whole.args.extend(value.elts)
                 taken.extend([name] * len(value.elts))
@@ -246,22 +271,25 @@ class Composer:
         whole.given_to = taken  # type: ignore[attr-defined]
         return whole
 
-    def _theirs(self, module: nn.Module) -> ast.expr:
-        """One of torch's modules, made as it was."""
+    def _theirs(self, module: nn.Module, node: ast.expr | None = None) -> ast.expr:
+        """A module that torch's own constructor makes, as it was made."""
         kind = type(module)
         given = self.arguments(module)
-        whole = call(attribute(name_of("nn"), kind.__name__))
-        if vars(nn).get(kind.__name__) is not kind:
+        whole = call(attribute(name_of("nn"), kind.__name__) if node is None else node)
+        if node is None and vars(nn).get(kind.__name__) is not kind:
             raise OmniformError("this module is neither ours nor torch's own", where=kind.__qualname__)
-        names = []
+        names: list[str] = []
         for name, parameter in inspect.signature(kind.__init__).parameters.items():
-            if name in ("self", "device", "dtype") or name not in given:
+            packed = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            if packed or name in ("self", "device", "dtype") or name not in given:
                 continue
             value = given[name]
             default = parameter.default
-            if type(default) is type(value) and default == value or default is value:
+            if (type(default) is type(value) and default == value) or default is value:
                 continue
-            if parameter.default is inspect.Parameter.empty or (len(names) == len(whole.args) and name in ("eps", "padding_idx")):
+            if parameter.default is inspect.Parameter.empty or (
+                len(names) == len(whole.args) and name in ("eps", "padding_idx")
+            ):
                 whole.args.append(self.expression(value))
                 names.append(name)
             else:
@@ -301,10 +329,20 @@ class Composer:
                 held = [getattr(module, name) for module in instances]
                 if all(h is None for h in held):
                     continue
-                parts[name] = common_form([self.expression(h) for h in held], holes, name)
+                made = []
+                for module, part in zip(instances, held, strict=True):
+                    before, self._holder = self._holder, (module, name)
+                    made.append(self.expression(part))
+                    self._holder = before
+                parts[name] = common_form(made, holes, name)
             reads = any(isinstance(n, ast.Name) and n.id == "config" for p in parts.values() for n in ast.walk(p))
             self.plans[kind] = Plan(parts, holes, instances, reads)
         return self.plans[kind]
+
+
+def put_in(module: nn.Module, given: Mapping[str, object]) -> dict[str, object]:
+    """A constructor's arguments, and in the places of those that were None what was put in later."""
+    return {n: vars(module).get("_modules", {}).get(n) if held is None else held for n, held in given.items()}
 
 
 class _Filled(ast.NodeTransformer):

@@ -1,4 +1,4 @@
-"""The text of the file: classes and functions of what was specialised, with their words and the types of what they take."""
+"""The text of the file: functions of what was specialised, with their words and the types of what they take."""
 
 from __future__ import annotations
 
@@ -33,13 +33,45 @@ from omniform.export.eject.values import (
 
 INDENT = "    "
 
+OWN = (
+    "Config",
+    "Cache",
+    "State",
+    "Step",
+    "load",
+    "generate",
+    "choose",
+    "find",
+    "gather",
+    "tie",
+    "torch",
+    "nn",
+    "F",
+    "math",
+)
+"""What the file calls something else."""
+
+PRINTED = {"Tensor", "int", "float", "bool", "str", "None", "tuple", "torch.dtype", "torch.device"}
+"""What annotations may be made of as they are."""
+
 
 class Names:
     """What everything is called in the file: our names, made different where two would be the same."""
 
     def __init__(self, chosen: Mapping[object, str]) -> None:
         self.chosen: dict[object, str] = dict(chosen)
-        self.taken = {"Config", "Cache", "load", "generate", "torch", "nn", "F", "math", "Tensor", *self.chosen.values()}
+        self.taken = {
+            "Config",
+            "Cache",
+            "load",
+            "generate",
+            "torch",
+            "nn",
+            "F",
+            "math",
+            "Tensor",
+            *self.chosen.values(),
+        }
 
     def of(self, value: object, wanted: str) -> str:
         """The name of a class or a function."""
@@ -176,7 +208,11 @@ class Writer:
         found = next((a for a in (*tree.posonlyargs, *tree.args, *tree.kwonlyargs) if a.arg == name), None)
         text = ast.unparse(found.annotation) if found is not None and found.annotation is not None else ""
         words = set(re.findall(r"[A-Za-z_.]+", text))
-        return text if words <= {"Tensor", "int", "float", "bool", "str", "None", "tuple", "torch.dtype", "torch.device"} else ""
+        return (
+            text
+            if words <= {"Tensor", "int", "float", "bool", "str", "None", "tuple", "torch.dtype", "torch.device"}
+            else ""
+        )
 
     # -- functions -----------------------------------------------------------------------------------------------------
 
@@ -207,6 +243,9 @@ class Writer:
         tree = special.tree.args
         only = {a.arg for a in tree.kwonlyargs}
         shown = ["self"] if special.owner is not None else []
+        order = [a.arg for a in (*tree.posonlyargs, *tree.args)]
+        defaults = dict(zip(order[len(order) - len(tree.defaults) :], tree.defaults, strict=True))
+        defaults |= {a.arg: d for a, d in zip(tree.kwonlyargs, tree.kw_defaults, strict=True) if d is not None}
         starred = False
         optional = False
         for parameter in kept:
@@ -220,6 +259,11 @@ class Writer:
                 starred = True
             annotation = self._annotation(special, parameter)
             text = f"{called}: {annotation}" if annotation else called
+            default = defaults.get(parameter)
+            if parameter in special.optional and isinstance(default, ast.Constant):
+                shown.append(f"{text} = {ast.unparse(default)}" if annotation else f"{text}={ast.unparse(default)}")
+                optional = True
+                continue
             if special in self.whole.entries and annotation.endswith("| None"):
                 text, optional = f"{text} = None", True
             elif optional and not starred:
@@ -292,4 +336,16 @@ def _without_empty(lines: list[str]) -> list[str]:
 
 
 __all__ = ["Names", "Writer", "documented", "plain_words"]
-_ = (Iterable, MISSING, FunctionType, Composed, StepContext, class_tree, constant, names_read, Functions, is_dataclass, fields)
+_ = (
+    Iterable,
+    MISSING,
+    FunctionType,
+    Composed,
+    StepContext,
+    class_tree,
+    constant,
+    names_read,
+    Functions,
+    is_dataclass,
+    fields,
+)

@@ -63,16 +63,22 @@ def source_of(asked: Asked) -> str:
     whole.composer = composer
     names = Names(_chosen(model.model, asked))
     composer.expression(model.model)
+    paths = live_paths(whole)
+    whole.tied = any(p in paths and o in paths for p, o in tensors_and_ties(model.model)[1].items())
     made = definitions(whole, composer, names)
     parts = [("\n".join(lines)) for lines in ordered(made)]
     parts += _writing(whole, inputs, names)
     body = blocks(parts)
-    follows = {path: value.expression for path, value in added.items()}  # type: ignore[attr-defined]
+    follows = {path: value.expression for path, value in added.items()}
     weights = _weights(asked, whole, names)
     symbols = {n for plan in composer.plans.values() for tree in _trees(plan) for n in names_in(tree)}
     symbols |= {n for n in model.keys.numbers if f"config.{n}" in weights}
     fields = fields_of(model, symbols, follows)
-    config = config_text(fields, _structure(asked, model), f"The numbers of a {asked.architecture.name}; by default those that this file was written from.")
+    config = config_text(
+        fields,
+        _structure(asked, model),
+        f"The numbers of a {asked.architecture.name}; by default those that this file was written from.",
+    )
     cache = [cache_text(body)] if "Cache" in body else []
     state = [runtime.STATE] if any(".fixed(" in c or "State()" in c for c in cache) else []
     text = blocks([config, *state, *cache, *_constants(whole), body, weights])
@@ -102,7 +108,9 @@ def _add_resets(whole: Specialised) -> None:
     for kind in whole.kinds():
         if issubclass(kind, ComputedPart) and "reset" in {n for k in kind.__mro__ for n in vars(k)}:
             special = whole.program.special(plain_function(kind.reset), kind, 0, ())  # type: ignore[attr-defined]
-            whole.program.meet(special, "self", Objects(tuple(m for m in whole.built.model.modules() if type(m) is kind)))
+            whole.program.meet(
+                special, "self", Objects(tuple(m for m in whole.built.model.modules() if type(m) is kind))
+            )
             whole.program.meet(special, "std", Number((0.02,)))
             whole.resets[kind] = special
 
@@ -123,7 +131,9 @@ def lengths_of(asked: Asked, model: Built) -> dict[int, ast.expr]:
         for name, module in other.model.named_modules():
             mine = lists.get(name)
             if mine is not None and isinstance(module, nn.ModuleList) and len(module) == len(mine) + 2:
-                found[id(mine)] = ast.Attribute(value=ast.Name(id="config", ctx=ast.Load()), attr=symbol, ctx=ast.Load())
+                found[id(mine)] = ast.Attribute(
+                    value=ast.Name(id="config", ctx=ast.Load()), attr=symbol, ctx=ast.Load()
+                )
                 if len(mine) != value:
                     del found[id(mine)]
     return found
@@ -155,8 +165,8 @@ def _structure(asked: Asked, model: Built) -> dict[str, object]:
     for name, value in fresh.values.items():
         if name in fresh.declared_inert or isinstance(value, (dict,)) or name in ("id2label", "num_labels", "label2id"):
             continue
-        if isinstance(value, (bool, str)) or value is None and name in fresh.asked:
-            own[name] = value
+        if isinstance(value, (bool, str)) or (value is None and name in fresh.asked):
+            own[name] = asked.raw.get(name, value)
     _ = probe
     return own
 
@@ -180,9 +190,13 @@ def _writing(whole: Specialised, inputs: Inputs, names: Names) -> list[str]:
     shape = "Shape: [B, S]." if inputs.main == "input_ids" else "what the encoder reads."
     encoder = f"{inputs.main}, attention_mask" if masked else inputs.main
     forward = "attention_mask=attention_mask, " if masked else ""
-    text = runtime.GENERATE_PAIRED.format(model=name, main=inputs.main, shape=shape, encoder=encoder, forward=forward, logits=logits)
+    text = runtime.GENERATE_PAIRED.format(
+        model=name, main=inputs.main, shape=shape, encoder=encoder, forward=forward, logits=logits
+    )
     if not masked:
-        text = text.replace("    attention_mask: Tensor | None = None,\n", "").replace("        attention_mask: of the encoder's inputs, 1 for real ones.\n", "")
+        text = text.replace("    attention_mask: Tensor | None = None,\n", "").replace(
+            "        attention_mask: of the encoder's inputs, 1 for real ones.\n", ""
+        )
     return [runtime.CHOOSE, text]
 
 
@@ -233,7 +247,9 @@ def live_paths(whole: Specialised) -> set[str]:
     def visit(module: nn.Module, path: str) -> None:
         live = whole.live.get(type(module), set())
         ours = type(module).__module__.startswith("omniform")
-        base = not ours or any(not k.__module__.startswith("omniform") and k not in (nn.Module, object) for k in type(module).__mro__)
+        base = not ours or any(
+            not k.__module__.startswith("omniform") and k not in (nn.Module, object) for k in type(module).__mro__
+        )
         for name in (*module._parameters, *module._buffers):
             if not ours or name in live or base:
                 found.add(f"{path}.{name}" if path else name)
@@ -249,7 +265,8 @@ def _words(asked: Asked) -> str:
     head = asked.architecture.name
     return (
         f"{head}, a model of the family ``{asked.family.model_type}``, as one file.\n\n"
-        f"Written by ``{asked.command}`` (omniform {__version__}) and yours to change: it needs torch and safetensors only.\n"
+        f"Written by ``{asked.command}`` (omniform {__version__}) and yours to change:\n"
+        f"it needs torch and safetensors only. "
         f"``load(folder)`` gives the model with a checkpoint's weights.\n"
     )
 

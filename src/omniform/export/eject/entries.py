@@ -11,10 +11,10 @@ from omniform.architectures.dual_encoder import DualEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
+from omniform.core.outputs import BaseModelOutput
 from omniform.export.eject.build import Built
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.values import NONE, TENSOR, Cached, Dynamic, Known, Maybe, Objects, Record, Value
-from omniform.core.outputs import BaseModelOutput
 
 DEMANDED = (
     "logits",
@@ -63,7 +63,7 @@ def inputs_of(model: Model) -> Inputs:
     values: dict[str, Value] = {}
     paired = isinstance(base, EncoderDecoder)
     main = model.main_input
-    keeps = "past_key_values" in names and model.can_generate() or isinstance(model, (TextDecoder,))
+    keeps = ("past_key_values" in names and model.can_generate()) or isinstance(model, (TextDecoder,))
     keeps = keeps or (paired and isinstance(model, (EncoderDecoder, Seq2SeqLM)))
     values[main] = TENSOR
     if isinstance(model, DualEncoder) or ("pixel_values" in names and main != "pixel_values"):
@@ -71,10 +71,10 @@ def inputs_of(model: Model) -> Inputs:
     for mask in ("attention_mask", "pixel_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    if "token_type_ids" in names and not keeps:
+    if "token_type_ids" in names:
         values["token_type_ids"] = Maybe(TENSOR)
     if paired:
-        values["decoder_input_ids"] = TENSOR
+        values["decoder_input_ids"] = TENSOR if base.reread is None else Maybe(TENSOR)
         values["decoder_attention_mask"] = MASK
         if keeps:
             values[main] = Maybe(TENSOR)

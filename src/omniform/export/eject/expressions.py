@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -44,7 +45,7 @@ from omniform.export.eject.values import (
 
 Pair = tuple[Value, Node]
 
-COMPARED: Mapping[type[ast.cmpop], Callable[[object, object], bool]] = {
+COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -53,7 +54,7 @@ COMPARED: Mapping[type[ast.cmpop], Callable[[object, object], bool]] = {
     ast.GtE: operator.ge,
 }
 
-COMPUTED: Mapping[type[ast.operator], Callable[[object, object], object]] = {
+COMPUTED: Mapping[type[ast.operator], Callable[[Any, Any], object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -117,7 +118,11 @@ class Expressions(Attributes, ABC):
             case ast.Slice():
                 parts = (None if p is None else self.value(p)[1] for p in (node.lower, node.upper, node.step))
                 lower, upper, step = parts
-                if isinstance(lower, ast.UnaryOp) and isinstance(lower.operand, ast.Constant) and not lower.operand.value:
+                if (
+                    isinstance(lower, ast.UnaryOp)
+                    and isinstance(lower.operand, ast.Constant)
+                    and not lower.operand.value
+                ):
                     lower = None
                 return SOLID, ast.Slice(lower=lower, upper=upper, step=step)
         return self._rarer(node)
@@ -136,8 +141,8 @@ class Expressions(Attributes, ABC):
             case ast.JoinedStr():
                 return SOLID, clone(node)
             case ast.Yield():
-                found = None if node.value is None else self.value(node.value)[1]
-                return ANY, ast.Yield(value=found)
+                given = None if node.value is None else self.value(node.value)[1]
+                return ANY, ast.Yield(value=given)
         raise OmniformError(
             "this expression cannot be specialised", where=self.function.__qualname__, found=ast.unparse(node)
         )
@@ -171,13 +176,19 @@ class Expressions(Attributes, ABC):
         """An object of a dataclass that a module holds, as one that is made where it is used."""
         kind = type(value)
         held = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
-        named = {name: (lift(given), constant(given)) for name, given in held.items()}
+        named: dict[str, Pair] = {name: (lift(given), constant(given)) for name, given in held.items()}
         return self.made(kind, named, set(named))
+
+    @abstractmethod
+    def made(self, kind: type, pairs: dict[str, Pair], told: set[str]) -> Pair:
+        """An object of a dataclass that is made when the program runs."""
 
     # -- displays ------------------------------------------------------------------------------------------------------
 
     def _sequence(self, node: ast.Tuple | ast.List) -> Pair:
-        elements, values, known = [], [], True
+        elements: list[Node] = []
+        values: list[Value] = []
+        known = True
         for element in node.elts:
             value, found = self.value(element)
             if isinstance(found, ast.Starred):
@@ -214,7 +225,10 @@ class Expressions(Attributes, ABC):
         if len(node.generators) == 1 and not node.generators[0].ifs:
             value, over = self.value(node.generators[0].iter)
             if isinstance(value, Items) and isinstance(over, ast.Tuple) and len(over.elts) == len(value.values):
-                made = [self._with_target(node.generators[0].target, p, node.elt) for p in zip(value.values, over.elts)]
+                made = [
+                    self._with_target(node.generators[0].target, p, node.elt)
+                    for p in zip(value.values, over.elts, strict=False)
+                ]
                 if all(found is not None for found in made):
                     pairs = [found for found in made if found is not None]
                     return Items(tuple(v for v, _ in pairs)), ast.Tuple(elts=[n for _, n in pairs], ctx=ast.Load())
@@ -337,7 +351,7 @@ class Expressions(Attributes, ABC):
                 if not ends:
                     self._narrow(part, True)
         self.deep -= sum(truth(v) is None for v, _ in left)
-        self.env = {**self.env, **{name: pair for name, pair in before.items()}}
+        self.env = {**self.env, **dict(before.items())}
         if not left:
             return value, found
         if len(left) == 1:
@@ -370,11 +384,11 @@ class Expressions(Attributes, ABC):
                 return (one.value is other.value) == isinstance(op, ast.Is)
             if isinstance(op, (ast.In, ast.NotIn)) and isinstance(other.value, (str, dict, frozenset)):
                 return (one.value in other.value) == isinstance(op, ast.In)
-            if type(op) in COMPARED and type(one.value) is type(other.value) or isinstance(one.value, str):
+            if (type(op) in COMPARED and type(one.value) is type(other.value)) or isinstance(one.value, str):
                 return bool(COMPARED[type(op)](one.value, other.value)) if type(op) in COMPARED else None
-        if isinstance(op, (ast.In, ast.NotIn)) and isinstance(one, Known) and isinstance(other, Items):
-            if all(isinstance(v, Known) for v in other.values):
-                return (one in other.values) == isinstance(op, ast.In)
+        known = isinstance(other, Items) and all(isinstance(v, Known) for v in other.values)
+        if isinstance(op, (ast.In, ast.NotIn)) and isinstance(one, Known) and isinstance(other, Items) and known:
+            return (one in other.values) == isinstance(op, ast.In)
         numbers = numbers_of([one, other])
         if numbers is None or type(op) not in COMPARED or not (isinstance(one, Known) or isinstance(other, Known)):
             return None
@@ -436,8 +450,10 @@ class Expressions(Attributes, ABC):
             return joined(base.values) if base.values and not isinstance(node.slice, ast.Slice) else SOLID, whole
         if isinstance(base, Objects):
             return self._child(base, key), whole
-        if isinstance(node.slice, ast.Slice) and isinstance(index, ast.Slice) and not (
-            index.lower or index.upper or index.step
+        if (
+            isinstance(node.slice, ast.Slice)
+            and isinstance(index, ast.Slice)
+            and not (index.lower or index.upper or index.step)
         ):
             return base, found
         return (TENSOR if isinstance(base, Dynamic) and base.kind == "tensor" else SOLID), whole
@@ -474,11 +490,13 @@ class Expressions(Attributes, ABC):
                 whole = value.values
                 stop = len(whole) - after
                 return [*whole[:at], Items(whole[at:stop]), *whole[stop:]]
-            return list(value.values)
+            return list(value.values) if len(value.values) == count else [joined(value.values)] * count
         if isinstance(value, Objects):
             lists = [item for item in value.items if isinstance(item, nn.ModuleList)]
             if lists and all(len(item) == count for item in lists):
                 return [joined(lift(item[i]) for item in lists) for i in range(count)]
+        if isinstance(value, Looped):
+            return [value.inner] * count
         return [TENSOR if value == TENSOR else SOLID] * count
 
 

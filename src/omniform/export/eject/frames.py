@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from types import FunctionType
 
 from omniform.core.errors import OmniformError
+from omniform.export.eject.attributes import simple
 from omniform.export.eject.calls import Calls
 from omniform.export.eject.expressions import Pair
-from omniform.export.eject.attributes import simple
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import notes_of
 from omniform.export.eject.trees import clone, constant, is_atom, name_of, same, stored
-from omniform.export.eject.values import ANY, NONE, Cached, Items, Known, Names, Value, join, lift, solid, truth
+from omniform.export.eject.values import ANY, NONE, Cached, Items, Known, Names, Record, Value, join, lift, solid, truth
 
 State = dict[str, Pair]
 
@@ -134,21 +134,19 @@ class Frame(Calls):
             named = {k.arg: k.value for k in node.exc.keywords}
             words = texts[0] if texts else words
             place = named.get("where")
-            where = f"{place.value}: " if isinstance(place, ast.Constant) and place.value else ""
+            where = f"{place.value!s}: " if isinstance(place, ast.Constant) and place.value else ""
         self.emit(ast.Raise(exc=ast.Call(func=name_of("ValueError"), args=[constant(where + words)], keywords=[])))
 
     def _bare(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Constant):
             return  # a docstring
-        value, found = self.value(node.value)
+        _value, found = self.value(node.value)
         stores = vars(found).get("stores")
         if stores is not None:
             target = stores[0]
             target.ctx = ast.Store()
             self.emit(ast.Assign(targets=[target], value=stores[1]))
-        elif isinstance(found, ast.Call):
-            self.emit(ast.Expr(value=found))
-        elif isinstance(found, (ast.Yield, ast.YieldFrom)):
+        elif isinstance(found, (ast.Call, ast.Yield, ast.YieldFrom)):
             self.emit(ast.Expr(value=found))
 
     def _nested(self, node: ast.FunctionDef) -> None:
@@ -298,12 +296,17 @@ class Frame(Calls):
             return True
         assert isinstance(root, ast.Name)
         own = next((mine for mine, theirs in self.locals.items() if theirs == root.id), root.id)
-        return self.counts.get(own, 0) <= (0 if own in self.parameters else 1) and not isinstance(
-            node, ast.Attribute
+        return (
+            self.counts.get(own, 0) <= (0 if own in self.parameters else 1) and not isinstance(node, ast.Attribute)
         ) or root.id == "self"
 
     def _augment(self, node: ast.AugAssign) -> None:
         value, right = self.value(node.value)
+        if isinstance(value, Names) and isinstance(node.target, ast.Name):
+            held, place = self.env[node.target.id]
+            assert isinstance(held, Names)
+            self.env[node.target.id] = (Names({**held.entries, **value.entries}), place)
+            return
         if isinstance(node.target, ast.Name):
             self._pin([node.target.id])
         old = self.value(_loaded(node.target))[0]
@@ -316,8 +319,9 @@ class Frame(Calls):
         self.note_stored(base[0], target.attr, value)
         place = ast.Attribute(value=base[1], attr=target.attr, ctx=ast.Store())
         place.owner = base[0]  # type: ignore[attr-defined]
+        if isinstance(base[0], Record):
+            place.record = (base[0].kind, target.attr)  # type: ignore[attr-defined]
         return place
-
 
     # -- functions -----------------------------------------------------------------------------------------------------
 
@@ -343,8 +347,7 @@ class Frame(Calls):
         more: dict[str, Pair] = {}
         for name, value in special.values.items():
             if isinstance(value, Names):
-                entries = {k: self._parameter(special.renamed.get(k, k), special.values[k]) for k in value.entries}
-                self.env[name] = (Names(entries), constant(None))
+                self.env[name] = (Names(self._handed_over(special, value)), constant(None))
                 continue
             if name in ("state", "past_key_values") and solid(value) == Cached():
                 special.renamed[name] = "cache"
@@ -358,6 +361,13 @@ class Frame(Calls):
         if args.kwarg:
             self.env[args.kwarg.arg] = (Names(more), constant(None))
         self.parameters = frozenset(self.env)
+
+    def _handed_over(self, special: Special, value: Names) -> State:
+        found: State = {}
+        for key, (_, node) in value.entries.items():
+            place = node.id if isinstance(node, ast.Name) else key
+            found[key] = self._parameter(special.renamed.get(place, place), special.values[place])
+        return found
 
     def _parameter(self, name: str, value: Value) -> Pair:
         if isinstance(value, Known):

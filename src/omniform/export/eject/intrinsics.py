@@ -1,4 +1,4 @@
-"""Calls whose meaning is known here: of Python's own functions, of tensors, of the cache, of what only an engine needs."""
+"""Calls whose meaning is known here: of Python's functions, of tensors, of the cache, of what only engines need."""
 
 from __future__ import annotations
 
@@ -99,6 +99,8 @@ class Intrinsics(Expressions):
         return None
 
     def _by_name(self, node: ast.Call, name: str) -> Pair | None:
+        if name in SKIPPED:
+            return NONE, constant(None)
         if name in HOST:
             return Known(HOST[name]), constant(HOST[name])
         match name:
@@ -114,6 +116,8 @@ class Intrinsics(Expressions):
                 return SOLID, call(attribute(counted, "tolist"))
             case "tuple":
                 value, found = self.value(node.args[0])
+                if isinstance(value, Unseen):
+                    return Items(()), found
                 if isinstance(found, ast.Tuple):
                     return value, found
                 return value if isinstance(value, Items) else SOLID, call(name_of("tuple"), [found])
@@ -133,7 +137,7 @@ class Intrinsics(Expressions):
     def _handed_on(self, node: ast.Call, name: str) -> Pair:
         value, found = self.value(node.args[0])
         if name == "list" and not isinstance(value, Objects):
-            return SOLID if isinstance(value, Items) else value, call(name_of("list"), [found])
+            return value, call(name_of("list"), [found])
         return value, found
 
     def _builtin(self, name: str, given: list[Pair], named: dict[str, Pair]) -> Pair:
@@ -157,7 +161,9 @@ class Intrinsics(Expressions):
         value, over = self.value(node.args[1])
         if not isinstance(value, Items) or not isinstance(over, ast.Tuple):
             target = self._callable(node.args[0])
-            return Looped(self._called(target, [(TENSOR, name_of("x"))], {})[0]), call(name_of("map"), [target[1], over])
+            return Looped(self._called(target, [(TENSOR, name_of("x"))], {})[0]), call(
+                name_of("map"), [target[1], over]
+            )
         pairs = []
         for part, element in zip(value.values, over.elts, strict=True):
             if isinstance(node.args[0], ast.Attribute):
@@ -250,11 +256,9 @@ class Intrinsics(Expressions):
         made: list[ast.expr] = []
         for element in elements:
             value, found = self.value(element)
-            if isinstance(value, Objects) and len(value.kinds) == 1 and not issubclass(value.kinds[0], nn.Module):
-                if not vars(value.kinds[0]).get("__dataclass_fields__"):
-                    made.append(constant(value.kinds[0].__name__.lower()))
-                    continue
-            made.append(found)
+            kind = value.kinds[0] if isinstance(value, Objects) and len(value.kinds) == 1 else nn.Module
+            stateless = not issubclass(kind, nn.Module) and not vars(kind).get("__dataclass_fields__")
+            made.append(constant(kind.__name__.lower()) if stateless else found)
         return ast.Tuple(elts=made, ctx=ast.Load()) if isinstance(node, ast.Tuple) else made[0]
 
     def _with_changes(self, node: ast.Call) -> Pair:
@@ -265,7 +269,7 @@ class Intrinsics(Expressions):
             self.program.meet_field(kind, name, value)
         func = attribute(base[1], "with_")
         func.record = (kind, "with_")  # type: ignore[attr-defined]
-        whole = call(func, **{k: n for k, (_, n) in named.items()})
+        whole = call(func, (), **{k: n for k, (_, n) in named.items()})
         whole.changes = kind  # type: ignore[attr-defined]
         return base[0], whole
 
@@ -277,7 +281,7 @@ class Intrinsics(Expressions):
         ctx = names.pop("ctx")
         func = attribute(ctx[1], "with_")
         func.record = (StepContext, "with_")  # type: ignore[attr-defined]
-        whole = call(func, **{k: n for k, (_, n) in names.items()})
+        whole = call(func, (), **{k: n for k, (_, n) in names.items()})
         whole.changes = StepContext  # type: ignore[attr-defined]
         return ctx[0], whole
 
@@ -333,9 +337,7 @@ class Intrinsics(Expressions):
                 return Items(tuple(v for v, _ in pairs)), ast.Tuple(elts=[n for _, n in pairs], ctx=ast.Load())
         raise OmniformError("keyword arguments are asked for this", found=name)
 
-    def cache_call(
-        self, value: Cached, node: ast.expr, name: str, given: list[Pair], named: dict[str, Pair]
-    ) -> Pair:
+    def cache_call(self, value: Cached, node: ast.expr, name: str, given: list[Pair], named: dict[str, Pair]) -> Pair:
         """A method of the cache, or of a part of it."""
         nodes = [n for _, n in given]
         whole = call(attribute(node, name), nodes)

@@ -25,6 +25,7 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
 '''
 
+
 def load_text(
     model: str,
     places: Sequence[Place],
@@ -60,7 +61,11 @@ def _tables(found: Renames, aliases: Sequence[tuple[str, str]], prefixes: Sequen
         lines.append("RENAMES = {")
         for mine, theirs in sorted(found.names.items(), key=lambda pair: -len(pair[0])):
             lines.append(f"    {_pattern(mine)!s}: {_replacement(mine, theirs)!s},")
-        lines += ["}", '"""How a checkpoint calls what the model calls otherwise, by the beginning of the model\'s name."""', ""]
+        lines += [
+            "}",
+            '"""How a checkpoint calls what the model calls otherwise, by the beginning of the model\'s name."""',
+            "",
+        ]
     if found.others:
         lines.append("LAYOUT: dict[str, list[tuple[Any, ...]]] = {")
         held: dict[str, list[Place]] = {}
@@ -74,8 +79,8 @@ def _tables(found: Renames, aliases: Sequence[tuple[str, str]], prefixes: Sequen
                 lines.append(f"        ({p.key!r}, {take}, {put}, {p.each}),")
             lines.append("    ],")
         words = (
-            "Tensors that lie otherwise in a checkpoint: its key, what part of its tensor it is, what part of ours, and "
-            "how many such parts there are."
+            "Tensors that lie otherwise in a checkpoint: the key there, what part of that tensor it is, what part of "
+            "ours, and how many such parts there are."
         )
         lines += ["}", f'"""{words}"""', ""]
     if aliases:
@@ -83,7 +88,10 @@ def _tables(found: Renames, aliases: Sequence[tuple[str, str]], prefixes: Sequen
         lines.extend(f"    (r{json_text(a)}, r{json_text(b)})," for a, b in aliases)
         lines += ["]", '"""Old spellings of a checkpoint\'s keys, and what they mean now."""', ""]
     if prefixes:
-        lines += [f"PREFIXES = {tuple(prefixes)!r}", '"""What some checkpoints put in front of their keys, and others do not."""']
+        lines += [
+            f"PREFIXES = {tuple(prefixes)!r}",
+            '"""What some checkpoints put in front of their keys, and others do not."""',
+        ]
     return "\n".join(lines)
 
 
@@ -103,7 +111,10 @@ def _replacement(mine: str, theirs: str) -> str:
 
 
 def _find_text(renamed: bool, prefixed: bool, aliased: bool) -> str:
-    lines = ["def find(tensors: dict[str, Tensor], key: str) -> Tensor | None:", '    """A checkpoint\'s tensor, under its key or one that means the same."""']
+    lines = [
+        "def find(tensors: dict[str, Tensor], key: str) -> Tensor | None:",
+        '    """A checkpoint\'s tensor, under its key or one that means the same."""',
+    ]
     lines.append("    if key in tensors:")
     lines.append("        return tensors[key]")
     if prefixed:
@@ -183,7 +194,9 @@ def tied_patterns(ties: Mapping[str, str]) -> dict[str, str]:
     """Ties by patterns: what is tied in every layer is one of them."""
     found: dict[str, str] = {}
     for name, owner in ties.items():
-        found.setdefault('r"' + re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name).replace("\\_", "_")) + '"', owner)
+        found.setdefault(
+            'r"' + re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name).replace("\\_", "_")) + '"', owner
+        )
     return found
 
 
@@ -219,7 +232,12 @@ def _load(model: str, gathers: bool, renamed: bool, aliased: bool, ties: Mapping
         ]
     else:
         lines.append(f"        tensor = {found}")
-    lines += ["        if tensor is None:", "            missing.append(name)", "        else:", "            state[name] = tensor"]
+    lines += [
+        "        if tensor is None:",
+        "            missing.append(name)",
+        "        else:",
+        "            state[name] = tensor",
+    ]
     if ties:
         lines += _untied_lines()
     lines.append("    model.load_state_dict(state, strict=False, assign=True)")
@@ -228,9 +246,9 @@ def _load(model: str, gathers: bool, renamed: bool, aliased: bool, ties: Mapping
     if resets:
         lines += [
             "    for path, module in model.named_modules():",
-            "        names = [name for name in missing if name.rpartition(\".\")[0] == path]",
+            '        names = [name for name in missing if name.rpartition(".")[0] == path]',
             "        if names and isinstance(module, COMPUTED):",
-            "            module.to_empty(device=\"cpu\", recurse=False)",
+            '            module.to_empty(device="cpu", recurse=False)',
             "            module.reset()",
             "            missing = [name for name in missing if name not in names]",
         ]

@@ -24,6 +24,8 @@ class Special:
         result: what it returns.
         body: what is left of it.
         round: when it was looked at last.
+        whole: whether all of its parameters stay, because somebody else calls it.
+        optional: parameters that some call leaves to their defaults.
         spread: parameters that are keyword arguments, each handed over by itself.
     """
 
@@ -42,6 +44,8 @@ class Special:
     round: int = 0
     constructor: bool = False
     is_property: bool = False
+    whole: bool = False
+    optional: set[str] = field(default_factory=set)
     spread: set[str] = field(default_factory=set)
 
     def meet(self, name: str, value: Value) -> bool:

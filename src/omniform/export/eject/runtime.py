@@ -1,4 +1,4 @@
-"""What the file has in place of an engine: a cache, and how tokens are written one after another. Plain text, as it goes in."""
+"""What the file has in place of an engine: a cache, and how tokens are written. Plain text, as it goes in."""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ def config_text(fields: Sequence[Field], fixed: Mapping[str, object], words: str
         lines.append("STRUCTURE = {")
         lines.extend(f"    {name!r}: {value!r}," for name, value in fixed.items())
         lines.append("}")
-        lines.append('"""What this file was written for, by the keys of ``config.json``; another value needs another file."""')
+        lines.append(
+            '"""What this file was written for, by the keys of ``config.json``; another value needs another file."""'
+        )
         lines.append("")
         lines.append("")
     lines += ["@dataclass", "class Config:", f'    """{words}"""', ""]
@@ -111,17 +113,17 @@ def _reader(fields: Sequence[Field], fixed: bool) -> list[str]:
     ]
     nested = {f.path[0] for f in fields if len(f.path) > 1 and f.path[0] not in ROPE}
     rope = any(f.path[0] in ROPE and len(f.path) > 1 for f in fields)
+    if fixed:
+        lines += [
+            "        for name, value in STRUCTURE.items():",
+            "            if name in found and found[name] != value:",
+            '                raise NotImplementedError(f"this file computes {name}={value!r}, not {found[name]!r}")',
+        ]
     if rope:
         lines.append('        rope = found.get("rope_scaling") or found.get("rope_parameters") or {}')
         lines.append("        found = {**found, **rope}")
     for name in sorted(nested):
         lines.append(f'        {name} = found.get("{name}") or {{}}')
-    if fixed:
-        lines += [
-            "        for name, value in STRUCTURE.items():",
-            "            if found.get(name, value) != value:",
-            '                raise NotImplementedError(f"this file computes {name}={value!r}, not {found[name]!r}")',
-        ]
     if any(f.name == "num_labels" for f in fields):
         lines.append('        if "id2label" in found:')
         lines.append('            found["num_labels"] = len(found["id2label"])')

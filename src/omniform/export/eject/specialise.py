@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import FunctionType
 
@@ -16,13 +16,13 @@ from omniform.core.context import StepContext
 from omniform.core.errors import OmniformError
 from omniform.core.state import StatefulModule
 from omniform.export.eject.build import Built
-from omniform.export.eject.compose import Composer
+from omniform.export.eject.compose import Composer, put_in
 from omniform.export.eject.frames import Frame
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import in_house, plain_function, tree_of
 from omniform.export.eject.tidy import Inliner, spliced, tidied
 from omniform.export.eject.trees import clone, constant, names_read
-from omniform.export.eject.values import ANY, NONE, Known, Names, Objects, Value, joined, lift
+from omniform.export.eject.values import ANY, NONE, Items, Known, Names, Objects, Value, joined, lift
 
 ROUNDS = 40
 """More than any model takes."""
@@ -50,6 +50,7 @@ class Specialised:
     fields: dict[type, set[str]] = field(default_factory=dict)
     live_kinds: list[type] = field(default_factory=list)
     composer: Composer | None = None
+    tied: bool = False
 
     def is_live(self, kind: type, name: str) -> bool:
         """Whether an attribute of a class is read anywhere."""
@@ -59,8 +60,11 @@ class Specialised:
         """The parameters of a class's constructor, and the attributes that it is given beside them."""
         special = self.constructors.get(kind)
         names = [] if special is None else [p for p in self.order(special) if p in self.kept[id(special)]]
-        outer = ["slot"] if "slot" in self.live.get(kind, ()) else []
-        return names, outer
+        return names, []
+
+    def mixers(self) -> list[type]:
+        """The classes of the modules that keep something in the cache, each under a number of its own."""
+        return [kind for kind in self.kinds() if "slot" in self.live.get(kind, ())]
 
     def settle_constructors(self) -> None:
         """The same for the constructors: an attribute that nothing reads is not set."""
@@ -73,6 +77,9 @@ class Specialised:
             if self._texts() == before:
                 return
 
+    def _is_set(self, kind: type, target: ast.expr) -> bool:
+        return not isinstance(target, ast.Attribute) or self.is_live(kind, target.attr)
+
     def _set_only_live(self, kind: type, body: list[ast.stmt]) -> list[ast.stmt]:
         made = []
         for node in body:
@@ -80,8 +87,14 @@ class Specialised:
                 case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]):
                     if not self.is_live(kind, name):
                         continue
-                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)) if len(targets) == len(values):
-                    pairs = [(t, v) for t, v in zip(targets, values, strict=True) if not isinstance(t, ast.Attribute) or self.is_live(kind, t.attr)]
+                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)) if len(targets) == len(
+                    values
+                ):
+                    pairs = [
+                        (t, v)
+                        for t, v in zip(targets, values, strict=True)
+                        if not isinstance(t, ast.Attribute) or self.is_live(kind, t.attr)
+                    ]
                     if not pairs:
                         continue
                     if len(pairs) < len(targets):
@@ -137,7 +150,7 @@ class Specialised:
         called = special.name in ("forward", "__call__", "__init__") and special.owner is not None
         if called and special.owner is not None and issubclass(special.owner, nn.Module):
             return True
-        return special in self.entries or special in self.resets.values()
+        return special in self.entries or special in self.resets.values() or special.whole
 
     # -- tidying -------------------------------------------------------------------------------------------------------
 
@@ -191,7 +204,7 @@ class Specialised:
         groups = self._groups()
         kept: dict[int, set[str]] = {}
         for special in self.reached():
-            kept[id(special)] = set(self.parameters(special))
+            kept[id(special)] = set(self.order(special) if special.whole else self.parameters(special))
         for group in groups:
             places = {i for s in group for i, p in enumerate(self.order(s)) if p in kept[id(s)]}
             for s in group:
@@ -202,11 +215,16 @@ class Specialised:
                 for part in ast.walk(node):
                     if isinstance(part, ast.Call) and vars(part).get("specials"):
                         self._thin_call(part, kept)
+                        self._note_optional(part, kept)
+
+    def _note_optional(self, node: ast.Call, kept: Mapping[int, set[str]]) -> None:
+        """Note which parameters a call leaves to their defaults."""
+        given = {*vars(node)["given_to"], *(k.arg for k in node.keywords)}
+        for special in vars(node)["specials"]:
+            special.optional |= {p for p in kept.get(id(special), ()) if p not in given}
 
     def _thin_call(self, node: ast.Call, kept: Mapping[int, set[str]]) -> None:
         special: Special = vars(node)["specials"][0]
-        if special.constructor:
-            return
         wanted = kept.get(id(special), set())
         given: list[str] = vars(node)["given_to"]
         pairs = [(arg, name) for arg, name in zip(node.args, given, strict=True) if name in wanted]
@@ -229,7 +247,7 @@ class Specialised:
             for node in special.body:
                 for part in ast.walk(node):
                     record = vars(part).get("record")
-                    if record is not None and isinstance(part, ast.Attribute):
+                    if record is not None and isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Load):
                         found.setdefault(record[0], set()).add(record[1])
                     owner = vars(part).get("owner")
                     if isinstance(owner, Objects) and isinstance(part, ast.Attribute):
@@ -243,7 +261,7 @@ class Specialised:
         self.fields = live
         thinner = _Thinner(live, self.demanded)
         for special in self.reached():
-            special.body = [thinner.visit(node) for node in special.body]
+            special.body = [made for made in (thinner.visit(node) for node in special.body) if made is not None]
         self.unboxed |= thinner.unboxed
 
     def _inline(self) -> None:
@@ -264,7 +282,11 @@ class Specialised:
             for node in special.body:
                 for part in ast.walk(node):
                     owner = vars(part).get("owner")
-                    if isinstance(part, ast.Attribute) and isinstance(owner, Objects) and isinstance(part.ctx, ast.Load):
+                    if (
+                        isinstance(part, ast.Attribute)
+                        and isinstance(owner, Objects)
+                        and isinstance(part.ctx, ast.Load)
+                    ):
                         for kind in owner.kinds:
                             self.live.setdefault(kind, set()).add(part.attr)
 
@@ -298,18 +320,20 @@ class Specialised:
                 continue
             if not in_house(function) or kind in self.constructors:
                 continue
-            special = self.program.special(function, kind, 0, ())
-            special.constructor = True
             instances = [m for m in self.built.model.modules() if type(m) is kind]
+            given = self._arguments(kind, function, instances) if name == "__init__" else {}
+            variadic = tree_of(function).args.vararg
+            rest = given.get(variadic.arg) if variadic else None
+            special = self.program.special(function, kind, len(rest.values) if isinstance(rest, Items) else 0, ())
+            special.constructor = True
             self.program.meet(special, "self", Objects(tuple(instances)))
-            if name == "__init__":
-                for parameter, value in self._arguments(kind, function, instances).items():
-                    self.program.meet(special, parameter, value)
+            for parameter, value in given.items():
+                self.program.meet(special, parameter, value)
             self.constructors[kind] = special
 
     def _arguments(self, kind: type, function: FunctionType, instances: list[nn.Module]) -> dict[str, Value]:
-        known = [self.built.made.arguments.get(id(m)) for m in instances]
-        given = [k for k in known if k is not None]
+        known = [(m, self.built.made.arguments.get(id(m))) for m in instances]
+        given = [put_in(m, k) for m, k in known if k is not None]
         if not given:
             given = [self.built.made.arguments[id(h)] for h in self.built.made.held if type(h) is kind]
         tree, found = tree_of(function), {}
@@ -340,8 +364,8 @@ class _Thinner(ast.NodeTransformer):
     """Leaves out fields that nothing reads; an object of one field becomes the field."""
 
     def __init__(self, live: Mapping[type, set[str]], demanded: Mapping[type, set[str]]) -> None:
-        self.live, self.unboxed = live, {}
-        self.demanded = demanded
+        self.live, self.demanded = live, demanded
+        self.unboxed: dict[type, str] = {}
 
     def _single(self, kind: type) -> str | None:
         names = self.live.get(kind, set())
@@ -375,17 +399,23 @@ class _Thinner(ast.NodeTransformer):
         record = vars(node).get("record")
         if record is not None and self._single(record[0]) == record[1]:
             self.unboxed[record[0]] = record[1]
+            if isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+                return ast.Name(id=node.value.id, ctx=ast.Store())
             return node.value
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.stmt | None:
+        record = vars(node.targets[0]).get("record")
+        if record is not None and record[1] not in self.live.get(record[0], set()):
+            return None
+        self.generic_visit(node)
         return node
 
 
 def _is_output(kind: type) -> bool:
     """Whether objects of a class are no more than their fields."""
-    own = [n for n, v in vars(kind).items() if isinstance(v, FunctionType) and not n.startswith("__")]
+    own = [n for n, v in vars(kind).items() if isinstance(v, FunctionType) and (n == "__call__" or n[:2] != "__")]
     return not own or kind.__module__.endswith("core.outputs")
-
-
-def _unused(_: Iterable[object]) -> None: ...
 
 
 __all__ = ["Specialised"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
+from omniform.export.eject.trees import constant
 
 BINARY: Mapping[str, type[ast.operator]] = {
     "add": ast.Add,
@@ -81,7 +82,7 @@ def expression_of(value: object) -> ast.expr:
     """A number as an expression: a symbol's own, or the number itself."""
     if isinstance(value, Symbol):
         return copy.deepcopy(value.expression)
-    return ast.Constant(value=value)
+    return constant(value)
 
 
 def _install(kind: type, operator: str, node: type[ast.operator]) -> None:
@@ -107,7 +108,7 @@ def _install_minus(kind: type) -> None:
     base = kind.__mro__[1]
 
     def minus(self: object) -> object:
-        return symbolic(base.__neg__(self), ast.UnaryOp(op=ast.USub(), operand=expression_of(self)))
+        return symbolic(vars(base)["__neg__"](self), ast.UnaryOp(op=ast.USub(), operand=expression_of(self)))
 
     setattr(kind, "__neg__", minus)  # noqa: B010
 

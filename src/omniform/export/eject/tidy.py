@@ -70,7 +70,10 @@ class Simpler(ast.NodeTransformer):
         match node:
             case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=[ast.Starred(value=inner), *rest])):
                 ends = targets[len(targets) - len(rest) :]
-                if rest and all(isinstance(t, ast.Name) and isinstance(v, ast.Name) and t.id == v.id for t, v in zip(ends, rest, strict=True)):
+                if rest and all(
+                    isinstance(t, ast.Name) and isinstance(v, ast.Name) and t.id == v.id
+                    for t, v in zip(ends, rest, strict=True)
+                ):
                     node.targets = [ast.Tuple(elts=targets[: len(targets) - len(rest)], ctx=ast.Store())]
                     node.value = inner
         return node
@@ -95,6 +98,10 @@ class Simpler(ast.NodeTransformer):
             ) if number not in names_read(node.body):
                 node.target, node.iter = item, over
         return node
+
+
+def _same_name(one: ast.expr, other: ast.expr) -> bool:
+    return isinstance(one, ast.Name) and isinstance(other, ast.Name) and one.id == other.id
 
 
 def _is_one(node: ast.expr) -> bool:
@@ -214,12 +221,18 @@ def _thinned(node: ast.Assign, target: ast.Tuple, live: set[str], names: set[str
     if len(places) == len(target.elts):
         return
     match node.value:
-        case ast.Tuple(elts=values) if len(values) == len(target.elts) and not any(isinstance(v, ast.Starred) for v in values):
+        case ast.Tuple(elts=values) if len(values) == len(target.elts) and not any(
+            isinstance(v, ast.Starred) for v in values
+        ):
             if all(is_pure(v) for i, v in enumerate(values) if i not in places):
                 _narrowed(node, target, [values[i] for i in places], places)
         case ast.Subscript(value=ast.Attribute(attr="shape") as shape, slice=ast.Slice(lower=None)) if len(places) == 1:
             index = ast.Subscript(value=shape, slice=constant(places[0]), ctx=ast.Load())
             _narrowed(node, target, [index], places)
+
+
+def _starred(values: Iterable[ast.expr]) -> bool:
+    return any(isinstance(value, ast.Starred) for value in values)
 
 
 def _narrowed(node: ast.Assign, target: ast.Tuple, values: list[ast.expr], places: list[int]) -> None:
@@ -346,19 +359,23 @@ def _written_in(
         arg = given.get(name)
         if name in given and isinstance(arg, ast.Name) and arg.id == name and isinstance(node, ast.Return):
             continue
-        if name in taken and not (isinstance(node, ast.Return) and name not in names_read(given.values())):
-            if not (name in targets and name not in given and name not in names_read(given.values())):
-                renamed[name] = _free(name, taken | set(assigned) | set(used))
-                taken.add(renamed[name])
+        free = name not in names_read(given.values()) and (
+            isinstance(node, ast.Return) or (name in targets and name not in given)
+        )
+        if name in taken and not free:
+            renamed[name] = _free(name, taken | set(assigned) | set(used))
+            taken.add(renamed[name])
     for name, arg in given.items():
         if name in assigned:
             place = renamed.get(name, name)
             if not (isinstance(arg, ast.Name) and arg.id == place):
                 lets.append(ast.Assign(targets=[ast.Name(id=place, ctx=ast.Store())], value=arg))
-        elif is_atom(arg) and not _reassigned(arg, body, renamed) or used.get(name, 0) == 1 and isinstance(arg, ast.Constant):
+        elif (is_atom(arg) and not _reassigned(arg, body, renamed)) or (
+            used.get(name, 0) == 1 and isinstance(arg, ast.Constant)
+        ):
             places[name] = arg
         elif used.get(name, 0):
-            place = name if name not in taken or isinstance(arg, ast.Name) and arg.id == name else _free(name, taken)
+            place = name if name not in taken or (isinstance(arg, ast.Name) and arg.id == name) else _free(name, taken)
             taken.add(place)
             renamed[name] = place
             lets.append(ast.Assign(targets=[ast.Name(id=place, ctx=ast.Store())], value=arg))

@@ -37,7 +37,7 @@ def constant(value: object) -> ast.Constant:
     return ast.Constant(value=value)  # type: ignore[arg-type]
 
 
-def call(function: ast.expr, args: Iterable[ast.expr] = (), **keywords: ast.expr) -> ast.Call:
+def call(function: ast.expr, args: Iterable[ast.expr] = (), /, **keywords: ast.expr) -> ast.Call:
     """A call."""
     return ast.Call(func=function, args=list(args), keywords=[ast.keyword(arg=n, value=v) for n, v in keywords.items()])
 

@@ -231,7 +231,7 @@ def joined(values: Iterable[Value]) -> Value:
 
 def may_be_none(value: Value) -> bool:
     """Whether a value may be None."""
-    return value == NONE or value == ANY or isinstance(value, Maybe)
+    return value in (NONE, ANY) or isinstance(value, Maybe)
 
 
 def solid(value: Value) -> Value:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from omniform.core.errors import OmniformError
 from omniform.export.eject.symbols import Symbol, expression_of
 from omniform.weights.keymap import KeyMap, KeyTable
-from omniform.weights.links import Groups, Index, Link, Rows, Share, Transposed, TransposedEach, Unsqueezed, View, axis_of
+from omniform.weights.links import (
+    Groups,
+    Index,
+    Link,
+    Rows,
+    Share,
+    Transposed,
+    TransposedEach,
+    Unsqueezed,
+    View,
+    axis_of,
+)
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
@@ -36,14 +47,21 @@ class Place:
 
 def places_of(table: KeyTable, paths: Sequence[str]) -> list[Place]:
     """Where tensors are, as templates."""
-    found: dict[str, list[Place]] = {}
+    found: dict[str, dict[str, list[Place]]] = {}
     for path in paths:
         template, numbers = _template(path)
         made = _merged([_place(path, template, numbers, link, table) for link in table.links[path]])
-        known = found.setdefault(template, made)
-        if known != made:
-            found[path] = made  # one layer that lies elsewhere than the others
-    return [place for places in found.values() for place in places]
+        found.setdefault(template, {})[path] = made
+    places: list[Place] = []
+    for held in found.values():
+        first = next(iter(held.values()))
+        if all(made == first for made in held.values()):
+            places.extend(first)
+        else:  # some layers lie elsewhere than others: each by itself
+            places.extend(
+                p for path in held for p in _merged([_place(path, path, [], k, table) for k in table.links[path]])
+            )
+    return places
 
 
 def _template(path: str) -> tuple[str, list[str]]:
@@ -122,25 +140,46 @@ class Renames:
 
 def renames(places: Sequence[Place]) -> Renames:
     """Take apart what is only called otherwise from what lies otherwise; what is the same on both sides is left out."""
-    names: dict[str, str] = {}
     others: list[Place] = []
     counts: dict[str, int] = {}
     for place in places:
         counts[place.ours] = counts.get(place.ours, 0) + 1
+    plain: dict[str, str] = {}
     for place in places:
         if place.take or place.put or place.each or counts[place.ours] > 1:
             others.append(place)
-        elif place.ours != place.key:
-            mine, theirs = _without_end(place.ours, place.key)
-            names[mine] = theirs
-    return Renames(names, others)
+        else:
+            plain[place.ours] = place.key
+    return Renames(_shortened(plain), others)
 
 
-def _without_end(mine: str, theirs: str) -> tuple[str, str]:
-    one, two = mine.split("."), theirs.split(".")
-    if one[-1] == two[-1] and len(one) > 1 and len(two) > 1 and not one[-1].startswith("{"):
-        one, two = one[:-1], two[:-1]
-    return ".".join(one), ".".join(two)
+def _shortened(plain: Mapping[str, str]) -> dict[str, str]:
+    """Rules for whole modules where one says the same of all that is in them."""
+    rules: dict[str, str] = {}
+    for mine, theirs in sorted(plain.items()):
+        if _applied(mine, rules) == theirs:
+            continue
+        one, two = mine, theirs
+        while True:
+            shorter, their_shorter = one.rpartition(".")[0], two.rpartition(".")[0]
+            same_end = one.rpartition(".")[2] == two.rpartition(".")[2]
+            inside = {m: t for m, t in plain.items() if m.startswith(shorter + ".")}
+            if not shorter or not their_shorter or not same_end or shorter == their_shorter:
+                break
+            if any(their_shorter + m[len(shorter) :] != t for m, t in inside.items()):
+                break
+            if set(re.findall(r"\{(\w)\}", their_shorter)) - set(re.findall(r"\{(\w)\}", shorter)):
+                break
+            one, two = shorter, their_shorter
+        rules[one] = two
+    return rules
+
+
+def _applied(name: str, rules: Mapping[str, str]) -> str:
+    for mine, theirs in sorted(rules.items(), key=lambda pair: -len(pair[0])):
+        if name == mine or name.startswith(mine + "."):
+            return theirs + name[len(mine) :]
+    return name
 
 
 def aliases_of(keymap: KeyMap) -> list[tuple[str, str]]:

@@ -59,6 +59,7 @@ def _needs(writer: Classes, value: object) -> list[object]:
             nodes.extend(composer.plans[value].parts.values())
             for values in composer.plans[value].holes.values.values():
                 nodes.extend(values)
+        nodes.extend(composer.later.get(value, {}).values())
         special = whole.constructors.get(value)
         nodes.extend(special.body if special else [])
         for special in writer.methods(value):
@@ -67,7 +68,11 @@ def _needs(writer: Classes, value: object) -> list[object]:
     for node in nodes:
         for part in ast.walk(node):
             refers = vars(part).get("refers")
-            if refers is not None and in_house(refers) and (isinstance(refers, FunctionType) or _written(writer, refers)):
+            if (
+                refers is not None
+                and in_house(refers)
+                and (isinstance(refers, FunctionType) or _written(writer, refers))
+            ):
                 found.setdefault(refers)
             for special in vars(part).get("specials", ()):
                 if special.owner is None:
@@ -96,6 +101,9 @@ def cache_text(body: str) -> str:
     if ".memory(" in body:
         text += "\n" + runtime.CROSS.rstrip("\n") + "\n" + runtime.KEEP.rstrip("\n")
     if ".fixed(" in body:
+        kept = "        self.kept: dict[int, tuple[Tensor, ...]] = {}"
+        states = "        self.states: dict[int, State] = {}"
+        text = text.replace(kept, f"{kept}\n{states}" if ".extend(" in body or ".memory(" in body else states)
         text += "\n" + runtime.FIXED.rstrip("\n")
     text += "\n" + runtime.ADVANCE.rstrip("\n")
     return text.lstrip("\n")
@@ -114,7 +122,9 @@ def imports_text(body: str) -> str:
     abc = [n for n in ("Callable", "Hashable", "Iterator", "Sequence") if re.search(rf"\b{n}\b", body)]
     if abc:
         lines.append(f"from collections.abc import {', '.join(abc)}")
-    data = [n for n in ("dataclass", "field", "replace") if re.search(rf"(?<![.\w]){n}\b(?!:)", body) and _called(n, body)]
+    data = [
+        n for n in ("dataclass", "field", "replace") if re.search(rf"(?<![.\w]){n}\b(?!:)", body) and _called(n, body)
+    ]
     if data:
         lines.append(f"from dataclasses import {', '.join(data)}")
     if re.search(r"\bPath\b", body):
