@@ -120,6 +120,7 @@ _HOME: dict[str, str] = {
     "bundled_checkpoint": "omniform.hub.bundled",
     "plan": "omniform.hub.plan",
     "convert_modular": "omniform.export.modular",
+    "eject": "omniform.export.eject",
     **dict.fromkeys(_STREAMERS, "omniform.engine.streamers"),
     "GenerationConfig": "omniform.core.generation",
     "Batch": "omniform.core.batch",
@@ -197,6 +198,7 @@ if TYPE_CHECKING:
     from omniform.engine.streamers import TextStreamer as TextStreamer
     from omniform.engine.watermark import WatermarkDetector as WatermarkDetector
     from omniform.engine.watermark import WatermarkDetectorOutput as WatermarkDetectorOutput
+    from omniform.export.eject import eject as eject
     from omniform.export.modular import convert_modular as convert_modular
     from omniform.hub.auto import *  # noqa: F403
     from omniform.hub.auto_inputs import AutoFeatureExtractor as AutoFeatureExtractor

@@ -129,9 +129,10 @@ class VisionEncoder(Model):
                 )
         wanted = [index % states for index in indices]
         embeds = self.embed(pixel_values, interpolate=interpolate)
-        ctx = self.step(embeds, {"output_hidden_states": True})
-        run(self.layers[: max(wanted, default=0)], embeds, ctx)
-        return [ctx.taps.hidden_states[index] for index in wanted]
+        ctx, hidden = self.step(embeds), [embeds]
+        for layer in self.layers[: max(wanted, default=0)]:
+            hidden.append(layer(hidden[-1], ctx))
+        return [hidden[index] for index in wanted]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.patches

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, lock, modular, trust
+from omniform.cli import cache, eject, lock, modular, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -46,7 +46,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, lock, modular, trust):
+    for own in (cache, eject, lock, modular, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]

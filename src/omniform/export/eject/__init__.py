@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omniform.architectures.family import Architecture, Family
 from omniform.core.errors import InputError, OmniformError, RepoError, brief, nearest
-from omniform.export.eject.eject import Asked, source_of
+from omniform.export.eject.whole import Asked, source_of
 from omniform.hub.checkpoint import read_config, saved_class
 from omniform.hub.files import locate
 from omniform.hub.weights import find_weights
@@ -79,7 +79,7 @@ def _asked(name: str, architecture: str | None, revision: str | None, file: str)
     saved = saved_class(config).__name__ if config.common.architectures else None
     chosen = _architecture(family, architecture or saved)
     files = find_weights(source)
-    keys = frozenset(key for header in files.headers.values() for key in header.tensors)
+    keys = frozenset(key for header in files.headers.values() for key in header.entries)
     return Asked(family, chosen, config.raw, keys, command)
 
 

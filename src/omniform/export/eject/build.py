@@ -104,7 +104,8 @@ def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, objec
     said = dict(raw)
     added: dict[tuple[str, ...], Symbol] = {}
     for name, value in reader.values.items():
-        if isinstance(value, Symbol) and raw.get(name) is None and not _is_own(value, name):
+        alias = reader.spellings.get(name, (name,))[0] != name
+        if isinstance(value, Symbol) and not alias and raw.get(name) is None and not _is_own(value, name):
             said[name] = plain(value)
             added[name,] = value
     return said, added

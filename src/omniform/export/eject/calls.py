@@ -380,6 +380,8 @@ class Calls(Intrinsics):
         if (len(tree.body) > 6 and not above) or self.depth > 24:
             return None
         bound = self.bind(tree, function, given, named)
+        if any(isinstance(node, ast.Starred) for _, node in bound.rest):
+            return None
         child = self.frame(function, kind)
         child.depth, child.within = self.depth + 1, (*self.within, function)
         places: dict[str, ast.expr] = {}
@@ -397,9 +399,6 @@ class Calls(Intrinsics):
         child.env |= {name: placed(pair) for name, pair in bound.named.items()}
         rest = [placed(pair) for pair in bound.rest]
         if tree.args.vararg:
-            starred = any(isinstance(n, ast.Starred) for _, n in rest)
-            if starred:
-                return None
             child.env[tree.args.vararg.arg] = (
                 Items(tuple(v for v, _ in rest)),
                 ast.Tuple(elts=[n for _, n in rest], ctx=ast.Load()),
@@ -498,7 +497,7 @@ class Calls(Intrinsics):
             if above:
                 home = home_of(kind, function)
                 name = f"{function.__name__.strip('_')}_of_{home.__name__}"
-            special = self.program.special(function, kind, len(bound.rest), bound.more, name)
+            special = self.program.special(function, kind, len(_rest(bound.rest).values), bound.more, name)
             special.is_property = is_property
             given, named = self._spread(special, bound, given, named)
             for parameter, (value, _) in (*bound.named.items(), *bound.more.items()):
@@ -587,7 +586,7 @@ class Calls(Intrinsics):
 
     def made(self, kind: type, pairs: dict[str, Pair], told: set[str]) -> Pair:
         """An object of a dataclass that is made when the program runs."""
-        for f in fields(kind):  # type: ignore[arg-type]
+        for f in fields(kind):
             if f.name not in pairs and f.init and not f.name.startswith("_"):
                 default = f.default if f.default is not MISSING else None
                 pairs[f.name] = (lift(default), constant(default) if _literal(default) else constant(None))
@@ -634,7 +633,7 @@ def _passed(value: Value) -> Value:
     return value
 
 
-def _rest(pairs: list[Pair]) -> Value:
+def _rest(pairs: list[Pair]) -> Items:
     values: list[Value] = []
     for value, node in pairs:
         if isinstance(node, ast.Starred) and isinstance(value, Items):

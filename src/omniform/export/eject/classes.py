@@ -27,7 +27,7 @@ def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
 '''
 
 WITH = '''
-def with_(self, **changes: object) -> {step}:
+def with_(self, **changes: Any) -> {step}:
     """A copy with some fields changed."""
     return replace(self, **changes, made={{}})
 '''

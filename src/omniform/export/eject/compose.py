@@ -29,8 +29,9 @@ class Holes:
 
     def named(self, wanted: str, values: list[ast.expr]) -> ast.Name:
         """The variable for such values: the same for the same values."""
+        makes = any(isinstance(part, ast.Call) for value in values for part in ast.walk(value))
         for name, held in self.values.items():
-            if all(map(same, held, values)):
+            if not makes and all(map(same, held, values)):
                 return name_of(name)
         name, number = wanted, 2
         while name in self.values:

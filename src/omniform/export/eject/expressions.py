@@ -449,6 +449,8 @@ class Expressions(Attributes, ABC):
                 return base.values[number], whole
             return joined(base.values) if base.values and not isinstance(node.slice, ast.Slice) else SOLID, whole
         if isinstance(base, Objects):
+            if isinstance(node.slice, ast.Slice):
+                return base, whole
             return self._child(base, key), whole
         if (
             isinstance(node.slice, ast.Slice)

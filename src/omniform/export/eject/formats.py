@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from omniform.core.errors import OmniformError
 
 WIDTH = 120
 
+MENDED = "I,UP034,C4,PIE,RET,SIM,RUF100"
+"""Rules of ruff that it mends by itself."""
+
 
 def formatted(text: str) -> str:
-    """The text as the formatter lays it out.
+    """The text as ruff lays it out, where ruff is there (extra ``eject``); otherwise as it is.
 
     Raises:
-        OmniformError: ruff is not installed, or the text is no Python.
+        OmniformError: the text is no Python.
     """
-    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", str(WIDTH), "--stdin-filename"]
-    try:
-        done = subprocess.run([*command, "ejected.py", "-"], input=text, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise OmniformError("the formatter cannot be run", found=str(error)) from error
-    if done.returncode:
-        missing = "No module named ruff" in done.stderr
-        raise OmniformError(
-            "the formatter is not installed" if missing else "what was written is no Python",
-            found=None if missing else done.stderr.strip()[:300],
-            remedy="pip install 'omniform[eject]'" if missing else None,
-        )
-    return done.stdout
+    program = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if program is None:
+        return text
+    usual = ["--isolated", "--line-length", str(WIDTH), "--stdin-filename", "ejected.py", "-"]
+    mended = ["check", "--fix", "--exit-zero", "--quiet", "--select", MENDED]
+    for how in (mended, ["format"]):
+        done = subprocess.run([program, *how, *usual], input=text, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OmniformError("what was written is no Python", found=done.stderr.strip()[:300])
+        text = done.stdout
+    return text

@@ -58,14 +58,11 @@ def load_text(
 def _tables(found: Renames, aliases: Sequence[tuple[str, str]], prefixes: Sequence[str]) -> str:
     lines: list[str] = []
     if found.names:
-        lines.append("RENAMES = {")
+        lines.append("RENAMES = [")
         for mine, theirs in sorted(found.names.items(), key=lambda pair: -len(pair[0])):
-            lines.append(f"    {_pattern(mine)!s}: {_replacement(mine, theirs)!s},")
-        lines += [
-            "}",
-            '"""How a checkpoint calls what the model calls otherwise, by the beginning of the model\'s name."""',
-            "",
-        ]
+            lines.append(f"    ({_pattern(mine)!s}, {_replacement(mine, theirs)!s}),")
+        words = "How a checkpoint calls what the model calls otherwise, by the beginning of the model's name."
+        lines += ["]", f'"""{words}"""', ""]
     if found.others:
         lines.append("LAYOUT: dict[str, list[tuple[Any, ...]]] = {")
         held: dict[str, list[Place]] = {}
@@ -78,11 +75,8 @@ def _tables(found: Renames, aliases: Sequence[tuple[str, str]], prefixes: Sequen
                 put = f"lambda t, config, n: {p.put}" if p.put else "None"
                 lines.append(f"        ({p.key!r}, {take}, {put}, {p.each}),")
             lines.append("    ],")
-        words = (
-            "Tensors that lie otherwise in a checkpoint: the key there, what part of that tensor it is, what part of "
-            "ours, and how many such parts there are."
-        )
-        lines += ["}", f'"""{words}"""', ""]
+        words = "Tensors that lie otherwise in a checkpoint: the key there, what part of that tensor it is, what part"
+        lines += ["}", f'"""{words}', 'of ours, and how many such parts there are."""', ""]
     if aliases:
         lines.append("OLD_NAMES = [")
         lines.extend(f"    (r{json_text(a)}, r{json_text(b)})," for a, b in aliases)
@@ -131,7 +125,7 @@ def _find_text(renamed: bool, prefixed: bool, aliased: bool) -> str:
             "",
             "def checkpoint_key(name: str) -> str:",
             '    """What a checkpoint calls one of the model\'s tensors."""',
-            "    for ours, theirs in RENAMES.items():",
+            "    for ours, theirs in RENAMES:",
             "        if re.search(ours, name):",
             "            return re.sub(ours, theirs, name)",
             "    return name",
@@ -172,14 +166,19 @@ def gather(tensors: dict[str, Tensor], name: str, empty: Tensor, config: Config)
 
 
 TIE = '''
+def tied_to(name: str) -> str:
+    """The tensor that one is tied to; empty for one that is not."""
+    found = [owner for pattern, owner in TIED.items() if re.fullmatch(pattern, name) and name != owner]
+    return found[0] if found else ""
+
+
 def tie(model: nn.Module, apart: Collection[str] = ()) -> None:
     """Make tensors one that are one; those in ``apart`` keep their own."""
     for name in list(model.state_dict()):
-        for pattern, owner in TIED.items():
-            if re.fullmatch(pattern, name) and name != owner and name not in apart:
-                module, _, attribute = name.rpartition(".")
-                source, _, held = owner.rpartition(".")
-                setattr(model.get_submodule(module), attribute, getattr(model.get_submodule(source), held))
+        if tied_to(name) and name not in apart:
+            module, _, attribute = name.rpartition(".")
+            source, _, held = tied_to(name).rpartition(".")
+            setattr(model.get_submodule(module), attribute, getattr(model.get_submodule(source), held))
 '''
 
 
@@ -261,10 +260,9 @@ def _load(model: str, gathers: bool, renamed: bool, aliased: bool, ties: Mapping
 def _untied_lines() -> list[str]:
     return [
         "    # Where a checkpoint holds what is usually one as two with other values, they were trained apart.",
-        "    owners = {name: owner for name in state for pattern, owner in TIED.items() if re.fullmatch(pattern, name)}",
+        "    owners = {name: tied_to(name) for name in state if tied_to(name)}",
         "    for name, owner in owners.items():",
         "        state.setdefault(owner, state[name])",
         "    apart = [name for name, owner in owners.items() if not torch.equal(state[name], state[owner])]",
-        "    tied = [name for name in missing if name in state or any(re.fullmatch(pattern, name) for pattern in TIED)]",
-        "    missing = [name for name in missing if name not in tied]",
+        "    missing = [name for name in missing if name not in state and not tied_to(name)]",
     ]

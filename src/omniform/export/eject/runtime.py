@@ -58,7 +58,7 @@ def generate(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    max_new_tokens: int = 20,
+    {more}max_new_tokens: int = 20,
     eos_token_id: int | None = None,
     temperature: float = 0.0,
 ) -> Tensor:
@@ -76,7 +76,7 @@ def generate(
     cache, new = Cache(), input_ids
     ended = torch.zeros(input_ids.shape[0], 1, dtype=torch.bool, device=input_ids.device)
     for _ in range(max_new_tokens):
-        logits = model(new, attention_mask=attention_mask, cache=cache){logits}
+        {before}logits = model(new, attention_mask=attention_mask, {given}cache=cache){logits}
         new = choose(logits[:, -1].float(), temperature)
         if eos_token_id is not None:
             new = new.masked_fill(ended, eos_token_id)
@@ -84,10 +84,16 @@ def generate(
         input_ids = torch.cat((input_ids, new), dim=1)
         if attention_mask is not None:
             attention_mask = torch.cat((attention_mask, torch.ones_like(new)), dim=1)
-        if ended.all():
+        {after}if ended.all():
             break
     return input_ids
 '''
+
+PLACES = (
+    "positions = None\n        if attention_mask is not None:  # padding in front is not counted\n"
+    "            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]\n        "
+)
+"""Where tokens stand, in a model that is told so."""
 
 GENERATE_PAIRED = '''
 @torch.no_grad()

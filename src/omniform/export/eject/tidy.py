@@ -48,6 +48,8 @@ class Simpler(ast.NodeTransformer):
                 return node.left
             if _is_one(node.left):
                 return node.right
+        if isinstance(node.op, ast.Add) and isinstance(node.left, ast.Constant) and node.left.value == 0:
+            return node.right
         return node
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
@@ -229,6 +231,10 @@ def _thinned(node: ast.Assign, target: ast.Tuple, live: set[str], names: set[str
         case ast.Subscript(value=ast.Attribute(attr="shape") as shape, slice=ast.Slice(lower=None)) if len(places) == 1:
             index = ast.Subscript(value=shape, slice=constant(places[0]), ctx=ast.Load())
             _narrowed(node, target, [index], places)
+        case _:
+            for i, one in enumerate(target.elts):
+                if i not in places and isinstance(one, ast.Name):
+                    one.id = "_"
 
 
 def _starred(values: Iterable[ast.expr]) -> bool:

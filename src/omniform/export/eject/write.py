@@ -119,7 +119,7 @@ IMPORTS = {
 def imports_text(body: str) -> str:
     """The imports that a text needs."""
     lines = [line for name, line in IMPORTS.items() if re.search(rf"\b{name}\.", body)]
-    abc = [n for n in ("Callable", "Hashable", "Iterator", "Sequence") if re.search(rf"\b{n}\b", body)]
+    abc = [n for n in ("Callable", "Collection", "Hashable", "Iterator", "Sequence") if re.search(rf"\b{n}\b", body)]
     if abc:
         lines.append(f"from collections.abc import {', '.join(abc)}")
     data = [

@@ -14,6 +14,7 @@ from omniform import __version__
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model
 from omniform.blocks.poolers import ComputedPart
+from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
 from omniform.export.eject import loading, runtime
 from omniform.export.eject.build import Built, built, explicit
@@ -141,7 +142,7 @@ def lengths_of(asked: Asked, model: Built) -> dict[int, ast.expr]:
 
 def _chosen(model: Model, asked: Asked) -> dict[object, str]:
     """The ecosystem's names for the model and for the base model in it."""
-    chosen: dict[object, str] = {type(model): asked.architecture.name}
+    chosen: dict[object, str] = {type(model): asked.architecture.name, StepContext: "Step"}
     base = model.base_model
     if base is not model and type(base) not in chosen and asked.family.base.name != asked.architecture.name:
         chosen[type(base)] = asked.family.base.name
@@ -185,7 +186,7 @@ def _writing(whole: Specialised, inputs: Inputs, names: Names) -> list[str]:
     kind = getattr(result, "kind", None)
     logits = "" if kind in whole.unboxed else ".logits"
     if not inputs.encoded:
-        return [runtime.CHOOSE, runtime.GENERATE.format(model=name, logits=logits)]
+        return [runtime.CHOOSE, _generate(whole, name, logits)]
     masked = "attention_mask" in whole.entries[0].values and "attention_mask" in whole.kept[id(whole.entries[0])]
     shape = "Shape: [B, S]." if inputs.main == "input_ids" else "what the encoder reads."
     encoder = f"{inputs.main}, attention_mask" if masked else inputs.main
@@ -198,6 +199,20 @@ def _writing(whole: Specialised, inputs: Inputs, names: Names) -> list[str]:
             "        attention_mask: of the encoder's inputs, 1 for real ones.\n", ""
         )
     return [runtime.CHOOSE, text]
+
+
+def _generate(whole: Specialised, name: str, logits: str) -> str:
+    taken = whole.kept[id(whole.entries[0])]
+    placed, pictures = "position_ids" in taken, "pixel_values" in taken
+    given = ("position_ids=positions, " if placed else "") + ("pixel_values=pixel_values, " if pictures else "")
+    return runtime.GENERATE.format(
+        model=name,
+        logits=logits,
+        more="pixel_values: Tensor | None = None,\n    " if pictures else "",
+        before=runtime.PLACES if placed else "",
+        given=given,
+        after="pixel_values = None  # they are in the cache now\n        " if pictures else "",
+    )
 
 
 def _weights(asked: Asked, whole: Specialised, names: Names) -> str:

@@ -1,0 +1,104 @@
+"""``omniform eject``: files that compute what we compute, where there is no omniform."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.ejected import heads, job_of, main_head, run_alone, tables
+from omniform import eject
+from omniform.cli.main import main
+from omniform.core.errors import InputError, OmniformError
+from omniform.models import registry
+
+TABLES = tables()
+GROUPS = [sorted(TABLES)[start::8] for start in range(8)]
+ALL_HEADS = ("llama", "bert", "t5")
+
+
+def test_every_family_has_a_case() -> None:
+    """So that none is forgotten."""
+    assert set(TABLES) == set(registry.known_families())
+
+
+@pytest.mark.parametrize("group", range(len(GROUPS)))
+def test_main_heads(group: int, tmp_path: Path) -> None:
+    """Plain, padded on either side, read on from a cache, written token by token: as ours."""
+    jobs = [job_of(main_head(TABLES[name]), tmp_path / name) for name in GROUPS[group]]
+    assert run_alone(jobs, tmp_path) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALL_HEADS)
+def test_all_heads(family: str, tmp_path: Path) -> None:
+    """The other architectures of a decoder, an encoder and of both."""
+    cases = [case for case in heads(TABLES[family]) if case.architecture is not main_head(TABLES[family]).architecture]
+    jobs = [job_of(case, tmp_path / case.architecture.reference) for case in cases]
+    assert run_alone(jobs, tmp_path) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(TABLES))
+def test_everything(family: str, tmp_path: Path) -> None:
+    """Every architecture, and every variant of the config where variants are tried."""
+    cases = list(heads(TABLES[family]))
+    table = TABLES[family]
+    cases += [
+        table.case(name, variant)
+        for name, head in table.heads.items()
+        for variant in table.variants
+        if head.everywhere and variant != "plain" and variant not in head.but
+    ]
+    jobs = [job_of(case, tmp_path / f"m{number}") for number, case in enumerate(cases)]
+    assert run_alone(jobs, tmp_path) == ""
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5", "mixtral", "mamba2", "deberta-v2", "vit"])
+def test_files_are_in_good_form(family: str, tmp_path: Path) -> None:
+    """By the rules of this repository, and the same byte for byte each time."""
+    file = eject(family, tmp_path / "one.py")
+    again = eject(family, tmp_path / "two.py")
+    assert file.read_text().replace("one.py", "two.py") == again.read_text()
+    settings = str(Path(__file__).parents[2] / "pyproject.toml")
+    for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--config", settings, str(file)], capture_output=True
+        )
+        assert done.returncode == 0, done.stdout.decode()
+    assert "omniform." not in file.read_text()
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it says, and that it writes over nothing unasked."""
+    file = tmp_path / "my_llama.py"
+    asked = ["eject", "llama", "--to", str(file), "--architecture", "LlamaForSequenceClassification"]
+    assert main(asked) == 0
+    assert "class LlamaForSequenceClassification(nn.Module)" in file.read_text()
+    assert str(file) in capsys.readouterr().out
+    assert main(asked) == 2
+    assert "the file is there" in capsys.readouterr().err
+    assert main([*asked, "--force"]) == 0
+
+
+def test_refusals(tmp_path: Path) -> None:
+    """A mistake is named, and nothing is written."""
+    with pytest.raises(InputError, match="Did you mean 'LlamaForCausalLM'"):
+        eject("llama", tmp_path / "x.py", architecture="LlamaForCausalLm")
+    with pytest.raises(OmniformError):
+        eject(tmp_path / "nothing", tmp_path / "x.py")
+    with pytest.raises(InputError, match=r"ends in \.py"):
+        eject("llama", tmp_path / "x.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_documented_example() -> None:
+    """The example of docs/eject.md runs as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "eject.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 5, 64]) torch.Size([1, 9])" in done.stdout
