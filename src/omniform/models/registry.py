@@ -200,7 +200,7 @@ class Part:
             legacy: an older key, which counts where a file holds both.
         """
         old = None if legacy is None else r.mapping(legacy)
-        nested = r.sub(name, default) if old is None else r.within(old, legacy)
+        nested = r.sub(name, default) if old is None or legacy is None else r.within(old, legacy)
         part = cls(nested, str(default["model_type"]))
         r.values[name] = part.config
         return part
