@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import omniform
 from export.ejected import heads, job_of, main_head, run_alone, tables
 from omniform import eject
 from omniform.cli.main import main
@@ -102,3 +104,25 @@ def test_documented_example() -> None:
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "torch.Size([1, 5, 64]) torch.Size([1, 9])" in done.stdout
+
+
+def test_other_checkpoints(tmp_path: Path) -> None:
+    """A family's file loads checkpoints of other sizes, and refuses those that compute something else."""
+    file = eject("llama", tmp_path / "any_llama.py")
+    sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 500.0}
+    ids = torch.arange(12).view(2, 6)
+    jobs = []
+    for name, more in {"plain": {}, "biased": {"attention_bias": True}, "stretched": STRETCHED}.items():
+        config = omniform.AutoConfig.for_model("llama", **sizes, **more)
+        model = omniform.AutoModelForCausalLM.from_config(config).eval()
+        model.save_pretrained(tmp_path / name)
+        answers = {"logits": model(ids).logits.detach()}
+        about = {"name": name, "file": str(file), "folder": str(tmp_path / name), "single": "logits"}
+        jobs.append({**about, "questions": [({"input_ids": ids}, answers, None)], "cached": None, "written": []})
+    told = run_alone(jobs, tmp_path).splitlines()
+    assert [line.split(":")[0] for line in told] == ["biased", "stretched"]
+    assert all("NotImplementedError: this file computes" in line for line in told), told
+
+
+STRETCHED = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}}

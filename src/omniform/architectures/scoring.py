@@ -42,7 +42,7 @@ class ScoringHead(Composed):
             tie: whether the scores' matrix is the table itself.
             dim: width of the hidden states; the table's by default.
         """
-        vocabulary, width = table.weight.shape
+        vocabulary, width = table.num_embeddings, table.embedding_dim
         decoder = nn.Linear(width, vocabulary)
         if tie:
             decoder.weight = table.weight

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from omniform.core.errors import OmniformError
 from omniform.export.eject.program import Program
 from omniform.export.eject.sources import in_house, plain_function, tree_of
+from omniform.export.eject.symbols import Symbol
 from omniform.export.eject.trees import attribute, clone, constant, name_of
 from omniform.export.eject.values import (
     ANY,
@@ -54,6 +55,10 @@ class Attributes(ABC):
     @abstractmethod
     def read_property(self, function: FunctionType, owner: Pair, kind: type, name: str) -> Pair:
         """A property of an object."""
+
+    @abstractmethod
+    def read_properties(self, value: Objects, node: Node, name: str) -> Pair:
+        """A property of objects of several classes."""
 
     @abstractmethod
     def method_value(self, value: Objects, node: ast.Attribute, name: str) -> Pair:
@@ -133,7 +138,10 @@ class Attributes(ABC):
             own = inspect.getattr_static(properties[0], name)
             if len(value.kinds) == 1 and in_house(own.fget):
                 return self.read_property(plain_function(own.fget), (value, node), properties[0], name)
-            return lifted([getattr(item, name) for item in value.items]), found
+            known = lifted([getattr(item, name) for item in value.items])
+            if isinstance(known, Number) and len(known.values) == 1 and not isinstance(known.values[0], Symbol):
+                return known, constant(known.values[0])
+            return self.read_properties(value, node, name)
         if name == "training":
             return SOLID, found
         held = [read(item, name) for item in value.items]

@@ -64,6 +64,7 @@ class Built:
         keys: the keys that the config was asked for.
         made: how its modules were made.
         spec: the family's typed config.
+        asked: the keys that it was read from.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Built:
     made: Made
     spec: object
     common: Common
+    asked: frozenset[str] = frozenset()
 
 
 def built(family: Family, architecture: Architecture, raw: Mapping[str, object]) -> Built:
@@ -79,6 +81,7 @@ def built(family: Family, architecture: Architecture, raw: Mapping[str, object])
     keys = Keys()
     reader = SymbolicReader(raw, keys=keys)
     spec = family.read(reader)
+    own = frozenset(reader.asked)
     common = symbolic_common(read_common(reader, family.public.labels))
     with noting() as made, torch.device("meta"), NoInitialising():
         model = architecture.build(spec, common)
@@ -89,7 +92,7 @@ def built(family: Family, architecture: Architecture, raw: Mapping[str, object])
         if isinstance(module, StatefulModule):
             module.slot = StatefulModule.slot
     number_mixers(model.keeper())
-    return Built(model, raw, keys, made, spec, common)
+    return Built(model, raw, keys, made, spec, common, own)
 
 
 def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, object], dict[tuple[str, ...], Symbol]]:

@@ -287,6 +287,15 @@ class Calls(Intrinsics):
             [(plain_function(function), kind)], found, [], {}, owner=owner, alone=True, is_property=True
         )
 
+    def read_properties(self, value: Objects, node: ast.expr, name: str) -> Pair:
+        found = attribute(node, name)
+        found.owner = value  # type: ignore[attr-defined]
+        held = [(inspect.getattr_static(kind, name), kind) for kind in value.kinds]
+        targets: list[Target] = [
+            (plain_function(p.fget), kind) for p, kind in held if isinstance(p, property) and p.fget
+        ]
+        return self.function_call(targets, found, [], {}, owner=(value, node), alone=False, is_property=True)
+
     # -- our functions -------------------------------------------------------------------------------------------------
 
     def function_call(

@@ -152,6 +152,7 @@ class Composer:
             self.instances.setdefault(type(module), []).append(module)
         self.made_kinds: dict[type, None] = {}
         self.later: dict[type, dict[str, ast.expr]] = {}
+        self.free_lengths: set[str] = set()
         self._within: list[int] = []
         self._holder: tuple[nn.Module, str] | None = None
 
@@ -308,6 +309,8 @@ class Composer:
             return call(node, [ast.List(elts=[], ctx=ast.Load())])
         holes = Holes()
         form = common_form(trees, holes, "layer")
+        if isinstance(length, ast.Attribute) and not holes.values:
+            self.free_lengths.add(length.attr)
         number = "i" if holes.values else "_"
         found = {name: by_number(values, "i") for name, values in holes.values.items()}
         element = _Filled(found).visit(clone(form))

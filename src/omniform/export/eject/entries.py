@@ -12,6 +12,7 @@ from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
 from omniform.core.outputs import BaseModelOutput
+from omniform.core.state import mixers
 from omniform.export.eject.build import Built
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.values import NONE, TENSOR, Cached, Dynamic, Known, Maybe, Objects, Record, Value
@@ -64,6 +65,7 @@ def inputs_of(model: Model) -> Inputs:
     paired = isinstance(base, EncoderDecoder)
     main = model.main_input
     keeps = ("past_key_values" in names and model.can_generate()) or isinstance(model, (TextDecoder,))
+    keeps = keeps and not any(mixer.looks_ahead() for mixer in mixers(model.keeper()))
     keeps = keeps or (paired and isinstance(model, (EncoderDecoder, Seq2SeqLM)))
     values[main] = TENSOR
     if isinstance(model, DualEncoder) or ("pixel_values" in names and main != "pixel_values"):

@@ -164,6 +164,9 @@ class Expressions(Attributes, ABC):
         if isinstance(found, Number) or (isinstance(value, str) and name.isupper()):
             self.program.constants[name] = plain(value)
             return (found if isinstance(found, Number) else Known(value)), name_of(name)
+        if isinstance(value, dict) and value and all(callable(one) for one in value.values()):
+            self.program.tables[name] = value
+            return found, name_of(name)
         if isinstance(found, Known):
             return found, self.reference(value, name)
         if isinstance(found, Objects) and is_dataclass(value):

@@ -65,6 +65,7 @@ class Program:
     Attributes:
         fields: what is known of the fields of objects that are made when the program runs, by class.
         constants: numbers and texts that modules name.
+        tables: functions by name, that modules hold.
         kept: functions that are not written in the place of a call.
         round: how often everything was looked at.
         changed: whether the present round has told anything new.
@@ -74,6 +75,7 @@ class Program:
     specials: dict[Key, Special] = field(default_factory=dict)
     fields: dict[type, dict[str, Value]] = field(default_factory=dict)
     constants: dict[str, object] = field(default_factory=dict)
+    tables: dict[str, dict[str, object]] = field(default_factory=dict)
     kept: set[tuple[FunctionType, type | None]] = field(default_factory=set)
     round: int = 0
     changed: bool = False

@@ -82,8 +82,12 @@ def renamed_fields(text: str, fields: Sequence[Field]) -> str:
     return text
 
 
-def config_text(fields: Sequence[Field], fixed: Mapping[str, object], words: str) -> str:
-    """The class, and what a config must say for the file to be of its model."""
+def config_text(fields: Sequence[Field], fixed: Mapping[str, object], words: str, rope: str | None) -> str:
+    """The class, and what a config must say for the file to be of its model.
+
+    Args:
+        rope: the ``rope_type``, of a model that turns.
+    """
     lines = []
     if fixed:
         lines.append("STRUCTURE = {")
@@ -96,11 +100,28 @@ def config_text(fields: Sequence[Field], fixed: Mapping[str, object], words: str
         lines.append("")
     lines += ["@dataclass", "class Config:", f'    """{words}"""', ""]
     lines += [f"    {f.name}: {type(f.default).__name__} = {f.default!r}" for f in fields]
-    lines += ["", *_reader(fields, bool(fixed))]
+    lines += ["", *_reader(fields, fixed, rope)]
     return "\n".join(lines)
 
 
-def _reader(fields: Sequence[Field], fixed: bool) -> list[str]:
+def _checks(deep: bool) -> list[str]:
+    if not deep:
+        return [
+            "        for name, value in STRUCTURE.items():",
+            "            if name in found and found[name] != value:",
+            '                raise NotImplementedError(f"this file computes {name}={value!r}, not {found[name]!r}")',
+        ]
+    return [
+        "        for name, value in STRUCTURE.items():",
+        "            held: Any = found",
+        '            for key in name.split("."):',
+        "                held = held.get(key, value) if isinstance(held, dict) else held",
+        "            if held != value:",
+        '                raise NotImplementedError(f"this file computes {name}={value!r}, not {held!r}")',
+    ]
+
+
+def _reader(fields: Sequence[Field], fixed: Mapping[str, object], kind: str | None) -> list[str]:
     lines = [
         "    @classmethod",
         "    def from_json(cls, path: str | Path) -> Config:",
@@ -112,16 +133,18 @@ def _reader(fields: Sequence[Field], fixed: bool) -> list[str]:
         '        found = json.loads(Path(path).read_text(encoding="utf-8"))',
     ]
     nested = {f.path[0] for f in fields if len(f.path) > 1 and f.path[0] not in ROPE}
-    rope = any(f.path[0] in ROPE and len(f.path) > 1 for f in fields)
+    rope = kind is not None or any(f.path[0] in ROPE and len(f.path) > 1 for f in fields)
     if fixed:
-        lines += [
-            "        for name, value in STRUCTURE.items():",
-            "            if name in found and found[name] != value:",
-            '                raise NotImplementedError(f"this file computes {name}={value!r}, not {found[name]!r}")',
-        ]
+        lines += _checks(any("." in name for name in fixed))
     if rope:
         lines.append('        rope = found.get("rope_scaling") or found.get("rope_parameters") or {}')
         lines.append("        found = {**found, **rope}")
+        if kind is not None:
+            lines += [
+                '        kind = rope.get("rope_type") or rope.get("type") or "default"',
+                f"        if kind != {kind!r}:",
+                f'            raise NotImplementedError(f"this file computes rope_type={kind!r}, not {{kind!r}}")',
+            ]
     for name in sorted(nested):
         lines.append(f'        {name} = found.get("{name}") or {{}}')
     if any(f.name == "num_labels" for f in fields):

@@ -22,7 +22,7 @@ from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import in_house, plain_function, tree_of
 from omniform.export.eject.tidy import Inliner, spliced, tidied
 from omniform.export.eject.trees import clone, constant, names_read
-from omniform.export.eject.values import ANY, NONE, Items, Known, Names, Objects, Value, joined, lift
+from omniform.export.eject.values import ANY, NONE, TENSOR, Items, Known, Names, Objects, Value, joined, lift
 
 ROUNDS = 40
 """More than any model takes."""
@@ -46,6 +46,7 @@ class Specialised:
     constructors: dict[type, Special] = field(default_factory=dict)
     unboxed: dict[type, str] = field(default_factory=dict)
     resets: dict[type, Special] = field(default_factory=dict)
+    listed: list[Special] = field(default_factory=list)
     kept: dict[int, set[str]] = field(default_factory=dict)
     fields: dict[type, set[str]] = field(default_factory=dict)
     live_kinds: list[type] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Specialised:
     # -- what is reached -----------------------------------------------------------------------------------------------
 
     def roots(self) -> list[Special]:
-        return [*self.entries, *self.constructors.values(), *self.resets.values()]
+        return [*self.entries, *self.constructors.values(), *self.resets.values(), *self.listed]
 
     def reached(self) -> list[Special]:
         """All functions that are called, in the order of the first calls."""
@@ -151,6 +152,23 @@ class Specialised:
         if called and special.owner is not None and issubclass(special.owner, nn.Module):
             return True
         return special in self.entries or special in self.resets.values() or special.whole
+
+    def tables(self) -> dict[str, dict[str, object]]:
+        """Functions by name, that constructors look up: those that this model's do."""
+        texts = {v for given in self.built.made.arguments.values() for v in given.values() if isinstance(v, str)}
+        names = {n.id for s in self.reached() for node in s.body for n in ast.walk(node) if isinstance(n, ast.Name)}
+        tables = self.program.tables
+        return {t: {n: f for n, f in held.items() if n in texts} for t, held in tables.items() if t in names}
+
+    def add_listed(self) -> None:
+        """Take along our functions in such tables."""
+        for held in self.tables().values():
+            for function in held.values():
+                if isinstance(function, FunctionType) and in_house(function):
+                    special = self.program.special(function, None, 0, ())
+                    self.program.meet(special, special.tree.args.args[0].arg, TENSOR)
+                    special.whole = True
+                    self.listed.append(special)
 
     # -- tidying -------------------------------------------------------------------------------------------------------
 

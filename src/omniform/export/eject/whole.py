@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from omniform import __version__
@@ -24,8 +27,9 @@ from omniform.export.eject.entries import Inputs, demanded, entry, inputs_of
 from omniform.export.eject.formats import formatted
 from omniform.export.eject.program import Program
 from omniform.export.eject.settings import config_text, fields_of, renamed_fields
-from omniform.export.eject.sources import plain_function
+from omniform.export.eject.sources import in_house, plain_function
 from omniform.export.eject.specialise import Specialised
+from omniform.export.eject.structure import rope_type, structure_of
 from omniform.export.eject.symbols import names_in, plain
 from omniform.export.eject.values import Number, Objects
 from omniform.export.eject.weights import aliases_of, places_of
@@ -77,12 +81,13 @@ def source_of(asked: Asked) -> str:
     fields = fields_of(model, symbols, follows)
     config = config_text(
         fields,
-        _structure(asked, model),
+        structure_of(asked.family, asked.architecture, model, _counted(composer)),
         f"The numbers of a {asked.architecture.name}; by default those that this file was written from.",
+        rope_type(model),
     )
     cache = [cache_text(body)] if "Cache" in body else []
     state = [runtime.STATE] if any(".fixed(" in c or "State()" in c for c in cache) else []
-    text = blocks([config, *state, *cache, *_constants(whole), body, weights])
+    text = blocks([config, *state, *cache, *_constants(whole), body, *_tables(whole, names), weights])
     text = renamed_fields(text, fields)
     head = f'"""{_words(asked)}"""\n\nfrom __future__ import annotations\n\n{imports_text(text)}\n'
     return formatted(head + "\n\n" + text)
@@ -99,6 +104,8 @@ def specialised(model: Built, inputs: Inputs) -> Specialised:
     whole.note_live()
     _add_resets(whole)
     whole.add_constructors()
+    whole.run()
+    whole.add_listed()
     whole.run()
     whole.settle_constructors()
     return whole
@@ -156,25 +163,33 @@ def _trees(plan: object) -> list[ast.expr]:
     return [*plan.parts.values(), *(v for values in plan.holes.values.values() for v in values)]
 
 
-def _structure(asked: Asked, model: Built) -> dict[str, object]:
-    """What a config must say for the file to be of its model."""
-    reader = model.keys.readers[()]
-    probe = copy.copy(reader)
-    own: dict[str, object] = {}
-    fresh = type(reader)(model.raw, keys=type(model.keys)())
-    asked.family.read(fresh)
-    for name, value in fresh.values.items():
-        if name in fresh.declared_inert or isinstance(value, (dict,)) or name in ("id2label", "num_labels", "label2id"):
-            continue
-        if isinstance(value, (bool, str)) or (value is None and name in fresh.asked):
-            own[name] = asked.raw.get(name, value)
-    _ = probe
-    return own
+def _counted(composer: Composer) -> set[str]:
+    """The keys of numbers of layers, where any number will do."""
+    return set(composer.free_lengths)
 
 
 def _constants(whole: Specialised) -> list[str]:
     names = {n.id for s in whole.reached() for node in s.body for n in ast.walk(node) if isinstance(n, ast.Name)}
     return ["\n".join(f"{name} = {value!r}" for name, value in whole.program.constants.items() if name in names)]
+
+
+def _tables(whole: Specialised, names: Names) -> list[str]:
+    """Functions by name, where constructors look them up."""
+    parts = []
+    for table, held in whole.tables().items():
+        entries = "".join(f"    {name!r}: {_shown(function, names)},\n" for name, function in held.items())
+        parts.append(f"{table} = {{\n{entries}}}")
+    return parts
+
+
+def _shown(function: object, names: Names) -> str:
+    if isinstance(function, functools.partial):
+        more = "".join(f", {name}={value!r}" for name, value in function.keywords.items())
+        return f"lambda x: {_shown(function.func, names)}(x{more})"
+    if isinstance(function, FunctionType) and in_house(function):
+        return names.of(function, function.__name__)
+    name = function.__name__  # type: ignore[attr-defined]
+    return f"F.{name}" if name in vars(F) else f"torch.{name}"
 
 
 def _writing(whole: Specialised, inputs: Inputs, names: Names) -> list[str]:

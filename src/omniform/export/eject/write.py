@@ -35,8 +35,8 @@ def definitions(whole: Specialised, composer: Composer, names: Names) -> dict[ob
         made[value] = _lines(writer, value)
 
     visit(type(whole.built.model))
-    for kind in whole.live_kinds:
-        visit(kind)
+    for special in whole.listed:
+        visit(special.function)
     return made
 
 
