@@ -111,6 +111,8 @@ def explicit(family: Family, raw: Mapping[str, object]) -> tuple[dict[str, objec
         if isinstance(value, Symbol) and not alias and raw.get(name) is None and not _is_own(value, name):
             said[name] = plain(value)
             added[name,] = value
+    if repr(family.read(SymbolicReader(said, keys=Keys()))) != repr(family.read(SymbolicReader(raw, keys=Keys()))):
+        return dict(raw), {}  # saying a number is not the same as leaving it out, here
     return said, added
 
 

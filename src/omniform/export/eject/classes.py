@@ -102,7 +102,7 @@ class Classes(Writer):
             if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
         }
         lines = []
-        for name in sorted(self.whole.live.get(kind, set()) - own - {"slot"}):
+        for name in sorted(self.whole.live.get(kind, set()) - own - {"slot", "training"}):
             held = [vars(m)[name] for m in self.composer.instances[kind] if name in vars(m)]
             plain = held and isinstance(held[0], (int, float, tuple)) and all(h == held[0] for h in held)
             if plain and not issubclass(kind, Composed) and self.base_of(kind) is nn.Module:

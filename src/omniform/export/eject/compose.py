@@ -276,7 +276,9 @@ class Composer:
     def _theirs(self, module: nn.Module, node: ast.expr | None = None) -> ast.expr:
         """A module that torch's own constructor makes, as it was made."""
         kind = type(module)
-        given = self.arguments(module)
+        given = dict(self.arguments(module))
+        if isinstance(given.get("bias"), bool) and "bias" in module._parameters:
+            given["bias"] = module._parameters["bias"] is not None  # it may have been added, or taken away
         whole = call(attribute(name_of("nn"), kind.__name__) if node is None else node)
         if node is None and vars(nn).get(kind.__name__) is not kind:
             raise OmniformError("this module is neither ours nor torch's own", where=kind.__qualname__)
@@ -345,8 +347,15 @@ class Composer:
 
 
 def put_in(module: nn.Module, given: Mapping[str, object]) -> dict[str, object]:
-    """A constructor's arguments, and in the places of those that were None what was put in later."""
-    return {n: vars(module).get("_modules", {}).get(n) if held is None else held for n, held in given.items()}
+    """A constructor's arguments, and in the places of those that were replaced later what is there now."""
+    own = vars(module)
+    found = dict(given)
+    for name, held in given.items():
+        if held is None:
+            found[name] = own["_modules"].get(name)
+        elif is_dataclass(held) and is_dataclass(own.get(name)):
+            found[name] = own[name]
+    return found
 
 
 class _Filled(ast.NodeTransformer):

@@ -116,6 +116,10 @@ def _plain_block(body: list[ast.stmt]) -> list[ast.stmt]:
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=same_name)) if name == same_name:
                 continue
+            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)) if len(targets) == len(
+                values
+            ) and all(map(_same_name, targets, values)):
+                continue
             case ast.If(test=test, body=first, orelse=second):
                 if all(isinstance(s, ast.Pass) for s in first):
                     if not second:
@@ -365,8 +369,12 @@ def _written_in(
         arg = given.get(name)
         if name in given and isinstance(arg, ast.Name) and arg.id == name and isinstance(node, ast.Return):
             continue
-        free = name not in names_read(given.values()) and (
-            isinstance(node, ast.Return) or (name in targets and name not in given)
+        # A variable that nothing but this call reads may be the callee's own from here on.
+        handed = isinstance(arg, ast.Name) and arg.id == name
+        lone = handed and names_read(here.body).get(name) == names_read([node]).get(name) == 1
+        free = (lone and not _in_loop(here.body, node)) or (
+            name not in names_read(given.values())
+            and (isinstance(node, ast.Return) or (name in targets and name not in given))
         )
         if name in taken and not free:
             renamed[name] = _free(name, taken | set(assigned) | set(used))
@@ -394,6 +402,12 @@ def _written_in(
     if whole:
         _noted(whole[0], node, whole[0])
     return whole
+
+
+def _in_loop(body: list[ast.stmt], node: ast.stmt) -> bool:
+    """Whether a statement may run more than once."""
+    loops = [part for one in body for part in ast.walk(one) if isinstance(part, ast.For)]
+    return any(part is node for loop in loops for part in ast.walk(loop))
 
 
 def _reassigned(arg: ast.expr, body: Iterable[ast.stmt], renamed: dict[str, str]) -> bool:

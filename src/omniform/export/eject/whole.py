@@ -5,20 +5,21 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FunctionType
+from importlib.metadata import version
+from types import FunctionType, ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from omniform import __version__
 from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model
 from omniform.blocks.poolers import ComputedPart
 from omniform.core.context import StepContext
-from omniform.core.errors import ConfigError
+from omniform.core.errors import ConfigError, OmniformError
 from omniform.export.eject import loading, runtime
 from omniform.export.eject.build import Built, built, explicit
 from omniform.export.eject.compose import Composer
@@ -35,7 +36,7 @@ from omniform.export.eject.values import Number, Objects
 from omniform.export.eject.weights import aliases_of, places_of
 from omniform.export.eject.write import blocks, cache_text, definitions, imports_text, ordered
 from omniform.weights.keymap import KeyMap
-from omniform.weights.tensors import tensors_and_ties
+from omniform.weights.tensors import named_tensors, tensors_and_ties
 
 SMALL_KEYS = ("layer", "depth", "blocks")
 """What keys are called by which numbers of layers go."""
@@ -90,7 +91,29 @@ def source_of(asked: Asked) -> str:
     text = blocks([config, *state, *cache, *_constants(whole), body, *_tables(whole, names), weights])
     text = renamed_fields(text, fields)
     head = f'"""{_words(asked)}"""\n\nfrom __future__ import annotations\n\n{imports_text(text)}\n'
-    return formatted(head + "\n\n" + text)
+    made_text = formatted(head + "\n\n" + text)
+    verify(made_text, asked, {p: tuple(t.shape) for p, t in named_tensors(model.model) if p in paths})
+    return made_text
+
+
+def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Run a file as far as making its model, which must have the very same tensors as ours.
+
+    Raises:
+        OmniformError: it has others.
+    """
+    module = ModuleType("omniform_ejected")
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(text, "ejected.py", "exec"), vars(module))
+        with torch.device("meta"):
+            model = vars(module)[asked.architecture.name](vars(module)["Config"]())
+        found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    finally:
+        del sys.modules[module.__name__]
+    wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+    if wrong:
+        raise OmniformError("what was written has other tensors than the model", found=", ".join(wrong[:5]))
 
 
 def specialised(model: Built, inputs: Inputs) -> Specialised:
@@ -295,7 +318,7 @@ def _words(asked: Asked) -> str:
     head = asked.architecture.name
     return (
         f"{head}, a model of the family ``{asked.family.model_type}``, as one file.\n\n"
-        f"Written by ``{asked.command}`` (omniform {__version__}) and yours to change:\n"
+        f"Written by ``{asked.command}`` (omniform {version('omniform')}) and yours to change:\n"
         f"it needs torch and safetensors only. "
         f"``load(folder)`` gives the model with a checkpoint's weights.\n"
     )
