@@ -5,7 +5,11 @@ Run as ``python -P -m omniform.hub.code.sandbox.child DESCRIPTOR``, a socket to 
 
 from __future__ import annotations
 
+import ctypes
+import inspect
 import os
+import platform
+import resource
 import socket
 import sys
 import traceback
@@ -33,6 +37,17 @@ def leaks(root: Path = Path("/")) -> list[str]:
         if "ro" not in options.split(",") and point != "/tmp" and not point.startswith("/dev/"):
             found.append(f"{point} can be written to")
     return found
+
+
+def bound() -> None:
+    """Give up what namespaces leave: the session's keys (keyctl(2)), and more of the kernel than a model needs."""
+    number = {"x86_64": 250, "aarch64": 219}.get(platform.machine())  # keyctl
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, 1, None)  # KEYCTL_JOIN_SESSION_KEYRING: a new one, which is empty
+    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 4096), (resource.RLIMIT_NPROC, 4096)):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
 
 
 @dataclass(slots=True)
@@ -67,40 +82,55 @@ class Kept:
         held = self.objects.pop(number, None)
         self.numbers.pop(id(held), None)
 
-    def meant(self, value: object) -> object:
-        """A value from outside, with the objects in it that it speaks of."""
-        from omniform.hub.code.sandbox.wire import Handle, Record
+    def meant(self, value: object, held: object) -> object:
+        """A value from outside that is for an object here, with the objects in it that it speaks of."""
+        from omniform.hub.code.sandbox.wire import SETTINGS, Handle, Record
 
         if isinstance(value, Handle):
             return self.objects[value.number]
         if isinstance(value, Record):
-            return self.meant(dict(value.values))
+            values = {key: self.meant(item, held) for key, item in value.values.items()}
+            return settings_for(held, values) if value.kind == SETTINGS else values
         if isinstance(value, Mapping):
-            return {key: self.meant(item) for key, item in value.items()}
+            return {key: self.meant(item, held) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(self.meant(item) for item in value)
+            return type(value)(self.meant(item, held) for item in value)
         return value
 
 
 def answered(request: Mapping[str, object], kept: Kept) -> object:
     """What one request comes to."""
-    from omniform.hub import auto, auto_inputs
-
-    what, args, named = request["do"], kept.meant(request.get("args", [])), kept.meant(request.get("kwargs", {}))
+    what, number = request["do"], request.get("of")
+    held = kept.objects[number] if isinstance(number, int) else None
+    args, named = kept.meant(request.get("args", []), held), kept.meant(request.get("kwargs", {}), held)
     assert isinstance(args, list) and isinstance(named, dict)
     if what == "load":
+        from omniform.hub import auto, auto_inputs
+
         kind = {**vars(auto_inputs), **vars(auto)}[str(request["auto"])]
         return kept.keep(kind.from_pretrained(*args, **named))
-    number = request["of"]
-    assert isinstance(number, int)
-    held = kept.objects[number]
     name = str(request["name"])
     if what == "call":
         called = held if not name else getattr(held, name)
         assert callable(called), f"{name} cannot be called"
         return called(*args, **named)
+    if what == "set":
+        setattr(held, name, args[0])
+        return None
     value = getattr(held, name)
-    return {"method": True} if callable(value) and not isinstance(value, type) else {"value": value}
+    # A module is called like a method, and has attributes to ask for besides.
+    return {"method": True} if inspect.isroutine(value) else {"value": value}
+
+
+def settings_for(held: object, values: Mapping[str, object]) -> object:
+    """Settings of generation as the library has them that an object is of."""
+    if any(base.__module__.partition(".")[0] == "transformers" for base in type(held).__mro__):
+        from importlib import import_module
+
+        return import_module("transformers").GenerationConfig.from_dict(dict(values))
+    from omniform.core.generation import GenerationConfig
+
+    return GenerationConfig.from_dict(dict(values))
 
 
 def serve(channel: socket.socket) -> None:
@@ -108,9 +138,10 @@ def serve(channel: socket.socket) -> None:
     import torch
 
     from omniform.core.errors import InputError
-    from omniform.hub.code.sandbox.wire import receive, send
+    from omniform.hub.code.sandbox.wire import READY, receive, send
 
     kept = Kept()
+    send(channel, {"ok": READY})
     with torch.no_grad():
         while True:
             try:
@@ -142,6 +173,7 @@ def main() -> None:
     open_doors = leaks()
     if open_doors:
         sys.exit(f"the sandbox leaks: {'; '.join(open_doors)}")
+    bound()
     os.umask(0o077)
     serve(channel)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from omniform.core.errors import InputError, RepoError, brief
+from omniform.core.errors import InputError, RepoError, brief, listed
 from omniform.hub.code.closure import Files, Repository
 from omniform.hub.code.reference import Reference
 from omniform.hub.code.sandbox.jail import jail
@@ -19,9 +20,11 @@ from omniform.hub.weights import find_weights
 log = logging.getLogger("omniform")
 
 _WEIGHTS: Final = re.compile(
-    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx(_data)?|gguf|ot|tflite|npz|mlmodel|pb|index(\.[\w-]+)?\.json)"
+    r".*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx(_data)?|gguf|ot|tflite|npz|mlmodel|pb|index(\.[\w-]+)?\.json"
+    r"|png|jpe?g|gif|webp|bmp|mp[34]|wav|flac|ogg|pdf|zip|tar|gz|7z|parquet|arrow)",
+    re.IGNORECASE,
 )
-"""Files that weigh much; of these only the ones that loading takes are fetched."""
+"""Files that weigh much, or show and hold examples; of these only the weights that loading takes are fetched."""
 
 
 def sandboxed(
@@ -57,7 +60,9 @@ def sandboxed(
         given["subfolder"] = source.subfolder
     folder = source.folder
     readable: list[Path] = []
-    if folder is None:
+    if folder is not None:
+        readable += _linked(folder)
+    else:
         folder = _snapshot(source, rest, weights=auto.startswith("AutoModel"))
         readable.append(folder.parents[1])  # what the snapshot's links lead to
     cache = None
@@ -65,6 +70,23 @@ def sandboxed(
         cache = _code_elsewhere(source, asked)
         readable.append(cache)
     return load_in_sandbox(auto, folder, given, readable, cache=None if cache is None else cache.parent)
+
+
+def _linked(folder: Path) -> list[Path]:
+    """What links in a folder lead to and may be seen: the files of a repository, if this is one in the Hub's cache.
+
+    Other links are not followed: whoever made the folder may have pointed them at anything of the user's.
+    """
+    real = Path(os.path.realpath(folder))
+    blobs = real.parents[1] / "blobs" if real.parent.name == "snapshots" else None
+    shown = [blobs] if blobs is not None and blobs.is_dir() and not blobs.is_symlink() else []
+    links = [path for path in real.rglob("*") if path.is_symlink()]
+    targets = {path: Path(os.path.realpath(path)) for path in links}
+    out = [path for path, to in targets.items() if not any(to.is_relative_to(seen) for seen in (real, *shown))]
+    if out:
+        names = listed(path.relative_to(real).as_posix() for path in out)
+        log.warning("%s: links that lead out of it are not followed into the sandbox: %s", folder, names)
+    return shown
 
 
 def _snapshot(source: Source, rest: Mapping[str, object], *, weights: bool) -> Path:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ SYSTEM: Final = (
 
 SCRIPT: Final = Path(__file__).with_name("jail.sh")
 
+FIRST: Final = 'echo 1000 >/proc/self/oom_score_adj || :; exec "$@"'
+"""Run before anything else, by sh: where the machine's memory runs out, what is in the sandbox is killed first."""
+
 
 class Jail(Protocol):
-    """A way to run a command in there."""
+    """A way to run a command in there; what runs ends with the *thread* that started it (prctl(2) PR_SET_PDEATHSIG)."""
 
     def command(self, argv: Sequence[str], readable: Sequence[Path], mount_point: Path) -> list[str]:
         """The command to run instead.
@@ -60,6 +64,7 @@ class Bubblewrap:
         for name in links:
             shown += ["--symlink", os.readlink(name), name]
         return [
+            "sh", "-c", FIRST, "sh",
             self.program, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
             "--cap-drop", "ALL", "--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH), "--perms", "0700",
             "--tmpfs", "/tmp", *shown, "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/",
@@ -72,24 +77,57 @@ class Namespaces:
     """By util-linux (unshare, mount, pivot_root, setpriv), which every Linux machine has."""
 
     program: str
+    setpriv: str = "setpriv"
 
     def command(self, argv: Sequence[str], readable: Sequence[Path], mount_point: Path) -> list[str]:
         """See :class:`Jail`."""
         shown = [str(path) for path in visible([*map(Path, SYSTEM), *readable])]
         return [
+            "sh", "-c", FIRST, "sh", self.setpriv, "--pdeathsig", "KILL", "--",
             self.program, "--user", "--map-root-user", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork",
             "--kill-child", "--", "sh", str(SCRIPT), str(SCRATCH), str(mount_point), *shown, "--", *argv,
         ]  # fmt: skip
 
 
 def visible(paths: Sequence[Path]) -> list[Path]:
-    """Those that exist, without links in the root folder and without what lies in one of the others."""
+    """Those that exist, without links in the root folder and without what lies in one of the others.
+
+    Raises:
+        SandboxError: with one of them the user's home, or what else is private, would be seen.
+    """
     found: list[Path] = []
-    for path in sorted({Path(os.path.abspath(path)) for path in paths}):
+    for path in sorted({_below_links(Path(os.path.abspath(path))) for path in paths}):
         root_link = path.is_symlink() and path.parent == Path("/")
         if path.exists() and not root_link and not any(path.is_relative_to(other) for other in found):
+            _refuse_private(path)
             found.append(path)
     return found
+
+
+def _below_links(path: Path) -> Path:
+    """A path that does not begin with a link: of ``/bin/python`` what it is in ``/usr``, where ``/bin`` leads."""
+    if len(path.parts) < 3:
+        return path
+    top = Path(*path.parts[:2])
+    return top.resolve().joinpath(*path.parts[2:]) if top.is_symlink() else path
+
+
+def _refuse_private(path: Path) -> None:
+    """Raise :class:`SandboxError` if a folder holds what nobody in a sandbox is to see: a home, its tokens, sockets."""
+    if any(path.is_relative_to(system) for system in SYSTEM):
+        return
+    homes = (Path.home(), Path(os.path.expanduser(os.environ.get("HF_HOME", "~"))))
+    private = {Path("/tmp"), Path("/dev"), Path("/proc"), Path("/run"), Path(tempfile.gettempdir())}
+    private |= {Path(os.path.realpath(home)) for home in homes}
+    for held in sorted(private - {Path("/")}):
+        if held.is_relative_to(path):
+            raise SandboxError(
+                "with this folder the code would see more than its checkpoint",
+                where=str(path),
+                expected="a folder of the checkpoint's own",
+                found=f"one that holds {held} too",
+                remedy="Move the checkpoint into a folder of its own.",
+            )
 
 
 def python_folders() -> list[Path]:
@@ -139,7 +177,7 @@ def _found() -> Jail | str:
         ways.append(Bubblewrap(program))
     tools = {name: _tool(name) for name in ("unshare", "setpriv", "pivot_root", "mount")}
     if all(tools.values()):
-        ways.append(Namespaces(str(tools["unshare"])))
+        ways.append(Namespaces(str(tools["unshare"]), str(tools["setpriv"])))
     reasons = [] if ways else [f"no {' and no '.join(sorted(n for n, path in tools.items() if path is None))}"]
     for way in ways:
         reason = _refusal(way)
@@ -155,8 +193,6 @@ def _tool(name: str) -> str | None:
 
 def _refusal(way: Jail) -> str | None:
     """Why a way does not work here; None where it does."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="omniform-") as folder:
         command = way.command(["true"], (), Path(folder))
         try:

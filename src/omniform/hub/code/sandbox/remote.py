@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import queue
 import socket
 import subprocess
 import sys
@@ -12,14 +12,18 @@ import tempfile
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self, cast
+from typing import Final, Self, cast
+
+import torch
+from torch import Tensor
 
 from omniform.core.errors import InputError, OmniformError, SandboxError, UnknownAttributeError
+from omniform.core.generation import GenerationConfig
 from omniform.hub.code.sandbox.jail import bare_environment, jail, python_folders
-from omniform.hub.code.sandbox.wire import Handle, Record, WireError, receive, send
+from omniform.hub.code.sandbox.wire import READY, SETTINGS, Handle, Record, WireError, receive, send
 
 PATIENCE: Final = 120.0
 """Seconds after which a sandbox that has not come up is given up."""
@@ -52,6 +56,19 @@ class SandboxedOutput(dict[str, object]):
         """The values that are not None, in order."""
         return tuple(value for value in self.values() if value is not None)
 
+    def to(self, *args: object, **kwargs: object) -> Self:
+        """Move its tensors, as :meth:`torch.Tensor.to`; a dtype changes those of floats only. Changed in place."""
+        rest = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        others = {name: value for name, value in kwargs.items() if name != "dtype"}
+        for name, value in self.items():
+            if isinstance(value, Tensor):
+                move = cast("Callable[..., Tensor]", value.to)
+                if value.is_floating_point():
+                    self[name] = move(*args, **kwargs)
+                elif rest or others:
+                    self[name] = move(*rest, **others)
+        return self
+
 
 class SandboxedError(SandboxError):
     """What a checkpoint's code raised in its sandbox.
@@ -78,29 +95,33 @@ class Sandbox:
 
     def __init__(self, readable: Sequence[Path], cache: Path | None = None) -> None:
         way = jail()
-        ours, theirs = socket.socketpair()
-        self._channel = ours
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         self._said: deque[str] = deque(maxlen=LAST_WORDS)
         self.dropped: deque[int] = deque()
-        # -P: nothing is imported from the working directory, which is where the code may write.
-        program = [sys.executable, "-P", "-m", "omniform.hub.code.sandbox.child", str(theirs.fileno())]
-        self._mount_point = tempfile.mkdtemp(prefix="omniform-")
-        environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[4])}
+        environment = {**bare_environment(), **_imported_from()}
         if cache is not None:
             environment["HF_HUB_CACHE"] = str(cache)
+        mount_point = Path(tempfile.mkdtemp(prefix="omniform-"))
+        ours, theirs = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                way.command(program, [*python_folders(), *readable], Path(self._mount_point)),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env=environment, cwd="/", pass_fds=[theirs.fileno()], start_new_session=True,
-            )  # fmt: skip
-        finally:
+            # -P: nothing is imported from the working directory, which is where the code may write.
+            program = [sys.executable, "-P", "-m", "omniform.hub.code.sandbox.child", str(theirs.fileno())]
+            command = way.command(program, [*python_folders(), *readable], mount_point)
+            self._process, self._listener = _started(command, environment, theirs.fileno(), self._said)
             theirs.close()
-        words = (self._process.stdout, self._said)  # not this object itself, which ends when its last user lets go
-        self._listener = threading.Thread(target=_listen, args=words, name="omniform-sandbox", daemon=True)
-        self._listener.start()
-        self.close = weakref.finalize(self, _end, self._process, ours, self._mount_point)
+            self._channel = ours
+            self.close = weakref.finalize(self, _end, self._process, ours, self._owner)
+            with self._closed_on_trouble():
+                if (said := self._answer(PATIENCE)) != {"ok": READY}:
+                    raise _EndedError("the sandbox does not come up", f"a message of type {type(said).__name__}")
+        except BaseException:
+            theirs.close()
+            ours.close()
+            raise
+        finally:  # in there it is the root by now
+            with contextlib.suppress(OSError):
+                mount_point.rmdir()
 
     @property
     def is_open(self) -> bool:
@@ -117,27 +138,41 @@ class Sandbox:
             InputError: the request holds what cannot be passed.
             SandboxError: the code failed, or its process has ended.
         """
+        if os.getpid() != self._owner:  # two who ask at one socket would get each other's answers
+            raise SandboxError(
+                "this sandbox belongs to the process that this one was forked from",
+                remedy="Load the model in the process that uses it.",
+            )
         with self._lock, self._closed_on_trouble():
             if not self.is_open:
                 raise SandboxError("the sandbox has ended", remedy="Load the model again.")
+            dropped = [self.dropped.popleft() for _ in range(len(self.dropped))]
             try:
-                dropped = [self.dropped.popleft() for _ in range(len(self.dropped))]
-                send(self._channel, {**request, "dropped": dropped})
                 self._channel.settimeout(patience)
-                answer = receive(self._channel)
+                send(self._channel, {**request, "dropped": dropped})
             except InputError:
+                self.dropped.extend(dropped)
                 raise
-            except TimeoutError:
-                raise _EndedError("the sandbox does not answer", f"nothing within {patience:.0f} s") from None
-            except WireError as error:
-                raise _EndedError("the sandbox sends what is no answer", str(error)) from None
-            except (OSError, EOFError):
+            except OSError:
                 raise _EndedError("the sandbox's process has ended", self._last_words()) from None
+            answer = self._answer(patience)
         if not isinstance(answer, Mapping) or not ({"ok"} <= answer.keys() or {"error", "text"} <= answer.keys()):
             raise SandboxError("the sandbox sends what is no answer", found=type(answer).__name__)
         if "ok" in answer:
             return answer["ok"]
-        raise SandboxedError(str(answer["error"]), str(answer["text"])) from OmniformError(str(answer.get("trace")))
+        error, text, trace = (_text(answer.get(name)) for name in ("error", "text", "trace"))
+        raise SandboxedError(error, text) from OmniformError(trace)
+
+    def _answer(self, patience: float | None) -> object:
+        try:
+            self._channel.settimeout(patience)
+            return receive(self._channel)
+        except TimeoutError:
+            raise _EndedError("the sandbox does not answer", f"nothing within {patience:.0f} s") from None
+        except WireError as error:
+            raise _EndedError("the sandbox sends what is no answer", str(error)) from None
+        except (OSError, EOFError):
+            raise _EndedError("the sandbox's process has ended", self._last_words()) from None
 
     @contextlib.contextmanager
     def _closed_on_trouble(self) -> Iterator[None]:
@@ -167,19 +202,58 @@ class _EndedError(SandboxError):
         super().__init__(message, found=found)
 
 
-def _listen(output: IO[bytes], said: deque[str]) -> None:
-    with contextlib.suppress(ValueError, OSError):  # it is closed while it is read from, at the end
-        while line := output.readline(10_000):
-            said.append(line.decode(errors="replace").rstrip())
+def _imported_from() -> dict[str, str]:
+    """Where omniform is to be imported from, if not from where packages are installed."""
+    home = Path(__file__).resolve().parents[4]
+    return {} if home.name.endswith("-packages") else {"PYTHONPATH": str(home)}
 
 
-def _end(process: subprocess.Popen[bytes], channel: socket.socket, mount_point: str) -> None:
+def _started(
+    command: Sequence[str], environment: Mapping[str, str], channel: int, said: deque[str]
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    """A process, started by a thread that lives as long as it does and keeps what it says.
+
+    It is killed when the thread ends that started it, however this process ends (see :class:`Jail`); the caller's own
+    may be a pool's, which ends before.
+
+    Raises:
+        SandboxError: it cannot be started.
+    """
+    came: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=environment, cwd="/", pass_fds=[channel], start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            came.put(error)
+            return
+        came.put(process)
+        assert process.stdout is not None
+        with process.stdout, contextlib.suppress(ValueError, OSError):
+            while line := process.stdout.readline(10_000):
+                said.append(line.decode(errors="replace").rstrip())
+        process.wait()
+
+    thread = threading.Thread(target=work, name="omniform-sandbox", daemon=True)
+    thread.start()
+    process = came.get()
+    if isinstance(process, OSError):
+        raise SandboxError("the sandbox cannot be started", found=process.strerror) from process
+    return process, thread
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def _end(process: subprocess.Popen[bytes], channel: socket.socket, owner: int) -> None:
     channel.close()
-    process.kill()
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-    shutil.rmtree(mount_point, ignore_errors=True)
+    if os.getpid() == owner:  # else it is another's, that this process was forked from
+        process.kill()
+        process.wait()
 
 
 class Sandboxed:
@@ -218,6 +292,12 @@ class Sandboxed:
             raise SandboxError("the sandbox sends what is no answer", found=type(found).__name__)
         return Method(self, name) if found.get("method") else self._here(found.get("value"))
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self._sandbox.ask({"do": "set", "of": self._number, "name": name, "args": [_there(value)]})
+
     def _call(self, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         there = {"args": [_there(a) for a in args], "kwargs": {k: _there(v) for k, v in kwargs.items()}}
         return self._here(self._sandbox.ask({"do": "call", "of": self._number, "name": name, **there}))
@@ -232,14 +312,21 @@ class Sandboxed:
             return SandboxedOutput(value.kind, {name: self._here(item) for name, item in value.values.items()})
         if isinstance(value, Mapping):
             return {name: self._here(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, set)):
             return type(value)(self._here(item) for item in value)
         return value
 
     def __len__(self) -> int:
         length = self._call("__len__", (), {})
-        assert isinstance(length, int)
+        if not isinstance(length, int) or length < 0:
+            raise SandboxError("the sandbox sends what is no answer", found=type(length).__name__)
         return length
+
+    def __contains__(self, item: object) -> bool:
+        return bool(self._call("__contains__", (item,), {}))
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self._call("__setitem__", (key, value), {})
 
     def __getitem__(self, key: object) -> object:
         return self._call("__getitem__", (key,), {})
@@ -297,6 +384,8 @@ def _there(value: object) -> object:
     """A value as the sandbox is told of it."""
     if isinstance(value, Sandboxed):
         return Handle(value._number, value._kind)
+    if isinstance(value, GenerationConfig):
+        return Record(SETTINGS, value.to_diff_dict())
     if isinstance(value, Mapping):
         return {name: _there(item) for name, item in value.items()}
     if type(value) in (list, tuple):

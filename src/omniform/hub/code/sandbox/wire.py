@@ -14,9 +14,10 @@ import mmap
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -25,11 +26,35 @@ from torch import Tensor
 from omniform.core.config import DTYPES
 from omniform.core.errors import InputError, brief
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 LONGEST_MESSAGE: Final = 2**26
 """Bytes of JSON beyond which a message is refused."""
 
+READY: Final = "ready"
+"""What a sandbox says first, once it has found itself locked up."""
+
+SETTINGS: Final = "settings of generation"
+"""What their record is called; which class they are is known to the other side."""
+
 DEEPEST: Final = 50
 """Lists and mappings within one another beyond this many are refused."""
+
+MOST_AXES: Final = 64
+
+PICTURES: Final[Mapping[str, int]] = {
+    "L": 1,
+    "LA": 2,
+    "RGB": 3,
+    "RGBA": 4,
+    "CMYK": 4,
+    "YCbCr": 3,
+    "HSV": 3,
+    "I": 4,
+    "F": 4,
+}
+"""Modes of pictures and the bytes of a point; those of other modes are passed in colour."""
 
 ALIGNMENT: Final = 64
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -91,7 +116,7 @@ class _Packer:
         if isinstance(value, Tensor):
             return self._tensor(value, where)
         if isinstance(value, np.ndarray):
-            return {"$": "array", "v": self._tensor(torch.from_numpy(np.ascontiguousarray(value)), where)}
+            return {"$": "array", "v": self._tensor(_as_tensor(value, where), where)}
         if isinstance(value, torch.dtype):
             return {"$": "dtype", "v": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
@@ -100,6 +125,12 @@ class _Packer:
             return {"$": "handle", "v": value.number, "k": value.kind}
         if isinstance(value, Record):
             return {**cast("dict[str, object]", self.plain(value.values, where, depth)), "k": value.kind}
+        if isinstance(value, bytes):
+            return {"$": "bytes", "v": value.hex()}
+        if _is_picture(value):
+            return self._picture(value, where)
+        if isinstance(value, (set, frozenset)):
+            return {"$": "set", "v": [self.plain(v, where, depth + 1) for v in value]}
         if isinstance(value, (list, tuple)):
             inner = [self.plain(v, f"{where}[{n}]", depth + 1) for n, v in enumerate(value)]
             return inner if isinstance(value, list) else {"$": "tuple", "v": inner}
@@ -116,12 +147,31 @@ class _Packer:
             found=brief(value),
         )
 
+    def _picture(self, picture: Image, where: str) -> object:
+        if picture.mode not in PICTURES:
+            picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+        pixels = torch.frombuffer(bytearray(picture.tobytes()) or bytearray(1), dtype=torch.uint8)
+        return {"$": "picture", "v": self._tensor(pixels, where), "m": picture.mode, "s": list(picture.size)}
+
     def _tensor(self, tensor: Tensor, where: str) -> object:
         name = str(tensor.dtype).removeprefix("torch.")
         if name not in _KINDS or tensor.layout != torch.strided:
             raise InputError("tensors of this kind do not pass", where=where, found=f"{tensor.dtype}, {tensor.layout}")
-        self.tensors.append(tensor.detach().to("cpu").contiguous())
+        self.tensors.append(tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous())
         return {"$": "tensor", "v": len(self.tensors) - 1}
+
+
+def _as_tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]], where: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(array, order="C"))
+    except (TypeError, ValueError):
+        raise InputError("arrays of this kind do not pass", where=where, found=str(array.dtype)) from None
+
+
+def _is_picture(value: object) -> TypeGuard[Image]:
+    # Whoever has one has imported PIL.
+    kind = "PIL.Image" in sys.modules and vars(sys.modules["PIL.Image"])["Image"]
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def send(channel: socket.socket, message: object, keep: Callable[[object], object] | None = None) -> None:
@@ -134,7 +184,23 @@ def send(channel: socket.socket, message: object, keep: Callable[[object], objec
         InputError: it holds what cannot be passed; nothing was sent.
         OSError: the other side has gone.
     """
-    packer = _Packer(keep)
+    try:
+        text, memory = _packed(_Packer(keep), message)
+    except InputError:
+        raise
+    except Exception as error:  # a mapping of somebody's own, a tensor without numbers: nothing was sent yet
+        raise InputError("this cannot be passed into a sandbox", found=f"{type(error).__name__}: {error}") from error
+    try:
+        # A file descriptor travels beside at least one byte: the header's.
+        socket.send_fds(channel, [HEADER.pack(len(text), memory is not None)], [] if memory is None else [memory])
+        channel.sendall(text)
+    finally:
+        if memory is not None:
+            os.close(memory)
+
+
+def _packed(packer: _Packer, message: object) -> tuple[bytes, int | None]:
+    """A message's text, and the memory file of its tensors, if it has any."""
     body = packer.plain(message, "message")
     table, start = [], 0
     for tensor in packer.tensors:
@@ -143,14 +209,7 @@ def send(channel: socket.socket, message: object, keep: Callable[[object], objec
     text = json.dumps({"body": body, "tensors": table}, allow_nan=False).encode()
     if len(text) > LONGEST_MESSAGE:
         raise InputError("this is too much for one message", expected=f"{LONGEST_MESSAGE} bytes", found=len(text))
-    memory = _sealed(packer.tensors, table, start) if start else None
-    try:
-        # A file descriptor travels beside at least one byte: the header's.
-        socket.send_fds(channel, [HEADER.pack(len(text), memory is not None)], [] if memory is None else [memory])
-        channel.sendall(text)
-    finally:
-        if memory is not None:
-            os.close(memory)
+    return text, _sealed(packer.tensors, table, start) if start else None
 
 
 def _sealed(tensors: list[Tensor], table: list[list[object]], size: int) -> int:
@@ -201,7 +260,7 @@ def receive(channel: socket.socket) -> object:
         return _value(message["body"], tensors, 0)
     except WireError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError, ImportError) as error:
         raise WireError(f"{type(error).__name__}: {error}"[:200]) from None
 
 
@@ -236,7 +295,25 @@ def _placed(row: object, memory: Tensor) -> Tensor:
     nbytes = math.prod(shape) * kind.itemsize
     if start + nbytes > len(memory) or start % ALIGNMENT:
         raise WireError("a tensor outside its memory")
-    return memory[start : start + nbytes].view(kind).reshape(shape) if nbytes else torch.empty(shape, dtype=kind)
+    if len(shape) > MOST_AXES:
+        raise WireError("a tensor of too many axes")
+    if not nbytes:
+        return torch.empty(shape, dtype=kind)
+    held = memory[start : start + nbytes]
+    # What is neither true nor false must not pass for either: torch reckons with such a byte as if it were one.
+    return (held != 0 if kind == torch.bool else held.view(kind)).reshape(shape)
+
+
+def _picture(pixels: object, mode: object, size: object) -> object:
+    from PIL import Image
+
+    width, height = size if isinstance(size, list) and all(type(n) is int and n >= 0 for n in size) else (-1, -1)
+    if not isinstance(pixels, Tensor) or not isinstance(mode, str) or mode not in PICTURES or width < 0:
+        raise WireError("a picture that is none")
+    data = pixels.numpy().tobytes() if width * height else b""
+    if len(data) != width * height * PICTURES[mode]:
+        raise WireError("a picture of another size")
+    return Image.frombytes(mode, (width, height), data) if data else Image.new(mode, (width, height))
 
 
 def _value(plain: object, tensors: list[Tensor], depth: int) -> object:
@@ -256,6 +333,12 @@ def _value(plain: object, tensors: list[Tensor], depth: int) -> object:
             found = _value(held, tensors, depth + 1)
             if isinstance(found, Tensor):
                 return found.numpy()
+        case "bytes":
+            return bytes.fromhex(held)
+        case "set":
+            return {_value(item, tensors, depth + 1) for item in held}
+        case "picture":
+            return _picture(_value(held, tensors, depth + 1), plain["m"], plain["s"])
         case "dtype":
             return _KINDS[held]
         case "device":
