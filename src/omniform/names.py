@@ -54,7 +54,8 @@ PATHS: Final[dict[str, str]] = {
     "models.auto.processing_auto": "AutoProcessor",
     "models.auto.tokenization_auto": "AutoTokenizer",
     "processing_utils": "ProcessorMixin BatchFeature Unpack *Kwargs",
-    "quantizers": "*Quantizer HfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer",
+    "quantizers": "*Quantizer HfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer "
+    "get_module_from_name",
     "quantizers.auto": "AutoHfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer",
     "quantizers.base": "HfQuantizer get_keys_to_not_convert",
     "quantizers.quantizers_utils": "get_module_from_name should_convert_module",

@@ -18,6 +18,7 @@ import torch
 from omniform.core.auto_class import AutoNamed
 from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS
 from omniform.core.errors import ConfigError, check_arguments, nearest
+from omniform.core.plain_settings import PlainSettings
 from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
@@ -295,6 +296,7 @@ class ModelConfig(AutoNamed, PushToHub):
         """A new config with some keys of the raw mapping changed; another ``num_labels`` renews ``id2label``."""
         made = copy.deepcopy(self)
         made._load(made._patched(changes))
+        made._keep(changes)
         return made
 
     def update(self, config_dict: Mapping[str, object]) -> None:
@@ -311,11 +313,17 @@ class ModelConfig(AutoNamed, PushToHub):
 
     def _change(self, changes: Mapping[str, object]) -> None:
         self._load(self._patched(changes))
+        self._keep(changes)
         owner: tuple[ModelConfig, str] | None = self.__dict__["_owner"]
         if owner is not None:  # a part of a config that is saved as one
             whole, name = owner
             whole._change({name: self})
             self.__dict__["_owner"] = owner
+
+    def _keep(self, changes: Mapping[str, object]) -> None:
+        """Have settings that are objects handed out as they were given; saved is what they say."""
+        held = {name: value for name, value in changes.items() if isinstance(value, PlainSettings)}
+        self.__dict__["_notes"] = {n: v for n, v in self.__dict__["_notes"].items() if n not in changes} | held
 
     def _patched(self, changes: Mapping[str, object]) -> dict[str, object]:
         raw = copy.deepcopy(self.raw)
@@ -470,6 +478,8 @@ def plain(name: str, value: object, *, whole: bool = False) -> object:
     """
     if value is None or type(value) in (str, int, float, bool):
         return value
+    if isinstance(value, PlainSettings):
+        return plain(name, value.to_dict(), whole=whole)
     if isinstance(value, ModelConfig):
         return value.to_dict() if whole else {"model_type": value.model_type, **copy.deepcopy(value.raw)}
     if isinstance(value, torch.dtype):

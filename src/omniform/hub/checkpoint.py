@@ -261,6 +261,8 @@ def open_checkpoint(
     config = _given_config(options.config) or read_config(source, config_class)
     config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     quantizer = quantizer_of(config, options.quantization_config)
+    if quantizer is not None:
+        config = config.replace()  # the model's says how it is quantized; the caller's stays as it is
     config, kind = choose(config)
     if options.state_dict is not None:
         files = WeightFiles({}, given=options.state_dict)

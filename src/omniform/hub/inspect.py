@@ -13,8 +13,10 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.hub.checkpoint import Name, read_config, saved_class
 from omniform.hub.files import locate
-from omniform.hub.load import build_on_meta, lay_out, match, table_of
+from omniform.hub.load import build_on_meta, lay_out, match, table_of, transformed
+from omniform.hub.quantizing import quantizer_of
 from omniform.hub.weights import WeightFiles, find_weights
+from omniform.transforms.quantize.quantizer import Quantizing
 from omniform.weights.safetensors import Entry
 from omniform.weights.tensors import tensors_and_ties
 
@@ -81,6 +83,9 @@ def inspect(name: Name, **where: object) -> Summary:
     kind = saved_class(config)
     files = find_weights(source, peek=True)
     model = build_on_meta(config, kind, source.name)
+    quantizer = quantizer_of(config, None)
+    if quantizer is not None:
+        model = transformed(model, (Quantizing(quantizer, config.common.dtype),))
     held = _told(files)
     if held:
         lay_out(model, held)

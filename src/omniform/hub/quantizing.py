@@ -112,3 +112,4 @@ def mark_quantized(model: Model, quantizer: HfQuantizer) -> None:
     if isinstance(model, Surface):
         method = quantizer.quantization_config.quant_method
         model.__dict__.update(hf_quantizer=quantizer, is_quantized=True, quantization_method=method)
+        model.config.quantization_config = quantizer.quantization_config

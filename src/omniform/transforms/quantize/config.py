@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from omniform.core.errors import ConfigError, InputError, RepoError, UnknownArgumentError, brief, nearest
+from omniform.core.plain_settings import PlainSettings
 
 C = TypeVar("C", bound="type[QuantizationConfigMixin]")
 
 _CONFIGS: dict[str, type[QuantizationConfigMixin]] = {}
 
 
-class QuantizationConfigMixin:
+class QuantizationConfigMixin(PlainSettings):
     """Base of the settings of one method of quantizing; a user's own sets its fields in ``__init__``.
 
     Attributes:

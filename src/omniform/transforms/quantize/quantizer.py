@@ -74,7 +74,11 @@ class HfQuantizer(ABC):
 
     def update_dtype(self, dtype: torch.dtype | None) -> torch.dtype | None:
         """The dtype of what is not quantized, given what is asked for; None is the checkpoint's own."""
-        return dtype
+        return self.update_torch_dtype(dtype)
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+        """The same by its older name."""
+        return torch_dtype
 
     def update_device_map(self, device_map: object) -> object:
         """The places to use, given those that are asked for."""
@@ -104,6 +108,39 @@ class HfQuantizer(ABC):
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: object) -> bool:
         """Whether a weight of the checkpoint is to be quantized, by its full name in the model."""
         return False
+
+    def check_quantized_param(
+        self, model: nn.Module, param_value: Tensor, param_name: str, state_dict: Mapping[str, Tensor], **kwargs: object
+    ) -> bool:
+        """The same as quantizers of releases before 5 are asked it; by default :meth:`param_needs_quantization`.
+
+        Args:
+            param_value: the weight as it was loaded.
+            state_dict: what was loaded and is not quantized yet.
+        """
+        return self.param_needs_quantization(model, param_name, **kwargs)
+
+    def create_quantized_param(
+        self,
+        model: nn.Module,
+        param_value: Tensor,
+        param_name: str,
+        target_device: torch.device,
+        state_dict: Mapping[str, Tensor],
+        unexpected_keys: list[str] | None = None,
+    ) -> None:
+        """Quantize one weight into its layer, as quantizers of releases before 5 do; by default the conversion's work.
+
+        Args:
+            target_device: where the layer is to be.
+        """
+        missing = {path for path, tensor in named_tensors(model) if tensor.is_meta}
+        made = self.get_quantize_ops().convert(
+            {param_name: [param_value]}, model=model, full_layer_name=param_name, missing_keys=missing
+        )
+        for name, values in made.items():
+            for value in values if isinstance(values, list) else [values]:
+                assign(model, name, value)
 
     def get_quantize_ops(self) -> ConversionOps:
         """What quantizes one weight.
@@ -261,7 +298,8 @@ class Quantizing(Transform):
 
     def written(self, config: Mapping[str, object]) -> Mapping[str, object]:
         """With the settings, so that the checkpoint is read as it was written."""
-        return {**config, "quantization_config": self.quantizer.quantization_config.to_dict()}
+        settings = self.quantizer.quantization_config
+        return {**config, "quantization_config": {"quant_method": settings.quant_method, **settings.to_dict()}}
 
     def _preprocess(self, model: nn.Module) -> None:
         dtype = self._dtype or torch.get_default_dtype()
@@ -280,20 +318,15 @@ class Quantizing(Transform):
         self._preprocess(model)
         model.train(training)
         missing = {path for path, tensor in named_tensors(model) if tensor.is_meta}
-        ops: ConversionOps | None = None
         for path in [path for path in loaded if _is_gone(model, path) or path in missing]:
-            tensor = loaded.pop(path)
-            if not self.quantizer.param_needs_quantization(model, path):
-                if path in missing:
-                    assign(model, path, tensor)
-                    missing.discard(path)
-                continue
-            ops = ops or self.quantizer.get_quantize_ops()
-            made = ops.convert({path: [tensor]}, model=model, full_layer_name=path, missing_keys=missing)
-            for name, values in made.items():
-                for value in values if isinstance(values, list) else [values]:
-                    assign(model, name, value)
-                    missing.discard(name)
+            tensor = loaded[path]
+            if self.quantizer.check_quantized_param(model, tensor, path, state_dict=loaded):
+                self.quantizer.create_quantized_param(
+                    model, tensor, path, tensor.device, state_dict=loaded, unexpected_keys=[]
+                )
+            elif path in missing:
+                assign(model, path, tensor)
+            del loaded[path], tensor
         left = sorted(path for path, tensor in named_tensors(model) if tensor.is_meta)
         if left:
             raise WeightsError(
