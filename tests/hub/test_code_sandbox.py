@@ -406,11 +406,11 @@ class TestEnds:
         import gc
 
         model = omniform.AutoModel.from_pretrained(folder, trust_remote_code="sandbox")
-        process, mount = model._sandbox._process, model._sandbox._mount_point
+        process = model._sandbox._process
         assert process.poll() is None
         del model
         gc.collect()
-        assert process.poll() is not None and not Path(mount).exists()
+        assert process.poll() is not None
 
     def test_config_and_keywords(self, folder):
         with omniform.AutoConfig.from_pretrained(folder, trust_remote_code="sandbox") as config:

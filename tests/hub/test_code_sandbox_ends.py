@@ -89,20 +89,22 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder):
+def model(folder, tmp_path_factory):
     """Loaded by a thread that has ended: what is in a sandbox ends with its process, not with its thread."""
     loaded = []
-    before = set(Path(tempfile.gettempdir()).glob("omniform-*"))
+    scratch = tmp_path_factory.mktemp("scratch")
 
     def load():
         loaded.append(omniform.AutoModel.from_pretrained(folder, trust_remote_code="sandbox"))
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    thread.join()
+    jails.jail()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(scratch))
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
     (model,) = loaded
-    left = set(Path(tempfile.gettempdir()).glob("omniform-*")) - before
-    assert not [path for path in left if path.name.count("-") == 1]
+    assert not list(scratch.iterdir())  # while it runs already: nothing is left however this process ends
     with model:
         yield model
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import REMAINDER, Namespace, _SubParsersAction
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ def add(commands: _SubParsersAction[Parser]) -> None:
     lock.add_argument("targets", nargs="*", metavar="SCRIPT-OR-MODEL", help="a .py file, a folder or a Hub id")
     lock.add_argument("--to", metavar="FILE", default="omniform.lock", help="the lockfile (omniform.lock)")
     lock.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the models that are named")
+    lock.add_argument("--trust-remote-code", action="store_true", help="run the code that a model brings, and lock it")
     lock.add_argument("--check", action="store_true", help="say what has changed on this machine since it was written")
     lock.add_argument("--args", nargs=REMAINDER, default=[], metavar="ARG", help="all that follows goes to the script")
     lock.set_defaults(work=work, command=lock)
@@ -49,7 +50,8 @@ def work(given: Namespace) -> None:
         raise InputError(
             "nothing is named", expected="a script, a folder or a Hub id", remedy="See omniform lock --help."
         )
-    lock = lock_targets(given.targets, Path(os.path.abspath(given.to)), given.revision, given.args)
+    where = {"revision": given.revision, "trust_remote_code": given.trust_remote_code or None}
+    lock = lock_targets(given.targets, Path(os.path.abspath(given.to)), where, given.args)
     lock.write()
     for source in lock.sources:
         at = "" if source.commit is None else f" at {source.commit[:12]}"
@@ -58,8 +60,12 @@ def work(given: Namespace) -> None:
     print(f"written to {given.to}")
 
 
-def lock_targets(targets: Sequence[str], path: Path, revision: str | None, arguments: Sequence[str]) -> Lock:
+def lock_targets(targets: Sequence[str], path: Path, where: Mapping[str, object], arguments: Sequence[str]) -> Lock:
     """What scripts and models use, as a lock that is to lie at ``path``.
+
+    Args:
+        where: keywords that models are loaded with; None is left out.
+        arguments: the script's.
 
     Raises:
         OmniformError: a script failed, or a model cannot be loaded; nothing was written.
@@ -70,7 +76,7 @@ def lock_targets(targets: Sequence[str], path: Path, revision: str | None, argum
     if arguments and len(scripts) != 1:
         raise InputError("arguments belong to one script", where="--args", found=f"{len(scripts)} scripts")
     with _loose():
-        runs = [_run(t, arguments) if t in scripts else _load(t, revision) for t in targets]
+        runs = [_run(t, arguments) if t in scripts else _load(t, where) for t in targets]
     whole = merged(runs)
     if not whole.sources:
         raise InputError("nothing that could be locked was used", where=" ".join(targets))
@@ -110,7 +116,7 @@ def _run(script: str, arguments: Sequence[str]) -> Recorder:
         return recorded(notes)
 
 
-def _load(model: str, revision: str | None) -> Recorder:
+def _load(model: str, asked: Mapping[str, object]) -> Recorder:
     """What loading a model and what reads its inputs uses. The weights are mapped, hardly read."""
     from omniform.core.errors import RepoError, UnknownNameError
     from omniform.hub.auto_inputs import AutoProcessor
@@ -118,7 +124,8 @@ def _load(model: str, revision: str | None) -> Recorder:
     from omniform.hub.lock import Recorder
     from omniform.hub.used import watched
 
-    where = {} if revision is None or Path(model).is_dir() else {"revision": revision}
+    unasked = {"revision"} if Path(model).is_dir() else set()
+    where = {name: value for name, value in asked.items() if value is not None and name not in unasked}
     recorder = Recorder()
     with watched(recorder):
         load_as_saved(model, **where)

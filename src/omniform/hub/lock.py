@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,8 @@ RECORD: Final = "OMNIFORM_RECORD"
 """Names of environment variables: whether a run is frozen, by which lockfile, and where it is to say what it uses."""
 
 BUNDLED: Final = "(bundled with omniform)"
+_REPOSITORY: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 
 
@@ -221,11 +224,17 @@ def _read_source(raw: object, where: str) -> LockedSource:
     revision = raw.get("revision")
     if not isinstance(name, str) or ("repo" in raw) != isinstance(commit, str):
         raise ConfigError("neither a repository with its commit nor a folder", where=where)
+    if isinstance(commit, str) and not (_REPOSITORY.fullmatch(name) and _COMMIT.fullmatch(commit)):
+        raise ConfigError("no repository at a commit", where=where, found=f"{name!r} at {commit!r}")
+    if ".." in Path(name).parts:
+        raise ConfigError("a folder that leads upwards", where=where, found=repr(name))
     files = {}
     for file, said in raw["files"].items():
         sha256, size = (said.get("sha256"), said.get("size")) if isinstance(said, Mapping) else (None, None)
         if not isinstance(sha256, str) or len(sha256) != 64 or type(size) is not int:
             raise ConfigError("a file without its digest", where=f"{where}: {file}")
+        if not file or os.path.isabs(file) or ".." in Path(file).parts:
+            raise ConfigError("a file that lies outside its source", where=where, found=repr(file))
         files[str(file)] = LockedFile(sha256.lower(), size)
     commit_said = commit if isinstance(commit, str) else None
     return LockedSource(name, revision if isinstance(revision, str) else None, commit_said, files)
@@ -362,12 +371,14 @@ def recorded(file: Path) -> Recorder:
 # ---- frozen runs
 
 _HELD: ContextVar[Lock | None] = ContextVar("omniform_frozen", default=None)
+_OPEN: list[Lock] = []
+"""The locks of all that is inside :func:`frozen`: threads begun there are held too, and know nothing of the context."""
 _READ: dict[tuple[Path, int], Lock] = {}
 
 
 @contextlib.contextmanager
 def frozen(lockfile: str | os.PathLike[str] | None = None) -> Iterator[Lock]:
-    """Use nothing but what a lockfile holds, for as long as this lasts.
+    """Use nothing but what a lockfile holds, for as long as this lasts, in this thread and those without a lock.
 
     Args:
         lockfile: which; by default the one that :func:`find_lockfile` finds.
@@ -378,9 +389,11 @@ def frozen(lockfile: str | os.PathLike[str] | None = None) -> Iterator[Lock]:
     """
     lock = read_lock(_needed() if lockfile is None else Path(os.path.abspath(lockfile)))
     token = _HELD.set(lock)
+    _OPEN.append(lock)
     try:
         yield lock
     finally:
+        _OPEN.remove(lock)
         _HELD.reset(token)
 
 
@@ -391,7 +404,7 @@ def lock_in_force() -> Lock | None:
         FrozenError: the environment says that it is, and there is no lockfile.
         InputError: the environment says neither yes nor no.
     """
-    held = _HELD.get()
+    held = _HELD.get() or (_OPEN[-1] if _OPEN else None)
     if held is not None or not is_frozen():
         return held
     path = _needed()

@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from omniform.core.errors import CodeError
+from torch import nn
+
+from omniform.core.errors import CodeError, RepoError
 from omniform.hub.code.promises import home_of
 from omniform.hub.files import Source
+from omniform.hub.lock import FrozenError
+from omniform.hub.weights import find_weights
 
 
 def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
@@ -18,6 +22,7 @@ def load(kind: type, source: Source, rest: Mapping[str, object]) -> object:
         source: the checkpoint; a folder's path is given, or an id with the commit that was found.
         rest: the call's other keywords, which mean there what they mean here.
     """
+    _tell(kind, source, rest)
     name, where = _place(source)
     if home_of(kind) == "transformers":
         # It is not to run code by itself, which nobody has seen, nor to ask whether it may.
@@ -31,6 +36,7 @@ def load_processor(kind: type, source: Source, rest: Mapping[str, object], parts
     Args:
         parts: these, loaded, by the names that the processor has them under; the library loads the others.
     """
+    _tell(kind, source, rest)
     name, where = _place(source)
     autos = sys.modules["transformers"]  # it is there: the class inherits from it
     attributes = cast("list[str]", method(kind, "get_attributes")())
@@ -68,6 +74,35 @@ def _place(source: Source) -> tuple[str, dict[str, object]]:
         said = {**source.places(), "revision": source.commit or source.revision}
         where |= {key: value for key, value in said.items() if value is not None and value is not False}
     return name, where
+
+
+_READ = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
+    "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+"""What classes of transformers read besides weights."""
+
+
+def _tell(kind: type, source: Source, rest: Mapping[str, object]) -> None:
+    """Have a lock know of what the class is going to read by itself, and check it before."""
+    is_config = any(base.__name__ in ("PretrainedConfig", "PreTrainedConfig") for base in kind.__mro__)
+    is_model = issubclass(kind, nn.Module)
+    source.files(_READ[:1] if is_config else _READ[:2] if is_model else _READ)
+    if not is_model:
+        return
+    variant, safe = rest.get("variant"), rest.get("use_safetensors")
+    try:
+        find_weights(
+            source,
+            variant=variant if isinstance(variant, str) else None,
+            use_safetensors=safe if isinstance(safe, bool) else None,
+        )
+    except FrozenError:
+        raise
+    except RepoError:  # files of another kind, or none: that is for the class to say
+        return
 
 
 _NOT_OF_CONFIGS = ("dtype", "torch_dtype", "quantization_config")

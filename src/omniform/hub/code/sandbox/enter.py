@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -60,10 +61,11 @@ def sandboxed(
         given["subfolder"] = source.subfolder
     folder = source.folder
     readable: list[Path] = []
+    found = _files(source, rest, weights=auto.startswith("AutoModel"))
     if folder is not None:
         readable += _linked(folder)
     else:
-        folder = _snapshot(source, rest, weights=auto.startswith("AutoModel"))
+        folder = _snapshot(found)
         readable.append(folder.parents[1])  # what the snapshot's links lead to
     cache = None
     if asked.repo is not None and asked.repo != source.name:
@@ -89,10 +91,12 @@ def _linked(folder: Path) -> list[Path]:
     return shown
 
 
-def _snapshot(source: Source, rest: Mapping[str, object], *, weights: bool) -> Path:
-    """The folder of a repository's files at its commit, those fetched that are needed."""
-    names = [name for name in source.listing() if not _WEIGHTS.fullmatch(name)]
-    found = source.fetch(sorted(names))
+def _files(source: Source, rest: Mapping[str, object], *, weights: bool) -> Mapping[str, Path]:
+    """What the code may read of a checkpoint, fetched, by path in the repository; whoever watches is told of it."""
+    whole = replace(source, subfolder="")
+    inside = source.path_of("")
+    names = [name for name in whole.listing() if not _WEIGHTS.fullmatch(name) and not name.startswith(".")]
+    found = whole.fetch(sorted(name for name in names if name.startswith(inside) or name.endswith(".py")))
     if weights:
         variant, safe = rest.get("variant"), rest.get("use_safetensors")
         find_weights(
@@ -100,9 +104,13 @@ def _snapshot(source: Source, rest: Mapping[str, object], *, weights: bool) -> P
             variant=variant if isinstance(variant, str) else None,
             use_safetensors=safe if isinstance(safe, bool) else None,
         )
+    return found
+
+
+def _snapshot(found: Mapping[str, Path]) -> Path:
+    """The folder in the cache in which a repository's files lie."""
     name, path = next(iter(found.items()))
-    depth = len(Path(source.subfolder, name).parts)
-    return path.parents[depth - 1]
+    return path.parents[len(Path(name).parts) - 1]
 
 
 def _code_elsewhere(source: Source, asked: Reference) -> Path:
