@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 
 from loopback import Hub
 from omniform.cli.main import main
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, RepoError
 from omniform.hub.cache import ago, chosen, prune, scan, seconds, touch
 
 
@@ -62,6 +62,27 @@ def test_without_a_condition_only_what_no_branch_holds(cache):
     left, _ = scan(cache)
     assert {r.name: (r.nbytes, len(r.revisions)) for r in left} == {"ann/one": (4600, 1), "ann/two": (50_000, 1)}
     assert not left[0].unfinished and (cache / "models--ann--one").is_dir()
+
+
+def test_a_commit_under_two_names(cache):
+    """A repository that was renamed, or copied, has the same commits: only the one that is meant goes."""
+    import shutil
+
+    shutil.copytree(cache / "models--ann--one", cache / "models--ann--before", symlinks=True)
+    (cache / "models--ann--one/blobs/left.incomplete").write_bytes(b"x" * 100)
+    pruning = chosen(scan(cache)[0], names=["ann/one"])
+    assert prune(pruning, cache, dry=True) == prune(pruning, cache) == 5000
+    assert {r.name: (r.nbytes, len(r.revisions)) for r in scan(cache)[0]} == {
+        "ann/before": (4900, 2),
+        "ann/two": (50_000, 1),
+    }
+
+
+def test_what_cannot_be_deleted_is_said(cache, monkeypatch):
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as on a disk that may only be read
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(RepoError, match="cannot be deleted"):
+        prune(chosen(scan(cache)[0], names=["ann/one"]), cache)
 
 
 def test_conditions(cache):

@@ -231,6 +231,11 @@ class TestFiles:
             {"version": 1, "sources": [{"repo": "a/b", "files": {}}]},
             {"version": 1, "sources": [{"folder": "x", "commit": "0" * 40, "files": {}}]},
             {"version": 1, "sources": [{"folder": "x", "files": {"a": {}}}]},
+            {"version": 1, "sources": [{"folder": "../x", "files": {}}]},
+            {"version": 1, "sources": [{"folder": ".", "files": {"../a": {"sha256": "0" * 64, "size": 1}}}]},
+            {"version": 1, "sources": [{"folder": ".", "files": {"/etc/passwd": {"sha256": "0" * 64, "size": 1}}}]},
+            {"version": 1, "sources": [{"repo": "../x", "commit": "0" * 40, "files": {}}]},
+            {"version": 1, "sources": [{"repo": "a/b", "commit": "../main", "files": {}}]},
             {"version": 1, "sources": [{"folder": "x", "files": {"a": {"sha256": "00", "size": 1}}}]},
         ],
     )  # fmt: skip
@@ -273,3 +278,105 @@ class TestFiles:
         (work / "file").write_text("")
         with pytest.raises(RepoError, match="cannot be written"):
             recorded(work / "file/omniform.lock", (folder, {}))
+
+
+CODE = """
+from torch import nn
+from .helper import WIDTH
+from omniform import PreTrainedConfig, PreTrainedModel
+
+class LockedConfig(PreTrainedConfig):
+    model_type = "locked"
+
+class LockedModel(PreTrainedModel):
+    config_class = LockedConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.lin = nn.Linear(WIDTH, WIDTH, bias=False)
+"""
+
+PLAIN = """
+import json
+from pathlib import Path
+from torch import nn
+from safetensors.torch import load_file
+
+class PlainModel(nn.Module):
+    @classmethod
+    def from_pretrained(cls, folder, **kwargs):
+        model = cls()
+        model.read = load_file(Path(folder) / "model.safetensors")
+        return model
+"""
+
+
+def own(folder: Path, code: str, name: str) -> Path:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    (folder / "locked.py").write_text(code)
+    (folder / "helper.py").write_text("WIDTH = 2\n")
+    auto_map = {"AutoModel": f"locked.{name}"} | ({"AutoConfig": "locked.LockedConfig"} if code == CODE else {})
+    (folder / "config.json").write_text(json.dumps({"model_type": "locked", "auto_map": auto_map}))
+    save_file({"lin.weight": torch.eye(2)}, folder / "model.safetensors")
+    return folder
+
+
+class TestCode:
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+    def load(self, trust):
+        return omniform.AutoModel.from_pretrained("own", trust_remote_code=trust)
+
+    @pytest.mark.parametrize(("code", "name", "trust"), [(CODE, "LockedModel", True), (PLAIN, "PlainModel", True),
+                                                         (CODE, "LockedModel", "sandbox")])  # fmt: skip
+    def test_code_and_weights_are_locked(self, work, code, name, trust, monkeypatch):
+        from omniform.hub.code.sandbox import jail, remote
+
+        folder = own(work / "own", code, name)
+        monkeypatch.setattr(jail, "_found", lambda: jail.Namespaces("unshare"))
+        monkeypatch.setattr("omniform.hub.code.sandbox.enter.load_in_sandbox", lambda *_, **__: remote)  # not its part
+        recorder = Recorder()
+        with watched(recorder):
+            self.load(trust)
+        lock = recorder.lock(work / "omniform.lock", "a test")
+        lock.write()
+        files = {"config.json", "locked.py", "model.safetensors"} | ({"helper.py"} if code == CODE else set())
+        assert lock.sources[0].files.keys() >= files
+        with frozen():
+            self.load(trust)
+            for file in sorted(files):
+                before = (folder / file).read_bytes()
+                (folder / file).write_bytes(before + b" ")
+                with pytest.raises(FrozenError, match=f"{file} is not the file that was locked"):
+                    self.load(trust)
+                (folder / file).write_bytes(before)
+
+    def test_from_the_command_line(self, work, capsys):
+        own(work / "own", CODE, "LockedModel")
+        assert main(["lock", "own"]) == 2 and "trust_remote_code" in capsys.readouterr().err
+        assert main(["lock", "own", "--trust-remote-code"]) == 0
+        assert set(read_lock(work / "omniform.lock").sources[0].files) >= {"locked.py", "helper.py"}
+
+    def test_threads_are_held_too(self, folder, work):
+        import shutil
+        import threading
+
+        for name in ("one", "two"):
+            shutil.copytree(folder, work / name)
+        recorded(work / "omniform.lock", ("one", {}))
+        raised = []
+
+        def work_on_two():
+            try:
+                load("two")
+            except FrozenError as error:
+                raised.append(error)
+
+        with frozen():
+            thread = threading.Thread(target=work_on_two)
+            thread.start()
+            thread.join()
+        assert raised and load("two")

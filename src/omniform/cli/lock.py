@@ -120,7 +120,6 @@ def _load(model: str, asked: Mapping[str, object]) -> Recorder:
     """What loading a model and what reads its inputs uses. The weights are mapped, hardly read."""
     from omniform.core.errors import RepoError, UnknownNameError
     from omniform.hub.auto_inputs import AutoProcessor
-    from omniform.hub.checkpoint import load_as_saved
     from omniform.hub.lock import Recorder
     from omniform.hub.used import watched
 
@@ -128,12 +127,30 @@ def _load(model: str, asked: Mapping[str, object]) -> Recorder:
     where = {name: value for name, value in asked.items() if value is not None and name not in unasked}
     recorder = Recorder()
     with watched(recorder):
-        load_as_saved(model, **where)
+        _load_model(model, where)
         try:
             AutoProcessor.from_pretrained(model, **where)
         except (RepoError, UnknownNameError) as error:  # a model need not bring anything to read inputs with
             print(f"omniform: without a tokenizer or processor: {error.message}", file=sys.stderr)
     return recorder
+
+
+def _load_model(model: str, where: Mapping[str, object]) -> None:
+    """Load a model as what it was saved as, or as all that its own code makes of it."""
+    from omniform.hub import auto
+    from omniform.hub.checkpoint import load_as_saved
+    from omniform.hub.files import locate, read_json
+
+    named: list[str] = []
+    if "trust_remote_code" in where:
+        source = locate(model, **{name: value for name, value in where.items() if name == "revision"})  # type: ignore[arg-type]
+        auto_map = read_json(source.need("config.json")).get("auto_map")
+        named = [name for name in auto_map if name in vars(auto)] if isinstance(auto_map, Mapping) else []
+    models = [name for name in named if name.startswith("AutoModel")]
+    for name in models:
+        vars(auto)[name].from_pretrained(model, **where)
+    if not models:
+        load_as_saved(model, **where)
 
 
 def _check(path: Path, command: Parser) -> None:

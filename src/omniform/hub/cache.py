@@ -6,14 +6,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from omniform.core.errors import InputError, RepoError
 
 if TYPE_CHECKING:
-    from huggingface_hub import HFCacheInfo
+    from huggingface_hub import DeleteCacheStrategy, HFCacheInfo
 
 STALE: Final = 3600.0
 """Seconds after which a download that nobody goes on with is taken to be given up."""
@@ -189,14 +189,16 @@ def prune(pruning: Pruning, cache_dir: str | os.PathLike[str] | None = None, *, 
     Raises:
         RepoError: a file cannot be deleted.
     """
-    info = _scanned(cache_dir)
-    freed = 0
-    if info is not None and pruning.revisions:
-        strategy = info.delete_revisions(*(revision.commit for _, revision in pruning.revisions))
-        freed = strategy.expected_freed_size
-        if not dry:
-            strategy.execute()
-    freed += sum(path.stat().st_size for path in pruning.unfinished if path.exists())
+    freed = sum(path.stat().st_size for path in pruning.unfinished if path.exists())
+    for strategy in _strategies(pruning, _scanned(cache_dir)):
+        freed += strategy.expected_freed_size
+        if dry:
+            continue
+        strategy.execute()
+        # The client only logs what it could not delete.
+        for path in (*strategy.repos, *strategy.snapshots, *strategy.blobs):
+            if os.path.lexists(path):
+                raise RepoError("this cannot be deleted", where=str(path), found="it is still there")
     if not dry:
         for path in pruning.unfinished:
             try:
@@ -204,6 +206,16 @@ def prune(pruning: Pruning, cache_dir: str | os.PathLike[str] | None = None, *, 
             except OSError as error:
                 raise RepoError("this cannot be deleted", where=str(path), found=error.strerror) from error
     return freed
+
+
+def _strategies(pruning: Pruning, info: HFCacheInfo | None) -> Iterator[DeleteCacheStrategy]:
+    """How to delete, repository by repository: one that was renamed has the same commits under both names."""
+    if info is None:
+        return
+    for repo in info.repos:
+        commits = [revision.commit for owner, revision in pruning.revisions if owner.folder == repo.repo_path]
+        if commits:
+            yield replace(info, repos=frozenset({repo})).delete_revisions(*commits)
 
 
 def seconds(text: str) -> float:
