@@ -52,7 +52,8 @@ def test_check_says_what_drifted(mine: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as ended:
         main(["modular", str(mine), "--to", str(goal), "--check"])
     assert ended.value.code == 1
-    shown = capsys.readouterr().out
+    shown, summary = capsys.readouterr()
+    assert summary.count("\n") == 1 and "other.py has drifted: MineMLP.__init__. Run `omniform modular " in summary
     assert "-        self.up = nn.Linear(config.hidden_size, config.inner_size, bias=False)" in shown
     assert "+        self.up = nn.Linear(config.hidden_size, config.inner_size, bias=bias)" in shown
     assert goal.read_text() == edited
@@ -114,9 +115,15 @@ BAD: dict[str, tuple[str, type[OmniformError], str]] = {
         InputError, "TinyMLP",
     ),
     "star": ("import torch\nfrom modeling_tiny import *\nclass MineMLP(TinyMLP):\n    pass\n", InputError, "line 2"),
-    "bare": (
-        "from modeling_tiny import TinyMLP\nclass MineMLP(TinyMLP):\n    def forward(self, x):\n"
-        "        above = super()\n        return above.forward(x)\n", InputError, "line 2",
+    "line": ("import os\nfrom modeling_tiny import TinyMPL\nclass A(TinyMPL):\n    pass\n", UnknownNameError, "line 2"),
+    "chain": ("import modeling_tiny as t\nclass A(t.TinyMPL):\n    pass\n", UnknownNameError, "'TinyMLP'"),
+    "like": (
+        "from ..lama.modeling_llama import LlamaMLP\nclass A(LlamaMLP):\n    pass\n", InputError,
+        "Did you mean transformers.models.llama.modeling_llama?",
+    ),
+    "order": (
+        "from modeling_tiny import TinyBase, TinyModel\nclass A(TinyBase, TinyModel):\n    pass\n", InputError,
+        "Write TinyModel first",
     ),
     "inner": (
         "from modeling_tiny import TinyMLP\nclass MineMLP(TinyMLP):\n    def forward(self, x):\n"
@@ -157,6 +164,22 @@ def test_files_that_draw_from_each_other_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "helper.py", "from modular_three import ThreeA\nclass A(ThreeA):\n    pass\n")
     with pytest.raises(InputError, match="in turn"):
         convert_modular(plain)
+
+
+def test_what_is_no_modular_file_is_refused_by_its_name(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = mine.parent
+    before = sorted(os.listdir(folder))
+    for given in ([str(folder)], ["."], [str(folder / "modeling_tiny.py")], [str(mine), "--flatten", "nowhere_at_all"]):
+        assert main(["modular", *given]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("omniform: error: ") and said.count("\n") == 1
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_a_file_that_begins_with_a_mark_of_its_bytes_order_is_read(mine: Path) -> None:
+    plain = convert_modular(mine, check=True).text
+    mine.write_text("\ufeff" + mine.read_text("utf-8"), "utf-8")
+    assert convert_modular(mine, check=True).text == plain
 
 
 def test_files_that_cannot_be_read_or_written(mine: Path, tmp_path: Path) -> None:

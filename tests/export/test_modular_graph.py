@@ -402,3 +402,52 @@ def test_a_librarys_own_bases_are_imported_and_its_families_written_out(tmp_path
         path = write(library, name, "class A:\n    pass\n")
         assert is_family(Place(f"lib.{path.stem}", path), ()) is opened
         assert is_family(Place(f"lib.{path.stem}", path), ("lib",))
+
+
+def test_bases_are_merged_as_python_does(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+from modeling_root import RootA, RootBase
+
+class Plain:
+    def go(self):
+        return ["plain", *super().go()]
+
+class MineA(RootA, Plain, RootBase):
+    pass
+""",
+        files={
+            "modeling_root.py": """
+class RootBase:
+    def go(self):
+        return ["base"]
+
+class RootA(RootBase):
+    def go(self):
+        return ["a", *super().go()]
+"""
+        },
+    )
+    assert found.result.MineA().go() == found.modular.MineA().go() == ["a", "plain", "base"]
+
+
+def test_all_is_made_last_and_in_order(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+from modeling_tiny import TinyNorm
+__all__ = ["MineNorm"]
+__all__ += ["EPS"]
+if True:
+    __all__.append("more")
+more = 1
+class MineNorm(TinyNorm):
+    pass
+EPS = 2.0
+""",
+    )
+    assert found.result.__all__ == ["MineNorm", "EPS", "more"]
+    assert found.text.count("__all__ = ") == 1 and found.text.index("class") < found.text.index("__all__")

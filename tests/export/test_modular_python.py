@@ -269,3 +269,53 @@ class MineBlock(Block):
     plain = nn.LayerNorm(4)
     plain.load_state_dict(block.norm.state_dict())
     assert found.names() == ["Norm", "MineBlock"] and torch.equal(block(X), plain(X) * 2)
+
+
+def test_generic_parents_positional_only_selfs_and_typed_dicts(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+from modeling_box import BoxHolder, BoxKeys, BoxPlan, T
+
+class MineHolder(BoxHolder[T]):
+    def pair(self, second, /, first):
+        return super().pair(first, second)
+
+class MineInts(BoxHolder[int]):
+    def pair(self, first, second):
+        return super().pair(first, second), "ints"
+
+class MineKeys(BoxKeys, total=True):
+    size: int
+
+class MinePlan(BoxPlan):
+    class Inner(BoxPlan.Inner):
+        more = BoxPlan.chosen + 1
+""",
+        files={
+            "modeling_box.py": """
+from typing import Generic, TypedDict, TypeVar
+T = TypeVar("T")
+
+class BoxHolder(Generic[T]):
+    def pair(self, first, second):
+        return first, second
+
+class BoxKeys(TypedDict, total=False):
+    name: str
+
+class BoxPlan:
+    if True:
+        chosen = 1
+    class Inner:
+        base = 3
+"""
+        },
+    )
+    mine, result = found.modular, found.result
+    assert result.MineHolder[int]().pair(1, 2) == mine.MineHolder().pair(1, 2) == (2, 1)
+    assert result.MineHolder.__bases__ == mine.BoxHolder.__bases__
+    assert result.MineInts().pair(1, 2) == ((1, 2), "ints")
+    assert result.MineKeys.__required_keys__ == {"size"}
+    assert (result.MinePlan.Inner.base, result.MinePlan.Inner.more, result.MinePlan.chosen) == (3, 2, 1)

@@ -219,3 +219,92 @@ class MineMLP(TinyMLP):
 ''')  # fmt: skip
     same(found.modular.MineMLP(Sizes), found.result.MineMLP(Sizes), X)
     assert isinstance(found.result.MineMLP(Sizes).kept, torch.nn.Tanh)
+
+
+def test_super_in_inner_functions_names_its_class(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        HEAD
+        + """
+class MineNorm(TinyNorm):
+    def extra_repr(self):
+        def inner():
+            return super(MineNorm, self).extra_repr() + str(self.eps)
+        return inner() + (lambda: nn.Module.extra_repr(self))() + "".join([super(MineNorm, self).extra_repr()])
+
+    def forward(self, x):
+        twice = [super(MineNorm, self).forward(each) for each in (x, 2 * x)]
+        with torch.no_grad():
+            return torch.cat(twice) if super().forward(x).dim() else x
+""",
+    )
+    mine, result = found.modular.MineNorm(8), found.result.MineNorm(8)
+    assert mine.extra_repr() == result.extra_repr() == "1e-05"
+    same(mine, result, X)
+
+
+def test_what_needs_the_parent_itself_keeps_it(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        HEAD
+        + """
+class MineNorm(TinyNorm):
+    def forward(self, x):
+        above, forward = super(), super().forward
+        return above.forward(x) + forward(x)
+
+
+class MineBase(TinyModel):
+    parts = [*TinyModel.parts, "MineLayer"]
+    setup = TinyModel.__init__
+""",
+    )
+    same(found.modular.MineNorm(8), found.result.MineNorm(8), X)
+    assert found.result.MineNorm.__bases__[0].__name__ not in ("Module", "TinyNorm")
+    assert found.result.MineBase.parts[1:] == ["MineLayer"]
+    assert any("MineNorm stays a child of TinyNorm" in note for note in found.found.notes)
+
+
+def test_documentation_and_what_is_the_parents_alone_are_not_kept_twice(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+from modeling_house import HouseShape
+
+class MineShape(HouseShape):
+    def area(self, scale):
+        return super().area(scale) + super().area(1)
+
+    def name(self):
+        return "mine"
+""",
+        files={
+            "modeling_house.py": """
+import abc
+from functools import wraps
+
+def auto_docstring(function):
+    @wraps(function)
+    def documented(*args):
+        return function(*args)
+    return documented
+
+class HouseShape(abc.ABC):
+    @auto_docstring
+    def area(self, scale):
+        '''The area.'''
+        return 2 * scale
+
+    @abc.abstractmethod
+    def name(self):
+        ...
+"""
+        },
+    )
+    mine, result = found.modular.MineShape(), found.result.MineShape()
+    assert result.area(3) == mine.area(3) == 8 and result.name() == "mine"
+    assert found.text.count("The area.") == 1 and found.text.count("@auto_docstring") == 1
+    assert found.members("MineShape")["area"].startswith("@auto_docstring")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from omniform.export.modular import convert_modular
 
 if TYPE_CHECKING:
     from omniform.cli.main import Parser
+
+
+_SHOWN: Final = 12
+"""How many of the parts that drifted are named."""
 
 
 def add(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -36,7 +40,8 @@ def work(given: argparse.Namespace) -> None:
         if found.drift:
             sys.stdout.write(found.drift)
             sys.stdout.flush()
-            given.command.exit(1)
+            shown = ", ".join(found.drifted[:_SHOWN]) + (", ..." if len(found.drifted) > _SHOWN else "")
+            given.command.exit(1, f"omniform: {found.path} has drifted: {shown}. Run `{found.command}`.\n")
         return
     for note in found.notes:
         print(f"omniform: note: {note}", file=sys.stderr)

@@ -30,14 +30,18 @@ class ModularFile:
         path: where the result lies, or would.
         text: the result.
         drift: a unified diff from the file at ``path`` to the result; empty where they are the same.
+        drifted: what is not the same: ``MineMLP.forward``, ``imports``; empty where ``drift`` is.
         notes: where the modular way of writing was followed and plain Python would do otherwise: a line that sets what
             one of the parent's does stands in its place, so that the parent's later lines see the new value.
+        command: what makes the file.
     """
 
     path: Path
     text: str
     drift: str
+    drifted: tuple[str, ...]
     notes: tuple[str, ...]
+    command: str
 
 
 def convert_modular(
@@ -78,10 +82,13 @@ def convert_modular(
             "modular files are read by libcst, which is not installed", remedy="pip install 'omniform[modular]'"
         ) from error
     path = Path(modular)
+    if not path.name or path.is_dir():
+        raise InputError("this is a folder", where=str(path), expected="a file, modular_<name>.py")
     goal = _goal(path, to, name)
     if goal.resolve() == path.resolve():
         raise InputError("the result would take the modular file's place", where=str(path), remedy="Give another --to.")
-    found: Converted = convert(path, name=name, command=_command(path, goal, name, flatten), also=tuple(flatten))
+    command = _command(path, goal, name, flatten)
+    found: Converted = convert(path, name=name, command=command, also=tuple(flatten))
     if goal.resolve() in found.sources:
         raise InputError(
             f"the result would take the place of {goal.name}, which it is made of",
@@ -89,9 +96,10 @@ def convert_modular(
             remedy="Give another --to.",
         )
     drift = checks.drift(goal, found.text)
+    drifted = checks.drifted(goal, found.text) if drift else ()
     if drift and not check:
         checks.write(goal, found.text)
-    return ModularFile(goal, found.text, drift, found.notes)
+    return ModularFile(goal, found.text, drift, drifted, found.notes, command)
 
 
 def _goal(path: Path, to: str | PathLike[str] | None, name: str | None) -> Path:

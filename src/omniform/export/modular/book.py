@@ -10,10 +10,11 @@ from typing import Final
 import libcst as cst
 
 from omniform.core.errors import InputError, UnknownNameError, nearest
-from omniform.export.modular.library import Entity, Library, Outside, Target
+from omniform.export.modular import places
+from omniform.export.modular.library import Entity, Library, ModuleOf, Outside, Target, class_in
 from omniform.export.modular.names import Renamer, camel, cased_as, family_of, prefix_for, snake
 from omniform.export.modular.places import KINDS
-from omniform.export.modular.sources import Source, dotted
+from omniform.export.modular.sources import Source, base_name
 
 MARK: Final = re.compile(r"__ref(\d+)__(?:__parent\b)?")
 """Stands in code for a name of the module's until it is known how that is spelled in the result."""
@@ -56,13 +57,20 @@ class Book:
         """What a mark stands for."""
         return self._targets[number]
 
+    def called(self, text: str) -> str:
+        """A chain of names with what its marks stand for in their place."""
+
+        def name(found: re.Match[str]) -> str:
+            target = self.target(int(found[1]))
+            if isinstance(target, ModuleOf):
+                return target.source.path.stem
+            return target.name if isinstance(target, Entity) else target.attr or target.module
+
+        return MARK.sub(name, text)
+
     def count(self) -> int:
         """How many marks there are."""
         return len(self._targets)
-
-    def all_mark(self) -> str:
-        """The mark of ``__all__``."""
-        return self.mark(Entity(self.root, "__all__"))
 
     # Parents and prefixes
 
@@ -89,16 +97,24 @@ class Book:
                 where=self.root.where(child),
                 remedy=nearest(first, {*self.root.defs, *self.root.imports}),
             )
+        if imported is not None and found is None and "." in name and self.library.opens_module(self.root, name):
+            module = self.library.module_of(self.root, name)
+            raise UnknownNameError(
+                f"{module.path.name} has no {name.split('.')[-1]!r}",
+                where=self.root.where(child),
+                remedy=nearest(name.split(".")[-1], module.defs),
+            )
         if imported is not None and isinstance(found, Outside):
             place = self.library.place(self.root, imported.level, imported.module)
             if not place.there:
                 raise InputError(
                     f"{child} inherits from {name}, and there is no module {place.dotted or imported.module}",
                     where=self.root.where(child),
+                    remedy=places.like(place) or "Put the file beside this one, or install the package.",
                 )
 
     def _find_parent(self, node: cst.ClassDef) -> None:
-        names = [dotted(base.value) for base in node.bases if base.keyword is None]
+        names = list(filter(None, map(base_name, node.bases)))
         if len(set(names)) < len(names):
             raise InputError(
                 "two parents have the same name", where=self.root.where(node.name.value), found=", ".join(names)
@@ -107,6 +123,14 @@ class Book:
         for name, each in found:
             self._check_base(node.name.value, name, each)
         theirs = [(name, each) for name, each in found if isinstance(each, Entity) and each.source is not self.root]
+        for index, (name, each) in enumerate(theirs):
+            below = [other for other, later in theirs[index + 1 :] if each in self._ancestors(later)]
+            if below:
+                raise InputError(
+                    f"{node.name.value} inherits from {name} before {below[0]}, which inherits from {name} too",
+                    where=self.root.where(node.name.value),
+                    remedy=f"Write {below[0]} first: Python cannot order them so.",
+                )
         last = [name.split(".")[-1] for name, _ in theirs]
         if len(set(last)) < len(last):
             raise InputError(
@@ -114,6 +138,15 @@ class Book:
             )
         if theirs and isinstance(theirs[0][1], Entity) and theirs[0][1].name in theirs[0][1].source.classes():
             self.parents[node.name.value] = theirs[0][1]
+
+    def _ancestors(self, target: Target | None, seen: tuple[Target, ...] = ()) -> set[Target]:
+        """The classes of files that a class inherits from, near and far."""
+        node = class_in(target) if isinstance(target, Entity) and target not in seen else None
+        if not isinstance(target, Entity) or node is None:
+            return set()
+        found = {self.library.of_class(target.source, base_name(base)) for base in node.bases if base_name(base)}
+        above = {each for each in found if isinstance(each, Entity)}
+        return above.union(*(self._ancestors(each, (*seen, target)) for each in above))
 
     def base(self, name: str, child: str) -> Target | None:
         """What a base class of a class of the modular file is; ``class X(X)`` means the one that is imported."""
@@ -240,6 +273,11 @@ class Book:
         if isinstance(target, Entity):
             renamed = self.wanted(target, name)
         if target is not None and renamed in self.root.defs:
+            parent = self.parents.get(renamed)
+            if parent is not None and parent != target and target in self._ancestors(parent):
+                # MyBase(LlamaModel) is no LlamaBase of the new model's: LlamaModel is one itself.
+                assert isinstance(target, Entity)
+                return Entity(target.source, target.name, kept=True)
             return Entity(self.root, renamed)
         if target is None and not (name in self.root.defs and not _is_builtin(name)):
             return None

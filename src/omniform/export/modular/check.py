@@ -38,6 +38,43 @@ def drift(path: Path, text: str) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
 
 
+def drifted(path: Path, text: str) -> tuple[str, ...]:
+    """What is not the same in a file and its new text: members of classes, functions and constants by name."""
+    if not path.is_file():
+        return ("the file is not there",)
+    try:
+        before, after = _parts(path.read_text("utf-8")), _parts(text)
+    except (SyntaxError, ValueError):
+        return ("the whole file",)
+    names = [name for name in {**after, **before} if before.get(name) != after.get(name)]
+    inner = {name.split(".")[0] for name in names if "." in name}
+    inner &= before.keys() & after.keys()
+    names = [name for name in names if name not in inner and ("." not in name or name.split(".")[0] in inner)]
+    return tuple(names) or ("comments and layout",)
+
+
+def _parts(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in ast.parse(text).body:
+        for name in _names(node):
+            found[name] = found.get(name, "") + ast.dump(node)
+        if isinstance(node, ast.ClassDef):
+            for each in node.body:
+                for name in _names(each):
+                    key = f"{node.name}.{name}"
+                    found[key] = found.get(key, "") + ast.dump(each)
+    return found
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        return [node.name]
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return ["imports"]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [each.id for each in targets if isinstance(each, ast.Name)]
+
+
 def _same(one: str, other: str) -> bool:
     try:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other)) and _comments(one) == _comments(other)

@@ -10,9 +10,11 @@ from pathlib import Path
 import libcst as cst
 
 from omniform.core.errors import InputError
+from omniform.export.modular import places
 from omniform.export.modular.book import Book
 from omniform.export.modular.graph import Graph, check_circles
 from omniform.export.modular.library import Library
+from omniform.export.modular.places import KINDS
 from omniform.export.modular.sources import Source, parse, read
 from omniform.export.modular.units import Units
 from omniform.export.modular.writer import formatted, text_of
@@ -47,8 +49,12 @@ def convert(
         also: modules whose classes are written out besides those of families and neighbours.
         above: the modular files that this one is read for.
     """
+    _check_name(path, name)
     root = read(path)
     _check(root)
+    for each in also:
+        if not places.absolute(path.parent, each).there:
+            raise InputError(f"there is no module {each}", where="--flatten")
     name = name_of(path) if name is None else name
     if not name.isidentifier():
         raise InputError("this is no model's name", where="--name", found=name, expected="a word such as my_model")
@@ -69,6 +75,14 @@ def convert(
     except SyntaxError as error:  # ours: never written
         raise InputError(f"the result is no Python: {error}", where=path.name) from error
     return Converted(text, name, tuple(units.notes), frozenset(each.path.resolve() for each in book.library.sources))
+
+
+def _check_name(path: Path, name: str | None) -> None:
+    kind = next((kind for kind in KINDS if kind != "modular" and path.stem.startswith(f"{kind}_")), None)
+    if kind is not None and name is None:
+        raise InputError(
+            "this is no modular file by its name", where=path.name, expected="modular_<name>.py", remedy="Say --name."
+        )
 
 
 def name_of(path: Path) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import libcst as cst
 
-from omniform.core.errors import InputError
 from omniform.export.modular import looks
-from omniform.export.modular.inline import is_static
-from omniform.export.modular.supers import Family, Grand, in_brackets, unravel
+from omniform.export.modular.inline import first_of, is_static
+from omniform.export.modular.supers import Family, Grand, NeedsParentError, in_brackets, unravel
 
 NO_INHERIT = "__no_inherit__"
 """Stands for the reference's ``no_inherit_decorator``, which says that a parent's decorators are not wanted."""
@@ -80,7 +79,10 @@ def is_removed(member: Member) -> bool:
     return False
 
 
-def flat(child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], where: str, spelled: str) -> Flat:
+def flat(
+    child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], where: str, spelled: str,
+    named: Callable[[str], str],
+) -> Flat:  # fmt: skip
     """The class that ``child`` is, without ``parent`` among its bases.
 
     Args:
@@ -89,6 +91,7 @@ def flat(child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], wh
         bases: what the new class is derived from.
         where: the child's file and line.
         spelled: the parent's name in its file.
+        named: what a name in marks is called.
     """
     grand = parent.visit(Grand())
     assert isinstance(grand, cst.ClassDef)
@@ -97,7 +100,10 @@ def flat(child: cst.ClassDef, parent: cst.ClassDef, bases: Sequence[cst.Arg], wh
         child=child.name.value, parent=f"{child.name.value}__parent", where=where, spelled=spelled,
         bases={looks.code(base.value) for base in bases if base.keyword is None},
         methods=_methods(theirs), values=_values(theirs), overridden={each.name for each in ours if each.name},
+        named=named,
     )  # fmt: skip
+    if _total(child, "") not in ("", _total(grand, "True")):
+        raise NeedsParentError("its keys are required otherwise than the parent's", where=where)
     known = {each.name for each in theirs}
     removed = {each.name for each in ours if is_removed(each) and each.name in known}
     body = _body(theirs, [each for each in ours if each.name not in removed], removed, family)
@@ -143,6 +149,12 @@ def _keywords(child: cst.ClassDef, parent: cst.ClassDef) -> list[cst.Arg]:
     mine = {arg.keyword.value for arg in child.keywords if arg.keyword is not None}
     theirs = [arg for arg in parent.keywords if arg.keyword is not None and arg.keyword.value not in mine]
     return [arg.with_changes(comma=cst.MaybeSentinel.DEFAULT) for arg in [*theirs, *child.keywords]]
+
+
+def _total(node: cst.ClassDef, otherwise: str) -> str:
+    """What a ``TypedDict`` says of its own keys."""
+    said = [looks.code(arg.value) for arg in node.keywords if arg.keyword is not None and arg.keyword.value == "total"]
+    return said[0] if said else otherwise
 
 
 def _body(
@@ -199,10 +211,10 @@ def _fits(old: Member, new: list[Member]) -> bool:
 
 def _changed(new: Member, old: Member, group: list[cst.FunctionDef], family: Family) -> Member:
     if isinstance(new.statement, cst.FunctionDef) and group:
-        made = unravel(_over(new.statement, group[0]), family)
+        made = unravel(_over(new.statement, group[0], family), family)
         if not new.statement.decorators and new.name is not None and family.keeps(new.name, made):
             # The parent's own method is there, under its decorators: they do not act twice.
-            kinds = [each for each in made.decorators if looks.code(each.decorator) in _KINDS]
+            kinds = [each for each in made.decorators if looks.code(each.decorator) in _KINDS or family.talks(each)]
             made = made.with_changes(decorators=kinds)
         return Member(made, new.name, "method")
     return Member(_field(_valued(new.statement, family), old.statement), new.name, new.kind)
@@ -235,8 +247,8 @@ class _ParentValues(cst.CSTTransformer):
             return in_brackets(value)
         if name in self._family.methods:
             return cst.Name(name if name not in self._family.overridden else self._family.helper(name))
-        raise InputError(
-            f"{self._family.spelled}.{name} is used in the class's body, and is not set in the parent's",
+        raise NeedsParentError(
+            f"{self._family.spelled}.{name} is used in the class's body, and is no plain value of the parent's",
             where=self._family.where,
             remedy=f"Write out what {name} is.",
         )
@@ -273,11 +285,12 @@ def _insert(body: list[Member], added: list[Member]) -> None:
             body.append(each)
 
 
-def _over(new: cst.FunctionDef, old: cst.FunctionDef) -> cst.FunctionDef:
+def _over(new: cst.FunctionDef, old: cst.FunctionDef, family: Family) -> cst.FunctionDef:
     """The child's method, with the parent's decorators, types and docstring where it has none of its own."""
     changed = new
     if _decorators_fit(new, old):
-        changed = changed.with_changes(decorators=decorators(new.decorators, old.decorators))
+        theirs = [each for each in old.decorators if not family.once(each)]
+        changed = changed.with_changes(decorators=decorators(new.decorators, theirs))
     if new.returns is None:
         changed = changed.with_changes(returns=old.returns)
     star = new.params.star_kwarg
@@ -293,8 +306,7 @@ def _over(new: cst.FunctionDef, old: cst.FunctionDef) -> cst.FunctionDef:
 
 def _decorators_fit(new: cst.FunctionDef, old: cst.FunctionDef) -> bool:
     kinds = {looks.code(each.decorator) for each in old.decorators}
-    first = new.params.params[0].name.value if new.params.params else ""
-    return not (first == "self" and (is_static(old) or "classmethod" in kinds))
+    return not (first_of(new) == "self" and (is_static(old) or "classmethod" in kinds))
 
 
 def _all_params(new: cst.FunctionDef, old: cst.FunctionDef) -> cst.FunctionDef:

@@ -12,7 +12,7 @@ from omniform.export.modular import looks
 from omniform.export.modular.book import MARK, Book
 from omniform.export.modular.library import Entity, Outside, Target
 from omniform.export.modular.names import snake
-from omniform.export.modular.sources import Source, dotted, targets_of
+from omniform.export.modular.sources import Source, base_name, dotted, targets_of
 from omniform.export.modular.units import HARD, NOTE, SAID, SOFT, Unit, Units
 
 
@@ -286,10 +286,11 @@ class Graph:
         return [*order, *last]
 
     def _is_all(self, unit: Unit) -> bool:
-        small = looks.only(unit.node)
-        return (
-            any(looks.code(each) == self.book.all_mark() for each in targets_of(small)) if small is not None else False
-        )
+        """Whether a statement makes or changes ``__all__``: such stand last, in their order."""
+        if isinstance(unit.node, (cst.ClassDef, cst.FunctionDef)):
+            return False
+        number = self._number(Entity(self.root, "__all__"))
+        return number in unit.defines or unit.needs.get(number) == HARD
 
     def _sorted(self, units: list[Unit]) -> list[Unit]:
         return sorted(units, key=lambda unit: (self.book.library.number(unit.source), unit.index))
@@ -345,10 +346,10 @@ def check_circles(book: Book) -> None:
         current = [name]
         while current:
             bases = [
-                dotted(base.value)
+                base_name(base)
                 for each in current
                 for base in classes[each].bases
-                if not (dotted(base.value) == each and each in book.root.imports)
+                if not (base_name(base) == each and each in book.root.imports)
             ]
             current = [base for base in bases if base in classes and base not in seen[1:]]
             if name in current:

@@ -36,7 +36,7 @@ def bind(
     """
     params = parent.params
     names = [each.name.value for each in [*params.posonly_params, *params.params]]
-    first = child.params.params[0].name.value if child.params.params else ""
+    first = first_of(child)
     names = names[1:] if not is_static(parent) else names
     args = list(call.args)
     if args and not args[0].keyword and not args[0].star and looks.code(args[0].value) == first:
@@ -121,6 +121,12 @@ def _bind_rest(
     elif name in looks.reads(parent.body) and not (name in own and name not in used):
         found.given[name] = cst.Dict([])
     return True
+
+
+def first_of(function: cst.FunctionDef) -> str:
+    """The name of a function's first parameter, be it positional only; empty where it has none."""
+    params = [*function.params.posonly_params, *function.params.params]
+    return params[0].name.value if params else ""
 
 
 def is_static(function: cst.FunctionDef) -> bool:

@@ -146,7 +146,7 @@ class Library:
         if found is None:
             raise UnknownNameError(
                 f"{opened.path.name} has no {imported.attr!r}",
-                where=source.where(),
+                where=source.where_imported(imported),
                 remedy=nearest(imported.attr, opened.defs),
             )
         return found
@@ -167,10 +167,17 @@ class Library:
                     f"{source.path.name} draws from {name}, and transformers is not installed",
                     remedy="pip install transformers",
                 )
-            raise InputError(f"there is no module {place.dotted}", where=source.where(), found=name)
+            raise InputError(
+                f"there is no module {place.dotted}",
+                where=source.where_imported(imported),
+                found=None if name == place.dotted else name,
+                remedy=places.like(place),
+            )
         if imported.level or imported.module.split(".")[-1].startswith(tuple(f"{kind}_" for kind in places.KINDS)):
             raise InputError(
-                f"there is no module {name}", where=source.where(), expected="a file, or an installed module"
+                f"there is no module {name}",
+                where=source.where_imported(imported),
+                expected="a file, or an installed module",
             )
 
     def origin(self, target: Outside) -> Outside:
@@ -221,6 +228,12 @@ class Library:
                 return None
             found = self.target(found.source, part) or self._inner(found.source, part)
         return found
+
+    def module_of(self, source: Source, chain: str) -> Source:
+        """The module that a chain of names begins with, and that is written out."""
+        found = self._module(source, chain)[0]
+        assert isinstance(found, ModuleOf)
+        return found.source
 
     def opens_module(self, source: Source, chain: str) -> bool:
         """Whether a chain of names begins with a module that is written out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import sys
 import sysconfig
@@ -92,6 +93,18 @@ def absolute(root: Path, dotted: str) -> Place:
     if top not in sys.stdlib_module_names and (found := beside(root, dotted.split("."))) is not None:
         return Place(module_of(found), found)
     return installed(dotted)
+
+
+def like(place: Place) -> str | None:
+    """The name of a module that is there and most like one that is not; None where none is like it."""
+    parts = (place.dotted or "").split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        above = installed(".".join(parts[:length]))
+        if above.there and above.path is not None and above.path.name == "__init__.py":
+            names = [each.stem for each in above.path.parent.iterdir() if each.is_dir() or each.suffix == ".py"]
+            close = difflib.get_close_matches(parts[length], sorted(names), n=1, cutoff=0.6)
+            return f"Did you mean {'.'.join([*parts[:length], *close, *parts[length + 1 :]])}?" if close else None
+    return None
 
 
 def is_family(place: Place, also: Sequence[str]) -> bool:

@@ -74,6 +74,17 @@ class Source:
                         found.setdefault(f"{node.name}.{inner.name}", inner.lineno)
         return found
 
+    def where_imported(self, imported: Imported) -> str:
+        """The file and the line of an import, for an error."""
+        for node in ast.walk(ast.parse(self.text)):
+            if isinstance(node, ast.ImportFrom):
+                known = (node.level, node.module or "") == (imported.level, imported.module)
+                if known and any(each.name == imported.attr for each in node.names):
+                    return f"{self.path.name}, line {node.lineno}"
+            if isinstance(node, ast.Import) and any(each.name == imported.module for each in node.names):
+                return f"{self.path.name}, line {node.lineno}"
+        return self.path.name
+
     def where(self, name: str | None = None) -> str:
         """The file, and the line of a name in it, for an error."""
         line = self.lines.get(name) if name is not None else None
@@ -121,7 +132,7 @@ def read(path: Path) -> Source:
         InputError: it is not Python; file and line are named.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError("the file is not text in UTF-8", where=path.name) from error
     except OSError as error:
@@ -248,6 +259,12 @@ def dotted(node: cst.CSTNode | None) -> str:
         root = dotted(node.value)
         return f"{root}.{node.attr.value}" if root else ""
     return ""
+
+
+def base_name(base: cst.Arg) -> str:
+    """``a.b.C`` of a base class, ``C`` or ``C[T]``; empty of a keyword and of what is computed."""
+    value = base.value.value if isinstance(base.value, cst.Subscript) else base.value
+    return dotted(value) if base.keyword is None else ""
 
 
 def targets_of(small: cst.CSTNode) -> list[cst.BaseExpression]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import libcst as cst
 
 from omniform.core.errors import InputError
 from omniform.export.modular import looks
-from omniform.export.modular.inline import Binding, bind, body_of, is_static
+from omniform.export.modular.inline import Binding, bind, body_of, first_of, is_static
 from omniform.export.modular.names import snake
 from omniform.export.modular.overrides import merged
 from omniform.export.modular.scopes import all_params, locals_of
@@ -20,7 +20,16 @@ GRAND = "__grand__"
 
 _TALK = ("auto_docstring", "add_start_docstrings", "add_start_docstrings_to_model_forward", "replace_return_docstrings",
          "add_end_docstrings", "add_code_sample_docstrings")  # fmt: skip
+_ONCE = ("abstractmethod", "overload", "final", "override")
+"""Decorators that speak of the parent's own method alone."""
+
 _INIT = ("__init__", "__post_init__")
+_SCOPES = (cst.FunctionDef, cst.Lambda, cst.ListComp, cst.SetComp, cst.DictComp, cst.GeneratorExp)
+"""Where ``super()`` says nothing: it has neither class nor object there."""
+
+
+class NeedsParentError(InputError):
+    """A class uses its parent in a way for which the parent must be there itself, under a name of its own."""
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Family:
         values: the parent's other members by name, where a plain assignment gives them.
         overridden: the names that the child has of its own.
         spelled: the parent's name in its file.
+        named: what a decorator in marks is called.
     """
 
     child: str
@@ -46,6 +56,7 @@ class Family:
     methods: dict[str, list[cst.FunctionDef]]
     values: dict[str, cst.BaseExpression]
     overridden: set[str]
+    named: Callable[[str], str]
     helpers: dict[str, list[cst.FunctionDef]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -54,8 +65,10 @@ class Family:
         name = f"_{snake(self.spelled)}_{method.strip('_')}"
         if name not in self.helpers:
             self.helpers[name] = [
-                each.with_changes(
-                    name=cst.Name(name), leading_lines=[cst.EmptyLine(indent=False)], decorators=self._kept(each, name)
+                _undocumented(each).with_changes(
+                    name=cst.Name(name),
+                    leading_lines=[cst.EmptyLine(indent=False)],
+                    decorators=[one for one in each.decorators if not self.talks(one) and not self.once(one)],
                 )
                 for each in self.methods[method][:1]
             ]
@@ -66,13 +79,25 @@ class Family:
         name = f"_{snake(self.spelled)}_{method.strip('_')}"
         return name in self.helpers and name in looks.code(node.body)
 
-    def _kept(self, method: cst.FunctionDef, name: str) -> list[cst.Decorator]:
-        return [each for each in method.decorators if _decorator(each) not in _TALK]
+    def talks(self, decorator: cst.Decorator) -> bool:
+        """Whether a decorator is about documentation."""
+        return self._last(decorator) in _TALK
+
+    def once(self, decorator: cst.Decorator) -> bool:
+        """Whether a decorator is the parent's own method's, and not that of what overrides it."""
+        return self._last(decorator) in _ONCE
+
+    def _last(self, decorator: cst.Decorator) -> str:
+        inner = decorator.decorator
+        return self.named(dotted(inner.func if isinstance(inner, cst.Call) else inner)).split(".")[-1]
 
 
-def _decorator(node: cst.Decorator) -> str:
-    inner = node.decorator
-    return dotted(inner.func if isinstance(inner, cst.Call) else inner).split(".")[-1]
+def _undocumented(method: cst.FunctionDef) -> cst.FunctionDef:
+    """A method without its docstring, which stands in that of its first name."""
+    body = looks.statements(method.body)
+    if len(body) < 2 or looks.docstring(body) is None:
+        return method
+    return method.with_changes(body=cst.IndentedBlock(body[1:]))
 
 
 class Grand(cst.CSTTransformer):
@@ -84,7 +109,26 @@ class Grand(cst.CSTTransformer):
         return updated_node
 
 
-class _Spelled(cst.CSTTransformer):
+class _Scoped(cst.CSTTransformer):
+    """A transformer that knows how many functions and comprehensions it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scopes = 0
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        self._scopes += isinstance(node, _SCOPES)
+        return super().on_visit(node)
+
+    def on_leave(
+        self, original_node: cst.CSTNodeT, updated_node: cst.CSTNodeT
+    ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
+        found = super().on_leave(original_node, updated_node)
+        self._scopes -= isinstance(original_node, _SCOPES)
+        return found
+
+
+class _Spelled(_Scoped):
     """Writes every way to call the parent's methods as ``super().f(...)``, and its parents' as the marked one."""
 
     def __init__(self, family: Family, selfs: Sequence[str], method: str) -> None:
@@ -113,7 +157,7 @@ class _Spelled(cst.CSTTransformer):
         if owner == self._family.parent and bound:
             new = cst.Call(cst.Name("super"))
         elif owner in self._family.bases and (bound or func.attr.value == self._method):
-            new = cst.Call(cst.Name(GRAND))
+            new = grand_call(self._family, args[0].value if bound and self._scopes > 1 else None)
         elif func.attr.value == "__init__" == self._method and not bound and _is_class(owner, self._selfs):
             new = cst.Call(cst.Name(GRAND))  # nn.Module.__init__(), as modular files write it
         else:
@@ -142,7 +186,7 @@ def _refused(family: Family, method: str, what: str) -> InputError:
     )
 
 
-class _Calls(cst.CSTTransformer):
+class _Calls(_Scoped):
     """Puts the kept methods in the place of what is left of ``super().f``."""
 
     def __init__(self, family: Family, owner: str, method: str) -> None:
@@ -166,7 +210,14 @@ class _Calls(cst.CSTTransformer):
             if name not in family.overridden:
                 return cst.Attribute(cst.Name(self._self), cst.Name(name))
             return in_brackets(family.values[name])
-        return updated_node.with_changes(value=cst.Call(cst.Name(GRAND)))
+        this = cst.Name(self._self) if self._scopes and self._self else None
+        return updated_node.with_changes(value=grand_call(family, this))
+
+
+def grand_call(family: Family, this: cst.BaseExpression | None) -> cst.Call:
+    """A ``super`` of the parent's own parents; where an inner function calls it, it names class and object."""
+    args = [] if this is None else [cst.Arg(cst.Name(family.child)), cst.Arg(this)]
+    return cst.Call(cst.Name(GRAND), args)
 
 
 def _is_class(owner: str, selfs: Sequence[str]) -> bool:
@@ -198,7 +249,7 @@ def unravel(method: cst.FunctionDef, family: Family) -> cst.FunctionDef:
         InputError: it uses ``super()`` in a way that no line can be written for.
     """
     name = method.name.value
-    owner = method.params.params[0].name.value if method.params.params and not is_static(method) else ""
+    owner = "" if is_static(method) else first_of(method)
     changed = method.visit(_Spelled(family, [owner] if owner else [], name))
     assert isinstance(changed, cst.FunctionDef)
     body = looks.code(changed.body)
@@ -207,7 +258,7 @@ def unravel(method: cst.FunctionDef, family: Family) -> cst.FunctionDef:
     changed = _inlined(changed, name, family) or changed
     changed = changed.with_changes(body=_visited(changed.body, _Calls(family, owner or family.child, name)))
     if any(_bare(changed)):
-        raise _refused(family, name, "super() without a method's name after it")
+        raise NeedsParentError(f"{name} uses super() without a method's name after it", where=family.where)
     return changed
 
 
@@ -235,7 +286,7 @@ def _inlined(method: cst.FunctionDef, name: str, family: Family) -> cst.Function
     if form == "expr" and name not in _INIT and index == len(body) - 1 and _returns_only(parent, method):
         form = "return"
         family.notes.append(f"{name}: what super() gives is returned")
-    if not _same_decorators(parent, method):
+    if not _same_decorators(parent, method, family):
         return None
     before, after = body[:index], body[index + 1 :] if form != "return" else []
     binding = bind(call, parent, method, before)
@@ -362,7 +413,9 @@ class _Count(cst.CSTVisitor):
         self.count += _is_super(node)
 
 
-def _same_decorators(parent: cst.FunctionDef, method: cst.FunctionDef) -> bool:
+def _same_decorators(parent: cst.FunctionDef, method: cst.FunctionDef, family: Family) -> bool:
     """Whether all that decorates the parent's method decorates the child's: then its lines mean the same there."""
     mine = {looks.code(each.decorator) for each in method.decorators}
-    return all(looks.code(each.decorator) in mine or _decorator(each) in _TALK for each in parent.decorators)
+    return all(
+        looks.code(each.decorator) in mine or family.talks(each) or family.once(each) for each in parent.decorators
+    )

@@ -12,10 +12,11 @@ import libcst as cst
 from omniform.core.errors import InputError
 from omniform.export.modular import looks
 from omniform.export.modular.book import MARK, Book
-from omniform.export.modular.flatten import NO_INHERIT, decorators, flat, members
+from omniform.export.modular.flatten import NO_INHERIT, decorators, flat, is_removed, members
 from omniform.export.modular.library import Entity, ModuleOf, Outside, Target, class_in
 from omniform.export.modular.scopes import Walk
-from omniform.export.modular.sources import Source, Statement, dotted
+from omniform.export.modular.sources import Source, Statement, base_name
+from omniform.export.modular.supers import NeedsParentError
 
 _SUPER = re.compile(r"\bsuper\([^()]*\)\.(\w+)")
 
@@ -192,17 +193,24 @@ class Units:
             assert isinstance(found, cst.ClassDef)
             return found.with_changes(decorators=decorators(found.decorators, []))
         this = book.mark(Entity(book.root, name))
-        chains = {dotted(base.value): base for base in node.bases if base.keyword is None}
-        chain = next(each for each in chains if book.base(each, name) == parent)
-        if not self._can_flatten(node, chain, parent):
-            return self._derived(node, chain, parent)
         theirs = class_in(parent)
         assert theirs is not None
+        chain = next(each for each in map(base_name, node.bases) if each and book.base(each, name) == parent)
+        node = _without_its_variables(node, chain, theirs)
+        if chain not in map(_spelled, node.bases) or not self._can_flatten(node, chain, parent):
+            return self._derived(node, chain, parent)
         grand = self._walked(parent.source, theirs, {parent.name: this}, {parent.name: name})
         child = self._walked(book.root, node, {chain: f"{this}__parent"})
         assert isinstance(grand, cst.ClassDef) and isinstance(child, cst.ClassDef)
         bases = self._bases(child, grand, f"{this}__parent")
-        result = flat(child, grand, bases, book.root.where(name), parent.name)
+        try:
+            result = flat(child, grand, bases, book.root.where(name), parent.name, book.called)
+        except NeedsParentError as reason:
+            known = {each.name for each in members(theirs)}
+            if any(is_removed(each) and each.name in known for each in members(node)):
+                raise
+            self.notes.append(f"{name} stays a child of {parent.name}: {reason.message}")
+            return self._derived(node, chain, parent)
         self.notes += [f"{name}.{note}" for note in result.notes]
         return result.node
 
@@ -219,11 +227,11 @@ class Units:
         theirs = class_in(parent)
         assert theirs is not None
         names = {each.name for each in members(theirs)}
-        roots = {self.book.library.of_class(parent.source, dotted(base.value)) for base in theirs.bases}
+        roots = {self.book.library.of_class(parent.source, base_name(base)) for base in theirs.bases}
         for base in node.bases:
-            if dotted(base.value) == chain:
+            if base_name(base) == chain:
                 return True
-            found = self.book.base(dotted(base.value), node.name.value)
+            found = self.book.base(base_name(base), node.name.value)
             if found in roots or self._stands_for(found) & roots or self._is_spelled(found, roots):
                 continue
             if not isinstance(found, Entity) or self._touches(found, names):
@@ -259,7 +267,7 @@ class Units:
         if {each.name for each in members(node)} & names:
             return True
         for base in node.bases:
-            found = self.book.library.of_class(entity.source, dotted(base.value))
+            found = self.book.library.of_class(entity.source, base_name(base))
             if isinstance(found, Entity) and self._touches(found, names):
                 return True
         return False
@@ -272,12 +280,9 @@ class Units:
             better = next((each for each in mine if self._replaces(each, base)), None)
             if better is not None:
                 theirs[index] = better
-        result: list[cst.Arg] = []
-        for base in child.bases:
-            result += theirs if looks.code(base.value) == marked else [base]
-        once = list({looks.code(base.value): base for base in reversed(result)}.values())[::-1]
-        first = list({looks.code(base.value): base for base in result}.values())
-        ordered = first if len(first) == len(once) else once
+        groups = [theirs if looks.code(base.value) == marked else [base] for base in child.bases]
+        result = [base for group in groups for base in group]
+        ordered = _in_order([*groups, mine]) or list({looks.code(base.value): base for base in result}.values())
         return [base for index, base in enumerate(ordered) if not self._above(base, ordered[index + 1 :])]
 
     def _entity(self, base: cst.Arg) -> Target | None:
@@ -314,6 +319,41 @@ class Units:
         for each in unit.bases if isinstance(unit, cst.ClassDef) else node.bases:
             found |= {looks.code(each.value)} | self._ancestors(each, (*seen, entity))
         return found
+
+
+def _spelled(base: cst.Arg) -> str:
+    return looks.code(base.value)
+
+
+def _variables(node: cst.Subscript) -> str:
+    return ", ".join(looks.code(each.slice) for each in node.slice)
+
+
+def _without_its_variables(node: cst.ClassDef, chain: str, parent: cst.ClassDef) -> cst.ClassDef:
+    """``class B(A[T])`` as ``class B(A)``, where ``A`` is ``Generic[T]`` itself: that comes with its bases."""
+    theirs = {_variables(base.value) for base in parent.bases if isinstance(base.value, cst.Subscript)}
+    bases = [
+        base.with_changes(value=base.value.value)
+        if isinstance(base.value, cst.Subscript) and base_name(base) == chain and _variables(base.value) in theirs
+        else base
+        for base in node.bases
+    ]
+    return node.with_changes(bases=bases)
+
+
+def _in_order(groups: list[list[cst.Arg]]) -> list[cst.Arg]:
+    """Bases of all groups, each once, with no group's order changed, as Python merges them; empty if there is none."""
+    left = [list(group) for group in groups]
+    found: list[cst.Arg] = []
+    while any(left):
+        heads = [group[0] for group in left if group]
+        behind = {_spelled(base) for group in left for base in group[1:]}
+        first = next((base for base in heads if _spelled(base) not in behind), None)
+        if first is None:
+            return []
+        found.append(first)
+        left = [[base for base in group if _spelled(base) != _spelled(first)] for group in left]
+    return found
 
 
 def needs_of(node: Statement) -> dict[int, str]:
