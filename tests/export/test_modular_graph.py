@@ -451,3 +451,21 @@ EPS = 2.0
     )
     assert found.result.__all__ == ["MineNorm", "EPS", "more"]
     assert found.text.count("__all__ = ") == 1 and found.text.index("class") < found.text.index("__all__")
+
+
+def test_a_function_of_the_modular_files_may_call_the_one_that_it_replaces(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+import modeling_tiny
+from modeling_tiny import TinyMixer
+
+def rotate(x):
+    return modeling_tiny.rotate(x) + 1
+
+class MineMixer(TinyMixer):
+    pass
+""",
+    )
+    assert found.result.rotate(X).equal(found.modular.rotate(X))

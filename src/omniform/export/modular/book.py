@@ -297,7 +297,8 @@ class Book:
         if renamed not in self.root.defs:
             return target
         # The modular file has another class of that name: if it is no new version of this one, both are there.
-        if self.parents.get(renamed, target) == target:
+        # A function of another file is named by its module or another name where both are there: it is meant itself.
+        if target.name in target.source.classes() and self.parents.get(renamed, target) == target:
             return Entity(self.root, renamed)
         return Entity(target.source, target.name, kept=True)
 

@@ -62,6 +62,7 @@ class Library:
         self._also = also
         self._convert = convert
         self._read: dict[Path, Source] = {root.path.resolve(): root}
+        self._targets: dict[tuple[Source, str], Target | None] = {}
 
     def number(self, source: Source) -> int:
         """The place of a file in the order in which they were first needed."""
@@ -102,6 +103,12 @@ class Library:
 
     def target(self, source: Source, name: str, seen: tuple[tuple[Source, str], ...] = ()) -> Target | None:
         """What a module's name is; None for a builtin, and for one that only a star import can bind."""
+        key = (source, name)
+        if key not in self._targets:
+            self._targets[key] = self._target(source, name, seen)
+        return self._targets[key]
+
+    def _target(self, source: Source, name: str, seen: tuple[tuple[Source, str], ...]) -> Target | None:
         if (source, name) in seen:
             raise InputError(f"{name} is imported in a circle", where=source.where())
         if name in source.defs:
