@@ -319,3 +319,67 @@ class BoxPlan:
     assert result.MineInts().pair(1, 2) == ((1, 2), "ints")
     assert result.MineKeys.__required_keys__ == {"size"}
     assert (result.MinePlan.Inner.base, result.MinePlan.Inner.more, result.MinePlan.chosen) == (3, 2, 1)
+
+
+def test_comments_stay_wherever_they_stand(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+#!/usr/bin/env python
+# Mine alone.
+
+# above the import
+from modeling_tiny import TinyNorm  # beside it
+
+# above the class
+class MineNorm(TinyNorm):  # on the class
+    # first in the class
+    eps = 1  # on a value
+
+    # above the method
+    def forward(self, x):  # on the method
+        # first in the method
+        y = super().forward(x)  # on the call
+        # above the return
+        return y  # on the return
+        # last in the method
+    # last in the class
+# last in the file
+""",
+    )
+    said = [line.split("# ", 1)[1] for line in found.text.splitlines() if "# " in line]
+    assert found.text.startswith("#!/usr/bin/env python\n# Made from")
+    for each in (
+        "Mine alone.", "above the import", "above the class", "on the class", "first in the class", "on a value",
+        "above the method", "on the method", "first in the method", "above the return", "on the return",
+        "last in the method", "last in the class", "last in the file",
+    ):  # fmt: skip
+        assert said.count(each) == 1, each
+
+
+def test_a_static_method_in_the_body_is_the_parents_own(tmp_path: Path) -> None:
+    found = case(
+        tmp_path,
+        "mine",
+        """
+from modeling_made import MadeThing
+
+class MineThing(MadeThing):
+    made = MadeThing.make
+    twin = staticmethod(MadeThing.make)
+
+class MineOther(MadeThing):
+    make = MadeThing.make
+""",
+        files={
+            "modeling_made.py": """
+class MadeThing:
+    @staticmethod
+    def make(x=1):
+        return x
+"""
+        },
+    )
+    for module in (found.modular, found.result):
+        assert (module.MineThing.made(2), module.MineThing.twin(3), module.MineOther.make(4)) == (2, 3, 4)

@@ -116,7 +116,7 @@ def flat(
         lpar=cst.MaybeSentinel.DEFAULT,
         rpar=cst.MaybeSentinel.DEFAULT,
         decorators=decorators(child.decorators, grand.decorators),
-        body=cst.IndentedBlock(whole or [cst.SimpleStatementLine([cst.Pass()])]),
+        body=looks.block(whole, child.body, grand.body),
     )
     return Flat(node, family.notes)
 
@@ -245,8 +245,10 @@ class _ParentValues(cst.CSTTransformer):
         value = self._family.values.get(name)
         if value is not None:
             return in_brackets(value)
-        if name in self._family.methods:
-            return cst.Name(name if name not in self._family.overridden else self._family.helper(name))
+        # A function of the parent's is one in the class's body too; a static or a class method is none there.
+        kinds = {looks.code(one.decorator) for each in self._family.methods.get(name, []) for one in each.decorators}
+        if name in self._family.methods and name not in self._family.overridden and not kinds & {*_KINDS[1:]}:
+            return cst.Name(name)
         raise NeedsParentError(
             f"{self._family.spelled}.{name} is used in the class's body, and is no plain value of the parent's",
             where=self._family.where,
@@ -300,7 +302,7 @@ def _over(new: cst.FunctionDef, old: cst.FunctionDef, family: Family) -> cst.Fun
     body = looks.statements(changed.body)
     if doc is not None and looks.docstring(body) is None:
         body = [doc, *body]
-        changed = changed.with_changes(body=cst.IndentedBlock(body))
+        changed = changed.with_changes(body=looks.block(body, changed.body))
     return changed
 
 

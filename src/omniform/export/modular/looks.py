@@ -43,6 +43,15 @@ def statements(body: cst.BaseSuite) -> list[cst.BaseStatement]:
     return [cst.SimpleStatementLine([small]) for small in body.body if isinstance(small, cst.BaseSmallStatement)]
 
 
+def block(body: Sequence[cst.BaseStatement], *like: cst.BaseSuite) -> cst.IndentedBlock:
+    """A body with the comments that stand behind the head and below the last line of the bodies that it is made of."""
+    blocks = [each for each in like if isinstance(each, cst.IndentedBlock)]
+    heads = [each.header for each in blocks if each.header.comment is not None]
+    footer = [line for each in reversed(blocks) for line in each.footer if line.comment is not None]
+    found = cst.IndentedBlock(list(body) or [cst.SimpleStatementLine([cst.Pass()])], footer=footer)
+    return found.with_changes(header=heads[0]) if heads else found
+
+
 def only(statement: cst.BaseStatement) -> cst.BaseSmallStatement | None:
     """The small statement that a line holds, if it is one."""
     if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1:

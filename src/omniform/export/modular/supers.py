@@ -97,7 +97,7 @@ def _undocumented(method: cst.FunctionDef) -> cst.FunctionDef:
     body = looks.statements(method.body)
     if len(body) < 2 or looks.docstring(body) is None:
         return method
-    return method.with_changes(body=cst.IndentedBlock(body[1:]))
+    return method.with_changes(body=looks.block(body[1:], method.body))
 
 
 class Grand(cst.CSTTransformer):
@@ -297,9 +297,10 @@ def _inlined(method: cst.FunctionDef, name: str, family: Family) -> cst.Function
     inner = body_of(parent, binding, form, has, looks.reads(*after), looks.reads(*body) | locals_of(method))
     if inner is None:
         return None
-    lines = _joined(inner.prelude, inner.statements, body[index])
+    theirs = list(inner.statements)
     if target is not None and inner.value is not None and not _is_itself(target, inner.value):
-        lines.append(cst.SimpleStatementLine([target.with_changes(value=inner.value)]))
+        theirs.append(cst.SimpleStatementLine([target.with_changes(value=inner.value)]))
+    lines = _joined(inner.prelude, theirs, body[index])
     if name in _INIT and form == "expr":
         whole = merged(lines, after, has | {one for each in after for one in locals_of(_function([each]))})
         family.notes += [f"{name}: {note}" for note in whole.notes]
@@ -308,7 +309,7 @@ def _inlined(method: cst.FunctionDef, name: str, family: Family) -> cst.Function
         lines = [*before, *lines, *after]
     _check_missing(binding, lines, has, family, name)
     family.notes += [f"{name}: {note}" for note in binding.notes]
-    return method.with_changes(body=cst.IndentedBlock(lines or [cst.SimpleStatementLine([cst.Pass()])]))
+    return method.with_changes(body=looks.block(lines, method.body))
 
 
 def _returns_only(parent: cst.FunctionDef, method: cst.FunctionDef) -> bool:

@@ -175,7 +175,7 @@ class Units:
         named = MARK.fullmatch(node.name.value)
         entity = self.book.target(int(named[1])) if named is not None else None
         is_processor = isinstance(entity, Entity) and "Processor" in entity.name
-        return node.with_changes(body=cst.IndentedBlock(body)) if is_processor else node
+        return node.with_changes(body=looks.block(body, node.body)) if is_processor else node
 
     def _documents(self, node: cst.Decorator) -> bool:
         inner = node.decorator.func if isinstance(node.decorator, cst.Call) else node.decorator

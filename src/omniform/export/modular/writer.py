@@ -37,12 +37,15 @@ def text_of(graph: Graph, command: str) -> str:
 def _head(graph: Graph, command: str) -> str:
     """The modular file's own first comments, what made this file, and the docstring."""
     own = "".join(line.comment.value + "\n" if line.comment else "\n" for line in graph.root.module.header).strip("\n")
+    run = own.split("\n", 1)[0] if own.startswith("#!") else ""
+    own = own[len(run) :].lstrip("\n")
     first = graph.root.statements[0] if graph.root.statements else None
     doc = looks.docstring([first]) if first is not None else None
     made = (
         f"# Made from {graph.root.path.name} by `{command}`.\n"
         "# Do not change this file: change that one, and run the command again."
     )
+    made = f"{run}\n{made}" if run else made
     return "\n\n".join(part for part in (made, own, looks.code(looks.bare(doc)) if doc is not None else "") if part)
 
 
