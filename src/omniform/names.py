@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import Final, cast
 
 _CRITERIA: Final = (
     "ConfidenceCriteria EosTokenCriteria MaxLengthCriteria MaxTimeCriteria StopStringCriteria StoppingCriteria "
@@ -41,7 +41,8 @@ PATHS: Final[dict[str, str]] = {
     "generation.stopping_criteria": _CRITERIA,
     "generation.watermarking": "WatermarkDetector WatermarkDetectorOutput",
     "generation.streamers": "*Streamer",
-    "generation.utils": "GenerationMixin GenerationConfig GenerationMode LogitsProcessorList StoppingCriteriaList",
+    "generation.utils": "GenerationMixin GenerationConfig GenerationMode LogitsProcessorList StoppingCriteriaList "
+    "*DecoderOnlyOutput *EncoderDecoderOutput GenerateOutput ModelOutput",
     "image_processing_base": "BatchFeature ImageProcessingMixin",
     "image_processing_utils": "BatchFeature BaseImageProcessor ImageProcessingMixin",
     "modeling_utils": "PreTrainedModel",
@@ -72,14 +73,69 @@ PATHS: Final[dict[str, str]] = {
     "utils.hub": "HF_MODULES_CACHE cached_file cached_files extract_commit_hash has_file is_offline_mode "
     "list_repo_templates PushToHubMixin create_and_tag_model_card",
     "utils.chat_template_utils": "Chat",
-    "utils.generic": "ModelOutput",
+    "utils.generic": "ModelOutput PaddingStrategy TensorType",
     "utils.quantization_config": "QuantizationConfigMixin",
     "utils.logging": "get_logger set_verbosity set_verbosity_debug set_verbosity_error set_verbosity_info "
     "set_verbosity_warning get_verbosity",
-    "modeling_outputs": "*Output",
+    **dict.fromkeys(
+        (
+            "activations",
+            "image_transforms",
+            "image_utils",
+            "modeling_layers",
+            "modeling_outputs",
+            "pytorch_utils",
+            "utils.deprecation",
+            "utils.doc",
+            "utils.import_utils",
+        ),
+        "",
+    ),
 }
 """Module paths below ``omniform``, and the names that are found there; a word after a star stands for all that hold it.
 """
+
+HOMES: Final[dict[str, tuple[str, ...]]] = {
+    "activations": ("blocks.activations",),
+    "image_transforms": ("inputs.images.image_transforms",),
+    "image_processing_utils": ("inputs.images.image_utils",),
+    "image_utils": ("inputs.images.image_utils",),
+    "modeling_layers": ("blocks.checkpointed",),
+    "modeling_outputs": ("core.named_outputs",),
+    "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
+    "processing_utils": ("core.idioms",),
+    "pytorch_utils": ("blocks.pytorch_utils",),
+    **dict.fromkeys(
+        ("utils", "utils.deprecation", "utils.doc", "utils.generic", "utils.import_utils"), ("core.idioms",)
+    ),
+}
+"""Module paths that hold all public names (``__all__``) of modules of omniform's."""
+
+_FAMILY: Final = "omniform composes its models of blocks: see docs/own_family.md for a family of your own"
+_TRAINING: Final = "omniform's models are torch modules: train them with torch, accelerate or transformers.Trainer"
+_MASKS: Final = "give torch's scaled_dot_product_attention a mask, or is_causal=True"
+
+INSTEAD: Final[dict[str, str]] = {
+    "audio_utils": "torchaudio, or omniform.AutoFeatureExtractor for a checkpoint's spectrograms",
+    "convert_slow_tokenizer": "the package tokenizers builds such a tokenizer; derive from PreTrainedTokenizerFast",
+    "data": _TRAINING,
+    "image_processing_utils_fast": "omniform.BaseImageProcessor",
+    "integrations": "omniform loads adapters and quantized checkpoints itself; leave integrations out",
+    "loss": "torch.nn.functional.cross_entropy, or self.loss_function in a model's forward",
+    "masking_utils": _MASKS,
+    "modeling_attn_mask_utils": _MASKS,
+    "modeling_flash_attention_utils": "torch's scaled_dot_product_attention, which chooses a kernel itself",
+    "modeling_rope_utils": "compute the angles in the model, or compose it of omniform's blocks (docs/own_family.md)",
+    "modeling_tf_utils": "omniform is for torch only",
+    "modeling_flax_utils": "omniform is for torch only",
+    "optimization": "torch.optim and torch.optim.lr_scheduler",
+    "trainer": _TRAINING,
+    "trainer_callback": _TRAINING,
+    "trainer_pt_utils": _TRAINING,
+    "training_args": _TRAINING,
+    "video_utils": "omniform reads no videos",
+}
+"""Module paths of the ecosystem's that are not here, and what to use."""
 
 FAMILY_FILES: Final = (
     "modeling",
@@ -104,6 +160,8 @@ class Paths(MetaPathFinder, Loader):
             # Code of checkpoints that the user trusts.
             found: ModuleSpec | None = vars(import_module("omniform.hub.code.importer"))["find"](fullname)
             return found
+        if package == "omniform" and rest.partition(".")[0] in INSTEAD:
+            raise ModuleNotFoundError(f"omniform has no {rest!r}: {INSTEAD[rest.partition('.')[0]]}", name=fullname)
         if package != "omniform" or not (rest in PATHS or _of_family(rest)):
             return None
         return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{rest}.") for name in PATHS))
@@ -130,15 +188,32 @@ class _Names(ModuleType):
             value = vars(import_module("typing"))[name]
         elif f"{rest}.{name}" in PATHS:
             value = import_module(f"omniform.{rest}.{name}")
+        elif name in (public := _at_home(rest)):
+            value = public[name]
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):
-            value = vars(import_module("omniform"))["__getattr__"](name)
+            value = self._public(rest, name)
         else:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         setattr(self, name, value)
         return value
 
+    def _public(self, rest: str, name: str) -> object:
+        try:
+            return cast(object, vars(import_module("omniform"))["__getattr__"](name))
+        except AttributeError:
+            if rest.rpartition(".")[2].startswith("modeling_") and _of_family(rest):
+                raise ImportError(f"omniform has no {name!r} in {self.__name__}: {_FAMILY}") from None
+            raise
+
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(word for word in PATHS.get(self.__name__.partition(".")[2], "").split())]
+        rest = self.__name__.partition(".")[2]
+        return [*super().__dir__(), *PATHS.get(rest, "").split(), *_at_home(rest)]
+
+
+def _at_home(rest: str) -> dict[str, object]:
+    """What a module path holds by :data:`HOMES`."""
+    homes = [vars(import_module(f"omniform.{home}")) for home in HOMES.get(rest, ())]
+    return {name: home[name] for home in homes for name in home["__all__"]}
 
 
 def _of_family(rest: str) -> bool:

@@ -121,7 +121,8 @@ def test_registered_with_auto_classes(registries, tmp_path):
     with pytest.raises(InputError, match=r"(?s)config_class.*OldConfig.*LMConfig"):
         AutoModel.register(OURS.OldConfig, OURS.LM)
     with pytest.raises(ConfigError, match="own-lm"):
-        AutoConfig.register("own-lm", OURS.LMConfig)
+        AutoConfig.register("own-lm", type("Another", (OURS.LMConfig,), {}))
+    AutoConfig.register("own-lm", OURS.LMConfig)  # the same class again, as when a notebook's cell is run once more
     AutoConfig.register("own-lm", OURS.LMConfig, exist_ok=True)
 
 

@@ -76,7 +76,8 @@ class GenerationMixin:
             told.pop("past_key_values", None)
         elif past is not None:
             told["past_key_values"] = past
-        for name, new in (("attention_mask", 1), ("token_type_ids", None)):
+        mask = "decoder_attention_mask" if is_encoder_decoder else "attention_mask"
+        for name, new in ((mask, 1), ("token_type_ids", None)):
             held = told.get(name)
             if isinstance(held, Tensor):
                 more = held[:, -1:] if new is None else held.new_ones(held.shape[0], 1)

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from omniform.architectures.generation import GenerationMixin
+from omniform.architectures.loss_functions import Loss, loss_named
 from omniform.architectures.model import INERT, Model, Origin, parameters_of
 from omniform.architectures.own import Yielding, begin, is_taken, tie_declared, usual_beginning
 from omniform.architectures.signatures import spell_out
-from omniform.architectures.surface import Surface
+from omniform.architectures.surface import Surface, kept_tokens
 from omniform.blocks.poolers import optional_parts
 from omniform.core.config import Common, ModelConfig
 from omniform.core.errors import InputError, OmniformError, check_arguments
@@ -128,6 +129,11 @@ class PreTrainedModel(Surface):
             for name in Yielding.NAMES - vars(cls).keys():
                 setattr(cls, name, Yielding(name, cls))
 
+    @classmethod
+    def _named_in_body(cls) -> dict[str, object]:
+        # What a user's class body annotates (``config: MyConfig``) is no part: its constructor makes them.
+        return super()._named_in_body() if "_named_in_body" in vars(cls) else {}
+
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(value, (nn.Module, nn.Parameter)) and self.place is None and is_taken(name):
             raise InputError(
@@ -145,6 +151,16 @@ class PreTrainedModel(Surface):
     @config.setter
     def config(self, config: ModelConfig) -> None:
         self._origin = replace(self.origin, config=config)
+
+    @property
+    def loss_function(self) -> Loss:
+        """The loss that a class of the user's own has set, or the usual one of what its name says it is for."""
+        mine = self._modules.get("loss_function") or self.__dict__.get("_loss_function")
+        return cast("Loss", mine) if mine is not None else loss_named(type(self).__name__)
+
+    @loss_function.setter
+    def loss_function(self, loss: Loss) -> None:
+        self.__dict__["_loss_function"] = loss
 
     @property
     def base_model(self) -> Model:
@@ -184,6 +200,25 @@ class PreTrainedModel(Surface):
             tie_declared(self)
         else:
             super().tie_weights(*args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: object = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **inputs: object,
+    ) -> dict[str, object]:
+        """See :meth:`Surface.prepare_inputs_for_generation`; of an encoder-decoder of the user's own, ids and their
+        mask are the decoder's, beside the encoder's mask."""
+        if self.place is not None or self.config.get("is_encoder_decoder") is not True:
+            return super().prepare_inputs_for_generation(
+                input_ids, past_key_values, attention_mask, inputs_embeds, **inputs
+            )
+        past = kept_tokens(past_key_values)
+        new = input_ids[:, past:] if past < input_ids.shape[1] else input_ids[:, -1:]
+        given = {**inputs, "past_key_values": past_key_values, "attention_mask": attention_mask}
+        return {name: value for name, value in {**given, "decoder_input_ids": new}.items() if value is not None}
 
     def key_map(self) -> KeyMap:
         """See :meth:`Model.key_map`; in a model of the user's own, each named model in it lives as it does alone."""

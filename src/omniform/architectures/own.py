@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from omniform.blocks.pytorch_utils import Conv1D
 from omniform.core.errors import ConfigError
 from omniform.weights.tensors import modules_of, named_tensors, tie
 
@@ -59,7 +60,7 @@ def is_taken(name: str) -> bool:
         ours = [base for base in PreTrainedModel.__mro__ if base.__module__.startswith("omniform.")]
         _TAKEN.update(name for base in ours for name in (*vars(base), *vars(base).get("__annotations__", ())))
         _TAKEN.update(("attn_backend", "generation_config", "spelling", "transforms", "keymap", "hf_device_map"))
-        _TAKEN.difference_update(Yielding.NAMES)
+        _TAKEN.difference_update(Yielding.NAMES, ("loss_function",))
     return name in _TAKEN
 
 
@@ -152,7 +153,7 @@ def begin(model: PreTrainedModel, fresh: set[str] | None = None) -> None:
                 continue
             tensors = {**module._parameters, **module._buffers}
             kept = {name: cast(Tensor, tensors[name]).clone() for name in inside if name not in new}
-            if isinstance(module, Resets) and type(module).__module__.startswith("torch."):
+            if isinstance(module, Resets) and type(module).__module__.startswith(("torch.", Conv1D.__module__)):
                 module.reset_parameters()
         _beginning(owners, path, model)(module)
         for name, value in kept.items():

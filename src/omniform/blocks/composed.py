@@ -30,13 +30,18 @@ class Composed(nn.Module):
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         parts = {n: given for base in reversed(cls.__mro__) for n, given in vars(base).get("_PARTS", {}).items()}
-        for name, annotation in vars(cls).get("__annotations__", {}).items():
+        for name, annotation in cls._named_in_body().items():
             if str(annotation).startswith("ClassVar"):
                 continue
             parts[name] = vars(cls).get(name, _NONE)
             if name in vars(cls):
                 delattr(cls, name)  # or it would hide the module of this name
         cls._PARTS = parts
+
+    @classmethod
+    def _named_in_body(cls) -> dict[str, object]:
+        """The names that this class's own body annotates."""
+        return dict(vars(cls).get("__annotations__", {}))
 
     def __init__(self, **parts: object) -> None:
         super().__init__()

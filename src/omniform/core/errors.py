@@ -94,7 +94,7 @@ class ConfigError(OmniformError, ValueError):
     """A config, tokenizer or preprocessor file is malformed, or holds a value that is not supported."""
 
 
-class WeightsError(OmniformError, ValueError):
+class WeightsError(OmniformError, ValueError, RuntimeError):
     """A weights file is damaged, or its tensors do not fit the model: missing, unexpected or mis-shaped."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, Field, dataclass, fields
 from typing import TypedDict, TypeVar, overload
 
@@ -43,9 +43,13 @@ class ModelOutput:
     """
 
     def __init_subclass__(cls) -> None:
-        # A dataclass with slots is made twice, the second time with its fields; only that one is used.
-        if "__dataclass_fields__" in vars(cls):
-            register_tree(cls, _taken_apart, _put_together)
+        # Before the decorator has given it its fields: a user's class may have no slots, and is made once only.
+        register_tree(cls, _taken_apart, _put_together)
+        if not cls.__module__.startswith("omniform.") and "__post_init__" not in vars(cls):
+            cls.__post_init__ = _from_entries  # type: ignore[method-assign, assignment]
+
+    def __post_init__(self) -> None:
+        """Nothing; in a class of the user's own, see :func:`_from_entries`."""
 
     def keys(self) -> list[str]:
         """The names of the entries that are there."""
@@ -86,6 +90,20 @@ class ModelOutput:
 
     def __len__(self) -> int:
         return len(self.keys())
+
+
+def _from_entries(output: ModelOutput) -> None:
+    """Take the entries from a mapping, or from pairs, where that is all that the constructor was given."""
+    names = list(type(output).__dataclass_fields__)  # type: ignore[attr-defined]
+    given = getattr(output, names[0]) if names else None
+    if isinstance(given, list) and given and all(isinstance(one, tuple) and len(one) == 2 for one in given):
+        given = dict(given)
+    if not isinstance(given, Mapping) or not given.keys() <= {*names}:
+        return
+    if all(getattr(output, name) is None for name in names[1:]):
+        setattr(output, names[0], None)
+        for name, value in given.items():
+            setattr(output, name, value)
 
 
 def _entries(kind: type[ModelOutput]) -> list[Field[object]]:

@@ -183,7 +183,7 @@ class PreTrainedConfig(ModelConfig, metaclass=ABCMeta):
             return cast(object, object.__getattribute__(self, spelled))
         if name == "torch_dtype":
             return self.__dict__.get("dtype")
-        if name in ATTRIBUTES:
+        if name in ATTRIBUTES and name != "tie_word_embeddings":  # unsaid, nothing is tied
             return ATTRIBUTES[name]
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 

@@ -1,4 +1,4 @@
-"""``generate`` for causal models of the user's own: plain torch forwards, called step by step over padded rows.
+"""``generate`` for models of the user's own: plain torch forwards, called step by step over padded rows.
 
 The engine packs rows and keeps their state itself, which a forward that somebody else wrote cannot be asked for. Here
 such a model is called as the ecosystem calls it; settings, rules, filters, criteria and beam searches are the engine's.
@@ -18,10 +18,11 @@ from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import parameters_of
 from omniform.architectures.named import PreTrainedModel
-from omniform.core.caches import DynamicCache
+from omniform.core.caches import Cache, DynamicCache
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.outputs import ModelOutput
+from omniform.core.paired_cache import EncoderDecoderCache
 from omniform.core.settings import SETTINGS
 from omniform.engine.beams import BeamSearch
 from omniform.engine.criteria import (
@@ -33,14 +34,21 @@ from omniform.engine.criteria import (
 )
 from omniform.engine.drafters import wanted as guesses
 from omniform.engine.draws import narrowed
-from omniform.engine.generate_output import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, GenerateOutput
+from omniform.engine.generate_output import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+    GenerateOutput,
+)
+from omniform.engine.own_prompts import Prompt, prompt_of, repeated
 from omniform.engine.processors import PrefixConstrainedLogitsProcessor
 from omniform.engine.request import Row
 from omniform.engine.sampling import finished, refuse_no_numbers, ruled
 from omniform.engine.settings import Asked, Settings
 from omniform.engine.streamers import Streamer
 
-_PARTS: Final = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+_PARTS: Final = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "past_key_values")
 _PLAIN: Final = (
     ("penalty_alpha", 0), ("dola_layers", None), ("guidance_scale", 1), ("num_beam_groups", 1), ("force_words", ()),
     ("watermark", None), ("logprobs", None), ("prompt_logprobs", None),
@@ -60,6 +68,7 @@ class Loop:
         inputs: what the next step is told beside them.
         padding: tokens in front of each row that are none.
         prompt: tokens before the answers, padding included.
+        encoded: whether an encoder has read what is answered.
         scores, logits: what was noted of each step. Shape: [R, V] each.
     """
 
@@ -71,6 +80,7 @@ class Loop:
     inputs: dict[str, object]
     padding: list[int]
     prompt: int
+    encoded: bool = False
     scores: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
 
@@ -95,7 +105,8 @@ class Loop:
                 found=f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else brief(logits),
             )
         update = cast(GenerationMixin, self.model)._update_model_kwargs_for_generation
-        self.inputs = update(output, self.inputs)
+        both = {"is_encoder_decoder": True} if self.encoded else {}
+        self.inputs = update(output, self.inputs, **both)
         found = logits[:, -1].to(torch.float32, copy=True)
         if self.settings.keep_logits:
             self.logits.append(found.clone())
@@ -154,24 +165,23 @@ def write(
     Raises:
         InputError: a setting that needs the engine; the forward gives no logits.
     """
-    own = parameters_of(type(model))
-    if not own.open:
-        given = [name for name, value in kwargs.items() if value is not None]
-        check_arguments("generate", given, {*SETTINGS, *own.names, "attention_mask"})
+    check_arguments("generate", [name for name, value in kwargs.items() if value is not None], _names(model))
     asked = Asked(
         cast(Generative, model), as_settings(generation_config), {k: v for k, v in kwargs.items() if k in SETTINGS}
     )
     named = {name: value for name, value in kwargs.items() if name not in SETTINGS and value is not None}
-    ids = _prompt(model, inputs, named)
+    begun = prompt_of(model, inputs, named, asked)
+    ids, mask = begun.ids, begun.mask
     settings = asked(ids.shape[1])
     _refuse_what_needs_the_engine(settings, asked)
-    mask = _mask(ids, named, settings)
     each = settings.num_beams if settings.num_beams > 1 else settings.num_return_sequences
-    told = _told(model, asked, named, mask, ids.shape[0], each)
+    told = _told(model, asked, named, begun, each)
     rows = ids.repeat_interleave(each, 0)
-    padding = [pad for pad in (mask.cumsum(-1) == 0).sum(-1).tolist() for _ in range(each)]
+    empty = (mask.cumsum(-1) == 0).sum(-1).tolist() if ids.shape == mask.shape else [0] * ids.shape[0]
+    padding = [pad for pad in empty for _ in range(each)]
     criteria = _criteria(settings, asked, ids.shape[1], tokenizer)
-    loop = Loop(model, settings, _own(asked, settings), criteria, rows, told, padding, ids.shape[1])
+    loop = Loop(model, settings, _own(asked, settings), criteria, rows, told, padding, ids.shape[1],
+                begun.encoded is not None)  # fmt: skip
     if settings.num_beams > 1:
         if streamer is not None:
             raise InputError("beam search knows its tokens at the end only", where="streamer", expected="num_beams=1")
@@ -200,7 +210,8 @@ def _written(loop: Loop, asked: Asked, streamer: Streamer | None) -> Tensor | Ge
         streamer.end()
     if not asked.flag("return_dict_in_generate"):
         return loop.ids
-    return GenerateDecoderOnlyOutput(
+    kind = GenerateEncoderDecoderOutput if loop.encoded else GenerateDecoderOnlyOutput
+    return kind(
         loop.ids, scores=tuple(loop.scores) or None, logits=tuple(loop.logits) or None,
         past_key_values=loop.inputs.get("past_key_values"),  # type: ignore[arg-type] # whatever the model keeps
     )  # fmt: skip
@@ -239,7 +250,8 @@ def _searched(loop: Loop, asked: Asked, prompts: int) -> Tensor | GenerateOutput
         return sequences
     numbers = [number * width for number in range(prompts) for _ in range(s.num_return_sequences)]
     beams = [[beam + first for beam in one.beams] for one, first in zip(found, numbers, strict=True)]
-    return GenerateBeamDecoderOnlyOutput(
+    kind = GenerateBeamEncoderDecoderOutput if loop.encoded else GenerateBeamDecoderOnlyOutput
+    return kind(
         sequences,
         sequences_scores=torch.tensor([one.score for one in found]),
         beam_indices=loop.ids.new_tensor([row + [-1] * (longest - len(row)) for row in beams]),
@@ -279,55 +291,41 @@ def _reordered(model: PreTrainedModel, past: object, places: Tensor) -> object:
     return cast(GenerationMixin, model)._reorder_cache(past, places)
 
 
-def _prompt(model: PreTrainedModel, inputs: object, named: dict[str, object]) -> Tensor:
-    """The ids that rows begin with. Shape: [B, T]."""
-    given = named.pop("input_ids", None)
-    if inputs is not None and given is not None:
-        raise InputError("the prompt is given twice", where="input_ids", expected="one of inputs and this name")
-    given = inputs if given is None else given
-    if given is None:
-        start = model.config.get("bos_token_id")
-        given = [[start]] if isinstance(start, int) else None
-    if isinstance(given, (list, tuple)):
-        rows = [given] if all(isinstance(one, int) for one in given) else given
-        if len({len(row) for row in rows}) > 1:
-            raise InputError("rows differ in length", where="input_ids", remedy="Pad them, with an attention_mask.")
-        given = torch.tensor(rows)
-    if not isinstance(given, Tensor) or given.dim() != 2 or given.is_floating_point() or not given.numel():
-        found = f"shape {list(given.shape)}, {given.dtype}" if isinstance(given, Tensor) else brief(given)
-        raise InputError("no prompts", where="input_ids", expected="token ids of shape [batch, tokens]", found=found)
-    return given.to(model.device, torch.long)
-
-
-def _mask(ids: Tensor, named: dict[str, object], settings: Settings) -> Tensor:
-    """Which tokens are real: as it is given, else all but padding that cannot be an end. Shape: [B, T]."""
-    given = named.pop("attention_mask", None)
-    if isinstance(given, Tensor):
-        if given.shape != ids.shape:
-            expected, found = f"shape {list(ids.shape)}", f"shape {list(given.shape)}"
-            raise InputError(
-                "the mask does not cover the tokens", where="attention_mask", expected=expected, found=found
-            )
-        return given.to(ids.device, torch.long)
-    return torch.ones_like(ids)
+def _names(model: PreTrainedModel) -> set[str]:
+    """What a call may be told: settings, and what the forward, its preparation and an encoder's forward name."""
+    functions = [model.forward, model.prepare_inputs_for_generation]
+    if model.config.get("is_encoder_decoder") is True:
+        functions.append(model.get_encoder().forward)
+    found = {*SETTINGS, "attention_mask", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask"}
+    for one in functions:
+        taken = inspect.signature(one).parameters.values()
+        found.update(p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    return found
 
 
 def _told(
-    model: PreTrainedModel, asked: Asked, named: Mapping[str, object], mask: Tensor, rows: int, each: int
+    model: PreTrainedModel, asked: Asked, named: Mapping[str, object], begun: Prompt, each: int
 ) -> dict[str, object]:
     """What the first step is told beside the ids: the caller's inputs, each row as often as it has answers."""
-    own = parameters_of(type(model))
-    told: dict[str, object] = {
-        name: value.repeat_interleave(each, 0) if isinstance(value, Tensor) and value.shape[:1] == (rows,) else value
-        for name, value in named.items()
-    }
-    if own.open or "attention_mask" in own.names:
-        told["attention_mask"] = mask.repeat_interleave(each, 0)
+    own, rows = parameters_of(type(model)), begun.ids.shape[0]
+    told = {name: repeated(value, rows, each) for name, value in named.items()}
+    past = asked.parts.get("past_key_values")
+    mask = "attention_mask" if begun.encoded is None else "decoder_attention_mask"
+    if own.open or mask in own.names:
+        told[mask] = begun.mask.repeat_interleave(each, 0)
+    told.update((name, repeated(value, rows, each)) for name, value in (begun.encoded or {}).items())
     cached = asked.known.get("use_cache") is not False and model.config.common.use_cache
     told["use_cache"] = cached
+    if past is not None:
+        if isinstance(past, Cache) and each > 1:
+            past.batch_repeat_interleave(each)
+        told["past_key_values"] = repeated(past, rows, each)
     kept = cast(GenerationMixin, model)._supports_default_dynamic_cache()
     if cached and kept and "past_key_values" in own.names:
-        told.setdefault("past_key_values", DynamicCache())
+        both = begun.encoded is not None
+        told.setdefault(
+            "past_key_values", EncoderDecoderCache(DynamicCache(), DynamicCache()) if both else DynamicCache()
+        )
     return told
 
 

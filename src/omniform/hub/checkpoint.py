@@ -123,6 +123,8 @@ def fresh(config: ModelConfig, kind: type[PreTrainedModel], kwargs: Mapping[str,
     """A model with fresh weights; ``kwargs`` as :meth:`AutoModel.from_config`."""
     dtype = named_dtype(kwargs.get("dtype", kwargs.get("torch_dtype")))
     model = from_scratch(config, kind, dtype or config.common.dtype or torch.float32)
+    if dtype is not None and kind.place is None:
+        model.config.update({"dtype": dtype})
     if kwargs.get("attn_implementation") is not None:
         model.set_attn_implementation(str(kwargs["attn_implementation"]))
     return model
@@ -278,6 +280,8 @@ def open_checkpoint(
         ignore_mismatched_sizes=options.ignore_mismatched_sizes,
         copied=options.disable_mmap,
     )
+    if options.dtype is not None and kind.place is None and loading.dtype is not None:
+        config.update({"dtype": loading.dtype})
     loading = with_quantizer(loading, quantizer)
     parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)

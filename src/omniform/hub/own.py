@@ -66,11 +66,13 @@ def register(
         )
     mine = _REGISTERED.setdefault(auto, Registered())
     if not exist_ok:
-        if config is not None and config in mine.by_config:
+        if config is not None and not registry.is_again(mine.by_config.get(config, found)[0], found[0]):
             raise ConfigError(
                 "there is a class for these configs", where=where, found=_said(mine.by_config[config][0]), remedy=_OVER
             )
-        taken = next((kind for kind in found if mine.by_name.get(kind.__name__, kind) is not kind), None)
+        taken = next(
+            (kind for kind in found if not registry.is_again(mine.by_name.get(kind.__name__, kind), kind)), None
+        )
         if taken is not None:
             raise ConfigError("the name is taken", where=where, found=_said(mine.by_name[taken.__name__]), remedy=_OVER)
     if config is not None:

@@ -35,6 +35,16 @@ def register(family: Family) -> None:
     _REGISTERED[family.model_type] = family
 
 
+def is_again(old: type, new: type) -> bool:
+    """Whether a class is the other one, or what its definition made when it was run once more, as in a notebook."""
+    if old is new:
+        return True
+    return "<locals>" not in new.__qualname__ and (old.__module__, old.__qualname__) == (
+        new.__module__,
+        new.__qualname__,
+    )
+
+
 def register_config(model_type: str, config: object, *, exist_ok: bool = False) -> None:
     """Read configs of a ``model_type`` by a class of the user's own.
 
@@ -51,7 +61,9 @@ def register_config(model_type: str, config: object, *, exist_ok: bool = False) 
             expected=repr(model_type),
             found=repr(config.model_type),
         )
-    if not exist_ok and (model_type in FAMILIES or model_type in _REGISTERED or model_type in _CONFIGS):
+    known = _CONFIGS.get(model_type)
+    again = known is not None and is_again(known, config)
+    if not exist_ok and not again and (model_type in FAMILIES or model_type in _REGISTERED or known is not None):
         raise ConfigError("this model_type is taken", where="register", found=repr(model_type))
     _CONFIGS[model_type] = config
 

@@ -39,6 +39,9 @@ from omniform.pipelines.assisted import assistant_of
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, as_inputs, collated, groups, moved, parted
 from omniform.pipelines.chats import chats_told
 from omniform.pipelines.given import PipelineException as PipelineException
+from omniform.pipelines.notes import PIPELINE_INIT_ARGS as PIPELINE_INIT_ARGS
+from omniform.pipelines.notes import GenericTensor as GenericTensor
+from omniform.pipelines.notes import build_pipeline_init_args as build_pipeline_init_args
 from omniform.pipelines.places import place_of
 from omniform.pipelines.pt_utils import KeyDataset as KeyDataset
 from omniform.pipelines.pt_utils import KeyPairDataset as KeyPairDataset
