@@ -13,7 +13,8 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save
 
 import omniform
-from omniform.core.errors import OfflineError
+from checkpoints import text_checkpoint
+from omniform.core.errors import InputError, OfflineError, RepoError, UnknownArgumentError
 from omniform.hub import used
 from omniform.hub.files import locate
 from reference import saved_reference, transformers
@@ -126,11 +127,16 @@ def test_offline_after_the_first_load(tiny, tmp_path):
             assert eps() == eps(revision=commit) == 1e-6
             with pytest.raises(OfflineError, match="nothing is fetched again"):
                 eps(force_download=True)
-    program = "import omniform; print(omniform.AutoModelForCausalLM.from_pretrained('ann/tiny').config.rms_norm_eps)"
+    program = (
+        "from omniform.hub.files import locate\n"
+        "source = locate('ann/tiny')\n"
+        "source.fetch(['config.json', 'model.safetensors', 'generation_config.json'])\n"
+        "print(source.commit)"
+    )
     with tiny.quiet():  # in another process too, and told by the environment
         told = tiny.environment(tmp_path / "home", HF_HUB_OFFLINE="1", PYTHONPATH=":".join(sys.path))
         done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1e-06"
+    assert done.stdout.strip() == commit
 
 
 def test_forced_files_are_fetched_again_once_each(tiny):
@@ -194,6 +200,31 @@ def test_a_pipeline_asks_once(hub, made, tmp_path):
             with hub.watch() as log:
                 part.from_pretrained("ann/scenes")
             assert len(log) == 1, f"{part}:\n{log}"
+
+
+def test_whatever_reads_inputs_asks_once(hub, tmp_path):
+    hub.upload("ann/text", text_checkpoint(tmp_path / "made"))
+    old = {"resume_download": True, "mirror": "x", "proxies": None, "_from_auto": True, "_commit_hash": None}
+    kinds = (omniform.AutoTokenizer, omniform.AutoProcessor, omniform.AutoConfig, omniform.GenerationConfig)
+    with hub.connected(cache=tmp_path / "home"):
+        for kind in kinds:
+            kind.from_pretrained("ann/text")
+            with hub.watch() as log:
+                kind.from_pretrained("ann/text", use_auth_token=None, **old)
+            assert len(log) == 1 and log.count("HEAD") == 1, str(log)
+        for kind, words in (
+            (omniform.AutoImageProcessor, "image processor"),
+            (omniform.AutoFeatureExtractor, "feature ext"),
+        ):
+            for most in (2, 1):
+                with hub.watch() as log, pytest.raises(RepoError, match=f"there is no {words}"):
+                    kind.from_pretrained("ann/text")
+                assert len(log) <= most, str(log)
+        for kind in kinds[:3]:
+            with pytest.raises(UnknownArgumentError, match="Did you mean 'revision'"):
+                kind.from_pretrained("ann/text", revison="main")
+            with pytest.raises(InputError, match="proxies"):
+                kind.from_pretrained("ann/text", proxies={"https": "x"})
 
 
 def test_further_chat_templates_come_too(hub, tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,55 @@ from loopback import Hub
 Hf = Callable[..., str]
 
 
+FORKING = """
+import json, os, sys, tempfile
+from huggingface_hub.cli import hf
+
+# The rest of the client is imported by its commands; children should not have to.
+import huggingface_hub.cli._cli_utils, huggingface_hub.hf_api, huggingface_hub.repocard
+
+for line in sys.stdin:
+    with tempfile.TemporaryFile() as said:
+        child = os.fork()
+        if not child:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            sys.argv = ["hf", *json.loads(line)]
+            hf.main()
+            sys.exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        print(json.dumps([status, said.read().decode()]), flush=True)
+"""
+"""``hf`` as its console script runs it, in a process for every command; importing it takes longer than most of them."""
+
+
 @pytest.fixture
-def hf(hub: Hub, tmp_path: Path) -> Hf:
+def hf(hub: Hub, tmp_path: Path) -> Iterator[Hf]:
     """Run ``hf``; what it prints. ``ways`` are further variables, ``status`` what it must end with."""
+    started: dict[str, subprocess.Popen[str]] = {}
 
     def run(*words: str, status: int = 0, **ways: str) -> str:
-        environment = hub.environment(tmp_path / "home", **ways)
-        done = subprocess.run(["hf", *words], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        key = json.dumps(ways)
+        if key not in started:
+            environment = hub.environment(tmp_path / "home", **ways)
+            command = [sys.executable, "-c", FORKING]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            started[key] = subprocess.Popen(command, env=environment, cwd=tmp_path, text=True, **pipes)
+        process = started[key]
+        assert process.stdin is not None and process.stdout is not None
+        print(json.dumps(words), file=process.stdin, flush=True)
+        ended, said = json.loads(process.stdout.readline())
+        assert ended == status, said
+        return said
 
-    return run
+    yield run
+    for process in started.values():
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture

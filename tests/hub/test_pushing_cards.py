@@ -243,3 +243,37 @@ def test_the_code_runs(hub, tmp_path):
         assert data(hub.read("ann/copy", "README.md").decode())["base_model"] == "ann/alone"
         copy.push_to_hub("ann/alone")  # of itself it is none
         assert "base_model" not in hub.read("ann/alone", "README.md").decode()
+
+
+def test_a_card_is_about_what_matters_most(hub, tmp_path):
+    """A model, its tokenizer and its settings pushed one after the other, as scripts do, in any order."""
+    made = text_checkpoint(tmp_path / "made")
+    model = omniform.AutoModelForCausalLM.from_pretrained(made)
+    tokenizer = omniform.AutoTokenizer.from_pretrained(made)
+    with hub.connected(cache=tmp_path / "home", token=hub.token):
+        for saved in (model, tokenizer, model.generation_config, model.config):
+            saved.push_to_hub("ann/x")
+        for saved in (model.generation_config, tokenizer, model.config, model):
+            saved.push_to_hub("ann/y")
+            if saved is model.config:
+                assert "`Tokenizer`" in hub.read("ann/y", "README.md").decode()
+        cards = [hub.read(name, "README.md").decode() for name in ("ann/x", "ann/y")]
+    assert cards[0].replace("ann/x", "ann/y").replace("# x", "# y") == cards[1]
+    assert "`LlamaForCausalLM`" in cards[0] and 'pipeline("text-generation", model="ann/x")' in code(cards[0])
+    files = ["adapter_model.safetensors", "tokenizer_config.json"]
+    adapter = f"---\n---\n{BEGIN}\nAn adapter.\n\n```python\nPeftModel\n```\n\n{END}\n"
+    assert "PeftModel" in code(merged(tokenizer, "ann/x", files=files, remote=adapter))
+
+
+def test_words_that_begin_strangely():
+    assert merged(llama(), "ann/x", remote="---\n---\nwords\n").count("---\n") == 2  # metadata, though there is none
+    text = "---\nlicense: mit\ndescription: |\n  tags:\n  - no\n  more\n---\nwords\n"
+    assert text.split("---")[1] in merged(llama(), "ann/x", ["b"], remote=text)
+    rule = "---\n\nwords after a rule\n\n---\n\nmore\n"
+    with pytest.raises(InputError, match=r"no mapping of names.*words after a rule.*Mend") as error:
+        merged(llama(), "ann/x", remote=rule)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"no YAML.*Mend") as error:
+        merged(llama(), "ann/x", remote="---\nlicense: [mit\n---\nwords\n")
+    assert "\n" not in str(error.value)
+    assert check_card("---\nlanguage: {x: 1}\nlicense: [{}]\n---\n", "model").errors

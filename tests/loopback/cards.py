@@ -129,16 +129,17 @@ def _string(name: str, value: object) -> Iterator[str]:
 
 def _license(name: str, value: object) -> Iterator[str]:
     for where, item in _many(name, value):
-        if item not in LICENSES:
+        if not isinstance(item, str) or item not in LICENSES:
             yield f'"{where}" must be one of [{", ".join(sorted(LICENSES))}]'
 
 
 def _language(name: str, value: object) -> Iterator[str]:
     for where, item in _many(name, value):
-        known = item in ("code", "multilingual", "other") or item in _TWO_LETTERS
         if not isinstance(item, str):
             yield f'"{where}" must be a string'  # `no` without quotes is a boolean
-        elif not known and not re.fullmatch(r"[a-z]{3}", item):
+            continue
+        known = item in ("code", "multilingual", "other") or item in _TWO_LETTERS
+        if not known and not re.fullmatch(r"[a-z]{3}", item):
             yield (
                 f'"{where}" with value "{item}" is not valid. It must be an ISO 639-1, 639-2 or 639-3 code'
                 ' (two or three letters) or a special value like "code", "multilingual"; BCP-47 goes to language_bcp47.'

@@ -51,11 +51,16 @@ def work(given: argparse.Namespace) -> None:
 
 def _codes(model: str, revision: str | None) -> list[Code]:
     """The code of a checkpoint, and of other repositories that it names code of."""
+    from omniform.hub import refusals
     from omniform.hub.code.named import code_of, repositories
     from omniform.hub.files import locate
+    from omniform.hub.remote import together
 
-    source = locate(model, revision=revision)
-    found = [code_of(source, repo=repo) for repo in (None, *repositories(source))]
+    with together():
+        source = locate(model, revision=revision)
+        if source.folder is None and source.commit is None:
+            raise refusals.offline(source.name, None)
+        found = [code_of(source, repo=repo) for repo in (None, *repositories(source))]
     return [code for code in found if code.entries]
 
 

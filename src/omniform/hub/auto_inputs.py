@@ -180,6 +180,8 @@ class AutoFeatureExtractor(_AutoInput):
         callee = "AutoFeatureExtractor.from_pretrained"
         if checkpoint.listens():
             return checkpoint.feature_extractor(settings, callee)
+        if not checkpoint.preprocessor():
+            raise checkpoint.missing("there is no feature extractor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
         return checkpoint.image_processor(settings, callee)
 
     @classmethod
@@ -428,6 +430,7 @@ class Checkpoint:
             model_class=named,
             model_name=version,
             wanted=wanted,
+            beside=WHERE_ARGUMENTS,
         )
 
     def image_processor(self, settings: Mapping[str, object], callee: str) -> ImageProcessor:

@@ -39,6 +39,7 @@ class Blob:
         sha256: its digest.
         headers: of the requests.
         name: what it is called to the user.
+        where: the same, with the repository, in errors.
     """
 
     url: str
@@ -48,6 +49,7 @@ class Blob:
     sha256: str
     headers: Mapping[str, str]
     name: str
+    where: str
 
 
 def complete(blob: Blob, *, fresh: bool) -> None:
@@ -80,7 +82,7 @@ def complete(blob: Blob, *, fresh: bool) -> None:
             partial.unlink()
             raise RepoError(
                 "the file that came is another than the one that was announced",
-                where=blob.name,
+                where=blob.where,
                 expected=f"sha256 {blob.sha256}",
                 found=f"sha256 {digest}",
                 remedy="Nothing of it was kept. Try again.",

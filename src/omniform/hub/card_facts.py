@@ -12,10 +12,13 @@ from omniform.architectures.adapted import adapted
 from omniform.architectures.family import Task
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
+from omniform.core.file_names import PREPROCESSOR_FILE, PROCESSOR_FILE
 from omniform.core.generation import GenerationConfig
+from omniform.hub.stale import ADAPTERS, WEIGHTS
 from omniform.inputs.text.tokenizer import Tokenizer
 
 LIBRARY: Final = "omniform"
+_READERS: Final = frozenset({"tokenizer_config.json", PREPROCESSOR_FILE, PROCESSOR_FILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class Facts:
         tags: a model's own.
         pipeline: the pipeline that the files are enough for.
         mask: the token that a tokenizer masks with.
+        stands_behind: whether the repository has something that matters more, which its card is about.
     """
 
     repo_id: str
@@ -119,6 +123,7 @@ class Facts:
     tags: tuple[str, ...] = ()
     pipeline: str = ""
     mask: str = ""
+    stands_behind: bool = False
 
     def metadata(self) -> dict[str, object]:
         """The entries of the card's YAML."""
@@ -149,8 +154,16 @@ class Facts:
         table = ["", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)] if rows else []
         family = f" of the family `{self.model_type}`" if self.model_type else ""
         code = ["", "## How to use", "", "```python", *self._code(), "```"]
-        what = f"An adapter of a `{self.kind}`" if self.relation == "adapter" else f"A `{self.kind}`"
+        article = "An" if self.kind[:1] in "AEIO" else "A"
+        adapts = self.relation == "adapter"
+        what = f"An adapter of {article.lower()} `{self.kind}`" if adapts else f"{article} `{self.kind}`"
         return ["", f"{what}{family}, saved with omniform.", *table, *code, ""]
+
+    def code_beside(self) -> list[str]:
+        """The code of the model that is there already, if a tokenizer that comes now makes a pipeline of it."""
+        if self.loader != "AutoTokenizer" or self.use is None or not self.use.pipeline:
+            return []
+        return replace(self, pipeline=self.use.pipeline)._code()
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         if self.use is not None:
@@ -207,7 +220,13 @@ def facts_of(saved: object, repo_id: str, files: Collection[str] = ()) -> Facts:
         mask = saved.tokenizer.mask_token if isinstance(saved.tokenizer, Tokenizer) else None
         return replace(facts, mask=mask or "")
     if not isinstance(saved, Model):
-        return Facts(repo_id=repo_id, kind=type(saved).__name__, loader=_loader(saved))
+        loader = _loader(saved)
+        mask = saved.mask_token if isinstance(saved, Tokenizer) else None
+        behind = any(map(WEIGHTS.fullmatch, files)) or not ADAPTERS.isdisjoint(files)
+        if loader in ("AutoConfig", "GenerationConfig"):
+            behind = behind or not _READERS.isdisjoint(files)
+        kind = type(saved).__name__
+        return Facts(repo_id=repo_id, kind=kind, loader=loader, mask=mask or "", stands_behind=behind)
     use = _use(saved)
     is_adapter = next(adapted(saved), None) is not None
     quantization = saved.config.raw.get("quantization_config")
@@ -227,6 +246,13 @@ def facts_of(saved: object, repo_id: str, files: Collection[str] = ()) -> Facts:
         pipeline=use.pipeline if use is not None and "tokenizer_config.json" in files else "",
         **_size(saved, adapters=is_adapter),  # type: ignore[arg-type]
     )
+
+
+def use_of(tag: object, section: str) -> Use | None:
+    """What a model is for, by its card: the ``pipeline_tag`` and our section, which names the class that loads it."""
+    if "PeftModel" in section:
+        return None
+    return next((use for use in USES.values() if use.tag == tag and f"{use.auto}.from_pretrained" in section), None)
 
 
 def _size(model: Model, *, adapters: bool) -> dict[str, object]:

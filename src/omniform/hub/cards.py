@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
-from omniform.hub.card_facts import LIBRARY, Facts, facts_of
+from omniform.hub.card_facts import LIBRARY, Facts, facts_of, use_of
 from omniform.hub.refusals import refused
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ BEGIN: Final = "<!-- omniform: made from the files; what stands up to the end ma
 END: Final = "<!-- omniform: end -->"
 
 _SECTION: Final = re.compile(r"<!-- omniform: made.*?-->.*?<!-- omniform: end -->", re.DOTALL)
+_MEND: Final = "Mend what stands between its first two lines of ---; a text without metadata begins otherwise."
+_EMPTY: Final = re.compile(r"\s*---[ \t]*(\r?\n)---[ \t]*(?:\r?\n|$)")
 _NEW_ONLY: Final = ("widget",)
 """Keys that only new cards get: a user may well have taken them out."""
 
@@ -157,7 +159,9 @@ def check(card: str) -> None:
 def invalid(error: ValueError) -> InputError:
     """The Hub does not accept the metadata of a card."""
     lines = [line.strip("- ") for line in str(error).splitlines() if line.strip()]
-    return InputError("the Hub does not accept the card's metadata", where="README.md", found="; ".join(lines)[:500])
+    return InputError(
+        "the Hub does not accept the card's metadata", where="README.md", found="; ".join(lines)[:500], remedy=_MEND
+    )
 
 
 def own_words(card: str) -> str:
@@ -173,7 +177,9 @@ def _listed(value: str | Sequence[str] | None) -> list[str] | None:
 def _written(facts: Facts, given: Mapping[str, object], written: str | None, title: str) -> str:
     known = facts.metadata()
     parted = _parted(written or "")
-    new = not parted.block
+    # A card that is ours, of a tokenizer that was pushed before its model, is new to the model.
+    ours = _SECTION.search(parted.text) is not None
+    new = not parted.block or (ours and "pipeline_tag" not in _metadata(written or ""))
     if new:
         card = with_metadata(with_metadata(written or "", known), given, instead=True)
     else:
@@ -181,13 +187,26 @@ def _written(facts: Facts, given: Mapping[str, object], written: str | None, tit
         card = with_metadata(card, {key: value for key, value in known.items() if key not in _NEW_ONLY})
     parted = _parted(card)
     section = parted.line.join([BEGIN, *facts.section(), END])
-    if _SECTION.search(parted.text):
+    there = _SECTION.search(parted.text)
+    if there is not None:
+        if facts.stands_behind:
+            section = _with_code(there[0], replace(facts, use=use_of(_metadata(card).get("pipeline_tag"), there[0])))
         text = _SECTION.sub(lambda _: section, parted.text, count=1)
     elif parted.text.strip():
         text = parted.text
     else:
         text = parted.line.join(["", f"# {title}", "", section, ""])
     return str(replace(parted, text=text))
+
+
+def _with_code(section: str, facts: Facts) -> str:
+    """A section about what matters more than what is saved now, which may make a pipeline of it."""
+    code = facts.code_beside()
+    line = "\r\n" if "\r\n" in section else "\n"
+    return _CODE.sub(lambda found: f"{found[1]}{line.join(code)}{found[2]}", section, count=1) if code else section
+
+
+_CODE: Final = re.compile(r"(```python\r?\n).*?(\r?\n```)", re.DOTALL)
 
 
 # ---- the block of metadata
@@ -224,8 +243,11 @@ class Parted:
 def _parted(card: str) -> Parted:
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-    found = REGEX_YAML_BLOCK.search(card)
     line = "\r\n" if "\r\n" in card else "\n"
+    empty = _EMPTY.match(card)
+    if empty is not None:  # which the client takes for text
+        return Parted(f"---{line}", "", f"{line}---{line}", card[empty.end() :], line)
+    found = REGEX_YAML_BLOCK.search(card)
     if found is None:
         return Parted("", "", "", card, line)
     return Parted(found[1], found[2], found[3], card[found.end() :], line)
@@ -236,13 +258,18 @@ def _metadata(card: str) -> dict[str, object]:
 
     block = _parted(card).block
     try:
-        data = yaml.safe_load(block)
+        data = yaml.safe_load(f"{block}\n")  # its last line's end counts in a block of text
     except yaml.YAMLError as error:
-        raise InputError("the card's metadata is no YAML", where="README.md", found=str(error)) from error
+        raise InputError(
+            "the card's metadata is no YAML", where="README.md", found=" ".join(str(error).split()), remedy=_MEND
+        ) from error
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise InputError("the card's metadata is no mapping of names", where="README.md", found=block[:200])
+        found = " ".join(block.split())[:200]
+        raise InputError(
+            "the card's metadata is no mapping of names", where="README.md", found=repr(found), remedy=_MEND
+        )
     return data
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omniform.core.errors import ConfigError, InputError, RepoError
-from omniform.hub.kept import Asked
+from omniform.hub.kept import Asked, folder_named
 from omniform.hub.lock import pinned
 from omniform.hub.remote import Remote, remote
 from omniform.hub.used import used
@@ -229,7 +229,7 @@ def locate(
         name=text,
         revision=revision,
         token=token,
-        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        cache_dir=folder_named(cache_dir),
         local_files_only=local_files_only,
         force_download=force_download,
     )

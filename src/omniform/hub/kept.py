@@ -13,8 +13,10 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Literal
 
+from omniform.core.errors import InputError, brief
 from omniform.hub import refusals
 
 log = logging.getLogger("omniform")
@@ -43,6 +45,39 @@ class Asked:
     local_files_only: bool = False
     force_download: bool = False
     kind: str = "model"
+
+    def __post_init__(self) -> None:
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise InputError(
+                "no revision", where="revision", expected="a branch, a tag, a commit or refs/pr/NUMBER",
+                found=brief(self.revision),
+            )  # fmt: skip
+        token = self.token
+        fits = isinstance(token, (bool, NoneType)) or (isinstance(token, str) and _TOKEN.fullmatch(token) is not None)
+        if not fits:  # and is not shown: it may be one, with a line's end behind it
+            found = "an empty text" if token == "" else "a text with spaces, line ends or other than ASCII"
+            raise InputError(
+                "no token",
+                where="token",
+                expected="a text such as hf_..., True for the stored one, False for none",
+                found=found if isinstance(token, str) else type(token).__name__,
+            )
+
+
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def folder_named(cache_dir: object) -> str | None:
+    """The folder that ``cache_dir`` names; None for the standard one.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if cache_dir is None:
+        return None
+    if not isinstance(cache_dir, (str, os.PathLike)):
+        raise InputError("no folder", where="cache_dir", expected="a path", found=brief(cache_dir))
+    return os.fsdecode(cache_dir)
 
 
 class Kept:

@@ -23,7 +23,7 @@ from omniform.core.errors import (
 )
 from omniform.hub import refusals
 from omniform.hub.files import Source
-from omniform.hub.kept import COMMIT, Asked
+from omniform.hub.kept import COMMIT, Asked, folder_named
 from omniform.hub.remote import Remote, remote
 
 Name = str | os.PathLike[str]
@@ -88,7 +88,7 @@ def cached_files(
             name=os.fspath(path_or_repo_id),
             revision=revision,
             token=old.get("use_auth_token", token) if token is None else token,  # type: ignore[arg-type]
-            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            cache_dir=folder_named(cache_dir),
             local_files_only=local_files_only,
             force_download=force_download,
             kind=repo_type or "model",
@@ -146,7 +146,7 @@ def has_file(
         name=os.fspath(path_or_repo),
         revision=revision,
         token=token,
-        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        cache_dir=folder_named(cache_dir),
         local_files_only=local_files_only,
         kind=repo_type or "model",
     )
@@ -172,8 +172,12 @@ def list_repo_templates(
         RepoError: there is no such repository or revision, or it may not be read.
     """
     asked = Asked(
-        name=repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-    )  # fmt: skip
+        name=repo_id,
+        revision=revision,
+        token=token,
+        cache_dir=folder_named(cache_dir),
+        local_files_only=local_files_only,
+    )
     try:
         names = _source(repo_id, asked, TEMPLATES).listing()
     except (GatedRepoError, RepoNotFoundError, RevisionError):

@@ -18,12 +18,20 @@ from omniform.core.generation import GenerationConfig
 WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 """Where to look; ``use_auth_token`` is an old name for ``token``."""
 
-INERT = frozenset(
+NOWHERE = frozenset(
+    {
+        # What older releases had to be told of fetching.
+        "resume_download", "mirror", "local_dir_use_symlinks",
+        # Notes of the ecosystem's own front doors to itself.
+        "_from_auto", "_from_pipeline", "_commit_hash", "tqdm_class", "user_agent",
+    }
+)  # fmt: skip
+"""Of where to look, accepted by whatever loads a file, and without effect."""
+
+INERT = NOWHERE | frozenset(
     {
         # What older releases had to be told, and needs no telling: memory is mapped, nothing is initialised twice.
-        "low_cpu_mem_usage", "_fast_init", "offload_state_dict", "offload_buffers", "resume_download", "mirror",
-        # Notes of the ecosystem's own front doors to itself.
-        "_from_auto", "_from_pipeline", "_commit_hash", "code_revision", "adapter_name", "tqdm_class",
+        "low_cpu_mem_usage", "_fast_init", "offload_state_dict", "offload_buffers", "code_revision", "adapter_name",
         # How experts are computed, with the same result.
         "experts_implementation",
     }
@@ -89,11 +97,15 @@ def places(kwargs: Mapping[str, object]) -> tuple[dict[str, object], dict[str, o
     """Where to look, and what is left.
 
     Raises:
-        InputError: a subfolder that lies elsewhere.
+        InputError: a subfolder that lies elsewhere; proxies.
     """
-    given = dict(kwargs)
+    given = {name: value for name, value in kwargs.items() if name not in NOWHERE}
+    if "proxies" in given:
+        alone = {"proxies": given.pop("proxies")}
+        refuse(alone)
     if "use_auth_token" in given:
-        given.setdefault("token", given.pop("use_auth_token"))
+        old = given.pop("use_auth_token")
+        given["token"] = old if given.get("token") is None else given["token"]
     where = {name: given.pop(name) for name in WHERE_ARGUMENTS if name in given}
     if where.get("subfolder", "") is None:
         del where["subfolder"]

@@ -86,7 +86,9 @@ def is_cut(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether nobody answered."""
+    """Whether nobody answered. A request that cannot be made (of an address or a token that is none) says nothing."""
+    if isinstance(error, _kinds("LocalProtocolError", "UnsupportedProtocol")):
+        return False
     return isinstance(error, (*_kinds("TransportError"), ConnectionError, TimeoutError))
 
 
@@ -301,7 +303,7 @@ def _told(error: BaseException) -> str:
 
     code = status(error)
     said = error.server_message if isinstance(error, HfHubHTTPError) else None
-    text = " ".join(said.split()) if said else first_line(error)
+    text = (" ".join(said.split()) if said else first_line(error)).rstrip(".")
     return text if code is None or str(code) in text else f"{code}: {text}"
 
 

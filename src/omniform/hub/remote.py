@@ -348,7 +348,8 @@ class Remote:
             fell_silent()
         known = self._commit or self._kept.ref()
         known = known if known is not None and self._kept.holds(known) else None
-        is_gone = isinstance(error, (errors.RevisionNotFoundError, errors.HFValidationError))
+        told = (errors.RevisionNotFoundError, errors.HFValidationError, errors.LocalTokenNotFoundError)
+        is_gone = isinstance(error, told)
         if is_gone or self.asked.force_download or (known is None and not silent):
             raise refusals.refused(error, self) from error
         if known is None:
@@ -436,6 +437,7 @@ class Remote:
             sha256=listed.sha256,
             headers={**build_hf_headers(token=self.asked.token), **PLAIN},
             name=filename,
+            where=f"{self.name}: {filename}",
         )
 
     def _tell_new_name(self, location: str) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omniform.core.errors import RepoError, WeightsError
+from omniform.core.errors import WeightsError
 from omniform.hub.files import Source, read_json
 from omniform.hub.pickles import Pickle, look_into, tensors_in, unloadable
 from omniform.weights.safetensors import Entry, Header, header_of, map_tensors, read_header
@@ -203,10 +203,11 @@ def _sharded(source: Source, listing: Path, kind: Kind, *, peek: bool) -> Weight
         if Path(name).name != name:
             raise WeightsError("the index names a file outside the checkpoint", where=str(listing), found=repr(name))
     is_remote = peek and source.remote is not None
-    found = {} if is_remote else source.files(names)
-    for name in names:
-        if not (source.has(name) if is_remote else name in found):
-            raise RepoError("a shard is missing", where=source.name, expected=name, remedy="Download it again.")
+    for name in names:  # before the others are fetched
+        if not source.has(name):
+            again = "Download it again." if source.remote is None else None
+            raise source.lacks("a shard is missing", expected=name, remedy=again)
+    found = {} if is_remote else source.fetch(names)
     if is_remote:
         return _peeked(source, names, kind, index)
     return _files([found[name] for name in names], kind, index)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, ParamSpec, TypeVar, cast
 
 from omniform.core.errors import InputError, RepoError, TrustError, UnknownNameError, brief
+from omniform.hub.remote import together
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,19 +58,20 @@ def tells(auto: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def around(load: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(load)
         def loaded(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return load(*args, **kwargs)
-            except (UnknownNameError, RepoError) as error:
-                given: dict[str, object] = dict(kwargs)
-                name = given.pop("pretrained_model_name_or_path", None) if len(args) < 2 else args[1]
-                if lets_run(given) or not isinstance(name, (str, os.PathLike)):
-                    raise
-                from omniform.hub.code.doors import unasked
+            with together():  # what is looked for in turn is looked for at one commit
+                try:
+                    return load(*args, **kwargs)
+                except (UnknownNameError, RepoError) as error:
+                    given: dict[str, object] = dict(kwargs)
+                    name = given.pop("pretrained_model_name_or_path", None) if len(args) < 2 else args[1]
+                    if lets_run(given) or not isinstance(name, (str, os.PathLike)):
+                        raise
+                    from omniform.hub.code.doors import unasked
 
-                better = unasked(auto, cast("str | os.PathLike[str]", name), given, error)
-                if better is error:
-                    raise
-                raise better from error
+                    better = unasked(auto, cast("str | os.PathLike[str]", name), given, error)
+                    if better is error:
+                        raise
+                    raise better from error
 
         return loaded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def tokenizer_from_files(
     model_class: str | None = None,
     model_name: str | None = None,
     wanted: type[Tokenizer] | None = None,
+    beside: Iterable[str] = (),
 ) -> Tokenizer:
     """Build the tokenizer that a folder holds.
 
@@ -52,6 +53,7 @@ def tokenizer_from_files(
         model_class: the ``tokenizer_class`` that ``config.json`` names.
         model_name: the ``model_name`` that ``config.json`` gives, which tells versions of a family apart.
         wanted: the class that the tokenizer is to be of, whatever the files say.
+        beside: names that the caller takes itself, one of which may have been meant.
 
     Raises:
         ConfigError: a file is malformed, a setting is not supported, or there is no vocabulary.
@@ -59,7 +61,7 @@ def tokenizer_from_files(
         RepoError: a file cannot be read.
     """
     given = dict(overrides or {})
-    check_arguments("the tokenizer", (name for name in given if not name.endswith("_token")), (*KNOWN, *INERT))
+    check_arguments("the tokenizer", (name for name in given if not name.endswith("_token")), (*KNOWN, *INERT, *beside))
     said = Origin(family=model_type, model_class=model_class, model_name=model_name, repository=where)
     recipe = None if wanted is None else recipe_of(wanted.recipe_name)
     parts = read_parts(files, where, given, recipe, said)
