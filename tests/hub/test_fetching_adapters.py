@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from omniform.core.errors import ConfigError, InputError, RepoError, WeightsError
+from omniform.hub.inspect import inspect
 from reference import close, omniform, saved_reference, transformers
 
 # isort: split
@@ -58,6 +59,10 @@ def test_into_a_model(held, tmp_path):
 def test_with_its_base_model(held, tmp_path):
     hub, expected = held
     close(Llama.from_pretrained("ann/adapter")(IDS).logits, expected)
+    for door in (omniform.AutoConfig.from_pretrained, omniform.plan, inspect):
+        for name in ("ann/adapter", tmp_path / "adapter"):
+            with pytest.raises(RepoError, match=r"adapter.*base model is ann/base"):
+                door(name)
     close(Llama.from_pretrained(tmp_path / "adapter")(IDS).logits, expected)
     with hub.watch() as log:
         close(omniform.LlamaForCausalLM.from_pretrained("ann/adapter")(IDS).logits, expected)

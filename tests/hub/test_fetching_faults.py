@@ -314,6 +314,14 @@ def test_what_looks_like_something_else(tiny, name, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_what_is_no_hub(tiny, made, tmp_path):
+    tiny.faults.add("*", status=200)
+    with pytest.raises(RepoError, match=r"not answer as a Hub does.*HF_ENDPOINT"):
+        load(cache_dir=tmp_path / "fresh")
+    with pytest.raises(RepoError, match=r"not answer as a Hub does.*HF_ENDPOINT"):
+        Llama.from_pretrained(made).push_to_hub("ann/x", token=tiny.token)
+
+
 # -- this machine ----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ theirs = transformers.utils.hub
 
 
 @pytest.fixture
-def held(hub, tmp_path):
+def held(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(theirs, "_hf_api", None)  # it keeps the first Hub's address
     hub.upload("ann/tiny", {"config.json": "{}", "a.txt": "a", "part/b.txt": "b", "c.txt": "c"})
     hub.upload("ann/tiny", {"additional_chat_templates/one.jinja": "1", "additional_chat_templates/two.jinja": "2"})
     hub.upload("ann/secret", {"a.txt": "s"}, gated="manual")

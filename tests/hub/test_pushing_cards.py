@@ -273,7 +273,8 @@ def test_words_that_begin_strangely():
     with pytest.raises(InputError, match=r"no mapping of names.*words after a rule.*Mend") as error:
         merged(llama(), "ann/x", remote=rule)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"no YAML.*Mend") as error:
-        merged(llama(), "ann/x", remote="---\nlicense: [mit\n---\nwords\n")
-    assert "\n" not in str(error.value)
+    for block in ("license: [mit", "released: 2024-02-30", "x: !!bool maybe"):
+        with pytest.raises(InputError, match=r"no YAML.*Mend") as error:
+            merged(llama(), "ann/x", remote=f"---\n{block}\n---\nwords\n")
+        assert "\n" not in str(error.value)
     assert check_card("---\nlanguage: {x: 1}\nlicense: [{}]\n---\n", "model").errors

@@ -259,7 +259,7 @@ def _metadata(card: str) -> dict[str, object]:
     block = _parted(card).block
     try:
         data = yaml.safe_load(f"{block}\n")  # its last line's end counts in a block of text
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:  # a 30th of February
         raise InputError(
             "the card's metadata is no YAML", where="README.md", found=" ".join(str(error).split()), remedy=_MEND
         ) from error

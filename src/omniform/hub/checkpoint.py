@@ -18,6 +18,7 @@ from omniform.core.config import ModelConfig
 from omniform.core.errors import (
     ConfigError,
     InputError,
+    RepoError,
     UnknownNameError,
     check_arguments,
     listed,
@@ -80,7 +81,9 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
     Args:
         config_class: a class of the user's own, which reads configs of its own ``model_type``.
     """
-    path = source.need("config.json")
+    path = source.find("config.json")
+    if path is None:
+        raise _without_config(source)
     raw = read_json(path)
     _refuse_unknown_code(raw, source.name)
     mine = _of_own(config_class, raw, str(path))
@@ -92,6 +95,15 @@ def read_config(source: Source, config_class: type[ModelConfig] = ModelConfig) -
     if config.unknown:
         log.warning("%s: kept, but not known to omniform: %s", path, listed(config.unknown))
     return config
+
+
+def _without_config(source: Source) -> RepoError:
+    adapter = base_of(source)
+    if adapter is None:
+        return source.lacks("there is no config.json", remedy="Is this a checkpoint's folder?")
+    return source.lacks(
+        "this is an adapter, which has no config.json of its own", remedy=f"Its base model is {adapter[0]}: name that."
+    )
 
 
 def _of_own(kind: type[ModelConfig], raw: Mapping[str, object], where: str) -> Mapping[str, object] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -138,7 +139,7 @@ def _of_the_client(error: BaseException, where: str, revision: str | None, file:
             expected="a folder, NAME or OWNER/NAME",
             found=first_line(error),
         )
-    if isinstance(error, errors.FileMetadataError):
+    if isinstance(error, (errors.FileMetadataError, json.JSONDecodeError, KeyError)):
         return RepoError(
             "this server does not answer as a Hub does",
             where=_at(where, file),

@@ -141,7 +141,11 @@ class Remote:
         if filename in self._sizes or self.is_offline:
             return filename in self._sizes
         known = self._known() if self._is_met else None
-        return filename in known if known is not None else self._meet(filename)
+        if known is None:
+            return self._meet(filename)
+        if filename not in known:
+            self._mark_absent(filename)  # the next load need not ask
+        return filename in known
 
     def knows(self, filename: str) -> bool:
         """Whether it is known, without asking, that there is such a file, or that there is none."""
