@@ -102,7 +102,7 @@ def commit_told(error: BaseException) -> str | None:
 def first_line(error: BaseException) -> str:
     """What an error says, in a line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 # ---- the table
