@@ -236,7 +236,9 @@ def test_values_that_name_nothing(tiny, made):
     assert len(log) == 1
 
 
-def test_a_token_that_is_not_there(tiny):
+def test_a_token_that_is_not_there(tiny, tmp_path):
+    with tiny.connected(cache=tmp_path / "home", token="h\u00e9"), pytest.raises(RepoError, match="HF_TOKEN anew"):
+        load()
     load()  # what is cached does not stand in for it
     for door in (Llama, omniform.AutoConfig):
         with pytest.raises(RepoError, match=r"no token is stored.*hf auth login"):

@@ -132,6 +132,13 @@ def _of_the_client(error: BaseException, where: str, revision: str | None, file:
         return RepoError(
             "no token is stored on this machine", where=where, found=first_line(error), remedy="Run hf auth login."
         )
+    if isinstance(error, UnicodeEncodeError):  # names are quoted, so it is a token out of the environment
+        return RepoError(
+            "the token is no text that can be sent",
+            where=where,
+            expected="ASCII",
+            remedy="Run hf auth login, or set HF_TOKEN anew.",
+        )
     if isinstance(error, errors.HFValidationError):
         return RepoNotFoundError(
             "this is neither a folder here nor the name of a repository",
