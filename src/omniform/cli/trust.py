@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from omniform.core.errors import InputError, TrustError
+from omniform.core.errors import InputError, RevisionError, TrustError
 
 if TYPE_CHECKING:
     from omniform.cli.main import Parser
@@ -19,6 +19,8 @@ def add(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser("trust", help=text, description=text, allow_abbrev=False)
     command.add_argument("model", nargs="?", help="a folder or a Hub id")
     command.add_argument("--revision", help="a branch, a tag or a commit on the Hub")
+    command.add_argument("--code-revision", help="the same, of the code, if it is another than the checkpoint's")
+    command.add_argument("--subfolder", default="", help="the checkpoint's folder in it")
     command.add_argument("--yes", action="store_true", help="record it without asking")
     command.add_argument("--forget", action="store_true", help="take back what was recorded")
     command.add_argument("--list", action="store_true", help="list what was recorded")
@@ -42,25 +44,32 @@ def work(given: argparse.Namespace) -> None:
     if given.forget:
         _forget(given.model)
         return
-    codes = _codes(given.model, given.revision)
+    codes = _codes(given.model, given.revision, given.subfolder, given.code_revision)
     if not codes:
         print(f"{given.model} brings no code.")
     for code in codes:
         _show(code, asked=not given.yes)
 
 
-def _codes(model: str, revision: str | None) -> list[Code]:
+def _codes(model: str, revision: str | None, subfolder: str, code_revision: str | None) -> list[Code]:
     """The code of a checkpoint, and of other repositories that it names code of."""
     from omniform.hub import refusals
-    from omniform.hub.code.named import code_of, repositories
+    from omniform.hub.code.named import code_of, repositories, with_accepted
     from omniform.hub.files import locate
     from omniform.hub.remote import together
 
+    found = []
     with together():
-        source = locate(model, revision=revision)
+        source = locate(model, revision=revision, subfolder=subfolder)
         if source.folder is None and source.commit is None:
             raise refusals.offline(source.name, None)
-        found = [code_of(source, repo=repo) for repo in (None, *repositories(source))]
+        repos = (None, *repositories(source))
+        for repo in repos:
+            try:
+                found.append(with_accepted(code_of(source, repo=repo, code_revision=code_revision)))
+            except RevisionError:
+                if repo is not None or len(repos) == 1:  # else it is a revision of the other's
+                    raise
     return [code for code in found if code.entries]
 
 
@@ -69,7 +78,7 @@ def _show(code: Code, *, asked: bool) -> None:
 
     repository = code.files.repository
     files = code.shown()
-    state = asking.judge(repository.key, files)
+    state = asking.judge(repository.key, files, commit=code.commit)
     print(f"{repository.source.name}: {len(files)} file{'s' * (len(files) != 1)}")
     print(asking.overview(files, code.commit))
     if state.state == "known":

@@ -309,7 +309,9 @@ def save_inputs(
             (folder / PREPROCESSOR_FILE).write_text(text + "\n", encoding="utf-8")
         else:
             saved.save_files(folder)
-        write_code(folder, *(saved.own_parts() if isinstance(saved, Processor) else ()), saved)
+        origin = saved.name_or_path if isinstance(saved, Tokenizer) else ""
+        own = saved.own_parts() if isinstance(saved, Processor) else ()
+        write_code(folder, *own, saved, target=target, origin=origin)
 
     stale = PROCESSOR_LEFTOVERS if isinstance(saved, Processor) else TOKENIZER_LEFTOVERS
     if isinstance(saved, Kept):

@@ -92,7 +92,7 @@ def save_model(
     else:
         refuse_unsavable(model)
         stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
-        files = _Files.of_checkpoint(model, stored, limit, variant, save_function)
+        files = _Files.of_checkpoint(model, stored, limit, variant, save_function, target)
     names = replace_files(target, files.write, stale=files.stale)
     if sending is not None:
         send(model, target, names, sending)
@@ -116,7 +116,13 @@ class _Files:
 
     @classmethod
     def of_checkpoint(
-        cls, model: Model, stored: Mapping[str, Tensor], limit: int, variant: str | None, writer: Writer | None
+        cls,
+        model: Model,
+        stored: Mapping[str, Tensor],
+        limit: int,
+        variant: str | None,
+        writer: Writer | None,
+        target: Path,
     ) -> _Files:
         from omniform.hub.code.saving import write_code
 
@@ -129,7 +135,7 @@ class _Files:
             if settings:
                 _write_json(folder / "generation_config.json", settings)
             _write_weights(folder, stored, limit, variant, writer)
-            write_code(folder, model.config, model)
+            write_code(folder, model.config, model, target=target, origin=model.config.name_or_path)
 
         return cls(write, lambda name: is_weights(name, variant))
 
@@ -231,7 +237,7 @@ def save_config(
 
     def write(folder: Path) -> None:
         _write_json(folder / "config.json", saved)
-        write_code(folder, config)
+        write_code(folder, config, target=target, origin=config.name_or_path)
 
     names = replace_files(target, write)
     if sending is not None:

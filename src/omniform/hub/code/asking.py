@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,12 +13,16 @@ from typing import Literal
 from omniform.core.errors import TrustError, listed
 from omniform.hub.code import trust
 from omniform.hub.code.closure import File, digest_of, digests
+from omniform.hub.code.imports import legible
 from omniform.hub.code.mode import untrusted
 
 log = logging.getLogger("omniform")
 
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-"""Characters that move the cursor, turn the direction of text or are not seen: code is shown as it will run."""
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
+"""Kinds of characters that move the cursor, turn the direction of text or are not seen: code is shown as it runs."""
+
+_EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Letters and marks that nobody sees, some of which may stand in names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,11 @@ class Judged:
     added: tuple[str, ...] = ()
 
 
-def judge(key: str, files: Iterable[File], named: Iterable[str] | None = None) -> Judged:
+def judge(key: str, files: Iterable[File], named: Iterable[str] | None = None, commit: str = "") -> Judged:
     """Compare files with what was accepted of a repository.
 
     Args:
+        commit: which they are of; of one that was accepted further files may be asked for.
         named: paths that the checkpoint itself leads to; a new file counts as a change if it is one of these, and not
             if the user has asked for it by name. All, by default.
     """
@@ -52,16 +57,25 @@ def judge(key: str, files: Iterable[File], named: Iterable[str] | None = None) -
         return Judged("known", versions[-1].files)
     if not versions:
         return Judged("new", {}, added=tuple(now))
-    before = versions[-1].files
+    # What is asked for may be another part of the code than was accepted last; it is compared with its own.
+    before = next((one.files for one in reversed(versions) if one.files.keys() & now), versions[-1].files)
     changed = tuple(path for path, sha in now.items() if path in before and before[path] != sha)
     added = tuple(path for path in now if path not in before)
     led = set(now if named is None else named)
-    state: Literal["new", "changed"] = "changed" if changed or led.intersection(added) else "new"
+    same = commit != "" and any(one.commit == commit for one in versions)  # then nothing can have changed
+    state: Literal["new", "changed"] = "changed" if changed or (led.intersection(added) and not same) else "new"
     return Judged(state, before, changed, added)
 
 
 def admit(
-    key: str, name: str, files: Sequence[File], commit: str, named: Iterable[str] | None = None, *, said: bool = True
+    key: str,
+    name: str,
+    files: Sequence[File],
+    commit: str,
+    named: Iterable[str] | None = None,
+    *,
+    said: bool = True,
+    command: str | None = None,
 ) -> None:
     """Let files run that the user trusts, after showing them once; ask where they have changed.
 
@@ -70,27 +84,30 @@ def admit(
         name: what the user calls it.
         named: see :func:`judge`.
         said: whether the user has said in this call that the code may run; else it must have been accepted before.
+        command: what shows these files at the command line.
 
     Raises:
         TrustError: they are others than were accepted, and nobody has said that these may run.
     """
-    found = judge(key, files, named)
+    found = judge(key, files, named, commit)
+    command = f"omniform trust {name}" if command is None else command
     if found.state == "known":
         return
     if found.state == "new" and not said:
-        _ask_first(name, files, commit)
+        _ask_first(name, files, commit, command)
     elif found.state == "new":
         log.warning("%s brings code of its own, which runs now and is remembered:\n%s", name, overview(files, commit))
     else:
-        _ask(name, files, commit, found)
+        _ask(name, files, commit, found, command)
     trust.accept(key, files, commit)
 
 
-def _ask_first(name: str, files: Sequence[File], commit: str) -> None:
+def _ask_first(name: str, files: Sequence[File], commit: str, command: str) -> None:
     refusal = untrusted(
         name,
         "this runs code that the checkpoint brings, which you have not accepted",
         f"{listed(file.path for file in files)}, digest {digest_of(digests(files))[:16]}",
+        command,
     )
     if not at_terminal():
         raise refusal
@@ -99,14 +116,14 @@ def _ask_first(name: str, files: Sequence[File], commit: str) -> None:
         raise refusal
 
 
-def _ask(name: str, files: Sequence[File], commit: str, found: Judged) -> None:
+def _ask(name: str, files: Sequence[File], commit: str, found: Judged, command: str) -> None:
     said = listed([*(f"{path} (changed)" for path in found.changed), *(f"{path} (new)" for path in found.added)])
     refusal = TrustError(
         "the code of this checkpoint has changed since you accepted it",
         where=name,
         expected=f"digest {digest_of(found.before)[:16]}",
         found=f"digest {digest_of(digests(files))[:16]}: {said}",
-        remedy=f"omniform trust {name} shows what has changed and records your answer.",
+        remedy=f"{command} shows what has changed and records your answer.",
     )
     if not at_terminal():
         raise refusal
@@ -136,10 +153,17 @@ def yes(question: str) -> bool:
 
 def overview(files: Sequence[File], commit: str) -> str:
     """The files with their sizes and digests, and what they import."""
-    wide = max((len(file.path) for file in files), default=0)
-    lines = [f"  {shown(file.path):{wide}}  {len(file.text):>8} bytes  sha256 {file.sha256}" for file in files]
-    packages = sorted({name for file in files for name in file.imports.packages})
+    paths = [ascii(file.path)[1:-1] for file in files]  # letters of other scripts look like those of ours
+    wide = max(map(len, paths), default=0)
+    lines = [
+        f"  {path:{wide}}  {len(file.text):>8} bytes  sha256 {file.sha256}"
+        for path, file in zip(paths, files, strict=True)
+    ]
+    packages = sorted({ascii(name)[1:-1] for file in files for name in file.imports.named})
     lines.append(f"  imports: {', '.join(packages) or 'nothing'}")
+    unseen = sorted({name for file in files for name in file.imports.unseen})
+    if unseen:
+        lines.append(f"  may run what is not shown here: {', '.join(unseen)}")
     lines += [f"  {shown(str(file.fault))}" for file in files if file.fault is not None]
     whole = digest_of(digests(files))
     return "\n".join([*lines, f"  digest of all: {whole}{f', commit {commit}' if commit else ''}"])
@@ -157,7 +181,7 @@ def difference(files: Iterable[File], before: Mapping[str, str]) -> str:
         if text is None:
             parts.append(f"--- {shown(path)}: the text that was accepted is not kept (sha256 {old})")
             text = ""
-        new = "" if file is None else file.text.decode("utf-8", "replace")
+        new = "" if file is None else legible(file.text)
         lines = difflib.unified_diff(
             text.split("\n") if text else [],
             new.split("\n") if new else [],
@@ -171,4 +195,12 @@ def difference(files: Iterable[File], before: Mapping[str, str]) -> str:
 
 def shown(text: str) -> str:
     """A text as it can be printed: what would hide or move something is spelled out."""
-    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(ascii(one)[1:-1] if _is_hidden(one) else one for one in text)
+
+
+def _is_hidden(one: str) -> bool:
+    if one in "\t\n ":
+        return False
+    return unicodedata.category(one) in _HIDDEN or one in _EMPTY or "\ufe00" <= one <= "\ufe0f"

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omniform.core.errors import CodeError, OmniformError, OutsideError, RepoError, listed
-from omniform.hub.code.imports import Imports, Relative, need_packages, read_code, scan
+from omniform.hub.code.imports import Imports, Relative, lies_in, need_packages, read_code, scan
 from omniform.hub.files import Source
 from omniform.hub.remote import Asked, remote
-
-LARGEST_FILE = 8 * 2**20
-"""Files of code beyond this many bytes are refused."""
 
 MOST_FILES = 500
 """So many files at most belong to one entry."""
@@ -76,10 +73,7 @@ class Repository:
         where = f"{self.source.name}: {file}"
         if path is None:
             raise RepoError("there is no such file of code", where=where)
-        text = read_code(path)
-        if len(text) > LARGEST_FILE:
-            raise CodeError("the file is absurdly large", where=where, found=f"{len(text)} bytes")
-        return text, path
+        return read_code(path), path
 
     def entry(self, file: str) -> str:
         """Where a file that the checkpoint names lies: beside the checkpoint, else at the repository's root."""
@@ -108,6 +102,7 @@ class File:
         text: its bytes.
         origin: where it was read.
         needs: the files that it imports.
+        optional: those of them without which it runs all the same.
         imports: what else it says it imports.
         fault: why it cannot run; it is raised when it is to.
     """
@@ -116,6 +111,7 @@ class File:
     text: bytes
     origin: Path
     needs: tuple[str, ...]
+    optional: frozenset[str]
     imports: Imports
     fault: OmniformError | None = None
 
@@ -155,30 +151,61 @@ class Files:
                 raise CodeError("absurdly many files belong to this code", where=self.where, found=len(self.found))
         return self.closure(entry)
 
-    def closure(self, entry: str) -> tuple[File, ...]:
-        """An entry that was read and all that it needs, sorted by path."""
+    def closure(self, entry: str, *, least: bool = False) -> tuple[File, ...]:
+        """An entry that was read and all that it imports, sorted by path.
+
+        Args:
+            least: leave out what it runs without.
+        """
         seen: set[str] = set()
         waiting = [entry]
         while waiting:
             path = waiting.pop()
             if path not in seen:
                 seen.add(path)
-                waiting += self.found[path].needs
+                file = self.found[path]
+                waiting += [need for need in file.needs if not least or need not in file.optional]
         return tuple(self.found[path] for path in sorted(seen))
+
+    def check(self, entry: str) -> None:
+        """Raise what stands in the way of running an entry: the first fault, or all packages that are missing.
+
+        Raises:
+            CodeError: also for an import by which Python itself would run a file of the checkpoint that nobody saw.
+        """
+        least = self.closure(entry, least=True)
+        for file in least:
+            if file.fault is not None:
+                raise file.fault
+        where, folder = f"{self.where}: {entry}", self.repository.source.folder
+        for file in self.closure(entry):
+            shadow = next((name for name in file.imports.named if folder and lies_in(name, folder)), None)
+            if shadow is not None:
+                raise CodeError(
+                    "Python would take this import from the checkpoint's folder, where nobody has been shown it",
+                    where=f"{self.where}: {file.path}",
+                    found=f"import {shadow}",
+                    remedy=f"Run Python in another folder; code beside is imported as 'from .{shadow} import ...'.",
+                )
+        need_packages((name for file in least for name in file.imports.packages), where)
 
     def _read(self, path: str) -> File:
         text, origin = self.repository.read(path)
         where = f"{self.where}: {path}"
-        needs, imports, fault = self._packages_of(path), Imports((), ()), None
+        needs, imports, fault = dict.fromkeys(self._packages_of(path), False), Imports((), ()), None
         try:
             imports = scan(text, where)
-            needs = list(dict.fromkeys([*needs, *self._needs(path, imports)]))
+            for need, spare in self._needs(path, imports):
+                needs[need] = spare and needs.get(need, True)
         except OmniformError as error:
             fault = error
-        self.found[path] = File(path, text, origin, tuple(n for n in needs if n != path), imports, fault)
+        needs.pop(path, None)
+        optional = frozenset(need for need, spare in needs.items() if spare)
+        self.found[path] = File(path, text, origin, tuple(needs), optional, imports, fault)
         return self.found[path]
 
-    def _needs(self, path: str, imports: Imports) -> Iterator[str]:
+    def _needs(self, path: str, imports: Imports) -> Iterator[tuple[str, bool]]:
+        """The files that a file imports, and whether it runs without."""
         for one in imports.relative:
             found = list(self._targets(path, one))
             if not found and not one.optional:
@@ -190,7 +217,7 @@ class Files:
                     found=f"from {dots}{one.module} import {listed(one.names)}",
                 )
             for target in found:
-                yield from (target, *self._packages_of(target))
+                yield from ((file, one.optional) for file in (target, *self._packages_of(target)))
 
     def _targets(self, path: str, one: Relative) -> Iterator[str]:
         """The files that a relative import leads to."""
@@ -244,15 +271,6 @@ def _path(folder: str | None, module: str) -> str:
     """A module below a folder, as a path."""
     inner = module if module.endswith(".py") else module.replace(".", "/")
     return f"{folder}/{inner}" if folder and inner else (folder or inner)
-
-
-def check(files: Iterable[File], where: str) -> None:
-    """Raise what stands in the way of running files: the first fault, or all packages that are missing."""
-    closure = tuple(files)
-    for file in closure:
-        if file.fault is not None:
-            raise file.fault
-    need_packages((name for file in closure for name in file.imports.packages), where)
 
 
 def digest_of(files: Mapping[str, str]) -> str:

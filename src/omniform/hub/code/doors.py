@@ -7,7 +7,7 @@ comes before what a checkpoint names, as it does in the ecosystem.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, cast
 
 from omniform.core.config import ModelConfig
@@ -18,7 +18,7 @@ from omniform.hub.code import foreign
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import class_named
 from omniform.hub.code.promises import home_of
-from omniform.hub.code.reference import named_in
+from omniform.hub.code.reference import maps_in, named_in
 from omniform.hub.code.sandbox.enter import sandboxed
 from omniform.hub.code.sandbox.remote import Sandboxed
 from omniform.hub.files import Source, locate, read_json
@@ -152,6 +152,8 @@ def model_from(auto: str, config: object, kwargs: Mapping[str, object]) -> objec
         return None
     if home_of(kind) == "plain":
         return cast(object, kind(config))
+    if home_of(kind) == "transformers":
+        config = _foreign_config(kind, None, config, asked, raw)
     return foreign.method(kind, "from_config" if home_of(kind) == "omniform" else "_from_config")(config, **asked.rest)
 
 
@@ -168,24 +170,32 @@ def _input_of(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | N
     if _is_users_input(auto, asked):
         return None
     rest = {key: value for key, value in asked.rest.items() if key not in ("config", "use_fast")}
-    for file in _INPUT_FILES[auto]:
-        auto_map = asked.json(file).get("auto_map")
+    for auto_map in _maps(auto, asked):
         boxed = asked.boxed(auto, auto_map, rest)
         if boxed is not None:
             return boxed
         kind = asked.kind(auto, auto_map)
         if kind is not None and auto == "AutoProcessor" and home_of(kind) == "transformers":
             return _processor(kind, asked, rest)
+        if kind is not None and home_of(kind) == "omniform" and auto == "AutoProcessor":
+            switches = {"trust_remote_code": asked.trust, "code_revision": asked.code_revision}  # for its parts
+            return asked.load(kind, {**rest, **{key: value for key, value in switches.items() if value is not None}})
         if kind is not None:
             return asked.load(kind, rest)
     return None
+
+
+def _maps(auto: str, asked: Asked) -> Iterator[object]:
+    """What the files say that may name a class for inputs, one after another."""
+    for file in _INPUT_FILES[auto]:
+        yield from maps_in(asked.json(file))
 
 
 def _processor(kind: type, asked: Asked, rest: Mapping[str, object]) -> object:
     """A processor of transformers, with those of its parts that the checkpoint brings."""
     parts: dict[str, object] = {}
     for attribute, auto in foreign.PARTS.items():
-        named = (asked.kind(auto, asked.json(file).get("auto_map")) for file in _INPUT_FILES[auto])
+        named = (asked.kind(auto, auto_map) for auto_map in _maps(auto, asked))
         part = next((one for one in named if one is not None), None)
         if part is not None:
             parts[attribute] = asked.load(part, {})
@@ -197,8 +207,7 @@ def unasked(auto: str, name: Name, kwargs: Mapping[str, object], error: Omniform
     try:
         asked = Asked(name, kwargs)
         autos = ("AutoProcessor", *foreign.PARTS.values()) if auto == "AutoProcessor" else (auto,)
-        maps = {one: [asked.json(file).get("auto_map") for file in _INPUT_FILES[one]] for one in autos}
-        found = [named_in(one, auto, "") for auto, raw in maps.items() for one in raw if one]
+        found = [named_in(one, auto, "") for auto in autos for one in _maps(auto, asked)]
     except OmniformError:
         return error
     named = next((one for one in found if one is not None), None)

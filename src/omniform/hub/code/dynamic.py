@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omniform.core.errors import CodeError, InputError, RepoError, brief
 from omniform.hub.code import copies, importer
-from omniform.hub.code.closure import Files, Repository, check
+from omniform.hub.code.closure import Files, Repository
 from omniform.hub.code.imports import need_packages, read_code, scan
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.code.named import in_sandbox, loaded
@@ -140,7 +140,8 @@ def get_cached_module_file(
     home = Repository.of(source)
     files = Files(home)
     entry = home.entry(code_file(module_file, "get_cached_module_file"))
-    check(files.add(entry), f"{source.name}: {entry}")
+    files.add(entry)
+    files.check(entry)
     homes = importer.homes_of(files, entry)
     for file in files.closure(entry):
         inner = {one.path: one.text for one in files.closure(file.path)}

@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 
 from omniform.core.errors import CodeError, OmniformError
 from omniform.hub.code import copies
-from omniform.hub.code.closure import File, Files, check, digest_of, digests
+from omniform.hub.code.closure import File, Files, digest_of, digests
 
 ROOT = "omniform.modules"
 """Where the modules are; :class:`omniform.names.Paths` asks :func:`find` for what lies below."""
@@ -84,9 +84,8 @@ def load(files: Files, entry: str, name: str) -> object:
         CodeError: it cannot be imported, or has no such name.
         DependencyError: a package is missing.
     """
-    closure = files.closure(entry)
+    files.check(entry)
     where = f"{files.where}: {entry}"
-    check(closure, where)
     package = package_of(files, entry)
     return taken(f"{package.name}.{module_of(entry)}", name, where)
 
@@ -193,7 +192,9 @@ class _Loader(InspectLoader):
         exec(self.get_code(module.__name__), vars(module))
 
     def get_code(self, fullname: str) -> CodeType:
-        """The bytes, compiled."""
+        """The bytes, compiled; nothing of what is not Python as it is read."""
+        if isinstance(self.file.fault, CodeError):  # of a file that another one tries to import
+            raise self.file.fault
         return compile(self.file.text, self.origin, "exec", dont_inherit=True)
 
     def get_source(self, fullname: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Literal, ParamSpec, TypeVar, cast
 
@@ -37,13 +38,18 @@ def mode_of(trust_remote_code: object) -> Mode:
     )
 
 
-def untrusted(name: str, problem: str, found: str) -> TrustError:
-    """The error for code that would have to run."""
+def untrusted(name: str, problem: str, found: str, command: str | None = None) -> TrustError:
+    """The error for code that would have to run.
+
+    Args:
+        command: what shows the code at the command line, if the name alone does not.
+    """
+    command = f"omniform trust {shlex.quote(name)}" if command is None else command
     return TrustError(
         problem,
         where=name,
         found=found,
-        remedy=f"Read the code (omniform trust {name} shows it); if you trust it, pass trust_remote_code=True.",
+        remedy=f"Read the code ({command} shows it); if you trust it, pass trust_remote_code=True.",
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from omniform.core.errors import CodeError, ConfigError, InputError, OmniformError, RepoError
-from omniform.hub.code import asking, importer
-from omniform.hub.code.closure import File, Files, Repository, check
+from omniform.hub.code import asking, importer, trust
+from omniform.hub.code.closure import File, Files, Repository
 from omniform.hub.code.mode import mode_of
 from omniform.hub.code.promises import keeps, register
-from omniform.hub.code.reference import Reference, named_in
+from omniform.hub.code.reference import Reference, maps_in, named_in
 from omniform.hub.files import Source, read_json
 
 GENERATE_FILE: Final = "custom_generate/generate.py"
 """A repository's own decoding loop."""
 
-_NAMING: Final = (
+NAMING: Final = (
     "config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json",
 )  # fmt: skip
@@ -25,7 +26,7 @@ _NAMING: Final = (
 
 
 def class_named(
-    auto: str, source: Source, auto_map: object, trust: object, *, code_revision: str | None = None
+    auto: str, source: Source, auto_map: object, trusted: object, *, code_revision: str | None = None
 ) -> type | None:
     """The class that a checkpoint names for an Auto class; its code runs now, if the user trusts it.
 
@@ -33,20 +34,20 @@ def class_named(
         auto: the Auto class's name.
         source: the checkpoint.
         auto_map: what its file says.
-        trust: what the user says: ``trust_remote_code``.
+        trusted: what the user says: ``trust_remote_code``.
         code_revision: which version of the code, if not the checkpoint's.
 
     Returns:
         The class; None where the user does not trust the checkpoint, or where it names none.
 
     Raises:
-        InputError: ``trust`` is none of its values.
+        InputError: ``trusted`` is none of its values.
         TrustError: the code is another than was accepted.
         CodeError: the name or the code cannot be used, or the class is not what was promised.
         DependencyError: packages are missing.
         RepoError: a file is missing.
     """
-    mode = mode_of(trust)
+    mode = mode_of(trusted)
     if mode == "never":
         return None
     asked = named_in(auto_map, auto, source.name)
@@ -77,10 +78,12 @@ class Code:
     Attributes:
         files: all that would run.
         entries: the files that the checkpoint names.
+        command: what shows them at the command line.
     """
 
     files: Files
     entries: tuple[str, ...]
+    command: str = ""
 
     @property
     def commit(self) -> str:
@@ -96,7 +99,8 @@ class Code:
         """Show the code and remember it; see :func:`asking.admit`."""
         wanted = [file.path for file in self.shown()]
         repository = self.files.repository
-        asking.admit(repository.key, repository.source.name, self.shown(asked), self.commit, wanted, said=said)
+        name, files = repository.source.name, self.shown(asked)
+        asking.admit(repository.key, name, files, self.commit, wanted, said=said, command=self.command)
 
 
 def _paths(files: Files, entry: str) -> list[str]:
@@ -120,7 +124,27 @@ def code_of(source: Source, *, repo: str | None = None, code_revision: str | Non
         except (RepoError, CodeError):  # it matters when it is asked for
             continue
         entries.append(entry)
-    return Code(files, tuple(entries))
+    return Code(files, tuple(entries), _command(source, code_revision))
+
+
+def with_accepted(code: Code) -> Code:
+    """The same, with files that were accepted before though the checkpoint does not name them: asked for by name."""
+    files, more = code.files, []
+    known = {path for one in trust.accepted(files.repository.key) for path in one.files}
+    for path in sorted(known - {file.path for file in code.shown()}):
+        try:
+            files.add(path)
+        except (RepoError, CodeError):  # it is gone
+            continue
+        more.append(path)
+    return replace(code, entries=(*code.entries, *more))
+
+
+def _command(source: Source, code_revision: str | None) -> str:
+    """What shows a checkpoint's code at the command line: where it was looked for is part of it."""
+    places = {"--revision": source.revision, "--code-revision": code_revision, "--subfolder": source.subfolder}
+    said = [word for option, value in places.items() if value for word in (option, value)]
+    return shlex.join(["omniform", "trust", source.name, *said])
 
 
 def repositories(source: Source) -> list[str]:
@@ -140,8 +164,8 @@ def loaded(asked: Reference, source: Source, *, code_revision: str | None = None
     repo = _foreign(asked, source)
     code = code_of(source, repo=repo, code_revision=code_revision)
     entry = code.files.repository.entry(asked.file)
-    closure = code.files.add(entry)
-    check(closure, f"{code.files.where}: {entry}")  # before anybody is asked about code that cannot run
+    code.files.add(entry)
+    code.files.check(entry)  # before anybody is asked about code that cannot run
     code.admit([entry], said=said)
     return importer.load(code.files, entry, asked.name)
 
@@ -160,7 +184,7 @@ def _foreign(named: Reference, source: Source) -> str | None:
 def named_by(source: Source) -> list[Reference]:
     """All code that the files of a checkpoint name; what is no name is left out: it matters when it is asked for."""
     found: list[Reference] = []
-    for name in _NAMING:
+    for name in NAMING:
         try:
             path = source.find(name)
             raw = {} if path is None else read_json(path)
@@ -175,8 +199,9 @@ def named_by(source: Source) -> list[Reference]:
 
 
 def _said(raw: Mapping[str, object]) -> list[object]:
-    maps, tasks = raw.get("auto_map"), raw.get("custom_pipelines")
-    values = list(maps.values()) if isinstance(maps, Mapping) else [maps]
+    tasks = raw.get("custom_pipelines")
+    values = [one for maps in maps_in(raw) for one in (maps.values() if isinstance(maps, Mapping) else [maps])]
+    values = [one for value in values for one in (value.values() if isinstance(value, Mapping) else [value])]
     flat = [one for value in values for one in (value if isinstance(value, (list, tuple)) else [value])]
     infos = tasks.values() if isinstance(tasks, Mapping) else ()
     return [*flat, *(info.get("impl") for info in infos if isinstance(info, Mapping))]

@@ -11,6 +11,10 @@ from omniform.core.errors import CodeError, brief
 _PART = re.compile(r"[^\W-][\w-]*")
 
 
+_PAIRED = ("AutoTokenizer", "AutoImageProcessor", "AutoVideoProcessor")
+"""Auto classes that may be given a slow class and a fast one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A class in a file.
@@ -74,7 +78,7 @@ def is_repo(text: str) -> bool:
 
 
 def named_in(auto_map: object, auto: str, where: str) -> Reference | None:
-    """The class that a checkpoint's ``auto_map`` names for an Auto class; of a pair of tokenizers the fast one.
+    """The class that a checkpoint's ``auto_map`` names for an Auto class; of a slow and a fast one the fast one.
 
     Raises:
         CodeError: the entry is no name.
@@ -86,9 +90,21 @@ def named_in(auto_map: object, auto: str, where: str) -> Reference | None:
     if not isinstance(auto_map, Mapping):
         raise CodeError("auto_map is no object", where=where, found=brief(auto_map))
     said = auto_map.get(auto)
-    if isinstance(said, (list, tuple)) and auto == "AutoTokenizer" and len(said) <= 2:
+    if isinstance(said, (list, tuple)) and auto in _PAIRED and len(said) <= 2:
         said = next((one for one in reversed(said) if one is not None), None)
+    elif isinstance(said, Mapping) and auto in _PAIRED[1:]:  # by what computes it
+        said = said.get("torchvision") or next((one for one in said.values() if one is not None), None)
     return None if said is None else Reference.parse(said, f"{where}: auto_map[{auto!r}]")
+
+
+def maps_in(file: Mapping[str, object]) -> list[object]:
+    """What a file says under ``auto_map``: for itself, and in the parts of a processor that it holds."""
+    parts = [file, *(one for name, one in file.items() if name in PARTS and isinstance(one, Mapping))]
+    return [one["auto_map"] for one in parts if one.get("auto_map")]
+
+
+PARTS = ("image_processor", "video_processor", "feature_extractor")
+"""Parts that stand in a processor's own file."""
 
 
 def _wrong(problem: str, where: str, found: object) -> CodeError:

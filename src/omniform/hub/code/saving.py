@@ -12,9 +12,10 @@ from typing import cast
 
 from omniform.core.auto_class import AutoNamed
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, OutsideError
+from omniform.core.errors import CodeError, InputError, OutsideError
 from omniform.hub.code import importer
 from omniform.hub.code.closure import Files, Repository
+from omniform.hub.code.reference import PARTS, Reference, is_repo
 from omniform.hub.files import Source, read_json
 
 log = logging.getLogger("omniform")
@@ -53,11 +54,13 @@ def custom_object_save(obj: object, folder: str | os.PathLike[str], config: obje
     return _write(Path(folder), files)
 
 
-def write_code(folder: Path, *saved: object) -> None:
+def write_code(folder: Path, *saved: object, target: Path, origin: str = "") -> None:
     """Copy the code of those objects whose classes are registered for an Auto class beside the files that were saved.
 
     Args:
         folder: where their files have been written.
+        target: where they will be, beside what is there already.
+        origin: the checkpoint that they were read from.
     """
     for one in saved:
         found = code_of(type(one)) if isinstance(one, AutoNamed) and one._auto_class is not None else None
@@ -71,6 +74,56 @@ def write_code(folder: Path, *saved: object) -> None:
         home = next((path for path in homes if path.is_file()), None)
         if home is not None:
             _edit(home, lambda raw, named=named: _note(raw, *named))  # type: ignore[misc]
+    settle_names(folder, target, origin)
+
+
+def settle_names(folder: Path, target: Path, origin: str) -> None:
+    """Have the names of code in saved files lead to code: beside them, or in the repository on the Hub they came from.
+
+    A checkpoint that was read without its code is saved without it. Of a folder, what names code that is not there is
+    left out: omniform's own classes load the copy.
+    """
+    from omniform.hub.code.named import NAMING
+
+    elsewhere = f"{origin}--" if is_repo(origin) and "/" in origin and not Path(origin).is_dir() else None
+
+    def there(said: object) -> object:
+        if isinstance(said, (list, tuple)):
+            kept = [there(one) for one in said]
+            return kept if any(one is not None for one in kept) else None
+        if isinstance(said, dict):
+            return {key: one for key, value in said.items() if (one := there(value)) is not None} or None
+        try:
+            named = Reference.parse(said, "auto_map")
+        except CodeError:
+            return None
+        if named.repo is not None or any((home / named.file).is_file() for home in (folder, target)):
+            return said
+        return None if elsewhere is None else f"{elsewhere}{said}"
+
+    def settle(raw: dict[str, object]) -> None:
+        for one in (raw, *(raw.get(part) for part in PARTS)):
+            if isinstance(one, dict) and "auto_map" in one:
+                _put(one, "auto_map", there(one["auto_map"]))
+        tasks = raw.get("custom_pipelines")
+        if isinstance(tasks, dict):
+            told = {
+                task: {**info, "impl": there(info.get("impl"))}
+                for task, info in tasks.items()
+                if isinstance(info, dict)
+            }
+            _put(raw, "custom_pipelines", {task: info for task, info in told.items() if info["impl"]} or None)
+
+    for path in (folder / name for name in NAMING):
+        if path.is_file() and any(key in read_json(path) for key in ("auto_map", "custom_pipelines", *PARTS)):
+            _edit(path, settle)
+
+
+def _put(raw: dict[str, object], key: str, value: object) -> None:
+    if value is None:
+        del raw[key]
+    else:
+        raw[key] = value
 
 
 def write_pipeline(folder: Path, saved: object, impl: Mapping[str, object]) -> None:
@@ -179,6 +232,8 @@ def _write(folder: Path, files: Mapping[str, bytes], *, fresh: bool = False) -> 
 
 
 def _edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
-    raw = read_json(path)
+    raw, before = read_json(path), read_json(path)
     change(raw)
+    if raw == before:
+        return
     path.write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

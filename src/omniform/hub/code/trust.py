@@ -17,6 +17,7 @@ from typing import cast
 from omniform.core.errors import ConfigError, brief
 from omniform.hub.code.closure import File, digest_of, digests
 from omniform.hub.code.copies import hf_home
+from omniform.hub.code.imports import legible
 from omniform.hub.files import read_json
 
 log = logging.getLogger("omniform")
@@ -51,8 +52,13 @@ _SESSION: dict[str, list[Accepted]] = {}
 
 
 def store() -> Path:
-    """The file of what was accepted."""
-    return hf_home() / "omniform" / "trust.json"
+    """The file of what was accepted. What another user has accepted, in a home that is shared, is not one's own."""
+    path = hf_home() / "omniform" / "trust.json"
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return path
+    return path if owner in (0, os.geteuid()) else path.with_name(f"trust.{os.geteuid()}.json")
 
 
 def accepted(key: str) -> list[Accepted]:
@@ -112,7 +118,7 @@ def text_of(sha256: str) -> str | None:
         text = path.read_bytes()
     except OSError:
         return None
-    return text.decode("utf-8", "replace") if hashlib.sha256(text).hexdigest() == sha256 else None
+    return legible(text) if hashlib.sha256(text).hexdigest() == sha256 else None
 
 
 def _keep(file: File) -> None:
