@@ -9,7 +9,15 @@ import folders
 import pytest
 from folders import TEXTS, models, st
 
-from omniform.core.errors import ConfigError, InputError, OmniformError, RepoError, UnknownNameError, WeightsError
+from omniform.core.errors import (
+    ConfigError,
+    InputError,
+    OmniformError,
+    RepoError,
+    TrustError,
+    UnknownNameError,
+    WeightsError,
+)
 from reference import omniform
 
 
@@ -40,7 +48,7 @@ def step(folder, index, **changes):
 )  # fmt: skip
 def test_steps_that_are_refused_by_name(kind, folder):
     step(folder, 1, type=kind)
-    with pytest.raises((UnknownNameError, ConfigError), match=r"step|type") as caught:
+    with pytest.raises((UnknownNameError, ConfigError, TrustError), match=r"step|type") as caught:
         omniform.SentenceTransformer(folder)
     assert kind.partition(";")[0] in str(caught.value)
     assert "antigravity" not in sys.modules

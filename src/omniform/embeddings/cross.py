@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.embeddings.activations import Function, activation_named, name_of
+from omniform.embeddings.brought import config_of
 from omniform.embeddings.features import SCORES, tensor_of
 from omniform.embeddings.parts import Dense, LogitScore, Part
 from omniform.embeddings.rows import Text, check_text
@@ -53,7 +54,9 @@ class CrossEncoder(Stack):
         self._activation = self._own if activation_fn is None else (activation_fn,)
 
     def _plain(self, source: Source, changes: Mapping[str, object]) -> Sequence[Part]:
-        named = AutoConfig.from_pretrained(source.name, **source.places()).raw.get("architectures")
+        trust = cast("Mapping[str, object]", changes["trust"])
+        config = config_of(AutoConfig.from_pretrained(source.name, **source.places(), **trust))
+        named = config.raw.get("architectures")
         if not (isinstance(named, list) and named and str(named[0]).endswith("ForCausalLM")):
             return (plain_part(source, changes, "sequence-classification"),)
         reader = plain_part(source, changes, "text-generation")

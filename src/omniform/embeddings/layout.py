@@ -12,6 +12,7 @@ from typing import Final
 
 from omniform.core.errors import ConfigError, UnknownNameError, listed
 from omniform.core.reader import ConfigReader
+from omniform.embeddings.brought import Brought, load_step, step_of
 from omniform.embeddings.parts import Dense, Dropout, LayerNorm, LogitScore, Normalize, Part, PartFiles
 from omniform.embeddings.pooling import Pooling
 from omniform.embeddings.reading import Transformer
@@ -40,7 +41,7 @@ class Entry:
 
     name: str
     path: str
-    kind: type[Part]
+    kind: type
     written: Mapping[str, object]
 
 
@@ -67,17 +68,21 @@ class Told:
     written: Mapping[str, object] = field(default_factory=dict)
 
 
-def read_entries(source: Source) -> tuple[Entry, ...] | None:
+def read_entries(source: Source, trust: object = None) -> tuple[Entry, ...] | None:
     """The steps that a checkpoint names; None where it names none and is a plain one.
+
+    Args:
+        trust: ``trust_remote_code``: True lets steps of the checkpoint's own classes be.
 
     Raises:
         ConfigError: the file is malformed, or leads out of the checkpoint.
+        TrustError, CodeError: a step is of a class of the checkpoint's own, which may not run, or cannot.
         UnknownNameError: a step that is not supported.
     """
     path = source.find(MODULES)
     if path is None:
         return None
-    entries = tuple(_entry(item, index, str(path)) for index, item in enumerate(read_json_list(path)))
+    entries = tuple(_entry(item, index, str(path), source, trust) for index, item in enumerate(read_json_list(path)))
     if not entries:
         raise ConfigError("there are no steps", where=str(path), expected="a Transformer first")
     names = [entry.name for entry in entries]
@@ -86,30 +91,28 @@ def read_entries(source: Source) -> tuple[Entry, ...] | None:
     return entries
 
 
-def _entry(item: object, index: int, where: str) -> Entry:
+def _entry(item: object, index: int, where: str, source: Source, trust: object) -> Entry:
     if not isinstance(item, dict):
         raise ConfigError("a step is no object", where=f"{where}: {index}", found=type(item).__name__)
     r = ConfigReader(item, where=f"{where}: {index}")
     kind, path = r.text("type"), r.text("path", "")
     name = r.text("name", str(index)) or str(index)
     short = kind.rpartition(".")[2]
-    if not TYPE.fullmatch(kind):
-        raise UnknownNameError(
-            "a step of code that the checkpoint brings, which is never run", where=r.where, found=repr(kind)
-        )
-    if short not in PARTS:
+    own = None if TYPE.fullmatch(kind) else step_of(kind, source, trust, f"{MODULES}: {index}")
+    if own is None and short not in PARTS:
         raise UnknownNameError(
             "this step is not supported", where=r.where, expected=f"one of {', '.join(PARTS)}", found=repr(kind)
         )
     inside = PurePosixPath(path.replace("\\", "/"))
     if inside.is_absolute() or ".." in inside.parts or ":" in path:
         raise ConfigError("a folder outside the checkpoint", where=r.where, found=repr(path))
-    return Entry(name, path.rstrip("/"), PARTS[short], dict(item))
+    return Entry(name, path.rstrip("/"), PARTS[short] if own is None else own, dict(item))
 
 
 def load_part(entry: Entry, source: Source, changes: Mapping[str, object]) -> Part:
     """One step with its weights."""
-    return entry.kind.load(PartFiles(source, entry.path, changes))
+    files = PartFiles(source, entry.path, changes)
+    return entry.kind.load(files) if issubclass(entry.kind, Part) else load_step(entry.kind, files)
 
 
 def read_told(source: Source) -> Told:
@@ -164,6 +167,8 @@ def save(target: Path, parts: Sequence[tuple[str, Part]], entries: Sequence[Entr
             listing.append(dict(entry.written) if entry is not None else usual)
             (folder / path).mkdir(parents=True, exist_ok=True)
             part.save(folder / path)
+            if isinstance(part, Brought):
+                part.save_code(folder)
         _write(folder / MODULES, listing)
         _write(folder / SETTINGS, dict(told))
 

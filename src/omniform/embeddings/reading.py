@@ -17,6 +17,7 @@ from omniform.architectures.encoder_decoder import EncoderDecoder
 from omniform.architectures.model import Model
 from omniform.core.errors import ConfigError, InputError, check_arguments
 from omniform.core.reader import ConfigReader
+from omniform.embeddings.brought import as_ours, config_of
 from omniform.embeddings.features import LOGITS, MASK, PROMPT, SCORES, TOKENS, Features, tensor_of
 from omniform.embeddings.parts import Part, PartFiles
 from omniform.embeddings.rows import Rows, Side, Text
@@ -96,6 +97,7 @@ class Transformer(Part):
         model_args: keywords of :meth:`AutoModel.from_pretrained`.
         tokenizer_args: keywords of :meth:`AutoTokenizer.from_pretrained`.
         config_args: config keys to change.
+        trust: ``trust_remote_code``, if the checkpoint's own code may run.
     """
 
     name = "Transformer"
@@ -113,19 +115,25 @@ class Transformer(Part):
         config_args: Mapping[str, object] | None = None,
         where: Mapping[str, object] | None = None,
         wording: Callable[[Tokenizer, str], Wording] | None = None,
+        trust: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
+        where = {**(where or {}), **(trust or {})}
         places, for_tokenizer, changes = dict(where or {}), dict(tokenizer_args or {}), dict(config_args or {})
         if transformer_task not in JOBS:
             raise InputError("no such task", where="transformer_task", expected=", ".join(JOBS), found=transformer_task)
         self.transformer_task, self.do_lower_case = transformer_task, do_lower_case
         self.job = JOBS[transformer_task]
-        config = AutoConfig.from_pretrained(model_name_or_path, **places)
+        config = config_of(AutoConfig.from_pretrained(model_name_or_path, **places))
+        brought = config.raw.get("auto_map") if trust else None
+        auto = self.job.auto
+        if auto is AutoModelForReading and isinstance(brought, Mapping) and "AutoModel" in brought:
+            auto = AutoModel  # the name by which checkpoints bring one
         named = config.common.architectures
         classes = [name for name in named if name.endswith("ForSequenceClassification")]
         if transformer_task == "sequence-classification" and not classes:
             changes.setdefault("num_labels", 1)  # a score, where nobody has said what there is to tell apart
-        self.model = self.job.auto.from_pretrained(model_name_or_path, **places, **(model_args or {}), **changes)
+        self.model = as_ours(auto.from_pretrained(model_name_or_path, **places, **(model_args or {}), **changes))
         _check_reads_text(self.model, model_name_or_path)
         if transformer_task == "feature-extraction" and self.model.config.model_type in HALVES:
             self.job = Job(self.job.auto, _encoded, "last_hidden_state", TOKENS, "right")
@@ -160,6 +168,7 @@ class Transformer(Part):
             config_args=said["config_args"],
             where=places,
             wording=_wording(r),
+            trust=cast("Mapping[str, object]", files.changes.get("trust", {})),
         )
         return files.told(r, part)
 
@@ -339,7 +348,7 @@ def _check_reads_text(model: Model, name: str) -> None:
 
 
 def _lower(tokenizer: Tokenizer) -> None:
-    backend = tokenizer.backend
+    backend = tokenizer.backend if isinstance(tokenizer, Tokenizer) else None
     if not isinstance(backend, Backend):
         found = type(tokenizer).__name__
         raise ConfigError("this tokenizer cannot lower its texts", where="do_lower_case", found=found)

@@ -18,11 +18,13 @@ from omniform.architectures.model import Model
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, InputError, RepoError, brief, nearest
 from omniform.core.kinds import switch
+from omniform.embeddings.brought import TheirModel
 from omniform.embeddings.features import Features
 from omniform.embeddings.layout import Entry, Told, load_part, read_entries, read_told, save
 from omniform.embeddings.parts import Part
 from omniform.embeddings.reading import Transformer
 from omniform.embeddings.rows import Text, batches, check_text, windows
+from omniform.hub.code.mode import mode_of
 from omniform.hub.files import Source, locate
 from omniform.hub.remote import together
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -42,7 +44,7 @@ class Stack(nn.Sequential):
         prompts: texts to put before a text, by name; they win over the checkpoint's.
         default_prompt_name: which of them, where nobody says.
         cache_folder: where the Hub's files are kept.
-        trust_remote_code: changes nothing: code from a repository is never run, and named where it would be needed.
+        trust_remote_code: True lets a checkpoint's own code run, of its model, its tokenizer and its steps.
         revision, local_files_only, token: as for :meth:`AutoModel.from_pretrained`.
         model_kwargs: keywords of :meth:`AutoModel.from_pretrained` (``{"dtype": "bfloat16"}``).
         processor_kwargs: keywords of :meth:`AutoTokenizer.from_pretrained`; ``tokenizer_kwargs`` is an older name.
@@ -72,7 +74,7 @@ class Stack(nn.Sequential):
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: Name | None = None,
-        trust_remote_code: bool = False,
+        trust_remote_code: bool | None = False,
         revision: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
@@ -84,6 +86,9 @@ class Stack(nn.Sequential):
     ) -> None:
         if backend != "torch":
             raise InputError("only torch computes here", where="backend", expected="'torch'", found=repr(backend))
+        if mode_of(trust_remote_code) == "sandbox":
+            remedy = "Load the model by AutoModel, or trust the code."
+            raise InputError("steps run in this process", where="trust_remote_code", found="'sandbox'", remedy=remedy)
         self._entries: tuple[Entry, ...] = ()
         told = Told()
         if model_name_or_path is not None:
@@ -98,6 +103,7 @@ class Stack(nn.Sequential):
                     **_keywords(processor_kwargs, "processor_kwargs"),
                 },
                 "config_args": _keywords(config_kwargs, "config_kwargs"),
+                "trust": {"trust_remote_code": True} if trust_remote_code else {},
             }
             parts, told = self._load(source, changes)
         else:
@@ -134,7 +140,8 @@ class Stack(nn.Sequential):
         return locate(name, **where)  # type: ignore[arg-type]
 
     def _load(self, source: Source, changes: Mapping[str, object]) -> tuple[OrderedDict[str, Part], Told]:
-        entries, told = read_entries(source), read_told(source)
+        trust = cast(Mapping[str, object], changes["trust"]).get("trust_remote_code")
+        entries, told = read_entries(source, trust), read_told(source)
         if entries is None:
             return OrderedDict((str(i), part) for i, part in enumerate(self._plain(source, changes))), told
         if told.model_type != self.kind:
@@ -179,7 +186,8 @@ class Stack(nn.Sequential):
     @property
     def transformers_model(self) -> Model:
         """The model inside."""
-        return self.reader.model
+        model = self.reader.model
+        return cast(Model, model.inner) if isinstance(model, TheirModel) else model
 
     @property
     def config(self) -> ModelConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
@@ -13,10 +13,12 @@ from omniform.hub.code.closure import File, Files, Repository
 from omniform.hub.code.mode import mode_of
 from omniform.hub.code.promises import keeps, register
 from omniform.hub.code.reference import Reference, maps_in, named_in
-from omniform.hub.files import Source, read_json
+from omniform.hub.files import Source, read_json, read_json_list
 
 GENERATE_FILE: Final = "custom_generate/generate.py"
 """A repository's own decoding loop."""
+
+STEPS_FILE: Final = "modules.json"
 
 NAMING: Final = (
     "config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json",
@@ -190,12 +192,27 @@ def named_by(source: Source) -> list[Reference]:
             raw = {} if path is None else read_json(path)
         except (ConfigError, RepoError):
             continue
-        for text in _said(raw):
-            try:
-                found.append(Reference.parse(text, name))
-            except OmniformError:
-                continue
-    return found
+        found += _names(_said(raw), name)
+    return [*found, *_names(_steps(source), STEPS_FILE)]
+
+
+def _names(said: Iterable[object], where: str) -> Iterator[Reference]:
+    for text in said:
+        try:
+            yield Reference.parse(text, where)
+        except OmniformError:
+            continue
+
+
+def _steps(source: Source) -> list[object]:
+    """The classes of an embedding model's steps that are not the library's own."""
+    try:
+        path = source.find(STEPS_FILE)
+        steps = [] if path is None else read_json_list(path)
+    except (ConfigError, RepoError):
+        return []
+    kinds = [step.get("type") for step in steps if isinstance(step, dict)]
+    return [kind for kind in kinds if not str(kind).startswith("sentence_transformers.")]
 
 
 def _said(raw: Mapping[str, object]) -> list[object]:
