@@ -8,7 +8,7 @@ JOBS ?= 2
 # Where `make bench` writes.
 OUT ?= out
 
-.PHONY: demo test quick check index bench real hub clean
+.PHONY: demo test quick check index bench exhaustive real hub clean
 
 ## demo: set up, then let the bundled checkpoint answer a question about a real picture
 demo: .venv/.run
@@ -53,6 +53,10 @@ real: .venv/.test
 	$(PIP) gguf
 	$(BIN)/python tests/real/real_files.py
 	$(BIN)/python -m pytest -rs -s tests/real
+
+## exhaustive: what takes an hour: every variant of every family, ejected
+exhaustive: .venv/.test
+	$(BIN)/python -m pytest -n $(JOBS) tests/exhaustive
 
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[bench]'

@@ -43,22 +43,6 @@ def test_all_heads(family: str, tmp_path: Path) -> None:
     assert run_alone(jobs, tmp_path) == ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(TABLES))
-def test_everything(family: str, tmp_path: Path) -> None:
-    """Every architecture, and every variant of the config where variants are tried."""
-    cases = list(heads(TABLES[family]))
-    table = TABLES[family]
-    cases += [
-        table.case(name, variant)
-        for name, head in table.heads.items()
-        for variant in table.variants
-        if head.everywhere and variant != "plain" and variant not in head.but
-    ]
-    jobs = [job_of(case, tmp_path / f"m{number}") for number, case in enumerate(cases)]
-    assert run_alone(jobs, tmp_path) == ""
-
-
 @pytest.mark.parametrize("family", ["llama", "bert", "t5", "mixtral", "mamba2", "deberta-v2", "vit"])
 def test_files_are_in_good_form(family: str, tmp_path: Path) -> None:
     """By the rules of this repository, and the same byte for byte each time."""
