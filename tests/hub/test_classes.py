@@ -175,7 +175,8 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is OwnModel and type(loaded.config) is OwnConfig and torch.equal(loaded(x=x), model(x=x))
     assert type(pickle.loads(pickle.dumps(loaded))) is OwnModel
-    for wrong in ((OwnConfig, OwnModel), (dict, OwnModel), (OwnConfig, nn.Linear), (None, None)):
+    AutoModel.register(OwnConfig, OwnModel)  # once more, as in a notebook
+    for wrong in ((dict, OwnModel), (OwnConfig, nn.Linear), (None, None)):
         with pytest.raises((ConfigError, InputError)):
             AutoModel.register(*wrong)
     for wrong in (("own-model", OwnConfig), ("other", OwnConfig), ("llama", omniform.LlamaConfig), (3, 4)):
