@@ -179,7 +179,8 @@ def test_a_model_of_ones_own(tmp_path, monkeypatch):
     for wrong in ((dict, OwnModel), (OwnConfig, nn.Linear), (None, None)):
         with pytest.raises((ConfigError, InputError)):
             AutoModel.register(*wrong)
-    for wrong in (("own-model", OwnConfig), ("other", OwnConfig), ("llama", omniform.LlamaConfig), (3, 4)):
+    AutoConfig.register("own-model", OwnConfig)
+    for wrong in (("other", OwnConfig), ("llama", omniform.LlamaConfig), (3, 4)):
         with pytest.raises((ConfigError, InputError)):
             AutoConfig.register(*wrong)
 
