@@ -81,6 +81,18 @@ def test_refusals(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    """What a folder is called stays a text in the file."""
+    folder = tmp_path / 'a"""\nimport sys; sys.exit("ran")\n"""'
+    config = omniform.LlamaConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, vocab_size=50
+    )
+    omniform.LlamaForCausalLM(config).save_pretrained(folder)
+    text = eject(folder, to=tmp_path / "odd.py").read_text(encoding="utf-8")
+    assert r"\nimport sys" in text and "\nimport sys" not in text
+    compile(text, "odd.py", "exec")
+
+
 def test_documented_example() -> None:
     """The example of docs/eject.md runs as it stands."""
     text = (Path(__file__).parents[2] / "docs" / "eject.md").read_text()

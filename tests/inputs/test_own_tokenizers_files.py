@@ -14,7 +14,15 @@ from test_tokenizers_folders import bert, llama3
 
 import omniform
 from omniform import AutoProcessor, AutoTokenizer
-from omniform.core.errors import ConfigError, InputError, MissingPartError, OmniformError, RepoError, UnknownNameError
+from omniform.core.errors import (
+    ConfigError,
+    InputError,
+    MissingPartError,
+    OmniformError,
+    RepoError,
+    TrustError,
+    UnknownNameError,
+)  # fmt: skip
 from omniform.hub import own
 from reference import transformers
 
@@ -257,7 +265,7 @@ def test_a_folder_that_brings_code(tmp_path: Path) -> None:
     config = {"tokenizer_class": "FarTokenizer", "auto_map": {"AutoTokenizer": ["far.FarTokenizer", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "vocab.txt").write_text("a\nb")
-    with pytest.raises(UnknownNameError, match=r"FarTokenizer.*trust_remote_code"):
+    with pytest.raises(TrustError, match=r"FarTokenizer.*trust_remote_code"):
         AutoTokenizer.from_pretrained(tmp_path)
 
 

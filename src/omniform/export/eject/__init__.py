@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from omniform.architectures.family import Architecture, Family
@@ -66,7 +67,8 @@ def eject(
 
 
 def _asked(name: str, architecture: str | None, revision: str | None, file: str) -> Asked:
-    command = f"omniform eject {name} --to {file}" + (f" --architecture {architecture}" if architecture else "")
+    words = ["omniform", "eject", str(name), "--to", file, *(["--architecture", architecture] if architecture else [])]
+    command = shlex.join(words)
     if name in registry.known_families() and not Path(name).is_dir():
         family = registry.family(name)
         raw = {"model_type": family.model_type}

@@ -314,11 +314,16 @@ def live_paths(whole: Specialised) -> set[str]:
     return found
 
 
+def _quoted(command: str) -> str:
+    """A command as it can stand in a docstring, whatever a folder is called: none of it ends the text."""
+    return command.encode("unicode_escape").decode().replace('"', r"\x22")
+
+
 def _words(asked: Asked) -> str:
     head = asked.architecture.name
     return (
         f"{head}, a model of the family ``{asked.family.model_type}``, as one file.\n\n"
-        f"Written by ``{asked.command}`` (omniform {version('omniform')}) and yours to change:\n"
+        f"Written by ``{_quoted(asked.command)}`` (omniform {version('omniform')}) and yours to change:\n"
         f"it needs torch and safetensors only. "
         f"``load(folder)`` gives the model with a checkpoint's weights.\n"
     )
