@@ -279,3 +279,34 @@ def test_a_second_load_from_the_hub_asks_once(hub, tmp_path: Path) -> None:
         with hub.watch() as log:
             AutoConfig.from_pretrained("ann/own", trust_remote_code=True)
         assert len(log) == 1, str(log)
+
+
+def test_a_package_that_is_given_a_path_finds_nothing_there(tmp_path: Path) -> None:
+    run = tmp_path / "canary"
+    code = f"from . import sub\nsub.__path__.append({str(tmp_path / 'hidden')!r})\n"
+    tried = "try:\n    from .sub import evil\nexcept ImportError:\n    evil = None\n"
+    put(tmp_path, {"m/c.py": code + tried + C, "m/sub/__init__.py": "", "hidden/evil.py": canary(run)})
+    assert named(tmp_path / "m") is not None and not run.exists()
+
+
+def test_a_usual_pipeline_with_a_model_of_theirs(tmp_path: Path) -> None:
+    from test_code_embeddings import MODELS
+    from tokenizers import Tokenizer, models
+
+    auto_map = {"AutoConfig": "m.NomConfig", "AutoModelForSequenceClassification": "m.NomRanker"}
+    config = {"model_type": "nomx", "auto_map": auto_map, "num_labels": 2, "vocab_size": 3}
+    tokens = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "pad_token": "<pad>"}
+    files = {"config.json": json.dumps(config), "tokenizer_config.json": json.dumps(tokens), "m.py": MODELS}
+    put(tmp_path, files)
+    Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "a": 2}, unk_token="<unk>")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    made = omniform.AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    model = omniform.AutoModelForSequenceClassification.from_config(made, trust_remote_code=True)
+    model.save_pretrained(tmp_path)
+    pipe = omniform.pipeline("text-classification", model=str(tmp_path), trust_remote_code=True)
+    found = pipe("a")
+    theirs = transformers.pipeline("text-classification", model=model, tokenizer=str(tmp_path))("a")
+    assert found[0]["label"] == theirs[0]["label"] and abs(found[0]["score"] - theirs[0]["score"]) < 1e-6
+    with pytest.raises(TrustError):
+        omniform.pipeline("text-classification", model=str(tmp_path))

@@ -143,8 +143,26 @@ def foreign_pipeline(found: Brought, name: Name, where: Mapping[str, object], gi
     usual = {key: value for key, value in places.items() if key in ("revision", "token") and value is not None}
     library = sys.modules["transformers"]  # it is there: the class inherits from it
     door = cast("Callable[..., object]", library.__getattr__("pipeline"))
+    model = made["model"]
+    if not isinstance(model, str):  # of a model itself it does not look at what its config says of pipelines
+        made["config"] = vars(model).get("config")
     chosen = {key: value for key, value in made.items() if value is not None}
     return door(task=found.task, pipeline_class=found.kind, **usual, **chosen)
+
+
+def their_pipeline(
+    task: str, model: object, name: Name, where: Mapping[str, object], given: Mapping[str, object]
+) -> object:
+    """A usual pipeline of transformers for a model of its that the checkpoint brings, which ours cannot call.
+
+    Args:
+        where: where to look, and ``trust_remote_code``.
+        given: keywords of ``pipeline``.
+    """
+    made = {key: value for key, value in given.items() if value is not None}
+    made.setdefault("tokenizer", input_of("AutoTokenizer", name, where) or os.fspath(name))
+    library = sys.modules["transformers"]  # it is there: the class inherits from it
+    return cast("Callable[..., object]", library.__getattr__("pipeline"))(task=task, model=model, **made)
 
 
 def _names(found: Brought) -> list[object]:

@@ -18,6 +18,7 @@ from omniform.hub.auto_inputs import AutoFeatureExtractor, AutoImageProcessor, A
 from omniform.hub.bundled import bundled_checkpoint
 from omniform.hub.cached import cached_for
 from omniform.hub.checkpoint import Name, load_as_saved, saved_class
+from omniform.hub.code.promises import home_of
 from omniform.hub.remote import together
 from omniform.inputs.audio import FeatureExtractionMixin, FeatureExtractor
 from omniform.inputs.images import ImageProcessingMixin, ImageProcessor
@@ -25,7 +26,7 @@ from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.models import registry
 from omniform.pipelines.base import Pipeline
-from omniform.pipelines.custom import brought, brought_tasks, foreign_pipeline
+from omniform.pipelines.custom import brought, brought_tasks, foreign_pipeline, their_pipeline
 from omniform.pipelines.registry import PIPELINE_REGISTRY, TaskInfo
 
 _WHERE: Final = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -111,6 +112,10 @@ def pipeline(
             where.setdefault("revision", version)
     source = None if isinstance(model, nn.Module) else model
     loaded = model if isinstance(model, nn.Module) else load_model(model, name, info, {**where, **loading})
+    if source is not None and home_of(type(loaded)) == "transformers":
+        given = {"device": device, "tokenizer": tokenizer, "feature_extractor": feature_extractor}
+        given |= {"image_processor": image_processor, "processor": processor, **kwargs}
+        return cast(Pipeline, their_pipeline(name, loaded, source, where, given))
     kind = info["impl"]
     parts = _parts(kind, source, where, (tokenizer, feature_extractor, image_processor, processor))
     made = {part: value for part, value in parts.items() if value is not None}

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.abc import InspectLoader
+from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -109,7 +109,22 @@ def brought(module: str) -> tuple[str, dict[str, bytes]] | None:
     return entry, {file: one.text for file, one in files.items()}
 
 
+class _First(MetaPathFinder):
+    """Stands before Python's own finders, which would look where code says that its package lies."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of a module below :data:`ROOT`; None for any other."""
+        return find(fullname) if fullname.startswith(f"{ROOT}.") else None
+
+
+_FIRST = _First()
+
+
 def _import(name: str, where: str) -> ModuleType:
+    if _FIRST not in sys.meta_path:
+        sys.meta_path.insert(0, _FIRST)
     try:
         return import_module(name)
     except OmniformError:
@@ -126,8 +141,22 @@ def _import(name: str, where: str) -> ModuleType:
         raise CodeError("the code has failed while it was imported", where=where, found=words) from error
 
 
-def find(fullname: str) -> ModuleSpec | None:
-    """The spec of a module below :data:`ROOT`; None where there is none.
+def find(fullname: str) -> ModuleSpec:
+    """The spec of a module below :data:`ROOT`.
+
+    Where there is none this raises, so that Python's own finders are not asked: code may have given its package a path.
+
+    Raises:
+        ModuleNotFoundError: there is none.
+    """
+    found = _found(fullname)
+    if found is None:
+        raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+    return found
+
+
+def _found(fullname: str) -> ModuleSpec | None:
+    """The same; None where there is none.
 
     A package that this process has not read (one that a pickle names) is looked for in the modules cache, and counts
     if the user has accepted its files.
