@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -273,6 +274,8 @@ def open_checkpoint(
     by_hand = name is None and options.state_dict is not None and options.config is not None
     source = Source(name="", folder=Path(os.devnull)) if by_hand else locate(name, **where)  # type: ignore[arg-type]
     config = _given_config(options.config) or read_config(source, config_class)
+    own_parts = _own_arguments(config, choose, changes)
+    changes = {name: value for name, value in changes.items() if name not in own_parts}
     config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
     quantizer = quantizer_of(config, options.quantization_config)
     if quantizer is not None:
@@ -295,9 +298,22 @@ def open_checkpoint(
     if options.dtype is not None and kind.place is None and loading.dtype is not None:
         config.update({"dtype": loading.dtype})
     loading = with_quantizer(loading, quantizer)
-    parts = {} if options.add_pooling_layer else {"add_pooling_layer": False}
+    parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)
     return Opened(source, files, model, options, loading, quantizer)
+
+
+def _own_arguments(config: ModelConfig, choose: Choose, changes: Mapping[str, object]) -> dict[str, object]:
+    """Keywords that are no keys of the config, and that the constructor of a class of the user's own takes."""
+    strange = [name for name in changes if name not in config.known and name not in config.raw]
+    if not strange:
+        return {}
+    kind = choose(config)[1]
+    if kind.place is not None:
+        return {}
+    taken = list(inspect.signature(kind).parameters.values())[1:]
+    named = {p.name for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return {name: changes[name] for name in strange if name in named}
 
 
 def load_as_saved(name: Name, **kwargs: object) -> Model:

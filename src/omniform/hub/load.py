@@ -113,7 +113,7 @@ def build_on_meta(
     kind: type[PreTrainedModel],
     name: str = "",
     dtype: torch.dtype | None = None,
-    **options: bool,
+    **options: object,
 ) -> PreTrainedModel:
     """The model's modules, holding no memory; those of a class of the user's own, holding none that was written to.
 
@@ -128,7 +128,7 @@ def build_on_meta(
         if kind.place is None:
             torch.set_default_dtype(dtype or before)
         with where, NoInitialising():
-            model = kind(config, **options)
+            model = kind(config, **options)  # type: ignore[arg-type]
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch's way to say that a size is too big to count
         raise ConfigError(
             "no model can have these sizes", where=name or config.model_type, found=str(error).split("\n")[0][:200]
