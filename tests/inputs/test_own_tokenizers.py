@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from own_bodies import BODIES, derived
+from own_tokenizer_bodies import BODIES, derived
 from test_tokenizers_folders import sentencepiece_file, t5_pieces
 
 import omniform

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from own_bodies import BODIES, derived
+from own_tokenizer_bodies import BODIES, derived
 from test_own_tokenizers import CHAT, PAIRS, TEXTS, made, write
 from test_tokenizers_folders import bert, llama3
 

@@ -32,7 +32,7 @@ class AutoNamed:
         name = auto_class.__name__ if isinstance(auto_class, type) else auto_class
         name = cls._usual_auto_class if name is None else name
         known = [one for one in vars(import_module("omniform"))["__all__"] if one.startswith("Auto")]
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             remedy = nearest(name, known) if isinstance(name, str) else None
             raise InputError("there is no such Auto class", where="auto_class", found=brief(auto_class), remedy=remedy)
         cls._auto_class = name

@@ -62,6 +62,8 @@ class Simpler(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
+        if isinstance(node.value, ast.Constant) and node.value.value is None:
+            return node.value  # a part of what is None in this model: it stands behind a test for it, and is never met
         index = node.slice
         parts = index.elts if isinstance(index, ast.Tuple) else [index]
         whole = all(isinstance(p, ast.Slice) and p.lower is p.upper is p.step is None for p in parts)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar, Unpack, cast
 
 from omniform.core.auto_class import AutoNamed
-from omniform.core.errors import InputError, OmniformError, RepoError
+from omniform.core.errors import InputError, OmniformError, RepoError, brief
 from omniform.core.logs import get_logger
 from omniform.core.pushing import PushToHub, SaveOptions
 from omniform.core.upstairs import upstairs
@@ -197,8 +197,9 @@ class Saving(AutoNamed, PushToHub, Conversing):
         """
         read_inert(legacy_format, "legacy_format")
         if filename_prefix is not None:
+            found = brief(filename_prefix)
             raise InputError(
-                "files are saved under their own names", where="filename_prefix", expected=None, found=filename_prefix
+                "files are saved under their own names", where="filename_prefix", expected=None, found=found
             )
         door = upstairs("hub.auto_inputs:save_inputs")
         names = cast("list[str]", door(self, save_directory, read_flag(push_to_hub, "push_to_hub"), **hub))
