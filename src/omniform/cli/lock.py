@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
 from argparse import REMAINDER, Namespace, _SubParsersAction
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,19 +85,17 @@ def lock_targets(targets: Sequence[str], path: Path, where: Mapping[str, object]
     return whole.lock(path, shlex.join(command))
 
 
-class _loose:  # noqa: N801
+@contextlib.contextmanager
+def _loose() -> Iterator[None]:
     """What is being locked anew is not held to the old lock."""
+    from omniform.hub.lock import FROZEN
 
-    def __enter__(self) -> None:
-        from omniform.hub.lock import FROZEN
-
-        self._said = os.environ.pop(FROZEN, None)
-
-    def __exit__(self, *_: object) -> None:
-        from omniform.hub.lock import FROZEN
-
-        if self._said is not None:
-            os.environ[FROZEN] = self._said
+    said = os.environ.pop(FROZEN, None)
+    try:
+        yield
+    finally:
+        if said is not None:
+            os.environ[FROZEN] = said
 
 
 def _run(script: str, arguments: Sequence[str]) -> Recorder:

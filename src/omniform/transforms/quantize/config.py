@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -67,7 +68,7 @@ class QuantizationConfigMixin(PlainSettings):
         found = copy.deepcopy(vars(self))
         if "quant_method" not in found and isinstance(vars(type(self)).get("quant_method"), str):
             found["quant_method"] = self.quant_method
-        return {name: str(value.value) if hasattr(value, "value") else value for name, value in found.items()}
+        return {name: str(value.value) if isinstance(value, Enum) else value for name, value in found.items()}
 
     def to_diff_dict(self) -> dict[str, object]:
         """The same; a class of the user's own may leave out what is usual."""

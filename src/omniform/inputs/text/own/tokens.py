@@ -9,11 +9,10 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Protocol, cast
 
-import torch
 from tokenizers import AddedToken, decoders
 
 from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, nearest
-from omniform.inputs.text.ids import is_row, listed, read_id, read_ids, shown
+from omniform.inputs.text.ids import listed, read_id, shown
 from omniform.inputs.text.options import read_flag, read_limit, read_names, read_side
 from omniform.inputs.text.own.backend import OwnBackend
 from omniform.inputs.text.own.trie import Trie
@@ -350,21 +349,6 @@ class OwnTokens(Tokenizer):
     def _convert_token_to_id_with_added_voc(self, token: str) -> int | None:
         added = self._added_tokens_encoder.get(token)
         return self._convert_token_to_id(token) if added is None else added
-
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
-        """The ids of tokens."""
-        if isinstance(tokens, str):
-            return self.token_id(tokens)
-        return [self.token_id(token) for token in listed(tokens, "tokens")]
-
-    def convert_ids_to_tokens(
-        self, ids: int | Sequence[int] | torch.Tensor, skip_special_tokens: bool = False
-    ) -> str | list[str | None] | None:
-        """The tokens with these ids."""
-        if not is_row(ids):
-            return self.id_token(read_id(ids, "ids"))
-        skip = set(self.all_special_ids) if read_flag(skip_special_tokens, "skip_special_tokens") else set()
-        return [self.id_token(index) for index in read_ids(ids) if index not in skip]
 
 
 def read_added(value: object) -> dict[int, AddedToken]:
