@@ -23,6 +23,7 @@ import phrases
 import questions
 import recipe
 import tokenizer
+
 import train
 
 SIZE_OF = {word: size for size, words in phrases.SIZE_WORDS.items() for word in words}

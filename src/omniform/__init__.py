@@ -88,6 +88,8 @@ _LOOKUPS = (
     "list_repo_templates", "login", "logout",
 )  # fmt: skip
 
+_TRAINING_WORDS = ("HubStrategy", "IntervalStrategy", "SaveStrategy", "SchedulerType")
+
 _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
@@ -147,6 +149,8 @@ _HOME: dict[str, str] = {
     "EncoderDecoderCache": "omniform.core.paired_cache",
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
+    **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
+    **dict.fromkeys(_TRAINING_WORDS, "omniform.train.intervals"),
 }
 
 if TYPE_CHECKING:
@@ -242,6 +246,12 @@ if TYPE_CHECKING:
     from omniform.pipelines import ChunkPipeline as ChunkPipeline
     from omniform.pipelines import Pipeline as Pipeline
     from omniform.pipelines import pipeline as pipeline
+    from omniform.train.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+    from omniform.train.arguments import TrainingArguments as TrainingArguments
+    from omniform.train.intervals import HubStrategy as HubStrategy
+    from omniform.train.intervals import IntervalStrategy as IntervalStrategy
+    from omniform.train.intervals import SaveStrategy as SaveStrategy
+    from omniform.train.intervals import SchedulerType as SchedulerType
 
 sys.meta_path.append(Paths())
 

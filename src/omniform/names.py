@@ -67,7 +67,10 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "tokenization_utils_sentencepiece": "SentencePieceBackend",
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
+    "trainer_pt_utils": "",
     "trainer_utils": "set_seed",
+    "training_args": "",
+    "training_args_seq2seq": "",
     "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "
     "list_repo_templates PushToHubMixin PaddingStrategy TensorType",
     "utils.hub": "HF_MODULES_CACHE cached_file cached_files extract_commit_hash has_file is_offline_mode "
@@ -105,6 +108,10 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
     "processing_utils": ("core.idioms",),
     "pytorch_utils": ("blocks.pytorch_utils",),
+    "trainer_pt_utils": ("train.accelerator_config",),
+    "trainer_utils": ("train.intervals",),
+    "training_args": ("train.arguments", "train.intervals"),
+    "training_args_seq2seq": ("train.arguments",),
     **dict.fromkeys(
         ("utils", "utils.deprecation", "utils.doc", "utils.generic", "utils.import_utils"), ("core.idioms",)
     ),
@@ -131,8 +138,6 @@ INSTEAD: Final[dict[str, str]] = {
     "optimization": "torch.optim and torch.optim.lr_scheduler",
     "trainer": _TRAINING,
     "trainer_callback": _TRAINING,
-    "trainer_pt_utils": _TRAINING,
-    "training_args": _TRAINING,
     "video_utils": "omniform reads no videos",
 }
 """Module paths of the ecosystem's that are not here, and what to use."""
