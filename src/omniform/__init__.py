@@ -90,6 +90,13 @@ _LOOKUPS = (
 
 _TRAINING_WORDS = ("HubStrategy", "IntervalStrategy", "SaveStrategy", "SchedulerType")
 
+_COLLATORS = (
+    "DataCollator", "DataCollatorForLanguageModeling", "DataCollatorForMultipleChoice",
+    "DataCollatorForPermutationLanguageModeling", "DataCollatorForSeq2Seq", "DataCollatorForTokenClassification",
+    "DataCollatorForWholeWordMask", "DataCollatorWithFlattening", "DataCollatorWithPadding", "DefaultDataCollator",
+    "default_data_collator",
+)  # fmt: skip
+
 _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
@@ -151,6 +158,8 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
     **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
     **dict.fromkeys(_TRAINING_WORDS, "omniform.train.intervals"),
+    **dict.fromkeys(_COLLATORS, "omniform.train.collators"),
+    "torch_distributed_zero_first": "omniform.train.between",
 }
 
 if TYPE_CHECKING:
@@ -248,6 +257,8 @@ if TYPE_CHECKING:
     from omniform.pipelines import pipeline as pipeline
     from omniform.train.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
     from omniform.train.arguments import TrainingArguments as TrainingArguments
+    from omniform.train.between import torch_distributed_zero_first as torch_distributed_zero_first
+    from omniform.train.collators import *  # noqa: F403
     from omniform.train.intervals import HubStrategy as HubStrategy
     from omniform.train.intervals import IntervalStrategy as IntervalStrategy
     from omniform.train.intervals import SaveStrategy as SaveStrategy

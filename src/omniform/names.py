@@ -83,11 +83,14 @@ PATHS: Final[dict[str, str]] = {
     **dict.fromkeys(
         (
             "activations",
+            "data",
+            "data.data_collator",
             "image_transforms",
             "image_utils",
             "modeling_layers",
             "modeling_outputs",
             "pytorch_utils",
+            "trainer_pt_utils",
             "utils.deprecation",
             "utils.doc",
             "utils.import_utils",
@@ -100,6 +103,8 @@ PATHS: Final[dict[str, str]] = {
 
 HOMES: Final[dict[str, tuple[str, ...]]] = {
     "activations": ("blocks.activations",),
+    "data": ("train.collators",),
+    "data.data_collator": ("train.collators",),
     "image_transforms": ("inputs.images.image_transforms",),
     "image_processing_utils": ("inputs.images.image_utils",),
     "image_utils": ("inputs.images.image_utils",),
@@ -108,7 +113,7 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
     "processing_utils": ("core.idioms",),
     "pytorch_utils": ("blocks.pytorch_utils",),
-    "trainer_pt_utils": ("train.accelerator_config",),
+    "trainer_pt_utils": ("train.accelerator_config", "train.between", "train.nested", "train.samplers"),
     "trainer_utils": ("train.intervals",),
     "training_args": ("train.arguments", "train.intervals"),
     "training_args_seq2seq": ("train.arguments",),
@@ -125,7 +130,6 @@ _MASKS: Final = "give torch's scaled_dot_product_attention a mask, or is_causal=
 INSTEAD: Final[dict[str, str]] = {
     "audio_utils": "torchaudio, or omniform.AutoFeatureExtractor for a checkpoint's spectrograms",
     "convert_slow_tokenizer": "the package tokenizers builds such a tokenizer; derive from PreTrainedTokenizerFast",
-    "data": _TRAINING,
     "image_processing_utils_fast": "omniform.BaseImageProcessor",
     "integrations": "omniform loads adapters and quantized checkpoints itself; leave integrations out",
     "loss": "torch.nn.functional.cross_entropy, or self.loss_function in a model's forward",

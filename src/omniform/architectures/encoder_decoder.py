@@ -310,6 +310,14 @@ class Seq2SeqLM(Generative):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.lm_head.out_features)}
 
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """What the decoder reads to write given labels, as :meth:`forward` makes it; collators ask for it.
+
+        Args:
+            labels: Shape: [B, T], ``-100`` to leave out.
+        """
+        return self.shift(labels)
+
     def project(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.lm_head(hidden if self.scale == 1.0 else hidden * self.scale)
         return scores if self.adjust is None else self.adjust(scores)
