@@ -89,6 +89,8 @@ _LOOKUPS = (
 )  # fmt: skip
 
 _TRAINING_WORDS = ("HubStrategy", "IntervalStrategy", "SaveStrategy", "SchedulerType")
+_CALLBACKS = ("DefaultFlowCallback", "EarlyStoppingCallback", "PrinterCallback", "TrainerCallback")
+_RUN_STATES = ("ExportableState", "TrainerControl", "TrainerState")
 
 _COLLATORS = (
     "DataCollator", "DataCollatorForLanguageModeling", "DataCollatorForMultipleChoice",
@@ -139,7 +141,11 @@ _HOME: dict[str, str] = {
     "PreTrainedModel": "omniform.architectures.named",
     "PreTrainedConfig": "omniform.core.own_config",
     "PretrainedConfig": "omniform.core.own_config",
-    "set_seed": "omniform.core.seeds",
+    **dict.fromkeys(("enable_full_determinism", "set_seed"), "omniform.core.seeds"),
+    "Trainer": "omniform.train.trainer",
+    **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
+    **dict.fromkeys(_CALLBACKS, "omniform.train.callbacks"),
+    **dict.fromkeys(_RUN_STATES, "omniform.train.state"),
     "PushToHubMixin": "omniform.core.pushing",
     "create_and_tag_model_card": "omniform.hub.cards",
     "ModelCard": "huggingface_hub.repocard",
@@ -156,7 +162,6 @@ _HOME: dict[str, str] = {
     "EncoderDecoderCache": "omniform.core.paired_cache",
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
-    **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
     **dict.fromkeys(_TRAINING_WORDS, "omniform.train.intervals"),
     **dict.fromkeys(_COLLATORS, "omniform.train.collators"),
     "torch_distributed_zero_first": "omniform.train.between",
@@ -175,6 +180,7 @@ if TYPE_CHECKING:
     from omniform.core.generation import GenerationConfig as GenerationConfig
     from omniform.core.generation import GenerationMode as GenerationMode
     from omniform.core.pushing import PushToHubMixin as PushToHubMixin
+    from omniform.core.seeds import enable_full_determinism as enable_full_determinism
     from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
     from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
     from omniform.core.watermark import WatermarkingConfig as WatermarkingConfig
@@ -258,11 +264,19 @@ if TYPE_CHECKING:
     from omniform.train.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
     from omniform.train.arguments import TrainingArguments as TrainingArguments
     from omniform.train.between import torch_distributed_zero_first as torch_distributed_zero_first
+    from omniform.train.callbacks import DefaultFlowCallback as DefaultFlowCallback
+    from omniform.train.callbacks import EarlyStoppingCallback as EarlyStoppingCallback
+    from omniform.train.callbacks import PrinterCallback as PrinterCallback
+    from omniform.train.callbacks import TrainerCallback as TrainerCallback
     from omniform.train.collators import *  # noqa: F403
     from omniform.train.intervals import HubStrategy as HubStrategy
     from omniform.train.intervals import IntervalStrategy as IntervalStrategy
     from omniform.train.intervals import SaveStrategy as SaveStrategy
     from omniform.train.intervals import SchedulerType as SchedulerType
+    from omniform.train.state import ExportableState as ExportableState
+    from omniform.train.state import TrainerControl as TrainerControl
+    from omniform.train.state import TrainerState as TrainerState
+    from omniform.train.trainer import Trainer as Trainer
 
 sys.meta_path.append(Paths())
 

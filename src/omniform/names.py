@@ -67,8 +67,10 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "tokenization_utils_sentencepiece": "SentencePieceBackend",
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
+    "trainer": "",
+    "trainer_callback": "",
     "trainer_pt_utils": "",
-    "trainer_utils": "set_seed",
+    "trainer_utils": "set_seed enable_full_determinism",
     "training_args": "",
     "training_args_seq2seq": "",
     "utils": "logging ModelOutput HF_MODULES_CACHE cached_file extract_commit_hash has_file is_offline_mode "
@@ -113,8 +115,16 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
     "processing_utils": ("core.idioms",),
     "pytorch_utils": ("blocks.pytorch_utils",),
-    "trainer_pt_utils": ("train.accelerator_config", "train.between", "train.nested", "train.samplers"),
-    "trainer_utils": ("train.intervals",),
+    "trainer": ("train.trainer",),
+    "trainer_callback": ("train.callbacks", "train.state"),
+    "trainer_pt_utils": (
+        "train.accelerator_config",
+        "train.between",
+        "train.nested",
+        "train.samplers",
+        "train.smoothing",
+    ),
+    "trainer_utils": ("train.data", "train.intervals", "train.memory"),
     "training_args": ("train.arguments", "train.intervals"),
     "training_args_seq2seq": ("train.arguments",),
     **dict.fromkeys(
@@ -140,8 +150,6 @@ INSTEAD: Final[dict[str, str]] = {
     "modeling_tf_utils": "omniform is for torch only",
     "modeling_flax_utils": "omniform is for torch only",
     "optimization": "torch.optim and torch.optim.lr_scheduler",
-    "trainer": _TRAINING,
-    "trainer_callback": _TRAINING,
     "video_utils": "omniform reads no videos",
 }
 """Module paths of the ecosystem's that are not here, and what to use."""

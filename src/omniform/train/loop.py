@@ -1,0 +1,365 @@
+"""A training run from its start to its end."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from omniform.core.errors import InputError
+from omniform.core.logs import get_logger
+from omniform.core.seeds import enable_full_determinism, set_seed
+from omniform.train.data import Loader, has_length
+from omniform.train.neftune import activate_neftune, deactivate_neftune
+from omniform.train.state import ExportableState, TrainerState
+from omniform.train.steps import accumulate, step_optimizer
+from omniform.train.values import Inputs, Schedule, TrainOutput, Trial, speed_metrics
+
+if TYPE_CHECKING:
+    from omniform.train.arguments import TrainingArguments
+    from omniform.train.trainer import Trainer
+
+logger = get_logger(__name__)
+
+STATE_NAME = "trainer_state.json"
+
+
+@dataclass(slots=True)
+class Run:
+    """What stays the same in one run of the loop.
+
+    Attributes:
+        model: as it is called: wrapped for processes, precision, compilation.
+        resumed: the checkpoint's folder; None for a fresh start.
+        epochs_done: whole epochs that the checkpoint has behind it.
+        batches_done: batches of the epoch after them.
+    """
+
+    model: nn.Module
+    loader: Loader
+    schedule: Schedule
+    started: float
+    trial: Trial = None
+    ignore_keys: list[str] | None = None
+    resumed: str | None = None
+    epochs_done: int = 0
+    batches_done: int = 0
+
+
+def seed(args: TrainingArguments) -> None:
+    """Seed all generators, as the arguments say."""
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+
+
+def train(
+    trainer: Trainer, resume_from_checkpoint: str | bool | None, trial: Trial, ignore_keys: list[str] | None
+) -> TrainOutput:
+    """``Trainer.train``: make the model ready, find the checkpoint, run."""
+    trainer.memory_tracker.start()
+    trainer.is_in_train = True
+    if trainer.model_init is not None:
+        _fresh_model(trainer, trial)
+    args = trainer.args
+    if (args.fp16_full_eval or args.bf16_full_eval) and not trainer.is_model_parallel and trainer.model_init is None:
+        trainer._move_model_to_device(trainer.model, args.device)
+    if args.activation_checkpointing:
+        recompute(trainer)
+    noise = None
+    if trainer.neftune_noise_alpha is not None:
+        noise = activate_neftune(trainer.model, trainer.neftune_noise_alpha)
+    trainer._hp_search_setup(trial)
+    checkpoint = trainer._checkpoint_to_resume(resume_from_checkpoint)
+    if checkpoint is not None and not trainer.is_deepspeed_enabled and not trainer.is_fsdp_enabled:
+        trainer._load_from_checkpoint(checkpoint)
+    try:
+        return trainer._inner_training_loop(
+            batch_size=trainer._train_batch_size,
+            args=args,
+            resume_from_checkpoint=checkpoint,
+            trial=trial,
+            ignore_keys_for_eval=ignore_keys,
+        )
+    finally:
+        if noise is not None:
+            deactivate_neftune(trainer.model, noise)
+        trainer.is_in_train = False
+
+
+def _fresh_model(trainer: Trainer, trial: Trial) -> None:
+    seed(trainer.args)
+    trainer.model = trainer.call_model_init(trial)
+    trainer.optimizer = trainer.lr_scheduler = None
+    if trainer.place_model_on_device:
+        trainer._move_model_to_device(trainer.model, trainer.args.device)
+    trainer.model_wrapped = trainer.model
+
+
+@runtime_checkable
+class Recomputes(Protocol):
+    """A model that can keep its layers' inputs only, and compute the layers again for their gradients."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None: ...
+
+
+def recompute(trainer: Trainer) -> None:
+    """Do as ``args.activation_checkpointing`` asks.
+
+    Raises:
+        InputError: the model cannot.
+    """
+    if not isinstance(trainer.model, Recomputes):
+        raise InputError(
+            "this model does not know how to compute layers again",
+            where="activation_checkpointing",
+            expected="a method gradient_checkpointing_enable",
+            found=type(trainer.model).__name__,
+        )
+    options = cast("dict[str, object] | None", trainer.args.activation_checkpointing_kwargs)
+    trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def inner_training_loop(
+    trainer: Trainer,
+    batch_size: int | None = None,
+    args: TrainingArguments | None = None,
+    resume_from_checkpoint: str | None = None,
+    trial: Trial = None,
+    ignore_keys_for_eval: list[str] | None = None,
+) -> TrainOutput:
+    """``Trainer._inner_training_loop``: everything with one batch size."""
+    trainer.accelerator.free_memory()
+    args, resumed, ignore_keys = trainer.args if args is None else args, resume_from_checkpoint, ignore_keys_for_eval
+    loader = trainer.get_train_dataloader()
+    schedule = Schedule(*trainer.set_initial_training_values(args, loader))  # a subclass may give a plain tuple
+    epochs_done, batches_done = trainer._init_training_state(
+        schedule.max_steps, schedule.num_update_steps_per_epoch, schedule.num_train_epochs, resumed, trial
+    )
+    model, loader = trainer._prepare_for_training(schedule.max_steps, loader, resumed)
+    _tell(trainer, schedule, resumed)
+    run = Run(model, loader, schedule, time.time(), trial, ignore_keys, resumed, epochs_done, batches_done)
+    trainer._initial_num_input_tokens_seen = trainer.state.num_input_tokens_seen
+    trainer._initial_global_step = trainer._globalstep_last_logged = trainer.state.global_step
+    trainer._tr_loss = torch.tensor(0.0, device=args.device)
+    trainer._total_loss_scalar = 0.0
+    model.zero_grad()
+    trainer._event("on_train_begin")
+    if args.eval_on_start:
+        trainer._evaluate(trial, ignore_keys, skip_scheduler=True)
+    for epoch in range(epochs_done, schedule.num_train_epochs):
+        trainer._event("on_epoch_begin")
+        run_epoch(trainer, run, epoch)
+        if trainer.control.should_training_stop:
+            break
+    return trainer._finalize_training(trial, schedule.num_train_samples, run.started)
+
+
+def _tell(trainer: Trainer, schedule: Schedule, resumed: str | None) -> None:
+    logger.info(
+        "Training: %s examples, %s epochs of %s steps, %s steps in all; a step has %s examples in %s batches of %s per "
+        "process; %s parameters learn",
+        *(schedule.num_examples, schedule.num_train_epochs, schedule.num_update_steps_per_epoch, schedule.max_steps),
+        *(schedule.total_train_batch_size, trainer.args.gradient_accumulation_steps, trainer._train_batch_size),
+        trainer.get_num_trainable_parameters(),
+    )
+    if resumed is not None:
+        logger.info("Going on from %s, after step %s", resumed, trainer.state.global_step)
+
+
+# -- how much there is to do -------------------------------------------------------------------------------------------
+
+
+def schedule_of(trainer: Trainer, args: TrainingArguments, loader: Loader) -> Schedule:
+    """``Trainer.set_initial_training_values``: steps and epochs, from ``max_steps`` or from the data's length.
+
+    Raises:
+        InputError: the data's length is unknown and ``max_steps`` is not given, or no batch would be read.
+    """
+    per_step = args.gradient_accumulation_steps
+    total = trainer.get_total_train_batch_size(args)
+    if not has_length(loader):
+        if args.max_steps <= 0:
+            raise InputError(
+                "the length of the dataset is unknown, so the number of steps is too",
+                where="max_steps",
+                expected="a positive number, for a dataset without a length",
+                found=args.max_steps,
+            )
+        samples = args.max_steps * total
+        return Schedule(sys.maxsize, args.max_steps, samples, samples, total, args.max_steps * per_step, args.max_steps)
+    batches = len(cast(Sized, loader)) * trainer.get_sp_size()
+    if not batches:
+        raise InputError(
+            "the dataset has fewer examples than one batch, and short batches are dropped",
+            where="dataloader_drop_last",
+            expected=f"at least {total // per_step} examples",
+            found=f"{trainer.num_examples(loader)}",
+        )
+    steps = math.ceil(batches / per_step)
+    examples = trainer.num_examples(loader)
+    if args.max_steps > 0:
+        samples = args.max_steps * total
+        return Schedule(math.ceil(args.max_steps / steps), steps, examples, samples, total, batches, args.max_steps)
+    return Schedule(
+        math.ceil(args.num_train_epochs),
+        steps,
+        examples,
+        examples * args.num_train_epochs,
+        total,
+        batches,
+        math.ceil(args.num_train_epochs * steps),
+    )
+
+
+def begin_state(
+    trainer: Trainer,
+    max_steps: int,
+    num_update_steps_per_epoch: int,
+    num_train_epochs: int,
+    resume_from_checkpoint: str | None,
+    trial: Trial,
+) -> tuple[int, int]:
+    """``Trainer._init_training_state``: a fresh state, or the checkpoint's; how many epochs and batches it has done."""
+    trainer.state = trainer._new_state()
+    trainer.state.is_hyper_param_search = trial is not None
+    trainer.state.train_batch_size = trainer._train_batch_size
+    trainer.state.compute_steps(trainer.args, max_steps)
+    epochs_done = batches_done = 0
+    if resume_from_checkpoint is not None and (Path(resume_from_checkpoint) / STATE_NAME).is_file():
+        trainer.state = trainer._read_state(resume_from_checkpoint)
+        trainer._load_callback_state()
+        epochs_done, steps = divmod(trainer.state.global_step, num_update_steps_per_epoch)
+        if not trainer.args.ignore_data_skip:
+            batches_done = steps * trainer.args.gradient_accumulation_steps
+    trainer.state.max_steps = max_steps
+    trainer.state.num_train_epochs = num_train_epochs
+    trainer.state.is_local_process_zero = trainer.is_local_process_zero()
+    trainer.state.is_world_process_zero = trainer.is_world_process_zero()
+    return epochs_done, batches_done
+
+
+def new_state(trainer: Trainer) -> TrainerState:
+    """A state that knows whose states are kept with it."""
+    kept = [one for one in [*trainer.callback_handler.callbacks, trainer.control] if isinstance(one, ExportableState)]
+    return TrainerState(
+        is_local_process_zero=trainer.is_local_process_zero(),
+        is_world_process_zero=trainer.is_world_process_zero(),
+        stateful_callbacks=kept,  # type: ignore[arg-type] # it asks them
+    )
+
+
+def prepare(
+    trainer: Trainer, max_steps: int, train_dataloader: Loader, resume_from_checkpoint: str | None
+) -> tuple[nn.Module, Loader]:
+    """``Trainer._prepare_for_training``: optimizer and schedule made, everything wrapped, the checkpoint's state in."""
+    if trainer._created_lr_scheduler:  # made for another number of steps
+        trainer.lr_scheduler = None
+        trainer._created_lr_scheduler = False
+    trainer.create_optimizer()
+    model = trainer._wrap_model(trainer.model_wrapped)
+    if model is trainer.model:
+        model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    else:  # wrapped by an earlier run, or by somebody else
+        trainer.optimizer = trainer.accelerator.prepare(trainer.optimizer)
+    trainer.create_scheduler(num_training_steps=max_steps)
+    trainer.model_wrapped = model
+    if resume_from_checkpoint is not None:
+        trainer._load_optimizer_and_scheduler(resume_from_checkpoint)
+        trainer._load_scaler(resume_from_checkpoint)
+    handler = trainer.callback_handler
+    handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
+    handler.train_dataloader = train_dataloader
+    return model, train_dataloader
+
+
+# -- an epoch ----------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class KnowsEpochs(Protocol):
+    """A loader or a sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+def run_epoch(trainer: Trainer, run: Run, epoch: int) -> None:
+    """One pass over the data: step by step, with what is due after each; then what is due after an epoch."""
+    batches, done = _begin_epoch(trainer, run, epoch)
+    per_step = trainer.args.gradient_accumulation_steps
+    norm: Tensor | float | None = None
+    rate: float | None = None
+    read = done * per_step
+    while done < run.schedule.num_update_steps_per_epoch:
+        wanted = min(per_step, run.schedule.steps_in_epoch - read)
+        taken, items = trainer.get_batch_samples(batches, wanted, trainer.args.device)
+        if not taken:
+            break
+        if run.resumed is not None and epoch == run.epochs_done and run.batches_done == read:
+            trainer._load_rng_state(run.resumed)  # reading the batches up to here has used the generators
+        trainer._event("on_step_begin")
+        if accumulate(trainer, run.model, taken, items):
+            norm, rate = step_optimizer(trainer, run.model)
+            done += 1
+            read += len(taken)
+            trainer.state.global_step += 1
+            trainer.state.epoch = epoch + read / run.schedule.steps_in_epoch
+            trainer._event("on_step_end")
+            _what_is_due(trainer, run, epoch, norm, rate)
+        if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
+            break
+    if not read:
+        logger.warning(
+            "This epoch had no example: training ends at step %s of %s (a stream may be shorter than max_steps)",
+            trainer.state.global_step,
+            run.schedule.max_steps,
+        )
+        trainer.control.should_training_stop = True
+    trainer._event("on_epoch_end")
+    _what_is_due(trainer, run, epoch, norm, rate)
+
+
+def _begin_epoch(trainer: Trainer, run: Run, epoch: int) -> tuple[Iterator[Inputs], int]:
+    """The epoch's batches, and how many steps of it are done already."""
+    from accelerate import skip_first_batches
+
+    loader, done = run.loader, 0
+    if run.resumed is not None and epoch == run.epochs_done and run.batches_done:
+        loader = skip_first_batches(loader, run.batches_done)
+        done = run.batches_done // trainer.args.gradient_accumulation_steps
+    if isinstance(loader, KnowsEpochs):
+        loader.set_epoch(epoch)
+    return cast("Iterator[Inputs]", iter(loader)), done
+
+
+def _what_is_due(trainer: Trainer, run: Run, epoch: int, norm: Tensor | float | None, rate: float | None) -> None:
+    trainer._maybe_log_save_evaluate(
+        trainer._tr_loss, norm, run.model, run.trial, epoch, run.ignore_keys, run.started, learning_rate=rate
+    )
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def finalize(trainer: Trainer, trial: Trial, num_train_samples: float, start_time: float) -> TrainOutput:
+    """``Trainer._finalize_training``: the mean loss, speeds, the best model, a last word to the callbacks."""
+    trainer._total_loss_scalar += trainer._tr_loss.item()
+    steps = trainer.state.global_step - trainer._initial_global_step
+    loss = trainer._total_loss_scalar / max(steps, 0.001)
+    share = steps / max(trainer.state.max_steps, 1)
+    metrics = speed_metrics("train", start_time, num_samples=round(num_train_samples * share), num_steps=steps)
+    trainer.store_flos()
+    metrics |= {"total_flos": trainer.state.total_flos, "train_loss": loss}
+    trainer.memory_tracker.stop_and_update_metrics(metrics)
+    trainer.log(metrics)
+    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+        trainer._load_best_model()
+    trainer._rotate_at_end(trial)
+    trainer._event("on_train_end")
+    trainer._finish_current_push()
+    return TrainOutput(trainer.state.global_step, loss, metrics)

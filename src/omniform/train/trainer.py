@@ -1,0 +1,445 @@
+"""The Trainer: one object that holds a model, its data and its arguments, and trains.
+
+Its methods are the ecosystem's, so that scripts and subclasses written for it work. None holds any logic: they are
+functions of the modules beside this one that take the Trainer, and call back through it whatever a subclass may have
+overridden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from omniform.core.errors import MissingPartError
+from omniform.core.logs import get_logger
+from omniform.train import counting, data, loop, optimizing, processes, reports, setup, steps, wrapped
+from omniform.train.arguments import TrainingArguments
+from omniform.train.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, TrainerCallback
+from omniform.train.data import Loader
+from omniform.train.memory import TrainerMemoryTracker
+from omniform.train.smoothing import LabelSmoother
+from omniform.train.state import TrainerControl, TrainerState
+from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, TrainOutput, Trial
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = get_logger(__name__)
+
+Metrics = dict[str, float]
+Made = tuple[Callable[..., Optimizer], Mapping[str, object]]
+"""A class of optimizers, and what it is to be made with."""
+
+
+class Trainer:
+    """Trains a model, evaluates it, saves it and goes on where it was stopped.
+
+    Args:
+        model: what learns: one of ours, one that PEFT stands around, or any module whose ``forward`` gives a loss.
+        args: how; by default a plain ``TrainingArguments`` that writes to ``tmp_trainer``.
+        data_collator: makes a batch of examples; by default it pads, where there is a tokenizer.
+        train_dataset: what it learns from. Columns of a ``datasets.Dataset`` that the model does not take are left out.
+        eval_dataset: what it is measured on; several by name.
+        processing_class: the tokenizer or processor that is saved with the model.
+        model_init: makes the model anew for every ``train()``; instead of ``model``.
+        compute_loss_func: ``(outputs, labels, num_items_in_batch)`` to a loss, which is a sum divided by that number.
+        compute_metrics: an :class:`~omniform.EvalPrediction` to numbers by name.
+        callbacks: further :class:`~omniform.TrainerCallback`, behind the usual ones.
+        optimizers: an optimizer and a schedule, instead of those that the arguments ask for.
+        optimizer_cls_and_kwargs: a class of optimizers and its keywords, instead of ``args.optim``.
+        preprocess_logits_for_metrics: what is kept of each batch's outputs, given them and the labels.
+
+    Attributes:
+        model: the model itself.
+        model_wrapped: as it is called: with whatever processes, precision or compilation put around it.
+        accelerator: the :class:`accelerate.Accelerator`.
+        state: how far it has come.
+        control: what the callbacks want next.
+        loss_is_scaled_for_ga: for subclasses with a loss of their own: whether ``compute_loss`` gives a part of the
+            step's mean already (True), or a batch's own mean (False). None: found out; see :mod:`.counting`.
+
+    Raises:
+        InputError: arguments that contradict one another or the data.
+        DependencyError: accelerate is not installed.
+    """
+
+    loss_is_scaled_for_ga: bool | None = None
+
+    accelerator: Accelerator
+    gather_function: Callable[..., object]
+    is_deepspeed_enabled: bool
+    is_model_parallel: bool
+    place_model_on_device: bool
+    is_fsdp_enabled: bool
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Collator | None = None,
+        train_dataset: Examples | None = None,
+        eval_dataset: Examples | Mapping[str, Examples] | None = None,
+        processing_class: object = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., Metrics] | None = None,
+        callbacks: Sequence[type[TrainerCallback] | TrainerCallback] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        optimizer_cls_and_kwargs: Made | None = None,
+        preprocess_logits_for_metrics: Callable[[object, object], object] | None = None,
+    ) -> None:
+        self.args = TrainingArguments(output_dir="tmp_trainer") if args is None else args
+        loop.seed(self.args)  # before the model is made
+        self.model_init = model_init
+        self.model = cast(nn.Module, model)  # what makes the Accelerator may look at it
+        self.create_accelerator_and_postprocess()
+        self.memory_tracker = TrainerMemoryTracker(self.args.skip_memory_metrics)
+        self.memory_tracker.start()
+        setup.set_log_level(self.args)
+        self.model = setup.given_model(self, model)
+        self.model_wrapped: nn.Module = self.model
+        self.train_dataset = train_dataset
+        self.eval_dataset = eval_dataset
+        self.processing_class = processing_class
+        self.data_collator = setup.default_collator(processing_class) if data_collator is None else data_collator
+        self.compute_loss_func = compute_loss_func
+        self.compute_metrics = compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.optimizer, self.lr_scheduler = optimizers
+        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self.neftune_noise_alpha = self.args.neftune_noise_alpha
+        setup.place(self)
+        self._look_at_model()
+        self._begin_counters()
+        self._validate_args()
+        self._begin_callbacks(callbacks or ())
+        self.memory_tracker.stop_and_update_metrics()
+
+    def _look_at_model(self) -> None:
+        """What the model's loss is like."""
+        kind = type(wrapped.without_adapters(self.model))
+        self.model_accepts_loss_kwargs = wrapped.accepts_loss_kwargs(self.model)
+        self.label_names = wrapped.find_labels(kind) if self.args.label_names is None else self.args.label_names
+        self.can_return_loss = wrapped.can_return_loss(kind)
+        self.label_smoother: LabelSmoother | None = setup.smoother(self)
+        self._shifts_labels = counting.shifts(self.model)
+
+    def _begin_counters(self) -> None:
+        self.is_in_train = False
+        self.control = TrainerControl()
+        self.hub_model_id: str | None = None
+        self.current_flos = 0.0
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self.model_preparation_time: float | None = None
+        self._train_batch_size = self.args.train_batch_size
+        self._created_lr_scheduler = False
+        self._signature_columns: list[str] | None = None
+        self._eval_dataloaders: dict[str, Loader] = {}
+        self._counted: tuple[nn.Module, int] | None = None
+        self._trial: Trial = None
+        # Of the step under way: what its batches' means count for, and whether the loss was divided already.
+        self._share = 1.0
+        self._divided: bool | None = None
+        self._tr_loss = torch.tensor(0.0, device=self.args.device)
+        self._total_loss_scalar = 0.0
+        self._globalstep_last_logged = self._initial_global_step = self._initial_num_input_tokens_seen = 0
+
+    def _begin_callbacks(self, callbacks: Sequence[type[TrainerCallback] | TrainerCallback]) -> None:
+        self.callback_handler = CallbackHandler(
+            [DefaultFlowCallback, *callbacks], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        )
+        if self.args.disable_tqdm:
+            self.add_callback(PrinterCallback)
+        self.state = self._new_state()
+        self._event("on_init_end")
+
+    def _event(self, name: str, **told: object) -> None:
+        """Tell the callbacks of an event, and take over what they want."""
+        tell = cast("Callable[..., TrainerControl]", getattr(self.callback_handler, name))
+        self.control = tell(self.args, self.state, self.control, **told)
+
+    # -- what others call ----------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> Loader:
+        """The loader of what is learned from."""
+        return data.train_loader(self)
+
+    def get_eval_dataloader(self, eval_dataset: str | Examples | None = None) -> Loader:
+        """The loader of what is measured on: of a dataset, of one of several by name, or of the trainer's."""
+        return data.eval_loader(self, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Examples) -> Loader:
+        """The loader of what is predicted."""
+        return self._get_dataloader(test_dataset, "test", self.args.eval_batch_size, self._get_eval_sampler)
+
+    def num_examples(self, dataloader: Loader) -> int:
+        """How many examples a loader has; about, where it has no length."""
+        return data.count_examples(self, dataloader)
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Make both, unless the user gave them."""
+        self.create_optimizer()
+        self.create_scheduler(num_training_steps=num_training_steps)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """Make the optimizer, unless the user gave one."""
+        return optimizing.create_optimizer(self, self.model if model is None else model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Make the schedule of learning rates, unless the user gave one."""
+        return optimizing.create_scheduler(self, num_training_steps, optimizer)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> Made:
+        """The class of optimizers that the arguments name, and its keywords."""
+        betas = (args.adam_beta1, args.adam_beta2)  # optimizers.py takes its place
+        return torch.optim.AdamW, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that weight decay makes smaller."""
+        return optimizing.decayed(model)
+
+    def get_learning_rates(self) -> list[float]:
+        """The learning rate of every group of parameters."""
+        return optimizing.learning_rates(self)
+
+    def get_num_trainable_parameters(self) -> int:
+        """How many numbers are learned."""
+        return reports.learning_parameters(self.model)
+
+    def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> object:
+        """The group that a parameter is in; all of them by default."""
+        return optimizing.group_of(self, param)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Trial = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, from the start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: its folder; True: the last one in ``args.output_dir``.
+            trial: of a hyperparameter search.
+            ignore_keys_for_eval: outputs that evaluations on the way leave out.
+        """
+        return loop.train(self, resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Loader) -> Schedule:
+        """How much there is to do: a :class:`~omniform.train.values.Schedule`."""
+        return loop.schedule_of(self, args, dataloader)
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Examples in a step, over all batches and processes."""
+        replicas = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
+        return self._train_batch_size * args.gradient_accumulation_steps * (args.world_size // replicas)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
+    ) -> tuple[list[Inputs], Items]:
+        """The batches of a step, and what their loss is the mean over."""
+        return steps.take(self, epoch_iterator, num_batches, device)
+
+    def training_step(self, model: nn.Module, inputs: Inputs, num_items_in_batch: Items = None) -> Tensor:
+        """Forward and backward of one batch; the loss, without its graph."""
+        return steps.training_step(self, model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Inputs, return_outputs: bool = False, num_items_in_batch: Items = None
+    ) -> Loss:
+        """The loss of a batch: what the model says, or ``compute_loss_func``, or smoothed.
+
+        A subclass may override it. Its loss counts as divided if it divides by ``num_items_in_batch``, itself or by
+        calling this one, and as the batch's own mean otherwise, unless ``loss_is_scaled_for_ga`` says it.
+        """
+        loss, outputs = steps.compute_loss(self, model, inputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[object]:
+        """Around the forward and the loss."""
+        return self.autocast_smart_context_manager()
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[object]:
+        """Nothing: accelerate has put mixed precision around the model."""
+        return contextlib.nullcontext()
+
+    def log(self, logs: Metrics, start_time: float | None = None) -> None:
+        """Keep a report in ``state.log_history``, and show it to the callbacks."""
+        reports.log(self, logs, start_time)
+
+    def floating_point_ops(self, inputs: Inputs) -> int:
+        """About how many operations a batch takes; 0 where that cannot be told."""
+        return reports.operations(self, inputs)
+
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Put one more behind the others."""
+        self.callback_handler.add_callback(callback)
+
+    def pop_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> TrainerCallback | None:
+        """Take one out, or the first of a class, and give it back; None where there is none."""
+        return self.callback_handler.pop_callback(callback)
+
+    def remove_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Take one out, or the first of a class."""
+        self.callback_handler.remove_callback(callback)
+
+    def is_local_process_zero(self) -> bool:
+        """Whether this is the main process of its machine."""
+        return self.args.local_process_index == 0
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this is the main process of all machines."""
+        return self.args.process_index == 0
+
+    def end(self) -> None:
+        """Close the trackers and the group of processes: the last call of a script."""
+        self.accelerator.end_training()
+
+    def evaluate(
+        self,
+        eval_dataset: str | Examples | Mapping[str, Examples] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Metrics:
+        """Metrics of a dataset, or of several."""
+        _later("evaluate")
+
+    def predict(
+        self, test_dataset: Examples, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> tuple[object, ...]:
+        """Outputs, labels where there are any, and metrics of them."""
+        _later("predict")
+
+    def evaluation_loop(
+        self,
+        dataloader: Loader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> tuple[object, ...]:
+        """What both of them do, for a loader."""
+        _later("evaluation_loop")
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, object, object]:
+        """Loss, outputs and labels of one batch, without gradients."""
+        _later("prediction_step")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, for ``from_pretrained``."""
+        _later("save_model")
+
+    # -- the steps between, for subclasses to override: each is a function that takes the Trainer ----------------------
+
+    create_accelerator_and_postprocess = processes.create_accelerator
+    _build_accelerator_args = processes.accelerator_options
+    _wrap_model = processes.wrap
+    prepared_for_evaluation = processes.for_evaluation
+    get_tp_size, get_cp_size, get_sp_size = processes.tp_size, processes.cp_size, processes.sp_size
+
+    call_model_init = setup.call_model_init
+    _move_model_to_device = setup.move
+    _validate_args = setup.validate
+
+    _get_dataloader = data.loader_of
+    _get_train_sampler = data.train_sampler
+    _get_eval_sampler = data.eval_sampler
+    _set_signature_columns_if_needed = data.see_columns
+    _remove_unused_columns = data.remove_unused
+    _get_collator_with_removed_columns = data.without_unused
+
+    _get_learning_rate = optimizing.learning_rate
+
+    _inner_training_loop = loop.inner_training_loop
+    _new_state = loop.new_state
+    _init_training_state = loop.begin_state
+    _prepare_for_training = loop.prepare
+    _finalize_training = loop.finalize
+
+    optimizer_mode = steps.set_mode
+    _get_num_items_in_batch = counting.count_items
+    _prepare_input = steps.on_device
+    _prepare_inputs = steps.prepare_inputs
+    _prepare_context_parallel_inputs = steps.context_inputs
+    _track_num_input_tokens = steps.count_tokens
+    _clip_grad_norm = steps.clip
+    _get_grad_norm = steps.grad_norm
+
+    store_flos = reports.store_flos
+    _maybe_log_save_evaluate = reports.after_step
+    _determine_best_metric = reports.determine_best
+
+    def _evaluate(self, trial: Trial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Metrics:
+        """Evaluate on the way; schedules that wait for metrics are stepped."""
+        _later("_evaluate")
+
+    def _hp_search_setup(self, trial: Trial) -> None:
+        """Take over a trial's settings."""
+        self._trial = trial
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights, config, processor and arguments."""
+        _later("_save")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Trial) -> None:
+        """Write everything that is needed to go on from here."""
+        _later("_save_checkpoint")
+
+    def _get_output_dir(self, trial: Trial) -> str:
+        """Where this run writes."""
+        return str(self.args.output_dir)
+
+    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
+        """The folder of the checkpoint to go on from; None for a fresh start."""
+        return _later("resume_from_checkpoint") if asked else None
+
+    def _read_state(self, checkpoint: str) -> TrainerState:
+        """The state that a checkpoint was written in."""
+        _later("_read_state")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the weights of a checkpoint."""
+        _later("_load_from_checkpoint")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read the optimizer's and the schedule's state."""
+        _later("_load_optimizer_and_scheduler")
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Read the state of the scaler of 16-bit gradients."""
+        _later("_load_scaler")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Read the states of all generators of random numbers."""
+        _later("_load_rng_state")
+
+    def _load_callback_state(self) -> None:
+        """Give the callbacks the states that were kept of them."""
+        _later("_load_callback_state")
+
+    def _load_best_model(self) -> None:
+        """Read the best checkpoint's weights."""
+        _later("_load_best_model")
+
+    def _rotate_at_end(self, trial: Trial) -> None:
+        """Remove checkpoints that are no longer to be kept."""
+
+    def _finish_current_push(self) -> None:
+        """Wait for what is still being sent to the Hub."""
+
+
+def _later(what: str) -> NoReturn:
+    raise MissingPartError(f"Trainer.{what} is not there yet")
+
+
+__all__ = ["Trainer"]

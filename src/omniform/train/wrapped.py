@@ -1,0 +1,95 @@
+"""What a model is under what other libraries put around it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast, runtime_checkable
+
+from torch import nn
+
+from omniform.architectures.model import Model
+
+POSITIONS = ("start_positions", "end_positions")
+"""What an answer's span is trained on; all other labels say so in their names."""
+
+
+@runtime_checkable
+class SaysDivides(Protocol):
+    """A model that says whether it divides its loss by ``num_items_in_batch``."""
+
+    accepts_loss_kwargs: bool
+
+
+@runtime_checkable
+class NamesInput(Protocol):
+    """A model that says what it is mainly given."""
+
+    main_input_name: str
+
+
+@runtime_checkable
+class Pads(Protocol):
+    """A tokenizer, which may have a token that fills rows up."""
+
+    pad_token_id: int | None
+
+
+def main_input(model: nn.Module) -> str:
+    """The name of what a model is mainly given: token ids, where it does not say."""
+    inner = without_adapters(model)
+    return inner.main_input_name if isinstance(inner, NamesInput) else "input_ids"
+
+
+def padding_token(processing_class: object) -> int | None:
+    """The token that a tokenizer fills rows up with; None without a tokenizer, or without such a token."""
+    return processing_class.pad_token_id if isinstance(processing_class, Pads) else None
+
+
+def is_peft(model: object) -> bool:
+    """Whether PEFT stands around it; if nobody has imported PEFT, it does not."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, (peft.PeftModel, peft.PeftMixedModel))
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The model that PEFT was put around; the model itself, where it was not."""
+    if not is_peft(model):
+        return model
+    return cast(nn.Module, vars(model.base_model)["_modules"]["model"])
+
+
+def forward_names(model: nn.Module) -> list[str]:
+    """The names of what its ``forward`` takes, adapters aside; none of ``**kwargs``."""
+    parameters = inspect.signature(without_adapters(model).forward).parameters.values()
+    return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+
+
+def find_labels(model_class: type[nn.Module]) -> list[str]:
+    """The inputs of a class's ``forward`` that its loss is computed against, in the order of its signature."""
+    return [name for name in inspect.signature(model_class.forward).parameters if "label" in name or name in POSITIONS]
+
+
+def can_return_loss(model_class: type[nn.Module]) -> bool:
+    """Whether it computes a loss without being given labels, unless it is told not to."""
+    asked = inspect.signature(model_class.forward).parameters.get("return_loss")
+    return asked is not None and asked.default is True
+
+
+def accepts_loss_kwargs(model: nn.Module) -> bool:
+    """Whether its ``forward`` divides its loss by a ``num_items_in_batch`` that it is given.
+
+    Ours do; others say it (``accepts_loss_kwargs``), or are taken at the word of a ``**kwargs``.
+    """
+    inner = without_adapters(model)
+    if isinstance(inner, SaysDivides):
+        return bool(inner.accepts_loss_kwargs)
+    parameters = inspect.signature(inner.forward).parameters.values()
+    return isinstance(inner, Model) or any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def is_on_several(model: nn.Module) -> bool:
+    """Whether its parts were placed on more than one accelerator when it was loaded."""
+    places: Sequence[object] = [*vars(model).get("hf_device_map", {}).values()]
+    return len({place for place in places if place not in ("cpu", "disk")}) > 1
