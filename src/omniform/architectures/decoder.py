@@ -78,12 +78,17 @@ class TextDecoder(TextStack, LanguageModel):
         embeds = self.vectors(input_ids, given)
         state = self.state_for(given.get("past_key_values"), given.get("use_cache"))
         past = 0 if state is None else state.length
+        use_cache = given.get("use_cache")
+        fresh = given.get("past_key_values") is None and use_cache is not True
+        texts = self.texts(embeds, given, attention_mask, bare=fresh, any_step=use_cache is False)
+        places = self.places(input_ids, embeds, given, attention_mask, past)
         ctx = self.step(
             embeds,
             given,
             attention_mask=attention_mask,
-            position_ids=self.places(input_ids, embeds, given, attention_mask, past),
+            position_ids=self.begun_anew(places, texts, given),
             state=state,
+            texts=texts,
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)

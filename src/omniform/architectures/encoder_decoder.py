@@ -19,6 +19,7 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.labels import IGNORED, Classes, Targets
 from omniform.architectures.losses import token_loss
 from omniform.architectures.model import Model
+from omniform.architectures.packing import NAMES, refuse_packed
 from omniform.architectures.stack import Encoded, TextEncoder
 from omniform.blocks.embeddings import check_ids
 from omniform.core.context import Memory, Tapped
@@ -29,6 +30,10 @@ from omniform.core.state import DenseState
 
 EncoderOutputs = ModelOutput | Sequence[object]
 """What an encoder gave in an earlier call: its output, or the same as a tuple."""
+
+
+OF_THE_CALL = {"output_hidden_states", "output_attentions", "first_only"}
+"""Inputs of an encoder that say what is wanted of a call, and not what is read."""
 
 
 class MemoryEncoder(Model, ABC):
@@ -84,7 +89,7 @@ class EncoderDecoder(Model):
         return self.decoder
 
     def accepts(self) -> frozenset[str]:
-        return super().accepts() | self.encoder.accepts()
+        return super().accepts() | self.encoder.accepts() - NAMES
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.embed_tokens
@@ -167,6 +172,7 @@ class EncoderDecoder(Model):
         own = {names.get(n, n.removeprefix("decoder_")): v for n, v in inputs.items() if n.startswith("decoder_")}
         own["past_key_values"] = inputs.get("past_key_values")
         self.decoder.arrive(own)
+        refuse_packed(own, "decoder_position_ids")
         if "attention_mask" in own:
             inputs["decoder_attention_mask"] = own["attention_mask"]
         if isinstance(mask, Tensor) and isinstance(read, Tensor) and mask.shape == read.shape[:2] and is_all_true(mask):
@@ -277,7 +283,7 @@ class Seq2SeqLM(Generative):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.main_input = self.model.main_input
-        self.encoder_inputs = self.model.encoder.accepts() - {"output_hidden_states", "output_attentions", "first_only"}
+        self.encoder_inputs = self.model.encoder.accepts() - NAMES - OF_THE_CALL
 
     @property
     def decoder(self) -> TextDecoder:

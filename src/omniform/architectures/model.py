@@ -167,6 +167,7 @@ class Model(PushToHub, Composed):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         state: DenseState | None = None,
+        texts: Tensor | None = None,
     ) -> StepContext:
         """The context of one padded step.
 
@@ -175,6 +176,7 @@ class Model(PushToHub, Composed):
             asked: what the caller wants to see on the way.
             attention_mask: Shape: [B, past + T], 1 for real tokens; or [B, 1, T, past + T].
             position_ids: Shape: [B, T]; counts on from the state's length by default.
+            texts: which text of its row each token belongs to. Shape: [B or 1, T]; None where every row is one.
         """
         rows, new = tokens.shape[:2]
         past = 0 if state is None else state.length
@@ -198,6 +200,7 @@ class Model(PushToHub, Composed):
             past=past,
             padding=padding,
             allowed=allowed,
+            texts=texts,
             state=state,
             backend=self.attn_backend,
             taps=Taps(asked),

@@ -11,6 +11,7 @@ from omniform.blocks.contacts import ContactHead
 from omniform.blocks.embeddings import Embeddings, PositionTable, counted_from, without_padding
 from omniform.core.context import StepContext
 from omniform.core.outputs import BaseModelOutput
+from omniform.core.texts import summed
 
 MASKED = 0.15 * 0.8
 """The share of tokens that were masks in training."""
@@ -40,16 +41,20 @@ class ProteinEmbeddings(Embeddings):
     def of_tokens(self, embeds_BTD: Tensor, ids_BT: Tensor, ctx: StepContext) -> Tensor:
         """Masks dropped, positions added, normed, and zero at padding. Shape: [B, T, D] in and out."""
         if self.mask is not None:
-            embeds_BTD = self.without_masks(embeds_BTD, ids_BT == self.mask, ctx.padding)
+            embeds_BTD = self.without_masks(embeds_BTD, ids_BT == self.mask, ctx)
         if self.embed_positions is not None:
             embeds_BTD = embeds_BTD + self.embed_positions(ctx.positions)
         return without_padding(embeds_BTD if self.norm is None else self.norm(embeds_BTD), ctx)
 
-    def without_masks(self, embeds_BTD: Tensor, masks_BT: Tensor, real_BT: Tensor | None) -> Tensor:
-        """Zeros for masks, and the others scaled to the share of masks that training had."""
-        lengths = masks_BT.shape[1] if real_BT is None else real_BT.sum(-1)
-        share = masks_BT.sum(-1).float() / lengths
-        kept = embeds_BTD.masked_fill(masks_BT[..., None], 0.0) * (1 - MASKED) / (1 - share)[:, None, None]
+    def without_masks(self, embeds_BTD: Tensor, masks_BT: Tensor, ctx: StepContext) -> Tensor:
+        """Zeros for masks, and the others scaled to the share of masks that training had, text by text."""
+        real = torch.ones_like(masks_BT) if ctx.padding is None else ctx.padding
+        if ctx.texts is None:
+            share = masks_BT.sum(-1, keepdim=True).float() / real.sum(-1, keepdim=True)
+        else:
+            masks, count = (summed(x.float(), ctx.texts) for x in (masks_BT, real))
+            share = masks / count.clamp(min=1)
+        kept = embeds_BTD.masked_fill(masks_BT[..., None], 0.0) * (1 - MASKED) / (1 - share)[..., None]
         return kept.to(embeds_BTD.dtype)
 
 

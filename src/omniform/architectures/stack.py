@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model, arrive_masked
+from omniform.architectures.packing import PackedRows, arrive_packed, numbers_of
 from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids, check_positions, check_token_types
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import FirstContext, StepContext, Tapped
@@ -20,9 +21,10 @@ from omniform.core.errors import InputError
 from omniform.core.layouts import layout_of
 from omniform.core.outputs import BaseModelOutput
 from omniform.core.state import DenseState
+from omniform.core.texts import restarted
 
 
-class Encoded(Tapped, total=False):
+class Encoded(PackedRows, Tapped, total=False):
     """What may come with token ids and their mask.
 
     Attributes:
@@ -141,6 +143,7 @@ class TextStack(Model):
             check_position_ids(places, self.embeddings.position_ids)
         elif self.embeddings.positions is not None:
             check_positions(kept + tokens[1], self.embeddings.positions)
+        arrive_packed(inputs, cast(Tensor, embeds if ids is None else ids), past=kept)
         arrive_masked(inputs, rows=tokens[0], new=tokens[1], past=kept)
 
     def named(self, more: tuple[Tensor | None, ...], given: Encoded) -> None:
@@ -174,6 +177,21 @@ class TextStack(Model):
         if told is None and mask is not None and mask.dim() == 2:
             told = self.embeddings.count_real(mask, past)
         return self.embeddings.count(input_ids, embeds_BTD, past) if told is None else told
+
+    def texts(
+        self, embeds_BTD: Tensor, given: Encoded, mask: Tensor | None, *, bare: bool = True, any_step: bool = False
+    ) -> Tensor | None:
+        """Which text of its row each token of a call belongs to; see :func:`~.packing.numbers_of`."""
+        told = given.get("position_ids")
+        return numbers_of(given, told, embeds_BTD, bare=bare and mask is None, any_step=any_step)
+
+    def begun_anew(self, places: Tensor | None, texts: Tensor | None, given: Encoded) -> Tensor | None:
+        """Where tokens stand in rows of several texts, if the caller does not say: each text from its beginning."""
+        if texts is None or given.get("position_ids") is not None:
+            return places
+        if places is None:
+            places = torch.arange(texts.shape[-1], device=texts.device)[None]
+        return restarted(places, texts)
 
     def outputs(self, embeds_BTD: Tensor, ctx: StepContext, input_ids: Tensor | None = None) -> BaseModelOutput:
         """One whole step: vectors through the layers, the state moved on, and all that was asked for.
@@ -216,8 +234,9 @@ class TextEncoder(TextStack):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
-        places = self.places(input_ids, embeds, given, attention_mask)
-        ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places)
+        texts = self.texts(embeds, given, attention_mask)
+        places = self.begun_anew(self.places(input_ids, embeds, given, attention_mask), texts, given)
+        ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places, texts=texts)
         return self.outputs(embeds, FirstContext.of(ctx) if given.get("first_only") else ctx, input_ids)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
+from omniform.architectures.packing import TOLD
 from omniform.architectures.stack import EncodedOnce, TextEncoder
 from omniform.core.context import Taps
 from omniform.core.errors import InputError, brief
@@ -76,7 +77,7 @@ class UnpaddedEncoder(Unpadded, TextEncoder):
         """Hidden states of a padded batch; see :meth:`TextEncoder.forward`, and :class:`Measured`."""
         lengths = given.pop("row_lengths", None)
         plain = cast(EncodedOnce, given)
-        if lengths is None:
+        if lengths is None or any(given.get(name) is not None for name in TOLD):
             return super().forward(input_ids, attention_mask, *more, **plain)
         self.named(more, plain)
         embeds = self.vectors(input_ids, plain)

@@ -36,7 +36,9 @@ class Recurrence(StatefulModule):
         """What must be kept: a spec whose one shape is that of a row's state."""
 
     @abstractmethod
-    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read some tokens of each row.
 
         Args:
@@ -44,6 +46,8 @@ class Recurrence(StatefulModule):
             lengths: how many tokens each row really has; those behind are padding, which must leave the state as it
                 is. Shape: [B]; None where all are real.
             inputs: Shape: [B, T, ...] each.
+            place: how many tokens of its text come before each, in rows of several texts: at 0 nothing is known of what
+                came before. Shape: [B or 1, T]; None where every row goes on with its text.
 
         Returns:
             What becomes of the tokens, Shape: [B, T, ...], and the state after them. What it says of padding is
@@ -91,13 +95,15 @@ class Recurrence(StatefulModule):
     def _padded(self, ctx: StepContext, kept: FixedView | None, inputs: tuple[Tensor, ...]) -> Tensor:
         everyone = slice(None)
         state = self._begun(None if kept is None else kept.read(everyone), inputs[0])
+        place = ctx.place()
         if ctx.padding is None:
-            made, state = self.advance(state, None, *inputs)
+            made, state = self.advance(state, None, *inputs, place=place)
         else:
             # Real tokens come first, so that what lies between and before them is behind all of them.
             real = ctx.padding[:, -inputs[0].shape[1] :]
             order, back = ctx.once("real tokens first", lambda: _real_first(real))
-            made, state = self.advance(state, real.sum(1), *(_taken(x, order) for x in inputs))
+            place = None if place is None else _taken(place.expand_as(order), order)
+            made, state = self.advance(state, real.sum(1), *(_taken(x, order) for x in inputs), place=place)
             # A padding token is made of nothing, as if its input were zero.
             made = _taken(made, back).masked_fill(~real.view(*real.shape, *(1,) * (made.dim() - 2)), 0)
         if kept is not None:
@@ -149,14 +155,16 @@ class ShortConv(Recurrence):
         """Shape: [B, T, C] in and out."""
         return self.scan(ctx, x_BTC)
 
-    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         (x_BTC,) = inputs
         seen, before = torch.cat([state.to(x_BTC.dtype), x_BTC], dim=1), state.shape[1]
         # Sums are made in float32, as a matmul's are.
         wide, taps_WC = seen.float(), self.weight[:, 0].t().float()
-        out = wide[:, : x_BTC.shape[1]] * taps_WC[0]
+        out = _own(wide[:, : x_BTC.shape[1]], before, place) * taps_WC[0]
         for tap in range(1, before + 1):  # in the order of torch's own convolution, to its last bit
-            out = torch.addcmul(out, wide[:, tap : tap + x_BTC.shape[1]], taps_WC[tap])
+            out = torch.addcmul(out, _own(wide[:, tap : tap + x_BTC.shape[1]], before - tap, place), taps_WC[tap])
         out = (out if self.bias is None else out + self.bias).to(x_BTC.dtype)
         if lengths is None:
             return out, seen[:, seen.shape[1] - before :].clone()  # a view would keep the whole prompt alive
@@ -166,6 +174,11 @@ class ShortConv(Recurrence):
     def extra_repr(self) -> str:
         channels, _, width = self.weight.shape
         return f"{channels}, width={width}, bias={self.bias is not None}"
+
+
+def _own(seen_BTC: Tensor, back: int, place: Tensor | None) -> Tensor:
+    """What tokens see so many places back, where that is of their own text; zeros elsewhere. Shape: [B, T, C]."""
+    return seen_BTC if place is None or back == 0 else seen_BTC * (place >= back)[..., None]
 
 
 class PaddedConv(ShortConv):
@@ -227,7 +240,9 @@ class GatedDeltaRule(Recurrence):
         """
         return self.scan(ctx, q_BTGK, k_BTGK, v_BTHV, g_BTH, beta_BTH)
 
-    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         q, k, v, g, beta = (x.float().transpose(1, 2) for x in inputs)
         q, k = _unit(q) * self.dk**-0.5, _unit(k)
         if q.shape[1] != self.heads:
@@ -236,7 +251,11 @@ class GatedDeltaRule(Recurrence):
             # A token that lets nothing fade and replaces nothing leaves the state as it is.
             real = (torch.arange(g.shape[2], device=g.device) < lengths[:, None])[:, None]
             g, beta = g * real, beta * real
-        out, state = (_one_token if q.shape[2] == 1 else _in_chunks)(q, k, v, g, beta, state)
+        g = forgotten(g, place)
+        if q.shape[2] == 1:
+            out, state = _one_token(q, k, v, g, beta, state)
+        else:
+            out, state = _in_chunks(q, k, v, g, beta, state, exact=place is not None)
         return out.transpose(1, 2).to(inputs[2].dtype), state
 
     def extra_repr(self) -> str:
@@ -309,6 +328,15 @@ def sums_between(g: Tensor) -> Tensor:
     return g[..., :, None].expand(*g.shape, g.shape[-1]).tril(-1).cumsum(-2)
 
 
+GONE = -200.0
+"""A logarithm of what is left of a state, of which nothing is: its exponential is 0, and sums with it are finite."""
+
+
+def forgotten(g_BHT: Tensor, place: Tensor | None) -> Tensor:
+    """Logarithms of what tokens leave of a state, where the first of each text leaves nothing. Shape: [B, H, T]."""
+    return g_BHT if place is None else g_BHT.masked_fill((place == 0)[:, None], GONE)
+
+
 def chunks_of(tokens: int) -> tuple[int, int, int]:
     """How many chunks tokens are read in, how long each is, and how many tokens the last one lacks."""
     if torch.compiler.is_exporting():
@@ -320,16 +348,18 @@ def chunks_of(tokens: int) -> tuple[int, int, int]:
     return (tokens + short) // size, size, short
 
 
-def _in_chunks(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for many tokens. Shape: [B, H, T, ...] each."""
-    tokens, exporting = q.shape[2], torch.compiler.is_exporting()
+def _in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, s_BHKV: Tensor, *, exact: bool
+) -> tuple[Tensor, Tensor]:
+    """The same for many tokens. Shape: [B, H, T, ...] each; ``exact``: among them are some that forget everything."""
+    tokens, exact = q.shape[2], exact or torch.compiler.is_exporting()
     count, size, short = chunks_of(tokens)
     # What fills the last chunk lets nothing fade and replaces nothing.
     q, k, v = (F.pad(x, (0, 0, 0, short)).reshape(*x.shape[:2], count, size, x.shape[3]) for x in (q, k, v))
     g, beta = (F.pad(x, (0, short)).reshape(*x.shape[:2], count, size) for x in (g, beta))
     fade = g.cumsum(-1)  # from the chunk's beginning to each token
-    # From one token to another. Over a long chunk the sums grow so great that their differences would be inexact.
-    apart = sums_between(g) if exporting else fade[..., :, None] - fade[..., None, :]
+    # From token to token. Over a long chunk the sums grow so great that their differences would be inexact.
+    apart = sums_between(g) if exact else fade[..., :, None] - fade[..., None, :]
     between = apart.tril().exp().tril()
     # What each token replaces depends on what the tokens before it replaced: a triangular system.
     k_beta = k * beta[..., None]

@@ -95,6 +95,9 @@ class Alibi:
 
     def _step(self, q_BTHD: Tensor, ctx: StepContext) -> Bias:
         queries, dtype = q_BTHD.shape[1], q_BTHD.dtype
+        place = ctx.place()
+        if place is not None:
+            return self.of(place, dtype).expand(-1, -1, queries, -1)
         if ctx.padding is None:
             return ctx.spread(
                 lambda query, key: self.of(key[None], dtype).expand(-1, -1, query.shape[0], -1), q_BTHD.device, queries

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from omniform.blocks.mlp import activation
 from omniform.blocks.norms import GateFirstRMSNorm, SiLUGate
-from omniform.blocks.recurrent import CHUNK, PaddedConv, Recurrence, ShortConv, chunks_of, emptied, sums_between
+from omniform.blocks.recurrent import (
+    CHUNK,
+    PaddedConv,
+    Recurrence,
+    ShortConv,
+    chunks_of,
+    emptied,
+    forgotten,
+    sums_between,
+)
 from omniform.core.context import StepContext
 from omniform.core.state import Recurrent
 
@@ -58,16 +67,22 @@ class StateSpaceDual(Recurrence):
         """
         return self.scan(ctx, x_BTHP, b_BTGN, c_BTGN, dt_BTH, g_BTH)
 
-    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         x, b, c, dt, g = (y.float().transpose(1, 2) for y in inputs)
         if lengths is not None:
             # A token that lets nothing fade and adds nothing leaves the state as it is.
             real = (torch.arange(g.shape[2], device=g.device) < lengths[:, None])[:, None]
             dt, g = dt * real, g * real
+        g = forgotten(g, place)
         groups, tokens = b.shape[1], x.shape[2]
         x, g = ((y.unflatten(1, (groups, -1))) for y in (x * dt[..., None], g))  # type: ignore[no-untyped-call]
         s = state.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
-        out, s = (_one_token if tokens == 1 else _in_chunks)(x, b[:, :, None], c[:, :, None], g, s)
+        if tokens == 1:
+            out, s = _one_token(x, b[:, :, None], c[:, :, None], g, s)
+        else:
+            out, s = _in_chunks(x, b[:, :, None], c[:, :, None], g, s, exact=place is not None)
         return out.flatten(1, 2).transpose(1, 2), s.flatten(1, 2)
 
     def extra_repr(self) -> str:
@@ -80,13 +95,14 @@ def _one_token(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> t
     return c @ s_BGRNP, s_BGRNP
 
 
-def _in_chunks(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> tuple[Tensor, Tensor]:
+def _in_chunks(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
     """The same for many tokens.
 
     Args:
         x: Shape: [B, G, R, T, P], where R heads share a group.
         b: Shape: [B, G, 1, T, N]; ``c`` likewise.
         g: Shape: [B, G, R, T].
+        exact: among them are some that forget everything.
     """
     tokens = x.shape[3]
     count, size, short = chunks_of(tokens)
@@ -94,8 +110,8 @@ def _in_chunks(x: Tensor, b: Tensor, c: Tensor, g: Tensor, s_BGRNP: Tensor) -> t
     x, b, c = (F.pad(y, (0, 0, 0, short)).unflatten(3, (count, size)) for y in (x, b, c))  # type: ignore[no-untyped-call]
     g = F.pad(g, (0, short)).unflatten(3, (count, size))  # type: ignore[no-untyped-call]
     fade = g.cumsum(-1)  # from the chunk's beginning to each token
-    # From one token to another. Over a long chunk the sums grow so great that their differences would be inexact.
-    apart = sums_between(g) if torch.compiler.is_exporting() else fade[..., :, None] - fade[..., None, :]
+    # From token to token. Over a long chunk the sums grow so great that their differences would be inexact.
+    apart = sums_between(g) if exact or torch.compiler.is_exporting() else fade[..., :, None] - fade[..., None, :]
     within = ((c @ b.transpose(-1, -2)) * apart.tril().exp().tril()) @ x
     read, added = c * fade.exp()[..., None], b * apart[..., -1, :, None].exp()
     left = fade[..., -1:, None].exp()
@@ -147,19 +163,23 @@ class StateSpace(Recurrence):
         """
         return self.scan(ctx, x_BTD, b_BTN, c_BTN, dt_BTD)
 
-    def advance(self, state: Tensor, lengths: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(
+        self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         x, b, c, dt = (y.float() for y in inputs)
         if lengths is not None:
             # A token for which no time passes leaves the state as it is.
             dt = dt * (torch.arange(dt.shape[1], device=dt.device) < lengths[:, None])[..., None]
         a_DN = -self.A_log.float().exp()
         if torch.compiler.is_exporting():
-            return _all_pairs(a_DN, x * dt, b, c, dt, state)
+            return _all_pairs(a_DN, x * dt, b, c, dt, state, place)
+        goes_on = None if place is None else (place > 0)[..., None, None]
         outs = []
         # Some at a time, or what every token adds to every state would be held at once.
         for some in range(0, x.shape[1], CHUNK):
             x_, b_, c_, dt_ = (y[:, some : some + CHUNK] for y in (x, b, c, dt))
             fade, added = (dt_[..., None] * a_DN).exp(), (dt_ * x_)[..., None] * b_[:, :, None]
+            fade = fade if goes_on is None else fade * goes_on[:, some : some + CHUNK]
             states = []
             for token in range(x_.shape[1]):
                 state = torch.addcmul(added[:, token], fade[:, token], state)
@@ -171,10 +191,16 @@ class StateSpace(Recurrence):
         return f"channels={self.A_log.shape[0]}, size={self.A_log.shape[1]}"
 
 
-def _all_pairs(a_DN: Tensor, x: Tensor, b: Tensor, c: Tensor, dt: Tensor, s_BDN: Tensor) -> tuple[Tensor, Tensor]:
+def _all_pairs(
+    a_DN: Tensor, x: Tensor, b: Tensor, c: Tensor, dt: Tensor, s_BDN: Tensor, place: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The same without a loop, for programs that hold for any number of tokens; takes memory for every pair of them."""
     apart = sums_between(dt.transpose(1, 2))[:, :, :, :, None] * a_DN[:, None, None]  # [B, D, T (i), T (j), N]
     within = apart.exp() * torch.ones_like(apart[..., 0]).tril()[..., None]
+    if place is not None:  # only tokens of the same text, and nothing of what was before
+        index = torch.arange(place.shape[-1], device=place.device)
+        within = within * ((index - place)[:, :, None] == (index - place)[:, None])[:, None, ..., None]
+        s_BDN = torch.zeros_like(s_BDN)
     added = (x[..., None] * b[:, :, None]).transpose(1, 2)  # [B, D, T, N]
     before = (dt.transpose(1, 2).cumsum(-1)[..., None] * a_DN[:, None]).exp() * s_BDN[:, :, None]
     states = (within * added[:, :, None]).sum(3) + before

@@ -17,6 +17,7 @@ from torch import Tensor
 from omniform.core.outputs import Noted
 from omniform.core.rules import Causal, Full, Rule
 from omniform.core.state import State
+from omniform.core.texts import longest, place_within
 
 T = TypeVar("T")
 
@@ -148,6 +149,8 @@ class StepContext:
         allowed: Shape: [B, 1, T, past + T], what the caller says is seen, whatever the rules say; None where they do.
         bidirectional: which of this step's tokens see one another in both directions: those with the same number, 0 for
             none. Shape: [B, T]; None where the rule says all. A stretch of such tokens is read whole in one step.
+        texts: which text of its row each token belongs to, in steps that read rows from their beginnings; tokens see
+            their own text only, counted from where it begins. Shape: [B or 1, T]; None where every row is one.
         state: where keys and values are kept; None for a single forward.
         memory: what cross-attention reads.
         backend: how attention is computed.
@@ -160,6 +163,7 @@ class StepContext:
     padding: Tensor | None = None
     allowed: Tensor | None = None
     bidirectional: Tensor | None = None
+    texts: Tensor | None = None
     state: State | None = None
     memory: Memory | None = None
     backend: Backend = "sdpa"
@@ -212,28 +216,42 @@ class StepContext:
 
     @property
     def lengths_seen(self) -> Tensor:
-        """How long each token's row was when it was first read, for positions that depend on it. Scalar or [1, N]."""
-        return self.positions.max() + 1
+        """How long each token's row was when it was first read, for positions that depend on it. Scalar or [B, T]."""
+        return self.positions.max() + 1 if self.texts is None else longest(self.positions, self.texts)
+
+    def place(self) -> Tensor | None:
+        """How many tokens of its own text come before each token. Shape: [B or 1, T]; None where rows are one text."""
+        texts = self.texts
+        return None if texts is None else self.once("place", lambda: place_within(texts))
 
     def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
-        if self.padding is None and self.allowed is None and self.bidirectional is None:
+        if self.padding is None and self.allowed is None and self.bidirectional is None and self.texts is None:
             if isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1):
                 return EVERYTHING
             if isinstance(rule, Causal) and self.past == 0:
                 return Mask(causal=True)
         if self.allowed is not None:
             return Mask(self.allowed if self.padding is None else self.allowed & self.padding[:, None, None, :])
-        query = torch.arange(self.past, self.past + queries, device=device)
-        key = torch.arange(self.past + queries, device=device)
-        allowed = rule.allows(query[:, None], key[None, :])[None, None]
+        allowed = self._by_rule(rule, queries, device)
         if self.bidirectional is not None:
             number = F.pad(self.bidirectional, (self.past, 0))
             allowed = allowed | (
                 (self.bidirectional[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
             )
+        if self.texts is not None:
+            allowed = allowed & (self.texts[:, None, :, None] == self.texts[:, None, None, :])
         if self.padding is not None:
             allowed = allowed & self.padding[:, None, None, :]
         return Mask(allowed)
+
+    def _by_rule(self, rule: Rule, queries: int, device: torch.device) -> Tensor:
+        """What a rule says of every query and key. Shape: [B or 1, 1, T, S]."""
+        place = self.place()
+        if place is not None:
+            return rule.allows(place[:, None, :, None], place[:, None, None, :])
+        query = torch.arange(self.past, self.past + queries, device=device)
+        key = torch.arange(self.past + queries, device=device)
+        return rule.allows(query[:, None], key[None, :])[None, None]
 
 
 @dataclass(frozen=True, slots=True)
