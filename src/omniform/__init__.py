@@ -93,7 +93,7 @@ _CALLBACKS = ("DefaultFlowCallback", "EarlyStoppingCallback", "PrinterCallback",
 _RUN_STATES = ("ExportableState", "TrainerControl", "TrainerState")
 
 _COLLATORS = (
-    "DataCollator", "DataCollatorForLanguageModeling", "DataCollatorForMultipleChoice",
+    "DataCollator", "DataCollatorForLanguageModeling", "DataCollatorForMultimodal", "DataCollatorForMultipleChoice",
     "DataCollatorForPermutationLanguageModeling", "DataCollatorForSeq2Seq", "DataCollatorForTokenClassification",
     "DataCollatorForWholeWordMask", "DataCollatorWithFlattening", "DataCollatorWithPadding", "DefaultDataCollator",
     "default_data_collator",

@@ -69,7 +69,6 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
     "trainer": "",
     "trainer_callback": "",
-    "trainer_pt_utils": "",
     "trainer_utils": "set_seed enable_full_determinism",
     "training_args": "",
     "training_args_seq2seq": "",

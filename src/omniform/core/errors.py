@@ -150,6 +150,10 @@ class SandboxError(OmniformError, RuntimeError):
     """Code cannot be run in a sandbox on this machine, or what ran there failed or ended."""
 
 
+class WorkerError(OmniformError, RuntimeError):
+    """A process that loads data has died."""
+
+
 class UnknownNameError(OmniformError, KeyError):
     """A name (task, family, architecture) that nothing is registered under."""
 

@@ -15,6 +15,7 @@ from omniform.core.logs import get_logger
 from omniform.core.outputs import ModelOutput
 from omniform.train.counting import reads, shares_of
 from omniform.train.optimizing import waits_for_metrics
+from omniform.train.workers import next_of
 from omniform.train.values import Inputs, Items
 from omniform.train.wrapped import main_input, padding_token, without_adapters
 
@@ -37,7 +38,7 @@ def take(trainer: Trainer, batches: Iterator[Inputs], count: int, device: torch.
     taken = []
     for _ in range(count):
         try:
-            taken.append(next(batches))
+            taken.append(next_of(batches))
         except StopIteration:
             break
     return taken, trainer._get_num_items_in_batch(taken, device)

@@ -199,13 +199,13 @@ class Processor(AutoNamed, PushToHub, ABC):
             call["return_tensors"] = return_tensors
         if media_access is not None:
             call["media_access"] = checked_access(media_access)
-        batch = self._encode_chats(prompts, media, many, call)
+        batch = self.encode_chats(prompts, media, many, call)
         if return_assistant_tokens_mask and isinstance(batch, BatchEncoding):
             masks = assistant_masks(prompts, batch, self.placeholder)
             batch["assistant_masks"] = Batch({"masks": masks}).as_tensors(return_tensors)["masks"]
         return batch if return_dict else cast(Ids, batch["input_ids" if "input_ids" in batch else "labels"])
 
-    def _encode_chats(
+    def encode_chats(
         self, prompts: Sequence[Prompt], media: Sequence[Media], many: bool, call: Mapping[str, object]
     ) -> Batch:
         """Call the processor with rendered conversations, and the pictures and sounds in them."""

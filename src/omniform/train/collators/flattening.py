@@ -16,7 +16,9 @@ from omniform.train.collators.padding import read_row
 class DataCollatorWithFlattening(DefaultDataCollator):
     """Puts the examples of a batch end to end in one row; positions tell where each begins. Shape: [1, T].
 
-    The labels of each example's first token are ``separator_id``: no example is predicted from the one before.
+    The labels of each example's first token are ``separator_id``: no example is predicted from the one before. An
+    example that is packed already (:func:`omniform.train.packing.pack`: its ``position_ids`` begin anew inside it)
+    counts as several.
 
     Args:
         return_tensors: ``"pt"`` or ``"np"``.
@@ -55,7 +57,7 @@ class DataCollatorWithFlattening(DefaultDataCollator):
         """
         kind = read_kind(self.return_tensors if return_tensors is None else return_tensors)
         separator = self.separator_id if separator_id is None else separator_id
-        rows = [_row(index, example) for index, example in enumerate(read_examples(features))]
+        rows = [part for index, example in enumerate(read_examples(features)) for part in _parts(index, example)]
         ids, labels = [row for row, _ in rows], [label.copy() for _, label in rows]
         for label in labels:
             label[:1] = separator
@@ -75,6 +77,23 @@ class DataCollatorWithFlattening(DefaultDataCollator):
                 batch[f"cu_seq_lens_{side}"] = as_kind(ends, kind)
             batch["max_length_q"] = batch["max_length_k"] = max(lengths)
         return batch
+
+
+def _parts(index: int, example: Mapping[str, object]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ids and labels of an example; those of each text, where it is a packed row."""
+    ids, labels = _row(index, example)
+    if example.get("position_ids") is None:
+        return [(ids, labels)]
+    places = read_row(example["position_ids"], f"column 'position_ids', example {index} of the batch")
+    if len(places) != len(ids):
+        raise InputError(
+            "there must be one position for each token",
+            where=f"column 'position_ids', example {index} of the batch",
+            expected=f"{len(ids)} positions",
+            found=f"{len(places)} positions",
+        )
+    begins = np.flatnonzero(np.diff(places) != 1) + 1
+    return [*zip(np.split(ids, begins), np.split(labels, begins), strict=True)]
 
 
 def _row(index: int, example: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
