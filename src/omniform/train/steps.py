@@ -15,8 +15,8 @@ from omniform.core.logs import get_logger
 from omniform.core.outputs import ModelOutput
 from omniform.train.counting import reads, shares_of
 from omniform.train.optimizing import waits_for_metrics
-from omniform.train.workers import next_of
 from omniform.train.values import Inputs, Items
+from omniform.train.workers import next_of
 from omniform.train.wrapped import main_input, padding_token, without_adapters
 
 if TYPE_CHECKING:
