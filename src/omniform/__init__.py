@@ -88,6 +88,13 @@ _LOOKUPS = (
     "list_repo_templates", "login", "logout",
 )  # fmt: skip
 
+_SCHEDULES = (
+    "get_constant_schedule", "get_constant_schedule_with_warmup", "get_cosine_schedule_with_warmup",
+    "get_cosine_with_hard_restarts_schedule_with_warmup", "get_cosine_with_min_lr_schedule_with_warmup",
+    "get_cosine_with_min_lr_schedule_with_warmup_lr_rate", "get_greedy_schedule", "get_inverse_sqrt_schedule",
+    "get_linear_schedule_with_warmup", "get_polynomial_decay_schedule_with_warmup", "get_reduce_on_plateau_schedule",
+    "get_scheduler", "get_wsd_schedule",
+)  # fmt: skip
 _TRAINING_WORDS = ("HubStrategy", "IntervalStrategy", "SaveStrategy", "SchedulerType")
 _CALLBACKS = ("DefaultFlowCallback", "EarlyStoppingCallback", "PrinterCallback", "TrainerCallback")
 _RUN_STATES = ("ExportableState", "TrainerControl", "TrainerState")
@@ -165,6 +172,10 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_TRAINING_WORDS, "omniform.train.intervals"),
     **dict.fromkeys(_COLLATORS, "omniform.train.collators"),
     "torch_distributed_zero_first": "omniform.train.between",
+    **dict.fromkeys(_SCHEDULES, "omniform.train.schedulers"),
+    "Adafactor": "omniform.train.adafactor",
+    "HfArgumentParser": "omniform.train.parser",
+    "GreedyLR": "omniform.train.greedy",
 }
 
 if TYPE_CHECKING:
@@ -261,6 +272,7 @@ if TYPE_CHECKING:
     from omniform.pipelines import ChunkPipeline as ChunkPipeline
     from omniform.pipelines import Pipeline as Pipeline
     from omniform.pipelines import pipeline as pipeline
+    from omniform.train.adafactor import Adafactor as Adafactor
     from omniform.train.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
     from omniform.train.arguments import TrainingArguments as TrainingArguments
     from omniform.train.between import torch_distributed_zero_first as torch_distributed_zero_first
@@ -269,10 +281,13 @@ if TYPE_CHECKING:
     from omniform.train.callbacks import PrinterCallback as PrinterCallback
     from omniform.train.callbacks import TrainerCallback as TrainerCallback
     from omniform.train.collators import *  # noqa: F403
+    from omniform.train.greedy import GreedyLR as GreedyLR
     from omniform.train.intervals import HubStrategy as HubStrategy
     from omniform.train.intervals import IntervalStrategy as IntervalStrategy
     from omniform.train.intervals import SaveStrategy as SaveStrategy
     from omniform.train.intervals import SchedulerType as SchedulerType
+    from omniform.train.parser import HfArgumentParser as HfArgumentParser
+    from omniform.train.schedulers import *  # noqa: F403
     from omniform.train.state import ExportableState as ExportableState
     from omniform.train.state import TrainerControl as TrainerControl
     from omniform.train.state import TrainerState as TrainerState

@@ -163,3 +163,8 @@ class WideLayerNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{', '.join(map(str, self.weight.shape))}, eps={self.eps}"
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises its last axis; its parameters are scales and shifts, which do not decay."""
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm | RMSNorm | WideLayerNorm)

@@ -21,7 +21,7 @@ from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeVar, cast, get_type_hints
 
 import torch
 
@@ -43,6 +43,12 @@ from omniform.train.intervals import (
 from omniform.train.sections import Sections
 
 T = TypeVar("T")
+
+
+if TYPE_CHECKING:
+    Sharding = bool | str | list[str]
+else:
+    Sharding = str  # what follows on a command line, where the name alone means True
 
 
 class ParallelismConfig(Protocol):
@@ -107,7 +113,7 @@ class TrainingArguments(Sections, metaclass=_Arguments):
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    optim_target_modules: str | list[str] | None = None
+    optim_target_modules: None | str | list[str] = None  # noqa: RUF036 # parsers take the second
     gradient_accumulation_steps: int = 1
     average_tokens_across_devices: bool = True
     max_grad_norm: float = 1.0
@@ -139,12 +145,12 @@ class TrainingArguments(Sections, metaclass=_Arguments):
     log_level: str = "passive"
     log_level_replica: str = "warning"
     disable_tqdm: bool | None = None
-    report_to: str | list[str] | None = "none"
+    report_to: None | str | list[str] = "none"  # noqa: RUF036
     run_name: str | None = None
     project: str = "huggingface"
     trackio_space_id: str | None = None
     trackio_bucket_id: str | None = None
-    trackio_static_space_id: str | Literal[False] | None = None
+    trackio_static_space_id: str | None | Literal[False] = None  # noqa: RUF036
     eval_strategy: IntervalStrategy | str = "no"
     eval_steps: float | None = None
     eval_delay: float = 0
@@ -178,7 +184,7 @@ class TrainingArguments(Sections, metaclass=_Arguments):
     seed: int = 42
     data_seed: int | None = None
     use_cpu: bool = False
-    accelerator_config: AcceleratorConfig | dict[str, object] | str | None = None
+    accelerator_config: dict[str, object] | str | AcceleratorConfig | None = None
     parallelism_config: ParallelismConfig | None = None
     dataloader_drop_last: bool = False
     dataloader_num_workers: int = 0
@@ -197,10 +203,10 @@ class TrainingArguments(Sections, metaclass=_Arguments):
     ddp_static_graph: bool | None = None
     ddp_backend: str | None = None
     ddp_timeout: int = 1800
-    fsdp: bool | str | list[str] | None = None
+    fsdp: Sharding | None = None
     fsdp_config: dict[str, object] | str | None = None
     deepspeed: dict[str, object] | str | None = None
-    debug: str | list[str] | list[DebugOption] = ""
+    debug: str | list[DebugOption] = ""
     skip_memory_metrics: bool = True
     do_train: bool = False
     do_eval: bool = False
@@ -427,8 +433,10 @@ def _plain(value: object) -> object:
 
 
 def _describe(cls: type[TrainingArguments]) -> None:
-    # What command lines show of a field is in its metadata.
+    # What command lines show of a field is in its metadata, and parsers read types, not texts.
+    hints = get_type_hints(cls)
     for one in fields(cls):
+        one.type = hints[one.name]
         argument = TABLE[one.name]
         described: dict[str, object] = {"help": argument.help.replace("%", "%%")}
         if argument.choices:

@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from omniform.blocks import norms
 from omniform.core.errors import InputError
+from omniform.train.greedy import GreedyLR
+from omniform.train.optimizers import make_optimizer
+from omniform.train.schedulers import Scheduler, get_scheduler
 
 if TYPE_CHECKING:
     from omniform.train.trainer import Trainer
-
-NORMS: Final[tuple[type[nn.Module], ...]] = (
-    nn.LayerNorm,
-    *(kind for kind in vars(norms).values() if isinstance(kind, type) and issubclass(kind, nn.Module)),
-)
-UNDECAYED: Final = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.|_)norm(?:$|\.)")
-"""Paths of parameters, in small letters, that weight decay leaves alone: biases, and norms by their names."""
-
-
-def decayed(model: nn.Module) -> list[str]:
-    """Names of the parameters that weight decay makes smaller: all but those of norms, and biases."""
-    return [
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules(remove_duplicate=False)
-        if not isinstance(module, NORMS)
-        for name in module._parameters
-        if not UNDECAYED.search(f"{path}.{name}".lower())
-    ]
-
-
-def grouped(trainer: Trainer, model: nn.Module) -> list[dict[str, object]]:
-    """The parameters that learn, those that decay first."""
-    names = set(trainer.get_decay_parameter_names(model))
-    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    return [
-        {"params": [p for name, p in learning if name in names], "weight_decay": trainer.args.weight_decay},
-        {"params": [p for name, p in learning if name not in names], "weight_decay": 0.0},
-    ]
 
 
 def create_optimizer(trainer: Trainer, model: nn.Module) -> Optimizer:
     """``Trainer.create_optimizer``: made of the arguments, unless the user gave one."""
     if trainer.optimizer is None:
-        groups: object = grouped(trainer, model)
-        kind, options = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
-        options = dict(options)
-        for name in ("params", "model", "optimizer_dict"):  # optimizers that choose their parameters themselves
-            groups = options.pop(name, groups)
-        trainer.optimizer = kind(groups, **options)
+        names = trainer.get_decay_parameter_names(model)
+        made = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+        trainer.optimizer = make_optimizer(model, trainer.args, decayed=names, made=made)
     return trainer.optimizer
 
 
-def create_scheduler(trainer: Trainer, steps: int, optimizer: Optimizer | None) -> LRScheduler:
+def create_scheduler(trainer: Trainer, steps: int, optimizer: Optimizer | None) -> Scheduler:
     """``Trainer.create_scheduler``: made of the arguments, unless the user gave one."""
     if trainer.lr_scheduler is None:
-        warm = trainer.args.get_warmup_steps(steps)  # schedulers.py takes its place
         chosen = trainer.optimizer if optimizer is None else optimizer
         assert chosen is not None
-        trainer.lr_scheduler = LambdaLR(
-            chosen, lambda step: step / warm if step < warm else max(0, steps - step) / max(1, steps - warm)
+        args = trainer.args
+        extra = args.lr_scheduler_kwargs
+        trainer.lr_scheduler = get_scheduler(
+            args.lr_scheduler_type,
+            chosen,
+            args.get_warmup_steps(steps),
+            steps,
+            extra if isinstance(extra, dict) else None,
         )
         trainer._created_lr_scheduler = True
     return trainer.lr_scheduler
@@ -71,7 +46,7 @@ def create_scheduler(trainer: Trainer, steps: int, optimizer: Optimizer | None) 
 
 def waits_for_metrics(scheduler: object) -> bool:
     """Whether it is stepped with what an evaluation found, instead of once a step."""
-    return isinstance(scheduler, ReduceLROnPlateau)
+    return isinstance(scheduler, ReduceLROnPlateau | GreedyLR)
 
 
 def learning_rate(trainer: Trainer) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from omniform.core.errors import InputError, brief, listed
 from omniform.core.logs import get_logger
@@ -194,7 +195,7 @@ def _given_loss(trainer: Trainer, outputs: object, inputs: Mapping[str, object])
 def step_optimizer(trainer: Trainer, model: nn.Module) -> tuple[Tensor | float | None, float]:
     """Clip, step, schedule, forget the gradients; the gradients' norm before, and the learning rate that was used."""
     norm: Tensor | float | None = None
-    if trainer.args.max_grad_norm > 0:
+    if trainer.args.max_grad_norm:  # None: none is cut, as for 0
         norm = trainer._clip_grad_norm(model)
     norm = trainer._get_grad_norm(model, grad_norm=norm)
     trainer._event("on_pre_optimizer_step")
@@ -203,8 +204,7 @@ def step_optimizer(trainer: Trainer, model: nn.Module) -> tuple[Tensor | float |
     trainer._event("on_optimizer_step")
     rate = trainer._get_learning_rate()
     if not trainer.accelerator.optimizer_step_was_skipped and not waits_for_metrics(trainer.lr_scheduler):
-        assert trainer.lr_scheduler is not None
-        trainer.lr_scheduler.step()
+        cast(LRScheduler, trainer.lr_scheduler).step()
     model.zero_grad()
     return norm, rate
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from omniform.core.errors import MissingPartError
 from omniform.core.logs import get_logger
@@ -23,7 +22,11 @@ from omniform.train import counting, data, loop, optimizing, processes, reports,
 from omniform.train.arguments import TrainingArguments
 from omniform.train.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, TrainerCallback
 from omniform.train.data import Loader
+from omniform.train.decay import get_decay_parameter_names
 from omniform.train.memory import TrainerMemoryTracker
+from omniform.train.optimizer_context import Made
+from omniform.train.optimizers import get_optimizer_cls_and_kwargs
+from omniform.train.schedulers import Scheduler
 from omniform.train.smoothing import LabelSmoother
 from omniform.train.state import TrainerControl, TrainerState
 from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, TrainOutput, Trial
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 Metrics = dict[str, float]
-Made = tuple[Callable[..., Optimizer], Mapping[str, object]]
-"""A class of optimizers, and what it is to be made with."""
 
 
 class Trainer:
@@ -91,7 +92,7 @@ class Trainer:
         compute_loss_func: Callable[..., Tensor] | None = None,
         compute_metrics: Callable[..., Metrics] | None = None,
         callbacks: Sequence[type[TrainerCallback] | TrainerCallback] | None = None,
-        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        optimizers: tuple[Optimizer | None, Scheduler | None] = (None, None),
         optimizer_cls_and_kwargs: Made | None = None,
         preprocess_logits_for_metrics: Callable[[object, object], object] | None = None,
     ) -> None:
@@ -192,19 +193,18 @@ class Trainer:
         """Make the optimizer, unless the user gave one."""
         return optimizing.create_optimizer(self, self.model if model is None else model)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Scheduler:
         """Make the schedule of learning rates, unless the user gave one."""
         return optimizing.create_scheduler(self, num_training_steps, optimizer)
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: nn.Module | None = None) -> Made:
         """The class of optimizers that the arguments name, and its keywords."""
-        betas = (args.adam_beta1, args.adam_beta2)  # optimizers.py takes its place
-        return torch.optim.AdamW, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
+        return get_optimizer_cls_and_kwargs(args, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that weight decay makes smaller."""
-        return optimizing.decayed(model)
+        return get_decay_parameter_names(model)
 
     def get_learning_rates(self) -> list[float]:
         """The learning rate of every group of parameters."""
