@@ -72,7 +72,6 @@ PATHS: Final[dict[str, str]] = {
     "trainer_callback": "",
     "optimization": "SchedulerType",
     "trainer_optimizer": "",
-    "trainer_pt_utils": "",
     "trainer_utils": "set_seed enable_full_determinism",
     "training_args": "",
     "training_args_seq2seq": "",
@@ -142,7 +141,6 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
 """Module paths that hold all public names (``__all__``) of modules of omniform's."""
 
 _FAMILY: Final = "omniform composes its models of blocks: see docs/own_family.md for a family of your own"
-_TRAINING: Final = "omniform's models are torch modules: train them with torch, accelerate or transformers.Trainer"
 _MASKS: Final = "give torch's scaled_dot_product_attention a mask, or is_causal=True"
 
 INSTEAD: Final[dict[str, str]] = {
