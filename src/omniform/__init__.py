@@ -151,6 +151,9 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(("enable_full_determinism", "set_seed"), "omniform.core.seeds"),
     "Trainer": "omniform.train.trainer",
     **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
+    "EvalPrediction": "omniform.train.metrics",
+    "LossGuard": "omniform.train.guard",
+    "Seq2SeqTrainer": "omniform.train.seq2seq",
     **dict.fromkeys(_CALLBACKS, "omniform.train.callbacks"),
     **dict.fromkeys(_RUN_STATES, "omniform.train.state"),
     "PushToHubMixin": "omniform.core.pushing",
@@ -282,12 +285,15 @@ if TYPE_CHECKING:
     from omniform.train.callbacks import TrainerCallback as TrainerCallback
     from omniform.train.collators import *  # noqa: F403
     from omniform.train.greedy import GreedyLR as GreedyLR
+    from omniform.train.guard import LossGuard as LossGuard
     from omniform.train.intervals import HubStrategy as HubStrategy
     from omniform.train.intervals import IntervalStrategy as IntervalStrategy
     from omniform.train.intervals import SaveStrategy as SaveStrategy
     from omniform.train.intervals import SchedulerType as SchedulerType
+    from omniform.train.metrics import EvalPrediction as EvalPrediction
     from omniform.train.parser import HfArgumentParser as HfArgumentParser
     from omniform.train.schedulers import *  # noqa: F403
+    from omniform.train.seq2seq import Seq2SeqTrainer as Seq2SeqTrainer
     from omniform.train.state import ExportableState as ExportableState
     from omniform.train.state import TrainerControl as TrainerControl
     from omniform.train.state import TrainerState as TrainerState
@@ -309,7 +315,8 @@ def __getattr__(name: str) -> object:
             value: object = vars(import_module(home))[name]
     else:
         # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaModel``, ``LlavaConfig``).
-        value = (_tokenizer(name) or _of_family(name) or _of_task(name)) if name[:1].isupper() else None
+        ways = (_tokenizer, _of_family, _of_task, _of_inputs) if name[:1].isupper() else ()
+        value = next((found for way in ways if (found := way(name))), None)
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
@@ -331,6 +338,19 @@ def _of_task(name: str) -> object:
         home = import_module("omniform.pipelines")
     found: object = home.__getattr__(name)
     return found
+
+
+def _of_inputs(name: str) -> object:
+    """A processor of pictures or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
+    if not name.endswith(("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")):
+        return None
+    from omniform.inputs.images.classes import class_named
+
+    if (images := class_named(name)) is not None:
+        return images
+    from omniform.inputs.audio.registry import FEATURE_EXTRACTORS
+
+    return FEATURE_EXTRACTORS.get(name)
 
 
 def _of_family(name: str) -> object:

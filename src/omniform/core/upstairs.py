@@ -36,6 +36,7 @@ Door = Literal[
     "hub.auto_inputs:load_tokenizer",
     "hub.auto_inputs:save_inputs",
     "hub.own_inputs:load_kept",
+    "hub.auto_inputs:load_image_processor",
 ]
 
 

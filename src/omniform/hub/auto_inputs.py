@@ -274,6 +274,11 @@ def load_processor(name: Name, kind: type[Processor], **kwargs: object) -> Proce
     return checkpoint.processor(kind, settings)
 
 
+def load_image_processor(name: Name, **kwargs: object) -> ImageProcessor:
+    """Load a processor of pictures; keywords as :meth:`AutoImageProcessor.from_pretrained`."""
+    return AutoImageProcessor.from_pretrained(name, **kwargs)
+
+
 class Savable(Protocol):
     """What writes its own files into a folder: a tokenizer or a processor."""
 

@@ -24,6 +24,7 @@ from omniform.core.errors import (
     brief,
     check_arguments,
 )
+from omniform.core.files import write_text
 from omniform.core.kinds import switch
 from omniform.core.logs import get_logger
 from omniform.core.pushing import PushOptions, SaveOptions, SendOptions
@@ -354,12 +355,7 @@ def _card(api: HfApi, saved: object, folder: Path, names: Iterable[str], branch:
 
 def _keep(path: Path, card: str) -> None:
     """Put the card that was pushed into the folder, so that it is what the Hub has."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")  # whoever reads never finds half a file
-    try:
-        staging.write_bytes(card.encode())
-        os.replace(staging, path)
-    except OSError as error:
-        raise RepoError("the model card cannot be written", where=str(path), found=error.strerror) from error
+    write_text(path, card, "the model card")
 
 
 def _remote_card(api: HfApi, repo_id: str, commit: str) -> str:

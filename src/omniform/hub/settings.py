@@ -7,7 +7,8 @@ import os
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.errors import InputError, RepoError, brief
+from omniform.core.errors import InputError, brief
+from omniform.core.files import write_text
 from omniform.core.generation import GenerationConfig, strangers
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.folders import folder_of
@@ -59,14 +60,7 @@ def save_settings(
     sending = sending_of(options.pop("push_to_hub", False), folder, options)
     where = folder_of(folder)
     target = where / _named(file)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside it and moved there, so that whoever reads never finds half a file.
-        staging = target.with_name(f".{target.name}.{os.getpid()}")
-        staging.write_bytes(text.encode())
-        os.replace(staging, target)
-    except (OSError, ValueError) as error:
-        raise RepoError("the folder cannot be written", where=str(target), found=brief(error)) from error
+    write_text(target, text, "the settings")
     if sending is not None:
         send(settings, where, [target.relative_to(where).as_posix()], sending)
 

@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
 from omniform.core.seeds import enable_full_determinism, set_seed
+from omniform.train import guard
+from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
+from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
-from omniform.train.values import Inputs, Schedule, TrainOutput, Trial, speed_metrics
+from omniform.train.values import Inputs, Schedule, Trial
 
 if TYPE_CHECKING:
     from omniform.train.arguments import TrainingArguments
@@ -79,8 +82,10 @@ def train(
     if checkpoint is not None and not trainer.is_deepspeed_enabled and not trainer.is_fsdp_enabled:
         trainer._load_from_checkpoint(checkpoint)
     try:
-        return trainer._inner_training_loop(
-            batch_size=trainer._train_batch_size,
+        run = find_executable_batch_size(
+            trainer._inner_training_loop, trainer._train_batch_size, args.auto_find_batch_size
+        )
+        return run(
             args=args,
             resume_from_checkpoint=checkpoint,
             trial=trial,
@@ -135,6 +140,8 @@ def inner_training_loop(
 ) -> TrainOutput:
     """``Trainer._inner_training_loop``: everything with one batch size."""
     trainer.accelerator.free_memory()
+    if batch_size is not None and batch_size != trainer._train_batch_size:
+        _begin_smaller(trainer, batch_size)
     args, resumed, ignore_keys = trainer.args if args is None else args, resume_from_checkpoint, ignore_keys_for_eval
     loader = trainer.get_train_dataloader()
     schedule = Schedule(*trainer.set_initial_training_values(args, loader))  # a subclass may give a plain tuple
@@ -170,6 +177,17 @@ def _tell(trainer: Trainer, schedule: Schedule, resumed: str | None) -> None:
     )
     if resumed is not None:
         logger.info("Going on from %s, after step %s", resumed, trainer.state.global_step)
+
+
+def _begin_smaller(trainer: Trainer, batch_size: int) -> None:
+    """Begin once more with smaller batches, after memory ran out: nothing of the attempt before is kept but weights."""
+    logger.warning("Memory ran out: training begins again with batches of %s examples", batch_size)
+    trainer._train_batch_size = batch_size
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.model_wrapped = trainer.model
+    if not trainer._given_optimizer:
+        trainer.optimizer = None
+    trainer._created_lr_scheduler = trainer._created_lr_scheduler or trainer.lr_scheduler is None
 
 
 # -- how much there is to do -------------------------------------------------------------------------------------------
@@ -304,6 +322,7 @@ def run_epoch(trainer: Trainer, run: Run, epoch: int) -> None:
             trainer._load_rng_state(run.resumed)  # reading the batches up to here has used the generators
         trainer._event("on_step_begin")
         if accumulate(trainer, run.model, taken, items):
+            guard.check(trainer, run, epoch, read, len(taken))
             norm, rate = step_optimizer(trainer, run.model)
             done += 1
             read += len(taken)

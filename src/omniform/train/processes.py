@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -145,3 +147,9 @@ def for_evaluation(trainer: Trainer) -> nn.Module:
         trainer.model = model
     trainer.model_wrapped = model
     return model
+
+
+@contextlib.contextmanager
+def whole_parameters(trainer: Trainer) -> Iterator[None]:
+    """Within it every process has all weights, for methods that are called past the wrapped model's ``forward``."""
+    yield

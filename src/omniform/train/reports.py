@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.errors import UnknownNameError, listed
-from omniform.train.values import Trial, speed_metrics
+from omniform.train.metrics import speed_metrics
+from omniform.train.values import Trial
 from omniform.train.wrapped import main_input
 
 if TYPE_CHECKING:

@@ -55,6 +55,7 @@ def accumulate(trainer: Trainer, model: nn.Module, batches: Sequence[Inputs], it
         InputError: a loss that is no number, or lies on another device.
     """
     trainer.current_gradient_accumulation_steps = len(batches)
+    trainer._step_loss.zero_()
     for place, (inputs, share) in enumerate(zip(batches, shares_of(batches), strict=True)):
         last = place == len(batches) - 1
         trainer.accelerator.gradient_state._set_sync_gradients(last)
@@ -85,6 +86,7 @@ def _note_loss(trainer: Trainer, loss: Tensor) -> None:
             expected=trainer._tr_loss.device,
             found=loss.device,
         )
+    trainer._step_loss += loss
     if trainer.args.logging_nan_inf_filter:
         usual = trainer._tr_loss / (1 + trainer.state.global_step - trainer._globalstep_last_logged)
         loss = torch.where(loss.isfinite(), loss, usual)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import torch
@@ -18,18 +19,33 @@ from torch.optim import Optimizer
 
 from omniform.core.errors import MissingPartError
 from omniform.core.logs import get_logger
-from omniform.train import counting, data, loop, optimizing, processes, reports, setup, steps, wrapped
+from omniform.train import (
+    counting,
+    data,
+    evaluating,
+    loop,
+    optimizing,
+    processes,
+    reports,
+    search,
+    setup,
+    steps,
+    wrapped,
+)
 from omniform.train.arguments import TrainingArguments
 from omniform.train.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, TrainerCallback
 from omniform.train.data import Loader
 from omniform.train.decay import get_decay_parameter_names
+from omniform.train.guard import LossGuard
 from omniform.train.memory import TrainerMemoryTracker
+from omniform.train.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, keep_metrics, print_metrics
 from omniform.train.optimizer_context import Made
 from omniform.train.optimizers import get_optimizer_cls_and_kwargs
 from omniform.train.schedulers import Scheduler
+from omniform.train.search import BestRun, Search
 from omniform.train.smoothing import LabelSmoother
 from omniform.train.state import TrainerControl, TrainerState
-from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, TrainOutput, Trial
+from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, Trial
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -114,6 +130,7 @@ class Trainer:
         self.compute_metrics = compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
+        self._given_optimizer = self.optimizer is not None
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
         setup.place(self)
@@ -145,16 +162,23 @@ class Trainer:
         self._eval_dataloaders: dict[str, Loader] = {}
         self._counted: tuple[nn.Module, int] | None = None
         self._trial: Trial = None
+        self.search: Search | None = None
         # Of the step under way: what its batches' means count for, and whether the loss was divided already.
         self._share = 1.0
         self._divided: bool | None = None
         self._tr_loss = torch.tensor(0.0, device=self.args.device)
+        self._step_loss = torch.zeros_like(self._tr_loss)  # of the step under way, whatever it is
         self._total_loss_scalar = 0.0
         self._globalstep_last_logged = self._initial_global_step = self._initial_num_input_tokens_seen = 0
 
     def _begin_callbacks(self, callbacks: Sequence[type[TrainerCallback] | TrainerCallback]) -> None:
+        guards = () if any(one is LossGuard or isinstance(one, LossGuard) for one in callbacks) else (LossGuard,)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback, *callbacks], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+            [DefaultFlowCallback, *guards, *callbacks],
+            self.model,
+            self.processing_class,
+            self.optimizer,
+            self.lr_scheduler,
         )
         if self.args.disable_tqdm:
             self.add_callback(PrinterCallback)
@@ -309,14 +333,20 @@ class Trainer:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Metrics:
-        """Metrics of a dataset, or of several."""
-        _later("evaluate")
+        """Evaluate, report the metrics to the callbacks and into ``state.log_history``.
+
+        Args:
+            eval_dataset: instead of the Trainer's own; several by name are evaluated one by one.
+            ignore_keys: outputs that are left out.
+            metric_key_prefix: what names of metrics begin with: ``eval_loss``.
+        """
+        return evaluating.evaluate(self, eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(
         self, test_dataset: Examples, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> tuple[object, ...]:
-        """Outputs, labels where there are any, and metrics of them."""
-        _later("predict")
+    ) -> PredictionOutput:
+        """Outputs, labels where there are any, and metrics of them; rows of unlike lengths are filled with -100."""
+        return evaluating.predict(self, test_dataset, ignore_keys, metric_key_prefix)
 
     def evaluation_loop(
         self,
@@ -325,15 +355,67 @@ class Trainer:
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> tuple[object, ...]:
-        """What both of them do, for a loader."""
-        _later("evaluation_loop")
+    ) -> EvalLoopOutput:
+        """What both of them do, for a loader; with labels and without.
+
+        Args:
+            description: ``"Evaluation"``, or ``"Prediction"``, whose outputs are kept even if metrics are computed
+                batch by batch.
+            prediction_loss_only: whether outputs are dropped at once; by default as the arguments say.
+        """
+        return evaluating.evaluation_loop(
+            self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
 
     def prediction_step(
         self, model: nn.Module, inputs: Inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, object, object]:
         """Loss, outputs and labels of one batch, without gradients."""
-        _later("prediction_step")
+        return evaluating.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[..., dict[str, object]] | None = None,
+        compute_objective: Callable[[Metrics], float | list[float]] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: str | None = None,
+        hp_name: Callable[..., str] | None = None,
+        **kwargs: object,
+    ) -> BestRun | list[BestRun]:
+        """Train many times, each with other settings, for the best objective; needs ``model_init``.
+
+        Args:
+            hp_space: the settings of a trial; by default rate, epochs, seed and batch size.
+            compute_objective: a number, or several, from the metrics; by default their sum, or the loss alone.
+            n_trials: how many runs.
+            direction: ``"minimize"`` or ``"maximize"``; one for each objective, where there are several.
+            backend: ``"optuna"`` or ``"ray"``; by default the first that is installed.
+            hp_name: a run's folder below ``output_dir``.
+            kwargs: the backend's own: of ``optuna.create_study`` and ``Study.optimize``, or of ``ray.tune.run``.
+
+        Returns:
+            The best run; with several objectives, all that no other beats in each of them.
+        """
+        return search.hyperparameter_search(
+            self, hp_space, compute_objective, n_trials, direction, backend, hp_name, kwargs
+        )
+
+    def log_metrics(self, split: str, metrics: Mapping[str, object]) -> None:
+        """Print metrics as a table, in the main process."""
+        if self.is_world_process_zero():
+            print_metrics(split, metrics)
+
+    def save_metrics(self, split: str, metrics: Mapping[str, object], combined: bool = True) -> None:
+        """Write ``{split}_results.json``, and with ``combined`` add to ``all_results.json``, in the main process."""
+        if self.is_world_process_zero():
+            keep_metrics(str(self.args.output_dir), split, metrics, combined)
+
+    def save_state(self) -> None:
+        """Write ``trainer_state.json`` into the output folder, in the main process."""
+        if self.is_world_process_zero():
+            Path(str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
+            self.state.save_to_json(str(Path(str(self.args.output_dir)) / "trainer_state.json"))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, for ``from_pretrained``."""
@@ -379,13 +461,9 @@ class Trainer:
     _maybe_log_save_evaluate = reports.after_step
     _determine_best_metric = reports.determine_best
 
-    def _evaluate(self, trial: Trial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> Metrics:
-        """Evaluate on the way; schedules that wait for metrics are stepped."""
-        _later("_evaluate")
-
-    def _hp_search_setup(self, trial: Trial) -> None:
-        """Take over a trial's settings."""
-        self._trial = trial
+    _evaluate = evaluating.on_the_way
+    _hp_search_setup = search.begin
+    _report_to_hp_search = search.report
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write weights, config, processor and arguments."""
@@ -395,9 +473,7 @@ class Trainer:
         """Write everything that is needed to go on from here."""
         _later("_save_checkpoint")
 
-    def _get_output_dir(self, trial: Trial) -> str:
-        """Where this run writes."""
-        return str(self.args.output_dir)
+    _get_output_dir = search.folder_of
 
     def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
         """The folder of the checkpoint to go on from; None for a fresh start."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -48,27 +47,3 @@ class Schedule(NamedTuple):
     total_train_batch_size: int
     steps_in_epoch: int
     max_steps: int
-
-
-class TrainOutput(NamedTuple):
-    """What ``Trainer.train`` gives: the steps done, the mean loss over them, speeds. (metrics.py takes its place.)"""
-
-    global_step: int
-    training_loss: float
-    metrics: dict[str, float]
-
-
-def speed_metrics(
-    split: str,
-    start_time: float,
-    num_samples: int | None = None,
-    num_steps: int | None = None,
-    num_tokens: float | None = None,
-) -> dict[str, float]:
-    """Seconds since ``start_time``, and what was done in each of them. (metrics.py takes its place.)"""
-    seconds = time.time() - start_time
-    found = {f"{split}_runtime": round(seconds, 4)}
-    counts = (("samples", num_samples), ("steps", num_steps), ("tokens", num_tokens))
-    if seconds > 0:
-        found |= {f"{split}_{what}_per_second": round(n / seconds, 3) for what, n in counts if n is not None}
-    return found

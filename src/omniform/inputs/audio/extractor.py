@@ -36,6 +36,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
     Args:
         config: a parsed ``preprocessor_config.json``.
         where: the file, for messages.
+        settings: the config's keys one by one, over ``config``.
 
     Attributes:
         raw: the config, verbatim.
@@ -56,10 +57,16 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
     feature_size_default: ClassVar[int]
     mask_default: ClassVar[bool]
 
-    def __init__(self, config: Mapping[str, object] | None = None, *, where: str = "preprocessor_config.json") -> None:
+    def __init__(
+        self,
+        config: Mapping[str, object] | None = None,
+        *,
+        where: str = "preprocessor_config.json",
+        **settings: object,
+    ) -> None:
         if config is not None and not isinstance(config, Mapping):
             raise ConfigError("the settings are an object", where=where, found=brief(config))
-        self.raw: Final = copy.deepcopy(dict(config or {}))
+        self.raw: Final = {**copy.deepcopy(dict(config or {})), **settings}
         reader = ConfigReader(self.raw, where=where)
         self.sampling_rate = reader.integer("sampling_rate", 16000)
         if self.sampling_rate > MAX_SAMPLING_RATE:

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from typing import Final
 
 from omniform.core.errors import ConfigError, UnknownNameError, brief, listed, nearest
-from omniform.inputs.images.detr import DetrImageProcessor
 from omniform.inputs.images.options import DetrOptions, ImageOptions, changed, wrong_value
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sizes import FORMS_TEXT, EdgeRange, Exact, ShortestEdge, parse_size, size_entries
@@ -70,6 +69,9 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 """Every type of processor, by the name that files give it."""
 
+FORMER: Final = ("use_square_size", "max_size", "pad_and_return_pixel_mask", "do_pad")
+"""Options of older releases, which some kinds still read."""
+
 # Written by older releases, and of no meaning today.
 _FORGOTTEN: Final = frozenset(
     {"image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys"}
@@ -77,7 +79,24 @@ _FORGOTTEN: Final = frozenset(
 
 
 def image_processor(config: Mapping[str, object], *, where: str, default_type: str | None = None) -> ImageProcessor:
-    """Build the processor that a parsed ``preprocessor_config.json`` describes.
+    """Build the processor that a parsed ``preprocessor_config.json`` describes; see :func:`read_options`.
+
+    Its class is the one that the type names (``ViTImageProcessor``).
+    """
+    from omniform.inputs.images.classes import class_named
+
+    kind, options, extra = read_options(config, where=where, default_type=default_type)
+    named = class_named(kind.name)
+    assert named is not None
+    made = named.__new__(named)
+    ImageProcessor.__init__(made, kind, options, extra)
+    return made
+
+
+def read_options(
+    config: Mapping[str, object], *, where: str, default_type: str | None = None
+) -> tuple[Kind, ImageOptions, dict[str, object]]:
+    """The kind and the options that a parsed ``preprocessor_config.json`` describes, and what it holds besides.
 
     Files of all releases are read: ``feature_extractor_type`` and the suffix ``Fast``, lengths instead of size
     objects, DETR's ``max_size`` and ``pad_and_return_pixel_mask``, missing keys. A key that this type does not know
@@ -104,12 +123,10 @@ def image_processor(config: Mapping[str, object], *, where: str, default_type: s
     options = changed(kind.defaults, given, square=kind.square, where=where, error=ConfigError)
     if extra:
         logger.warning("%s: %s does not know %s", where, kind.name, listed(sorted(extra)))
-    if isinstance(options, DetrOptions):
-        if options.do_convert_annotations is None:
-            normalised = options.do_normalize is None or options.do_normalize
-            options = replace(options, do_convert_annotations=normalised)
-        return DetrImageProcessor(kind, options, extra)
-    return ImageProcessor(kind, options, extra)
+    if isinstance(options, DetrOptions) and options.do_convert_annotations is None:
+        normalised = options.do_normalize is None or options.do_normalize
+        options = replace(options, do_convert_annotations=normalised)
+    return kind, options, extra
 
 
 def _type_name(config: Mapping[str, object], where: str, default_type: str | None) -> str:

@@ -1,0 +1,107 @@
+"""A small DETR learns from nothing where the shape in a picture is and what it is."""
+
+from __future__ import annotations
+
+import torch
+from common import arguments, learned, options
+from pictures import SHAPES, boxes, drawn, scenes
+
+from omniform import DetrConfig, DetrForObjectDetection, DetrImageProcessor, Trainer, set_seed
+
+SIDE = 64
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 24,
+    "hidden_sizes": [24, 48, 96],
+    "depths": [1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage3"],
+}
+
+
+def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    low, high = torch.maximum(ours[:2], theirs[:2]), torch.minimum(ours[2:], theirs[2:])
+    shared = (high - low).clamp(min=0).prod()
+    return float(shared / ((ours[2:] - ours[:2]).prod() + (theirs[2:] - theirs[:2]).prod() - shared))
+
+
+def main() -> None:
+    given = options(__doc__, steps=600)
+    set_seed(1)
+    processor = DetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_pad=False)
+
+    def read(title: str, count: int) -> list[dict]:
+        found = scenes(title, count)
+        notes = [
+            {
+                "image_id": i,
+                "annotations": [
+                    {"bbox": box, "category_id": SHAPES.index(item.shape), "area": box[2] * box[3], "iscrowd": 0}
+                    for box, item in zip(boxes(scene, SIDE), scene.items, strict=True)
+                ],
+            }
+            for i, scene in enumerate(found)
+        ]
+        made = processor([drawn(scene, SIDE) for scene in found], annotations=notes, return_tensors="pt")
+        return [
+            {"pixel_values": p, "labels": label} for p, label in zip(made["pixel_values"], made["labels"], strict=True)
+        ]
+
+    def collate(rows: list[dict]) -> dict:
+        return {
+            "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+            "labels": [dict(row["labels"]) for row in rows],
+        }
+
+    config = DetrConfig(
+        backbone_config=RESNET,
+        use_timm_backbone=False,
+        d_model=96,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=192,
+        decoder_ffn_dim=192,
+        num_queries=4,
+        dropout=0.0,
+        auxiliary_loss=True,
+        id2label=dict(enumerate(SHAPES)),
+        label2id={name: i for i, name in enumerate(SHAPES)},
+    )
+    model = DetrForObjectDetection(config)
+    held_out = read("detection eval", 200)
+
+    @torch.no_grad()
+    def overlaps() -> dict[str, float]:
+        """Mean overlap of the surest box of each picture with the true one; none counts if the shape is wrong."""
+        model.eval()
+        batch = collate(held_out)
+        outputs = model(pixel_values=batch["pixel_values"].to(model.device))
+        sizes = torch.tensor([[SIDE, SIDE]] * len(held_out))
+        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        total = 0.0
+        for one, label in zip(found, batch["labels"], strict=True):
+            best = int(one["scores"].argmax())
+            x, y, w, h = (label["boxes"][0] * SIDE).tolist()
+            true = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+            if int(one["labels"][best]) == int(label["class_labels"][0]):
+                total += overlap(one["boxes"][best].cpu(), true)
+        return {"eval_iou": total / len(found)}
+
+    trainer = Trainer(
+        model=model,
+        args=arguments(given, remove_unused_columns=False, learning_rate=5e-4),
+        train_dataset=read("detection train", 3000),
+        data_collator=collate,
+        processing_class=processor,
+    )
+    before = overlaps()
+    trainer.train()
+    trainer.save_model()
+    learned(before, overlaps(), "iou")
+
+
+if __name__ == "__main__":
+    main()
