@@ -9,6 +9,7 @@ its paths are to be renamed (``_checkpoint_conversion_mapping``), and hands them
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import SupportsIndex
@@ -17,12 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.errors import InputError
-from omniform.weights.keymap import KeyMap
-from omniform.weights.links import AXES, Link
+from omniform.core.upstairs import upstairs
+from omniform.weights.adapters import BASE, layers_as_spelled
+from omniform.weights.keymap import KeyMap, KeyTable
+from omniform.weights.links import AXES, Index, Link, Shape
 from omniform.weights.tensors import modules_of
 
-BASE = "base_layer"
-"""The child that PEFT keeps the adapted layer as."""
+_MET: set[str] = set()
+
+
+def meet_peft() -> None:
+    """Have PEFT know our models, once it is there; see :mod:`omniform.hub.peft_names`."""
+    if not _MET and "peft.peft_model" in sys.modules:
+        _MET.add("peft")
+        upstairs("hub.peft_names:meet")()
 
 
 class ModuleName(str):
@@ -62,6 +71,57 @@ def adapted(model: nn.Module) -> Iterator[str]:
             yield path
 
 
+def layer_shapes(model: nn.Module) -> dict[str, Shape]:
+    """The shapes of the weights of all layers, by our paths, whatever was put around them."""
+    found: dict[str, Shape] = {}
+    for path, module in modules_of(model):
+        weight = module._parameters.get("weight")
+        parts = path.split(".")
+        if weight is None or _ADDED.intersection(parts) or any(part.startswith("lora_") for part in parts):
+            continue
+        plain = ".".join(part for part in parts if part not in _AROUND)
+        found.setdefault(plain, tuple(weight.shape))
+    return found
+
+
+_AROUND = frozenset({BASE, "original_module", "token_adapter", "parametrizations"})
+"""Children that PEFT's wrappers keep a layer as."""
+
+_ADDED = frozenset({"modules_to_save"})
+
+
+def others_of(path: str, keys: KeyMap) -> list[str]:
+    """What the ecosystem calls one of our modules, or one that is a part of its: in files and in its own models."""
+    found = [link.key for keys_ in keys.every_layout() for link in keys_.places(path) if not _is_one_of_many(link)]
+    return list(dict.fromkeys([*found, *map(keys.module, found)]))
+
+
+def _is_one_of_many(link: Link) -> bool:
+    """Whether the checkpoint keeps one expert there, of those that are one module of ours."""
+    return any(isinstance(view, Index) for view in link.ours)
+
+
+def within_adapters(keys: KeyMap, shapes: Mapping[str, Shape], ties: Mapping[str, str]) -> KeyTable:
+    """The table for a model with adapters, whose layers' tensors live where they did before.
+
+    Args:
+        shapes: by our paths, those of an adapted layer under its ``base_layer``.
+        ties: likewise.
+    """
+    plain = {path: path.replace(f".{BASE}.", ".") for path in (*shapes, *ties)}
+    table = keys.expand(
+        {plain[path]: shape for path, shape in shapes.items()},
+        {plain[path]: owner.replace(f".{BASE}.", ".") for path, owner in ties.items()},
+    )
+    now = {old: path for path, old in plain.items()}
+    return replace(
+        table,
+        links={now[path]: links for path, links in table.links.items()},
+        ours={now[path]: shape for path, shape in table.ours.items()},
+        copies={key: now[path] for key, path in table.copies.items()},
+    )
+
+
 def renamings(paths: Iterable[str], keys: KeyMap) -> dict[str, str]:
     """Regular expressions for the checkpoint's paths of layers, to ours, where each is one layer under two names.
 
@@ -70,9 +130,11 @@ def renamings(paths: Iterable[str], keys: KeyMap) -> dict[str, str]:
     """
     general: dict[str, str] = {}
     single: dict[str, str] = {}
-    for path in paths:
-        places = keys.places(path)
-        if len(places) != 1 or not places[0].renames or places[0].key == path:
+    found_at = {path: keys.places(path) for path in paths}
+    # What holds other layers there, and none of them here, is no prefix of theirs.
+    holders = {head[:-1] for places in found_at.values() for link in places for head in _heads(link.key)}
+    for path, places in found_at.items():
+        if len(places) != 1 or not places[0].renames or places[0].key == path or places[0].key in holders:
             continue
         theirs, ours = re.split(r"(?<=\.)(\d+)(?=\.)", places[0].key), re.split(r"(?<=\.)(\d+)(?=\.)", path)
         shared = theirs[1::2][: len(ours) // 2] == ours[1::2]
@@ -84,11 +146,16 @@ def renamings(paths: Iterable[str], keys: KeyMap) -> dict[str, str]:
         made = "".join(rf"\g<{index // 2 + 1}>" if index % 2 and count else part for index, part in enumerate(ours))
         if general.setdefault(rf"^{found}(?=\.)", made) != made:
             single[rf"^{re.escape(places[0].key)}(?=\.)"] = path
-    return {**single, **general}
+    # The first that matches counts: a part before what holds it.
+    return dict(sorted([*single.items(), *general.items()], key=_deepest_first))
+
+
+def _deepest_first(renaming: tuple[str, str]) -> int:
+    return -renaming[0].count(r"\.")
 
 
 def adapters_by_our_names(
-    given: Mapping[str, Tensor], own: Mapping[str, Tensor], paths: Sequence[str], keys: KeyMap
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], shapes: Mapping[str, Shape], keys: KeyMap
 ) -> tuple[dict[str, Tensor], set[str]]:
     """The tensors of adapters, by our paths of the layers, and the names that they came by.
 
@@ -98,17 +165,18 @@ def adapters_by_our_names(
     Args:
         given: a state dict, in which an adapter's own name may be left out.
         own: the model's tensors by our paths.
-        paths: of the layers that have adapters.
+        shapes: of the weights of the layers that have adapters, by our paths.
 
     Raises:
         InputError: a tensor of such a matrix's adapter that cannot be divided among the layers; a layer has several
             adapters, and the name of one is left out.
     """
     places: dict[str, list[tuple[str, Link]]] = {}
-    for path in paths:
-        for link in keys.places(path):
-            places.setdefault(f"{link.key}.", []).append((path, link))
-    layers = {f"{path}." for path in paths}
+    for spelled, parts in layers_as_spelled(shapes, keys).items():
+        for part in parts:
+            for key in {spelled, part.link.key}:
+                places.setdefault(f"{key}.", []).append((part.path, part.link))
+    layers = {f"{path}." for path in shapes}
     ends: dict[str, list[str]] = {}
     for name in own:
         layer = next((head for head in _heads(name) if head in layers), "")
@@ -118,8 +186,8 @@ def adapters_by_our_names(
     made: dict[str, Tensor] = {}
     read: set[str] = set()
     for key, tensor in given.items():
-        spelled = ((head, name) for name in keys.spellings(key) for head in _heads(name) if head in places)
-        layer, name = next(spelled, ("", key))
+        known = ((head, name) for name in keys.spellings(key) for head in _heads(name) if head in places)
+        layer, name = next(known, ("", key))
         if not layer or key in own:
             continue
         rest = name[len(layer) :]
@@ -147,13 +215,13 @@ def _nameless(rest: str) -> str:
 
 
 def _heads(key: str) -> Iterator[str]:
-    """The paths above a tensor, each with its dot, the shortest first."""
+    """The paths above a tensor, each with its dot, the longest first."""
     parts = key.split(".")
-    return (".".join(parts[:count]) + "." for count in range(1, len(parts)))
+    return (".".join(parts[:count]) + "." for count in range(len(parts) - 1, 0, -1))
 
 
 def _part(key: str, tensor: Tensor, link: Link, kind: str, own: Tensor) -> Tensor:
-    if link.renames:
+    if link.renames or ("out" not in AXES.get(kind, ("out",)) and not link.splits_inputs):
         return tensor
     if kind not in AXES:
         raise InputError(

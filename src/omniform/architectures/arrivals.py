@@ -11,6 +11,7 @@ from torch import Tensor
 from omniform.core.errors import InputError, brief
 from omniform.core.host import bounds_of
 from omniform.core.kinds import switch
+from omniform.core.others_caches import taken_over
 from omniform.core.state import DenseState
 
 SWITCHES: Final = ("use_cache", "output_hidden_states", "output_attentions", "output_router_logits")
@@ -40,6 +41,8 @@ def check_kinds(named: dict[str, object]) -> None:
                 found=brief(value),
             )
     past = named.get("past_key_values")
+    if past is not None and not isinstance(past, DenseState):
+        past = named["past_key_values"] = taken_over(past)
     if past is not None and not isinstance(past, DenseState):
         raise InputError(
             "this is no state of an earlier call",

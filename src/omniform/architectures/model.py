@@ -70,8 +70,8 @@ class Model(PushToHub, Composed):
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
         transforms: the edits that made it other than its family builds it.
         keymap: where its modules live in a checkpoint, if those edits have changed that.
-        hf_device_map: where its parts were placed, by module path as the checkpoint spells it: an accelerator's index,
-            ``"cpu"`` or ``"disk"``.
+        placed_at: where its parts were placed, by module path as the checkpoint spells it: an accelerator's index,
+            ``"cpu"`` or ``"disk"``; nothing where nobody has placed them.
     """
 
     main_input = "input_ids"
@@ -83,7 +83,7 @@ class Model(PushToHub, Composed):
         self.spelling: dict[str, str] = {}
         self.transforms: tuple[Transform, ...] = ()
         self.keymap: KeyMap | None = None
-        self.hf_device_map: Mapping[str, int | str] = {}
+        self.placed_at: Mapping[str, int | str] = {}
         self._origin: Origin | None = None
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class Model(PushToHub, Composed):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Behind ``to``, ``cuda``, ``half`` and their like. What was spread over places for want of room in one has no
         # one place to go to.
-        places = set(self.hf_device_map.values())
+        places = set(self.placed_at.values())
         if len(places) > 1 or "disk" in places:
             raise InputError(
                 "a model that lies in several places, or on disk, cannot be moved or changed in dtype",
@@ -274,6 +274,18 @@ class Model(PushToHub, Composed):
                 remedy="Load it again with another device_map or dtype.",
             )
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    @property
+    def hf_device_map(self) -> Mapping[str, int | str]:
+        """See :attr:`placed_at`. A model that nobody has placed has no such attribute: to PEFT and accelerate, one that
+        has it is spread over devices."""
+        if not self.placed_at:
+            raise UnknownAttributeError("this model was not placed", where="hf_device_map")
+        return self.placed_at
+
+    @hf_device_map.setter
+    def hf_device_map(self, places: Mapping[str, int | str]) -> None:
+        self.placed_at = places
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the model has learned; tied weights count once."""

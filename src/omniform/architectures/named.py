@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.adapted import meet_peft
 from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.loss_functions import Loss, loss_named
 from omniform.architectures.model import INERT, Model, Origin, parameters_of
@@ -146,6 +147,7 @@ class PreTrainedModel(Surface):
     @property
     def config(self) -> ModelConfig:
         """The checkpoint's config."""
+        meet_peft()  # the first thing that it asks a model for
         return self.origin.config
 
     @config.setter

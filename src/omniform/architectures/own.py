@@ -59,7 +59,7 @@ def is_taken(name: str) -> bool:
 
         ours = [base for base in PreTrainedModel.__mro__ if base.__module__.startswith("omniform.")]
         _TAKEN.update(name for base in ours for name in (*vars(base), *vars(base).get("__annotations__", ())))
-        _TAKEN.update(("attn_backend", "generation_config", "spelling", "transforms", "keymap", "hf_device_map"))
+        _TAKEN.update(("attn_backend", "generation_config", "spelling", "transforms", "keymap", "placed_at"))
         _TAKEN.difference_update(Yielding.NAMES, ("loss_function",))
     return name in _TAKEN
 

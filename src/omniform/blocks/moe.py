@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,19 @@ class Stacked(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, out, dim))
         self.bias = nn.Parameter(torch.empty(experts, out)) if bias else None
 
+    def forward(self, x_ND: Tensor, *where: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+        """Tokens through the projections of their experts; called as a module, so that what is put around it counts.
+
+        Args:
+            x_ND: the tokens in the order of their experts.
+            where: as :meth:`each` or :meth:`unread` takes it.
+        """
+        sent = where[0]
+        if isinstance(sent, Tensor):
+            assert isinstance(where[1], Tensor)
+            return self.unread(x_ND, sent, where[1])
+        return self.each(x_ND, sent)
+
     def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
         """Tokens through the projections of their experts, a matmul for every expert that has some.
 
@@ -49,7 +62,7 @@ class Stacked(nn.Module):
         parts = torch.split(x_ND, [count for _, count in sent])
         return torch.cat([F.linear(x, weights[n], biases[n]) for x, (n, _) in zip(parts, sent, strict=True)])
 
-    def forward(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
+    def unread(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
         """Each token through the projection of its expert, without reading on the host which that is.
 
         Args:
@@ -122,7 +135,7 @@ class Experts(nn.Module):
         for sent in _runs(counts):
             end = begin + sum(count for _, count in sent)
             rows, to = order[begin:end], token[begin:end]
-            made = self.down_proj.each(self.gated(self.gate_up_proj.each(x_ND[to], sent)), sent)
+            made = self.down_proj(self.gated(self.gate_up_proj(x_ND[to], sent)), sent)
             out.index_add_(0, to, (made * shares_N[rows, None].to(made.dtype)).to(out.dtype))
             begin = end
         return out.to(x_ND.dtype)
@@ -283,6 +296,17 @@ class WideRouter(nn.Linear):
         return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
 
 
+@runtime_checkable
+class Routes(Protocol):
+    """A module that sends what it reads to some of its parts.
+
+    Attributes:
+        ROUTERS: the names of the layers that say where to; the ecosystem's are no linear layers.
+    """
+
+    ROUTERS: ClassVar[tuple[str, ...]]
+
+
 class MoE(Composed):
     """A router, and experts that it chooses among (Mixtral). A step of a layer: called with its context.
 
@@ -292,6 +316,8 @@ class MoE(Composed):
         experts: called with tokens, their experts and how much each counts, as :class:`Experts`.
         jitter: in training, what is read is multiplied by random numbers that are at most so far from one.
     """
+
+    ROUTERS: ClassVar[tuple[str, ...]] = ("gate",)
 
     gate: nn.Linear
     choose: Choice

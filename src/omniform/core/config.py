@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from omniform.core.auto_class import AutoNamed
-from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS
+from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS, PerLayer
 from omniform.core.errors import ConfigError, check_arguments, nearest
 from omniform.core.plain_settings import PlainSettings
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -403,6 +403,7 @@ class ModelConfig(AutoNamed, PushToHub):
         """
         upstairs("hub.save:save_config")(self, save_directory, push_to_hub=push_to_hub, **hub)
 
+    per_layer_config = PerLayer()
     # -- attributes --------------------------------------------------------------------------------------------------
 
     def get(self, name: str, default: object = None) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 # Keys that any config may hold and that no model computes with. The second group are settings of generation that old
 # releases kept here; the engine reads them when a folder has no generation_config.json.
@@ -40,3 +41,19 @@ ATTRIBUTES: Mapping[str, object] = {
     "is_composition": False, "base_config_key": "", "task_specific_params": None, "tokenizer_class": None,
 }  # fmt: skip
 """Attributes that every config of the ecosystem has, with their values where neither file nor family says otherwise."""
+
+
+@runtime_checkable
+class CountsLayers(Protocol):
+    """A config that says how many layers there are."""
+
+    num_hidden_layers: int
+
+
+class PerLayer:
+    """The config of each layer, which the ecosystem's caches ask for: here each layer's is the whole one."""
+
+    def __get__(self, config: object, kind: type) -> list[object]:
+        if not isinstance(config, CountsLayers):
+            raise AttributeError("per_layer_config")
+        return [config] * config.num_hidden_layers

@@ -27,6 +27,7 @@ Door = Literal[
     "hub.save:save_model",
     "hub.save:save_config",
     "hub.adapting:load_adapter",
+    "hub.peft_names:meet",
     "hub.settings:read_settings",
     "hub.settings:save_settings",
     "hub.checkpoint:load_config",

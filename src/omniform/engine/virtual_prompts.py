@@ -6,33 +6,18 @@ is called once, for the prompt: it adds vectors, or a cache of keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
-from omniform.core.caches import DynamicCache
 from omniform.core.errors import InputError
-from omniform.core.state import DenseState
+from omniform.core.others_caches import taken_over
 
 HOOK = "prepare_inputs_for_generation"
-
-
-class KeysAndValues(Protocol):
-    """A layer of another library's cache. Shape: [B, H, S, D] each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-@runtime_checkable
-class OthersCache(Protocol):
-    """Another library's cache."""
-
-    layers: Sequence[KeysAndValues]
 
 
 def with_virtual_tokens(model: Generative, named: Mapping[str, object], mask: Tensor | None) -> dict[str, object]:
@@ -59,7 +44,7 @@ def with_virtual_tokens(model: Generative, named: Mapping[str, object], mask: Te
     if isinstance(found.get("inputs_embeds"), Tensor):
         changed["inputs_embeds"] = found["inputs_embeds"]
     elif found.get("past_key_values") is not None:
-        changed["past_key_values"] = _ours(found["past_key_values"])
+        changed["past_key_values"] = taken_over(found["past_key_values"])
     else:
         return dict(named)
     return changed
@@ -68,18 +53,12 @@ def with_virtual_tokens(model: Generative, named: Mapping[str, object], mask: Te
 @contextmanager
 def _unplaced(model: Generative) -> Iterator[None]:
     """Hide where a model was placed while it lies in one place: PEFT takes a map to mean several accelerators."""
-    held = model.hf_device_map
+    held = model.placed_at
     if len({*held.values()}) > 1:
         yield
         return
-    del model.hf_device_map
+    model.placed_at = {}
     try:
         yield
     finally:
-        model.hf_device_map = held
-
-
-def _ours(cache: object) -> object:
-    if isinstance(cache, DenseState) or not isinstance(cache, OthersCache):
-        return cache
-    return DynamicCache.from_legacy_cache([(layer.keys, layer.values) for layer in cache.layers])
+        model.placed_at = held

@@ -46,5 +46,5 @@ class Weights:
         if self._prepacked:
             return
         self._prepacked = True
-        if "disk" not in self._model.hf_device_map.values() and prepack(self._model, mapped_only=True):
+        if "disk" not in self._model.placed_at.values() and prepack(self._model, mapped_only=True):
             self._watch.accept()

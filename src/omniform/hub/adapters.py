@@ -9,9 +9,10 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
-from omniform.architectures.adapted import BASE, adapted
+from omniform.architectures.adapted import adapted
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError
+from omniform.weights.adapters import BASE
 
 WEIGHTS: Final = "adapter_model.safetensors"
 PREFIX: Final = "base_model.model."

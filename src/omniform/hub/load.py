@@ -211,7 +211,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     report.fresh = fill(model, views, layout, placement, how)
     for transform in (*model.transforms, visits(model, placement), Widen()):
         transform.finish(model)
-    model.hf_device_map = placement.device_map
+    model.placed_at = {} if how.device_map is None else placement.device_map
     if model.origin.architecture.name in model.config.common.architectures:
         # Saved again, the weights keep the layout and the names that they came in, gamma and beta too.
         model.spelling = {key: found for key, found in keys.items() if found != key and is_unwrapped(found)}

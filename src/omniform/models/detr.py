@@ -122,6 +122,11 @@ OLD_NAMES = KeyMap(
         # Out of a checkpoint with outlines.
         (r"^detr\.model\.", ""),
     ),
+    modules=(
+        (r"(^|\.)backbone\.conv_encoder\.model(?=\.|$)", r"\1backbone.model"),
+        (r"(self|encoder)_attn\.out_proj", r"\1_attn.o_proj"),
+        (r"(layers\.\d+)\.(?=fc[12](\.|$))", r"\1.mlp."),
+    ),
 )
 
 
@@ -134,9 +139,10 @@ def keys(c: Config) -> KeyMap:
 def segmenter_keys(c: Config) -> KeyMap:
     """Where the weights of a detector with outlines live; our own names are those inside newer releases."""
     aliases = [(rf"^{re.escape(ours)}\.", f"{theirs}.") for ours, theirs in MASK_HEAD_KEYS.items()]
+    modules = [(rf"^{re.escape(theirs)}(?=\.|$)", ours) for ours, theirs in MASK_HEAD_KEYS.items()]
     # Out of a checkpoint without heads.
     aliases.append((r"^(backbone|encoder|decoder|\w+_projection|\w+_embeddings?)\.", r"detr.model.\1."))
-    return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD_KEYS, aliases)
+    return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD_KEYS, aliases, modules=modules)
 
 
 FAMILY = (

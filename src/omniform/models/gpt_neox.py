@@ -73,7 +73,9 @@ def keys(c: Config) -> KeyMap:
     )
 
 
-WRITER = KeyMap({"lm_head": "embed_out"}, aliases=((r"^lm_head\.", "embed_out."),))
+WRITER = KeyMap(
+    {"lm_head": "embed_out"}, aliases=((r"^lm_head\.", "embed_out."),), modules=((r"^embed_out", "lm_head"),)
+)
 SCORE = {"classifier": "score"}
 
 FAMILY = (

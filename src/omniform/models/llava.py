@@ -112,6 +112,11 @@ NEW_LAYOUT = KeyMap(
         (r"^language_model\.model\.model\.", "language_model.model."),
         (r"^vision_tower\.vision_model\.", "vision_tower."),
     ),
+    modules=(
+        (r"^language_model\.model(?=\.|$)", "language_model"),
+        (r"^(?=vision_tower|multi_modal_projector|language_model(?!\.lm_head))", "model."),
+        (r"^language_model\.lm_head", "lm_head"),
+    ),
 )
 
 FAMILY = (

@@ -102,6 +102,13 @@ KEYS = KeyMap(
         (r"(^|\.)layers\.(\d+)\.mlp\.fc2\.", r"\1encoder.layer.\2.output.dense."),
         (r"(^|\.)layers\.(\d+)\.layernorm_", r"\1encoder.layer.\2.layernorm_"),
     ),
+    modules=(
+        (r"(^|\.)encoder\.layer\.(\d+)\.attention\.attention\.([qkv])\w+", r"\1layers.\2.attention.\3_proj"),
+        (r"(^|\.)encoder\.layer\.(\d+)\.attention\.output\.dense", r"\1layers.\2.attention.o_proj"),
+        (r"(^|\.)encoder\.layer\.(\d+)\.intermediate\.dense", r"\1layers.\2.mlp.fc1"),
+        (r"(^|\.)encoder\.layer\.(\d+)\.output\.dense", r"\1layers.\2.mlp.fc2"),
+        (r"(^|\.)encoder\.layer\.(\d+)\.layernorm_", r"\1layers.\2.layernorm_"),
+    ),
 )
 
 FAMILY = (

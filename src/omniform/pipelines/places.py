@@ -14,7 +14,7 @@ def place_of(model: Model, device: object) -> torch.device:
     Raises:
         InputError: there is no such device, or the model lies in several places and is to be moved.
     """
-    spread = {*model.hf_device_map.values()} if isinstance(model, Model) else set()
+    spread = {*model.placed_at.values()} if isinstance(model, Model) else set()
     if len(spread) > 1 or "disk" in spread:
         if device is not None:
             raise InputError(

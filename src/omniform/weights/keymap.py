@@ -49,12 +49,15 @@ class KeyMap:
         aliases: regular expressions and replacements for old spellings, read but never written.
         ignored: regular expressions of keys that checkpoints hold and no model needs (stray buffers).
         layouts: other ways in which checkpoints lie as a whole; one that was read in such a way is written so.
+        modules: regular expressions and replacements from the checkpoint's paths to those of the ecosystem's modules,
+            where it has renamed these and not the checkpoints: files of adapters are spelled by its modules.
     """
 
     rules: Mapping[str, Rule]
     aliases: Sequence[tuple[str, str]] = ()
     ignored: Sequence[str] = ()
     layouts: Sequence[Layout] = ()
+    modules: Sequence[tuple[str, str]] = ()
 
     def as_in(self, keys: Iterable[str]) -> KeyMap:
         """The map for a checkpoint with these keys, in whichever layout it lies."""
@@ -68,7 +71,13 @@ class KeyMap:
         rules |= _rules_under(self.rules, ours, theirs)
         aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
         layouts = [Layout(layout.sign, _rules_under(layout.rules, ours, theirs)) for layout in self.layouts]
-        return KeyMap(rules, aliases, self.ignored, layouts)
+        modules = [_moved(pattern, new, theirs) for pattern, new in self.modules]
+        return KeyMap(rules, aliases, self.ignored, layouts, modules)
+
+    def every_layout(self) -> list[KeyMap]:
+        """The map for each of the layouts that checkpoints lie in, the usual one first."""
+        others = [replace(self, rules={**self.rules, **one.rules}, layouts=()) for one in self.layouts]
+        return [replace(self, layouts=()), *others]
 
     def spelled(self, paths: Iterable[str]) -> dict[str, str]:
         """Our module paths to the checkpoint's."""
@@ -79,6 +88,12 @@ class KeyMap:
         """Where the module, or the tensor, at ``path`` lives: in one place of the checkpoint, or in several."""
         rules = sorted(self.rules.items(), key=_longest_first)
         return _resolve(path, [(_matcher(mine), target) for mine, target in rules])
+
+    def module(self, key: str) -> str:
+        """What the ecosystem calls the module, or the tensor, that checkpoints keep under ``key``."""
+        for pattern, new in self.modules:
+            key = re.sub(pattern, new, key)
+        return key
 
     def spellings(self, key: str) -> Iterable[str]:
         """A key as it is, and what it would be called now, if it is an old spelling."""
@@ -91,6 +106,7 @@ class KeyMap:
             (*self.aliases, *other.aliases),
             (*self.ignored, *other.ignored),
             (*self.layouts, *other.layouts),
+            (*self.modules, *other.modules),
         )
 
     def expand(self, shapes: Mapping[str, Sequence[int]], ties: Mapping[str, str] | None = None) -> KeyTable:

@@ -27,6 +27,7 @@ AXES: Mapping[str, Mapping[str, int]] = {
     "lora_B.weight": {"out": 0},
     "lora_B.bias": {"out": 0},
     "lora_magnitude_vector.weight": {"out": 0},
+    "lora_magnitude_vector": {"out": 0},
     "qweight": {"in": 0, "out": 1},
     "scales": {"out": 1},
     "g_idx": {"in": 0},
@@ -221,6 +222,11 @@ class Link:
     def renames(self) -> bool:
         """Whether both are one layer under two names, the order of its matrix's axes aside."""
         return not self.ours and all(isinstance(view, Transposed) for view in self.theirs)
+
+    @property
+    def splits_inputs(self) -> bool:
+        """Whether it is a part of the inputs of a layer."""
+        return any(isinstance(view, (Rows, Share, Groups)) and view.axis == "in" for view in self.theirs)
 
     def expanded(self) -> list[Link]:
         """One link per key."""
