@@ -13,6 +13,7 @@ from omniform.architectures.heads import flattened
 from omniform.architectures.labels import Choices, Classes, Targets
 from omniform.architectures.losses import next_token_loss, row_loss
 from omniform.architectures.model import Model
+from omniform.blocks.embeddings import table_rows
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.errors import InputError
 from omniform.core.host import bounds_of
@@ -131,7 +132,7 @@ class DoubleHeads(Model):
     multiple_choice_head: SummaryHead
 
     def targets(self) -> Mapping[str, Targets]:
-        return {"labels": Classes(self.model.embed_tokens.num_embeddings), "mc_labels": Choices()}
+        return {"labels": Classes(table_rows(self.model.embed_tokens)), "mc_labels": Choices()}
 
     def forward(
         self,

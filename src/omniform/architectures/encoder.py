@@ -14,6 +14,7 @@ from omniform.architectures.losses import chance_loss, row_loss, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
+from omniform.blocks.embeddings import table_rows
 from omniform.blocks.mlp import activation
 from omniform.core.batch import Item
 from omniform.core.errors import InputError, check_shape
@@ -37,7 +38,7 @@ class Filling(Model):
         return self.lm_head.decoder
 
     def targets(self) -> Mapping[str, Targets]:
-        return {"labels": Classes(self.model.embed_tokens.num_embeddings)}
+        return {"labels": Classes(table_rows(self.model.embed_tokens))}
 
 
 class MaskedLM(Filling):

@@ -21,7 +21,7 @@ from omniform.architectures.losses import token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES, refuse_packed
 from omniform.architectures.stack import Encoded, TextEncoder
-from omniform.blocks.embeddings import check_ids
+from omniform.blocks.embeddings import check_ids, table_rows
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_all_true
@@ -157,7 +157,7 @@ class EncoderDecoder(Model):
         ids, embeds = inputs.get("decoder_input_ids"), inputs.get("decoder_inputs_embeds")
         mask, read = inputs.get("attention_mask"), inputs.get(self.main_input, inputs.get("features"))
         if ids is None and embeds is None and self.reread is not None and read is not None:
-            check_ids(cast(Tensor, read), self.decoder.embed_tokens.num_embeddings)
+            check_ids(cast(Tensor, read), table_rows(self.decoder.embed_tokens))
             ids = inputs["decoder_input_ids"] = self.reread(cast(Tensor, read))
         if (ids is None) == (embeds is None):
             raise InputError(
@@ -167,7 +167,7 @@ class EncoderDecoder(Model):
                 found="neither" if ids is None else "both",
             )
         if ids is not None:
-            check_ids(cast(Tensor, ids), self.decoder.embed_tokens.num_embeddings, "decoder_input_ids")
+            check_ids(cast(Tensor, ids), table_rows(self.decoder.embed_tokens), "decoder_input_ids")
         names = {"decoder_attention_mask": "attention_mask", "decoder_position_ids": "position_ids"}
         own = {names.get(n, n.removeprefix("decoder_")): v for n, v in inputs.items() if n.startswith("decoder_")}
         own["past_key_values"] = inputs.get("past_key_values")

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from omniform.architectures.model import Model, arrive_masked
 from omniform.architectures.packing import PackedRows, arrive_packed, numbers_of
-from omniform.blocks.embeddings import Embeddings, check_ids, check_position_ids, check_positions, check_token_types
+from omniform.blocks.embeddings import (
+    Embeddings,
+    bare_table,
+    check_ids,
+    check_position_ids,
+    check_positions,
+    check_token_types,
+    table_rows,
+)
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import FirstContext, StepContext, Tapped
 from omniform.core.errors import InputError
@@ -99,7 +107,7 @@ class TextStack(Model):
     @property
     def width(self) -> int:
         """Width of the hidden states."""
-        return self.embeddings.width or self.embed_tokens.embedding_dim
+        return self.embeddings.width or bare_table(self.embed_tokens).embedding_dim
 
     @property
     def routed(self) -> bool:
@@ -127,9 +135,9 @@ class TextStack(Model):
         if (ids is None) == (embeds is None):
             raise InputError("give either input_ids or inputs_embeds", expected="exactly one of them")
         if ids is not None:
-            check_ids(cast(Tensor, ids), self.embed_tokens.num_embeddings)
+            check_ids(cast(Tensor, ids), table_rows(self.embed_tokens))
         else:
-            check_embeds(embeds, self.embed_tokens.embedding_dim)
+            check_embeds(embeds, bare_table(self.embed_tokens).embedding_dim)
         tokens = cast(Tensor, embeds if ids is None else ids).shape[:2]
         past = inputs.get("past_key_values")
         kept = 0

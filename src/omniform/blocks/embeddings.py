@@ -21,6 +21,22 @@ from omniform.core.host import bounds_of
 T = TypeVar("T", bound=nn.Embedding)
 
 
+WRAPPED = ("base_layer", "original_module", "token_adapter")
+"""Children that PEFT keeps a table as, when it trains something beside it."""
+
+
+def bare_table(table: nn.Module) -> nn.Embedding:
+    """A table without what was put around it."""
+    while not isinstance(table, nn.Embedding) or any(name in table._modules for name in WRAPPED):
+        table = next(inner for name in WRAPPED if (inner := table._modules.get(name)) is not None)
+    return table
+
+
+def table_rows(table: nn.Module) -> int:
+    """How many rows a table has, whatever was put around it."""
+    return bare_table(table).num_embeddings
+
+
 class PositionTable(nn.Embedding):
     """One learned vector per position.
 

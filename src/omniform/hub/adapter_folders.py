@@ -48,11 +48,14 @@ def respell(model: Surface, name: str, config: object, folder: Path) -> None:
         tensors = torch.load(pickle, weights_only=True)
     else:
         return
-    spelled = spelled_adapter(model, {key.removeprefix(prefix): tensor for key, tensor in tensors.items()})
+    mine = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+    spelled = spelled_adapter(model, mine)
+    written = {**rest, **{prefix + key: tensor.contiguous() for key, tensor in spelled.tensors.items()}}
     if weights.exists():
-        save_file({prefix + key: t.contiguous() for key, t in spelled.tensors.items()}, weights, {"format": "pt"})
+        save_file(written, weights, {"format": "pt"})
     else:
-        torch.save({prefix + key: tensor for key, tensor in spelled.tensors.items()}, pickle)
+        torch.save(written, pickle)
     path = folder / CONFIG
     if not learned and path.exists():
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +85,7 @@ def config_changes(model: Surface, name: str, raw: Mapping[str, object], spelled
     wanted = raw.get("target_parameters")
     if stacks and isinstance(wanted, list):
         made["target_parameters"] = sorted({key.rpartition(".experts.")[2] or key for key in stacks} | _gates(wanted))
-    if "r" in raw and layers:
+    if raw.get("peft_type") == "LORA" and layers:
         made |= _ranks(raw, {**layers, **stacks}, spelled.ranks)
     return made
 

@@ -119,12 +119,12 @@ def in_our_names(tuner: Tuner, config: Config) -> Config:
     modules = {path: module for path, module in modules_of(model) if path}
     names = {path: [path, *(others_of(path, keys) if module._parameters else ())] for path, module in modules.items()}
     made, given = copy.copy(config), vars(config)
-    wanted = given.get("target_modules")
+    wanted, check = given.get("target_modules"), tuner._check_target_module_exists
     if isinstance(wanted, str) and wanted.lower() == ALL:
-        found = linear_layers(model, config.task_type)
+        made.target_modules = ".*"  # of what is linear, what is left out by name
+        found = [p for p in linear_layers(model, config.task_type) if _is_meant(lambda n: check(made, n), names[p])]
         config.target_modules = {name for path in found for name in _files_names(path, names[path])}
     elif wanted:
-        check = tuner._check_target_module_exists
         found = [path for path, known in names.items() if _is_meant(lambda name: check(config, name), known)]
     else:
         found = []
