@@ -126,8 +126,13 @@ def _to_lists(value: object) -> object:
         plain: object = value.tolist()
         return plain
     if isinstance(value, (list, tuple)):
-        return [_to_lists(item) for item in value]
+        # Rows of plain numbers, which nearly all are, are looked at as a whole.
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [_to_lists(item) for item in value]
     return value
+
+
+_PLAIN = frozenset({int, bool, float, str, type(None)})
+_WHOLE = frozenset({int})
 
 
 def as_rows(columns: Mapping[str, object], alone: bool, main: str) -> Columns:
@@ -150,7 +155,7 @@ def as_rows(columns: Mapping[str, object], alone: bool, main: str) -> Columns:
         count = len(column)
         rows[name] = list(column)
     for index, row in enumerate(rows[main]):
-        if not isinstance(row, (list, tuple)) or not all(type(item) is int for item in row):
+        if not isinstance(row, (list, tuple)) or not _WHOLE.issuperset(map(type, row)):
             raise InputError(
                 "a row of ids is a list of whole numbers", where=f"{main}, row {index}", found=f"{row!r:.60}"
             )
