@@ -139,6 +139,7 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
         "train.intervals",
         "train.memory",
         "train.metrics",
+        "train.questions",
         "train.search",
     ),
     "training_args": ("train.arguments", "train.intervals"),

@@ -143,6 +143,7 @@ def test_older_names_can_be_read_and_are_said_once(caplog):
         ({"push_to_hub_organization": "us"}, ["push_to_hub_organization", "hub_model_id"]),
         ({"optim": "adamw_hf"}, ["optim", "adamw_torch"]),
         ({"debug": "tpu_metrics_debug"}, ["debug", "TPU"]),
+        ({"debug": "underflow_overflow"}, ["debug", "anomaly"]),
         ({"ddp_backend": "hccl"}, ["ddp_backend", "gloo"]),
         ({"fsdp": True, "fsdp_config": {"xla": True}}, ["xla"]),
         ({"fsdp": True, "fsdp_config": {"min_params": 1}}, ["min_params", "min_num_params"]),
@@ -296,3 +297,13 @@ def test_names_are_where_scripts_look_for_them():
 def test_every_older_argument_has_words():
     assert all(former.heir for former in FORMER.values())
     assert not set(FORMER) & set(TABLE)
+
+
+def test_small_questions():
+    import functools
+
+    from omniform.trainer_utils import is_main_process, number_of_arguments, total_processes_number
+
+    assert [is_main_process(rank) for rank in (-1, 0, 1)] == [True, True, False]
+    assert total_processes_number(-1) == 1
+    assert number_of_arguments(functools.partial(lambda a, b, c: None, 1, c=2)) == 1

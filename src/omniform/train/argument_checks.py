@@ -144,8 +144,11 @@ def debug_options(value: object) -> list[DebugOption]:
     if not isinstance(words, list | tuple):
         raise InputError("cannot be this", where="debug", expected="words", found=brief(value))
     options = [DebugOption(word) for word in words]
-    if DebugOption.TPU_METRICS_DEBUG in options:
-        raise InputError("cannot be set", where="debug", found="tpu_metrics_debug", remedy="There are no TPUs here.")
+    for option in options:
+        remedy = "There are no TPUs here."
+        if option == DebugOption.UNDERFLOW_OVERFLOW:
+            remedy = "torch.autograd.set_detect_anomaly(True) finds the operation that gives no number."
+        raise InputError("cannot be set", where="debug", found=str(option), remedy=remedy)
     return options
 
 

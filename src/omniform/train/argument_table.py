@@ -187,7 +187,7 @@ TABLE: Final[dict[str, Argument]] = {
     "fsdp": Argument("Shard the model over the processes.", switch=True),
     "fsdp_config": Argument("How: a dict or a JSON file."),
     "deepspeed": Argument("DeepSpeed's configuration: a dict or a JSON file."),
-    "debug": Argument("What is watched: underflow_overflow."),
+    "debug": Argument("What is watched; nothing can be."),
     "skip_memory_metrics": Argument("Report no memory.", Flag()),
     "do_train": Argument("For scripts: train.", Flag()),
     "do_eval": Argument("For scripts: evaluate.", Flag()),

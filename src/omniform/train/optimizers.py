@@ -17,7 +17,7 @@ from omniform.train.adafactor import Adafactor
 from omniform.train.decay import get_decay_parameter_names, parameter_groups
 from omniform.train.intervals import OptimizerNames
 from omniform.train.optimizer_context import Made, Maker, OptimizerContext, Options
-from omniform.train.optimizer_packages import PACKAGED
+from omniform.train.optimizer_packages import PACKAGED, check_target_module_exists
 
 if TYPE_CHECKING:
     from omniform.train.arguments import TrainingArguments
@@ -133,6 +133,7 @@ MAKERS: Final[dict[OptimizerNames, Maker]] = {
 
 __all__ = [
     "OptimizerContext",
+    "check_target_module_exists",
     "get_decay_parameter_names",
     "get_optimizer_cls_and_kwargs",
     "is_optimizer_factory",
