@@ -211,3 +211,13 @@ def test_the_command_line_answers_about_the_example_picture():
 
 
 __all__ = ["omniform"]
+
+
+def test_the_page_on_training():
+    module = type(sys)("training_page")
+    sys.modules[module.__name__] = module  # dataclasses look for their module
+    try:
+        for number, code in enumerate(blocks("docs/training.md")):
+            exec(compile(code, f"docs/training.md, example {number}", "exec"), vars(module))
+    finally:
+        del sys.modules[module.__name__]
