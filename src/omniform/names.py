@@ -47,6 +47,9 @@ PATHS: Final[dict[str, str]] = {
     "image_processing_base": "BatchFeature ImageProcessingMixin",
     "image_processing_utils": "BatchFeature BaseImageProcessor ImageProcessingMixin",
     "modeling_utils": "PreTrainedModel",
+    "integrations": "",
+    "integrations.deepspeed": "",
+    "integrations.fsdp": "",
     "models": "",
     "models.auto": "*Auto",
     "models.auto.configuration_auto": "AutoConfig",
@@ -114,6 +117,9 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "image_transforms": ("inputs.images.image_transforms",),
     "image_processing_utils": ("inputs.images.image_utils",),
     "image_utils": ("inputs.images.image_utils",),
+    "integrations": ("hub.partitioned", "train.parallel.fsdp", "train.parallel.deepspeed"),
+    "integrations.deepspeed": ("hub.partitioned", "train.parallel.deepspeed"),
+    "integrations.fsdp": ("train.parallel.fsdp",),
     "modeling_layers": ("blocks.checkpointed",),
     "modeling_outputs": ("core.named_outputs",),
     "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
@@ -157,7 +163,6 @@ INSTEAD: Final[dict[str, str]] = {
     "audio_utils": "torchaudio, or omniform.AutoFeatureExtractor for a checkpoint's spectrograms",
     "convert_slow_tokenizer": "the package tokenizers builds such a tokenizer; derive from PreTrainedTokenizerFast",
     "image_processing_utils_fast": "omniform.BaseImageProcessor",
-    "integrations": "omniform loads adapters and quantized checkpoints itself; leave integrations out",
     "loss": "torch.nn.functional.cross_entropy, or self.loss_function in a model's forward",
     "masking_utils": _MASKS,
     "modeling_attn_mask_utils": _MASKS,
@@ -220,8 +225,8 @@ class _Names(ModuleType):
             value = vars(import_module("typing"))[name]
         elif f"{rest}.{name}" in PATHS:
             value = import_module(f"omniform.{rest}.{name}")
-        elif name in (public := _at_home(rest)):
-            value = public[name]
+        elif (home := _home_of(rest, name)) is not None:
+            value = home[name]
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):
             value = self._public(rest, name)
         else:
@@ -246,6 +251,12 @@ def _at_home(rest: str) -> dict[str, object]:
     """What a module path holds by :data:`HOMES`."""
     homes = [vars(import_module(f"omniform.{home}")) for home in HOMES.get(rest, ())]
     return {name: home[name] for home in homes for name in home["__all__"]}
+
+
+def _home_of(rest: str, name: str) -> dict[str, object] | None:
+    """The first module of :data:`HOMES` that has a public name; those behind it are not imported."""
+    homes = (vars(import_module(f"omniform.{home}")) for home in HOMES.get(rest, ()))
+    return next((home for home in homes if name in home["__all__"]), None)
 
 
 def _of_family(rest: str) -> bool:

@@ -21,6 +21,7 @@ from omniform.core.errors import ConfigError, WeightsError, listed
 from omniform.core.own_config import is_own
 from omniform.hub.devices import as_device, need_device
 from omniform.hub.fill import Loading, fill, visits
+from omniform.hub.partitioned import partition
 from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.models import registry
@@ -226,6 +227,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     report.fresh_keys = tuple(table.key(path) for path in report.fresh)
     if idle := [*report.unused, *report.left_out]:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, listed(idle))
+    partition(model)
     return report
 
 

@@ -30,6 +30,7 @@ from omniform.hub.options import check_variant
 from omniform.hub.push import send, sending_of
 from omniform.hub.stale import ADAPTERS, is_weights
 from omniform.hub.weights import SAFETENSORS, with_variant
+from omniform.weights.spread import is_part, whole_shape, with_scalars
 from omniform.weights.tensors import tensors_and_ties
 
 MODEL_OPTIONS = (
@@ -172,7 +173,9 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
         InputError: given ones are not this model's.
     """
     held: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
-    if state_dict is not None:
+    if state_dict is None:
+        _check_whole(held)
+    else:
         held = _given(model, state_dict, held)
     usual = _usual_ties(model)
     ties = {path: owner for path, owner in usual.items() if path in held and owner in held}
@@ -206,12 +209,23 @@ def _usual_ties(model: Model) -> Mapping[str, str]:
 
 def _given(model: Model, state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     assert isinstance(model, PreTrainedModel)
-    given = model.in_our_names(state_dict)
+    given = with_scalars(model, model.in_our_names(state_dict))
     faults = sorted(path for path in given.keys() | own.keys() if path not in given or path not in own)
-    faults += sorted(p for p in given.keys() & own.keys() if given[p].shape != own[p].shape)
+    faults += sorted(p for p in given.keys() & own.keys() if given[p].shape != whole_shape(model, p, own[p]))
     if faults:
         raise InputError("these are not this model's weights", where="state_dict", found=", ".join(faults[:10]))
     return {path: given[path] for path in own}
+
+
+def _check_whole(held: Mapping[str, Tensor]) -> None:
+    part = next((name for name, tensor in held.items() if is_part(tensor)), None)
+    if part is not None:
+        raise InputError(
+            "only a part of the weights lies in this process",
+            where=part,
+            remedy="In all processes: save_pretrained(folder, state_dict=accelerator.get_state_dict(model), "
+            "is_main_process=accelerator.is_main_process); or Trainer.save_model.",
+        )
 
 
 def _check_real(stored: Mapping[str, Tensor]) -> None:
