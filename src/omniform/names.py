@@ -225,8 +225,8 @@ class _Names(ModuleType):
             value = vars(import_module("typing"))[name]
         elif f"{rest}.{name}" in PATHS:
             value = import_module(f"omniform.{rest}.{name}")
-        elif (home := _home_of(rest, name)) is not None:
-            value = home[name]
+        elif (public := _home_of(rest, name)) is not None:
+            value = public[name]
         elif not name.startswith("_") and (_of_family(rest) or _holds(PATHS[rest], name)):
             value = self._public(rest, name)
         else:

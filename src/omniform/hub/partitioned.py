@@ -111,8 +111,6 @@ def partition(model: nn.Module) -> None:
         )
     import deepspeed
 
-
-
     widen_scalars(model)
     deepspeed.zero.Init(module=model, config_dict_or_path=_counted(current.config))
 

@@ -19,6 +19,7 @@ from omniform.train.argument_kinds import FALSE, TRUE
 from omniform.train.argument_table import TABLE
 from omniform.train.fsdp_arguments import plugin_arguments
 from omniform.train.intervals import DebugOption, IntervalStrategy, SaveStrategy, SchedulerType
+from omniform.train.parallel.settings import set_deepspeed
 
 if TYPE_CHECKING:
     from omniform.train.arguments import TrainingArguments
@@ -331,3 +332,4 @@ def set_products(args: TrainingArguments) -> None:
 def set_engines(args: TrainingArguments) -> None:
     """What accelerate's plugins for FSDP and DeepSpeed are made of."""
     args.fsdp_plugin_args = plugin_arguments(args)
+    set_deepspeed(args)

@@ -44,6 +44,9 @@ from omniform.train.sections import Sections
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    from omniform.train.parallel.deepspeed import HfTrainerDeepSpeedConfig
+
 
 if TYPE_CHECKING:
     Sharding = bool | str | list[str]
@@ -228,6 +231,7 @@ class TrainingArguments(Sections, metaclass=_Arguments):
         self._gpus: int | None = None
         self.fsdp_plugin_args: dict[str, object] | None = None
         self.deepspeed_plugin: object = None
+        self.hf_deepspeed_config: HfTrainerDeepSpeedConfig | None = None
         if "accelerate" in sys.modules:
             # Its state belongs to the arguments that were made last, as scripts for the ecosystem expect. Where nobody
             # has imported it there is no state, and nothing is imported before a device is asked for.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -66,35 +68,60 @@ def find(args: TrainingArguments, *, anew: bool) -> Places:
             )
     elif anew:
         AcceleratorState._reset_state(reset_partial_state=True)
-    cpu = bool(args.use_cpu) or on("ACCELERATE_USE_CPU")
+    cpu = bool(args.use_cpu) or on("ACCELERATE_USE_CPU") or not _has_accelerator()
     state = PartialState(cpu=bool(args.use_cpu)) if settled else _state(args, cpu, PartialState)
     if state.distributed_type != DistributedType.NO:
         return Places(state.device, 0 if cpu else 1, state)
-    if cpu:
-        return Places(torch.device("cpu"), 0, state)
-    if torch.cuda.is_available():
-        device = torch.device("cuda:0")
-        torch.cuda.set_device(device)
-        return Places(device, torch.cuda.device_count(), state)
-    if torch.backends.mps.is_available():
-        return Places(torch.device("mps"), 1, state)
-    return Places(torch.device(os.environ.get("ACCELERATE_TORCH_DEVICE", "cpu")), 0, state)
+    if not args.use_cpu and not on("ACCELERATE_USE_CPU"):
+        if torch.cuda.is_available():
+            device = torch.device("cuda:0")
+            torch.cuda.set_device(device)
+            return Places(device, torch.cuda.device_count(), state)
+        if torch.backends.mps.is_available():
+            return Places(torch.device("mps"), 1, state)
+        return Places(torch.device(os.environ.get("ACCELERATE_TORCH_DEVICE", "cpu")), 0, state)
+    return Places(torch.device("cpu"), 0, state)
+
+
+def _has_accelerator() -> bool:
+    """Whether processes have something to compute on beside processors."""
+    return torch.accelerator.is_available() and torch.accelerator.current_accelerator(check_available=True) is not None
 
 
 def _state(args: TrainingArguments, cpu: bool, maker: type[PartialState]) -> PartialState:
-    given: dict[str, Any] = {"backend": args.ddp_backend}
-    if cpu:
-        return maker(cpu=True, **given)
-    given["timeout"] = timedelta(seconds=args.ddp_timeout)
+    given: dict[str, Any] = {"backend": args.ddp_backend, "timeout": timedelta(seconds=args.ddp_timeout)}
+    engine = bool(args.deepspeed) or on("ACCELERATE_USE_DEEPSPEED")
+    if cpu and not (engine and _many()):
+        # Without saying so, accelerate sees processes on a machine without accelerators as so many trainings.
+        return maker(cpu=True, **(given if _many() else {"backend": args.ddp_backend}))
     if not args.deepspeed:
+        return maker(**(given | {"backend": "gloo"} if cpu else given))
+    if cpu:
+        given["backend"] = "gloo"
+    else:
+        del given["backend"]
+    with environment(ACCELERATE_USE_DEEPSPEED="true"):  # accelerate looks there
         return maker(**given)
-    del given["backend"]
-    before = os.environ.get("ACCELERATE_USE_DEEPSPEED")
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # accelerate looks there
+
+
+def _many() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "-1")) != -1
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Environment variables as they are to be inside a block; None for absent ones."""
+    before = {name: os.environ.get(name) for name in values}
+    _put(values)
     try:
-        return maker(**given)
+        yield
     finally:
-        if before is None:
-            del os.environ["ACCELERATE_USE_DEEPSPEED"]
+        _put(before)
+
+
+def _put(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
         else:
-            os.environ["ACCELERATE_USE_DEEPSPEED"] = before
+            os.environ[name] = value

@@ -53,5 +53,5 @@ def whole_shape(model: nn.Module, name: str, tensor: Tensor) -> torch.Size:
 def is_part(tensor: Tensor) -> bool:
     """Whether only a part of a tensor lies in this process."""
     if "ds_shape" in vars(tensor):
-        return tensor.shape != vars(tensor)["ds_shape"]
+        return bool(tensor.shape != vars(tensor)["ds_shape"])
     return "torch.distributed.tensor" in type(tensor).__module__

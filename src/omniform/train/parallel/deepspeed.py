@@ -11,14 +11,15 @@ import copy
 import glob
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Mapping
 from functools import partialmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import nn
 
-from omniform.core.errors import DependencyError, InputError, listed
+from omniform.core.errors import DependencyError, InputError, brief, listed
 from omniform.hub.partitioned import (
     deepspeed_config,
     is_deepspeed_available,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from omniform.train.arguments import TrainingArguments
-    from omniform.train.trainer import Trainer
 
 log = logging.getLogger("omniform")
 
@@ -63,6 +63,13 @@ _BY_WIDTH = (
 """Settings that may be ``"auto"`` and follow from the model's width."""
 
 
+def need_packages() -> None:
+    """Raise :class:`DependencyError` unless accelerate and deepspeed are installed."""
+    for package in ("accelerate", "deepspeed"):
+        if importlib.util.find_spec(package) is None:
+            raise DependencyError(f"{package} is not installed", remedy=f"pip install {package} installs it.")
+
+
 class HfDeepSpeedConfig(_Settings):  # type: ignore[misc]
     """DeepSpeed's settings; while this object lives, ``from_pretrained`` splits models if they say ZeRO-3.
 
@@ -76,22 +83,20 @@ class HfDeepSpeedConfig(_Settings):  # type: ignore[misc]
 
     config: dict[str, object]
 
-    def __init__(self, config_file_or_dict: Mapping[str, object] | str) -> None:
-        for package in ("accelerate", "deepspeed"):
-            if importlib.util.find_spec(package) is None:
-                raise DependencyError(f"{package} is not installed", remedy=f"pip install {package} installs it.")
-        given = dict(config_file_or_dict) if isinstance(config_file_or_dict, Mapping) else config_file_or_dict
+    def __init__(self, config_file_or_dict: Mapping[str, object] | str | os.PathLike[str]) -> None:
+        need_packages()
         try:
-            super().__init__(given)
-        except (ValueError, TypeError, OSError) as error:
+            if isinstance(config_file_or_dict, Mapping):
+                super().__init__(dict(config_file_or_dict))
+            else:
+                super().__init__(os.fspath(config_file_or_dict))  # a number is no path, though a file may have one
+        except (ValueError, TypeError, OSError, AttributeError) as error:
             raise InputError(
                 "no configuration of DeepSpeed",
                 where="deepspeed",
                 expected="a dict, a path to a JSON file, or JSON",
-                found=repr(config_file_or_dict)[:200],
+                found=brief(config_file_or_dict),
             ) from error
-        if not isinstance(self.config, dict):
-            raise InputError("no configuration of DeepSpeed", where="deepspeed", found=repr(self.config)[:200])
         set_hf_deepspeed_config(self)
 
 
@@ -102,7 +107,7 @@ class HfTrainerDeepSpeedConfig(HfDeepSpeedConfig):
         mismatches: values that contradict the arguments, in words.
     """
 
-    def __init__(self, config_file_or_dict: Mapping[str, object] | str) -> None:
+    def __init__(self, config_file_or_dict: Mapping[str, object] | str | os.PathLike[str]) -> None:
         super().__init__(config_file_or_dict)
         self._dtype: torch.dtype | None = None
         self.mismatches: list[str] = []
@@ -213,7 +218,7 @@ def _width(model: nn.Module) -> int | None:
         if isinstance(width, int):
             return width
         if isinstance(widths, (list, tuple)) and widths:
-            return max(widths)
+            return max(int(one) for one in widths)
     return None
 
 
@@ -224,6 +229,20 @@ def _said(owner: object, name: str) -> object:
         return cast(object, getattr(owner, name))  # a config of whatever class
     except AttributeError:
         return None
+
+
+class Trains(Protocol):
+    """What is asked of a trainer."""
+
+    accelerator: Accelerator
+    args: TrainingArguments
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: object
+
+    def create_optimizer(self) -> torch.optim.Optimizer: ...
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer) -> object: ...
 
 
 # -- engines ----------------------------------------------------------------------------------------------------------
@@ -240,7 +259,7 @@ def propagate_args_to_deepspeed(
 
 
 def deepspeed_optim_sched(
-    trainer: Trainer,
+    trainer: Trains,
     hf_deepspeed_config: HfTrainerDeepSpeedConfig,
     args: TrainingArguments,
     num_training_steps: int,
@@ -275,7 +294,7 @@ def deepspeed_optim_sched(
     return optimizer, DummyScheduler(optimizer, lr_scheduler_callable=cast("Callable[..., object]", scheduled))
 
 
-def deepspeed_init(trainer: Trainer, num_training_steps: int, inference: bool = False) -> tuple[object, object]:
+def deepspeed_init(trainer: Trains, num_training_steps: int, inference: bool = False) -> tuple[object, object]:
     """Complete the settings of a trainer's DeepSpeed and make what ``accelerator.prepare`` takes.
 
     Args:
@@ -310,9 +329,7 @@ def deepspeed_init(trainer: Trainer, num_training_steps: int, inference: bool = 
     return deepspeed_optim_sched(trainer, settings, trainer.args, num_training_steps, parameters)
 
 
-def deepspeed_load_checkpoint(
-    deepspeed_engine: Any, checkpoint_path: str, load_module_strict: bool = True
-) -> None:
+def deepspeed_load_checkpoint(deepspeed_engine: Any, checkpoint_path: str, load_module_strict: bool = True) -> None:
     """Have an engine go on from a checkpoint of DeepSpeed's: weights, optimizer and scheduler.
 
     Raises:

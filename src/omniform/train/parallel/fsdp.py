@@ -78,7 +78,8 @@ def update_fsdp_plugin_peft(model: nn.Module, accelerator: Accelerator) -> None:
     """Have FSDP1 wrap the layers that an adapter trains by themselves; FSDP2 needs nothing."""
     from peft.utils.other import fsdp_auto_wrap_policy
 
-    accelerator.state.fsdp_plugin.auto_wrap_policy = fsdp_auto_wrap_policy(model)
+    policy = cast("Callable[[nn.Module], object]", fsdp_auto_wrap_policy)
+    accelerator.state.fsdp_plugin.auto_wrap_policy = policy(model)
 
 
 # -- which modules are brought together by themselves -----------------------------------------------------------------
@@ -117,16 +118,22 @@ def units_of(model: nn.Module, plugin: FullyShardedDataParallelPlugin | None = N
     names = plugin.transformer_cls_names_to_wrap
     if not names:
         return layers_of(model)
+    names = [names] if isinstance(names, str) else list(names)
     classes = {type(module).__name__ for module in model.modules()}
-    for name in [names] if isinstance(names, str) else names:
-        if name not in classes:
+    found = [m for m in _inner(model) if type(m).__name__ in names]
+    for name in names:
+        if name in classes:
+            continue
+        if not name.endswith(("Layer", "Block")):
             raise InputError(
                 "no module of the model is of this class",
                 where="fsdp_config: transformer_layer_cls_to_wrap",
                 found=brief(name),
                 remedy=nearest(name, sorted(classes)) or "Leave it out: layers are found by structure.",
             )
-    return [m for m in _inner(model) if type(m).__name__ in names]
+        # What the ecosystem calls a family's layers (LlamaDecoderLayer), which are of our own classes.
+        found += [layer for layer in layers_of(model) if layer not in found]
+    return found
 
 
 def _inner(model: nn.Module) -> Iterator[nn.Module]:
@@ -300,7 +307,8 @@ def load_full_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(model, without_scalars(model, state), options=options)
+    whole = cast("dict[str, Any]", without_scalars(model, state))
+    set_model_state_dict(model, whole, options=options)
 
 
 # -- processes without accelerators -----------------------------------------------------------------------------------
