@@ -119,6 +119,7 @@ def compared(rank: int, world: int, folder: Path) -> None:
 
 
 @needs_it
+@pytest.mark.slow
 def test_auto_is_filled_and_contradictions_are_listed_as_by_the_reference(tmp_path):
     all_of(compared, 1, tmp_path / "run", tmp_path)
 

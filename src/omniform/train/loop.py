@@ -21,6 +21,7 @@ from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
 from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
+from omniform.train.parallel import spread
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
 from omniform.train.values import Inputs, Schedule, Trial
@@ -279,12 +280,7 @@ def prepare(
     if trainer._created_lr_scheduler:  # made for another number of steps
         trainer.lr_scheduler = None
         trainer._created_lr_scheduler = False
-    trainer.create_optimizer()
-    model = trainer._wrap_model(trainer.model_wrapped)
-    if model is trainer.model:
-        model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
-    else:  # wrapped by an earlier run, or by somebody else
-        trainer.optimizer = trainer.accelerator.prepare(trainer.optimizer)
+    model = spread.with_optimizer(trainer, max_steps)
     trainer.create_scheduler(num_training_steps=max_steps)
     trainer.model_wrapped = model
     if resume_from_checkpoint is not None:

@@ -14,6 +14,8 @@ from torch import nn
 from omniform.core.errors import DependencyError, InputError
 from omniform.core.logs import get_logger
 from omniform.train.accelerator_config import AcceleratorConfig
+from omniform.train.parallel import spread
+from omniform.train.parallel.settings import make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,7 +42,6 @@ def create_accelerator(trainer: Trainer) -> None:
         InputError: arguments that contradict how the processes were started.
     """
     check_accelerate()
-    from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration, FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 
     args = trainer.args
@@ -49,12 +50,13 @@ def create_accelerator(trainer: Trainer) -> None:
     if config.non_blocking and not args.dataloader_pin_memory:
         logger.warning("non_blocking copies wait nevertheless unless dataloader_pin_memory is on")
     plugin_args = args.fsdp_plugin_args
-    trainer.accelerator = Accelerator(
-        **trainer._build_accelerator_args(
+    trainer.accelerator = make_accelerator(
+        args,
+        trainer._build_accelerator_args(
             dataloader_config=loading,
             fsdp_plugin=None if plugin_args is None else FullyShardedDataParallelPlugin(**plugin_args),
             gradient_accumulation_plugin=GradientAccumulationPlugin(**_accumulation(trainer)),
-        )
+        ),
     )
     trainer.gather_function = functools.partial(
         trainer.accelerator.gather_for_metrics, use_gather_object=args.eval_use_gather_object
@@ -62,6 +64,7 @@ def create_accelerator(trainer: Trainer) -> None:
     state = trainer.accelerator.state
     trainer.is_deepspeed_enabled = state.deepspeed_plugin is not None
     trainer.is_fsdp_enabled = vars(state).get("fsdp_plugin") is not None
+    spread.check(trainer)
 
 
 def _accumulation(trainer: Trainer) -> dict[str, object]:
@@ -138,13 +141,8 @@ def for_evaluation(trainer: Trainer) -> nn.Module:
     if trainer.accelerator._models:
         return trainer.model_wrapped
     begun = time.time()
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        model = trainer.accelerator.prepare(model)
-    elif model is trainer.model:
-        model = trainer.accelerator.prepare_model(model, evaluation_mode=True)
+    model = spread.for_evaluation(trainer, model)
     trainer.model_preparation_time = round(time.time() - begun, 4)
-    if trainer.is_fsdp_enabled:
-        trainer.model = model
     trainer.model_wrapped = model
     return model
 

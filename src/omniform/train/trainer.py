@@ -95,6 +95,7 @@ class Trainer:
     is_model_parallel: bool
     place_model_on_device: bool
     is_fsdp_enabled: bool
+    deepspeed: nn.Module | None = None
 
     def __init__(
         self,

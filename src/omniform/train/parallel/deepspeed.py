@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partialmethod
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from omniform.train.arguments import TrainingArguments
+    from omniform.train.trainer import Trainer
 
 log = logging.getLogger("omniform")
 
@@ -231,20 +232,6 @@ def _said(owner: object, name: str) -> object:
         return None
 
 
-class Trains(Protocol):
-    """What is asked of a trainer."""
-
-    accelerator: Accelerator
-    args: TrainingArguments
-    model: nn.Module
-    optimizer: torch.optim.Optimizer | None
-    lr_scheduler: object
-
-    def create_optimizer(self) -> torch.optim.Optimizer: ...
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer) -> object: ...
-
-
 # -- engines ----------------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +246,7 @@ def propagate_args_to_deepspeed(
 
 
 def deepspeed_optim_sched(
-    trainer: Trains,
+    trainer: Trainer,
     hf_deepspeed_config: HfTrainerDeepSpeedConfig,
     args: TrainingArguments,
     num_training_steps: int,
@@ -294,7 +281,7 @@ def deepspeed_optim_sched(
     return optimizer, DummyScheduler(optimizer, lr_scheduler_callable=cast("Callable[..., object]", scheduled))
 
 
-def deepspeed_init(trainer: Trains, num_training_steps: int, inference: bool = False) -> tuple[object, object]:
+def deepspeed_init(trainer: Trainer, num_training_steps: int, inference: bool = False) -> tuple[object, object]:
     """Complete the settings of a trainer's DeepSpeed and make what ``accelerator.prepare`` takes.
 
     Args:

@@ -250,13 +250,22 @@ def prepare(
         model: whole; changed in place.
         optimizer: over parameters of the model; it keeps its groups, and has no state yet.
     """
-    plugin = accelerator.state.fsdp_plugin
     names = {parameter: name for name, parameter in model.named_parameters()}
+    parameters = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    prepare_model(accelerator, model)
+    parts = dict(model.named_parameters())
+    for group, members in zip(optimizer.param_groups, parameters, strict=True):
+        group["params"] = [parts[name] for name in members]
+    return model, cast("AcceleratedOptimizer", accelerator.prepare_optimizer(optimizer))
+
+
+def prepare_model(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """Split a model as an Accelerator's plugin says, without an optimizer: to evaluate it."""
+    plugin = accelerator.state.fsdp_plugin
     if plugin.activation_checkpointing:
         _recompute(model)
     if accelerator.mixed_precision != "no":
         _in_full(model)
-    parameters = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
     mesh = accelerator.torch_device_mesh
     shard(
         model,
@@ -266,11 +275,8 @@ def prepare(
         mp_policy=plugin.mixed_precision_policy,
         offload_policy=plugin.cpu_offload or None,
     )
-    parts = dict(model.named_parameters())
-    for group, members in zip(optimizer.param_groups, parameters, strict=True):
-        group["params"] = [parts[name] for name in members]
     accelerator._models.append(model)
-    return model, cast("AcceleratedOptimizer", accelerator.prepare_optimizer(optimizer))
+    return model
 
 
 def _recompute(model: nn.Module) -> None:
