@@ -413,7 +413,6 @@ def test_activations_and_tools_are_the_references():
 
 def test_what_is_not_here_says_what_to_use(caplog):
     for line, said in (
-        ("from omniform.trainer import Trainer", "transformers.Trainer"),
         ("import omniform.modeling_rope_utils", "own_family.md"),
         ("from omniform.masking_utils import create_causal_mask", "scaled_dot_product_attention"),
         ("from omniform.models.llama.modeling_llama import LlamaRMSNorm", "own_family.md"),
