@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.train.values import Items
 from omniform.train.wrapped import without_adapters
 
@@ -48,6 +49,27 @@ SHIFTING = ("ForCausalLM", "ForConditionalGeneration")
 """Losses of that library in which a row's first token is never scored."""
 
 
+@runtime_checkable
+class SaysDivides(Protocol):
+    """A model that says whether it divides its loss by ``num_items_in_batch``."""
+
+    accepts_loss_kwargs: bool
+
+
+def divides(model: nn.Module) -> bool:
+    """Whether its ``forward`` divides its loss by a ``num_items_in_batch`` that it is given.
+
+    Ours name it; others say it (``accepts_loss_kwargs``), or do something with it, or with their ``**kwargs``.
+    """
+    inner = without_adapters(model)
+    if isinstance(inner, SaysDivides):
+        return bool(inner.accepts_loss_kwargs)
+    if isinstance(inner, Model) and not (isinstance(inner, PreTrainedModel) and type(inner).place is None):
+        return COUNT in inner.accepts()
+    parameters = inspect.signature(inner.forward).parameters.values()
+    return any((p.kind is p.VAR_KEYWORD or p.name == COUNT) and reads(inner.forward, p.name) for p in parameters)
+
+
 def count_items(trainer: Trainer, batches: Sequence[Mapping[str, object]], device: torch.device) -> Items:
     """What the loss of these batches together is the mean over, other processes' batches included.
 
@@ -60,9 +82,10 @@ def count_items(trainer: Trainer, batches: Sequence[Mapping[str, object]], devic
     counts = [count for count in told if count is not None]
     if len(counts) < len(told):
         return None
-    total = torch.stack([torch.as_tensor(count, device=device) for count in counts]).sum()
+    # A loss that is the sum of two means has two counts.
+    total = torch.stack([torch.as_tensor(count, device=device) for count in counts]).sum(0)
     if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
-        total = trainer.accelerator.gather(total).sum()
+        total = trainer.accelerator.gather(total[None]).sum(0)
     replicas = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
     return total if replicas == 1 else total / replicas
 

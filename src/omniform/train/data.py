@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from omniform.core.errors import InputError, listed
 from omniform.core.logs import get_logger
 from omniform.core.seeds import set_seed
+from omniform.train.rebalance import BatchRebalanceSampler
+from omniform.train.samplers import LengthGroupedSampler, read_lengths
 from omniform.train.values import Collator, Examples
 from omniform.train.wrapped import forward_names
 
@@ -31,6 +33,25 @@ class Table(Protocol):
 
     def remove_columns(self, column_names: list[str]) -> Table: ...
     def __getitem__(self, key: str) -> object: ...
+
+
+Order = Sampler[int] | BatchRebalanceSampler | None
+"""Which examples come when: one by one, or whole batches."""
+
+
+@runtime_checkable
+class NamesInputs(Protocol):
+    """A processor that says what it makes, the longest first."""
+
+    model_input_names: Sequence[str]
+
+
+@runtime_checkable
+class DealsBatches(Protocol):
+    """What accelerate puts around a sampler of batches, so that every process gets its own."""
+
+    num_processes: int
+    process_index: int
 
 
 @runtime_checkable
@@ -113,7 +134,7 @@ def loader_of(
     dataset: Examples,
     description: str,
     batch_size: int,
-    sampler_fn: Callable[[Examples], Sampler[int] | None] | None = None,
+    sampler_fn: Callable[[Examples], Order] | None = None,
     is_training: bool = False,
     dataloader_key: str | None = None,
 ) -> Loader:
@@ -141,20 +162,44 @@ def loader_of(
         "prefetch_factor": args.dataloader_prefetch_factor,
         "in_order": args.dataloader_in_order,
     }
+    rebalanced = None
     if not isinstance(dataset, IterableDataset):
         sampler = None if sampler_fn is None else sampler_fn(dataset)
-        options |= {"drop_last": args.dataloader_drop_last} | ({} if sampler is None else {"sampler": sampler})
+        if isinstance(sampler, BatchRebalanceSampler):
+            rebalanced = sampler
+            options["batch_sampler"] = sampler
+            del options["batch_size"]
+        else:
+            options |= {"drop_last": args.dataloader_drop_last} | ({} if sampler is None else {"sampler": sampler})
         if is_training:
             options["worker_init_fn"] = functools.partial(
                 seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
             )
     loader: Loader = trainer.accelerator.prepare(DataLoader(cast("Dataset[object]", dataset), **options))  # type: ignore[arg-type]
+    if rebalanced is not None:
+        _deal_once(loader)
     if dataloader_key is not None and args.dataloader_persistent_workers:
         trainer._eval_dataloaders[dataloader_key] = loader
     return loader
 
 
-def train_sampler(trainer: Trainer, train_dataset: Examples | None = None) -> Sampler[int] | None:
+def _deal_once(loader: Loader) -> None:
+    """Let accelerate pass batches on that are dealt out to processes already."""
+    around = loader.batch_sampler
+    if isinstance(around, DealsBatches):
+        around.num_processes, around.process_index = 1, 0
+
+
+def _lengths(trainer: Trainer, dataset: Examples) -> tuple[Sequence[int] | None, str | None]:
+    """The column of lengths, where a table has one; else the name of what is measured."""
+    name = trainer.args.length_column_name
+    given = cast(Table, dataset)[name] if is_table(dataset) and name in cast(Table, dataset).column_names else None
+    processor = trainer.processing_class
+    measured = processor.model_input_names[0] if isinstance(processor, NamesInputs) else None
+    return cast("Sequence[int] | None", given), measured
+
+
+def train_sampler(trainer: Trainer, train_dataset: Examples | None = None) -> Order:
     """``Trainer._get_train_sampler``: shuffled, in order, or by length; None for a stream."""
     dataset = trainer.train_dataset if train_dataset is None else train_dataset
     how = trainer.args.train_sampling_strategy
@@ -162,15 +207,37 @@ def train_sampler(trainer: Trainer, train_dataset: Examples | None = None) -> Sa
         if dataset is not None and how not in ("random", "sequential"):
             logger.warning("train_sampling_strategy=%r needs a dataset with a length: examples come as they are", how)
         return None
+    args = trainer.args
+    if how == "group_by_length":
+        lengths, name = _lengths(trainer, dataset)
+        per_step = args.train_batch_size * args.gradient_accumulation_steps
+        return LengthGroupedSampler(per_step, cast("Dataset[object]", dataset), lengths, name)
+    if how == "batch_rebalance":
+        lengths, name = _lengths(trainer, dataset)
+        return BatchRebalanceSampler(
+            lengths=read_lengths(dataset, lengths, name),
+            effective_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            dp_size=args.world_size,
+            grad_accum=args.gradient_accumulation_steps,
+            rank=args.process_index,
+            drop_last=args.dataloader_drop_last,
+        )
     if how == "sequential":
         return SequentialSampler(cast(Sized, dataset))
     return RandomSampler(cast(Sized, dataset))
 
 
-def eval_sampler(trainer: Trainer, eval_dataset: Examples | None) -> Sampler[int] | None:
+def eval_sampler(trainer: Trainer, eval_dataset: Examples | None) -> Order:
     """``Trainer._get_eval_sampler``: in order; accelerate deals the rows out where there are several processes."""
     if eval_dataset is None or not has_length(eval_dataset):
         return None
+    args = trainer.args
+    if args.train_sampling_strategy == "group_by_length":
+        drawn = torch.Generator().manual_seed(args.seed if args.data_seed is None else args.data_seed)
+        lengths, name = _lengths(trainer, eval_dataset)
+        return LengthGroupedSampler(
+            args.eval_batch_size, cast("Dataset[object]", eval_dataset), lengths, name, generator=drawn
+        )
     return SequentialSampler(cast(Sized, eval_dataset)) if trainer.args.world_size <= 1 else None
 
 
@@ -206,13 +273,13 @@ def remove_unused(trainer: Trainer, dataset: Table, description: str | None = No
             found=listed(unused),
             remedy="Tokenize the dataset first, or set remove_unused_columns=False if the collator makes the inputs.",
         )
-    _tell_unused(trainer, unused, description)
+    _tell_unused(unused, description, type(trainer.model).__name__)
     return dataset.remove_columns(unused)
 
 
-def _tell_unused(trainer: Trainer, unused: Iterable[str], description: str | None) -> None:
-    if unused := list(unused):
-        what, model = description or "dataset", type(trainer.model).__name__
+def _tell_unused(unused: Sequence[object], description: str | None, model: str | None) -> None:
+    if unused:
+        what = description or "dataset"
         logger.info("%s: columns that %s.forward does not take are left out: %s", what, model, listed(unused))
 
 
@@ -245,7 +312,7 @@ class RemoveColumnsCollator:
             return feature
         unused = [name for name in feature if name not in self.signature_columns]
         if unused and not self.message_logged:
-            logger.info("%s: %s does not take %s", self.description, self.model_name, listed(map(str, unused)))
+            _tell_unused(unused, self.description, self.model_name)
             self.message_logged = True
         return {name: value for name, value in feature.items() if name not in unused}
 

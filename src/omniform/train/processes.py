@@ -45,6 +45,7 @@ def create_accelerator(trainer: Trainer) -> None:
     from accelerate.utils import DataLoaderConfiguration, FullyShardedDataParallelPlugin, GradientAccumulationPlugin
 
     args = trainer.args
+    logger.info("Training on %s", args.device)  # which sets accelerate up, and may not come later
     config = cast(AcceleratorConfig, args.accelerator_config)
     loading = DataLoaderConfiguration(**{name: vars(config)[name] for name in LOADING}, data_seed=args.data_seed)
     if config.non_blocking and not args.dataloader_pin_memory:

@@ -18,7 +18,7 @@ from omniform.train.collators import DataCollatorWithPadding, default_data_colla
 from omniform.train.data import has_length
 from omniform.train.smoothing import LabelSmoother
 from omniform.train.values import Collator, Trial
-from omniform.train.wrapped import is_on_several, without_adapters
+from omniform.train.wrapped import is_placed, without_adapters
 
 if TYPE_CHECKING:
     from omniform.train.arguments import TrainingArguments
@@ -71,7 +71,7 @@ def call_model_init(trainer: Trainer, trial: Trial = None) -> nn.Module:
 def place(trainer: Trainer) -> None:
     """Move the model to the device, unless something else is to do that; see ``args.place_model_on_device``."""
     args, model = trainer.args, trainer.model
-    trainer.is_model_parallel = is_on_several(model)
+    trainer.is_model_parallel = is_placed(model, args.device)
     if args.n_gpu > 1:
         args._n_gpu = 1
         if not trainer.is_model_parallel:
@@ -86,7 +86,7 @@ def place(trainer: Trainer) -> None:
 
 def move(trainer: Trainer, model: nn.Module, device: torch.device) -> None:
     """``Trainer._move_model_to_device``: all of a model, unless its parts were placed when it was loaded."""
-    if vars(model).get("hf_device_map"):
+    if is_placed(model, device):
         logger.warning("The model's parts were placed when it was loaded; they stay there")
     else:
         model.to(device)

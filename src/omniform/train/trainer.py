@@ -144,7 +144,7 @@ class Trainer:
     def _look_at_model(self) -> None:
         """What the model's loss is like."""
         kind = type(wrapped.without_adapters(self.model))
-        self.model_accepts_loss_kwargs = wrapped.accepts_loss_kwargs(self.model)
+        self.model_accepts_loss_kwargs = counting.divides(self.model)
         self.label_names = wrapped.find_labels(kind) if self.args.label_names is None else self.args.label_names
         self.can_return_loss = wrapped.can_return_loss(kind)
         self.label_smoother: LabelSmoother | None = setup.smoother(self)

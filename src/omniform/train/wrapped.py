@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
+import torch
 from torch import nn
-
-from omniform.architectures.model import Model
 
 POSITIONS = ("start_positions", "end_positions")
 """What an answer's span is trained on; all other labels say so in their names."""
-
-
-@runtime_checkable
-class SaysDivides(Protocol):
-    """A model that says whether it divides its loss by ``num_items_in_batch``."""
-
-    accepts_loss_kwargs: bool
 
 
 @runtime_checkable
@@ -77,19 +68,7 @@ def can_return_loss(model_class: type[nn.Module]) -> bool:
     return asked is not None and asked.default is True
 
 
-def accepts_loss_kwargs(model: nn.Module) -> bool:
-    """Whether its ``forward`` divides its loss by a ``num_items_in_batch`` that it is given.
-
-    Ours do; others say it (``accepts_loss_kwargs``), or are taken at the word of a ``**kwargs``.
-    """
-    inner = without_adapters(model)
-    if isinstance(inner, SaysDivides):
-        return bool(inner.accepts_loss_kwargs)
-    parameters = inspect.signature(inner.forward).parameters.values()
-    return isinstance(inner, Model) or any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def is_on_several(model: nn.Module) -> bool:
-    """Whether its parts were placed on more than one accelerator when it was loaded."""
-    places: Sequence[object] = [*vars(model).get("hf_device_map", {}).values()]
-    return len({place for place in places if place not in ("cpu", "disk")}) > 1
+def is_placed(model: nn.Module, device: torch.device) -> bool:
+    """Whether it was put, when it was loaded, into several places, onto disk, or onto another accelerator."""
+    places = {str(place) for place in vars(model).get("hf_device_map", {}).values()}
+    return len(places) > 1 or not places <= {"cpu", str(device), str(device.index)}
