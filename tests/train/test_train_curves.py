@@ -8,6 +8,7 @@ import pytest
 import torch
 from train_tiny import KINDS, arguments, curve, their_arguments
 
+from omniform.train.guard import LossGuard
 from reference import omniform, transformers
 
 TEN = {"max_steps": 10, "weight_decay": 0.1, "warmup_steps": 2}
@@ -79,29 +80,26 @@ def test_settings(settings, tmp_path):
 
 
 def test_no_number_is_reported_as_what_others_were(tmp_path):
+    """Where somebody has sent the guard away, who would end the training."""
     kind = KINDS["llama"]
     folder, rows = kind.save(tmp_path / "model"), kind.rows(8)
 
-    def spoiled(base):
-        class Spoiled(base):
+    def told(package, load, make, **changes):
+        class Spoiled(package.Trainer):
             def training_step(self, model, inputs, *args):
                 loss = super().training_step(model, inputs, *args)
                 return loss * math.nan if self.state.global_step == 2 else loss
 
-        return Spoiled
+        args = make(tmp_path, max_steps=4, logging_steps=4, **changes)
+        trainer = Spoiled(load(folder), args, train_dataset=rows)
+        if package is omniform:
+            trainer.remove_callback(LossGuard)
+        trainer.train()
+        return curve(trainer)[0]
 
-    settings = {"max_steps": 4, "logging_steps": 4}
-    theirs = spoiled(transformers.Trainer)(
-        kind.theirs(folder), their_arguments(tmp_path, **settings), train_dataset=rows
-    )
-    ours = spoiled(omniform.Trainer)(kind.ours(folder), arguments(tmp_path, **settings), train_dataset=rows)
-    theirs.train(), ours.train()
-    assert math.isfinite(curve(ours)[0][0]) and curve(ours)[0] == pytest.approx(curve(theirs)[0], rel=1e-5)
-    shown = spoiled(omniform.Trainer)(
-        kind.ours(folder), arguments(tmp_path, **settings, logging_nan_inf_filter=False), train_dataset=rows
-    )
-    shown.train()
-    assert math.isnan(curve(shown)[0][0])
+    mine = told(omniform, kind.ours, arguments)
+    assert math.isfinite(mine[0]) and mine == pytest.approx(told(transformers, kind.theirs, their_arguments), rel=1e-5)
+    assert math.isnan(told(omniform, kind.ours, arguments, logging_nan_inf_filter=False)[0])
 
 
 def test_neftune(tmp_path):
