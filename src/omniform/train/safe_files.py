@@ -1,0 +1,38 @@
+"""Files of tensors and numbers: written by torch, read without running anything that a file says."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from omniform.core.errors import WeightsError
+
+_PLAIN: Final = (np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32)),  # type: ignore[attr-defined]
+                 type(np.dtype(np.uint64)), type(np.dtype(np.float64)), type(np.dtype(np.int64)))  # fmt: skip
+"""What states of NumPy's generators are made of."""
+
+
+def write_file(path: Path, value: object) -> None:
+    """Write tensors, numbers, texts, and mappings and lists of them."""
+    torch.save(value, path)
+
+
+def read_file(path: Path, *, device: torch.device | str = "cpu") -> object:
+    """What :func:`write_file`, or ``torch.save`` elsewhere, wrote.
+
+    Raises:
+        WeightsError: the file is damaged, or holds what could run code.
+    """
+    try:
+        with torch.serialization.safe_globals(list(_PLAIN)):
+            return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = "the file holds something that is no number, text or tensor, or is damaged"
+        raise WeightsError(message, where=str(path), found=str(error).split("\n")[0]) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError("the file is damaged", where=str(path), found=str(error).split("\n")[0]) from error
