@@ -227,7 +227,7 @@ def test_where_a_file_is_in_the_way(folder, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("moment", ["safetensors.torch.save_file", "omniform.hub.folders._exchange"])
+@pytest.mark.parametrize("moment", ["safetensors.torch.save_file", "omniform.hub.folders.exchange"])
 def test_an_error_on_the_way_leaves_everything_as_it_was(folder, monkeypatch, moment):
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -49,18 +49,18 @@ def replace_files(
         for path in staging.rglob("*"):
             if path.is_file():
                 path.chmod(mode)
-            _sync(path)
+            sync(path)
         stale = stale or (lambda name: False)
         if not movable:
             _move_into(target, staging, stale)
         elif target.exists():
             _take_over(target, staging, stale)
             shutil.copymode(target, staging)
-            _exchange(staging, target)
+            exchange(staging, target)
         else:
             staging.chmod(mode | (mode & 0o444) >> 2)  # who may read a folder may enter it
             staging.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         return written
     except OSError as error:
         raise RepoError(
@@ -172,7 +172,7 @@ def _link(old: str | Path, new: str | Path) -> None:
         shutil.copy2(old, new)
 
 
-def _exchange(staging: Path, target: Path) -> None:
+def exchange(staging: Path, target: Path) -> None:
     if _exchanged_by_kernel(staging, target):
         return
     # Elsewhere than on Linux: two renames. The old folder is whole at every moment, under one name or the other.
@@ -193,7 +193,7 @@ def _exchanged_by_kernel(staging: Path, target: Path) -> bool:
     return bool(rename(here, os.fsencode(staging), here, os.fsencode(target), swap) == 0)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
