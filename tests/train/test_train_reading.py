@@ -1,4 +1,4 @@
-"""A reading of data that is broken off goes on, in fresh objects, with the very batches and numbers that would have come."""
+"""A reading of data that is broken off goes on, in fresh objects, with the batches and numbers that would have come."""
 
 import random
 from dataclasses import dataclass

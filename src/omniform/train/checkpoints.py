@@ -1,14 +1,14 @@
 """Checkpoints ``checkpoint-N``: what is in them, and how they are written while training goes on.
 
 Names and contents of the files are the ecosystem's; ``resume_state.pth`` and ``checkpoint_files.json`` are ours, and
-others pass over them. See :mod:`.writing` for how a folder appears whole or not at all, :mod:`.exact` for what is added.
+others pass over them. See :mod:`.writing` for how a folder appears whole or not at all, :mod:`.exact` for what is more.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
@@ -40,16 +40,11 @@ SCHEDULER: Final = "scheduler.pt"
 SCALER: Final = "scaler.pt"
 
 
-# -- the methods of a Trainer: each writes its files into a folder, at once ---------------------------------------------
-
-
-def output_dir(trainer: Trainer, trial: Trial) -> str:
-    """``Trainer._get_output_dir``."""
-    return str(trainer.args.output_dir)
+# -- the methods of a Trainer: each writes its files into a folder, at once --------------------------------------------
 
 
 def save_model(trainer: Trainer, output_dir: str | None = None, _internal_call: bool = False) -> None:
-    """``Trainer.save_model``: model, processor and arguments; to the Hub too, where the user calls it and wants that."""
+    """``Trainer.save_model``: model, processor and arguments; to the Hub too, where the arguments want that."""
     trainer._writer.wait()
     trainer._save(str(trainer.args.output_dir) if output_dir is None else output_dir)
     if trainer.args.push_to_hub and not _internal_call:
@@ -109,7 +104,7 @@ def _write_beside(trainer: Trainer, folder: Path) -> None:
     if isinstance(inputs, SavesItself):
         inputs.save_pretrained(os.fspath(folder))
     try:
-        torch.save(trainer.args, folder / ARGUMENTS)
+        write_file(folder / ARGUMENTS, trainer.args)
     except (pickle.PicklingError, TypeError, AttributeError) as error:  # an argument of the user's own, a lambda
         (folder / ARGUMENTS).unlink(missing_ok=True)
         logger.warning_once("%s is not written: %s. Nothing that omniform does needs it", ARGUMENTS, error)
@@ -186,9 +181,9 @@ def _finish(staging: Staging, job: _Job) -> None:
 def _settle(trainer: Trainer) -> None:
     """Wait for the checkpoint before this one. The best one is not one that could not be written."""
     trainer._writer.wait()
-    if trainer._writer.refused is not None and trainer.state.best_model_checkpoint is not None:
-        if not Path(trainer.state.best_model_checkpoint).is_dir():
-            trainer.state.best_model_checkpoint = trainer._best_before
+    best = trainer.state.best_model_checkpoint
+    if trainer._writer.refused is not None and best is not None and not Path(best).is_dir():
+        trainer.state.best_model_checkpoint = trainer._best_before
 
 
 def finish_writing(trainer: Trainer) -> None:
@@ -295,7 +290,7 @@ def _state_parts(trainer: Trainer, states: Sequence[Mapping[str, object]]) -> li
     return parts
 
 
-# -- many processes whose parts of a model are written by each of them --------------------------------------------------
+# -- many processes whose parts of a model are written by each of them -------------------------------------------------
 
 
 def _save_together(trainer: Trainer, target: Path) -> None:
@@ -337,5 +332,3 @@ def rotate_at_end(trainer: Trainer, trial: Trial) -> None:
     for name in sort_checkpoints(trainer._get_output_dir(trial)):
         if Path(best).is_dir() and not os.path.samefile(name, best):
             remove(Path(name))
-
-

@@ -17,8 +17,8 @@ from torch import Tensor
 from omniform.core.errors import WeightsError
 from omniform.core.logs import get_logger
 from omniform.train.data import has_length
+from omniform.train.followed import Place
 from omniform.train.model_files import plain, read_unsaved, unsaved
-from omniform.train.reading import Place
 from omniform.train.safe_files import read_file
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def exact_state(trainer: Trainer) -> dict[str, object]:
         "initial_step": trainer._initial_global_step,
         "initial_tokens": trainer._initial_num_input_tokens_seen,
         "stopped": trainer.control.should_training_stop and not trainer._interrupted,
+        "due": list(trainer._due),
         "unsaved": {name: one.detach().cpu().clone() for name, one in unsaved(plain(trainer)).items()},
     }
 
@@ -82,7 +83,8 @@ class Exact:
     Attributes:
         place: where in the data it stood.
         stopped: whether training had been stopped by a callback.
-        differences: what is different now, in words.
+        due: whether an evaluation, and a checkpoint after it, were still to come.
+        differences: what is different now: by name, then and now.
     """
 
     def __init__(self, state: Mapping[str, object], trainer: Trainer, where: str) -> None:
@@ -92,6 +94,8 @@ class Exact:
         same = not {"world_size", "per_device_train_batch_size", "examples in train_dataset"} & self.differences.keys()
         self.place = Place.from_saved(cast("Mapping[str, object]", place)) if same and place is not None else None
         self.stopped = bool(state["stopped"])
+        evaluate, save = cast("list[bool]", state["due"])
+        self.due = (bool(evaluate), bool(save))
 
     def weights(self, trainer: Trainer) -> None:
         """Put back weights that no other file holds."""

@@ -25,8 +25,8 @@ logger = get_logger(__name__)
 class JITCheckpointCallback(TrainerCallback):
     """At SIGTERM: finishes the step under way, writes a checkpoint and ends the training.
 
-    Between steps only: a checkpoint in the midst of one could not be gone on from exactly. The training that goes on from
-    it does not know that it was interrupted.
+    Between steps only: a checkpoint in the midst of one could not be gone on from exactly. The training that goes on
+    from it does what was still due, and does not know that it was interrupted.
     """
 
     def __init__(self) -> None:
@@ -45,27 +45,29 @@ class JITCheckpointCallback(TrainerCallback):
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._asked.set()
 
-    def _save(self, control: TrainerControl) -> None:
+    def _ask(self, control: TrainerControl) -> None:
+        """A checkpoint instead of whatever else is due; an evaluation may take longer than there is time."""
         if self.trainer is None or not self._asked.is_set():
             return
         self._asked.clear()
-        logger.warning("SIGTERM: a checkpoint is written after step %s, and training ends", self.trainer.state.global_step)
+        logger.warning(
+            "SIGTERM: a checkpoint is written after step %s, and training ends", self.trainer.state.global_step
+        )
         self.trainer._interrupted = True
-        control.should_save, control.should_training_stop = False, True
-        self.trainer._save_checkpoint(self.trainer.model, trial=None)
-        self.trainer._finish_writing()
+        self.trainer._due = (control.should_evaluate, control.should_save)
+        control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object
     ) -> None:
         """After a step, before what is due then."""
-        self._save(control)
+        self._ask(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object
     ) -> None:
         """At an epoch's end."""
-        self._save(control)
+        self._ask(control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object

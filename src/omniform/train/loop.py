@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
 from omniform.core.seeds import enable_full_determinism, set_seed
-from omniform.train import guard
+from omniform.train import guard, resume
 from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
+from omniform.train.followed import Place
 from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
 from omniform.train.parallel import spread
@@ -42,8 +43,7 @@ class Run:
     Attributes:
         model: as it is called: wrapped for processes, precision, compilation.
         resumed: the checkpoint's folder; None for a fresh start.
-        epochs_done: whole epochs that the checkpoint has behind it.
-        batches_done: batches of the epoch after them.
+        place: where in the data it stands; None once it was gone on from.
     """
 
     model: nn.Module
@@ -53,8 +53,7 @@ class Run:
     trial: Trial = None
     ignore_keys: list[str] | None = None
     resumed: str | None = None
-    epochs_done: int = 0
-    batches_done: int = 0
+    place: Place | None = None
 
 
 def seed(args: TrainingArguments) -> None:
@@ -93,6 +92,7 @@ def train(
             ignore_keys_for_eval=ignore_keys,
         )
     finally:
+        trainer._reading = None
         if noise is not None:
             deactivate_neftune(trainer.model, noise)
         trainer.is_in_train = False
@@ -151,16 +151,21 @@ def inner_training_loop(
     )
     model, loader = trainer._prepare_for_training(schedule.max_steps, loader, resumed)
     _tell(trainer, schedule, resumed)
-    run = Run(model, loader, schedule, time.time(), trial, ignore_keys, resumed, epochs_done, batches_done)
+    run = Run(model, loader, schedule, time.time(), trial, ignore_keys, resumed)
+    resume.begin_reading(trainer, loader)
     trainer._initial_num_input_tokens_seen = trainer.state.num_input_tokens_seen
     trainer._initial_global_step = trainer._globalstep_last_logged = trainer.state.global_step
     trainer._tr_loss = torch.tensor(0.0, device=args.device)
     trainer._total_loss_scalar = 0.0
+    resume.go_on_with_losses(trainer)
     model.zero_grad()
     trainer._event("on_train_begin")
-    if args.eval_on_start:
+    if args.eval_on_start and trainer._exact is None:
         trainer._evaluate(trial, ignore_keys, skip_scheduler=True)
-    for epoch in range(epochs_done, schedule.num_train_epochs):
+    first = _go_on(trainer, run, epochs_done, batches_done)
+    for epoch in range(first, schedule.num_train_epochs):
+        if trainer.control.should_training_stop and run.place is None:
+            break
         trainer._event("on_epoch_begin")
         run_epoch(trainer, run, epoch)
         if trainer.control.should_training_stop:
@@ -292,6 +297,22 @@ def prepare(
     return model, train_dataloader
 
 
+def _go_on(trainer: Trainer, run: Run, epoch: int, batches: int) -> int:
+    """Take over a checkpoint's place in the data, and do what was still due there; the epoch to begin with."""
+    if run.resumed is None:
+        return 0
+    place = resume.place_of(trainer, run.resumed, epoch, batches, run.schedule.steps_in_epoch)
+    trainer.control.should_training_stop |= resume.was_over(trainer)
+    if resume.take_what_is_due(trainer, place):
+        _what_is_due(trainer, run, place.epoch, None, None)
+        assert trainer._reading is not None
+        place = trainer._reading.revised(place)
+    if place.ended:
+        return place.epoch + 1
+    run.place = place
+    return place.epoch
+
+
 # -- an epoch ----------------------------------------------------------------------------------------------------------
 
 
@@ -304,18 +325,16 @@ class KnowsEpochs(Protocol):
 
 def run_epoch(trainer: Trainer, run: Run, epoch: int) -> None:
     """One pass over the data: step by step, with what is due after each; then what is due after an epoch."""
-    batches, done = _begin_epoch(trainer, run, epoch)
+    batches, read = _begin_epoch(trainer, run, epoch)
     per_step = trainer.args.gradient_accumulation_steps
     norm: Tensor | float | None = None
     rate: float | None = None
-    read = done * per_step
-    while done < run.schedule.num_update_steps_per_epoch:
+    done = math.ceil(read / per_step)
+    while done < run.schedule.num_update_steps_per_epoch and not trainer.control.should_training_stop:
         wanted = min(per_step, run.schedule.steps_in_epoch - read)
         taken, items = trainer.get_batch_samples(batches, wanted, trainer.args.device)
         if not taken:
             break
-        if run.resumed is not None and epoch == run.epochs_done and run.batches_done == read:
-            trainer._load_rng_state(run.resumed)  # reading the batches up to here has used the generators
         trainer._event("on_step_begin")
         if accumulate(trainer, run.model, taken, items):
             guard.check(trainer, run, epoch, read, len(taken))
@@ -335,21 +354,24 @@ def run_epoch(trainer: Trainer, run: Run, epoch: int) -> None:
             run.schedule.max_steps,
         )
         trainer.control.should_training_stop = True
+    if trainer._interrupted:  # whoever goes on from the checkpoint comes to the epoch's end
+        return
     trainer._event("on_epoch_end")
+    assert trainer._reading is not None
+    trainer._reading.end()
     _what_is_due(trainer, run, epoch, norm, rate)
 
 
 def _begin_epoch(trainer: Trainer, run: Run, epoch: int) -> tuple[Iterator[Inputs], int]:
-    """The epoch's batches, and how many steps of it are done already."""
-    from accelerate import skip_first_batches
-
-    loader, done = run.loader, 0
-    if run.resumed is not None and epoch == run.epochs_done and run.batches_done:
-        loader = skip_first_batches(loader, run.batches_done)
-        done = run.batches_done // trainer.args.gradient_accumulation_steps
-    if isinstance(loader, KnowsEpochs):
-        loader.set_epoch(epoch)
-    return cast("Iterator[Inputs]", iter(loader)), done
+    """The epoch's batches, and how many of them are done already."""
+    place, run.place = run.place, None
+    if isinstance(run.loader, KnowsEpochs):
+        run.loader.set_epoch(epoch)
+    assert trainer._reading is not None
+    batches = trainer._reading.read(epoch, place)
+    if not trainer._reading.settled and trainer.control.should_training_stop:
+        trainer._reading.settle()
+    return cast("Iterator[Inputs]", batches), trainer._reading.handed
 
 
 def _what_is_due(trainer: Trainer, run: Run, epoch: int, norm: Tensor | float | None, rate: float | None) -> None:
@@ -363,6 +385,7 @@ def _what_is_due(trainer: Trainer, run: Run, epoch: int, norm: Tensor | float | 
 
 def finalize(trainer: Trainer, trial: Trial, num_train_samples: float, start_time: float) -> TrainOutput:
     """``Trainer._finalize_training``: the mean loss, speeds, the best model, a last word to the callbacks."""
+    trainer._finish_writing()
     trainer._total_loss_scalar += trainer._tr_loss.item()
     steps = trainer.state.global_step - trainer._initial_global_step
     loss = trainer._total_loss_scalar / max(steps, 0.001)
@@ -372,7 +395,8 @@ def finalize(trainer: Trainer, trial: Trial, num_train_samples: float, start_tim
     metrics |= {"total_flos": trainer.state.total_flos, "train_loss": loss}
     trainer.memory_tracker.stop_and_update_metrics(metrics)
     trainer.log(metrics)
-    if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.load_best_model_at_end and best is not None and not trainer._interrupted:
         trainer._load_best_model()
     trainer._rotate_at_end(trial)
     trainer._event("on_train_end")

@@ -43,8 +43,9 @@ class SavesItself(Protocol):
 
 
 def plain(trainer: Trainer, model: nn.Module | None = None) -> nn.Module:
-    """The model without what processes or compilation put around it."""
-    return cast(nn.Module, trainer.accelerator.unwrap_model(trainer.model if model is None else model, False, False))
+    """The model without what processes or compilation put around it; mixed precision stays in its ``forward``."""
+    wrapped = trainer.model if model is None else model
+    return cast(nn.Module, trainer.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=True, keep_torch_compile=False))
 
 
 def takes_weights(model: nn.Module) -> bool:
@@ -56,7 +57,7 @@ def takes_weights(model: nn.Module) -> bool:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a model by their names; of what PEFT stands around, those that do not learn are the model's own."""
+    """All tensors of a model by their names."""
     return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
@@ -126,7 +127,7 @@ def _share(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
 def check_same(
     found: Mapping[str, Tensor], needed: Mapping[str, Tensor], known: Mapping[str, Tensor], where: str
 ) -> None:
-    """Raise :class:`WeightsError` unless tensors have the names and shapes of a model's; it names the first that differ."""
+    """Raise :class:`WeightsError` unless tensors have the names and shapes of a model's; it names those that differ."""
     missing = sorted(needed.keys() - found.keys())
     strange = sorted(found.keys() - known.keys())
     shapes = [
@@ -186,7 +187,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             raise WeightsError("no mapping of names to tensors", where=str(path), found=type(found).__name__)
         return cast("dict[str, Tensor]", found)
     try:
-        return cast("dict[str, Tensor]", load_file(path))
+        return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError("the file is damaged or cut", where=str(path), found=str(error)) from error
 
@@ -252,7 +253,9 @@ def unsaved(model: nn.Module) -> dict[str, Tensor]:
         for name in model.peft_config
         for tensor in peft.get_peft_model_state_dict(model, adapter_name=name).values()
     }
-    learning = {name: one for name, one in model.named_parameters() if one.requires_grad and one.data_ptr() not in saved}
+    learning = {
+        name: one for name, one in model.named_parameters() if one.requires_grad and one.data_ptr() not in saved
+    }
     known = model.state_dict(keep_vars=True)
     running = {name: one for name, one in model.named_buffers() if name in known and one.data_ptr() not in saved}
     return {**learning, **running}

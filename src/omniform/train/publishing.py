@@ -25,7 +25,7 @@ from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE
 from omniform.train.writing import MANIFEST
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    from huggingface_hub import CommitInfo, EvalResult
 
     from omniform.train.trainer import Trainer
 
@@ -56,6 +56,10 @@ class PushInProgress:
             if error := job.exception():
                 logger.error("Something could not be pushed: %s", error)
         self.jobs.clear()
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(str(trainer.args.output_dir))
 
 
 def _start(work: Callable[[], object]) -> Future[object]:
@@ -94,7 +98,7 @@ def init_hf_repo(trainer: Trainer, token: str | None = None, private: bool | Non
 
 def _sending(trainer: Trainer, token: str | None, private: bool | None, revision: str | None) -> Sending:
     args = trainer.args
-    name = trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name
+    name = trainer.hub_model_id or args.hub_model_id or _folder(trainer).absolute().name
     given = {
         "repo_id": name,
         "token": args.hub_token if token is None else token,
@@ -120,14 +124,14 @@ def push_to_hub(
     Returns:
         The commit; where it is not waited for, its future. None in processes that push nothing.
     """
-    trainer._event_told("on_push_begin")
+    trainer._event("on_push_begin")
     if trainer.hub_model_id is None:
         trainer.init_hf_repo(token=token, private=private)
     trainer.save_model(_internal_call=True)
     if not trainer.is_world_process_zero():
         return None
     if card.get("model_name") is None:
-        card["model_name"] = (trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name).split("/")[-1]
+        card["model_name"] = (trainer.args.hub_model_id or _folder(trainer).absolute().name).split("/")[-1]
     trainer.create_model_card(**card)  # type: ignore[arg-type]
     trainer._finish_current_push()
     sending = _with_message(_sending(trainer, token, private, revision), commit_message)
@@ -145,7 +149,7 @@ def _with_message(sending: Sending, message: str | None) -> Sending:
 
 
 def _push(trainer: Trainer, sending: Sending) -> CommitInfo:
-    folder = Path(trainer.args.output_dir)
+    folder = _folder(trainer)
     return send(plain(trainer), folder, files_to_push(folder), sending)
 
 
@@ -167,10 +171,10 @@ def push_from_checkpoint(trainer: Trainer, checkpoint_folder: str) -> None:
     running = trainer.push_in_progress
     if not args.hub_always_push and running is not None and not running.is_done():
         return
-    trainer._event_told("on_push_begin")
+    trainer._event("on_push_begin")
     if trainer.hub_model_id is None:
         trainer.init_hf_repo()
-    checkpoint, folder = Path(checkpoint_folder), Path(args.output_dir)
+    checkpoint, folder = Path(checkpoint_folder), _folder(trainer)
     for name in files_in(checkpoint):
         if name not in _OF_TRAINING and not name.startswith(("rng_state", "resume_state")) and name != CARD:
             _put(checkpoint / name, folder / name)
@@ -248,7 +252,7 @@ def create_model_card(
     """
     if not trainer.is_world_process_zero():
         return
-    folder = Path(trainer.args.output_dir)
+    folder = _folder(trainer)
     path = folder / CARD
     folder.mkdir(parents=True, exist_ok=True)
     written = path.read_text("utf-8") if path.is_file() else None
@@ -301,7 +305,7 @@ def _results(
     dataset_tags: str | list[str] | None,
     dataset: str | list[str] | None,
     dataset_args: str | list[str] | None,
-) -> list[object] | None:
+) -> list[EvalResult] | None:
     """The last evaluation, for ``model-index``, where the task and the data are named."""
     from huggingface_hub import EvalResult
 
@@ -367,5 +371,3 @@ def _line(cells: Sequence[object]) -> str:
 
 def _number(value: object) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-

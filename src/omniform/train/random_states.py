@@ -90,9 +90,10 @@ def _as_python(state: object) -> tuple[object, ...]:
     return version, tuple(numbers), gauss
 
 
-def _as_numpy(state: object) -> Mapping[str, object] | tuple[object, ...]:
-    assert isinstance(state, list | tuple | Mapping)
-    return state if isinstance(state, Mapping) else tuple(state)
+def _as_numpy(state: object) -> tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.uint32]], int, int, float]:
+    assert isinstance(state, list | tuple)
+    name, numbers, place, has_gauss, gauss = state
+    return name, np.asarray(numbers, dtype=np.uint32), place, has_gauss, gauss
 
 
 def _as_bytes(state: object) -> Tensor:

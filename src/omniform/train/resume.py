@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: found, checked before anything is computed, and read back without running what it says."""
+"""Going on from a checkpoint: found, checked before anything is computed, read back without running what it says."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from omniform.core.logs import get_logger
 from omniform.train.callbacks import TrainerCallback
 from omniform.train.checkpoints import OPTIMIZER, SCALER, SCHEDULER
 from omniform.train.exact import Exact, name_of, read_exact
+from omniform.train.followed import Place
 from omniform.train.model_files import has_weights, plain, read_model
 from omniform.train.random_states import set_global_states
-from omniform.train.reading import Place, Reading
+from omniform.train.reading import Reading
 from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE, UNFINISHED, last_whole, remove_dead
 from omniform.train.safe_files import read_file
 from omniform.train.state import ExportableState, Kept, TrainerControl, TrainerState
@@ -42,7 +43,7 @@ def checkpoint_to_resume(trainer: Trainer, asked: str | os.PathLike[str] | bool 
     trainer._writer.wait()
     if trainer.args.should_save:
         remove_dead(run)
-    trainer._exact = None
+    trainer._exact, trainer._interrupted, trainer._due = None, False, (False, False)
     if asked is None or asked is False:
         return None
     if asked is True:
@@ -63,8 +64,8 @@ def checkpoint_to_resume(trainer: Trainer, asked: str | os.PathLike[str] | bool 
     exact = read_exact(trainer, found)
     if exact is None:
         logger.warning(
-            "%s holds no resume_state.pth (another library wrote it, or only the model was saved): training goes on from "
-            "its weights and states, but not exactly as it would have",
+            "%s holds no resume_state.pth (another library wrote it, or only the model was saved): training goes on "
+            "from its weights and states, but not exactly as it would have",
             found,
         )
     else:
@@ -214,8 +215,8 @@ def read_rng_state(trainer: Trainer, checkpoint: str | None) -> Mapping[str, obj
 def load_callback_state(trainer: Trainer) -> None:
     """``Trainer._load_callback_state``: what the callbacks had counted.
 
-    With ``restore_callback_states_from_checkpoint`` they are made again as they were then. Without it they stay the user's
-    own, and go on counting where they were, provided that they are set as they were then.
+    With ``restore_callback_states_from_checkpoint`` they are made again as they were then. Without it they stay the
+    user's own, and go on counting where they were, provided that they are set as they were then.
     """
     handler = trainer.callback_handler
     own = [*handler.callbacks, trainer.control]
@@ -225,7 +226,7 @@ def load_callback_state(trainer: Trainer) -> None:
         if not mine:
             unknown.append(name)
         for callback, state in zip(mine, kept if isinstance(kept, list) else [kept], strict=False):
-            _restore(trainer, cast(ExportableState, callback), state)
+            _restore(trainer, callback, state)
     if unknown:
         logger.warning("The checkpoint has states of callbacks that are not there now: %s", ", ".join(unknown))
 
@@ -256,25 +257,44 @@ def _restore(trainer: Trainer, callback: ExportableState, state: Kept) -> None:
 
 def begin_reading(trainer: Trainer, loader: object) -> Reading:
     """Follow the loader that is trained from."""
-    trainer._reading = Reading(cast("Iterator[object]", loader), dataset=trainer.train_dataset, collator=trainer.data_collator)
+    trainer._reading = Reading(
+        cast("Iterator[object]", loader), dataset=trainer.train_dataset, collator=trainer.data_collator
+    )
     return trainer._reading
 
 
-def place_of(trainer: Trainer, checkpoint: str, epoch: int, batches: int) -> Place:
-    """The place that a checkpoint stands at: the very one, or what its count of steps says.
+def place_of(trainer: Trainer, checkpoint: str, epoch: int, batches: int, steps_in_epoch: int) -> Place:
+    """The place that a checkpoint stands at: the very one, or about the one that its count of steps says.
 
     Args:
         epoch: the epoch that its steps lead to.
         batches: batches of it that are done.
+        steps_in_epoch: batches of an epoch, as it is now.
     """
-    exact = trainer._exact
-    if exact is not None and exact.place is not None:
+    exact, reading = trainer._exact, trainer._reading
+    assert reading is not None
+    skips = not trainer.args.ignore_data_skip
+    if exact is not None and exact.place is not None and (skips or exact.place.ended):
+        reading.go_on(exact.place)
         return exact.place
-    assert trainer._reading is not None
-    here = trainer._reading.place()
+    if exact is not None and skips:  # other batches, or another number of processes: the same share of the epoch
+        epoch, batches = int(trainer.state.epoch), round(trainer.state.epoch % 1 * steps_in_epoch)
+    here = reading.place()
     states = read_rng_state(trainer, checkpoint)
     now = here.now if states is None else {"global": states, "own": here.now["own"]}
-    return Place(epoch, batches, False, here.now, (), now, {})
+    batches = batches if skips else 0
+    begin = here.now if batches else now  # an epoch that begins draws its order from the states of the checkpoint
+    return Place(epoch, batches, False, begin, (), now, {})
+
+
+def take_what_is_due(trainer: Trainer, place: Place) -> bool:
+    """Whether the checkpoint was written, in haste, before an evaluation that was due; the control wants it then."""
+    exact = trainer._exact
+    if exact is None or not any(exact.due):
+        return False
+    trainer.control.should_evaluate, trainer.control.should_save = exact.due
+    trainer.control.should_log = False
+    return True
 
 
 def go_on_with_losses(trainer: Trainer) -> None:
@@ -298,12 +318,10 @@ def load_best_model(trainer: Trainer) -> None:
     best = trainer.state.best_model_checkpoint
     if best is None or not has_weights(Path(best)):
         logger.warning(
-            "The best model is not at %s any more: the model stays as it is. On several machines without a common disk, "
+            "The best model is not at %s any more: the model stays as it is. On machines without a common disk, "
             "save_on_each_node=True keeps it on each",
             best,
         )
         return
     logger.info("The best model is that of %s (%s)", best, trainer.state.best_metric)
     read_model(plain(trainer), Path(best))
-
-

@@ -25,7 +25,11 @@ _ABANDONED: Final = 3600.0
 """What a process on another machine left is removed if nothing in it changed for so many seconds."""
 
 _NUMBERED: Final = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
-_HIDDEN: Final = re.compile(r"\.(?:checkpoint-\d+|[\w-]+-\d+)\.(?P<host>[^.]*)\.(?P<process>\d+)\.(?P<start>\d+)\.[0-9a-f]{8}")
+_HIDDEN: Final = re.compile(
+    r"\.(?P<within>\.)?[\w-]+-\d+\.(?P<host>[^.]*)\.(?P<process>\d+)\.(?P<start>\d+)\.[0-9a-f]{8}"
+    r"(?(within)-\d+-[a-z0-9_]{8})"
+)
+"""The last part is of folders that ``save_pretrained`` makes beside the one that it writes into."""
 
 
 def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:

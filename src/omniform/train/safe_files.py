@@ -18,8 +18,21 @@ _PLAIN: Final = (np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np
 
 
 def write_file(path: Path, value: object) -> None:
-    """Write tensors, numbers, texts, and mappings and lists of them."""
-    torch.save(value, path)
+    """Write tensors, numbers, texts, and mappings and lists of them.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(value, file)
+    except RuntimeError as error:  # closing the archive fails too, and hides why
+        cause: BaseException | None = error.__context__
+        while cause is not None:
+            if isinstance(cause, OSError):
+                raise cause from error
+            cause = cause.__context__
+        raise
 
 
 def read_file(path: Path, *, device: torch.device | str = "cpu") -> object:

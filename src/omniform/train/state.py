@@ -119,9 +119,13 @@ class TrainerState:
         if not isinstance(self.stateful_callbacks, dict):
             self.stateful_callbacks = states_of(self.stateful_callbacks or ())
 
+    def to_json_text(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
     def save_to_json(self, json_path: str | os.PathLike[str]) -> None:
         """Write all of it to a file."""
-        Path(json_path).write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", "utf-8")
+        Path(json_path).write_text(self.to_json_text(), "utf-8")
 
     @classmethod
     def load_from_json(cls, json_path: str | os.PathLike[str]) -> Self:

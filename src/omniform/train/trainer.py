@@ -11,22 +11,24 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from omniform.core.errors import MissingPartError
 from omniform.core.logs import get_logger
 from omniform.train import (
+    checkpoints,
     counting,
     data,
     evaluating,
     loop,
     optimizing,
     processes,
+    publishing,
     reports,
+    resume,
     search,
     setup,
     steps,
@@ -36,19 +38,27 @@ from omniform.train.arguments import TrainingArguments
 from omniform.train.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, TrainerCallback
 from omniform.train.data import Loader
 from omniform.train.decay import get_decay_parameter_names
+from omniform.train.exact import Exact
 from omniform.train.guard import LossGuard
+from omniform.train.just_in_time import JITCheckpointCallback
 from omniform.train.memory import TrainerMemoryTracker
 from omniform.train.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, keep_metrics, print_metrics
 from omniform.train.optimizer_context import Made
 from omniform.train.optimizers import get_optimizer_cls_and_kwargs
+from omniform.train.publishing import PushInProgress
+from omniform.train.reading import Reading
 from omniform.train.schedulers import Scheduler
 from omniform.train.search import BestRun, Search
 from omniform.train.smoothing import LabelSmoother
-from omniform.train.state import TrainerControl, TrainerState
+from omniform.train.state import TrainerControl
 from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, Trial
+from omniform.train.writing import Writer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from accelerate import Accelerator
+    from huggingface_hub import CommitInfo
 
 logger = get_logger(__name__)
 
@@ -161,6 +171,12 @@ class Trainer:
         self._created_lr_scheduler = False
         self._signature_columns: list[str] | None = None
         self._eval_dataloaders: dict[str, Loader] = {}
+        self._writer = Writer()
+        self._reading: Reading | None = None
+        self._exact: Exact | None = None
+        self._best_before: str | None = None
+        self._interrupted, self._due = False, (False, False)
+        self.push_in_progress: PushInProgress | None = None
         self._counted: tuple[nn.Module, int] | None = None
         self._trial: Trial = None
         self.search: Search | None = None
@@ -183,6 +199,10 @@ class Trainer:
         )
         if self.args.disable_tqdm:
             self.add_callback(PrinterCallback)
+        if self.args.enable_jit_checkpoint:
+            last = JITCheckpointCallback()
+            last.set_trainer(self)
+            self.add_callback(last)
         self.state = self._new_state()
         self._event("on_init_end")
 
@@ -419,8 +439,23 @@ class Trainer:
             self.state.save_to_json(str(Path(str(self.args.output_dir)) / "trainer_state.json"))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, for ``from_pretrained``."""
-        _later("save_model")
+        """Save the model, for ``from_pretrained``, with its processor and the arguments."""
+        checkpoints.save_model(self, output_dir, _internal_call)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: object,
+    ) -> CommitInfo | Future[object] | None:
+        """Save the model and its card, and push them; ``kwargs`` are those of :meth:`create_model_card`."""
+        return publishing.push_to_hub(self, commit_message, blocking, token, revision, private, **kwargs)
+
+    create_model_card = publishing.create_model_card
+    init_hf_repo = publishing.init_hf_repo
 
     # -- the steps between, for subclasses to override: each is a function that takes the Trainer ----------------------
 
@@ -461,62 +496,25 @@ class Trainer:
     store_flos = reports.store_flos
     _maybe_log_save_evaluate = reports.after_step
     _determine_best_metric = reports.determine_best
+    _save = checkpoints.save
+    _save_checkpoint = checkpoints.save_checkpoint
+    _save_optimizer_and_scheduler = checkpoints.save_optimizer_and_scheduler
+    _save_scaler = checkpoints.save_scaler
+    _save_rng_state = checkpoints.save_rng_state
+    _get_output_dir = search.folder_of
+    _finish_writing = checkpoints.finish_writing
+    _rotate_at_end = checkpoints.rotate_at_end
+    _checkpoint_to_resume = resume.checkpoint_to_resume
+    _read_state = resume.read_state
+    _load_from_checkpoint = resume.load_from_checkpoint
+    _load_optimizer_and_scheduler = resume.load_optimizer_and_scheduler
+    _load_scaler = resume.load_scaler
+    _load_rng_state = resume.load_rng_state
+    _load_callback_state = resume.load_callback_state
+    _load_best_model = resume.load_best_model
+    _push_from_checkpoint = publishing.push_from_checkpoint
+    _finish_current_push = publishing.finish_current_push
 
     _evaluate = evaluating.on_the_way
     _hp_search_setup = search.begin
     _report_to_hp_search = search.report
-
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write weights, config, processor and arguments."""
-        _later("_save")
-
-    def _save_checkpoint(self, model: nn.Module, trial: Trial) -> None:
-        """Write everything that is needed to go on from here."""
-        _later("_save_checkpoint")
-
-    _get_output_dir = search.folder_of
-
-    def _checkpoint_to_resume(self, asked: str | bool | None) -> str | None:
-        """The folder of the checkpoint to go on from; None for a fresh start."""
-        return _later("resume_from_checkpoint") if asked else None
-
-    def _read_state(self, checkpoint: str) -> TrainerState:
-        """The state that a checkpoint was written in."""
-        _later("_read_state")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read the weights of a checkpoint."""
-        _later("_load_from_checkpoint")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Read the optimizer's and the schedule's state."""
-        _later("_load_optimizer_and_scheduler")
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        """Read the state of the scaler of 16-bit gradients."""
-        _later("_load_scaler")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Read the states of all generators of random numbers."""
-        _later("_load_rng_state")
-
-    def _load_callback_state(self) -> None:
-        """Give the callbacks the states that were kept of them."""
-        _later("_load_callback_state")
-
-    def _load_best_model(self) -> None:
-        """Read the best checkpoint's weights."""
-        _later("_load_best_model")
-
-    def _rotate_at_end(self, trial: Trial) -> None:
-        """Remove checkpoints that are no longer to be kept."""
-
-    def _finish_current_push(self) -> None:
-        """Wait for what is still being sent to the Hub."""
-
-
-def _later(what: str) -> NoReturn:
-    raise MissingPartError(f"Trainer.{what} is not there yet")
-
-
-__all__ = ["Trainer"]
