@@ -20,6 +20,11 @@ from omniform.train.writing import Part, Staging, Writer, host_copy
 from reference import transformers
 
 
+@pytest.fixture(autouse=True)
+def _told(caplog):
+    caplog.set_level("WARNING", logger="omniform")  # other tests may want silence
+
+
 def _names(folder):
     return sorted((path.name for path in Path(folder).glob("checkpoint-*")), key=lambda name: int(name[11:]))
 

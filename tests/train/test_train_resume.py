@@ -18,6 +18,11 @@ from omniform.train import writing
 from omniform.train.rotation import get_last_checkpoint, last_whole
 
 
+@pytest.fixture(autouse=True)
+def _told(caplog):
+    caplog.set_level("WARNING", logger="omniform")  # other tests may want silence
+
+
 def _straight(folder, **given):
     made = trainer(folder, **given)
     made.train()

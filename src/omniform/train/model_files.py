@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from omniform.architectures.own import patterns
 from omniform.architectures.surface import Surface
@@ -45,7 +46,16 @@ class SavesItself(Protocol):
 def plain(trainer: Trainer, model: nn.Module | None = None) -> nn.Module:
     """The model without what processes or compilation put around it; mixed precision stays in its ``forward``."""
     wrapped = trainer.model if model is None else model
-    return cast(nn.Module, trainer.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=True, keep_torch_compile=False))
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return cast(nn.Module, trainer.accelerator.unwrap_model(wrapped, True, False))
+    # accelerate's own would import DeepSpeed, where it is installed, to look for its models.
+    while True:
+        if isinstance(wrapped, (DistributedDataParallel, nn.DataParallel)):
+            wrapped = cast(nn.Module, wrapped.module)
+        elif "_orig_mod" in vars(wrapped)["_modules"]:  # torch.compile's; its class would import the compiler
+            wrapped = cast(nn.Module, vars(wrapped)["_modules"]["_orig_mod"])
+        else:
+            return wrapped
 
 
 def takes_weights(model: nn.Module) -> bool:

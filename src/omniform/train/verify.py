@@ -357,8 +357,8 @@ def _of_batch(x: Line, y: Line, number: int, when: str) -> str:
         )
     if x["loss"] != y["loss"]:
         return (
-            f"Batch {number}, weights and generators are the same and the loss differs ({when}): a kernel of the forward "
-            "gives other bits each time, or the model keeps what is neither weight nor buffer."
+            f"Batch {number}, weights and generators are the same and the loss differs ({when}): a kernel of the "
+            "forward gives other bits each time, or the model keeps what is neither weight nor buffer."
         )
     return ""
 
