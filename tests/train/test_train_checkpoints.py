@@ -89,8 +89,11 @@ def test_files_are_the_reference_s_and_each_goes_on_from_the_other_s(llama, tmp_
         assert state_of(mine).keys() == state_of(other).keys()
         assert _tensors(mine).keys() == _tensors(other).keys()
     for name, value in state_of(tmp_path / "theirs" / "checkpoint-8").items():
+        mine = state_of(tmp_path / "ours" / "checkpoint-8")[name]
+        if name == "stateful_callbacks":
+            mine = {one: state for one, state in mine.items() if one != "LossGuard"}
         if name not in ("log_history", "total_flos"):
-            assert state_of(tmp_path / "ours" / "checkpoint-8")[name] == value, name
+            assert mine == value, name
     for library, folder, whole in ((omniform, "theirs", theirs), (transformers, "ours", ours)):
         _train(library, llama, tmp_path / f"on-{folder}", str(tmp_path / folder / "checkpoint-4"))
         end = tmp_path / f"on-{folder}" / "checkpoint-8"
