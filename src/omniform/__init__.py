@@ -106,6 +106,12 @@ _COLLATORS = (
     "default_data_collator",
 )  # fmt: skip
 
+_REPORTS = (
+    "is_clearml_available", "is_comet_available", "is_dvclive_available", "is_neptune_available",
+    "is_optuna_available", "is_ray_available", "is_ray_tune_available", "is_swanlab_available",
+    "is_tensorboard_available", "is_trackio_available", "is_wandb_available",
+)  # fmt: skip
+
 _EMBEDDINGS = ("Embedder", "SentenceTransformer", "embed")
 
 _HOME: dict[str, str] = {
@@ -171,6 +177,8 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_CACHES, "omniform.core.caches"),
     "EncoderDecoderCache": "omniform.core.paired_cache",
     **dict.fromkeys(_OUTPUTS, "omniform.core.outputs"),
+    **dict.fromkeys(_REPORTS, "omniform.train.reporting.available"),
+    "ProgressCallback": "omniform.train.progress",
     **dict.fromkeys(_PIPELINES, "omniform.pipelines"),
     **dict.fromkeys(_TRAINING_WORDS, "omniform.train.intervals"),
     **dict.fromkeys(_COLLATORS, "omniform.train.collators"),
@@ -292,7 +300,19 @@ if TYPE_CHECKING:
     from omniform.train.intervals import SchedulerType as SchedulerType
     from omniform.train.metrics import EvalPrediction as EvalPrediction
     from omniform.train.parser import HfArgumentParser as HfArgumentParser
-    from omniform.train.schedulers import *  # noqa: F403
+    from omniform.train.progress import ProgressCallback as ProgressCallback
+    from omniform.train.reporting.available import is_clearml_available as is_clearml_available
+    from omniform.train.reporting.available import is_comet_available as is_comet_available
+    from omniform.train.reporting.available import is_dvclive_available as is_dvclive_available
+    from omniform.train.reporting.available import is_neptune_available as is_neptune_available
+    from omniform.train.reporting.available import is_optuna_available as is_optuna_available
+    from omniform.train.reporting.available import is_ray_available as is_ray_available
+    from omniform.train.reporting.available import is_ray_tune_available as is_ray_tune_available
+    from omniform.train.reporting.available import is_swanlab_available as is_swanlab_available
+    from omniform.train.reporting.available import is_tensorboard_available as is_tensorboard_available
+    from omniform.train.reporting.available import is_trackio_available as is_trackio_available
+    from omniform.train.reporting.available import is_wandb_available as is_wandb_available
+    from omniform.train.schedulers import *  # noqa: F403  # noqa: F403
     from omniform.train.seq2seq import Seq2SeqTrainer as Seq2SeqTrainer
     from omniform.train.state import ExportableState as ExportableState
     from omniform.train.state import TrainerControl as TrainerControl

@@ -48,6 +48,7 @@ PATHS: Final[dict[str, str]] = {
     "image_processing_utils": "BatchFeature BaseImageProcessor ImageProcessingMixin",
     "modeling_utils": "PreTrainedModel",
     "integrations": "",
+    "integrations.integration_utils": "",
     "integrations.deepspeed": "",
     "integrations.fsdp": "",
     "models": "",
@@ -102,6 +103,7 @@ PATHS: Final[dict[str, str]] = {
             "utils.deprecation",
             "utils.doc",
             "utils.import_utils",
+            "utils.notebook",
         ),
         "",
     ),
@@ -117,9 +119,10 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "image_transforms": ("inputs.images.image_transforms",),
     "image_processing_utils": ("inputs.images.image_utils",),
     "image_utils": ("inputs.images.image_utils",),
-    "integrations": ("hub.partitioned", "train.parallel.fsdp", "train.parallel.deepspeed"),
+    "integrations": ("train.reporting", "hub.partitioned", "train.parallel.fsdp", "train.parallel.deepspeed"),
     "integrations.deepspeed": ("hub.partitioned", "train.parallel.deepspeed"),
     "integrations.fsdp": ("train.parallel.fsdp",),
+    "integrations.integration_utils": ("train.reporting",),
     "modeling_layers": ("blocks.checkpointed",),
     "modeling_outputs": ("core.named_outputs",),
     "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
@@ -150,6 +153,7 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "training_args": ("train.arguments", "train.intervals"),
     "training_args_seq2seq": ("train.arguments",),
+    "utils.notebook": ("train.notebook",),
     **dict.fromkeys(
         ("utils", "utils.deprecation", "utils.doc", "utils.generic", "utils.import_utils"), ("core.idioms",)
     ),
@@ -255,6 +259,8 @@ def _at_home(rest: str) -> dict[str, object]:
 
 def _home_of(rest: str, name: str) -> dict[str, object] | None:
     """The first module of :data:`HOMES` that has a public name; those behind it are not imported."""
+    if name.startswith("__"):  # Python itself asks for ``__file__`` and the like
+        return None
     homes = (vars(import_module(f"omniform.{home}")) for home in HOMES.get(rest, ()))
     return next((home for home in homes if name in home["__all__"]), None)
 

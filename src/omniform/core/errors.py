@@ -130,6 +130,10 @@ class DependencyError(OmniformError, ImportError):
     """An optional package is needed for this and is not installed; the remedy names the extra."""
 
 
+class MissingToolError(DependencyError, RuntimeError):
+    """A tool that a training is to be reported to is not installed; the remedy names its package."""
+
+
 class CodeError(OmniformError, ImportError, ValueError):
     """Code that a checkpoint brings cannot be read or imported, or is not what the checkpoint says it is."""
 

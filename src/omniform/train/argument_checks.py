@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from omniform.core.errors import InputError, brief, nearest
+from omniform.core.errors import InputError, brief
 from omniform.core.logs import WARNING, get_logger
 from omniform.train.accelerator_config import AcceleratorConfig
 from omniform.train.argument_kinds import FALSE, TRUE
@@ -34,13 +33,6 @@ DICTS: Final = (
     "liger_kernel_config",
 )
 """Arguments that are mappings, and on a command line JSON."""
-
-REPORTERS: Final = {
-    "azure_ml": "azureml", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
-    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "mlflow": "mlflow", "neptune": "neptune",
-    "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb", "kubeflow": None,
-}  # fmt: skip
-"""Names for ``report_to``, and the package whose presence ``all`` looks for."""
 
 
 def read(args: TrainingArguments) -> None:
@@ -101,25 +93,15 @@ def accelerator_settings(value: object) -> AcceleratorConfig:
     return AcceleratorConfig.read(value)
 
 
-def reporters(value: object) -> list[str]:
-    """Names of tools to report to."""
-    named = list(value) if isinstance(value, list | tuple) else [value]
-    if value is None or named in ([], ["none"], [None]):
-        return []
-    if named == ["all"]:
-        return [name for name, package in REPORTERS.items() if package and _installed(package)]
-    names = []
-    for name in named:
-        if not isinstance(name, str) or name not in REPORTERS:
-            remedy = nearest(name, [*REPORTERS, "all", "none"]) if isinstance(name, str) else None
-            raise InputError("no tool that can be reported to", where="report_to", found=brief(name), remedy=remedy)
-        names.append(name)
-    return names
+def reporters(value: str | Iterable[str] | None) -> list[str]:
+    """Names of tools to report to; a Kubeflow TrainJob, which says so in the environment, is always one.
 
+    Raises:
+        InputError: a name that no tool has.
+    """
+    from omniform.train.reporting.table import also_told, named_tools
 
-@functools.cache
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    return also_told(named_tools(value))
 
 
 def tokens_seen(value: object) -> str:

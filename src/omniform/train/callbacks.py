@@ -82,6 +82,9 @@ class TrainerCallback:
     def on_push_begin(self, args: Args, state: State, control: Control, **kwargs: object) -> Asked:
         """Something is about to be sent to the Hub."""
 
+    def abandon(self) -> None:
+        """Training broke off with an error, and ``on_train_end`` will not come: let go of terminals and files."""
+
 
 class CallbackHandler(TrainerCallback):
     """Asks all callbacks, one after the other.
@@ -198,6 +201,10 @@ class CallbackHandler(TrainerCallback):
 
     def on_push_begin(self, args: Args, state: State, control: Control, **kwargs: object) -> Control:
         return self.call_event("on_push_begin", args, state, control, **kwargs)
+
+    def abandon(self) -> None:
+        for callback in self.callbacks:
+            callback.abandon()
 
     def call_event(self, event: str, args: Args, state: State, control: Control, **kwargs: object) -> Control:
         """Ask every callback's method of that name; what one changes, the next one sees."""

@@ -91,6 +91,9 @@ def train(
             trial=trial,
             ignore_keys_for_eval=ignore_keys,
         )
+    except BaseException:
+        trainer.callback_handler.abandon()
+        raise
     finally:
         trainer._reading = None
         if noise is not None:

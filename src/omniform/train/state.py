@@ -115,6 +115,8 @@ class TrainerState:
     stateful_callbacks: dict[str, Kept | list[Kept]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # What a progress bar counts; no field: the file's fields are the ecosystem's.
+        self.tokens_read = 0
         self.log_history = [] if self.log_history is None else self.log_history
         if not isinstance(self.stateful_callbacks, dict):
             self.stateful_callbacks = states_of(self.stateful_callbacks or ())

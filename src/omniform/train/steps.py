@@ -276,10 +276,12 @@ def prepare_inputs(trainer: Trainer, inputs: Inputs) -> Inputs:
 def count_tokens(trainer: Trainer, inputs: Inputs) -> None:
     """Add a batch's tokens to those seen, if they are counted (``include_num_input_tokens_seen``)."""
     how = trainer.args.include_num_input_tokens_seen
-    if how == "no":
-        return
     name = main_input(trainer.model)
     tokens, mask = inputs.get(name), inputs.get("attention_mask")
+    if isinstance(tokens, Tensor) and not tokens.is_floating_point():
+        trainer.state.tokens_read += tokens.numel() * trainer.args.world_size  # about, and for nothing: for the bar
+    if how == "no":
+        return
     if not isinstance(tokens, Tensor):
         logger.warning_once("Tokens cannot be counted: batches have no %s (the model's main_input_name)", name)
         return

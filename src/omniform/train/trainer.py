@@ -43,10 +43,12 @@ from omniform.train.guard import LossGuard
 from omniform.train.just_in_time import JITCheckpointCallback
 from omniform.train.memory import TrainerMemoryTracker
 from omniform.train.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, keep_metrics, print_metrics
+from omniform.train.notebook import default_progress
 from omniform.train.optimizer_context import Made
 from omniform.train.optimizers import get_optimizer_cls_and_kwargs
 from omniform.train.publishing import PushInProgress
 from omniform.train.reading import Reading
+from omniform.train.reporting.table import get_reporting_integration_callbacks
 from omniform.train.schedulers import Scheduler
 from omniform.train.search import BestRun, Search
 from omniform.train.smoothing import LabelSmoother
@@ -63,6 +65,11 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 Metrics = dict[str, float]
+
+
+DEFAULT_CALLBACKS: list[type[TrainerCallback]] = [DefaultFlowCallback]
+DEFAULT_PROGRESS_CALLBACK: type[TrainerCallback] = default_progress()
+"""Bars on a terminal, or a table in a notebook; scripts change it."""
 
 
 class Trainer:
@@ -191,14 +198,13 @@ class Trainer:
     def _begin_callbacks(self, callbacks: Sequence[type[TrainerCallback] | TrainerCallback]) -> None:
         guards = () if any(one is LossGuard or isinstance(one, LossGuard) for one in callbacks) else (LossGuard,)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback, *guards, *callbacks],
+            [*DEFAULT_CALLBACKS, *get_reporting_integration_callbacks(self.args.report_to), *guards, *callbacks],
             self.model,
             self.processing_class,
             self.optimizer,
             self.lr_scheduler,
         )
-        if self.args.disable_tqdm:
-            self.add_callback(PrinterCallback)
+        self.add_callback(PrinterCallback if self.args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         if self.args.enable_jit_checkpoint:
             last = JITCheckpointCallback()
             last.set_trainer(self)
@@ -518,3 +524,6 @@ class Trainer:
     _evaluate = evaluating.on_the_way
     _hp_search_setup = search.begin
     _report_to_hp_search = search.report
+
+
+__all__ = ["DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK", "Trainer"]
