@@ -10,8 +10,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import accelerate
+import torch._dynamo
 import torch.distributed as dist
+import torch.distributed.checkpoint.state_dict
+import torch.distributed.fsdp
+import torch.distributed.tensor
 import torch.multiprocessing as mp
+
+IMPORTED = (accelerate, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor)
+"""What each process would import by itself, once more; here, once for all."""
 
 
 def free_port() -> int:

@@ -23,6 +23,7 @@ from omniform.train.followed import Place
 from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
 from omniform.train.parallel import spread
+from omniform.train.parallel.peers import together
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
 from omniform.train.values import Inputs, Schedule, Trial
@@ -85,12 +86,13 @@ def train(
         run = find_executable_batch_size(
             trainer._inner_training_loop, trainer._train_batch_size, args.auto_find_batch_size
         )
-        return run(
-            args=args,
-            resume_from_checkpoint=checkpoint,
-            trial=trial,
-            ignore_keys_for_eval=ignore_keys,
-        )
+        with together():
+            return run(
+                args=args,
+                resume_from_checkpoint=checkpoint,
+                trial=trial,
+                ignore_keys_for_eval=ignore_keys,
+            )
     except BaseException:
         trainer.callback_handler.abandon()
         raise
