@@ -48,9 +48,7 @@ def checkpoint(folder: Path, name: str) -> None:
     """A seeded model of the reference's, without dropout, so that losses can be compared."""
     import torch
     import transformers
-    from versus.theirs import stand_in_for_torchvision
 
-    stand_in_for_torchvision()
     kind, auto, given = MODELS[name]
     config = transformers.AutoConfig.for_model(kind, **given)
     for dropout in DROPOUTS:
@@ -182,6 +180,9 @@ def main() -> None:
     clock = "processor" if how.processor else "wall"
     print(f"step by {clock} time; omniform / transformers | theirs over ours\n")
     print("| case | step | | peak memory | | start to first step | |\n|---|---:|---:|---:|---:|---:|---:|")
+    from versus.theirs import stand_in_for_torchvision
+
+    stand_in_for_torchvision()
     with tempfile.TemporaryDirectory() as root:
         for name in {case.split("-")[0] for case in how.cases}:
             checkpoint(Path(root) / name, name)
