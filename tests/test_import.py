@@ -87,8 +87,8 @@ def test_the_source_never_imports_the_reference():
 
 
 def test_nothing_that_lies_in_a_file_is_unpickled():
-    # Training names the errors of pickle, asks whether something pickles, and reads what its own data workers, processes
-    # of this run, hand over: never a file.
+    # Training names the errors of pickle, asks whether something pickles, and reads what its own data workers,
+    # processes of this run, hand over: never a file.
     homes = {"checkpoints.py", "followed.py", "safe_files.py", "verify.py"}
     users = {path for path in SOURCE.rglob("*.py") if "pickle" in imported(path)}
     assert users == {SOURCE / "train" / home for home in homes}
