@@ -8,64 +8,157 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
-from omniform.architectures.adapted import (
-    ModuleName,
-    adapted,
-    adapters_by_our_names,
-    layer_shapes,
-    others_of,
-    renamings,
-    within_adapters,
-)
+from omniform.architectures.adapted import ModuleName, renamings, within_adapters
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError
 from omniform.core.upstairs import upstairs
-from omniform.weights.adapters import BASE
+from omniform.weights.adapters import BASE, adapted, adapters_by_our_names, layer_shapes, others_of
 from omniform.weights.keymap import KeyTable
 from omniform.weights.tensors import modules_of, named_tensors, tensors_and_ties
+from omniform.weights.transform import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReport:
+    """What loading an adapter found, by the ecosystem's names: an adapter that does not fit is an error."""
+
+    missing_keys: frozenset[str] = frozenset()
+    unexpected_keys: frozenset[str] = frozenset()
+    mismatched_keys: frozenset[str] = frozenset()
+    error_msgs: tuple[str, ...] = ()
 
 
 class TakesAdapters(Model):
     """A model that knows the ecosystem's names of its parts."""
 
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    _hf_peft_config_loaded: ClassVar[bool] = False
+    _hotswap_enabled: ClassVar[bool] = False
+
     def load_adapter(
         self,
         peft_model_id: str | os.PathLike[str] | None = None,
         adapter_name: str | None = None,
-        *,
-        adapter_state_dict: Mapping[str, Tensor] | None = None,
         peft_config: object = None,
+        adapter_state_dict: Mapping[str, Tensor] | None = None,
+        low_cpu_mem_usage: bool = False,
         is_trainable: bool = False,
+        hotswap: bool | str = "auto",
+        local_files_only: bool = False,
+        adapter_kwargs: Mapping[str, object] | None = None,
         **where: object,
-    ) -> None:
-        """Put an adapter that PEFT has saved into this model, in place; needs the package ``peft``.
+    ) -> AdapterReport:
+        """Put an adapter that was saved into this model, in place.
 
         Args:
             peft_model_id: a folder or a Hub id.
             adapter_name: what it is called here; ``"default"`` by default.
-            adapter_state_dict, peft_config: the adapter's tensors and its config, instead of files.
+            peft_config, adapter_state_dict: the adapter's config and its tensors, instead of files.
+            low_cpu_mem_usage: memory is mapped, whatever it says.
             is_trainable: leave it to be trained; otherwise it is frozen and the model is in evaluation mode.
+            hotswap: it takes the place of the one that has its name; ``"auto"`` after :meth:`enable_peft_hotswap`.
+            adapter_kwargs: where to look, as by keyword.
             where: where to look, as ``from_pretrained`` takes it (``revision``, ``token``, ``subfolder``, ...).
 
         Raises:
-            DependencyError: there is no ``peft``.
+            ConfigError: it is of a kind that needs the package ``peft``, which is not installed.
             RepoError: there is no such folder or repository, or no adapter in it.
             InputError: the name is taken; there is nothing to load.
             WeightsError: it does not fit this model.
         """
-        upstairs("hub.adapting:load_adapter")(
+        found = {**where, **({"local_files_only": True} if local_files_only else {})}
+        report = upstairs("hub.adapting:load_adapter")(
             self,
             peft_model_id,
             adapter_name,
-            adapter_state_dict=adapter_state_dict,
-            peft_config=peft_config,
+            peft_config,
+            adapter_state_dict,
             is_trainable=is_trainable,
-            **where,
+            hotswap=hotswap,
+            adapter_kwargs=adapter_kwargs,
+            **found,
         )
+        return cast(AdapterReport, report)
+
+    def enable_peft_hotswap(self, target_rank: int = 128, check_compiled: str = "error") -> None:
+        """Have :meth:`load_adapter` replace an adapter of the same name, whatever their ranks.
+
+        Args:
+            target_rank: the highest rank; any rank is taken.
+            check_compiled: what to do where there is an adapter already: ``"error"``, ``"warn"`` or ``"ignore"``.
+        """
+        if vars(self).get("peft_config") and check_compiled == "error":
+            raise InputError(
+                "there is an adapter already", where="enable_peft_hotswap", remedy="Call it before the first."
+            )
+        self.__dict__["_hotswap_enabled"] = True
+
+    def add_adapter(self, adapter_config: object, adapter_name: str | None = None) -> None:
+        """Put a new adapter into this model, to be trained, and compute with it.
+
+        Args:
+            adapter_config: one of PEFT's; without PEFT a :class:`~omniform.transforms.lora_config.LoraConfig`, or a
+                mapping of its fields.
+            adapter_name: what it is called here; ``"default"`` by default.
+        """
+        upstairs("hub.adapting:add_adapter")(self, adapter_config, adapter_name)
+
+    def set_adapter(self, adapter_name: str | Sequence[str]) -> None:
+        """Compute with one adapter, or with several; an unknown name is refused with the nearest."""
+        upstairs("hub.adapting:set_adapter")(self, adapter_name)
+
+    def disable_adapters(self) -> None:
+        """Compute without adapters, which stay."""
+        upstairs("hub.adapting:enable_adapters")(self, enabled=False)
+
+    def enable_adapters(self) -> None:
+        """Compute with the active adapters again."""
+        upstairs("hub.adapting:enable_adapters")(self, enabled=True)
+
+    def active_adapters(self) -> list[str]:
+        """The adapters that this model computes with."""
+        return cast("list[str]", upstairs("hub.adapting:active_adapters")(self))
+
+    def active_adapter(self) -> str:
+        """The first of them."""
+        return self.active_adapters()[0]
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """An adapter's tensors, without its name: the active one's by default."""
+        found = upstairs("hub.adapting:get_adapter_state_dict")(self, adapter_name, state_dict)
+        return cast("dict[str, Tensor]", found)
+
+    def delete_adapter(self, adapter_names: str | Sequence[str]) -> None:
+        """Take adapters out of this model."""
+        upstairs("hub.adapting:delete_adapter")(self, adapter_names)
+
+    def merge_adapters(
+        self, adapter_names: Sequence[str] | None = None, *, safe_merge: bool = False, unload: bool = False
+    ) -> None:
+        """Put adapters into the weights: the active ones, or named ones.
+
+        Args:
+            safe_merge: refuse weights that would not be finite.
+            unload: put plain layers in the places of those with adapters, so that the model is as any other.
+        """
+        upstairs("hub.adapting:merge_adapters")(self, adapter_names, safe_merge=safe_merge, unload=unload)
+
+    def unmerge_adapters(self) -> None:
+        """Take merged adapters out of the weights again."""
+        upstairs("hub.adapting:unmerge_adapters")(self)
+
+    def add_weighted_adapter(self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str) -> None:
+        """One adapter that adds what several add, each so many times."""
+        upstairs("hub.adapting:add_weighted_adapter")(self, adapters, weights, adapter_name)
 
     # -- spellings ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +247,12 @@ class TakesAdapters(Model):
     def _adapted_shapes(self) -> dict[str, tuple[int, ...]]:
         layers = set(adapted(self))
         return {path: shape for path, shape in layer_shapes(self).items() if path in layers} if layers else {}
+
+    def key_map_with(self, edit: Transform) -> None:
+        """Have a transform change this model now, and know where its new modules live."""
+        found = edit.prepare(self, self.key_map())
+        if found is not self.key_map() and self.keymap is not None:
+            self.keymap = found
 
     def _speak_both(self) -> None:
         """Inside whatever module, take a state dict in either spelling."""

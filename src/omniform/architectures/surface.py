@@ -85,7 +85,6 @@ class Surface(AutoNamed, TakesAdapters):
     _supports_attention_backend: ClassVar[bool] = False
     _supports_cache_class: ClassVar[bool] = True
     _is_stateful: ClassVar[bool] = False
-    _hf_peft_config_loaded: ClassVar[bool] = False
     _keep_in_fp32_modules: ClassVar[tuple[str, ...]] = ()
     _keys_to_ignore_on_save: ClassVar[Sequence[str] | None] = None
     _keys_to_ignore_on_load_missing: ClassVar[Sequence[str] | None] = None

@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, Protocol, cast, runtime_checkable
+from typing import Final, cast
 
 import torch
 from torch import Tensor
 
-from omniform.architectures.adapted import adapted, layer_shapes
 from omniform.architectures.surface import Surface
-from omniform.weights.adapters import Spelled, in_their_names, layers_as_spelled
+from omniform.transforms.lora_config import LoraConfig
+from omniform.weights.adapters import Spelled, adapted, in_their_names, layer_shapes, layers_as_spelled
 
 WEIGHTS: Final = "adapter_model.safetensors"
 PICKLE: Final = "adapter_model.bin"
@@ -22,26 +22,17 @@ PREFIXES: Final = ("base_model.model.", "base_model.")
 """What PEFT's keys begin with: its wrapper, and the model in it; a learned prompt has no more than the wrapper."""
 
 
-@runtime_checkable
-class Asked(Protocol):
-    """PEFT's description of an adapter, asked of its kind."""
-
-    @property
-    def is_prompt_learning(self) -> bool: ...
-
-
-def respell(model: Surface, name: str, config: object, folder: Path) -> None:
-    """Rewrite what PEFT has written of one of our models.
+def respell(model: Surface, name: str, folder: Path, prefix: str, *, config: bool = True) -> None:
+    """Rewrite what was written of one of our models, by our paths.
 
     Args:
         name: of the adapter.
-        config: PEFT's description of it.
+        prefix: what stands before our paths.
+        config: whether ``adapter_config.json`` speaks of our paths too.
     """
     from safetensors.torch import load_file, save_file
 
     weights, pickle = folder / WEIGHTS, folder / PICKLE
-    learned = isinstance(config, Asked) and config.is_prompt_learning
-    prefix = PREFIXES[1] if learned else PREFIXES[0]
     if weights.exists():
         tensors = load_file(weights)
     elif pickle.exists():
@@ -57,7 +48,7 @@ def respell(model: Surface, name: str, config: object, folder: Path) -> None:
     else:
         torch.save(written, pickle)
     path = folder / CONFIG
-    if not learned and path.exists():
+    if config and path.exists():
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw.update(config_changes(model, name, raw, spelled))
         path.write_text(json.dumps(raw, indent=2, sort_keys=True), encoding="utf-8")
@@ -111,23 +102,10 @@ def _reached(
 
 
 def _meant(raw: Mapping[str, object], names: Iterable[str]) -> set[str]:
-    """Which of the ecosystem's layers a config means, by PEFT's own reading of it."""
-    wanted = raw.get("target_modules")
-    if not wanted:
-        return set()
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    config = _AsRead(raw)
-    return {name for name in names if check_target_module_exists(config, name)}
-
-
-class _AsRead:
-    """A config as PEFT's own functions ask it."""
-
-    def __init__(self, raw: Mapping[str, object]) -> None:
-        self.target_modules: object = None
-        self.target_parameters: object = None
-        self.__dict__.update(raw)
+    """Which of the ecosystem's layers a config means."""
+    known = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
+    config = LoraConfig.read({name: raw[name] for name in known if name in raw})
+    return {name for name in names if config.means([name])}
 
 
 def _ranks(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from omniform.architectures.adapted import adapted
 from omniform.architectures.family import Task
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
@@ -16,6 +15,7 @@ from omniform.core.file_names import PREPROCESSOR_FILE, PROCESSOR_FILE
 from omniform.core.generation import GenerationConfig
 from omniform.hub.stale import ADAPTERS, WEIGHTS
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.weights.adapters import adapted
 
 LIBRARY: Final = "omniform"
 _READERS: Final = frozenset({"tokenizer_config.json", PREPROCESSOR_FILE, PROCESSOR_FILE})

@@ -27,6 +27,7 @@ from omniform.core.errors import (
 )
 from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.hub import own
+from omniform.hub.adapter_folders import CONFIG as ADAPTER_CONFIG
 from omniform.hub.adapting import base_of, load_into
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
@@ -202,7 +203,7 @@ def load(
         source, base, revision = adapter
         rest = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
         loaded = load(base, choose, callee, {**rest, "revision": revision}, config_class)
-        load_into(loaded[0] if isinstance(loaded, tuple) else loaded, source)
+        load_into(loaded[0] if isinstance(loaded, tuple) else loaded, source, _adapters_name(kwargs))
         return loaded
     with paused():
         opened = open_checkpoint(name, choose, callee, kwargs, config_class)
@@ -221,14 +222,22 @@ def load(
         model.generation_config = options.generation_config
     elif model.can_generate():
         model.generation_config = settings_of(source, model)
+    if source.find(ADAPTER_CONFIG) is not None:  # a whole model, and an adapter beside it
+        load_into(model, source, _adapters_name(kwargs))
     return cast(Model, (model, report)) if options.output_loading_info else model
+
+
+def _adapters_name(kwargs: Mapping[str, object]) -> str:
+    return str(kwargs.get("adapter_name") or "default")
 
 
 def _adapter(name: Name, kwargs: Mapping[str, object]) -> tuple[Source, str, str | None] | None:
     """Where an adapter is that was asked for as if it were a model, its base model, and that one's revision."""
     if name is None or kwargs.get("state_dict") is not None:
         return None
-    source = locate(name, **places(kwargs)[0])  # type: ignore[arg-type]
+    more = kwargs.get("adapter_kwargs")
+    own = {str(key): value for key, value in more.items()} if isinstance(more, Mapping) else {}
+    source = locate(name, **places({**kwargs, **own})[0])  # type: ignore[arg-type]
     if source.find("config.json") is not None:
         return None
     base = base_of(source)

@@ -31,7 +31,9 @@ NOWHERE = frozenset(
 INERT = NOWHERE | frozenset(
     {
         # What older releases had to be told, and needs no telling: memory is mapped, nothing is initialised twice.
-        "low_cpu_mem_usage", "_fast_init", "offload_state_dict", "offload_buffers", "code_revision", "adapter_name",
+        "low_cpu_mem_usage", "_fast_init", "offload_state_dict", "offload_buffers", "code_revision",
+        # Of an adapter, where there is one.
+        "adapter_name", "adapter_kwargs",
         # How experts are computed, with the same result.
         "experts_implementation",
     }
@@ -47,7 +49,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "from_flax": ((None, False), "Flax's files are not read"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
     "key_mapping": ((None, {}), "the checkpoint's keys are matched by the family's own table"),
-    "adapter_kwargs": ((None, {}), "adapters are not loaded with the model"),
     "distributed_config": ((None,), "a model is not spread over processes"),
     "device_mesh": ((None,), "a model is not spread over processes"),
     "tp_plan": ((None,), "a model is not spread over processes"),

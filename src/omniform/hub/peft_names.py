@@ -21,11 +21,10 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from omniform.architectures.adapted import adapters_by_our_names, layer_shapes, others_of
 from omniform.architectures.surface import Surface
 from omniform.blocks.moe import Routes
-from omniform.hub.adapter_folders import respell
-from omniform.weights.adapters import unnested
+from omniform.hub.adapter_folders import PREFIXES, respell
+from omniform.weights.adapters import adapters_by_our_names, layer_shapes, others_of, unnested
 from omniform.weights.tensors import modules_of, named_tensors
 
 ALL = "all-linear"
@@ -38,6 +37,13 @@ class Config(Protocol):
     peft_type: str
     task_type: str | None
     target_modules: str | Iterable[str] | None
+
+
+class Asked(Protocol):
+    """PEFT's description of an adapter, asked of its kind."""
+
+    @property
+    def is_prompt_learning(self) -> bool: ...
 
 
 class Tuner(Protocol):
@@ -287,7 +293,8 @@ def _saving(plain: Callable[..., object]) -> Callable[..., object]:
             chosen = kwargs.get("selected_adapters", args[1] if len(args) > 1 else None)
             for name in cast("Iterable[str]", configs if chosen is None else chosen):
                 folder = Path(save_directory) / name if name != "default" else Path(save_directory)
-                respell(base, name, configs[name], folder)
+                learned = cast("Asked", configs[name]).is_prompt_learning
+                respell(base, name, folder, PREFIXES[learned], config=not learned)
         return done
 
     return save_pretrained

@@ -21,8 +21,8 @@ from omniform.core.errors import InputError, brief
 from omniform.core.generation import as_settings
 from omniform.core.kinds import switch
 from omniform.core.own_config import is_own
-from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, save_adapter_config
-from omniform.hub.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from omniform.hub.adapter_folders import WEIGHTS as ADAPTER_WEIGHTS
+from omniform.hub.adapters import PREFIX, adapter_of, adapter_tensors, respelled, save_adapter_config
 from omniform.hub.devices import parse_size
 from omniform.hub.folders import folder_of, replace_files
 from omniform.hub.load import build_on_meta, keymap_of
@@ -89,7 +89,8 @@ def save_model(
     adapter = adapter_of(model)
     if adapter is not None:
         prefix = PREFIX if switch("save_peft_format", given.get("save_peft_format", True)) else ""
-        files = _Files.of_adapter(model, adapter, adapter_tensors(model, adapter, state_dict, prefix), save_function)
+        tensors = adapter_tensors(model, adapter, state_dict, prefix)
+        files = _Files.of_adapter(model, adapter, tensors, save_function, prefix)
     else:
         refuse_unsavable(model)
         stored = {model.spelling.get(key, key): tensor for key, tensor in weights_to_save(model, state_dict).items()}
@@ -141,12 +142,15 @@ class _Files:
         return cls(write, lambda name: is_weights(name, variant))
 
     @classmethod
-    def of_adapter(cls, model: Model, name: str, stored: Mapping[str, Tensor], writer: Writer | None) -> _Files:
+    def of_adapter(
+        cls, model: Model, name: str, stored: Mapping[str, Tensor], writer: Writer | None, prefix: str
+    ) -> _Files:
         _check_real(stored)
 
         def write(folder: Path) -> None:
             save_adapter_config(model, name, folder)
             _write_tensors(folder / ADAPTER_WEIGHTS, stored, writer)
+            respelled(model, name, folder, prefix)
 
         return cls(write, lambda name: name in ADAPTERS)
 

@@ -3,7 +3,7 @@
 What a low-rank adapter adds to a matrix is ``B @ A``, scaled. Of several matrices that lie in one, the adapters become
 one: its ``A`` holds all of theirs, one below the other, and its ``B`` has each one's columns in the rows of its matrix
 only. Its rank is the sum of theirs; where they share one ``A``, as after loading such an adapter, it is that one's.
-The way back, from one to several, is :func:`omniform.architectures.adapted.adapters_by_our_names`.
+The way back, from one to several, is :func:`divided`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniform.core.errors import InputError
 from omniform.weights.keymap import KeyMap
-from omniform.weights.links import AXES, Link, Shape
+from omniform.weights.links import AXES, Index, Link, Shape
+from omniform.weights.tensors import modules_of
 
 BASE = "base_layer"
 """The child that PEFT keeps the adapted layer as."""
@@ -92,7 +93,7 @@ def in_their_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape], k
     held: dict[str, dict[str, Tensor]] = {}
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        path = next((head for head in _heads(name) if head in shapes), None)
+        path = next((head for head in heads(name) if head in shapes), None)
         if path is None:
             stored[name] = tensor
         else:
@@ -208,7 +209,168 @@ def unnested(given: Mapping[str, Tensor], targeted: Sequence[str]) -> dict[str, 
     return made
 
 
-def _heads(key: str) -> Iterator[str]:
+# -- whose a tensor is -----------------------------------------------------------------------------------------------
+
+
+def adapted(model: nn.Module) -> Iterator[str]:
+    """Our paths of the layers that have adapters."""
+    seen: set[int] = set()
+    for path, module in modules_of(model):
+        if BASE in module._modules and id(module) not in seen:
+            seen.add(id(module))
+            yield path
+
+
+def layer_shapes(model: nn.Module) -> dict[str, Shape]:
+    """The shapes of the weights of all layers, by our paths, whatever was put around them."""
+    found: dict[str, Shape] = {}
+    for path, module in modules_of(model):
+        weight = module._parameters.get("weight")
+        parts = path.split(".")
+        if weight is None or _ADDED.intersection(parts) or any(part.startswith("lora_") for part in parts):
+            continue
+        plain = ".".join(part for part in parts if part not in AROUND)
+        found.setdefault(plain, tuple(weight.shape))
+    return found
+
+
+AROUND = frozenset({BASE, "original_module", "token_adapter", "parametrizations"})
+"""Children that PEFT's wrappers keep a layer as."""
+
+_ADDED = frozenset({"modules_to_save"})
+
+
+def others_of(path: str, keys: KeyMap) -> list[str]:
+    """What the ecosystem calls one of our modules, or one that is a part of its: in files and in its own models."""
+    found = [link.key for keys_ in keys.every_layout() for link in keys_.places(path) if not _is_one_of_many(link)]
+    return list(dict.fromkeys([*found, *map(keys.module, found)]))
+
+
+def _is_one_of_many(link: Link) -> bool:
+    """Whether the checkpoint keeps one expert there, of those that are one module of ours."""
+    return any(isinstance(view, Index) for view in link.ours)
+
+
+def _places_by_name(shapes: Mapping[str, Shape], keys: KeyMap) -> dict[str, list[tuple[str, Link]]]:
+    places: dict[str, list[tuple[str, Link]]] = {}
+    for spelled, parts in layers_as_spelled(shapes, keys).items():
+        for part in parts:
+            for key in {spelled, part.link.key}:
+                places.setdefault(key, []).append((part.path, part.link))
+    return places
+
+
+def _found(key: str, places: Mapping[str, object], keys: KeyMap) -> tuple[str, str]:
+    """The layer that a tensor belongs to, and what it is of it; nothing and the key, if it is of none."""
+    for name in keys.spellings(key):
+        for head in heads(name):
+            if head in places:
+                return head, name[len(head) + 1 :]
+    return "", key
+
+
+def divided(given: Mapping[str, Tensor], shapes: Mapping[str, Shape], keys: KeyMap) -> dict[str, dict[str, Tensor]]:
+    """A file's tensors, by our layers, before these have adapters.
+
+    Args:
+        given: by the ecosystem's names, or ours.
+        shapes: of the weights of all of our layers, by path.
+
+    Raises:
+        InputError: one belongs to no layer, or cannot be divided among those that lie in one matrix.
+    """
+    places = _places_by_name(shapes, keys)
+    made: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in given.items():
+        layer, rest = _found(key, places, keys)
+        found = places.get(layer, [])
+        if not found:
+            own = next((head for head in heads(key) if head in shapes), "")
+            if not own:
+                raise InputError("the adapter is for a layer that this model does not have", where=key)
+            made.setdefault(own, {})[key[len(own) + 1 :]] = tensor
+        axis = AXES.get(rest, {}).get("out")
+        for path, link in found:
+            wide = tuple(tensor.shape)
+            own_shape = wide if axis is None else (*wide[:axis], shapes[path][0], *wide[axis + 1 :])
+            made.setdefault(path, {})[rest] = _part(key, tensor, link, rest, own_shape)
+    return made
+
+
+def adapters_by_our_names(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], shapes: Mapping[str, Shape], keys: KeyMap
+) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors of adapters, by our paths of the layers, and the names that they came by.
+
+    An adapter of a matrix that checkpoints keep several layers in becomes one of each: they share what it makes of
+    their input, and each has its part of the outputs.
+
+    Args:
+        given: a state dict, in which an adapter's own name may be left out.
+        own: the model's tensors by our paths.
+        shapes: of the weights of the layers that have adapters, by our paths.
+
+    Raises:
+        InputError: a tensor of such a matrix's adapter that cannot be divided among the layers; a layer has several
+            adapters, and the name of one is left out.
+    """
+    places = _places_by_name(shapes, keys)
+    ends: dict[str, list[str]] = {}
+    for name in own:
+        layer = next((head for head in heads(name) if head in shapes), "")
+        if layer and not name.startswith(f"{layer}.{BASE}."):
+            for end in {name, f"{layer}.{nameless(name[len(layer) + 1 :])}"}:
+                ends.setdefault(end, []).append(name)
+    made: dict[str, Tensor] = {}
+    read: set[str] = set()
+    for key, tensor in given.items():
+        layer, rest = _found(key, places, keys)
+        if not layer or key in own:
+            continue
+        for path, link in places[layer]:
+            names = ends.get(f"{path}.{rest}", [])
+            if len(names) > 1:
+                raise InputError(
+                    "this layer has several adapters, and the tensor does not say whose it is",
+                    where=key,
+                    found=", ".join(names)[:300],
+                    remedy="Load it into a model that has none yet, save it from there, and load what was saved.",
+                )
+            for name in names:
+                made[name] = _part(key, tensor, link, nameless(rest), tuple(own[name].shape))
+                read.add(key)
+    return made, read
+
+
+def nameless(rest: str) -> str:
+    """A tensor of an adapter below its layer, without the adapter's name: ``lora_A.weight``."""
+    parts = rest.split(".")
+    if len(parts) == 3:
+        return f"{parts[0]}.{parts[2]}"
+    return parts[0] if len(parts) == 2 and parts[1] not in ("weight", "bias") else rest
+
+
+def _part(key: str, tensor: Tensor, link: Link, kind: str, own: Shape) -> Tensor:
+    if link.renames or ("out" not in AXES.get(kind, ("out",)) and not link.splits_inputs):
+        return tensor
+    if kind not in AXES:
+        raise InputError(
+            "this part of an adapter cannot be divided among the layers that the checkpoint keeps in one matrix",
+            where=key,
+            expected="LoRA or DoRA",
+            found=kind,
+            remedy="Train an adapter of this kind with omniform's own names of the layers.",
+        )
+    view = replace(link, kind=kind)
+    made = tensor.new_empty(own)
+    theirs, ours = view.of_theirs(tensor), view.of_ours(made)
+    if theirs.shape != ours.shape:
+        return theirs  # torch names both shapes
+    ours.copy_(theirs)
+    return made
+
+
+def heads(key: str) -> Iterator[str]:
     """The paths above a tensor, the longest first."""
     parts = key.split(".")
     return (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
