@@ -147,7 +147,7 @@ def _load_own(
         edit.finish(model)
     except InputError as error:
         raise WeightsError("the adapter does not fit this model", where=told, found=str(error)[:300]) from error
-    configs_of(model)[name] = config
+    _noted(model, name, config)
     return AdapterReport()
 
 
@@ -203,7 +203,7 @@ def add_adapter(model: Surface, adapter_config: object, adapter_name: str | None
         model.requires_grad_(requires_grad=False)
         model.key_map_with(edit)
         edit.finish(model)
-        configs_of(model)[name] = config
+        _noted(model, name, config)
     else:
         if not isinstance(adapter_config, vars(peft)["PeftConfig"]):
             raise InputError(
@@ -220,8 +220,12 @@ def add_adapter(model: Surface, adapter_config: object, adapter_name: str | None
 
 def configs_of(model: Surface) -> dict[str, object]:
     """What a model's adapters are, by name."""
-    found: dict[str, object] = model.__dict__.setdefault("peft_config", {})
+    found: dict[str, object] = vars(model).get("peft_config", {})
     return found
+
+
+def _noted(model: Surface, name: str, config: LoraConfig) -> None:
+    model.__dict__.setdefault("peft_config", {})[name] = config
 
 
 def _loaded(model: Surface, names: Sequence[str] = ()) -> list[lora.Switched]:
@@ -329,7 +333,7 @@ def add_weighted_adapter(model: Surface, adapters: Sequence[str], weights: Seque
         raise InputError("PEFT's layers are summed by PEFT", where="add_weighted_adapter", remedy=remedy)
     lora.weighted(model, adapters, weights, adapter_name)
     first = cast(LoraConfig, configs_of(model)[adapters[0]])
-    configs_of(model)[adapter_name] = LoraConfig(target_modules=first.target_modules)
+    _noted(model, adapter_name, LoraConfig(target_modules=first.target_modules))
 
 
 def load_into(model: Model, source: Source, name: str = "default") -> None:
