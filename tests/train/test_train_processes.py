@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from train_proc_fork import all_of, each
 from train_tiny import KINDS, arguments
 
 from omniform.core.errors import InputError
+from omniform.train.parallel import stored
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -29,6 +31,8 @@ STEPS = {"max_steps": 3, "adam_epsilon": 1e-3, "learning_rate": 1e-2}
 def weights(trainer: omniform.Trainer) -> dict[str, Tensor]:
     if trainer.is_fsdp_enabled:
         return fsdp.full_state_dict(trainer.model)
+    if trainer.is_deepspeed_enabled:
+        return stored.whole_model(trainer)
     return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
 
 
@@ -77,6 +81,83 @@ def test_the_same_weights_as_in_one_process(name, given, world, tmp_path):
     if "fsdp" not in given:
         for other in several[1:]:
             same(other[0], several[0][0], exact=True)
+
+
+def stopped_and_resumed(rank: int, world: int, folder: Path, given: dict[str, object]) -> tuple[object, object]:
+    """Four steps at once, and three of them, then on from the second by new objects."""
+    kind = KINDS["llama"]
+
+    def trained(out: str, steps: int, resume: str | None = None) -> omniform.Trainer:
+        args = arguments(
+            folder, output_dir=str(folder / out), save_strategy="steps", save_steps=2,
+            **{**STEPS, "max_steps": 4, "lr_scheduler_type": "constant", **given},
+        )  # fmt: skip
+        trainer = omniform.Trainer(
+            model=kind.ours(folder), args=args, train_dataset=kind.rows(12), callbacks=[Stop(steps)]
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = trained("a", 4)
+    trained("b", 3)  # whose third step is lost
+    again = trained("b", 4, str(folder / "b" / "checkpoint-2"))
+    whole.save_model(str(folder / "saved"))
+    return weights(whole), weights(again)
+
+
+class Stop(omniform.TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == self.step
+
+
+SAVED = [
+    ({}, "model.safetensors optimizer.pt rng_state_1.pth"),
+    pytest.param(
+        {"fsdp": True},
+        "model.safetensors optimizer.bin pytorch_model_fsdp.bin rng_state_1.pth",
+        marks=pytest.mark.slow,
+    ),
+    ({"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}, "optimizer_0 pytorch_model_fsdp_0"),
+]
+
+
+def zero(stage: int) -> dict[str, object]:
+    settings: dict[str, object] = dict.fromkeys(
+        ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+        "auto",
+    )
+    settings["zero_optimization"] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    return {"deepspeed": settings, "gradient_accumulation_steps": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_trains_saves_and_goes_on(stage, tmp_path):
+    folder = KINDS["llama"].save(tmp_path / "m")
+    (alone,) = all_of(run, 1, tmp_path / "one", "llama", folder, {"gradient_accumulation_steps": 2})
+    several = all_of(run, 2, tmp_path / "several", "llama", folder, zero(stage), timeout=300)
+    same(several[0][0], alone[0])
+    (whole, again), _ = all_of(stopped_and_resumed, 2, tmp_path / "run", folder, zero(stage), timeout=300)
+    same(again, whole, exact=True)
+    there = {path.name for path in (folder / "a" / "checkpoint-2").iterdir()}
+    assert {"global_step2", "model.safetensors", "scheduler.pt", "trainer_state.json"} <= there, there
+    same(dict(KINDS["llama"].ours(folder / "saved").state_dict()), whole, exact=True)
+
+
+@pytest.mark.parametrize(("given", "files"), SAVED)
+def test_processes_go_on_where_they_were_stopped(given, files, tmp_path):
+    folder = KINDS["llama"].save(tmp_path / "m")
+    (whole, again), _ = all_of(stopped_and_resumed, 2, tmp_path / "run", folder, given)
+    same(again, whole, exact=True)
+    there = {path.name for path in (folder / "a" / "checkpoint-2").iterdir()}
+    assert {*files.split(), "trainer_state.json", "scheduler.pt"} <= there, there
+    assert not [path for path in (folder / "a").iterdir() if not path.name.startswith("checkpoint-")]
+    if "model.safetensors" in files:
+        same(dict(KINDS["llama"].ours(folder / "saved").state_dict()), whole, exact=True)
 
 
 def in_turn(rank: int, world: int, folder: Path) -> float:

@@ -21,6 +21,7 @@ from omniform.train.callbacks import TrainerCallback
 from omniform.train.exact import exact_state, name_of, states_of_all
 from omniform.train.intervals import SaveStrategy
 from omniform.train.model_files import SavesItself, plain, takes_weights, weights_of, write_model
+from omniform.train.parallel import stored
 from omniform.train.random_states import global_states
 from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE, rotate_checkpoints
 from omniform.train.safe_files import write_file
@@ -52,21 +53,33 @@ def save_model(trainer: Trainer, output_dir: str | None = None, _internal_call: 
 
 
 def save(trainer: Trainer, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-    """``Trainer._save``: the same, of the processes that save."""
+    """``Trainer._save``: the same, of the processes that save.
+
+    Of a model in parts all must call it; where its settings keep it in parts, only what stands beside it is written.
+    """
+    in_parts = stored.is_in_parts(trainer)
+    if in_parts and state_dict is None:
+        state_dict = stored.whole_model(trainer)
     if not trainer.args.should_save:
         return
     folder = Path(str(trainer.args.output_dir) if output_dir is None else output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(plain(trainer), folder, state_dict)
+    if state_dict is not None or not in_parts:
+        write_model(plain(trainer), folder, state_dict)
     _write_beside(trainer, folder)
 
 
 def save_optimizer_and_scheduler(trainer: Trainer, output_dir: str) -> None:
-    """``Trainer._save_optimizer_and_scheduler``."""
+    """``Trainer._save_optimizer_and_scheduler``; of a model in parts its weights, too."""
+    in_parts = stored.is_in_parts(trainer)
+    if in_parts:
+        stored.save_states(trainer, output_dir)
     if not trainer.args.should_save:
         return
     for name, one in _stateful(trainer):
-        write_file(Path(output_dir) / name, one())
+        by_engine = stored.schedules_itself(trainer) if name == SCHEDULER else in_parts
+        if not by_engine:
+            write_file(Path(output_dir) / name, one())
 
 
 def save_scaler(trainer: Trainer, output_dir: str) -> None:

@@ -22,7 +22,7 @@ from omniform.train.data import Loader, has_length
 from omniform.train.followed import Place
 from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
-from omniform.train.parallel import spread
+from omniform.train.parallel import spread, stored
 from omniform.train.parallel.peers import together
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
@@ -294,6 +294,8 @@ def prepare(
     trainer.create_scheduler(num_training_steps=max_steps)
     trainer.model_wrapped = model
     if resume_from_checkpoint is not None:
+        if stored.is_in_parts(trainer):  # which can be read only where the parts lie
+            trainer._load_from_checkpoint(resume_from_checkpoint, model)
         trainer._load_optimizer_and_scheduler(resume_from_checkpoint)
         trainer._load_scaler(resume_from_checkpoint)
     handler = trainer.callback_handler

@@ -17,6 +17,7 @@ from omniform.train.checkpoints import OPTIMIZER, SCALER, SCHEDULER
 from omniform.train.exact import Exact, name_of, read_exact
 from omniform.train.followed import Place
 from omniform.train.model_files import has_weights, plain, read_model
+from omniform.train.parallel import stored
 from omniform.train.random_states import set_global_states
 from omniform.train.reading import Reading
 from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE, UNFINISHED, last_whole, remove_dead
@@ -111,6 +112,9 @@ def load_from_checkpoint(trainer: Trainer, resume_from_checkpoint: str, model: n
         InputError: there are none.
     """
     folder = Path(resume_from_checkpoint)
+    if stored.is_in_parts(trainer):
+        stored.load_model(trainer, resume_from_checkpoint)
+        return
     if not has_weights(folder):
         if any(path.name.startswith("pytorch_model_fsdp") for path in folder.glob("*")):
             raise InputError(
@@ -132,6 +136,11 @@ def load_optimizer_and_scheduler(trainer: Trainer, checkpoint: str | None) -> No
     if checkpoint is None:
         return
     optimizer, scheduler = Path(checkpoint) / OPTIMIZER, Path(checkpoint) / SCHEDULER
+    if stored.is_in_parts(trainer):
+        stored.load_optimizer(trainer, checkpoint)
+        if trainer.lr_scheduler is not None and scheduler.is_file() and not stored.schedules_itself(trainer):
+            trainer.lr_scheduler.load_state_dict(cast("dict[str, object]", read_file(scheduler)))
+        return
     if not optimizer.is_file() or not scheduler.is_file():
         logger.warning("%s holds no state of the optimizer: it begins anew", checkpoint)
         return
@@ -316,6 +325,9 @@ def load_best_model(trainer: Trainer) -> None:
         WeightsError: they are damaged.
     """
     best = trainer.state.best_model_checkpoint
+    if best is not None and stored.is_in_parts(trainer):
+        stored.load_model(trainer, best)
+        return
     if best is None or not has_weights(Path(best)):
         logger.warning(
             "The best model is not at %s any more: the model stays as it is. On machines without a common disk, "
