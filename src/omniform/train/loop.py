@@ -24,6 +24,7 @@ from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
 from omniform.train.parallel import spread, stored
 from omniform.train.parallel.peers import together
+from omniform.train.specials import align_special_tokens
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
 from omniform.train.values import Inputs, Schedule, Trial
@@ -75,6 +76,7 @@ def train(
         trainer._move_model_to_device(trainer.model, args.device)
     if args.activation_checkpointing:
         recompute(trainer)
+    align_special_tokens(trainer.model, trainer.processing_class)
     noise = None
     if trainer.neftune_noise_alpha is not None:
         noise = activate_neftune(trainer.model, trainer.neftune_noise_alpha)
