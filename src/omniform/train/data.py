@@ -334,11 +334,11 @@ def without_unused(trainer: Trainer, data_collator: Collator, description: str |
     )
 
 
-def count_examples(trainer: Trainer, loader: Loader) -> int:
+def count_examples(trainer: Trainer, dataloader: Loader) -> int:
     """``Trainer.num_examples``: those of its dataset, or about as many as its batches hold."""
-    if isinstance(loader, HasDataset) and has_length(loader.dataset):
-        return len(cast(Sized, loader.dataset))
-    return len(loader) * trainer.args.per_device_train_batch_size
+    if isinstance(dataloader, HasDataset) and has_length(dataloader.dataset):
+        return len(cast(Sized, dataloader.dataset))
+    return len(dataloader) * trainer.args.per_device_train_batch_size
 
 
 __all__ = ["RemoveColumnsCollator", "has_length", "seed_worker"]

@@ -206,7 +206,13 @@ def _begin_smaller(trainer: Trainer, batch_size: int) -> None:
 # -- how much there is to do -------------------------------------------------------------------------------------------
 
 
-def schedule_of(trainer: Trainer, args: TrainingArguments, loader: Loader) -> Schedule:
+def examples_of_a_step(trainer: Trainer, args: TrainingArguments) -> int:
+    """``Trainer.get_total_train_batch_size``: examples in a step, over all batches and processes."""
+    replicas = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
+    return trainer._train_batch_size * args.gradient_accumulation_steps * (args.world_size // replicas)
+
+
+def schedule_of(trainer: Trainer, args: TrainingArguments, dataloader: Loader) -> Schedule:
     """``Trainer.set_initial_training_values``: steps and epochs, from ``max_steps`` or from the data's length.
 
     Raises:
@@ -214,7 +220,7 @@ def schedule_of(trainer: Trainer, args: TrainingArguments, loader: Loader) -> Sc
     """
     per_step = args.gradient_accumulation_steps
     total = trainer.get_total_train_batch_size(args)
-    if not has_length(loader):
+    if not has_length(dataloader):
         if args.max_steps <= 0:
             raise InputError(
                 "the length of the dataset is unknown, so the number of steps is too",
@@ -224,16 +230,16 @@ def schedule_of(trainer: Trainer, args: TrainingArguments, loader: Loader) -> Sc
             )
         samples = args.max_steps * total
         return Schedule(sys.maxsize, args.max_steps, samples, samples, total, args.max_steps * per_step, args.max_steps)
-    batches = len(cast(Sized, loader)) * trainer.get_sp_size()
+    batches = len(cast(Sized, dataloader)) * trainer.get_sp_size()
     if not batches:
         raise InputError(
             "the dataset has fewer examples than one batch, and short batches are dropped",
             where="dataloader_drop_last",
             expected=f"at least {total // per_step} examples",
-            found=f"{trainer.num_examples(loader)}",
+            found=f"{trainer.num_examples(dataloader)}",
         )
     steps = math.ceil(batches / per_step)
-    examples = trainer.num_examples(loader)
+    examples = trainer.num_examples(dataloader)
     if args.max_steps > 0:
         samples = args.max_steps * total
         return Schedule(math.ceil(args.max_steps / steps), steps, examples, samples, total, batches, args.max_steps)

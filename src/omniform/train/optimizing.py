@@ -72,7 +72,7 @@ def learning_rates(trainer: Trainer) -> list[float]:
     return [cast(float, group["lr"]) for group in _groups(trainer)]
 
 
-def group_of(trainer: Trainer, param: str | nn.Parameter | None) -> object:
+def group_of(trainer: Trainer, param: str | nn.Parameter | None = None) -> object:
     """``Trainer.get_optimizer_group``: the group that a parameter is in; the parameters of every group by default."""
     groups = _groups(trainer)
     if param is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -90,9 +91,17 @@ def operations(trainer: Trainer, inputs: Mapping[str, object]) -> int:
     return 6 * tokens.numel() * trainer._counted[1]
 
 
-def learning_parameters(model: nn.Module) -> int:
-    """How many numbers are learned."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def learning_parameters(trainer: Trainer) -> int:
+    """``Trainer.get_num_trainable_parameters``: how many numbers are learned."""
+    return sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def save_state(trainer: Trainer) -> None:
+    """``Trainer.save_state``: write ``trainer_state.json`` into the output folder, in the main process."""
+    if trainer.is_world_process_zero():
+        folder = Path(str(trainer.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.state.save_to_json(folder / "trainer_state.json")
 
 
 def watched(trainer: Trainer, metrics: Mapping[str, float]) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -53,7 +52,7 @@ from omniform.train.schedulers import Scheduler
 from omniform.train.search import BestRun, Search
 from omniform.train.smoothing import LabelSmoother
 from omniform.train.state import TrainerControl
-from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Schedule, Trial
+from omniform.train.values import Collator, Examples, Inputs, Items, Loss, Trial
 from omniform.train.writing import Writer
 
 if TYPE_CHECKING:
@@ -219,9 +218,15 @@ class Trainer:
 
     # -- what others call ----------------------------------------------------------------------------------------------
 
-    def get_train_dataloader(self) -> Loader:
-        """The loader of what is learned from."""
-        return data.train_loader(self)
+    get_train_dataloader = data.train_loader
+    num_examples = data.count_examples
+    set_initial_training_values = loop.schedule_of
+    get_total_train_batch_size = loop.examples_of_a_step
+    get_learning_rates = optimizing.learning_rates
+    get_optimizer_group = optimizing.group_of
+    get_num_trainable_parameters = reports.learning_parameters
+    floating_point_ops = reports.operations
+    save_state = reports.save_state
 
     def get_eval_dataloader(self, eval_dataset: str | Examples | None = None) -> Loader:
         """The loader of what is measured on: of a dataset, of one of several by name, or of the trainer's."""
@@ -230,10 +235,6 @@ class Trainer:
     def get_test_dataloader(self, test_dataset: Examples) -> Loader:
         """The loader of what is predicted."""
         return self._get_dataloader(test_dataset, "test", self.args.eval_batch_size, self._get_eval_sampler)
-
-    def num_examples(self, dataloader: Loader) -> int:
-        """How many examples a loader has; about, where it has no length."""
-        return data.count_examples(self, dataloader)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Make both, unless the user gave them."""
@@ -257,18 +258,6 @@ class Trainer:
         """Names of the parameters that weight decay makes smaller."""
         return get_decay_parameter_names(model)
 
-    def get_learning_rates(self) -> list[float]:
-        """The learning rate of every group of parameters."""
-        return optimizing.learning_rates(self)
-
-    def get_num_trainable_parameters(self) -> int:
-        """How many numbers are learned."""
-        return reports.learning_parameters(self.model)
-
-    def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> object:
-        """The group that a parameter is in; all of them by default."""
-        return optimizing.group_of(self, param)
-
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
@@ -283,15 +272,6 @@ class Trainer:
             ignore_keys_for_eval: outputs that evaluations on the way leave out.
         """
         return loop.train(self, resume_from_checkpoint, trial, ignore_keys_for_eval)
-
-    def set_initial_training_values(self, args: TrainingArguments, dataloader: Loader) -> Schedule:
-        """How much there is to do: a :class:`~omniform.train.values.Schedule`."""
-        return loop.schedule_of(self, args, dataloader)
-
-    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
-        """Examples in a step, over all batches and processes."""
-        replicas = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
-        return self._train_batch_size * args.gradient_accumulation_steps * (args.world_size // replicas)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
@@ -325,10 +305,6 @@ class Trainer:
     def log(self, logs: Metrics, start_time: float | None = None) -> None:
         """Keep a report in ``state.log_history``, and show it to the callbacks."""
         reports.log(self, logs, start_time)
-
-    def floating_point_ops(self, inputs: Inputs) -> int:
-        """About how many operations a batch takes; 0 where that cannot be told."""
-        return reports.operations(self, inputs)
 
     def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
         """Put one more behind the others."""
@@ -437,12 +413,6 @@ class Trainer:
         """Write ``{split}_results.json``, and with ``combined`` add to ``all_results.json``, in the main process."""
         if self.is_world_process_zero():
             keep_metrics(str(self.args.output_dir), split, metrics, combined)
-
-    def save_state(self) -> None:
-        """Write ``trainer_state.json`` into the output folder, in the main process."""
-        if self.is_world_process_zero():
-            Path(str(self.args.output_dir)).mkdir(parents=True, exist_ok=True)
-            self.state.save_to_json(str(Path(str(self.args.output_dir)) / "trainer_state.json"))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, for ``from_pretrained``, with its processor and the arguments."""
