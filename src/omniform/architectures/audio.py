@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from omniform.architectures.encoder_decoder import EncoderOutputs, MemoryEncoder, encoder_output
 from omniform.architectures.heads import Head
 from omniform.architectures.labels import Classes, Targets
-from omniform.architectures.losses import row_loss
+from omniform.architectures.losses import row_loss, scored
 from omniform.blocks.augment import SpecAugment
 from omniform.blocks.layers import run, surviving
 from omniform.core.context import Memory, Tapped
@@ -153,6 +153,9 @@ class AudioClassifier(Head):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.classifier.out_features)}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
     def forward(
         self,
         features: Tensor | None = None,
@@ -160,6 +163,7 @@ class AudioClassifier(Head):
         *,
         encoder_outputs: EncoderOutputs | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         **inputs: object,
     ) -> ClassifierOutput:
@@ -169,6 +173,7 @@ class AudioClassifier(Head):
             features: the encoder's main input, by position; by keyword it goes by the encoder's name for it.
             encoder_outputs: of an earlier call, instead of the encoder's inputs.
             labels: Shape: [B], class indices; gives a loss.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own rows.
         """
         if features is not None:
             inputs[self.main_input] = features
@@ -179,4 +184,5 @@ class AudioClassifier(Head):
             out = encoder_output(encoder_outputs)
         hidden = out.last_hidden_state if self.layer_mix is None else self.layer_mix(out.hidden_states or ())
         logits = self.classifier(self.projector(hidden).mean(dim=1))
-        return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())
+        loss = None if labels is None else row_loss(logits, labels, items=num_items_in_batch)
+        return ClassifierOutput(loss=loss, logits=logits, **out.noted())

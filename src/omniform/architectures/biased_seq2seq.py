@@ -67,7 +67,7 @@ class TaughtSeq2SeqLM(Seq2SeqLM):
     ) -> Seq2SeqLMOutput:
         if labels is not None:
             inputs["use_cache"] = False
-        return super().forward(features, attention_mask, decoder_input_ids, labels=labels, **inputs)
+        return super().forward(features, attention_mask, decoder_input_ids, labels=labels, **inputs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

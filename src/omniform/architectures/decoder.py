@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative, PromptReader, RowLayout
 from omniform.architectures.labels import Classes, Targets
-from omniform.architectures.losses import next_token_loss
+from omniform.architectures.losses import Items, next_token_loss, scored
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
 from omniform.core.batch import Item, Span
@@ -142,12 +142,16 @@ class WritingHead(Generative):
             return self.project(hidden_BTD[keep])
         return self.project(hidden_BTD.take_along_dim((keep % hidden_BTD.shape[1])[..., None], dim=1))
 
-    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
+    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Items) -> Tensor:
         """How far scores are from the tokens that follow; ``items`` divides the sum, if not their own number."""
         return next_token_loss(logits_BTV, labels_BT, items)
 
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.vocabulary)}
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        labels = inputs.get("labels")
+        return scored(labels[..., 1:]) if isinstance(labels, Tensor) else None
 
     def forward(
         self,

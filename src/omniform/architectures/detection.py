@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniform.architectures.losses import Items, divided, two_counts
 from omniform.core.errors import ConfigError, DependencyError, InputError, check_shape
 from omniform.core.reader import ConfigReader
 
@@ -70,6 +71,7 @@ class SetLoss:
         *,
         pred_masks: Tensor | None = None,
         auxiliary: Sequence[Prediction] = (),
+        items: Items = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts.
 
@@ -78,6 +80,8 @@ class SetLoss:
             labels: one per picture.
             pred_masks: Shape: [B, Q, h, w], for segmentation.
             auxiliary: of the earlier decoder layers, each matched anew.
+            items: how many objects there are, and what all queries weigh (:meth:`counts`), where the means are over
+                more than this batch.
 
         Returns:
             The weighted sum, and every part unweighted by name: ``loss_ce``, ``loss_bbox``, ``loss_giou``,
@@ -92,11 +96,12 @@ class SetLoss:
         check_targets(labels, names, pictures, scores - 1)
         labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
         pairs = self.match(predicted, labels)
-        parts = self._parts(predicted, labels, pairs)
+        objects, weight = two_counts(items, *self.counts(labels, predicted["logits"].shape[1]))
+        parts = self._parts(predicted, labels, pairs, objects, weight)
         if pred_masks is not None:
-            parts |= mask_losses(pred_masks, labels, pairs)
+            parts |= mask_losses(pred_masks, labels, pairs, objects)
         for i, earlier in enumerate(auxiliary):
-            again = self._parts(earlier, labels, self.match(earlier, labels))
+            again = self._parts(earlier, labels, self.match(earlier, labels), objects, weight)
             parts |= {f"{name}_{i}": value for name, value in again.items()}
         weights = {
             "loss_ce": 1.0,
@@ -142,27 +147,38 @@ class SetLoss:
         device = logits.device
         return torch.cat(pictures).to(device), torch.cat(queries).to(device), torch.cat(objects).to(device)
 
-    def _parts(self, predicted: Prediction, labels: Sequence[Target], pairs: Pairs) -> dict[str, Tensor]:
+    def counts(self, labels: Sequence[Target], queries: int) -> tuple[int, float]:
+        """How many objects there are, and what the queries of all pictures weigh: those without one count for less."""
+        sizes = [len(target["class_labels"]) for target in labels]
+        matched = sum(min(size, queries) for size in sizes)
+        return sum(sizes), matched + (len(sizes) * queries - matched) * self.no_object_weight
+
+    def _parts(
+        self, predicted: Prediction, labels: Sequence[Target], pairs: Pairs, objects: Items, weights: Items
+    ) -> dict[str, Tensor]:
         logits, boxes = predicted["logits"].float(), predicted["pred_boxes"].float()
-        pictures, queries, objects = pairs
+        pictures, queries, places = pairs
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:2], no_object, device=logits.device)
-        classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[objects].long()
+        classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[places].long()
         weight = logits.new_ones(no_object + 1)
         weight[-1] = self.no_object_weight
-        found, wanted = boxes[pictures, queries], torch.cat([t["boxes"] for t in labels]).float()[objects]
+        found, wanted = boxes[pictures, queries], torch.cat([t["boxes"] for t in labels]).float()[places]
         overlaps = generalised_iou(corners(found), corners(wanted))
         counts = torch.tensor([float(len(t["class_labels"])) for t in labels], device=logits.device)
         guesses = (logits.detach().argmax(-1) != no_object).sum(1).float()
+        how = "mean" if weights is None else "sum"
+        entropy = F.cross_entropy(logits.transpose(1, 2), classes, weight, reduction=how)
+        number = _count(labels) if objects is None else objects
         return {
-            "loss_ce": F.cross_entropy(logits.transpose(1, 2), classes, weight),
-            "loss_bbox": (found - wanted).abs().sum() / _count(labels),
-            "loss_giou": (1 - overlaps).sum() / _count(labels),
+            "loss_ce": entropy if weights is None else entropy / torch.as_tensor(weights, device=entropy.device),
+            "loss_bbox": divided((found - wanted).abs().sum(), number),
+            "loss_giou": divided((1 - overlaps).sum(), number),
             "cardinality_error": (guesses - counts).abs().mean(),
         }
 
 
-def mask_losses(pred_masks: Tensor, labels: Sequence[Target], pairs: Pairs) -> dict[str, Tensor]:
+def mask_losses(pred_masks: Tensor, labels: Sequence[Target], pairs: Pairs, items: Items = None) -> dict[str, Tensor]:
     """Focal and dice loss of matched masks, the predicted ones enlarged to the size of the given ones.
 
     Args:
@@ -175,9 +191,10 @@ def mask_losses(pred_masks: Tensor, labels: Sequence[Target], pairs: Pairs) -> d
     wanted = torch.cat(padded)[objects].flatten(1)
     found = pred_masks.float()[pictures, queries][:, None]
     found = F.interpolate(found, size=(height, width), mode="bilinear", align_corners=False).flatten(1)
+    number = _count(labels) if items is None else items
     return {
-        "loss_mask": focal_loss(found, wanted).sum() / _count(labels),
-        "loss_dice": dice_loss(found, wanted).sum() / _count(labels),
+        "loss_mask": divided(focal_loss(found, wanted).sum(), number),
+        "loss_dice": divided(dice_loss(found, wanted).sum(), number),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Unpack, cast
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.detection import SetLoss, Target
+from omniform.architectures.losses import Items
 from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
@@ -280,20 +281,25 @@ class ObjectDetector(Model):
         return {"logits": self.class_labels_classifier(hidden), "pred_boxes": self.bbox_predictor(hidden)}
 
     def answer(
-        self, out: DetectorModelOutput, labels: Sequence[Target] | None, pred_masks: Tensor | None = None
+        self,
+        out: DetectorModelOutput,
+        labels: Sequence[Target] | None,
+        pred_masks: Tensor | None = None,
+        items: Items = None,
     ) -> ObjectDetectionOutput:
         """What was found and, against labels, how far it is from what is there.
 
         Args:
             labels: see :meth:`forward`.
             pred_masks: the objects' outlines, of a model that draws them.
+            items: see :meth:`loss_items`.
         """
         predicted = self.predict(out.last_hidden_state)
         loss = parts = earlier = None
         if labels is not None:
             if out.intermediate_hidden_states is not None:
                 earlier = [self.predict(hidden) for hidden in out.intermediate_hidden_states[:-1]]
-            loss, parts = self.loss(predicted, labels, pred_masks=pred_masks, auxiliary=earlier or ())
+            loss, parts = self.loss(predicted, labels, pred_masks=pred_masks, auxiliary=earlier or (), items=items)
         return ObjectDetectionOutput(
             loss=loss,
             loss_dict=parts,
@@ -305,14 +311,29 @@ class ObjectDetector(Model):
             **out.noted(),
         )
 
-    def forward(self, *args: Tensor, labels: Sequence[Target] | None = None, **inputs: object) -> ObjectDetectionOutput:
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        labels = inputs.get("labels")
+        if not isinstance(labels, Sequence) or not labels:
+            return None
+        return torch.tensor(
+            self.loss.counts(labels, self.model.query_position_embeddings.num_embeddings), dtype=torch.float32
+        )
+
+    def forward(
+        self,
+        *args: Tensor,
+        labels: Sequence[Target] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
+    ) -> ObjectDetectionOutput:
         """Classes and boxes; see :meth:`QueryDetector.forward` for the other inputs.
 
         Args:
             labels: one per picture, each with ``class_labels`` [n] and ``boxes`` [n, 4] (centre x and y, width and
                 height, as parts of the picture's size); gives a loss.
+            num_items_in_batch: what the loss's sums are divided by, if not this batch's own; see :meth:`loss_items`.
         """
-        return self.answer(cast(DetectorModelOutput, self.model(*args, **inputs)), labels)
+        return self.answer(cast(DetectorModelOutput, self.model(*args, **inputs)), labels, items=num_items_in_batch)
 
 
 def _shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.heads import flattened
 from omniform.architectures.labels import Choices, Classes, Targets
-from omniform.architectures.losses import next_token_loss, row_loss
+from omniform.architectures.losses import next_token_loss, row_loss, scored
 from omniform.architectures.model import Model
 from omniform.blocks.embeddings import table_rows
 from omniform.blocks.mlp import ACTIVATIONS, activation
@@ -134,6 +134,10 @@ class DoubleHeads(Model):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(table_rows(self.model.embed_tokens)), "mc_labels": Choices()}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        labels = inputs.get("labels")
+        return scored(labels[..., 1:]) if isinstance(labels, Tensor) else None
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -142,6 +146,7 @@ class DoubleHeads(Model):
         labels: Tensor | None = None,
         mc_labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> DoubleHeadsOutput:
         """Next-token scores and scores of the choices; see the base model for the other inputs.
@@ -151,6 +156,7 @@ class DoubleHeads(Model):
             mc_token_ids: Shape: [B, choices] or [B], which token stands for a row; the last by default.
             labels: Shape of ``input_ids``, the tokens themselves, ``-100`` to leave out; gives ``loss``.
             mc_labels: Shape: [B], index of the right choice; gives ``mc_loss``.
+            num_items_in_batch: what the sum of ``loss`` is divided by, if not this batch's own tokens.
         """
         rows = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds, **inputs}
         tokens = inputs_embeds[..., 0] if inputs_embeds is not None else input_ids
@@ -167,7 +173,7 @@ class DoubleHeads(Model):
         if mc_labels is not None:
             mc_loss = row_loss(mc_logits.view(-1, mc_logits.shape[-1]), mc_labels, "mc_labels")
         return DoubleHeadsOutput(
-            loss=None if labels is None else next_token_loss(logits, labels),
+            loss=None if labels is None else next_token_loss(logits, labels, num_items_in_batch),
             mc_loss=mc_loss,
             logits=logits,
             mc_logits=mc_logits,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, WritingHead
 from omniform.architectures.heads import Head
 from omniform.architectures.labels import IGNORED, Chances, Classes, Targets
-from omniform.architectures.losses import chance_loss, row_loss, token_loss
+from omniform.architectures.losses import chance_loss, row_loss, scored, token_loss, two_counts
 from omniform.architectures.model import Model
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
@@ -40,23 +41,12 @@ class Filling(Model):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(table_rows(self.model.embed_tokens))}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
 
 class MaskedLM(Filling):
     """An encoder that fills in masked tokens."""
-
-    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> MaskedLMOutput:
-        """Scores of every token at every place; see the base model for its inputs.
-
-        Args:
-            labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
-        """
-        out = cast(BaseModelOutput, self.model(*args, **inputs))
-        logits = self.lm_head(out.last_hidden_state)
-        return MaskedLMOutput(loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted())
-
-
-class CountedMaskedLM(Filling):
-    """One whose loss may be told how many labels all batches of a step have (ModernBERT)."""
 
     def forward(
         self,
@@ -82,7 +72,7 @@ class CountedMaskedLM(Filling):
         return hidden_BTD, labels_BT
 
 
-class SparseMaskedLM(CountedMaskedLM):
+class SparseMaskedLM(MaskedLM):
     """One that scores only the places that have a label, where there are labels; its scores are one row of those."""
 
     def scored(self, hidden_BTD: Tensor, labels_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -93,10 +83,19 @@ class SparseMaskedLM(CountedMaskedLM):
         return hidden_BTD[labelled], labels_BT[labelled]
 
 
+def counted_pair(labels: object, of_rows: object) -> Tensor | None:
+    """How many tokens and how many rows a loss of both is the mean over; None where it has not both."""
+    tokens, rows = scored(labels), scored(of_rows)
+    return None if tokens is None or rows is None else torch.stack((tokens, rows.to(tokens.device)))
+
+
 class PreTraining(Filling):
     """BERT's pre-training: masked tokens, and whether the second text follows the first."""
 
     seq_relationship: nn.Linear
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return counted_pair(inputs.get("labels"), inputs.get("next_sentence_label"))
 
     def targets(self) -> Mapping[str, Targets]:
         return {**super().targets(), "next_sentence_label": Classes(2)}
@@ -106,6 +105,7 @@ class PreTraining(Filling):
         *args: Tensor,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> PreTrainingOutput:
         """Both heads' scores; see the base model for its inputs.
@@ -113,12 +113,17 @@ class PreTraining(Filling):
         Args:
             labels: Shape: [B, T], ``-100`` to leave out; with ``next_sentence_label`` gives a loss.
             next_sentence_label: Shape: [B], 0 where the second text follows the first and 1 where it does not.
+            num_items_in_batch: what both parts' sums are divided by, if not this batch's own labels; see
+                :meth:`loss_items`.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits, relation = self.lm_head(out.last_hidden_state), self.seq_relationship(out.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = token_loss(logits, labels) + row_loss(relation, next_sentence_label, "next_sentence_label")
+            tokens, rows = (x != IGNORED for x in (labels, next_sentence_label))
+            of_tokens, of_rows = two_counts(num_items_in_batch, tokens.sum(), rows.sum())
+            loss = token_loss(logits, labels, of_tokens)
+            loss = loss + row_loss(relation, next_sentence_label, "next_sentence_label", items=of_rows)
         return PreTrainingOutput(loss=loss, prediction_logits=logits, seq_relationship_logits=relation, **out.noted())
 
 
@@ -139,12 +144,19 @@ class ReplacedTokens(Head):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Chances()}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        labels, mask = inputs.get("labels"), inputs.get("attention_mask")
+        if not isinstance(labels, Tensor):
+            return None
+        return (mask == 1).sum() if isinstance(mask, Tensor) else labels.numel()
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *args: Tensor,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> ClassifierOutput:
         """A score of every token, above 0 where it seems replaced; see the base model for its inputs.
@@ -152,10 +164,11 @@ class ReplacedTokens(Head):
         Args:
             attention_mask: Shape: [B, T]; padding is left out of the loss.
             labels: Shape: [B, T], 1 for replaced tokens; gives a loss.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
         """
         out = cast(BaseModelOutput, self.model(input_ids, attention_mask, *args, **inputs))
         logits = self.scores(activation(self.act)(self.dense(out.last_hidden_state))).squeeze(-1)
-        loss = None if labels is None else chance_loss(logits, labels, attention_mask)
+        loss = None if labels is None else chance_loss(logits, labels, attention_mask, num_items_in_batch)
         return ClassifierOutput(loss=loss, logits=logits, **out.noted())
 
 
@@ -163,6 +176,9 @@ class SentenceOrder(Filling):
     """ALBERT's pre-training: masked tokens, and whether two texts stand in their order."""
 
     order: nn.Sequential
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return counted_pair(inputs.get("labels"), inputs.get("sentence_order_label"))
 
     def targets(self) -> Mapping[str, Targets]:
         return {**super().targets(), "sentence_order_label": Classes(2)}
@@ -172,6 +188,7 @@ class SentenceOrder(Filling):
         *args: Tensor,
         labels: Tensor | None = None,
         sentence_order_label: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> SentenceOrderOutput:
         """Both heads' scores; see the base model for its inputs.
@@ -179,12 +196,17 @@ class SentenceOrder(Filling):
         Args:
             labels: Shape: [B, T], ``-100`` to leave out; with ``sentence_order_label`` gives a loss.
             sentence_order_label: Shape: [B], 0 where the texts stand in their order and 1 where they are swapped.
+            num_items_in_batch: what both parts' sums are divided by, if not this batch's own labels; see
+                :meth:`loss_items`.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits, order = self.lm_head(out.last_hidden_state), self.order(out.pooler_output)
         loss = None
         if labels is not None and sentence_order_label is not None:
-            loss = token_loss(logits, labels) + row_loss(order, sentence_order_label, "sentence_order_label")
+            tokens, rows = (x != IGNORED for x in (labels, sentence_order_label))
+            of_tokens, of_rows = two_counts(num_items_in_batch, tokens.sum(), rows.sum())
+            loss = token_loss(logits, labels, of_tokens)
+            loss = loss + row_loss(order, sentence_order_label, "sentence_order_label", items=of_rows)
         return SentenceOrderOutput(loss=loss, prediction_logits=logits, sop_logits=order, **out.noted())
 
 

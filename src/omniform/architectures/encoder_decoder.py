@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.generative import Generative
 from omniform.architectures.labels import IGNORED, Classes, Targets
-from omniform.architectures.losses import token_loss
+from omniform.architectures.losses import Items, scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES, refuse_packed
 from omniform.architectures.stack import Encoded, TextEncoder
@@ -316,6 +316,9 @@ class Seq2SeqLM(Generative):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.lm_head.out_features)}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """What the decoder reads to write given labels, as :meth:`forward` makes it; collators ask for it.
 
@@ -336,12 +339,14 @@ class Seq2SeqLM(Generative):
         decoder_input_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> Seq2SeqLMOutput:
         """Next-token scores; see :meth:`EncoderDecoder.forward` for the inputs.
 
         Args:
             labels: Shape: [B, T], the answer, ``-100`` to leave out; the decoder's inputs are made of them.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
         """
         if labels is not None and decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.shift(labels)
@@ -349,7 +354,7 @@ class Seq2SeqLM(Generative):
         out = cast(Seq2SeqModelOutput, out)
         logits = self.project(out.last_hidden_state)
         return Seq2SeqLMOutput(
-            loss=None if labels is None else token_loss(logits, labels),
+            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),
@@ -359,9 +364,11 @@ class Seq2SeqLM(Generative):
 class MemoryCausalLM(CausalLM):
     """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory."""
 
-    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
-        # The reference takes the number of a step's labels here, and reads it nowhere.
-        return token_loss(logits_BTV, labels_BT)
+    def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Items) -> Tensor:
+        return token_loss(logits_BTV, labels_BT, items)
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
 
     def forward(  # type: ignore[override]
         self,

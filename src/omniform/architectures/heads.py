@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from omniform.architectures.labels import Choices, Classes, Graded, Places, Problem, Targets
 from omniform.architectures.losses import (
+    Items,
+    classification_items,
     classification_loss,
     graded_classification_loss,
+    graded_items,
     row_loss,
+    scored,
+    span_items,
     span_loss,
     token_loss,
 )
@@ -171,29 +176,39 @@ class SequenceClassifier(RowHead):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Problem(self.common)}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return classification_items(inputs.get("labels"), self.common)
+
     @property
     def reads_first(self) -> bool:
         """Whether a row is told from its first token alone, so that ``first_only`` changes nothing but the work."""
         return self.pool in (first_token, pooled) and "first_only" in self.accepts()
 
-    def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
+    def forward(
+        self,
+        *args: Tensor | None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
+    ) -> Classified:
         """Class scores; see the base model for its inputs.
 
         Args:
             labels: Shape: [B] of class indices, or [B, C] of targets; gives a loss.
+            num_items_in_batch: what the loss's sum over rows is divided by, if not this batch's own rows.
         """
         out = self.hidden(args, inputs, for_loss=labels is not None)
         logits = self.classifier(self.dropped(self.vector(out, args, inputs)))
         return self.OUTPUT(
-            loss=None if labels is None else self.loss(logits, labels),
+            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),
         )
 
-    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
-        """How far the scores are from the labels."""
-        return classification_loss(logits_BC, labels, self.common)
+    def loss(self, logits_BC: Tensor, labels: Tensor, items: Items) -> Tensor:
+        """How far the scores are from the labels; ``items`` divides the sum, if not their own number."""
+        return classification_loss(logits_BC, labels, self.common, items)
 
 
 class GradedClassifier(SequenceClassifier):
@@ -205,20 +220,23 @@ class GradedClassifier(SequenceClassifier):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Graded(self.common)}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return graded_items(inputs.get("labels"), self.common)
+
     def forward(self, *args: Tensor | None, labels: Tensor | None = None, **inputs: object) -> Classified:
         """Class scores; see the base model for its inputs.
 
         Args:
             labels: Shape: [B] of class indices, negative ones to leave a row out, or [B, C]; gives a loss.
         """
-        out = super().forward(*args, labels=labels, **inputs)
+        out = super().forward(*args, labels=labels, **inputs)  # type: ignore[arg-type]
         assert out.logits is not None
         if labels is not None and self.common.problem_type is None and out.logits.shape[-1] == 1:
             return replace(out, logits=out.logits.view(-1))
         return out
 
-    def loss(self, logits_BC: Tensor, labels: Tensor) -> Tensor:
-        return graded_classification_loss(logits_BC, labels, self.common)
+    def loss(self, logits_BC: Tensor, labels: Tensor, items: Items) -> Tensor:
+        return graded_classification_loss(logits_BC, labels, self.common, items)
 
 
 class TokenClassifier(Head):
@@ -229,17 +247,26 @@ class TokenClassifier(Head):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.classifier.out_features)}
 
-    def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
+    def forward(
+        self,
+        *args: Tensor,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
+    ) -> ClassifierOutput:
         """Class scores of every token; see the base model for its inputs.
 
         Args:
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own labels.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
         logits = self.classifier(self.dropped(out.last_hidden_state))
-        return ClassifierOutput(
-            loss=None if labels is None else token_loss(logits, labels), logits=logits, **out.noted()
-        )
+        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        return ClassifierOutput(loss=loss, logits=logits, **out.noted())
 
 
 class QuestionAnswerer(Head):
@@ -251,11 +278,17 @@ class QuestionAnswerer(Head):
     def targets(self) -> Mapping[str, Targets]:
         return {"start_positions": Places(), "end_positions": Places()}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        tokens = next((x for x in map(inputs.get, (self.main_input, "inputs_embeds")) if isinstance(x, Tensor)), None)
+        places = (inputs.get("start_positions"), inputs.get("end_positions"))
+        return None if tokens is None else span_items(*places, tokens.shape[1])
+
     def forward(
         self,
         *args: Tensor | None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **inputs: object,
     ) -> Answered:
         """Scores of every token as an answer's first and last; see the base model for its inputs.
@@ -263,13 +296,14 @@ class QuestionAnswerer(Head):
         Args:
             start_positions: Shape: [B]; with ``end_positions`` gives a loss.
             end_positions: Shape: [B].
+            num_items_in_batch: what the loss's sum over places is divided by, if not this batch's own rows.
         """
         graded = start_positions is not None and end_positions is not None
         out = self.hidden(args, inputs, for_loss=graded)
         start, end = self.qa_outputs(self.dropped(out.last_hidden_state)).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = span_loss(start, end, start_positions, end_positions)
+            loss = span_loss(start, end, start_positions, end_positions, num_items_in_batch)
         return self.OUTPUT(
             loss=loss,
             start_logits=start.contiguous(),
@@ -293,14 +327,22 @@ class MultipleChoice(RowHead):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Choices()}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
     def forward(
-        self, input_ids: Tensor | None = None, labels: Tensor | None = None, **inputs: object
+        self,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
     ) -> ClassifierOutput:
         """Scores of the choices.
 
         Args:
             input_ids: Shape: [B, choices, T]; every other tensor has the choices as its second axis too.
             labels: Shape: [B], index of the right choice; gives a loss.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own rows.
 
         Returns:
             ``logits`` Shape: [B, choices].
@@ -310,7 +352,8 @@ class MultipleChoice(RowHead):
         out = cast(BaseModelOutput, self.model(**flat))  # complains where there is nothing to read
         choices = next(t.shape[1] for t in rows.values() if isinstance(t, Tensor))
         logits = self.classifier(self.dropped(self.vector(out, (), flat))).view(-1, choices)
-        return ClassifierOutput(loss=None if labels is None else row_loss(logits, labels), logits=logits, **out.noted())
+        loss = None if labels is None else row_loss(logits, labels, items=num_items_in_batch)
+        return ClassifierOutput(loss=loss, logits=logits, **out.noted())
 
 
 class HeadConfig(Protocol):

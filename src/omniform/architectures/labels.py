@@ -119,7 +119,7 @@ class Graded(Targets):
         elif is_readable(labels) and (labels.dim() < 2 or labels.shape[-1] == 1):
             values = labels.detach().float().numpy()
             if (values >= classes).any():
-                expected = f"0 to {classes - 1}, or below 0 to leave out"
+                expected = f"0 to {classes - 1} ({classes} classes), or below 0 to leave out"
                 _refuse(name, "a label lies outside the classes", values, values >= classes, expected)
 
 
@@ -165,12 +165,13 @@ def check_range(name: str, labels: Tensor, classes: int) -> None:
     values = labels.detach().numpy()
     wrong = (values != IGNORED) & ((values < 0) | (values >= classes))
     if wrong.any():
-        expected = f"0 to {classes - 1}, or {IGNORED} to leave out"
+        expected = f"0 to {classes - 1} ({classes} classes), or {IGNORED} to leave out"
         _refuse(name, "a label lies outside the classes", values, wrong, expected)
 
 
 def _refuse(name: str, what: str, values: np.ndarray, wrong: np.ndarray, expected: str) -> None:
     found = values[wrong].ravel()
     shown = ", ".join(str(number) for number in found[:_SHOWN].tolist()) + (", ..." if len(found) > _SHOWN else "")
-    row = f", row {wrong.nonzero()[0][0]}" if values.ndim else ""
-    raise InputError(what, where=f"{name}{row}", expected=expected, found=shown)
+    first = zip(("row", "position"), (int(axis[0]) for axis in wrong.nonzero()), strict=False) if values.ndim else ()
+    place = "".join(f", {axis} {number}" for axis, number in first)
+    raise InputError(what, where=f"{name}{place}", expected=expected, found=shown)

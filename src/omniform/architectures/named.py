@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self, cast
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from omniform.architectures.adapted import meet_peft
 from omniform.architectures.generation import GenerationMixin
-from omniform.architectures.loss_functions import Loss, loss_named
+from omniform.architectures.loss_functions import Loss, for_causal_lm, loss_named
+from omniform.architectures.losses import scored
 from omniform.architectures.model import INERT, Model, Origin, parameters_of
 from omniform.architectures.own import Yielding, begin, is_taken, tie_declared, usual_beginning
 from omniform.architectures.signatures import spell_out
@@ -163,6 +164,16 @@ class PreTrainedModel(Surface):
     @loss_function.setter
     def loss_function(self, loss: Loss) -> None:
         self.__dict__["_loss_function"] = loss
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        # What a model of the user's own scores is told by its name and its labels; families' heads know.
+        if type(self).place is not None:
+            return super().loss_items(inputs)
+        labels = inputs.get("labels")
+        if not isinstance(labels, Tensor) or labels.is_floating_point():
+            return None
+        shifts = labels.dim() > 1 and self.loss_function is for_causal_lm and not self.config.is_encoder_decoder
+        return scored(labels[..., 1:] if shifts else labels)
 
     @property
     def base_model(self) -> Model:

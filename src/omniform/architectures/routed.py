@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.decoder_family import Adjust, DecoderHeads, HasText
+from omniform.architectures.losses import share_of
 from omniform.core.config import Common
 from omniform.core.outputs import BaseModelOutput, MoECausalLMOutput
 from omniform.core.reader import ConfigReader
@@ -144,8 +145,8 @@ class RoutedCausalLM(CausalLM):
         logits = self.scores(out.last_hidden_state, logits_to_keep)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         uneven = self.uneven(out.router_logits, attention_mask) if out.router_logits else None
-        if loss is not None and uneven is not None:
-            loss = loss + self.coefficient * uneven
+        if labels is not None and loss is not None and uneven is not None:
+            loss = loss + self.coefficient * uneven * share_of(labels[..., 1:], num_items_in_batch)
         return MoECausalLMOutput(
             loss=loss,
             aux_loss=uneven,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Unpack
 
 import torch
@@ -172,12 +172,16 @@ class Segmenter(Model):
         scores: Tensor = self.mask_head(projected, looks, view.maps[2::-1])
         return scores
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return self.model.loss_items(inputs)
+
     def forward(
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
         *,
         labels: Sequence[Target] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **given: Unpack[Searched],
     ) -> ObjectDetectionOutput:
         """Classes, boxes and outlines; see :meth:`~omniform.architectures.detector.QueryDetector.forward`.
@@ -185,9 +189,10 @@ class Segmenter(Model):
         Args:
             labels: one per picture, each with ``class_labels`` [n], ``boxes`` [n, 4] and ``masks`` [n, height, width];
                 gives a loss.
+            num_items_in_batch: see :meth:`~omniform.architectures.detector.ObjectDetector.forward`.
             given: see :class:`~omniform.architectures.detector.Searched`.
         """
         detector = self.model.model
         view = detector.see(pixel_values, pixel_mask)
         out = detector.search(view, **given)
-        return self.model.answer(out, labels, self.outline(out, view))
+        return self.model.answer(out, labels, self.outline(out, view), num_items_in_batch)

@@ -104,7 +104,7 @@ class Seq2SeqClassifier(Rereading, SequenceClassifier):
         Raises:
             InputError: rows without end tokens, or with different numbers of them.
         """
-        return super().forward(input_ids, *args, labels=labels, **inputs)
+        return super().forward(input_ids, *args, labels=labels, **inputs)  # type: ignore[arg-type]
 
     def arrive(self, inputs: dict[str, object]) -> None:
         ids, eos = inputs.get("input_ids"), self.pool.eos

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Unpack, cast
 
 import torch.nn.functional as F
@@ -194,14 +194,24 @@ class MaskedImageModeler(Model):
         drawn = nn.Conv2d(self.model.width, self.stride**2 * self.model.patches.patching.channels, kernel_size=1)
         self.decoder = nn.Sequential(drawn, nn.PixelShuffle(self.stride))
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        hidden = inputs.get("bool_masked_pos")
+        return hidden.sum() * self.stride**2 if isinstance(hidden, Tensor) else None
+
     def forward(
-        self, pixel_values: Tensor, *, bool_masked_pos: Tensor | None = None, **inputs: object
+        self,
+        pixel_values: Tensor,
+        *,
+        bool_masked_pos: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **inputs: object,
     ) -> MaskedImageModelingOutput:
         """Pictures with their hidden patches filled in; see :meth:`VisionEncoder.forward` for the other inputs.
 
         Args:
             pixel_values: Shape: [B, channels, height, width].
             bool_masked_pos: Shape: [B, patches], true for patches to hide; gives a loss.
+            num_items_in_batch: how many pixels are hidden in all batches of a step, if not in this one.
 
         Raises:
             InputError: patches are hidden and the model does not draw as many pixels as a patch has.
@@ -221,5 +231,5 @@ class MaskedImageModeler(Model):
         drawn = self.decoder(patches_BDN.reshape(*patches_BDN.shape[:2], *grid))
         loss = None
         if bool_masked_pos is not None:
-            loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid))
+            loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid), num_items_in_batch)
         return MaskedImageModelingOutput(loss=loss, reconstruction=drawn, **out.noted())

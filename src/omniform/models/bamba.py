@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads, decoder_family
+from omniform.architectures.losses import share_of
 from omniform.architectures.parts import GatedText
 from omniform.architectures.state_space import HybridHeads
 from omniform.blocks.rotary import Rotary
@@ -83,7 +84,8 @@ class RestrainedCausalLM(CausalLM):
 
     def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
         plain = super().loss(logits_BTV, labels_BT, items)
-        return plain + self.coefficient * logits_BTV.logsumexp(-1).to(plain.dtype).square().mean()
+        great = logits_BTV.logsumexp(-1).to(plain.dtype).square().mean()
+        return plain + self.coefficient * great * share_of(labels_BT[..., 1:], items)
 
 
 def causal_lm(c: Config, _: Common) -> CausalLM:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omniform.architectures.encoder import CountedMaskedLM, SparseMaskedLM
+from omniform.architectures.encoder import MaskedLM, SparseMaskedLM
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import (
     MaskedRowHead,
@@ -66,7 +66,7 @@ def build(c: Config, kind: type[TextEncoder] = UnpaddedEncoder) -> TextEncoder:
     return c.text.stack(kind, rules)
 
 
-class Words(Unpadded, CountedMaskedLM):
+class Words(Unpadded, MaskedLM):
     """Masked tokens, padding left out."""
 
 
@@ -78,7 +78,7 @@ class Tokens(Unpadded, TokenClassifier):
     """Classes of tokens, padding left out."""
 
 
-def masked_lm(c: Config, _: Common) -> CountedMaskedLM:
+def masked_lm(c: Config, _: Common) -> MaskedLM:
     """Masked tokens."""
     model = build(c)
     return (SparseWords if c.sparse else Words)(model=model, lm_head=c.text.vocabulary(model))

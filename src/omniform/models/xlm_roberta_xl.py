@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from omniform.architectures.counted_family import CountedHeads, CountedText, Siz
 from omniform.architectures.encoder_family import PRENORM_KEYS, PreNormText
 from omniform.architectures.heads import TokenClassifier
 from omniform.architectures.labels import IGNORED
+from omniform.architectures.losses import scored
 from omniform.core.config import Common
 from omniform.core.outputs import ClassifierOutput
 from omniform.core.reader import ConfigReader
@@ -41,8 +43,18 @@ def read(r: ConfigReader) -> CountedText:
     return CountedText.read(r, UnnormedText, **SIZES)
 
 
+def seen(labels: object, mask: object) -> Tensor | None:
+    """Labels without those of padding."""
+    if not isinstance(labels, Tensor) or not isinstance(mask, Tensor) or labels.shape != mask.shape:
+        return labels if isinstance(labels, Tensor) else None
+    return labels.masked_fill(mask != 1, IGNORED)
+
+
 class SeenTokenClassifier(TokenClassifier):
     """One whose loss leaves padding out, whatever its labels are."""
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(seen(inputs.get("labels"), inputs.get("attention_mask")))
 
     def forward(self, *args: Tensor, labels: Tensor | None = None, **inputs: object) -> ClassifierOutput:
         """Class scores of every token; see the base model for its inputs.
@@ -51,9 +63,7 @@ class SeenTokenClassifier(TokenClassifier):
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
         """
         mask = args[1] if len(args) > 1 else cast("Tensor | None", inputs.get("attention_mask"))
-        if labels is not None and mask is not None and labels.shape == mask.shape:
-            labels = labels.masked_fill(mask != 1, IGNORED)
-        return super().forward(*args, labels=labels, **inputs)
+        return super().forward(*args, labels=seen(labels, mask), **inputs)  # type: ignore[arg-type]
 
 
 class Heads(CountedHeads[CountedText]):
