@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Unpack, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative, PromptReader, RowLayout
-from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.labels import IGNORED, Classes, Targets
+from omniform.architectures.lean import LossOnly, loss_at, places_of
 from omniform.architectures.losses import Items, next_token_loss, scored
 from omniform.architectures.model import Model
 from omniform.architectures.stack import Stepped, TextStack
+from omniform.architectures.unpadded import leave_out_padding
 from omniform.core.batch import Item, Span
 from omniform.core.caches import Cache, DynamicCache
 from omniform.core.context import Memory
@@ -52,6 +55,9 @@ class TextDecoder(TextStack, LanguageModel):
     def decoder(self) -> TextDecoder:
         return self
 
+    def unpads(self) -> bool:
+        return super().unpads() and not self.routes_unasked
+
     @property
     def routed(self) -> bool:
         """Whether it can be asked for its routers' scores: also where a config makes every layer dense."""
@@ -76,6 +82,9 @@ class TextDecoder(TextStack, LanguageModel):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
+        lengths = given.get("row_lengths")
+        if lengths is not None and given.get("past_key_values") is None:
+            return self.unpadded(input_ids, embeds, given, attention_mask, lengths)
         state = self.state_for(given.get("past_key_values"), given.get("use_cache"))
         past = 0 if state is None else state.length
         use_cache = given.get("use_cache")
@@ -118,7 +127,12 @@ class WritingHead(Generative):
         model: everything below the head.
         lm_head: hidden states to scores of tokens.
         adjust: what is done to the scores (a bound, a factor); None for nothing.
+
+    Attributes:
+        SHIFT: how many places to the right of its score a label stands; None where the loss reads all scores.
     """
+
+    SHIFT: ClassVar[int | None] = 1
 
     model: Model
     lm_head: nn.Module
@@ -153,12 +167,33 @@ class WritingHead(Generative):
         labels = inputs.get("labels")
         return scored(labels[..., 1:]) if isinstance(labels, Tensor) else None
 
+    def lighten(self, inputs: dict[str, object]) -> None:
+        leave_out_padding(self, inputs)
+        if self.SHIFT is not None and inputs.get("labels") is not None and not inputs.get("logits_to_keep"):
+            inputs["loss_only"] = LossOnly(places_of(inputs["labels"], self.SHIFT))
+
+    def scored(
+        self,
+        hidden_BTD: Tensor,
+        labels: Tensor | None,
+        keep: Tensor | int,
+        items: Items,
+        lean: LossOnly | bool | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The scores that are wanted, and the loss where there are labels; the loss alone where nothing else is."""
+        if labels is None or self.SHIFT is None or not isinstance(lean, LossOnly):
+            logits = self.scores(hidden_BTD, keep)
+            return logits, None if labels is None else self.loss(logits, labels, items)
+        beside = F.pad(labels, (0, self.SHIFT), value=IGNORED)[..., self.SHIFT :]
+        return None, loss_at(hidden_BTD, beside, lean.places, self.lm_head, self.adjust, items)
+
     def forward(
         self,
         *args: Tensor | None,
         labels: Tensor | None = None,
         logits_to_keep: Tensor | int = 0,
         num_items_in_batch: Tensor | int | None = None,
+        loss_only: LossOnly | bool | None = None,
         **inputs: object,
     ) -> CausalLMOutput:
         """Next-token scores; see the base model for its inputs.
@@ -168,11 +203,12 @@ class WritingHead(Generative):
             logits_to_keep: compute scores of the last so many tokens only (0 for all), or of those at some places; see
                 :meth:`scores`.
             num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
+            loss_only: that nobody looks at the scores.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
-        logits = self.scores(out.last_hidden_state, logits_to_keep)
+        logits, loss = self.scored(out.last_hidden_state, labels, logits_to_keep, num_items_in_batch, loss_only)
         return CausalLMOutput(
-            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),

@@ -131,6 +131,8 @@ def read_compared(r: ConfigReader) -> tuple[str, ...]:
 class PairedEncoder(TextEncoder):
     """Padding looks at nothing. It then gets the mean of all values, which a classifier of its place would show."""
 
+    UNPADS = False
+
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         if ctx.padding is not None:
             real = ctx.padding[:, None, :, None]

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import TextDecoder, WritingHead
 from omniform.architectures.heads import Head
 from omniform.architectures.labels import IGNORED, Chances, Classes, Targets
+from omniform.architectures.lean import LossOnly, loss_at, places_of
 from omniform.architectures.losses import chance_loss, row_loss, scored, token_loss, two_counts
 from omniform.architectures.model import Model
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
+from omniform.architectures.unpadded import leave_out_padding
 from omniform.blocks.embeddings import table_rows
 from omniform.blocks.mlp import activation
 from omniform.core.batch import Item
@@ -35,6 +37,9 @@ class Filling(Model):
     model: TextStack
     lm_head: ScoringHead
 
+    def lighten(self, inputs: dict[str, object]) -> None:
+        leave_out_padding(self, inputs)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head.decoder
 
@@ -48,11 +53,17 @@ class Filling(Model):
 class MaskedLM(Filling):
     """An encoder that fills in masked tokens."""
 
+    def lighten(self, inputs: dict[str, object]) -> None:
+        super().lighten(inputs)
+        if inputs.get("labels") is not None:
+            inputs["loss_only"] = LossOnly(places_of(inputs["labels"], 0))
+
     def forward(
         self,
         *args: Tensor,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        loss_only: LossOnly | bool | None = None,
         **inputs: object,
     ) -> MaskedLMOutput:
         """Scores of every token at every place; see the base model for its inputs.
@@ -60,8 +71,12 @@ class MaskedLM(Filling):
         Args:
             labels: Shape: [B, T], ``-100`` to leave out; gives a loss.
             num_items_in_batch: what the loss's sum is divided by, if not this batch's own labels.
+            loss_only: that nobody looks at the scores.
         """
         out = cast(BaseModelOutput, self.model(*args, **inputs))
+        if labels is not None and isinstance(loss_only, LossOnly):
+            lean = loss_at(out.last_hidden_state, labels, loss_only.places, self.lm_head, None, num_items_in_batch)
+            return MaskedLMOutput(loss=lean, **out.noted())
         hidden, labels = self.scored(out.last_hidden_state, labels)
         logits = self.lm_head(hidden)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.generative import Generative
 from omniform.architectures.labels import IGNORED, Classes, Targets
+from omniform.architectures.lean import LossOnly, loss_at, places_of
 from omniform.architectures.losses import Items, scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES, refuse_packed
 from omniform.architectures.stack import Encoded, TextEncoder
+from omniform.architectures.unpadded import leave_out_padding
 from omniform.blocks.embeddings import check_ids, table_rows
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -32,7 +34,7 @@ EncoderOutputs = ModelOutput | Sequence[object]
 """What an encoder gave in an earlier call: its output, or the same as a tuple."""
 
 
-OF_THE_CALL = {"output_hidden_states", "output_attentions", "first_only"}
+OF_THE_CALL = {"output_hidden_states", "output_attentions", "first_only", "row_lengths"}
 """Inputs of an encoder that say what is wanted of a call, and not what is read."""
 
 
@@ -90,6 +92,9 @@ class EncoderDecoder(Model):
 
     def accepts(self) -> frozenset[str]:
         return super().accepts() | self.encoder.accepts() - NAMES
+
+    def unpads(self) -> bool:
+        return self.encoder.unpads()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.embed_tokens
@@ -340,6 +345,7 @@ class Seq2SeqLM(Generative):
         *,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        loss_only: LossOnly | bool | None = None,
         **inputs: object,
     ) -> Seq2SeqLMOutput:
         """Next-token scores; see :meth:`EncoderDecoder.forward` for the inputs.
@@ -347,22 +353,40 @@ class Seq2SeqLM(Generative):
         Args:
             labels: Shape: [B, T], the answer, ``-100`` to leave out; the decoder's inputs are made of them.
             num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
+            loss_only: that nobody looks at the scores.
         """
         if labels is not None and decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.shift(labels)
         out = self.model(features, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
         out = cast(Seq2SeqModelOutput, out)
-        logits = self.project(out.last_hidden_state)
+        loss = logits = None
+        if labels is not None and isinstance(loss_only, LossOnly):
+            loss = self.lean_loss(out.last_hidden_state, labels, loss_only, num_items_in_batch)
+        else:
+            logits = self.project(out.last_hidden_state)
+            loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return Seq2SeqLMOutput(
-            loss=None if labels is None else token_loss(logits, labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             past_key_values=out.past_key_values,
             **out.noted(),
         )
 
+    def lean_loss(self, hidden: Tensor, labels: Tensor, lean: LossOnly, items: Items) -> Tensor:
+        """The same loss of the places that have labels alone. Shape: [B, T, D] and [B, T] to []."""
+        hidden = hidden if self.scale == 1.0 else hidden * self.scale
+        return loss_at(hidden, labels, lean.places, self.lm_head, self.adjust, items)
+
+    def lighten(self, inputs: dict[str, object]) -> None:
+        leave_out_padding(self, inputs)
+        if inputs.get("labels") is not None:
+            inputs["loss_only"] = LossOnly(places_of(inputs["labels"], 0))
+
 
 class MemoryCausalLM(CausalLM):
     """The decoder of an encoder-decoder with its projection, alone: another model's encoder supplies the memory."""
+
+    SHIFT = 0
 
     def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Items) -> Tensor:
         return token_loss(logits_BTV, labels_BT, items)

@@ -118,6 +118,9 @@ class VisionLanguage(LanguageModel):
     def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
         return find_spans(torch.tensor([row]), self.image_token_id, lengths, "image")
 
+    def unpads(self) -> bool:
+        return self.language_model.unpads()
+
     def arrive(self, inputs: dict[str, object]) -> None:
         if inputs.get("pixel_values") is not None and inputs.get("input_ids") is None:
             raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")

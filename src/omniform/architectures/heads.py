@@ -30,8 +30,10 @@ from omniform.architectures.losses import (
 from omniform.architectures.model import Model
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextStack
+from omniform.architectures.unpadded import leave_out_padding
 from omniform.core.config import Common
 from omniform.core.errors import InputError
+from omniform.core.host import is_readable
 from omniform.core.outputs import (
     BaseModelOutput,
     ClassifierOutput,
@@ -92,6 +94,13 @@ class LastToken:
             return hidden[:, -1]
         return last_of(hidden, input_ids != self.pad_token_id)
 
+    def agrees(self, inputs: Mapping[str, object]) -> bool:
+        """Whether a call's mask hides padding tokens and no other, as the host can see."""
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.shape != mask.shape:
+            return False
+        return is_readable(ids) and torch.equal(ids != self.pad_token_id, mask != 0)
+
 
 def last_of(hidden_BTD: Tensor, among_BT: Tensor) -> Tensor:
     """The hidden state of each row's last token among some; of the first, where there are none. Shape: [B, D]."""
@@ -105,8 +114,10 @@ class Head(Model):
     Attributes:
         model: the base.
         dropout: before the head's own layers, in training.
+        READS_ALL: whether its scores are of all places, padding among them, side by side.
     """
 
+    READS_ALL: ClassVar[bool] = False
     model: Model
     dropout: float = 0.0
 
@@ -118,6 +129,10 @@ class Head(Model):
         """``x`` with dropout."""
         return F.dropout(x, self.dropout, self.training)
 
+    def lighten(self, inputs: dict[str, object]) -> None:
+        if not self.READS_ALL:
+            leave_out_padding(self, inputs)
+
     def hidden(self, args: tuple[Tensor | None, ...], inputs: dict[str, object], *, for_loss: bool = False) -> Hidden:
         """What the base model makes of a call's inputs; ``for_loss``: whether nobody will continue from it."""
         return cast(Hidden, self.model(*args, **inputs))
@@ -128,6 +143,10 @@ class RowHead(Head):
 
     pool: Pool
 
+    def lighten(self, inputs: dict[str, object]) -> None:
+        if self.pool in (first_token, pooled) or (isinstance(self.pool, LastToken) and self.pool.agrees(inputs)):
+            super().lighten(inputs)
+
     def vector(self, out: Hidden, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> Tensor:
         """What stands for each row, of a call and what the base model made of it. Shape: [B, D]."""
         return self.pool(out, args[0] if args else cast("Tensor | None", inputs.get(self.main_input)))
@@ -135,6 +154,9 @@ class RowHead(Head):
 
 class MaskedRowHead(RowHead):
     """One whose rows are told from what is masked in them: its ``pool`` gets the mask in place of the ids."""
+
+    def lighten(self, inputs: dict[str, object]) -> None:
+        leave_out_padding(self, inputs)
 
     def vector(self, out: Hidden, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> Tensor:
         mask = args[1] if len(args) > 1 else cast("Tensor | None", inputs.get("attention_mask"))
@@ -273,6 +295,7 @@ class QuestionAnswerer(Head):
     """The first and the last token of an answer inside the row."""
 
     qa_outputs: nn.Module
+    READS_ALL = True
     OUTPUT: ClassVar[Callable[..., Answered]] = QuestionAnsweringOutput
 
     def targets(self) -> Mapping[str, Targets]:

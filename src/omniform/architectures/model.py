@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from omniform.weights.keymap import KeyMap
     from omniform.weights.transform import Transform
 
-INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus")
+INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus", "loss_only")
 """Inputs that the ecosystem's loops give to any model; where a forward has no use for one, it changes nothing."""
 
 BACKENDS: dict[str, Backend] = {"eager": "eager", "sdpa": "sdpa"}
@@ -91,9 +91,11 @@ class Model(PushToHub, Composed):
     def __call__(self, *args: object, **inputs: object) -> ModelOutput:
         """Run ``forward``; an unknown keyword is refused with the nearest name.
 
-        ``return_dict=False`` returns the output's entries as a plain tuple.
+        ``return_dict=False`` returns the output's entries as a plain tuple. ``loss_only=True`` says that nobody looks
+        at anything but the loss: what it does not need may be left out of the output, and not be computed.
         """
         plain = inputs.pop("return_dict", None) is False
+        lean = inputs.get("loss_only") is True
         self._ask(inputs)
         if not is_traced():
             accepted = self.accepts()
@@ -101,7 +103,7 @@ class Model(PushToHub, Composed):
                 if name in inputs and name not in accepted:
                     del inputs[name]
             check_arguments(f"{type(self).__name__}.forward", inputs, accepted)
-            args, inputs = self._arrived(args, inputs)
+            args, inputs = self._arrived(args, inputs, lean)
         output = cast(ModelOutput, super().__call__(*args, **inputs))
         return cast(ModelOutput, output.to_tuple()) if plain else output
 
@@ -138,6 +140,19 @@ class Model(PushToHub, Composed):
         """
         return {}
 
+    def unpads(self) -> bool:
+        """Whether padding can be left out of the text that it reads (``row_lengths``)."""
+        return False
+
+    def lighten(self, inputs: dict[str, object]) -> None:
+        """Note in a call's inputs what its loss does not need, where only the loss is wanted (``loss_only``).
+
+        A subclass says so that knows how much that is; the others compute all.
+
+        Args:
+            inputs: by name; changed in place.
+        """
+
     def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
         """What the loss of a call is the mean over: scored tokens, rows with a label, places, pixels.
 
@@ -154,12 +169,14 @@ class Model(PushToHub, Composed):
         return None
 
     def _arrived(
-        self, args: tuple[object, ...], inputs: dict[str, object]
+        self, args: tuple[object, ...], inputs: dict[str, object], lean: bool
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         own = _PARAMETERS[type(self)]
         named = {**dict(zip(own.ordered, args, strict=False)), **inputs}
         check_kinds(named)
         check_targets(self.targets(), named)
+        if lean:
+            self.lighten(named)
         self.arrive(named)
         # What follows those with names goes on by position, and so does what has no other way.
         kept = len(own.ordered) if len(args) > len(own.ordered) else min(own.unnamed, len(args))

@@ -61,6 +61,7 @@ class ProteinEmbeddings(Embeddings):
 class ProteinEncoder(TextEncoder):
     """The encoder, and what tells from its attention which residues touch."""
 
+    UNPADS = False
     embeddings: ProteinEmbeddings
     contact_head: ContactHead
 

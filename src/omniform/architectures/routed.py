@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.decoder_family import Adjust, DecoderHeads, HasText
+from omniform.architectures.lean import LossOnly
 from omniform.architectures.losses import share_of
 from omniform.core.config import Common
 from omniform.core.outputs import BaseModelOutput, MoECausalLMOutput
@@ -131,6 +132,7 @@ class RoutedCausalLM(CausalLM):
         logits_to_keep: Tensor | int = 0,
         output_router_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        loss_only: LossOnly | bool | None = None,
         **inputs: object,
     ) -> MoECausalLMOutput:
         """Next-token scores; see :meth:`CausalLM.forward`.
@@ -138,12 +140,12 @@ class RoutedCausalLM(CausalLM):
         Args:
             num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
             output_router_logits: whether to return the routers' scores and how unevenly they send tokens.
+            loss_only: that nobody looks at the scores.
         """
         asked = self.unasked if output_router_logits is None else output_router_logits
         inputs |= {"input_ids": input_ids, "attention_mask": attention_mask, "output_router_logits": asked}
         out = cast(BaseModelOutput, self.model(**inputs))
-        logits = self.scores(out.last_hidden_state, logits_to_keep)
-        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
+        logits, loss = self.scored(out.last_hidden_state, labels, logits_to_keep, num_items_in_batch, loss_only)
         uneven = self.uneven(out.router_logits, attention_mask) if out.router_logits else None
         if labels is not None and loss is not None and uneven is not None:
             loss = loss + self.coefficient * uneven * share_of(labels[..., 1:], num_items_in_batch)

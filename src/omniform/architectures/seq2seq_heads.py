@@ -19,6 +19,7 @@ from omniform.architectures.heads import (
     SequenceClassifier,
     last_of,
 )
+from omniform.architectures.unpadded import leave_out_padding
 from omniform.blocks.mlp import activation
 from omniform.core.config import Common
 from omniform.core.errors import InputError
@@ -54,6 +55,10 @@ class Rereading(Head):
     """Base of the heads on an encoder-decoder: a step that is there for its loss keeps no state."""
 
     model: EncoderDecoder
+
+    def lighten(self, inputs: dict[str, object]) -> None:
+        if not self.READS_ALL:
+            leave_out_padding(self, inputs)  # of the encoder alone, whose output is read through the mask
 
     def hidden(self, args: tuple[Tensor | None, ...], inputs: dict[str, object], *, for_loss: bool = False) -> Hidden:
         if for_loss:

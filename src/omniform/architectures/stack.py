@@ -6,7 +6,8 @@ inputs may be is declared once, in :class:`Encoded` and :class:`Stepped`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Unpack, cast
 
 import torch
@@ -24,10 +25,12 @@ from omniform.blocks.embeddings import (
     table_rows,
 )
 from omniform.blocks.layers import run, surviving
+from omniform.blocks.recurrent import Recurrence
 from omniform.core.context import FirstContext, StepContext, Tapped
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, brief
 from omniform.core.layouts import layout_of
 from omniform.core.outputs import BaseModelOutput
+from omniform.core.packed import PackedContext, Table, whole_rows
 from omniform.core.state import DenseState
 from omniform.core.texts import restarted
 
@@ -39,11 +42,14 @@ class Encoded(PackedRows, Tapped, total=False):
         token_type_ids: Shape: [B, T], for models that tell types apart; 0 by default.
         position_ids: Shape: [B, T]; 0, 1, 2... by default, after what the state holds.
         inputs_embeds: Shape: [B, T, D], instead of ``input_ids``.
+        row_lengths: how many tokens each row begins with that are real; the others are not computed, and come out as
+            zeros. None: all are computed.
     """
 
     token_type_ids: Tensor | None
     position_ids: Tensor | None
     inputs_embeds: Tensor | None
+    row_lengths: Sequence[int] | None
 
 
 class EncodedOnce(Encoded, total=False):
@@ -93,8 +99,10 @@ class TextStack(Model):
         pooler: makes one vector per row; None for none.
         layerdrop: probability of leaving out a layer in training.
         ORDER: inputs that may follow ``attention_mask`` by position.
+        UNPADS: whether it reads rows of any lengths end to end, so that padding can be left out.
     """
 
+    UNPADS: ClassVar[bool] = True
     embed_tokens: nn.Embedding
     embeddings: Embeddings
     layers: nn.ModuleList
@@ -113,6 +121,10 @@ class TextStack(Model):
     def routed(self) -> bool:
         """Whether any layer sends tokens to experts."""
         return any(layer.ROUTES for layer in self.layers)
+
+    def unpads(self) -> bool:
+        recurs = any(isinstance(module, Recurrence) for module in self.modules())
+        return self.UNPADS and self.attn_backend == "sdpa" and not recurs
 
     @property
     def reads_memory(self) -> bool:
@@ -151,6 +163,7 @@ class TextStack(Model):
             check_position_ids(places, self.embeddings.position_ids)
         elif self.embeddings.positions is not None:
             check_positions(kept + tokens[1], self.embeddings.positions)
+        check_lengths(inputs.get("row_lengths"), *tokens)
         arrive_packed(inputs, cast(Tensor, embeds if ids is None else ids), past=kept)
         arrive_masked(inputs, rows=tokens[0], new=tokens[1], past=kept)
 
@@ -201,6 +214,38 @@ class TextStack(Model):
             places = torch.arange(texts.shape[-1], device=texts.device)[None]
         return restarted(places, texts)
 
+    def unpadded(
+        self,
+        input_ids: Tensor | None,
+        embeds_BTD: Tensor,
+        given: Encoded,
+        mask: Tensor | None,
+        lengths: Sequence[int],
+    ) -> BaseModelOutput:
+        """One whole step of a padded batch whose padding is left out; hidden states are zeros there."""
+        rows, longest = embeds_BTD.shape[:2]
+        device = embeds_BTD.device
+        real = torch.cat([torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]).to(device)
+        places = self.places(input_ids, embeds_BTD, given, mask)
+        if places is None:
+            places = torch.arange(longest, device=device)[None]
+        plain = self.step(embeds_BTD[:0], given)
+        segments, tables = whole_rows(lengths)
+        ctx = PackedContext(
+            positions=places.expand(rows, longest).reshape(-1)[real][None],
+            lengths=places.max() + 1,
+            segments=segments,
+            tables=defaultdict[int | None, Sequence[Table]](lambda: tables),  # whatever a rule's reach is
+            backend=plain.backend,
+            taps=plain.taps,
+            recompute=plain.recompute,
+        )
+        hidden = self.decode(embeds_BTD.flatten(0, 1)[real][None], ctx)[0]
+        whole = hidden.new_zeros(rows * longest, hidden.shape[-1]).index_copy(0, real, hidden)
+        whole = whole.view(rows, longest, -1)
+        pooled = None if self.pooler is None else self.pooler(whole, input_ids)
+        return BaseModelOutput(last_hidden_state=whole, pooler_output=pooled)
+
     def outputs(self, embeds_BTD: Tensor, ctx: StepContext, input_ids: Tensor | None = None) -> BaseModelOutput:
         """One whole step: vectors through the layers, the state moved on, and all that was asked for.
 
@@ -242,10 +287,26 @@ class TextEncoder(TextStack):
         """
         self.named(more, given)
         embeds = self.vectors(input_ids, given)
+        lengths = given.get("row_lengths")
+        if lengths is not None:
+            out = self.unpadded(input_ids, embeds, given, attention_mask, lengths)
+            if given.get("first_only"):
+                out.last_hidden_state = out.last_hidden_state[:, :1]
+            return out
         texts = self.texts(embeds, given, attention_mask)
         places = self.begun_anew(self.places(input_ids, embeds, given, attention_mask), texts, given)
         ctx = self.step(embeds, given, attention_mask=attention_mask, position_ids=places, texts=texts)
         return self.outputs(embeds, FirstContext.of(ctx) if given.get("first_only") else ctx, input_ids)
+
+
+def check_lengths(lengths: object, rows: int, longest: int) -> None:
+    """Raise :class:`InputError` unless these are how many tokens each row has, or nobody says it."""
+    if lengths is None:
+        return
+    fits = isinstance(lengths, Sequence) and len(lengths) == rows
+    if not fits or not all(isinstance(n, int) and 0 < n <= longest for n in cast(Sequence[object], lengths)):
+        wanted = f"{rows} numbers from 1 to {longest}"
+        raise InputError("rows are as long as this", where="row_lengths", expected=wanted, found=brief(lengths))
 
 
 def check_embeds(embeds: object, width: int) -> None:

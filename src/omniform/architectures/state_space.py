@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, TextDecoder, tied
 from omniform.architectures.family import Builder
+from omniform.architectures.lean import LossOnly
 from omniform.architectures.stack import Stepped
 from omniform.blocks.embeddings import Embeddings
 from omniform.blocks.layers import MixerLayer, WideMixerLayer, run, surviving
@@ -80,13 +81,14 @@ class RecurrentCausalLM(CausalLM):
         labels: Tensor | None = None,
         logits_to_keep: Tensor | int = 0,
         num_items_in_batch: Tensor | int | None = None,
+        loss_only: LossOnly | bool | None = None,
         **inputs: object,
     ) -> RecurrentCausalLMOutput:
         """Next-token scores; see :meth:`CausalLM.forward`."""
         out = cast(RecurrentModelOutput, self.model(*args, **inputs))
-        logits = self.scores(out.last_hidden_state, logits_to_keep)
+        logits, loss = self.scored(out.last_hidden_state, labels, logits_to_keep, num_items_in_batch, loss_only)
         return RecurrentCausalLMOutput(
-            loss=None if labels is None else self.loss(logits, labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             cache_params=out.cache_params,
             hidden_states=out.hidden_states,

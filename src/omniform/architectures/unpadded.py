@@ -1,4 +1,7 @@
-"""Encoders that leave padding out: the real tokens of all rows are one packed step, and padding costs nothing.
+"""Padding that is left out: the real tokens of all rows are one packed step, and padding costs nothing.
+
+Some encoders do it wherever nobody would see a difference (:class:`Unpadded`), every stack that can where the caller
+wants the loss only (:func:`leave_out_padding`).
 
 How many tokens of a row are real must be known before the forward begins, which reads no tensor's values: a mask in the
 host's own memory is looked at when it arrives, and for one elsewhere the caller may say ``row_lengths``.
@@ -6,36 +9,28 @@ host's own memory is looked at when it arrives, and for one elsewhere the caller
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Unpack, cast
+from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.architectures.labels import IGNORED
 from omniform.architectures.model import Model
 from omniform.architectures.packing import TOLD
-from omniform.architectures.stack import EncodedOnce, TextEncoder
-from omniform.core.context import Taps
-from omniform.core.errors import InputError, brief
+from omniform.architectures.stack import TextEncoder
 from omniform.core.host import is_readable
-from omniform.core.outputs import BaseModelOutput
-from omniform.core.packed import PackedContext, Table, whole_rows
 
 WORTH_IT = 7 / 8
 """Share of real tokens below which the step is packed: a kernel call for each row costs more than a little padding."""
 
 
-class Measured(EncodedOnce, total=False):
-    """What may come with token ids and their mask.
+SHOWN = ("output_hidden_states", "output_attentions", "output_router_logits", "use_cache")
+"""What a caller may ask to see of all places."""
 
-    Attributes:
-        row_lengths: how many tokens each row begins with that are real; the others are not computed, and come out as
-            zeros. None: all are computed.
-    """
-
-    row_lengths: Sequence[int] | None
+OTHERWISE = (*TOLD, "position_ids", "past_key_values", "encoder_hidden_states", "row_lengths")
+"""Inputs beside which padding is computed: rows that hold more than a text, or look at something else."""
 
 
 class Unpadded(Model):
@@ -48,7 +43,7 @@ class Unpadded(Model):
         super().arrive(inputs)
         if "row_lengths" not in inputs:
             plain = not (self.training or torch.is_grad_enabled()) and self.attn_backend == "sdpa"
-            asked = (*self.targets(), "output_hidden_states", "output_attentions")
+            asked = (*self.targets(), *TOLD, "output_hidden_states", "output_attentions")
             plain = plain and not any(inputs.get(name) is not None for name in asked)
             inputs["row_lengths"] = lengths_of(inputs.get("attention_mask")) if plain else None
 
@@ -56,49 +51,36 @@ class Unpadded(Model):
 class UnpaddedEncoder(Unpadded, TextEncoder):
     """An encoder whose rows are packed where enough of them is padding at the end."""
 
-    def arrive(self, inputs: dict[str, object]) -> None:
-        super().arrive(inputs)
-        lengths = inputs["row_lengths"]
-        if lengths is not None:
-            ids = inputs.get("input_ids")
-            rows, longest = cast(Tensor, inputs.get("inputs_embeds") if ids is None else ids).shape[:2]
-            fits = isinstance(lengths, Sequence) and len(lengths) == rows
-            if not fits or not all(isinstance(n, int) and 0 < n <= longest for n in cast(Sequence[object], lengths)):
-                wanted = f"{rows} numbers from 1 to {longest}"
-                raise InputError("rows are as long as this", where="row_lengths", expected=wanted, found=brief(lengths))
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *more: Tensor | None,
-        **given: Unpack[Measured],
-    ) -> BaseModelOutput:
-        """Hidden states of a padded batch; see :meth:`TextEncoder.forward`, and :class:`Measured`."""
-        lengths = given.pop("row_lengths", None)
-        plain = cast(EncodedOnce, given)
-        if lengths is None or any(given.get(name) is not None for name in TOLD):
-            return super().forward(input_ids, attention_mask, *more, **plain)
-        self.named(more, plain)
-        embeds = self.vectors(input_ids, plain)
-        rows, longest = embeds.shape[:2]
-        real = torch.cat([torch.arange(i * longest, i * longest + n) for i, n in enumerate(lengths)]).to(embeds.device)
-        places = self.places(input_ids, embeds, plain, attention_mask)
-        if places is None:
-            places = torch.arange(longest, device=embeds.device)[None]
-        segments, tables = whole_rows(lengths)
-        ctx = PackedContext(
-            positions=places.expand(rows, longest).reshape(-1)[real][None],
-            lengths=places.max() + 1,
-            segments=segments,
-            tables=defaultdict[int | None, Sequence[Table]](lambda: tables),  # whatever a rule's reach is
-            backend=self.attn_backend,
-            taps=Taps(plain),
-        )
-        hidden = self.decode(embeds.flatten(0, 1)[real][None], ctx)[0]
-        whole = hidden.new_zeros(rows * longest, hidden.shape[-1]).index_copy(0, real, hidden)
-        whole = whole.view(rows, longest, -1)
-        return BaseModelOutput(last_hidden_state=whole[:, :1] if given.get("first_only") else whole)
+def leave_out_padding(model: Model, inputs: dict[str, object]) -> None:
+    """Say how long the rows of a call are (``row_lengths``), where padding can be left out and its loss reads none.
+
+    Args:
+        model: the head.
+        inputs: of the call, by name; changed in place.
+    """
+    mask = inputs.get("attention_mask")
+    lengths = lengths_of(mask)
+    if lengths is None or not model.base_model.unpads():
+        return
+    if all(inputs.get(name) is None for name in model.targets()):  # somebody makes a loss of the scores
+        return
+    if any(inputs.get(name) is not None for name in OTHERWISE) or any(inputs.get(name) for name in SHOWN):
+        return
+    if not scores_padding(model.targets(), inputs, cast(Tensor, mask)):
+        inputs["row_lengths"] = lengths
+
+
+def scores_padding(names: Mapping[str, object], inputs: Mapping[str, object], mask: Tensor) -> bool:
+    """Whether a label of a masked token counts in the loss, or nobody can know.
+
+    Args:
+        names: of labels.
+        inputs: of the call, by name.
+        mask: Shape: [B, T], 1 for real tokens.
+    """
+    told = [x for x in map(inputs.get, names) if isinstance(x, Tensor) and x.shape == mask.shape]
+    return not all(is_readable(x) and bool(((x == IGNORED) | (mask != 0)).all()) for x in told)
 
 
 def lengths_of(mask: object) -> tuple[int, ...] | None:

@@ -50,7 +50,9 @@ def attend(
     """
     if isinstance(mask, PackedMask):
         assert weights is None, "attention weights are shown by padded steps only"
-        packed = attend_packed(q_BTHD[0], k, v, mask, scores=scores, backend=backend, bias=bias, sinks=sinks)
+        packed = attend_packed(
+            q_BTHD[0], k, v, mask, scores=scores, backend=backend, bias=bias, sinks=sinks, dropout=dropout
+        )
         return packed[None].flatten(2)
     assert not isinstance(bias, tuple)
     return attend_padded(

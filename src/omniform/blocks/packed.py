@@ -41,6 +41,7 @@ def attend_packed(
     backend: Backend,
     bias: Bias | None = None,
     sinks: Tensor | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attention of every row of a packed step to its own keys.
 
@@ -52,6 +53,7 @@ def attend_packed(
         scores: how queries and keys are compared.
         bias: per row, Shape: [1, H, T, S], added to the scores.
         sinks: Shape: [H].
+        dropout: probability of dropping an attention weight (training).
 
     Returns:
         Shape: [N, H, Dv].
@@ -62,8 +64,13 @@ def attend_packed(
     if backend == "eager" or bias is not None:
         rows, biases = mask.rows, bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
         return torch.cat(
-            [_row(q_NHD, k_1GSD, v_1GSD, row, scores, backend, b, sinks) for row, b in zip(rows, biases, strict=True)]
+            [
+                _row(q_NHD, k_1GSD, v_1GSD, row, scores, backend, b, sinks, dropout)
+                for row, b in zip(rows, biases, strict=True)
+            ]
         )
+    if torch.is_grad_enabled() or dropout:
+        return _row_by_row(q_NHD, k_1GSD, v_1GSD, mask, scores, sinks, dropout)
     decodes = None if q_NHD.device.type in RANGE_BY_RANGE else mask.decodes
     if decodes is None:
         return _by_range(q_NHD, k_1GSD, v_1GSD, mask.calls, scores, sinks)
@@ -74,6 +81,29 @@ def attend_packed(
     mixed[decodes.tokens] = _decode_batch(q_NHD[decodes.tokens], k_1GSD, v_1GSD, decodes, scores, sinks)
     mixed[tokens] = _by_range(q_NHD[tokens], k_1GSD, v_1GSD, seen.calls, scores, sinks)
     return mixed
+
+
+def _row_by_row(
+    q_NHD: Tensor,
+    k_1GSD: Tensor,
+    v_1GSD: Tensor,
+    mask: PackedMask,
+    scores: Scores,
+    sinks: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Every row by kernels that know their gradients. Shape: [N, H, D] to [N, H, Dv]."""
+    if mask.calls.extra:
+        return torch.cat([_row(q_NHD, k_1GSD, v_1GSD, row, scores, "sdpa", None, sinks, dropout) for row in mask.rows])
+    outs = []
+    for call in mask.calls.own:
+        if isinstance(call, RowKeys):
+            outs.append(_row(q_NHD, k_1GSD, v_1GSD, call, scores, "sdpa", None, sinks, dropout))
+            continue
+        k, v = _of_range(k_1GSD, call.slots), _of_range(v_1GSD, call.slots)
+        rule, q = Mask(causal=call.causal), q_NHD[None, call.queries]
+        outs.append(attend_padded(q, k, v, rule, scores=scores, backend="sdpa", sinks=sinks, dropout=dropout)[0])
+    return torch.cat(outs)
 
 
 def _decode_batch(
@@ -100,7 +130,7 @@ def _by_range(
     split = torch.split(_folded(q_NGRD), [each * size for size in calls.sizes], dim=2)
     for call, q_1GMD in zip(calls.own, split, strict=True):
         if isinstance(call, RowKeys):
-            out = _row(q_NHD, k_1GSD, v_1GSD, call, scores, "sdpa", None, sinks)
+            out = _row(q_NHD, k_1GSD, v_1GSD, call, scores, "sdpa", None, sinks, 0.0)
             outs.append(out.view(len(out), groups, each, -1))
             if weighed:  # nothing more concerns it: it has seen all of its keys, and its sink
                 weights.append(q_NHD.new_full((len(out), groups, each), float("inf"), dtype=torch.float32))
@@ -224,14 +254,14 @@ def _row(
     backend: Backend,
     bias: Tensor | None,
     sinks: Tensor | None,
+    dropout: float,
 ) -> Tensor:
     """One row, all its keys at once. Shape: [n, H, Dv]."""
     mask = Mask(None if row.allowed is None else row.allowed[None, None])
     part = None if bias is None else bias[..., row.first :]
     k, v = _gathered(k_1GSD, row), _gathered(v_1GSD, row)
-    return attend_padded(q_NHD[None, row.queries], k, v, mask, scores=scores, backend=backend, bias=part, sinks=sinks)[
-        0
-    ]
+    q = q_NHD[None, row.queries]
+    return attend_padded(q, k, v, mask, scores=scores, backend=backend, bias=part, sinks=sinks, dropout=dropout)[0]
 
 
 def _gathered(x_1GSD: Tensor, row: RowKeys) -> Tensor:

@@ -81,6 +81,7 @@ class RestrainedCausalLM(CausalLM):
     """
 
     coefficient: float = 0.0
+    SHIFT = None
 
     def loss(self, logits_BTV: Tensor, labels_BT: Tensor, items: Tensor | int | None) -> Tensor:
         plain = super().loss(logits_BTV, labels_BT, items)
