@@ -69,7 +69,8 @@ def attend_packed(
                 for row, b in zip(rows, biases, strict=True)
             ]
         )
-    if torch.is_grad_enabled() or dropout:
+    learned = torch.is_grad_enabled() and any(x.requires_grad for x in (q_NHD, k_1GSD, v_1GSD))
+    if learned or dropout:
         return _row_by_row(q_NHD, k_1GSD, v_1GSD, mask, scores, sinks, dropout)
     decodes = None if q_NHD.device.type in RANGE_BY_RANGE else mask.decodes
     if decodes is None:
