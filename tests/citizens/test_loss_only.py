@@ -192,3 +192,46 @@ def test_whoever_asks_to_see_more_sees_it(steps):
     out = model(input_ids=inputs["input_ids"], attention_mask=MASK, loss_only=True)
     assert out.logits.shape[:2] == MASK.shape and not steps
     close(out.logits, model(input_ids=inputs["input_ids"], attention_mask=MASK).logits, "logits", 1e-6)
+
+
+def test_forwards_and_hooks_of_the_users_own_see_all(steps):
+    class Own(omniform.LlamaForCausalLM):
+        def forward(self, input_ids, attention_mask=None, labels=None, **more):
+            assert not more
+            out = super().forward(input_ids, attention_mask=attention_mask, labels=labels)
+            assert out.logits.shape[:2] == input_ids.shape
+            return out
+
+    inputs = inputs_of("llama")
+    Own(shared("llama").config)(**inputs, loss_only=True).loss.backward()
+    model = built(CITIZENS["llama"])
+    model.register_forward_hook(lambda m, args, out: out.logits.shape)
+    model(**inputs, loss_only=True)
+    assert not steps
+
+
+def test_the_trainer_wants_the_loss_only(steps, tmp_path):
+    rows = [{"input_ids": ids(1, n, 5)[0], "labels": ids(1, n, 5)[0]} for n in (7, 2, 3, 7, 1, 5)]
+
+    def collate(rows):
+        pad = torch.nn.utils.rnn.pad_sequence
+        tokens = pad([row["input_ids"] for row in rows], batch_first=True)
+        mask = pad([torch.ones_like(row["input_ids"]) for row in rows], batch_first=True)
+        labels = pad([row["labels"] for row in rows], batch_first=True, padding_value=IGNORED)
+        return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+    asked = {"max_steps": 2, "per_device_train_batch_size": 3, "report_to": "none", "disable_tqdm": True,
+        "train_sampling_strategy": "sequential", "use_cpu": True, "save_strategy": "no"}  # fmt: skip
+    arguments = omniform.TrainingArguments(str(tmp_path), **asked)
+    trainer = omniform.Trainer(built(CITIZENS["llama"]), arguments, train_dataset=rows, data_collator=collate)
+    trainer.train()
+    assert steps == [12, 13]
+
+    class Looking(omniform.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss, out = super().compute_loss(model, inputs, True, num_items_in_batch)
+            assert out.logits.shape[:2] == inputs["input_ids"].shape
+            return (loss, out) if return_outputs else loss
+
+    Looking(built(CITIZENS["llama"]), arguments, train_dataset=rows, data_collator=collate).train()
+    assert len(steps) == 2

@@ -97,9 +97,10 @@ class LastToken:
     def agrees(self, inputs: Mapping[str, object]) -> bool:
         """Whether a call's mask hides padding tokens and no other, as the host can see."""
         ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-        if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.shape != mask.shape:
+        told = isinstance(ids, Tensor) and isinstance(mask, Tensor) and self.pad_token_id is not None
+        if not told or not is_readable(cast(Tensor, ids)):
             return False
-        return is_readable(ids) and torch.equal(ids != self.pad_token_id, mask != 0)
+        return torch.equal(cast(Tensor, ids).ne(cast(int, self.pad_token_id)), cast(Tensor, mask) != 0)
 
 
 def last_of(hidden_BTD: Tensor, among_BT: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from omniform.weights.keymap import KeyMap
     from omniform.weights.transform import Transform
 
-INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus", "loss_only")
+INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus")
 """Inputs that the ecosystem's loops give to any model; where a forward has no use for one, it changes nothing."""
 
 BACKENDS: dict[str, Backend] = {"eager": "eager", "sdpa": "sdpa"}
@@ -95,7 +95,7 @@ class Model(PushToHub, Composed):
         at anything but the loss: what it does not need may be left out of the output, and not be computed.
         """
         plain = inputs.pop("return_dict", None) is False
-        lean = inputs.get("loss_only") is True
+        lean = inputs.pop("loss_only", None) is True and self._leans()
         self._ask(inputs)
         if not is_traced():
             accepted = self.accepts()
@@ -106,6 +106,14 @@ class Model(PushToHub, Composed):
             args, inputs = self._arrived(args, inputs, lean)
         output = cast(ModelOutput, super().__call__(*args, **inputs))
         return cast(ModelOutput, output.to_tuple()) if plain else output
+
+    def _leans(self) -> bool:
+        """Whether nobody sees what its forward gives but who called it, and no program was made for inputs of one kind.
+
+        A forward of the user's own or a hook may look at the scores.
+        """
+        own = not type(self).forward.__module__.startswith("omniform.")
+        return not own and not self._forward_hooks and self._compiled_call_impl is None
 
     def _ask(self, inputs: dict[str, object]) -> None:
         """Ask of a call what the config asks of all of them, where it does not say otherwise."""

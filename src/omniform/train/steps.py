@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief, listed
 from omniform.core.logs import get_logger
 from omniform.core.outputs import ModelOutput
@@ -142,8 +143,13 @@ def is_divided(trainer: Trainer, items: Items) -> bool:
     return items is not None and reads(trainer.compute_loss)
 
 
-def compute_loss(trainer: Trainer, model: nn.Module, inputs: Inputs, items: Items) -> tuple[Tensor, object]:
+def compute_loss(
+    trainer: Trainer, model: nn.Module, inputs: Inputs, items: Items, *, loss_only: bool = False
+) -> tuple[Tensor, object]:
     """``Trainer.compute_loss``: the loss of a batch, and the outputs.
+
+    Args:
+        loss_only: that nobody looks at the outputs, so that the model need not compute what its loss does not read.
 
     Raises:
         InputError: the model gave no loss.
@@ -155,6 +161,8 @@ def compute_loss(trainer: Trainer, model: nn.Module, inputs: Inputs, items: Item
         labels = inputs.pop("labels")
     if trainer.model_accepts_loss_kwargs and items is not None:
         inputs = {**inputs, "num_items_in_batch": items}
+    if loss_only and own is None and labels is None and isinstance(without_adapters(trainer.model), Model):
+        inputs = {**inputs, "loss_only": True}
     outputs = model(**inputs)
     trainer._divided = items is not None and (own is not None or trainer.model_accepts_loss_kwargs)
     if own is not None:

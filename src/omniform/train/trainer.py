@@ -291,7 +291,7 @@ class Trainer:
         A subclass may override it. Its loss counts as divided if it divides by ``num_items_in_batch``, itself or by
         calling this one, and as the batch's own mean otherwise, unless ``loss_is_scaled_for_ga`` says it.
         """
-        loss, outputs = steps.compute_loss(self, model, inputs, num_items_in_batch)
+        loss, outputs = steps.compute_loss(self, model, inputs, num_items_in_batch, loss_only=not return_outputs)
         return (loss, outputs) if return_outputs else loss
 
     def compute_loss_context_manager(self) -> AbstractContextManager[object]:
