@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from omniform.core.errors import DependencyError, listed
+from omniform.core.errors import listed
 from omniform.core.outputs import ModelOutput
 
 if TYPE_CHECKING:
@@ -213,99 +212,6 @@ def strtobool(val: str) -> int:
     raise ValueError(f"neither yes nor no: {val!r}")
 
 
-# -- what is there ---------------------------------------------------------------------------------------------------
-
-
-def _installed(name: str) -> bool:
-    with contextlib.suppress(ValueError, ImportError):
-        return importlib.util.find_spec(name) is not None
-    return False
-
-
-_PACKAGES: Final = {"vision": "PIL", "cv2": "cv2", "sklearn": "sklearn", "speech": "torchaudio"}
-"""Where the ecosystem's word for a package is not the name that it is imported by."""
-
-
-def _asked(word: str) -> Callable[[], bool]:
-    name = _PACKAGES.get(word, word)
-
-    def available() -> bool:
-        return name is not None and _installed(name)
-
-    available.__name__ = available.__qualname__ = f"is_{word}_available"
-    available.__doc__ = f"Whether the package {name} is installed."
-    return available
-
-
-def is_torch_available() -> bool:
-    """Always: omniform is made of it."""
-    return True
-
-
-def is_tf_available() -> bool:
-    """Never asked for: omniform is torch's."""
-    return False
-
-
-is_flax_available = is_jax_available = is_torch_fx_available = is_tf_available
-
-is_vision_available = _asked("vision")
-is_torchvision_available = _asked("torchvision")
-is_scipy_available = _asked("scipy")
-is_tokenizers_available = _asked("tokenizers")
-is_sentencepiece_available = _asked("sentencepiece")
-is_accelerate_available = _asked("accelerate")
-is_peft_available = _asked("peft")
-is_safetensors_available = _asked("safetensors")
-is_einops_available = _asked("einops")
-is_timm_available = _asked("timm")
-is_librosa_available = _asked("librosa")
-is_soundfile_available = _asked("soundfile")
-is_speech_available = _asked("speech")
-is_sklearn_available = _asked("sklearn")
-is_pandas_available = _asked("pandas")
-is_cv2_available = _asked("cv2")
-is_bitsandbytes_available = _asked("bitsandbytes")
-is_causal_conv1d_available = _asked("causal_conv1d")
-is_mamba_ssm_available = _asked("mamba_ssm")
-is_flash_attn_2_available = _asked("flash_attn")
-
-
-def is_flash_attn_greater_or_equal_2_10() -> bool:
-    """Whether the package flash_attn is installed."""
-    return is_flash_attn_2_available()
-
-
-def is_flash_attn_greater_or_equal(library_version: str) -> bool:
-    """Whether the package flash_attn is installed."""
-    return is_flash_attn_2_available()
-
-
-def is_torchdynamo_compiling() -> bool:
-    """Whether this is being compiled."""
-    return torch.compiler.is_compiling()
-
-
-def requires_backends(obj: object, backends: str | Sequence[str]) -> None:
-    """Refuse what needs packages that are not installed.
-
-    Args:
-        obj: what needs them.
-        backends: the ecosystem's words for them.
-
-    Raises:
-        DependencyError: one is missing.
-    """
-    words = [backends] if isinstance(backends, str) else backends
-    missing = [word for word in words if word != "torch" and not _installed(_PACKAGES.get(word, word))]
-    if missing:
-        kind = obj if isinstance(obj, type) else type(obj)
-        name = obj.__name__ if isinstance(obj, FunctionType) else kind.__name__
-        raise DependencyError(
-            "packages are missing", where=name, expected=listed(missing), found="they are not installed"
-        )
-
-
 __all__ = [
     "CONFIG_NAME",
     "DUMMY_INPUTS",
@@ -328,39 +234,10 @@ __all__ = [
     "auto_docstring",
     "can_return_tuple",
     "deprecate_kwarg",
-    "is_accelerate_available",
-    "is_bitsandbytes_available",
-    "is_causal_conv1d_available",
-    "is_cv2_available",
-    "is_einops_available",
-    "is_flash_attn_2_available",
-    "is_flash_attn_greater_or_equal",
-    "is_flash_attn_greater_or_equal_2_10",
-    "is_flax_available",
-    "is_jax_available",
-    "is_librosa_available",
-    "is_mamba_ssm_available",
     "is_numpy_array",
-    "is_pandas_available",
-    "is_peft_available",
-    "is_safetensors_available",
-    "is_scipy_available",
-    "is_sentencepiece_available",
-    "is_sklearn_available",
-    "is_soundfile_available",
-    "is_speech_available",
     "is_tensor",
-    "is_tf_available",
-    "is_timm_available",
-    "is_tokenizers_available",
-    "is_torch_available",
-    "is_torch_fx_available",
     "is_torch_tensor",
-    "is_torchdynamo_compiling",
-    "is_torchvision_available",
-    "is_vision_available",
     "replace_return_docstrings",
-    "requires_backends",
     "strtobool",
     "to_numpy",
     "to_py_obj",
