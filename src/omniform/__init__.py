@@ -25,6 +25,7 @@ _MODEL_CLASSES = (
     "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
+_FILES = ("CONFIG_NAME", "WEIGHTS_NAME")
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
@@ -186,6 +187,10 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_SCHEDULES, "omniform.train.schedulers"),
     "Adafactor": "omniform.train.adafactor",
     "HfArgumentParser": "omniform.train.parser",
+    "get_values": "omniform.hub.mappings",
+    **dict.fromkeys(("add_end_docstrings", "add_start_docstrings"), "omniform.core.idioms"),
+    "GradientCheckpointingLayer": "omniform.blocks.checkpointed",
+    **dict.fromkeys(("Conv1D", "apply_chunking_to_forward"), "omniform.blocks.pytorch_utils"),
     "GreedyLR": "omniform.train.greedy",
 }
 
@@ -201,7 +206,9 @@ if TYPE_CHECKING:
     from omniform.core.errors import OmniformError as OmniformError
     from omniform.core.generation import GenerationConfig as GenerationConfig
     from omniform.core.generation import GenerationMode as GenerationMode
+    from omniform.core.installed import *  # noqa: F403
     from omniform.core.pushing import PushToHubMixin as PushToHubMixin
+    from omniform.core.runtime import *  # noqa: F403
     from omniform.core.seeds import enable_full_determinism as enable_full_determinism
     from omniform.core.watermark import BaseWatermarkingConfig as BaseWatermarkingConfig
     from omniform.core.watermark import SynthIDTextWatermarkingConfig as SynthIDTextWatermarkingConfig
@@ -246,6 +253,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoImageProcessor as AutoImageProcessor
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
+    from omniform.hub.auto_waiting import *  # noqa: F403
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
     from omniform.hub.cards import create_and_tag_model_card as create_and_tag_model_card
     from omniform.hub.lookup import cached_file as cached_file
@@ -258,6 +266,7 @@ if TYPE_CHECKING:
     from omniform.hub.lookup import list_repo_templates as list_repo_templates
     from omniform.hub.lookup import login as login
     from omniform.hub.lookup import logout as logout
+    from omniform.hub.mappings import *  # noqa: F403
     from omniform.hub.plan import plan as plan
     from omniform.inputs.audio import FeatureExtractionMixin as FeatureExtractionMixin
     from omniform.inputs.audio import SequenceFeatureExtractor as SequenceFeatureExtractor
@@ -335,8 +344,8 @@ def __getattr__(name: str) -> object:
             value: object = vars(import_module(home))[name]
     else:
         # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaModel``, ``LlavaConfig``).
-        ways = (_tokenizer, _of_family, _of_task, _of_inputs) if name[:1].isupper() else ()
-        value = next((found for way in ways if (found := way(name))), None)
+        ways = (_tokenizer, _of_family, _of_task, _of_inputs, _of_auto) if name[:1].isupper() else (_is_there,)
+        value = next((found for way in ways if (found := way(name)) is not None), None)
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
     globals()[name] = value
@@ -371,6 +380,24 @@ def _of_inputs(name: str) -> object:
     from omniform.inputs.audio.registry import FEATURE_EXTRACTORS
 
     return FEATURE_EXTRACTORS.get(name)
+
+
+def _of_auto(name: str) -> object:
+    """An Auto class whose families are yet to come (``AutoModelForCTC``), or a mapping of configs to classes."""
+    if name.isupper() and "_MAPPING" not in name:  # names of files
+        return vars(import_module("omniform.core.idioms")).get(name) if name in _FILES else None
+    if not (name.startswith("Auto") or "_MAPPING" in name):
+        return None
+    home = vars(import_module(f"omniform.hub.{'auto_waiting' if name.startswith('Auto') else 'mappings'}"))
+    return home[name] if name in home["__all__"] else None
+
+
+def _is_there(name: str) -> object:
+    """A question whether something is installed (``is_datasets_available``)."""
+    if not name.startswith("is_"):
+        return None
+    homes = (vars(import_module(f"omniform.core.{file}")) for file in ("installed", "runtime"))
+    return next((home[name] for home in homes if name in home["__all__"]), None)
 
 
 def _of_family(name: str) -> object:

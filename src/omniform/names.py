@@ -52,13 +52,14 @@ PATHS: Final[dict[str, str]] = {
     "integrations.deepspeed": "",
     "integrations.fsdp": "",
     "models": "",
-    "models.auto": "*Auto",
-    "models.auto.configuration_auto": "AutoConfig",
-    "models.auto.feature_extraction_auto": "AutoFeatureExtractor",
-    "models.auto.image_processing_auto": "AutoImageProcessor",
-    "models.auto.modeling_auto": "*Auto",
-    "models.auto.processing_auto": "AutoProcessor",
-    "models.auto.tokenization_auto": "AutoTokenizer",
+    "models.auto": "*Auto *_MAPPING get_values",
+    "models.auto.auto_factory": "get_values",
+    "models.auto.configuration_auto": "AutoConfig CONFIG_MAPPING CONFIG_MAPPING_NAMES",
+    "models.auto.feature_extraction_auto": "AutoFeatureExtractor *FEATURE_EXTRACTOR_MAPPING CONFIG_MAPPING_NAMES",
+    "models.auto.image_processing_auto": "AutoImageProcessor *IMAGE_PROCESSOR_MAPPING CONFIG_MAPPING_NAMES",
+    "models.auto.modeling_auto": "*Auto *_MAPPING",
+    "models.auto.processing_auto": "AutoProcessor *PROCESSOR_MAPPING CONFIG_MAPPING_NAMES",
+    "models.auto.tokenization_auto": "AutoTokenizer *TOKENIZER_MAPPING CONFIG_MAPPING_NAMES",
     "processing_utils": "ProcessorMixin BatchFeature Unpack *Kwargs",
     "quantizers": "*Quantizer HfQuantizer AutoQuantizationConfig register_quantization_config register_quantizer "
     "get_module_from_name",
@@ -72,7 +73,9 @@ PATHS: Final[dict[str, str]] = {
     "tokenization_utils_fast": "PreTrainedTokenizerFast",
     "tokenization_utils_sentencepiece": "SentencePieceBackend",
     "tokenization_utils_tokenizers": "PreTrainedTokenizerFast TokenizersBackend",
-    "trainer": "",
+    "trainer": "Trainer TrainingArguments *Callback",
+    "trainer_jit_checkpoint": "",
+    "debug_utils": "",
     "trainer_callback": "",
     "optimization": "SchedulerType",
     "trainer_optimizer": "",
@@ -87,8 +90,8 @@ PATHS: Final[dict[str, str]] = {
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput PaddingStrategy TensorType",
     "utils.quantization_config": "QuantizationConfigMixin",
-    "utils.logging": "get_logger set_verbosity set_verbosity_debug set_verbosity_error set_verbosity_info "
-    "set_verbosity_warning get_verbosity",
+    "utils.logging": "",
+    "utils.versions": "",
     **dict.fromkeys(
         (
             "activations",
@@ -100,6 +103,7 @@ PATHS: Final[dict[str, str]] = {
             "modeling_outputs",
             "pytorch_utils",
             "trainer_pt_utils",
+            "utils.constants",
             "utils.deprecation",
             "utils.doc",
             "utils.import_utils",
@@ -110,6 +114,33 @@ PATHS: Final[dict[str, str]] = {
 }
 """Module paths below ``omniform``, and the names that are found there; a word after a star stands for all that hold it.
 """
+
+_UTILS: Final = ("core.idioms", "core.installed", "core.runtime", "core.releases", "core.arrays", "train.wrapped")
+
+_OF_TRAINER: Final = (
+    "train.batch_size",
+    "train.data",
+    "train.helpers",
+    "train.intervals",
+    "train.memory",
+    "train.metrics",
+    "train.questions",
+    "train.rotation",
+    "train.search",
+    "train.specials",
+)
+
+_OF_TENSORS: Final = (
+    "train.accelerator_config",
+    "train.between",
+    "train.decay",
+    "train.helpers",
+    "train.layerwise",
+    "train.metrics",
+    "train.nested",
+    "train.samplers",
+    "train.smoothing",
+)
 
 HOMES: Final[dict[str, tuple[str, ...]]] = {
     "activations": ("blocks.activations",),
@@ -129,34 +160,38 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "optimization": ("train.schedulers", "train.greedy", "train.adafactor", "train.layerwise"),
     "processing_utils": ("core.idioms",),
     "pytorch_utils": ("blocks.pytorch_utils",),
-    "trainer": ("train.trainer",),
-    "trainer_callback": ("train.callbacks", "train.state"),
-    "trainer_optimizer": ("train.optimizers",),
-    "trainer_pt_utils": (
-        "train.accelerator_config",
-        "train.between",
-        "train.decay",
-        "train.layerwise",
-        "train.nested",
-        "train.samplers",
-        "train.smoothing",
+    "trainer": (
+        "train.trainer",
+        "train.file_names",
+        "train.callbacks",
+        "train.state",
+        *_OF_TRAINER,
+        *_OF_TENSORS,
+        "train.arguments",
+        "train.collators",
+        "train.schedulers",
+        "train.optimizers",
+        "train.reporting",
+        *_UTILS,
     ),
+    "trainer_jit_checkpoint": ("train.just_in_time", "train.rotation"),
+    "debug_utils": ("train.intervals",),
+    "trainer_callback": ("train.callbacks", "train.state", "train.progress"),
+    "trainer_optimizer": ("train.optimizers", "train.helpers"),
+    "trainer_pt_utils": _OF_TENSORS,
     "trainer_seq2seq": ("train.seq2seq",),
-    "trainer_utils": (
-        "train.batch_size",
-        "train.data",
-        "train.intervals",
-        "train.memory",
-        "train.metrics",
-        "train.questions",
-        "train.search",
-    ),
-    "training_args": ("train.arguments", "train.intervals"),
+    "trainer_utils": _OF_TRAINER,
+    "training_args": ("train.arguments", "train.intervals", "train.helpers"),
     "training_args_seq2seq": ("train.arguments",),
     "utils.notebook": ("train.notebook",),
-    **dict.fromkeys(
-        ("utils", "utils.deprecation", "utils.doc", "utils.generic", "utils.import_utils"), ("core.idioms",)
-    ),
+    "utils": _UTILS,
+    **dict.fromkeys(("utils.generic", "utils.hub"), _UTILS),
+    "utils.constants": ("core.arrays",),
+    "utils.deprecation": ("core.idioms",),
+    "utils.doc": ("core.idioms", "core.arrays"),
+    "utils.import_utils": ("core.installed", "core.runtime", "core.idioms"),
+    "utils.logging": ("core.logs", "core.bars"),
+    "utils.versions": ("core.releases",),
 }
 """Module paths that hold all public names (``__all__``) of modules of omniform's."""
 
@@ -174,6 +209,7 @@ INSTEAD: Final[dict[str, str]] = {
     "modeling_rope_utils": "compute the angles in the model, or compose it of omniform's blocks (docs/own_family.md)",
     "modeling_tf_utils": "omniform is for torch only",
     "modeling_flax_utils": "omniform is for torch only",
+    "testing_utils": "pytest; what guards the ecosystem's own tests is not for users",
     "video_utils": "omniform reads no videos",
 }
 """Module paths of the ecosystem's that are not here, and what to use."""
@@ -218,14 +254,13 @@ class Paths(MetaPathFinder, Loader):
 class _Names(ModuleType):
     def __getattr__(self, name: str) -> object:
         rest = self.__name__.partition(".")[2]
-        if rest == "utils.logging" and name in PATHS[rest].split():
-            value: object = vars(import_module("omniform.core.logs"))[name]
-        elif (rest == "dynamic_module_utils" and name in _DYNAMIC.split()) or name == "HF_MODULES_CACHE":
+        value: object
+        if (rest == "dynamic_module_utils" and name in _DYNAMIC.split()) or name == "HF_MODULES_CACHE":
             # The folder of modules follows the environment, and is looked up each time.
             home = import_module("omniform.hub.code.dynamic")
             found: object = home.__getattr__(name) if name.isupper() else vars(home)[name]
             return found
-        elif name == "Unpack" and rest == "processing_utils":
+        if name == "Unpack" and rest == "processing_utils":
             value = vars(import_module("typing"))[name]
         elif f"{rest}.{name}" in PATHS:
             value = import_module(f"omniform.{rest}.{name}")

@@ -58,21 +58,21 @@ tqdm = _Bars()
 
 def is_progress_bar_enabled() -> bool:
     """Whether bars are drawn."""
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
 
     return not are_progress_bars_disabled()
 
 
 def enable_progress_bar() -> None:
     """Draw bars, of downloads too."""
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
 
     enable_progress_bars()
 
 
 def disable_progress_bar() -> None:
     """Draw no bars, of downloads neither."""
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()
 

@@ -150,7 +150,7 @@ def reset_format() -> None:
         handler.setFormatter(None)
 
 
-def captureWarnings(capture: bool) -> None:
+def captureWarnings(capture: bool) -> None:  # noqa: N802 # the ecosystem's name
     """Treat what the module ``warnings`` says as something that is logged."""
     get_logger("py.warnings").setLevel(get_verbosity())
     logging.captureWarnings(capture)

@@ -114,6 +114,11 @@ def registered(
     return None if config is None else mine.by_config.get(config, (None,))[0]
 
 
+def configs_of(auto: str) -> tuple[type[ModelConfig], ...]:
+    """The classes of configs that something is registered for with an Auto class."""
+    return tuple(_REGISTERED[auto].by_config) if auto in _REGISTERED else ()
+
+
 def autos_of(kind: type) -> list[str]:
     """The Auto classes that a class of the user's own is registered with."""
     return [auto for auto, mine in _REGISTERED.items() if mine.by_name.get(kind.__name__) is kind]

@@ -76,3 +76,6 @@ class JITCheckpointCallback(TrainerCallback):
         if self._listening:
             self._listening = False
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+
+__all__ = ["JITCheckpointCallback"]

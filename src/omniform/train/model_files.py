@@ -169,13 +169,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             return _tensors(folder / name)
     for name in (SAFE_INDEX, PICKLED_INDEX):
         if (folder / name).is_file():
-            return {key: one for file in _shards(folder / name) for key, one in _tensors(folder / file).items()}
+            return read_shards(folder / name)
     raise InputError(
         "there are no weights in the checkpoint",
         where=str(folder),
         expected=f"one of {listed(WEIGHTS)}",
         found=listed(sorted(os.listdir(folder))) if folder.is_dir() else "no such folder",
     )
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """All weights that an index names.
+
+    Raises:
+        WeightsError: a file is damaged or missing.
+    """
+    return {key: one for file in _shards(index) for key, one in _tensors(index.parent / file).items()}
 
 
 def _shards(index: Path) -> list[str]:

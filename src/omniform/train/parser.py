@@ -332,4 +332,10 @@ def _json(text: str) -> object:
         raise ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
 
 
-__all__ = ["HfArg", "HfArgumentParser", "make_choice_type_function", "string_to_bool"]
+DataClass = object
+"""An instance of a dataclass."""
+
+DataClassType = type
+"""A dataclass."""
+
+__all__ = ["DataClass", "DataClassType", "HfArg", "HfArgumentParser", "make_choice_type_function", "string_to_bool"]

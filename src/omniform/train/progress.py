@@ -314,3 +314,6 @@ def length(data: object) -> int:
         return len(data) if isinstance(data, Sized) else 0
     except TypeError:  # a stream's loader has the method and no answer
         return 0
+
+
+__all__ = ["ProgressCallback"]

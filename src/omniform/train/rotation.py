@@ -171,3 +171,6 @@ def _is_abandoned(folder: Path) -> bool:
         except OSError:
             continue
     return time.time() - max(times) > _ABANDONED
+
+
+__all__ = ["PREFIX_CHECKPOINT_DIR", "get_last_checkpoint", "rotate_checkpoints", "sort_checkpoints"]

@@ -12,7 +12,7 @@ import torch
 
 from omniform.core.errors import WeightsError
 
-_PLAIN: Final = (np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32)),  # type: ignore[attr-defined]
+PLAIN: Final = (np._core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32)),  # type: ignore[attr-defined]
                  type(np.dtype(np.uint64)), type(np.dtype(np.float64)), type(np.dtype(np.int64)))  # fmt: skip
 """What states of NumPy's generators are made of."""
 
@@ -42,7 +42,7 @@ def read_file(path: Path, *, device: torch.device | str = "cpu") -> object:
         WeightsError: the file is damaged, or holds what could run code.
     """
     try:
-        with torch.serialization.safe_globals(list(_PLAIN)):
+        with torch.serialization.safe_globals(list(PLAIN)):
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         message = "the file holds something that is no number, text or tensor, or is damaged"

@@ -90,6 +90,20 @@ def default_hp_space_ray(trial: Trial) -> dict[str, object]:
     }
 
 
+def default_hp_space_wandb(trial: Trial) -> dict[str, object]:
+    """The same space as a sweep of Weights & Biases writes it, for ``wandb.sweep``."""
+    return {
+        "method": "random",
+        "metric": {"name": "objective", "goal": "minimize"},
+        "parameters": {
+            "learning_rate": {"distribution": "uniform", "min": 1e-6, "max": 1e-4},
+            "num_train_epochs": {"distribution": "int_uniform", "min": 1, "max": 6},
+            "seed": {"distribution": "int_uniform", "min": 1, "max": 40},
+            "per_device_train_batch_size": {"values": [4, 8, 16, 32, 64]},
+        },
+    }
+
+
 class Backend(Protocol):
     """One way to search."""
 
@@ -368,4 +382,5 @@ __all__ = [
     "default_compute_objective",
     "default_hp_space_optuna",
     "default_hp_space_ray",
+    "default_hp_space_wandb",
 ]

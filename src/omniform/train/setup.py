@@ -16,6 +16,7 @@ from omniform.inputs.text.classes import PreTrainedTokenizerBase
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.train.collators import DataCollatorWithPadding, default_data_collator
 from omniform.train.data import has_length
+from omniform.train.helpers import validate_quantization_for_training
 from omniform.train.smoothing import LabelSmoother
 from omniform.train.values import Collator, Trial
 from omniform.train.wrapped import is_placed, without_adapters
@@ -124,6 +125,7 @@ def validate(trainer: Trainer) -> None:
     _check_optimizers(trainer)
     _check_data(trainer)
     _check_loss(trainer)
+    validate_quantization_for_training(trainer.model)
 
 
 def _check_metrics(trainer: Trainer) -> None:

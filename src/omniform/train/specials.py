@@ -65,3 +65,6 @@ def _several(ids: object) -> list[object]:
 
 def _first(token: int, ids: object) -> list[object]:
     return [token, *(one for one in _several(ids) if one is not None and one != token)]
+
+
+__all__ = ["align_special_tokens"]

@@ -72,3 +72,6 @@ def is_placed(model: nn.Module, device: torch.device) -> bool:
     """Whether it was put, when it was loaded, into several places, onto disk, or onto another accelerator."""
     places = {str(place) for place in vars(model).get("hf_device_map", {}).values()}
     return len(places) > 1 or not places <= {"cpu", str(device), str(device.index)}
+
+
+__all__ = ["can_return_loss", "find_labels"]

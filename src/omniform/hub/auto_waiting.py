@@ -1,0 +1,235 @@
+"""Auto classes of tasks that no family of omniform's does yet: they load what users register with them.
+
+``register`` and ``trust_remote_code`` work as with any other; everything else is refused, and the error names the
+family's own tasks.
+"""
+
+from __future__ import annotations
+
+from omniform.core.errors import OmniformError
+from omniform.hub.auto import AutoModel
+
+
+class AutoModelForAudioFrameClassification(AutoModel):
+    """Models that classify every moment of a sound."""
+
+    tasks = ()
+
+
+class AutoModelForAudioTokenization(AutoModel):
+    """Models that turn sounds into tokens."""
+
+    tasks = ()
+
+
+class AutoModelForAudioXVector(AutoModel):
+    """Models that tell voices apart."""
+
+    tasks = ()
+
+
+class AutoModelForCTC(AutoModel):
+    """Models that write what is said, letter by letter."""
+
+    tasks = ()
+
+
+class AutoModelForDecision(AutoModel):
+    """Models that choose what to do next."""
+
+    tasks = ()
+
+
+class AutoModelForDepthEstimation(AutoModel):
+    """Models that tell how far away pixels are."""
+
+    tasks = ()
+
+
+class AutoModelForDocumentQuestionAnswering(AutoModel):
+    """Models that answer questions about documents."""
+
+    tasks = ()
+
+
+class AutoModelForImageMatting(AutoModel):
+    """Models that cut out what is in front."""
+
+    tasks = ()
+
+
+class AutoModelForImageToImage(AutoModel):
+    """Models that make pictures of pictures."""
+
+    tasks = ()
+
+
+class AutoModelForInstanceSegmentation(AutoModel):
+    """Models that find the pixels of every object."""
+
+    tasks = ()
+
+
+class AutoModelForKeypointDetection(AutoModel):
+    """Models that find points of interest."""
+
+    tasks = ()
+
+
+class AutoModelForKeypointMatching(AutoModel):
+    """Models that find the same points in two pictures."""
+
+    tasks = ()
+
+
+class AutoModelForMaskGeneration(AutoModel):
+    """Models that find the pixels of what is pointed at."""
+
+    tasks = ()
+
+
+class AutoModelForNormalEstimation(AutoModel):
+    """Models that tell which way surfaces face."""
+
+    tasks = ()
+
+
+class AutoModelForPointmapEstimation(AutoModel):
+    """Models that tell where pixels are in space."""
+
+    tasks = ()
+
+
+class AutoModelForPoseEstimation(AutoModel):
+    """Models that find joints."""
+
+    tasks = ()
+
+
+class AutoModelForRNNT(AutoModel):
+    """Models that write what is said with a transducer."""
+
+    tasks = ()
+
+
+class AutoModelForSemanticSegmentation(AutoModel):
+    """Models that classify every pixel."""
+
+    tasks = ()
+
+
+class AutoModelForTDT(AutoModel):
+    """Models that write what is said and how long it takes."""
+
+    tasks = ()
+
+
+class AutoModelForTableQuestionAnswering(AutoModel):
+    """Models that answer questions about tables."""
+
+    tasks = ()
+
+
+class AutoModelForTableRecognition(AutoModel):
+    """Models that read tables in pictures."""
+
+    tasks = ()
+
+
+class AutoModelForTextRecognition(AutoModel):
+    """Models that read texts in pictures."""
+
+    tasks = ()
+
+
+class AutoModelForTextToSpectrogram(AutoModel):
+    """Models that speak, in spectrograms."""
+
+    tasks = ()
+
+
+class AutoModelForTextToWaveform(AutoModel):
+    """Models that speak, in waves."""
+
+    tasks = ()
+
+
+class AutoModelForTimeSeriesPrediction(AutoModel):
+    """Models that go on with series of numbers."""
+
+    tasks = ()
+
+
+class AutoModelForVideoClassification(AutoModel):
+    """Models that classify a video."""
+
+    tasks = ()
+
+
+class AutoModelForVisualQuestionAnswering(AutoModel):
+    """Models that answer questions about pictures."""
+
+    tasks = ()
+
+
+class AutoModelForZeroShotObjectDetection(AutoModel):
+    """Models that find objects which are described."""
+
+    tasks = ()
+
+
+class AutoBackbone(AutoModel):
+    """Models of pictures that give maps of several stages, for another model to stand on."""
+
+    tasks = ()
+
+
+class AutoVideoProcessor:
+    """Reads a checkpoint's processor of videos; omniform reads none yet."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: object, **kwargs: object) -> object:
+        """Refused.
+
+        Raises:
+            OmniformError: always.
+        """
+        raise OmniformError(
+            "omniform reads no videos yet",
+            where="AutoVideoProcessor.from_pretrained",
+            found=repr(pretrained_model_name_or_path),
+        )
+
+
+__all__ = [
+    "AutoBackbone",
+    "AutoModelForAudioFrameClassification",
+    "AutoModelForAudioTokenization",
+    "AutoModelForAudioXVector",
+    "AutoModelForCTC",
+    "AutoModelForDecision",
+    "AutoModelForDepthEstimation",
+    "AutoModelForDocumentQuestionAnswering",
+    "AutoModelForImageMatting",
+    "AutoModelForImageToImage",
+    "AutoModelForInstanceSegmentation",
+    "AutoModelForKeypointDetection",
+    "AutoModelForKeypointMatching",
+    "AutoModelForMaskGeneration",
+    "AutoModelForNormalEstimation",
+    "AutoModelForPointmapEstimation",
+    "AutoModelForPoseEstimation",
+    "AutoModelForRNNT",
+    "AutoModelForSemanticSegmentation",
+    "AutoModelForTDT",
+    "AutoModelForTableQuestionAnswering",
+    "AutoModelForTableRecognition",
+    "AutoModelForTextRecognition",
+    "AutoModelForTextToSpectrogram",
+    "AutoModelForTextToWaveform",
+    "AutoModelForTimeSeriesPrediction",
+    "AutoModelForVideoClassification",
+    "AutoModelForVisualQuestionAnswering",
+    "AutoModelForZeroShotObjectDetection",
+    "AutoVideoProcessor",
+]
