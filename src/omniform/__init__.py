@@ -160,6 +160,8 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(("Seq2SeqTrainingArguments", "TrainingArguments"), "omniform.train.arguments"),
     "EvalPrediction": "omniform.train.metrics",
     "LossGuard": "omniform.train.guard",
+    "ResumeReport": "omniform.train.verify",
+    "verify_resume": "omniform.train.verify",
     "Seq2SeqTrainer": "omniform.train.seq2seq",
     **dict.fromkeys(_CALLBACKS, "omniform.train.callbacks"),
     **dict.fromkeys(_RUN_STATES, "omniform.train.state"),

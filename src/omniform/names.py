@@ -124,6 +124,7 @@ _OF_TRAINER: Final = (
     "train.intervals",
     "train.memory",
     "train.metrics",
+    "train.publishing",
     "train.questions",
     "train.rotation",
     "train.search",

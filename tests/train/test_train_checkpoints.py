@@ -187,6 +187,17 @@ def test_the_model_alone(tmp_path):
     trainer(tmp_path, save_only_model=True, num_train_epochs=2).train(resume_from_checkpoint=True)
 
 
+def test_names_are_found_where_scripts_look():
+    from omniform.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+    from omniform.trainer_jit_checkpoint import JITCheckpointCallback
+    from omniform.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+    assert (OPTIMIZER_NAME, TRAINER_STATE_NAME) == ("optimizer.pt", "trainer_state.json")
+    assert (PREFIX_CHECKPOINT_DIR, TRAINING_ARGS_NAME) == ("checkpoint", "training_args.bin")
+    assert callable(get_last_checkpoint)
+    assert issubclass(JITCheckpointCallback, TrainerCallback)
+
+
 def test_sorting_and_rotating_as_the_reference(tmp_path):
     from transformers import trainer_utils
 

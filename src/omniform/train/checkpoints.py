@@ -7,7 +7,6 @@ others pass over them. See :mod:`.writing` for how a folder appears whole or not
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from omniform.train.intervals import SaveStrategy
 from omniform.train.model_files import SavesItself, plain, takes_weights, weights_of, write_model
 from omniform.train.parallel import stored
 from omniform.train.random_states import global_states
-from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE, rotate_checkpoints
+from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME, rotate_checkpoints
 from omniform.train.safe_files import write_file
 from omniform.train.state import ExportableState, states_of
 from omniform.train.values import Trial
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-ARGUMENTS: Final = "training_args.bin"
-OPTIMIZER: Final = "optimizer.pt"
-SCHEDULER: Final = "scheduler.pt"
-SCALER: Final = "scaler.pt"
+TRAINING_ARGS_NAME: Final = "training_args.bin"
+OPTIMIZER_NAME: Final = "optimizer.pt"
+SCHEDULER_NAME: Final = "scheduler.pt"
+SCALER_NAME: Final = "scaler.pt"
 
 
 # -- the methods of a Trainer: each writes its files into a folder, at once --------------------------------------------
@@ -85,7 +84,7 @@ def save_optimizer_and_scheduler(trainer: Trainer, output_dir: str) -> None:
 def save_scaler(trainer: Trainer, output_dir: str) -> None:
     """``Trainer._save_scaler``: the factor of 16-bit gradients, where there is one."""
     if trainer.accelerator.scaler is not None and trainer.args.should_save:
-        write_file(Path(output_dir) / SCALER, trainer.accelerator.scaler.state_dict())
+        write_file(Path(output_dir) / SCALER_NAME, trainer.accelerator.scaler.state_dict())
 
 
 def save_rng_state(trainer: Trainer, output_dir: str) -> None:
@@ -98,9 +97,9 @@ def save_rng_state(trainer: Trainer, output_dir: str) -> None:
 def _stateful(trainer: Trainer) -> list[tuple[str, Callable[[], object]]]:
     found: list[tuple[str, Callable[[], object]]] = []
     if trainer.optimizer is not None:
-        found.append((OPTIMIZER, trainer.optimizer.state_dict))
+        found.append((OPTIMIZER_NAME, trainer.optimizer.state_dict))
     if trainer.lr_scheduler is not None:
-        found.append((SCHEDULER, trainer.lr_scheduler.state_dict))
+        found.append((SCHEDULER_NAME, trainer.lr_scheduler.state_dict))
     return found
 
 
@@ -117,10 +116,12 @@ def _write_beside(trainer: Trainer, folder: Path) -> None:
     if isinstance(inputs, SavesItself):
         inputs.save_pretrained(os.fspath(folder))
     try:
-        write_file(folder / ARGUMENTS, trainer.args)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:  # an argument of the user's own, a lambda
-        (folder / ARGUMENTS).unlink(missing_ok=True)
-        logger.warning_once("%s is not written: %s. Nothing that omniform does needs it", ARGUMENTS, error)
+        write_file(folder / TRAINING_ARGS_NAME, trainer.args)
+    except OSError:
+        raise
+    except Exception as error:  # an argument of the user's own, a lambda
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        logger.warning_once("%s is not written: %s. Nothing that omniform does needs it", TRAINING_ARGS_NAME, error)
 
 
 # -- a checkpoint ------------------------------------------------------------------------------------------------------
@@ -267,12 +268,12 @@ def _job(trainer: Trainer, target: Path, states: Sequence[Mapping[str, object]],
         if _is_own(trainer, "_save_scaler"):
             now.append(Part(lambda folder: trainer._save_scaler(str(folder))))
         elif trainer.accelerator.scaler is not None:
-            later.append(_kept(SCALER, trainer.accelerator.scaler.state_dict(), aside))
+            later.append(_kept(SCALER_NAME, trainer.accelerator.scaler.state_dict(), aside))
         later += _state_parts(trainer, states)
         if _is_own(trainer, "_save_rng_state"):
             now.append(Part(lambda folder: trainer._save_rng_state(str(folder))))
     text = trainer.state.to_json_text()
-    later.append(Part(lambda folder: (folder / STATE).write_text(text, "utf-8"), len(text)))
+    later.append(Part(lambda folder: (folder / TRAINER_STATE_NAME).write_text(text, "utf-8"), len(text)))
     limit = trainer.args.save_total_limit
     return _Job(target, now, later, limit, trainer.state.best_model_checkpoint)
 
@@ -324,7 +325,7 @@ def _save_together(trainer: Trainer, target: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     if staging is not None:
         _keep_callbacks(trainer)
-        (Path(folder) / STATE).write_text(trainer.state.to_json_text(), "utf-8")
+        (Path(folder) / TRAINER_STATE_NAME).write_text(trainer.state.to_json_text(), "utf-8")
         staging.finish()
         rotate_checkpoints(target.parent, trainer.args.save_total_limit, trainer.state.best_model_checkpoint)
     trainer.accelerator.wait_for_everyone()

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from omniform.train.checkpoints import ARGUMENTS, OPTIMIZER, SCALER, SCHEDULER
-from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE
-
-TRAINING_ARGS_NAME: Final = ARGUMENTS
-TRAINER_STATE_NAME: Final = STATE
-OPTIMIZER_NAME: Final = OPTIMIZER
-SCHEDULER_NAME: Final = SCHEDULER
-SCALER_NAME: Final = SCALER
+from omniform.train.checkpoints import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
+from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME
 
 __all__ = [
     "OPTIMIZER_NAME",

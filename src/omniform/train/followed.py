@@ -5,8 +5,8 @@ It tells, of every batch, in what states all generators were before it; worker p
 
 from __future__ import annotations
 
+import io
 import itertools
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast, runtime_checkable
@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from omniform.train.random_states import States, Watched, watch
+from omniform.train.safe_files import read_file
 
 
 @runtime_checkable
@@ -282,8 +283,7 @@ class _Course:
         for worker, told in self.told.items():
             before = [state for done, state in told if done < number]
             if before:
-                # Bytes of our own worker, which cannot be but what Telling wrote.
-                found[worker] = cast(States, pickle.loads(before[-1]))
+                found[worker] = cast(States, read_file(io.BytesIO(before[-1])))
             elif worker in self.start_states:
                 found[worker] = self.start_states[worker]
         for worker, state in self.start_states.items():
@@ -327,6 +327,13 @@ class _Indices:
         return next(self._inner)
 
 
+def _bytes_of(states: States) -> bytes:
+    # Tensors themselves would go through shared memory, a file each.
+    written = io.BytesIO()
+    torch.save(states, written)
+    return written.getvalue()
+
+
 class Telling:
     """A collator that says with each batch which worker made it, and in what states it was afterwards.
 
@@ -348,7 +355,7 @@ class Telling:
             self._calls, self.watched = self._calls + 1, self.watch()
         info = get_worker_info()
         assert info is not None
-        return batch, info.id, pickle.dumps(self.watched.states())
+        return batch, info.id, _bytes_of(self.watched.states())
 
     def watch(self) -> Watched:
         """The generators that this worker's dataset and collator hold."""

@@ -18,10 +18,10 @@ from omniform.core.logs import get_logger
 from omniform.hub import cards
 from omniform.hub.folders import files_in
 from omniform.hub.push import CARD, Sending, send, sending_of
-from omniform.train.checkpoints import OPTIMIZER, SCALER, SCHEDULER
+from omniform.train.checkpoints import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
 from omniform.train.intervals import HubStrategy, SaveStrategy
 from omniform.train.model_files import plain
-from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE
+from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME
 from omniform.train.writing import MANIFEST
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 
     from omniform.train.trainer import Trainer
 
+__all__ = [
+    "PushInProgress",
+]
+
 logger = get_logger(__name__)
 
-_OF_TRAINING: Final = {OPTIMIZER, SCHEDULER, SCALER, STATE, MANIFEST}
+_OF_TRAINING: Final = {OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME, TRAINER_STATE_NAME, MANIFEST}
 BEGIN: Final = "<!-- omniform: training; what stands up to the end mark is written anew -->"
 END: Final = "<!-- omniform: training end -->"
 _SECTION: Final = re.compile(r"<!-- omniform: training;.*?-->.*?<!-- omniform: training end -->\n*", re.DOTALL)

@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from omniform.core.errors import InputError, WeightsError
 from omniform.core.logs import get_logger
 from omniform.train.callbacks import TrainerCallback
-from omniform.train.checkpoints import OPTIMIZER, SCALER, SCHEDULER
+from omniform.train.checkpoints import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
 from omniform.train.exact import Exact, name_of, read_exact
 from omniform.train.followed import Place
 from omniform.train.model_files import has_weights, plain, read_model
 from omniform.train.parallel import stored
 from omniform.train.random_states import set_global_states
 from omniform.train.reading import Reading
-from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, STATE, UNFINISHED, last_whole, remove_dead
+from omniform.train.rotation import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME, UNFINISHED, last_whole, remove_dead
 from omniform.train.safe_files import read_file
 from omniform.train.state import ExportableState, Kept, TrainerControl, TrainerState
 from omniform.train.writing import check_files
@@ -88,7 +88,7 @@ def read_state(trainer: Trainer, checkpoint: str) -> TrainerState:
     Raises:
         InputError: the file is damaged.
     """
-    state = TrainerState.load_from_json(Path(checkpoint) / STATE)
+    state = TrainerState.load_from_json(Path(checkpoint) / TRAINER_STATE_NAME)
     best = state.best_model_checkpoint
     if best is not None and not Path(best).is_dir():
         # The whole output folder may have been moved.
@@ -135,7 +135,7 @@ def load_optimizer_and_scheduler(trainer: Trainer, checkpoint: str | None) -> No
     """
     if checkpoint is None:
         return
-    optimizer, scheduler = Path(checkpoint) / OPTIMIZER, Path(checkpoint) / SCHEDULER
+    optimizer, scheduler = Path(checkpoint) / OPTIMIZER_NAME, Path(checkpoint) / SCHEDULER_NAME
     if stored.is_in_parts(trainer):
         stored.load_optimizer(trainer, checkpoint)
         if trainer.lr_scheduler is not None and scheduler.is_file() and not stored.schedules_itself(trainer):
@@ -193,7 +193,7 @@ def _check_optimizer(optimizer: Optimizer, state: Mapping[str, object], where: s
 
 def load_scaler(trainer: Trainer, checkpoint: str | None) -> None:
     """``Trainer._load_scaler``."""
-    path = Path(checkpoint or "") / SCALER
+    path = Path(checkpoint or "") / SCALER_NAME
     if checkpoint is not None and trainer.accelerator.scaler is not None and path.is_file():
         trainer.accelerator.scaler.load_state_dict(cast("dict[str, object]", read_file(path)))
 

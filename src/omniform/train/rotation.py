@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 PREFIX_CHECKPOINT_DIR: Final = "checkpoint"
-STATE: Final = "trainer_state.json"
+TRAINER_STATE_NAME: Final = "trainer_state.json"
 UNFINISHED: Final = "checkpoint-is-incomplete.txt"
 """Written by libraries that save into the folder itself, and removed when it is whole."""
 
@@ -54,7 +54,7 @@ def last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a folder holds what is written last (of our checkpoints, all of it)."""
-    return (checkpoint / STATE).is_file() and not (checkpoint / UNFINISHED).exists()
+    return (checkpoint / TRAINER_STATE_NAME).is_file() and not (checkpoint / UNFINISHED).exists()
 
 
 def sort_checkpoints(
@@ -110,7 +110,7 @@ def remove(checkpoint: Path) -> None:
     try:
         checkpoint.rename(gone)
     except OSError:  # it cannot be renamed (a mount point): at least it is no longer whole before its files go
-        (checkpoint / STATE).unlink(missing_ok=True)
+        (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
         gone = checkpoint
     shutil.rmtree(gone, ignore_errors=True)
 

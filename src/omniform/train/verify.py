@@ -11,13 +11,13 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
@@ -145,8 +145,8 @@ class _Run:
 def _context(make: Callable[[], Trainer]) -> SpawnContext | ForkContext:
     """A fresh interpreter, where the function can be sent there; a fork of this one, where it is a closure."""
     try:
-        pickle.dumps(make)
-    except (pickle.PicklingError, AttributeError, TypeError):
+        ForkingPickler.dumps(make)
+    except Exception:  # whatever objects raise that cannot be sent
         return multiprocessing.get_context("fork")
     started = torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
     return multiprocessing.get_context("spawn") if started else multiprocessing.get_context("fork")
