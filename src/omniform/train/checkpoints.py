@@ -76,7 +76,7 @@ def save_optimizer_and_scheduler(trainer: Trainer, output_dir: str) -> None:
     if not trainer.args.should_save:
         return
     for name, one in _stateful(trainer):
-        by_engine = stored.schedules_itself(trainer) if name == SCHEDULER else in_parts
+        by_engine = stored.schedules_itself(trainer) if name == SCHEDULER_NAME else in_parts
         if not by_engine:
             write_file(Path(output_dir) / name, one())
 
