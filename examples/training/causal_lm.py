@@ -10,9 +10,9 @@ from omniform import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM, 
 
 
 def main() -> None:
-    given = options(__doc__, steps=300)
+    given = options(__doc__, steps=300, examples=1500, held_out=150)
     set_seed(1)
-    train, held_out = rows("stories_train"), rows("stories_eval")
+    train, held_out = rows("stories_train")[: given.examples], rows("stories_eval")[: given.held_out]
     tokenizer = tokenizer_of(row["text"] for row in train)
 
     def read(part: list[dict]) -> list[dict]:

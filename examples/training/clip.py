@@ -19,9 +19,10 @@ def described(scene) -> str:
 
 
 def main() -> None:
-    given = options(__doc__, steps=400)
+    given = options(__doc__, steps=400, examples=3000, held_out=300)
     set_seed(1)
-    train, held_out = scenes("clip train", 3000), scenes("clip eval", 300)
+    block = min(50, given.held_out)
+    train, held_out = scenes("clip train", given.examples), scenes("clip eval", given.held_out)
     tokenizer = tokenizer_of((described(scene) for scene in train), vocab_size=400)
     processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
 
@@ -48,14 +49,14 @@ def main() -> None:
     )
 
     def retrieval(prediction: EvalPrediction) -> dict[str, float]:
-        """How often the picture's own description is the best of 50."""
-        per_image = prediction.predictions[0]
-        right = [np.argmax(block, -1) == np.arange(len(block)) for block in per_image.reshape(-1, 50, 50)]
+        """How often the picture's own description is the best of its batch."""
+        blocks = prediction.predictions[0].reshape(-1, block, block)
+        right = [np.argmax(one, -1) == np.arange(block) for one in blocks]
         return {"recall_at_1": float(np.mean(right))}
 
     trainer = Trainer(
         model=CLIPModel(config),
-        args=arguments(given, per_device_eval_batch_size=50),
+        args=arguments(given, per_device_eval_batch_size=block),
         train_dataset=read(train),
         eval_dataset=read(held_out),
         data_collator=collate,

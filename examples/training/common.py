@@ -23,12 +23,13 @@ def tokenizer_of(texts: Iterable[str], vocab_size: int = 1000) -> omniform.PreTr
     return byte_level(texts, vocab_size)
 
 
-def options(description: str | None, **defaults: object) -> argparse.Namespace:
-    """``--steps`` and ``--output-dir``, and whatever else an example wants to be asked."""
+def options(description: str | None, *, steps: int, examples: int, held_out: int) -> argparse.Namespace:
+    """How much is trained on and evaluated on, and where the model goes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--output-dir", default="out/example", help="where the model goes")
-    for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps ({steps})")
+    parser.add_argument("--examples", type=int, default=examples, help=f"examples to train on ({examples})")
+    parser.add_argument("--held-out", type=int, default=held_out, help=f"examples to evaluate on ({held_out})")
     return parser.parse_args()
 
 

@@ -12,7 +12,7 @@ SIDE = 48
 
 
 def main() -> None:
-    given = options(__doc__, steps=500)
+    given = options(__doc__, steps=500, examples=3000, held_out=300)
     set_seed(1)
     processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 
@@ -40,8 +40,8 @@ def main() -> None:
     trainer = Trainer(
         model=ViTForImageClassification(config),
         args=arguments(given),
-        train_dataset=read("train", 3000),
-        eval_dataset=read("eval", 300),
+        train_dataset=read("train", given.examples),
+        eval_dataset=read("eval", given.held_out),
         processing_class=processor,
         compute_metrics=accuracy,
     )

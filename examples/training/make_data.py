@@ -57,7 +57,7 @@ PLACES = ["wood", "river", "meadow", "barn", "hill", "village"]
 
 def said(rng: random.Random, good: bool) -> str:
     """An opinion; a negated word means its opposite, so that words alone do not tell."""
-    turned = rng.random() < 0.4
+    turned = rng.random() < 0.2
     word = rng.choice(GOOD if good != turned else BAD)
     if turned:
         return rng.choice([f"is not {word}", f"is hardly {word}", f"is never {word}"])

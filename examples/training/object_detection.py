@@ -1,21 +1,21 @@
-"""A small DETR learns from nothing where the shape in a picture is and what it is."""
+"""A small DETR learns from nothing where the shape in a picture is and which colour it has."""
 
 from __future__ import annotations
 
 import torch
 from common import arguments, learned, options
-from pictures import SHAPES, boxes, drawn, scenes
+from pictures import COLOURS, boxes, drawn, scenes
 
 from omniform import DetrConfig, DetrForObjectDetection, DetrImageProcessor, Trainer, set_seed
 
-SIDE = 64
+SIDE, NAMES = 48, list(COLOURS)
 RESNET = {
     "model_type": "resnet",
     "embedding_size": 24,
-    "hidden_sizes": [24, 48, 96],
-    "depths": [1, 1, 1],
+    "hidden_sizes": [24, 48],
+    "depths": [1, 1],
     "layer_type": "basic",
-    "out_features": ["stage3"],
+    "out_features": ["stage2"],
 }
 
 
@@ -27,7 +27,7 @@ def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def main() -> None:
-    given = options(__doc__, steps=600)
+    given = options(__doc__, steps=600, examples=3000, held_out=200)
     set_seed(1)
     processor = DetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_pad=False)
 
@@ -37,7 +37,7 @@ def main() -> None:
             {
                 "image_id": i,
                 "annotations": [
-                    {"bbox": box, "category_id": SHAPES.index(item.shape), "area": box[2] * box[3], "iscrowd": 0}
+                    {"bbox": box, "category_id": NAMES.index(item.colour), "area": box[2] * box[3], "iscrowd": 0}
                     for box, item in zip(boxes(scene, SIDE), scene.items, strict=True)
                 ],
             }
@@ -57,25 +57,25 @@ def main() -> None:
     config = DetrConfig(
         backbone_config=RESNET,
         use_timm_backbone=False,
-        d_model=96,
+        d_model=64,
         encoder_layers=1,
         decoder_layers=2,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
-        encoder_ffn_dim=192,
-        decoder_ffn_dim=192,
-        num_queries=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        num_queries=2,
         dropout=0.0,
         auxiliary_loss=True,
-        id2label=dict(enumerate(SHAPES)),
-        label2id={name: i for i, name in enumerate(SHAPES)},
+        id2label=dict(enumerate(NAMES)),
+        label2id={name: i for i, name in enumerate(NAMES)},
     )
     model = DetrForObjectDetection(config)
-    held_out = read("detection eval", 200)
+    held_out = read("detection eval", given.held_out)
 
     @torch.no_grad()
     def overlaps() -> dict[str, float]:
-        """Mean overlap of the surest box of each picture with the true one; none counts if the shape is wrong."""
+        """Mean overlap of the surest box of each picture with the true one; none counts if the colour is wrong."""
         model.eval()
         batch = collate(held_out)
         outputs = model(pixel_values=batch["pixel_values"].to(model.device))
@@ -92,8 +92,8 @@ def main() -> None:
 
     trainer = Trainer(
         model=model,
-        args=arguments(given, remove_unused_columns=False, learning_rate=5e-4),
-        train_dataset=read("detection train", 3000),
+        args=arguments(given, remove_unused_columns=False, learning_rate=1e-3),
+        train_dataset=read("detection train", given.examples),
         data_collator=collate,
         processing_class=processor,
     )

@@ -54,7 +54,7 @@ def errors(ours: list[str], theirs: list[str]) -> int:
 
 
 def main() -> None:
-    given = options(__doc__, steps=400)
+    given = options(__doc__, steps=400, examples=2000, held_out=150)
     set_seed(1)
     tokenizer = tokenizer_of([" ".join(WORDS)] * 50, vocab_size=400)
     extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=SECONDS)
@@ -102,8 +102,8 @@ def main() -> None:
     trainer = Seq2SeqTrainer(
         model=WhisperForConditionalGeneration(config),
         args=arguments(given, Seq2SeqTrainingArguments, predict_with_generate=True, generation_max_length=24),
-        train_dataset=read(1, 2000),
-        eval_dataset=read(2, 150),
+        train_dataset=read(1, given.examples),
+        eval_dataset=read(2, given.held_out),
         data_collator=collate,
         processing_class=tokenizer,
         compute_metrics=word_error_rate,

@@ -24,9 +24,9 @@ def shared(one: str, other: str) -> float:
 
 
 def main() -> None:
-    given = options(__doc__, steps=500)
+    given = options(__doc__, steps=500, examples=2400, held_out=100)
     set_seed(1)
-    train, held_out = rows("matches_train"), rows("matches_eval")[:100]
+    train, held_out = rows("matches_train")[: given.examples], rows("matches_eval")[: given.held_out]
     tokenizer = tokenizer_of(row["document"] for row in train)
     end = tokenizer.eos_token_id
 

@@ -41,9 +41,9 @@ def found(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main() -> None:
-    given = options(__doc__, steps=300)
+    given = options(__doc__, steps=300, examples=1500, held_out=200)
     set_seed(1)
-    train, held_out = rows("names_train"), rows("names_eval")
+    train, held_out = rows("names_train")[: given.examples], rows("names_eval")[: given.held_out]
     tokenizer = tokenizer_of(" ".join(row["tokens"]) for row in train)
 
     def read(part: list[dict]) -> list[dict]:

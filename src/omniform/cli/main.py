@@ -1,4 +1,4 @@
-"""The command line: ``omniform run``, ``chat``, ``inspect``, ``embed`` and ``eval``."""
+"""The command line: ``omniform run``, ``chat``, ``inspect``, ``embed``, ``eval``, ``train``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,34 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, eject, lock, modular, trust
+from omniform.cli import cache, eject, lock, modular, train, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
 from omniform.core.settings import SETTINGS, Setting
 
-LOADING: Final = ("run", "chat", "inspect", "embed", "eval")
+LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "train")
 """Commands that read checkpoints, and may be held to a lockfile."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are errors like all others: one line on stderr, exit code 2."""
+    """A parser whose complaints are errors like all others: one line on stderr, exit code 2.
+
+    Attributes:
+        pairs: words of this form may stand anywhere among the options, and are the ``changes``.
+    """
+
+    pairs: re.Pattern[str] | None = None
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self.pairs is None or args is None:
+            return super().parse_known_args(args, namespace)
+        changes = [word for word in args if self.pairs.fullmatch(word)]
+        given, rest = super().parse_known_args([word for word in args if word not in changes], namespace)
+        given.changes = [*given.changes, *changes]
+        return given, rest
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message, remedy=f"See {self.prog} --help.")
@@ -46,7 +62,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, eject, lock, modular, trust):
+    for own in (cache, eject, lock, modular, train, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]
@@ -294,7 +310,9 @@ def _eval(given: argparse.Namespace) -> None:
 
 def _nothing(given: argparse.Namespace) -> None:
     raise InputError(
-        "there is no command", expected="run, chat, inspect, embed, eval or modular", remedy="See omniform --help."
+        "there is no command",
+        expected="run, chat, inspect, embed, eval, train or modular",
+        remedy="See omniform --help.",
     )
 
 

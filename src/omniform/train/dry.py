@@ -82,7 +82,7 @@ def forecast(trainer: Trainer) -> Forecast:
         weights=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         gradients=sum(p.nbytes for p in trained),
         optimizer=sum(p.numel() for p in trained) * each * size,
-        activations=kept_for_backward(model, batch, half=torch.bfloat16 if half else None),
+        activations=kept_for_backward(model, batch, half=torch.bfloat16 if half else None, labels=trainer.label_names),
         micro_batch={name: tuple(x.shape) for name, x in batch.items() if isinstance(x, Tensor)},
     )
 
@@ -115,19 +115,31 @@ def _size(example: object) -> int:
     return len(example) if isinstance(example, list | tuple | str) else 1
 
 
-def kept_for_backward(model: nn.Module, batch: Mapping[str, object], half: torch.dtype | None = None) -> int:
+def kept_for_backward(
+    model: nn.Module,
+    batch: Mapping[str, object],
+    half: torch.dtype | None = None,
+    labels: Sequence[str] = ("labels",),
+) -> int:
     """Bytes that a forward keeps for its backward pass, each storage once and the weights not counted.
 
     Args:
         model: a copy of it without numbers runs, on torch's meta device.
         batch: its inputs, labels among them.
         half: the type that it is computed in under mixed precision.
+        labels: the inputs that only a loss is made of.
     """
     empty = _emptied(model)
     own = {t.untyped_storage()._cdata for t in (*empty.parameters(), *empty.buffers())}
     given = tree_map_only(Tensor, lambda x: x.to("meta"), dict(batch))
-    with _counted(own) as kept, torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
-        empty.train()(**given)
+    precision = torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None)
+    try:
+        with _counted(own) as kept, precision:
+            empty.train()(**given)
+    except NotImplementedError:
+        # A loss that must see numbers (DETR's, which matches boxes with queries): what it keeps itself is little.
+        with _counted(own) as kept, precision:
+            empty(**{name: value for name, value in given.items() if name not in labels})
     return sum(kept.values())
 
 

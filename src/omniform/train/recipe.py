@@ -79,6 +79,11 @@ class Recipe:
     arguments: Mapping[str, object] = field(default_factory=dict)
     home: str = "."
 
+    @property
+    def seed(self) -> int:
+        """What the model begins from, and the order of examples."""
+        return int(str(self.arguments.get("seed", 42)))
+
     def path(self, name: str) -> str:
         """A file or folder that the recipe names: beside the recipe if it is there, else the name as it stands."""
         beside = Path(self.home) / name

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     import datasets
     from torch import nn
 
+    from omniform.inputs.text.tokenizer import Tokenizer
     from omniform.train.metrics import EvalPrediction, Metrics
+    from omniform.train.packing import PackedDataset, PackedStream
     from omniform.train.trainer import Trainer
     from omniform.train.values import Collator
+
+RAW: Final[Mapping[str, object]] = {"remove_unused_columns": False}
+"""Arguments of a training whose collator reads pictures, sounds and texts themselves."""
 
 
 @dataclass(slots=True)
@@ -36,8 +41,8 @@ class Parts:
 
     model: nn.Module
     processing_class: object
-    train: datasets.Dataset
-    eval: datasets.Dataset | None
+    train: datasets.Dataset | PackedDataset | PackedStream
+    eval: datasets.Dataset | PackedDataset | PackedStream | None
     collate: Collator
     compute_metrics: Callable[[EvalPrediction], Metrics] | None = None
     preprocess_logits: Callable[..., object] | None = None
@@ -104,11 +109,14 @@ def task_named(name: str) -> Task:
 
 def trainer_of(recipe: Recipe) -> Trainer:
     """A Trainer for a recipe: data read and prepared, model loaded or made, adapters put in."""
+    from omniform.core.seeds import set_seed
     from omniform.train.arguments import Seq2SeqTrainingArguments, TrainingArguments
     from omniform.train.seq2seq import Seq2SeqTrainer
     from omniform.train.trainer import Trainer
 
     task = task_named(recipe.task)
+    recipe.training_arguments(Seq2SeqTrainingArguments, {})  # a wrong one is refused before anything is loaded
+    set_seed(recipe.seed)  # a model that begins from nothing begins alike each time
     parts = task.parts(recipe, loaded(recipe, task))
     seq2seq = parts.trainer == "Seq2SeqTrainer"
     kind = Seq2SeqTrainingArguments if seq2seq else TrainingArguments
@@ -146,6 +154,16 @@ def adapted(model: nn.Module, recipe: Recipe) -> nn.Module:
 Options = TypeVar("Options")
 
 
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """Of a task that has none of its own."""
+
+
+def no_options(recipe: Recipe) -> None:
+    """Refuse options of a task that has none."""
+    typed(NoOptions, recipe.options, "options")
+
+
 def options_of(recipe: Recipe, kind: type[Options]) -> Options:
     """The task's own options."""
     return typed(kind, recipe.options, "options")
@@ -177,17 +195,33 @@ def loaded(recipe: Recipe, task: Task) -> Loaded:
             )
         both = train.train_test_split(test_size=recipe.data.eval, seed=0)
         train, held_out = both["train"], both["test"]
-    train = _limited(train, recipe.data.limit)
-    held_out = None if held_out is None else _limited(held_out, recipe.data.eval_limit)
-    if not len(train):
-        raise ConfigError("there are no examples", where="data: train", found=recipe.data.train)
+    train = _limited(train, recipe.data.limit, "data: limit")
+    held_out = None if held_out is None else _limited(held_out, recipe.data.eval_limit, "data: eval_limit")
     names = _columns(recipe, task, train.column_names)
-    renamed = {theirs: ours for ours, theirs in names.items() if theirs != ours}
-    train, held_out = (
-        None if part is None else part.select_columns(list(names.values())).rename_columns(renamed)
-        for part in (train, held_out)
-    )
+    for theirs in names.values():
+        if held_out is not None and theirs not in held_out.column_names:
+            raise ConfigError(
+                "a column of the training data is missing",
+                where="data: eval",
+                expected=theirs,
+                found=listed(held_out.column_names),
+            )
+    train, held_out = (None if part is None else _named(recipe, part, names) for part in (train, held_out))
+    assert train is not None
     return Loaded(train, held_out, frozenset(names))
+
+
+def _named(recipe: Recipe, part: datasets.Dataset, names: Mapping[str, str]) -> datasets.Dataset:
+    """Examples under the task's names of columns; names of media files as the recipe means them."""
+    renamed = {theirs: ours for ours, theirs in names.items() if theirs != ours}
+    part = part.select_columns(list(names.values())).rename_columns(renamed)
+    for column in names.keys() & {"image", "images", "audio"}:
+        files = part[0][column]
+        if isinstance(files, str):
+            part = part.map(lambda row, column=column: {column: recipe.path(row[column])})
+        elif isinstance(files, list) and files and isinstance(files[0], str):
+            part = part.map(lambda row, column=column: {column: [recipe.path(name) for name in row[column]]})
+    return part
 
 
 def _dataset(recipe: Recipe, name: str, where: str) -> datasets.Dataset:
@@ -199,6 +233,8 @@ def _dataset(recipe: Recipe, name: str, where: str) -> datasets.Dataset:
         ) from error
     path = Path(recipe.path(name))
     if path.is_file():
+        if not path.stat().st_size:
+            raise ConfigError("there are no examples", where=where, found=f"an empty file, {path}")
         if path.suffix not in _READERS:
             raise ConfigError(
                 "no reader for this kind of file", where=where, expected=listed(_READERS), found=str(path)
@@ -214,13 +250,24 @@ def _dataset(recipe: Recipe, name: str, where: str) -> datasets.Dataset:
         raise ConfigError("no such file", where=where, found=str(path))
     else:
         kind, given = name, {"split": recipe.data.split}
+    # A bar for every file that is read, and every column that is made, would say little; what fails, we say.
+    datasets.disable_progress_bars()
+    loud = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        return cast("datasets.Dataset", datasets.load_dataset(kind, **given))
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        found = cast("datasets.Dataset", datasets.load_dataset(kind, **given))
+    except (OSError, ValueError, StopIteration, datasets.exceptions.DatasetGenerationError) as error:
         raise ConfigError("the data cannot be read", where=where, found=" ".join(str(error).split())[:300]) from error
+    finally:
+        datasets.logging.set_verbosity(loud)
+    if not len(found):
+        raise ConfigError("there are no examples", where=where, found=name)
+    return found
 
 
-def _limited(dataset: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+def _limited(dataset: datasets.Dataset, limit: int | None, where: str) -> datasets.Dataset:
+    if limit is not None and limit < 1:
+        raise ConfigError("so few are none", where=where, expected="at least 1", found=limit)
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
@@ -272,13 +319,21 @@ def class_names(values: Iterable[object]) -> list[str]:
 
 
 def names_of(dataset: datasets.Dataset, column: str) -> list[str]:
-    """The classes of a column: those that the data declare, else those that occur."""
-    feature = dataset.features[column]
-    declared = getattr(getattr(feature, "feature", feature), "names", None)
+    """The classes of a column: those that the data declare, else those that occur.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    declared = dataset.features.to_dict()[column]
+    while isinstance(declared, dict | list) and "names" not in declared:
+        declared = declared[0] if isinstance(declared, list) else declared.get("feature")
     if declared is not None:
-        return list(declared)
+        return list(declared["names"])
     values = dataset[column]
-    return class_names(x for v in values for x in (v if isinstance(v, list) else [v]))
+    names = class_names(x for v in values for x in (v if isinstance(v, list) else [v]) if x is not None)
+    if not names:
+        raise ConfigError("no example has a label", where=f"data: columns: {column}", expected="classes")
+    return names
 
 
 def model_of(recipe: Recipe, auto: str, **config: object) -> nn.Module:
@@ -308,15 +363,60 @@ def labels_config(names: Sequence[str]) -> dict[str, object]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
+def numbered(labels: Sequence[object], names: Sequence[str]) -> list[int]:
+    """Labels as numbers of these classes.
+
+    Raises:
+        InputError: one is none of them; which example has it.
+    """
+    numbers = {name: i for i, name in enumerate(names)}
+    made = []
+    for row, label in enumerate(labels):
+        found = label if isinstance(label, int) and not isinstance(label, bool) else numbers.get(str(label))
+        if found is None or not 0 <= found < len(names):
+            raise InputError("no such label", where=f"label, example {row}", expected=listed(names), found=label)
+        made.append(found)
+    return made
+
+
+def sizes_of(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, object]:
+    """What a model that begins from nothing takes from its tokenizer: the vocabulary's size, the special tokens."""
+    if isinstance(recipe.model, str):
+        return {}
+    named = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    return {"vocab_size": len(tokenizer), **{name: number for name, number in named.items() if number is not None}}
+
+
+def tokenizer_of(recipe: Recipe, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """The recipe's tokenizer; one made of the training texts where the model begins from nothing without one."""
+    if recipe.processor is not None or isinstance(recipe.model, str):
+        return cast("Tokenizer", processor_of(recipe))
+    from omniform.train.fresh_tokenizer import byte_level
+
+    return byte_level(texts, vocab_size)
+
+
 def processor_of(recipe: Recipe, auto: str = "AutoTokenizer") -> object:
-    """The recipe's tokenizer or processor: its own, or the model's."""
+    """The recipe's tokenizer or processor: its own, the model's, or one made of the settings in the recipe.
+
+    Args:
+        auto: the Auto class that loads it.
+    """
     from omniform.hub import auto_inputs
 
-    name = recipe.processor if recipe.processor is not None else recipe.model
-    if not isinstance(name, str):
+    name = recipe.model if recipe.processor is None else recipe.processor
+    if isinstance(name, str):
+        return vars(auto_inputs)[auto].from_pretrained(recipe.path(name))
+    if name is recipe.model:
         raise ConfigError(
             "a model that begins from nothing brings no tokenizer or processor",
             where="processor",
-            expected="a folder or a Hub id",
+            expected="a folder or a Hub id, or an image processor's settings",
         )
-    return vars(auto_inputs)[auto].from_pretrained(recipe.path(name))
+    from omniform.inputs.images.kinds import image_processor
+
+    return image_processor(dict(name), where="processor")
