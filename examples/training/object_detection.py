@@ -8,7 +8,7 @@ from pictures import COLOURS, boxes, drawn, scenes
 
 from omniform import DetrConfig, DetrForObjectDetection, DetrImageProcessor, Trainer, set_seed
 
-SIDE, NAMES = 48, list(COLOURS)
+SIDE, NAMES = 32, list(COLOURS)
 RESNET = {
     "model_type": "resnet",
     "embedding_size": 24,
@@ -27,7 +27,7 @@ def overlap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def main() -> None:
-    given = options(__doc__, steps=600, examples=3000, held_out=200)
+    given = options(__doc__, steps=1500, examples=2000, held_out=200)
     set_seed(1)
     processor = DetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_pad=False)
 
@@ -58,7 +58,7 @@ def main() -> None:
         backbone_config=RESNET,
         use_timm_backbone=False,
         d_model=64,
-        encoder_layers=1,
+        encoder_layers=2,
         decoder_layers=2,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
