@@ -10,6 +10,7 @@ all workers anew, and each goes on from the last checkpoint in the shared folder
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 import omniform
+from omniform.trainer_utils import get_last_checkpoint
 
 LENGTH = 16
 
@@ -45,20 +47,8 @@ class Accident(omniform.TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Told(omniform.TrainerCallback):
-    """Sends what is logged to Ray."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        from ray import train
-
-        if "loss" in (logs or {}):
-            train.report({"loss": float(logs["loss"]), "step": state.global_step})
-
-
 def work(settings: dict[str, object]) -> None:
     """What each worker does: an ordinary training script."""
-    from omniform.trainer_utils import get_last_checkpoint
-
     folder = Path(str(settings["folder"]))
     config = omniform.LlamaConfig(
         vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
@@ -79,7 +69,7 @@ def work(settings: dict[str, object]) -> None:
         model=omniform.LlamaForCausalLM(config),
         args=arguments,
         train_dataset=Counting(),
-        callbacks=[Accident(folder), Told],
+        callbacks=[Accident(folder)],
     )
     last = get_last_checkpoint(str(folder))
     print(f"worker {arguments.process_index} of {arguments.world_size} begins: {last or 'afresh'}", flush=True)
@@ -106,9 +96,13 @@ def main() -> None:
         run_config=RunConfig(storage_path=str(folder / "ray"), failure_config=FailureConfig(max_failures=2)),
     )
     (folder / "model").mkdir(parents=True, exist_ok=True)
-    result = trainer.fit()
+    trainer.fit()
+    last = Path(get_last_checkpoint(str(folder / "model")) or folder)
+    told = [one for one in json.loads((last / "trainer_state.json").read_text())["log_history"] if "loss" in one]
     survived = (folder / "model" / "there was an accident").exists()
-    print(f"loss after {result.metrics['step']} steps: {result.metrics['loss']:.4f}; an accident: {survived}")
+    for one in (told[0], told[-1]):
+        print(f"step {one['step']}: loss {one['loss']:.3f}")
+    print("a worker died on the way" if survived else "no worker died")
 
 
 if __name__ == "__main__":
