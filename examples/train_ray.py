@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import torch
+from omniform.trainer_utils import get_last_checkpoint
 
 import omniform
-from omniform.trainer_utils import get_last_checkpoint
 
 LENGTH = 16
 

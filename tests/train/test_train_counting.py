@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,8 +207,9 @@ def test_what_reads_the_count():
 
 def test_rows_and_shares():
     assert rows_of({"a": None, "b": {"c": torch.zeros(3, 2)}}) == 3 and rows_of({"a": "text"}) == 0
-    assert shares_of([{"x": torch.zeros(3)}, {"x": torch.zeros(1)}]) == [0.75, 0.25]
-    assert shares_of([{"x": "?"}, {"x": "?"}]) == [0.5, 0.5]
+    alone = SimpleNamespace(_idle=None, args=SimpleNamespace(world_size=1))
+    assert shares_of(alone, [{"x": torch.zeros(3)}, {"x": torch.zeros(1)}], None) == [0.75, 0.25]
+    assert shares_of(alone, [{"x": "?"}, {"x": "?"}], None) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(("loss", "words"), [

@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,8 @@ def count_items(trainer: Trainer, batches: Sequence[Mapping[str, object]], devic
     if len(counts) < len(told):
         return None
     # A loss that is the sum of two means has two counts.
-    total = torch.stack([torch.as_tensor(count, device=device) for count in counts]).sum(0)
+    own = [0 if batch is trainer._idle else 1 for batch in batches]
+    total = torch.stack([torch.as_tensor(n, device=device) * one for n, one in zip(counts, own, strict=True)]).sum(0)
     if trainer.args.average_tokens_across_devices and trainer.args.world_size > 1:
         total = trainer.accelerator.gather(total[None]).sum(0)
     replicas = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
@@ -111,10 +112,16 @@ def shifts(model: nn.Module) -> bool:
     return isinstance(inner, NamesItsLoss) and inner.loss_type in SHIFTING and not reads_first
 
 
-def shares_of(batches: Sequence[Mapping[str, object]]) -> list[float]:
-    """How much the mean of each batch counts for in the mean of all: by its rows."""
-    rows = [rows_of(batch) for batch in batches]
-    total = sum(rows)
+def shares_of(trainer: Trainer, batches: Sequence[Mapping[str, object]], items: Items) -> list[float]:
+    """How much the mean of each batch counts for in the mean of all: by its rows.
+
+    Where nobody counts what is scored, the rows of all processes are counted.
+    """
+    rows = [0 if batch is trainer._idle else rows_of(batch) for batch in batches]
+    total, processes = float(sum(rows)), trainer.args.world_size
+    if items is None and processes > 1:
+        here = torch.tensor([total], device=trainer.args.device)
+        total = cast(Tensor, trainer.accelerator.gather(here)).sum().item() / processes
     return [count / total if total else 1 / len(batches) for count in rows]
 
 

@@ -17,6 +17,7 @@ from omniform.core.logs import get_logger
 from omniform.core.outputs import ModelOutput
 from omniform.train.counting import reads, shares_of
 from omniform.train.optimizing import waits_for_metrics
+from omniform.train.parallel.rest import is_idle
 from omniform.train.values import Inputs, Items
 from omniform.train.workers import next_of
 from omniform.train.wrapped import main_input, padding_token, without_adapters
@@ -43,6 +44,7 @@ def take(trainer: Trainer, batches: Iterator[Inputs], count: int, device: torch.
             taken.append(next_of(batches))
         except StopIteration:
             break
+    trainer._idle = taken[-1] if taken and trainer.args.world_size > 1 and is_idle(trainer.accelerator) else None
     return taken, trainer._get_num_items_in_batch(taken, device)
 
 
@@ -57,7 +59,7 @@ def accumulate(trainer: Trainer, model: nn.Module, batches: Sequence[Inputs], it
     """
     trainer.current_gradient_accumulation_steps = len(batches)
     trainer._step_loss.zero_()
-    for place, (inputs, share) in enumerate(zip(batches, shares_of(batches), strict=True)):
+    for place, (inputs, share) in enumerate(zip(batches, shares_of(trainer, batches, items), strict=True)):
         last = place == len(batches) - 1
         trainer.accelerator.gradient_state._set_sync_gradients(last)
         trainer._share = share
@@ -111,6 +113,8 @@ def training_step(trainer: Trainer, model: nn.Module, inputs: Inputs, items: Ite
             torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
         if not is_divided(trainer, items):
             loss = loss * trainer._share
+        elif not trainer._share:  # no row of this process's own
+            loss = loss * 0
         trainer.accelerator.backward(loss, **_backward_options(trainer))
         return loss.detach().reshape(())
 

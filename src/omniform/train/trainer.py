@@ -188,6 +188,7 @@ class Trainer:
         self.search: Search | None = None
         # Of the step under way: what its batches' means count for, and whether the loss was divided already.
         self._share = 1.0
+        self._idle: Inputs | None = None  # a batch without a row of this process's own
         self._divided: bool | None = None
         self._tr_loss = torch.tensor(0.0, device=self.args.device)
         self._step_loss = torch.zeros_like(self._tr_loss)  # of the step under way, whatever it is
