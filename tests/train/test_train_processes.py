@@ -67,6 +67,7 @@ CASES = [
     ("llama", {"gradient_accumulation_steps": 2, "rows": 13}, 4),
     ("llama", {"fsdp": True, "gradient_accumulation_steps": 2}, 2),
     ("bert", {"fsdp": True, "rows": 7}, 2),
+    ("t5", {"rows": 7}, 2),
 ]
 
 
