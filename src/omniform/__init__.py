@@ -25,7 +25,7 @@ _MODEL_CLASSES = (
     "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
-_FILES = ("CONFIG_NAME", "WEIGHTS_NAME")
+_FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
 
@@ -256,6 +256,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
     from omniform.hub.auto_waiting import *  # noqa: F403
+    from omniform.hub.awaited import *  # noqa: F403
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
     from omniform.hub.cards import create_and_tag_model_card as create_and_tag_model_card
     from omniform.hub.lookup import cached_file as cached_file
@@ -346,7 +347,9 @@ def __getattr__(name: str) -> object:
             value: object = vars(import_module(home))[name]
     else:
         # A class of a tokenizer (``BertTokenizer``) or of a family (``LlavaModel``, ``LlavaConfig``).
-        ways = (_tokenizer, _of_family, _of_task, _of_inputs, _of_auto) if name[:1].isupper() else (_is_there,)
+        ways = (
+            (_tokenizer, _of_family, _of_task, _of_inputs, _of_auto, _awaited) if name[:1].isupper() else (_is_there,)
+        )
         value = next((found for way in ways if (found := way(name)) is not None), None)
         if value is None:
             raise AttributeError(f"module 'omniform' has no attribute {name!r}")
@@ -391,6 +394,12 @@ def _of_auto(name: str) -> object:
     if not (name.startswith("Auto") or "_MAPPING" in name):
         return None
     home = vars(import_module(f"omniform.hub.{'auto_waiting' if name.startswith('Auto') else 'mappings'}"))
+    return home[name] if name in home["__all__"] else None
+
+
+def _awaited(name: str) -> object:
+    """A class that scripts import, and that is yet to come."""
+    home = vars(import_module("omniform.hub.awaited"))
     return home[name] if name in home["__all__"] else None
 
 

@@ -76,6 +76,8 @@ PATHS: Final[dict[str, str]] = {
     "trainer": "Trainer TrainingArguments *Callback",
     "trainer_jit_checkpoint": "",
     "debug_utils": "",
+    "file_utils": "ModelOutput PaddingStrategy TensorType PushToHubMixin cached_file has_file",
+    "testing_utils": "",
     "trainer_callback": "",
     "optimization": "SchedulerType",
     "trainer_optimizer": "",
@@ -89,7 +91,8 @@ PATHS: Final[dict[str, str]] = {
     "list_repo_templates PushToHubMixin create_and_tag_model_card",
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput PaddingStrategy TensorType",
-    "utils.quantization_config": "QuantizationConfigMixin",
+    "utils.quantization_config": "QuantizationConfigMixin BitsAndBytesConfig GPTQConfig AwqConfig HqqConfig "
+    "QuantoConfig TorchAoConfig Mxfp4Config FineGrainedFP8Config",
     "utils.logging": "",
     "utils.versions": "",
     **dict.fromkeys(
@@ -157,7 +160,7 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "integrations.integration_utils": ("train.reporting",),
     "modeling_layers": ("blocks.checkpointed",),
     "modeling_outputs": ("core.named_outputs",),
-    "modeling_utils": ("blocks.pytorch_utils",),  # where older releases had them
+    "modeling_utils": ("blocks.pytorch_utils", "train.helpers"),  # where older releases had them
     "optimization": ("train.schedulers", "train.greedy", "train.adafactor", "train.layerwise"),
     "processing_utils": ("core.idioms",),
     "pytorch_utils": ("blocks.pytorch_utils",),
@@ -177,6 +180,8 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "trainer_jit_checkpoint": ("train.just_in_time", "train.rotation"),
     "debug_utils": ("train.intervals",),
+    "file_utils": _UTILS,
+    "testing_utils": ("core.capturing",),
     "trainer_callback": ("train.callbacks", "train.state", "train.progress"),
     "trainer_optimizer": ("train.optimizers", "train.helpers"),
     "trainer_pt_utils": _OF_TENSORS,
@@ -210,7 +215,6 @@ INSTEAD: Final[dict[str, str]] = {
     "modeling_rope_utils": "compute the angles in the model, or compose it of omniform's blocks (docs/own_family.md)",
     "modeling_tf_utils": "omniform is for torch only",
     "modeling_flax_utils": "omniform is for torch only",
-    "testing_utils": "pytest; what guards the ecosystem's own tests is not for users",
     "video_utils": "omniform reads no videos",
 }
 """Module paths of the ecosystem's that are not here, and what to use."""

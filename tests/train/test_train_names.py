@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import inspect
 import logging
 import types
 
@@ -185,3 +187,30 @@ def test_bars_can_be_silenced_and_made_by_a_hook() -> None:
     finally:
         bars.set_tqdm_hook(None)
         (bars.enable_progress_bar if was else bars.disable_progress_bar)()
+
+
+def test_what_is_logged_and_printed_is_kept_for_a_while() -> None:
+    helpers = importlib.import_module("omniform.testing_utils")
+    heard = logs.get_logger("omniform.heard")
+    with helpers.CaptureLogger(heard) as kept:
+        heard.error("a text is too long")
+    heard.error("another one")
+    assert kept.out == "a text is too long\n"
+    with helpers.CaptureStdout(replay=False) as printed:
+        print("once")
+    assert printed.out == "once\n"
+
+
+def test_classes_that_are_yet_to_come_can_be_compared_with_and_not_made() -> None:
+    assert not isinstance(object(), omniform.TimmWrapperImageProcessor)
+    with pytest.raises(NotImplementedError, match="bitsandbytes"):
+        omniform.BitsAndBytesConfig(load_in_4bit=True)
+    assert importlib.import_module("omniform.utils.quantization_config").GPTQConfig is omniform.GPTQConfig
+
+
+def test_an_encoding_is_asked_by_the_ecosystems_keywords() -> None:
+    theirs = importlib.import_module(f"{transformers.__name__}.tokenization_utils_base").BatchEncoding
+    for name in ("tokens", "word_ids", "sequence_ids", "token_to_chars", "char_to_token", "token_to_word",
+                 "token_to_sequence", "word_to_tokens", "word_to_chars", "char_to_word"):  # fmt: skip
+        expected = list(inspect.signature(vars(theirs)[name]).parameters)
+        assert list(inspect.signature(getattr(omniform.BatchEncoding, name)).parameters) == expected, name

@@ -86,6 +86,13 @@ def unwrap_peft_model(model: nn.Module) -> nn.Module:
     return without_adapters(model)
 
 
+def unwrap_model(model: nn.Module, recursive: bool = False) -> nn.Module:
+    """The model without what processes put around it; ``recursive``: around the modules in it too."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return cast(nn.Module, extract_model_from_parallel(model, recursive=recursive))
+
+
 def validate_quantization_for_training(model: nn.Module) -> None:
     """Refuse to train integers.
 
@@ -293,6 +300,7 @@ __all__ = [
     "str_to_bool",
     "suppress_progress_bars",
     "trainer_log_levels",
+    "unwrap_model",
     "unwrap_peft_model",
     "validate_quantization_for_training",
 ]

@@ -497,4 +497,4 @@ class Trainer:
     _report_to_hp_search = search.report
 
 
-__all__ = ["DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK", "Trainer"]
+__all__ = ["DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK", "Trainer", "logger"]

@@ -62,55 +62,63 @@ class BatchEncoding(Batch):
             raise InputError("no such row", where=f"row {index}", expected=f"under {len(self._encodings)}")
         return self._encodings[index]
 
-    def tokens(self, row: int = 0) -> list[str]:
+    def tokens(self, batch_index: int = 0) -> list[str]:
         """The tokens of a row, as strings."""
-        return self._row(row).tokens
+        return self._row(batch_index).tokens
 
-    def word_ids(self, row: int = 0) -> list[int | None]:
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
         """For each token of a row the index of its word; ``None`` for special tokens."""
-        return self._row(row).word_ids
+        return self._row(batch_index).word_ids
 
-    def sequence_ids(self, row: int = 0) -> list[int | None]:
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
         """For each token of a row 0 or 1, the text it is from; ``None`` for special tokens."""
-        return self._row(row).sequence_ids
+        return self._row(batch_index).sequence_ids
 
-    def token_to_chars(self, row_or_token: int, token: int | None = None) -> CharSpan | None:
+    def token_to_chars(self, batch_or_token_index: int, token_index: int | None = None) -> CharSpan | None:
         """The characters that a token stands for; ``None`` for a special token."""
-        row, index = _split(row_or_token, token)
+        row, index = _split(batch_or_token_index, token_index)
         span = self._row(row).token_to_chars(index)
         return None if span is None else CharSpan(*span)
 
-    def char_to_token(self, row_or_char: int, char: int | None = None, sequence: int = 0) -> int | None:
+    def char_to_token(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
         """The token that holds a character of the text; ``None`` where no token does."""
-        row, index = _split(row_or_char, char)
-        return self._row(row).char_to_token(index, _sequence(sequence))
+        row, index = _split(batch_or_char_index, char_index)
+        return self._row(row).char_to_token(index, _sequence(sequence_index))
 
-    def token_to_word(self, row_or_token: int, token: int | None = None) -> int | None:
+    def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The index of a token's word; ``None`` for a special token."""
-        row, index = _split(row_or_token, token)
+        row, index = _split(batch_or_token_index, token_index)
         return self._row(row).token_to_word(index)
 
-    def token_to_sequence(self, row_or_token: int, token: int | None = None) -> int | None:
+    def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """The text, 0 or 1, that a token is from; ``None`` for a special token."""
-        row, index = _split(row_or_token, token)
+        row, index = _split(batch_or_token_index, token_index)
         return self._row(row).token_to_sequence(index)
 
-    def word_to_tokens(self, row_or_word: int, word: int | None = None, sequence: int = 0) -> TokenSpan | None:
+    def word_to_tokens(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> TokenSpan | None:
         """The tokens of a word; ``None`` where it has none."""
-        row, index = _split(row_or_word, word)
-        span = self._row(row).word_to_tokens(index, _sequence(sequence))
+        row, index = _split(batch_or_word_index, word_index)
+        span = self._row(row).word_to_tokens(index, _sequence(sequence_index))
         return None if span is None else TokenSpan(*span)
 
-    def word_to_chars(self, row_or_word: int, word: int | None = None, sequence: int = 0) -> CharSpan | None:
+    def word_to_chars(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> CharSpan | None:
         """The characters of a word; ``None`` where there is no such word."""
-        row, index = _split(row_or_word, word)
-        span = self._row(row).word_to_chars(index, _sequence(sequence))
+        row, index = _split(batch_or_word_index, word_index)
+        span = self._row(row).word_to_chars(index, _sequence(sequence_index))
         return None if span is None else CharSpan(*span)
 
-    def char_to_word(self, row_or_char: int, char: int | None = None, sequence: int = 0) -> int | None:
+    def char_to_word(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
         """The index of the word that holds a character; ``None`` for a space between words."""
-        row, index = _split(row_or_char, char)
-        return self._row(row).char_to_word(index, _sequence(sequence))
+        row, index = _split(batch_or_char_index, char_index)
+        return self._row(row).char_to_word(index, _sequence(sequence_index))
 
     def as_tensors(self, kind: str | None) -> Self:
         """Turn the lists into tensors, as :meth:`Batch.as_tensors` does; texts without tokens stay integers.

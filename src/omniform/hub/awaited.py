@@ -1,0 +1,113 @@
+"""Classes that scripts import to compare with or to use when asked to, and that omniform does not have yet.
+
+The import works, ``isinstance`` answers no, and making one is refused.
+"""
+
+from __future__ import annotations
+
+from omniform.core.errors import MissingPartError
+
+
+class Awaited:
+    """A class that is not here yet; it cannot be made.
+
+    Raises:
+        MissingPartError: always.
+    """
+
+    what: str
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise _missing(type(self))
+
+    @classmethod
+    def from_pretrained(cls, *args: object, **kwargs: object) -> object:
+        """Refused.
+
+        Raises:
+            MissingPartError: always.
+        """
+        raise _missing(cls)
+
+
+def _missing(kind: type[Awaited]) -> MissingPartError:
+    return MissingPartError(f"omniform has no {kind.what} yet", where=kind.__name__)
+
+
+class BitsAndBytesConfig(Awaited):
+    """Settings of the quantizers of bitsandbytes."""
+
+    what = "quantizer of bitsandbytes"
+
+
+class GPTQConfig(Awaited):
+    """Settings of GPTQ."""
+
+    what = "quantizer by GPTQ"
+
+
+class AwqConfig(Awaited):
+    """Settings of AWQ."""
+
+    what = "quantizer by AWQ"
+
+
+class HqqConfig(Awaited):
+    """Settings of HQQ."""
+
+    what = "quantizer by HQQ"
+
+
+class QuantoConfig(Awaited):
+    """Settings of the quantizers of optimum-quanto."""
+
+    what = "quantizer of optimum-quanto"
+
+
+class TorchAoConfig(Awaited):
+    """Settings of the quantizers of torchao."""
+
+    what = "quantizer of torchao"
+
+
+class Mxfp4Config(Awaited):
+    """Settings of weights in MXFP4."""
+
+    what = "quantizer to MXFP4"
+
+
+class FineGrainedFP8Config(Awaited):
+    """Settings of weights in FP8."""
+
+    what = "quantizer to FP8"
+
+
+class TimmWrapperImageProcessor(Awaited):
+    """The pictures of timm's models."""
+
+    what = "wrapper of timm's models"
+
+
+class VisionTextDualEncoderModel(Awaited):
+    """A model of pictures and one of texts, side by side."""
+
+    what = "pair of any two models; CLIP is here"
+
+
+class VisionTextDualEncoderProcessor(Awaited):
+    """The processor of such a pair."""
+
+    what = "processor of any two models; CLIPProcessor is here"
+
+
+class Wav2Vec2Processor(Awaited):
+    """The processor of Wav2Vec2."""
+
+    what = "Wav2Vec2"
+
+
+__all__ = [
+    "AwqConfig", "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
+    "QuantoConfig", "TimmWrapperImageProcessor", "TorchAoConfig", "VisionTextDualEncoderModel",
+    "VisionTextDualEncoderProcessor", "Wav2Vec2Processor",
+]  # fmt: skip
