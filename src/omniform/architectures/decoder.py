@@ -112,7 +112,7 @@ class TextDecoder(TextStack, LanguageModel):
         if past is not None:
             return past
         wanted = not self.training and not is_jit_traced() if use_cache is None else use_cache
-        if not wanted:
+        if not wanted or (self.training and self.recompute is not None):  # it would be written twice
             return None
         cache: Cache = EncoderDecoderCache() if self.reads_memory else DynamicCache()
         if not is_traced():

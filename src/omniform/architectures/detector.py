@@ -14,7 +14,7 @@ from omniform.architectures.detection import SetLoss, Target
 from omniform.architectures.losses import Items
 from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
-from omniform.blocks.layers import run
+from omniform.blocks.layers import passed, run
 from omniform.blocks.positioned import PlacedContext
 from omniform.core.context import Memory, StepContext, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -95,10 +95,10 @@ class DeepQueryDecoder(QueryDecoder):
         """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D]."""
         kept: list[Tensor] = []
         x_BQD = queries_BQD
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             # Noted before the norm, passed on after it.
             ctx.taps.hidden(x_BQD)
-            x_BQD = layer(kept[-1] if kept else x_BQD, ctx)
+            x_BQD = passed(layer, number, kept[-1] if kept else x_BQD, ctx)
             kept.append(self.layernorm(x_BQD))
         last: Tensor = self.layernorm(kept[-1])
         ctx.taps.hidden(last)

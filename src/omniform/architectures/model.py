@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
 from omniform.core.pushing import PushToHub
+from omniform.core.recompute import Recompute
 from omniform.core.state import DenseState, HasModules
 from omniform.core.streamed import Streamed
 from omniform.core.upstairs import upstairs
@@ -65,7 +66,7 @@ class Model(PushToHub, Composed):
     Attributes:
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
         main_input: the name of the first argument of ``forward``.
-        recompute: whether training keeps each layer's input only, and computes the layer once more for its gradients.
+        recompute: how training computes layers once more for their gradients; None: it keeps what these need.
         generation_config: defaults of ``generate``: the checkpoint's, or those that its config holds, as old ones do.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
         transforms: the edits that made it other than its family builds it.
@@ -75,7 +76,7 @@ class Model(PushToHub, Composed):
     """
 
     main_input = "input_ids"
-    recompute = False
+    recompute: ClassVar[Recompute | None] = None
 
     def __post_init__(self) -> None:
         self.attn_backend: Backend = "sdpa"
@@ -244,7 +245,7 @@ class Model(PushToHub, Composed):
             state=state,
             backend=self.attn_backend,
             taps=Taps(asked),
-            recompute=self.recompute and self.training and state is None and torch.is_grad_enabled(),
+            recompute=self.recompute if self.training and state is None and torch.is_grad_enabled() else None,
         )
 
     # -- what it is --------------------------------------------------------------------------------------------------

@@ -6,19 +6,19 @@ that a forward needs.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from omniform.architectures.adapter_methods import TakesAdapters
 from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
+from omniform.blocks.checkpointed import Checkpointed, GradientCheckpointingLayer
 from omniform.core.auto_class import AutoNamed
-from omniform.core.errors import InputError, brief, check_arguments
+from omniform.core.errors import InputError
+from omniform.core.recompute import Recompute
 from omniform.weights.init import initialise
 from omniform.weights.tensors import tensors_and_ties, tie
 
@@ -26,9 +26,6 @@ T = TypeVar("T")
 
 _DECODERS_TABLE = ("decoder_vocab_size",)
 """Keys, beside ``vocab_size``, that count the rows of a table of tokens (Marian)."""
-
-CHECKPOINTING = ("use_reentrant", "preserve_rng_state")
-"""Settings of gradient checkpointing that are accepted: gradients are the same whatever they say."""
 
 
 class Fact(Generic[T]):
@@ -245,27 +242,19 @@ class Surface(AutoNamed, TakesAdapters):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """In training, keep each layer's input only and compute the layer once more for its gradients.
+        """In training, keep layers' inputs only and compute the layers once more for their gradients.
 
         Args:
-            every_n_layers: every layer is computed once more whatever it says: gradients are the same.
-            offload: False.
+            gradient_checkpointing_kwargs: torch's own settings. ``use_reentrant`` and ``preserve_rng_state`` change
+                nothing here: gradients are right either way.
+            every_n_layers: compute one of so many layers of a stack once more, the first among them.
+            offload: inputs wait in the host's memory meanwhile.
 
         Raises:
-            InputError: no number of layers; inputs are to be moved off the device meanwhile.
-            UnknownArgumentError: a setting that torch's checkpointing does not have here.
+            InputError: no number of layers; neither True nor False.
+            UnknownArgumentError: a setting that torch's checkpointing does not have.
         """
-        given = {} if gradient_checkpointing_kwargs is None else gradient_checkpointing_kwargs
-        if not isinstance(given, Mapping):
-            raise InputError("these are no settings", where="gradient_checkpointing_kwargs", found=brief(given))
-        check_arguments("gradient_checkpointing_enable", map(str, given), CHECKPOINTING)
-        if type(every_n_layers) is not int or every_n_layers < 1:
-            found = repr(every_n_layers)[:80]
-            raise InputError("no number of layers", where="every_n_layers", expected="an integer >= 1", found=found)
-        if offload is not False:
-            found = repr(offload)[:80]
-            raise InputError("layers' inputs stay on their device", where="offload", expected=False, found=found)
-        self._recompute(True)
+        self._recompute(Recompute.read(gradient_checkpointing_kwargs, every_n_layers, offload))
 
     def activation_checkpointing_enable(
         self,
@@ -282,20 +271,23 @@ class Surface(AutoNamed, TakesAdapters):
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep everything that gradients need."""
-        self._recompute(False)
+        self._recompute(None)
 
-    def _recompute(self, value: bool) -> None:
+    def _recompute(self, how: Recompute | None) -> None:
+        number = 0
         for module in self.modules():
             if isinstance(module, Model):
-                module.recompute = value
-            if "gradient_checkpointing" in vars(module):  # in modules of the user's own, the ecosystem's words for it
-                module.__dict__["_gradient_checkpointing_func"] = functools.partial(checkpoint, use_reentrant=False)
-                module.__dict__["gradient_checkpointing"] = value
+                module.__dict__["recompute"] = how
+            if isinstance(module, Checkpointed):
+                chosen = how is not None and how.picks(number)
+                number += isinstance(module, GradientCheckpointingLayer)
+                module.__dict__["_gradient_checkpointing_func"] = Recompute() if how is None else how
+                module.__dict__["gradient_checkpointing"] = chosen
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers are computed once more for their gradients."""
-        return self.recompute
+        return self.recompute is not None
 
     def enable_input_require_grads(self) -> None:
         """Have the token vectors ask for gradients though their table does not train: adapters need them."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omniform.architectures.heads import Pool, SequenceClassifier
 from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
-from omniform.blocks.layers import run
+from omniform.blocks.layers import passed, run
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
 from omniform.core.config import Common
 from omniform.core.context import StepContext, Tapped
@@ -130,8 +130,8 @@ class VisionEncoder(Model):
         wanted = [index % states for index in indices]
         embeds = self.embed(pixel_values, interpolate=interpolate)
         ctx, hidden = self.step(embeds), [embeds]
-        for layer in self.layers[: max(wanted, default=0)]:
-            hidden.append(layer(hidden[-1], ctx))
+        for number, layer in enumerate(self.layers[: max(wanted, default=0)]):
+            hidden.append(passed(layer, number, hidden[-1], ctx))
         return [hidden[index] for index in wanted]
 
     def get_input_embeddings(self) -> nn.Module:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from omniform.core.recompute import Recompute
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """A module of a user's own with the ecosystem's words for it."""
+
+    gradient_checkpointing: bool
 
 
 class GradientCheckpointingLayer(nn.Module):
@@ -21,7 +30,7 @@ class GradientCheckpointingLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gradient_checkpointing = False
-        self._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+        self._gradient_checkpointing_func = Recompute()
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         if not (self.gradient_checkpointing and self.training):

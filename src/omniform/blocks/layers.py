@@ -11,12 +11,11 @@ to know: the second reads ``ctx.like(x, first)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
@@ -87,7 +86,7 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
         here = ctx if number < len(stack) - 1 else last
-        x_BTD = _recomputed(layer, x_BTD, here) if ctx.recompute else layer(x_BTD, here)
+        x_BTD = passed(layer, number, x_BTD, here)
     x_BTD = last.only_wanted(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)
@@ -95,9 +94,12 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     return x_BTD
 
 
-def _recomputed(layer: Step, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-    """A layer of which only the input is kept: what layers share is made anew too, or the second time would differ."""
-    return cast(Tensor, checkpoint(lambda x: layer(x, ctx.with_()), x_BTD, use_reentrant=False))
+def passed(layer: Step, number: int, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    """What the layer of this number in a stack gives; only its input is kept for gradients where the step says so."""
+    if ctx.recompute is None or not ctx.recompute.picks(number):
+        return layer(x_BTD, ctx)
+    # What layers share is made anew too, or the second time would differ.
+    return ctx.recompute(lambda x: layer(x, ctx.with_()), x_BTD)
 
 
 class PreNorm(Layer):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.outputs import Noted
+from omniform.core.recompute import Recompute
 from omniform.core.rules import Causal, Full, Rule
 from omniform.core.state import State
 from omniform.core.texts import longest, place_within
@@ -155,7 +156,7 @@ class StepContext:
         memory: what cross-attention reads.
         backend: how attention is computed.
         taps: what the caller wants to see on the way.
-        recompute: whether layers keep their inputs only, and are computed once more for their gradients.
+        recompute: how layers that keep their inputs only are computed once more for their gradients; None: none does.
     """
 
     positions: Tensor
@@ -168,7 +169,7 @@ class StepContext:
     memory: Memory | None = None
     backend: Backend = "sdpa"
     taps: Taps = field(default_factory=Taps)
-    recompute: bool = False
+    recompute: Recompute | None = None
     _memo: dict[Hashable, object] = field(default_factory=dict, repr=False)
 
     def with_(self, **changes: object) -> Self:

@@ -28,6 +28,7 @@ from omniform.train.specials import align_special_tokens
 from omniform.train.state import ExportableState, TrainerState
 from omniform.train.steps import accumulate, step_optimizer
 from omniform.train.values import Inputs, Schedule, Trial
+from omniform.train.wrapped import without_adapters
 
 if TYPE_CHECKING:
     from omniform.train.arguments import TrainingArguments
@@ -121,21 +122,38 @@ class Recomputes(Protocol):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None: ...
 
 
+@runtime_checkable
+class RecomputesSome(Protocol):
+    """The same of models that choose layers, and where their inputs wait."""
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None: ...
+
+
 def recompute(trainer: Trainer) -> None:
     """Do as ``args.activation_checkpointing`` asks.
 
     Raises:
         InputError: the model cannot.
     """
-    if not isinstance(trainer.model, Recomputes):
+    options = dict(cast("dict[str, object] | None", trainer.args.activation_checkpointing_kwargs) or {})
+    model = without_adapters(trainer.model)
+    if isinstance(model, RecomputesSome):
+        every, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
+        model.activation_checkpointing_enable(options or None, cast(int, every), cast(bool, offload))
+    elif isinstance(model, Recomputes):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options or None)
+    else:
         raise InputError(
             "this model does not know how to compute layers again",
             where="activation_checkpointing",
             expected="a method gradient_checkpointing_enable",
-            found=type(trainer.model).__name__,
+            found=type(model).__name__,
         )
-    options = cast("dict[str, object] | None", trainer.args.activation_checkpointing_kwargs)
-    trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def inner_training_loop(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
 from omniform.core.errors import DependencyError, InputError
@@ -65,7 +66,20 @@ def create_accelerator(trainer: Trainer) -> None:
     state = trainer.accelerator.state
     trainer.is_deepspeed_enabled = state.deepspeed_plugin is not None
     trainer.is_fsdp_enabled = vars(state).get("fsdp_plugin") is not None
+    _scale_on_host(trainer.accelerator)
     spread.check(trainer)
+
+
+def _scale_on_host(accelerator: Accelerator) -> None:
+    """Compute in float16 on the CPU too, where accelerate computes in float32 and says nothing."""
+    from accelerate.utils import DistributedType
+
+    plain = accelerator.distributed_type in (DistributedType.NO, DistributedType.MULTI_CPU)
+    if accelerator.mixed_precision != "fp16" or accelerator.device.type != "cpu" or not plain:
+        return
+    asked = accelerator.scaler_handler
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu", **({} if asked is None else asked.to_kwargs()))
 
 
 def _accumulation(trainer: Trainer) -> dict[str, object]:

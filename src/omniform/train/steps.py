@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
@@ -217,10 +218,20 @@ def step_optimizer(trainer: Trainer, model: nn.Module) -> tuple[Tensor | float |
     trainer.optimizer.step()
     trainer._event("on_optimizer_step")
     rate = trainer._get_learning_rate()
-    if not trainer.accelerator.optimizer_step_was_skipped and not waits_for_metrics(trainer.lr_scheduler):
+    if not _was_skipped(trainer, norm) and not waits_for_metrics(trainer.lr_scheduler):
         cast(LRScheduler, trainer.lr_scheduler).step()
     model.zero_grad()
     return norm, rate
+
+
+def _was_skipped(trainer: Trainer, norm: Tensor | float) -> bool:
+    """Whether gradients were infinite under scaled losses, so that weights stayed as they were.
+
+    Fused optimizers look at that themselves: accelerate sees them step, and does not know.
+    """
+    if trainer.accelerator.optimizer_step_was_skipped:
+        return True
+    return trainer.accelerator.scaler is not None and not math.isfinite(norm)
 
 
 def clip(trainer: Trainer, model: nn.Module) -> Tensor | float:
