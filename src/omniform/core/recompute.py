@@ -66,8 +66,9 @@ class Recompute:
     def __call__(self, function: Callable[..., T], *args: object) -> T:
         """``function(*args)``, of which only ``args`` are kept."""
         with Offload() if self.offload else contextlib.nullcontext():
-            # Torch's older way loses the gradients of whatever a layer reads beside its arguments (an encoder's output).
-            return cast(T, checkpoint(function, *args, use_reentrant=False, **self.settings))
+            # Torch's older way loses the gradients of what a layer reads beside its arguments (an encoder's output).
+            once_more = cast("Callable[..., T]", checkpoint)
+            return once_more(function, *args, use_reentrant=False, **self.settings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,14 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar, cast
 
+from omniform.core.errors import OmniformError
 from omniform.train.processes import check_accelerate
 
 R = TypeVar("R")
+
+
+class MemorySpentError(OmniformError, RuntimeError):
+    """No batch is small enough for the memory that there is."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -34,12 +39,32 @@ def find_executable_batch_size(
         return cast("Callable[..., R]", functools.partial(bound, auto_find_batch_size=auto_find_batch_size))
     if not auto_find_batch_size:
         return functools.partial(function, batch_size=starting_batch_size)
-    check_accelerate()
-    from accelerate.utils import find_executable_batch_size as smaller
+    return functools.partial(_tried, function, starting_batch_size)
 
-    return cast("Callable[..., R]", smaller(function=function, starting_batch_size=starting_batch_size))
+
+def _tried(function: Callable[..., R], largest: int, *args: object, **kwargs: object) -> R:
+    from accelerate.utils.memory import clear_device_cache
+
+    batch_size, error = largest, None
+    while batch_size:
+        try:
+            return function(batch_size, *args, **kwargs)
+        except (RuntimeError, MemoryError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+            error = problem.with_traceback(None)  # whose frames hold tensors
+            error.__context__ = error.__cause__ = None
+        batch_size = int(batch_size * 0.9)
+        clear_device_cache(garbage_collection=True)
+    raise MemorySpentError(
+        "memory runs out with batches of one example too",
+        where="auto_find_batch_size",
+        found=str(error)[:500],
+        remedy="Set gradient_checkpointing, shorten the examples, train fewer weights, or compute in 16 bits.",
+    ) from error
 
 
 __all__ = [
+    "MemorySpentError",
     "find_executable_batch_size",
 ]

@@ -92,7 +92,7 @@ def on_the_way(
     """
     try:
         metrics = trainer.evaluate(ignore_keys=ignore_keys_for_eval)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if trainer.args.auto_find_batch_size and is_out_of_memory(error):
             raise InputError(
                 "memory ran out in an evaluation",

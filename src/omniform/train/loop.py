@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
@@ -17,6 +17,7 @@ from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
 from omniform.core.seeds import enable_full_determinism, set_seed
 from omniform.train import guard, resume
+from omniform.train.anew import Beginning
 from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
 from omniform.train.followed import Place
@@ -86,9 +87,10 @@ def train(
     if checkpoint is not None and not trainer.is_deepspeed_enabled and not trainer.is_fsdp_enabled:
         trainer._load_from_checkpoint(checkpoint)
     try:
-        run = find_executable_batch_size(
-            trainer._inner_training_loop, trainer._train_batch_size, args.auto_find_batch_size
-        )
+        run: Callable[..., TrainOutput] = trainer._inner_training_loop
+        if args.auto_find_batch_size:
+            run = Beginning.of(trainer).tried(trainer)
+        run = find_executable_batch_size(run, trainer._train_batch_size, args.auto_find_batch_size)
         with together():
             return run(
                 args=args,
@@ -166,8 +168,8 @@ def inner_training_loop(
 ) -> TrainOutput:
     """``Trainer._inner_training_loop``: everything with one batch size."""
     trainer.accelerator.free_memory()
-    if batch_size is not None and batch_size != trainer._train_batch_size:
-        _begin_smaller(trainer, batch_size)
+    if batch_size is not None:
+        trainer._train_batch_size = batch_size
     args, resumed, ignore_keys = trainer.args if args is None else args, resume_from_checkpoint, ignore_keys_for_eval
     loader = trainer.get_train_dataloader()
     schedule = Schedule(*trainer.set_initial_training_values(args, loader))  # a subclass may give a plain tuple
@@ -208,17 +210,6 @@ def _tell(trainer: Trainer, schedule: Schedule, resumed: str | None) -> None:
     )
     if resumed is not None:
         logger.info("Going on from %s, after step %s", resumed, trainer.state.global_step)
-
-
-def _begin_smaller(trainer: Trainer, batch_size: int) -> None:
-    """Begin once more with smaller batches, after memory ran out: nothing of the attempt before is kept but weights."""
-    logger.warning("Memory ran out: training begins again with batches of %s examples", batch_size)
-    trainer._train_batch_size = batch_size
-    trainer.model.zero_grad(set_to_none=True)
-    trainer.model_wrapped = trainer.model
-    if not trainer._given_optimizer:
-        trainer.optimizer = None
-    trainer._created_lr_scheduler = trainer._created_lr_scheduler or trainer.lr_scheduler is None
 
 
 # -- how much there is to do -------------------------------------------------------------------------------------------
