@@ -368,9 +368,10 @@ def compiled(kind, saved, tmp_path, backend, **more):
     accelerate.state.AcceleratorState._reset_state(True)
     trainer = trained(kind, saved, tmp_path, torch_compile_backend=backend, **more)
     assert trainer.args.torch_compile and type(trainer.model_wrapped).__name__ == "OptimizedModule"
+    close = 2e-2 if more.get("bf16") else 1e-4
     for mine, others in zip(curve(trainer), curve(plain), strict=True):
-        torch.testing.assert_close(torch.tensor(mine), torch.tensor(others), rtol=1e-4, atol=1e-6)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+        torch.testing.assert_close(torch.tensor(mine), torch.tensor(others), rtol=close, atol=1e-6)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=close)
     trainer.save_model(str(tmp_path / "m"))
     again = getattr(omniform, KINDS[kind].auto).from_pretrained(tmp_path / "m")
     weights = trainer.model.state_dict()
@@ -385,8 +386,6 @@ def test_compiled_models_train(saved, tmp_path):
 @pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str)
 @pytest.mark.parametrize("kind", ["llama", "t5", "vit"])
 def test_compiled_models_of_more_kinds_train(kind, more, saved, tmp_path):
-    if more.get("bf16"):
-        pytest.importorskip("torch._inductor")
     compiled(kind, saved, tmp_path, "aot_eager", **more)
 
 

@@ -192,6 +192,11 @@ class TakesAdapters(Model):
         found = [module for _, module in modules_of(self)]
         return iter(dict.fromkeys(found) if remove_duplicate else found)
 
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """All parameters, each once, in the order of ``named_parameters``; nobody hears their names here either."""
+        modules = self.modules() if recurse else (self,)
+        return iter(dict.fromkeys(p for m in modules for p in m._parameters.values() if p is not None))
+
     def _spelled(self, path: str) -> list[str]:
         return [] if self._origin is None else others_of(path, self.key_map())
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.train.model_files import plain
 from omniform.train.values import Items
 from omniform.train.wrapped import without_adapters
 
@@ -77,7 +78,7 @@ def count_items(trainer: Trainer, batches: Sequence[Mapping[str, object]], devic
     """
     if not batches or not (trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None):
         return None
-    model = without_adapters(trainer.accelerator.unwrap_model(trainer.model))
+    model = without_adapters(plain(trainer))
     told = [_items_of(model, batch) for batch in batches]
     counts = [count for count in told if count is not None]
     if len(counts) < len(told):
