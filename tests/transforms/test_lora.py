@@ -32,6 +32,7 @@ KINDS = {
     "by groups": ("bloom", {"target_modules": ["query_key_value"], "lora_bias": True}),
     "head": ("llama, rows", {"target_modules": ["q_proj"], "modules_to_save": ["score"]}),
     "table": ("gpt2", {"target_modules": ["wte", "c_fc"]}),
+    "projection": ("llama", {"target_modules": ["lm_head"]}),
     "pictures": ("llava", {"target_modules": ["q_proj"]}),
     "detector": ("detr", {"target_modules": ["q_proj", "fc1"]}),
 }  # fmt: skip

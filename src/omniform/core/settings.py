@@ -302,6 +302,8 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "custom_generate": part(),
     "guide": part(help="the form of the answer: a JSON schema, an expression, choices or a grammar"),
     "response_format": part(help="the same, as OpenAI's servers take it"),
+    "adapter": part(help="the adapter of the model's that the rows compute with; __base__ for none"),
+    "adapter_names": part(help="the same for each row"),
     "past_key_values": part(help="state to go on from, which the call fills"),
     # Tokens that others read.
     "bos_token_id": _used(IDS, ()),

@@ -19,6 +19,7 @@ from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
 from omniform.core.state import mixers
+from omniform.engine.adapters import Adapters
 from omniform.engine.block_pool import BlockPool, BlockTable, Content
 from omniform.engine.paged_state import MEMORY, PagedState
 from omniform.engine.request import NAMELESS, Placed, Prompt, Request, Row
@@ -134,10 +135,17 @@ class Encoders:
         pool: the blocks for memories; None for a decoder alone.
         features_budget: bytes of features that may be kept.
         weights: what is made with one version of them is of no use to later ones.
+        adapters: what is made with one of them is of no use to others.
     """
 
     def __init__(
-        self, model: Generative, state: PagedState, pool: BlockPool | None, features_budget: int, weights: Weights
+        self,
+        model: Generative,
+        state: PagedState,
+        pool: BlockPool | None,
+        features_budget: int,
+        weights: Weights,
+        adapters: Adapters,
     ) -> None:
         self.features: ContentCache[Features] = ContentCache()
         self.memories: ContentCache[MemoryEntry] = ContentCache()
@@ -149,6 +157,7 @@ class Encoders:
         self._pool = pool
         self._budget = features_budget
         self._weights = weights
+        self._adapters = adapters
         self._mixers = mixers(model.decoder)
 
     @torch.inference_mode()
@@ -163,12 +172,13 @@ class Encoders:
         """
         prompt = request.prompt
         if not request.contents:
-            version = f"{self._weights.version} "
+            version = f"{self._weights.version} {request.adapter} "
             items = tuple(digest(item.inputs, version + item.modality) for item in prompt.items)
             request.contents = (digest(prompt.encoder, version),) if prompt.encoder else items
-        if prompt.encoder:
-            return request.memory is not None or self._prepare_memory(request, request.contents[0])
-        return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
+        with self._adapters.whole(request):
+            if prompt.encoder:
+                return request.memory is not None or self._prepare_memory(request, request.contents[0])
+            return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
 
     def release(self, request: Request) -> None:
         """Undo :meth:`prepare`: the request needs its encoders' work no longer, or not now."""

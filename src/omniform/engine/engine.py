@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
+from omniform.engine.adapters import Adapters
 from omniform.engine.beam_strategy import Company
 from omniform.engine.block_pool import WHOLE, BlockPool
 from omniform.engine.calls import AnyPrompt, Reader, read_call, settings_of_each
@@ -99,6 +101,7 @@ class Engine:
         self._inbox: deque[Request] = deque()
         self._worker = Worker(self.step, lambda: self._has_work, self._abandon, self.close)
         self._weights = Weights(model)
+        self.adapters = Adapters(model)
         self._arrivals = itertools.count()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
@@ -133,7 +136,7 @@ class Engine:
             )
             for key, n in blocks.items()
         }
-        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features, self._weights)
+        self._encoders = Encoders(model, self._state, self._pools.get(MEMORY), features, self._weights, self.adapters)
         own = {key: pool for key, pool in self._pools.items() if key != MEMORY}
         handover = Handover(specs, self._state, self._encoders)
         self._scheduler = Scheduler(
@@ -145,7 +148,7 @@ class Engine:
             root=self._root_of,
             bring=handover.bring,
         )
-        self._runner = Runner(model, self._state, list(own), self._encoders)
+        self._runner = Runner(model, self._state, list(own), self._encoders, self.adapters)
         self._writer = Writer(self._scheduler, self._encoders, handover, model.device)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -266,6 +269,7 @@ class Engine:
         if lane is not None:
             request.lane, request.lanes = lane
         request.parts, request.legacy, request.company = parts, legacy, company
+        request.adapter = self.adapters.asked(parts)
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes
         request.strategy = strategy_of(request)
@@ -281,6 +285,20 @@ class Engine:
             request.hooks.join(request)
         self._inbox.append(request)
         return request
+
+    def load_adapter(self, source: str | os.PathLike[str], adapter_name: str, **where: object) -> None:
+        """Have requests be able to name a low-rank adapter (``adapter=``), in a folder or on the Hub.
+
+        Args:
+            where: where to look, as ``from_pretrained`` takes it.
+        """
+        with self._lock:
+            self.adapters.load(source, adapter_name, where)
+
+    def unload_adapter(self, adapter_name: str) -> None:
+        """Take an adapter out of the model; refused while requests compute with it."""
+        with self._lock:
+            self.adapters.unload(adapter_name, [*self._scheduler.running, *self._scheduler.waiting, *self._inbox])
 
     def stats(self) -> Stats:
         """What the engine did so far and holds now."""
@@ -431,7 +449,7 @@ class Engine:
         # Keys depend on weights, memory, some on the prompt's length; given ones may be of anything: nobody else's.
         given = request.arrival if request.prompt.given else None
         regimes = [regimes.regime(request.rows[0].regime_length) for regimes in self._regimes]
-        return repr((self._weights.version, request.memory, regimes, given)).encode()
+        return repr((self._weights.version, request.memory, regimes, given, request.adapter)).encode()
 
     def _renew(self) -> None:
         """Compute anew the rows that outgrew a regime whose keys do not go together with those of the next."""

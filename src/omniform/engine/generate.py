@@ -19,6 +19,7 @@ from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.settings import misspelt
 from omniform.core.state import DenseState
 from omniform.engine import own_loop
+from omniform.engine.adapters import parts_of_each
 from omniform.engine.batch_outputs import GenerationOutput, Tracked
 from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
 from omniform.engine.beam_strategy import Company
@@ -450,6 +451,7 @@ def _check_reader(tokenizer: object) -> None:
 def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
     """Put a call's rows into an engine's queue."""
     each, company = job.settings(1).num_return_sequences, job.company()
+    parts = parts_of_each(job.asked.parts, len(job.prompts))
     for number, (prompt, answer) in enumerate(zip(job.prompts, answers, strict=True)):
         lane = (number * each, len(job.prompts) * each)
         engine.enqueue(
@@ -459,7 +461,7 @@ def enqueue(engine: Engine, job: Job, answers: Sequence[Answers]) -> None:
             tokenizer=job.tokenizer,
             seed=job.seed(number),
             lane=lane,
-            parts=job.asked.parts,
+            parts=parts[number],
             legacy=answer.legacy,
             company=company,
         )

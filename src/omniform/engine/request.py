@@ -393,6 +393,7 @@ class Request:
         legacy: collects what its rows leave behind; None where nobody wants it.
         notes: how likely its prompt's own tokens are; None where nobody asks.
         company: the beam searches that end together with its own; None for none.
+        adapter: the adapter that it computes with; None for what the model does by itself.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
         cached_tokens: prompt tokens whose blocks another request had computed.
@@ -429,6 +430,7 @@ class Request:
     legacy: Legacy | None = None
     notes: PromptNotes | None = None
     company: Company | None = None
+    adapter: str | None = None
     alone: bool = False
     begun: bool = False
     cached_tokens: int = 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from omniform.architectures.generative import Generative
 from omniform.core.context import Memory, Taps
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
+from omniform.engine.adapters import Adapters
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import ROWS, PagedState, Pool
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
@@ -88,14 +89,18 @@ class Runner:
         state: the paged state that its layers read and write.
         pools: which pools of blocks the decoder's own layers use.
         encoders: what pictures and sounds became.
+        adapters: which of them each row computes with.
     """
 
-    def __init__(self, model: Generative, state: PagedState, pools: Sequence[Pool], encoders: Encoders) -> None:
+    def __init__(
+        self, model: Generative, state: PagedState, pools: Sequence[Pool], encoders: Encoders, adapters: Adapters
+    ) -> None:
         self._model = model
         self._state = state
         self._pools = tuple(pools)
         self._token_pools = [pool for pool in pools if not isinstance(pool, str)]
         self._encoders = encoders
+        self._adapters = adapters
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> tuple[list[ChunkOutput], Tensor]:
@@ -105,6 +110,12 @@ class Runner:
             What it gave for each chunk of which something is wanted, in order; and the scores in all of them. Shape:
             [R, V].
         """
+        wanted = [chunk.wanted for chunk in plan.chunks]
+        scored = [_scored(chunk, count) for chunk, count in zip(plan.chunks, wanted, strict=True)]
+        with self._adapters.step(plan.chunks, wanted, scored):
+            return self._run(plan)
+
+    def _run(self, plan: StepPlan) -> tuple[list[ChunkOutput], Tensor]:
         for copy in plan.copies:
             self._state.copy(*copy)
         model, device = self._model, self._model.device
@@ -196,7 +207,7 @@ def _outputs(
     for chunk, wanted in zip(plan.chunks, wants, strict=True):
         if wanted:
             stop += wanted
-            scored = 1 + chunk.row.drafted if chunk.is_last else 0
+            scored = _scored(chunk, wanted)
             places += range(stop - scored, stop)
             shares.append((chunk, wanted, scored))
     if not places:
@@ -213,6 +224,11 @@ def _outputs(
         outputs.append(ChunkOutput(chunk, first, scored, project, rows, scores, step))
         at += scored
     return outputs, logits
+
+
+def _scored(chunk: ScheduledChunk, wanted: int) -> int:
+    """Of how many of a chunk's wanted tokens there are scores."""
+    return 1 + chunk.row.drafted if wanted and chunk.is_last else 0
 
 
 def _positions(chunks: Sequence[ScheduledChunk]) -> Tensor:

@@ -119,6 +119,26 @@ def load_adapter(
     return report
 
 
+def load_beside(model: Surface, peft_model_id: Name, adapter_name: str, **where: object) -> None:
+    """Put a low-rank adapter into a model, in omniform's own layers, and leave what the model computes with as it is.
+
+    Raises:
+        ConfigError, RepoError, InputError, WeightsError: as :func:`load_adapter`.
+    """
+    places_given, rest = places(where)
+    check_arguments("load_adapter", rest, WHERE_ARGUMENTS)
+    if adapter_name in configs_of(model) or adapter_name == "__base__":
+        raise InputError("there is an adapter of this name already", where="adapter_name", found=repr(adapter_name))
+    source = locate(peft_model_id, **places_given)  # type: ignore[arg-type]
+    config = _own_config(source, None)
+    state = {_unprefixed(key): tensor for key, tensor in _weights(source).items()}
+    before = list(dict.fromkeys(name for layer in lora.layers_of(model) for name in layer.active_adapters))
+    _load_own(model, config, state, adapter_name, False, source.name)
+    model.__dict__["_hf_peft_config_loaded"] = True
+    for layer in lora.layers_of(model):
+        layer.set_adapter(before, inference_mode=True)
+
+
 def _unprefixed(key: str) -> str:
     return next((key.removeprefix(prefix) for prefix in PREFIXES[:1] if key.startswith(prefix)), key)
 

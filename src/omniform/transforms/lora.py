@@ -105,6 +105,9 @@ class Lora(Transform):
         if isinstance(module, SavedModule):
             own: Mapping[str, Tensor] = dict(module.modules_to_save[self._name].named_parameters())
             kind = f"{inner}.{kind}" if inner else kind
+        elif isinstance(module, AdapterLayer) and kind.startswith(f"{BASE}."):
+            self._base(module, f"{path}.{kind}", tensor, kind)
+            return
         elif isinstance(module, AdapterLayer):
             own = module.tensors(self._name)
             kind = "lora_magnitude_vector" if kind.startswith("lora_magnitude_vector") else kind
@@ -118,6 +121,22 @@ class Lora(Transform):
                 found=f"a tensor of shape {list(tensor.shape)}",
             )
         own[kind].copy_(tensor)
+
+    def _base(self, layer: AdapterLayer, where: str, tensor: Tensor, kind: str) -> None:
+        """The layer's own weights, which the file holds as well."""
+        own = layer.base_layer._parameters.get(kind.removeprefix(f"{BASE}."))
+        layer.with_base.add(self._name)
+        if own is not None and own.shape == tensor.shape and torch.equal(own, tensor.to(own)):
+            return
+        if own is None or own.shape != tensor.shape or len(layer.r) > 1:
+            raise WeightsError(
+                "the adapter was trained over other weights than this model's",
+                where=where,
+                expected=None if own is None else list(own.shape),
+                found=list(tensor.shape),
+                remedy="Resize the tokens' table first, or load it into a model without other adapters.",
+            )
+        own.copy_(tensor)
 
 
 def _holder(model: nn.Module, path: str) -> tuple[nn.Module | None, str]:
@@ -205,6 +224,8 @@ def tensors_of(model: nn.Module, name: str) -> dict[str, Tensor]:
     for path, module in modules_of(model):
         if isinstance(module, AdapterLayer):
             found |= {f"{path}.{key}": tensor for key, tensor in module.tensors(name).items()}
+            if name in module.with_base:
+                found[f"{path}.{BASE}.weight"] = module.weight
         elif isinstance(module, SavedModule) and name in module.modules_to_save:
             found |= {f"{path}.{key}": tensor for key, tensor in module.modules_to_save[name].named_parameters()}
     return found

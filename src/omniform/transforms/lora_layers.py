@@ -22,27 +22,63 @@ TOGETHER = 64
 """Steps of at most so many tokens multiply by the adapters of all; longer ones by each with its own tokens."""
 
 
+Names = tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Mix:
-    """Which adapter each token of a step is for; shared by all layers of a model, and empty outside of steps.
+    """Which adapters each token of a step is for; shared by all layers of a model, and empty outside of steps.
 
     Attributes:
         names: by the number of tokens that a layer is given, since the last layer of a step reads on for some of them
-            only: for every token its adapter's name, ``""`` for none.
+            only: for every token the names of its adapters.
+        everyone: those of all tokens, however many there are; None where tokens differ, or nobody says.
         columns: what was made of them for a layer's ranks, kept for the step.
     """
 
-    names: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    names: dict[int, tuple[Names, ...]] = field(default_factory=dict)
+    everyone: Names | None = None
     columns: dict[tuple[int, tuple[tuple[str, int, float], ...]], Tensor] = field(default_factory=dict)
 
     @contextmanager
-    def of(self, *each: Sequence[str]) -> Iterator[None]:
+    def of(self, *each: Sequence[Names]) -> Iterator[None]:
         """Say it for one step: for all of its tokens, for those that are wanted, for those that have scores."""
-        self.names = {len(names): tuple(names) for names in each}
+        alike = {names for tokens in each for names in tokens}
+        if len(alike) == 1:
+            with self.all(alike.pop()):
+                yield
+            return
+        self.names = {len(tokens): tuple(tokens) for tokens in each}
         try:
             yield
         finally:
             self.names, self.columns = {}, {}
+
+    @contextmanager
+    def all(self, names: Names) -> Iterator[None]:
+        """Say it for everything that is computed inside."""
+        self.everyone = names
+        try:
+            yield
+        finally:
+            self.everyone = None
+
+    def tokens(self, count: int) -> tuple[Names, ...]:
+        """The adapters of each of so many tokens.
+
+        Raises:
+            InputError: the step has no such number of tokens: a layer reads something else.
+        """
+        found = self.names.get(count)
+        if found is None:
+            raise InputError(
+                "a layer of this model reads other tokens than the step's, so rows cannot have adapters of their own",
+                where="adapter",
+                expected=" or ".join(map(str, self.names)),
+                found=count,
+                remedy="Answer requests of different adapters one after the other.",
+            )
+        return found
 
 
 class AdapterLayer(nn.Module, ABC):
@@ -55,6 +91,7 @@ class AdapterLayer(nn.Module, ABC):
     Attributes:
         r, lora_alpha, scaling: of each adapter, its rank, its alpha and what it counts.
         merged_adapters: those that are in the layer's own weights now.
+        with_base: those whose files hold the layer's own weights too, as of tables that were resized.
     """
 
     def __init__(self, base: nn.Module, mix: Mix) -> None:
@@ -65,9 +102,11 @@ class AdapterLayer(nn.Module, ABC):
         self.scaling: dict[str, float] = {}
         self.dropout: dict[str, float] = {}
         self.merged_adapters: list[str] = []
+        self.with_base: set[str] = set()
         self._active: list[str] = []
         self._on = True
         self._mix = (mix,)  # shared, so no part of the layer
+        self._told = ""
         self.train(base.training)
 
     @property
@@ -99,10 +138,12 @@ class AdapterLayer(nn.Module, ABC):
         for name in self.r:
             for tensor in self.tensors(name).values():
                 tensor.requires_grad_(name in names and not inference_mode)
+        self.note()
 
     def enable_adapters(self, enabled: bool) -> None:
         """Compute with the active ones, or with none."""
         self._on = enabled
+        self.note()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget one."""
@@ -114,10 +155,17 @@ class AdapterLayer(nn.Module, ABC):
             if isinstance(child, (nn.ModuleDict, nn.ParameterDict)) and adapter_name in child:
                 del child[adapter_name]
         self._active = [name for name in self._active if name != adapter_name]
+        self.note()
 
     def used(self) -> list[str]:
         """The adapters of this layer that add something now."""
-        return [name for name in self._active if name in self.r] if self._on and not self.merged_adapters else []
+        everyone = self._mix[0].everyone
+        names = self._active if everyone is None else everyone
+        return [name for name in names if name in self.r] if self._on and not self.merged_adapters else []
+
+    def note(self) -> None:
+        """Keep what is computed with as a text, which those who watch a model's settings see."""
+        self._told = f"{self._active} {self._on} {self.scaling} {self.merged_adapters}"
 
     @abstractmethod
     def tensors(self, name: str) -> dict[str, Tensor]:
@@ -263,15 +311,15 @@ class LoraLinear(AdapterLayer):
     def _mixed(self, x: Tensor, y: Tensor, mix: Mix) -> Tensor:
         """Every token with its own adapter. Shape: [1, N, in] and [1, N, out], or without the one."""
         flat, out = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        names = mix.names.get(len(flat), ())
-        here = [name for name in dict.fromkeys(names) if name in self.r]
+        names = mix.tokens(len(flat))
+        here = [name for name in dict.fromkeys(one for each in names for one in each) if name in self.r]
         if not here:
             return y
         special = any(name in self.lora_magnitude_vector for name in here) or len(names) > TOGETHER
         if special or any(self.lora_B[name]._parameters.get("bias") is not None for name in here):
             out = out.clone()
             for name in here:
-                at = torch.tensor([n for n, one in enumerate(names) if one == name], device=x.device)
+                at = torch.tensor([n for n, each in enumerate(names) if name in each], device=x.device)
                 out[at] += self._added(name, flat[at], out[at]).to(out.dtype)
             return out.view_as(y)
         lows = torch.cat([_weight(self.lora_A[name]) for name in here])
@@ -279,12 +327,12 @@ class LoraLinear(AdapterLayer):
         columns = self._columns(names, here, mix, lows)
         return y + ((flat.to(lows.dtype) @ lows.t() * columns) @ highs.t()).view_as(y).to(y.dtype)
 
-    def _columns(self, names: Sequence[str], here: Sequence[str], mix: Mix, like: Tensor) -> Tensor:
+    def _columns(self, names: Sequence[Names], here: Sequence[str], mix: Mix, like: Tensor) -> Tensor:
         """What the columns of each adapter count for each token: its scale for its own tokens. Shape: [N, sum of r]."""
         key = len(names), tuple((name, self.r[name], self.scaling[name]) for name in here)
         found = mix.columns.get(key)
         if found is None:
-            rows = [[self.scaling[one] * (one == name) for one in here for _ in range(self.r[one])] for name in names]
+            rows = [[self.scaling[one] * (one in each) for one in here for _ in range(self.r[one])] for each in names]
             found = mix.columns[key] = torch.tensor(rows, dtype=like.dtype, device=like.device)
         return found
 
@@ -321,14 +369,15 @@ class LoraEmbedding(AdapterLayer):
     def forward(self, ids: Tensor) -> Tensor:
         """Shape: [...] to [..., D]."""
         y: Tensor = self.base_layer(ids)
-        names = self._mix[0].names.get(ids.numel(), ()) if self._on else ()
-        if not names:
+        mix = self._mix[0]
+        if not (mix.names and self._on):
             for name in self.used():
                 y = y + self._added(name, ids)
             return y
+        names = mix.tokens(ids.numel())
         flat, out = ids.reshape(-1), y.reshape(-1, y.shape[-1]).clone()
-        for name in [name for name in dict.fromkeys(names) if name in self.r]:
-            at = torch.tensor([n for n, one in enumerate(names) if one == name], device=ids.device)
+        for name in [name for name in dict.fromkeys(one for each in names for one in each) if name in self.r]:
+            at = torch.tensor([n for n, each in enumerate(names) if name in each], device=ids.device)
             out[at] += self._added(name, flat[at])
         return out.view_as(y)
 
@@ -346,6 +395,7 @@ class SavedModule(nn.Module):
         self.modules_to_save = nn.ModuleDict()
         self._active: list[str] = []
         self._on = True
+        self._told = ""
         self._mix = (mix,)
 
     @property
@@ -368,10 +418,12 @@ class SavedModule(nn.Module):
         self._active = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         for name, module in self.modules_to_save.items():
             module.requires_grad_(name in self._active and not inference_mode)
+        self._told = f"{self._active} {self._on}"
 
     def enable_adapters(self, enabled: bool) -> None:
         """Compute with the active one, or with the module itself."""
         self._on = enabled
+        self._told = f"{self._active} {self._on}"
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget one."""
@@ -381,23 +433,25 @@ class SavedModule(nn.Module):
 
     def now(self) -> nn.Module:
         """The module that is computed with."""
-        mine = [name for name in self._active if name in self.modules_to_save] if self._on else []
+        everyone = self._mix[0].everyone
+        names = self._active if everyone is None else everyone
+        mine = [name for name in names if name in self.modules_to_save] if self._on else []
         return self.modules_to_save[mine[0]] if mine else self.original_module
 
     def forward(self, *args: Tensor, **kwargs: object) -> object:
         """As the module's own."""
-        found = self._mix[0].names.get(args[0].shape[-2] if args and args[0].dim() > 1 else 0, ()) if args else ()
-        mine = {name for name in found if name in self.modules_to_save}
-        if self._on and mine:
-            return self._mixed(args[0], found)
-        return self.now()(*args, **kwargs)
-
-    def _mixed(self, x: Tensor, names: Sequence[str]) -> Tensor:
-        made: Tensor = self.original_module(x).clone()
-        for name in {one for one in names if one in self.modules_to_save}:
-            at = torch.tensor([n for n, one in enumerate(names) if one == name], device=x.device)
-            made[..., at, :] = self.modules_to_save[name](x[..., at, :])
-        return made
+        mix = self._mix[0]
+        if not (mix.names and self._on) or not args:
+            return self.now()(*args, **kwargs)
+        x = args[0]
+        flat = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        names = mix.tokens(len(flat))
+        made: Tensor = self.original_module(flat).clone()
+        for name in {one for each in names for one in each if one in self.modules_to_save}:
+            at = torch.tensor([n for n, each in enumerate(names) if name in each], device=x.device)
+            made[at] = self.modules_to_save[name](flat[at])
+        lead = x.shape[:-1] if x.is_floating_point() else x.shape
+        return made.view(*lead, made.shape[-1])
 
 
 def _weight(module: nn.Module) -> Tensor:
