@@ -8,11 +8,11 @@ adapters it has (:class:`~omniform.transforms.lora_layers.Mix`); keys and featur
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Final, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from omniform.architectures.surface import Surface
 from omniform.core.errors import InputError, brief, nearest
@@ -123,6 +123,17 @@ class Adapters:
         told = [names for names, count in zip(each, scored, strict=True) for _ in range(count)] or last
         with mix_of(self._model).of(tokens, last, told):
             yield
+
+    def within(self, request: Asks, project: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """What makes scores of a request's hidden states, once its step is over."""
+        if request.adapter is None:
+            return project
+
+        def projected(hidden: Tensor) -> Tensor:
+            with self.whole(request):
+                return project(hidden)
+
+        return projected
 
     @contextmanager
     def whole(self, request: Asks) -> Iterator[None]:

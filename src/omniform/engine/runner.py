@@ -110,12 +110,6 @@ class Runner:
             What it gave for each chunk of which something is wanted, in order; and the scores in all of them. Shape:
             [R, V].
         """
-        wanted = [chunk.wanted for chunk in plan.chunks]
-        scored = [_scored(chunk, count) for chunk, count in zip(plan.chunks, wanted, strict=True)]
-        with self._adapters.step(plan.chunks, wanted, scored):
-            return self._run(plan)
-
-    def _run(self, plan: StepPlan) -> tuple[list[ChunkOutput], Tensor]:
         for copy in plan.copies:
             self._state.copy(*copy)
         model, device = self._model, self._model.device
@@ -134,28 +128,31 @@ class Runner:
             lengths += [length] * count if stop <= length else [max(length, at + 1) for at in range(first, stop)]
             wanted += range(start + count - last, start + count)
         named = torch.tensor([ids], device=device).clamp_(min=0)  # a vector's place has no id
-        embeds = model.embed(named)
-        for chunk, segment in zip(plan.chunks, segments, strict=True):
-            if chunk.request.placed:
-                self._place_features(embeds, chunk, segment)
-        for pool in self._pools:
-            self._begin(pool, plan.chunks)
-        reads_memory = plan.chunks[0].request.memory is not None
-        ctx = PackedContext(
-            positions=model.stand(named, _positions(plan.chunks).to(device)),
-            lengths=torch.tensor([lengths], device=device),
-            segments=tuple(segments),
-            tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},
-            memory=_ELSEWHERE if reads_memory else None,
-            memory_tables=[self._memory(chunk) for chunk in plan.chunks] if reads_memory else (),
-            state=self._state,
-            backend=model.attn_backend,
-            # Where only beginnings are read, no output is asked for; one is computed all the same, and not looked at.
-            wanted=tuple(wanted) or (len(ids) - 1,) if len(wanted) < len(ids) else None,
-            taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
-        )
-        hidden = model.decoder.decode(embeds, ctx)[0]
-        return _outputs(plan, wants, hidden, _wanted_of(ctx.taps.hidden_states, wanted), model.project)
+        scored = [_scored(chunk, count) for chunk, count in zip(plan.chunks, wants, strict=True)]
+        with self._adapters.step(plan.chunks, wants, scored):
+            embeds = model.embed(named)
+            for chunk, segment in zip(plan.chunks, segments, strict=True):
+                if chunk.request.placed:
+                    self._place_features(embeds, chunk, segment)
+            for pool in self._pools:
+                self._begin(pool, plan.chunks)
+            reads_memory = plan.chunks[0].request.memory is not None
+            ctx = PackedContext(
+                positions=model.stand(named, _positions(plan.chunks).to(device)),
+                lengths=torch.tensor([lengths], device=device),
+                segments=tuple(segments),
+                tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},
+                memory=_ELSEWHERE if reads_memory else None,
+                memory_tables=[self._memory(chunk) for chunk in plan.chunks] if reads_memory else (),
+                state=self._state,
+                backend=model.attn_backend,
+                # Where only beginnings are read, no output is asked for; one is computed, and not looked at.
+                wanted=tuple(wanted) or (len(ids) - 1,) if len(wanted) < len(ids) else None,
+                taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
+            )
+            hidden = model.decoder.decode(embeds, ctx)[0]
+            layers = _wanted_of(ctx.taps.hidden_states, wanted)
+            return _outputs(plan, wants, hidden, layers, model.project, self._adapters)
 
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
@@ -199,6 +196,7 @@ def _outputs(
     hidden_WD: Tensor,
     layers: tuple[Tensor, ...],
     project: Callable[[Tensor], Tensor],
+    adapters: Adapters,
 ) -> tuple[list[ChunkOutput], Tensor]:
     """What a step gave, chunk by chunk; all scores that are looked at for certain are made in one go."""
     shares: list[tuple[ScheduledChunk, int, int]] = []  # each chunk, its wanted tokens, and those with scores
@@ -221,7 +219,8 @@ def _outputs(
         stop += wanted
         first = chunk.row.computed + chunk.count - wanted
         rows, scores = slice(stop - wanted, stop), slice(at, at + scored)
-        outputs.append(ChunkOutput(chunk, first, scored, project, rows, scores, step))
+        later = adapters.within(chunk.request, project)
+        outputs.append(ChunkOutput(chunk, first, scored, later, rows, scores, step))
         at += scored
     return outputs, logits
 
