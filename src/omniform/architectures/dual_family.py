@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -12,10 +13,30 @@ from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.embeddings import PositionedEmbeddings, PositionTable
 from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import NormPooler
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full
 from omniform.weights.keymap import KeyMap
+
+
+def clip_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Each matrix by its width, and what writes onto the residual stream by the number of layers (CLIP's own code)."""
+    name = "vision_config" if path.startswith(("vision_model", "visual_projection", "classifier", "model.")) else None
+    part = config if config.get("vision_config") is None else config.get(name or "text_config")
+    assert isinstance(part, ModelConfig)
+    module, _, tensor = path.rpartition(".")
+    last = module.rpartition(".")[2]
+    if tensor != "weight":
+        return None
+    factor, dim = (float(cast(float, part.get(key, 1.0))) for key in ("initializer_factor", "hidden_size"))
+    deep = (2 * cast(int, part.num_hidden_layers)) ** -0.5
+    if (last in ("patching", "projection", "positions") and "patches" in path + module) or last == "positions":
+        return part.common.initializer_range * factor
+    stds = {"embed_tokens": 0.02, "embed_positions": 0.02, "fc1": (2 * dim) ** -0.5, "fc2": dim**-0.5 * deep}
+    stds |= dict.fromkeys(("q_proj", "k_proj", "v_proj"), dim**-0.5 * deep)
+    wide = ("o_proj", "class_token", "projection", "text_projection", "visual_projection", "classifier")
+    stds |= dict.fromkeys(wide, dim**-0.5)
+    return stds[last] * factor if last in stds else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

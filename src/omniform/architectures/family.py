@@ -9,7 +9,7 @@ from typing import Generic, Literal, Self, TypeVar, cast
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel, family_class, model_class, returned
-from omniform.core.config import Common, ModelConfig
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap, Rule
 
@@ -65,6 +65,10 @@ class Architecture:
     skeleton: type[Model] = Model
 
 
+Begins = Callable[[ModelConfig, str], Beginning | None]
+"""How a family's fresh tensors begin, by the config and what the model calls them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Public:
     """What a family tells the world: the names that the ecosystem knows it by, and its row in README's table.
@@ -102,6 +106,7 @@ class Family:
         architectures: by class name; the first is the base model.
         public: what it tells the world.
         module: the file that its classes are found in.
+        begins: how fresh tensors begin, by the config and their paths; None, or no answer, for the general rule.
         config_class: the class of its configs.
         classes: the class of every architecture, by name.
     """
@@ -111,6 +116,7 @@ class Family:
     architectures: Mapping[str, Architecture]
     public: Public = Public()
     module: str = __name__
+    begins: Begins | None = None
     config_class: type[ModelConfig] = field(init=False, repr=False, compare=False)
     base_class: type[PreTrainedModel] = field(init=False, repr=False, compare=False)
     classes: Mapping[str, type[PreTrainedModel]] = field(init=False, repr=False, compare=False)
@@ -125,6 +131,7 @@ class Family:
             "reader": staticmethod(self.read),
             "usual": self.public.usual,
             "labels": self.public.labels,
+            "begins": None if self.begins is None else staticmethod(self.begins),
         }
         config_class = type(named, (ModelConfig,), body)
         prefix = next(iter(self.prefixes), "model")
@@ -177,6 +184,7 @@ class Builder(Generic[C]):
         self._prefix = prefix
         self._architectures: dict[str, Architecture] = {}
         self._public = Public()
+        self._begins: Begins | None = None
 
     def public(
         self,
@@ -201,6 +209,11 @@ class Builder(Generic[C]):
             usual=usual or {},
             labels=labels,
         )
+        return self
+
+    def begins(self, rule: Begins) -> Builder[C]:
+        """How fresh tensors begin where the general rule does not say; see :class:`Family`."""
+        self._begins = rule
         return self
 
     def base(self, name: str, build: Callable[[C], Model], *also: Task) -> Builder[C]:
@@ -256,7 +269,7 @@ class Builder(Generic[C]):
     def done(self) -> Family:
         """The family. Its classes become names of the file that calls, so that they can be imported and pickled."""
         module = sys._getframe(1).f_globals["__name__"]
-        family = Family(self._model_type, self._read, dict(self._architectures), self._public, module)
+        family = Family(self._model_type, self._read, dict(self._architectures), self._public, module, self._begins)
         vars(sys.modules[module]).update(family.names)
         if module.startswith("omniform.models."):
             vars(sys.modules[module]).setdefault("__path__", [])  # ``modeling_llama`` and its like are found below it

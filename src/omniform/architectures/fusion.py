@@ -13,6 +13,7 @@ from omniform.architectures.decoder import CausalLM, LanguageModel, TextDecoder
 from omniform.architectures.stack import Stepped
 from omniform.architectures.vision import VisionEncoder
 from omniform.core.batch import Item, Span
+from omniform.core.config import Beginning, ModelConfig
 from omniform.core.errors import InputError
 from omniform.core.host import is_readable
 from omniform.core.outputs import BaseModelOutput
@@ -59,6 +60,22 @@ class LayerFeatures:
     def length(self, tower: VisionEncoder, pixel_values: Tensor) -> int:
         """How many features each of some pictures has. Shape: [N, channels, height, width]."""
         return tower.tokens(pixel_values) - self.skip
+
+
+def parted_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Each part begins as its own family's models do."""
+    inner = path.removeprefix("model.")
+    parts = {"language_model.": "text_config", "lm_head.": "text_config", "vision_tower.": "vision_config"}
+    found = next(((key, start) for start, key in parts.items() if inner.startswith(start)), None)
+    if found is None and "initializer_range" in config.raw:
+        return None
+    part = config.get(found[0] if found is not None else "text_config")
+    assert isinstance(part, ModelConfig)
+    if found is None:
+        return part.common.initializer_range
+    rest = inner if inner.startswith("lm_head.") else inner.removeprefix(found[1])
+    how = part.beginning(rest)
+    return part.common.initializer_range if how is None else how
 
 
 class VisionLanguage(LanguageModel):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, GatedMLP
 from omniform.blocks.rotary import RoundedRotary
 from omniform.core import rules
+from omniform.core.config import Beginning, ModelConfig
 from omniform.core.context import StepContext
 from omniform.core.reader import ConfigReader
+from omniform.weights.init import truncated
 from omniform.weights.keymap import Rule
 from omniform.weights.links import split
 
@@ -179,6 +181,20 @@ STACK_KEYS: Mapping[str, Rule] = {
     "norm": "final_norm",
 }
 """Where this line keeps the weights of its stacks."""
+
+
+def modern_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Truncated normal distributions; smaller ones for what writes onto the residual stream, and for heads."""
+    module, _, tensor = path.rpartition(".")
+    last = module.rpartition(".")[2]
+    std, dim = config.common.initializer_range, float(cast(int, config.hidden_size))
+    deep = std * (2 * cast(int, config.num_hidden_layers)) ** -0.5
+    stds = dict.fromkeys(("embed_tokens", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), std)
+    stds |= dict.fromkeys(("o_proj", "down_proj", "dense"), deep)
+    stds["decoder"] = deep if path.startswith("lm_head") else dim**-0.5
+    if tensor != "weight" or last not in stds:
+        return None
+    return truncated(stds[last], float(cast(float, config.get("initializer_cutoff_factor", 3.0) or 3.0)))
 
 
 def scored(ours: str, projection: str, scores: str) -> dict[str, str]:

@@ -110,7 +110,7 @@ class PreTrainedModel(Surface):
             with torch.inference_mode(False):
                 allocate(self, torch.get_default_dtype(), where)
                 if fresh:
-                    initialise(self, config.common.initializer_range)
+                    initialise(self, config.common.initializer_range, None, config.beginning)
 
     def _become(self, built: Model) -> None:
         self.__dict__.update(built.__dict__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 from torch import nn
 
@@ -20,11 +20,26 @@ from omniform.blocks.mlp import ACTIVATIONS, MLP, GatedMLP, WideLinear
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.relative import BucketedBias
 from omniform.blocks.scores import Scores
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.errors import nearest
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule
 from omniform.weights.keymap import KeyMap
+
+
+def t5_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """T5 does not scale its scores, so its queries begin small (Mesh TensorFlow's rule)."""
+    module, _, tensor = path.rpartition(".")
+    last = module.rpartition(".")[2]
+    if tensor != "weight":
+        return None
+    keys = ("initializer_factor", "d_model", "d_kv", "num_heads", "d_ff")
+    factor, dim, head, heads, hidden = (float(cast(float, config.get(key, 1))) for key in keys)
+    wide = {"embed_tokens": 1.0, "lm_head": 1.0, "classifier": 1.0, "q_proj": (dim * head) ** -0.5}
+    deep = {"o_proj": (heads * head) ** -0.5, "fc2": hidden**-0.5, "down_proj": hidden**-0.5}
+    plain = ("k_proj", "v_proj", "bias", "fc1", "gate_proj", "up_proj", "dense", "out_proj", "qa_outputs")
+    std = {**wide, **deep, **dict.fromkeys(plain, dim**-0.5)}.get(last)
+    return (lambda x: x.fill_(factor)) if std is None else factor * std
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +268,7 @@ def biased_family(
             row=row,
             usual={"is_encoder_decoder": True, "initializer_factor": 1.0},
         )
+        .begins(t5_beginning)
         .base(f"{name}Model", BiasedText.model)
         .head(f"{name}ForConditionalGeneration", "seq2seq-lm", BiasedText.seq2seq_lm, prefix="")
         .head(f"{name}ForQuestionAnswering", "question-answering", heads.question_answerer, prefix="")

@@ -18,11 +18,12 @@ from omniform.blocks.layers import MixerLayer, WideMixerLayer, run, surviving
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.norms import GateFirstRMSNorm, GateLastRMSNorm, RMSNorm
 from omniform.blocks.state_space import Gated, StateSpaceMixer
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.context import StepContext
 from omniform.core.outputs import RecurrentCausalLMOutput, RecurrentModelOutput
 from omniform.core.reader import ConfigReader
 from omniform.core.state import DenseState
+from omniform.weights.init import normal
 from omniform.weights.keymap import KeyMap, Rule
 
 M = TypeVar("M", bound=StateSpaceMixer)
@@ -93,6 +94,11 @@ class RecurrentCausalLM(CausalLM):
             cache_params=out.cache_params,
             hidden_states=out.hidden_states,
         )
+
+
+def plain_conv(config: ModelConfig, path: str) -> Beginning | None:
+    """Short convolutions begin as matrices do."""
+    return normal(config.common.initializer_range) if path.endswith("conv1d.weight") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,10 @@ class WideLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(shape))
         self.eps = eps
 
+    def reset(self, std: float) -> None:
+        """A fresh norm changes nothing."""
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)

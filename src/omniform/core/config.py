@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Self, Unpack, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from omniform.core.auto_class import AutoNamed
 from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS, PerLayer
@@ -36,6 +37,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+Beginning = float | Callable[[Tensor], object]
+"""How a fresh tensor begins: the standard deviation of the usual distribution, or what fills it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +168,9 @@ class ModelConfig(AutoNamed, PushToHub):
     labels: ClassVar[int] = 2
     """How many classes a head tells apart where the config does not say."""
 
+    begins: ClassVar[Callable[[ModelConfig, str], Beginning | None] | None] = None
+    """How tensors of this family begin, by their paths, where the general rule does not say."""
+
     raw: dict[str, object]
     spec: object
     common: Common
@@ -281,6 +289,11 @@ class ModelConfig(AutoNamed, PushToHub):
     @name_or_path.setter
     def name_or_path(self, name: str) -> None:
         self.__dict__["_notes"]["_name_or_path"] = name
+
+    def beginning(self, path: str) -> Beginning | None:
+        """How a fresh tensor begins, if not by the general rule; ``path``: what the model calls it."""
+        rule = type(self).begins
+        return None if rule is None else rule(self, path)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> ModelConfig:
         """The part that reads text; the config itself where all of it does.

@@ -10,7 +10,7 @@ from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.decoder_family import DecoderHeads, decoder_family
 from omniform.architectures.losses import share_of
 from omniform.architectures.parts import GatedText
-from omniform.architectures.state_space import HybridHeads
+from omniform.architectures.state_space import HybridHeads, plain_conv
 from omniform.blocks.rotary import Rotary
 from omniform.blocks.state_space import StateSpaceMixer
 from omniform.core.config import Common
@@ -110,4 +110,4 @@ def keys(c: Config) -> KeyMap:
 FAMILY = decoder_family(
     "bamba", "Bamba", read, build, keys, tokenizer="PreTrainedTokenizerFast", classified=(), answers=None,
     causal_lm=causal_lm,
-).done()  # fmt: skip
+).begins(plain_conv).done()  # fmt: skip

@@ -13,6 +13,7 @@ from omniform.architectures.dual_family import (
     VISION_KEYS,
     TextSide,
     VisionSide,
+    clip_beginning,
 )
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier, mean_of_patches
@@ -64,6 +65,7 @@ def classifier(c: Config, common: Common) -> SequenceClassifier:
 TEXT = (
     Builder("clip_text_model", TextSide.read, TEXT_KEYS | NO_VISION, prefix="text_model")
     .public(config="CLIPTextConfig", tokenizer="CLIPTokenizer", usual={"initializer_factor": 1.0})
+    .begins(clip_beginning)
     .base("CLIPTextModel", TextSide.model, "text-encoding")
     .head("CLIPTextModelWithProjection", "text-embedding", TextSide.embedder, {"projection": "text_projection"})
     .done()
@@ -71,6 +73,7 @@ TEXT = (
 VISION = (
     Builder("clip_vision_model", VisionSide.read, VISION_KEYS | NO_TEXT, prefix="vision_model")
     .public(config="CLIPVisionConfig", image_processor="CLIPImageProcessor", usual={"initializer_factor": 1.0})
+    .begins(clip_beginning)
     .base("CLIPVisionModel", VisionSide.model)
     .head("CLIPVisionModelWithProjection", "image-embedding", VisionSide.embedder, {"projection": "visual_projection"})
     .done()
@@ -85,6 +88,7 @@ FAMILY = (
         row="both towers, zero-shot image classification, image classification, projections",
         usual={"initializer_factor": 1.0},
     )
+    .begins(clip_beginning)
     .base("CLIPModel", both_towers, "zero-shot-image-classification")
     .architecture(
         "CLIPForImageClassification",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -22,7 +23,7 @@ from omniform.architectures.segmenter import MASK_HEAD_KEYS, AttentionMap, MaskH
 from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
 from omniform.blocks.resnet import ResNet
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
@@ -145,6 +146,17 @@ def segmenter_keys(c: Config) -> KeyMap:
     return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD_KEYS, aliases, modules=modules)
 
 
+def beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """The parts that draw outlines, and places on two axes, have distributions of their own."""
+    if path.endswith(("row_embeddings.weight", "column_embeddings.weight")):
+        return nn.init.uniform_
+    if path.startswith("mask_head.") and path.endswith(".weight"):
+        return lambda x: nn.init.kaiming_uniform_(x, a=1) if x.dim() == 4 else x.fill_(1.0)
+    if path.startswith("bbox_attention.") and path.endswith(".weight"):
+        return lambda x: nn.init.xavier_uniform_(x, gain=float(cast(float, config.get("init_xavier_std", 1.0))))
+    return None
+
+
 FAMILY = (
     Builder("detr", read, keys, prefix="model")
     .public(
@@ -159,6 +171,7 @@ FAMILY = (
             "decoder_layerdrop": 0.0,
         },
     )
+    .begins(beginning)
     .base("DetrModel", build)
     .head("DetrForObjectDetection", "object-detection", object_detector)
     .architecture("DetrForSegmentation", ("image-segmentation",), segmenter, segmenter_keys, prefix="detr")

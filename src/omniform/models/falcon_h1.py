@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import GatedText
-from omniform.architectures.state_space import HybridHeads
+from omniform.architectures.state_space import HybridHeads, plain_conv
 from omniform.blocks.embeddings import ScaledEmbedding
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.layers import Layer, Norm
@@ -156,4 +156,4 @@ KEYS = KeyMap(
 FAMILY = decoder_family(
     "falcon_h1", "FalconH1", read, build, KEYS, tokenizer="PreTrainedTokenizerFast", classified=(), answers=None,
     adjust=lambda c: Factor(c.logits),
-).done()  # fmt: skip
+).begins(plain_conv).done()  # fmt: skip

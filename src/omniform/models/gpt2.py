@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -15,7 +16,7 @@ from omniform.blocks.attention import CrossAttention
 from omniform.blocks.embeddings import GPTEmbeddings, PositionTable, twin
 from omniform.blocks.layers import CrossPreNorm, PreNorm
 from omniform.blocks.scores import Scores
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
 from omniform.weights.keymap import KeyMap
@@ -102,6 +103,13 @@ KEYS = KeyMap(
 )
 SCORE = {"classifier": "score"}
 
+
+def residual_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """What writes onto the residual stream begins the smaller, the more layers there are (GPT-2's report, 2.3)."""
+    writes = path.endswith(("self_attn.o_proj.weight", "mlp.fc2.weight"))
+    return config.common.initializer_range * (2 * cast(int, config.num_hidden_layers)) ** -0.5 if writes else None
+
+
 FAMILY = (
     Builder("gpt2", read, KEYS, prefix="transformer")
     .public(
@@ -110,6 +118,7 @@ FAMILY = (
         row="causal LM, double heads, sequence and token classification, question answering",
         usual={"reorder_and_upcast_attn": False},
     )
+    .begins(residual_beginning)
     .base("GPT2Model", build)
     .head("GPT2LMHeadModel", "causal-lm", heads.causal_lm)
     .head("GPT2DoubleHeadsModel", "multiple-choice", double_heads)

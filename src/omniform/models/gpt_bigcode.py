@@ -15,6 +15,7 @@ from omniform.blocks.layers import PreNorm
 from omniform.blocks.scores import Scores
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal
+from omniform.models.gpt2 import residual_beginning
 from omniform.weights.keymap import KeyMap
 
 
@@ -88,6 +89,7 @@ FAMILY = (
         row="causal LM, sequence and token classification",
         usual={"attention_softmax_in_fp32": True, "scale_attention_softmax_in_fp32": True},
     )
+    .begins(residual_beginning)
     .base("GPTBigCodeModel", build)
     .head("GPTBigCodeForCausalLM", "causal-lm", heads.causal_lm)
     .head("GPTBigCodeForSequenceClassification", "sequence-classification", heads.sequence_classifier, SCORE)

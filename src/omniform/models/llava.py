@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
-from omniform.architectures.fusion import LayerFeatures, VisionLanguage, VisionLanguageLM
+from omniform.architectures.fusion import LayerFeatures, VisionLanguage, VisionLanguageLM, parted_beginning
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.config import Common
@@ -129,6 +129,7 @@ FAMILY = (
         row="image and text to text",
         usual={"image_seq_length": 576},
     )
+    .begins(parted_beginning)
     .base("LlavaModel", build)
     .architecture(
         "LlavaForConditionalGeneration",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
 from omniform.architectures.state_space import RecurrentDecoder, RecurrentText, recurrent_family
-from omniform.blocks.state_space import SelectiveMixer
+from omniform.blocks.state_space import SelectiveMixer, fresh_steps
+from omniform.core.config import Beginning, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import Rule
 
@@ -54,4 +56,19 @@ def build(c: Config) -> RecurrentDecoder:
 
 RULES: dict[str, Rule] = {"layers.{i}.mixer.recurrence": "layers.{i}.mixer"}
 
-FAMILY = recurrent_family("mamba", "Mamba", read, build, RULES).done()
+
+def beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Steps of time are evenly spread over their logarithms, and what is made of a token changes them little."""
+    if path.endswith("dt_proj.bias"):
+        least, most, floor = (
+            float(cast(float, config.get(f"time_step_{key}", usual)))
+            for key, usual in (("min", 0.001), ("max", 0.1), ("floor", 1e-4))
+        )
+        return lambda x: fresh_steps(x, least, most, floor)
+    if path.endswith("dt_proj.weight"):
+        scale = float(cast(float, config.get("time_step_scale", 1.0)))
+        return lambda x: x.uniform_(-scale * x.shape[1] ** -0.5, scale * x.shape[1] ** -0.5)
+    return None
+
+
+FAMILY = recurrent_family("mamba", "Mamba", read, build, RULES).begins(beginning).done()

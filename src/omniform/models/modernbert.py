@@ -16,7 +16,7 @@ from omniform.architectures.heads import (
     first_token,
     mean_of_real,
 )
-from omniform.architectures.modern_text import FULL, SLIDING, STACK_KEYS, ModernText, scored
+from omniform.architectures.modern_text import FULL, SLIDING, STACK_KEYS, ModernText, modern_beginning, scored
 from omniform.architectures.scoring import ScoringHead
 from omniform.architectures.stack import TextEncoder
 from omniform.architectures.unpadded import Unpadded, UnpaddedEncoder
@@ -125,6 +125,7 @@ FAMILY = (
         tokenizer="PreTrainedTokenizerFast",
         row="masked LM, sequence and token classification, multiple choice, question answering",
     )
+    .begins(modern_beginning)
     .base("ModernBertModel", build)
     .head("ModernBertForMaskedLM", "masked-lm", masked_lm, WORDS)
     .head("ModernBertForSequenceClassification", "sequence-classification", sequence_classifier, CLASSES)

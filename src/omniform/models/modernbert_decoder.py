@@ -7,7 +7,7 @@ from torch import nn
 from omniform.architectures.decoder import CausalLM, TextDecoder
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import LastToken, SequenceClassifier
-from omniform.architectures.modern_text import FULL, SLIDING, STACK_KEYS, ModernText, scored
+from omniform.architectures.modern_text import FULL, SLIDING, STACK_KEYS, ModernText, modern_beginning, scored
 from omniform.architectures.parts import causal
 from omniform.architectures.scoring import ScoringHead
 from omniform.core.config import Common
@@ -59,6 +59,7 @@ FAMILY = (
         tokenizer="PreTrainedTokenizerFast",
         row="causal LM, sequence classification",
     )
+    .begins(modern_beginning)
     .base("ModernBertDecoderModel", build)
     .head("ModernBertDecoderForCausalLM", "causal-lm", causal_lm, scored("lm_head", "lm_head", "decoder"))
     .head("ModernBertDecoderForSequenceClassification", "sequence-classification", sequence_classifier, CLASSES)

@@ -10,6 +10,7 @@ from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.decoder_family import decoder_family
 from omniform.architectures.parts import ZeroCentredText
 from omniform.architectures.routed import Routing, expert_keys, read_sparse, routed_writer
+from omniform.architectures.state_space import plain_conv
 from omniform.blocks.attention import Attention
 from omniform.blocks.mlp import GatedMLP
 from omniform.blocks.moe import Experts, RoutedPreNorm, SharedMoE, SoftmaxTop
@@ -127,6 +128,8 @@ def keys(c: Config) -> KeyMap:
     return KeyMap(rules, ignored=(r"^mtp\.",)) | expert_keys(c.routing.experts)
 
 
-FAMILY = decoder_family(
-    "qwen3_next", "Qwen3Next", read, build, keys, answers="transformer", causal_lm=routed_writer(build)
-).done()
+FAMILY = (
+    decoder_family("qwen3_next", "Qwen3Next", read, build, keys, answers="transformer", causal_lm=routed_writer(build))
+    .begins(plain_conv)
+    .done()
+)

@@ -39,6 +39,7 @@ def read(r: ConfigReader) -> Config:
         r, NAMES, vocab_size=49152, dim=3072, hidden=12288, layers=30, heads=24, kv_heads=2, act="gelu_pytorch_tanh",
         max_positions=4096, tie=True, bos=50256, eos=50256,
     )  # fmt: skip
+    r.number("initializer_range", 0.018042)  # of a fresh model
     # What the releases say besides: names that are not meant, and rounding.
     r.inert("activation_function", "layer_norm_epsilon")
     r.inert("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
