@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -19,6 +20,7 @@ from omniform.core import recompute
 from omniform.core.errors import InputError, UnknownArgumentError
 from omniform.train.batch_size import MemorySpentError, find_executable_batch_size
 from omniform.train.dry import kept_for_backward
+from omniform.train.guard import LossError
 
 
 @pytest.fixture(autouse=True)
@@ -297,7 +299,10 @@ def their_curve(kind, saved, tmp_path, steps, **changes):
     return curve(trainer)
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "t5", "vit", "whisper", "llava"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit", "whisper")]
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "t5", "llava", *SLOW])
 def test_bfloat16_as_the_reference(kind, saved, tmp_path):
     theirs = their_curve(kind, saved, tmp_path, 3, bf16=True)
     seen = Types()
@@ -504,3 +509,64 @@ def test_memory_that_runs_out_in_an_evaluation(error, tmp_path):
     with pytest.raises(InputError, match="per_device_eval_batch_size"):
         trainer.train()
     assert trainer._train_batch_size == 2
+
+
+# -- the guard ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_step", [1, 2])
+def test_the_state_before_a_loss_that_is_no_number_is_kept(per_step, saved, tmp_path):
+    """Whoever goes on from it leaves out the batches of the step that was not taken, or would be stopped again."""
+    spoilt, weights, read = [True], {}, []
+
+    def loss(outputs, labels, num_items_in_batch):
+        bad = spoilt[0] and outputs.logits.requires_grad and weights.get("steps") == 2
+        total = nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return total * (math.nan if bad else 1)
+
+    class Watches(omniform.TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            weights["steps"] = state.global_step
+            weights[state.global_step] = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    def collate(rows):
+        read.append([row["number"] for row in rows])
+        return {name: torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+    def trainer_of():
+        saves = {"save_strategy": "steps", "save_steps": 50, "gradient_accumulation_steps": per_step}
+        args = arguments(tmp_path, max_steps=5, remove_unused_columns=False, **saves)
+        rows = [{**row, "number": number} for number, row in enumerate(KINDS["llama"].rows(24))]
+        given = {"train_dataset": rows, "data_collator": collate, "callbacks": [Watches]}
+        return omniform.Trainer(model=KINDS["llama"].ours(saved("llama")), args=args, compute_loss_func=loss, **given)
+
+    with pytest.raises(LossError) as caught:
+        trainer_of().train()
+    error = caught.value
+    bad = list(itertools.chain(*read[2 * per_step : 3 * per_step]))
+    assert error.step == 3 and list(error.examples) == bad
+    assert error.checkpoint == str(tmp_path / "out" / "checkpoint-2") and error.checkpoint in str(error)
+    kept = omniform.AutoModelForCausalLM.from_pretrained(error.checkpoint)
+    assert all(torch.equal(tensor, weights[2][name]) for name, tensor in kept.named_parameters())
+    spoilt[0] = False
+    read.clear()
+    again = trainer_of()
+    again.train(resume_from_checkpoint=error.checkpoint)
+    assert again.state.global_step == 5 and not set(bad) & set(itertools.chain(*read[: 3 * per_step]))
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [0, None])
+def test_gradients_that_are_not_cut(most, saved, tmp_path):
+    trainer = trained("llama", saved, tmp_path, max_grad_norm=most, torch_empty_cache_steps=1, optim="sgd")
+    assert all(norm > 1 for norm in curve(trainer)[1])
+
+
+def test_a_config_says_whether_state_is_kept(saved, tmp_path):
+    for wanted in (False, True):
+        model = KINDS["llama"].ours(saved("llama"))
+        omniform.Trainer(model=model, args=arguments(tmp_path, use_cache=wanted))
+        assert model.config.use_cache is wanted
+    assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False).shape == (1, 5)

@@ -93,8 +93,8 @@ def count_items(trainer: Trainer, batches: Sequence[Mapping[str, object]], devic
 
 
 def _items_of(model: nn.Module, batch: Mapping[str, object]) -> Items:
-    if isinstance(model, CountsLoss):
-        return model.loss_items(batch)
+    if issubclass(type(model), CountsLoss):  # asked of classes, it is remembered
+        return cast(CountsLoss, model).loss_items(batch)
     shifted, labels = batch.get("shift_labels"), batch.get("labels")
     if isinstance(shifted, Tensor):
         return shifted.ne(IGNORED).sum()

@@ -110,7 +110,7 @@ def check(trainer: Trainer, run: Run, epoch: int, read: int, count: int) -> None
 
 def _remedy(trainer: Trainer, run: Run, examples: Sequence[int], kept: str | None) -> str:
     which = f" Look at the examples {listed(examples)} of the training set." if examples else ""
-    where = "" if kept is None else f" The state before it is {kept}."
+    where = "" if kept is None else f" The state before it is {kept}: whoever goes on from there leaves the step out."
     return f"The weights are as they were before this step.{where}{which} remove_callback(LossGuard) lets it go on."
 
 
@@ -120,6 +120,7 @@ def _kept(trainer: Trainer, run: Run) -> str | None:
         return None
     try:
         trainer._save_checkpoint(run.model, run.trial)
+        trainer._finish_writing()  # nobody else waits for it after an error
     except OSError as error:
         logger.warning("The state before the step cannot be written: %s", error)
         return None

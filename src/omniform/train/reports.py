@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +84,12 @@ def operations(trainer: Trainer, inputs: Mapping[str, object]) -> int:
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
     """
     tokens = inputs.get(main_input(trainer.model))
-    if not isinstance(tokens, Tensor) or not isinstance(trainer.model, CountsParameters):
+    if not isinstance(tokens, Tensor):
         return 0
     if trainer._counted is None or trainer._counted[0] is not trainer.model:
-        trainer._counted = (trainer.model, trainer.model.num_parameters(exclude_embeddings=True))
+        counts = isinstance(trainer.model, CountsParameters)
+        size = cast(CountsParameters, trainer.model).num_parameters(exclude_embeddings=True) if counts else 0
+        trainer._counted = (trainer.model, size)
     return 6 * tokens.numel() * trainer._counted[1]
 
 

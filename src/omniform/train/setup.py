@@ -83,6 +83,9 @@ def place(trainer: Trainer) -> None:
     trainer.place_model_on_device = not (elsewhere or later) if asked is None else asked
     if trainer.place_model_on_device:
         trainer._move_model_to_device(model, args.device)
+    inner = without_adapters(model)
+    if isinstance(inner, Model):
+        inner.config.update({"use_cache": args.use_cache})
 
 
 def move(trainer: Trainer, model: nn.Module, device: torch.device) -> None:

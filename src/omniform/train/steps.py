@@ -275,8 +275,9 @@ def set_mode(trainer: Trainer, train: bool) -> None:
     """``Trainer.optimizer_mode``: tell an optimizer that keeps several sets of weights which are wanted now."""
     optimizer = trainer.optimizer
     inner = vars(optimizer).get("optimizer", optimizer) if optimizer is not None else None  # accelerate's
-    if isinstance(inner, HasModes):
-        inner.train() if train else inner.eval()
+    if issubclass(type(inner), HasModes):  # asked of classes, it is remembered
+        modes = cast(HasModes, inner)
+        modes.train() if train else modes.eval()
 
 
 def prepare_inputs(trainer: Trainer, inputs: Inputs) -> Inputs:
