@@ -322,7 +322,7 @@ def test_fresh_model_starts_from_the_configured_scale():
     config = omniform.AutoConfig.for_model("clip", logit_scale_init_value=1.25, text_config=TEXT, vision_config=VISION)
     model = AutoModel.from_config(config)
     assert model.logit_scale.item() == 1.25
-    assert 0.01 < model.vision_model.class_token.weight.std() < 0.05
+    assert 0.08 < model.vision_model.class_token.weight.std() < 0.3  # its width to the power of -1/2
 
 
 @pytest.mark.parametrize(
