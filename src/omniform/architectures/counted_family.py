@@ -63,7 +63,7 @@ class CountedText:
         """The encoder without a head, or the decoder, if it is one."""
         text = self.text
         embeddings = CountedEmbeddings(
-            embed_positions=PositionTable(text.max_positions, text.dim),
+            embed_positions=PositionTable(text.max_positions, text.dim, padding=self.padding),
             embed_token_types=nn.Embedding(text.token_types, text.dim),
             norm=text.first(),
             dropout=text.dropout,

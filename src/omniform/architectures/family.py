@@ -43,6 +43,9 @@ Task = Literal[
 ]
 """What an architecture does; each Auto class asks for one."""
 
+Padding = Literal["fixed", "learned"]
+"""What training does to the vector of the padding token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -82,6 +85,8 @@ class Public:
         feature_extractor: class name of its feature extractor.
         processor: class name of its processor.
         row: what its models do, in README's words; empty for a part of another family, which has no row.
+        padding: what training does to the padding token's vector where it is read: ``fixed`` leaves it as it is, as
+            tables with a ``padding_idx`` do.
         usual: attributes that the ecosystem reads of its configs and that its maths has no use for, with their values.
         labels: how many classes a head tells apart where the config does not say.
     """
@@ -92,6 +97,7 @@ class Public:
     feature_extractor: str = ""
     processor: str = ""
     row: str = ""
+    padding: Padding = "fixed"
     usual: Mapping[str, object] = field(default_factory=dict)
     labels: int = 2
 
@@ -132,6 +138,7 @@ class Family:
             "usual": self.public.usual,
             "labels": self.public.labels,
             "begins": None if self.begins is None else staticmethod(self.begins),
+            "learns_padding": self.public.padding == "learned",
         }
         config_class = type(named, (ModelConfig,), body)
         prefix = next(iter(self.prefixes), "model")
@@ -195,6 +202,7 @@ class Builder(Generic[C]):
         feature_extractor: str = "",
         processor: str = "",
         row: str = "",
+        padding: Padding = "fixed",
         usual: Mapping[str, object] | None = None,
         labels: int = 2,
     ) -> Self:
@@ -206,6 +214,7 @@ class Builder(Generic[C]):
             feature_extractor=feature_extractor,
             processor=processor,
             row=row,
+            padding=padding,
             usual=usual or {},
             labels=labels,
         )

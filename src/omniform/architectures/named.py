@@ -101,6 +101,7 @@ class PreTrainedModel(Surface):
                 module.slot = StatefulModule.slot
         number_mixers(self.keeper())
         self.bind(origin_of(kind, config))
+        _fix_padding(self, config.get_text_config())
         _name_inner(self, place.family, config)
         spell_out(self)
         self._speak_both()
@@ -365,6 +366,17 @@ def origin_of(kind: type[PreTrainedModel], config: ModelConfig, name_or_path: st
     place = kind.place
     parts = _ad_hoc(kind, config) if place is None else (place.family, place.architecture)
     return Origin(config, *parts, name_or_path)
+
+
+def _fix_padding(model: nn.Module, config: ModelConfig) -> None:
+    """Keep the padding token's vector out of training where it is read, as the family's checkpoints were trained."""
+    token = config.common.pad_token_id
+    if token is None or type(config).learns_padding:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "embed_tokens":
+            rows = module.num_embeddings
+            module.padding_idx = token % rows if -rows <= token < rows else None
 
 
 def _name_inner(model: Model, family: Family, config: ModelConfig) -> None:

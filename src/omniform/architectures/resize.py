@@ -54,6 +54,8 @@ def table_to(model: nn.Module, table: nn.Embedding, weight: nn.Parameter) -> Non
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight is weight:
             module.num_embeddings = weight.shape[0]
+            if module.padding_idx is not None and module.padding_idx >= weight.shape[0]:
+                module.padding_idx = None
 
 
 def head_to(model: nn.Module, head: nn.Linear, table: nn.Embedding, rows: int, std: float | None) -> None:

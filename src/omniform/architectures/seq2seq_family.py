@@ -264,6 +264,7 @@ def biased_family(
         Builder(model_type, read, KEYS, prefix=base)
         .public(
             config=f"{name}Config",
+            padding="learned",
             tokenizer=tokenizer,
             row=row,
             usual={"is_encoder_decoder": True, "initializer_factor": 1.0},

@@ -266,7 +266,7 @@ def recurrent_family(
     keys = KeyMap({"embed_tokens": "embeddings", "norm": "norm_f", **(rules or {})}, aliases=first)
     return (
         Builder(model_type, read, keys, prefix="backbone")
-        .public(config=f"{name}Config", tokenizer="GPTNeoXTokenizer", row="causal LM")
+        .public(config=f"{name}Config", padding="learned", tokenizer="GPTNeoXTokenizer", row="causal LM")
         .base(f"{name}Model", build)
         .head(f"{name}ForCausalLM", "causal-lm", causal_lm)
     )

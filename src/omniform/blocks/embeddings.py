@@ -44,10 +44,12 @@ class PositionTable(nn.Embedding):
         positions: how many positions there are.
         dim: width of a vector.
         offset: how many rows of the table come before position 0 (OPT, BART).
+        padding: the row that padding gets, which training leaves as it is; None where there is none.
     """
 
-    def __init__(self, positions: int, dim: int, *, offset: int = 0) -> None:
+    def __init__(self, positions: int, dim: int, *, offset: int = 0, padding: int | None = None) -> None:
         super().__init__(positions + offset, dim)
+        self.padding_idx = padding
         self.offset = offset
 
     @property

@@ -163,6 +163,7 @@ class ModelConfig(AutoNamed, PushToHub):
     reader: ClassVar[Callable[[ConfigReader], object]] = staticmethod(_anything)
     """Turns the raw mapping into the family's typed config."""
     usual: ClassVar[Mapping[str, object]] = {}
+    learns_padding: ClassVar[bool] = True
     """Attributes that the ecosystem reads of this family's configs, and that its maths has no use for."""
 
     labels: ClassVar[int] = 2

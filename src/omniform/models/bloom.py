@@ -87,6 +87,7 @@ FAMILY = (
     Builder("bloom", read, keys, prefix="transformer")
     .public(
         config="BloomConfig",
+        padding="learned",
         tokenizer="PreTrainedTokenizerFast",
         row="causal LM, sequence and token classification, question answering",
         usual={"pretraining_tp": 1, "slow_but_exact": False},

@@ -64,7 +64,7 @@ def classifier(c: Config, common: Common) -> SequenceClassifier:
 
 TEXT = (
     Builder("clip_text_model", TextSide.read, TEXT_KEYS | NO_VISION, prefix="text_model")
-    .public(config="CLIPTextConfig", tokenizer="CLIPTokenizer", usual={"initializer_factor": 1.0})
+    .public(config="CLIPTextConfig", padding="learned", tokenizer="CLIPTokenizer", usual={"initializer_factor": 1.0})
     .begins(clip_beginning)
     .base("CLIPTextModel", TextSide.model, "text-encoding")
     .head("CLIPTextModelWithProjection", "text-embedding", TextSide.embedder, {"projection": "text_projection"})
@@ -82,6 +82,7 @@ FAMILY = (
     Builder("clip", read, BOTH_KEYS, prefix="clip")
     .public(
         config="CLIPConfig",
+        padding="learned",
         tokenizer="CLIPTokenizer",
         image_processor="CLIPImageProcessor",
         processor="CLIPProcessor",

@@ -29,7 +29,9 @@ def keys(c: gptj.Config) -> KeyMap:
 
 FAMILY = (
     Builder("codegen", read, keys, prefix="transformer")
-    .public(config="CodeGenConfig", tokenizer="GPT2Tokenizer", row="causal LM", usual={"n_ctx": 2048})
+    .public(
+        config="CodeGenConfig", padding="learned", tokenizer="GPT2Tokenizer", row="causal LM", usual={"n_ctx": 2048}
+    )
     .base("CodeGenModel", gptj.build)
     .head("CodeGenForCausalLM", "causal-lm", gptj.heads.causal_lm)
     .done()

@@ -106,6 +106,7 @@ FAMILY = (
     Builder("falcon", read, keys, prefix="transformer")
     .public(
         config="FalconConfig",
+        padding="learned",
         tokenizer="PreTrainedTokenizerFast",
         row="causal LM, sequence and token classification, question answering",
     )

@@ -114,6 +114,7 @@ FAMILY = (
     Builder("gpt2", read, KEYS, prefix="transformer")
     .public(
         config="GPT2Config",
+        padding="learned",
         tokenizer="GPT2Tokenizer",
         row="causal LM, double heads, sequence and token classification, question answering",
         usual={"reorder_and_upcast_attn": False},

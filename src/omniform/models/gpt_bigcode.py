@@ -85,6 +85,7 @@ FAMILY = (
     Builder("gpt_bigcode", read, keys, prefix="transformer")
     .public(
         config="GPTBigCodeConfig",
+        padding="learned",
         tokenizer="PreTrainedTokenizerFast",
         row="causal LM, sequence and token classification",
         usual={"attention_softmax_in_fp32": True, "scale_attention_softmax_in_fp32": True},

@@ -101,6 +101,7 @@ FAMILY = (
     Builder("gpt_neo", read, KEYS, prefix="transformer")
     .public(
         config="GPTNeoConfig",
+        padding="learned",
         tokenizer="GPT2Tokenizer",
         row="causal LM, sequence and token classification, question answering",
     )

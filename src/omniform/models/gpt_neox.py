@@ -82,6 +82,7 @@ FAMILY = (
     Builder("gpt_neox", read, keys, prefix="gpt_neox")
     .public(
         config="GPTNeoXConfig",
+        padding="learned",
         tokenizer="GPTNeoXTokenizer",
         row="causal LM, sequence and token classification, question answering",
     )

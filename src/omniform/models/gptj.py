@@ -74,6 +74,7 @@ FAMILY = (
     Builder("gptj", read, KEYS, prefix="transformer")
     .public(
         config="GPTJConfig",
+        padding="learned",
         tokenizer="GPT2Tokenizer",
         row="causal LM, sequence classification, question answering",
     )

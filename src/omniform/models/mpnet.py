@@ -38,7 +38,7 @@ class Config(CountedText):
     def stack(self, pooler: nn.Module | None) -> TextStack:
         """The encoder without a head."""
         t = self.text
-        positions = PositionTable(t.max_positions, t.dim)
+        positions = PositionTable(t.max_positions, t.dim, padding=self.padding)
         embeddings = CountedPositions(embed_positions=positions, norm=t.norm(), dropout=t.dropout, padding=self.padding)
         stack, bias = t.stack(embeddings, pooler), DistanceBias(self.buckets, t.heads, max_distance=128, two_sided=True)
         for layer in stack.layers:

@@ -84,7 +84,10 @@ SCORE = {"classifier": "score"}
 FAMILY = (
     Builder("openai-gpt", read, KEYS, prefix="transformer")
     .public(
-        config="OpenAIGPTConfig", tokenizer="OpenAIGPTTokenizer", row="causal LM, double heads, sequence classification"
+        config="OpenAIGPTConfig",
+        padding="learned",
+        tokenizer="OpenAIGPTTokenizer",
+        row="causal LM, double heads, sequence classification",
     )
     .base("OpenAIGPTModel", build)
     .head("OpenAIGPTLMHeadModel", "causal-lm", heads.causal_lm)
