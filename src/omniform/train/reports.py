@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.errors import UnknownNameError, listed
-from omniform.train.metrics import speed_metrics
+from omniform.train.metrics import print_metrics, speed_metrics
 from omniform.train.values import Trial
 from omniform.train.wrapped import main_input
 
@@ -23,6 +23,12 @@ class CountsParameters(Protocol):
     """A model that can say how large it is."""
 
     def num_parameters(self, *, exclude_embeddings: bool) -> int: ...
+
+
+def log_metrics(trainer: Trainer, split: str, metrics: Mapping[str, object]) -> None:
+    """Print metrics as a table, in the main process."""
+    if trainer.is_world_process_zero():
+        print_metrics(split, metrics)
 
 
 def after_step(

@@ -141,6 +141,16 @@ class Search:
     objective: float | list[float] | None = None
 
 
+def backend_of(trainer: Trainer) -> HPSearchBackend | None:
+    """``Trainer.hp_search_backend``: what the search under way is led by; None where there is none."""
+    return None if trainer.search is None else trainer.search.name
+
+
+def namer_of(trainer: Trainer) -> Callable[..., str] | None:
+    """``Trainer.hp_name``: what names the folders of the search under way."""
+    return None if trainer.search is None else trainer.search.hp_name
+
+
 def hyperparameter_search(
     trainer: Trainer,
     hp_space: Callable[..., dict[str, object]] | None,

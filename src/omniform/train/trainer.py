@@ -41,7 +41,7 @@ from omniform.train.exact import Exact
 from omniform.train.guard import LossGuard
 from omniform.train.just_in_time import JITCheckpointCallback
 from omniform.train.memory import TrainerMemoryTracker
-from omniform.train.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, keep_metrics, print_metrics
+from omniform.train.metrics import EvalLoopOutput, PredictionOutput, TrainOutput, keep_metrics, metrics_format
 from omniform.train.notebook import default_progress
 from omniform.train.optimizer_context import Made
 from omniform.train.optimizers import get_optimizer_cls_and_kwargs
@@ -405,10 +405,9 @@ class Trainer:
             self, hp_space, compute_objective, n_trials, direction, backend, hp_name, kwargs
         )
 
-    def log_metrics(self, split: str, metrics: Mapping[str, object]) -> None:
-        """Print metrics as a table, in the main process."""
-        if self.is_world_process_zero():
-            print_metrics(split, metrics)
+    log_metrics = reports.log_metrics
+    metrics_format = staticmethod(metrics_format)
+    hp_search_backend, hp_name = property(search.backend_of), property(search.namer_of)
 
     def save_metrics(self, split: str, metrics: Mapping[str, object], combined: bool = True) -> None:
         """Write ``{split}_results.json``, and with ``combined`` add to ``all_results.json``, in the main process."""
