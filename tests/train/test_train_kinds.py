@@ -140,7 +140,10 @@ def test_what_does_not_fit(folder, tmp_path):
         ({"model": "gpt2"}, "model.*torch.nn.Module.*gpt2"),
         ({"model_init": lambda trial, more: model}, "model_init.*0 or 1"),
         ({"model_init": lambda: None}, "model_init.*None"),
-        ({"model": omniform.AutoModel.from_pretrained(folder)}, "has no loss.*LlamaModel.*AutoModelFor"),
+        (
+            {"model": omniform.AutoModel.from_pretrained(folder), "train_dataset": [{}]},
+            "has no loss.*LlamaModel.*AutoModelFor",
+        ),
         ({"model": model, "data_collator": 3}, "data_collator.*3"),
         ({"model": model, "optimizers": (optimizer, None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {})}, "two"),
         ({"model_init": lambda: model, "optimizers": (optimizer, None)}, "optimizers and model_init"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
@@ -19,6 +19,7 @@ from omniform.core.errors import InputError, brief
 from omniform.core.logs import get_logger
 from omniform.core.outputs import ModelOutput
 from omniform.train.batch_size import is_out_of_memory
+from omniform.train.data import has_length
 from omniform.train.metrics import (
     Arrays,
     EvalLoopOutput,
@@ -33,6 +34,7 @@ from omniform.train.nested import EvalLoopContainer, find_batch_size, nested_det
 from omniform.train.optimizing import waits_for_metrics
 from omniform.train.reports import watched
 from omniform.train.values import Examples, Inputs, Trial
+from omniform.train.workers import plainly
 from omniform.train.wrapped import main_input
 
 if TYPE_CHECKING:
@@ -165,6 +167,8 @@ def evaluation_loop(
 ) -> EvalLoopOutput:
     """``Trainer.evaluation_loop``: see there."""
     args = trainer.args
+    if has_length(loader) and not len(cast(Sized, loader)):
+        check_examples(trainer, getattr(loader, "dataset", None), description)
     loss_only = args.prediction_loss_only if loss_only is None else loss_only
     model = _ready(trainer)
     trainer.callback_handler.eval_dataloader = loader
@@ -173,7 +177,7 @@ def evaluation_loop(
     keeps = not args.batch_eval_metrics or description == "Prediction"
     seen = 0
     metrics: Metrics | None = None
-    for step, inputs in enumerate(cast("Iterable[dict[str, object]]", loader)):
+    for step, inputs in enumerate(plainly(cast("Iterable[dict[str, object]]", loader))):
         count = find_batch_size(inputs)
         seen += count or 0
         out = trainer.prediction_step(model, inputs, loss_only, ignore_keys=ignore_keys)
@@ -188,7 +192,10 @@ def evaluation_loop(
         elif args.eval_accumulation_steps is not None and (step + 1) % args.eval_accumulation_steps == 0:
             kept.to_host()
     if step_count_is_zero := seen == 0:
-        logger.warning("%s: the dataset has no examples, so there is nothing to tell.", description)
+        short = (
+            " (or fewer than a batch, and dataloader_drop_last drops short ones)" if args.dataloader_drop_last else ""
+        )
+        logger.warning("%s: the dataset has no examples%s, so there is nothing to tell.", description, short)
     trainer.gather_function = trainer.accelerator.gather_for_metrics
     losses_, predictions, labels_, inputs_ = (
         held.get_arrays() for held in (kept.losses, kept.predictions, kept.labels, kept.inputs)
@@ -201,6 +208,42 @@ def evaluation_loop(
     named = _named(trainer, metrics, losses_, prefix)
     found = cast("tuple[Arrays | None, Arrays | None]", (predictions, labels_))
     return EvalLoopOutput(*found, named, _samples(trainer, loader, seen))
+
+
+def check_evaluations(trainer: Trainer) -> None:
+    """Refuse a training whose evaluations would fail, before its first step rather than after hours.
+
+    Raises:
+        InputError: see :func:`check_examples`.
+    """
+    args, given = trainer.args, trainer.eval_dataset
+    if (args.eval_strategy == "no" and not args.eval_on_start) or not args.dataloader_drop_last or given is None:
+        return
+    if not isinstance(given, Mapping) or hasattr(given, "column_names"):
+        check_examples(trainer, given, "Evaluation")
+        return
+    for name, dataset in given.items():
+        check_examples(trainer, dataset, f"Evaluation on {name!r}")
+
+
+def check_examples(trainer: Trainer, dataset: object, description: str) -> None:
+    """Refuse examples that all fall away because they are fewer than a batch, and short batches are dropped.
+
+    Raises:
+        InputError: naming the argument that drops them.
+    """
+    args = trainer.args
+    if not args.dataloader_drop_last or not has_length(dataset):
+        return
+    examples, batch = len(cast(Sized, dataset)), args.eval_batch_size * args.world_size
+    if 0 < examples < batch:
+        raise InputError(
+            f"{description}: the dataset has fewer examples than one batch, and short batches are dropped",
+            where="dataloader_drop_last and per_device_eval_batch_size",
+            expected=f"at least {batch} examples",
+            found=examples,
+            remedy="Set dataloader_drop_last=False, or make per_device_eval_batch_size smaller.",
+        )
 
 
 def _ready(trainer: Trainer) -> nn.Module:

@@ -70,7 +70,6 @@ def exact_state(trainer: Trainer) -> dict[str, object]:
         "total_loss": float(trainer._total_loss_scalar),
         "last_logged": trainer._globalstep_last_logged,
         "initial_step": trainer._initial_global_step,
-        "initial_tokens": trainer._initial_num_input_tokens_seen,
         "stopped": trainer.control.should_training_stop and not trainer._interrupted,
         "due": list(trainer._due),
         "unsaved": {name: one.detach().cpu().clone() for name, one in unsaved(plain(trainer)).items()},
@@ -110,7 +109,6 @@ class Exact:
         trainer._total_loss_scalar = float(cast(float, state["total_loss"]))
         trainer._globalstep_last_logged = int(cast(int, state["last_logged"]))
         trainer._initial_global_step = int(cast(int, state["initial_step"]))
-        trainer._initial_num_input_tokens_seen = int(cast(int, state["initial_tokens"]))
 
     def warn(self) -> None:
         """Say what is different, once."""

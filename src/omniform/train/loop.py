@@ -20,6 +20,7 @@ from omniform.train import guard, resume
 from omniform.train.anew import Beginning
 from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
+from omniform.train.evaluating import check_evaluations
 from omniform.train.followed import Place
 from omniform.train.metrics import TrainOutput, speed_metrics
 from omniform.train.neftune import activate_neftune, deactivate_neftune
@@ -182,10 +183,12 @@ def inner_training_loop(
     resume.begin_reading(trainer, loader)
     trainer._initial_num_input_tokens_seen = trainer.state.num_input_tokens_seen
     trainer._initial_global_step = trainer._globalstep_last_logged = trainer.state.global_step
+    trainer._begun_at_step = trainer.state.global_step
     trainer._tr_loss = torch.tensor(0.0, device=args.device)
     trainer._total_loss_scalar = 0.0
     resume.go_on_with_losses(trainer)
     model.zero_grad()
+    check_evaluations(trainer)
     trainer._event("on_train_begin")
     if args.eval_on_start and trainer._exact is None:
         trainer._evaluate(trial, ignore_keys, skip_scheduler=True)
@@ -413,8 +416,9 @@ def finalize(trainer: Trainer, trial: Trial, num_train_samples: float, start_tim
     trainer._total_loss_scalar += trainer._tr_loss.item()
     steps = trainer.state.global_step - trainer._initial_global_step
     loss = trainer._total_loss_scalar / max(steps, 0.001)
-    share = steps / max(trainer.state.max_steps, 1)
-    metrics = speed_metrics("train", start_time, num_samples=round(num_train_samples * share), num_steps=steps)
+    here = trainer.state.global_step - trainer._begun_at_step  # the loss is of the whole training, speeds of this call
+    share = here / max(trainer.state.max_steps, 1)
+    metrics = speed_metrics("train", start_time, num_samples=round(num_train_samples * share), num_steps=here)
     trainer.store_flos()
     metrics |= {"total_flos": trainer.state.total_flos, "train_loss": loss}
     trainer.memory_tracker.stop_and_update_metrics(metrics)

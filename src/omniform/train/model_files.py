@@ -20,7 +20,7 @@ from omniform.architectures.surface import Surface
 from omniform.core.errors import InputError, WeightsError, listed
 from omniform.core.logs import get_logger
 from omniform.train.safe_files import read_file
-from omniform.train.wrapped import is_peft
+from omniform.train.wrapped import is_peft, without_adapters
 
 if TYPE_CHECKING:
     from omniform.train.trainer import Trainer
@@ -222,6 +222,14 @@ class _Peft(Protocol):
     def set_peft_model_state_dict(self, model: nn.Module, weights: dict[str, Tensor], adapter_name: str) -> object: ...
 
 
+class _Takes(Protocol):
+    """PEFT's function that gives an adapter's tensors the names of a model's layers."""
+
+    def __call__(
+        self, model: nn.Module, peft_config: object, adapter_state_dict: dict[str, Tensor], adapter_name: str, /
+    ) -> dict[str, Tensor]: ...
+
+
 @runtime_checkable
 class _HasAdapters(Protocol):
     peft_config: Mapping[str, object]
@@ -253,11 +261,21 @@ def _read_adapters(model: nn.Module, folder: Path) -> None:
     read: dict[str, dict[str, Tensor]] = {}
     for name, place in places.items():
         file = place / ADAPTER if (place / ADAPTER).is_file() else place / PICKLED_ADAPTER
-        read[name] = _tensors(file)
+        read[name] = _by_our_names(model, name, _tensors(file))
         own = peft.get_peft_model_state_dict(model, adapter_name=name)
         check_same(read[name], own, own, str(file))
     for name, tensors in read.items():
         peft.set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+def _by_our_names(model: nn.Module, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter's tensors by the paths of the layers in the model: files have the ecosystem's, where ours differ."""
+    assert isinstance(model, _HasAdapters)
+    if not isinstance(without_adapters(model), Surface):
+        return tensors
+    taking = vars(import_module("peft.utils.transformers_weight_conversion"))
+    read = cast(_Takes, taking["convert_peft_adapter_state_dict_for_transformers"])
+    return read(model, model.peft_config[name], tensors, name)
 
 
 def unsaved(model: nn.Module) -> dict[str, Tensor]:

@@ -59,6 +59,13 @@ def checkpoint_to_resume(trainer: Trainer, asked: str | os.PathLike[str] | bool 
                 remedy="Start with resume_from_checkpoint=None, or see that output_dir is the one of the first run.",
             )
     else:
+        if not isinstance(asked, str | os.PathLike):
+            raise InputError(
+                "this names no checkpoint",
+                where="resume_from_checkpoint",
+                expected="the path of a folder checkpoint-N, or True for the last one",
+                found=repr(asked),
+            )
         found = Path(os.path.expanduser(asked))
         _check_folder(found)
     check_files(found)

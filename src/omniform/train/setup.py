@@ -127,7 +127,8 @@ def validate(trainer: Trainer) -> None:
     _check_metrics(trainer)
     _check_optimizers(trainer)
     _check_data(trainer)
-    _check_loss(trainer)
+    if trainer.train_dataset is not None:  # without one, it may be there to predict with
+        check_loss(trainer)
     validate_quantization_for_training(trainer.model)
 
 
@@ -186,7 +187,12 @@ def _check_data(trainer: Trainer) -> None:
         )
 
 
-def _check_loss(trainer: Trainer) -> None:
+def check_loss(trainer: Trainer) -> None:
+    """Refuse to train a model of ours that has no loss.
+
+    Raises:
+        InputError: naming its class.
+    """
     inner = without_adapters(trainer.model)
     own = trainer.compute_loss_func is not None or _overrides_loss(trainer)
     if not isinstance(inner, Model) or own or trainer.label_names or "return_loss" in inner.accepts():

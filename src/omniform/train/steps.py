@@ -30,6 +30,17 @@ logger = get_logger(__name__)
 
 
 @runtime_checkable
+class Indexed(Protocol):
+    """A dataset whose examples are asked for by their number."""
+
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+class NothingLearnsError(InputError, RuntimeError):
+    """A loss without a gradient; torch calls it a RuntimeError."""
+
+
+@runtime_checkable
 class HasModes(Protocol):
     """An optimizer that keeps other weights for training than for use (schedule-free)."""
 
@@ -137,6 +148,15 @@ def check_loss(loss: object) -> None:
             found=shown,
             remedy="Reduce it, by its mean or its sum divided by num_items_in_batch.",
         )
+    if not loss.requires_grad:
+        raise NothingLearnsError(
+            "nothing learns from this loss: it has no gradient",
+            where="compute_loss",
+            expected="a loss that comes from parameters with requires_grad",
+            found="one that does not",
+            remedy="See that the parameters to learn are not all frozen, and that no .detach(), .item(), argmax or "
+            "torch.no_grad() stands between them and the loss.",
+        )
 
 
 def is_divided(trainer: Trainer, items: Items) -> bool:
@@ -195,16 +215,46 @@ def _given_loss(trainer: Trainer, outputs: object, inputs: Mapping[str, object])
         loss = outputs[0]
     if isinstance(loss, Tensor):
         return loss
+    raise _no_loss(trainer, loss, outputs, inputs)
+
+
+def _no_loss(trainer: Trainer, loss: object, outputs: object, inputs: Mapping[str, object]) -> InputError:
     wanted = trainer.label_names or ["labels"]
     missing = [name for name in wanted if name not in inputs]
+    left_out = _left_out(trainer.train_dataset, missing) if trainer.is_in_train else None
     gave = listed(outputs) if isinstance(outputs, Mapping | ModelOutput) else brief(outputs)
-    raise InputError(
+    if isinstance(loss, int | float):
+        gave = f"a loss that is a plain number ({loss}), without a gradient"
+    found = f"a batch with {listed(sorted(set(inputs) - {'num_items_in_batch', 'loss_only'}))}, and outputs {gave}"
+    if left_out is not None:
+        name, value = left_out
+        return InputError(
+            f"the model gave no loss: the collator left out {name!r}, which is no number",
+            where=f"train_dataset, example 0, column {name!r}",
+            expected="numbers of classes, or other numbers",
+            found=f"{brief(value)}; so {found}",
+            remedy="Turn the labels into numbers: model.config.label2id names them; datasets has class_encode_column.",
+        )
+    return InputError(
         f"the model gave no loss: the batch has no {' or '.join(missing)}" if missing else "the model gave no loss",
         where=type(without_adapters(trainer.model)).__name__,
-        expected=f"a batch with {listed(wanted)}",
-        found=f"a batch with {listed(sorted(set(inputs) - {'num_items_in_batch'}))}, and outputs {gave}",
+        expected=f"a batch with {listed(wanted)}" if missing else "an output whose loss is a tensor",
+        found=found,
         remedy="Name the labels with label_names, let the collator make them, or give a compute_loss_func.",
     )
+
+
+def _left_out(dataset: object, names: Sequence[str]) -> tuple[str, object] | None:
+    """A label that an example has and no tensor can hold, by its name; looked for where an error is told anyway."""
+    if not names or not isinstance(dataset, Indexed):
+        return None
+    try:
+        example = dataset[0]
+    except Exception:  # whatever goes wrong there is not what is to be told
+        return None
+    if not isinstance(example, Mapping):
+        return None
+    return next(((name, example[name]) for name in names if isinstance(example.get(name), str)), None)
 
 
 def step_optimizer(trainer: Trainer, model: nn.Module) -> tuple[Tensor | float | None, float]:

@@ -192,7 +192,7 @@ class Trainer:
         self._divided: bool | None = None
         self._tr_loss = torch.tensor(0.0, device=self.args.device)
         self._step_loss = torch.zeros_like(self._tr_loss)  # of the step under way, whatever it is
-        self._total_loss_scalar = 0.0
+        self._total_loss_scalar, self._begun_at_step = 0.0, 0
         self._globalstep_last_logged = self._initial_global_step = self._initial_num_input_tokens_seen = 0
 
     def _begin_callbacks(self, callbacks: Sequence[type[TrainerCallback] | TrainerCallback]) -> None:

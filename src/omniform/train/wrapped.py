@@ -52,7 +52,10 @@ def without_adapters(model: nn.Module) -> nn.Module:
     """The model that PEFT was put around; the model itself, where it was not."""
     if not is_peft(model):
         return model
-    return cast(nn.Module, vars(model.base_model)["_modules"]["model"])
+    base = cast(nn.Module, model.base_model)
+    tuner = vars(sys.modules["peft.tuners.tuners_utils"])["BaseTuner"]
+    # Prompts that are learned stand before the model itself; all else is put into it, by an object around it.
+    return cast(nn.Module, vars(base)["_modules"]["model"]) if isinstance(base, tuner) else base
 
 
 def forward_names(model: nn.Module) -> list[str]:
