@@ -19,7 +19,7 @@ def described(scene) -> str:
 
 
 def main() -> None:
-    given = options(__doc__, steps=400, examples=3000, held_out=300)
+    given = options(__doc__, steps=300, examples=2000, held_out=300)
     set_seed(1)
     block = min(50, given.held_out)
     train, held_out = scenes("clip train", given.examples), scenes("clip eval", given.held_out)

@@ -61,5 +61,5 @@ def trained(trainer: omniform.Trainer, name: str) -> None:
     """Evaluate, train, evaluate, save; print what changed."""
     before = trainer.evaluate()
     trainer.train()
-    trainer.save_model()
     learned(before, trainer.evaluate(), name)
+    trainer.save_model()

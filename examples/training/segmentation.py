@@ -55,6 +55,11 @@ def main() -> None:
         decoder_ffn_dim=128,
         num_queries=2,
         dropout=0.0,
+        # Outlines count for more than boxes here.
+        mask_loss_coefficient=10,
+        dice_loss_coefficient=5,
+        bbox_loss_coefficient=1,
+        giou_loss_coefficient=1,
         id2label=dict(enumerate(NAMES)),
         label2id={name: i for i, name in enumerate(NAMES)},
     )

@@ -18,7 +18,7 @@ LABELS = ["negative", "mixed", "positive"]
 
 
 def main() -> None:
-    given = options(__doc__, steps=400, examples=2000, held_out=300)
+    given = options(__doc__, steps=600, examples=2000, held_out=300)
     set_seed(1)
     train, held_out = rows("reviews_train")[: given.examples], rows("reviews_eval")[: given.held_out]
     tokenizer = tokenizer_of(row["text"] for row in train)
