@@ -62,7 +62,7 @@ def trained(folders, tmp_path, name, rows, split, make=omniform.Trainer, **setti
     return curve(trainer, ("loss", "grad_norm"))
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "vit", "llava", "plain"])
+@pytest.mark.parametrize("name", ["llama", "bert", "vit", "llava", "plain", "t5", "whisper"])
 def test_any_split(folders, tmp_path, name):
     """The last step of an epoch has fewer batches, the last batch fewer rows."""
     if name in ("bert", "vit", "plain"):
@@ -71,12 +71,13 @@ def test_any_split(folders, tmp_path, name):
         rows, splits = 13, SPLITS[:-1]
     found = [trained(folders, tmp_path, name, rows, split) for split in splits]
     for split, other in zip(splits[1:], found[1:], strict=True):
-        for mine, theirs in zip(found[0], other, strict=True):
-            assert other and theirs == pytest.approx(mine, rel=1e-6, abs=2e-6), split
+        # A norm is of many sums of rounded numbers.
+        for mine, theirs, close in zip(found[0], other, (1e-6, 1e-5), strict=True):
+            assert other and theirs == pytest.approx(mine, rel=close, abs=2e-6), split
     uneven = trained(folders, tmp_path, name, rows, (3, 3))
     whole = trained(folders, tmp_path, name, rows, (9, 1))
-    for mine, theirs in zip(uneven, whole, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-6, abs=2e-6)
+    for mine, theirs, close in zip(uneven, whole, (1e-6, 1e-5), strict=True):
+        assert mine == pytest.approx(theirs, rel=close, abs=2e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "bert"])

@@ -38,7 +38,8 @@ class Forecast:
         weights: bytes of the model.
         gradients: bytes of them.
         optimizer: bytes of what the optimizer keeps.
-        activations: bytes that one micro-batch keeps for its backward pass: that of the longest examples.
+        activations: bytes that one micro-batch keeps for its backward pass: that of the longest examples; None where
+            the loss looks at numbers, which a model without weights does not have (detection).
         micro_batch: the shapes of that batch.
     """
 
@@ -50,13 +51,13 @@ class Forecast:
     weights: int
     gradients: int
     optimizer: int
-    activations: int
+    activations: int | None
     micro_batch: Mapping[str, tuple[int, ...]]
 
     @property
     def total(self) -> int:
         """Bytes at the height of a step, without what kernels need for a moment."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + (self.activations or 0)
 
 
 def forecast(trainer: Trainer) -> Forecast:
@@ -82,9 +83,18 @@ def forecast(trainer: Trainer) -> Forecast:
         weights=sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
         gradients=sum(p.nbytes for p in trained),
         optimizer=sum(p.numel() for p in trained) * each * size,
-        activations=kept_for_backward(model, batch, half=torch.bfloat16 if half else None, labels=trainer.label_names),
+        activations=_activations(model, batch, torch.bfloat16 if half else None, trainer.label_names),
         micro_batch={name: tuple(x.shape) for name, x in batch.items() if isinstance(x, Tensor)},
     )
+
+
+def _activations(
+    model: nn.Module, batch: Mapping[str, object], half: torch.dtype | None, labels: Sequence[str]
+) -> int | None:
+    try:
+        return kept_for_backward(model, batch, half, labels)
+    except (RuntimeError, NotImplementedError, ValueError):  # what torch and numpy say of tensors without numbers
+        return None
 
 
 LOOKED_AT: Final = 2000
@@ -177,6 +187,7 @@ def told(found: Forecast, free: int | None) -> list[str]:
     """
     of = "" if found.examples is None else f" over {found.examples:,} examples"
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in found.micro_batch.items())
+    kept = found.activations
     share = found.trained / max(found.parameters, 1)
     lines = [
         f"steps         {found.steps:,} of {found.batch} examples{of}",
@@ -185,7 +196,7 @@ def told(found: Forecast, free: int | None) -> list[str]:
         f"weights       {readable(found.weights)}",
         f"gradients     {readable(found.gradients)}",
         f"optimizer     {readable(found.optimizer)}",
-        f"activations   {readable(found.activations)}",
+        f"activations   {'not known: the loss looks at numbers' if kept is None else readable(kept)}",
         f"together      {readable(found.total)}",
     ]
     if free is not None:
