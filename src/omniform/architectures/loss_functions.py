@@ -89,3 +89,12 @@ _LOSSES: Final[Mapping[str, Loss]] = {
 def loss_named(name: str) -> Loss:
     """The loss of a class by its name (``MyBertForTokenClassification``); that of a causal model by default."""
     return next((loss for word, loss in _LOSSES.items() if word in name), for_causal_lm)
+
+
+def loss_kind(name: str) -> str | None:
+    """The ecosystem's word for the loss of a class, which is a part of its name; None where there is none in it.
+
+    Trainers ask a model for it (``loss_type``), to know whether its labels are moved by one place.
+    """
+    words = (*_LOSSES, "ForCausalLM", "ForObjectDetection", "ForSegmentation")
+    return next((word for word in words if word in name), None)

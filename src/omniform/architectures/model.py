@@ -7,9 +7,7 @@ A model is a torch module whose ``forward`` takes the ecosystem's keyword argume
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, cast, runtime_checkable
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.arrivals import check_kinds
 from omniform.architectures.labels import Targets, check_targets
+from omniform.architectures.parameters import parameters_of, patched_names
 from omniform.blocks.composed import Composed
 from omniform.core.config import ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
@@ -99,7 +98,7 @@ class Model(PushToHub, Composed):
         lean = inputs.pop("loss_only", None) is True and self._leans()
         self._ask(inputs)
         if not is_traced():
-            accepted = self.accepts()
+            accepted = self.accepts() | patched_names(self)
             for name in INERT:
                 if name in inputs and name not in accepted:
                     del inputs[name]
@@ -180,7 +179,7 @@ class Model(PushToHub, Composed):
     def _arrived(
         self, args: tuple[object, ...], inputs: dict[str, object], lean: bool
     ) -> tuple[tuple[object, ...], dict[str, object]]:
-        own = _PARAMETERS[type(self)]
+        own = parameters_of(type(self))
         named = {**dict(zip(own.ordered, args, strict=False)), **inputs}
         check_kinds(named)
         check_targets(self.targets(), named)
@@ -316,18 +315,6 @@ class Model(PushToHub, Composed):
             )
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
-    @property
-    def hf_device_map(self) -> Mapping[str, int | str]:
-        """See :attr:`placed_at`. A model that nobody has placed has no such attribute: to PEFT and accelerate, one that
-        has it is spread over devices."""
-        if not self.placed_at:
-            raise UnknownAttributeError("this model was not placed", where="hf_device_map")
-        return self.placed_at
-
-    @hf_device_map.setter
-    def hf_device_map(self, places: Mapping[str, int | str]) -> None:
-        self.placed_at = places
-
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the model has learned; tied weights count once."""
         tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
@@ -458,54 +445,6 @@ def _check_position_ids(ids: Tensor, rows: int, new: int) -> None:
             expected=f"shape [{rows}, {new}]",
             found=f"shape {list(ids.shape)}",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """What a class's ``forward`` takes.
-
-    Attributes:
-        ordered: names of those that may be given by position.
-        unnamed: how many of them cannot be given by name.
-        names: of all of them.
-        passes_on: whether others are handed to the base model.
-        open: whether it takes any name there is.
-    """
-
-    ordered: tuple[str, ...]
-    unnamed: int
-    names: frozenset[str]
-    passes_on: bool
-    open: bool = False
-
-    @classmethod
-    def of(cls, kind: type[Model]) -> Parameters:
-        """Read the signature; ``**given: Unpack[Inputs]`` stands for the names in ``Inputs``."""
-        parameters = [p for p in inspect.signature(kind.forward).parameters.values() if p.name != "self"]
-        ordered = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
-        unnamed = sum(p.kind is p.POSITIONAL_ONLY for p in parameters)
-        names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        told = "" if rest is None else str(rest.annotation)
-        home = vars(sys.modules.get(kind.forward.__module__, sys))
-        inputs = home.get(told[len("Unpack[") : -1]) if told.startswith("Unpack[") else None
-        if isinstance(inputs, type):
-            return cls(ordered, unnamed, frozenset(names | inputs.__annotations__.keys()), passes_on=False)
-        _, *parents = (b for b in kind.__mro__ if "forward" in vars(b) and issubclass(b, Model))
-        if rest is None or not parents:
-            return cls(ordered, unnamed, frozenset(names), passes_on=rest is not None, open=rest is not None)
-        inherited = cls.of(parents[0])  # what a forward hands on to the one it overrides
-        return cls(ordered, unnamed, frozenset(names | inherited.names), passes_on=inherited.passes_on)
-
-
-_PARAMETERS: dict[type[Model], Parameters] = {}
-
-
-def parameters_of(kind: type[Model]) -> Parameters:
-    """What a class's ``forward`` takes; read once."""
-    if kind not in _PARAMETERS:
-        _PARAMETERS[kind] = Parameters.of(kind)
-    return _PARAMETERS[kind]
 
 
 def arrive_masked(inputs: dict[str, object], *, rows: int, new: int, past: int = 0) -> None:

@@ -22,8 +22,9 @@ from omniform.architectures.adapted import meet_peft
 from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.loss_functions import Loss, for_causal_lm, loss_named
 from omniform.architectures.losses import scored
-from omniform.architectures.model import INERT, Model, Origin, parameters_of
+from omniform.architectures.model import INERT, Model, Origin
 from omniform.architectures.own import Yielding, begin, is_taken, tie_declared, usual_beginning
+from omniform.architectures.parameters import parameters_of
 from omniform.architectures.signatures import spell_out
 from omniform.architectures.surface import Surface, kept_tokens
 from omniform.blocks.poolers import optional_parts

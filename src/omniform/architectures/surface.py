@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.adapter_methods import TakesAdapters
+from omniform.architectures.loss_functions import loss_kind
 from omniform.architectures.model import Model
 from omniform.architectures.resize import PerToken, head_to, resized, swapped, table_to
 from omniform.blocks.checkpointed import Checkpointed, GradientCheckpointingLayer
 from omniform.core.auto_class import AutoNamed
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, UnknownAttributeError
 from omniform.core.recompute import Recompute
 from omniform.weights.init import initialise
 from omniform.weights.tensors import tensors_and_ties, tie
@@ -89,6 +90,7 @@ class Surface(AutoNamed, TakesAdapters):
     _skip_keys_device_placement: ClassVar[str] = "past_key_values"
 
     main_input_name = Fact[str](lambda model: model.main_input, lambda kind: kind.main_input)
+    loss_type = Fact["str | None"](lambda model: loss_kind(type(model).__name__), lambda kind: loss_kind(kind.__name__))
     _no_split_modules = Fact["list[str] | None"](lambda model: model._layers(), lambda kind: None)
     _tied_weights_keys = Fact["dict[str, str] | None"](
         lambda model: tensors_and_ties(model)[1] or None, lambda kind: None
@@ -117,6 +119,18 @@ class Surface(AutoNamed, TakesAdapters):
         if "quantization_config" in self.config.raw:
             self.config.quantization_config = None
         return self
+
+    @property
+    def hf_device_map(self) -> Mapping[str, int | str]:
+        """See :attr:`placed_at`. A model that nobody has placed has no such attribute: to PEFT and accelerate, one that
+        has it is spread over devices."""
+        if not self.placed_at:
+            raise UnknownAttributeError("this model was not placed", where="hf_device_map")
+        return self.placed_at
+
+    @hf_device_map.setter
+    def hf_device_map(self, places: Mapping[str, int | str]) -> None:
+        self.placed_at = places
 
     # -- tables of tokens --------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
-from omniform.architectures.model import parameters_of
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.parameters import parameters_of
 from omniform.core.caches import Cache, DynamicCache
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omniform.architectures.model import parameters_of
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.parameters import parameters_of
 from omniform.core.errors import InputError, brief
 from omniform.core.outputs import ModelOutput
 from omniform.engine.settings import Asked
