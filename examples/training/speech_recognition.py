@@ -54,7 +54,7 @@ def errors(ours: list[str], theirs: list[str]) -> int:
 
 
 def main() -> None:
-    given = options(__doc__, steps=400, examples=2000, held_out=150)
+    given = options(__doc__, steps=300, examples=1200, held_out=100)
     set_seed(1)
     tokenizer = tokenizer_of([" ".join(WORDS)] * 50, vocab_size=400)
     extractor = WhisperFeatureExtractor(feature_size=40, chunk_length=SECONDS)
