@@ -15,7 +15,7 @@ from reference import omniform, saved_reference, transformers  # isort: skip
 
 import peft  # after the reference, whose torchvision is made importable there
 
-from omniform.core.errors import InputError, WorkerError
+from omniform.core.errors import InputError, WeightsError, WorkerError
 
 SMALL = {**TEXT, "num_hidden_layers": 1}
 
@@ -175,6 +175,24 @@ def test_labels_in_words(bert, tmp_path):
 def test_a_checkpoint_is_named_by_a_path(bert, tmp_path):
     with pytest.raises(InputError, match=r"resume_from_checkpoint.*checkpoint-N.*found 5"):
         trainer(classifier(bert), tmp_path).train(resume_from_checkpoint=5)
+
+
+def test_what_a_checkpoint_needs(bert, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2}
+    trainer(classifier(bert), tmp_path, **settings).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    with pytest.raises(WeightsError, match=r"optimizer.pt and optim: .*another optimizer.*momentum.*betas"):
+        trainer(classifier(bert), tmp_path, optim="sgd", **settings).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "trainer_state.json").unlink()
+    with pytest.raises(InputError, match=r"no checkpoint of a training.*trainer_state.json.*from_pretrained"):
+        trainer(classifier(bert), tmp_path, **settings).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_labels_of_any_width(bert, tmp_path, dtype):
+    data = [{**one, "labels": one["labels"].to(dtype)} for one in rows(6)]
+    plain = trainer(classifier(bert), tmp_path).train()
+    assert trainer(classifier(bert), tmp_path, data).train().training_loss == plain.training_loss
 
 
 def test_a_model_without_a_loss_predicts(bert, tmp_path):

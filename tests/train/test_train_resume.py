@@ -323,6 +323,9 @@ def test_there_is_nothing_to_go_on_from(tmp_path):
     with pytest.raises(ValueError, match="no such checkpoint"):
         _on(tmp_path, f"{tmp_path}/checkpoint-9")
     (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(ValueError, match=r"no checkpoint of a training.*trainer_state\.json"):
+        _on(tmp_path, f"{tmp_path}/checkpoint-9")
+    (tmp_path / "checkpoint-9" / "trainer_state.json").write_text("{}")
     with pytest.raises(ValueError, match="no weights"):
         _on(tmp_path, f"{tmp_path}/checkpoint-9")
 

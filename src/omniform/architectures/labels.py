@@ -133,12 +133,12 @@ def problem_of(said: str | None, classes: int, labels: Tensor) -> str:
     return "single_label_classification" if whole else "multi_label_classification"
 
 
-def check_targets(rules: Mapping[str, Targets], inputs: Mapping[str, object]) -> None:
-    """Look at all labels of a call.
+def check_targets(rules: Mapping[str, Targets], inputs: dict[str, object]) -> None:
+    """Look at all labels of a call; whole numbers of fewer bits are widened to what cross-entropies read.
 
     Args:
         rules: what each may be, by name.
-        inputs: of the call, by name.
+        inputs: of the call, by name; changed in place.
 
     Raises:
         InputError: labels that are no tensors, of another kind than numbers of classes, or outside of them.
@@ -149,7 +149,12 @@ def check_targets(rules: Mapping[str, Targets], inputs: Mapping[str, object]) ->
             continue
         if not isinstance(labels, Tensor):
             raise InputError("labels must be a tensor", where=name, expected="a tensor", found=type(labels).__name__)
+        if labels.dtype in _NARROW:
+            labels = inputs[name] = labels.long()
         rule.check(name, labels, inputs)
+
+
+_NARROW = frozenset({torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32})
 
 
 def check_whole(name: str, labels: Tensor) -> None:

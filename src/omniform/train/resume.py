@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from omniform.core.errors import InputError, WeightsError
+from omniform.core.errors import InputError, WeightsError, listed
 from omniform.core.logs import get_logger
 from omniform.train.callbacks import TrainerCallback
 from omniform.train.checkpoints import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
@@ -85,6 +85,14 @@ def checkpoint_to_resume(trainer: Trainer, asked: str | os.PathLike[str] | bool 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError("there is no such checkpoint", where="resume_from_checkpoint", found=str(folder))
+    if not (folder / TRAINER_STATE_NAME).is_file():
+        raise InputError(
+            "this is no checkpoint of a training, which tells how far it came",
+            where="resume_from_checkpoint",
+            expected=f"a file {TRAINER_STATE_NAME}",
+            found=f"{folder} without it",
+            remedy="To begin a fresh training with its weights, load the model with from_pretrained.",
+        )
     if (folder / UNFINISHED).exists():
         raise InputError("this checkpoint was not written to its end", where=str(folder / UNFINISHED))
 
@@ -196,6 +204,21 @@ def _check_optimizer(optimizer: Optimizer, state: Mapping[str, object], where: s
             found=f"groups of {found}",
             remedy="Train the same parameters with the same optimizer, or remove the file to begin with a fresh one.",
         )
+    # Releases of torch add settings to an optimizer; another one has other settings on both sides.
+    for theirs, ours in zip(groups, optimizer.param_groups, strict=True):
+        strange, missing = theirs.keys() - ours.keys() - _OF_SCHEDULES, ours.keys() - theirs.keys() - _OF_SCHEDULES
+        if strange and missing:
+            raise WeightsError(
+                "the state is of another optimizer",
+                where=f"{where} and optim",
+                expected=f"settings {listed(sorted(missing))}",
+                found=f"settings {listed(sorted(strange))}",
+                remedy="Set optim to what it was then; or begin a fresh training with the checkpoint's weights.",
+            )
+
+
+_OF_SCHEDULES: Final = {"initial_lr"}
+"""What a schedule adds to an optimizer's settings."""
 
 
 def load_scaler(trainer: Trainer, checkpoint: str | None) -> None:
