@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from omniform.core.errors import InputError, listed
 from omniform.core.logs import get_logger
 from omniform.core.seeds import set_seed
-from omniform.train.parallel.rest import leave_out_repeats
+from omniform.train.parallel.rest import deal
 from omniform.train.rebalance import BatchRebalanceSampler
 from omniform.train.samplers import LengthGroupedSampler, read_lengths
 from omniform.train.values import Collator, Examples
@@ -179,8 +179,8 @@ def loader_of(
     loader: Loader = trainer.accelerator.prepare(DataLoader(cast("Dataset[object]", dataset), **options))  # type: ignore[arg-type]
     if rebalanced is not None:
         _deal_once(loader)
-    if is_training and args.world_size > 1:
-        leave_out_repeats(loader)
+    if args.world_size > 1:
+        deal(loader, is_training)
     if dataloader_key is not None and args.dataloader_persistent_workers:
         trainer._eval_dataloaders[dataloader_key] = loader
     return loader

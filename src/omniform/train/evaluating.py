@@ -32,6 +32,7 @@ from omniform.train.metrics import (
 )
 from omniform.train.nested import EvalLoopContainer, find_batch_size, nested_detach
 from omniform.train.optimizing import waits_for_metrics
+from omniform.train.parallel.rest import filled, own_part
 from omniform.train.reports import watched
 from omniform.train.values import Examples, Inputs, Trial
 from omniform.train.workers import plainly
@@ -175,13 +176,19 @@ def evaluation_loop(
     kept = Gathered(args.eval_do_concat_batches)
     # Metrics that are computed batch by batch keep nothing, but predict() has to give outputs back.
     keeps = not args.batch_eval_metrics or description == "Prediction"
-    seen = 0
+    seen = most = 0
     metrics: Metrics | None = None
     for step, inputs in enumerate(plainly(cast("Iterable[dict[str, object]]", loader))):
-        count = find_batch_size(inputs)
-        seen += count or 0
+        count = find_batch_size(inputs) or 0
+        seen += count
+        inputs, own = own_part(trainer.accelerator, inputs, count)
+        trainer._idle = None if own or not count else inputs
         out = trainer.prediction_step(model, inputs, loss_only, ignore_keys=ignore_keys)
-        losses, logits, labels, shown = _across(trainer, out, inputs, args.eval_batch_size or count or 1, kept, keeps)
+        trainer._idle = None
+        whole = cast("tuple[object, object]", filled(out[1:], own, count))
+        weight = _weight(trainer, count, most := max(most, count))
+        shown_of = cast("dict[str, object]", filled(inputs, own, count))
+        losses, logits, labels, shown = _across(trainer, (out[0], *whole), shown_of, weight, kept, keeps)
         trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
         if args.batch_eval_metrics:
             if trainer.compute_metrics is not None and logits is not None and labels is not None:
@@ -200,8 +207,8 @@ def evaluation_loop(
     losses_, predictions, labels_, inputs_ = (
         held.get_arrays() for held in (kept.losses, kept.predictions, kept.labels, kept.inputs)
     )
-    whole = trainer.compute_metrics is not None and not args.batch_eval_metrics
-    if whole and not step_count_is_zero and predictions is not None and labels_ is not None:
+    at_once = trainer.compute_metrics is not None and not args.batch_eval_metrics
+    if at_once and not step_count_is_zero and predictions is not None and labels_ is not None:
         assert trainer.compute_metrics is not None
         prediction = EvalPrediction(predictions, labels_, **_extra(trainer, losses_, inputs_))  # type: ignore[arg-type]
         metrics = trainer.compute_metrics(prediction)
@@ -289,6 +296,15 @@ def _across(
     return losses, logits, labels, shown
 
 
+def _weight(trainer: Trainer, count: int, most: int) -> int:
+    """For how many rows a batch's loss stands; for a usual batch where they cannot be seen (texts end to end in a row).
+
+    Where the rest of the data is known and one process reads it, what is gathered is cut to it.
+    """
+    unknown = trainer.args.world_size > 1 or trainer.accelerator.gradient_state.remainder < 0
+    return count if most > 1 and unknown else trainer.args.eval_batch_size or count or 1
+
+
 def _extra(trainer: Trainer, losses: object, inputs: object) -> dict[str, object]:
     wanted = trainer.args.include_for_metrics
     return {
@@ -335,7 +351,7 @@ def prediction_step(
     labelled = bool(names) and all(inputs.get(name) is not None for name in names)
     returns = inputs.get("return_loss")
     scored = labelled or (not names and bool(trainer.can_return_loss if returns is None else returns))
-    given = trainer._prepare_inputs(inputs)
+    given = prepared(trainer, inputs)
     hidden = ignored_keys(trainer.model) if ignore_keys is None else ignore_keys
     labels: object = None
     if scored:  # computing the loss may take them out
@@ -345,14 +361,31 @@ def prediction_step(
     with torch.no_grad(), trainer.compute_loss_context_manager():
         if scored:
             items = trainer._get_num_items_in_batch([given], trainer.args.device)
+            trainer._divided = None
             loss, outputs = trainer.compute_loss(model, given, return_outputs=True, num_items_in_batch=items)
-            loss = loss.detach().mean()
+            loss = mean_of_all(trainer, loss.detach().mean(), given)
         else:
             outputs = model(**given)
     if loss_only:
         return loss, None, None
     logits = nested_detach(_shown(outputs, scored, hidden))
     return loss, logits[0] if len(logits) == 1 else logits, labels
+
+
+def prepared(trainer: Trainer, inputs: Inputs) -> Inputs:
+    """A batch on the device, still known as one without a row of this process's own if it is."""
+    given = trainer._prepare_inputs(inputs)
+    if trainer._idle is inputs:
+        trainer._idle = given
+    return given
+
+
+def mean_of_all(trainer: Trainer, loss: Tensor, inputs: Inputs) -> Tensor:
+    """The loss of all processes' rows, where each has only its part of a sum that was divided by all that is scored."""
+    if trainer.args.world_size <= 1 or not trainer._divided or not trainer.args.average_tokens_across_devices:
+        return loss
+    own = loss * 0 if trainer._idle is inputs else loss
+    return cast(Tensor, trainer.accelerator.reduce(own, reduction="mean"))
 
 
 def ignored_keys(model: object) -> Sequence[str]:

@@ -17,6 +17,7 @@ from omniform.core.errors import InputError
 from omniform.core.logs import get_logger
 from omniform.core.seeds import enable_full_determinism, set_seed
 from omniform.train import guard, resume
+from omniform.train.agreeing import agree, has_to_agree
 from omniform.train.anew import Beginning
 from omniform.train.batch_size import find_executable_batch_size
 from omniform.train.data import Loader, has_length
@@ -49,6 +50,7 @@ class Run:
         model: as it is called: wrapped for processes, precision, compilation.
         resumed: the checkpoint's folder; None for a fresh start.
         place: where in the data it stands; None once it was gone on from.
+        agrees: whether processes have to ask one another what their callbacks want.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Run:
     ignore_keys: list[str] | None = None
     resumed: str | None = None
     place: Place | None = None
+    agrees: bool = False
 
 
 def seed(args: TrainingArguments) -> None:
@@ -190,6 +193,7 @@ def inner_training_loop(
     model.zero_grad()
     check_evaluations(trainer)
     trainer._event("on_train_begin")
+    run.agrees = has_to_agree(trainer)
     if args.eval_on_start and trainer._exact is None:
         trainer._evaluate(trial, ignore_keys, skip_scheduler=True)
     first = _go_on(trainer, run, epochs_done, batches_done)
@@ -402,9 +406,15 @@ def _begin_epoch(trainer: Trainer, run: Run, epoch: int) -> tuple[Iterator[Input
 
 
 def _what_is_due(trainer: Trainer, run: Run, epoch: int, norm: Tensor | float | None, rate: float | None) -> None:
+    if run.agrees:
+        agree(trainer)
+    wanted = trainer.control
+    more = run.agrees and (wanted.should_log or wanted.should_evaluate or wanted.should_save)
     trainer._maybe_log_save_evaluate(
         trainer._tr_loss, norm, run.model, run.trial, epoch, run.ignore_keys, run.started, learning_rate=rate
     )
+    if more:  # callbacks were told of it, and may want something else now
+        agree(trainer)
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from omniform.core.errors import InputError
 from omniform.core.generation import GenerationConfig
 from omniform.core.outputs import ModelOutput
 from omniform.train.arguments import Seq2SeqTrainingArguments
-from omniform.train.evaluating import Step
+from omniform.train.evaluating import Step, mean_of_all, prepared
 from omniform.train.processes import whole_parameters
 from omniform.train.trainer import Trainer
 
@@ -96,8 +96,6 @@ class Seq2SeqTrainer(Trainer):
             own["max_length"] = self.args.generation_max_length
         if "num_beams" not in own and self.args.generation_num_beams is not None:
             own["num_beams"] = self.args.generation_num_beams
-        # A process may write longer rows than another, so nothing may be cut before rows are of one length.
-        self.gather_function = self.accelerator.gather
         self._gen_kwargs = own
 
     def prediction_step(
@@ -113,7 +111,7 @@ class Seq2SeqTrainer(Trainer):
             return super().prediction_step(
                 model, inputs, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys
             )
-        given = self._prepare_inputs(inputs)
+        given = prepared(self, inputs)
         asked = {name: value for name, value in (gen_kwargs or self._gen_kwargs).items() if value is not None}
         with whole_parameters(self):
             written = cast(Tensor, self.model.generate(**_to_write_from(given), **asked))  # type: ignore[operator]
@@ -127,12 +125,20 @@ class Seq2SeqTrainer(Trainer):
 
     @torch.no_grad()
     def _loss_of(self, model: nn.Module, inputs: dict[str, object]) -> Tensor:
+        items = self._get_num_items_in_batch([inputs], self.args.device)
+        self._divided = items is not None and self.model_accepts_loss_kwargs
+        counted = {"num_items_in_batch": items} if self._divided else {}
         with self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            outputs = model(**inputs, **counted)
         if self.label_smoother is not None:
-            return self.label_smoother(outputs, cast(Tensor, inputs["labels"])).detach().mean()
-        loss = cast(Tensor, outputs["loss"] if isinstance(outputs, Mapping | ModelOutput) else outputs[0])
-        return loss.detach().mean()
+            loss = self.label_smoother(
+                outputs, cast(Tensor, inputs["labels"]), num_items_in_batch=items if self._divided else None
+            )
+        else:
+            loss = cast(Tensor, outputs["loss"] if isinstance(outputs, Mapping | ModelOutput) else outputs[0])
+        if self._divided and self.args.average_tokens_across_devices:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())  # each has a part of the sum
+        return mean_of_all(self, loss.detach().mean(), inputs)
 
     def _greatest_length(self, asked: Mapping[str, object]) -> int:
         """How long rows may become, the decoder's first token counted: of this call, or of the model's settings."""
