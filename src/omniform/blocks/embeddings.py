@@ -27,9 +27,9 @@ WRAPPED = ("base_layer", "original_module", "token_adapter")
 
 def bare_table(table: nn.Module) -> nn.Embedding:
     """A table without what was put around it."""
-    while not isinstance(table, nn.Embedding) or any(name in table._modules for name in WRAPPED):
-        table = next(inner for name in WRAPPED if (inner := table._modules.get(name)) is not None)
-    return table
+    if isinstance(table, nn.Embedding) and not table._modules:
+        return table
+    return bare_table(next(inner for name in WRAPPED if (inner := table._modules.get(name)) is not None))
 
 
 def table_rows(table: nn.Module) -> int:
