@@ -232,7 +232,7 @@ def test_numbers_in_disguise(given, found):
     "given",
     [None, "0.5", [1], (1,), {"a": 1}, torch.zeros(2), torch.zeros(0), torch.tensor(1j), torch.zeros(1, device="meta"),
      np.zeros(2), np.array("x"), np.array([None]), 1j, object()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_is_no_number(given):
     assert values.number(given) is None
