@@ -151,7 +151,7 @@ def test_state_is_read_by_either_library(tmp_path):
     state = omniform.TrainerState(global_step=3, log_history=[{"loss": 1.0, "step": 3}], stateful_callbacks=kept)
     state.save_to_json(tmp_path / "state.json")
     theirs = transformers.TrainerState.load_from_json(tmp_path / "state.json")
-    assert vars(theirs) == vars(state)
+    assert vars(theirs) == {name: value for name, value in vars(state).items() if name != "tokens_read"}
     theirs.save_to_json(tmp_path / "theirs.json")
     assert omniform.TrainerState.load_from_json(tmp_path / "theirs.json") == state
     again = omniform.EarlyStoppingCallback.from_state(state.stateful_callbacks["EarlyStoppingCallback"])

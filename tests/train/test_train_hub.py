@@ -33,7 +33,7 @@ MODEL = {"config.json", "generation_config.json", "model.safetensors", "training
 
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_what_is_pushed_while_it_trains(strategy, online, tmp_path):
-    made = _train(tmp_path / "mine", hub_strategy=strategy, hub_model_id="ann/mine")
+    made = _train(tmp_path / "mine", hub_strategy=strategy, hub_model_id="ann/mine", hub_always_push=True)
     paths = set(online.paths("ann/mine")) - {".gitattributes"}
     folders = {path.split("/")[0] for path in paths if "/" in path}
     assert {path for path in paths if "/" not in path} >= MODEL

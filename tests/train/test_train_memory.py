@@ -394,11 +394,6 @@ def test_compiled_models_of_more_kinds_train(kind, more, saved, tmp_path):
     compiled(kind, saved, tmp_path, "aot_eager", **more)
 
 
-@pytest.mark.slow
-def test_compiled_by_inductor(saved, tmp_path):
-    compiled("llama", saved, tmp_path, "inductor")
-
-
 # -- batches that fit --------------------------------------------------------------------------------------------------
 
 ERRORS = [

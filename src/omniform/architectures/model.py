@@ -192,8 +192,8 @@ class Model(PushToHub, Composed):
 
     def accepts(self) -> frozenset[str]:
         """The names of the inputs that ``forward`` takes, those it passes on to its base model included."""
-        own = parameters_of(type(self))
-        return own.names | self.base_model.accepts() if own.passes_on and self.base_model is not self else own.names
+        own, inner = parameters_of(type(self)), self._inner_model()
+        return own.names | inner.accepts() if own.passes_on and inner is not None else own.names
 
     def keeper(self) -> HasModules:
         """The part that keeps state between steps: the decoder, where there is one."""
@@ -284,8 +284,13 @@ class Model(PushToHub, Composed):
     @property
     def base_model(self) -> Model:
         """The model without its task head; itself, where there is none."""
+        inner = self._inner_model()
+        return self if inner is None else inner
+
+    def _inner_model(self) -> Model | None:
+        # Not by comparing with self: to torch.compile, what a property gives back is another object.
         inner = self._modules.get("model")
-        return inner if isinstance(inner, Model) else self
+        return inner if isinstance(inner, Model) else None
 
     @property
     def device(self) -> torch.device:

@@ -177,11 +177,9 @@ class PreTrainedModel(Surface):
         shifts = labels.dim() > 1 and self.loss_function is for_causal_lm and not self.config.is_encoder_decoder
         return scored(labels[..., 1:] if shifts else labels)
 
-    @property
-    def base_model(self) -> Model:
-        """The model without its task head; itself, where there is none."""
+    def _inner_model(self) -> Model | None:
         inner = self._modules.get(self.base_model_prefix) if self.place is None else None
-        return inner if isinstance(inner, Model) else super().base_model
+        return inner if isinstance(inner, Model) else super()._inner_model()
 
     def get_input_embeddings(self) -> nn.Module:
         """The table that turns token ids into vectors."""

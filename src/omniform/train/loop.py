@@ -51,6 +51,7 @@ class Run:
         resumed: the checkpoint's folder; None for a fresh start.
         place: where in the data it stands; None once it was gone on from.
         agrees: whether processes have to ask one another what their callbacks want.
+        over: whether the training that is gone on with had come to its end.
     """
 
     model: nn.Module
@@ -62,6 +63,7 @@ class Run:
     resumed: str | None = None
     place: Place | None = None
     agrees: bool = False
+    over: bool = False
 
 
 def seed(args: TrainingArguments) -> None:
@@ -198,7 +200,7 @@ def inner_training_loop(
         trainer._evaluate(trial, ignore_keys, skip_scheduler=True)
     first = _go_on(trainer, run, epochs_done, batches_done)
     for epoch in range(first, schedule.num_train_epochs):
-        if trainer.control.should_training_stop and run.place is None:
+        if run.over and run.place is None:
             break
         trainer._event("on_epoch_begin")
         run_epoch(trainer, run, epoch)
@@ -333,7 +335,8 @@ def _go_on(trainer: Trainer, run: Run, epoch: int, batches: int) -> int:
     if run.resumed is None:
         return 0
     place = resume.place_of(trainer, run.resumed, epoch, batches, run.schedule.steps_in_epoch)
-    trainer.control.should_training_stop |= resume.was_over(trainer)
+    run.over = resume.was_over(trainer)
+    trainer.control.should_training_stop |= run.over
     if resume.take_what_is_due(trainer, place):
         _what_is_due(trainer, run, place.epoch, None, None)
         assert trainer._reading is not None
@@ -361,7 +364,7 @@ def run_epoch(trainer: Trainer, run: Run, epoch: int) -> None:
     norm: Tensor | float | None = None
     rate: float | None = None
     done = math.ceil(read / per_step)
-    while done < run.schedule.num_update_steps_per_epoch and not trainer.control.should_training_stop:
+    while done < run.schedule.num_update_steps_per_epoch and not run.over:
         wanted = min(per_step, run.schedule.steps_in_epoch - read)
         taken, items = trainer.get_batch_samples(batches, wanted, trainer.args.device)
         if not taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
@@ -52,14 +53,15 @@ def create_accelerator(trainer: Trainer) -> None:
     if config.non_blocking and not args.dataloader_pin_memory:
         logger.warning("non_blocking copies wait nevertheless unless dataloader_pin_memory is on")
     plugin_args = args.fsdp_plugin_args
-    trainer.accelerator = make_accelerator(
-        args,
-        trainer._build_accelerator_args(
-            dataloader_config=loading,
-            fsdp_plugin=None if plugin_args is None else FullyShardedDataParallelPlugin(**plugin_args),
-            gradient_accumulation_plugin=GradientAccumulationPlugin(**_accumulation(trainer)),
-        ),
-    )
+    with _noted_environment():
+        trainer.accelerator = make_accelerator(
+            args,
+            trainer._build_accelerator_args(
+                dataloader_config=loading,
+                fsdp_plugin=None if plugin_args is None else FullyShardedDataParallelPlugin(**plugin_args),
+                gradient_accumulation_plugin=GradientAccumulationPlugin(**_accumulation(trainer)),
+            ),
+        )
     trainer.gather_function = functools.partial(
         trainer.accelerator.gather_for_metrics, use_gather_object=args.eval_use_gather_object
     )
@@ -68,6 +70,28 @@ def create_accelerator(trainer: Trainer) -> None:
     trainer.is_fsdp_enabled = vars(state).get("fsdp_plugin") is not None
     _scale_on_host(trainer.accelerator)
     spread.check(trainer)
+
+
+_LEFT: dict[str, str | None] = {}
+"""What the Accelerator before this one wrote into the environment, and what stood there before."""
+
+
+@contextlib.contextmanager
+def _noted_environment() -> Iterator[None]:
+    """Take back what the Accelerator before this one wrote into the environment, and note what this one writes.
+
+    accelerate tells itself there that FSDP or DeepSpeed is used: the next Trainer of the process would be spread too.
+    """
+    for name, value in _LEFT.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _LEFT.clear()
+    before = dict(os.environ)
+    yield
+    changed = {name for name, value in os.environ.items() if before.get(name) != value}
+    _LEFT.update({name: before.get(name) for name in changed if name.startswith(("ACCELERATE_", "FSDP_"))})
 
 
 def _scale_on_host(accelerator: Accelerator) -> None:

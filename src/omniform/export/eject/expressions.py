@@ -446,6 +446,8 @@ class Expressions(Attributes, ABC):
             return self.known(base.value[key.value], str(key.value))
         if isinstance(base, Items):
             number = key.value if isinstance(key, Known) else None
+            if isinstance(number, int) and not -len(base.values) <= number < len(base.values):
+                return SOLID, whole  # where nothing is so short: the condition before it is not known here
             if isinstance(number, int):
                 if isinstance(found, ast.Tuple) and len(found.elts) == len(base.values):
                     return base.values[number], found.elts[number]
