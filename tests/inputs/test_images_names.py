@@ -28,6 +28,7 @@ def test_processors_by_their_names(tmp_path):
     other = omniform.CLIPImageProcessor.from_pretrained(tmp_path)
     assert type(other) is omniform.CLIPImageProcessor and other.options.do_center_crop
     assert isinstance(omniform.DetrImageProcessor(), DetrImageProcessor)
+    assert type(pickle.loads(pickle.dumps(omniform.DetrImageProcessor()))) is omniform.DetrImageProcessor
     with pytest.raises(TypeError, match="image_std"):
         omniform.ViTImageProcessor(image_sdt=[1, 1, 1])
     sounds = omniform.WhisperFeatureExtractor(feature_size=20, chunk_length=2)

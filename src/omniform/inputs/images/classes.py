@@ -12,7 +12,7 @@ from typing import ClassVar, Self, cast
 
 from omniform.core.errors import check_arguments
 from omniform.core.upstairs import upstairs
-from omniform.inputs.images.detr import DetrImageProcessor
+from omniform.inputs.images.detr import DetrImageProcessor as _Detr  # the kind's class has that name here
 from omniform.inputs.images.kinds import FORMER, KINDS, image_processor, read_options
 from omniform.inputs.images.options import DetrOptions
 from omniform.inputs.images.processor import ImageProcessor
@@ -29,7 +29,7 @@ def class_named(name: str) -> type[ImageProcessor] | None:
     if kind is None:
         return None
     if kind.name not in _made:
-        base = DetrImageProcessor if isinstance(kind.defaults, DetrOptions) else ImageProcessor
+        base = _Detr if isinstance(kind.defaults, DetrOptions) else ImageProcessor
         # Pickles name the class by this module, whose attribute it is.
         space: dict[str, object] = {"__module__": __name__, "__doc__": f"An image processor of the kind {kind.name}."}
         _made[kind.name] = type(kind.name, (_Named, base), {**space, "type_name": kind.name})
