@@ -54,7 +54,6 @@ class TestStarcoder2(Parity):
             "untied": {"tie_word_embeddings": False, "num_key_value_heads": 1, "hidden_act": "silu"},
             "yarn": rope("yarn", factor=4.0, original_max_position_embeddings=16),
         },
-        derived=frozenset({"initializer_range"}),  # of weights that a file lacks
         writes=("ForCausalLM", Prompts()),
         spellings={"bare": bare("model")},
     )
