@@ -71,7 +71,7 @@ def test_without_effect(made, given):
         {"from_flax": True}, {"state_dict": {"a": 1}}, {"tp_plan": "auto"}, {"tp_size": 2},
         {"distributed_config": object()}, {"device_mesh": object()}, {"use_kernels": True}, {"kernel_config": object()},
         {"key_mapping": {"a": "b"}},
-        {"fusion_config": {"x": True}}, {"proxies": {"http": "x"}}, {"adapter_kwargs": {"a": 1}},
+        {"fusion_config": {"x": True}}, {"proxies": {"http": "x"}},
         {"variant": "../x"}, {"variant": 3}, {"variant": ""}, {"use_safetensors": "yes"}, {"use_safetensors": 1},
         {"subfolder": "../up"}, {"subfolder": "/etc"}, {"subfolder": 3}, {"output_loading_info": "yes"},
         {"ignore_mismatched_sizes": 1}, {"generation_config": {"max_length": 3}}, {"disable_mmap": "no"},
