@@ -86,7 +86,8 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     for number, layer in enumerate(stack):
         ctx.taps.hidden(x_BTD)
         here = ctx if number < len(stack) - 1 else last
-        x_BTD = passed(layer, number, x_BTD, here)
+        # Not by way of a function where nothing is recomputed: the engine's steps stay eight frames deep.
+        x_BTD = layer(x_BTD, here) if here.recompute is None else passed(layer, number, x_BTD, here)
     x_BTD = last.only_wanted(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)
