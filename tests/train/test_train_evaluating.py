@@ -111,6 +111,14 @@ def test_predictions_without_labels_and_of_streams(folder, tmp_path):
         np.testing.assert_allclose(plain.predictions, found.predictions, atol=1e-6)
 
 
+def test_several_sets_of_the_package_datasets(folder, tmp_path):
+    """Its dictionary of sets has columns too, and is several sets nevertheless."""
+    datasets = pytest.importorskip("datasets")
+    both = datasets.DatasetDict({name: datasets.Dataset.from_list(rows(5, i)) for i, name in enumerate("ab")})
+    ours, theirs = (told(t.evaluate()) for t in trainers(folder, tmp_path, eval_dataset=both))
+    assert ours == pytest.approx(theirs, abs=1e-5) and {"eval_a_loss", "eval_b_loss"} <= ours.keys()
+
+
 def test_metrics_batch_by_batch(folder, tmp_path):
     seen = []
 

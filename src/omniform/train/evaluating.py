@@ -60,7 +60,7 @@ def evaluate(
 ) -> Metrics:
     """``Trainer.evaluate``: metrics of a dataset, or of several under their names."""
     given = datasets if datasets is not None else trainer.eval_dataset
-    if isinstance(given, Mapping) and not hasattr(given, "column_names"):
+    if isinstance(given, Mapping):
         found: Metrics = {}
         for name, dataset in given.items():
             one = dataset if datasets is not None else name
@@ -226,7 +226,7 @@ def check_evaluations(trainer: Trainer) -> None:
     args, given = trainer.args, trainer.eval_dataset
     if (args.eval_strategy == "no" and not args.eval_on_start) or not args.dataloader_drop_last or given is None:
         return
-    if not isinstance(given, Mapping) or hasattr(given, "column_names"):
+    if not isinstance(given, Mapping):
         check_examples(trainer, given, "Evaluation")
         return
     for name, dataset in given.items():
