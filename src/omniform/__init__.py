@@ -15,14 +15,15 @@ from omniform.names import PATHS, Paths
 __version__ = "0.1.0"
 
 _MODEL_CLASSES = (
-    "AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoModelForCausalLM",
-    "AutoModelForImageClassification", "AutoModelForImageSegmentation", "AutoModelForImageTextToText",
+    "AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoModelForCausalLM",
+    "AutoModelForDepthEstimation", "AutoModelForImageClassification", "AutoModelForImageSegmentation",
+    "AutoModelForImageTextToText", "AutoModelForInstanceSegmentation", "AutoModelForMaskGeneration",
     "AutoModelForMaskedImageModeling", "AutoModelForMaskedLM", "AutoModelForMultimodalLM",
     "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction", "AutoModelForObjectDetection",
-    "AutoModelForPreTraining", "AutoModelForQuestionAnswering", "AutoModelForSeq2SeqLM",
-    "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq", "AutoModelForTextEncoding",
-    "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation", "AutoModelForVision2Seq",
-    "AutoModelForZeroShotImageClassification",
+    "AutoModelForPreTraining", "AutoModelForQuestionAnswering", "AutoModelForSemanticSegmentation",
+    "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq",
+    "AutoModelForTextEncoding", "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation",
+    "AutoModelForVideoClassification", "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called

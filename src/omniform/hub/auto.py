@@ -290,8 +290,46 @@ class AutoModelForImageSegmentation(AutoModel):
     tasks = ("image-segmentation",)
 
 
-class AutoModelForUniversalSegmentation(AutoModelForImageSegmentation):
+class AutoModelForUniversalSegmentation(AutoModel):
     """Models that segment objects and classes alike."""
+
+    tasks = ("universal-segmentation",)
+
+
+class AutoModelForDepthEstimation(AutoModel):
+    """Models that tell how far away pixels are."""
+
+    tasks = ("depth-estimation",)
+
+
+class AutoModelForInstanceSegmentation(AutoModel):
+    """Models that find the pixels of every object."""
+
+    tasks = ("instance-segmentation",)
+
+
+class AutoModelForMaskGeneration(AutoModel):
+    """Models that find the pixels of what is pointed at."""
+
+    tasks = ("mask-generation",)
+
+
+class AutoModelForSemanticSegmentation(AutoModel):
+    """Models that classify every pixel."""
+
+    tasks = ("semantic-segmentation",)
+
+
+class AutoModelForVideoClassification(AutoModel):
+    """Models that classify a video."""
+
+    tasks = ("video-classification",)
+
+
+class AutoBackbone(AutoModel):
+    """Models of pictures that give maps of several stages, for another model to stand on."""
+
+    tasks = ("backbone",)
 
 
 class AutoModelForAudioClassification(AutoModel):

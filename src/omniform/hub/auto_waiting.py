@@ -40,12 +40,6 @@ class AutoModelForDecision(AutoModel):
     tasks = ()
 
 
-class AutoModelForDepthEstimation(AutoModel):
-    """Models that tell how far away pixels are."""
-
-    tasks = ()
-
-
 class AutoModelForDocumentQuestionAnswering(AutoModel):
     """Models that answer questions about documents."""
 
@@ -64,12 +58,6 @@ class AutoModelForImageToImage(AutoModel):
     tasks = ()
 
 
-class AutoModelForInstanceSegmentation(AutoModel):
-    """Models that find the pixels of every object."""
-
-    tasks = ()
-
-
 class AutoModelForKeypointDetection(AutoModel):
     """Models that find points of interest."""
 
@@ -78,12 +66,6 @@ class AutoModelForKeypointDetection(AutoModel):
 
 class AutoModelForKeypointMatching(AutoModel):
     """Models that find the same points in two pictures."""
-
-    tasks = ()
-
-
-class AutoModelForMaskGeneration(AutoModel):
-    """Models that find the pixels of what is pointed at."""
 
     tasks = ()
 
@@ -108,12 +90,6 @@ class AutoModelForPoseEstimation(AutoModel):
 
 class AutoModelForRNNT(AutoModel):
     """Models that write what is said with a transducer."""
-
-    tasks = ()
-
-
-class AutoModelForSemanticSegmentation(AutoModel):
-    """Models that classify every pixel."""
 
     tasks = ()
 
@@ -160,12 +136,6 @@ class AutoModelForTimeSeriesPrediction(AutoModel):
     tasks = ()
 
 
-class AutoModelForVideoClassification(AutoModel):
-    """Models that classify a video."""
-
-    tasks = ()
-
-
 class AutoModelForVisualQuestionAnswering(AutoModel):
     """Models that answer questions about pictures."""
 
@@ -174,12 +144,6 @@ class AutoModelForVisualQuestionAnswering(AutoModel):
 
 class AutoModelForZeroShotObjectDetection(AutoModel):
     """Models that find objects which are described."""
-
-    tasks = ()
-
-
-class AutoBackbone(AutoModel):
-    """Models of pictures that give maps of several stages, for another model to stand on."""
 
     tasks = ()
 
@@ -202,25 +166,20 @@ class AutoVideoProcessor:
 
 
 __all__ = [
-    "AutoBackbone",
     "AutoModelForAudioFrameClassification",
     "AutoModelForAudioTokenization",
     "AutoModelForAudioXVector",
     "AutoModelForCTC",
     "AutoModelForDecision",
-    "AutoModelForDepthEstimation",
     "AutoModelForDocumentQuestionAnswering",
     "AutoModelForImageMatting",
     "AutoModelForImageToImage",
-    "AutoModelForInstanceSegmentation",
     "AutoModelForKeypointDetection",
     "AutoModelForKeypointMatching",
-    "AutoModelForMaskGeneration",
     "AutoModelForNormalEstimation",
     "AutoModelForPointmapEstimation",
     "AutoModelForPoseEstimation",
     "AutoModelForRNNT",
-    "AutoModelForSemanticSegmentation",
     "AutoModelForTDT",
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTableRecognition",
@@ -228,7 +187,6 @@ __all__ = [
     "AutoModelForTextToSpectrogram",
     "AutoModelForTextToWaveform",
     "AutoModelForTimeSeriesPrediction",
-    "AutoModelForVideoClassification",
     "AutoModelForVisualQuestionAnswering",
     "AutoModelForZeroShotObjectDetection",
     "AutoVideoProcessor",

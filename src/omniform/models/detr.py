@@ -174,6 +174,12 @@ FAMILY = (
     .begins(beginning)
     .base("DetrModel", build)
     .head("DetrForObjectDetection", "object-detection", object_detector)
-    .architecture("DetrForSegmentation", ("image-segmentation",), segmenter, segmenter_keys, prefix="detr")
+    .architecture(
+        "DetrForSegmentation",
+        ("image-segmentation", "universal-segmentation"),
+        segmenter,
+        segmenter_keys,
+        prefix="detr",
+    )
     .done()
 )
