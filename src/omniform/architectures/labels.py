@@ -41,18 +41,20 @@ class Targets(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Classes(Targets):
-    """Indices of classes, in any shape; ``-100`` leaves one out.
+    """Indices of classes, in any shape.
 
     Attributes:
         count: how many classes there are; None where nobody knows.
+        ignored: the label that leaves one out.
     """
 
     count: int | None
+    ignored: int = IGNORED
 
     def check(self, name: str, labels: Tensor, inputs: Mapping[str, object]) -> None:
         check_whole(name, labels)
         if self.count is not None:
-            check_range(name, labels, self.count)
+            check_range(name, labels, self.count, self.ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +165,14 @@ def check_whole(name: str, labels: Tensor) -> None:
         raise InputError("labels must be whole numbers", where=name, expected="torch.int64", found=str(labels.dtype))
 
 
-def check_range(name: str, labels: Tensor, classes: int) -> None:
-    """Raise :class:`InputError` unless labels are classes, or ``-100``; on the host's own memory."""
+def check_range(name: str, labels: Tensor, classes: int, ignored: int = IGNORED) -> None:
+    """Raise :class:`InputError` unless labels are classes, or the one to leave out; on the host's own memory."""
     if not is_readable(labels) or not labels.numel():
         return
     values = labels.detach().numpy()
-    wrong = (values != IGNORED) & ((values < 0) | (values >= classes))
+    wrong = (values != ignored) & ((values < 0) | (values >= classes))
     if wrong.any():
-        expected = f"0 to {classes - 1} ({classes} classes), or {IGNORED} to leave out"
+        expected = f"0 to {classes - 1} ({classes} classes), or {ignored} to leave out"
         _refuse(name, "a label lies outside the classes", values, wrong, expected)
 
 
