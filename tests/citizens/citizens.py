@@ -32,6 +32,11 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4, "initializer_range": 0.4,
 }  # fmt: skip
+SEGFORMER = {
+    "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 12], "num_attention_heads": [1, 2],
+    "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8,
+    "initializer_range": 0.4,
+}  # fmt: skip
 T5 = {
     "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
     "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -321,6 +326,8 @@ CITIZENS: dict[str, Citizen] = {
         "decoder_attention_heads": 8, "backbone_config": {**RESNET, "hidden_sizes": [8, 12, 16, 20],
         "depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}},
         Pictures("", size=64, masked=True)),
+    "segformer": Citizen("segformer", "SegformerForSemanticSegmentation", SEGFORMER, Pictures("", size=32)),
+    "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
     "llava": Citizen(
         "llava", "LlavaForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,

@@ -42,6 +42,8 @@ def test_labels_are_checked_where_they_arrive(case: Case) -> None:
             wrong["negative"] = torch.where(torch.arange(given.numel()).view(given.shape) == 0, -7, given)
         if "positions" in key:
             del wrong["far"]  # past the end: left out of the loss, as the reference does
+        elif "one class" in str(case):
+            wrong.pop("negative", None)  # leaves a pixel out
         elif case.table.model_type.startswith("deberta") and "Sequence" in str(case):
             wrong = {k: v for k, v in wrong.items() if k in ("a text", "far")}  # negative ones leave a row out
         for what, labels in wrong.items():

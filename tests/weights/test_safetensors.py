@@ -106,6 +106,14 @@ def test_writing_to_a_tensor_never_changes_the_file(file):
     assert torch.equal(read(path)["matrix"], tensors["matrix"])
 
 
+def test_every_tensor_counts_its_own_writes(file):
+    """A batch norm counts on in each step; the other tensors of its file have not changed by that."""
+    mapped = read(file[0])
+    before = mapped["matrix"]._version
+    mapped["vector"].add_(1)
+    assert mapped["matrix"]._version == before
+
+
 def test_a_read_only_file(file):
     path, tensors = file
     os.chmod(path, 0o400)

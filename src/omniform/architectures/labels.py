@@ -176,6 +176,12 @@ def check_range(name: str, labels: Tensor, classes: int, ignored: int = IGNORED)
         _refuse(name, "a label lies outside the classes", values, wrong, expected)
 
 
+def check_each(name: str, labels: Tensor, wrong: np.ndarray, expected: str) -> None:
+    """Raise :class:`InputError` that names the labels which are wrong, if some are; Shape: that of the labels."""
+    if wrong.any():
+        _refuse(name, "a label lies outside the classes", labels.detach().numpy(), wrong, expected)
+
+
 def _refuse(name: str, what: str, values: np.ndarray, wrong: np.ndarray, expected: str) -> None:
     found = values[wrong].ravel()
     shown = ", ".join(str(number) for number in found[:_SHOWN].tolist()) + (", ..." if len(found) > _SHOWN else "")

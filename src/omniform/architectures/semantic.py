@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.labels import Classes, Targets, check_each
 from omniform.architectures.losses import Items, divided
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError
+from omniform.core.host import is_readable
 from omniform.core.outputs import ClassifierOutput, Noted
 from omniform.core.reader import ConfigReader
 
@@ -38,12 +39,21 @@ def enlarged(scores_BCHW: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class AnyPixels(Targets):
-    """A number for every pixel."""
+class Foreground(Targets):
+    """For every pixel, how much it is of the one class: 0 to 1; negative numbers leave one out.
+
+    Attributes:
+        ignored: another number that leaves one out.
+    """
+
+    ignored: int
 
     def check(self, name: str, labels: Tensor, inputs: Mapping[str, object]) -> None:
         if labels.dim() < 2:
             raise InputError("labels are maps", where=name, expected="[B, height, width]", found=f"{labels.dim()} axes")
+        if is_readable(labels) and labels.numel():
+            values = labels.detach().float().numpy()
+            check_each(name, labels, (values != self.ignored) & ~(values <= 1), f"0, 1, or {self.ignored} to leave out")
 
 
 class PixelLoss(ABC):
@@ -142,7 +152,7 @@ class ForegroundLoss(PixelLoss):
     ignored: int = 255
 
     def targets(self) -> Targets:
-        return AnyPixels()
+        return Foreground(self.ignored)
 
     def count(self, labels_BHW: Tensor) -> Tensor | int:
         return labels_BHW.numel()

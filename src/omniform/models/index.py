@@ -73,6 +73,7 @@ FAMILIES: dict[str, str] = {
     "qwen3_next": "qwen3_next:FAMILY",
     "roberta": "roberta:FAMILY",
     "roberta-prelayernorm": "roberta_prelayernorm:FAMILY",
+    "segformer": "segformer:FAMILY",
     "smollm3": "smollm3:FAMILY",
     "stablelm": "stablelm:FAMILY",
     "starcoder2": "starcoder2:FAMILY",
@@ -511,6 +512,11 @@ CLASSES: dict[str, str] = {
     "RobertaPreLayerNormModel": "roberta_prelayernorm",
     "RobertaPreLayerNormPreTrainedModel": "roberta_prelayernorm",
     "RobertaPreTrainedModel": "roberta",
+    "SegformerConfig": "segformer",
+    "SegformerForImageClassification": "segformer",
+    "SegformerForSemanticSegmentation": "segformer",
+    "SegformerModel": "segformer",
+    "SegformerPreTrainedModel": "segformer",
     "SmolLM3Config": "smollm3",
     "SmolLM3ForCausalLM": "smollm3",
     "SmolLM3ForQuestionAnswering": "smollm3",
@@ -663,6 +669,7 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "clip_vision_model": "CLIPImageProcessor",
     "detr": "DetrImageProcessor",
     "llava": "LlavaImageProcessor",
+    "segformer": "SegformerImageProcessor",
     "vit": "ViTImageProcessor",
 }
 """Class name of the image processor, by ``model_type``."""

@@ -174,7 +174,9 @@ def _view(whole: Tensor, entry: Entry) -> Tensor:
         data = data.clone()  # some old files are not aligned, and a view must be
     if not entry.nbytes:
         return torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-    return data.view(entry.dtype).view(entry.shape)
+    # A view would share the file's count of writes: a batch norm that counts on while it trains would then seem to have
+    # changed every weight in the midst of a step.
+    return data.view(entry.dtype).view(entry.shape).data
 
 
 def _entry(where: str, name: str, item: object, data: int, size: int) -> Entry:
