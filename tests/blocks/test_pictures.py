@@ -3,12 +3,16 @@
 import pytest
 import torch
 
+from omniform.architectures.backbone import ConvBackbone
 from omniform.blocks.patches import Patching, PatchStem
 from omniform.blocks.resnet import ResNet, ResNetSpec, Stage
 from omniform.core.errors import InputError
 
 PATCHES = PatchStem(Patching(channels=3, image_size=(16, 16), patch_size=(4, 4)), 8)
-CONVOLUTIONS = ResNet(ResNetSpec(stem=4, stages=(Stage(8, 1),), outputs=(2,)))
+SPEC = ResNetSpec(stem=4, stages=(Stage(8, 1),))
+CONVOLUTIONS = ConvBackbone(
+    network=ResNet(SPEC), names=("stem", "stage1"), outputs=(1,), num_features=(4, 8), reductions=(4, 4)
+)
 
 
 @pytest.mark.parametrize("reader", [PATCHES, CONVOLUTIONS], ids=["patches", "convolutions"])
@@ -36,4 +40,4 @@ def test_another_size():
     assert PATCHES(larger, any_size=True).shape == (1, 32, 8)
     with pytest.raises(InputError, match="smaller than a patch"):
         PATCHES(torch.rand(1, 3, 3, 16), any_size=True)
-    assert CONVOLUTIONS(larger)[0].shape[0] == 1
+    assert CONVOLUTIONS(larger).feature_maps[0].shape[0] == 1

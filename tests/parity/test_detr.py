@@ -387,7 +387,7 @@ def test_heads_load_from_one_another(tmp_path, caplog):
     ("changes", "error"),
     [
         ({"backbone": "swin_tiny", "backbone_config": None, "use_timm_backbone": True}, "backbone"),
-        ({"backbone_config": {"model_type": "swin"}}, "model_type"),
+        ({"backbone_config": {"model_type": "bert"}}, "no backbone"),
         ({"backbone_config": {**RESNET, "model_type": "resnet", "out_features": ["stage9"]}}, "out_features"),
         ({"backbone_config": {**RESNET, "model_type": "resnet", "out_indices": [3, 2]}}, "out_indices"),
         ({"backbone_config": {**RESNET, "model_type": "resnet", "depths": [1, 2]}}, "depths"),

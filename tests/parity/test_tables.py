@@ -79,6 +79,7 @@ DUE = {
     "qwen3",
     "qwen3_moe",
     "qwen3_next",
+    "resnet",
     "roberta",
     "roberta-prelayernorm",
     "smollm3",

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.architectures.backbone import Backbone
 from omniform.architectures.detection import SetLoss, Target
 from omniform.architectures.losses import Items
 from omniform.architectures.model import Model
@@ -117,7 +118,7 @@ class QueryDetector(Model):
 
     main_input = "pixel_values"
 
-    backbone: nn.Module
+    backbone: Backbone
     input_projection: nn.Conv2d
     position_embedding: Places
     encoder: QueryEncoder
@@ -150,7 +151,7 @@ class QueryDetector(Model):
         Raises:
             InputError: pictures or masks of another shape.
         """
-        maps: tuple[Tensor, ...] = self.backbone(pixel_values)
+        maps = self.backbone.maps(pixel_values)
         rows, height, width = pixel_values.shape[0], *pixel_values.shape[2:]
         padded = pixel_mask is not None
         if pixel_mask is None:

@@ -15,6 +15,9 @@ from omniform.weights.keymap import KeyMap, Rule
 
 C = TypeVar("C")
 
+Rules = KeyMap | Callable[[C], KeyMap]
+"""Where weights live; a function of the config, where it depends on that."""
+
 _NONE: Mapping[str, Rule] = {}
 
 Task = Literal[
@@ -188,7 +191,7 @@ class Builder(Generic[C]):
         self,
         model_type: str,
         read: Callable[[ConfigReader], C],
-        keys: KeyMap | Callable[[C], KeyMap],
+        keys: Rules[C],
         *,
         prefix: str,
     ) -> None:
@@ -260,12 +263,17 @@ class Builder(Generic[C]):
             name, tasks, build, lambda c: self._base_keys(c).under("model", inside) | own, prefix=inside
         )
 
+    def backbone(self, name: str, build: Callable[[C], Model], keys: Rules[C] | None = None) -> Builder[C]:
+        """The model as a backbone; ``keys``: where its weights live, if not where the base model's do."""
+        table = self._base_keys if keys is None else keys
+        return self.architecture(name, ("backbone",), lambda c, _: build(c), table, skeleton=returned(build))
+
     def architecture(
         self,
         name: str,
         tasks: tuple[Task, ...],
         build: Callable[[C, Common], Model],
-        keys: KeyMap | Callable[[C], KeyMap],
+        keys: Rules[C],
         *,
         prefix: str = "",
         skeleton: type[Model] | None = None,

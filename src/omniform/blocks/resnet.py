@@ -1,15 +1,13 @@
-"""Residual networks (https://arxiv.org/abs/1512.03385) as backbones: pictures in, feature maps out.
-
-Batch norms are frozen: detectors train on batches too small for statistics of their own.
-"""
+"""Residual networks (https://arxiv.org/abs/1512.03385): pictures in, a map after each stage out."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import accumulate
+from typing import Literal, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,7 +45,6 @@ class ResNetSpec:
         block: two convolutions of 3x3 pixels, or one between two of 1x1 with a quarter of the channels.
         act: activation after the stem and after each sum; those inside a block are ReLU.
         stride_first: a bottleneck's stride is in its first convolution and not in its second.
-        outputs: which maps to give: 0 is the stem's, 1 the pooled stem's, 2 the first stage's, and so on.
     """
 
     channels: int = 3
@@ -56,38 +53,16 @@ class ResNetSpec:
     block: Block = "bottleneck"
     act: str = "relu"
     stride_first: bool = False
-    outputs: tuple[int, ...]
 
     @property
-    def output_channels(self) -> tuple[int, ...]:
-        """Channels of the maps it gives."""
-        widths = (self.stem, self.stem, *(s.channels for s in self.stages))
-        return tuple(widths[i] for i in self.outputs)
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the stem's map and of each stage's."""
+        return (self.stem, *(s.channels for s in self.stages))
 
-
-class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by fixed statistics and a fixed scale and shift: nothing in it is trained."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.weight: Tensor
-        self.bias: Tensor
-        self.running_mean: Tensor
-        self.running_var: Tensor
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Shape: [B, C, H, W] in and out."""
-        # Not torch's fused one, though it is faster: it rounds differently, and a hundred layers make that visible.
-        scale = self.weight * (self.running_var + 1e-5).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return (x_BCHW * scale[:, None, None]).add_(shift[:, None, None])
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}"
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many pixels of a picture a place of these maps stands for."""
+        return tuple(accumulate((4, *(s.stride for s in self.stages)), operator.mul))
 
 
 class Convolution(nn.Conv2d):
@@ -103,12 +78,12 @@ class Convolution(nn.Conv2d):
 
 
 class NormedConvolution(nn.Module):
-    """A convolution and its frozen batch norm."""
+    """A convolution and its batch norm."""
 
     def __init__(self, inner: int, outer: int, size: int, *, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.convolution = Convolution(inner, outer, size, stride=stride, dilation=dilation)
-        self.normalization = FrozenBatchNorm(outer)
+        self.normalization = nn.BatchNorm2d(outer)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shape: [B, C, H, W] to [B, C', H / stride, W / stride]."""
@@ -140,7 +115,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network without its classifier."""
+    """A residual network without its classifier; the stem's map is pooled."""
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
@@ -149,27 +124,44 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList(nn.ModuleList(_blocks(spec, i)) for i in range(len(spec.stages)))
         self._act = activation(spec.act)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps, from fine to coarse.
+    def states(self, pixel_values: Tensor, last: int) -> list[Tensor]:
+        """The stem's map and those of the stages.
 
         Args:
             pixel_values: Shape: [B, channels, height, width].
+            last: the last one that is wanted.
 
         Returns:
-            The maps that the spec asks for, Shape: [B, C, H, W] each.
+            ``last + 1`` maps from fine to coarse, Shape: [B, C, H, W] each.
 
         Raises:
             InputError: the pictures do not have this shape.
         """
+        return self._staged([self._pooled(self._entered(pixel_values))], last)
+
+    def _entered(self, pixel_values: Tensor) -> Tensor:
         check_pictures(pixel_values, self.spec.channels)
-        x = self._act(self.stem(pixel_values.to(self.stem.convolution.weight.dtype)))
-        maps = [x, F.max_pool2d(x, 3, stride=2, padding=1)]
-        for stage in self.stages:
-            x = maps[-1]
-            for block in stage:  # type: ignore[attr-defined]
+        return self._act(self.stem(pixel_values.to(self.stem.convolution.weight.dtype)))
+
+    def _pooled(self, x_BCHW: Tensor) -> Tensor:
+        return F.max_pool2d(x_BCHW, 3, stride=2, padding=1)
+
+    def _staged(self, states: list[Tensor], last: int) -> list[Tensor]:
+        x = states[-1]
+        for stage in self.stages[len(states) - 1 : last]:
+            for block in cast(nn.ModuleList, stage):
                 x = block(x)
-            maps.append(x)
-        return tuple(maps[i] for i in self.spec.outputs)
+            states.append(x)
+        return states
+
+
+class LatePooledResNet(ResNet):
+    """One as timm counts its maps: the stem's is not pooled yet."""
+
+    def states(self, pixel_values: Tensor, last: int) -> list[Tensor]:
+        """See :meth:`ResNet.states`."""
+        stem = self._entered(pixel_values)
+        return [stem, *self._staged([self._pooled(stem)], last)[1:]]
 
 
 def _blocks(spec: ResNetSpec, index: int) -> list[ResidualBlock]:

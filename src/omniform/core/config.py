@@ -266,6 +266,7 @@ class ModelConfig(AutoNamed, PushToHub):
             known=reader.touched,
             parts=parts,
             spellings=reader.spellings,
+            rivals=reader.rivals,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -342,6 +343,7 @@ class ModelConfig(AutoNamed, PushToHub):
     def _patched(self, changes: Mapping[str, object]) -> dict[str, object]:
         raw = copy.deepcopy(self.raw)
         groups: Mapping[str, tuple[str, ...]] = self.__dict__["spellings"]
+        rivals: Mapping[str, tuple[str, ...]] = self.__dict__["rivals"]
         for given, value in changes.items():
             name = given
             if given in ("dtype", "torch_dtype"):
@@ -353,6 +355,9 @@ class ModelConfig(AutoNamed, PushToHub):
             for other in groups.get(given, ()):
                 if other != name and other not in changes:
                     raw.pop(other, None)  # else the older spelling would count
+            for other in rivals.get(given, ()):
+                if other not in changes:
+                    raw.pop(other, None)
         self._relabel(raw, changes)
         return raw
 

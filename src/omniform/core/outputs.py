@@ -391,6 +391,21 @@ class MaskedImageModelingOutput(StackOutput):
 
 
 @dataclass(slots=True)
+class BackboneOutput(ModelOutput):
+    """Feature maps of pictures.
+
+    Attributes:
+        feature_maps: of the stages that were chosen, from fine to coarse, Shape: [B, C, H, W] each.
+        hidden_states: what the backbone notes on the way, when asked for.
+        attentions: each layer's weights, when asked for, of backbones that attend.
+    """
+
+    feature_maps: tuple[Tensor, ...] | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
 class DetectorModelOutput(Seq2SeqModelOutput):
     """Hidden states of a detector.
 

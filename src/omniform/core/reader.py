@@ -42,6 +42,8 @@ class ConfigReader:
         """Every key that was asked for, with the value it resolved to, defaults included."""
         self.spellings: dict[str, tuple[str, ...]] = {}
         """For every key with several spellings, all of them, the one that counts most first."""
+        self.rivals: dict[str, tuple[str, ...]] = {}
+        """Keys that say the same in other words, by key: whoever changes one drops what the others said."""
         self._touched: set[str] = set()
 
     # -- values ------------------------------------------------------------------------------------------------------

@@ -83,7 +83,9 @@ def fill(model: nn.Module, views: dict[str, Tensor], layout: Layout, placement: 
         view, dtype, device = views.pop(path), layout.stored[path].dtype, as_device(placement.places[path])
         copied = how.copied and path not in to_disk
         if view.dtype == dtype and view.device == device and not copied:
-            assign(model, path, view)  # where it lies in the file
+            # Where it lies in the file, and with a count of writes of its own: views of one file share theirs, so that
+            # a batch norm that counts its batches would have all weights pass for changed, and backward refuse them.
+            assign(model, path, view.data)
         else:
             jobs.append(partial(_one, path, view, dtype, device))
         del view

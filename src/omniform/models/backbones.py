@@ -1,158 +1,134 @@
-"""Backbones that detectors are built on: their configs, and the two layouts their weights are stored in."""
+"""Backbones that other models stand on: any family that has one, named in any of the ways that releases wrote it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Mapping
 
-from omniform.blocks.mlp import ACTIVATIONS
-from omniform.blocks.resnet import Block, ResNetSpec, Stage
-from omniform.core.config import ModelConfig
-from omniform.core.reader import MOST_LAYERS, ConfigReader
+import torch
+
+from omniform.architectures.backbone import Backbone
+from omniform.architectures.family import Architecture
+from omniform.core.errors import ConfigError
+from omniform.core.reader import ConfigReader
+from omniform.models.registry import Part
+from omniform.models.timm_backbone import Config as TimmConfig
+from omniform.weights.init import NoInitialising
 from omniform.weights.keymap import KeyMap
 
-Layout = Literal["hub", "timm"]
+RESNET: Mapping[str, object] = {"model_type": "resnet", "out_features": ["stage4"]}
+"""The Hub's ResNet-50 and its coarsest map."""
 
-TIMM_RESNETS: dict[str, tuple[Block, tuple[int, int, int, int]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet26": ("bottleneck", (2, 2, 2, 2)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-    "resnet200": ("bottleneck", (3, 24, 36, 3)),
-}
-"""Kind of block and depths of the plain residual networks of timm."""
+HUB_NAMES: Mapping[str, Mapping[str, object]] = {"microsoft/resnet-50": {"model_type": "resnet"}}
+"""Repositories whose configs are known here: reading a config does not reach out for another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backbone:
-    """A residual network and how its weights are named in checkpoints: as the Hub's ``resnet`` family or as timm's."""
+class NestedBackbone(Part):
+    """The backbone that a model stands on, which may be of any family that has one.
 
-    spec: ResNetSpec
-    layout: Layout
+    Attributes:
+        channels: of the maps it gives, from fine to coarse.
+        strides: how many pixels of a picture a place of each of these maps stands for.
+    """
+
+    def __init__(self, reader: ConfigReader, default: str) -> None:
+        super().__init__(reader, default)
+        # Known when the model is built: some backbones are told by a library that has to build them.
+        self._facts: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its family's backbone.
+
+        Raises:
+            ConfigError: the family has none.
+        """
+        for architecture in self.family.architectures.values():
+            if "backbone" in architecture.tasks:
+                return architecture
+        raise ConfigError(
+            "this model_type has no backbone",
+            where=self.where,
+            expected="a family with one (resnet, convnext, swin)",
+            found=repr(self.config.model_type),
+        )
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` where its family has no backbone."""
+        assert self.architecture
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return self._told()[0]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self._told()[1]
+
+    def _told(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self._facts is None:
+            built = self.build()
+            self._facts = (tuple(built.channels), tuple(built.strides))
+        return self._facts
 
     @property
     def keys(self) -> KeyMap:
-        """Where the weights live."""
-        if self.layout == "hub":
-            return KeyMap({"stem": "embedder.embedder", "stages.{i}.{j}": "encoder.stages.{i}.layers.{j}"})
-        rules = {"stem.convolution": "conv1", "stem.normalization": "bn1"}
-        for stage in range(len(self.spec.stages)):
-            ours, theirs = f"stages.{stage}.{{j}}", f"layer{stage + 1}.{{j}}"
-            for i in range(3):
-                rules[f"{ours}.layer.{i}.convolution"] = f"{theirs}.conv{i + 1}"
-                rules[f"{ours}.layer.{i}.normalization"] = f"{theirs}.bn{i + 1}"
-            rules[f"{ours}.shortcut.convolution"] = f"{theirs}.downsample.0"
-            rules[f"{ours}.shortcut.normalization"] = f"{theirs}.downsample.1"
-        return KeyMap(rules)
+        """Where its weights live in a checkpoint of its own."""
+        return self.architecture.keys(self.config.spec)
+
+    @property
+    def bare_keys(self) -> KeyMap:
+        """The same where timm's network is held without what wraps it, as DETR and its like hold it."""
+        spec = self.config.spec
+        return spec.bare_keys if isinstance(spec, TimmConfig) else self.keys
+
+    def build(self) -> Backbone:
+        """The backbone itself, as its family makes it: with batch norms that train, where it has them."""
+        with torch.device("meta"), NoInitialising():
+            model = self.family.classes[self.architecture.name](self.config)
+        assert isinstance(model, Backbone)
+        return model
 
 
-def read_backbone(r: ConfigReader) -> Backbone:
-    """The backbone that a detector's config names, in any of the ways that releases wrote it.
+def read_backbone(
+    r: ConfigReader, usual: Mapping[str, object] = RESNET, timm: Mapping[str, object] | None = None
+) -> NestedBackbone:
+    """The backbone of a config, in any of the ways that releases wrote it.
 
-    ``backbone_config`` counts if it is there. Otherwise ``use_timm_backbone`` tells whether ``backbone`` and
-    ``backbone_kwargs`` name a network of timm's; if not, it is the Hub's ResNet-50 with its coarsest map alone.
+    ``backbone_config`` counts if it is there. Otherwise ``backbone`` and ``backbone_kwargs`` name a network of timm's.
+
+    Args:
+        usual: the backbone's config where the file names none.
+        timm: the same of models that stood on timm's networks, unless ``use_timm_backbone`` says otherwise;
+            ``backbone`` names another network.
+
+    Raises:
+        ConfigError: the family has no backbone; values that are not supported.
+        UnknownNameError: an unknown family.
     """
     r.inert("use_pretrained_backbone")
-    channels, dilated = r.integer("num_channels", 3), r.flag("dilation", False)
-    timm = r.flag("use_timm_backbone", True)
-    name = r.text("backbone", "resnet50")
+    name, given = r.maybe_text("backbone"), r.mapping("backbone_kwargs") or {}
     nested = r.mapping("backbone_config")
-    if nested:
-        r.inert("backbone_kwargs")
-        config = ModelConfig.from_raw(nested, read=_read_nested, where=f"{r.where}: backbone_config")
-        r.values["backbone_config"] = config
-        return cast(Backbone, config.spec)
-    if timm:
-        given = r.sub("backbone_kwargs", {})
-        named: dict[str, object] = {
-            "backbone": name,
-            "out_indices": [1, 2, 3, 4],
-            "num_channels": given.integer("in_chans", given.integer("num_channels", channels)),
-            "output_stride": 16 if dilated else None,
-        }
-        return _read_timm(ConfigReader({**named, **given.raw}, where=r.where))
-    r.only("backbone", None, "resnet50", "microsoft/resnet-50", why="give a backbone_config")
-    return _read_resnet(ConfigReader({"out_features": ["stage4"]}, where=r.where))
+    stood = r.flag("use_timm_backbone", True) and timm is not None
+    if nested is None and stood and not given:
+        named = {} if name is None else {"backbone": name}
+        nested = {"model_type": "timm_backbone", "backbone": "resnet50", **(timm or {}), **named}
+    elif nested is None and name is not None and name in HUB_NAMES:
+        nested = {**HUB_NAMES[name], **given}
+    elif nested is None and (name is not None or stood):
+        if name is not None and "/" in name:
+            raise r.fail("backbone", "a name of timm's", repr(name), "Give its config as backbone_config.")
+        nested = {"model_type": "timm_backbone", "backbone": name or "resnet50", **given}
+    elif nested is None:
+        nested = usual
+    part = NestedBackbone(r.within(nested, "backbone_config"), str(usual["model_type"]))
+    part.check()
+    r.values["backbone_config"] = part.config
+    return part
 
 
-def _read_nested(r: ConfigReader) -> Backbone:
-    kind = r.choice("model_type", ("resnet", "timm_backbone"))
-    return _read_resnet(r) if kind == "resnet" else _read_timm(r)
-
-
-def _read_resnet(r: ConfigReader) -> Backbone:
-    widths, depths = r.integers("hidden_sizes", (256, 512, 1024, 2048), least=1), r.integers("depths", (3, 4, 6, 3))
-    if sum(depths) > MOST_LAYERS:
-        raise r.fail("depths", f"at most {MOST_LAYERS} altogether", list(depths))
-    if len(widths) != len(depths) or not depths or 0 in depths:
-        raise r.fail("depths", f"{len(widths)} positive numbers, one per entry of hidden_sizes", list(depths))
-    block = cast(Block, r.choice("layer_type", ("basic", "bottleneck"), "bottleneck"))
-    first = 2 if r.flag("downsample_in_first_stage", False) else 1
-    strides = (first, *(2 for _ in widths[1:]))
-    names = ("stem", *(f"stage{i + 1}" for i in range(len(depths))))
-    r.inert("stage_names")
-    spec = ResNetSpec(
-        channels=r.integer("num_channels", 3),
-        stem=r.integer("embedding_size", 64),
-        stages=tuple(Stage(w, d, s) for w, d, s in zip(widths, depths, strides, strict=True)),
-        block=block,
-        act=r.choice("hidden_act", ACTIVATIONS, "relu"),
-        stride_first=r.flag("downsample_in_bottleneck", False),
-        # The Hub's stem is pooled: our map 1.
-        outputs=tuple(i + 1 for i in _outputs(r, names)),
-    )
-    return Backbone(spec, "hub")
-
-
-def _read_timm(r: ConfigReader) -> Backbone:
-    name = r.text("backbone").split(".")[0]  # what follows a dot names a set of pretrained weights
-    if name not in TIMM_RESNETS:
-        raise r.fail("backbone", f"one of {', '.join(TIMM_RESNETS)}", repr(r.raw["backbone"]))
-    block, depths = TIMM_RESNETS[name]
-    r.only("features_only", True, why="a detector needs feature maps")
-    r.inert("freeze_batch_norm_2d", "use_pretrained_backbone", "stage_names", "in_chans")
-    names = ("act1", *(f"layer{i + 1}" for i in range(4)))
-    outputs = _outputs(r, names)
-    stages = _strided(depths, 4 if block == "bottleneck" else 1, r.maybe_integer("output_stride") or 32, r)
-    spec = ResNetSpec(
-        channels=r.integer("num_channels", 3),
-        # What is coarser than the last map asked for is not there, nor in the checkpoint.
-        stages=stages[: outputs[-1]],
-        block=block,
-        # timm's first map is the stem before pooling: our map 0.
-        outputs=tuple(i + 1 if i else 0 for i in outputs),
-    )
-    return Backbone(spec, "timm")
-
-
-def _strided(depths: tuple[int, ...], widening: int, output_stride: int, r: ConfigReader) -> tuple[Stage, ...]:
-    """Stages that shrink the map until it is ``output_stride`` times smaller, and dilate from there on."""
-    if output_stride not in (8, 16, 32):
-        raise r.fail("output_stride", "8, 16 or 32", output_stride)
-    stages: list[Stage] = []
-    shrunk, dilation = 4, 1
-    for i, depth in enumerate(depths):
-        stride, before = (2 if i else 1), dilation
-        if shrunk >= output_stride:
-            dilation, stride = dilation * stride, 1
-        else:
-            shrunk *= stride
-        stages.append(Stage(64 * 2**i * widening, depth, stride, (before, dilation)))
-    return tuple(stages)
-
-
-def _outputs(r: ConfigReader, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Which maps a backbone gives, from ``out_features`` or ``out_indices``; the coarsest alone by default."""
-    features = r.texts("out_features", ())
-    indices = r.integers("out_indices", (), least=-len(names))
-    for feature in features:
-        if feature not in names:
-            raise r.fail("out_features", f"names among {', '.join(names)}", repr(feature))
-    places = tuple(names.index(f) for f in features) or tuple(i % len(names) for i in indices) or (len(names) - 1,)
-    if any(i >= len(names) for i in indices) or list(places) != sorted(set(places)):
-        raise r.fail("out_indices", f"rising numbers below {len(names)}", list(indices or features))
-    if features and indices and places != tuple(i % len(names) for i in indices):
-        raise r.fail("out_indices", f"the places of {', '.join(features)}", list(indices))
-    return places
+def read_detr_backbone(r: ConfigReader) -> NestedBackbone:
+    """The backbone of DETR and its like, which stand on all of timm's ResNet-50 where the file does not say."""
+    timm: dict[str, object] = {"num_channels": r.integer("num_channels", 3), "out_indices": [1, 2, 3, 4]}
+    if r.flag("dilation", False):
+        timm["output_stride"] = 16
+    return read_backbone(r, timm=timm)

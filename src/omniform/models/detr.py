@@ -20,14 +20,14 @@ from omniform.architectures.detector import (
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import SIDE_KEYS, Sides
 from omniform.architectures.segmenter import MASK_HEAD_KEYS, AttentionMap, MaskHead, Segmenter
+from omniform.blocks.batchnorm import frozen
 from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
-from omniform.blocks.resnet import ResNet
 from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
-from omniform.models.backbones import Backbone, read_backbone
+from omniform.models.backbones import NestedBackbone, read_detr_backbone
 from omniform.weights.keymap import KeyMap
 
 
@@ -35,7 +35,7 @@ from omniform.weights.keymap import KeyMap
 class Config:
     """What a DETR computes."""
 
-    backbone: Backbone
+    backbone: NestedBackbone
     queries: int
     places: str
     sides: Sides
@@ -54,7 +54,7 @@ def read(r: ConfigReader) -> Config:
     if sides.dim % parts:
         raise r.fail("d_model", f"a multiple of {parts} for {places} positions", sides.dim)
     return Config(
-        backbone=read_backbone(r),
+        backbone=read_detr_backbone(r),
         queries=r.integer("num_queries", 100),
         places=places,
         sides=sides,
@@ -80,8 +80,8 @@ def build(c: Config) -> QueryDetector:
     )
     decoder_layers = (decoder_layer(sides.decoder.heads) for _ in range(sides.decoder.layers))
     return QueryDetector(
-        backbone=ResNet(c.backbone.spec),
-        input_projection=nn.Conv2d(c.backbone.spec.output_channels[-1], dim, kernel_size=1),
+        backbone=frozen(c.backbone.build()),
+        input_projection=nn.Conv2d(c.backbone.channels[-1], dim, kernel_size=1),
         position_embedding=SinePlaces(dim) if c.places == "sine" else LearnedPlaces(dim),
         encoder=QueryEncoder(layers=nn.ModuleList(encoder_layers), dropout=sides.dropout),
         query_position_embeddings=nn.Embedding(c.queries, dim),
@@ -101,7 +101,7 @@ def object_detector(c: Config, common: Common) -> ObjectDetector:
 
 def segmenter(c: Config, common: Common) -> Segmenter:
     """A class, or none, a box and an outline per query."""
-    fine = c.backbone.spec.output_channels[2::-1]
+    fine = c.backbone.channels[2::-1]
     if len(fine) < 3:
         raise ConfigError("outlines need finer maps", where="backbone_config", expected="3 or more", found=len(fine))
     head = MaskHead(c.sides.dim, c.sides.encoder.heads, fine, c.sides.act)
@@ -133,7 +133,7 @@ OLD_NAMES = KeyMap(
 
 def keys(c: Config) -> KeyMap:
     """Where the weights live; the backbone's names depend on which library it came from."""
-    stack, backbone = KeyMap(SIDE_KEYS), c.backbone.keys.under("backbone", "backbone.conv_encoder.model")
+    stack, backbone = KeyMap(SIDE_KEYS), c.backbone.bare_keys.under("backbone", "backbone.conv_encoder.model")
     return backbone | stack.under("encoder", "encoder") | stack.under("decoder", "decoder") | OLD_NAMES
 
 
