@@ -97,11 +97,17 @@ class Table:
         return Case(self, head, variant, scale)
 
     def all(self) -> Iterator[Case]:
-        """Every head, every variant where it is tried, both scales."""
+        """Every head, every variant where it is tried; in the small scale only what another case does not show.
+
+        What a variant changes lies below the heads: the first of those that are tried everywhere tells its small
+        numbers.
+        """
+        widest = next((name for name, head in self.heads.items() if head.everywhere), None)
         for name, head in self.heads.items():
             for variant in [v for v in self.variants if v not in head.but] if head.everywhere else ("plain",):
-                for scale in (LARGE, SMALL):
-                    yield self.case(name, variant, scale)
+                yield self.case(name, variant, LARGE)
+                if variant == "plain" or name == widest:
+                    yield self.case(name, variant, SMALL)
 
     def itself(self) -> Iterator[Case]:
         """One case, for what is asked of the family as a whole."""

@@ -388,8 +388,9 @@ def test_compiled_models_train(saved, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str)
-@pytest.mark.parametrize("kind", ["llama", "t5", "vit"])
+@pytest.mark.parametrize(
+    ("kind", "more"), [("llama", {"gradient_checkpointing": True}), ("t5", {}), ("vit", {"bf16": True})], ids=str
+)
 def test_compiled_models_of_more_kinds_train(kind, more, saved, tmp_path):
     compiled(kind, saved, tmp_path, "aot_eager", **more)
 
