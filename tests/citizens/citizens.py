@@ -37,6 +37,10 @@ SEGFORMER = {
     "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8,
     "initializer_range": 0.4,
 }  # fmt: skip
+SWIN = {
+    "image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2,
+    "initializer_range": 0.4,
+}  # fmt: skip
 T5 = {
     "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
     "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -318,6 +322,7 @@ CITIZENS: dict[str, Citizen] = {
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
+    "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),

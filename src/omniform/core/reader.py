@@ -115,11 +115,16 @@ class ConfigReader:
         return value
 
     def integers(
-        self, name: str, default: tuple[int, ...] | _Required = REQUIRED, *, least: int = 0
+        self,
+        name: str,
+        default: tuple[int, ...] | _Required = REQUIRED,
+        *,
+        least: int = 0,
+        also: Collection[str] = (),
     ) -> tuple[int, ...]:
-        """A list of integers."""
+        """A list of integers; ``also`` lists other spellings of the key."""
         read = functools.partial(_as_ints, least=least)
-        return self._need(name, self._get(name, (), default, read, "a list of integers"))
+        return self._need(name, self._get(name, also, default, read, "a list of integers"))
 
     def one_or_more(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
         """Integers, negative ones too, written as one or as a list of at least one."""

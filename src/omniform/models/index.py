@@ -78,6 +78,7 @@ FAMILIES: dict[str, str] = {
     "smollm3": "smollm3:FAMILY",
     "stablelm": "stablelm:FAMILY",
     "starcoder2": "starcoder2:FAMILY",
+    "swin": "swin:FAMILY",
     "t5": "t5:FAMILY",
     "timm_backbone": "timm_backbone:FAMILY",
     "umt5": "umt5:FAMILY",
@@ -543,6 +544,11 @@ CLASSES: dict[str, str] = {
     "Starcoder2ForTokenClassification": "starcoder2",
     "Starcoder2Model": "starcoder2",
     "Starcoder2PreTrainedModel": "starcoder2",
+    "SwinConfig": "swin",
+    "SwinForImageClassification": "swin",
+    "SwinForMaskedImageModeling": "swin",
+    "SwinModel": "swin",
+    "SwinPreTrainedModel": "swin",
     "T5Config": "t5",
     "T5EncoderModel": "t5",
     "T5ForConditionalGeneration": "t5",
@@ -681,6 +687,7 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "llava": "LlavaImageProcessor",
     "resnet": "ConvNextImageProcessor",
     "segformer": "SegformerImageProcessor",
+    "swin": "ViTImageProcessor",
     "vit": "ViTImageProcessor",
 }
 """Class name of the image processor, by ``model_type``."""
