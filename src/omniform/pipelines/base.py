@@ -46,6 +46,7 @@ from omniform.pipelines.places import place_of
 from omniform.pipelines.pt_utils import KeyDataset as KeyDataset
 from omniform.pipelines.pt_utils import KeyPairDataset as KeyPairDataset
 from omniform.pipelines.running import (
+    WINDOW,
     Answers,
     Failure,
     OnError,
@@ -106,6 +107,9 @@ class Pipeline(PushToHub, ABC):
 
     default_batch_size: ClassVar[BatchSize] = 1
     """How many inputs of a list share a batch where nobody says; a class with steps of its own says so itself."""
+
+    window: ClassVar[int] = WINDOW
+    """How many inputs of a list are prepared before any is computed; a task whose inputs are large says fewer."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -113,6 +113,10 @@ def _has_room(rows: int, longest: int, length: int, size: BatchSize, most: int) 
 
 
 def _length(item: Inputs) -> int:
+    """So many tokens, or as many as a picture has patches of 16 by 16 pixels."""
+    pixels = item.get("pixel_values")
+    if isinstance(pixels, Tensor) and pixels.dim() > 3:
+        return max(1, pixels.shape[1:].numel() // (3 * 256))
     main = item.get("input_ids")
     if not isinstance(main, Tensor):
         main = next((v for v in item.values() if isinstance(v, Tensor) and v.dim() > 1), None)
@@ -180,7 +184,8 @@ def parted(outputs: object, count: int) -> list[object]:
         ]
     if isinstance(outputs, Mapping):
         entries = {str(k): _rows(v, count, str(k)) for k, v in outputs.items() if k != "past_key_values"}
-        return [{name: rows[at] for name, rows in entries.items()} for at in range(count)]
+        alone = [{name: rows[at] for name, rows in entries.items()} for at in range(count)]
+        return [Batch(row) for row in alone] if isinstance(outputs, Batch) else list(alone)
     if isinstance(outputs, tuple):
         return [tuple(row) for row in zip(*(_rows(value, count, "a tuple") for value in outputs), strict=True)]
     raise InputError(

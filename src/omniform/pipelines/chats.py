@@ -7,6 +7,7 @@ from itertools import chain
 from typing import cast
 
 from omniform.core.errors import InputError, brief
+from omniform.inputs.images.load import ReadableFile
 from omniform.pipelines.pt_utils import KeyDataset
 
 Message = dict[str, object]
@@ -59,7 +60,7 @@ def chats_told(inputs: object) -> object:
         return [one if isinstance(one, Chat) else Chat(one) for one in inputs] if many else inputs
     if isinstance(inputs, KeyDataset) and len(inputs) and is_chat(inputs[0]):
         return [Chat(cast("list[Message]", inputs[at])) for at in range(len(inputs))]
-    if isinstance(inputs, Iterator):
+    if isinstance(inputs, Iterator) and not isinstance(inputs, ReadableFile):  # an open file is one input
         first = next(inputs, _NONE)
         if first is _NONE:
             return []

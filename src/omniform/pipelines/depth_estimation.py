@@ -74,7 +74,7 @@ class DepthEstimationPipeline(Seeing):
 
     @property
     def unit(self) -> str | None:
-        """The unit of the numbers: ``"m"`` of a model that says that it measures, None where only more and less count."""
+        """The unit of the numbers: ``"m"`` where the config says that it measures, None where they are relative."""
         config = self.model.config
         measures = config.get("depth_estimation_type") == "metric" or config.get("bin_configurations") is not None
         return "m" if measures else None

@@ -12,6 +12,9 @@ from torch import Tensor
 from omniform.core.errors import InputError
 from omniform.hub.auto import (
     AutoModelForImageSegmentation,
+    AutoModelForInstanceSegmentation,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
 )
 from omniform.inputs.checks import fraction
 from omniform.pipelines.base import Params
@@ -202,7 +205,12 @@ TASKS = (
     Task(
         name="image-segmentation",
         pipeline=ImageSegmentationPipeline,
-        models=(AutoModelForImageSegmentation,),
+        models=(
+            AutoModelForImageSegmentation,
+            AutoModelForSemanticSegmentation,
+            AutoModelForInstanceSegmentation,
+            AutoModelForUniversalSegmentation,
+        ),
         kind="image",
         inferred=(
             "image-segmentation",

@@ -90,8 +90,10 @@ class ObjectDetectionPipeline(Seeing):
 
     def rows(self, answer: object) -> list[Mapping[str, Cell]]:
         """A row for each object."""
-        found = cast("list[Detected]", answer)
-        return [{"label": one["label"], "score": one["score"], **one["box"]} for one in found]
+        return [
+            {"label": one["label"], "score": one["score"], **cast("Mapping[str, Cell]", one["box"])}
+            for one in cast("list[Detected]", answer)
+        ]
 
 
 def _box(corners: Tensor) -> Box:

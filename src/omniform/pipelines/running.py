@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from omniform.core.errors import InputError
+from omniform.inputs.images.load import ReadableFile
 from omniform.pipelines.batching import BatchSize, Inputs
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ OnError = Literal["raise", "return"]
 """What becomes of an input that cannot be answered: the call fails, or the error stands in the answer's place."""
 
 WINDOW = 1024
-"""So many inputs of a list or a dataset are prepared at once, to be sorted into batches of like length."""
+"""So many inputs of a list or a dataset are prepared at once, to be sorted into batches of like length, unless the
+pipeline says otherwise."""
 
 STREAMED = 4
 """So many batches are read ahead of a stream whose batches were asked for."""
@@ -104,10 +106,10 @@ class Run:
 
     def _window_size(self, total: int | None) -> int:
         if self.batch_size == "auto":
-            return WINDOW if total is not None else 1
+            return self.pipeline.window if total is not None else 1
         if total is None or self.batch_size == 1:
             return 1 if self.batch_size == 1 else STREAMED * self.batch_size
-        return max(WINDOW, self.batch_size)
+        return max(self.pipeline.window, self.batch_size)
 
     def _window(self, items: Sequence[object]) -> list[object | Failure]:
         prepared = self._prepared(items)
@@ -167,6 +169,8 @@ class Items:
 
 def items_of(inputs: object) -> Iterable[object] | None:
     """The inputs that a dataset or a stream holds; None for what is an input itself."""
+    if isinstance(inputs, ReadableFile):  # an open file, which counts as an iterator of lines
+        return None
     if isinstance(inputs, (Iterator, torch.utils.data.IterableDataset)):
         return cast("Iterable[object]", inputs)
     # Datasets of the ecosystem's own packages know no base class in common; texts, mappings and arrays are inputs.

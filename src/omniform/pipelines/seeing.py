@@ -40,7 +40,8 @@ class Seeing(Pipeline):
     """
 
     _load_image_processor = True
-    _load_processor = _load_feature_extractor = _load_tokenizer = False
+    _load_processor = _load_feature_extractor = False
+    _load_tokenizer: bool | None = False
 
     window: ClassVar[int] = 32  # prepared pictures are large
 
@@ -96,8 +97,8 @@ class Seeing(Pipeline):
             raise InputError(
                 "the pipeline has no image processor", where="image_processor", remedy="Pass it beside the model."
             )
-        read = self.image_processor(images=[image], return_tensors="pt", **options)  # type: ignore[arg-type, call-overload]
-        return cast(Batch, read).to(self.dtype)
+        read = self.image_processor(images=[image], return_tensors="pt", **options)  # type: ignore[arg-type]
+        return read.to(self.dtype)
 
     def look(self, inputs: Inputs, names: Sequence[str] = ("target_size",)) -> Batch:
         """What the model makes of prepared pictures: the tensors of its output that have an entry for each picture.

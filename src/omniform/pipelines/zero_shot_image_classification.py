@@ -45,8 +45,10 @@ class ZeroShotImageClassificationPipeline(Seeing):
         if given.get("candidate_labels") is not None:
             before["candidate_labels"] = _labels(given["candidate_labels"])
         if given.get("hypothesis_template") is not None:
-            _filled(given["hypothesis_template"], "")
-            before["hypothesis_template"] = given["hypothesis_template"]
+            template = given["hypothesis_template"]
+            if _filled(template, "a label") == template:
+                raise _no_place(template)
+            before["hypothesis_template"] = template
         if given.get("tokenizer_kwargs") is not None:
             before["tokenizer_kwargs"] = encoding_options(given["tokenizer_kwargs"], "tokenizer_kwargs")
         return before, {}, {}
@@ -134,7 +136,11 @@ def _filled(template: object, label: str) -> str:
             return template.format(label)
         except (LookupError, ValueError, AttributeError):
             pass
-    raise InputError(
+    raise _no_place(template)
+
+
+def _no_place(template: object) -> InputError:
+    return InputError(
         "the text has no place for a label", where="hypothesis_template", expected="{} in it", found=brief(template)
     )
 

@@ -1,0 +1,63 @@
+"""Objects, segments and depth, against the reference's pipelines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from seen import both, detr, pictures, same, ways
+
+from omniform.core.errors import InputError, UnknownArgumentError
+from omniform.pipelines import KeyDataset
+from omniform.pipelines.depth_estimation import grey
+from omniform.pipelines.image_segmentation import run_lengths, share_of
+
+
+def test_objects_are_the_references() -> None:
+    ours, theirs = both("object-detection", detr())
+    low = {"threshold": 0.05}
+    expected = theirs(pictures(), **low)
+    assert sum(map(len, expected)) > 4
+    for how, answers in ways(ours, KeyDataset, **low):
+        same(answers, expected, how)
+    same(ours(images=pictures()[0]), theirs(images=pictures()[0]))
+    rows = ours.rows(ours(pictures()[0], **low))
+    assert list(rows[0]) == ["label", "score", "xmin", "ymin", "xmax", "ymax"]
+    for given in ({"threshold": float("nan")}, {"threshold": "high"}):
+        with pytest.raises(InputError, match="threshold"):
+            ours(pictures()[0], **given)
+    with pytest.raises(UnknownArgumentError, match="threshold"):
+        ours(pictures()[0], treshold=0.1)
+
+
+@pytest.mark.parametrize("subtask", [None, "panoptic", "instance", "semantic"])
+def test_segments_of_all_three_kinds_are_the_references(subtask: str | None) -> None:
+    ours, theirs = both("image-segmentation", detr("ForSegmentation"))
+    given = {"threshold": 0.1, "mask_threshold": 0.3, "overlap_mask_area_threshold": 0.1}
+    given |= {} if subtask is None else {"subtask": subtask}
+    expected = theirs(pictures(), **given)
+    assert sum(map(len, expected)) > 2
+    for how, answers in ways(ours, KeyDataset, **given):
+        same(answers, expected, f"{subtask}, {how}")
+    same(ours(pictures()[0]), theirs(pictures()[0]))
+    for row, one in zip(ours.rows(expected[0]), expected[0], strict=True):
+        assert row["label"] == one["label"] and row["share"] == pytest.approx(np.asarray(one["mask"]).mean() / 255)
+    with pytest.raises(InputError, match="subtask"):
+        ours(pictures()[0], subtask="none")
+
+
+def test_masks_are_told_as_cocos_run_lengths() -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    for seed in range(3):
+        mask = np.random.default_rng(seed).integers(0, 2, (7, 5), dtype=np.uint8)
+        told = run_lengths(Image.fromarray(mask * 255))
+        compressed = coco.frPyObjects(told, 7, 5)
+        assert (coco.decode(compressed) == mask).all()
+        assert share_of(Image.fromarray(mask * 255)) == pytest.approx(mask.mean())
+
+
+def test_a_depth_picture_spans_from_black_to_white() -> None:
+    depth = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    assert np.asarray(grey(depth)).tolist() == [[0, 63], [127, 255]]
+    assert np.asarray(grey(torch.full((2, 3), 7.0))).tolist() == [[0, 0, 0], [0, 0, 0]]
