@@ -11,7 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
 from omniform.cli import cache, eject, lock, modular, train, trust
@@ -19,6 +19,9 @@ from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
 from omniform.core.settings import SETTINGS, Setting
+
+if TYPE_CHECKING:
+    from omniform.cli.pictures import Showing
 
 LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "train")
 """Commands that read checkpoints, and may be held to a lockfile."""
@@ -79,9 +82,33 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
-    run.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, timings")
+    run.add_argument("--json", action="store_true", help="print JSON: answer, tokens, timings; a line for each picture")
+    _add_pictures(run)
     _add_writing(run)
     run.set_defaults(work=_run, command=run)
+
+
+def _add_pictures(run: Parser) -> None:
+    words = "With --task; --image may be a folder then, and a run that was cut off goes on where it was."
+    pictures = run.add_argument_group("pictures", words)
+    pictures.add_argument("--csv", action="store_true", help="print rows of comma-separated values")
+    pictures.add_argument("--save", metavar="PLACE", help="draw the answer: a file, or a folder for several pictures")
+    pictures.add_argument(
+        "--show", choices=("answer", "attention"), default="answer", help="what is drawn; attention: where it looks"
+    )
+    pictures.add_argument("--recursive", action="store_true", help="look into the folders of a folder")
+    pictures.add_argument("--again", action="store_true", help="answer anew what an earlier run has done")
+
+
+def _showing(given: argparse.Namespace) -> Showing:
+    from omniform.cli.pictures import Form, Showing, Shown
+
+    if given.json and given.csv:
+        raise InputError("--json and --csv exclude each other", remedy="Leave one out.")
+    if given.show != "answer" and given.save is None:
+        raise InputError("nothing is drawn", where="--show", remedy="Add --save FILE.")
+    form = Form.JSON if given.json else Form.CSV if given.csv else Form.TABLE
+    return Showing(form=form, save=given.save, shown=Shown(given.show), recursive=given.recursive, again=given.again)
 
 
 def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -183,15 +210,18 @@ def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
     embed.set_defaults(work=_embed, command=embed)
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(given: argparse.Namespace) -> int:
     from omniform.cli.run import run_command
 
+    drawn = [name for name in ("save", "csv", "recursive", "again") if vars(given)[name]]
+    if given.task is None and drawn:
+        raise InputError(f"--{drawn[0]} is for answers of a task", remedy="Add --task, such as object-detection.")
     if given.task is not None:
         from omniform.cli.task import task_command
 
         media = [*given.image, *given.audio]
         settings = _settings(given)
-        task_command(
+        return task_command(
             given.task,
             given.text,
             media,
@@ -200,8 +230,8 @@ def _run(given: argparse.Namespace) -> None:
             drawing(settings),
             dtype=given.dtype,
             as_json=given.json,
+            showing=_showing(given),
         )
-        return
     run_command(
         given.text,
         given.image,
@@ -212,6 +242,7 @@ def _run(given: argparse.Namespace) -> None:
         as_json=given.json,
         longest=LONGEST_ANSWER,
     )
+    return 0
 
 
 def _chat(given: argparse.Namespace) -> None:
@@ -327,14 +358,15 @@ def _unknown(command: Parser, rest: Sequence[str]) -> InputError:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A mistake of the user's is one line on stderr and code 2."""
+    """Run the command line; returns the exit code. A mistake of the user's is one line on stderr and code 2; 1 says
+    that some of many inputs could not be answered."""
     logging.basicConfig(format="omniform: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         given, rest = parser().parse_known_args(arguments)
         if rest:
             raise _unknown(given.command, rest)
         with _held(given):
-            given.work(given)
+            code = given.work(given)
         sys.stdout.flush()
     except OmniformError as error:
         print("omniform: error: " + " ".join(str(error).split()), file=sys.stderr)
@@ -345,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough; the interpreter must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code or 0
 
 
 def _held(given: argparse.Namespace) -> contextlib.AbstractContextManager[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -11,13 +12,13 @@ from typing import cast
 from torch import Tensor
 
 from omniform.cli.loading import progress
+from omniform.cli.pictures import Form, Plan, Showing, answer_pictures
 from omniform.cli.run import question_of
+from omniform.cli.table import cell, table
 from omniform.core.errors import InputError
-from omniform.pipelines import pipeline
+from omniform.pipelines import check_task, pipeline
+from omniform.pipelines.seeing import Seeing
 from omniform.pipelines.writing import WritingPipeline
-
-WIDEST = 100
-"""Characters of a column at most."""
 
 
 def task_command(
@@ -30,8 +31,9 @@ def task_command(
     *,
     dtype: str,
     as_json: bool,
-) -> None:
-    """Load, answer, print.
+    showing: Showing,
+) -> int:
+    """Load, answer, print; the exit code.
 
     Args:
         task: a pipeline's task.
@@ -40,23 +42,36 @@ def task_command(
         name: a folder or a Hub id; what is at hand by default.
         settings: parameters of the task.
         drawing: the same for tasks that write, where some of them ask for tokens that are drawn.
+        showing: what becomes of answers about pictures.
     """
     started = time.perf_counter()
+    kind = check_task(task)[1]["impl"]
+    sees = issubclass(kind, Seeing)
+    if (not sees and showing != Showing(form=showing.form)) or (not sees and showing.form is Form.CSV):
+        raise InputError("only answers about pictures are drawn, or are rows of a file", where="--task", found=task)
+    plan = Plan.of(media, showing) if sees else None  # a mistake is told before anybody waits
     with progress(f"loading {name or task}"):
         pipe = pipeline(task, name, dtype=dtype)
     loaded = time.perf_counter()
+    called = str(name or os.path.basename(pipe.model.name_or_path))
+    if plan is not None and isinstance(pipe, Seeing):
+        if name is None:
+            print(f"omniform: no --model: {called} answers, which comes with omniform", file=sys.stderr, flush=True)
+        given = {**settings, **({} if text is None else {"candidate_labels": text})}
+        return answer_pictures(plan, pipe, given, showing, model=called, load_seconds=loaded - started)
     asked = drawing if isinstance(pipe, WritingPipeline) else settings
     answer = pipe(_input(text, media), **asked)  # type: ignore[arg-type]
     if not as_json:
         print(readable(answer))
-        return
+        return 0
     record = {
         "task": pipe.task,
-        "model": str(name or os.path.basename(pipe.model.name_or_path)),
+        "model": called,
         "answer": answer,
         "timings": {"load_s": round(loaded - started, 4), "answer_s": round(time.perf_counter() - loaded, 4)},
     }
     print(json.dumps(record, ensure_ascii=False, default=_plain))
+    return 0
 
 
 def _input(text: str | None, media: Sequence[str]) -> object:
@@ -87,7 +102,7 @@ def readable(answer: object) -> str:
     texts = [_text(record) for record in records]
     if all(text is not None for text in texts):
         return "\n\n".join(map(str, texts))
-    return "\n".join(_table(records))
+    return "\n".join(table(records))
 
 
 def _has_records(answer: Sequence[object]) -> bool:
@@ -102,35 +117,8 @@ def _text(record: Mapping[str, object]) -> str | None:
     return written if isinstance(written, str) else None
 
 
-def _table(records: Sequence[Mapping[str, object]]) -> list[str]:
-    """Records as rows: lists side by side are rows of their own (labels and scores of a text)."""
-    rows = [row for record in records for row in _unfolded(record)]
-    names = list(dict.fromkeys(str(name) for row in rows for name in row))
-    cells = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(names))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-
-
-def _unfolded(record: Mapping[str, object]) -> list[Mapping[str, object]]:
-    lists = {name: value for name, value in record.items() if isinstance(value, list)}
-    lengths = {len(value) for value in lists.values()}
-    if len(lists) < 2 or len(lengths) != 1:
-        return [record]
-    first = next(iter(lists))
-    return [
-        {name: value[at] if name in lists else (value if at == 0 else "") for name, value in record.items()}  # type: ignore[index]
-        for at in range(len(lists[first]))
-    ]
-
-
-def _cell(value: object) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
-    text = " ".join(text.split())
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
-
-
 def _numbers(answer: object) -> str:
     """Anything else, with its shape if it is numbers."""
     if isinstance(answer, Tensor):
-        return f"numbers of shape {[*answer.shape]}: {_cell(answer.flatten()[:8].tolist())} ..."
+        return f"numbers of shape {[*answer.shape]}: {cell(answer.flatten()[:8].tolist())} ..."
     return json.dumps(answer, ensure_ascii=False, default=str)

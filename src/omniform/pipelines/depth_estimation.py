@@ -43,6 +43,8 @@ class DepthEstimationPipeline(Seeing):
     say the timeout.
     """
 
+    columns = ("min", "median", "max", "unit")
+
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         parameters = given.pop("parameters", None)
         if parameters is not None:
@@ -92,8 +94,8 @@ class DepthEstimationPipeline(Seeing):
         return [{**numbers, "unit": self.unit or "relative"}]
 
     def plain(self, answer: object) -> object:
-        """The depth of each pixel as lists of rows."""
-        return {"predicted_depth": cast(Depth, answer)["predicted_depth"].tolist(), "unit": self.unit}
+        """How large the map is, and its least, middle and largest number."""
+        return {"shape": [*cast(Depth, answer)["predicted_depth"].shape], **self.rows(answer)[0]}
 
 
 def grey(depth_HW: Tensor) -> Image:

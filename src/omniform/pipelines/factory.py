@@ -15,7 +15,7 @@ from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownNameError, brief, listed
 from omniform.hub.auto import AutoConfig, tasks_of
 from omniform.hub.auto_inputs import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
-from omniform.hub.bundled import bundled_checkpoint
+from omniform.hub.bundled import bundled_checkpoints
 from omniform.hub.cached import cached_for
 from omniform.hub.checkpoint import Name, load_as_saved, saved_class
 from omniform.hub.code.promises import home_of
@@ -293,13 +293,13 @@ def _registered_default(info: TaskInfo) -> tuple[Name, str | None] | None:
 
 
 def _at_hand(task: str, info: TaskInfo) -> Name:
-    """The checkpoint that comes with omniform, if it does the task."""
+    """A checkpoint that comes with omniform, if one does the task."""
     kinds = info.get("pt", ())
     does = {str(one) for kind in kinds for one in cast("Iterable[str]", vars(kind).get("tasks", ()))} - {"base"}
-    bundled = bundled_checkpoint()
-    own = AutoConfig.from_pretrained(bundled)
-    if does & {*registry.family(own.model_type).architectures[saved_class(own).__name__].tasks}:
-        return bundled
+    for bundled in bundled_checkpoints():
+        own = AutoConfig.from_pretrained(bundled)
+        if does & {*registry.family(own.model_type).architectures[saved_class(own).__name__].tasks}:
+            return bundled
     cached = cached_for(does)
     raise InputError(
         f"which model is to do {task}?",

@@ -39,6 +39,8 @@ class ImageClassificationPipeline(Seeing):
             and number of labels have it.
     """
 
+    columns = ("label", "score")
+
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         before = self.reading(given, "top_k", "function_to_apply")
         after: Params = {}

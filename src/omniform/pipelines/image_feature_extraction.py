@@ -31,6 +31,8 @@ class ImageFeatureExtractionPipeline(Seeing):
         image_processor_kwargs: options of the image processor.
     """
 
+    columns = ("shape", "mean", "std")
+
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         before = self.reading(given, "pool", "return_tensors", "image_processor_kwargs")
         options = given.get("image_processor_kwargs")
@@ -78,6 +80,10 @@ class ImageFeatureExtractionPipeline(Seeing):
         raise InputError(
             "features are not drawn", where=self.task, remedy="Ask for --json, or for --show attention, which is drawn."
         )
+
+    def plain(self, answer: object) -> object:
+        """The numbers as nested lists."""
+        return cast(object, answer.tolist()) if isinstance(answer, Tensor) else answer
 
     def rows(self, answer: object) -> list[Mapping[str, Cell]]:
         """The shape, the mean and the spread of the features."""

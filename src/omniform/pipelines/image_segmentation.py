@@ -101,6 +101,8 @@ class ImageSegmentationPipeline(Seeing):
         overlap_mask_area_threshold: the share of its own pixels that a segment must win (0.5).
     """
 
+    columns = ("label", "score", "share", "xmin", "ymin", "xmax", "ymax")
+
     _load_tokenizer = None  # models that read the subtask as a text
 
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:

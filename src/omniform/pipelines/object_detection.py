@@ -53,6 +53,8 @@ class ObjectDetectionPipeline(Seeing):
         threshold: how likely an object must be to be told (0.5).
     """
 
+    columns = ("label", "score", "xmin", "ymin", "xmax", "ymax")
+
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         before = self.reading(given, "threshold")
         after: Params = {}

@@ -130,9 +130,26 @@ class Seeing(Pipeline):
     def rows(self, answer: object) -> list[Mapping[str, Cell]]:
         """The answer as the rows of a table."""
 
+    columns: ClassVar[tuple[str, ...]] = ()
+    """The columns of :meth:`rows`."""
+
     def plain(self, answer: object) -> object:
         """The answer as JSON can hold it."""
         return answer
+
+    def check(self, given: Mapping[str, object]) -> None:
+        """Refuse options that no picture could be answered with.
+
+        Raises:
+            UnknownArgumentError: there is no such option.
+            InputError: it takes other values.
+        """
+        self._parameters(given)
+
+    def for_model(self, prepared: Inputs) -> Mapping[str, object]:
+        """What the model reads of a prepared picture."""
+        known = self.model.accepts()
+        return {name: value for name, value in prepared.items() if name in known}
 
 
 def rows_of(output: ModelOutput, count: int) -> dict[str, Tensor]:

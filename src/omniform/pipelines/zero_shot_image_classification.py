@@ -38,6 +38,8 @@ class ZeroShotImageClassificationPipeline(Seeing):
         tokenizer_kwargs: options of the tokenizer.
     """
 
+    columns = ("label", "score")
+
     _load_tokenizer = True
 
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
@@ -91,6 +93,16 @@ class ZeroShotImageClassificationPipeline(Seeing):
         scores = cast(Tensor, outputs["logits"])[0].softmax(dim=-1).tolist()
         found: list[Likeness] = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
         return sorted(found, key=_score, reverse=True)
+
+    def check(self, given: Mapping[str, object]) -> None:
+        """The same, and that there are labels."""
+        super().check(given)
+        _labels(given.get("candidate_labels", self._preprocess_params.get("candidate_labels")))
+
+    def for_model(self, prepared: Inputs) -> Mapping[str, object]:
+        """What the model reads of a picture and of the texts that it is compared with."""
+        texts = cast("Mapping[str, object]", _first(prepared["text_inputs"]))
+        return super().for_model({**prepared, **texts})
 
     def draw(self, picture: Image, answer: object) -> Image:
         """The picture, and beneath it a bar for each class."""
