@@ -233,6 +233,20 @@ class Pictures(Text):
 
 
 @dataclass(frozen=True)
+class Hidden(Pictures):
+    """Pictures some of whose patches are hidden, the same every time."""
+
+    labels: str = ""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows), "noise": torch.arange(4.0).flip(0).expand(rows, 4).contiguous()}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "noise": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Both(Text):
     """Texts and as many pictures."""
 
@@ -322,7 +336,16 @@ CITIZENS: dict[str, Citizen] = {
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
+<<<<<<< HEAD
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
+=======
+    "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),
+    "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
+    "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),
+    "yolos": Citizen("yolos", "YolosForObjectDetection",
+        {**VISION, "image_size": [8, 8], "num_detection_tokens": 3}, Pictures("")),
+>>>>>>> 97c54d6 (DeiT, ViT-MSN, YOLOS and ViTMAE: tokens around the patches and their positions are objects of the encoder)
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),

@@ -65,12 +65,20 @@ class Tower:
             biases: which projections of an attention have a bias.
             dropout: on the output of each branch, in training.
         """
-        return nn.ModuleList(
-            PreNorm.of(
-                self.norm,
-                self_attn=Attention(self.dim, self.heads, rule=rule, biases=biases, dropout=self.attention_dropout),
-                mlp=MLP(self.dim, self.hidden, self.act),
-                dropout=dropout,
-            )
-            for _ in range(self.layers)
+        return nn.ModuleList(self.layer(PreNorm, rule, biases=biases, dropout=dropout) for _ in range(self.layers))
+
+    def layer(
+        self, kind: type[PreNorm], rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0, **parts: object
+    ) -> PreNorm:
+        """One layer; see :meth:`stack`.
+
+        Args:
+            parts: what this kind has beside attention, feed-forward and norms.
+        """
+        return kind.of(
+            self.norm,
+            self_attn=Attention(self.dim, self.heads, rule=rule, biases=biases, dropout=self.attention_dropout),
+            mlp=MLP(self.dim, self.hidden, self.act),
+            dropout=dropout,
+            **parts,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from omniform.architectures.heads import Pool, SequenceClassifier
 from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
+from omniform.blocks.grid_rotary import GridContext, PatchPlaces
 from omniform.blocks.layers import passed, run
-from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem
+from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, PatchStem, RegisterTokens, Size
 from omniform.core.config import Common
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
@@ -24,23 +25,29 @@ class VisionEncoder(Model):
 
     Args:
         patches: pixels to patch vectors.
-        positions: learned positions, added to them.
+        positions: learned positions, added to them; None where the layers know places otherwise.
         layers: called as ``layer(hidden, ctx)``.
-        class_token: a vector in front of the patches.
+        class_token: vectors in front of the patches, and behind them.
         mask_token: what stands in for hidden patches.
+        register_tokens: vectors without positions, behind the class token.
         pre_norm: applied before the first layer.
         norm: applied after the last layer.
         pooler: hidden states to one vector per picture.
         dropout: on the embeddings, in training.
+
+    Attributes:
+        ANY_SIZE: whether pictures of any size are read without being asked for.
     """
 
+    ANY_SIZE: ClassVar[bool] = False
     main_input = "pixel_values"
 
     patches: PatchStem
-    positions: GridPositions
+    positions: GridPositions | None = None
     layers: nn.ModuleList
     class_token: ClassToken | None = None
     mask_token: MaskToken | None = None
+    register_tokens: RegisterTokens | None = None
     pre_norm: nn.Module | None = None
     norm: nn.Module | None = None
     pooler: nn.Module | None = None
@@ -60,9 +67,25 @@ class VisionEncoder(Model):
         Raises:
             InputError: pictures of the wrong shape.
         """
-        self.patches.check(pixel_values)
-        rows, columns = self.patches.patching.grid_of(*pixel_values.shape[2:])
-        return rows * columns + (self.class_token is not None)
+        self.patches.check(pixel_values, self.ANY_SIZE)
+        rows, columns = self.grid_of(pixel_values)
+        return self.first_patch + rows * columns + (0 if self.class_token is None else self.class_token.after)
+
+    @property
+    def first_patch(self) -> int:
+        """How many tokens stand before the patches."""
+        registers = 0 if self.register_tokens is None else self.register_tokens.count
+        return registers + (0 if self.class_token is None else self.class_token.before)
+
+    def grid_of(self, pixel_values: Tensor) -> Size:
+        """Rows and columns of patches. Shape: [B, channels, height, width]."""
+        height, width = pixel_values.shape[2:]
+        return self.patches.patching.grid_of(height, width)
+
+    def map_of(self, hidden_BTD: Tensor, grid: Size) -> Tensor:
+        """The hidden states of patches as a map. Shape: [B, T, D] to [B, D, rows, columns]."""
+        patches_BND = hidden_BTD[:, self.first_patch : self.first_patch + grid[0] * grid[1]]
+        return patches_BND.transpose(1, 2).reshape(patches_BND.shape[0], -1, *grid)
 
     def embed(self, pixel_values: Tensor, *, masked: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """Pictures to the vectors that the layers start from.
@@ -78,15 +101,16 @@ class VisionEncoder(Model):
         Raises:
             InputError: pictures of the wrong shape; patches to hide where the model has no mask token.
         """
-        x_BTD = self.patches(pixel_values, any_size=interpolate)
+        x_BTD = self.patches(pixel_values, any_size=interpolate or self.ANY_SIZE)
         if masked is not None:
             x_BTD = self._mask(x_BTD, masked)
         if self.class_token is not None:
             x_BTD = self.class_token(x_BTD)
-        height, width = pixel_values.shape[2:]
-        x_BTD = F.dropout(
-            x_BTD + self.positions(self.patches.patching.grid_of(height, width)), self.dropout, self.training
-        )
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(self.grid_of(pixel_values))
+        if self.register_tokens is not None:
+            x_BTD = self.register_tokens(x_BTD)
+        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
         return x_BTD if self.pre_norm is None else self.pre_norm(x_BTD)
 
     def _mask(self, patches_BND: Tensor, masked_BN: Tensor) -> Tensor:
@@ -98,6 +122,12 @@ class VisionEncoder(Model):
             )
         hidden: Tensor = self.mask_token(patches_BND, masked_BN)
         return hidden
+
+    def context(
+        self, embeds_BTD: Tensor, grid: Size, asked: Tapped | None = None, attention_mask: Tensor | None = None
+    ) -> StepContext:
+        """The context of one step over the patches of a grid; see :meth:`~omniform.architectures.model.Model.step`."""
+        return self.step(embeds_BTD, asked, attention_mask=attention_mask)
 
     def encode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Vectors to hidden states. Shape: [B, T, D] in and out."""
@@ -129,10 +159,17 @@ class VisionEncoder(Model):
                 )
         wanted = [index % states for index in indices]
         embeds = self.embed(pixel_values, interpolate=interpolate)
-        ctx, hidden = self.step(embeds), [embeds]
-        for number, layer in enumerate(self.layers[: max(wanted, default=0)]):
-            hidden.append(passed(layer, number, hidden[-1], ctx))
+        hidden = self.states(embeds, self.context(embeds, self.grid_of(pixel_values)), max(wanted, default=0))
         return [hidden[index] for index in wanted]
+
+    def states(self, embeds_BTD: Tensor, ctx: StepContext, last: int) -> list[Tensor]:
+        """What enters the first layer, and what each of the first ``last`` layers gives. Shape: [B, T, D] each."""
+        hidden = [embeds_BTD]
+        ctx.taps.hidden(embeds_BTD)
+        for number, layer in enumerate(self.layers[:last]):
+            hidden.append(passed(layer, number, hidden[-1], ctx))
+            ctx.taps.hidden(hidden[-1])
+        return hidden
 
     def get_input_embeddings(self) -> nn.Module:
         return self.patches
@@ -161,7 +198,7 @@ class VisionEncoder(Model):
         if pixel_values is None:
             raise InputError("there are no pictures", where="pixel_values", expected="a tensor", found="None")
         embeds = self.embed(pixel_values, masked=bool_masked_pos, interpolate=bool(interpolate_pos_encoding))
-        ctx = self.step(embeds, given, attention_mask=attention_mask)
+        ctx = self.context(embeds, self.grid_of(pixel_values), given, attention_mask)
         hidden = self.encode(embeds, ctx)
         return BaseModelOutput(
             last_hidden_state=hidden,
@@ -170,10 +207,50 @@ class VisionEncoder(Model):
         )
 
 
-def image_classifier(model: VisionEncoder, pool: Pool, common: Common) -> SequenceClassifier:
-    """One class per picture; with no labels there is nothing to score, and the pooled vector itself comes out."""
-    scores = nn.Linear(model.width, common.num_labels) if common.num_labels else nn.Identity()
+class FreeVisionEncoder(VisionEncoder):
+    """An encoder that reads pictures of any size without being asked."""
+
+    ANY_SIZE: ClassVar[bool] = True
+
+
+class GridVisionEncoder(FreeVisionEncoder):
+    """An encoder whose layers are told of the grid that they read."""
+
+    def context(
+        self, embeds_BTD: Tensor, grid: Size, asked: Tapped | None = None, attention_mask: Tensor | None = None
+    ) -> StepContext:
+        return GridContext.of(super().context(embeds_BTD, grid, asked, attention_mask), grid)
+
+
+class RotaryVisionEncoder(FreeVisionEncoder):
+    """An encoder whose layers turn queries and keys by the places of the patches.
+
+    Args:
+        places: where the patches of a grid are.
+    """
+
+    places: PatchPlaces
+
+    def context(
+        self, embeds_BTD: Tensor, grid: Size, asked: Tapped | None = None, attention_mask: Tensor | None = None
+    ) -> StepContext:
+        places = self.places(grid, embeds_BTD.device)
+        return GridContext.of(super().context(embeds_BTD, grid, asked, attention_mask), grid, places)
+
+
+def image_classifier(model: VisionEncoder, pool: Pool, common: Common, width: int | None = None) -> SequenceClassifier:
+    """One class per picture; with no labels there is nothing to score, and the pooled vector itself comes out.
+
+    Args:
+        width: of what is pooled, if not the model's.
+    """
+    scores = classes_of(model.width if width is None else width, common)
     return SequenceClassifier(model=model, pool=pool, classifier=scores, common=common)
+
+
+def classes_of(width: int, common: Common) -> nn.Module:
+    """A vector to class scores; itself, where there are no classes."""
+    return nn.Linear(width, common.num_labels) if common.num_labels else nn.Identity()
 
 
 class MaskedImageModeler(Model):
@@ -225,10 +302,8 @@ class MaskedImageModeler(Model):
                 found=self.stride,
             )
         out = cast(BaseModelOutput, self.model(pixel_values, bool_masked_pos=bool_masked_pos, **inputs))
-        height, width = pixel_values.shape[2:]
-        grid = patching.grid_of(height, width)
-        patches_BDN = out.last_hidden_state[:, 1:].transpose(1, 2)
-        drawn = self.decoder(patches_BDN.reshape(*patches_BDN.shape[:2], *grid))
+        grid = self.model.grid_of(pixel_values)
+        drawn = self.decoder(self.model.map_of(out.last_hidden_state, grid))
         loss = None
         if bool_masked_pos is not None:
             loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid), num_items_in_batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +40,15 @@ class Patching:
         return height // self.patch_size[0], width // self.patch_size[1]
 
 
-def read_patching(r: ConfigReader, *, patch_size: int) -> Patching:
-    """Read ``num_channels``, ``image_size`` and ``patch_size``, whose default is given.
+def read_patching(r: ConfigReader, *, patch_size: int, image_size: Size = (224, 224)) -> Patching:
+    """Read ``num_channels``, ``image_size`` and ``patch_size``; the arguments are defaults.
 
     Raises:
         ConfigError: no patch fits into a picture.
     """
     patching = Patching(
         channels=r.integer("num_channels", 3),
-        image_size=r.pair("image_size", (224, 224)),
+        image_size=r.pair("image_size", image_size),
         patch_size=r.pair("patch_size", (patch_size, patch_size)),
     )
     if min(patching.grid) < 1:
@@ -135,11 +136,74 @@ class Learned(nn.Module):
 
 
 class ClassToken(Learned):
-    """A learned vector in front of the patches."""
+    """A learned vector in front of the patches.
+
+    Attributes:
+        before: how many tokens stand before the patches.
+        after: how many stand behind them.
+    """
+
+    before: int = 1
+    after: int = 0
 
     def forward(self, patches_BND: Tensor) -> Tensor:
-        """Shape: [B, N, D] to [B, 1 + N, D]."""
+        """Shape: [B, N, D] to [B, before + N + after, D]."""
         return torch.cat((self.weight.expand(patches_BND.shape[0], 1, -1), patches_BND), dim=1)
+
+
+class DistilledTokens(ClassToken):
+    """A class token, and behind it one that learns from a teacher (DeiT, https://arxiv.org/abs/2012.12877).
+
+    Args:
+        dim: width of a vector.
+    """
+
+    before = 2
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.distillation = Learned(dim)
+
+    def forward(self, patches_BND: Tensor) -> Tensor:
+        taught = self.distillation.weight.expand(patches_BND.shape[0], 1, -1)
+        return super().forward(torch.cat((taught, patches_BND), dim=1))
+
+
+class DetectionTokens(ClassToken):
+    """A class token, and behind the patches tokens that look for an object each (YOLOS).
+
+    Args:
+        dim: width of a vector.
+        count: how many objects can be found.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__(dim)
+        self.after = count
+        self.detection = Learned(count, dim)
+
+    def forward(self, patches_BND: Tensor) -> Tensor:
+        seeking = self.detection.weight.expand(patches_BND.shape[0], -1, -1)
+        return super().forward(torch.cat((patches_BND, seeking), dim=1))
+
+
+class RegisterTokens(Learned):
+    """Learned vectors without positions, behind the class token (https://arxiv.org/abs/2309.16588).
+
+    Args:
+        count: how many; none are allowed.
+        dim: width of a vector.
+    """
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.weight.shape[0]
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Shape: [B, T, D] to [B, T + count, D]."""
+        registers = self.weight.expand(tokens_BTD.shape[0], -1, -1)
+        return torch.cat((tokens_BTD[:, :1], registers, tokens_BTD[:, 1:]), dim=1)
 
 
 class MaskToken(Learned):
@@ -160,31 +224,103 @@ class MaskToken(Learned):
         return torch.where(masked_BN.bool()[..., None], self.weight, patches_BND)
 
 
+Resampling = Callable[[Tensor, Size], Tensor]
+"""Learned positions of one grid to those of another. Shape: [B, D, rows, columns] to [B, D, *size]."""
+
+
+def bicubic(learned: Tensor, size: Size) -> Tensor:
+    """Bicubic, in the dtype of the weights."""
+    return F.interpolate(learned, size=size, mode="bicubic", align_corners=False)
+
+
+def wide_bicubic(learned: Tensor, size: Size) -> Tensor:
+    """Bicubic, computed in float32: half precision shifts what it resamples (DINOv2)."""
+    return bicubic(learned.float(), size).to(learned.dtype)
+
+
+def smooth_bicubic(learned: Tensor, size: Size) -> Tensor:
+    """Bicubic in float32, which looks at all that a coarser grid leaves out (DINOv2 with registers)."""
+    resampled = F.interpolate(learned.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resampled.to(learned.dtype)
+
+
 class GridPositions(Learned):
-    """Learned positions of a grid of patches, and of the tokens before it.
+    """Learned positions of a grid of patches, and of the tokens around it.
 
     Args:
-        grid: rows and columns of the grid that was learned.
+        grid: rows and columns of the grid that is read as it was learned.
         dim: width of a vector.
         before: how many tokens come before the patches and have positions too (class tokens).
+        after: how many come behind them and have positions.
+        resample: how the positions of another grid are made of these.
+        learned: rows and columns that these are taken for then; ``grid`` by default.
     """
 
-    def __init__(self, grid: Size, dim: int, *, before: int) -> None:
-        super().__init__(before + grid[0] * grid[1], dim)
+    def __init__(
+        self,
+        grid: Size,
+        dim: int,
+        *,
+        before: int,
+        after: int = 0,
+        resample: Resampling = bicubic,
+        learned: Size | None = None,
+    ) -> None:
+        super().__init__(before + grid[0] * grid[1] + after, dim)
         self.grid = grid
+        self.learned = learned or grid
         self.before = before
+        self.after = after
+        self.resample = resample
 
     def forward(self, grid: Size) -> Tensor:
-        """The positions of a grid: the learned ones, resampled bicubically where it is another than was learned.
+        """The positions of a grid: the learned ones, resampled where it is another than was learned.
 
         Returns:
-            Shape: [before + rows * columns, D].
+            Shape: [before + rows * columns + after, D].
         """
         if grid == self.grid:
             return self.weight
-        learned = self.weight[self.before :].view(1, *self.grid, -1).permute(0, 3, 1, 2)
-        resampled = F.interpolate(learned, size=grid, mode="bicubic", align_corners=False)[0]
-        return torch.cat((self.weight[: self.before], resampled.flatten(1).t()))
+        patches = self.weight.shape[0] - self.before - self.after
+        before, learned, after = torch.split(self.weight, [self.before, patches, self.after])
+        resampled = self.resample(learned.view(1, *self.learned, -1).permute(0, 3, 1, 2), grid)[0]
+        return torch.cat((before, resampled.flatten(1).t(), after))
 
     def extra_repr(self) -> str:
-        return f"grid={self.grid}, before={self.before}"
+        return f"grid={self.grid}, before={self.before}, after={self.after}"
+
+
+class SineGridPositions(GridPositions):
+    """Positions that are not learned: sines and cosines of columns, then of rows (ViTMAE).
+
+    A checkpoint holds them, and what it holds counts.
+    """
+
+    weight: Tensor  # type: ignore[assignment]
+
+    def __init__(self, grid: Size, dim: int, *, before: int) -> None:
+        super().__init__(grid, dim, before=before)
+        del self.weight
+        self.register_buffer("weight", torch.zeros(before + grid[0] * grid[1], dim))
+
+    def reset(self, std: float) -> None:
+        """Sines; zeros for the tokens before the patches."""
+        self.weight.zero_()
+        quarter = self.weight.shape[1] // 4
+        waves = 1.0 / 10000.0 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+        rows, columns = (torch.arange(n, dtype=torch.float64).outer(waves) for n in self.grid)
+        along = torch.cat((columns.sin(), columns.cos()), dim=1).expand(self.grid[0], -1, -1)
+        down = torch.cat((rows.sin(), rows.cos()), dim=1)[:, None].expand(-1, self.grid[1], -1)
+        self.weight[self.before :] = torch.cat((along, down), dim=2).flatten(0, 1)
+
+
+class SineLinePositions(SineGridPositions):
+    """The same; those of another grid are resampled along the patches one after another (the decoder of ViTMAE)."""
+
+    def forward(self, grid: Size) -> Tensor:
+        before, learned = self.weight[: self.before], self.weight[self.before :]
+        count = grid[0] * grid[1]
+        if count == len(learned):
+            return self.weight
+        resampled = self.resample(learned.t()[None, :, None], (1, count))[0, :, 0].t()
+        return torch.cat((before, resampled))

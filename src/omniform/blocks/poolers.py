@@ -117,3 +117,11 @@ class NormPooler(Composed):
         """Shape: [B, T, D] to [B, D]."""
         pooled: Tensor = self.norm(hidden_BTD[:, 0])
         return pooled
+
+
+class FirstPooler(nn.Module):
+    """The first token as it is (DINOv2)."""
+
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
+        """Shape: [B, T, D] to [B, D]."""
+        return hidden_BTD[:, 0]

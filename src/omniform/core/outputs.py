@@ -401,6 +401,59 @@ class BackboneOutput(ModelOutput):
     """
 
     feature_maps: tuple[Tensor, ...] | None = None
+
+
+class DistilledClassifierOutput(ModelOutput):
+    """Class scores of a model that learnt from a teacher as well.
+
+    Attributes:
+        logits: the mean of the two. Shape: [B, classes].
+        cls_logits: what the class token says. Shape: [B, classes].
+        distillation_logits: what the token says that learnt from the teacher. Shape: [B, classes].
+        hidden_states: the embeddings and each layer's output, Shape: [B, T, D] each, when asked for.
+        attentions: each layer's weights, Shape: [B, H, T, T] each, when asked for.
+    """
+
+    logits: Tensor | None = None
+    cls_logits: Tensor | None = None
+    distillation_logits: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class MaskedEncoderOutput(ModelOutput):
+    """Hidden states of the patches that were kept.
+
+    Attributes:
+        last_hidden_state: Shape: [B, 1 + kept, D], the class token first.
+        mask: Shape: [B, patches], 1 for patches that were hidden.
+        ids_restore: Shape: [B, patches], where each patch stands among the kept ones and, behind them, the hidden ones.
+        hidden_states: the embeddings and each layer's output, Shape: [B, 1 + kept, D] each, when asked for.
+        attentions: each layer's weights, Shape: [B, H, T, T] each, when asked for.
+    """
+
+    last_hidden_state: Tensor
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class PixelsOutput(ModelOutput):
+    """Hidden patches filled in.
+
+    Attributes:
+        loss: the mean squared error of hidden patches' pixels.
+        logits: Shape: [B, patches, patch height * patch width * channels].
+        mask: see :class:`MaskedEncoderOutput`, as for the rest.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
     hidden_states: Layers | None = None
     attentions: Layers | None = None
 
@@ -440,6 +493,21 @@ class ObjectDetectionOutput(Seq2SeqOutput):
     pred_boxes: Tensor | None = None
     pred_masks: Tensor | None = None
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    last_hidden_state: Tensor | None = None
+
+
+@dataclass(slots=True)
+class TokenDetectionOutput(StackOutput):
+    """Objects found in pictures by tokens of an encoder; see :class:`ObjectDetectionOutput` for the rest.
+
+    Attributes:
+        last_hidden_state: of all tokens of the encoder. Shape: [B, T, D].
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
     last_hidden_state: Tensor | None = None
 
 

@@ -403,7 +403,7 @@ def match(
         writers = other_architectures(origin, family)
         alone = family is origin.family and isinstance(model, PreTrainedModel) and model.place is None
         relatives = [] if alone else [a for a in family.architectures.values() if a not in writers]
-        tables = [table_of(build_on_meta(origin.config, family.classes[a.name])) for a in writers]
+        tables = [_table_of_another(origin, family, a, held) for a in writers]
         spare = _spare(model, table, keys)
         report.missing = {
             k: s
@@ -416,8 +416,7 @@ def match(
         for relative in relatives:
             if not unknown:
                 break
-            other = table_of(build_on_meta(origin.config, family.classes[relative.name]))
-            unknown = _unplaced(unknown, [other], prefixes)
+            unknown = _unplaced(unknown, [_table_of_another(origin, family, relative, held)], prefixes)
         report.unused = sorted(set(strangers) - set(unknown))
         report.unexpected = {k: tuple(held[k].shape) for k in unknown}
     return keys, report
@@ -454,6 +453,13 @@ def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
     if plain.place is not None and plain not in (type(model), *vars(type(model)).get("made_of", ())):
         spare |= table.shapes.keys() - table_of(build_on_meta(model.config, plain)).shapes.keys()
     return spare
+
+
+def _table_of_another(origin: Origin, family: Family, other: Architecture, held: Iterable[str]) -> KeyTable:
+    """Where the tensors of another architecture live, in the layout of a checkpoint with these keys."""
+    model = build_on_meta(origin.config, family.classes[other.name])
+    lay_out(model, held)
+    return table_of(model)
 
 
 def _unplaced(keys: list[str], tables: list[KeyTable], prefixes: tuple[str, ...]) -> list[str]:

@@ -22,6 +22,7 @@ FAMILIES: dict[str, str] = {
     "deberta-v2": "deberta_v2:FAMILY",
     "deepseek_v2": "deepseek_v2:FAMILY",
     "deepseek_v3": "deepseek_v3:FAMILY",
+    "deit": "deit:FAMILY",
     "detr": "detr:FAMILY",
     "distilbert": "distilbert:FAMILY",
     "electra": "electra:FAMILY",
@@ -83,9 +84,12 @@ FAMILIES: dict[str, str] = {
     "timm_backbone": "timm_backbone:FAMILY",
     "umt5": "umt5:FAMILY",
     "vit": "vit:FAMILY",
+    "vit_mae": "vit_mae:FAMILY",
+    "vit_msn": "vit_msn:FAMILY",
     "whisper": "whisper:FAMILY",
     "xlm-roberta": "xlm_roberta:FAMILY",
     "xlm-roberta-xl": "xlm_roberta_xl:FAMILY",
+    "yolos": "yolos:FAMILY",
 }
 """Module and name of every family, by ``model_type``."""
 
@@ -206,6 +210,12 @@ CLASSES: dict[str, str] = {
     "DeepseekV3ForTokenClassification": "deepseek_v3",
     "DeepseekV3Model": "deepseek_v3",
     "DeepseekV3PreTrainedModel": "deepseek_v3",
+    "DeiTConfig": "deit",
+    "DeiTForImageClassification": "deit",
+    "DeiTForImageClassificationWithTeacher": "deit",
+    "DeiTForMaskedImageModeling": "deit",
+    "DeiTModel": "deit",
+    "DeiTPreTrainedModel": "deit",
     "DetrConfig": "detr",
     "DetrForObjectDetection": "detr",
     "DetrForSegmentation": "detr",
@@ -571,6 +581,14 @@ CLASSES: dict[str, str] = {
     "ViTConfig": "vit",
     "ViTForImageClassification": "vit",
     "ViTForMaskedImageModeling": "vit",
+    "ViTMAEConfig": "vit_mae",
+    "ViTMAEForPreTraining": "vit_mae",
+    "ViTMAEModel": "vit_mae",
+    "ViTMAEPreTrainedModel": "vit_mae",
+    "ViTMSNConfig": "vit_msn",
+    "ViTMSNForImageClassification": "vit_msn",
+    "ViTMSNModel": "vit_msn",
+    "ViTMSNPreTrainedModel": "vit_msn",
     "ViTModel": "vit",
     "ViTPreTrainedModel": "vit",
     "WhisperConfig": "whisper",
@@ -597,6 +615,10 @@ CLASSES: dict[str, str] = {
     "XLMRobertaXLForTokenClassification": "xlm_roberta_xl",
     "XLMRobertaXLModel": "xlm_roberta_xl",
     "XLMRobertaXLPreTrainedModel": "xlm_roberta_xl",
+    "YolosConfig": "yolos",
+    "YolosForObjectDetection": "yolos",
+    "YolosModel": "yolos",
+    "YolosPreTrainedModel": "yolos",
 }
 """The file that holds a class, by its name."""
 
@@ -683,12 +705,16 @@ TOKENIZERS: dict[str, str] = {
 IMAGE_PROCESSORS: dict[str, str] = {
     "clip": "CLIPImageProcessor",
     "clip_vision_model": "CLIPImageProcessor",
+    "deit": "DeiTImageProcessor",
     "detr": "DetrImageProcessor",
     "llava": "LlavaImageProcessor",
     "resnet": "ConvNextImageProcessor",
     "segformer": "SegformerImageProcessor",
     "swin": "ViTImageProcessor",
     "vit": "ViTImageProcessor",
+    "vit_mae": "ViTImageProcessor",
+    "vit_msn": "ViTImageProcessor",
+    "yolos": "YolosImageProcessor",
 }
 """Class name of the image processor, by ``model_type``."""
 
