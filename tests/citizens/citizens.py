@@ -41,6 +41,7 @@ SWIN = {
     "image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2,
     "initializer_range": 0.4,
 }  # fmt: skip
+DINO = {key: value for key, value in VISION.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 T5 = {
     "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
     "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -336,16 +337,18 @@ CITIZENS: dict[str, Citizen] = {
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
-<<<<<<< HEAD
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
-=======
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",
         {**VISION, "image_size": [8, 8], "num_detection_tokens": 3}, Pictures("")),
->>>>>>> 97c54d6 (DeiT, ViT-MSN, YOLOS and ViTMAE: tokens around the patches and their positions are objects of the encoder)
+    "dinov2": Citizen("dinov2", "Dinov2ForImageClassification", DINO, Pictures()),
+    "dinov2_with_registers": Citizen("dinov2_with_registers", "Dinov2WithRegistersForImageClassification",
+        {**DINO, "num_register_tokens": 2}, Pictures()),
+    "dinov3_vit": Citizen("dinov3_vit", "DINOv3ViTModel",
+        {**VISION, "num_register_tokens": 2, "use_gated_mlp": True}, Pictures("")),
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),

@@ -401,8 +401,22 @@ class BackboneOutput(ModelOutput):
     """
 
     feature_maps: tuple[Tensor, ...] | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
 
 
+@dataclass(slots=True)
+class TokenBackboneOutput(BackboneOutput):
+    """Feature maps of an encoder that has a class token.
+
+    Attributes:
+        cls_tokens: of the stages that were chosen. Shape: [B, D] each.
+    """
+
+    cls_tokens: tuple[Tensor, ...] | None = None
+
+
+@dataclass(slots=True)
 class DistilledClassifierOutput(ModelOutput):
     """Class scores of a model that learnt from a teacher as well.
 
