@@ -377,7 +377,7 @@ def _of_task(name: str) -> object:
 
 def _of_inputs(name: str) -> object:
     """A processor of pictures or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
-    if not name.endswith(("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")):
+    if not name.endswith(("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")):
         return None
     from omniform.inputs.images.classes import class_named
 

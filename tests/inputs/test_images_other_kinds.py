@@ -14,7 +14,7 @@ from test_audio_doors import ODD
 
 from omniform.core.errors import OmniformError
 from omniform.inputs.images.detr import DetrImageProcessor
-from omniform.inputs.images.kinds import KINDS, image_processor
+from omniform.inputs.images.kinds import image_processor
 from omniform.inputs.images.processor import ImageProcessor
 from omniform.inputs.processors.media import image_rows, sounds, take_media
 
@@ -37,8 +37,12 @@ def typed(call: Callable[[], object], what: str) -> None:
         assert len(str(error)) < 2000, what
 
 
+# One of each class.
+_NAMES = ("CLIP", "Llava", "Detr", "DPT", "MaskFormer", "Sam", "VideoMAE")
+
+
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [f"{name}ImageProcessor" for name in _NAMES] + ["ViTImageProcessorPil"])
 def test_calls_and_settings(name: str, odd: str) -> None:
     value, reader = ODD[odd], processor(name)
     for images in (value, [value], [[IMAGE], [value]]):

@@ -20,7 +20,7 @@ from omniform.inputs.images.kinds import KINDS, image_processor
 from omniform.inputs.images.processor import ImageProcessor
 from omniform.inputs.images.sizes import parse_size
 
-NAMES = sorted(KINDS)
+NAMES = [f"{name}ImageProcessor" for name in ("CLIP", "Detr", "Llava", "Siglip", "ViT")]  # of the others: *_kinds*.py
 SIZES = [(1, 1), (1, 500), (500, 1), (333, 77), (224, 224), (31, 20)]  # width, height
 SMALL = {"size": {"height": 20, "width": 16}, "crop_size": {"height": 12, "width": 18}}
 

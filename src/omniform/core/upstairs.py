@@ -23,6 +23,7 @@ Door = Literal[
     "engine.streaming:stream_pieces",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
+    "hub.lookup:cached_file",
     "hub.push:push",
     "hub.save:save_model",
     "hub.save:save_config",

@@ -2,9 +2,10 @@
 
 from omniform.inputs.images.base import BaseImageProcessor, ImageProcessingMixin
 from omniform.inputs.images.detr import DetrImageProcessor
-from omniform.inputs.images.kinds import KINDS, image_processor
+from omniform.inputs.images.kinds import image_processor
 from omniform.inputs.images.load import load_image
 from omniform.inputs.images.processor import ImageProcessor
+from omniform.inputs.images.table import KINDS
 
 __all__ = [
     "KINDS", "BaseImageProcessor", "DetrImageProcessor", "ImageProcessingMixin", "ImageProcessor", "image_processor",

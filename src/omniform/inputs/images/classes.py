@@ -1,7 +1,8 @@
 """The image processors by the names that the ecosystem imports them by.
 
 They are made when they are asked for, one per kind: ``ViTImageProcessor(size=...)`` is the kind with some options
-changed. ``ViTImageProcessorFast`` and ``ViTFeatureExtractor`` are the same class, since there is one implementation.
+changed. ``ViTImageProcessorFast`` and ``ViTFeatureExtractor`` are the same class; ``ViTImageProcessorPil`` is another,
+whose pixels are those of the reference's slow class.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ from typing import ClassVar, Self, cast
 
 from omniform.core.errors import check_arguments
 from omniform.core.upstairs import upstairs
-from omniform.inputs.images.detr import DetrImageProcessor as _Detr  # the kind's class has that name here
-from omniform.inputs.images.kinds import FORMER, KINDS, image_processor, read_options
-from omniform.inputs.images.options import DetrOptions
+from omniform.inputs.images.kinds import FORMER, image_processor, kind_named, read_options
+from omniform.inputs.images.options import ImageOptions
 from omniform.inputs.images.processor import ImageProcessor
 
-_SUFFIX = "ImageProcessor"
-_FORMS = ("ImageProcessorFast", "ImageProcessorPil", _SUFFIX, "FeatureExtractor")
 _made: dict[str, type[ImageProcessor]] = {}
 
 
 def class_named(name: str) -> type[ImageProcessor] | None:
     """The class of a name (``ViTImageProcessor``, ``ViTFeatureExtractor``, with ``Fast`` or without); None for none."""
-    form = next((form for form in _FORMS if name.endswith(form)), None)
-    kind = None if form is None else KINDS.get(name.removesuffix(form) + _SUFFIX)
+    kind = kind_named(name)
     if kind is None:
         return None
     if kind.name not in _made:
-        base = _Detr if isinstance(kind.defaults, DetrOptions) else ImageProcessor
         # Pickles name the class by this module, whose attribute it is.
-        space: dict[str, object] = {"__module__": __name__, "__doc__": f"An image processor of the kind {kind.name}."}
-        _made[kind.name] = type(kind.name, (_Named, base), {**space, "type_name": kind.name})
+        space: dict[str, object] = {
+            "__module__": __name__,
+            "__doc__": f"An image processor of the kind {kind.name}.",
+            "type_name": kind.name,
+            "defaults": kind.defaults,
+        }
+        _made[kind.name] = type(kind.name, (_Named, kind.processor), space)
     return _made[kind.name]
 
 
@@ -48,10 +49,11 @@ class _Named(ImageProcessor):
     """
 
     type_name: ClassVar[str]
+    defaults: ClassVar[ImageOptions]
 
     def __init__(self, **options: object) -> None:
         name = self.type_name
-        check_arguments(name, options, [*(field.name for field in fields(KINDS[name].defaults)), *FORMER])
+        check_arguments(name, options, [*(field.name for field in fields(self.defaults)), *FORMER])
         super().__init__(*read_options({**options, "image_processor_type": name}, where=name))
 
     @classmethod

@@ -16,26 +16,28 @@ from omniform.inputs.checks import check_flag
 from omniform.inputs.images import coco, postprocess
 from omniform.inputs.images.coco import Annotation, Target
 from omniform.inputs.images.options import DetrOptions
-from omniform.inputs.images.postprocess import (
-    DetectionOutput,
-    Detections,
-    Segmentation,
-    SegmentationOutput,
-    TargetSizes,
-)
+from omniform.inputs.images.postprocess import DetectionOutput, Detections, TargetSizes
 from omniform.inputs.images.processor import (
     ImageInput,
     ImageProcessor,
     TensorKind,
-    as_kind,
     load_tensors,
     stacked,
+)
+from omniform.inputs.images.segments import (
+    Queries,
+    Segmentation,
+    SegmentationOutput,
+    by_pred_masks,
+    query_maps,
+    segments,
+    with_run_lengths,
 )
 from omniform.inputs.media_access import MediaAccess
 
 
-class DetrImageProcessor(ImageProcessor):
-    """Preprocesses pictures (and COCO annotations) for DETR, and turns its outputs into boxes and segments."""
+class DetectingImageProcessor(ImageProcessor):
+    """Preprocesses pictures, and COCO annotations, for DETR and its kin."""
 
     model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_mask")
 
@@ -70,8 +72,8 @@ class DetrImageProcessor(ImageProcessor):
             InputError: as for every processor; or an annotation is malformed, or their number is wrong.
         """
         options = cast(DetrOptions, self._changed(return_tensors, overrides))
-        plan = self.kind.plan(options)
-        images_CHW = list(load_tensors(images, options, media_access))
+        plan = self.plan(options)
+        images_CHW = list(load_tensors(images, options, self.kind.backend, media_access))
         targets = self._targets(images_CHW, annotations, return_segmentation_masks, masks_path, options)
         shaped = plan.shape(images_CHW)
         sizes = [(image.shape[-2], image.shape[-1]) for image in shaped]
@@ -79,21 +81,25 @@ class DetrImageProcessor(ImageProcessor):
             olds = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
             targets = [_follow(t, old, new, options) for t, old, new in zip(targets, olds, sizes, strict=True)]
         data: dict[str, object] = {}
-        kind = options.return_tensors
         pixels = stacked(plan.finish(shaped))
         if plan.pad is not None:
             height, width = pixels.shape[-2:]
-            data["pixel_mask"] = as_kind(_pixel_mask(sizes, height, width, pixels.device), kind)
+            data["pixel_mask"] = self._batch(pixel_mask(sizes, height, width, pixels.device), options)
             if targets is not None:
                 fractions = bool(options.do_convert_annotations)
                 new = (height, width)
                 targets = [
                     coco.pad_target(t, old, new, fractions=fractions) for t, old in zip(targets, sizes, strict=True)
                 ]
-        data["pixel_values"] = as_kind(pixels, kind)
+        data["pixel_values"] = self._batch(pixels, options)
         if targets is not None:
-            data["labels"] = [Batch({name: as_kind(value, kind) for name, value in t.items()}) for t in targets]
+            data["labels"] = [Batch({name: self.given(value, options) for name, value in t.items()}) for t in targets]
         return Batch(data)
+
+    def _batch(self, tensor: Tensor, options: DetrOptions) -> object:
+        """What there is of every picture: one tensor, where the slow class does not leave a list."""
+        slow = options.return_tensors is None and self.backend == "pil"
+        return self.gathered(tensor, options) if slow else self.given(tensor, options)
 
     def preprocess(  # type: ignore[override]
         self,
@@ -115,79 +121,6 @@ class DetrImageProcessor(ImageProcessor):
             return_tensors=return_tensors,
             media_access=media_access,
             **overrides,
-        )
-
-    def post_process_object_detection(
-        self, outputs: DetectionOutput, threshold: float = 0.5, target_sizes: TargetSizes | None = None
-    ) -> list[Detections]:
-        """See :func:`~omniform.inputs.images.postprocess.object_detection`."""
-        return postprocess.object_detection(outputs, threshold=threshold, target_sizes=target_sizes)
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        *,
-        return_segmentation_scores: Literal[True],
-    ) -> list[Batch]: ...
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[Batch]:
-        """See :func:`~omniform.inputs.images.postprocess.semantic_segmentation`; without scores only the maps."""
-        scored = postprocess.semantic_segmentation(outputs, target_sizes=target_sizes)
-        check_flag("return_segmentation_scores", return_segmentation_scores)
-        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
-
-    def post_process_instance_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        target_sizes: TargetSizes | None = None,
-        return_coco_annotation: bool = False,
-    ) -> list[Segmentation]:
-        """See :func:`~omniform.inputs.images.postprocess.segments`; ``return_coco_annotation`` gives run lengths."""
-        check_flag("return_coco_annotation", return_coco_annotation)
-        found = postprocess.segments(
-            outputs,
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            overlap_mask_area_threshold=overlap_mask_area_threshold,
-            target_sizes=target_sizes,
-        )
-        return [postprocess.with_run_lengths(one) for one in found] if return_coco_annotation else found
-
-    def post_process_panoptic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        threshold: float = 0.5,
-        mask_threshold: float = 0.5,
-        overlap_mask_area_threshold: float = 0.8,
-        label_ids_to_fuse: set[int] | None = None,
-        target_sizes: TargetSizes | None = None,
-    ) -> list[Segmentation]:
-        """See :func:`~omniform.inputs.images.postprocess.segments`."""
-        return postprocess.segments(
-            outputs,
-            threshold=threshold,
-            mask_threshold=mask_threshold,
-            overlap_mask_area_threshold=overlap_mask_area_threshold,
-            fuse=_classes(label_ids_to_fuse),
-            target_sizes=target_sizes,
         )
 
     def _targets(
@@ -227,12 +160,106 @@ class DetrImageProcessor(ImageProcessor):
         return targets
 
 
-def _classes(ids: object) -> frozenset[int]:
+class DetrImageProcessor(DetectingImageProcessor):
+    """DETR's, and its outputs as boxes and segments."""
+
+    def post_process_object_detection(
+        self, outputs: DetectionOutput, threshold: float = 0.5, target_sizes: TargetSizes | None = None
+    ) -> list[Detections]:
+        """See :func:`~omniform.inputs.images.postprocess.object_detection`."""
+        return postprocess.object_detection(outputs, threshold=threshold, target_sizes=target_sizes)
+
+    @overload
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        return_segmentation_scores: Literal[False] = False,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        *,
+        return_segmentation_scores: Literal[True],
+    ) -> list[Batch]: ...
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        target_sizes: TargetSizes | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[Tensor] | list[Batch]:
+        """See :func:`~omniform.inputs.images.segments.query_maps`; without scores only the maps."""
+        check_flag("return_segmentation_scores", return_segmentation_scores)
+        scored = self._semantic(by_pred_masks(outputs), target_sizes)
+        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+
+    def _semantic(self, queries: Queries, target_sizes: TargetSizes | None) -> list[Batch]:
+        return query_maps(queries, target_sizes=target_sizes)
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: TargetSizes | None = None,
+        return_coco_annotation: bool = False,
+    ) -> list[Segmentation]:
+        """See :func:`~omniform.inputs.images.segments.segments`.
+
+        ``return_coco_annotation`` gives run lengths; a map of nothing stays a map.
+        """
+        check_flag("return_coco_annotation", return_coco_annotation)
+        found = segments(
+            by_pred_masks(outputs),
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            target_sizes=target_sizes,
+        )
+        return [_run_lengths(one) for one in found] if return_coco_annotation else found
+
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: SegmentationOutput,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: set[int] | None = None,
+        target_sizes: TargetSizes | None = None,
+    ) -> list[Segmentation]:
+        """See :func:`~omniform.inputs.images.segments.segments`."""
+        return segments(
+            by_pred_masks(outputs),
+            threshold=threshold,
+            mask_threshold=mask_threshold,
+            overlap_mask_area_threshold=overlap_mask_area_threshold,
+            fuse=fused_classes(label_ids_to_fuse),
+            target_sizes=target_sizes,
+        )
+
+
+def fused_classes(ids: object) -> frozenset[int]:
+    """The classes of a set, or none.
+
+    Raises:
+        InputError: it holds no classes.
+    """
     if ids is None:
         return frozenset()
     if not isinstance(ids, (set, frozenset, list, tuple)) or not all(isinstance(one, Integral) for one in ids):
         raise InputError("classes are whole numbers", where="label_ids_to_fuse", expected="a set", found=brief(ids))
     return frozenset(map(int, ids))
+
+
+def _run_lengths(found: Segmentation) -> Segmentation:
+    ids = found["segmentation"]
+    nothing = isinstance(ids, Tensor) and ids.is_floating_point()
+    return found if nothing else with_run_lengths(found)
 
 
 def _follow(target: Target, old: tuple[int, int], new: tuple[int, int], options: DetrOptions) -> Target:
@@ -241,7 +268,8 @@ def _follow(target: Target, old: tuple[int, int], new: tuple[int, int], options:
     return coco.centred_target(target, new) if options.do_convert_annotations else target
 
 
-def _pixel_mask(sizes: Sequence[tuple[int, int]], height: int, width: int, device: torch.device) -> Tensor:
+def pixel_mask(sizes: Sequence[tuple[int, int]], height: int, width: int, device: torch.device) -> Tensor:
+    """1 where pictures of these sizes are, 0 in the padding. Shape: [N, height, width]."""
     mask = torch.zeros(len(sizes), height, width, dtype=torch.int64, device=device)
     for row, (rows, columns) in zip(mask, sizes, strict=True):
         row[:rows, :columns] = 1

@@ -7,7 +7,7 @@ uses, calls that same kernel. Where torch has no uint8 kernel, both compute in f
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -42,10 +42,12 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
     old_height, old_width = image.shape[-2:]
     if (height, width) == (old_height, old_width):
         return image
-    _check_area(height, width, f"resizing {old_height} x {old_width}")
+    check_area(height, width, f"resizing {old_height} x {old_width}")
     # torch's uint8 kernels fail an assertion of their own where the result is a single pixel.
     native = _has_kernel(mode, image) and (image.dtype != torch.uint8 or height * width > 1)
+    # Bytes are resized fastest as Pillow lays them, channels last; floats are summed in another order then.
     work = image if native else image.to(torch.float32)
+    work = work if work.dtype == torch.uint8 else work.contiguous()
     if mode == "lanczos" and image.device.type != "cpu":
         # torch has this filter on the CPU only.
         work = work.cpu()
@@ -65,7 +67,12 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
     return batch.to(device=image.device, dtype=image.dtype).reshape(*image.shape[:-2], height, width)
 
 
-def _check_area(height: int, width: int, what: str) -> None:
+def check_area(height: int, width: int, what: str) -> None:
+    """Refuse a picture of no pixels, or of more than are held.
+
+    Raises:
+        InputError: as said.
+    """
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise InputError(
             f"{what} would make an empty or too large picture",
@@ -96,7 +103,7 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
         image: ``[..., C, H, W]``.
         height, width: the size of the result in pixels.
     """
-    _check_area(height, width, "cropping")
+    check_area(height, width, "cropping")
     missing_y, missing_x = max(height - image.shape[-2], 0), max(width - image.shape[-1], 0)
     if missing_y or missing_x:
         left, top = missing_x // 2, missing_y // 2
@@ -106,11 +113,12 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def pad(images: Sequence[Tensor] | Tensor, height: int, width: int) -> Tensor:
-    """Gather pictures of several sizes in one tensor, with zeros below and to the right of each.
+def gather(images: Iterable[Tensor], count: int, height: int, width: int) -> Tensor:
+    """Gather pictures in one tensor, with zeros below and to the right of those that are smaller.
 
     Args:
-        images: ``[C, H, W]`` each, of one number of channels and one type.
+        images: ``[C, H, W]`` each, of one number of channels and one type; taken one by one.
+        count: how many there are.
         height, width: the size of the result in pixels.
 
     Returns:
@@ -119,9 +127,8 @@ def pad(images: Sequence[Tensor] | Tensor, height: int, width: int) -> Tensor:
     Raises:
         InputError: a picture is larger than that, or they differ in channels or type.
     """
-    _check_area(height, width, "padding")
-    first = images[0]
-    canvas = first.new_zeros(len(images), first.shape[0], height, width)
+    check_area(height, width, "padding")
+    batch: Tensor | None = None
     for number, image in enumerate(images):
         if image.shape[-2] > height or image.shape[-1] > width:
             raise InputError(
@@ -130,16 +137,39 @@ def pad(images: Sequence[Tensor] | Tensor, height: int, width: int) -> Tensor:
                 expected=f"at least {image.shape[-2]} x {image.shape[-1]} (height x width)",
                 found=f"{height} x {width}",
             )
-        if image.shape[0] != first.shape[0] or image.dtype != first.dtype:
+        if batch is None:
+            batch = image.new_empty(count, image.shape[0], height, width)
+        if image.shape[0] != batch.shape[1] or image.dtype != batch.dtype:
             raise InputError(
                 "pictures of different kinds do not make one batch",
                 where=f"images[{number}]",
-                expected=f"{first.shape[0]} channels of {first.dtype}",
+                expected=f"{batch.shape[1]} channels of {batch.dtype}",
                 found=f"{image.shape[0]} of {image.dtype}",
                 remedy="Pass do_convert_rgb=True, and do_rescale or do_normalize.",
             )
-        canvas[number, :, : image.shape[-2], : image.shape[-1]] = image
-    return canvas
+        rows, columns = image.shape[-2:]
+        batch[number, :, :rows, :columns] = image
+        batch[number, :, rows:] = 0
+        batch[number, :, :rows, columns:] = 0
+    assert batch is not None
+    return batch
+
+
+def pad_mirrored(image: Tensor, rows: int, columns: int) -> Tensor:
+    """A border that mirrors the picture, as often as it takes; the edge itself is not repeated.
+
+    Args:
+        image: ``[C, H, W]``.
+        rows, columns: how many are added on each side.
+    """
+    return image[:, _mirror(image.shape[-2], rows, image)][:, :, _mirror(image.shape[-1], columns, image)]
+
+
+def _mirror(length: int, border: int, image: Tensor) -> Tensor:
+    place = torch.arange(-border, length + border, device=image.device)
+    period = max(2 * (length - 1), 1)
+    place = place.remainder(period)
+    return torch.minimum(place, period - place) if length > 1 else torch.zeros_like(place)
 
 
 def pad_to_square(image: Tensor, colour: Sequence[int]) -> Tensor:
@@ -160,7 +190,7 @@ def pad_to_square(image: Tensor, colour: Sequence[int]) -> Tensor:
             "the padding colour does not fit the picture", expected=f"{channels} channels", found=list(colour)
         )
     edge = max(height, width)
-    _check_area(edge, edge, "padding to a square")
+    check_area(edge, edge, "padding to a square")
     square = torch.tensor(colour, dtype=image.dtype, device=image.device).view(-1, 1, 1).repeat(1, edge, edge)
     top, left = (edge - height) // 2, (edge - width) // 2
     square[:, top : top + height, left : left + width] = image
@@ -190,6 +220,23 @@ def normalize(
     scale = 1.0 if rescale_factor is None else 1.0 / rescale_factor
     centre = (torch.tensor(mean, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
     spread = (torch.tensor(std, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
+    image = matching(image, centre, spread)
+    if image.is_floating_point():
+        image = image.to(torch.float32)
+    # Bytes become floats on the way.
+    return (image - centre).div_(spread)
+
+
+def matching(image: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+    """The picture with as many channels as there are means: grey is repeated.
+
+    Args:
+        image: ``[..., C, H, W]``.
+        centre, spread: ``[C, 1, 1]``, or one for all.
+
+    Raises:
+        InputError: there are not as many values as channels.
+    """
     if image.shape[-3] == 1:
         # Grey is repeated over a longer mean.
         image = image.expand(*image.shape[:-3], max(len(centre), len(spread)), *image.shape[-2:])
@@ -202,4 +249,4 @@ def normalize(
                 found=image.shape[-3],
                 remedy="Pass do_convert_rgb=True.",
             )
-    return image.to(torch.float32, copy=True).sub_(centre).div_(spread)
+    return image

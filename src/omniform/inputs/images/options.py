@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.inputs.images.sizes import FORMS_TEXT, Size, parse_size, size_entries
+
+MAX_LABEL: Final = 2**31 - 1
+"""The largest number of a class or a segment."""
+_LONGEST_TEXT: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,139 @@ class DetrOptions(ImageOptions):
     do_convert_annotations: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelOptions(ImageOptions):
+    """The options of processors that take segmentation maps.
+
+    Attributes:
+        do_reduce_labels: classes count from 1 in the maps; 0, the background, becomes 255.
+    """
+
+    do_reduce_labels: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropOptions(ImageOptions):
+    """ConvNeXt's and PoolFormer's.
+
+    Attributes:
+        crop_pct: the share of the resized picture's edge that the crop leaves.
+    """
+
+    crop_pct: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EfficientNetOptions(ImageOptions):
+    """EfficientNet's.
+
+    Attributes:
+        rescale_offset: subtract 1 once rescaled.
+        include_top: divide by the deviation once more, as classifiers were trained.
+    """
+
+    rescale_offset: bool | None = None
+    include_top: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipOptions(LabelOptions):
+    """MobileViT's.
+
+    Attributes:
+        do_flip_channel_order: blue first.
+    """
+
+    do_flip_channel_order: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivisorOptions(ImageOptions):
+    """GLPN's.
+
+    Attributes:
+        size_divisor: height and width become multiples of it.
+    """
+
+    size_divisor: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthOptions(ImageOptions):
+    """ZoeDepth's.
+
+    Attributes:
+        keep_aspect_ratio: scale both edges alike.
+        ensure_multiple_of: height and width become multiples of it.
+    """
+
+    keep_aspect_ratio: bool | None = None
+    ensure_multiple_of: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DPTOptions(DepthOptions):
+    """DPT's: as ZoeDepth's, and maps.
+
+    Attributes:
+        size_divisor: with ``do_pad`` a border makes height and width multiples of it.
+        do_reduce_labels: see :class:`LabelOptions`.
+    """
+
+    size_divisor: int | None = None
+    do_reduce_labels: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskFormerOptions(ImageOptions):
+    """MaskFormer's and Mask2Former's.
+
+    Attributes:
+        ignore_index: the number of pixels that belong to nothing; what masks are padded with.
+        do_reduce_labels: see :class:`LabelOptions`; 0 becomes ``ignore_index``.
+        num_labels: inert.
+        size_divisor: height and width become multiples of it.
+    """
+
+    ignore_index: int | None = None
+    do_reduce_labels: bool | None = None
+    num_labels: int | None = None
+    size_divisor: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneFormerOptions(ImageOptions):
+    """OneFormer's.
+
+    Attributes:
+        repo_path, class_info_file: where the names of classes are, and which of them are things.
+        metadata: what was read there.
+        num_text: how many texts a picture has when training.
+        num_labels: inert.
+        ignore_index, do_reduce_labels: as MaskFormer's.
+    """
+
+    repo_path: str | None = None
+    class_info_file: str | None = None
+    metadata: Mapping[str, object] | None = None
+    num_text: int | None = None
+    num_labels: int | None = None
+    ignore_index: int | None = None
+    do_reduce_labels: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamOptions(ImageOptions):
+    """SAM's.
+
+    Attributes:
+        mask_size, mask_pad_size: as ``size`` and ``pad_size``, for maps.
+    """
+
+    mask_size: Size | None = None
+    mask_pad_size: Size | None = None
+
+
 Options = TypeVar("Options", bound=ImageOptions)
 
 
@@ -103,6 +240,11 @@ def changed(
     return replace(options, **values)  # type: ignore[arg-type]
 
 
+def nearest_resize(options: Options) -> Options:
+    """The options by which maps are shaped: as pictures are, but every pixel gets the number of one."""
+    return replace(options, do_rescale=False, do_normalize=False, resample=0)
+
+
 def wrong_value(
     name: str, value: object, expected: str, where: str | None, error: type[ConfigError | InputError]
 ) -> ConfigError | InputError:
@@ -125,6 +267,8 @@ def as_json(value: object) -> object:
     """One option's value as JSON: sizes as objects, tuples as lists."""
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else size_entries(value)  # type: ignore[arg-type]
 
 
@@ -175,6 +319,34 @@ def _count(value: object) -> int:
     return value
 
 
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_LABEL:
+        raise TypeError
+    return value
+
+
+def _share(value: object) -> float:
+    """A number above 0; a whole one stays whole, as it is written."""
+    if _number(value) <= 0:
+        raise ValueError
+    return cast(float, value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise TypeError
+    return value
+
+
+def _metadata(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError
+    things = value["thing_ids"]
+    if not isinstance(things, (list, tuple)):
+        raise TypeError
+    return {**value, "thing_ids": [_whole(one) for one in things]}
+
+
 def _device(value: object) -> str:
     import torch
 
@@ -223,4 +395,20 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "image_seq_length": (_count, "a whole number"),
     "format": (_one_of("coco_detection", "coco_panoptic"), "'coco_detection' or 'coco_panoptic'"),
     "do_convert_annotations": _FLAG,
+    "do_reduce_labels": _FLAG,
+    "crop_pct": (_share, "a number above 0"),
+    "rescale_offset": _FLAG,
+    "include_top": _FLAG,
+    "do_flip_channel_order": _FLAG,
+    "size_divisor": (_count, "a whole number"),
+    "keep_aspect_ratio": _FLAG,
+    "ensure_multiple_of": (_share, "a number above 0"),
+    "ignore_index": (_whole, "a whole number"),
+    "num_labels": (_count, "a whole number"),
+    "num_text": (_count, "a whole number"),
+    "repo_path": (_text, "a text"),
+    "class_info_file": (_text, "a text"),
+    "metadata": (_metadata, "an object with names by numbers, thing_ids and class_names"),
+    "mask_size": _SIZE,
+    "mask_pad_size": _SIZE,
 }

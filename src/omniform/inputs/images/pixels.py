@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from torch import Tensor
 
 from omniform.core.errors import InputError
-from omniform.inputs.images.arrays import Layout, array_picture, finite, from_numpy, in_bytes, is_array, to_rgb
+from omniform.inputs.images.arrays import Layout, array_picture, finite, from_numpy, in_bytes, is_array
+from omniform.inputs.images.backends import TORCHVISION, Backend
 from omniform.inputs.images.load import ImageSource, damaged, open_image
 from omniform.inputs.images.modes import is_numbers, numbers, on_white
 from omniform.inputs.media_access import OWN, MediaAccess
@@ -28,8 +29,11 @@ def image_tensor(
     where: str = "image",
     access: MediaAccess = OWN,
     count: Callable[[int], None] | None = None,
+    backend: Backend = TORCHVISION,
 ) -> Tensor:
     """One picture as ``[C, H, W]`` of bytes, or of floats where it has floats; upright by its EXIF tag.
+
+    Its numbers lie as they came, channels last in memory where Pillow decoded them.
 
     Args:
         source: see :func:`~omniform.inputs.images.load.load_image`; floats may have any values.
@@ -38,6 +42,7 @@ def image_tensor(
         where: how to name the picture in an error.
         access: what may be read.
         count: told how many pixels the picture has, before they are decoded; it may refuse.
+        backend: how arrays with an alpha become RGB.
 
     Raises:
         RepoError, InputError: as :func:`~omniform.inputs.images.load.load_image`; or it cannot be converted.
@@ -49,7 +54,7 @@ def image_tensor(
     else:
         opened, where = open_image(source, access, where, count=count)
         image = _pil_tensor(opened, channels, where)
-    return (to_rgb(image, where) if channels == "rgb" else image).contiguous()
+    return backend.rgb(image, where) if channels == "rgb" else image
 
 
 def _pil_tensor(image: Image, channels: Channels, where: str) -> Tensor:

@@ -1,25 +1,26 @@
-"""From DETR's raw outputs to boxes in pixels, and to maps of classes or segments."""
+"""From detectors' raw outputs to boxes in pixels of the pictures; and what all readers of outputs share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Protocol, TypeAlias, TypedDict, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief
-from omniform.inputs.checks import fraction
-from omniform.inputs.media_access import MAX_PIXELS
+from omniform.inputs.checks import check_flag, fraction
 
 TargetSizes: TypeAlias = "Sequence[tuple[int, int]] | Tensor"
 """The size ``(height, width)`` of each picture of the batch, or a tensor ``[N, 2]`` of them."""
 
 
 class DetectionOutput(Protocol):
-    """What a detection model returns: ``logits [N, Q, classes + 1]`` and ``pred_boxes [N, Q, 4]`` (centre, extent)."""
+    """What a detection model returns: ``logits [N, Q, classes]`` and ``pred_boxes [N, Q, 4]`` (centre, extent).
+
+    Models that learn with a softmax have one more class, "no object", at the end.
+    """
 
     @property
     def logits(self) -> Tensor | None: ...
@@ -28,18 +29,8 @@ class DetectionOutput(Protocol):
     def pred_boxes(self) -> Tensor | None: ...
 
 
-class SegmentationOutput(Protocol):
-    """What a segmentation model returns: ``logits [N, Q, classes + 1]`` and ``pred_masks [N, Q, h, w]``."""
-
-    @property
-    def logits(self) -> Tensor | None: ...
-
-    @property
-    def pred_masks(self) -> Tensor | None: ...
-
-
 class Detections(TypedDict):
-    """The objects found in one picture, in the order of the queries.
+    """The objects found in one picture.
 
     ``scores [K]``, ``labels [K]`` and ``boxes [K, 4]`` as ``(left, top, right, bottom)``.
     """
@@ -47,23 +38,6 @@ class Detections(TypedDict):
     scores: Tensor
     labels: Tensor
     boxes: Tensor
-
-
-class Segment(TypedDict):
-    """One segment: its number in the map, its class, whether it stands for several instances, and its score."""
-
-    id: int
-    label_id: int
-    was_fused: bool
-    score: float
-
-
-class Segmentation(TypedDict):
-    """One picture's segments. ``segmentation [H, W]`` holds their ids (0 for none; -1 everywhere where nothing was
-    found), or is the list of run lengths of each id in COCO's form."""
-
-    segmentation: Tensor | list[list[int]]
-    segments_info: list[Segment]
 
 
 def object_detection(
@@ -76,171 +50,141 @@ def object_detection(
         threshold: a probability.
         target_sizes: the pictures' sizes; boxes are in their pixels, and without them in fractions.
 
+    Returns:
+        For each picture its objects, in the order of the queries.
+
     Raises:
         InputError: the outputs lack boxes, or the number of sizes is not that of the pictures.
     """
-    logits, boxes = _fields(lambda: (outputs.logits, outputs.pred_boxes), "pred_boxes", 3)
+    logits, boxes = _detected(outputs)
     threshold = fraction("threshold", threshold)
-    sizes = _sizes(target_sizes, len(logits))
     scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-    x, y, w, h = boxes.unbind(-1)
-    corners = torch.stack([x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h], dim=-1)
-    if sizes is not None:
-        scale = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)
-        corners = corners * scale.to(boxes.device)[:, None]
+    return _kept(scores, labels, _corners(boxes, target_sizes), threshold)
+
+
+def best_detections(
+    outputs: DetectionOutput, *, threshold: float = 0.5, target_sizes: TargetSizes | None = None, top_k: int = 100
+) -> list[Detections]:
+    """The objects of models that learn each class for itself (a sigmoid): the best pairs of query and class.
+
+    Args:
+        outputs, threshold, target_sizes: as for :func:`object_detection`.
+        top_k: how many pairs are looked at in each picture.
+
+    Returns:
+        For each picture its objects, best first. One box may appear with several classes.
+
+    Raises:
+        InputError: as for :func:`object_detection`; or ``top_k`` is no number.
+    """
+    logits, boxes = _detected(outputs)
+    threshold = fraction("threshold", threshold)
+    if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1:
+        raise InputError(
+            "this is no number of boxes", where="top_k", expected="a whole number >= 1", found=brief(top_k)
+        )
+    return _best(logits.sigmoid(), _corners(boxes, target_sizes), threshold, int(top_k))
+
+
+def query_detections(
+    outputs: DetectionOutput,
+    *,
+    threshold: float = 0.5,
+    target_sizes: TargetSizes | None = None,
+    use_focal_loss: bool = True,
+) -> list[Detections]:
+    """RT-DETR's: as :func:`best_detections` with as many pairs as queries; or with a softmax.
+
+    Args:
+        outputs, threshold, target_sizes: as for :func:`object_detection`.
+        use_focal_loss: whether the model learnt each class for itself; else as :func:`object_detection`.
+
+    Raises:
+        InputError: as for :func:`object_detection`.
+    """
+    check_flag("use_focal_loss", use_focal_loss)
+    if not use_focal_loss:
+        return object_detection(outputs, threshold=threshold, target_sizes=target_sizes)
+    return best_detections(
+        outputs, threshold=threshold, target_sizes=target_sizes, top_k=max(_detected(outputs)[0].shape[1], 1)
+    )
+
+
+def _best(scores: Tensor, corners: Tensor, threshold: float, most: int) -> list[Detections]:
+    classes = scores.shape[-1]
+    best, places = scores.flatten(1).topk(min(most, scores[0].numel()), dim=1)
+    boxes = corners.gather(1, places.div(classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4))
+    return _kept(best, places % classes, boxes, threshold)
+
+
+def _kept(scores: Tensor, labels: Tensor, boxes: Tensor, threshold: float) -> list[Detections]:
     found: list[Detections] = []
-    for score, label, box in zip(scores, labels, corners, strict=True):
+    for score, label, box in zip(scores, labels, boxes, strict=True):
         keep = score > threshold
         found.append({"scores": score[keep], "labels": label[keep], "boxes": box[keep]})
     return found
 
 
-def semantic_segmentation(outputs: SegmentationOutput, *, target_sizes: TargetSizes | None = None) -> list[Batch]:
-    """The class of each pixel.
+def _corners(boxes: Tensor, target_sizes: TargetSizes | None) -> Tensor:
+    sizes = sizes_of(target_sizes, len(boxes))
+    x, y, w, h = boxes.unbind(-1)
+    corners = torch.stack([x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h], dim=-1)
+    if sizes is None:
+        return corners
+    scale = torch.tensor([[width, height, width, height] for height, width in sizes], dtype=torch.float32)
+    return corners * scale.to(boxes.device)[:, None]
+
+
+def _detected(outputs: DetectionOutput) -> tuple[Tensor, Tensor]:
+    return outputs_of(lambda: (outputs.logits, outputs.pred_boxes), ("logits", 3), ("pred_boxes", 3))
+
+
+def outputs_of(
+    read: Callable[[], tuple[Tensor | None, Tensor | None]], first: tuple[str, int], second: tuple[str, int]
+) -> tuple[Tensor, Tensor]:
+    """Two of a model's outputs.
 
     Args:
-        outputs: the model's.
-        target_sizes: the pictures' sizes, to which the maps are brought; without them they keep the model's.
-
-    Returns:
-        For each picture ``segmentation [H, W]`` and ``segmentation_scores [classes, H, W]``.
+        read: takes them.
+        first, second: what they are called, and how many dimensions they have.
 
     Raises:
-        InputError: the outputs lack masks, or the number of sizes is not that of the pictures.
+        InputError: the object has none such.
     """
-    logits, masks = _fields(lambda: (outputs.logits, outputs.pred_masks), "pred_masks", 4)
-    sizes = _sizes(target_sizes, len(logits))
-    classes = logits.softmax(dim=-1)[..., :-1]
-    scores = torch.einsum("nqc,nqhw->nchw", classes, masks.sigmoid())
-    maps = []
-    for number, score in enumerate(scores):
-        if sizes is not None:
-            score = _to_size(score, sizes[number])
-        maps.append(Batch({"segmentation": score.argmax(dim=0), "segmentation_scores": score}))
-    return maps
-
-
-def segments(
-    outputs: SegmentationOutput,
-    *,
-    threshold: float = 0.5,
-    mask_threshold: float = 0.5,
-    overlap_mask_area_threshold: float = 0.8,
-    fuse: frozenset[int] = frozenset(),
-    target_sizes: TargetSizes | None = None,
-) -> list[Segmentation]:
-    """The segments of each picture: every pixel goes to the query whose mask, weighed by its score, is strongest.
-
-    Args:
-        outputs: the model's.
-        threshold: the least probability of a query's class.
-        mask_threshold: the weighed probability from which a pixel counts as the query's own.
-        overlap_mask_area_threshold: the least share of its own pixels that a segment must win.
-        fuse: classes whose instances become one segment (sky, grass).
-        target_sizes: the pictures' sizes, to which the maps are brought; without them they keep the model's.
-
-    Raises:
-        InputError: the outputs lack masks, or the number of sizes is not that of the pictures.
-    """
-    logits, masks = _fields(lambda: (outputs.logits, outputs.pred_masks), "pred_masks", 4)
-    threshold, mask_threshold = fraction("threshold", threshold), fraction("mask_threshold", mask_threshold)
-    overlap_mask_area_threshold = fraction("overlap_mask_area_threshold", overlap_mask_area_threshold)
-    sizes = _sizes(target_sizes, len(logits))
-    scores, labels = logits.softmax(dim=-1).max(-1)
-    keep = labels.ne(logits.shape[-1] - 1) & (scores > threshold)
-    results: list[Segmentation] = []
-    for number, kept in enumerate(keep):
-        probs = masks[number].sigmoid()[kept]
-        size = None if sizes is None else sizes[number]
-        if not len(probs):
-            height, width = probs.shape[1:] if size is None else size
-            results.append({"segmentation": torch.zeros(height, width) - 1, "segments_info": []})
-            continue
-        if size is not None:
-            probs = _to_size(probs, size)
-        probs = probs * scores[number][kept].view(-1, 1, 1)
-        results.append(
-            _assign(
-                probs, scores[number][kept], labels[number][kept], mask_threshold, overlap_mask_area_threshold, fuse
-            )
-        )
-    return results
-
-
-def with_run_lengths(found: Segmentation) -> Segmentation:
-    """The same with COCO's run lengths in place of the map: for each id, ``[start, length, start, length, ...]``,
-    starts counted from 1 in row-major order, as the reference counts them. A map of nothing stays a map."""
-    ids = found["segmentation"]
-    if not found["segments_info"] and isinstance(ids, Tensor) and ids.is_floating_point():
-        return found
-    assert isinstance(ids, Tensor)
-    return {
-        "segmentation": [_run_lengths((ids == one).flatten()) for one in sorted(set(ids.flatten().tolist()))],
-        "segments_info": found["segments_info"],
-    }
-
-
-def _assign(
-    probs: Tensor, scores: Tensor, labels: Tensor, mask_threshold: float, least_share: float, fuse: frozenset[int]
-) -> Segmentation:
-    winner = probs.argmax(0)
-    ids = torch.zeros(winner.shape, dtype=torch.int32, device=probs.device)
-    listed: list[Segment] = []
-    fused: dict[int, int] = {}
-    current = 0
-    for query, (score, label) in enumerate(zip(scores.tolist(), labels.tolist(), strict=True)):
-        won = winner == query
-        area, own = int(won.sum()), int((probs[query] >= mask_threshold).sum())
-        # The reference divides in float32, and so decides the boundary cases.
-        if not area or not own or not float(torch.tensor(area) / torch.tensor(own)) > least_share:
-            continue
-        if label in fused:
-            current = fused[label]
-        else:
-            current += 1
-        ids[won] = current
-        listed.append({"id": current, "label_id": label, "was_fused": label in fuse, "score": round(score, 6)})
-        if label in fuse:
-            fused[label] = current
-    return {"segmentation": ids, "segments_info": listed}
-
-
-def _run_lengths(mask: Tensor) -> list[int]:
-    edge = torch.zeros(1, dtype=mask.dtype, device=mask.device)
-    framed = torch.cat([edge, mask, edge])
-    changes = (framed[1:] != framed[:-1]).nonzero().flatten() + 1
-    changes[1::2] -= changes[::2]
-    return changes.tolist()
-
-
-def _to_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise InputError(
-            "the map would be too large", where="target_sizes", expected=f"at most {MAX_PIXELS:,} pixels", found=size
-        )
-    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
-def _fields(read: Callable[[], tuple[Tensor | None, Tensor | None]], name: str, rank: int) -> tuple[Tensor, Tensor]:
-    """A model's logits and its other output of that name, which has so many dimensions."""
     try:
-        logits, other = read()
+        values = read()
     except Exception as error:  # an object of any class
-        raise InputError("these are no outputs of a model", where="outputs", expected=f"logits and {name}") from error
-    for value, what, dimensions in ((logits, "logits", 3), (other, name, rank)):
+        raise InputError(
+            "these are no outputs of a model", where="outputs", expected=f"{first[0]} and {second[0]}"
+        ) from error
+    for value, (name, dimensions) in zip(values, (first, second), strict=True):
         if not isinstance(value, Tensor):
-            raise InputError(f"the model's outputs have no {what}", where="outputs")
+            raise InputError(f"the model's outputs have no {name}", where="outputs")
         if value.ndim != dimensions:
             raise InputError(
-                f"the model's {what} have another shape",
+                f"the model's {name} have another shape",
                 where="outputs",
                 expected=f"{dimensions} dimensions",
                 found=list(value.shape),
             )
-    return cast("tuple[Tensor, Tensor]", (logits, other))
+    one, other = cast("tuple[Tensor, Tensor]", values)
+    if len(one) != len(other):
+        raise InputError(
+            "the model's outputs are of batches of different sizes", where="outputs", found=f"{len(one)}, {len(other)}"
+        )
+    return one, other
 
 
-def _sizes(sizes: object, count: int) -> list[tuple[int, int]] | None:
+def sizes_of(sizes: object, count: int, where: str = "target_sizes") -> list[tuple[int, int]] | None:
+    """The sizes of a batch's pictures, as pairs; None for None.
+
+    Args:
+        sizes: a list of pairs of whole numbers, an array, or a tensor.
+        count: how many pictures there are.
+
+    Raises:
+        InputError: they are none, or of another number.
+    """
     if sizes is None:
         return None
     try:
@@ -252,7 +196,7 @@ def _sizes(sizes: object, count: int) -> list[tuple[int, int]] | None:
     if len(pairs) != count or len(listed) != count:
         raise InputError(
             "there must be one target size (height, width) for each picture",
-            where="target_sizes",
+            where=where,
             expected=f"{count} pairs of lengths in pixels",
             found=brief(sizes),
         )

@@ -16,6 +16,7 @@ from omniform.core.errors import InputError, check_arguments
 from omniform.core.pushing import SaveOptions
 from omniform.core.upstairs import upstairs
 from omniform.inputs.images.arrays import Layout, is_array
+from omniform.inputs.images.backends import TORCHVISION, Backend
 from omniform.inputs.images.base import BaseImageProcessor
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
@@ -34,6 +35,10 @@ TensorKind: TypeAlias = Literal["pt", "np"]
 _BYTE_FACTOR = 0.01
 
 
+def _as_it_is(given: dict[str, object], where: str) -> None:
+    """Nothing to modernise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One type of processor: all that sets it apart from the others.
@@ -43,12 +48,20 @@ class Kind:
         defaults: the options of a file that states none.
         square: whether a bare length as ``size`` means both edges.
         plan: what is done, in which order.
+        processor: the class of its processors.
+        modernise: what turns the keys of older releases' files into those of today, in place; told the file's name.
+        backend: how pixels are computed.
+        slow: whether the reference has a slow class of this kind, on Pillow, as well.
     """
 
     name: str
     defaults: ImageOptions
     square: bool
-    plan: Callable[[ImageOptions], Plan]
+    plan: Callable[[ImageOptions, Backend], Plan]
+    processor: type[ImageProcessor]
+    modernise: Callable[[dict[str, object], str], None] = _as_it_is
+    backend: Backend = TORCHVISION
+    slow: bool = True
 
 
 class ImageProcessor(BaseImageProcessor):
@@ -97,10 +110,34 @@ class ImageProcessor(BaseImageProcessor):
             UnknownArgumentError: there is no such option.
         """
         options = self._changed(return_tensors, overrides)
-        plan = self.kind.plan(options)
+        plan = self.plan(options)
         # Shaped one by one as they are loaded: only one is held in its full size.
-        pixels = plan.finish(plan.shape(load_tensors(images, options, media_access)))
-        return Batch({"pixel_values": gathered(pixels, options.return_tensors)})
+        pixels = plan.finish(plan.shape(load_tensors(images, options, self.kind.backend, media_access)))
+        return Batch({"pixel_values": self.gathered(pixels, options)})
+
+    @property
+    def backend(self) -> Literal["torchvision", "pil"]:
+        """How pixels are computed: ``"torchvision"`` as the reference's fast classes, ``"pil"`` as its slow ones."""
+        return self.kind.backend.name
+
+    def plan(self, options: ImageOptions) -> Plan:
+        """What is done with these options."""
+        return self.kind.plan(options, self.kind.backend)
+
+    def gathered(self, pixels: Tensor | list[Tensor], options: ImageOptions) -> object:
+        """The pictures as one tensor of the kind asked for, or as the list they are.
+
+        Raises:
+            InputError: they differ in shape.
+        """
+        if options.return_tensors is None:
+            return [self.kind.backend.loose(image) for image in pixels]
+        return as_kind(stacked(pixels), options.return_tensors)
+
+    def given(self, tensor: Tensor, options: ImageOptions) -> object:
+        """One tensor as the kind asked for."""
+        kind = options.return_tensors
+        return self.kind.backend.loose(tensor) if kind is None else as_kind(tensor, kind)
 
     def preprocess(  # type: ignore[override]
         self,
@@ -215,7 +252,9 @@ class ImageProcessor(BaseImageProcessor):
         return options
 
 
-def load_tensors(images: ImageInput, options: ImageOptions, media_access: MediaAccess | None) -> Iterator[Tensor]:
+def load_tensors(
+    images: ImageInput, options: ImageOptions, backend: Backend, media_access: MediaAccess | None
+) -> Iterator[Tensor]:
     """The pictures of a call one by one, flattened, as ``[C, H, W]`` on the device asked for.
 
     Raises:
@@ -226,11 +265,15 @@ def load_tensors(images: ImageInput, options: ImageOptions, media_access: MediaA
     flat = _flattened(images)
     if not flat:
         raise InputError("there is no picture", where="images", expected="at least one")
-    return _loaded(flat, options, checked_access(media_access))
+    return _loaded(flat, options, backend, checked_access(media_access))
 
 
-def _loaded(flat: Sequence[ImageSource], options: ImageOptions, access: MediaAccess) -> Iterator[Tensor]:
+def _loaded(
+    flat: Sequence[ImageSource], options: ImageOptions, backend: Backend, access: MediaAccess
+) -> Iterator[Tensor]:
     layout = cast("Layout | None", options.input_data_format)
+    channels = _channels(options)
+    device = options.device if backend.name == "torchvision" else None  # Pillow works where it is
     total = 0
     odd: str | None = None
 
@@ -249,11 +292,11 @@ def _loaded(flat: Sequence[ImageSource], options: ImageOptions, access: MediaAcc
     for number, image in enumerate(flat):
         where = f"images[{number}]" if len(flat) > 1 else "image"
         tensor = image_tensor(
-            image, channels=_channels(options), layout=layout, where=where, access=access, count=count
+            image, channels=channels, layout=layout, where=where, access=access, count=count, backend=backend
         )
         odd = odd or _odd_range(tensor, where, options)
         try:
-            yield tensor if options.device is None else tensor.to(options.device)
+            yield tensor if device is None else tensor.to(device)
         except (RuntimeError, AssertionError) as error:
             raise InputError("no such device here", where="device", found=options.device) from error
     if odd is not None:
@@ -282,17 +325,6 @@ def _odd_range(image: Tensor, where: str, options: ImageOptions) -> str | None:
         f"{where}: floats from {low:g} to {high:g} are multiplied by {factor:g} (do_rescale); it expects 0 to 255. "
         "Pass do_rescale=False for pictures in 0..1."
     )
-
-
-def gathered(pixels: Tensor | list[Tensor], kind: str | None) -> object:
-    """The pictures as one tensor of a kind, or as the list they are.
-
-    Raises:
-        InputError: they differ in shape.
-    """
-    if kind is None:
-        return list(pixels)
-    return as_kind(stacked(pixels), kind)
 
 
 def stacked(pixels: Tensor | list[Tensor]) -> Tensor:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.core.errors import InputError
 from omniform.inputs.images import ops
-from omniform.inputs.images.options import ImageOptions
-from omniform.inputs.images.sizes import Exact, Size, exact
+from omniform.inputs.images.backends import Backend
+from omniform.inputs.images.sizes import Exact
+from omniform.inputs.images.targets import Target, depth_border
 
 
 class Step(Protocol):
-    """Turns one picture ``[C, H, W]`` into another; the steps that change values also take ``[N, C, H, W]``."""
+    """Turns one picture ``[C, H, W]`` into another."""
 
     def __call__(self, image: Tensor, /) -> Tensor: ...
 
@@ -35,12 +36,28 @@ class Square:
 class Resize:
     """Resize to what ``size`` makes of the picture's shape."""
 
-    size: Size
+    size: Target
     resample: int
+    backend: Backend
 
     def __call__(self, image: Tensor) -> Tensor:
         height, width = self.size.target(image.shape[-2], image.shape[-1])
-        return ops.resize(image, height, width, resample=self.resample)
+        return self.backend.resize(image, height, width, self.resample)
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeCorners:
+    """Resize so that the corners' centres stay where they are, without a filter against aliases (ZoeDepth)."""
+
+    size: Target
+    mode: str
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = self.size.target(image.shape[-2], image.shape[-1])
+        ops.check_area(height, width, f"resizing {image.shape[-2]} x {image.shape[-1]}")
+        native = image.is_floating_point() or image.dtype == torch.uint8
+        work = (image if native else image.to(torch.float32)).contiguous()
+        return F.interpolate(work[None], (height, width), mode=self.mode, align_corners=True)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +65,33 @@ class CenterCrop:
     """Cut the middle out."""
 
     size: Exact
+    backend: Backend
 
     def __call__(self, image: Tensor) -> Tensor:
-        return ops.center_crop(image, self.size.height, self.size.width)
+        return self.backend.center_crop(image, self.size.height, self.size.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """A border that mirrors the picture, so that depths at its edges have something beyond (ZoeDepth)."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return ops.pad_mirrored(image, *depth_border(image.shape[-2], image.shape[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Divisible:
+    """Zeros on all sides, so that height and width are multiples of a number (DPT)."""
+
+    divisor: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        (top, bottom), (left, right) = (self._border(edge) for edge in image.shape[-2:])
+        return F.pad(image, (left, right, top, bottom))
+
+    def _border(self, edge: int) -> tuple[int, int]:
+        missing = -edge % self.divisor
+        return missing // 2, missing - missing // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +99,20 @@ class Rescale:
     """Multiply the values."""
 
     factor: float
+    backend: Backend
 
     def __call__(self, image: Tensor) -> Tensor:
-        return ops.rescale(image, self.factor)
+        return self.backend.rescale(image, self.factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Subtract a number."""
+
+    by: float
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image - self.by
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +122,20 @@ class Normalize:
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
     rescale_factor: float | None
+    backend: Backend
 
     def __call__(self, image: Tensor) -> Tensor:
-        return ops.normalize(image, self.mean, self.std, rescale_factor=self.rescale_factor)
+        return self.backend.normalize(image, self.mean, self.std, self.rescale_factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Blue, green, red for red, green, blue; a fourth channel stays."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if image.shape[-3] < 3:
+            return image
+        return torch.cat([image[..., [2, 1, 0], :, :], image[..., 3:, :, :]], dim=-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +144,11 @@ class Pad:
 
     size: Exact | None
 
-    def target(self, images: Sequence[Tensor] | Tensor) -> Exact:
+    def target(self, images: Sequence[Tensor]) -> Exact:
         """The size to which these pictures are padded."""
         if self.size is not None:
             return self.size
         return Exact(max(image.shape[-2] for image in images), max(image.shape[-1] for image in images))
-
-    def __call__(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        size = self.target(images)
-        return ops.pad(images, size.height, size.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,79 +167,23 @@ class Plan:
 
     def shape(self, images: Iterable[Tensor]) -> list[Tensor]:
         """Each picture, in its new size."""
-        return [_through(self.shaping, image) for image in images]
+        return [through(self.shaping, image) for image in images]
 
     def finish(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """The shaped pictures with their new values, padded: one tensor ``[N, C, H, W]`` where they are alike."""
-        if len({(image.shape, image.dtype) for image in images}) > 1:
-            loose = [_through(self.valuing, image) for image in images]
-            return loose if self.pad is None else self.pad(loose)
-        # Gathered while they are still bytes: a quarter of the memory traffic.
-        batch = _through(self.valuing, torch.stack(list(images)))
-        if self.pad is None or self.pad.target(images) == Exact(batch.shape[-2], batch.shape[-1]):
-            return batch
-        return self.pad(batch)
+        # One by one, while each is in the processor's cache, into the batch as soon as it has its values.
+        valued = (through(self.valuing, image) for image in images)
+        if self.pad is not None:
+            size = self.pad.target(images)
+            return ops.gather(valued, len(images), size.height, size.width)
+        first = images[0]
+        if all(image.shape == first.shape and image.dtype == first.dtype for image in images):
+            return ops.gather(valued, len(images), first.shape[-2], first.shape[-1])
+        return [image.contiguous() for image in valued]
 
 
-def _through(steps: Sequence[Step], image: Tensor) -> Tensor:
+def through(steps: Sequence[Step], image: Tensor) -> Tensor:
+    """What steps, one after the other, make of a picture."""
     for step in steps:
         image = step(image)
     return image
-
-
-def standard_plan(o: ImageOptions) -> Plan:
-    """Resize, crop, normalise; pad the batch at the end."""
-    return Plan((*resizing(o), *cropping(o)), valuing(o), padding(o))
-
-
-def square_plan(o: ImageOptions) -> Plan:
-    """LLaVA's: pad to a square of the mean colour *before* resizing; the batch is not padded."""
-    square: tuple[Step, ...] = ()
-    if o.do_pad:
-        if o.image_mean is None:
-            raise _unset("do_pad", "image_mean")
-        mean = o.image_mean if isinstance(o.image_mean, tuple) else (o.image_mean,)
-        square = (Square(tuple(int(x * 255) for x in mean)),)
-    return Plan((*square, *resizing(o), *cropping(o)), valuing(o), None)
-
-
-def uncropped_plan(o: ImageOptions) -> Plan:
-    """DETR's: resize and normalise, no crop; pad the batch at the end."""
-    return Plan(resizing(o), valuing(o), padding(o))
-
-
-def resizing(o: ImageOptions) -> tuple[Step, ...]:
-    """The resize step, if asked for."""
-    if not o.do_resize:
-        return ()
-    if o.size is None or o.resample is None:
-        raise _unset("do_resize", "size" if o.size is None else "resample")
-    return (Resize(o.size, o.resample),)
-
-
-def cropping(o: ImageOptions) -> tuple[Step, ...]:
-    """The crop step, if asked for."""
-    return (CenterCrop(exact(o.crop_size, "crop_size")),) if o.do_center_crop else ()
-
-
-def valuing(o: ImageOptions) -> tuple[Step, ...]:
-    """The step that changes values: rescale, normalise, both in one, or none."""
-    factor = o.rescale_factor if o.do_rescale else None
-    if o.do_rescale and factor is None:
-        raise _unset("do_rescale", "rescale_factor")
-    if o.do_normalize:
-        if o.image_mean is None or o.image_std is None:
-            raise _unset("do_normalize", "image_mean" if o.image_mean is None else "image_std")
-        return (Normalize(o.image_mean, o.image_std, factor),)
-    return () if factor is None else (Rescale(factor),)
-
-
-def padding(o: ImageOptions) -> Pad | None:
-    """The padding of the batch, if asked for."""
-    if not o.do_pad:
-        return None
-    return Pad(None if o.pad_size is None else exact(o.pad_size, "pad_size"))
-
-
-def _unset(option: str, name: str) -> InputError:
-    return InputError(f"{option} needs {name}, which is not set", where=name)
