@@ -349,6 +349,8 @@ CITIZENS: dict[str, Citizen] = {
         {**DINO, "num_register_tokens": 2}, Pictures()),
     "dinov3_vit": Citizen("dinov3_vit", "DINOv3ViTModel",
         {**VISION, "num_register_tokens": 2, "use_gated_mlp": True}, Pictures("")),
+    "swinv2": Citizen("swinv2", "Swinv2ForImageClassification", SWIN, Pictures()),
+    "maskformer-swin": Citizen("maskformer-swin", "MaskFormerSwinModel", SWIN, Pictures("")),
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),

@@ -298,7 +298,7 @@ def test_hooks_and_parametrisations(name: str) -> None:
     first(model, inputs)
     assert seen and not any(torch.equal(x, y) for x, y in combinations(seen, 2))
     handle.remove()
-    linears[0].register_forward_hook(lambda module, given, out: out * 2)
+    linears[0].register_forward_hook(lambda module, given, out: out * 2 + 1)
     assert not torch.equal(first(model, inputs), expected)
 
 

@@ -245,12 +245,16 @@ def theirs_of(built: Built) -> nn.Module:
     return built.theirs if forgetful else copy.deepcopy(built.theirs)
 
 
+DEFAULT_DTYPE = ("embed_positions.weights", "relative_coords_table")
+"""Buffers that are in no file, and that the reference makes in the dtype that it loads a model in (M2M100, Swin v2)."""
+
+
 def halved(theirs: nn.Module) -> nn.Module:
     """The reference in bfloat16 as it loads itself: what is in no file, such as rotary frequencies, keeps its dtype."""
     half = copy.deepcopy(theirs).bfloat16()
     held = theirs.state_dict()
     for name, buffer in theirs.named_buffers():
-        if name not in held and not name.endswith("embed_positions.weights"):  # M2M100's, made in the default dtype
+        if name not in held and not name.endswith(DEFAULT_DTYPE):
             path, _, own = name.rpartition(".")
             half.get_submodule(path)._buffers[own] = buffer.clone()
     return half

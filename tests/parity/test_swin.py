@@ -66,6 +66,8 @@ def classifier(labels: Labels) -> Head:
     return Head("SwinForImageClassification", "AutoModelForImageClassification", Pictures(labels, STAGES))
 
 
+MAPS = Pictures(Nothing(("feature_maps",)))
+SEVERAL = Pictures(Nothing(("feature_maps",), {"out_features": ["stem", "stage2"], "image_size": [23, 38]}))
 BASE = Pictures(Nothing(("last_hidden_state", "pooler_output")), STAGES)
 
 
@@ -81,6 +83,8 @@ class TestSwin(Parity):
             "ForMaskedImageModeling": Head(
                 "SwinForMaskedImageModeling", "AutoModelForMaskedImageModeling", Hidden(Nothing(), STAGES), rate=1e-3
             ),
+            "Backbone": Head("SwinBackbone", "AutoBackbone", MAPS),
+            "Backbone, of several stages": Head("SwinBackbone", "AutoBackbone", SEVERAL),
         },
         variants=VARIANTS,
     )
@@ -205,3 +209,25 @@ def test_from_scratch():
     assert model.model.mask_token.weight.abs().sum() == 0 and model.model.positions.weight.abs().sum() == 0
     assert model.model.stages[0].blocks[0].self_attn.distance_bias.weight.abs().sum() == 0
     assert 0.01 < model.model.stages[0].blocks[0].self_attn.q_proj.weight.std() < 0.03
+
+
+def test_a_backbone_out_of_other_checkpoints(tmp_path):
+    """Its norms are made anew; the maps before them are the reference's."""
+    _, theirs = pair(tmp_path, "ForImageClassification")
+    expected = theirs.swin(
+        pictures(), output_hidden_states=True, always_partition=True, output_hidden_states_before_downsampling=True
+    ).reshaped_hidden_states
+    for told in ({"out_features": ["stage1", "stage2"]}, {"out_indices": [1, 2]}):
+        ours, report = omniform.AutoBackbone.from_pretrained(tmp_path, output_loading_info=True, **told)
+        assert all("norms" in name for name in report.fresh) and len(report.fresh) == 4
+        assert ours.channels == [8, 16] and ours.strides == [2, 4]
+        with torch.no_grad():
+            found = ours(pictures()).feature_maps
+        for mine, other in zip(found, expected[1:], strict=True):
+            close(mine, torch.nn.functional.layer_norm(other.permute(0, 2, 3, 1), other.shape[1:2]).permute(0, 3, 1, 2))
+
+
+def test_no_stage_is_computed_in_vain(tmp_path):
+    ours, _ = pair(tmp_path, "Backbone", out_features=["stage1"])
+    ours.model.stages[1].forward = None
+    assert len(ours(pictures()).feature_maps) == 1

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from torch import nn
 
+from omniform.architectures.backbone import read_outputs
 from omniform.architectures.stages import PatchMap, PatchMerging, Stage
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.patches import Patching, Size, read_patching
 from omniform.core.reader import MOST_LAYERS, ConfigReader
 from omniform.weights.keymap import Rule
 from omniform.weights.links import unsqueezed
+
+
+class BackboneFacts(TypedDict):
+    """What a backbone says of itself; see :class:`~omniform.architectures.backbone.Backbone`."""
+
+    names: tuple[str, ...]
+    outputs: tuple[int, ...]
+    num_features: tuple[int, ...]
+    reductions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,7 @@ class Staged:
     dropout: float
     attention_dropout: float
     drop_path: float
+    outputs: tuple[int, ...]
 
     @classmethod
     def read(cls, r: ConfigReader) -> Staged:
@@ -89,12 +101,23 @@ class Staged:
             dropout=r.probability("hidden_dropout_prob"),
             attention_dropout=r.probability("attention_probs_dropout_prob"),
             drop_path=r.probability("drop_path_rate", 0.1),
+            outputs=read_outputs(r, _names(len(depths))),
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the stages, the stem's first."""
-        return ("stem", *(f"stage{i + 1}" for i in range(len(self.depths))))
+        return _names(len(self.depths))
+
+    @property
+    def facts(self) -> BackboneFacts:
+        """What a backbone says of itself."""
+        return {
+            "names": self.names,
+            "outputs": self.outputs,
+            "num_features": self.widths,
+            "reductions": self.strides,
+        }
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -119,12 +142,15 @@ class Staged:
         """One norm of a layer."""
         return nn.LayerNorm(dim, self.eps)
 
-    def stages(self, layer: Callable[[Spot], nn.Module], merging: type[PatchMerging]) -> nn.ModuleList:
+    def stages(
+        self, layer: Callable[[Spot], nn.Module], merging: type[PatchMerging], stage_kind: type[Stage] = Stage
+    ) -> nn.ModuleList:
         """The stages.
 
         Args:
             layer: makes a layer.
             merging: what makes maps coarser.
+            stage_kind: what runs the layers of a stage.
         """
         layers = sum(self.depths)
         made, count, grid = [], 0, self.patching.grid
@@ -143,8 +169,12 @@ class Staged:
             ]
             count += depth
             last = stage == len(self.depths) - 1
-            made.append(Stage(blocks=nn.ModuleList(map(layer, spots)), downsample=None if last else merging(dim)))
+            made.append(stage_kind(blocks=nn.ModuleList(map(layer, spots)), downsample=None if last else merging(dim)))
         return nn.ModuleList(made)
+
+
+def _names(stages: int) -> tuple[str, ...]:
+    return ("stem", *(f"stage{i + 1}" for i in range(stages)))
 
 
 OUTER_KEYS: Mapping[str, Rule] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Unpack, cast
@@ -9,6 +10,7 @@ from typing import ClassVar, NamedTuple, Unpack, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.architectures.backbone import Backbone
 from omniform.architectures.heads import SequenceClassifier, pooled
 from omniform.architectures.losses import masked_pixel_loss
 from omniform.architectures.model import Model
@@ -17,7 +19,7 @@ from omniform.blocks.layers import passed
 from omniform.blocks.patches import GridPositions, MaskToken, Patching, Size, check_pictures
 from omniform.blocks.windowed import FixedWindowsContext
 from omniform.core.config import Common
-from omniform.core.context import StepContext, Tapped
+from omniform.core.context import StepContext, Tapped, Taps
 from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ClassifierOutput, Layers, MaskedImageModelingOutput, Noted
 
@@ -161,10 +163,14 @@ class Stage(Composed):
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Passage:
         """Shape: [B, H, W, C] in; of the layers' attention weights those of the last one stay noted."""
         noted = len(ctx.taps.attentions)
-        for number, layer in enumerate(self.blocks):
-            x_BHWC = passed(layer, number, x_BHWC, ctx)
+        for number in range(len(self.blocks)):
+            x_BHWC = self.block(number, x_BHWC, ctx)
         del ctx.taps.attentions[noted:-1]
         return Passage(x_BHWC, x_BHWC if self.downsample is None else self.downsample(x_BHWC))
+
+    def block(self, number: int, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
+        """What one of its layers gives. Shape: [B, H, W, C] in and out."""
+        return passed(self.blocks[number], number, x_BHWC, ctx)
 
 
 class MeanPooler(nn.Module):
@@ -207,7 +213,7 @@ class StagedEncoder(Model):
         stages: from fine to coarse.
         positions: learned positions, added to them.
         mask_token: what stands in for hidden patches.
-        norm: applied after the last stage.
+        norm: applied after the last stage; None where only maps are wanted.
         pooler: hidden states to one vector per picture.
         dropout: on the embeddings, in training.
     """
@@ -219,14 +225,14 @@ class StagedEncoder(Model):
     stages: nn.ModuleList
     positions: GridPositions | None = None
     mask_token: MaskToken | None = None
-    norm: nn.LayerNorm
+    norm: nn.LayerNorm | None
     pooler: nn.Module | None = None
     dropout: float = 0.0
 
     @property
     def width(self) -> int:
         """Width of the last stage's vectors."""
-        return self.norm.normalized_shape[0]
+        return cast(nn.LayerNorm, self.norm).normalized_shape[0]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.patches
@@ -306,7 +312,7 @@ class StagedEncoder(Model):
             x_BHWC = passage.handed_on
             ctx.taps.hidden(rows_of(x_BHWC))
             reshaped.append(passage.fine if before else x_BHWC)
-        hidden = self.norm(rows_of(x_BHWC))
+        hidden = rows_of(x_BHWC) if self.norm is None else self.norm(rows_of(x_BHWC))
         return StagedModelOutput(
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(hidden),
@@ -382,3 +388,51 @@ class StagedImageModeler(Model):
         if bool_masked_pos is not None:
             loss = masked_pixel_loss(drawn, pixel_values, bool_masked_pos.view(-1, *grid), num_items_in_batch)
         return StagedImageModelingOutput(loss=loss, reconstruction=drawn, **out.noted())
+
+
+class StagedBackbone(Backbone):
+    """An encoder of stages as a backbone: the maps of its stages before they are made coarser.
+
+    Args:
+        model: the encoder; no stage beyond the last one that is wanted is computed.
+        hidden_states_norms: of the maps that it gives, by their stages' names; None for none.
+    """
+
+    model: StagedEncoder
+    hidden_states_norms: nn.Module | None = None
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.patches
+
+    def maps(self, pixel_values: Tensor, taps: Taps | None = None) -> tuple[Tensor, ...]:
+        x_BHWC = self.model.embed(pixel_values)
+        ctx: StepContext = FixedWindowsContext.of(self.model.step(rows_of(x_BHWC)))
+        told = taps is not None and (taps.wants_hidden or taps.wants_attentions)
+        if taps is not None:
+            ctx = ctx.with_(taps=taps)
+        last = len(self.names) - 1 if told else self.outputs[-1]
+        maps = [x_BHWC]
+        self.note(x_BHWC, 0, ctx.taps)
+        for stage, passage in enumerate(itertools.islice(self.model.passages(x_BHWC, ctx), last), 1):
+            self.note(passage.fine, stage, ctx.taps)
+            maps.append(passage.fine)
+        return tuple(picture_of(self.normed(maps[i], i)) for i in self.outputs)
+
+    def note(self, x_BHWC: Tensor, stage: int, taps: Taps) -> None:
+        """Note a stage's map, or the stem's, if hidden states were asked for."""
+        if taps.wants_hidden:
+            taps.hidden(picture_of(x_BHWC))
+
+    def normed(self, x_BHWC: Tensor, stage: int) -> Tensor:
+        """A stage's map as it is given. Shape: [B, H, W, C] in and out."""
+        if self.hidden_states_norms is None:
+            return x_BHWC
+        out: Tensor = cast(nn.ModuleDict, self.hidden_states_norms)[self.names[stage]](x_BHWC)
+        return out
+
+
+class RowsBackbone(StagedBackbone):
+    """One whose hidden states are rows of tokens (Swin v2)."""
+
+    def note(self, x_BHWC: Tensor, stage: int, taps: Taps) -> None:
+        taps.hidden(rows_of(x_BHWC))

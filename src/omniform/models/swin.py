@@ -11,6 +11,7 @@ from omniform.architectures.staged_family import OUTER_KEYS, Spot, Staged, layer
 from omniform.architectures.stages import (
     MeanPooler,
     PatchMerging,
+    StagedBackbone,
     StagedClassifier,
     StagedEncoder,
     StagedImageModeler,
@@ -35,7 +36,6 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    r.inert("out_features", "out_indices", "stage_names")
     return Config(
         staged=Staged.read(r),
         absolute=r.flag("use_absolute_embeddings", False),
@@ -89,6 +89,13 @@ def masked_image_modeler(c: Config, _: Common) -> StagedImageModeler:
     return StagedImageModeler(model=build(c, mask_token=MaskToken(c.staged.dim)), stride=c.encoder_stride)
 
 
+def backbone(c: Config) -> StagedBackbone:
+    """The encoder's maps, each normed."""
+    s = c.staged
+    norms = nn.ModuleDict({s.names[i]: nn.LayerNorm(s.widths[i]) for i in s.outputs})
+    return StagedBackbone(model=build(c), hidden_states_norms=norms, **s.facts)
+
+
 def beginning(_: ModelConfig, path: str) -> Beginning | None:
     """Learned positions begin with zeros."""
     return nn.init.zeros_ if path.endswith("positions.weight") else None
@@ -128,12 +135,21 @@ KEYS = KeyMap(
     ),
 )
 
+BACKBONE_KEYS = KEYS.under("model", "") | KeyMap(
+    {"model.norm": "swin.layernorm"}, aliases=((r"^swin\.(embeddings|encoder)\.", r"\1."),)
+)
+
 FAMILY = (
     Builder("swin", read, KEYS, prefix="swin")
-    .public(config="SwinConfig", image_processor="ViTImageProcessor", row="image classification, backbones")
+    .public(
+        config="SwinConfig",
+        image_processor="ViTImageProcessor",
+        row="image classification, masked image modelling, backbone",
+    )
     .begins(beginning)
     .base("SwinModel", with_pooler)
     .head("SwinForImageClassification", "image-classification", classifier)
     .head("SwinForMaskedImageModeling", "masked-image-modeling", masked_image_modeler)
+    .backbone("SwinBackbone", backbone, BACKBONE_KEYS)
     .done()
 )
