@@ -28,6 +28,7 @@ DISTIL = {
     "initializer_range": 0.4, "sinusoidal_pos_embds": True,
 }  # fmt: skip
 GROUPED = {**TEXT, "num_key_value_heads": 2}
+CONVNEXT = {"num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1], "initializer_range": 0.4}
 VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4, "initializer_range": 0.4,
@@ -361,6 +362,13 @@ CITIZENS: dict[str, Citizen] = {
         Pictures("", size=64, masked=True)),
     "segformer": Citizen("segformer", "SegformerForSemanticSegmentation", SEGFORMER, Pictures("", size=32)),
     "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
+    "resnet": Citizen("resnet", "ResNetForImageClassification", RESNET, Pictures()),
+    "resnet, maps": Citizen("resnet", "ResNetBackbone", RESNET, Pictures("")),
+    "convnext": Citizen("convnext", "ConvNextForImageClassification", CONVNEXT, Pictures()),
+    "convnextv2": Citizen("convnextv2", "ConvNextV2ForImageClassification", CONVNEXT, Pictures()),
+    "dinov3_convnext": Citizen(
+        "dinov3_convnext", "DINOv3ConvNextModel", {"hidden_sizes": [8, 12], "depths": [1, 1]}, Pictures("")
+    ),
     "llava": Citizen(
         "llava", "LlavaForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,

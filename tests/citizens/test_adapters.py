@@ -47,7 +47,8 @@ def trained(model: nn.Module, **config: object) -> nn.Module:
 @torch.no_grad()
 def answer(model: nn.Module, name: str) -> Tensor:
     out = model(**CITIZENS[name].asks.inputs()).to_tuple()
-    return next(t for t in out if isinstance(t, Tensor) and t.dim())
+    held = [t for one in out for t in (one if isinstance(one, tuple) else (one,))]
+    return next(t for t in held if isinstance(t, Tensor) and t.dim())
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -56,7 +56,8 @@ def applies(check: str, citizen: Citizen) -> bool:
 @torch.no_grad()
 def first(model: nn.Module, inputs: Mapping[str, object]) -> Tensor:
     """The first tensor of an answer that is no loss."""
-    return next(t for t in model(**inputs).to_tuple() if isinstance(t, Tensor) and t.dim())
+    held = [t for one in model(**inputs).to_tuple() for t in (one if isinstance(one, tuple) else (one,))]
+    return next(t for t in held if isinstance(t, Tensor) and t.dim())
 
 
 def same(name: str, model: Model) -> None:

@@ -44,6 +44,8 @@ def entries(output: object) -> dict[str, Tensor]:
     """What a model gave, by name; a lone tensor has none."""
     if isinstance(output, Tensor):
         return {"": output}
+    if isinstance(output, tuple):  # feature maps, and nothing else
+        return {f"feature_maps.{i}": value for i, value in enumerate(output)}
     return {name: value for name, value in vars(output).items() if isinstance(value, Tensor)}
 
 

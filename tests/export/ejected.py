@@ -105,7 +105,9 @@ def kept(inputs: dict[str, object], takes: set[str]) -> dict[str, object]:
 
 def answers(model: Model, inputs: dict[str, object]) -> dict[str, Tensor]:
     """What a model answers, tensors only."""
-    return {name: value for name, value in model(**inputs).items() if isinstance(value, Tensor)}
+    output = model(**inputs)
+    maps = {f"feature_maps.{i}": value for i, value in enumerate(output.get("feature_maps", ()))}
+    return {name: value for name, value in output.items() if isinstance(value, Tensor)} | maps
 
 
 def first_ids(questions: Iterable[tuple[dict[str, object], object]], takes: set[str]) -> Tensor | None:

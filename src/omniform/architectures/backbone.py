@@ -126,7 +126,11 @@ class ConvBackbone(Backbone):
         if taps is not None:
             for state in states:
                 taps.hidden(state)
-        return tuple(states[i] for i in self.outputs)
+        return self.finished([states[i] for i in self.outputs])
+
+    def finished(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The maps as they are given."""
+        return tuple(maps)
 
 
 def read_outputs(r: ConfigReader, stage_names: Sequence[str]) -> tuple[int, ...]:

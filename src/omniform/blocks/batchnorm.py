@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A family's config that can be built with frozen norms."""
+
+    def frozen(self) -> Self:
+        """The same with norms that are frozen."""
 
 
 class FrozenBatchNorm(nn.Module):

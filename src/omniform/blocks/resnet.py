@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, cast
@@ -45,6 +45,7 @@ class ResNetSpec:
         block: two convolutions of 3x3 pixels, or one between two of 1x1 with a quarter of the channels.
         act: activation after the stem and after each sum; those inside a block are ReLU.
         stride_first: a bottleneck's stride is in its first convolution and not in its second.
+        norm: makes the norm after a convolution, of its channels.
     """
 
     channels: int = 3
@@ -53,6 +54,7 @@ class ResNetSpec:
     block: Block = "bottleneck"
     act: str = "relu"
     stride_first: bool = False
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -78,12 +80,14 @@ class Convolution(nn.Conv2d):
 
 
 class NormedConvolution(nn.Module):
-    """A convolution and its batch norm."""
+    """A convolution and its norm."""
 
-    def __init__(self, inner: int, outer: int, size: int, *, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self, norm: Callable[[int], nn.Module], inner: int, outer: int, size: int, *, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.convolution = Convolution(inner, outer, size, stride=stride, dilation=dilation)
-        self.normalization = nn.BatchNorm2d(outer)
+        self.normalization = norm(outer)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shape: [B, C, H, W] to [B, C', H / stride, W / stride]."""
@@ -120,7 +124,7 @@ class ResNet(nn.Module):
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.stem = NormedConvolution(spec.channels, spec.stem, 7, stride=2)
+        self.stem = NormedConvolution(spec.norm, spec.channels, spec.stem, 7, stride=2)
         self.stages = nn.ModuleList(nn.ModuleList(_blocks(spec, i)) for i in range(len(spec.stages)))
         self._act = activation(spec.act)
 
@@ -173,19 +177,19 @@ def _blocks(spec: ResNetSpec, index: int) -> list[ResidualBlock]:
 
 
 def _block(spec: ResNetSpec, inner: int, outer: int, stride: int, dilations: tuple[int, int]) -> ResidualBlock:
-    first, rest = dilations
+    (first, rest), norm = dilations, spec.norm
     if spec.block == "basic":
         layer = [
-            NormedConvolution(inner, outer, 3, stride=stride, dilation=first),
-            NormedConvolution(outer, outer, 3, dilation=rest),
+            NormedConvolution(norm, inner, outer, 3, stride=stride, dilation=first),
+            NormedConvolution(norm, outer, outer, 3, dilation=rest),
         ]
     else:
         narrow = outer // 4
         strides = (stride, 1) if spec.stride_first else (1, stride)
         layer = [
-            NormedConvolution(inner, narrow, 1, stride=strides[0]),
-            NormedConvolution(narrow, narrow, 3, stride=strides[1], dilation=first),
-            NormedConvolution(narrow, outer, 1),
+            NormedConvolution(norm, inner, narrow, 1, stride=strides[0]),
+            NormedConvolution(norm, narrow, narrow, 3, stride=strides[1], dilation=first),
+            NormedConvolution(norm, narrow, outer, 1),
         ]
     fits = inner == outer and stride == 1
-    return ResidualBlock(layer, None if fits else NormedConvolution(inner, outer, 1, stride=stride), spec.act)
+    return ResidualBlock(layer, None if fits else NormedConvolution(norm, inner, outer, 1, stride=stride), spec.act)

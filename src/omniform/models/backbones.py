@@ -8,6 +8,8 @@ import torch
 
 from omniform.architectures.backbone import Backbone
 from omniform.architectures.family import Architecture
+from omniform.architectures.model import Origin
+from omniform.blocks.batchnorm import Freezable, frozen
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
@@ -83,10 +85,18 @@ class NestedBackbone(Part):
 
     def build(self) -> Backbone:
         """The backbone itself, as its family makes it: with batch norms that train, where it has them."""
+        return self._built(self.config.spec)
+
+    def build_frozen(self) -> Backbone:
+        """The same with batch norms that are frozen, as detectors have them."""
+        spec = self.config.spec
+        return self._built(spec.frozen()) if isinstance(spec, Freezable) else frozen(self._built(spec))
+
+    def _built(self, spec: object) -> Backbone:
         with torch.device("meta"), NoInitialising():
-            model = self.family.classes[self.architecture.name](self.config)
+            model = self.architecture.build(spec, self.config.common)
         assert isinstance(model, Backbone)
-        return model
+        return model.bind(Origin(self.config, self.family, self.architecture))
 
 
 def read_backbone(

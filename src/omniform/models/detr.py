@@ -20,7 +20,6 @@ from omniform.architectures.detector import (
 from omniform.architectures.family import Builder
 from omniform.architectures.parts import SIDE_KEYS, Sides
 from omniform.architectures.segmenter import MASK_HEAD_KEYS, AttentionMap, MaskHead, Segmenter
-from omniform.blocks.batchnorm import frozen
 from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.positioned import LearnedPlaces, PositionedAttention, PositionedCrossAttention, SinePlaces
 from omniform.core.config import Beginning, Common, ModelConfig
@@ -80,7 +79,7 @@ def build(c: Config) -> QueryDetector:
     )
     decoder_layers = (decoder_layer(sides.decoder.heads) for _ in range(sides.decoder.layers))
     return QueryDetector(
-        backbone=frozen(c.backbone.build()),
+        backbone=c.backbone.build_frozen(),
         input_projection=nn.Conv2d(c.backbone.channels[-1], dim, kernel_size=1),
         position_embedding=SinePlaces(dim) if c.places == "sine" else LearnedPlaces(dim),
         encoder=QueryEncoder(layers=nn.ModuleList(encoder_layers), dropout=sides.dropout),

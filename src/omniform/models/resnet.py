@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch import nn
@@ -11,6 +11,7 @@ from omniform.architectures.backbone import ConvBackbone, read_outputs
 from omniform.architectures.convolutional import ConvEncoder, MeanMap, conv_classifier
 from omniform.architectures.family import Builder
 from omniform.architectures.heads import SequenceClassifier
+from omniform.blocks.batchnorm import FrozenBatchNorm
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.resnet import Block, ResNet, ResNetSpec, Stage
 from omniform.core.config import Beginning, Common, ModelConfig
@@ -30,6 +31,10 @@ class Config:
     net: ResNetSpec
     names: tuple[str, ...]
     outputs: tuple[int, ...]
+
+    def frozen(self) -> Config:
+        """The same with norms that are frozen."""
+        return replace(self, net=replace(self.net, norm=FrozenBatchNorm))
 
 
 def read(r: ConfigReader) -> Config:
