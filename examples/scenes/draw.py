@@ -201,7 +201,7 @@ def _outline(shape: str, slim: float) -> list[tuple[float, float]]:
     ]  # fmt: skip
 
 
-def _draw_item(pen: ImageDraw.ImageDraw, item: Item, width: int, height: int) -> None:
+def draw_item(pen: ImageDraw.ImageDraw, item: Item, width: int, height: int) -> None:
     radius = item.radius * min(width, height)
     x, y = item.x * width, item.y * height
     line = max(1, round(radius * 0.09)) if item.outline else 0
@@ -230,7 +230,7 @@ def render(scene: Scene, finish: Finish, rng: random.Random) -> Image.Image:
     image = Image.new("RGB", (width * scale, height * scale), scene.fill)
     pen = ImageDraw.Draw(image)
     for item in scene.items:
-        _draw_item(pen, item, width * scale, height * scale)
+        draw_item(pen, item, width * scale, height * scale)
     if finish.antialias:
         image = image.reduce(scale)
     if finish.shade:

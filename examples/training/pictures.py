@@ -11,7 +11,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "scenes"))
 
-from draw import COLOURS, SHAPES, Finish, Scene, _draw_item, draw_scene, render
+from draw import COLOURS, SHAPES, Finish, Scene, draw_item, draw_scene, render
 
 __all__ = ["COLOURS", "SHAPES", "Scene", "boxes", "drawn", "masks", "scenes"]
 
@@ -40,7 +40,7 @@ def masks(scene: Scene, side: int) -> list[np.ndarray]:
     for item in scene.items:
         picture = Image.new("L", (side, side))
         pen = ImageDraw.Draw(picture)
-        _draw_item(pen, _white(item), side, side)
+        draw_item(pen, _white(item), side, side)
         found.append(np.asarray(picture) > 0)
     return found
 

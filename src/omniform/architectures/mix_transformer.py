@@ -134,6 +134,28 @@ class LinearProjection(nn.Module):
         return as_map(self.proj(channels_last(x_BCHW)))
 
 
+class Fusion(nn.Conv2d):
+    """A convolution of 1x1 over maps side by side that have different sizes, enlarged to that of the last.
+
+    Enlarging is linear and works channel by channel, so each map goes through its part of the convolution at its own
+    size: the sum is the same, most of the work is done on small maps, and nothing is laid side by side.
+    """
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__(inner, outer, kernel_size=1, bias=False)
+
+    def forward(self, input: Tensor | Sequence[Tensor]) -> Tensor:
+        """Shape: [B, C, H, W] of one map, or of several in the order of the channels, to [B, D, H, W] of the last."""
+        if isinstance(input, Tensor):
+            return super().forward(input)
+        parts = torch.split(self.weight.flatten(1), [x.shape[1] for x in input], dim=1)
+        maps = [as_map(F.linear(channels_last(x), part)) for x, part in zip(input, parts, strict=True)]
+        *coarse, total = maps
+        for x in coarse:
+            total = total + enlarged(x, total.shape[2:])
+        return total
+
+
 class DecodeHead(nn.Module):
     """The maps of all stages, enlarged to the finest and put together, to class scores.
 
@@ -147,19 +169,27 @@ class DecodeHead(nn.Module):
     def __init__(self, inner: Sequence[int], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.linear_projections = nn.ModuleList(LinearProjection(channels, dim) for channels in inner)
-        self.linear_fuse = nn.Conv2d(dim * len(inner), dim, kernel_size=1, bias=False)
+        self.linear_fuse: nn.Module = Fusion(dim * len(inner), dim)
         self.batch_norm = nn.BatchNorm2d(dim)
         self.classifier = nn.Conv2d(dim, classes, kernel_size=1)
         self.dropout = dropout
 
     def forward(self, maps_BCHW: Sequence[Tensor]) -> Tensor:
         """Shape: [B, C, H, W] each, from fine to coarse, to [B, classes, H, W] of the finest."""
-        size = maps_BCHW[0].shape[2:]
-        projected = [project(x) for project, x in zip(self.linear_projections, maps_BCHW, strict=True)]
-        side_by_side = torch.cat([enlarged(x, size) for x in projected[::-1]], dim=1)
-        fused = F.relu(self.batch_norm(self.linear_fuse(side_by_side)))
+        fused = F.relu(self.batch_norm(self.fused(maps_BCHW)))
         scores: Tensor = self.classifier(F.dropout(fused, self.dropout, self.training))
         return scores
+
+    def fused(self, maps_BCHW: Sequence[Tensor]) -> Tensor:
+        """What the maps are together, at the size of the finest. Shape: as above."""
+        projected = [project(x) for project, x in zip(self.linear_projections, maps_BCHW, strict=True)][::-1]
+        if isinstance(self.linear_fuse, Fusion):
+            together: Tensor = self.linear_fuse(projected)
+            return together
+        # What an adapter or a quantizer has put in its place reads one tensor.
+        size = projected[-1].shape[2:]
+        side_by_side: Tensor = self.linear_fuse(torch.cat([enlarged(x, size) for x in projected], dim=1))
+        return side_by_side
 
 
 class MixSegmenter(SemanticSegmenter):
