@@ -20,11 +20,13 @@ from PIL import Image
 
 from omniform.core.errors import InputError, OmniformError, RepoError
 from omniform.inputs.fetch import fetch_url, is_public
-from omniform.inputs.images.kinds import KINDS, image_processor
+from omniform.inputs.images.kinds import image_processor
 from omniform.inputs.images.load import load_image
 from omniform.inputs.images.processor import ImageProcessor
 from omniform.inputs.media_access import MediaAccess
 
+# All processors read pictures through the same door; these stand for them.
+KINDS = [f"{name}ImageProcessor" for name in ("CLIP", "Detr", "Llava", "Siglip", "ViT")]
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (13, 17, 4), dtype=np.uint8)
 GREY = RGBA[..., 0]

@@ -113,13 +113,13 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def gather(images: Iterable[Tensor], count: int, height: int, width: int) -> Tensor:
+def gather(images: Iterable[Tensor], count: int, size: tuple[int, int] | None) -> Tensor:
     """Gather pictures in one tensor, with zeros below and to the right of those that are smaller.
 
     Args:
         images: ``[C, H, W]`` each, of one number of channels and one type; taken one by one.
         count: how many there are.
-        height, width: the size of the result in pixels.
+        size: height and width of the result in pixels; those of the first by default.
 
     Returns:
         ``[N, C, height, width]``.
@@ -127,9 +127,13 @@ def gather(images: Iterable[Tensor], count: int, height: int, width: int) -> Ten
     Raises:
         InputError: a picture is larger than that, or they differ in channels or type.
     """
-    check_area(height, width, "padding")
     batch: Tensor | None = None
     for number, image in enumerate(images):
+        height, width = image.shape[-2:] if size is None else size
+        if batch is None:
+            check_area(height, width, "padding")
+        else:
+            height, width = batch.shape[-2:]
         if image.shape[-2] > height or image.shape[-1] > width:
             raise InputError(
                 "the picture is larger than the size it is to be padded to",

@@ -60,6 +60,8 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
         raise InputError(
             "Pillow has no pictures of so many channels", where="image", expected="1, 3 or 4", found=image.shape[0]
         )
+    if resample == 0 and _is_wide(image):
+        return ops.resize(image, height, width, resample=0)  # maps of classes beyond a byte
     data, fractions = _as_bytes(image)
     if data.shape[-2:] != (height, width):
         grey = data.shape[0] == 1
@@ -68,6 +70,10 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
         data = torch.from_numpy(resized)
         data = data.unsqueeze(0) if grey else data.permute(2, 0, 1)
     return rescale(data, 1 / 255) if fractions else data
+
+
+def _is_wide(image: Tensor) -> bool:
+    return not image.is_floating_point() and image.dtype != torch.uint8 and int(image.max()) > 255
 
 
 def _as_bytes(image: Tensor) -> tuple[Tensor, bool]:

@@ -175,10 +175,10 @@ class Plan:
         valued = (through(self.valuing, image) for image in images)
         if self.pad is not None:
             size = self.pad.target(images)
-            return ops.gather(valued, len(images), size.height, size.width)
+            return ops.gather(valued, len(images), (size.height, size.width))
         first = images[0]
         if all(image.shape == first.shape and image.dtype == first.dtype for image in images):
-            return ops.gather(valued, len(images), first.shape[-2], first.shape[-1])
+            return ops.gather(valued, len(images), None)
         return [image.contiguous() for image in valued]
 
 
