@@ -5,7 +5,7 @@ Boxes are ``(centre x, centre y, width, height)`` as parts of the picture's size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,7 @@ class SetLoss:
         pictures, _, scores = predicted["logits"].shape
         # A processor's labels hold more (sizes, areas, crowd marks) than a loss needs.
         names = ("class_labels", "boxes") if pred_masks is None else ("class_labels", "boxes", "masks")
-        check_targets(labels, names, pictures, scores - 1)
+        check_targets(labels, names, pictures, self.classes(scores))
         labels = [{name: target[name].to(predicted["logits"].device) for name in names} for target in labels]
         pairs = self.match(predicted, labels)
         objects, weight = two_counts(items, *self.counts(labels, predicted["logits"].shape[1]))
@@ -115,9 +115,103 @@ class SetLoss:
             total = total + value * weights.get(name.rstrip("_0123456789"), 0.0)
         return total, parts
 
-    @torch.no_grad()
     def match(self, predicted: Prediction, labels: Sequence[Target]) -> Pairs:
-        """Give every object the query that predicts it most cheaply, no query to two objects (Hungarian method).
+        """Give every object the query that predicts it most cheaply; see :class:`Matching`."""
+        return self.matching(predicted, labels)
+
+    @property
+    def matching(self) -> Matching:
+        """How objects and queries are matched."""
+        return Matching(
+            class_cost=self.class_cost, bbox_cost=self.bbox_cost, giou_cost=self.giou_cost, class_costs=softmax_costs
+        )
+
+    def classes(self, scores: int) -> int:
+        """How many classes there are where a query has so many scores: the last one is "no object"."""
+        return scores - 1
+
+    def counts(self, labels: Sequence[Target], queries: int) -> tuple[int, float]:
+        """How many objects there are, and what the queries of all pictures weigh: those without one count for less."""
+        sizes = [len(target["class_labels"]) for target in labels]
+        matched = sum(min(size, queries) for size in sizes)
+        return sum(sizes), matched + (len(sizes) * queries - matched) * self.no_object_weight
+
+    def _parts(
+        self, predicted: Prediction, labels: Sequence[Target], pairs: Pairs, objects: Items, weights: Items
+    ) -> dict[str, Tensor]:
+        logits, boxes = predicted["logits"].float(), predicted["pred_boxes"].float()
+        pictures, queries, places = pairs
+        classes = matched_classes(pairs, labels, logits, self.classes(logits.shape[-1]))
+        wanted = torch.cat([t["boxes"] for t in labels]).float()[places]
+        number = _count(labels) if objects is None else objects
+        counts = torch.tensor([float(len(t["class_labels"])) for t in labels], device=logits.device)
+        return {
+            "loss_ce": self.class_loss(logits, classes, number, weights),
+            **box_losses(boxes[pictures, queries], wanted, number),
+            "cardinality_error": (self.guessed(logits.detach()).sum(1).float() - counts).abs().mean(),
+        }
+
+    def class_loss(self, logits: Tensor, classes: Tensor, objects: Tensor | int, weights: Items) -> Tensor:
+        """How far the scores of all queries are from their classes.
+
+        Args:
+            logits: Shape: [B, Q, scores].
+            classes: Shape: [B, Q]; the number of classes stands for "no object".
+            objects: how many objects there are.
+            weights: what all queries weigh together, where that is not told by ``classes``.
+        """
+        weight = logits.new_ones(logits.shape[-1])
+        weight[-1] = self.no_object_weight
+        how = "mean" if weights is None else "sum"
+        entropy = F.cross_entropy(logits.transpose(1, 2), classes, weight, reduction=how)
+        return entropy if weights is None else entropy / torch.as_tensor(weights, device=entropy.device)
+
+    def guessed(self, logits: Tensor) -> Tensor:
+        """Which queries see an object. Shape: [B, Q, scores] to [B, Q]."""
+        return logits.argmax(-1) != logits.shape[-1] - 1
+
+
+ClassCosts = Callable[[Tensor], Tensor]
+"""What it costs to give queries with these scores each of the classes. Shape: [N, scores] to [N, classes or more]."""
+
+
+def softmax_costs(logits: Tensor) -> Tensor:
+    """By how likely a class is among all and "no object"."""
+    return -logits.softmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class FocalCosts:
+    """By the focal loss of a class against that of its absence (https://arxiv.org/abs/2010.04159, A.4)."""
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        likely = logits.sigmoid()
+        here = self.alpha * (1 - likely) ** self.gamma * -(likely + 1e-8).log()
+        return here - (1 - self.alpha) * likely**self.gamma * -(1 - likely + 1e-8).log()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """Gives every object the query that predicts it most cheaply, no query to two objects (Hungarian method).
+
+    Attributes:
+        class_cost: weight of the class.
+        bbox_cost: weight of the boxes' L1 distance.
+        giou_cost: weight of the boxes' generalised overlap.
+        class_costs: what a class costs, by scores.
+    """
+
+    class_cost: float
+    bbox_cost: float
+    giou_cost: float
+    class_costs: ClassCosts
+
+    @torch.no_grad()
+    def __call__(self, predicted: Prediction, labels: Sequence[Target]) -> Pairs:
+        """The cheapest pairs.
 
         Raises:
             ConfigError: all costs are zero.
@@ -130,7 +224,7 @@ class SetLoss:
         classes = torch.cat([t["class_labels"] for t in labels])
         costs = (
             self.bbox_cost * torch.cdist(boxes.flatten(0, 1), wanted, p=1)
-            - self.class_cost * logits.flatten(0, 1).softmax(-1)[:, classes]
+            + self.class_cost * self.class_costs(logits.flatten(0, 1))[:, classes]
             - self.giou_cost * generalised_iou(corners(boxes).flatten(0, 1)[:, None], corners(wanted)[None])
         )
         # A prediction that is not a number must not stop the training; it is matched when nothing else is left.
@@ -147,35 +241,22 @@ class SetLoss:
         device = logits.device
         return torch.cat(pictures).to(device), torch.cat(queries).to(device), torch.cat(objects).to(device)
 
-    def counts(self, labels: Sequence[Target], queries: int) -> tuple[int, float]:
-        """How many objects there are, and what the queries of all pictures weigh: those without one count for less."""
-        sizes = [len(target["class_labels"]) for target in labels]
-        matched = sum(min(size, queries) for size in sizes)
-        return sum(sizes), matched + (len(sizes) * queries - matched) * self.no_object_weight
 
-    def _parts(
-        self, predicted: Prediction, labels: Sequence[Target], pairs: Pairs, objects: Items, weights: Items
-    ) -> dict[str, Tensor]:
-        logits, boxes = predicted["logits"].float(), predicted["pred_boxes"].float()
-        pictures, queries, places = pairs
-        no_object = logits.shape[-1] - 1
-        classes = torch.full(logits.shape[:2], no_object, device=logits.device)
-        classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[places].long()
-        weight = logits.new_ones(no_object + 1)
-        weight[-1] = self.no_object_weight
-        found, wanted = boxes[pictures, queries], torch.cat([t["boxes"] for t in labels]).float()[places]
-        overlaps = generalised_iou(corners(found), corners(wanted))
-        counts = torch.tensor([float(len(t["class_labels"])) for t in labels], device=logits.device)
-        guesses = (logits.detach().argmax(-1) != no_object).sum(1).float()
-        how = "mean" if weights is None else "sum"
-        entropy = F.cross_entropy(logits.transpose(1, 2), classes, weight, reduction=how)
-        number = _count(labels) if objects is None else objects
-        return {
-            "loss_ce": entropy if weights is None else entropy / torch.as_tensor(weights, device=entropy.device),
-            "loss_bbox": divided((found - wanted).abs().sum(), number),
-            "loss_giou": divided((1 - overlaps).sum(), number),
-            "cardinality_error": (guesses - counts).abs().mean(),
-        }
+def matched_classes(pairs: Pairs, labels: Sequence[Target], logits: Tensor, no_object: int) -> Tensor:
+    """What each query is to say, ``no_object`` where it was matched with nothing. Shape: [B, Q]."""
+    pictures, queries, places = pairs
+    classes = torch.full(logits.shape[:2], no_object, device=logits.device)
+    classes[pictures, queries] = torch.cat([t["class_labels"] for t in labels])[places].long()
+    return classes
+
+
+def box_losses(found: Tensor, wanted: Tensor, number: Tensor | int) -> dict[str, Tensor]:
+    """L1 distance and missing overlap of matched boxes, per object. Shape: [M, 4] both."""
+    overlaps = generalised_iou(corners(found), corners(wanted))
+    return {
+        "loss_bbox": divided((found - wanted).abs().sum(), number),
+        "loss_giou": divided((1 - overlaps).sum(), number),
+    }
 
 
 def mask_losses(pred_masks: Tensor, labels: Sequence[Target], pairs: Pairs, items: Items = None) -> dict[str, Tensor]:
@@ -269,6 +350,12 @@ def _check_target(target: Target, names: Sequence[str], classes: int, where: str
         raise InputError("a class does not exist", where=where, expected=f"0 to {classes - 1}", found=ids.tolist())
     if not bool((target["boxes"][:, 2:] >= 0).all()):
         raise InputError("a box has a negative width or height", where=where, expected="(cx, cy, width, height)")
+
+
+def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of boxes over their union. Shape: [..., 4] (corners) both, to [...], from 0 to 1."""
+    shared = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    return shared / (_area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared)
 
 
 def _area(near: Tensor, far: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class PlacedContext(StepContext):
     memory_places: Tensor | None = None
 
     @classmethod
-    def of(cls, ctx: StepContext, places: Tensor, memory_places: Tensor | None = None) -> PlacedContext:
+    def of(cls, ctx: StepContext, places: Tensor | None, memory_places: Tensor | None = None) -> PlacedContext:
         """``ctx`` with places."""
         kept = {name: getattr(ctx, name) for name in _FIELDS}
         return cls(**kept, places=places, memory_places=memory_places)

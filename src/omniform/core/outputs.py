@@ -516,6 +516,57 @@ class TokenDetectionOutput(StackOutput):
 
     Attributes:
         last_hidden_state: of all tokens of the encoder. Shape: [B, T, D].
+
+
+@dataclass(slots=True, kw_only=True)
+class HybridModelOutput(ModelOutput):
+    """What a detector of boxes that move from layer to layer (RT-DETR) makes of pictures.
+
+    N stands for the queries: the chosen ones, behind noisy copies of the objects in training.
+
+    Attributes:
+        last_hidden_state: Shape: [B, N, D].
+        intermediate_hidden_states: every decoder layer's, Shape: [B, layers, N, D].
+        intermediate_logits: every decoder layer's scores, Shape: [B, layers, N, classes], where the decoder has heads.
+        intermediate_reference_points: the boxes after every decoder layer, Shape: [B, layers, N, 4].
+        encoder_last_hidden_state: the encoder's maps, from fine to coarse, Shape: [B, C, H, W] each.
+        init_reference_points: the boxes before the first decoder layer and before their sigmoid, Shape: [B, N, 4].
+        enc_topk_logits: scores of the places that became queries, Shape: [B, Q, classes].
+        enc_topk_bboxes: their boxes, Shape: [B, Q, 4].
+        enc_outputs_class: scores of all places, Shape: [B, S, classes].
+        enc_outputs_coord_logits: their boxes before the sigmoid, Shape: [B, S, 4].
+        denoising_meta_values: which of the queries are noisy copies, in training.
+    """
+
+    last_hidden_state: Tensor | None = None
+    intermediate_hidden_states: Tensor | None = None
+    intermediate_logits: Tensor | None = None
+    intermediate_reference_points: Tensor | None = None
+    decoder_hidden_states: Layers | None = None
+    decoder_attentions: Layers | None = None
+    cross_attentions: Layers | None = None
+    encoder_last_hidden_state: list[Tensor] | None = None
+    encoder_hidden_states: Layers | None = None
+    encoder_attentions: Layers | None = None
+    init_reference_points: Tensor | None = None
+    enc_topk_logits: Tensor | None = None
+    enc_topk_bboxes: Tensor | None = None
+    enc_outputs_class: Tensor | None = None
+    enc_outputs_coord_logits: Tensor | None = None
+    denoising_meta_values: dict[str, object] | None = None
+
+
+@dataclass(slots=True)
+class HybridDetectionOutput(HybridModelOutput):
+    """Objects found in pictures.
+
+    Attributes:
+        loss: the sum of ``loss_dict``, when labels were given.
+        loss_dict: each loss by name, weighted; those of earlier layers and of the encoder end in ``_aux_0`` and so on,
+            those of noisy copies in ``_dn_0`` and so on.
+        logits: Shape: [B, N, classes].
+        pred_boxes: Shape: [B, N, 4], centre x and y, width and height, as parts of the picture's size.
+        auxiliary_outputs: ``logits`` and ``pred_boxes`` of earlier layers and of the encoder, where they have losses.
     """
 
     loss: Tensor | None = None
@@ -523,6 +574,9 @@ class TokenDetectionOutput(StackOutput):
     logits: Tensor | None = None
     pred_boxes: Tensor | None = None
     last_hidden_state: Tensor | None = None
+
+
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
 
 
 BaseModelOutputWithPast = BaseModelOutputWithPastAndCrossAttentions = BaseModelOutput

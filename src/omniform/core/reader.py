@@ -152,6 +152,12 @@ class ConfigReader:
         self.values[name] = list(size) if as_list else size[0]
         return size
 
+    def maybe_size(self, name: str) -> tuple[int, int] | None:
+        """A size written as one integer or as ``[height, width]``, or ``null``."""
+        size = self._get(name, (), None, _as_pair, "an integer, [height, width], or null", null=None)
+        self.values[name] = self.raw.get(name)
+        return size
+
     def ids(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Token ids written as one integer, a list or ``null`` (none)."""
         value = self._get(name, (), default, _as_ids, "a token id, a list of them, or null") or ()
