@@ -1,6 +1,6 @@
 """Noisy copies of the objects as further queries in training: the decoder learns to bring them back.
 
-Source: Zhang et al. 2022, "DINO" (https://arxiv.org/abs/2203.03605), section 3.3: half of the copies are so far off that
+Source: Zhang et al. 2022, "DINO" (https://arxiv.org/abs/2203.03605), 3.3. Half of the copies are so far off that
 they are to say that there is nothing.
 """
 
@@ -132,5 +132,7 @@ def copied_pairs(told: Mapping[str, object], labels: Sequence[Target]) -> tuple[
     firsts = accumulate(counts, initial=0)
     pictures = [torch.full_like(places, i) for i, places in enumerate(positives)]
     device = positives[0].device
-    objects = [torch.arange(first, first + n, device=device).tile(groups) for first, n in zip(firsts, counts)]
+    objects = [
+        torch.arange(first, first + n, device=device).tile(groups) for first, n in zip(firsts, counts, strict=False)
+    ]
     return (torch.cat(pictures), torch.cat([*positives]), torch.cat(objects)), groups

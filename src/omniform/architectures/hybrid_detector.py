@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Unpack, cast
 
 import torch
@@ -36,7 +37,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., first width] to [..., last width]."""
@@ -389,16 +390,13 @@ class HybridObjectDetector(Model):
         loss = parts = earlier = None
         if labels is not None:
             loss, parts, earlier = self._losses(out, labels, num_items_in_batch)
-        told = {name: getattr(out, name) for name in HybridModelOutput.__dataclass_fields__}
-        if labels is None:  # the encoder's choice is told with its loss
-            told |= {"enc_topk_logits": None, "enc_topk_bboxes": None}
         return HybridDetectionOutput(
             loss=loss,
             loss_dict=parts,
             logits=logits[:, -1],
             pred_boxes=boxes[:, -1],
             auxiliary_outputs=earlier,
-            **told,
+            **{name: getattr(out, name) for name in HybridModelOutput.__dataclass_fields__},
         )
 
     def _losses(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from omniform.architectures.backbone import Backbone
 from omniform.architectures.denoising import Denoising
@@ -170,7 +170,8 @@ class HybridConfig:
 def read_hybrid(r: ConfigReader, backbone: Nested) -> HybridConfig:
     """The fields that all of these families have."""
     r.inert("with_box_refine", "disable_custom_kernels", "tie_word_embeddings")
-    r.inert("initializer_bias_prior_prob", is_encoder_decoder=True, initializer_range=0.01)
+    r.inert("initializer_bias_prior_prob", is_encoder_decoder=True)
+    r.number("initializer_range", 0.01)
     encoder, decoder = Encoder.read(r), Decoder.read(r)
     inputs = r.integers("decoder_in_channels", (256, 256, 256), least=1)
     if len(inputs) != encoder.levels or decoder.levels < len(inputs):
@@ -307,16 +308,15 @@ def hybrid_object_detector(c: HybridConfig, common: Common, look: Look) -> Hybri
     return HybridObjectDetector(model=_model(c, common, decoder), loss=c.loss, auxiliary=c.auxiliary)
 
 
+MAP_LAYER, QUERY_LAYER = "encoder.aifi.{i}.layers.{j}", "decoder.layers.{i}"
+
 HYBRID_KEYS = KeyMap(
     {
-        f"{ours}.layers.{{{n}}}.{mine}": f"{theirs}.layers.{{{n}}}.{other}"
-        for ours, theirs, n in (("encoder.aifi.{i}", "encoder.encoder.{i}", "j"), ("decoder", "decoder", "i"))
-        for mine, other in (
-            ("self_attn.o_proj", "self_attn.out_proj"),
-            ("mlp.fc1", "fc1"),
-            ("mlp.fc2", "fc2"),
-            ("", ""),
-        )
+        "encoder.aifi": "encoder.encoder",
+        f"{MAP_LAYER}.self_attn.o_proj": "encoder.encoder.{i}.layers.{j}.self_attn.out_proj",
+        f"{MAP_LAYER}.mlp": "encoder.encoder.{i}.layers.{j}",
+        f"{QUERY_LAYER}.self_attn.o_proj": f"{QUERY_LAYER}.self_attn.out_proj",
+        f"{QUERY_LAYER}.mlp": QUERY_LAYER,
     },
     aliases=(
         # The names inside newer releases.
@@ -351,9 +351,5 @@ def hybrid_beginning(config: ModelConfig, path: str) -> Beginning | None:
     if re.search(r"(enc_score_head|class_embed\.\d+|denoising_class_embed|weight_embedding)\.weight$", path):
         return nn.init.xavier_uniform_
     if re.search(r"(\.norm|_input_proj\.\d+\.1)\.weight$", path):  # of batch norms, as matrices
-        return _matrix(config)
+        return normal(config.common.initializer_range)
     return None
-
-
-def _matrix(config: ModelConfig) -> Callable[[Tensor], object]:
-    return normal(cast(float, config.get("initializer_range", 0.01)))

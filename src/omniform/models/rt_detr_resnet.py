@@ -98,7 +98,7 @@ def backbone(c: Config) -> ConvBackbone:
     """The network as a backbone."""
     net = DeepStemResNet(c.net)
     return ConvBackbone(
-        network=net, names=c.names, outputs=c.outputs, num_features=c.net.widths, reductions=net.strides
+        network=net, names=c.names, outputs=c.outputs, num_features=c.net.widths, reductions=c.net.strides
     )
 
 
