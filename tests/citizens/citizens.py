@@ -68,6 +68,12 @@ DETR = {
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
     "backbone_config": RESNET,
 }  # fmt: skip
+RT_DETR = {
+    "encoder_hidden_dim": 16, "encoder_in_channels": [8, 12], "encode_proj_layers": [1], "encoder_ffn_dim": 20,
+    "encoder_attention_heads": 2, "d_model": 16, "num_queries": 4, "decoder_in_channels": [16, 16],
+    "num_feature_levels": 2, "decoder_ffn_dim": 20, "decoder_layers": 1, "decoder_attention_heads": 2,
+    "num_denoising": 4, "backbone_config": {**RESNET, "model_type": "rt_detr_resnet"}, "initializer_range": 0.4,
+}  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
     "initializer_range": 0.4,
@@ -356,6 +362,12 @@ CITIZENS: dict[str, Citizen] = {
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
     "detr": Citizen("detr", "DetrForObjectDetection", DETR, Pictures("", size=16, masked=True)),
+    "rt_detr": Citizen("rt_detr", "RTDetrForObjectDetection", RT_DETR, Pictures("", size=16)),
+    "rt_detr_v2": Citizen(
+        # Or PEFT asks the reference's model for the table of tokens that its heads be tied to.
+        "rt_detr_v2", "RTDetrV2ForObjectDetection",
+        {**RT_DETR, "decoder_n_levels": 2, "decoder_layers": 2, "tie_word_embeddings": False}, Pictures("", size=16),
+    ),
     "detr, outlines": Citizen("detr", "DetrForSegmentation", {**DETR, "d_model": 32, "encoder_attention_heads": 8,
         "decoder_attention_heads": 8, "backbone_config": {**RESNET, "hidden_sizes": [8, 12, 16, 20],
         "depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from askers import Given, Question
+from convs import conv_heads
 from harness import Case, Head, Parity, Table, build, filled, halved, over
 
 from omniform.core.errors import ConfigError, InputError
 from omniform.core.outputs import BaseModelOutput
 from omniform.hub.load import table_of
 from omniform.models import registry
-from reference import check_round_trip, close, compare, omniform, saved_reference, transformers
+from reference import close, compare, omniform, saved_reference, transformers
 
 RESNET = {
     "embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 2, 1, 1], "layer_type": "basic",
@@ -294,20 +295,15 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_backbones(tmp_path, backbone):
-    made = transformers.RTDetrResNetConfig(**{**RESNET, **BACKBONES[backbone]})
-    theirs = saved_reference(transformers.RTDetrResNetBackbone, made, tmp_path / "model", scale=0.2)
-    ours = omniform.AutoBackbone.from_pretrained(tmp_path / "model")
-    assert type(ours).__name__ == "RTDetrResNetBackbone" and not ours.config.unknown
-    for size in ((65, 97), (33, 20), (1, 2)):
-        with torch.no_grad():
-            expected = theirs(**pictures(size), output_hidden_states=True)
-            found = ours(**pictures(size), output_hidden_states=True)
-        for mine, other in zip(found.feature_maps, expected.feature_maps, strict=True):
-            close(mine / other.abs().max(), other / other.abs().max())
-        assert len(found.hidden_states) == len(expected.hidden_states)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+class TestRTDetrResNet(Parity):
+    table = Table(
+        model_type="rt_detr_resnet",
+        config=transformers.RTDetrResNetConfig,
+        tiny=RESNET,
+        heads={"Backbone": conv_heads("RTDetrResNet")["Backbone"]},
+        variants={"plain": {}, **BACKBONES},
+        tolerance=1e-3,
+    )
 
 
 def test_another_backbone(tmp_path):

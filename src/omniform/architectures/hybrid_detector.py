@@ -118,7 +118,8 @@ class RefiningDecoder(BoxDecoder):
     bbox_embed: nn.ModuleList
 
     def move(self, number: int, x_BQD: Tensor, boxes: Tensor) -> Tensor:
-        return (self.bbox_embed[number](x_BQD) + inverse_sigmoid(boxes)).sigmoid()
+        step: Tensor = self.bbox_embed[number](x_BQD)
+        return (step + inverse_sigmoid(boxes)).sigmoid()
 
     def score(self, number: int, x_BQD: Tensor) -> list[Tensor]:
         return [self.class_embed[number](x_BQD)]

@@ -27,6 +27,9 @@ Sizes = Sequence[tuple[int, int]]
 """Height and width of each map, in the order in which their places stand in the memory, row by row."""
 
 
+_FIELDS = tuple(f.name for f in fields(StepContext))
+
+
 @dataclass(frozen=True, slots=True)
 class MapContext(PlacedContext):
     """A step whose memory is the places of several maps.
@@ -43,7 +46,7 @@ class MapContext(PlacedContext):
     @classmethod
     def on(cls, ctx: StepContext, sizes: Sizes, references: Tensor, places: Tensor | None = None) -> MapContext:
         """``ctx`` on maps, its queries with places."""
-        kept = {f.name: getattr(ctx, f.name) for f in fields(StepContext)}
+        kept = {name: getattr(ctx, name) for name in _FIELDS}
         return cls(**kept, places=places, sizes=tuple(sizes), references=references)
 
 
