@@ -516,6 +516,13 @@ class TokenDetectionOutput(StackOutput):
 
     Attributes:
         last_hidden_state: of all tokens of the encoder. Shape: [B, T, D].
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    last_hidden_state: Tensor | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -573,9 +580,6 @@ class HybridDetectionOutput(HybridModelOutput):
     loss_dict: dict[str, Tensor] | None = None
     logits: Tensor | None = None
     pred_boxes: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-
-
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
 
 
