@@ -32,7 +32,6 @@ from omniform.architectures.hybrid_detector import (
 )
 from omniform.architectures.parts import read_width
 from omniform.architectures.sigmoid_sets import VarifocalSetLoss
-from omniform.blocks.batchnorm import frozen
 from omniform.blocks.layers import CrossPostNorm, PostNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
 from omniform.blocks.positioned import PositionedAttention
@@ -54,6 +53,8 @@ class Nested(Protocol):
     def keys(self) -> KeyMap: ...
 
     def build(self) -> Backbone: ...
+
+    def build_frozen(self) -> Backbone: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,10 +268,9 @@ def _model(c: HybridConfig, common: Common, decoder: BoxDecoder) -> HybridDetect
             expected=len(c.backbone.channels),
             found=c.encoder.levels,
         )
-    backbone = c.backbone.build()
     denoising = Denoising(queries=c.copies, label_noise=c.label_noise, box_noise=c.box_noise, classes=classes)
     return HybridDetector(
-        backbone=frozen(backbone) if c.backbone_norms_frozen else backbone,
+        backbone=c.backbone.build_frozen() if c.backbone_norms_frozen else c.backbone.build(),
         encoder_input_proj=nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, c.encoder.dim, 1, bias=False), nn.BatchNorm2d(c.encoder.dim))
             for width in c.backbone.channels

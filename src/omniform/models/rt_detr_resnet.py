@@ -22,17 +22,17 @@ from omniform.weights.keymap import KeyMap
 class DeepStem(nn.Module):
     """Three convolutions of 3x3 pixels, the first of which halves the picture."""
 
-    def __init__(self, channels: int, outer: int, act: str) -> None:
+    def __init__(self, spec: ResNetSpec) -> None:
         super().__init__()
-        half = outer // 2
+        half = spec.stem // 2
         self.layers = nn.ModuleList(
             (
-                NormedConvolution(channels, half, 3, stride=2),
-                NormedConvolution(half, half, 3),
-                NormedConvolution(half, outer, 3),
+                NormedConvolution(spec.norm, spec.channels, half, 3, stride=2),
+                NormedConvolution(spec.norm, half, half, 3),
+                NormedConvolution(spec.norm, half, spec.stem, 3),
             )
         )
-        self._act = activation(act)
+        self._act = activation(spec.act)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Shape: [B, channels, H, W] to [B, C, H / 2, W / 2]."""
@@ -45,9 +45,6 @@ class DeepStem(nn.Module):
 class PooledShortcut(NormedConvolution):
     """A shortcut that averages four neighbours."""
 
-    def __init__(self, inner: int, outer: int) -> None:
-        super().__init__(inner, outer, 1)
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shape: [B, C, H, W] to [B, C', H / 2, W / 2]."""
         return super().forward(F.avg_pool2d(x_BCHW, 2, 2, ceil_mode=True))
@@ -58,7 +55,7 @@ class DeepStemResNet(ResNet):
 
     def __init__(self, spec: ResNetSpec) -> None:
         super().__init__(spec)
-        self.stem = DeepStem(spec.channels, spec.stem, spec.act)  # type: ignore[assignment]
+        self.stem = DeepStem(spec)  # type: ignore[assignment]
         for i, stage in enumerate(self.stages):
             stage[0].shortcut = _shortcut(spec, i)  # type: ignore[index]
 
@@ -78,10 +75,10 @@ def _pooled(spec: ResNetSpec, stage: int) -> bool:
 def _shortcut(spec: ResNetSpec, stage: int) -> nn.Module | None:
     inner, outer, stride = spec.widths[stage], spec.widths[stage + 1], spec.stages[stage].stride
     if _pooled(spec, stage):
-        return PooledShortcut(inner, outer)
+        return PooledShortcut(spec.norm, inner, outer, 1)
     if spec.block == "bottleneck" and inner == outer:
         return None
-    return NormedConvolution(inner, outer, 1, stride=stride)
+    return NormedConvolution(spec.norm, inner, outer, 1, stride=stride)
 
 
 def read(r: ConfigReader) -> Config:
