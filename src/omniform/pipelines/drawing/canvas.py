@@ -14,6 +14,8 @@ from omniform.pipelines.drawing.texts import fitted, line
 
 LEAST_LONG: Final = 512
 """Pictures whose longer side is under about this many pixels are enlarged."""
+MOST_LONG: Final = 4096
+"""Larger pictures are drawn on reduced to this."""
 LEAST_SIDE: Final = 160
 """A side that is shorter, even so, gets margins."""
 LEAST_TEXT: Final = 13
@@ -37,7 +39,7 @@ class Canvas:
     """
 
     image: Image.Image
-    factor: int
+    factor: float
     left: int
     top: int
     inner: tuple[int, int]
@@ -45,16 +47,18 @@ class Canvas:
     @classmethod
     def of(cls, picture: Image.Image) -> Canvas:
         """A canvas for a picture."""
-        picture = picture.convert("RGB")
-        factor = max(1, round(LEAST_LONG / max(picture.size)))
-        if factor > 1:
-            few = max(picture.size) <= 64
-            size = (picture.width * factor, picture.height * factor)
-            picture = picture.resize(size, Image.Resampling.NEAREST if few else Image.Resampling.BICUBIC)
+        longest = max(picture.size)
+        factor = min(float(max(1, round(LEAST_LONG / longest))), MOST_LONG / longest)
+        if factor != 1:
+            size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+            way = Image.Resampling.NEAREST if longest <= 64 else Image.Resampling.BICUBIC
+            # Reduced in its own mode: a large picture is not held twice.
+            picture = picture.resize(size, way, reducing_gap=2.0)
+        picture = picture.convert("RGB") if picture.mode != "RGB" else picture
         width, height = max(picture.width, LEAST_SIDE), max(picture.height, LEAST_SIDE)
         left, top = (width - picture.width) // 2, (height - picture.height) // 2
         if (width, height) == picture.size:
-            image = picture if factor > 1 else picture.copy()
+            image = picture if factor != 1 else picture.copy()
         else:
             image = Image.new("RGB", (width, height), GROUND)
             image.paste(picture, (left, top))

@@ -33,11 +33,12 @@ def draw_depth(picture: Image.Image, depth: Map, *, unit: str | None = None) -> 
     """
     canvas = Canvas.of(picture)
     low, high = _range(depth)
-    shares = (np.asarray(depth, dtype=np.float64) - low) / ((high - low) or 1.0)
-    colours = Canvas.of(coloured(shares).resize(picture.size, Image.Resampling.BILINEAR))
+    fitting = Image.fromarray(np.asarray(depth, dtype=np.float32)).resize(canvas.inner, Image.Resampling.NEAREST)
+    shares = (np.asarray(fitting) - low) / ((high - low) or 1.0)
     title = f"depth in {unit}" if unit else "depth, relative: no unit"
     wide = canvas.image.width > 1.5 * canvas.image.height
-    first, second = canvas.image, colours.image
+    first, second = canvas.image, Image.new("RGB", canvas.image.size, GROUND)
+    second.paste(coloured(shares), (canvas.left, canvas.top))
     gap = max(2, canvas.stroke)
     size = (first.width, 2 * first.height + gap) if wide else (2 * first.width + gap, first.height)
     pair = Image.new("RGB", size, GROUND)

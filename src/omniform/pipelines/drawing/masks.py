@@ -8,7 +8,7 @@ from typing import Final, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from omniform.pipelines.drawing.boxes import overlap
 from omniform.pipelines.drawing.canvas import Box, Canvas, Entry, with_legend
@@ -74,14 +74,15 @@ def _colours(segments: Sequence[Masked], classes: Mapping[int, str]) -> list[RGB
 
 
 def _share(mask: Image.Image) -> float:
-    return float((np.asarray(mask.convert("L")) > 127).mean())
+    return sum(mask.convert("L").histogram()[128:]) / (mask.width * mask.height)
 
 
 def _on(canvas: Canvas, mask: Image.Image) -> Image.Image:
     """A mask at its place on the canvas, 0 or 255."""
-    mask = mask.convert("L").point([0] * 128 + [255] * 128)
+    mask = mask.convert("L")
     if mask.size != canvas.inner:
         mask = mask.resize(canvas.inner, Image.Resampling.NEAREST)
+    mask = mask.point([0] * 128 + [255] * 128)
     if canvas.inner == canvas.image.size:
         return mask
     whole = Image.new("L", canvas.image.size)
@@ -104,10 +105,26 @@ def _paint(image: Image.Image, plain: Image.Image, mask: Image.Image, colour: RG
     part = mask.crop(box)
     under = plain.crop(box)
     image.paste(Image.blend(under, Image.new("RGB", under.size, colour), STRENGTH), box[:2], part)
-    inner = part.filter(ImageFilter.MinFilter(2 * stroke + 1))
-    within = inner.filter(ImageFilter.MinFilter(3))
-    image.paste(Image.new("RGB", under.size, halo_of(colour)), box[:2], ImageChops.subtract(part, within))
-    image.paste(Image.new("RGB", under.size, colour), box[:2], ImageChops.subtract(part, inner))
+    whole = np.asarray(part) > 127
+    inner, within = _shrunk(whole, stroke), _shrunk(whole, stroke + 1)
+    image.paste(Image.new("RGB", under.size, halo_of(colour)), box[:2], _mask(whole & ~within))
+    image.paste(Image.new("RGB", under.size, colour), box[:2], _mask(whole & ~inner))
+
+
+def _mask(pixels: npt.NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(pixels.astype(np.uint8) * 255)
+
+
+def _shrunk(mask: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
+    """A mask without what lies within so many pixels of its edge, along both axes; beyond the array all is inside."""
+    found = np.pad(mask, radius, constant_values=True)
+    have, width = 1, 2 * radius + 1
+    while have < width:  # windows of twice the width from two that overlap
+        step = min(have, width - have)
+        found = found[:-step] & found[step:]
+        found = found[:, :-step] & found[:, step:]
+        have += step
+    return found
 
 
 def _middle(mask: Image.Image) -> tuple[int, int] | None:
