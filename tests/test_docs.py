@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -211,6 +212,29 @@ def test_the_command_line_answers_about_the_example_picture():
 
 
 __all__ = ["omniform"]
+
+
+def test_the_page_on_pictures(hub, capsys):
+    for repo in ("facebook/detr-resnet-50", "openai/clip-vit-base-patch32"):
+        place(hub, repo)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, code in enumerate(blocks("docs/vision.md")):
+        exec(compile(code, f"docs/vision.md, example {number}", "exec"), names)
+    assert capsys.readouterr().out.strip() and Path("looked.png").is_file()
+
+
+def test_every_shell_command_of_the_page_on_pictures_is_one_that_is_understood():
+    from omniform.cli.main import parser
+    from omniform.pipelines import check_task
+
+    page = (ROOT / "docs" / "vision.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^omniform (run .*)$", page, re.M)
+    assert len(commands) > 3
+    for command in commands:
+        given, rest = parser().parse_known_args(shlex.split(command))
+        assert not rest and check_task(given.task)[0] == given.task
+    tasks = re.findall(r"^\| `([a-z-]+)` \|", page, re.M)
+    assert tasks and all(check_task(task)[0] == task for task in tasks)
 
 
 def test_the_page_on_training():

@@ -27,6 +27,12 @@ from omniform.pipelines.attending import attention_over
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    """What the reference's packages print when they are imported is no output of a command."""
+    vit()
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
@@ -174,6 +180,13 @@ def test_results_that_were_made_otherwise_are_not_gone_on_with(folder: Path, cap
     Path("drawn/results.jsonl").write_text("not a run\n")
     assert run("image-classification", vit(), folder, "--save", "drawn") == 2
     assert "holds no results" in capsys.readouterr().err
+
+
+def test_numbers_in_names_count(tmp_path: Path) -> None:
+    for name in ("b2.png", "b10.png", "a.png", "b1.png"):
+        picture(8, 8).save(tmp_path / name)
+    plan = command.Plan.of([str(tmp_path)], command.Showing())
+    assert [one.name for one in plan.sources] == ["a.png", "b1.png", "b2.png", "b10.png"]
 
 
 def test_several_files_and_drawings_within_the_folder(folder: Path, capsys: Capture) -> None:

@@ -74,6 +74,32 @@ def detr(kind: str = "ForObjectDetection") -> Path:
 
 
 @cache
+def segformer() -> Path:
+    """A SegFormer that tells the class of each pixel."""
+    folder = new_folder()
+    config = transformers.SegformerConfig(
+        depths=[1, 1], hidden_sizes=[8, 16], num_attention_heads=[1, 2], sr_ratios=[2, 1], patch_sizes=[7, 3],
+        strides=[4, 2], mlp_ratios=[2, 2], num_encoder_blocks=2, decoder_hidden_size=16, **LABELS,
+    )  # fmt: skip
+    saved_reference(transformers.SegformerForSemanticSegmentation, config, folder, scale=0.5)
+    transformers.SegformerImageProcessor(size={"height": 32, "width": 40}).save_pretrained(folder)
+    return folder
+
+
+@cache
+def yolos() -> Path:
+    """A YOLOS: objects found by tokens behind a ViT's patches."""
+    folder = new_folder()
+    config = transformers.YolosConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=[32, 48],
+        patch_size=8, num_detection_tokens=6, **LABELS,
+    )  # fmt: skip
+    saved_reference(transformers.YolosForObjectDetection, config, folder, scale=0.3)
+    transformers.YolosImageProcessor(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
+    return folder
+
+
+@cache
 def clip() -> Path:
     """A CLIP."""
     folder = new_folder()

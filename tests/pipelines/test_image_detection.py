@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seen import both, detr, pictures, same, ways
+from seen import both, detr, pictures, same, segformer, ways, yolos
 
 from omniform.core.errors import InputError, UnknownArgumentError
 from omniform.pipelines import KeyDataset
+from omniform.pipelines.attending import attention_over
 from omniform.pipelines.depth_estimation import grey
 from omniform.pipelines.image_segmentation import run_lengths, share_of
 
@@ -45,6 +46,25 @@ def test_segments_of_all_three_kinds_are_the_references(subtask: str | None) -> 
         assert row["label"] == one["label"] and row["share"] == pytest.approx(np.asarray(one["mask"]).mean() / 255)
     with pytest.raises(InputError, match="subtask"):
         ours(pictures()[0], subtask="none")
+
+
+def test_classes_of_pixels_alone() -> None:
+    ours, theirs = both("image-segmentation", segformer())
+    expected = theirs(pictures())
+    assert sum(map(len, expected)) > 6
+    for how, answers in ways(ours, KeyDataset):
+        same(answers, expected, how)
+    same(ours(pictures()[0], subtask="semantic"), theirs(pictures()[0], subtask="semantic"))
+    for subtask in ("panoptic", "instance"):
+        with pytest.raises(InputError, match="does not do this"):
+            ours(pictures()[0], subtask=subtask)
+
+
+def test_objects_of_a_vit_that_finds_them() -> None:
+    ours, theirs = both("object-detection", yolos())
+    same(ours(pictures(), threshold=0.1, batch_size=2), theirs(pictures(), threshold=0.1))
+    looked = attention_over(ours, pictures()[0], {})
+    assert looked.weights.shape == (4, 6) and looked.weights.sum() <= 1.0001
 
 
 def test_masks_are_told_as_cocos_run_lengths() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -253,7 +254,7 @@ def _sources(image: str, showing: Showing, save: Path | None, *, alone: bool) ->
     if "://" in image or image.startswith("data:"):
         yield Source(image if len(image) <= 200 else f"{image[:60]}...", image, "picture")
     elif folder.is_dir():
-        files = sorted(_files(folder, showing.recursive, save), key=lambda file: file.as_posix())
+        files = sorted(_files(folder, showing.recursive, save), key=_counted)
         if not files:
             remedy = None if showing.recursive else "--recursive looks into the folders in it, too."
             raise InputError("there are no pictures in this folder", where=image, expected=" ".join(READ[:8]) + " ...",
@@ -266,6 +267,12 @@ def _sources(image: str, showing: Showing, save: Path | None, *, alone: bool) ->
         yield Source(image, str(folder), folder.stem)
     else:
         raise RepoError("no such file", where=image)
+
+
+def _counted(file: Path) -> list[tuple[int, str]]:
+    """What files are sorted by: their names, with numbers in them as numbers."""
+    parts = re.split(r"(\d+)", file.as_posix())
+    return [(int(part[:18]) if part.isdecimal() and part.isascii() else -1, part) for part in parts]
 
 
 def _apart(sources: Iterable[Source]) -> list[Source]:

@@ -107,6 +107,8 @@ class Seeing(Pipeline):
             names: entries of the inputs that are not the model's, and are handed on.
         """
         given = {name: value for name, value in inputs.items() if name not in names}
+        if "pixel_mask" not in self.model.accepts():  # processors made for DETR give one to all
+            given.pop("pixel_mask", None)
         count = len(cast(Tensor, inputs["pixel_values"]))
         found = rows_of(self.model(**given), count)
         return Batch({**found, **{name: inputs[name] for name in names if name in inputs}})
