@@ -233,7 +233,7 @@ class Matching:
         pictures, queries, objects, first = [], [], [], 0
         for i, target in enumerate(labels):
             count = len(target["boxes"])
-            rows, columns = _assigned(costs[i, :, first : first + count])
+            rows, columns = assigned(costs[i, :, first : first + count])
             pictures.append(torch.full_like(rows, i))
             queries.append(rows)
             objects.append(columns + first)
@@ -366,7 +366,7 @@ def _count(labels: Sequence[Target]) -> int:
     return max(1, sum(len(t["class_labels"]) for t in labels))
 
 
-def _assigned(costs_QN: Tensor) -> tuple[Tensor, Tensor]:
+def assigned(costs_QN: Tensor) -> tuple[Tensor, Tensor]:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:

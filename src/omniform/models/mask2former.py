@@ -1,0 +1,310 @@
+"""Mask2Former (https://arxiv.org/abs/2112.01527)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Unpack, cast
+
+from torch import Tensor, nn
+
+from omniform.architectures.family import Builder
+from omniform.architectures.losses import Items
+from omniform.architectures.mask_losses import MaskSetLoss, PerPicture, SampledPoints
+from omniform.architectures.mask_outputs import Mask2FormerForUniversalSegmentationOutput, Mask2FormerModelOutput
+from omniform.architectures.mask_segmenter import MaskSegmenter, PictureModel, PixelLevel, predicted
+from omniform.architectures.parts import read_width
+from omniform.architectures.pixel_decoder import LEVELS, MapReader, read_channels, reader_keys
+from omniform.architectures.query_decoder import (
+    MapMemories,
+    MaskedDecoder,
+    MaskedLayers,
+    MaskedPostNorm,
+    MaskedPreNorm,
+    ReluStack,
+    in_projection,
+    rows_of,
+)
+from omniform.blocks.composed import Composed
+from omniform.blocks.mlp import ACTIVATIONS
+from omniform.core.config import Beginning, Common, ModelConfig
+from omniform.core.context import Tapped
+from omniform.core.errors import ConfigError
+from omniform.core.reader import ConfigReader
+from omniform.models.backbones import NestedBackbone, read_backbone
+from omniform.weights.keymap import KeyMap, Rule
+
+SWIN = {
+    "model_type": "swin", "depths": [2, 2, 18, 2], "drop_path_rate": 0.3,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}  # fmt: skip
+"""The backbone where the file names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a Mask2Former computes.
+
+    Attributes:
+        projected: whether maps are projected for the queries even if they are as wide.
+        count: of the layers over queries.
+        weights: of classes, masks and dice in matching and loss, and of "no object".
+    """
+
+    backbone: NestedBackbone
+    reader: MapReader
+    queries: int
+    layers: MaskedLayers
+    count: int
+    projected: bool
+    shows: bool
+    weights: tuple[float, float, float, float]
+    points: SampledPoints
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    # Losses are computed for every layer whether or not use_auxiliary_loss says so, as in the reference.
+    r.inert("init_std", "init_xavier_std", "ignore_value", "use_auxiliary_loss")
+    dim, heads = read_width(r, "hidden_dim", 256, "num_attention_heads", 8, also=("hidden_size",))
+    if dim % 4:
+        raise r.fail("hidden_dim", "a multiple of 4 for sine positions", dim)
+    wide, dropout = read_channels(r, "feature_size", 256), r.probability("dropout", 0.0)
+    if wide % heads:
+        raise r.fail("feature_size", f"a multiple of {heads} (num_attention_heads)", wide)
+    reader = MapReader(
+        dim=wide,
+        out=r.integer("mask_feature_size", 256),
+        heads=heads,
+        layers=r.layers("encoder_layers", 6),
+        hidden=r.integer("encoder_feedforward_dim", 1024),
+        eps=1e-5,
+        extra=MapReader.read_extra(r, "feature_strides"),
+        dropout=partial(nn.Dropout, dropout),
+    )
+    layers = MaskedLayers(
+        kind=MaskedPreNorm if r.flag("pre_norm", False) else MaskedPostNorm,
+        dim=dim,
+        heads=heads,
+        hidden=r.integer("dim_feedforward", 2048),
+        act=r.choice("activation_function", ACTIVATIONS, "relu"),
+        dropout=dropout,
+        eps=1e-5,
+    )
+    return Config(
+        backbone=read_backbone(r, SWIN),
+        reader=reader,
+        queries=r.integer("num_queries", 100),
+        layers=layers,
+        count=r.layers("decoder_layers", 10, also=("num_hidden_layers",), least=1) - 1,
+        projected=r.flag("enforce_input_projection", False),
+        shows=r.flag("output_auxiliary_logits", False),
+        weights=(
+            r.number("class_weight", 2.0),
+            r.number("mask_weight", 5.0),
+            r.number("dice_weight", 5.0),
+            r.number("no_object_weight", 0.1),
+        ),
+        points=SampledPoints.read(r),
+    )
+
+
+class QueryModule(Composed):
+    """Queries that look at maps, each where its own mask is."""
+
+    queries_embedder: nn.Embedding
+    queries_features: nn.Embedding
+    memories: MapMemories
+    decoder: MaskedDecoder
+
+
+class Mask2FormerCore(PictureModel):
+    """Mask2Former without a head for classes."""
+
+    pixel_level_module: PixelLevel
+    transformer_module: QueryModule
+
+    def forward(
+        self, pixel_values: Tensor, pixel_mask: Tensor | None = None, **given: Unpack[Tapped]
+    ) -> Mask2FormerModelOutput:
+        """Vectors of queries and of pixels, and masks.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            pixel_mask: Shape: [B, height, width]; changes nothing.
+            given: see :class:`~omniform.core.context.Tapped`.
+
+        Raises:
+            InputError: pictures or masks of the wrong shape.
+        """
+        maps = self.pixel_level_module.encoder.maps(pixel_values)
+        pixels, read = self.pixel_level_module.decoder(maps, self.step(maps[-1]))
+        module = self.transformer_module
+        queries = rows_of(module.queries_features, pixels.device).expand(len(pixels), -1, -1)
+        places = rows_of(module.queries_embedder, pixels.device)
+        ctx = self.step(queries, given)
+        found = module.decoder(queries, places, module.memories(read), pixels, ctx)
+        seen = ctx.taps.hidden_or_none
+        return Mask2FormerModelOutput(
+            encoder_last_hidden_state=maps[-1],
+            pixel_decoder_last_hidden_state=pixels,
+            transformer_decoder_last_hidden_state=found.hidden,
+            encoder_hidden_states=None if seen is None else maps,
+            pixel_decoder_hidden_states=None if seen is None else read,
+            transformer_decoder_hidden_states=None if seen is None else tuple(x.transpose(0, 1) for x in seen),
+            transformer_decoder_intermediate_states=(
+                None if seen is None else tuple(x.transpose(0, 1) for x in found.normed)
+            ),
+            masks_queries_logits=found.masks,
+            attentions=ctx.taps.attentions_or_none,
+        )
+
+
+class Mask2Former(MaskSegmenter):
+    """Mask2Former with its head: a class (or none) per query, beside its mask."""
+
+    class_predictor: nn.Linear
+
+    def queries(self) -> int:
+        return cast(Mask2FormerCore, self.model).transformer_module.queries_embedder.num_embeddings
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        mask_labels: PerPicture | None = None,
+        class_labels: PerPicture | None = None,
+        pixel_mask: Tensor | None = None,
+        output_auxiliary_logits: bool | None = None,
+        num_items_in_batch: Items = None,
+        **given: Unpack[Tapped],
+    ) -> Mask2FormerForUniversalSegmentationOutput:
+        """Classes and masks.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+            mask_labels: of each picture's objects, Shape: [n, height, width] each; gives a loss with ``class_labels``.
+            class_labels: of the same objects, Shape: [n] each.
+            pixel_mask: Shape: [B, height, width]; changes nothing.
+            output_auxiliary_logits: whether to return what earlier layers predict.
+            num_items_in_batch: what the loss's sums are divided by, if not this batch's own; see :meth:`loss_items`.
+            given: see :class:`~omniform.core.context.Tapped`.
+
+        Raises:
+            InputError: pictures, masks or labels of the wrong shape.
+        """
+        # The vectors that classes are told from are among the hidden states.
+        told = {**given, "output_hidden_states": True}
+        out = cast(Mask2FormerModelOutput, self.model(pixel_values, pixel_mask, **told))
+        states, masks = out.transformer_decoder_intermediate_states, out.masks_queries_logits
+        assert states is not None and masks is not None
+        learns = mask_labels is not None and class_labels is not None
+        shows = self.shows(output_auxiliary_logits)
+        wanted = slice(None) if learns or shows else slice(-1, None)
+        classes = [self.class_predictor(x.transpose(0, 1)) for x in states[wanted]]
+        *first, last = predicted(classes, masks[wanted])
+        loss = None
+        if mask_labels is not None and class_labels is not None:
+            loss = self.criterion([last, *first], mask_labels, class_labels, num_items_in_batch)
+        seen = bool(given.get("output_hidden_states"))
+        return Mask2FormerForUniversalSegmentationOutput(
+            loss=loss,
+            class_queries_logits=last["class_queries_logits"],
+            masks_queries_logits=last["masks_queries_logits"],
+            auxiliary_logits=first if shows else None,
+            encoder_last_hidden_state=out.encoder_last_hidden_state,
+            pixel_decoder_last_hidden_state=out.pixel_decoder_last_hidden_state,
+            transformer_decoder_last_hidden_state=out.transformer_decoder_last_hidden_state,
+            encoder_hidden_states=out.encoder_hidden_states if seen else None,
+            pixel_decoder_hidden_states=out.pixel_decoder_hidden_states if seen else None,
+            transformer_decoder_hidden_states=out.transformer_decoder_hidden_states if seen else None,
+            attentions=out.attentions,
+        )
+
+
+def build(c: Config) -> Mask2FormerCore:
+    """The model without a head."""
+    backbone, channels, dim = c.backbone.build(), c.backbone.channels, c.layers.dim
+    if len(channels) < LEVELS:
+        raise ConfigError("three maps are read", where="backbone_config", expected=f">= {LEVELS}", found=len(channels))
+    return Mask2FormerCore(
+        pixel_level_module=PixelLevel(encoder=backbone, decoder=c.reader.build(channels)),
+        transformer_module=QueryModule(
+            queries_embedder=nn.Embedding(c.queries, dim),
+            queries_features=nn.Embedding(c.queries, dim),
+            memories=MapMemories.over(c.reader.dim, dim, projected=c.projected),
+            decoder=MaskedDecoder(
+                layers=c.layers.build(c.count),
+                layernorm=nn.LayerNorm(dim),
+                mask_embedder=ReluStack(dim, dim, dim, c.reader.out),
+                layerdrop=c.layers.dropout,
+            ),
+        ),
+    )
+
+
+def segmenter(c: Config, common: Common) -> Mask2Former:
+    """A class, or none, and a mask per query."""
+    of_class, of_mask, of_dice, of_none = c.weights
+    criterion = MaskSetLoss(
+        common.num_labels,
+        c.points,
+        class_cost=of_class,
+        class_weight=of_class,
+        mask_weight=of_mask,
+        dice_weight=of_dice,
+        no_object_weight=of_none,
+    )
+    predictor = nn.Linear(c.layers.dim, common.num_labels + 1)
+    return Mask2Former(model=build(c), class_predictor=predictor, criterion=criterion, shows_auxiliary=c.shows)
+
+
+PIXELS, QUERIES = "pixel_level_module.decoder", "transformer_module"
+LAYER = f"{QUERIES}.decoder.layers.{{i}}"
+
+
+def keys(c: Config) -> KeyMap:
+    """Where the weights live."""
+    rules: dict[str, Rule] = {
+        f"{QUERIES}.memories.projections": f"{QUERIES}.input_projections",
+        f"{QUERIES}.memories.level_embed": f"{QUERIES}.level_embed",
+        f"{QUERIES}.decoder.mask_embedder.layers.{{i}}": f"{QUERIES}.decoder.mask_predictor.mask_embedder.{{i}}.0",
+        f"{LAYER}.self_attn.o_proj": f"{LAYER}.self_attn.out_proj",
+        **{f"{LAYER}.mlp.{fc}": f"{LAYER}.{fc}" for fc in ("fc1", "fc2")},
+        **in_projection(f"{LAYER}.cross_attn", f"{LAYER}.cross_attn"),
+    }
+    backbone = c.backbone.keys.under("pixel_level_module.encoder", "pixel_level_module.encoder")
+    steps = len(c.backbone.channels[: c.reader.extra])
+    return KeyMap(rules) | backbone | KeyMap(reader_keys(steps)).under(PIXELS, PIXELS)
+
+
+def beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Queries and marks begin at random, layers so that they keep a signal's variance, the rest as torch's own."""
+    inside = path.removeprefix("model.")
+    gain = float(cast(float, config.get("init_xavier_std", 1.0)))
+    if inside.endswith(("queries_embedder.weight", "queries_features.weight", "level_embed.weight")):
+        return 1.0
+    if ".mask_embedder." in inside:
+        width = cast(Config, config.spec).layers.dim
+        return lambda x: nn.init.uniform_(x, -(width**-0.5), width**-0.5)
+    projected = inside.startswith(f"{QUERIES}.memories.projections")
+    layered = inside.startswith(f"{QUERIES}.decoder.layers.") and "norm" not in inside
+    if path.endswith(".weight") and (projected or layered):
+        # Where the three projections of an attention are one matrix, its outputs are three times as many.
+        joint = ".cross_attn." in inside and ".o_proj." not in inside
+        return lambda x: nn.init.xavier_uniform_(x, gain=gain * (0.5**0.5 if joint else 1.0))
+    return None
+
+
+FAMILY = (
+    Builder("mask2former", read, keys, prefix="model")
+    .public(
+        config="Mask2FormerConfig",
+        image_processor="Mask2FormerImageProcessor",
+        row="instance, semantic and panoptic segmentation",
+        usual={"init_std": 0.02, "init_xavier_std": 1.0, "ignore_value": 255, "use_auxiliary_loss": True},
+    )
+    .begins(beginning)
+    .base("Mask2FormerModel", build)
+    .head("Mask2FormerForUniversalSegmentation", "universal-segmentation", segmenter)
+    .done()
+)
