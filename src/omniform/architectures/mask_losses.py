@@ -1,8 +1,8 @@
 """Losses of models that predict a set of masks: match masks to objects, then compare what was matched.
 
 Sources: MaskFormer (https://arxiv.org/abs/2107.06278), section 3.2; Mask2Former (https://arxiv.org/abs/2112.01527),
-section 3.3, for points in the place of whole masks; PointRend (https://arxiv.org/abs/1912.08193), section 3.1, for where
-these points lie.
+section 3.3, for points in the place of whole masks; PointRend (https://arxiv.org/abs/1912.08193), section 3.1, for
+where these points lie.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,8 @@ class ReluStack(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.widths = widths
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] to [..., D']."""
@@ -83,7 +85,7 @@ class ReluStack(nn.Module):
 def drawn(embeddings_BQC: Tensor, pixels_BCHW: Tensor) -> Tensor:
     """Scores of every pixel as part of every query's mask. Shape: [B, Q, H, W]."""
     flat = embeddings_BQC @ pixels_BCHW.flatten(2)
-    return flat.unflatten(2, tuple(pixels_BCHW.shape[-2:]))
+    return flat.view(*flat.shape[:2], *pixels_BCHW.shape[-2:])
 
 
 @dataclass(frozen=True, slots=True)

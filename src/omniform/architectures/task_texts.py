@@ -38,6 +38,7 @@ class TextEncoder(nn.Module):
             attention, mlp = Attention(width, width // 64, rule=Full()), MLP(width, 4 * width, "quick_gelu")
             return PreNorm.of(lambda: nn.LayerNorm(width, eps=eps), self_attn=attention, mlp=mlp)
 
+        self.vocabulary, self.length = vocabulary, length
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(length, width))
         self.layers = nn.ModuleList(layer() for _ in range(layers))
@@ -81,7 +82,7 @@ class TextMapper(Composed):
         found: Tensor = self.text_projector(self.text_encoder(ids.flatten(0, -2), ctx))
         if ids.dim() == 2:
             return found
-        found = found.unflatten(0, (ids.shape[0], ids.shape[1]))
+        found = found.view(*ids.shape[:2], -1)
         if self.prompt_ctx is None:
             return found
         return torch.cat((found, rows_of(self.prompt_ctx, ids.device).expand(len(ids), -1, -1)), dim=1)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Unpack, cast
+from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from omniform.architectures.family import Builder
-from omniform.architectures.losses import Items
-from omniform.architectures.mask_losses import MaskSetLoss, PerPicture, SampledPoints
-from omniform.architectures.mask_outputs import Mask2FormerForUniversalSegmentationOutput, Mask2FormerModelOutput
-from omniform.architectures.mask_segmenter import MaskSegmenter, PictureModel, PixelLevel, predicted
+from omniform.architectures.mask_losses import MaskSetLoss, SampledPoints
+from omniform.architectures.mask_segmenter import PixelLevel
+from omniform.architectures.masked_segmenter import Mask2Former, Mask2FormerCore, QueryModule
 from omniform.architectures.parts import read_width
 from omniform.architectures.pixel_decoder import LEVELS, MapReader, read_channels, reader_keys
 from omniform.architectures.query_decoder import (
@@ -23,12 +22,9 @@ from omniform.architectures.query_decoder import (
     MaskedPreNorm,
     ReluStack,
     in_projection,
-    rows_of,
 )
-from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.core.config import Beginning, Common, ModelConfig
-from omniform.core.context import Tapped
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.models.backbones import NestedBackbone, read_backbone
@@ -107,118 +103,6 @@ def read(r: ConfigReader) -> Config:
         ),
         points=SampledPoints.read(r),
     )
-
-
-class QueryModule(Composed):
-    """Queries that look at maps, each where its own mask is."""
-
-    queries_embedder: nn.Embedding
-    queries_features: nn.Embedding
-    memories: MapMemories
-    decoder: MaskedDecoder
-
-
-class Mask2FormerCore(PictureModel):
-    """Mask2Former without a head for classes."""
-
-    pixel_level_module: PixelLevel
-    transformer_module: QueryModule
-
-    def forward(
-        self, pixel_values: Tensor, pixel_mask: Tensor | None = None, **given: Unpack[Tapped]
-    ) -> Mask2FormerModelOutput:
-        """Vectors of queries and of pixels, and masks.
-
-        Args:
-            pixel_values: Shape: [B, channels, height, width].
-            pixel_mask: Shape: [B, height, width]; changes nothing.
-            given: see :class:`~omniform.core.context.Tapped`.
-
-        Raises:
-            InputError: pictures or masks of the wrong shape.
-        """
-        maps = self.pixel_level_module.encoder.maps(pixel_values)
-        pixels, read = self.pixel_level_module.decoder(maps, self.step(maps[-1]))
-        module = self.transformer_module
-        queries = rows_of(module.queries_features, pixels.device).expand(len(pixels), -1, -1)
-        places = rows_of(module.queries_embedder, pixels.device)
-        ctx = self.step(queries, given)
-        found = module.decoder(queries, places, module.memories(read), pixels, ctx)
-        seen = ctx.taps.hidden_or_none
-        return Mask2FormerModelOutput(
-            encoder_last_hidden_state=maps[-1],
-            pixel_decoder_last_hidden_state=pixels,
-            transformer_decoder_last_hidden_state=found.hidden,
-            encoder_hidden_states=None if seen is None else maps,
-            pixel_decoder_hidden_states=None if seen is None else read,
-            transformer_decoder_hidden_states=None if seen is None else tuple(x.transpose(0, 1) for x in seen),
-            transformer_decoder_intermediate_states=(
-                None if seen is None else tuple(x.transpose(0, 1) for x in found.normed)
-            ),
-            masks_queries_logits=found.masks,
-            attentions=ctx.taps.attentions_or_none,
-        )
-
-
-class Mask2Former(MaskSegmenter):
-    """Mask2Former with its head: a class (or none) per query, beside its mask."""
-
-    class_predictor: nn.Linear
-
-    def queries(self) -> int:
-        return cast(Mask2FormerCore, self.model).transformer_module.queries_embedder.num_embeddings
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        mask_labels: PerPicture | None = None,
-        class_labels: PerPicture | None = None,
-        pixel_mask: Tensor | None = None,
-        output_auxiliary_logits: bool | None = None,
-        num_items_in_batch: Items = None,
-        **given: Unpack[Tapped],
-    ) -> Mask2FormerForUniversalSegmentationOutput:
-        """Classes and masks.
-
-        Args:
-            pixel_values: Shape: [B, channels, height, width].
-            mask_labels: of each picture's objects, Shape: [n, height, width] each; gives a loss with ``class_labels``.
-            class_labels: of the same objects, Shape: [n] each.
-            pixel_mask: Shape: [B, height, width]; changes nothing.
-            output_auxiliary_logits: whether to return what earlier layers predict.
-            num_items_in_batch: what the loss's sums are divided by, if not this batch's own; see :meth:`loss_items`.
-            given: see :class:`~omniform.core.context.Tapped`.
-
-        Raises:
-            InputError: pictures, masks or labels of the wrong shape.
-        """
-        # The vectors that classes are told from are among the hidden states.
-        told = {**given, "output_hidden_states": True}
-        out = cast(Mask2FormerModelOutput, self.model(pixel_values, pixel_mask, **told))
-        states, masks = out.transformer_decoder_intermediate_states, out.masks_queries_logits
-        assert states is not None and masks is not None
-        learns = mask_labels is not None and class_labels is not None
-        shows = self.shows(output_auxiliary_logits)
-        wanted = slice(None) if learns or shows else slice(-1, None)
-        classes = [self.class_predictor(x.transpose(0, 1)) for x in states[wanted]]
-        *first, last = predicted(classes, masks[wanted])
-        loss = None
-        if mask_labels is not None and class_labels is not None:
-            loss = self.criterion([last, *first], mask_labels, class_labels, num_items_in_batch)
-        seen = bool(given.get("output_hidden_states"))
-        return Mask2FormerForUniversalSegmentationOutput(
-            loss=loss,
-            class_queries_logits=last["class_queries_logits"],
-            masks_queries_logits=last["masks_queries_logits"],
-            auxiliary_logits=first if shows else None,
-            encoder_last_hidden_state=out.encoder_last_hidden_state,
-            pixel_decoder_last_hidden_state=out.pixel_decoder_last_hidden_state,
-            transformer_decoder_last_hidden_state=out.transformer_decoder_last_hidden_state,
-            encoder_hidden_states=out.encoder_hidden_states if seen else None,
-            pixel_decoder_hidden_states=out.pixel_decoder_hidden_states if seen else None,
-            transformer_decoder_hidden_states=out.transformer_decoder_hidden_states if seen else None,
-            attentions=out.attentions,
-        )
 
 
 def build(c: Config) -> Mask2FormerCore:
