@@ -297,7 +297,7 @@ def beginning(config: ModelConfig, path: str) -> Beginning | None:
         assert texts is not None
         through = texts.width**-0.5 * (2 * texts.layers) ** -0.5
         stds: dict[str, float] = {"fc1": (2 * texts.width) ** -0.5, "fc2": through, "o_proj": through}
-        return stds.get(inside.split(".")[-2], texts.width**-0.5)
+        return stds.get(inside.split(".")[-2], float(texts.width**-0.5))
     stacks = ("task_encoder", "text_mapper.text_projector", f"{QUERIES}.decoder", f"{QUERIES}.query")
     kept = inside.startswith((*stacks, f"{QUERIES}.memories.projections")) and "queries_embedder" not in inside
     if not kept:
