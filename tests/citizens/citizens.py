@@ -74,6 +74,23 @@ RT_DETR = {
     "num_feature_levels": 2, "decoder_ffn_dim": 20, "decoder_layers": 1, "decoder_attention_heads": 2,
     "num_denoising": 4, "backbone_config": {**RESNET, "model_type": "rt_detr_resnet"}, "initializer_range": 0.4,
 }  # fmt: skip
+MAPS = {
+    **RESNET, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}  # fmt: skip
+MASKFORMER = {
+    "backbone_config": MAPS, "decoder_config": {**DETR, "d_model": 16}, "fpn_feature_size": 32, "mask_feature_size": 8,
+}  # fmt: skip
+MASK2FORMER = {
+    "backbone_config": MAPS, "feature_size": 32, "mask_feature_size": 8, "hidden_dim": 16, "num_attention_heads": 2,
+    "encoder_layers": 1, "decoder_layers": 3, "encoder_feedforward_dim": 20, "dim_feedforward": 20, "num_queries": 4,
+    "train_num_points": 16,
+}  # fmt: skip
+ONEFORMER = {
+    "backbone_config": MAPS, "conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "num_attention_heads": 2,
+    "encoder_layers": 1, "decoder_layers": 3, "query_dec_layers": 1, "encoder_feedforward_dim": 20,
+    "dim_feedforward": 20, "num_queries": 4, "train_num_points": 16, "task_seq_len": 5, "dropout": 0.0,
+}  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
     "initializer_range": 0.4,
@@ -255,6 +272,18 @@ class Hidden(Pictures):
 
 
 @dataclass(frozen=True)
+class Tasked(Pictures):
+    """Pictures and what is to be done with them."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows), "task_inputs": ids(rows, 5)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "task_inputs": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Both(Text):
     """Texts and as many pictures."""
 
@@ -372,6 +401,15 @@ CITIZENS: dict[str, Citizen] = {
         "decoder_attention_heads": 8, "backbone_config": {**RESNET, "hidden_sizes": [8, 12, 16, 20],
         "depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}},
         Pictures("", size=64, masked=True)),
+    "maskformer": Citizen(
+        "maskformer", "MaskFormerForInstanceSegmentation", MASKFORMER, Pictures("", size=32, masked=True)
+    ),
+    "mask2former": Citizen(
+        "mask2former", "Mask2FormerForUniversalSegmentation", MASK2FORMER, Pictures("", size=32, masked=True)
+    ),
+    "oneformer": Citizen(
+        "oneformer", "OneFormerForUniversalSegmentation", ONEFORMER, Tasked("", size=32, masked=True)
+    ),
     "segformer": Citizen("segformer", "SegformerForSemanticSegmentation", SEGFORMER, Pictures("", size=32)),
     "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
     "resnet": Citizen("resnet", "ResNetForImageClassification", RESNET, Pictures()),

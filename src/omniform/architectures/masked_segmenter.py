@@ -46,7 +46,7 @@ class Mask2FormerCore(PictureModel):
         maps = self.pixel_level_module.encoder.maps(pixel_values)
         pixels, read = self.pixel_level_module.decoder(maps, self.step(maps[-1]))
         module = self.transformer_module
-        queries = rows_of(module.queries_features, pixels.device).expand(len(pixels), -1, -1)
+        queries = rows_of(module.queries_features, pixels.device).expand(pixels.shape[0], -1, -1)
         places = rows_of(module.queries_embedder, pixels.device)
         ctx = self.step(queries, given)
         found = module.decoder(queries, places, module.memories(read), pixels, ctx)

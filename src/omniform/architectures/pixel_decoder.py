@@ -259,7 +259,7 @@ def whole_places(places: SinePlaces, x_BCHW: Tensor) -> Tensor:
 
 def _as_maps(hidden_BSD: Tensor, sizes: Sizes) -> list[Tensor]:
     parts = torch.split(hidden_BSD, [height * width for height, width in sizes], dim=1)
-    return [x.transpose(1, 2).reshape(len(x), -1, *size) for x, size in zip(parts, sizes, strict=True)]
+    return [x.transpose(1, 2).reshape(x.shape[0], -1, *size) for x, size in zip(parts, sizes, strict=True)]
 
 
 def reader_keys(steps: int) -> dict[str, str]:

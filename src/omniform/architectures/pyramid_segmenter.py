@@ -52,7 +52,7 @@ class MaskFormerCore(PictureModel):
         pixels, fine = self.pixel_level_module.decoder(maps)
         module = self.transformer_module
         x = module.input_projection(maps[-1])
-        table = rows_of(module.queries_embedder, x.device).expand(len(x), -1, -1)
+        table = rows_of(module.queries_embedder, x.device).expand(x.shape[0], -1, -1)
         queries = torch.zeros_like(table)
         ctx = self.step(queries, given).with_(memory=Memory(x.flatten(2).transpose(1, 2)))
         places = whole_places(module.position_embedding, x)
@@ -118,13 +118,19 @@ class MaskFormer(MaskSegmenter):
         loss = None
         if mask_labels is not None and class_labels is not None:
             loss = self.criterion([last, *first], mask_labels, class_labels, num_items_in_batch)
-        entries = {name: out[name] for name in out}
         return MaskFormerForInstanceSegmentationOutput(
             loss=loss,
             class_queries_logits=last["class_queries_logits"],
             masks_queries_logits=last["masks_queries_logits"],
             auxiliary_logits=first if self.shows(output_auxiliary_logits) else None,
-            **entries,  # type: ignore[arg-type] # one output's entries are the other's
+            encoder_last_hidden_state=out.encoder_last_hidden_state,
+            pixel_decoder_last_hidden_state=pixels,
+            transformer_decoder_last_hidden_state=out.transformer_decoder_last_hidden_state,
+            encoder_hidden_states=out.encoder_hidden_states,
+            pixel_decoder_hidden_states=out.pixel_decoder_hidden_states,
+            transformer_decoder_hidden_states=out.transformer_decoder_hidden_states,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
         )
 
 

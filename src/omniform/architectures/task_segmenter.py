@@ -139,7 +139,7 @@ class OneFormerCore(PictureModel):
     def transformed(self, pixels_BCHW: Tensor, start_BQD: Tensor) -> Tensor:
         """Queries that have looked at places, by what is there. Shape: [B, Q, D] in and out."""
         module = self.transformer_module
-        memory = whole_places(module.position_embedding, pixels_BCHW).expand(len(pixels_BCHW), -1, -1)
+        memory = whole_places(module.position_embedding, pixels_BCHW).expand(pixels_BCHW.shape[0], -1, -1)
         there = module.query_input_projection(pixels_BCHW).flatten(2).transpose(1, 2)
         places = rows_of(module.queries_embedder, pixels_BCHW.device)[:, :-1]
         ctx = self.step(start_BQD).with_(memory=Memory(memory))
@@ -227,11 +227,20 @@ class OneFormer(MaskSegmenter):
             loss = self.criterion.beside_texts(
                 [last, *(earlier or ())], mask_labels, class_labels, queries, out.text_queries, num_items_in_batch
             )
-        entries = {name: out[name] for name in out}
         return OneFormerForUniversalSegmentationOutput(
             loss=loss,
             class_queries_logits=scores,
             masks_queries_logits=masks,
             auxiliary_predictions=earlier if self.shows(output_auxiliary_logits) else None,
-            **entries,  # type: ignore[arg-type] # one output's entries are the other's
+            encoder_hidden_states=out.encoder_hidden_states,
+            pixel_decoder_hidden_states=out.pixel_decoder_hidden_states,
+            transformer_decoder_hidden_states=out.transformer_decoder_hidden_states,
+            transformer_decoder_object_queries=out.transformer_decoder_object_queries,
+            transformer_decoder_contrastive_queries=queries,
+            transformer_decoder_mask_predictions=masks,
+            transformer_decoder_class_predictions=scores,
+            transformer_decoder_auxiliary_predictions=earlier,
+            text_queries=out.text_queries,
+            task_token=out.task_token,
+            attentions=out.attentions,
         )

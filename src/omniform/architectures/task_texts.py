@@ -85,7 +85,7 @@ class TextMapper(Composed):
         found = found.view(*ids.shape[:2], -1)
         if self.prompt_ctx is None:
             return found
-        return torch.cat((found, rows_of(self.prompt_ctx, ids.device).expand(len(ids), -1, -1)), dim=1)
+        return torch.cat((found, rows_of(self.prompt_ctx, ids.device).expand(ids.shape[0], -1, -1)), dim=1)
 
 
 class TextMaskLoss(MaskSetLoss):

@@ -23,6 +23,8 @@ from omniform.blocks.positioned import PlacedContext, placed
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 
+_FIELDS = tuple(f.name for f in fields(StepContext))
+
 Sizes = Sequence[tuple[int, int]]
 """Height and width of each map, in the order in which their places stand in the memory, row by row."""
 

@@ -167,6 +167,12 @@ def segmenter(c: Config, common: Common) -> MaskFormer:
 FPN = "pixel_level_module.decoder.fpn"
 DECODER = "transformer_module.decoder"
 
+MODULES = (
+    (r"(transformer_module\..*attn)\.out_proj", r"\1.o_proj"),
+    (r"(transformer_module\..*layers\.\d+)\.(?=fc[12](\.|$))", r"\1.mlp."),
+)
+"""What newer releases call the decoder's layers, but in checkpoints."""
+
 
 def keys(c: Config) -> KeyMap:
     """Where the weights live."""
@@ -176,7 +182,7 @@ def keys(c: Config) -> KeyMap:
         for number, part in enumerate(("conv", "norm"))
     }
     backbone = c.backbone.keys.under("pixel_level_module.encoder", "pixel_level_module.encoder")
-    return KeyMap(rules) | backbone | KeyMap(SIDE_KEYS).under(DECODER, DECODER)
+    return KeyMap(rules, modules=MODULES) | backbone | KeyMap(SIDE_KEYS).under(DECODER, DECODER)
 
 
 def beginning(config: ModelConfig, path: str) -> Beginning | None:
