@@ -79,7 +79,11 @@ MAPS = {
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }  # fmt: skip
 MASKFORMER = {
-    "backbone_config": MAPS, "decoder_config": {**DETR, "d_model": 16}, "fpn_feature_size": 32, "mask_feature_size": 8,
+    "backbone_config": {
+        "model_type": "swin", "image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1, 1, 1],
+        "num_heads": [1, 2, 2, 2], "window_size": 2,
+    },
+    "decoder_config": {**DETR, "d_model": 16}, "fpn_feature_size": 32, "mask_feature_size": 8,
 }  # fmt: skip
 MASK2FORMER = {
     "backbone_config": MAPS, "feature_size": 32, "mask_feature_size": 8, "hidden_dim": 16, "num_attention_heads": 2,
@@ -89,7 +93,7 @@ MASK2FORMER = {
 ONEFORMER = {
     "backbone_config": MAPS, "conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "num_attention_heads": 2,
     "encoder_layers": 1, "decoder_layers": 3, "query_dec_layers": 1, "encoder_feedforward_dim": 20,
-    "dim_feedforward": 20, "num_queries": 4, "train_num_points": 16, "task_seq_len": 5, "dropout": 0.0,
+    "dim_feedforward": 20, "num_queries": 5, "train_num_points": 16, "task_seq_len": 5, "dropout": 0.0,
 }  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,

@@ -24,7 +24,8 @@ for _name, _citizen in CITIZENS.items():
 OTHERS = {  # where PEFT refuses all linear layers of a model, or one of the reference's has others
     "mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "falcon_mamba": ["in_proj", "x_proj"],
     "falcon_h1": ["q_proj", "in_proj", "up_proj"], "bamba": ["q_proj", "in_proj", "up_proj"],
-    "mask2former": ["value_proj", "v_proj", "fc1"], "oneformer": ["value_proj", "fc1", "linear1"],
+    "maskformer": r".*transformer_module.*(v_proj|fc1)", "mask2former": ["value_proj", "fc1"],
+    "oneformer": ["value_proj", "fc1", "linear1"],
 }  # fmt: skip
 
 
