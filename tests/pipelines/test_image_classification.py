@@ -120,6 +120,8 @@ def test_features_are_the_references() -> None:
                   {"image_processor_kwargs": {"do_normalize": False, "do_rescale": True}}):  # fmt: skip
         same(ours(image, **given), theirs(image, **given), str(given))
     assert torch.equal(ours(image, return_tensors="pt"), ours(image, return_tensors=True))
+    assert pipeline(model=vit("Model")).task == "image-feature-extraction"
+    assert pipeline(model=ours.model, image_processor=ours.image_processor).task == "image-feature-extraction"
     bare = pipeline("image-feature-extraction", vit("ForMaskedImageModeling"))
     with pytest.raises(UnknownArgumentError, match="size"):
         ours(image, image_processor_kwargs={"sise": 3})

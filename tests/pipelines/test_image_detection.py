@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seen import both, detr, pictures, same, segformer, ways, yolos
+from seen import both, detr, pictures, same, segformer, vit, ways, yolos
 
+from omniform import AutoImageProcessor, AutoModel
+from omniform.core.batch import Batch
 from omniform.core.errors import InputError, UnknownArgumentError
 from omniform.pipelines import KeyDataset
 from omniform.pipelines.attending import attention_over
-from omniform.pipelines.depth_estimation import grey
+from omniform.pipelines.depth_estimation import DepthEstimationPipeline, grey
 from omniform.pipelines.image_segmentation import run_lengths, share_of
+from reference import transformers
 
 
 def test_objects_are_the_references() -> None:
@@ -81,3 +86,38 @@ def test_a_depth_picture_spans_from_black_to_white() -> None:
     depth = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
     assert np.asarray(grey(depth)).tolist() == [[0, 63], [127, 255]]
     assert np.asarray(grey(torch.full((2, 3), 7.0))).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+class Flat:
+    """A ``_forward`` that takes a picture's brightness for its depth."""
+
+    def _forward(self, model_inputs, **given):
+        inputs = dict(model_inputs)
+        size = inputs.pop("target_size")
+        depth = inputs["pixel_values"].mean(1)
+        return self.output(predicted_depth=depth, target_size=size)
+
+
+def test_depth_is_the_references(tmp_path: Path) -> None:
+    class Ours(Flat, DepthEstimationPipeline):
+        output = staticmethod(lambda **entries: Batch(entries))
+
+    class Theirs(Flat, transformers.DepthEstimationPipeline):
+        output = transformers.modeling_outputs.ModelOutput
+
+    transformers.DPTImageProcessor(size={"height": 32, "width": 48}).save_pretrained(tmp_path)
+    own, model = vit("Model"), transformers.ViTModel.from_pretrained(vit("Model"))
+    ours = Ours(AutoModel.from_pretrained(own), image_processor=AutoImageProcessor.from_pretrained(tmp_path), device=-1)
+    theirs = Theirs(model, image_processor=transformers.AutoImageProcessor.from_pretrained(tmp_path), device="cpu")
+    expected = [theirs(one) for one in pictures()]
+    for how, answers in ways(ours, KeyDataset):
+        same(answers, expected, how)
+    assert ours.unit is None and ours(pictures()[0], parameters={"timeout": 3})
+    row = ours.rows(ours(pictures()[0]))[0]
+    depth = expected[0]["predicted_depth"]
+    assert row["max"] == pytest.approx(depth.max().item(), abs=0.02) and row["unit"] == "relative"
+    assert ours.plain(ours(pictures()[0]))["shape"] == [60, 90]
+    drawn = ours.draw(pictures()[0], ours(pictures()[0]))
+    assert drawn.width > 1000 and drawn.height > 360
+    with pytest.raises(InputError, match="measures no depth"):
+        Ours(ours.model, image_processor=AutoImageProcessor.from_pretrained(detr()))(pictures()[0])

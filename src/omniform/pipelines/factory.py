@@ -246,19 +246,22 @@ def _task_of(model: object, config: ModelConfig | None, where: Mapping[str, obje
         if not isinstance(model, Model):
             raise InputError("the task of this model is not known", where="task", found=brief(type(model).__name__))
         does, name = tasks_of(type(model)) or model.origin.architecture.tasks, model.origin.architecture.name
+        reads = model.main_input
     else:
         config = AutoConfig.from_pretrained(cast(Name, model), **where) if config is None else config
         custom = config.get("custom_pipelines")
         if isinstance(custom, Mapping) and custom:
             return _custom(custom)
         does = brought_tasks(config)
-        name = "model of this kind"
+        name, reads = "model of this kind", ""
         if not does:
             kind = saved_class(config)
             name, place = kind.__name__, kind.place
             does = tasks_of(kind) if place is None else place.architecture.tasks
+            reads = kind.main_input if place is None else place.architecture.skeleton.main_input
     known = PIPELINE_REGISTRY.inferred
-    found = [known[one] for one in does if one in known]
+    told = [one for task in does for one in (f"{task} of {reads}", task)]
+    found = [known[one] for one in told if one in known]
     if not found:
         raise InputError(
             f"there is no pipeline for a {name}",

@@ -98,7 +98,7 @@ TASKS = (
         pipeline=ImageFeatureExtractionPipeline,
         models=(AutoModel,),
         kind="image",
-        inferred=("image-embedding",),
+        inferred=("image-embedding", "base of pixel_values"),
     ),
 )
 

@@ -29,7 +29,7 @@ class Task:
         kind: what it reads.
         aliases: other names of it.
         inferred: what a model does (:data:`omniform.architectures.family.Task`) whose pipeline this is where nobody
-            names a task.
+            names a task; ``"base of pixel_values"`` where only those are meant that read pictures.
     """
 
     name: str
