@@ -244,7 +244,7 @@ def smooth_bicubic(learned: Tensor, size: Size) -> Tensor:
     return resampled.to(learned.dtype)
 
 
-class GridPositions(Learned):
+class GridPositions(nn.Module):
     """Learned positions of a grid of patches, and of the tokens around it.
 
     Args:
@@ -266,12 +266,21 @@ class GridPositions(Learned):
         resample: Resampling = bicubic,
         learned: Size | None = None,
     ) -> None:
-        super().__init__(before + grid[0] * grid[1] + after, dim)
+        super().__init__()
+        self.hold(torch.zeros(before + grid[0] * grid[1] + after, dim))
         self.grid = grid
         self.learned = learned or grid
         self.before = before
         self.after = after
         self.resample = resample
+
+    def hold(self, weight: Tensor) -> None:
+        """Keep the positions: as what is learned. Shape: [before + rows * columns + after, D]."""
+        self.weight = nn.Parameter(weight)
+
+    def reset(self, std: float) -> None:
+        """Start from small random numbers."""
+        nn.init.normal_(self.weight, std=std)
 
     def forward(self, grid: Size) -> Tensor:
         """The positions of a grid: the learned ones, resampled where it is another than was learned.
@@ -298,10 +307,9 @@ class SineGridPositions(GridPositions):
 
     weight: Tensor  # type: ignore[assignment]
 
-    def __init__(self, grid: Size, dim: int, *, before: int) -> None:
-        super().__init__(grid, dim, before=before)
-        del self.weight
-        self.register_buffer("weight", torch.zeros(before + grid[0] * grid[1], dim))
+    def hold(self, weight: Tensor) -> None:
+        """Keep them as what is not learned."""
+        self.register_buffer("weight", weight)
 
     def reset(self, std: float) -> None:
         """Sines; zeros for the tokens before the patches."""

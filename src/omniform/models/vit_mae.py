@@ -178,7 +178,8 @@ def cut(pixel_values: Tensor, patching: Patching) -> Tensor:
     Returns:
         Shape: [B, patches, patch height * patch width * channels].
     """
-    (rows, columns), (height, width) = patching.grid_of(*pixel_values.shape[2:]), patching.patch_size
+    whole_height, whole_width = pixel_values.shape[2:]
+    (rows, columns), (height, width) = patching.grid_of(whole_height, whole_width), patching.patch_size
     whole = pixel_values[:, :, : rows * height, : columns * width]
     apart = whole.reshape(*whole.shape[:2], rows, height, columns, width)
     return apart.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
@@ -222,7 +223,8 @@ class MaskedAutoencoder(Model):
             InputError: a picture of this size has another number of patches.
         """
         patching = self.model.patches.patching
-        rows, columns = patching.grid_of(*(original_image_size or patching.image_size))
+        height, width = original_image_size or patching.image_size
+        rows, columns = patching.grid_of(height, width)
         problem = "a picture of this size has another number of patches"
         check_shape(problem, patchified_pixel_values.shape[1:2], (rows * columns,), where="patchified_pixel_values")
         apart = patchified_pixel_values.reshape(-1, rows, columns, *patching.patch_size, patching.channels)

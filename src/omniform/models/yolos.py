@@ -27,7 +27,7 @@ from omniform.core.outputs import BaseModelOutput, TokenDetectionOutput
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.weights.keymap import KeyMap, Rule
-from omniform.weights.links import Index, Link, Unsqueezed, unsqueezed
+from omniform.weights.links import Index, Link, unsqueezed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +190,7 @@ MIDDLE = "encoder.mid_position_embeddings"
 def keys(c: Config) -> KeyMap:
     """Where the weights live; the positions of all layers but the first are one tensor."""
     placed: dict[str, Rule] = {
-        f"layers.{i}.positions.weight": Link(MIDDLE, (Index(i - 1), Unsqueezed(1)))
-        for i in range(1, c.vision.tower.layers)
+        f"layers.{i}.positions.weight": Link(MIDDLE, (Index(i - 1), Index(0))) for i in range(1, c.vision.tower.layers)
     }
     plain = {ours: theirs for ours, theirs in PLAIN_KEYS.rules.items() if ours not in LAYER_KEYS}
     detection = {"class_token.detection.weight": unsqueezed("embeddings.detection_tokens", 1)}

@@ -73,8 +73,9 @@ def inputs_of(model: Model) -> Inputs:
     for mask in ("attention_mask", "pixel_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    if "token_type_ids" in names:
-        values["token_type_ids"] = Maybe(TENSOR)
+    for name in ("token_type_ids", "noise"):
+        if name in names:
+            values[name] = Maybe(TENSOR)
     if paired:
         values["decoder_input_ids"] = TENSOR if base.reread is None else Maybe(TENSOR)
         values["decoder_attention_mask"] = MASK

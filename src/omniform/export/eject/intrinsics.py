@@ -41,6 +41,9 @@ CACHE = (DynamicCache, EncoderDecoderCache, DenseState)
 KNOWN_CALLS: dict[type, Value] = {Taps: Unseen()}
 """What making an object of a class comes to."""
 
+CONTEXTS = {"PlacedContext": ("places", "memory_places"), "GridContext": ("grid", "places")}
+"""What contexts of a step's own say besides, which files have in one: in the order that ``of`` takes them."""
+
 SKIPPED = frozenset(
     {
         "check_shape",
@@ -92,8 +95,8 @@ class Intrinsics(Expressions):
                 return self._with_changes(node)
             case ast.Attribute(attr="state_for"):
                 return self.value(node.args[0])
-            case ast.Attribute(attr="of", value=ast.Name(id="PlacedContext")):
-                return self._placed(node)
+            case ast.Attribute(attr="of", value=ast.Name(id=name)) if name in CONTEXTS:
+                return self._placed(node, CONTEXTS[name])
             case ast.Attribute(attr="noted"):
                 return self._noted(node)
         return None
@@ -273,10 +276,10 @@ class Intrinsics(Expressions):
         whole.changes = kind  # type: ignore[attr-defined]
         return base[0], whole
 
-    def _placed(self, node: ast.Call) -> Pair:
+    def _placed(self, node: ast.Call, fields: tuple[str, ...]) -> Pair:
         given, named = self.arguments(node)
-        names = dict(zip(("ctx", "places", "memory_places"), given, strict=False)) | named
-        for name in ("places", "memory_places"):
+        names = dict(zip(("ctx", *fields), given, strict=False)) | named
+        for name in fields:
             self.program.meet_field(StepContext, name, names[name][0] if name in names else NONE)
         ctx = names.pop("ctx")
         func = attribute(ctx[1], "with_")

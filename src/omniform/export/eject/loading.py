@@ -216,7 +216,10 @@ def _load(model: str, gathers: bool, renamed: bool, aliased: bool, ties: Mapping
         "    tensors = read_tensors(folder)",
     ]
     if aliased:
-        lines[-1] = "    tensors = {today(key): tensor for key, tensor in read_tensors(folder).items()}"
+        lines[-1:] = [
+            "    read = read_tensors(folder)",
+            "    tensors = {today(key): tensor for key, tensor in read.items()} | read",
+        ]
     lines += ["    state: dict[str, Tensor] = {}", "    missing: list[str] = []"]
     empty = "empty" if gathers else "_"
     head = "    for name, empty in model.state_dict().items():" if gathers else "    for name in model.state_dict():"
