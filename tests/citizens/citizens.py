@@ -423,6 +423,8 @@ CITIZENS: dict[str, Citizen] = {
     "dinov3_convnext": Citizen(
         "dinov3_convnext", "DINOv3ConvNextModel", {"hidden_sizes": [8, 12], "depths": [1, 1]}, Pictures("")
     ),
+    "timm_backbone": Citizen("timm_backbone", "TimmBackbone", {"backbone": "resnet18", "out_indices": [1]},
+        Pictures("", size=32)),
     "llava": Citizen(
         "llava", "LlavaForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,

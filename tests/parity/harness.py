@@ -32,7 +32,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from writers import Writer, in_pieces
 
-from omniform.architectures.backbone import Backbone
 from omniform.architectures.model import Model
 from omniform.models import registry
 from reference import (
@@ -463,7 +462,7 @@ class Parity:
         assert not report.unexpected
         held = load_file(base.folder / "model.safetensors")
         assert not {k for k in report.fresh if k in held}
-        alike = not isinstance(made, Backbone)  # which gives its maps, and no base model's output
+        alike = made.base_model is not made  # or it stands on none: backbones
         if alike and len(made.accepts() & base.ours.accepts() & question.inputs.keys()) == len(question.inputs):
             close(made.base_model(**question.inputs)[name], ask(base.theirs, question, "eager")[name], "head from base")
         back = first.architecture.load(head.folder)

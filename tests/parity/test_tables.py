@@ -92,6 +92,8 @@ DUE = {
     "stablelm",
     "starcoder2",
     "t5",
+    "timm_backbone",
+    "timm_wrapper",
     "umt5",
     "vit",
     "whisper",

@@ -29,6 +29,8 @@ def check_kinds(named: dict[str, object]) -> None:
     """
     for name in SWITCHES:
         value = named.get(name)
+        if name == "output_hidden_states" and isinstance(value, (list, tuple)):
+            continue  # some of them, where a model can choose; elsewhere all
         if value is not None and type(value) is not bool:
             named[name] = switch(name, value)
     for name in PLACES:

@@ -251,7 +251,12 @@ class ModelConfig(AutoNamed, PushToHub):
         common = read_common(reader, type(self).labels)
         spec = (self.__dict__["_read"] or type(self).reader)(reader)
         # Some families begin with other numbers where the file does not say.
-        common = replace(common, initializer_range=cast(float, reader.values["initializer_range"]))
+        common = replace(
+            common,
+            initializer_range=cast(float, reader.values["initializer_range"]),
+            # And timm's name their classes in words of their own.
+            id2label=cast("Mapping[int, str]", reader.values["id2label"]),
+        )
         parts = {name: value for name, value in reader.values.items() if isinstance(value, ModelConfig)}
         for name, part in parts.items():
             part.__dict__["_owner"] = (self, name)

@@ -13,7 +13,7 @@ from omniform.blocks.batchnorm import Freezable, frozen
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
-from omniform.models.timm_backbone import Config as TimmConfig
+from omniform.models.timm_backbone import Other, Plain
 from omniform.weights.init import NoInitialising
 from omniform.weights.keymap import KeyMap
 
@@ -81,7 +81,7 @@ class NestedBackbone(Part):
     def bare_keys(self) -> KeyMap:
         """The same where timm's network is held without what wraps it, as DETR and its like hold it."""
         spec = self.config.spec
-        return spec.bare_keys if isinstance(spec, TimmConfig) else self.keys
+        return spec.bare_keys if isinstance(spec, (Plain, Other)) else self.keys
 
     def build(self) -> Backbone:
         """The backbone itself, as its family makes it: with batch norms that train, where it has them."""

@@ -169,7 +169,9 @@ def config_of(raw: Mapping[str, object], *, where: str = "config.json", default:
         ConfigError: no family is named, or a value is not supported.
         UnknownNameError: an unknown family.
     """
-    model_type = raw.get("model_type", default)
+    # timm's own configs name no type; what they hold of its pretrained networks tells.
+    usual = "timm_wrapper" if default is None and "pretrained_cfg" in raw else default
+    model_type = raw.get("model_type", usual)
     if not isinstance(model_type, str):
         raise ConfigError(
             "model_type is missing" if model_type is None else "model_type must be a string",

@@ -5,12 +5,20 @@ Its plain residual networks are computed by our own; all others by timm itself, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
-from omniform.architectures.backbone import ConvBackbone, read_outputs
+from torch import Tensor, nn
+
+from omniform.architectures.backbone import Backbone, ConvBackbone, read_outputs
 from omniform.architectures.family import Builder
-from omniform.blocks.batchnorm import frozen
+from omniform.architectures.timm_models import timm, timm_beginning, timm_network
+from omniform.blocks.batchnorm import FrozenBatchNorm
 from omniform.blocks.resnet import Block, LatePooledResNet, ResNetSpec, Stage
+from omniform.core.config import Beginning, ModelConfig
+from omniform.core.context import Taps
+from omniform.core.errors import ConfigError, InputError
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -27,7 +35,7 @@ RESNETS: dict[str, tuple[Block, tuple[int, int, int, int]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Plain:
     """What a plain residual network of timm computes.
 
     Attributes:
@@ -36,7 +44,6 @@ class Config:
         outputs: which stages' maps it gives.
         widths: channels of every stage's map.
         strides: of every stage's map.
-        is_frozen: whether its batch norms are.
     """
 
     net: ResNetSpec
@@ -44,7 +51,20 @@ class Config:
     outputs: tuple[int, ...]
     widths: tuple[int, ...]
     strides: tuple[int, ...]
-    is_frozen: bool
+
+    def frozen(self) -> Plain:
+        """The same with norms that are frozen."""
+        return replace(self, net=replace(self.net, norm=FrozenBatchNorm))
+
+    def build(self) -> Backbone:
+        """The backbone."""
+        return ConvBackbone(
+            network=LatePooledResNet(self.net),
+            names=self.names,
+            outputs=self.outputs,
+            num_features=self.widths,
+            reductions=self.strides,
+        )
 
     @property
     def bare_keys(self) -> KeyMap:
@@ -60,25 +80,128 @@ class Config:
         return KeyMap(rules)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """Any other network of timm's, which timm computes.
+
+    Attributes:
+        name: in timm's registry; empty where the config names none.
+        arguments: how it is made.
+        features: names of the maps that it gives, if the config says them.
+        is_frozen: whether its batch norms are, as timm freezes them.
+    """
+
+    name: str
+    arguments: Mapping[str, object]
+    features: tuple[str, ...]
+    is_frozen: bool
+
+    def build(self) -> Backbone:
+        """The backbone.
+
+        Raises:
+            DependencyError: timm is not installed.
+            ConfigError: timm knows no such network, or not with these arguments.
+        """
+        network = timm_network(self.name, **self.arguments)
+        if self.is_frozen:
+            network = timm("timm.utils.model").freeze_batch_norm_2d(network)
+        told = cast(Told, network.feature_info)
+        outputs = tuple(told.out_indices)
+        found = [told.info[i]["module"] for i in outputs]
+        if self.features and list(self.features) != found:
+            raise ConfigError("these are not the maps at out_indices", where="out_features", expected=found,
+                found=list(self.features))  # fmt: skip
+        return TimmBackboneNet(
+            network=network,
+            names=tuple(str(one["module"]) for one in told.info),
+            outputs=outputs,
+            num_features=tuple(cast(int, one["num_chs"]) for one in told.info),
+            reductions=tuple(cast(int, one["reduction"]) for one in told.info),
+        )
+
+    @property
+    def bare_keys(self) -> KeyMap:
+        """Where the weights live in a checkpoint of timm's own."""
+        return KeyMap({"network": ""})
+
+
+Config = Plain | Other
+
+
+class Told(Protocol):
+    """What timm tells of a network's stages."""
+
+    info: Sequence[Mapping[str, object]]
+    out_indices: Sequence[int]
+
+
+class TimmBackboneNet(Backbone):
+    """A network of timm's as a backbone.
+
+    Args:
+        network: pictures to maps.
+    """
+
+    network: nn.Module
+
+    def maps(self, pixel_values: Tensor, taps: Taps | None = None) -> tuple[Tensor, ...]:
+        if pixel_values.dim() != 4 or not pixel_values.is_floating_point():
+            raise InputError(
+                "the pictures do not fit the model",
+                where="pixel_values",
+                expected="floating-point numbers of shape [batch, channels, height, width]",
+                found=f"{pixel_values.dtype} of shape {list(pixel_values.shape)}",
+            )
+        if taps is None or not taps.wants_hidden or not isinstance(vars(self.network).get("return_layers"), dict):
+            maps = tuple(self.network(pixel_values))
+            if taps is not None:
+                for each in maps:
+                    taps.hidden(each)
+            return maps
+        chosen = self.network.return_layers
+        # timm's nets collect the maps of the stages that this names.
+        self.network.return_layers = {name: str(i) for i, name in enumerate(self.names)}  # type: ignore[assignment]
+        try:
+            states = list(self.network(pixel_values))
+        finally:
+            self.network.return_layers = chosen
+        for state in states:
+            taps.hidden(state)
+        return tuple(states[i] for i in self.outputs)
+
+
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    name = r.text("backbone").split(".")[0]  # what follows a dot names a set of pretrained weights
-    if name not in RESNETS:
-        raise r.fail("backbone", f"one of {', '.join(RESNETS)}", repr(r.raw["backbone"]))
-    block, depths = RESNETS[name]
+    whole = r.maybe_text("backbone") or ""
+    name = whole.split(".")[0]  # what follows a dot names a set of pretrained weights
     r.only("features_only", True, why="a backbone gives feature maps")
-    r.inert("use_pretrained_backbone", "in_chans")
+    r.inert("use_pretrained_backbone", "in_chans", features_only=True)
+    channels, stride = r.integer("num_channels", 3), r.maybe_integer("output_stride")
+    freezes = r.flag("freeze_batch_norm_2d", False)
+    if name in RESNETS:
+        plain = _plain(r, name, channels, stride or 32)
+        return plain.frozen() if freezes else plain
+    r.inert("stage_names")
+    features, indices = r.texts("out_features", ()), r.integers("out_indices", (-1,), least=-1000)
+    arguments: dict[str, object] = {"features_only": True, "in_chans": channels, "out_indices": indices}
+    if stride is not None:
+        arguments["output_stride"] = stride
+    return Other(name=whole, arguments=arguments, features=features, is_frozen=freezes)
+
+
+def _plain(r: ConfigReader, name: str, channels: int, output_stride: int) -> Plain:
+    block, depths = RESNETS[name]
     names = ("act1", *(f"layer{i + 1}" for i in range(4)))
     outputs = read_outputs(r, names)
-    stages = _strided(depths, 4 if block == "bottleneck" else 1, r.maybe_integer("output_stride") or 32, r)
-    whole = ResNetSpec(channels=r.integer("num_channels", 3), stages=stages, block=block)
-    return Config(
-        net=ResNetSpec(channels=whole.channels, stages=stages[: outputs[-1]], block=block),
+    stages = _strided(depths, 4 if block == "bottleneck" else 1, output_stride, r)
+    whole = ResNetSpec(channels=channels, stages=stages, block=block)
+    return Plain(
+        net=replace(whole, stages=stages[: outputs[-1]]),
         names=names,
         outputs=outputs,
         widths=whole.widths,
         strides=(2, *whole.strides[1:]),
-        is_frozen=r.flag("freeze_batch_norm_2d", False),
     )
 
 
@@ -98,11 +221,9 @@ def _strided(depths: tuple[int, ...], widening: int, output_stride: int, r: Conf
     return tuple(stages)
 
 
-def build(c: Config) -> ConvBackbone:
+def build(c: Config) -> Backbone:
     """The backbone; it is its own base model."""
-    net = LatePooledResNet(c.net)
-    facts = {"num_features": c.widths, "reductions": c.strides}
-    return ConvBackbone(network=frozen(net) if c.is_frozen else net, names=c.names, outputs=c.outputs, **facts)
+    return c.build()
 
 
 def keys(c: Config) -> KeyMap:
@@ -110,9 +231,18 @@ def keys(c: Config) -> KeyMap:
     return c.bare_keys.under("", "_backbone")
 
 
+def beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Networks that timm computes begin as timm has them begin."""
+    spec = config.spec
+    if not isinstance(spec, Other):
+        return None
+    return timm_beginning(spec.name, spec.arguments, path.removeprefix("network."))
+
+
 FAMILY = (
     Builder("timm_backbone", read, keys, prefix="")
-    .public(config="TimmBackboneConfig", row="backbone (the residual networks of timm)")
+    .public(config="TimmBackboneConfig", row="backbone (networks of timm)")
+    .begins(beginning)
     .base("TimmBackbone", build, "backbone")
     .done()
 )
