@@ -38,6 +38,10 @@ SEGFORMER = {
     "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8,
     "initializer_range": 0.4,
 }  # fmt: skip
+BEIT = {
+    **VISION, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "use_relative_position_bias": True,
+    "use_shared_relative_position_bias": True, "auxiliary_channels": 4,
+}  # fmt: skip
 SWIN = {
     "image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2,
     "initializer_range": 0.4,
@@ -62,6 +66,11 @@ M2M100 = {**BART, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
 RESNET = {
     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1], "layer_type": "basic",
     "out_features": ["stage1", "stage2"],
+}  # fmt: skip
+UPERNET = {
+    "backbone_config": {**SWIN, "model_type": "swin", "depths": [1, 1, 1], "num_heads": [2, 2, 2],
+        "out_features": ["stage1", "stage2", "stage3"], "initializer_range": 0.02},
+    "hidden_size": 8, "auxiliary_channels": 4, "pool_scales": [1, 2],
 }  # fmt: skip
 DETR = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
@@ -389,6 +398,10 @@ CITIZENS: dict[str, Citizen] = {
         {**DINO, "num_register_tokens": 2}, Pictures()),
     "dinov3_vit": Citizen("dinov3_vit", "DINOv3ViTModel",
         {**VISION, "num_register_tokens": 2, "use_gated_mlp": True}, Pictures("")),
+    "beit": Citizen("beit", "BeitForImageClassification", BEIT, Pictures()),
+    "beit, segments": Citizen("beit", "BeitForSemanticSegmentation", BEIT, Pictures("")),
+    "data2vec-vision": Citizen("data2vec-vision", "Data2VecVisionForImageClassification", BEIT, Pictures()),
+    "upernet": Citizen("upernet", "UperNetForSemanticSegmentation", UPERNET, Pictures("", size=16)),
     "swinv2": Citizen("swinv2", "Swinv2ForImageClassification", SWIN, Pictures()),
     "maskformer-swin": Citizen("maskformer-swin", "MaskFormerSwinModel", SWIN, Pictures("")),
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),

@@ -136,7 +136,9 @@ KEYS = KeyMap(
 )
 
 BACKBONE_KEYS = KEYS.under("model", "") | KeyMap(
-    {"model.norm": "swin.layernorm"}, aliases=((r"^swin\.(embeddings|encoder)\.", r"\1."),)
+    {"model.norm": "swin.layernorm"},
+    aliases=((r"^swin\.(embeddings|encoder)\.", r"\1."),),
+    modules=((r"^(embeddings|encoder)\.", r"swin.\1."),),
 )
 
 FAMILY = (
