@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -96,6 +97,66 @@ def yolos() -> Path:
     )  # fmt: skip
     saved_reference(transformers.YolosForObjectDetection, config, folder, scale=0.3)
     transformers.YolosImageProcessor(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
+    return folder
+
+
+RESNET = {
+    "embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1], "layer_type": "basic",
+}  # fmt: skip
+QUERIES = {
+    "encoder_feedforward_dim": 24, "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 4,
+    "dim_feedforward": 24, "num_queries": 6, **LABELS,
+}  # fmt: skip
+
+
+def _stages(kind: str, *stages: int) -> object:
+    return getattr(transformers, kind)(**RESNET, out_features=[f"stage{at}" for at in stages])
+
+
+@cache
+def rt_detr() -> Path:
+    """An RT-DETR."""
+    folder = new_folder()
+    config = transformers.RTDetrConfig(
+        backbone_config=_stages("RTDetrResNetConfig", 2, 3, 4), encoder_hidden_dim=16, encoder_in_channels=[12, 16, 20],
+        encoder_ffn_dim=20, encoder_attention_heads=2, d_model=24, num_queries=8, decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=20, decoder_layers=2, decoder_attention_heads=3, decoder_n_points=2, **LABELS,
+    )  # fmt: skip
+    saved_reference(transformers.RTDetrForObjectDetection, config, folder, scale=0.3)
+    transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@cache
+def mask2former() -> Path:
+    """A Mask2Former."""
+    folder = new_folder()
+    sizes = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32}
+    config = transformers.Mask2FormerConfig(backbone_config=_stages("ResNetConfig", 1, 2, 3, 4), **sizes, **QUERIES)
+    saved_reference(transformers.Mask2FormerForUniversalSegmentation, config, folder, scale=0.3)
+    transformers.Mask2FormerImageProcessor(size={"height": 32, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+@cache
+def oneformer() -> Path:
+    """A OneFormer, which reads what it is to do."""
+    folder = new_folder()
+    size = len(folders.ours(folders.clip(folder)))
+    sizes = {"conv_dim": 64, "mask_dim": 64, "hidden_dim": 64, "query_dec_layers": 1, "task_seq_len": 17}
+    text = {
+        "text_encoder_width": 64, "text_encoder_n_ctx": 2, "text_encoder_context_length": 8,
+        "text_encoder_num_layers": 1, "text_encoder_vocab_size": size,
+    }  # fmt: skip
+    backbone = _stages("ResNetConfig", 1, 2, 3, 4)
+    config = transformers.OneFormerConfig(backbone_config=backbone, **sizes, **text, **QUERIES)
+    saved_reference(transformers.OneFormerForUniversalSegmentation, config, folder, scale=0.3)
+    names = {str(at): {"name": name, "isthing": int(at < 4)} for at, name in LABELS["id2label"].items()}
+    (folder / "classes.json").write_text(json.dumps(names))
+    processor = transformers.OneFormerImageProcessor(
+        size={"shortest_edge": 32, "longest_edge": 64}, repo_path=str(folder), class_info_file="classes.json"
+    )
+    processor.save_pretrained(folder)
     return folder
 
 

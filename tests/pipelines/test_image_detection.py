@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seen import both, detr, pictures, same, segformer, vit, ways, yolos
+from seen import both, detr, mask2former, oneformer, pictures, rt_detr, same, segformer, vit, ways, yolos
 
 from omniform import AutoImageProcessor, AutoModel
 from omniform.core.batch import Batch
@@ -70,6 +71,28 @@ def test_objects_of_a_vit_that_finds_them() -> None:
     same(ours(pictures(), threshold=0.1, batch_size=2), theirs(pictures(), threshold=0.1))
     looked = attention_over(ours, pictures()[0], {})
     assert looked.weights.shape == (4, 6) and looked.weights.sum() <= 1.0001
+
+
+def test_objects_of_a_detector_without_a_class_for_nothing() -> None:
+    ours, theirs = both("object-detection", rt_detr())
+    given = {"threshold": 0.4}
+    expected = theirs(pictures(), **given)
+    assert sum(map(len, expected)) > 4
+    for how, answers in ways(ours, KeyDataset, **given):
+        same(answers, expected, how)
+    assert attention_over(ours, pictures()[0], {}).weights.shape == (2, 2)  # its decoder's is no map, its encoder's is
+
+
+@pytest.mark.parametrize("folder", [mask2former, oneformer])
+@pytest.mark.parametrize("subtask", [None, "panoptic", "instance", "semantic"])
+def test_segments_of_queries(folder: Callable[[], Path], subtask: str | None) -> None:
+    ours, theirs = both("image-segmentation", folder())
+    given = {"threshold": 0.15, "mask_threshold": 0.1, "overlap_mask_area_threshold": 0.01}
+    given |= {} if subtask is None else {"subtask": subtask}
+    expected = [theirs(one, **given) for one in pictures()]
+    assert sum(map(len, expected)) > 1
+    same([ours(one, **given) for one in pictures()], expected)
+    same(ours(pictures(), batch_size=3, **given), expected)
 
 
 def test_masks_are_told_as_cocos_run_lengths() -> None:
