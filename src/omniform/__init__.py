@@ -28,7 +28,7 @@ _MODEL_CLASSES = (
 
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
-_PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "WhisperProcessor")
+_PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "WhisperProcessor")
 
 _OWN_PROCESSORS = (
     "AudioKwargs", "CommonKwargs", "ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "TextKwargs", "VideosKwargs",
@@ -279,6 +279,7 @@ if TYPE_CHECKING:
     from omniform.inputs.media_access import MediaAccess as MediaAccess
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
+    from omniform.inputs.processors import OneFormerProcessor as OneFormerProcessor
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
     from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
     from omniform.inputs.text.classes import PreTrainedTokenizer as PreTrainedTokenizer

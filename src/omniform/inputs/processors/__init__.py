@@ -14,15 +14,17 @@ from omniform.inputs.processors.kwargs import (
     VideosKwargs,
 )
 from omniform.inputs.processors.llava import LlavaProcessor
+from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.whisper import WhisperProcessor
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
-    kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, WhisperProcessor)
+    kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, OneFormerProcessor, WhisperProcessor)
 }
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
     "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
-    "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "TextKwargs", "VideosKwargs", "WhisperProcessor",
+    "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "TextKwargs",
+    "VideosKwargs", "WhisperProcessor",
 ]  # fmt: skip
