@@ -104,6 +104,11 @@ ONEFORMER = {
     "encoder_layers": 1, "decoder_layers": 3, "query_dec_layers": 1, "encoder_feedforward_dim": 20,
     "dim_feedforward": 20, "num_queries": 5, "train_num_points": 16, "task_seq_len": 5, "dropout": 0.0,
 }  # fmt: skip
+DEFORMABLE = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "num_feature_levels": 3, "use_timm_backbone": False,
+    "backbone_config": RESNET, "with_box_refine": True, "tie_word_embeddings": False,
+}  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
     "initializer_range": 0.4,
@@ -408,6 +413,9 @@ CITIZENS: dict[str, Citizen] = {
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
     "detr": Citizen("detr", "DetrForObjectDetection", DETR, Pictures("", size=16, masked=True)),
+    "deformable_detr": Citizen(
+        "deformable_detr", "DeformableDetrForObjectDetection", DEFORMABLE, Pictures("", size=16, masked=True)
+    ),
     "rt_detr": Citizen("rt_detr", "RTDetrForObjectDetection", RT_DETR, Pictures("", size=16)),
     "rt_detr_v2": Citizen(
         # Or PEFT asks the reference's model for the table of tokens that its heads be tied to.

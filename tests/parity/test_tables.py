@@ -32,6 +32,7 @@ DUE = {
     "deberta-v2",
     "deepseek_v2",
     "deepseek_v3",
+    "deformable_detr",
     "detr",
     "dinov3_convnext",
     "distilbert",

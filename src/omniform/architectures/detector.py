@@ -126,12 +126,7 @@ class QueryDetector(Model):
     decoder: QueryDecoder
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        # A mask that masks nothing of the pictures that it fits is left out.
-        pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_mask")
-        if not isinstance(pixels, Tensor) or not isinstance(mask, Tensor) or pixels.dim() != 4:
-            return
-        if mask.shape == (pixels.shape[0], *pixels.shape[2:]) and is_all_true(mask):
-            inputs["pixel_mask"] = None
+        arrive_covered(inputs)
 
     def freeze_backbone(self) -> None:
         """Train everything but the backbone."""
@@ -157,7 +152,7 @@ class QueryDetector(Model):
         if pixel_mask is None:
             pixel_mask = pixel_values.new_ones(rows, height, width)
         check_shape("the mask does not cover the pictures", pixel_mask.shape, (rows, height, width), where="pixel_mask")
-        real = _shrunk(pixel_mask, maps[-1].shape[-2:])
+        real = shrunk(pixel_mask, maps[-1].shape[-2:])
         embeds = self.input_projection(maps[-1]).flatten(2).transpose(1, 2)
         return View(maps, embeds, self.position_embedding(real, embeds.dtype), real, padded)
 
@@ -181,7 +176,7 @@ class QueryDetector(Model):
                 found=f"shape {list(embeds.shape)}",
             )
         whole = torch.ones(embeds.shape[0], side, side, dtype=torch.bool, device=embeds.device)
-        real = whole if pixel_mask is None else _shrunk(pixel_mask, whole.shape[1:])
+        real = whole if pixel_mask is None else shrunk(pixel_mask, whole.shape[1:])
         return View((), embeds, self.position_embedding(whole, embeds.dtype), real, pixel_mask is not None)
 
     def search(self, view: View, **given: Unpack[Searched]) -> DetectorModelOutput:
@@ -337,6 +332,16 @@ class ObjectDetector(Model):
         return self.answer(cast(DetectorModelOutput, self.model(*args, **inputs)), labels, items=num_items_in_batch)
 
 
-def _shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:
-    # Nearest neighbour; the batch stands in for channels.
+def arrive_covered(inputs: dict[str, object]) -> None:
+    """Leave out a mask that masks nothing of the pictures that it fits."""
+    pixels, mask = inputs.get("pixel_values"), inputs.get("pixel_mask")
+    if not isinstance(pixels, Tensor) or not isinstance(mask, Tensor) or pixels.dim() != 4:
+        return
+    if mask.shape == (pixels.shape[0], *pixels.shape[2:]) and is_all_true(mask):
+        inputs["pixel_mask"] = None
+
+
+def shrunk(mask_BHW: Tensor, size: Sequence[int]) -> Tensor:
+    """A mask of pictures as one of a map, by nearest neighbours. Shape: [B, H, W] to [B, *size]."""
+    # The batch stands in for channels.
     return F.interpolate(mask_BHW[None].float(), size=list(size)).bool()[0]

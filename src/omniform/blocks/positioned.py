@@ -76,11 +76,13 @@ class SinePlaces(nn.Module):
     Args:
         dim: width of a position vector; a multiple of 4.
         temperature: the longest wavelength, in turns.
+        shift: how far before its end a pixel is taken to be, in pixels.
     """
 
-    def __init__(self, dim: int, *, temperature: float = 10000.0) -> None:
+    def __init__(self, dim: int, *, temperature: float = 10000.0, shift: float = 0.0) -> None:
         super().__init__()
         self.dim = dim
+        self.shift = shift
         self.temperature = temperature
 
     def forward(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor:
@@ -95,7 +97,7 @@ class SinePlaces(nn.Module):
         """
         counts = real_BHW.to(dtype)
         turns = [
-            along / (along.select(axis, -1).unsqueeze(axis) + 1e-6) * (2 * math.pi)
+            (along - self.shift) / (along.select(axis, -1).unsqueeze(axis) + 1e-6) * (2 * math.pi)
             for along, axis in ((counts.cumsum(1), 1), (counts.cumsum(2), 2))
         ]
         channels = torch.arange(self.dim // 2, device=real_BHW.device).to(dtype)

@@ -583,6 +583,57 @@ class HybridDetectionOutput(HybridModelOutput):
     auxiliary_outputs: list[dict[str, Tensor]] | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class DeformableModelOutput(ModelOutput):
+    """What a detector makes of pictures whose queries have points or boxes on several maps (Deformable DETR).
+
+    Attributes:
+        init_reference_points: before the first decoder layer, Shape: [B, Q, 2 or 4].
+        last_hidden_state: Shape: [B, Q, D].
+        intermediate_hidden_states: every decoder layer's, Shape: [B, layers, Q, D].
+        intermediate_reference_points: after every decoder layer, Shape: [B, layers, Q, 2 or 4].
+        encoder_last_hidden_state: of all places of all maps, Shape: [B, S, D].
+        enc_outputs_class: scores of all places, where they propose the queries, Shape: [B, S, classes].
+        enc_outputs_coord_logits: their boxes before the sigmoid, Shape: [B, S, 4].
+    """
+
+    init_reference_points: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    intermediate_hidden_states: Tensor | None = None
+    intermediate_reference_points: Tensor | None = None
+    decoder_hidden_states: Layers | None = None
+    decoder_attentions: Layers | None = None
+    cross_attentions: Layers | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: Layers | None = None
+    encoder_attentions: Layers | None = None
+    enc_outputs_class: Tensor | None = None
+    enc_outputs_coord_logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class DeformableDetectionOutput(ModelOutput):
+    """Objects found in pictures; see :class:`ObjectDetectionOutput` and :class:`DeformableModelOutput`."""
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    logits: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    auxiliary_outputs: list[dict[str, Tensor]] | None = None
+    last_hidden_state: Tensor | None = None
+    decoder_hidden_states: Layers | None = None
+    decoder_attentions: Layers | None = None
+    cross_attentions: Layers | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: Layers | None = None
+    encoder_attentions: Layers | None = None
+    init_reference_points: Tensor | None = None
+    intermediate_hidden_states: Tensor | None = None
+    intermediate_reference_points: Tensor | None = None
+    enc_outputs_class: Tensor | None = None
+    enc_outputs_coord_logits: Tensor | None = None
+
+
 BaseModelOutputWithPast = BaseModelOutputWithPastAndCrossAttentions = BaseModelOutput
 CausalLMOutputWithPast = CausalLMOutputWithCrossAttentions = CausalLMOutput
 SequenceClassifierOutput = SequenceClassifierOutputWithPast = TokenClassifierOutput = ClassifierOutput
