@@ -107,7 +107,7 @@ ONEFORMER = {
 DEFORMABLE = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "num_feature_levels": 3, "use_timm_backbone": False,
-    "backbone_config": RESNET, "with_box_refine": True, "tie_word_embeddings": False,
+    "backbone_config": RESNET, "with_box_refine": True, "tie_word_embeddings": False, "num_labels": 4,
 }  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
