@@ -202,6 +202,30 @@ def test_several_files_and_drawings_within_the_folder(folder: Path, capsys: Capt
         assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_no_drawing_takes_a_pictures_place(folder: Path, capsys: Capture) -> None:
+    (folder / "bad.png").unlink()
+    before = (folder / "a.png").read_bytes()
+    image = folder / "a.png"
+    for call in (
+        (image, "--save", str(image)), (image, "--save", str(folder)), (folder, "--save", str(folder)),
+        (image, "--image", str(folder / "more" / "c.PNG"), "--save", str(folder)),
+    ):  # fmt: skip
+        assert run("image-classification", vit(), *call) == 2
+        assert "in their place" in capsys.readouterr().err
+    assert (folder / "a.png").read_bytes() == before
+    os.symlink(folder, "again")
+    assert run("image-classification", vit(), folder, "--save", "again") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names as text")
+def test_names_that_are_no_text(folder: Path, capsys: Capture) -> None:
+    os.rename(os.fsencode(folder / "a.png"), os.fsencode(folder) + b"/\xff.png")
+    (folder / "bad.png").unlink()
+    assert run("image-classification", vit(), folder, "--json", "--save", "drawn") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["picture"] for one in told] == ["a.jpg", "\\xff.png"] and Path("drawn", "\\xff.png").is_file()
+
+
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     image = str(folder / "a.png")
     (tmp_path / "empty").mkdir()
@@ -224,6 +248,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: Capture) ->
         (["--task", "zero-shot-image-classification", "-m", str(clip()), "--image", image], "no labels"),
         (["--image", image, "--save", "out.png"], "--task"),
         (["--task", "image-feature-extraction", "-m", str(vit()), "--image", image, "--save", "o.png"], "not drawn"),
+        (["--task", "image-feature-extraction", "-m", str(vit()), "--image", str(folder), "--save", "o"], "not drawn"),
     ):
         assert main(["run", *call]) == 2, call
         said = capsys.readouterr()

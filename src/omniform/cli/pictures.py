@@ -128,6 +128,7 @@ class Plan:
         sources = _apart({source.name: source for source in found}.values())
         single = len(images) == 1 and not os.path.isdir(os.path.expanduser(images[0]))
         target = None if save is None else _target(save, sources[0]) if single else _folder(save)
+        _check_apart(sources, images, target, single=single)
         return cls(sources, single, target, os.path.abspath(images[0]) if len(images) == 1 else "\n".join(images))
 
 
@@ -142,9 +143,25 @@ def answer_pictures(
         load_seconds: how long loading took.
     """
     pipe.check(settings)
+    if plan.target is not None:
+        check_shown(pipe, showing.shown)
     if plan.single:
         return _one(plan, pipe, settings, showing, model, load_seconds)
     return _many(plan, pipe, settings, showing, model)
+
+
+def check_shown(pipe: Seeing, shown: Shown) -> None:
+    """Refuse to draw what no picture of this task or model can be.
+
+    Raises:
+        InputError: the task's answers are not drawn, or the model gives no attention.
+    """
+    if shown is Shown.ANSWER:
+        pipe.check_drawn()
+        return
+    from omniform.pipelines.attending import check_attends
+
+    check_attends(pipe)
 
 
 def _one(
@@ -176,7 +193,7 @@ def _one(
 def _many(plan: Plan, pipe: Seeing, settings: Mapping[str, object], showing: Showing, model: str) -> int:
     plain = json.loads(json.dumps(settings, default=str))
     about = {
-        "task": pipe.task, "model": model, "omniform": __version__, "settings": plain,
+        "task": pipe.task, "model": model, "omniform": __version__, "dtype": str(pipe.dtype), "settings": plain,
         "shown": showing.shown.value if plan.target is not None else None,
     }  # fmt: skip
     journal = Journal(_results(plan, about), about, again=showing.again)
@@ -262,17 +279,41 @@ def _sources(image: str, showing: Showing, save: Path | None, *, alone: bool) ->
         for file in files:
             name = file.relative_to(folder).as_posix()
             called = name if alone else f"{image.rstrip('/')}/{name}"
-            yield Source(called, str(file), os.path.splitext(name)[0])
+            yield Source(_readable(called), str(file), _readable(os.path.splitext(name)[0]))
     elif folder.is_file():
-        yield Source(image, str(folder), folder.stem)
+        yield Source(_readable(image), str(folder), _readable(folder.stem))
     else:
         raise RepoError("no such file", where=image)
+
+
+def _check_apart(sources: Sequence[Source], images: Sequence[str], target: Path | None, *, single: bool) -> None:
+    """Refuse drawings that would take their pictures' places, or be taken for pictures of the folder later.
+
+    Raises:
+        InputError: they would.
+    """
+    if target is None:
+        return
+    read = {os.path.realpath(source.path) for source in sources}
+    read |= {os.path.realpath(os.path.expanduser(image)) for image in images}
+    written = [target] if single else [target, *(target / source.drawn for source in sources)]
+    taken = next((place for place in written if os.path.realpath(place) in read), None)
+    if taken is not None:
+        raise InputError(
+            "drawings would stand among the pictures, or in their place", where="--save", found=str(taken),
+            remedy="Name another place.",
+        )  # fmt: skip
 
 
 def _counted(file: Path) -> list[tuple[int, str]]:
     """What files are sorted by: their names, with numbers in them as numbers."""
     parts = re.split(r"(\d+)", file.as_posix())
     return [(int(part[:18]) if part.isdecimal() and part.isascii() else -1, part) for part in parts]
+
+
+def _readable(name: str) -> str:
+    """A file's name as text, also where its bytes are none."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _apart(sources: Iterable[Source]) -> list[Source]:

@@ -53,8 +53,7 @@ def attention_over(pipe: Seeing, picture: Image, given: Mapping[str, object]) ->
     """
     before, _, _ = pipe._parameters(given)
     inputs = pipe.for_model(pipe.preprocess(picture, **{**pipe._preprocess_params, **before}))
-    if "output_attentions" not in pipe.model.accepts():
-        raise _none(pipe)
+    check_attends(pipe)
     with torch.no_grad():
         moved = {name: v.to(pipe.device) if isinstance(v, Tensor) else v for name, v in inputs.items()}
         output = pipe.model(**moved, output_attentions=True)
@@ -64,6 +63,16 @@ def attention_over(pipe: Seeing, picture: Image, given: Mapping[str, object]) ->
         if found is not None:
             return Looked(_seen(pipe, picture, pixels), found.float().cpu().numpy())
     raise _none(pipe)
+
+
+def check_attends(pipe: Seeing) -> None:
+    """Refuse models that cannot be asked for attention.
+
+    Raises:
+        InputError: this is one.
+    """
+    if "output_attentions" not in pipe.model.accepts():
+        raise _none(pipe)
 
 
 def _maps(output: ModelOutput) -> Iterator[tuple[Tensor, Tensor | None]]:

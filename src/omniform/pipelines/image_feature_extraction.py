@@ -77,6 +77,15 @@ class ImageFeatureExtractionPipeline(Seeing):
         Raises:
             InputError: always.
         """
+        self.check_drawn()
+        return picture
+
+    def check_drawn(self) -> None:
+        """Features are numbers that no picture shows.
+
+        Raises:
+            InputError: always.
+        """
         raise InputError(
             "features are not drawn", where=self.task, remedy="Ask for --json, or for --show attention, which is drawn."
         )

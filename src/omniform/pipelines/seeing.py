@@ -128,6 +128,13 @@ class Seeing(Pipeline):
     def draw(self, picture: Image, answer: object) -> Image:
         """The picture with its answer drawn on or beside it."""
 
+    def check_drawn(self) -> None:
+        """Refuse tasks whose answers are not drawn.
+
+        Raises:
+            InputError: this is one.
+        """
+
     @abstractmethod
     def rows(self, answer: object) -> list[Mapping[str, Cell]]:
         """The answer as the rows of a table."""
