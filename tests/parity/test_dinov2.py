@@ -29,6 +29,7 @@ VARIANTS = {
     "tall patches": {"image_size": [24, 24], "patch_size": [8, 3]},
     "a square in a wide picture": {"image_size": [8, 32]},
     "cut off": {"image_size": 18},
+    "wide heads": {"head_dim": 16},
 }
 SIZES = ((16, 16), (32, 32), (8, 32), (17, 19), (4, 4), (24, 12))
 

@@ -31,6 +31,7 @@ VARIANTS = {
     "tall patches": {"image_size": [24, 12], "patch_size": [8, 3]},
     "cut off": {"image_size": 18},
     "one layer": {"num_hidden_layers": 1},
+    "wide heads": {"head_dim": 16},
 }
 HEADS = {
     "Model": omniform.AutoModel,

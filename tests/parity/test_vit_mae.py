@@ -63,7 +63,9 @@ class TestViTMAE(Parity):
                 everywhere=True,
             ),
             "ForPreTraining": drawer(),
-            "ForPreTraining, normed": drawer(norm_pix_loss=True, mask_ratio=0.4, qkv_bias=False, num_channels=1),
+            "ForPreTraining, normed": drawer(
+                head_dim=12, norm_pix_loss=True, mask_ratio=0.4, qkv_bias=False, num_channels=1
+            ),
             "ForPreTraining, relu": drawer(hidden_act="relu", layer_norm_eps=1e-2, decoder_num_hidden_layers=1),
         },
         variants={

@@ -59,6 +59,7 @@ class WideTower:
     gated: bool
     qkv_bias: bool
     dropout: float
+    head_dim: int | None
 
     @classmethod
     def read(cls, r: ConfigReader) -> Self:
@@ -79,6 +80,7 @@ class WideTower:
             gated=r.flag("use_swiglu_ffn", False),
             qkv_bias=r.flag("qkv_bias", True),
             dropout=r.probability("hidden_dropout_prob"),
+            head_dim=r.maybe_integer("head_dim"),
         )
 
     def stack(self) -> nn.ModuleList:
@@ -87,7 +89,9 @@ class WideTower:
 
         def attention() -> Attention:
             biases = "qkvo" if self.qkv_bias else "o"
-            return Attention(t.dim, t.heads, rule=Full(), biases=biases, dropout=t.attention_dropout)
+            return Attention(
+                t.dim, t.heads, rule=Full(), head_dim=self.head_dim, biases=biases, dropout=t.attention_dropout
+            )
 
         # A gate costs a third matrix: two thirds of the width, up to a multiple of 8.
         wide = (int(t.hidden * 2 / 3) + 7) // 8 * 8

@@ -58,17 +58,30 @@ class Tower:
         """A projection of the tower's vectors."""
         return nn.Linear(self.dim, width, bias=False)
 
-    def stack(self, rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0) -> nn.ModuleList:
+    def stack(
+        self, rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0, head_dim: int | None = None
+    ) -> nn.ModuleList:
         """The tower's layers.
 
         Args:
             biases: which projections of an attention have a bias.
             dropout: on the output of each branch, in training.
+            head_dim: width of an attention's head, if not its share of the tower's.
         """
-        return nn.ModuleList(self.layer(PreNorm, rule, biases=biases, dropout=dropout) for _ in range(self.layers))
+        made = (
+            self.layer(PreNorm, rule, biases=biases, dropout=dropout, head_dim=head_dim) for _ in range(self.layers)
+        )
+        return nn.ModuleList(made)
 
     def layer(
-        self, kind: type[PreNorm], rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0, **parts: object
+        self,
+        kind: type[PreNorm],
+        rule: Rule,
+        *,
+        biases: str = "qkvo",
+        dropout: float = 0.0,
+        head_dim: int | None = None,
+        **parts: object,
     ) -> PreNorm:
         """One layer; see :meth:`stack`.
 
@@ -77,7 +90,9 @@ class Tower:
         """
         return kind.of(
             self.norm,
-            self_attn=Attention(self.dim, self.heads, rule=rule, biases=biases, dropout=self.attention_dropout),
+            self_attn=Attention(
+                self.dim, self.heads, rule=rule, head_dim=head_dim, biases=biases, dropout=self.attention_dropout
+            ),
             mlp=MLP(self.dim, self.hidden, self.act),
             dropout=dropout,
             **parts,

@@ -26,12 +26,14 @@ class PlainVision:
     Attributes:
         qkv_bias: whether queries, keys and values have biases.
         dropout: on the embeddings and on what each branch adds, in training.
+        head_dim: width of an attention's head, if not its share of the encoder's.
     """
 
     tower: Tower
     patching: Patching
     qkv_bias: bool
     dropout: float
+    head_dim: int | None
 
     @classmethod
     def read(cls, r: ConfigReader, *, eps: float = 1e-12, image_size: tuple[int, int] = (224, 224)) -> Self:
@@ -42,6 +44,7 @@ class PlainVision:
             patching=read_patching(r, patch_size=16, image_size=image_size),
             qkv_bias=r.flag("qkv_bias", True),
             dropout=r.probability("hidden_dropout_prob"),
+            head_dim=r.maybe_integer("head_dim"),
         )
 
     @property
@@ -51,7 +54,7 @@ class PlainVision:
 
     def stack(self) -> nn.ModuleList:
         """The layers."""
-        return self.tower.stack(Full(), biases=self.biases, dropout=self.dropout)
+        return self.tower.stack(Full(), biases=self.biases, dropout=self.dropout, head_dim=self.head_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,7 +286,7 @@ def autoencoder(c: Config, _: Common) -> MaskedAutoencoder:
         embed=nn.Linear(c.vision.tower.dim, tower.dim),
         mask_token=MaskToken(tower.dim),
         positions=SineLinePositions(patching.grid, tower.dim, before=1),
-        layers=tower.stack(Full(), biases=c.vision.biases, dropout=c.vision.dropout),
+        layers=tower.stack(Full(), biases=c.vision.biases, dropout=c.vision.dropout, head_dim=c.vision.head_dim),
         norm=tower.norm(),
         pred=nn.Linear(tower.dim, pixels),
     )

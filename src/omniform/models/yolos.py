@@ -70,8 +70,9 @@ def build(c: Config, *, pooler: DensePooler | None = None) -> GridVisionEncoder:
         return GridPositions(vision.patching.grid, dim, before=1, after=c.queries)
 
     def layer(number: int) -> PreNorm:
-        kind, own = (PlacedPreNorm, {"positions": positions()}) if c.placed and number else (PreNorm, {})
-        return tower.layer(kind, Full(), biases=vision.biases, dropout=vision.dropout, **own)
+        placed: dict[str, object] = {"positions": positions()} if c.placed and number else {}
+        kind = PlacedPreNorm if placed else PreNorm
+        return tower.layer(kind, Full(), biases=vision.biases, dropout=vision.dropout, head_dim=None, **placed)
 
     return GridVisionEncoder(
         patches=PatchStem(vision.patching, dim),
