@@ -444,6 +444,8 @@ CITIZENS: dict[str, Citizen] = {
     "dinov3_convnext": Citizen(
         "dinov3_convnext", "DINOv3ConvNextModel", {"hidden_sizes": [8, 12], "depths": [1, 1]}, Pictures("")
     ),
+    "mobilenet_v2": Citizen("mobilenet_v2", "MobileNetV2ForImageClassification",
+        {"depth_multiplier": 0.25, "expand_ratio": 2.0, "finegrained_output": False}, Pictures()),
     "timm_backbone": Citizen("timm_backbone", "TimmBackbone", {"backbone": "resnet18", "out_indices": [1]},
         Pictures("", size=32)),
     "llava": Citizen(

@@ -64,6 +64,7 @@ DUE = {
     "mbart",
     "mistral",
     "mixtral",
+    "mobilenet_v2",
     "modernbert",
     "modernbert-decoder",
     "mpnet",
