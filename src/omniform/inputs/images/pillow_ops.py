@@ -30,8 +30,7 @@ def to_rgb(image: Tensor, where: str = "image") -> Tensor:
         return torch_rgb(image, where)
     if image.is_floating_point():
         torch_rgb(image, where)  # for its checks
-        colour, alpha = image[:3].double(), image[3:].double()
-        return (alpha * colour + (1 - alpha)).to(image.dtype)
+        return image[3:] * image[:3] + (1 - image[3:])
     colour, alpha = image[:3].double(), image[3:].double() / 255
     return (alpha * colour + (1 - alpha) * 255).round_().to(image.dtype)
 
@@ -56,9 +55,9 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
         names = ", ".join(f"{number} ({name})" for number, name in _FILTERS.items())
         raise InputError("unsupported resampling filter", where="resample", expected=names, found=resample)
     ops.check_area(height, width, f"resizing {image.shape[-2]} x {image.shape[-1]}")
-    if image.shape[0] not in (1, 3, 4):
+    if not 1 <= image.shape[0] <= 4:
         raise InputError(
-            "Pillow has no pictures of so many channels", where="image", expected="1, 3 or 4", found=image.shape[0]
+            "Pillow has no pictures of so many channels", where="image", expected="1 to 4", found=image.shape[0]
         )
     if resample == 0 and _is_wide(image):
         return ops.resize(image, height, width, resample=0)  # maps of classes beyond a byte

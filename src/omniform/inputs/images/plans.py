@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, cast
 
 from omniform.core.errors import InputError
 from omniform.inputs.images import options as of
-from omniform.inputs.images.backends import Backend
+from omniform.inputs.images.backends import PILLOW, Backend
 from omniform.inputs.images.options import ImageOptions
 from omniform.inputs.images.sizes import Exact, ShortestEdge, Size, exact
 from omniform.inputs.images.steps import (
@@ -24,6 +24,7 @@ from omniform.inputs.images.steps import (
     Rescale,
     Resize,
     ResizeCorners,
+    Reverse,
     Shift,
     Square,
     Step,
@@ -37,6 +38,7 @@ from omniform.inputs.images.targets import (
     bounded,
     enlarged,
     longest,
+    shortest,
     stepped,
     unusable,
 )
@@ -107,7 +109,7 @@ def rescaled_first(o: ImageOptions, b: Backend) -> Plan:
     first: tuple[Step, ...] = ()
     if o.do_rescale:
         first = (Rescale(_factor(o), b),)
-    return Plan((*first, *resizing(o, b), *cropping(o, b)), normalizing(o, b, None), None)
+    return Plan((*first, *resizing(o, b), *cropping(o, b)), normalizing(o, PILLOW, None), None)
 
 
 def convnext(o: ImageOptions, b: Backend) -> Plan:
@@ -116,9 +118,7 @@ def convnext(o: ImageOptions, b: Backend) -> Plan:
     shaping: tuple[Step, ...] = ()
     if o.do_resize:
         size, resample = _resize_settings(o)
-        if not isinstance(size, ShortestEdge):
-            raise unusable(size, "shortest_edge")
-        edge = size.shortest_edge
+        edge = shortest(size)
         whole = Exact(edge, edge)
         if edge >= _CONVNEXT_WHOLE:
             shaping = (Resize(whole, resample, b),)
@@ -140,11 +140,7 @@ def levit(o: ImageOptions, b: Backend) -> Plan:
     """LeViT's: a size for the shorter edge is enlarged before the crop."""
 
     def scaled(size: Size) -> Target:
-        if isinstance(size, ShortestEdge):
-            return ShortestEdge(int(_LEVIT_SCALE * size.shortest_edge))
-        if not isinstance(size, Exact):
-            raise unusable(size, "height and width, or shortest_edge")
-        return size
+        return size if isinstance(size, Exact) else ShortestEdge(int(_LEVIT_SCALE * shortest(size)))
 
     return Plan((*resizing(o, b, scaled), *cropping(o, b)), valuing(o, b), padding(o))
 
@@ -158,7 +154,7 @@ def efficientnet(o: ImageOptions, b: Backend) -> Plan:
     if e.include_top:
         if o.image_std is None:
             raise _unset("include_top", "image_std")
-        values = (*values, Normalize(0.0, o.image_std, None, b))
+        values = (*values, Normalize(0.0, o.image_std, None, PILLOW))
     return Plan((*resizing(o, b), *cropping(o, b)), values, None)
 
 
@@ -166,7 +162,8 @@ def mobilevit(o: ImageOptions, b: Backend) -> Plan:
     """MobileViT's: rescaled, then blue first; never normalised."""
     values: tuple[Step, ...] = (Rescale(_factor(o), b),) if o.do_rescale else ()
     if cast(of.FlipOptions, o).do_flip_channel_order:
-        values = (*values, Flip())
+        # The slow class turns a fourth channel around as well.
+        values = (*values, Flip() if b.name == "torchvision" else Reverse())
     return Plan((*resizing(o, b), *cropping(o, b)), values, None)
 
 
@@ -175,9 +172,9 @@ def dpt(o: ImageOptions, b: Backend) -> Plan:
     d = cast(of.DPTOptions, o)
     border: tuple[Step, ...] = ()
     if o.do_pad:
-        if not d.size_divisor:
+        if not d.size_divisor and b.name == "torchvision":
             raise _unset("do_pad", "size_divisor")
-        border = (Divisible(d.size_divisor),)
+        border = (Divisible(d.size_divisor),) if d.size_divisor else ()
     crops = cropping(o, b) if b.name == "torchvision" else ()  # the slow class does not crop
     return Plan((*resizing(o, b, lambda size: _multiple(d, size)), *crops), (*valuing(o, b), *border), None)
 
@@ -195,7 +192,7 @@ def zoedepth(o: ImageOptions, b: Backend) -> Plan:
                 "unsupported resampling filter", where="resample", expected="2 (bilinear), 3 (bicubic)", found=resample
             )
         steps.append(ResizeCorners(_multiple(z, size), _CORNER_MODES[resample]))
-    return Plan(tuple(steps), normalizing(o, b, None), None)
+    return Plan(tuple(steps), normalizing(o, PILLOW, None), None)
 
 
 def glpn(o: ImageOptions, b: Backend) -> Plan:
@@ -240,7 +237,11 @@ def valuing(o: ImageOptions, b: Backend) -> tuple[Step, ...]:
 
 
 def normalizing(o: ImageOptions, b: Backend, factor: float | None) -> tuple[Step, ...]:
-    """The step that normalises, if asked for, and rescales before by a factor, if there is one."""
+    """The step that normalises, if asked for, and rescales before by a factor, if there is one.
+
+    Args:
+        b: how. What is rescaled in a step of its own is normalised in its own precision by either: that is Pillow's.
+    """
     if not o.do_normalize:
         return ()
     if o.image_mean is None or o.image_std is None:

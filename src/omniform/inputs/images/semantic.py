@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, cast, overload
 
@@ -128,3 +128,7 @@ class MobileViTImageProcessor(SemanticImageProcessor):
     def map_options(self, options: ImageOptions) -> ImageOptions:
         """The options by which maps are shaped."""
         return replace(nearest_resize(cast(of.FlipOptions, options)), do_flip_channel_order=False)
+
+    def _changed(self, return_tensors: str | None, overrides: Mapping[str, object]) -> ImageOptions:
+        # Never normalised, so no mean asks for three channels.
+        return replace(super()._changed(return_tensors, overrides), do_normalize=None)

@@ -139,6 +139,14 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class Reverse:
+    """All channels the other way round."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.flip(-3)
+
+
+@dataclass(frozen=True, slots=True)
 class Pad:
     """Pad every picture of a batch below and to the right: to ``size``, or to the largest height and width of all."""
 

@@ -94,24 +94,33 @@ class Longest:
 
 
 def enlarged(size: Size, factor: float) -> Size:
-    """A size for the shorter edge, divided by the share that a crop leaves of it; others as they are (PoolFormer)."""
-    if isinstance(size, ShortestEdge):
-        return ShortestEdge(int(size.shortest_edge / factor))
-    if isinstance(size, Exact):
-        if size.height == size.width:
-            return ShortestEdge(int(size.height / factor))
-        return Exact(int(size.height / factor), int(size.width / factor))
-    raise unusable(size, "height and width, or shortest_edge")
+    """A size for the shorter edge, divided by the share that a crop leaves of it (PoolFormer)."""
+    if not isinstance(size, Exact):
+        return ShortestEdge(int(shortest(size) / factor))
+    if size.height == size.width:
+        return ShortestEdge(int(size.height / factor))
+    return Exact(int(size.height / factor), int(size.width / factor))
 
 
-def longest(size: Size, where: str = "size") -> Longest:
-    """A size for the longer edge.
+def shortest(size: Size) -> int:
+    """The length of the shorter edge, whatever is said of the longer one.
 
     Raises:
-        InputError: it has another form.
+        InputError: nothing is said of it.
     """
-    if not isinstance(size, LongestEdge):
-        raise unusable(size, "longest_edge", where)
+    if not isinstance(size, (ShortestEdge, EdgeRange)):
+        raise unusable(size, "shortest_edge")
+    return size.shortest_edge
+
+
+def longest(size: Size) -> Longest:
+    """A size for the longer edge, whatever is said of the shorter one.
+
+    Raises:
+        InputError: nothing is said of it.
+    """
+    if not isinstance(size, (LongestEdge, EdgeRange)):
+        raise unusable(size, "longest_edge")
     return Longest(size.longest_edge)
 
 
@@ -131,10 +140,10 @@ def stepped(size: Size, step: int) -> Target:
     return RoundedDown(size, step) if isinstance(size, EdgeRange) else bounded(size)
 
 
-def unusable(size: Size, expected: str, where: str = "size") -> InputError:
+def unusable(size: Size, expected: str) -> InputError:
     """The error for a size of a form that a processor has no use for."""
     return InputError(
-        "this processor cannot resize to a size of this form", where=where, expected=expected, found=size_entries(size)
+        "this processor cannot resize to a size of this form", where="size", expected=expected, found=size_entries(size)
     )
 
 
