@@ -44,6 +44,16 @@ class Backend(Protocol):
     ) -> Tensor:
         """``(image * rescale_factor - mean) / std``."""
 
+    def normalize_into(
+        self,
+        out: Tensor,
+        image: Tensor,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        rescale_factor: float | None = None,
+    ) -> None:
+        """As :meth:`normalize`, into a place of the result's shape and type."""
+
     def loose(self, tensor: Tensor) -> object:
         """What nobody asked to be of a kind, as the class returns it."""
 
@@ -75,6 +85,16 @@ class Torchvision:
     ) -> Tensor:
         return ops.normalize(image, mean, std, rescale_factor=rescale_factor)
 
+    def normalize_into(
+        self,
+        out: Tensor,
+        image: Tensor,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        rescale_factor: float | None = None,
+    ) -> None:
+        ops.normalize_into(out, image, mean, std, rescale_factor=rescale_factor)
+
     def loose(self, tensor: Tensor) -> object:
         return tensor
 
@@ -105,6 +125,16 @@ class Pillow:
         rescale_factor: float | None = None,
     ) -> Tensor:
         return pillow_ops.normalize(image, mean, std, rescale_factor=rescale_factor)
+
+    def normalize_into(
+        self,
+        out: Tensor,
+        image: Tensor,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        rescale_factor: float | None = None,
+    ) -> None:
+        out.copy_(self.normalize(image, mean, std, rescale_factor))
 
     def loose(self, tensor: Tensor) -> object:
         return tensor.numpy()

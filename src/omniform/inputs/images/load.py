@@ -50,6 +50,7 @@ ImageSource: TypeAlias = (
 """One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a mapping with ``bytes`` or
 ``path``, a Pillow image or an array."""
 
+_ORIENTATION: Final = 0x0112
 _FORMATS: Final = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 
 
@@ -226,7 +227,9 @@ def _upright(image: Image, where: str) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            return ImageOps.exif_transpose(image)
+            # Pillow would copy what needs no turning.
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            return ImageOps.exif_transpose(image) if turned else image
     except Exception as error:
         raise damaged(where, error) from error
 

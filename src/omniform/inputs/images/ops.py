@@ -7,7 +7,8 @@ uses, calls that same kernel. Where torch has no uint8 kernel, both compute in f
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -20,6 +21,9 @@ from omniform.inputs.media_access import MAX_PIXELS
 FILTERS: Final = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's number of a resampling filter (``PIL.Image.Resampling``) and torch's name for it. Box (4) and Hamming (5)
 have no torch kernel; the reference refuses them too."""
+
+# So many numbers are computed at a time: 512 KiB, which is less than a processor's cache.
+_PART: Final = 1 << 17
 
 _SIGNED_AND_UNSIGNED: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -45,9 +49,7 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
     check_area(height, width, f"resizing {old_height} x {old_width}")
     # torch's uint8 kernels fail an assertion of their own where the result is a single pixel.
     native = _has_kernel(mode, image) and (image.dtype != torch.uint8 or height * width > 1)
-    # Bytes are resized fastest as Pillow lays them, channels last; floats are summed in another order then.
-    work = image if native else image.to(torch.float32)
-    work = work if work.dtype == torch.uint8 else work.contiguous()
+    work = _laid(image) if native else image.to(torch.float32).contiguous()
     if mode == "lanczos" and image.device.type != "cpu":
         # torch has this filter on the CPU only.
         work = work.cpu()
@@ -64,7 +66,23 @@ def resize(image: Tensor, height: int, width: int, *, resample: int = 2) -> Tens
             batch = batch.clamp_(0, 255)
         if image.dtype in _SIGNED_AND_UNSIGNED:
             batch = batch.round_()
+    batch = batch[:, : image.shape[-3]]
     return batch.to(device=image.device, dtype=image.dtype).reshape(*image.shape[:-2], height, width)
+
+
+def _laid(image: Tensor) -> Tensor:
+    """The picture as its kernel reads it fastest.
+
+    Bytes stay as Pillow lays them, channels last, and three of four bytes take the fourth along. Floats would be summed
+    in another order then.
+    """
+    if image.dtype != torch.uint8:
+        return image.contiguous()
+    if image.ndim == 3 and image.shape[0] == 3 and image.stride() == (1, 4 * image.shape[2], 4):
+        ends = image.storage_offset() + 4 * image.shape[1] * image.shape[2]
+        if ends <= image.untyped_storage().nbytes():
+            return image.as_strided((4, *image.shape[1:]), image.stride())
+    return image
 
 
 def check_area(height: int, width: int, what: str) -> None:
@@ -113,50 +131,59 @@ def center_crop(image: Tensor, height: int, width: int) -> Tensor:
     return image[..., top : top + height, left : left + width]
 
 
-def gather(images: Iterable[Tensor], count: int, size: tuple[int, int] | None) -> Tensor:
-    """Gather pictures in one tensor, with zeros below and to the right of those that are smaller.
+@dataclass(slots=True)
+class Gatherer:
+    """One tensor that pictures go into, with zeros below and to the right of those that are smaller.
 
-    Args:
-        images: ``[C, H, W]`` each, of one number of channels and one type; taken one by one.
-        count: how many there are.
-        size: height and width of the result in pixels; those of the first by default.
-
-    Returns:
-        ``[N, C, height, width]``.
-
-    Raises:
-        InputError: a picture is larger than that, or they differ in channels or type.
+    Attributes:
+        count: how many pictures there are.
+        size: height and width of all; those of the first by default.
     """
+
+    count: int
+    size: tuple[int, int] | None
     batch: Tensor | None = None
-    for number, image in enumerate(images):
-        height, width = image.shape[-2:] if size is None else size
-        if batch is None:
+
+    def add(self, number: int, image: Tensor) -> None:
+        """Put a picture ``[C, H, W]`` in; the first one says how many channels there are, and of which type.
+
+        Raises:
+            InputError: it is larger than the others, or has other channels or another type.
+        """
+        place = self.place(number, image.shape, image.dtype, image.device)
+        place.copy_(image)
+
+    def place(self, number: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Where a picture of a shape ``[C, H, W]`` goes.
+
+        Raises:
+            InputError: as for :meth:`add`.
+        """
+        channels, rows, columns = shape
+        height, width = (rows, columns) if self.size is None else self.size
+        if self.batch is None:
             check_area(height, width, "padding")
-        else:
-            height, width = batch.shape[-2:]
-        if image.shape[-2] > height or image.shape[-1] > width:
+            self.batch = torch.empty(self.count, channels, height, width, dtype=dtype, device=device)
+        height, width = self.batch.shape[-2:]
+        if rows > height or columns > width:
             raise InputError(
                 "the picture is larger than the size it is to be padded to",
                 where="pad_size",
-                expected=f"at least {image.shape[-2]} x {image.shape[-1]} (height x width)",
+                expected=f"at least {rows} x {columns} (height x width)",
                 found=f"{height} x {width}",
             )
-        if batch is None:
-            batch = image.new_empty(count, image.shape[0], height, width)
-        if image.shape[0] != batch.shape[1] or image.dtype != batch.dtype:
+        if channels != self.batch.shape[1] or dtype != self.batch.dtype:
             raise InputError(
                 "pictures of different kinds do not make one batch",
                 where=f"images[{number}]",
-                expected=f"{batch.shape[1]} channels of {batch.dtype}",
-                found=f"{image.shape[0]} of {image.dtype}",
+                expected=f"{self.batch.shape[1]} channels of {self.batch.dtype}",
+                found=f"{channels} of {dtype}",
                 remedy="Pass do_convert_rgb=True, and do_rescale or do_normalize.",
             )
-        rows, columns = image.shape[-2:]
-        batch[number, :, :rows, :columns] = image
-        batch[number, :, rows:] = 0
-        batch[number, :, :rows, columns:] = 0
-    assert batch is not None
-    return batch
+        own = self.batch[number]
+        own[:, rows:] = 0
+        own[:, :rows, columns:] = 0
+        return own[:, :rows, :columns]
 
 
 def pad_mirrored(image: Tensor, rows: int, columns: int) -> Tensor:
@@ -221,14 +248,44 @@ def normalize(
     Raises:
         InputError: there are not as many values as channels.
     """
-    scale = 1.0 if rescale_factor is None else 1.0 / rescale_factor
-    centre = (torch.tensor(mean, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
-    spread = (torch.tensor(std, dtype=torch.float32, device=image.device) * scale).reshape(-1, 1, 1)
+    centre, spread = _folded(mean, std, rescale_factor, image.device)
     image = matching(image, centre, spread)
-    if image.is_floating_point():
-        image = image.to(torch.float32)
-    # Bytes become floats on the way.
-    return (image - centre).div_(spread)
+    out = torch.empty(image.shape, dtype=torch.float32, device=image.device)
+    _normalize_into(out, image, centre, spread)
+    return out
+
+
+def normalize_into(
+    out: Tensor,
+    image: Tensor,
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    *,
+    rescale_factor: float | None = None,
+) -> None:
+    """As :func:`normalize`, into a float32 tensor of the result's shape.
+
+    Raises:
+        InputError: there are not as many values as channels.
+    """
+    centre, spread = _folded(mean, std, rescale_factor, image.device)
+    _normalize_into(out, matching(image, centre, spread), centre, spread)
+
+
+def _normalize_into(out: Tensor, image: Tensor, centre: Tensor, spread: Tensor) -> None:
+    # Row by row while a part is in the processor's cache: memory is written once.
+    rows = max(_PART // max(image[..., :1, :].numel(), 1), 1)
+    for top in range(0, image.shape[-2], rows):
+        part = out[..., top : top + rows, :]
+        part.copy_(image[..., top : top + rows, :]).sub_(centre).div_(spread)
+
+
+def _folded(
+    mean: float | Sequence[float], std: float | Sequence[float], rescale_factor: float | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    scale = 1.0 if rescale_factor is None else 1.0 / rescale_factor
+    centre, spread = (torch.tensor(values, dtype=torch.float32, device=device) * scale for values in (mean, std))
+    return centre.reshape(-1, 1, 1), spread.reshape(-1, 1, 1)
 
 
 def matching(image: Tensor, centre: Tensor, spread: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from torch import Tensor
 
 from omniform.core.errors import InputError
-from omniform.inputs.images.arrays import Layout, array_picture, finite, from_numpy, in_bytes, is_array
+from omniform.inputs.images.arrays import Layout, array_picture, finite, in_bytes, is_array
 from omniform.inputs.images.backends import TORCHVISION, Backend
+from omniform.inputs.images.decoded import pixels
 from omniform.inputs.images.load import ImageSource, damaged, open_image
 from omniform.inputs.images.modes import is_numbers, numbers, on_white
 from omniform.inputs.media_access import OWN, MediaAccess
@@ -53,13 +54,11 @@ def image_tensor(
             count(image.shape[-2] * image.shape[-1])
     else:
         opened, where = open_image(source, access, where, count=count)
-        image = _pil_tensor(opened, channels, where)
+        image = _pil_tensor(opened, channels, where, backend)
     return backend.rgb(image, where) if channels == "rgb" else image
 
 
-def _pil_tensor(image: Image, channels: Channels, where: str) -> Tensor:
-    import numpy as np
-
+def _pil_tensor(image: Image, channels: Channels, where: str, backend: Backend) -> Tensor:
     if is_numbers(image):
         return finite(numbers(image, where), where)
     if image.mode in ("P", "PA") and channels == "own":
@@ -67,9 +66,10 @@ def _pil_tensor(image: Image, channels: Channels, where: str) -> Tensor:
             "a palette picture holds numbers of colours, not colours", where=where, remedy="Pass do_convert_rgb=True."
         )
     try:
-        array = np.array(on_white(image) if channels == "rgb" or image.mode in ("P", "PA") else image)
+        shown = on_white(image) if channels == "rgb" or image.mode in ("P", "PA") else image
+        tensor = pixels(shown, where, lend=backend.name == "torchvision")
     # Not every mode becomes every other.
     except Exception as error:
         raise damaged(where, error) from error
-    tensor = in_bytes(from_numpy(array, where), where)
+    tensor = in_bytes(tensor, where)
     return tensor.unsqueeze(0) if tensor.ndim == 2 else tensor.permute(2, 0, 1)

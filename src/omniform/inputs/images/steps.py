@@ -127,6 +127,10 @@ class Normalize:
     def __call__(self, image: Tensor) -> Tensor:
         return self.backend.normalize(image, self.mean, self.std, self.rescale_factor)
 
+    def into(self, out: Tensor, image: Tensor) -> None:
+        """The same, into a place of the result's shape and type."""
+        self.backend.normalize_into(out, image, self.mean, self.std, self.rescale_factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Flip:
@@ -179,15 +183,23 @@ class Plan:
 
     def finish(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """The shaped pictures with their new values, padded: one tensor ``[N, C, H, W]`` where they are alike."""
-        # One by one, while each is in the processor's cache, into the batch as soon as it has its values.
-        valued = (through(self.valuing, image) for image in images)
-        if self.pad is not None:
-            size = self.pad.target(images)
-            return ops.gather(valued, len(images), (size.height, size.width))
+        size = None if self.pad is None else self.pad.target(images)
         first = images[0]
-        if all(image.shape == first.shape and image.dtype == first.dtype for image in images):
-            return ops.gather(valued, len(images), None)
-        return [image.contiguous() for image in valued]
+        if size is None and any(image.shape != first.shape or image.dtype != first.dtype for image in images):
+            # What no step has changed may be the caller's.
+            return [through(self.valuing, image).clone(memory_format=torch.contiguous_format) for image in images]
+        batch = ops.Gatherer(len(images), None if size is None else (size.height, size.width))
+        last = self.valuing[0] if len(self.valuing) == 1 else None
+        # One by one, while each is in the processor's cache, into the batch as soon as it has its values.
+        for number, image in enumerate(images):
+            if isinstance(last, Normalize):
+                made = last(image[..., :1, :1])
+                shape = (len(made), *image.shape[1:])
+                last.into(batch.place(number, shape, made.dtype, made.device), image)
+            else:
+                batch.add(number, through(self.valuing, image))
+        assert batch.batch is not None
+        return batch.batch
 
 
 def through(steps: Sequence[Step], image: Tensor) -> Tensor:
