@@ -100,6 +100,13 @@ def test_boxes_are_seen_on_every_ground(ground: object) -> None:
     assert best >= 3 and (drawn[180, 200] == np.asarray(plain)[180, 200]).all()
 
 
+def test_boxes_of_a_class_that_lie_over_one_another_differ() -> None:
+    inner = [(0, 0, 100, 100), (10, 10, 110, 110), (300, 0, 400, 100), (20, 0, 120, 100), (0, 0, 100, 100)]
+    found = boxed._colours(["cat", "cat", "cat", "cat", "dog"], inner, CLASSES)
+    assert len({found[0], found[1], found[3]}) == 3 and found[0] == found[2] == colours.colour_of("cat", CLASSES)
+    assert found[4] == colours.colour_of("dog", CLASSES)
+
+
 def test_crowded_labels_are_numbers_that_a_legend_explains() -> None:
     few, many = draw_boxes(GREY, objects(GREY.size, 4)), draw_boxes(GREY, objects(GREY.size, 60))
     assert few.size == GREY.size and many.size[0] == GREY.size[0] and many.size[1] > 700

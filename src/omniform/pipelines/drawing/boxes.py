@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from omniform.pipelines.drawing.canvas import MOST_ENTRIES, Box, Canvas, Entry, with_legend
-from omniform.pipelines.drawing.colours import RGB, colour_of
+from omniform.pipelines.drawing.colours import RGB, colour_of, shade
 from omniform.pipelines.drawing.texts import Tag, fitted, halo_of, line
 
 CROWDED: Final = 0.2
@@ -17,6 +17,9 @@ CROWDED: Final = 0.2
 
 WIDEST: Final = 0.6
 """The share of the picture's width that a label takes at most."""
+
+CONFUSED: Final = 0.3
+"""Objects of a class whose boxes share more than this (intersection over union) are told apart by shades."""
 
 _NONE: Mapping[int, str] = {}
 
@@ -39,7 +42,7 @@ def draw_boxes(picture: Image.Image, found: Sequence[object], *, classes: Mappin
     canvas = Canvas.of(picture)
     objects = sorted(cast("Sequence[Found]", found), key=lambda one: one["score"], reverse=True)
     boxes = [canvas.placed([one["box"][side] for side in ("xmin", "ymin", "xmax", "ymax")]) for one in objects]
-    colours = [colour_of(one["label"], classes) for one in objects]
+    colours = _colours([one["label"] for one in objects], boxes, classes)
     draw = ImageDraw.Draw(canvas.image)
     for at in sorted(range(len(boxes)), key=lambda at: _area(boxes[at]), reverse=True):  # small ones on top
         _frame(draw, boxes[at], colours[at], canvas)
@@ -52,6 +55,22 @@ def draw_boxes(picture: Image.Image, found: Sequence[object], *, classes: Mappin
         for number, (one, colour) in enumerate(zip(objects, colours, strict=True), 1)
     ]
     return with_legend(canvas.image, entries, canvas.text, nothing="nothing found")
+
+
+def _colours(labels: Sequence[str], boxes: Sequence[Box], classes: Mapping[int, str]) -> list[RGB]:
+    """A colour for each object: its class's, in another shade where it lies over others of the class."""
+    turns: list[int] = []
+    for at, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+        alike = [turns[other] for other in range(at) if labels[other] == label and _is_over(boxes[other], box)]
+        turns.append(next(turn for turn in range(len(alike) + 1) if turn not in alike))
+    base = {label: colour_of(label, classes) for label in {*labels}}
+    return [shade(base[label], turn) for label, turn in zip(labels, turns, strict=True)]
+
+
+def _is_over(one: Box, other: Box) -> bool:
+    """Whether two boxes share much of what either covers."""
+    shared = overlap(one, other)
+    return shared > CONFUSED * (_area(one) + _area(other) - shared)
 
 
 def _tags(canvas: Canvas, objects: Sequence[Found], colours: Sequence[RGB]) -> tuple[list[Tag], bool]:
