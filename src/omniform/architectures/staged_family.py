@@ -10,7 +10,8 @@ from torch import nn
 
 from omniform.architectures.backbone import read_outputs
 from omniform.architectures.stages import PatchMap, PatchMerging, Stage
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.fused import FusedMLP
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import Patching, Size, read_patching
 from omniform.core.reader import MOST_LAYERS, ConfigReader
 from omniform.weights.keymap import Rule
@@ -134,9 +135,9 @@ class Staged:
         """Pixels to the first map."""
         return PatchMap(self.patching, self.dim)
 
-    def mlp(self, dim: int) -> MLP:
+    def mlp(self, dim: int) -> FusedMLP:
         """One feed-forward."""
-        return MLP(dim, int(self.mlp_ratio * dim), self.act)
+        return FusedMLP(dim, int(self.mlp_ratio * dim), self.act)
 
     def norm(self, dim: int) -> nn.LayerNorm:
         """One norm of a layer."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend
 from omniform.blocks.attention import Projections
 from omniform.blocks.drop_path import DropPath
-from omniform.blocks.joint import outputs_of
+from omniform.blocks.fused import applied
 from omniform.blocks.layers import BranchNorm, PreNorm
 from omniform.blocks.patches import Size
 from omniform.blocks.scores import Scores
@@ -259,7 +259,7 @@ class WindowedAttention(Projections):
         grid = (x_BHWC.shape[1], x_BHWC.shape[2])
         windows = self.windowing.fixed(grid) if isinstance(ctx, FixedWindowsContext) else self.windowing.over(grid)
         squares = windows.cut(x_BHWC)
-        q, k, v = map(self.split, outputs_of(squares, self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = map(self.split, applied(squares, self.q_proj, self.k_proj, self.v_proj))
         q, k = self.compared(q, k)
         mixed = attend(
             q,
@@ -272,7 +272,8 @@ class WindowedAttention(Projections):
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
         )
-        out = F.dropout(self.o_proj(mixed), self.output_dropout, self.training)
+        (out,) = applied(mixed, self.o_proj)
+        out = F.dropout(out, self.output_dropout, self.training)
         return windows.join(out)
 
     def compared(self, q_BTHD: Tensor, k_BTHD: Tensor) -> tuple[Tensor, Tensor]:
