@@ -17,10 +17,21 @@ RESNET = {
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }  # fmt: skip
 
+SWIN = {
+    "image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 4],
+    "window_size": 3, "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}  # fmt: skip
+
 Inputs = dict[str, object]
 
 
-def resnet(**changes: object):
+def backbone(kind: str = "resnet", **changes: object):
+    """The config of a small backbone: a ResNet, a Swin, or one of timm's networks."""
+    if kind == "timm":
+        timm = {"backbone": "resnet18", "out_indices": [1, 2, 3, 4], "use_pretrained_backbone": False}
+        return transformers.TimmBackboneConfig(**timm)
+    if kind == "swin":
+        return transformers.SwinConfig(**{**SWIN, **changes})
     return transformers.ResNetConfig(**{**RESNET, **changes})
 
 

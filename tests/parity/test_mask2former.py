@@ -6,7 +6,8 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
-from masks import agree, dropped_alike, gradients_agree, objects, pair, pictures, resnet
+from masks import agree, dropped_alike, gradients_agree, objects, pair, pictures
+from masks import backbone as backbone_of
 
 from omniform.core.errors import ConfigError
 from omniform.models import registry
@@ -21,12 +22,13 @@ NAME = "Mask2FormerForUniversalSegmentation"
 
 
 def config(backbone: dict[str, object] | None = None, **changes: object):
-    return transformers.Mask2FormerConfig(**{**TINY, **changes}, backbone_config=resnet(**(backbone or {})))
+    return transformers.Mask2FormerConfig(**{**TINY, **changes}, backbone_config=backbone_of(**(backbone or {})))
 
 
 VARIANTS = {
     "plain": {},
     "norms first, gelu": {"pre_norm": True, "activation_function": "gelu", "encoder_layers": 2},
+    "on Swin": {"backbone": {"kind": "swin"}},
     "projected": {"enforce_input_projection": True, "num_attention_heads": 2, "num_queries": 3},
     "three widths": {"feature_size": 64, "hidden_dim": 16, "mask_feature_size": 24, "num_attention_heads": 4},
     "two finer maps": {"feature_strides": [4, 8, 16, 32], "common_stride": 2, "decoder_layers": 1},

@@ -6,7 +6,8 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
-from masks import agree, dropped_alike, gradients_agree, objects, pair, pictures, resnet
+from masks import agree, dropped_alike, gradients_agree, objects, pair, pictures
+from masks import backbone as backbone_of
 
 from omniform.core.errors import ConfigError, InputError
 from omniform.models import registry
@@ -20,15 +21,18 @@ NAME = "MaskFormerForInstanceSegmentation"
 
 
 def config(decoder: dict[str, object] | None = None, backbone: dict[str, object] | None = None, **changes: object):
-    inner = transformers.DetrConfig(**{**DECODER, **(decoder or {})}, backbone_config=resnet(out_features=["stage4"]))
+    inner = transformers.DetrConfig(
+        **{**DECODER, **(decoder or {})}, backbone_config=backbone_of(out_features=["stage4"])
+    )
     tiny = {"fpn_feature_size": 32, "mask_feature_size": 16, "num_labels": 7}
-    made = resnet(**(backbone or {}))
+    made = backbone_of(**(backbone or {}))
     return transformers.MaskFormerConfig(**{**tiny, **changes}, backbone_config=made, decoder_config=inner)
 
 
 VARIANTS = {
     "plain": {},
-    "projected": {"backbone": {"hidden_sizes": [8, 12, 16, 20]}},
+    "on Swin": {"backbone": {"kind": "swin"}},
+    "projected, on timm's network": {"backbone": {"kind": "timm"}},
     "two maps, gelu": {"backbone": {"out_features": ["stage2", "stage4"]}, "decoder": {"activation_function": "gelu"}},
     "normed after every layer": {"decoder": {"auxiliary_loss": True, "decoder_layers": 3, "num_queries": 2}},
 }

@@ -6,7 +6,8 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
-from masks import Inputs, agree, dropped_alike, gradients_agree, objects, pair, pictures, resnet
+from masks import Inputs, agree, dropped_alike, gradients_agree, objects, pair, pictures
+from masks import backbone as backbone_of
 
 from omniform.core.errors import ConfigError, InputError, WeightsError
 from omniform.models import registry
@@ -22,12 +23,13 @@ NAME = "OneFormerForUniversalSegmentation"
 
 
 def config(backbone: dict[str, object] | None = None, **changes: object):
-    return transformers.OneFormerConfig(**{**TINY, **changes}, backbone_config=resnet(**(backbone or {})))
+    return transformers.OneFormerConfig(**{**TINY, **changes}, backbone_config=backbone_of(**(backbone or {})))
 
 
 VARIANTS = {
     "plain": {},
     "norms first, a plain task": {"pre_norm": True, "use_task_norm": False, "query_dec_layers": 2},
+    "on Swin": {"backbone": {"kind": "swin"}},
     "large epsilon": {"layer_norm_eps": 0.01, "task_seq_len": 9, "num_attention_heads": 2, "num_queries": 3},
     "last layer alone": {"use_auxiliary_loss": False, "decoder_layers": 2},
     "two finer maps": {"common_stride": 2, "decoder_layers": 2, "output_auxiliary_logits": False},

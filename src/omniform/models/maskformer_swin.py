@@ -167,6 +167,7 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     r.only("use_absolute_embeddings", False, None, why="the ecosystem's table has one row more than there are patches")
+    r.inert("encoder_stride")  # MaskFormer makes this config of a Swin's
     return Config(staged=Staged.read(r))
 
 
