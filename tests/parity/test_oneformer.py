@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from askers import Given, Question
@@ -161,6 +163,18 @@ REFUSED = {
 def test_configs_refused(field):
     with pytest.raises(ConfigError, match=field):
         registry.config_of(config(**REFUSED[field]).to_dict())
+
+
+def test_texts_in_a_checkpoint_that_nobody_trains(tmp_path):
+    """As published ones are: the reader of texts is there, and read where somebody asks to train."""
+    ours, theirs = pair(NAME, config(**TRAINED), tmp_path)
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "is_training": False}))
+    plain = omniform.OneFormerForUniversalSegmentation.from_pretrained(tmp_path / "model")
+    assert plain.model.text_mapper is None
+    close(plain(**asked()).class_queries_logits, theirs(**asked(texts=4)).class_queries_logits)
+    trained = omniform.OneFormerForUniversalSegmentation.from_pretrained(tmp_path / "model", is_training=True)
+    close(trained(**asked(texts=4)).text_queries, ours(**asked(texts=4)).text_queries)
 
 
 def test_projections_that_the_reference_never_saves(tmp_path):

@@ -281,7 +281,9 @@ def keys(c: Config) -> KeyMap:
     }
     backbone = c.backbone.keys.under("pixel_level_module.encoder", "pixel_level_module.encoder")
     steps = len(c.backbone.channels[: c.reader.extra])
-    return KeyMap(rules) | backbone | KeyMap(reader_keys(steps)).under(PIXELS, PIXELS)
+    # Published checkpoints hold the reader of texts, and say that nobody trains.
+    ignored = () if c.texts is not None else (r"(^|\.)text_mapper\.",)
+    return KeyMap(rules, ignored=ignored) | backbone | KeyMap(reader_keys(steps)).under(PIXELS, PIXELS)
 
 
 def beginning(config: ModelConfig, path: str) -> Beginning | None:
