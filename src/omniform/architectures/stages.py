@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,16 +137,11 @@ class NormedPatchMerging(PatchMerging):
         return out
 
 
-class Passage(NamedTuple):
-    """What a stage gives.
+Passage = tuple[Tensor, Tensor]
+"""What a stage gives: its map, and that map made coarser for the next stage (itself, in the last).
 
-    Attributes:
-        fine: its map, Shape: [B, H, W, C].
-        handed_on: that map made coarser, which the next stage reads; itself, in the last.
-    """
-
-    fine: Tensor
-    handed_on: Tensor
+Shape: [B, H, W, C] each.
+"""
 
 
 class Stage(Composed):
@@ -166,7 +161,7 @@ class Stage(Composed):
         for number in range(len(self.blocks)):
             x_BHWC = self.block(number, x_BHWC, ctx)
         del ctx.taps.attentions[noted:-1]
-        return Passage(x_BHWC, x_BHWC if self.downsample is None else self.downsample(x_BHWC))
+        return x_BHWC, x_BHWC if self.downsample is None else self.downsample(x_BHWC)
 
     def block(self, number: int, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """What one of its layers gives. Shape: [B, H, W, C] in and out."""
@@ -277,7 +272,7 @@ class StagedEncoder(Model):
         """What each stage gives, computed when it is asked for. Shape: [B, H, W, C] in."""
         for stage in self.stages:
             passage = cast(Passage, stage(x_BHWC, ctx))
-            x_BHWC = passage.handed_on
+            x_BHWC = passage[1]
             yield passage
 
     def forward(
@@ -309,9 +304,9 @@ class StagedEncoder(Model):
         reshaped = [x_BHWC]
         ctx.taps.hidden(rows_of(x_BHWC))
         for passage in self.passages(x_BHWC, ctx):
-            x_BHWC = passage.handed_on
+            x_BHWC = passage[1]
             ctx.taps.hidden(rows_of(x_BHWC))
-            reshaped.append(passage.fine if before else x_BHWC)
+            reshaped.append(passage[0] if before else x_BHWC)
         hidden = rows_of(x_BHWC) if self.norm is None else self.norm(rows_of(x_BHWC))
         return StagedModelOutput(
             last_hidden_state=hidden,
@@ -414,8 +409,8 @@ class StagedBackbone(Backbone):
         maps = [x_BHWC]
         self.note(x_BHWC, 0, ctx.taps)
         for stage, passage in enumerate(itertools.islice(self.model.passages(x_BHWC, ctx), last), 1):
-            self.note(passage.fine, stage, ctx.taps)
-            maps.append(passage.fine)
+            self.note(passage[0], stage, ctx.taps)
+            maps.append(passage[0])
         return tuple(picture_of(self.normed(maps[i], i)) for i in self.outputs)
 
     def note(self, x_BHWC: Tensor, stage: int, taps: Taps) -> None:

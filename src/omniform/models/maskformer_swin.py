@@ -92,7 +92,7 @@ class MaskFormerSwinEncoder(StagedEncoder):
         ctx.taps.hidden(rows_of(x_BHWC))
         sizes = [(x_BHWC.shape[1], x_BHWC.shape[2])]
         for passage in self.passages(x_BHWC, ctx):
-            x_BHWC = passage.handed_on
+            x_BHWC = passage[1]
             sizes.append((x_BHWC.shape[1], x_BHWC.shape[2]))
         assert self.norm is not None and self.pooler is not None
         hidden = self.norm(rows_of(x_BHWC))
