@@ -49,6 +49,7 @@ def task_command(
     sees = issubclass(kind, Seeing)
     if (not sees and showing != Showing(form=showing.form)) or (not sees and showing.form is Form.CSV):
         raise InputError("only answers about pictures are drawn, or are rows of a file", where="--task", found=task)
+    told = _told(kind, text, task) if issubclass(kind, Seeing) else {}
     plan = Plan.of(media, showing) if sees else None  # a mistake is told before anybody waits
     with progress(f"loading {name or task}"):
         pipe = pipeline(task, name, dtype=dtype)
@@ -57,8 +58,7 @@ def task_command(
     if plan is not None and isinstance(pipe, Seeing):
         if name is None:
             print(f"omniform: no --model: {called} answers, which comes with omniform", file=sys.stderr, flush=True)
-        given = {**settings, **({} if text is None else {"candidate_labels": text})}
-        return answer_pictures(plan, pipe, given, showing, model=called, load_seconds=loaded - started)
+        return answer_pictures(plan, pipe, {**settings, **told}, showing, model=called, load_seconds=loaded - started)
     asked = drawing if isinstance(pipe, WritingPipeline) else settings
     answer = pipe(_input(text, media), **asked)  # type: ignore[arg-type]
     if not as_json:
@@ -72,6 +72,21 @@ def task_command(
     }
     print(json.dumps(record, ensure_ascii=False, default=_plain))
     return 0
+
+
+def _told(kind: type[Seeing], text: str | None, task: str) -> Mapping[str, object]:
+    """What a text beside a picture is to the task.
+
+    Raises:
+        InputError: nothing.
+    """
+    if text is None:
+        return {}
+    if kind.says is None:
+        raise InputError(
+            "the task reads no text", where="--text", found=task, remedy="Its options are --set NAME=VALUE."
+        )
+    return {kind.says: text}
 
 
 def _input(text: str | None, media: Sequence[str]) -> object:

@@ -139,6 +139,9 @@ class Seeing(Pipeline):
     def rows(self, answer: object) -> list[Mapping[str, Cell]]:
         """The answer as the rows of a table."""
 
+    says: ClassVar[str | None] = None
+    """The option that a text beside the picture is; None where the task reads none."""
+
     columns: ClassVar[tuple[str, ...]] = ()
     """The columns of :meth:`rows`."""
 

@@ -38,6 +38,7 @@ class ZeroShotImageClassificationPipeline(Seeing):
         tokenizer_kwargs: options of the tokenizer.
     """
 
+    says = "candidate_labels"
     columns = ("label", "score")
 
     _load_tokenizer = True
