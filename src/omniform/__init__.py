@@ -380,9 +380,9 @@ def _of_inputs(name: str) -> object:
     """A processor of pictures or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
     if not name.endswith(("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")):
         return None
-    from omniform.inputs.images.classes import class_named
+    from omniform.inputs.images.classes import any_class_named
 
-    if (images := class_named(name)) is not None:
+    if (images := any_class_named(name)) is not None:
         return images
     from omniform.inputs.audio.registry import FEATURE_EXTRACTORS
 

@@ -30,6 +30,8 @@ from omniform.hub.push import send, sending_of
 from omniform.hub.stale import PROCESSOR_LEFTOVERS, TOKENIZER_LEFTOVERS
 from omniform.inputs.audio import FEATURE_EXTRACTORS, FeatureExtractionMixin, FeatureExtractor, feature_extractor
 from omniform.inputs.images import ImageProcessingMixin, ImageProcessor, image_processor
+from omniform.inputs.images.kinds import with_backend
+from omniform.inputs.images.timm_wrapper import TimmWrapperImageProcessor
 from omniform.inputs.kept import Kept
 from omniform.inputs.processors import PROCESSOR_FILE, PROCESSORS, Parts, Processor, ProcessorMixin
 from omniform.inputs.text.load import is_whole, tokenizer_from_files
@@ -110,19 +112,22 @@ class AutoImageProcessor(_AutoInput):
 
         Args:
             kwargs: as for :meth:`AutoTokenizer.from_pretrained`; the settings are the options of
-                :class:`~omniform.inputs.images.options.ImageOptions`.
+                :class:`~omniform.inputs.images.options.ImageOptions`. ``backend="pil"`` (or ``use_fast=False``)
+                computes pixels as the ecosystem's slow classes do, ``"torchvision"`` as its fast ones; by default
+                the class that the file names says which.
 
         Raises:
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
+        backend = kwargs.pop("backend", None) or {True: "torchvision", False: "pil"}.get(kwargs.get("use_fast"))  # type: ignore[call-overload]
         named = _brought("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(ImageProcessor, named)
         checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
-        return checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained")
+        return with_backend(checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained"), backend)
 
     @classmethod
     def register(
@@ -443,6 +448,10 @@ class Checkpoint:
     def image_processor(self, settings: Mapping[str, object], callee: str) -> ImageProcessor:
         """The image processor, with some options changed."""
         file = self.preprocessor()
+        if not file and "pretrained_cfg" in self.model:
+            check_arguments(callee, settings, WHERE_ARGUMENTS)
+            made = TimmWrapperImageProcessor(**self.model)  # type: ignore[arg-type] # it looks itself
+            return cast(ImageProcessor, made)
         if not file:
             raise self.missing("there is no image processor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
         where = f"{self.where}/{PROCESSOR_FILE if 'image_processor' in self.settings else PREPROCESSOR_FILE}"

@@ -82,12 +82,6 @@ class FineGrainedFP8Config(Awaited):
     what = "quantizer to FP8"
 
 
-class TimmWrapperImageProcessor(Awaited):
-    """The pictures of timm's models."""
-
-    what = "wrapper of timm's models"
-
-
 class VisionTextDualEncoderModel(Awaited):
     """A model of pictures and one of texts, side by side."""
 
@@ -108,6 +102,6 @@ class Wav2Vec2Processor(Awaited):
 
 __all__ = [
     "AwqConfig", "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
-    "QuantoConfig", "TimmWrapperImageProcessor", "TorchAoConfig", "VisionTextDualEncoderModel",
+    "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor", "Wav2Vec2Processor",
 ]  # fmt: skip

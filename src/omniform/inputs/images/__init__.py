@@ -2,6 +2,7 @@
 
 from omniform.inputs.images.base import BaseImageProcessor, ImageProcessingMixin
 from omniform.inputs.images.detr import DetrImageProcessor
+from omniform.inputs.images.frames import load_frames
 from omniform.inputs.images.kinds import image_processor
 from omniform.inputs.images.load import load_image
 from omniform.inputs.images.processor import ImageProcessor
@@ -9,5 +10,5 @@ from omniform.inputs.images.table import KINDS
 
 __all__ = [
     "KINDS", "BaseImageProcessor", "DetrImageProcessor", "ImageProcessingMixin", "ImageProcessor", "image_processor",
-    "load_image",
+    "load_frames", "load_image",
 ]  # fmt: skip

@@ -13,11 +13,21 @@ from typing import ClassVar, Self, cast
 
 from omniform.core.errors import check_arguments
 from omniform.core.upstairs import upstairs
+from omniform.inputs.images.base import BaseImageProcessor
 from omniform.inputs.images.kinds import FORMER, image_processor, kind_named, read_options
 from omniform.inputs.images.options import ImageOptions
 from omniform.inputs.images.processor import ImageProcessor
 
 _made: dict[str, type[ImageProcessor]] = {}
+
+
+def any_class_named(name: str) -> type[BaseImageProcessor] | None:
+    """As :func:`class_named`, of classes without a kind too."""
+    if name == "TimmWrapperImageProcessor":
+        from omniform.inputs.images.timm_wrapper import TimmWrapperImageProcessor
+
+        return TimmWrapperImageProcessor
+    return class_named(name)
 
 
 def class_named(name: str) -> type[ImageProcessor] | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Final
 
-from omniform.core.errors import ConfigError, UnknownNameError, brief, listed, nearest
+from omniform.core.errors import ConfigError, InputError, UnknownNameError, brief, listed, nearest
 from omniform.inputs.images.backends import PILLOW
 from omniform.inputs.images.options import DetrOptions, ImageOptions, changed, wrong_value
 from omniform.inputs.images.processor import ImageProcessor, Kind
@@ -90,6 +90,26 @@ def kind_named(name: str) -> Kind | None:
     if kind is None or not pil:
         return kind
     return replace(kind, name=f"{kind.name}Pil", backend=PILLOW) if kind.slow else None
+
+
+def with_backend(processor: ImageProcessor, backend: object) -> ImageProcessor:
+    """The same processor with its pixels computed as is asked for.
+
+    Args:
+        backend: ``"torchvision"`` or ``"pil"``; None changes nothing.
+
+    Raises:
+        InputError: there is no such backend.
+    """
+    if backend is None or backend == processor.backend:
+        return processor
+    if backend not in ("torchvision", "pil"):
+        raise InputError("unknown backend", where="backend", expected="'torchvision' or 'pil'", found=brief(backend))
+    name = processor.kind.name.removesuffix("Pil") + ("Pil" if backend == "pil" else "")
+    if kind_named(name) is None:
+        logger.warning("%s has no slow class; its pixels are the fast one's", processor.kind.name)
+        return processor
+    return image_processor({**processor.to_dict(), "image_processor_type": name}, where=name)
 
 
 def _kind(config: Mapping[str, object], where: str, default_type: str | None) -> Kind:

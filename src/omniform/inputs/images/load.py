@@ -8,6 +8,7 @@ decoded, and whatever a decoder trips over comes back as one typed error.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+logger = logging.getLogger("omniform")
+
 
 @runtime_checkable
 class ReadableFile(Protocol):
@@ -50,6 +53,8 @@ ImageSource: TypeAlias = (
 """One picture: a path, a URL, a data URI, base64, the bytes of a file, an open file, a mapping with ``bytes`` or
 ``path``, a Pillow image or an array."""
 
+# Photographs in MPO come with previews of themselves.
+_PAGED: Final = ("GIF", "WEBP", "TIFF", "PNG", "AVIF")
 _ORIENTATION: Final = 0x0112
 _FORMATS: Final = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 
@@ -101,7 +106,9 @@ def load_image(
     if is_numbers(image):
         return array_to_pil(finite(numbers(image, where), where), where)
     try:
-        return on_white(image)
+        shown = on_white(image)
+        # Neither the caller's own nor one that an open file hangs on.
+        return shown.copy() if shown is image else shown
     except Exception as error:
         raise damaged(where, error) from error
 
@@ -132,6 +139,7 @@ def open_image(
     else:
         data, where = _encoded(source, access, where, fetch)
         image = _opened(data, where)
+        _say_more(image, where)
     check_pixels(image.width, image.height, where, access.max_pixels)
     if count is not None:
         count(image.width * image.height)
@@ -139,6 +147,34 @@ def open_image(
     sixteen = image.mode == "I" and image.format == "PPM"
     image = _upright(image, where)
     return (image.convert("I;16") if sixteen else image), where
+
+
+def opened_file(source: ImageSource, access: MediaAccess, where: str) -> Image | None:
+    """The picture file that a source names or holds, not decoded yet; None of an array.
+
+    Raises:
+        RepoError, InputError: as :func:`load_image`.
+    """
+    if isinstance(source, Tensor) or is_array(source):
+        return None
+    data, where = _encoded(source, access, where, None)
+    return _opened(data, where)
+
+
+def _say_more(image: Image, where: str) -> None:
+    """Say that a file holds more pictures than the one that is read."""
+    if image.format not in _PAGED:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.seek(1)
+            image.seek(0)
+    except EOFError:
+        return
+    except Exception as error:  # decoders meet damaged files with any exception there is
+        raise damaged(where, error) from error
+    logger.warning("%s: the first of several frames is read; load_frames reads all", where)
 
 
 def _encoded(

@@ -262,7 +262,7 @@ def load_tensors(
             is not there.
         RepoError: a picture's file or address cannot be read.
     """
-    flat = _flattened(images)
+    flat = flattened(images)
     if not flat:
         raise InputError("there is no picture", where="images", expected="at least one")
     return _loaded(flat, options, backend, checked_access(media_access))
@@ -358,11 +358,16 @@ def as_kind(tensor: Tensor, kind: str | None) -> object:
     return tensor.cpu().numpy() if kind == "np" else tensor
 
 
-def _flattened(images: ImageInput, depth: int = 0) -> list[ImageSource]:
+def flattened(images: ImageInput, depth: int = 0) -> list[ImageSource]:
+    """The pictures of a call, out of their lists and arrays.
+
+    Raises:
+        InputError: they are nested too deep.
+    """
     if isinstance(images, (list, tuple)):
         if depth == 2:
             raise InputError("pictures are nested too deep", where="images", expected="a list of lists at most")
-        return [one for image in images for one in _flattened(image, depth + 1)]
+        return [one for image in images for one in flattened(image, depth + 1)]
     if isinstance(images, Tensor) or is_array(images):
         batch = cast("Tensor", images)
         return list(batch) if batch.ndim == 4 else [batch]
