@@ -413,6 +413,12 @@ CITIZENS: dict[str, Citizen] = {
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
     "detr": Citizen("detr", "DetrForObjectDetection", DETR, Pictures("", size=16, masked=True)),
+    "conditional_detr": Citizen(
+        "conditional_detr", "ConditionalDetrForObjectDetection", DETR, Pictures("", size=16, masked=True)
+    ),
+    "table-transformer": Citizen(
+        "table-transformer", "TableTransformerForObjectDetection", DETR, Pictures("", size=16, masked=True)
+    ),
     "deformable_detr": Citizen(
         "deformable_detr", "DeformableDetrForObjectDetection", DEFORMABLE, Pictures("", size=16, masked=True)
     ),

@@ -15,7 +15,7 @@ from omniform.architectures.detection import SetLoss, Target
 from omniform.architectures.losses import Items
 from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
-from omniform.blocks.layers import passed, run
+from omniform.blocks.layers import passed, run, surviving
 from omniform.blocks.positioned import PlacedContext
 from omniform.core.context import Memory, StepContext, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -78,15 +78,36 @@ class QueryEncoder(Composed):
         return run(self.layers, F.dropout(embeds_BSD, self.dropout, self.training), ctx)
 
 
+class NormedQueryEncoder(QueryEncoder):
+    """The same with a norm behind what is told of it.
+
+    Args:
+        layerdrop: how likely a layer is left out in training.
+    """
+
+    layernorm: nn.Module
+    layerdrop: float = 0.0
+
+    def forward(self, embeds_BSD: Tensor, ctx: StepContext) -> Tensor:
+        x_BSD = F.dropout(embeds_BSD, self.dropout, self.training)
+        normed: Tensor = self.layernorm(run(surviving(self.layers, self.layerdrop), x_BSD, ctx))
+        return normed
+
+
 class QueryDecoder(Composed):
-    """Layers over object queries."""
+    """Layers over object queries.
+
+    Args:
+        layerdrop: how likely a layer is left out in training.
+    """
 
     layers: nn.ModuleList
     layernorm: nn.Module
+    layerdrop: float = 0.0
 
     def forward(self, queries_BQD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor | None]:
         """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D], if kept."""
-        return run(self.layers, queries_BQD, ctx, self.layernorm), None
+        return run(surviving(self.layers, self.layerdrop), queries_BQD, ctx, self.layernorm), None
 
 
 class DeepQueryDecoder(QueryDecoder):
@@ -96,14 +117,24 @@ class DeepQueryDecoder(QueryDecoder):
         """The last hidden states, Shape: [B, Q, D], and those of each layer, Shape: [layers, B, Q, D]."""
         kept: list[Tensor] = []
         x_BQD = queries_BQD
-        for number, layer in enumerate(self.layers):
-            # Noted before the norm, passed on after it.
-            ctx.taps.hidden(x_BQD)
+        for number, layer in enumerate(surviving(self.layers, self.layerdrop)):
+            ctx.taps.hidden(self.noted(x_BQD, kept))
             x_BQD = passed(layer, number, kept[-1] if kept else x_BQD, ctx)
             kept.append(self.layernorm(x_BQD))
         last: Tensor = self.layernorm(kept[-1])
         ctx.taps.hidden(last)
         return last, torch.stack(kept)
+
+    def noted(self, x_BQD: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """What is told of hidden states between layers: as they were before the norm that they are passed on after."""
+        return x_BQD
+
+
+class NormNotingQueryDecoder(DeepQueryDecoder):
+    """The same that tells of hidden states as they are passed on, after the norm (Table Transformer)."""
+
+    def noted(self, x_BQD: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        return kept[-1] if kept else x_BQD
 
 
 class QueryDetector(Model):
@@ -269,10 +300,10 @@ class ObjectDetector(Model):
 
     model: QueryDetector
     class_labels_classifier: nn.Linear
-    bbox_predictor: BoxHead
+    bbox_predictor: nn.Module
     loss: SetLoss
 
-    def predict(self, hidden: Tensor) -> dict[str, Tensor]:
+    def predict(self, hidden: Tensor, out: DetectorModelOutput) -> dict[str, Tensor]:
         """``logits`` and ``pred_boxes`` of queries' hidden states. Shape: [..., Q, D]."""
         return {"logits": self.class_labels_classifier(hidden), "pred_boxes": self.bbox_predictor(hidden)}
 
@@ -290,11 +321,11 @@ class ObjectDetector(Model):
             pred_masks: the objects' outlines, of a model that draws them.
             items: see :meth:`loss_items`.
         """
-        predicted = self.predict(out.last_hidden_state)
+        predicted = self.predict(out.last_hidden_state, out)
         loss = parts = earlier = None
         if labels is not None:
             if out.intermediate_hidden_states is not None:
-                earlier = [self.predict(hidden) for hidden in out.intermediate_hidden_states[:-1]]
+                earlier = [self.predict(hidden, out) for hidden in out.intermediate_hidden_states[:-1]]
             loss, parts = self.loss(predicted, labels, pred_masks=pred_masks, auxiliary=earlier or (), items=items)
         return ObjectDetectionOutput(
             loss=loss,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +41,10 @@ class FocalSetLoss(SetLoss):
     alpha: float
 
     @classmethod
-    def read(cls, r: ConfigReader) -> FocalSetLoss:
-        """The fields under their usual names."""
+    def read(cls, r: ConfigReader, class_cost: float = 1) -> Self:
+        """The fields under their usual names; ``class_cost``: its default."""
         return cls(
-            class_cost=r.number("class_cost", 1),
+            class_cost=r.number("class_cost", class_cost),
             bbox_cost=r.number("bbox_cost", 5),
             giou_cost=r.number("giou_cost", 2),
             bbox_weight=r.number("bbox_loss_coefficient", 5),
@@ -53,6 +54,11 @@ class FocalSetLoss(SetLoss):
             no_object_weight=0.0,
             alpha=r.number("focal_alpha", 0.25),
         )
+
+    @classmethod
+    def of(cls, other: FocalSetLoss) -> Self:
+        """The same weights, matched as this class does."""
+        return cls(**{f.name: getattr(other, f.name) for f in fields(FocalSetLoss)})
 
     @property
     def matching(self) -> Matching:
@@ -80,10 +86,9 @@ class FocalSetLoss(SetLoss):
         return (logits > 0).any(-1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SoftmaxMatchedSetLoss(FocalSetLoss):
-    """The same, matched as if one of the scores were "no object" (Conditional DETR with outlines)."""
-
-    __slots__ = ()
+    """The same, matched by how likely a class is among all (Conditional DETR with outlines)."""
 
     @property
     def matching(self) -> Matching:

@@ -481,10 +481,12 @@ class DetectorModelOutput(Seq2SeqModelOutput):
         encoder_last_hidden_state: Shape: [B, S, D], one vector per place of the coarsest feature map.
         intermediate_hidden_states: Shape: [layers, B, Q, D], each decoder layer's output after the decoder's norm,
             where the model is trained with losses on every layer.
+        reference_points: Shape: [Q, B, 2], x and y of where each query stands, of queries that stand somewhere.
     """
 
     _: KW_ONLY
     intermediate_hidden_states: Tensor | None = None
+    reference_points: Tensor | None = None
 
 
 @dataclass(slots=True)

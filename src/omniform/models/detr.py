@@ -44,7 +44,12 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    # The reference reads the first two and drops no layer.
+    return read_detr(r, SetLoss.read(r))
+
+
+def read_detr(r: ConfigReader, loss: SetLoss, *, queries: int = 100) -> Config:
+    """The fields that DETR and those after it have; ``queries``: how many there are by default."""
+    # DETR reads the first two and drops no layer.
     r.inert("encoder_layerdrop", "decoder_layerdrop", "init_std", "init_xavier_std", "classifier_dropout")
     r.inert("max_position_embeddings", "scale_embedding", "tie_word_embeddings")
     sides = Sides.read(r, dim=256, layers=6, heads=8, hidden=2048, act="relu", least=1)
@@ -54,11 +59,11 @@ def read(r: ConfigReader) -> Config:
         raise r.fail("d_model", f"a multiple of {parts} for {places} positions", sides.dim)
     return Config(
         backbone=read_detr_backbone(r),
-        queries=r.integer("num_queries", 100),
+        queries=r.integer("num_queries", queries),
         places=places,
         sides=sides,
         deep=r.flag("auxiliary_loss", False),
-        loss=SetLoss.read(r),
+        loss=loss,
     )
 
 
@@ -81,11 +86,16 @@ def build(c: Config) -> QueryDetector:
     return QueryDetector(
         backbone=c.backbone.build_frozen(),
         input_projection=nn.Conv2d(c.backbone.channels[-1], dim, kernel_size=1),
-        position_embedding=SinePlaces(dim) if c.places == "sine" else LearnedPlaces(dim),
+        position_embedding=places_of(c),
         encoder=QueryEncoder(layers=nn.ModuleList(encoder_layers), dropout=sides.dropout),
         query_position_embeddings=nn.Embedding(c.queries, dim),
         decoder=decoder(layers=nn.ModuleList(decoder_layers), layernorm=sides.norm()),
     )
+
+
+def places_of(c: Config) -> SinePlaces | LearnedPlaces:
+    """Position vectors of a map."""
+    return SinePlaces(c.sides.dim) if c.places == "sine" else LearnedPlaces(c.sides.dim)
 
 
 def object_detector(c: Config, common: Common) -> ObjectDetector:
@@ -100,14 +110,18 @@ def object_detector(c: Config, common: Common) -> ObjectDetector:
 
 def segmenter(c: Config, common: Common) -> Segmenter:
     """A class, or none, a box and an outline per query."""
+    return outlined(c, object_detector(c, common))
+
+
+def outlined(c: Config, detector: ObjectDetector) -> Segmenter:
+    """A detector with what draws outlines."""
     fine = c.backbone.channels[2::-1]
     if len(fine) < 3:
         raise ConfigError("outlines need finer maps", where="backbone_config", expected="3 or more", found=len(fine))
-    head = MaskHead(c.sides.dim, c.sides.encoder.heads, fine, c.sides.act)
     return Segmenter(
-        model=object_detector(c, common),
+        model=detector,
         bbox_attention=AttentionMap(c.sides.dim, c.sides.encoder.heads),
-        mask_head=head,
+        mask_head=MaskHead(c.sides.dim, c.sides.encoder.heads, fine, c.sides.act),
     )
 
 
@@ -120,7 +134,7 @@ OLD_NAMES = KeyMap(
         (r"\.o_proj\.", ".out_proj."),
         (r"\.mlp\.(fc[12])\.", r".\1."),
         # Out of a checkpoint with outlines.
-        (r"^detr\.model\.", ""),
+        (r"^(conditional_)?detr\.model\.", ""),
     ),
     modules=(
         (r"(^|\.)backbone\.conv_encoder\.model(?=\.|$)", r"\1backbone.model"),
@@ -137,12 +151,22 @@ def keys(c: Config) -> KeyMap:
 
 
 def segmenter_keys(c: Config) -> KeyMap:
-    """Where the weights of a detector with outlines live; our own names are those inside newer releases."""
+    """Where the weights of a detector with outlines live."""
+    return outlined_keys(keys(c), "detr")
+
+
+def outlined_keys(base: KeyMap, name: str) -> KeyMap:
+    """Where the weights of a detector with outlines live; our own names are those inside newer releases.
+
+    Args:
+        base: where those of the detector without heads live.
+        name: what checkpoints call the detector.
+    """
     aliases = [(rf"^{re.escape(ours)}\.", f"{theirs}.") for ours, theirs in MASK_HEAD_KEYS.items()]
     modules = [(rf"^{re.escape(theirs)}(?=\.|$)", ours) for ours, theirs in MASK_HEAD_KEYS.items()]
     # Out of a checkpoint without heads.
-    aliases.append((r"^(backbone|encoder|decoder|\w+_projection|\w+_embeddings?)\.", r"detr.model.\1."))
-    return keys(c).under("model", "model").under("model", "detr") | KeyMap(MASK_HEAD_KEYS, aliases, modules=modules)
+    aliases.append((r"^(backbone|encoder|decoder|\w+_projection|\w+_embeddings?)\.", rf"{name}.model.\1."))
+    return base.under("model", "model").under("model", name) | KeyMap(MASK_HEAD_KEYS, aliases, modules=modules)
 
 
 def beginning(config: ModelConfig, path: str) -> Beginning | None:
