@@ -34,6 +34,7 @@ VARIANTS = {
     "on Swin": {"backbone": {"kind": "swin"}},
     "projected, on timm's network": {"backbone": {"kind": "timm"}},
     "two maps, gelu": {"backbone": {"out_features": ["stage2", "stage4"]}, "decoder": {"activation_function": "gelu"}},
+    "a width that the encoder, which is not there, could not have": {"decoder": {"d_model": 36, "decoder_layers": 1}},
     "normed after every layer": {"decoder": {"auxiliary_loss": True, "decoder_layers": 3, "num_queries": 2}},
 }
 

@@ -35,7 +35,7 @@ VARIANTS = {
     "large epsilon": {"layer_norm_eps": 0.01, "task_seq_len": 9, "num_attention_heads": 2, "num_queries": 3},
     "last layer alone": {"use_auxiliary_loss": False, "decoder_layers": 2},
     "two finer maps": {"common_stride": 2, "decoder_layers": 2, "output_auxiliary_logits": False},
-    "no finer map": {"strides": [2, 4, 4, 8], "decoder_layers": 2},
+    "no finer map, texts that nobody reads": {"strides": [2, 4, 4, 8], "decoder_layers": 2, "text_encoder_width": 20},
 }
 
 STATES = (
@@ -156,6 +156,7 @@ REFUSED = {
     "mask_dim": {"mask_dim": 32},
     "conv_dim": {"conv_dim": 48, "mask_dim": 48},
     "text_encoder_width": {**TRAINED, "text_encoder_width": 128},
+    "one per 64": {**TRAINED, "text_encoder_width": 20, "text_encoder_n_ctx": 0},
 }
 
 

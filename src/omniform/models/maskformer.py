@@ -11,11 +11,12 @@ from omniform.architectures.detector import DeepQueryDecoder, QueryDecoder
 from omniform.architectures.family import Builder
 from omniform.architectures.mask_losses import MaskSetLoss, WholeMasks
 from omniform.architectures.mask_segmenter import PixelLevel
-from omniform.architectures.parts import SIDE_KEYS, Sides
+from omniform.architectures.parts import SIDE_KEYS, Side, Sides
 from omniform.architectures.pixel_decoder import FeaturePyramid, PyramidPixelDecoder, read_channels
 from omniform.architectures.pyramid_segmenter import DeepMaskFormer, MaskFormer, MaskFormerCore, QueryModule
 from omniform.architectures.query_decoder import ReluStack
 from omniform.blocks.layers import CrossPostNorm
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.positioned import PositionedAttention, PositionedCrossAttention, SinePlaces
 from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
@@ -91,9 +92,22 @@ def read(r: ConfigReader) -> Config:
 def read_queries(r: ConfigReader) -> Queries:
     """A DETR's config, of which the decoder alone is built."""
     r.choice("model_type", ("detr",), "detr")
-    sides = Sides.read(r, dim=256, layers=6, heads=8, hidden=2048, act="relu", least=1)
-    if sides.dim % 4:
-        raise r.fail("d_model", "a multiple of 4 for sine positions", sides.dim)
+    dim = r.integer("d_model", 256, also=("hidden_size",))
+    if dim % 4:
+        raise r.fail("d_model", "a multiple of 4 for sine positions", dim)
+    # What tools read of the encoder that is not there.
+    r.integer("encoder_attention_heads", 8, also=("num_attention_heads",))
+    r.integer("encoder_layers", 6, also=("num_hidden_layers",), least=0)
+    decoder = Side.read(r, "decoder", dim, layers=6, heads=8, hidden=2048, least=1)
+    sides = Sides(
+        dim=dim,
+        encoder=decoder,
+        decoder=decoder,
+        act=r.choice("activation_function", ACTIVATIONS, "relu"),
+        dropout=r.probability("dropout", 0.1),
+        attention_dropout=r.probability("attention_dropout"),
+        activation_dropout=r.probability("activation_dropout"),
+    )
     made = Queries(count=r.integer("num_queries", 100), sides=sides, deep=r.flag("auxiliary_loss", False))
     r.inert(*r.raw)
     return made

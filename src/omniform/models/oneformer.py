@@ -64,17 +64,21 @@ class Texts:
     @classmethod
     def read(cls, r: ConfigReader) -> Texts:
         """The fields that begin with ``text_encoder_``."""
-        made = cls(
-            width=r.integer("text_encoder_width", 256, least=64),
+        return cls(
+            width=r.integer("text_encoder_width", 256),
             length=r.integer("text_encoder_context_length", 77),
             layers=r.layers("text_encoder_num_layers", 6),
             vocabulary=r.integer("text_encoder_vocab_size", 49408),
             projections=r.layers("text_encoder_proj_layers", 2, least=1),
             learned=r.integer("text_encoder_n_ctx", 16, least=0),
         )
-        if made.width % (made.width // 64):
-            raise r.fail("text_encoder_width", "a multiple of its heads, one per 64", made.width)
-        return made
+
+    def check(self, r: ConfigReader, dim: int) -> None:
+        """Raise :class:`ConfigError` unless texts can be read for queries of width ``dim``."""
+        if self.width < 64 or self.width % (self.width // 64):
+            raise r.fail("text_encoder_width", "a multiple of its heads, one per 64", self.width)
+        if self.learned and self.width != dim:
+            raise r.fail("text_encoder_width", f"{dim} (hidden_dim): learned vectors stand beside texts", self.width)
 
     def build(self, dim: int, eps: float) -> TextMapper:
         """The reader of texts for queries of width ``dim``."""
@@ -135,8 +139,8 @@ def read(r: ConfigReader) -> Config:
     if (out := r.integer("mask_dim", 256)) != wide:
         raise r.fail("mask_dim", f"{wide} (conv_dim): queries are made of the map that masks are read from", out)
     texts, trained = Texts.read(r), r.flag("is_training", False)
-    if trained and texts.learned and texts.width != dim:
-        raise r.fail("text_encoder_width", f"{dim} (hidden_dim): learned vectors stand beside texts", texts.width)
+    if trained:
+        texts.check(r, dim)
     hidden = r.integer("dim_feedforward", 2048)
     kind = MaskedPreNorm if r.flag("pre_norm", False) else MaskedPostNorm
     return Config(
