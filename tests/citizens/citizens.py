@@ -92,7 +92,7 @@ MASKFORMER = {
         "model_type": "swin", "image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1, 1, 1],
         "num_heads": [1, 2, 2, 2], "window_size": 2,
     },
-    "decoder_config": {**DETR, "d_model": 16}, "fpn_feature_size": 32, "mask_feature_size": 8,
+    "decoder_config": {**DETR, "num_queries": 5}, "fpn_feature_size": 32, "mask_feature_size": 8,
 }  # fmt: skip
 MASK2FORMER = {
     "backbone_config": MAPS, "feature_size": 32, "mask_feature_size": 8, "hidden_dim": 16, "num_attention_heads": 2,

@@ -33,6 +33,7 @@ from omniform.core.upstairs import upstairs
 
 if TYPE_CHECKING:
     from omniform.architectures.family import Architecture, Family
+    from omniform.architectures.named import PreTrainedModel
     from omniform.weights.keymap import KeyMap
     from omniform.weights.transform import Transform
 
@@ -50,6 +51,15 @@ class Origin:
     family: Family
     architecture: Architecture
     name_or_path: str = ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Family and architecture lead to functions, which cannot be pickled; the class of that name leads there again.
+        return _origin_again, (self.family.classes[self.architecture.name], self.config, self.name_or_path)
+
+
+def _origin_again(kind: type[PreTrainedModel], config: ModelConfig, name_or_path: str) -> Origin:
+    assert kind.place is not None
+    return Origin(config, kind.place.family, kind.place.architecture, name_or_path)
 
 
 @runtime_checkable
