@@ -117,3 +117,22 @@ def test_too_large_is_refused_by_a_limit_that_is_said() -> None:
         for name in ("ViTImageProcessor", "ViTImageProcessorPil", "MaskFormerImageProcessor"):
             with pytest.raises(InputError):
                 getattr(omniform, name)()(wrong)
+
+
+def test_several_at_a_time() -> None:
+    """As many as torch has threads; the same pictures in the same order, and the first error of all."""
+    images = [Image.new("RGB", (20 + number, 30), (number, 9, 99)) for number in range(9)]
+    ours = [omniform.ViTImageProcessor(size=12), omniform.ViTImageProcessorPil(size=12), omniform.DetrImageProcessor()]
+    alone = [one(images, return_tensors="pt").pixel_values for one in ours]
+    torch.set_num_threads(3)
+    try:
+        for one, expected in zip(ours, alone, strict=True):
+            assert torch.equal(one(images, return_tensors="pt").pixel_values, expected)
+            with pytest.raises(InputError, match=r"images\[4\]"):
+                one([*images[:4], np.full((5, 9, 3), np.nan), *images])
+        with pytest.raises(InputError, match="empty or too large"):
+            omniform.DetrImageProcessor(size={"shortest_edge": 3, "longest_edge": 9})(
+                [*images, Image.new("L", (1, 900))]
+            )
+    finally:
+        torch.set_num_threads(1)

@@ -35,6 +35,9 @@ class Backend(Protocol):
     def rescale(self, image: Tensor, factor: float) -> Tensor:
         """The values times a factor."""
 
+    def rescale_into(self, out: Tensor, image: Tensor, factor: float) -> None:
+        """As :meth:`rescale`, into a place of the result's shape and type."""
+
     def normalize(
         self,
         image: Tensor,
@@ -76,6 +79,9 @@ class Torchvision:
     def rescale(self, image: Tensor, factor: float) -> Tensor:
         return ops.rescale(image, factor)
 
+    def rescale_into(self, out: Tensor, image: Tensor, factor: float) -> None:
+        out.copy_(image).mul_(factor)
+
     def normalize(
         self,
         image: Tensor,
@@ -116,6 +122,9 @@ class Pillow:
 
     def rescale(self, image: Tensor, factor: float) -> Tensor:
         return pillow_ops.rescale(image, factor)
+
+    def rescale_into(self, out: Tensor, image: Tensor, factor: float) -> None:
+        out.copy_(pillow_ops.rescale(image, factor))
 
     def normalize(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.inputs.images import ops
+from omniform.inputs.images.ahead import ahead
 from omniform.inputs.images.backends import Backend
 from omniform.inputs.images.sizes import Exact
 from omniform.inputs.images.targets import Target, depth_border
@@ -104,6 +106,10 @@ class Rescale:
     def __call__(self, image: Tensor) -> Tensor:
         return self.backend.rescale(image, self.factor)
 
+    def into(self, out: Tensor, image: Tensor) -> None:
+        """The same, into a place of the result's shape and type."""
+        self.backend.rescale_into(out, image, self.factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Shift:
@@ -178,8 +184,8 @@ class Plan:
     pad: Pad | None
 
     def shape(self, images: Iterable[Tensor]) -> list[Tensor]:
-        """Each picture, in its new size."""
-        return [through(self.shaping, image) for image in images]
+        """Each picture, in its new size; as many at a time as torch has threads."""
+        return ahead(partial(through, self.shaping), images)
 
     def finish(self, images: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """The shaped pictures with their new values, padded: one tensor ``[N, C, H, W]`` where they are alike."""
@@ -192,7 +198,7 @@ class Plan:
         last = self.valuing[0] if len(self.valuing) == 1 else None
         # One by one, while each is in the processor's cache, into the batch as soon as it has its values.
         for number, image in enumerate(images):
-            if isinstance(last, Normalize):
+            if isinstance(last, (Normalize, Rescale)):
                 made = last(image[..., :1, :1])
                 shape = (len(made), *image.shape[1:])
                 last.into(batch.place(number, shape, made.dtype, made.device), image)
