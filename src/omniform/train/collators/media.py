@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omniform.core.errors import InputError, brief
 from omniform.inputs.images import ImageProcessor
-from omniform.inputs.images.detr import DetrImageProcessor
+from omniform.inputs.images.detr import DetectingImageProcessor
 from omniform.inputs.processors import CLIPProcessor, WhisperProcessor
 from omniform.inputs.text.whisper import WhisperTokenizer
 from omniform.train.collators.faults import column_fault
@@ -179,7 +179,7 @@ class ImageObjects(Task):
     masks: bool | None = None
 
     def batch(self, processor: Reads, examples: Sequence[Example], lengths: Lengths, kind: Kind) -> dict[str, object]:
-        if not isinstance(processor, DetrImageProcessor):
+        if not isinstance(processor, DetectingImageProcessor):
             raise _wrong(processor, "one of pictures and their objects (DetrImageProcessor)")
         given = read_column(self.annotations, examples)
         targets = [

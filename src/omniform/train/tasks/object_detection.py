@@ -21,7 +21,7 @@ from omniform.train.tasks.base import (
 if TYPE_CHECKING:
     import datasets
 
-    from omniform.inputs.images.detr import DetrImageProcessor
+    from omniform.inputs.images.detr import DetectingImageProcessor
     from omniform.train.recipe import Recipe
 
 
@@ -51,7 +51,7 @@ class ObjectDetection:
         from omniform.train.collators import DataCollatorForMultimodal, ImageObjects
 
         options = options_of(recipe, Options)
-        processor = cast("DetrImageProcessor", processor_of(recipe, "AutoImageProcessor"))
+        processor = cast("DetectingImageProcessor", processor_of(recipe, "AutoImageProcessor"))
         names = options.names or class_names(_kinds(data.train))
         auto = "AutoModelForImageSegmentation" if options.masks else "AutoModelForObjectDetection"
         train, held_out = (None if part is None else _numbered(part, names) for part in (data.train, data.eval))
