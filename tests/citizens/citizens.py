@@ -72,6 +72,10 @@ UPERNET = {
         "out_features": ["stage1", "stage2", "stage3"], "initializer_range": 0.02},
     "hidden_size": 8, "auxiliary_channels": 4, "pool_scales": [1, 2],
 }  # fmt: skip
+DPT = {
+    **VISION, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1],
+    "fusion_hidden_size": 8,
+}  # fmt: skip
 DETR = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
@@ -443,6 +447,10 @@ CITIZENS: dict[str, Citizen] = {
     ),
     "segformer": Citizen("segformer", "SegformerForSemanticSegmentation", SEGFORMER, Pictures("", size=32)),
     "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
+    "dpt": Citizen("dpt", "DPTForDepthEstimation", DPT, Pictures("")),
+    "dpt, segments": Citizen("dpt", "DPTForSemanticSegmentation", DPT, Pictures("")),
+    "bit": Citizen("bit", "BitForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_groups": 2}, Pictures()),
     "resnet": Citizen("resnet", "ResNetForImageClassification", RESNET, Pictures()),
     "resnet, maps": Citizen("resnet", "ResNetBackbone", RESNET, Pictures("")),
     "convnext": Citizen("convnext", "ConvNextForImageClassification", CONVNEXT, Pictures()),

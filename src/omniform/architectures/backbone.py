@@ -47,6 +47,11 @@ class Backbone(Model):
         return [self.reductions[i] for i in self.outputs]
 
     @property
+    def is_pyramid(self) -> bool:
+        """Whether its stages are maps of several sizes; of one size they may be tokens."""
+        return len(set(self.reductions)) > 1
+
+    @property
     def out_feature_channels(self) -> dict[str, int]:
         """Channels of every stage's map, by the stage's name."""
         return dict(zip(self.names, self.num_features, strict=True))

@@ -31,6 +31,10 @@ class ConvEncoder(Model):
     stages: int
     pooler: nn.Module
 
+    def finished(self, x_BCHW: Tensor) -> Tensor:
+        """The last map as it is given. Shape: [B, C, H, W] in and out."""
+        return x_BCHW
+
     def forward(self, pixel_values: Tensor | None = None, **given: Unpack[Tapped]) -> BaseModelOutput:
         """The last map of pictures, and what stands for each.
 
@@ -50,9 +54,10 @@ class ConvEncoder(Model):
         states = cast(Staged, self.network).states(pixel_values, self.stages)
         for state in states:
             taps.hidden(state)
+        last = self.finished(states[-1])
         return BaseModelOutput(
-            last_hidden_state=states[-1],
-            pooler_output=self.pooler(states[-1]),
+            last_hidden_state=last,
+            pooler_output=self.pooler(last),
             hidden_states=taps.hidden_or_none,
         )
 

@@ -101,13 +101,16 @@ class VisionEncoder(Model):
         Raises:
             InputError: pictures of the wrong shape; patches to hide where the model has no mask token.
         """
-        x_BTD = self.patches(pixel_values, any_size=interpolate or self.ANY_SIZE)
-        if masked is not None:
-            x_BTD = self._mask(x_BTD, masked)
+        patches = self.patches(pixel_values, any_size=interpolate or self.ANY_SIZE)
+        return self.placed(patches, self.grid_of(pixel_values), masked)
+
+    def placed(self, patches_BND: Tensor, grid: Size, masked: Tensor | None = None) -> Tensor:
+        """Patches, the tokens around them and where they stand. Shape: [B, N, D] to [B, T, D]; see :meth:`embed`."""
+        x_BTD = patches_BND if masked is None else self._mask(patches_BND, masked)
         if self.class_token is not None:
             x_BTD = self.class_token(x_BTD)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(self.grid_of(pixel_values))
+            x_BTD = x_BTD + self.positions(grid)
         if self.register_tokens is not None:
             x_BTD = self.register_tokens(x_BTD)
         x_BTD = F.dropout(x_BTD, self.dropout, self.training)

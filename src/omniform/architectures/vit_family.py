@@ -36,11 +36,13 @@ class PlainVision:
     head_dim: int | None
 
     @classmethod
-    def read(cls, r: ConfigReader, *, eps: float = 1e-12, image_size: tuple[int, int] = (224, 224)) -> Self:
+    def read(
+        cls, r: ConfigReader, *, eps: float = 1e-12, image_size: tuple[int, int] = (224, 224), heads: int = 12
+    ) -> Self:
         """The fields under their usual names; the arguments are their defaults."""
         dropout_key = "attention_probs_dropout_prob"
         return cls(
-            tower=Tower.read(r, dim=768, hidden=3072, heads=12, act="gelu", eps=eps, dropout_key=dropout_key),
+            tower=Tower.read(r, dim=768, hidden=3072, heads=heads, act="gelu", eps=eps, dropout_key=dropout_key),
             patching=read_patching(r, patch_size=16, image_size=image_size),
             qkv_bias=r.flag("qkv_bias", True),
             dropout=r.probability("hidden_dropout_prob"),

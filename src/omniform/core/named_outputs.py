@@ -14,6 +14,7 @@ from omniform.core.outputs import (
     BaseModelOutput,
     CausalLMOutput,
     ClassifierOutput,
+    DepthEstimatorOutput,
     Layers,
     MaskedImageModelingOutput,
     MaskedLMOutput,
@@ -59,16 +60,6 @@ class BackboneOutput(ModelOutput):
     """Maps of a backbone's stages. ``feature_maps``: Shape: [B, channels, height, width] each."""
 
     feature_maps: Layers | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass
-class DepthEstimatorOutput(ModelOutput):
-    """Distances. ``predicted_depth``: Shape: [B, height, width]."""
-
-    loss: Tensor | None = None
-    predicted_depth: Tensor | None = None
     hidden_states: Layers | None = None
     attentions: Layers | None = None
 

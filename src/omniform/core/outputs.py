@@ -636,6 +636,38 @@ class DeformableDetectionOutput(ModelOutput):
     enc_outputs_coord_logits: Tensor | None = None
 
 
+@dataclass(slots=True)
+class IntermediateOutput(BaseModelOutput):
+    """Hidden states of an encoder that stands on a network of convolutions.
+
+    Attributes:
+        intermediate_activations: the network's finer maps, Shape: [B, C, H, W] each.
+    """
+
+    intermediate_activations: Layers | None = None
+
+
+@dataclass(slots=True)
+class DepthEstimatorOutput(ModelOutput):
+    """Distances. ``predicted_depth``: Shape: [B, height, width]."""
+
+    loss: Tensor | None = None
+    predicted_depth: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class DomainDepthOutput(ModelOutput):
+    """The same of a model that first tells which domain pictures are of. ``domain_logits``: Shape: [B, domains]."""
+
+    loss: Tensor | None = None
+    predicted_depth: Tensor | None = None
+    domain_logits: Tensor | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
 BaseModelOutputWithPast = BaseModelOutputWithPastAndCrossAttentions = BaseModelOutput
 CausalLMOutputWithPast = CausalLMOutputWithCrossAttentions = CausalLMOutput
 SequenceClassifierOutput = SequenceClassifierOutputWithPast = TokenClassifierOutput = ClassifierOutput
