@@ -280,6 +280,14 @@ class Pictures(Text):
 
 
 @dataclass(frozen=True)
+class Films(Pictures):
+    """Videos of four frames."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"pixel_values": noise(rows, 4, 3, self.size, self.size)}
+
+
+@dataclass(frozen=True)
 class Hidden(Pictures):
     """Pictures some of whose patches are hidden, the same every time."""
 
@@ -400,6 +408,8 @@ CITIZENS: dict[str, Citizen] = {
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),
+    "videomae": Citizen("videomae", "VideoMAEForVideoClassification", {**VISION, "num_frames": 4}, Films()),
+    "timesformer": Citizen("timesformer", "TimesformerForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",
         {**VISION, "image_size": [8, 8], "num_detection_tokens": 3}, Pictures("")),
     "dinov2": Citizen("dinov2", "Dinov2ForImageClassification", DINO, Pictures()),

@@ -374,3 +374,12 @@ class Routed(Text):
             yield Question({**asked, **labels}, ("loss", "aux_loss", "logits"), real=mask.bool())
             whole = {"input_ids": torch.stack(list(ids[:1])), "output_router_logits": True}
             yield Question(whole, ("aux_loss", "router_logits", "logits"))
+
+
+@dataclass(frozen=True)
+class Films(Pictures):
+    """Videos of the size, the channels and the number of frames that the config says."""
+
+    def pixels(self, config: object, rows: int = 3) -> Tensor:
+        frames = config.num_frames  # type: ignore[attr-defined]
+        return super().pixels(config, rows * frames).unflatten(0, (rows, frames))

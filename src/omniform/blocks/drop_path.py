@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.layers import PreNorm
@@ -68,3 +69,17 @@ class ScaledBranches(PreNorm):
         x_BTD = self.add(x_BTD, self.drop_path(seen), ctx)
         thought = self.layer_scale2(self.mlp(self.post_attention_layernorm(x_BTD)))
         return self.add(x_BTD, self.drop_path(thought), ctx)
+
+
+class DroppedBranches(PreNorm):
+    """A pre-norm layer that rows go without a branch of by chance, behind the branch's own dropout (TimeSformer)."""
+
+    drop_path: DropPath
+
+    def dropped(self, branch_BTD: Tensor) -> Tensor:
+        """What is left of a branch. Shape: [B, ...] in and out."""
+        left: Tensor = self.drop_path(F.dropout(branch_BTD, self.dropout, self.training))
+        return left
+
+    def add(self, x_BTD: Tensor, branch_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return ctx.like(x_BTD, branch_BTD) + self.dropped(branch_BTD)

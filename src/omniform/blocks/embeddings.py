@@ -69,15 +69,23 @@ class PositionTable(nn.Embedding):
         return super().forward(positions + self.offset if self.offset else positions)
 
 
+def waves(positions: int, dim: int) -> Tensor:
+    """Sines and cosines by turns, with wavelengths from 2 pi to 20000 pi (https://arxiv.org/abs/1706.03762).
+
+    Returns:
+        Shape: [positions, dim], float64.
+    """
+    speeds = 10000.0 ** (-2 * (torch.arange(dim, dtype=torch.float64) // 2) / dim)
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
+    return torch.where(torch.arange(dim) % 2 == 0, angles.sin(), angles.cos())
+
+
 class Sinusoids(PositionTable):
-    """Positions that begin as sines and cosines by turns (https://arxiv.org/abs/1706.03762); checkpoints hold them."""
+    """Positions that begin as :func:`waves`; checkpoints hold them."""
 
     def reset(self, std: float) -> None:
         """Wavelengths from 2 pi to 20000 pi."""
-        positions, dim = self.weight.shape
-        speeds = 10000.0 ** (-2 * (torch.arange(dim, dtype=torch.float64) // 2) / dim)
-        angles = torch.arange(positions, dtype=torch.float64)[:, None] * speeds
-        self.weight.copy_(torch.where(torch.arange(dim) % 2 == 0, angles.sin(), angles.cos()))
+        self.weight.copy_(waves(*self.weight.shape))
 
 
 class SinusoidTable(PositionTable, ComputedPart):
