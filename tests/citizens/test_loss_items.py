@@ -13,6 +13,7 @@ from citizens import (
     CITIZENS,
     DETR,
     GROUPED,
+    SEGFORMER,
     T5,
     TEXT,
     VISION,
@@ -26,6 +27,7 @@ from citizens import (
     registered,
 )  # fmt: skip
 from omniform.architectures.labels import IGNORED, Classes
+from omniform.architectures.semantic import PixelTargets
 from omniform.core.errors import InputError
 from reference import close, omniform, randomise, transformers
 
@@ -34,6 +36,13 @@ SPLITS = ((1, 2, 3), (4, 2))
 ROWS = 6
 CLASSES = {"num_labels": 3}
 G = torch.Generator().manual_seed(5)
+
+
+def some_left_out(classes: int) -> Tensor:
+    """Classes of pixels; of the first picture there are fewest. Shape: [ROWS, 16, 16]."""
+    labels = torch.randint(0, classes, (ROWS, 16, 16), generator=G)
+    labels[0, 2:] = 255
+    return labels
 
 
 def masked(rows: int = ROWS) -> Tensor:
@@ -121,6 +130,10 @@ HEADS: Mapping[str, tuple[Citizen, Inputs]] = {
     "hidden patches": (
         Citizen("vit", "ViTForMaskedImageModeling", {**VISION, "encoder_stride": 4}),
         {**PIXELS, "bool_masked_pos": torch.rand(ROWS, 4, generator=G) < 0.5}),
+    "pixels": (Citizen("segformer", "SegformerForSemanticSegmentation", {**SEGFORMER, **CLASSES}),
+        {"pixel_values": noise(ROWS, 3, 16, 16), "labels": some_left_out(3)}),
+    "pixels of one class": (Citizen("segformer", "SegformerForSemanticSegmentation", {**SEGFORMER, "num_labels": 1}),
+        {"pixel_values": noise(ROWS, 3, 16, 16), "labels": some_left_out(2)}),
     "sounds": (Citizen("whisper", "WhisperForAudioClassification", {**WHISPER, **CLASSES}),
         {**SOUNDS, "labels": ROW_LABELS}),
     "boxes": (Citizen("detr", "DetrForObjectDetection", {**DETR, "num_labels": 3, "num_queries": 5}),
@@ -256,7 +269,10 @@ CLASSED = {
 CLASSED = {
     name: labels
     for name, labels in CLASSED.items()
-    if labels and name not in ("replaced tokens", "shares") and not HEADS[name][1][labels[0]].is_floating_point()
+    # Negative numbers leave a pixel out of one class.
+    if labels
+    and name not in ("replaced tokens", "shares", "pixels of one class")
+    and not HEADS[name][1][labels[0]].is_floating_point()
 }
 
 
@@ -281,6 +297,7 @@ def test_labels_that_are_no_classes_are_named_before_anything_is_computed(name):
 
 
 def rule_count(rule: object) -> int:
+    rule = rule.loss.targets() if isinstance(rule, PixelTargets) else rule
     return rule.count if isinstance(rule, Classes) else 2  # choices, of which there are two
 
 
