@@ -157,8 +157,10 @@ tags: [{family}, synthetic]
 
 # {name}
 
-{what}: {parameters:,} parameters, trained from nothing by `examples/scenes/{script}` in about {minutes} minutes of one
-CPU core. It comes with omniform, so that a fresh install has something to look at pictures with. It is an ordinary
+{what}.
+
+{parameters:,} parameters, trained from nothing by `examples/scenes/{script}` in about {minutes} minutes of one
+core's time. It comes with omniform, so that a fresh install has something to look at pictures with. It is an ordinary
 checkpoint in the Hub's layout, which `transformers` loads as well, with the same answers.
 
 ## What it knows
@@ -227,12 +229,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the checkpoint; its README.md is written anew")
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--minutes", type=int, default=30, help="that the training took")
-    parser.add_argument("--command", default="", help="that the training was started with, if not the plain one")
+    parser.add_argument("--command", action="append", help="that the training was started with, if not the plain one")
     args = parser.parse_args()
     torch.set_num_threads(1)
     kind = {"rt_detr": detector_card, "segformer": segmenter_card}[AutoConfig.from_pretrained(args.folder).model_type]
     facts = kind(args.folder, args.scenes)
-    command = args.command or f"python examples/scenes/{facts['script']} --out DIR"
+    command = "\n".join(args.command or [f"python examples/scenes/{facts['script']} --out DIR"])
     text = CARD.format(name=args.folder.name, scenes=args.scenes, minutes=args.minutes, command=command, **facts)
     (args.folder / "README.md").write_text(text, encoding="utf-8")
     print(facts["numbers"])
