@@ -49,6 +49,7 @@ def index() -> str:
     inputs = {
         "TOKENIZERS": ("tokenizer", "Class name of the tokenizer, by ``model_type``."),
         "IMAGE_PROCESSORS": ("image_processor", "Class name of the image processor, by ``model_type``."),
+        "VIDEO_PROCESSORS": ("video_processor", "Class name of the video processor, by ``model_type``."),
         "FEATURE_EXTRACTORS": ("feature_extractor", "Class name of the feature extractor, by ``model_type``."),
         "PROCESSORS": ("processor", "Class name of the processor, by ``model_type``."),
     }

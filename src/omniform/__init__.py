@@ -125,12 +125,14 @@ _HOME: dict[str, str] = {
     "BatchFeature": "omniform.core.batch",
     **dict.fromkeys(_OWN_PROCESSORS, "omniform.inputs.processors"),
     **dict.fromkeys(("BaseImageProcessor", "ImageProcessingMixin"), "omniform.inputs.images"),
+    **dict.fromkeys(("BaseVideoProcessor", "VideoMetadata", "load_video"), "omniform.inputs.videos"),
     **dict.fromkeys(("FeatureExtractionMixin", "SequenceFeatureExtractor"), "omniform.inputs.audio"),
     **dict.fromkeys(_QUANTIZERS, "omniform.transforms.quantize.quantizer"),
     **dict.fromkeys(_QUANTIZATION_CONFIGS, "omniform.transforms.quantize.config"),
     **dict.fromkeys(("AutoHfQuantizer", "AutoQuantizationConfig"), "omniform.hub.auto_quantize"),
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
+    "AutoVideoProcessor": "omniform.hub.auto_videos",
     **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     **dict.fromkeys(_LOOKUPS, "omniform.hub.lookup"),
     "Engine": "omniform.engine.engine",
@@ -256,6 +258,7 @@ if TYPE_CHECKING:
     from omniform.hub.auto_inputs import AutoImageProcessor as AutoImageProcessor
     from omniform.hub.auto_inputs import AutoProcessor as AutoProcessor
     from omniform.hub.auto_inputs import AutoTokenizer as AutoTokenizer
+    from omniform.hub.auto_videos import AutoVideoProcessor as AutoVideoProcessor
     from omniform.hub.auto_waiting import *  # noqa: F403
     from omniform.hub.awaited import *  # noqa: F403
     from omniform.hub.bundled import bundled_checkpoint as bundled_checkpoint
@@ -377,7 +380,11 @@ def _of_task(name: str) -> object:
 
 
 def _of_inputs(name: str) -> object:
-    """A processor of pictures or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
+    """A processor of pictures, videos or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
+    if name.endswith("VideoProcessor"):
+        from omniform.inputs.videos.processor import VIDEO_PROCESSORS
+
+        return VIDEO_PROCESSORS.get(name)
     if not name.endswith(("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")):
         return None
     from omniform.inputs.images.classes import any_class_named

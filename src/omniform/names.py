@@ -102,6 +102,8 @@ PATHS: Final[dict[str, str]] = {
             "data.data_collator",
             "image_transforms",
             "image_utils",
+            "video_processing_utils",
+            "video_utils",
             "modeling_layers",
             "modeling_outputs",
             "pytorch_utils",
@@ -154,6 +156,8 @@ HOMES: Final[dict[str, tuple[str, ...]]] = {
     "image_transforms": ("inputs.images.image_transforms",),
     "image_processing_utils": ("inputs.images.image_utils",),
     "image_utils": ("inputs.images.image_utils",),
+    "video_processing_utils": ("inputs.videos",),
+    "video_utils": ("inputs.videos",),
     "integrations": ("train.reporting", "hub.partitioned", "train.parallel.fsdp", "train.parallel.deepspeed"),
     "integrations.deepspeed": ("hub.partitioned", "train.parallel.deepspeed"),
     "integrations.fsdp": ("train.parallel.fsdp",),
@@ -215,7 +219,6 @@ INSTEAD: Final[dict[str, str]] = {
     "modeling_rope_utils": "compute the angles in the model, or compose it of omniform's blocks (docs/own_family.md)",
     "modeling_tf_utils": "omniform is for torch only",
     "modeling_flax_utils": "omniform is for torch only",
-    "video_utils": "omniform reads no videos",
 }
 """Module paths of the ecosystem's that are not here, and what to use."""
 

@@ -92,6 +92,7 @@ class Public:
         config: its config's class name, ``"LlamaConfig"``.
         tokenizer: class name of its tokenizer; empty for none.
         image_processor: class name of its image processor.
+        video_processor: class name of its video processor.
         feature_extractor: class name of its feature extractor.
         processor: class name of its processor.
         row: what its models do, in README's words; empty for a part of another family, which has no row.
@@ -104,6 +105,7 @@ class Public:
     config: str = ""
     tokenizer: str = ""
     image_processor: str = ""
+    video_processor: str = ""
     feature_extractor: str = ""
     processor: str = ""
     row: str = ""
@@ -209,6 +211,7 @@ class Builder(Generic[C]):
         config: str,
         tokenizer: str = "",
         image_processor: str = "",
+        video_processor: str = "",
         feature_extractor: str = "",
         processor: str = "",
         row: str = "",
@@ -221,6 +224,7 @@ class Builder(Generic[C]):
             config=config,
             tokenizer=tokenizer,
             image_processor=image_processor,
+            video_processor=video_processor,
             feature_extractor=feature_extractor,
             processor=processor,
             row=row,

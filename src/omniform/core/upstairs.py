@@ -48,6 +48,7 @@ Door = Literal[
     "hub.auto_inputs:save_inputs",
     "hub.own_inputs:load_kept",
     "hub.auto_inputs:load_image_processor",
+    "hub.auto_videos:load_video_processor",
 ]
 
 

@@ -65,7 +65,7 @@ _AUDIO_SETTINGS: Final = (
 _OLD_IMAGE_SETTINGS: Final = ("max_size", "pad_and_return_pixel_mask", "use_square_size")
 
 
-class _AutoInput:
+class AutoInput:
     """What the Auto classes here share: they are called, never built."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class _AutoInput:
         )
 
 
-class AutoTokenizer(_AutoInput):
+class AutoTokenizer(AutoInput):
     """Loads a checkpoint's tokenizer."""
 
     @classmethod
@@ -93,16 +93,16 @@ class AutoTokenizer(_AutoInput):
             ConfigError: a file is malformed, or a setting is not supported.
             UnknownArgumentError: a keyword that is neither.
         """
-        named = _brought("AutoTokenizer", pretrained_model_name_or_path, kwargs)
+        named = brought("AutoTokenizer", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(Tokenizer, named)
-        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        checkpoint, settings = open_inputs(pretrained_model_name_or_path, kwargs)
         return checkpoint.tokenizer(settings)
 
     register = staticmethod(own_tokenizers.register)
 
 
-class AutoImageProcessor(_AutoInput):
+class AutoImageProcessor(AutoInput):
     """Loads a checkpoint's image processor."""
 
     @classmethod
@@ -121,12 +121,12 @@ class AutoImageProcessor(_AutoInput):
             UnknownNameError: the file names an unknown type.
         """
         backend = kwargs.pop("backend", None) or {True: "torchvision", False: "pil"}.get(kwargs.get("use_fast"))  # type: ignore[call-overload]
-        named = _brought("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
+        named = brought("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoImageProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(ImageProcessor, named)
-        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        checkpoint, settings = open_inputs(pretrained_model_name_or_path, kwargs)
         return with_backend(checkpoint.image_processor(settings, "AutoImageProcessor.from_pretrained"), backend)
 
     @classmethod
@@ -158,7 +158,7 @@ class AutoImageProcessor(_AutoInput):
         own.register("AutoImageProcessor", config_class, kinds, ImageProcessingMixin, exist_ok=exist_ok)
 
 
-class AutoFeatureExtractor(_AutoInput):
+class AutoFeatureExtractor(AutoInput):
     """Loads a checkpoint's feature extractor; for pictures that is the older name of the image processor."""
 
     @classmethod
@@ -176,12 +176,12 @@ class AutoFeatureExtractor(_AutoInput):
             RepoError, ConfigError, UnknownArgumentError: as there.
             UnknownNameError: the file names an unknown type.
         """
-        named = _brought("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
+        named = brought("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoFeatureExtractor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(FeatureExtractor, named)
-        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        checkpoint, settings = open_inputs(pretrained_model_name_or_path, kwargs)
         callee = "AutoFeatureExtractor.from_pretrained"
         if checkpoint.listens():
             return checkpoint.feature_extractor(settings, callee)
@@ -203,7 +203,7 @@ class AutoFeatureExtractor(_AutoInput):
         own.register("AutoFeatureExtractor", config_class, feature_extractor_class, bases, exist_ok=exist_ok)
 
 
-class AutoProcessor(_AutoInput):
+class AutoProcessor(AutoInput):
     """Loads whatever turns raw inputs into a checkpoint's inputs."""
 
     @classmethod
@@ -222,18 +222,18 @@ class AutoProcessor(_AutoInput):
             UnknownNameError: the files name an unknown processor.
             UnknownArgumentError: no part has such a setting.
         """
-        named = _brought("AutoProcessor", pretrained_model_name_or_path, kwargs)
+        named = brought("AutoProcessor", pretrained_model_name_or_path, kwargs)
         if named is None:
             named = registered_for("AutoProcessor", pretrained_model_name_or_path, kwargs)
         if named is not None:
             return cast(Processor, named)
-        checkpoint, settings = _open(pretrained_model_name_or_path, kwargs)
+        checkpoint, settings = open_inputs(pretrained_model_name_or_path, kwargs)
         kind = checkpoint.processor_class()
         if kind is not None:
             return checkpoint.processor(kind, settings)
         parts = ("AutoTokenizer", "AutoFeatureExtractor", "AutoImageProcessor")
-        brought = (_brought(auto, pretrained_model_name_or_path, kwargs) for auto in parts)
-        part = next((one for one in brought if one is not None), None)
+        found = (brought(auto, pretrained_model_name_or_path, kwargs) for auto in parts)
+        part = next((one for one in found if one is not None), None)
         if part is not None:
             return cast("Tokenizer | ImageProcessor | FeatureExtractor", part)
         callee = "AutoProcessor.from_pretrained"
@@ -265,7 +265,7 @@ class AutoProcessor(_AutoInput):
 
 def load_tokenizer(name: Name, kind: type[Tokenizer], *inputs: object, **kwargs: object) -> Tokenizer:
     """Load a tokenizer of one class; keywords as :meth:`AutoTokenizer.from_pretrained`."""
-    checkpoint, settings = _open(name, kwargs)
+    checkpoint, settings = open_inputs(name, kwargs)
     if own_tokenizers.makes_itself(kind):
         return own_tokenizers.load(checkpoint.source, kind, settings, inputs)
     return checkpoint.tokenizer(settings, kind)
@@ -275,7 +275,7 @@ def load_processor(name: Name, kind: type[Processor], **kwargs: object) -> Proce
     """Load a processor of one kind; keywords as :meth:`AutoProcessor.from_pretrained`."""
     if issubclass(kind, ProcessorMixin) and ProcessorMixin in kind.__mro__:
         return own_inputs.load_processor(kind, name, kwargs)
-    checkpoint, settings = _open(name, kwargs)
+    checkpoint, settings = open_inputs(name, kwargs)
     return checkpoint.processor(kind, settings)
 
 
@@ -332,7 +332,7 @@ def save_inputs(
     return names
 
 
-def _brought(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
+def brought(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | None:
     """What the class loads that a checkpoint brings for an Auto class; None without one, or without trust."""
     if not lets_run(kwargs):
         return None
@@ -341,7 +341,7 @@ def _brought(auto: str, name: Name, kwargs: Mapping[str, object]) -> object | No
     return doors.input_of(auto, name, kwargs)
 
 
-def _open(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:
+def open_inputs(name: Name, kwargs: Mapping[str, object]) -> tuple[Checkpoint, dict[str, object]]:
     """The checkpoint that is asked for, and the settings that are to be changed."""
     mode_of(kwargs.get("trust_remote_code"))
     if not isinstance(name, (str, os.PathLike)):
@@ -372,10 +372,10 @@ class Checkpoint:
         self.source = source
         self.where = source.name
         self._files: dict[str, Mapping[str, object]] = {}
-        self.model = self._json("config.json") if model is None else model
-        self.settings = self._json(PROCESSOR_FILE)
+        self.model = self.json("config.json") if model is None else model
+        self.settings = self.json(PROCESSOR_FILE)
 
-    def _json(self, name: str) -> Mapping[str, object]:
+    def json(self, name: str) -> Mapping[str, object]:
         """A file's object, read once; empty where there is no such file."""
         if name not in self._files:
             path = self.source.find(name)
@@ -386,7 +386,7 @@ class Checkpoint:
         """The object that describes the image processor or the feature extractor; empty where there is none."""
         nested = self.settings.get(part)
         if nested is None:
-            return self._json(PREPROCESSOR_FILE)
+            return self.json(PREPROCESSOR_FILE)
         if not isinstance(nested, dict):
             raise ConfigError(
                 f"{part} has a wrong value",
@@ -408,7 +408,7 @@ class Checkpoint:
 
     def own_tokenizer(self) -> type[Tokenizer] | None:
         """The class of its tokenizer that the user registered; None where there is none."""
-        return own_tokenizers.registered(self.model, self._json("tokenizer_config.json"))
+        return own_tokenizers.registered(self.model, self.json("tokenizer_config.json"))
 
     def has_vocabulary(self) -> bool:
         """Whether there are a tokenizer's files."""
@@ -427,7 +427,7 @@ class Checkpoint:
             return own_tokenizers.load(self.source, wanted, settings)
         files = self.source.files(_TOKENIZER_FILES)
         if wanted is None and "tokenizer.json" not in files:
-            own_tokenizers.check_known(self._json("tokenizer_config.json"), self.where)
+            own_tokenizers.check_known(self.json("tokenizer_config.json"), self.where)
         said = {name: self.model.get(name) for name in ("model_type", "tokenizer_class", "model_name")}
         kind, named, version = (value if isinstance(value, str) else None for value in said.values())
         origin = Origin(family=kind, model_class=named if wanted is None else wanted.recipe_name)
@@ -481,7 +481,7 @@ class Checkpoint:
             UnknownNameError: a file names one that is not known.
         """
         named = self.settings.get("processor_class")
-        for file in (self.preprocessor(), self._json("tokenizer_config.json"), self.model):
+        for file in (self.preprocessor(), self.json("tokenizer_config.json"), self.model):
             named = named or file.get("processor_class")
         named = named or PROCESSORS_OF.get(str(self.model.get("model_type")))
         if named is None:
@@ -526,7 +526,7 @@ class Checkpoint:
 
     def _templates(self) -> ChatTemplates:
         """The chat template that processors read: a key of their own file, else the older JSON file."""
-        for name, file in ((PROCESSOR_FILE, self.settings), ("chat_template.json", self._json("chat_template.json"))):
+        for name, file in ((PROCESSOR_FILE, self.settings), ("chat_template.json", self.json("chat_template.json"))):
             template = file.get("chat_template")
             if template is None:
                 continue

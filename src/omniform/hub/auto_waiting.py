@@ -6,7 +6,6 @@ family's own tasks.
 
 from __future__ import annotations
 
-from omniform.core.errors import OmniformError
 from omniform.hub.auto import AutoModel
 
 
@@ -148,23 +147,6 @@ class AutoModelForZeroShotObjectDetection(AutoModel):
     tasks = ()
 
 
-class AutoVideoProcessor:
-    """Reads a checkpoint's processor of videos; omniform reads none yet."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: object, **kwargs: object) -> object:
-        """Refused.
-
-        Raises:
-            OmniformError: always.
-        """
-        raise OmniformError(
-            "omniform reads no videos yet",
-            where="AutoVideoProcessor.from_pretrained",
-            found=repr(pretrained_model_name_or_path),
-        )
-
-
 __all__ = [
     "AutoModelForAudioFrameClassification",
     "AutoModelForAudioTokenization",
@@ -189,5 +171,4 @@ __all__ = [
     "AutoModelForTimeSeriesPrediction",
     "AutoModelForVisualQuestionAnswering",
     "AutoModelForZeroShotObjectDetection",
-    "AutoVideoProcessor",
 ]

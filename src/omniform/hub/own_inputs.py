@@ -24,7 +24,10 @@ K = TypeVar("K", bound=Kept)
 P = TypeVar("P", bound=ProcessorMixin)
 
 _NOT_SETTINGS: Final = ("trust_remote_code", "code_revision", "use_fast", "config", "_from_auto", "_from_pipeline")
-_PARTS: Final = {"AutoImageProcessor": "image_processor", "AutoFeatureExtractor": "feature_extractor"}
+_PARTS: Final = {
+    "AutoImageProcessor": "image_processor", "AutoVideoProcessor": "video_processor",
+    "AutoFeatureExtractor": "feature_extractor",
+}  # fmt: skip
 _AUTO: Final = {
     "tokenizer": "AutoTokenizer", "image_processor": "AutoImageProcessor", "feature_extractor": "AutoFeatureExtractor",
 }  # fmt: skip

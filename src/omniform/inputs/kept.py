@@ -22,7 +22,7 @@ from omniform.core.file_names import PREPROCESSOR_FILE
 from omniform.core.pushing import SaveOptions
 from omniform.core.upstairs import upstairs
 
-PartName = Literal["image_processor", "feature_extractor"]
+PartName = Literal["image_processor", "video_processor", "feature_extractor"]
 
 
 class Kept:

@@ -23,6 +23,9 @@ MAX_TOTAL_PIXELS: Final = 4 * MAX_PIXELS
 MAX_FILE_BYTES: Final = 256 * 1024**2
 """The largest picture file that is read."""
 
+MAX_FRAMES: Final = 16_384
+"""How many frames of one video are kept."""
+
 Urls: TypeAlias = Literal["public", "any", "none"]
 
 # The shortest picture file (a one-pixel GIF) has 26 bytes, 36 characters in base64: no need to take "cats" for one.
@@ -43,6 +46,7 @@ class MediaAccess:
         roots: the folders whose files may be read, links followed; None for every file, ``[]`` for none.
         max_pixels: the largest picture, width times height.
         max_total_pixels: as much for all pictures together that one call decodes.
+        max_frames: how many frames are taken of one video.
         max_download_bytes: the largest file that is downloaded.
         timeout: seconds that a download may take.
 
@@ -55,6 +59,7 @@ class MediaAccess:
     roots: Sequence[str | os.PathLike[str]] | None = None
     max_pixels: int = MAX_PIXELS
     max_total_pixels: int = MAX_TOTAL_PIXELS
+    max_frames: int = MAX_FRAMES
     max_download_bytes: int = MAX_DOWNLOAD_BYTES
     timeout: float = DOWNLOAD_SECONDS
 
@@ -70,7 +75,7 @@ class MediaAccess:
                 raise InputError("roots are a list of folders, or None", where="roots", found=brief(self.roots))
             # Said once and for all, before anybody can exchange a link.
             object.__setattr__(self, "roots", tuple(os.path.realpath(root) for root in self.roots))
-        for name in ("max_pixels", "max_total_pixels", "max_download_bytes"):
+        for name in ("max_pixels", "max_total_pixels", "max_frames", "max_download_bytes"):
             whole_limit(name, getattr(self, name))
         positive_limit("timeout", self.timeout)
 

@@ -888,6 +888,12 @@ IMAGE_PROCESSORS: dict[str, str] = {
 }
 """Class name of the image processor, by ``model_type``."""
 
+VIDEO_PROCESSORS: dict[str, str] = {
+    "timesformer": "TimesformerVideoProcessor",
+    "videomae": "VideoMAEVideoProcessor",
+}
+"""Class name of the video processor, by ``model_type``."""
+
 FEATURE_EXTRACTORS: dict[str, str] = {
     "whisper": "WhisperFeatureExtractor",
 }

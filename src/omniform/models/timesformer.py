@@ -123,7 +123,12 @@ KEYS = KeyMap(
 
 FAMILY = (
     Builder("timesformer", read, KEYS, prefix="timesformer")
-    .public(config="TimesformerConfig", image_processor="VideoMAEImageProcessor", row="video classification")
+    .public(
+        config="TimesformerConfig",
+        image_processor="VideoMAEImageProcessor",
+        video_processor="TimesformerVideoProcessor",
+        row="video classification",
+    )
     .base("TimesformerModel", build)
     .head("TimesformerForVideoClassification", "video-classification", classifier)
     .done()

@@ -240,7 +240,12 @@ DECODER_KEYS = KeyMap(
 
 FAMILY = (
     Builder("videomae", read, KEYS, prefix="videomae")
-    .public(config="VideoMAEConfig", image_processor="VideoMAEImageProcessor", row="video classification, pretraining")
+    .public(
+        config="VideoMAEConfig",
+        image_processor="VideoMAEImageProcessor",
+        video_processor="VideoMAEVideoProcessor",
+        row="video classification, pretraining",
+    )
     .base("VideoMAEModel", build)
     .head("VideoMAEForPreTraining", "pre-training", autoencoder, DECODER_KEYS)
     .head("VideoMAEForVideoClassification", "video-classification", classifier)

@@ -35,6 +35,7 @@ from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.videos import BaseVideoProcessor
 from omniform.pipelines.assisted import assistant_of
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, as_inputs, collated, groups, moved, parted
 from omniform.pipelines.chats import chats_told
@@ -78,7 +79,8 @@ class Pipeline(PushToHub, ABC):
 
     Args:
         model: what computes.
-        tokenizer, feature_extractor, image_processor, processor: what reads the inputs; those that the task needs.
+        tokenizer, feature_extractor, image_processor, video_processor, processor: what reads the inputs; those that the
+            task needs.
         task: the name that it was asked for by.
         device: where the model computes: an accelerator's index, a name, -1 for the CPU; by default the first
             accelerator if there is one.
@@ -93,6 +95,7 @@ class Pipeline(PushToHub, ABC):
     # Which parts a pipeline needs: True: it must be there; None: it is loaded where there is one; False: not loaded.
     _load_processor: bool | None = None
     _load_image_processor: bool | None = None
+    _load_video_processor: bool | None = False
     _load_feature_extractor: bool | None = None
     _load_tokenizer: bool | None = None
 
@@ -126,6 +129,7 @@ class Pipeline(PushToHub, ABC):
         processor: Processor | None = None,
         task: str = "",
         device: int | str | torch.device | None = None,
+        video_processor: BaseVideoProcessor | None = None,
         **kwargs: object,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -137,6 +141,7 @@ class Pipeline(PushToHub, ABC):
         self.task, self.model = task, model
         self.tokenizer, self.feature_extractor = tokenizer, feature_extractor
         self.image_processor, self.processor = image_processor, processor
+        self.video_processor = video_processor
         self.device = place_of(model, device)
         if self.model.device != self.device:
             self.model.to(self.device)
@@ -356,7 +361,8 @@ class Pipeline(PushToHub, ABC):
 
         def write(folder: Path) -> None:
             self.model.save_pretrained(folder, **options)
-            for part in (self.tokenizer, self.feature_extractor, self.image_processor, self.processor):
+            parts = (self.tokenizer, self.feature_extractor, self.image_processor, self.video_processor, self.processor)
+            for part in parts:
                 if part is not None:
                     cast(_Saves, part).save_pretrained(folder)
             write_pipeline(folder, self, self._registered_impl)

@@ -15,6 +15,7 @@ from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, OmniformError, RepoError, UnknownNameError, brief, listed
 from omniform.hub.auto import AutoConfig, tasks_of
 from omniform.hub.auto_inputs import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from omniform.hub.auto_videos import AutoVideoProcessor
 from omniform.hub.bundled import bundled_checkpoints
 from omniform.hub.cached import cached_for
 from omniform.hub.checkpoint import Name, load_as_saved, saved_class
@@ -24,6 +25,7 @@ from omniform.inputs.audio import FeatureExtractionMixin, FeatureExtractor
 from omniform.inputs.images import ImageProcessingMixin, ImageProcessor
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.videos import BaseVideoProcessor
 from omniform.models import registry
 from omniform.pipelines.base import Pipeline
 from omniform.pipelines.custom import brought, brought_tasks, foreign_pipeline, their_pipeline
@@ -43,6 +45,7 @@ def pipeline(
     tokenizer: AnyPart | Tokenizer | None = None,
     feature_extractor: AnyPart | FeatureExtractor | None = None,
     image_processor: AnyPart | ImageProcessor | None = None,
+    video_processor: AnyPart | BaseVideoProcessor | None = None,
     processor: AnyPart | Processor | None = None,
     revision: str | None = None,
     use_fast: bool = True,
@@ -63,8 +66,8 @@ def pipeline(
         model: a folder, a Hub id or a loaded model. Without one, the checkpoint that comes with omniform if it does
             the task; nothing is downloaded unasked.
         config: a config, or the name of one, to use instead of the checkpoint's.
-        tokenizer, feature_extractor, image_processor, processor: what reads the inputs, or its name; the model's own
-            by default.
+        tokenizer, feature_extractor, image_processor, video_processor, processor: what reads the inputs, or its name;
+            the model's own by default.
         revision: which version of the checkpoint, on the Hub.
         use_fast: accepted and changes nothing: there is one implementation.
         token: for the Hub.
@@ -85,7 +88,7 @@ def pipeline(
     """
     del use_fast
     if model is None:
-        _check_alone(task, tokenizer, feature_extractor, image_processor, processor, config)
+        _check_alone(task, tokenizer, feature_extractor, image_processor, video_processor, processor, config)
     loading = _loading(model_kwargs, kwargs, dtype, device, device_map)
     where = _where(revision, token, kwargs, loading)
     if trust_remote_code is not None:
@@ -117,7 +120,7 @@ def pipeline(
         given |= {"image_processor": image_processor, "processor": processor, **kwargs}
         return cast(Pipeline, their_pipeline(name, loaded, source, where, given))
     kind = info["impl"]
-    parts = _parts(kind, source, where, (tokenizer, feature_extractor, image_processor, processor))
+    parts = _parts(kind, source, where, (tokenizer, feature_extractor, image_processor, video_processor, processor))
     made = {part: value for part, value in parts.items() if value is not None}
     if device is not None:
         made["device"] = device
@@ -328,6 +331,7 @@ _PARTS: Final = (
     _Part("tokenizer", AutoTokenizer.from_pretrained, Tokenizer),
     _Part("feature_extractor", AutoFeatureExtractor.from_pretrained, FeatureExtractionMixin),
     _Part("image_processor", AutoImageProcessor.from_pretrained, ImageProcessingMixin),
+    _Part("video_processor", AutoVideoProcessor.from_pretrained, BaseVideoProcessor),
     _Part("processor", AutoProcessor.from_pretrained, Processor),
 )
 
@@ -335,7 +339,10 @@ _PARTS: Final = (
 def _parts(
     kind: type[Pipeline], source: Name | None, where: Mapping[str, object], given: tuple[object, ...]
 ) -> dict[str, object]:
-    needed = kind._load_tokenizer, kind._load_feature_extractor, kind._load_image_processor, kind._load_processor
+    needed = (
+        kind._load_tokenizer, kind._load_feature_extractor, kind._load_image_processor, kind._load_video_processor,
+        kind._load_processor,
+    )  # fmt: skip
     return {
         part.name: _part(part, needs, source, where, own)
         for part, needs, own in zip(_PARTS, needed, given, strict=True)

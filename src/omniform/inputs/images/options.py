@@ -319,6 +319,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _positive(value: object) -> int:
+    if _count(value) == 0:
+        raise ValueError
+    return cast(int, value)
+
+
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_LABEL:
         raise TypeError
@@ -393,6 +399,10 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "return_tensors": (_one_of("pt", "np"), "'pt' or 'np'"),
     "disable_grouping": _FLAG,
     "image_seq_length": (_count, "a whole number"),
+    "do_sample_frames": _FLAG,
+    "num_frames": (_positive, "a whole number above 0"),
+    "fps": (_share, "a number above 0"),
+    "return_metadata": _FLAG,
     "format": (_one_of("coco_detection", "coco_panoptic"), "'coco_detection' or 'coco_panoptic'"),
     "do_convert_annotations": _FLAG,
     "do_reduce_labels": _FLAG,
