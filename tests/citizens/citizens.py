@@ -47,6 +47,28 @@ SWIN = {
     "initializer_range": 0.4,
 }  # fmt: skip
 DINO = {key: value for key, value in VISION.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
+SAM = {
+    "hidden_size": 8, "output_channels": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
+    "patch_size": 2, "window_size": 3, "global_attn_indexes": [1], "num_pos_feats": 4, "mlp_dim": 12,
+    "initializer_range": 0.4,
+}  # fmt: skip
+HIERA = {
+    "hidden_size": 8, "patch_kernel_size": [3, 3], "patch_stride": [1, 1], "patch_padding": [1, 1],
+    "blocks_per_stage": [1, 1, 1], "embed_dim_per_stage": [8, 12, 16], "num_attention_heads_per_stage": [1, 2, 2],
+    "window_size_per_stage": [2, 2, 2], "global_attention_blocks": [], "initializer_range": 0.4,
+    "window_positional_embedding_background_size": [3, 3],
+}  # fmt: skip
+PYRAMID = {
+    "backbone_config": {**HIERA, "model_type": "sam2_hiera_det_model"}, "backbone_channel_list": [16, 12, 8],
+    "backbone_feature_sizes": [[8, 8], [4, 4], [2, 2]], "fpn_hidden_size": 8, "initializer_range": 0.4,
+}  # fmt: skip
+POINTED = {
+    "prompt_encoder_config": {"hidden_size": 8, "image_size": 8, "patch_size": 2, "mask_input_channels": 4},
+    "mask_decoder_config": {
+        "hidden_size": 8, "mlp_dim": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "iou_head_hidden_dim": 8,
+    },
+    "initializer_range": 0.4,
+}  # fmt: skip
 T5 = {
     "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "pad_token_id": 0,
     "eos_token_id": 1, "decoder_start_token_id": 0,
@@ -302,6 +324,21 @@ class Hidden(Pictures):
 
 
 @dataclass(frozen=True)
+class Pointed(Pictures):
+    """Pictures and points in them."""
+
+    labels: str = ""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        points = (noise(rows, 1, 2, 2).abs() * 4).clamp(max=self.size)
+        return {**super().inputs(rows), "input_points": points}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "input_points": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Tasked(Pictures):
     """Pictures and what is to be done with them."""
 
@@ -455,6 +492,13 @@ CITIZENS: dict[str, Citizen] = {
     "oneformer": Citizen(
         "oneformer", "OneFormerForUniversalSegmentation", ONEFORMER, Tasked("", size=32, masked=True)
     ),
+    "sam": Citizen("sam", "SamModel", {**POINTED, "vision_config": SAM}, Pointed()),
+    "sam, pictures": Citizen("sam_vision_model", "SamVisionModel", SAM, Pictures("")),
+    "sam2": Citizen("sam2", "Sam2Model", {
+        **POINTED, "vision_config": PYRAMID,
+        "prompt_encoder_config": {**POINTED["prompt_encoder_config"], "patch_size": 4}}, Pointed()),
+    "sam2, pictures": Citizen("sam2_vision_model", "Sam2VisionModel", PYRAMID, Pictures("")),
+    "sam2, Hiera": Citizen("sam2_hiera_det_model", "Sam2HieraDetModel", HIERA, Pictures("")),
     "segformer": Citizen("segformer", "SegformerForSemanticSegmentation", SEGFORMER, Pictures("", size=32)),
     "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
     "dpt": Citizen("dpt", "DPTForDepthEstimation", DPT, Pictures("")),

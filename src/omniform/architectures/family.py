@@ -14,6 +14,7 @@ from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap, Rule
 
 C = TypeVar("C")
+S = TypeVar("S")
 
 Rules = KeyMap | Callable[[C], KeyMap]
 """Where weights live; a function of the config, where it depends on that."""
@@ -127,6 +128,7 @@ class Family:
         begins: how fresh tensors begin, by the config and their paths; None, or no answer, for the general rule.
         config_class: the class of its configs.
         classes: the class of every architecture, by name.
+        parts: classes of configs that stand inside its own, and are no family's.
     """
 
     model_type: str
@@ -135,6 +137,7 @@ class Family:
     public: Public = Public()
     module: str = __name__
     begins: Begins | None = None
+    parts: tuple[type[ModelConfig], ...] = ()
     config_class: type[ModelConfig] = field(init=False, repr=False, compare=False)
     base_class: type[PreTrainedModel] = field(init=False, repr=False, compare=False)
     classes: Mapping[str, type[PreTrainedModel]] = field(init=False, repr=False, compare=False)
@@ -162,8 +165,8 @@ class Family:
     @property
     def names(self) -> dict[str, type]:
         """Every class of this family by name."""
-        base = self.base_class
-        return {self.config_class.__name__: self.config_class, base.__name__: base, **self.classes}
+        base, parts = self.base_class, {part.__name__: part for part in self.parts}
+        return {self.config_class.__name__: self.config_class, base.__name__: base, **self.classes, **parts}
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -177,6 +180,36 @@ class Family:
     def base(self) -> Architecture:
         """The model without a task head."""
         return next(iter(self.architectures.values()))
+
+
+def part_config(name: str, model_type: str, read: Callable[[ConfigReader], object]) -> type[ModelConfig]:
+    """The class of configs of a part that only one family has, and that no model is built of by itself.
+
+    Args:
+        name: the ecosystem's, ``"SamMaskDecoderConfig"``.
+        read: turns such a config into a typed one.
+    """
+    body = {
+        "__module__": sys._getframe(1).f_globals["__name__"],
+        "__qualname__": name,
+        "__doc__": f"Config of ``{model_type}``, a part of others; see :class:`~omniform.core.config.ModelConfig`.",
+        "model_type": model_type,
+        "reader": staticmethod(read),
+    }
+    return type(name, (ModelConfig,), body)
+
+
+def part_of(r: ConfigReader, name: str, config: type[ModelConfig], kind: type[S]) -> S:
+    """Read the nested object ``name`` as such a config; what is missing has the part's defaults.
+
+    Args:
+        kind: of the typed config that it is turned into.
+    """
+    nested = r.sub(name, {})
+    made = config.from_raw({"model_type": config.model_type, **nested.raw}, where=nested.where)
+    r.values[name] = made
+    assert isinstance(made.spec, kind)
+    return made.spec
 
 
 class Builder(Generic[C]):
@@ -204,6 +237,7 @@ class Builder(Generic[C]):
         self._architectures: dict[str, Architecture] = {}
         self._public = Public()
         self._begins: Begins | None = None
+        self._parts: tuple[type[ModelConfig], ...] = ()
 
     def public(
         self,
@@ -237,6 +271,11 @@ class Builder(Generic[C]):
     def begins(self, rule: Begins) -> Builder[C]:
         """How fresh tensors begin where the general rule does not say; see :class:`Family`."""
         self._begins = rule
+        return self
+
+    def parts(self, *configs: type[ModelConfig]) -> Builder[C]:
+        """Classes of configs that stand inside the family's own, and are no family's; see :func:`part_config`."""
+        self._parts = configs
         return self
 
     def base(self, name: str, build: Callable[[C], Model], *also: Task) -> Builder[C]:
@@ -297,7 +336,9 @@ class Builder(Generic[C]):
     def done(self) -> Family:
         """The family. Its classes become names of the file that calls, so that they can be imported and pickled."""
         module = sys._getframe(1).f_globals["__name__"]
-        family = Family(self._model_type, self._read, dict(self._architectures), self._public, module, self._begins)
+        family = Family(
+            self._model_type, self._read, dict(self._architectures), self._public, module, self._begins, self._parts
+        )
         vars(sys.modules[module]).update(family.names)
         if module.startswith("omniform.models."):
             vars(sys.modules[module]).setdefault("__path__", [])  # ``modeling_llama`` and its like are found below it

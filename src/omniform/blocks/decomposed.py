@@ -1,0 +1,176 @@
+"""Attention on maps whose scores know rows and columns apart (MViTv2, https://arxiv.org/abs/2112.01526, section 4.1).
+
+What a query adds to its scores is a product with a vector for how far a key lies below it, and one for how far beside.
+Some layers attend within squares of the map, others over all of it (ViTDet, https://arxiv.org/abs/2203.16527).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from omniform.blocks.attend import attend
+from omniform.blocks.attention import Projections
+from omniform.blocks.joint import outputs_of
+from omniform.blocks.patches import Learned, Size
+from omniform.blocks.windowed import Windows
+from omniform.core.context import EVERYTHING, Backend, Computed, StepContext, counted
+from omniform.core.state import KV
+
+
+@dataclass(frozen=True, slots=True)
+class OnePiece:
+    """A map that is not cut.
+
+    Attributes:
+        grid: its rows and columns.
+    """
+
+    grid: Size
+
+    def cut(self, x_BHWC: Tensor) -> Tensor:
+        """Shape: [B, H, W, C] to [B, H * W, C]."""
+        return x_BHWC.flatten(1, 2)
+
+    def join(self, pieces: Tensor) -> Tensor:
+        """Shape: [B, H * W, C] to [B, H, W, C]."""
+        return pieces.view(pieces.shape[0], *self.grid, -1)
+
+
+Cutting = Windows | OnePiece
+"""How a map is cut into what is attended within."""
+
+
+class Reach(Protocol):
+    """How far the tokens of a map see."""
+
+    def over(self, grid: Size) -> Cutting:
+        """How a map is cut for it."""
+        ...
+
+    def piece(self, grid: Size) -> Size:
+        """Rows and columns of a piece of a map."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """Tokens see those of their square; what is missing at the edges is filled with zeros, which are seen too.
+
+    Attributes:
+        side: of a square.
+    """
+
+    side: int
+
+    def over(self, grid: Size) -> Windows:
+        """How a map is cut for it."""
+        return Windows(self.side, 0, grid)
+
+    def piece(self, grid: Size) -> Size:
+        """Rows and columns of a piece of a map."""
+        return self.side, self.side
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """Tokens see the whole map."""
+
+    def over(self, grid: Size) -> OnePiece:
+        """How a map is cut for it."""
+        return OnePiece(grid)
+
+    def piece(self, grid: Size) -> Size:
+        """Rows and columns of a piece of a map."""
+        return grid
+
+
+class DecomposedBias(nn.Module):
+    """A learned vector for every distance between rows, and one for every distance between columns.
+
+    Args:
+        grid: rows and columns of what is attended within.
+        head_dim: width of a query.
+    """
+
+    def __init__(self, grid: Size, head_dim: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.rows = Learned(2 * grid[0] - 1, head_dim)
+        self.columns = Learned(2 * grid[1] - 1, head_dim)
+
+    def forward(self, q_BTHD: Tensor, ctx: StepContext) -> Tensor:
+        """What queries add to their scores, before these are scaled. Shape: [B, T, H, D] to [B, H, T, T]."""
+        (height, width), device = self.grid, q_BTHD.device
+        below = self.rows.weight[ctx.once(("apart", counted(height)), lambda: _apart(height, device))]
+        beside = self.columns.weight[ctx.once(("apart", counted(width)), lambda: _apart(width, device))]
+        q_BYXHD = q_BTHD.view(q_BTHD.shape[0], *self.grid, *q_BTHD.shape[2:])
+        vertical = torch.einsum("byxhd,ykd->bhyxk", q_BYXHD, below)
+        horizontal = torch.einsum("byxhd,xkd->bhyxk", q_BYXHD, beside)
+        return (vertical[..., None] + horizontal[..., None, :]).flatten(4).flatten(2, 3)
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid}"
+
+
+class MapAttention(Projections):
+    """Attention of a map's tokens to the others of their piece.
+
+    Args:
+        reach: what a piece is.
+        bias: what queries add to their scores for where keys lie; None for nothing.
+    """
+
+    JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        reach: Reach,
+        bias: DecomposedBias | None = None,
+        biases: str = "qkvo",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, heads, biases=biases, dropout=dropout)
+        self.reach = reach
+        self.bias = bias
+
+    def state_spec(self) -> KV:
+        return KV(self.kv_heads, self.head_dim, self.head_dim)
+
+    def computed(self, backend: Backend) -> Computed:
+        mask = "no mask" if self.bias is None else "additive mask"
+        kernel = f"sdpa, {mask}" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
+        return Computed(kernel, None, "the pieces of a map see themselves whole; distances are added to the scores")
+
+    def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
+        """Attend within the pieces. Shape: [B, H, W, C] in and out."""
+        cutting = self.reach.over((x_BHWC.shape[1], x_BHWC.shape[2]))
+        pieces = cutting.cut(x_BHWC)
+        q, k, v = map(self.split, outputs_of(pieces, self.q_proj, self.k_proj, self.v_proj))
+        mixed = attend(
+            q,
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            EVERYTHING,
+            scores=self.scores,
+            backend=ctx.backend,
+            bias=None if self.bias is None else self.bias(q, ctx),
+            dropout=self.dropout if self.training else 0.0,
+            weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
+        )
+        return cutting.join(self.o_proj(mixed))
+
+    def extra_repr(self) -> str:
+        return f"reach={self.reach}"
+
+
+def _apart(side: int, device: torch.device) -> Tensor:
+    """For every two places of an axis, where the vector for their distance stands. Shape: [side, side]."""
+    place = torch.arange(side, device=device)
+    return place[:, None] - place[None, :] + (side - 1)
