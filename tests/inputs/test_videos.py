@@ -86,6 +86,22 @@ def test_nothing_behind_the_last_frame_is_decoded(clip, monkeypatch):
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize(("kind", "codec", "pixels"), [
+    ("mp4", "mpeg4", "yuv420p"), ("mp4", "libx264", "yuv420p"), ("matroska", "mpeg4", "yuv420p"),
+    ("avi", "mjpeg", "yuvj420p"), ("mpegts", "mpeg2video", "yuv420p"),
+])  # fmt: skip
+def test_frames_far_apart_are_found_by_keyframes(kind, codec, pixels, monkeypatch):
+    """They are the same as where all are decoded; where a seek leads astray (MPEG-TS), all are."""
+    data = film(frames(260, 16, 16), kind, codec, 25, pixels)
+    whole, _ = load_video(data)
+    places = [250, 0, 3, 90, 91, 90]
+    all_of_them = []
+    decoded = VideoFile._decoded
+    monkeypatch.setattr(VideoFile, "_decoded", lambda self: all_of_them.append(1) or decoded(self))
+    assert np.array_equal(load_video(data, sample_indices_fn=lambda **_: places)[0], whole[places])
+    assert len(all_of_them) == (kind == "mpegts")
+
+
 @pytest.mark.parametrize("kind", ["VideoMAE", "Timesformer"])
 def test_pixels_are_the_references(kind):
     ours, other = (getattr(home, f"{kind}VideoProcessor")(**SMALL) for home in (omniform, transformers))

@@ -66,7 +66,7 @@ class AudioKwargs(TypedDict, total=False):
 
 
 class VideosKwargs(TypedDict, total=False):
-    """Options of a video processor's call; no part reads films yet."""
+    """Options of a video processor's call."""
 
     do_sample_frames: bool | None
     num_frames: int | None

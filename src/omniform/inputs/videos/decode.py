@@ -6,9 +6,11 @@ Files come from strangers. They are opened as streams of bytes, never by name, w
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import numpy as np
 import torch
@@ -31,8 +33,31 @@ FORMATS: Final = (
 """Containers that are read, by FFmpeg's names."""
 
 
-class _Opens(Protocol):
-    def __call__(self, file: BinaryIO, mode: str, options: Mapping[str, str], metadata_errors: str) -> object: ...
+FAR: Final = 64
+"""Frames this far apart are worth a look at where keyframes are, so that those between them need not be decoded."""
+
+
+class _LostError(Exception):
+    """A seek has not led where it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where a video's frames are, as its packets tell.
+
+    Attributes:
+        times: when each frame is shown, in order, in the stream's units.
+        numbers: the frames' numbers by these times.
+        keys: the numbers of those that need no other to be decoded, in order.
+    """
+
+    times: Sequence[int]
+    numbers: Mapping[int, int]
+    keys: Sequence[int]
+
+    def before(self, number: int) -> int:
+        """The last keyframe that is no later than a frame."""
+        return self.keys[max(bisect_right(self.keys, number) - 1, 0)]
 
 
 class VideoFile:
@@ -94,11 +119,10 @@ class VideoFile:
         for place, index in enumerate(indices):
             wanted.setdefault(index, []).append(place)
         pixels = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
-        last = max(wanted)
-        for number, frame in enumerate(self._decoded()):
+        for number, frame in self._numbered(sorted(wanted)):
             if number in wanted:
                 pixels[wanted.pop(number)] = self._rgb(frame, width, height)
-            if number == last:
+            if not wanted:
                 return pixels
         raise InputError(
             "the video is cut",
@@ -118,6 +142,62 @@ class VideoFile:
                 found=f"{frame.width} x {frame.height}",
             )
         return torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
+
+    def _numbered(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Frames with their numbers, those that are wanted among them; never one behind the last of these."""
+        far = max(after - before for before, after in zip((0, *wanted), wanted, strict=False)) >= FAR
+        keys = self._keys() if far else None
+        left = list(wanted)
+        if keys is not None:
+            with suppress(_LostError):
+                for number, frame in self._jumping(wanted, keys):
+                    left.remove(number)
+                    yield number, frame
+        if not left:
+            return
+        for number, frame in enumerate(self._decoded()):
+            yield number, frame
+            if number == left[-1]:
+                return
+
+    def _jumping(self, wanted: Sequence[int], keys: Keys) -> Iterator[tuple[int, VideoFrame]]:
+        """Only the frames that are wanted; decoding goes on, or begins anew at a keyframe that is nearer."""
+        with self._opened() as (container, stream):
+            stream.thread_type = "AUTO"
+            decoded, place = container.decode(stream), 0
+            for number in wanted:
+                key = keys.before(number)
+                if key > place:
+                    container.seek(keys.times[key], stream=stream)
+                    decoded = container.decode(stream)
+                for frame in decoded:
+                    found = -1 if frame.pts is None else keys.numbers.get(frame.pts, -1)
+                    if not 0 <= found <= number:
+                        raise _LostError
+                    place = found + 1
+                    if found == number:
+                        yield number, frame
+                        break
+                else:
+                    raise _LostError
+
+    def _keys(self) -> Keys | None:
+        """Where the frames are; None where packets do not tell, or tell of others than the header does."""
+        times, keys = [], set()
+        with self._opened() as (container, stream):
+            for packet in container.demux(stream):
+                if not packet.size:
+                    continue
+                if packet.pts is None or packet.is_discard:
+                    return None
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.add(packet.pts)
+        times.sort()
+        numbers = {time: number for number, time in enumerate(times)}
+        if len(numbers) != self.metadata.total_num_frames or not keys or times[0] not in keys:
+            return None
+        return Keys(times, numbers, sorted(numbers[time] for time in keys))
 
     def _decoded(self) -> Iterator[VideoFrame]:
         with self._opened() as (container, stream):
