@@ -98,6 +98,19 @@ DPT = {
     **VISION, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1],
     "fusion_hidden_size": 8,
 }  # fmt: skip
+DEPTH_ANYTHING = {
+    "backbone_config": {**DINO, "model_type": "dinov2", "out_indices": [1, 2], "reshape_hidden_states": False,
+        "initializer_range": 0.02},
+    "patch_size": 4, "reassemble_hidden_size": 16, "neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1],
+    "fusion_hidden_size": 8, "initializer_range": 0.4,
+}  # fmt: skip
+ZOE = {
+    "backbone_config": {**VISION, "model_type": "beit", "out_indices": [1, 2], "reshape_hidden_states": False,
+        "initializer_range": 0.02},
+    "neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 1], "fusion_hidden_size": 8, "bottleneck_features": 8,
+    "num_relative_features": 5, "num_attractors": [2, 1, 1, 1], "bin_embedding_dim": 6,
+    "initializer_range": 0.4,
+}  # fmt: skip
 DETR = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
@@ -503,6 +516,13 @@ CITIZENS: dict[str, Citizen] = {
     "segformer, rows": Citizen("segformer", "SegformerForImageClassification", SEGFORMER, Pictures(size=32)),
     "dpt": Citizen("dpt", "DPTForDepthEstimation", DPT, Pictures("")),
     "dpt, segments": Citizen("dpt", "DPTForSemanticSegmentation", DPT, Pictures("")),
+    "depth_anything": Citizen("depth_anything", "DepthAnythingForDepthEstimation", DEPTH_ANYTHING, Pictures("")),
+    "zoedepth": Citizen("zoedepth", "ZoeDepthForDepthEstimation", ZOE, Pictures("")),
+    "zoedepth, domains": Citizen("zoedepth", "ZoeDepthForDepthEstimation",
+        {**ZOE, "num_patch_transformer_layers": 4, "patch_transformer_hidden_size": 128,
+            "patch_transformer_intermediate_size": 16, "patch_transformer_num_attention_heads": 2,
+            "bin_configurations": [{"name": "near", "n_bins": 4, "min_depth": 0.1, "max_depth": 9.0},
+                {"name": "far", "n_bins": 5, "min_depth": 0.1, "max_depth": 90.0}]}, Pictures("")),
     "bit": Citizen("bit", "BitForImageClassification",
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_groups": 2}, Pictures()),
     "resnet": Citizen("resnet", "ResNetForImageClassification", RESNET, Pictures()),

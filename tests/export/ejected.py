@@ -24,7 +24,7 @@ from omniform.models import registry
 from reference import randomise
 
 PARITY = Path(__file__).parents[1] / "parity"
-LONE = ("logits", "image_embeds", "text_embeds", "reconstruction", "last_hidden_state")
+LONE = ("logits", "image_embeds", "text_embeds", "reconstruction", "predicted_depth", "last_hidden_state")
 LEARNED = {"labels", "start_positions", "end_positions", "next_sentence_label", "sentence_order_label", "mc_labels"}
 """Inputs that give a loss, which ejected files do not have."""
 

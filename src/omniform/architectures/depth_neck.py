@@ -6,7 +6,7 @@ large a fused map is made (:meth:`DepthNeck.size_of`), and in their heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
 from omniform.blocks.patches import Size
-from omniform.core.errors import InputError
+from omniform.core.errors import ConfigError, InputError
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
 
@@ -313,6 +313,35 @@ class MatchingNeck(DepthNeck):
             return None
         height, width = features[place - 1].shape[2:]
         return height, width
+
+
+def neck_on(
+    fusing: Fusing,
+    widths: Sequence[int],
+    readout_of: Callable[[int], nn.Module],
+    kept: int = 0,
+    kind: type[DepthNeck] = DepthNeck,
+) -> DepthNeck:
+    """The neck on stages of some widths.
+
+    Args:
+        readout_of: what becomes of the class token, of tokens of a width.
+        kept: how many of the stages are maps already, the first ones.
+        kind: how large it makes what is fused.
+
+    Raises:
+        ConfigError: it was made for another number of stages.
+    """
+    if len(widths) != len(fusing.widths):
+        raise ConfigError(
+            "the neck reads another number of stages",
+            where="config.json: neck_hidden_sizes",
+            expected=f"{len(widths)} numbers, one per stage",
+            found=list(fusing.widths),
+        )
+    made: list[nn.Module] = [Kept() for _ in range(kept)]
+    made += [fusing.reassembly(i, w, readout_of(w)) for i, w in enumerate(widths) if i >= kept]
+    return kind(fusing, made)
 
 
 NECK_KEYS = KeyMap(

@@ -242,37 +242,59 @@ def block(c: Config, inner: int, stage: Stage, number: int) -> Block:
     )
 
 
-class BitNet(nn.Module):
-    """The network without its classifier; its stem is a convolution and a pooling."""
+class BitNet(Composed):
+    """The network without its classifier; its stem is a convolution and a pooling.
 
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.c = c
-        self.convolution = StandardConvolution(c.channels, c.stem, 7, c.padding, stride=2)
-        self.stem_norm = nn.Identity() if c.before else NormAct(c.groups, c.stem, c.act)
-        stages = zip(c.widths, c.stages, strict=False)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(block(c, stage.width if i else inner, stage, i) for i in range(len(stage.drops)))
-            for inner, stage in stages
-        )
-        self.norm = NormAct(c.groups, c.widths[-1], c.act) if c.before else nn.Identity()
+    Args:
+        norm: of the last map, where norms stand before; the backbones' maps go without.
+        padding: see :class:`Config`, like the others.
+        least: pixels that a side of a picture has to have.
+    """
+
+    convolution: StandardConvolution
+    stem_norm: nn.Module
+    stages: nn.ModuleList
+    norm: nn.Module
+    channels: int
+    padding: str | None
+    pooled_same: bool
+    least: int
 
     def states(self, pixel_values: Tensor, last: int) -> list[Tensor]:
         """The stem's map and those of the stages; see :class:`~omniform.architectures.backbone.Staged`."""
-        check_pictures(pixel_values, self.c.channels)
-        least = LEAST.get(self.c.padding or "", 1)
-        if min(pixel_values.shape[2:]) < least:
+        check_pictures(pixel_values, self.channels)
+        if min(pixel_values.shape[2:]) < self.least:
             found = list(pixel_values.shape)
-            raise InputError("the pictures are too small", where="pixel_values", expected=f">= {least}", found=found)
+            raise InputError(
+                "the pictures are too small", where="pixel_values", expected=f">= {self.least} pixels", found=found
+            )
         x = self.convolution(pixel_values.to(self.convolution.weight.dtype))
-        x = self.stem_norm(x if self.c.padding == "SAME" else F.pad(x, (1, 1, 1, 1)))
-        states = [F.max_pool2d(padded_same(x, 3, 2) if self.c.pooled_same else x, 3, stride=2)]
+        x = self.stem_norm(x if self.padding == "SAME" else F.pad(x, (1, 1, 1, 1)))
+        states = [F.max_pool2d(padded_same(x, 3, 2) if self.pooled_same else x, 3, stride=2)]
         for stage in self.stages[:last]:
             x = states[-1]
             for one in cast(nn.ModuleList, stage):
                 x = one(x)
             states.append(x)
         return states
+
+
+def network(c: Config) -> BitNet:
+    """The network."""
+
+    def run_of(inner: int, stage: Stage) -> nn.ModuleList:
+        return nn.ModuleList(block(c, stage.width if i else inner, stage, i) for i in range(len(stage.drops)))
+
+    return BitNet(
+        convolution=StandardConvolution(c.channels, c.stem, 7, c.padding, stride=2),
+        stem_norm=nn.Identity() if c.before else NormAct(c.groups, c.stem, c.act),
+        stages=nn.ModuleList(run_of(inner, stage) for inner, stage in zip(c.widths, c.stages, strict=False)),
+        norm=NormAct(c.groups, c.widths[-1], c.act) if c.before else nn.Identity(),
+        channels=c.channels,
+        padding=c.padding,
+        pooled_same=c.pooled_same,
+        least=LEAST.get(c.padding or "", 1),
+    )
 
 
 class BitEncoder(ConvEncoder):
@@ -285,13 +307,13 @@ class BitEncoder(ConvEncoder):
 
 def build(c: Config) -> BitEncoder:
     """The network and the mean of its last map."""
-    return BitEncoder(network=BitNet(c), stages=len(c.stages), pooler=MeanMap())
+    return BitEncoder(network=network(c), stages=len(c.stages), pooler=MeanMap())
 
 
 def backbone(c: Config) -> ConvBackbone:
     """The network as a backbone."""
     facts = {"num_features": c.widths, "reductions": c.strides}
-    return ConvBackbone(network=BitNet(c), names=c.names, outputs=c.outputs, **facts)
+    return ConvBackbone(network=network(c), names=c.names, outputs=c.outputs, **facts)
 
 
 def classifier(c: Config, common: Common) -> SequenceClassifier:

@@ -17,8 +17,8 @@ from omniform.architectures.depth_neck import (
     READOUTS,
     DepthNeck,
     Fusing,
-    Kept,
     doubled,
+    neck_on,
     read_normed,
     readout,
 )
@@ -253,30 +253,15 @@ def with_pooler(c: Config) -> DPTEncoder:
     return build(c, c.pooling.pooler(c.vision.tower.dim))
 
 
-def neck_on(c: Config, widths: Sequence[int], pyramid: bool = False) -> DepthNeck:
-    """The neck on stages of some widths.
-
-    Args:
-        pyramid: whether they are maps already, from fine to coarse.
-    """
-    if len(widths) != len(c.fusing.widths):
-        raise ConfigError(
-            "the neck reads another number of stages",
-            where="config.json: neck_hidden_sizes",
-            expected=f"{len(widths)} numbers, one per stage",
-            found=list(c.fusing.widths),
-        )
-    kept = len(widths) if pyramid else 0 if c.convolutions is None else KEPT
-    act = c.vision.tower.act
-    made: list[nn.Module] = [Kept() for _ in range(kept)]
-    made += [c.fusing.reassembly(i, w, readout(c.readout, w, act)) for i, w in enumerate(widths) if i >= kept]
-    return DepthNeck(c.fusing, made)
+def neck(c: Config, widths: Sequence[int], kept: int = 0) -> DepthNeck:
+    """The neck on stages of some widths, of which the first are maps already."""
+    return neck_on(c.fusing, widths, lambda width: readout(c.readout, width, c.vision.tower.act), kept)
 
 
 def own_neck(c: Config) -> DepthNeck:
     """The neck on DPT's own encoder."""
     maps = 0 if c.convolutions is None else KEPT
-    return neck_on(c, (c.vision.tower.dim,) * (maps + len(c.layers)))
+    return neck(c, (c.vision.tower.dim,) * (maps + len(c.layers)), maps)
 
 
 class DPTDepth(DepthEstimator):
@@ -305,8 +290,8 @@ def estimator(c: Config, _: Common) -> DepthEstimator:
     if c.backbone is None:
         return DPTDepth(model=build(c), neck=own_neck(c), head=head, layers=c.layers)
     backbone = c.backbone.build()
-    neck = neck_on(c, backbone.channels, backbone.is_pyramid)
-    return BackboneDepth(backbone=backbone, neck=neck, head=head, patch=backbone.reductions[0])
+    on = neck(c, backbone.channels, len(backbone.channels) if backbone.is_pyramid else 0)
+    return BackboneDepth(backbone=backbone, neck=on, head=head, patch=backbone.reductions[0])
 
 
 class ScoringHead(nn.Module):

@@ -30,6 +30,7 @@ FAMILIES: dict[str, str] = {
     "deepseek_v3": "deepseek_v3:FAMILY",
     "deformable_detr": "deformable_detr:FAMILY",
     "deit": "deit:FAMILY",
+    "depth_anything": "depth_anything:FAMILY",
     "detr": "detr:FAMILY",
     "dinov2": "dinov2:FAMILY",
     "dinov2_with_registers": "dinov2_with_registers:FAMILY",
@@ -121,6 +122,7 @@ FAMILIES: dict[str, str] = {
     "xlm-roberta": "xlm_roberta:FAMILY",
     "xlm-roberta-xl": "xlm_roberta_xl:FAMILY",
     "yolos": "yolos:FAMILY",
+    "zoedepth": "zoedepth:FAMILY",
 }
 """Module and name of every family, by ``model_type``."""
 
@@ -296,6 +298,9 @@ CLASSES: dict[str, str] = {
     "DeiTForMaskedImageModeling": "deit",
     "DeiTModel": "deit",
     "DeiTPreTrainedModel": "deit",
+    "DepthAnythingConfig": "depth_anything",
+    "DepthAnythingForDepthEstimation": "depth_anything",
+    "DepthAnythingPreTrainedModel": "depth_anything",
     "DetrConfig": "detr",
     "DetrForObjectDetection": "detr",
     "DetrForSegmentation": "detr",
@@ -787,6 +792,9 @@ CLASSES: dict[str, str] = {
     "YolosForObjectDetection": "yolos",
     "YolosModel": "yolos",
     "YolosPreTrainedModel": "yolos",
+    "ZoeDepthConfig": "zoedepth",
+    "ZoeDepthForDepthEstimation": "zoedepth",
+    "ZoeDepthPreTrainedModel": "zoedepth",
 }
 """The file that holds a class, by its name."""
 
@@ -882,6 +890,7 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "data2vec-vision": "BeitImageProcessor",
     "deformable_detr": "DeformableDetrImageProcessor",
     "deit": "DeiTImageProcessor",
+    "depth_anything": "DPTImageProcessor",
     "detr": "DetrImageProcessor",
     "dinov2": "BitImageProcessor",
     "dinov2_with_registers": "BitImageProcessor",
@@ -913,6 +922,7 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "vit_mae": "ViTImageProcessor",
     "vit_msn": "ViTImageProcessor",
     "yolos": "YolosImageProcessor",
+    "zoedepth": "ZoeDepthImageProcessor",
 }
 """Class name of the image processor, by ``model_type``."""
 

@@ -33,6 +33,7 @@ DEMANDED = (
     "image_embeds",
     "reconstruction",
     "feature_maps",
+    "predicted_depth",
 )
 """Fields of outputs that heads are there for."""
 
