@@ -179,7 +179,8 @@ class LogBinomial(nn.Module):
         k = torch.arange(self.bins, device=x_BCHW.device).view(1, -1, 1, 1)
         others = self.bins - 1 - k
         chance, counter = p.clamp(min=SURE, max=1.0).log(), (1 - p).clamp(min=SURE, max=1.0).log()
-        return ((log_choices(self.bins - 1, k) + k * chance + others * counter) / temperature).softmax(dim=1)
+        found: Tensor = ((log_choices(self.bins - 1, k) + k * chance + others * counter) / temperature).softmax(dim=1)
+        return found
 
 
 def log_choices(n: int, k: Tensor, eps: float = 1e-7) -> Tensor:
@@ -224,7 +225,8 @@ def mean_depth(
     depths = centres if metres is None else metres.metres(centres)
     size = last.shape[2:]
     shares = spread(torch.cat((last, bigger(before, size)), dim=1))
-    return (shares * bigger(depths, size)).sum(dim=1)
+    found: Tensor = (shares * bigger(depths, size)).sum(dim=1)
+    return found
 
 
 class MetricHead(nn.Module):
@@ -291,9 +293,9 @@ class PatchTransformer(nn.Module):
         """What enters the first layer. Shape: [B, inner, H, W] to [B, 1 + H * W, D]."""
         tokens = F.pad(self.embedding_convPxP(x_BCHW).flatten(2), (1, 0)).transpose(1, 2)
         count, dim = tokens.shape[1:]
-        given = {"dtype": tokens.dtype, "device": tokens.device}
-        waves = (torch.arange(0, dim, 2, **given) * (-math.log(10000.0) / dim)).exp()
-        turns = torch.arange(count, **given)[:, None] * waves
+        dtype, device = tokens.dtype, tokens.device
+        waves = (torch.arange(0, dim, 2, dtype=dtype, device=device) * (-math.log(10000.0) / dim)).exp()
+        turns = torch.arange(count, dtype=dtype, device=device)[:, None] * waves
         return tokens + torch.cat((turns.sin(), turns.cos()), dim=1)
 
     def forward(self, tokens_BTD: Tensor, ctx: StepContext) -> Tensor:
