@@ -28,7 +28,9 @@ _MODEL_CLASSES = (
 
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
-_PROCESSORS = ("CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "WhisperProcessor")
+_PROCESSORS = (
+    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "WhisperProcessor",
+)  # fmt: skip
 
 _OWN_PROCESSORS = (
     "AudioKwargs", "CommonKwargs", "ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "TextKwargs", "VideosKwargs",
@@ -284,6 +286,8 @@ if TYPE_CHECKING:
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
     from omniform.inputs.processors import OneFormerProcessor as OneFormerProcessor
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
+    from omniform.inputs.processors import Sam2Processor as Sam2Processor
+    from omniform.inputs.processors import SamProcessor as SamProcessor
     from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
     from omniform.inputs.text.classes import PreTrainedTokenizer as PreTrainedTokenizer
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase

@@ -515,7 +515,7 @@ class Checkpoint:
         return kind.from_parts(
             Parts(
                 where=self.where,
-                tokenizer=self.tokenizer(text),
+                text=self.tokenizer(text) if "tokenizer" in kind.needs else None,
                 image_processor=images,
                 feature_extractor=audio,
                 settings={**self.settings, **own},

@@ -941,6 +941,8 @@ PROCESSORS: dict[str, str] = {
     "clip": "CLIPProcessor",
     "llava": "LlavaProcessor",
     "oneformer": "OneFormerProcessor",
+    "sam": "SamProcessor",
+    "sam2": "Sam2Processor",
     "whisper": "WhisperProcessor",
 }
 """Class name of the processor, by ``model_type``."""

@@ -254,6 +254,7 @@ FAMILY = (
     .public(
         config="SamConfig",
         image_processor="SamImageProcessor",
+        processor="SamProcessor",
         row="masks of what points, boxes and masks point at",
     )
     .begins(begins_in_parts)

@@ -390,6 +390,7 @@ FAMILY = (
     .public(
         config="Sam2Config",
         image_processor="Sam2ImageProcessor",
+        processor="Sam2Processor",
         row="masks of what points, boxes and masks point at, in pictures",
     )
     .begins(whole_beginning)

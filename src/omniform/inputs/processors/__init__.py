@@ -16,15 +16,18 @@ from omniform.inputs.processors.kwargs import (
 from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
+from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.whisper import WhisperProcessor
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
-    kind.__name__: kind for kind in (CLIPProcessor, LlavaProcessor, OneFormerProcessor, WhisperProcessor)
+    kind.__name__: kind
+    for kind in (CLIPProcessor, LlavaProcessor, OneFormerProcessor, Sam2Processor, SamProcessor, WhisperProcessor)
 }
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
     "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
-    "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "TextKwargs",
+    "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "Sam2Processor",
+    "SamProcessor", "TextKwargs",
     "VideosKwargs", "WhisperProcessor",
 ]  # fmt: skip

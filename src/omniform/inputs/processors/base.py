@@ -41,7 +41,7 @@ class Parts:
 
     Attributes:
         where: the folder, for messages.
-        tokenizer: its tokenizer.
+        text: its tokenizer, where the kind of processor has one.
         image_processor: its image processor, where the kind of processor has one.
         feature_extractor: its feature extractor, likewise.
         settings: the object of ``processor_config.json``, with the caller's changes.
@@ -50,12 +50,18 @@ class Parts:
     """
 
     where: str
-    tokenizer: Tokenizer
+    text: Tokenizer | None
     image_processor: ImageProcessor | None = None
     feature_extractor: FeatureExtractor | None = None
     settings: Mapping[str, object]
     model: Mapping[str, object]
     chat_template: ChatTemplates = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        assert self.text is not None, "asked for by a kind of processor that needs none"
+        return self.text
 
 
 class Processor(AutoNamed, PushToHub, ABC):
