@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ def test_kinds_of_files(kind, codec, pixels):
     assert len(whole) == 9 and np.array_equal(found, whole[[0, 3, 6]])
     brightness = whole.reshape(9, -1).mean(1)
     assert (np.diff(brightness) > 5).all()
+
+
+@pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
+def test_films_are_turned_upright(clip, matrix, turns):
+    """As telephones write them: how they were held is a matrix in the header."""
+    data = bytearray(clip.read_bytes())
+    at = data.find(b"tkhd") + 44
+    a, b, c, d = (number << 16 for number in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    found, known = load_video(bytes(data), num_frames=2)
+    plain, _ = load_video(clip, num_frames=2)
+    assert np.array_equal(found, np.rot90(plain, turns, (1, 2)))
+    assert (known.height, known.width) == found.shape[1:3]
 
 
 def test_frames_in_any_order_and_twice(clip):

@@ -62,13 +62,13 @@ class TestVideoMAE(Parity):
         heads={
             "Model": Head("VideoMAEModel", "AutoModel", Films(Nothing()), everywhere=True),
             "Model, masked": Head("VideoMAEModel", "AutoModel", Masked(Nothing(config={"use_mean_pooling": False}))),
-            "ForPreTraining": drawer(),
-            "ForPreTraining, as they were": drawer(3, norm_pix_loss=False, use_mean_pooling=False, tubelet_size=1),
-            "ForPreTraining, grey": drawer(1, num_channels=1, qv_bias=False, hidden_act="relu", image_size=[8, 12]),
             **{f"ForVideoClassification, {name}": classifier(labels) for name, labels in PROBLEMS.items()},
             "ForVideoClassification, first patch": classifier(
                 Nothing(("logits",), {"use_mean_pooling": False, "num_labels": 3})
             ),
+            "ForPreTraining": drawer(),
+            "ForPreTraining, as they were": drawer(3, norm_pix_loss=False, use_mean_pooling=False, tubelet_size=1),
+            "ForPreTraining, grey": drawer(1, num_channels=1, qv_bias=False, hidden_act="relu", image_size=[8, 12]),
         },
         variants={
             "plain": {},

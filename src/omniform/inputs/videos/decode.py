@@ -93,7 +93,7 @@ class VideoFile:
         )
 
     def frames(self, indices: Sequence[int], count: Callable[[int], None] | None = None) -> Tensor:
-        """The frames of these numbers, in this order, in RGB. No frame behind the last of them is decoded.
+        """The frames of these numbers, in this order, upright and in RGB. No frame behind the last of them is decoded.
 
         Args:
             count: told how many pixels there are, before they are decoded; it may refuse.
@@ -118,11 +118,17 @@ class VideoFile:
         wanted: dict[int, list[int]] = {}
         for place, index in enumerate(indices):
             wanted.setdefault(index, []).append(place)
-        pixels = torch.empty(len(indices), height, width, 3, dtype=torch.uint8)
+        pixels: Tensor | None = None
         for number, frame in self._numbered(sorted(wanted)):
             if number in wanted:
-                pixels[wanted.pop(number)] = self._rgb(frame, width, height)
-            if not wanted:
+                picture = self._rgb(frame, width, height)
+                if pixels is None:
+                    pixels = picture.new_empty(len(indices), *picture.shape)
+                    self.metadata.height, self.metadata.width = picture.shape[:2]
+                elif picture.shape != pixels.shape[1:]:
+                    raise InputError("the video turns on the way", where=self.where, found=f"frame {number}")
+                pixels[wanted.pop(number)] = picture
+            if pixels is not None and not wanted:
                 return pixels
         raise InputError(
             "the video is cut",
@@ -141,7 +147,9 @@ class VideoFile:
                 expected=f"{width} x {height}",
                 found=f"{frame.width} x {frame.height}",
             )
-        return torch.from_numpy(np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
+        # Telephones write how they were held.
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        return torch.from_numpy(np.ascontiguousarray(turned))
 
     def _numbered(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Frames with their numbers, those that are wanted among them; never one behind the last of these."""
