@@ -19,7 +19,7 @@ from omniform.architectures.arrivals import check_kinds
 from omniform.architectures.labels import Targets, check_targets
 from omniform.architectures.parameters import parameters_of, patched_names
 from omniform.blocks.composed import Composed
-from omniform.core.config import ModelConfig
+from omniform.core.config import Beginning, ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
 from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, brief, check_arguments, nearest
 from omniform.core.generation import GenerationConfig
@@ -267,6 +267,26 @@ class Model(PushToHub, Composed):
         if self.can_generate():
             self.generation_config = GenerationConfig.from_model_config(origin.config)
         return self
+
+    def beginnings(self) -> Callable[[str], Beginning | None]:
+        """How fresh tensors begin, by their paths: as the config says, or as that of the model within which they are.
+
+        A backbone has a config of its own, with a standard deviation of its own.
+        """
+        config = self.config
+        found = [(path, m._origin) for path, m in self.named_modules() if isinstance(m, Model)]
+        inner = [(f"{path}.", own.config) for path, own in reversed(found) if own and own.config is not config]
+
+        def begins(path: str) -> Beginning | None:
+            how = config.beginning(path)
+            home = next(((start, own) for start, own in inner if path.startswith(start)), None)
+            if how is not None or home is None:
+                return how
+            start, own = home
+            how = own.beginning(path.removeprefix(start))
+            return own.common.initializer_range if how is None else how
+
+        return begins
 
     @property
     def origin(self) -> Origin:

@@ -112,7 +112,7 @@ class PreTrainedModel(Surface):
             with torch.inference_mode(False):
                 allocate(self, torch.get_default_dtype(), where)
                 if fresh:
-                    initialise(self, config.common.initializer_range, None, config.beginning)
+                    initialise(self, config.common.initializer_range, None, self.beginnings())
 
     def _become(self, built: Model) -> None:
         self.__dict__.update(built.__dict__)

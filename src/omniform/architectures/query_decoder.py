@@ -31,8 +31,13 @@ class MaskedContext(PlacedContext):
 
     seen: Tensor | None = None
 
-    def memory_mask(self, queries: int) -> Mask:
-        return Mask(self.seen)
+
+class MaskedCrossAttention(PositionedCrossAttention):
+    """Cross-attention that sees what a :class:`MaskedContext` lets each query see."""
+
+    def seen(self, queries: int, ctx: StepContext) -> Mask:
+        assert isinstance(ctx, MaskedContext)
+        return Mask(ctx.seen)
 
 
 class MaskedPostNorm(Layer):
@@ -245,7 +250,7 @@ class MaskedLayers:
     def _one(self) -> Layer:
         return self.kind.of(
             self.norm,
-            cross_attn=PositionedCrossAttention(self.dim, self.heads, dropout=self.dropout),
+            cross_attn=MaskedCrossAttention(self.dim, self.heads, dropout=self.dropout),
             self_attn=PositionedAttention(self.dim, self.heads, rule=Full(), dropout=self.dropout),
             mlp=MLP(self.dim, self.hidden, self.act, dropout=self.dropout),
             dropout=self.dropout,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Unpack, cast
@@ -408,7 +407,7 @@ class StagedBackbone(Backbone):
         last = len(self.names) - 1 if told else self.outputs[-1]
         maps = [x_BHWC]
         self.note(x_BHWC, 0, ctx.taps)
-        for stage, passage in enumerate(itertools.islice(self.model.passages(x_BHWC, ctx), last), 1):
+        for stage, passage in zip(range(1, last + 1), self.model.passages(x_BHWC, ctx), strict=False):
             self.note(passage[0], stage, ctx.taps)
             maps.append(passage[0])
         return tuple(picture_of(self.normed(maps[i], i)) for i in self.outputs)

@@ -7,7 +7,7 @@ Nothing is fetched and no file is read while a network is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import cast
@@ -23,14 +23,28 @@ BARRED = re.compile(r"pretrained.*|checkpoint_path|cache_dir|num_classes|in_chan
 """Arguments that a checkpoint has no say in: they fetch or read files, or are said elsewhere."""
 
 
-def timm(part: str = "timm") -> ModuleType:
-    """The package, or a part of it.
+def timm() -> ModuleType:
+    """The package.
 
     Raises:
         DependencyError: it is not installed, or cannot be imported.
     """
+    return _imported(lambda: import_module("timm"))
+
+
+def timm_data() -> ModuleType:
+    """Its part that knows pictures and the classes of ImageNet; see :func:`timm`."""
+    return _imported(lambda: import_module("timm.data"))
+
+
+def timm_tools() -> ModuleType:
+    """Its part that changes networks; see :func:`timm`."""
+    return _imported(lambda: import_module("timm.utils.model"))
+
+
+def _imported(found: Callable[[], ModuleType]) -> ModuleType:
     try:
-        return import_module(part)
+        return found()
     except Exception as error:  # its own dependencies may fail in any way
         raise DependencyError(
             "this network is one of timm's, which cannot be imported",

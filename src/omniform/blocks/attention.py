@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.scores import ScoreBias, Scores
-from omniform.core.context import Backend, Computed, Memory, StepContext
+from omniform.core.context import Backend, Computed, Mask, Memory, StepContext
 from omniform.core.rules import Rule, both_ways
 from omniform.core.state import KV, CrossKV, LengthRegimes, State, StatefulModule
 
@@ -219,7 +219,7 @@ class CrossAttention(Projections):
             self.split(self.q_proj(self.asking(x_BTD, ctx))),
             k,
             v,
-            ctx.memory_mask(x_BTD.shape[1]),
+            self.seen(x_BTD.shape[1], ctx),
             scores=self.scores,
             backend=ctx.backend,
             dropout=self.dropout if self.training else 0.0,
@@ -231,6 +231,10 @@ class CrossAttention(Projections):
     def asking(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """What queries are made of. Shape: [B, T, D] in and out."""
         return x_BTD
+
+    def seen(self, queries: int, ctx: StepContext) -> Mask:
+        """Which of the memory's rows so many queries may look at."""
+        return ctx.memory_mask(queries)
 
     def keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """What they look at, kept from an earlier step where there is state. Shape: [B, H, S, D] each."""

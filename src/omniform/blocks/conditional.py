@@ -48,6 +48,7 @@ class ConditionalSelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
+        self.rule = Full()
         self.dropout = dropout
         self.scores = Scores((dim // heads) ** -0.5)
         self.q_content_proj, self.q_pos_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -64,7 +65,7 @@ class ConditionalSelfAttention(nn.Module):
             q,
             k.transpose(1, 2),
             v.transpose(1, 2),
-            ctx.mask(Full(), x_BQD.shape[1], x_BQD.device),
+            ctx.mask(self.rule, x_BQD.shape[1], x_BQD.device),
             scores=self.scores,
             backend=ctx.backend,
             dropout=self.dropout if self.training else 0.0,

@@ -219,7 +219,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     if isinstance(model, PreTrainedModel) and model.place is None:
         _begin_own(model, report.fresh, made, placement)
     elif report.fresh:
-        initialise(model, model.config.common.initializer_range, set(report.fresh), model.config.beginning)
+        initialise(model, model.config.common.initializer_range, set(report.fresh), model.beginnings())
         _forget_what_follows(model, report)
     quiet = patterns(type(model), "_keys_to_ignore_on_load_missing")
     if told := [path for path in report.fresh if not any(one.search(table.key(path)) for one in quiet)]:

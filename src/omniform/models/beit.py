@@ -37,6 +37,7 @@ from omniform.architectures.losses import Items, scored, token_loss
 from omniform.architectures.model import Model
 from omniform.core.config import Common
 from omniform.core.errors import InputError
+from omniform.core.host import is_readable
 from omniform.core.outputs import BaseModelOutput, MaskedLMOutput
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
@@ -113,6 +114,22 @@ def backbone(c: Config) -> PatchBackbone:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class HiddenTokens(Classes):
+    """One visual token for each hidden patch."""
+
+    def check(self, name: str, labels: Tensor, inputs: Mapping[str, object]) -> None:
+        Classes.check(self, name, labels, inputs)
+        masked = inputs.get("bool_masked_pos")
+        if isinstance(masked, Tensor) and is_readable(masked) and int(masked.bool().sum()) != labels.numel():
+            raise InputError(
+                "there is not one label for each hidden patch",
+                where=name,
+                expected=f"{int(masked.bool().sum())} of them, as bool_masked_pos says",
+                found=labels.numel(),
+            )
+
+
 class VisualTokenModeler(Model):
     """Tells which visual token each hidden patch was.
 
@@ -129,7 +146,7 @@ class VisualTokenModeler(Model):
     lm_head: nn.Linear
 
     def targets(self) -> Mapping[str, Targets]:
-        return {"labels": Classes(self.lm_head.out_features)}
+        return {"labels": HiddenTokens(self.lm_head.out_features)}
 
     def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
         return scored(inputs.get("labels"))

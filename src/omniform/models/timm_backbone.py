@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.backbone import Backbone, ConvBackbone, read_outputs
 from omniform.architectures.family import Builder
-from omniform.architectures.timm_models import timm, timm_beginning, timm_network
+from omniform.architectures.timm_models import timm_beginning, timm_network, timm_tools
 from omniform.blocks.batchnorm import FrozenBatchNorm
 from omniform.blocks.resnet import Block, LatePooledResNet, ResNetSpec, Stage
 from omniform.core.config import Beginning, ModelConfig
@@ -105,7 +105,7 @@ class Other:
         """
         network = timm_network(self.name, **self.arguments)
         if self.is_frozen:
-            network = timm("timm.utils.model").freeze_batch_norm_2d(network)
+            network = timm_tools().freeze_batch_norm_2d(network)
         told = cast(Told, network.feature_info)
         outputs = tuple(told.out_indices)
         found = [told.info[i]["module"] for i in outputs]
@@ -232,8 +232,11 @@ def keys(c: Config) -> KeyMap:
 
 
 def beginning(config: ModelConfig, path: str) -> Beginning | None:
-    """Networks that timm computes begin as timm has them begin."""
+    """Networks begin as timm has them begin: what a block adds is multiplied by zeros at first."""
     spec = config.spec
+    if isinstance(spec, Plain):
+        last = 1 if spec.net.block == "basic" else 2
+        return nn.init.zeros_ if path.endswith(f".layer.{last}.normalization.weight") else None
     if not isinstance(spec, Other):
         return None
     return timm_beginning(spec.name, spec.arguments, path.removeprefix("network."))

@@ -12,7 +12,7 @@ from omniform.architectures.family import Builder
 from omniform.architectures.labels import Problem, Targets
 from omniform.architectures.losses import Items, classification_items, classification_loss
 from omniform.architectures.model import Model
-from omniform.architectures.timm_models import timm, timm_arguments, timm_beginning, timm_network
+from omniform.architectures.timm_models import timm_arguments, timm_beginning, timm_data, timm_network
 from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.errors import ConfigError, DependencyError, InputError
 from omniform.core.outputs import BaseModelOutput, ClassifierOutput, Layers
@@ -69,7 +69,7 @@ def _labels(r: ConfigReader) -> dict[int, str] | None:
 def _imagenet(raw: Mapping[str, object]) -> list[str]:
     """The names of the classes of whichever ImageNet a network was trained on; none without timm."""
     try:
-        data = timm("timm.data")
+        data = timm_data()
     except DependencyError:
         return []
     subset = data.infer_imagenet_subset(dict(raw))

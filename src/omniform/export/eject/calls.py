@@ -205,6 +205,11 @@ class Calls(Intrinsics):
         if isinstance(held, staticmethod):
             return self.function_call([(function, kind)], attribute(node, name), given, named)
         first, *rest = given  # Class.method(self, ...)
+        if self.owner is not None and first[0] == self.env["self"][0] and issubclass(self.owner, kind):
+            # A base's, as super() would reach it: what it finds on itself is this class's own.
+            return self.function_call(
+                [(function, self.owner)], attribute(first[1], name), rest, named, owner=first, above=True
+            )
         return self.function_call([(function, kind)], attribute(first[1], name), rest, named, owner=first)
 
     def _of_objects_called(
@@ -446,7 +451,8 @@ class Calls(Intrinsics):
         value, node = result
         if isinstance(value, Items) and not isinstance(node, ast.Tuple) and body and not above:
             return None
-        if body and (self.deep or not above):
+        keyed = isinstance(value, Names)  # what gives a dict cannot be called: its keys are known here only
+        if body and (self.deep or not (above or keyed)):
             return None
         if (
             not above
@@ -456,7 +462,8 @@ class Calls(Intrinsics):
             and not vars(node).get("given")
         ):
             return None
-        used = names_read([*body, node])
+        entries = [held for _, held in value.entries.values()] if isinstance(value, Names) else []
+        used = names_read([*body, node, *entries])
         lets: list[ast.stmt] = []
         found: dict[str, ast.expr] = {}
         for name, given in places.items():
@@ -472,13 +479,12 @@ class Calls(Intrinsics):
                 found[name] = name_of(place)
             else:
                 found[name] = given
-        if lets and not above and not body:
+        if lets and not above and not body and not keyed:
             return None
         self.block.extend(lets)
         self.block.extend(substituted(statement, found) for statement in body)
         if isinstance(value, Names):
-            entries = {k: (v, substituted(n, found)) for k, (v, n) in value.entries.items()}
-            return Names(entries), node
+            return Names({k: (v, substituted(n, found)) for k, (v, n) in value.entries.items()}), node
         return value, substituted(node, found)
 
     @property
@@ -522,6 +528,8 @@ class Calls(Intrinsics):
                 self.program.meet(special, "self", mine)
             self.specialise(special)
             specials.append(special)
+            if isinstance(special.result, Names) and special.result.entries:
+                raise OmniformError("a function that gives a dict is not written in place", found=function.__qualname__)
             results.append(special.result if special.result is not None else TENSOR)
         if above and isinstance(func, ast.Attribute):
             func.attr = specials[0].name

@@ -156,6 +156,8 @@ class Expressions(Attributes, ABC):
         if self.function.__closure__ and node.id in self.function.__code__.co_freevars:
             cell = self.function.__closure__[self.function.__code__.co_freevars.index(node.id)]
             return self.known(cell.cell_contents, node.id)
+        if node.id not in vars(builtins):
+            raise OmniformError("this variable is not known", where=self.function.__qualname__, found=node.id)
         return Known(vars(builtins)[node.id]), name_of(node.id)
 
     def known(self, value: object, name: str) -> Pair:
@@ -245,6 +247,8 @@ class Expressions(Attributes, ABC):
             ifs = [self.value(test)[1] for test in generator.ifs]
             generators.append(ast.comprehension(target=target, iter=over, ifs=ifs, is_async=0))
         value, element = self.value(node.elt)
+        if isinstance(value, Names):
+            raise OmniformError("a list of dicts cannot be written down", where=self.function.__qualname__)
         self.deep -= 1
         self.env = before
         single = len(generators) == 1 and not generators[0].ifs and length is not None
@@ -274,13 +278,9 @@ class Expressions(Attributes, ABC):
 
     def _dict_comprehension(self, node: ast.DictComp) -> Pair:
         generator = node.generators[0]
-        over = self.value(generator.iter)[0]
-        if not isinstance(over, Names) or not isinstance(generator.target, ast.Tuple):
-            raise OmniformError("these keys are not known", where=ast.unparse(node))
-        key, item = (t.id for t in generator.target.elts if isinstance(t, ast.Name))
         before, entries = dict(self.env), {}
-        for name, pair in over.entries.items():
-            self.env[key], self.env[item] = (Known(name), constant(name)), pair
+        for known in self._keys_gone_over(node):
+            self.env.update(known)
             tests = [truth(self.value(test)[0]) for test in generator.ifs]
             if all(tests):
                 named = self.value(node.key)[0]
@@ -288,6 +288,18 @@ class Expressions(Attributes, ABC):
                 entries[str(named.value)] = self.value(node.value)
         self.env = before
         return Names(entries), constant(None)
+
+    def _keys_gone_over(self, node: ast.DictComp) -> list[dict[str, Pair]]:
+        """The variables of a dict's comprehension, for each of the names that it goes over: those of a mapping, or a
+        class's fields."""
+        over, target = self.value(node.generators[0].iter)[0], node.generators[0].target
+        if isinstance(over, Names) and isinstance(target, ast.Tuple):
+            key, item = (t.id for t in target.elts if isinstance(t, ast.Name))
+            return [{key: (Known(n), constant(n)), item: pair} for n, pair in over.entries.items()]
+        names = [*over.value] if isinstance(over, Known) and isinstance(over.value, (dict, tuple)) else []
+        if names and isinstance(target, ast.Name) and all(isinstance(name, str) for name in names):
+            return [{target.id: (Known(n), constant(n))} for n in names]
+        raise OmniformError("these keys are not known", where=ast.unparse(node))
 
     def _lambda(self, node: ast.Lambda) -> Pair:
         before = dict(self.env)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from abc import abstractmethod
 
 from torch import Tensor, nn
@@ -41,9 +42,6 @@ CACHE = (DynamicCache, EncoderDecoderCache, DenseState)
 KNOWN_CALLS: dict[type, Value] = {Taps: Unseen()}
 """What making an object of a class comes to."""
 
-CONTEXTS = {"PlacedContext": ("places", "memory_places"), "GridContext": ("grid", "places")}
-"""What contexts of a step's own say besides, which files have in one: in the order that ``of`` takes them."""
-
 SKIPPED = frozenset(
     {
         "check_shape",
@@ -62,6 +60,10 @@ SKIPPED = frozenset(
     }
 )
 """Functions that look at what comes in only."""
+
+GENERATED = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__setattr__", "__delattr__", "__getstate__",
+    "__setstate__", "__replace__"})  # fmt: skip
+"""What Python writes for every dataclass."""
 
 FOLDED = {"is_grad_enabled": True, "is_exporting": False, "is_compiling": False}
 """What torch is taken to say."""
@@ -95,8 +97,10 @@ class Intrinsics(Expressions):
                 return self._with_changes(node)
             case ast.Attribute(attr="state_for"):
                 return self.value(node.args[0])
-            case ast.Attribute(attr="of", value=ast.Name(id=name)) if name in CONTEXTS:
-                return self._placed(node, CONTEXTS[name])
+            case ast.Attribute(attr=made, value=ast.Name(id=name)) if name not in self.env:
+                kind = self.function.__globals__.get(name)
+                if isinstance(kind, type) and issubclass(kind, StepContext):
+                    return self._context(node, kind, made)
             case ast.Attribute(attr="noted"):
                 return self._noted(node)
         return None
@@ -211,6 +215,8 @@ class Intrinsics(Expressions):
         match inner:
             case Objects():
                 answers = {isinstance(item, wanted) for item in inner.items}
+            case Record(kind=kind) if kind is StepContext:
+                answers = {kind in wanted or not self.program.steps.isdisjoint(wanted)}
             case Record():
                 answers = {issubclass(inner.kind, wanted)}
             case Cached():
@@ -276,12 +282,30 @@ class Intrinsics(Expressions):
         whole.changes = kind  # type: ignore[attr-defined]
         return base[0], whole
 
-    def _placed(self, node: ast.Call, fields: tuple[str, ...]) -> Pair:
+    def _context(self, node: ast.Call, kind: type[StepContext], name: str) -> Pair | None:
+        """``Kind.of(ctx, ...)``: a step that says more. Files have one kind of step, with the fields of all.
+
+        Raises:
+            OmniformError: the kind does not only say more, but does things otherwise.
+        """
+        held = inspect.getattr_static(kind, name)
+        if not isinstance(held, classmethod):
+            return None
+        more = [k for k in kind.__mro__ if k not in StepContext.__mro__]
+        own = {name for k in more for name, value in vars(k).items() if inspect.isfunction(value)}
+        changed = sorted(own & vars(StepContext).keys() - GENERATED)
+        if changed:
+            words = "a step that does this otherwise cannot be written down"
+            raise OmniformError(words, where=kind.__name__, found=", ".join(changed))
+        self.program.meet_step(kind)
         given, named = self.arguments(node)
-        names = dict(zip(("ctx", *fields), given, strict=False)) | named
-        for name in fields:
-            self.program.meet_field(StepContext, name, names[name][0] if name in names else NONE)
-        ctx = names.pop("ctx")
+        order = list(inspect.signature(held.__func__).parameters)[1:]
+        names = dict(zip(order, given, strict=False)) | named
+        ctx = names.pop(order[0])
+        for field in order[1:]:
+            self.program.meet_field(StepContext, field, names[field][0] if field in names else NONE)
+        if not names:
+            return ctx
         func = attribute(ctx[1], "with_")
         func.record = (StepContext, "with_")  # type: ignore[attr-defined]
         whole = call(func, (), **{k: n for k, (_, n) in names.items()})

@@ -64,6 +64,7 @@ class Program:
 
     Attributes:
         fields: what is known of the fields of objects that are made when the program runs, by class.
+        steps: kinds of steps that are made, which files have in one.
         constants: numbers and texts that modules name.
         tables: functions by name, that modules hold.
         kept: functions that are not written in the place of a call.
@@ -74,6 +75,7 @@ class Program:
 
     specials: dict[Key, Special] = field(default_factory=dict)
     fields: dict[type, dict[str, Value]] = field(default_factory=dict)
+    steps: set[type] = field(default_factory=set)
     constants: dict[str, object] = field(default_factory=dict)
     tables: dict[str, dict[str, object]] = field(default_factory=dict)
     kept: set[tuple[FunctionType, type | None]] = field(default_factory=set)
@@ -103,6 +105,12 @@ class Program:
         new = join(known.get(name), value)
         if known.get(name) != new:
             known[name] = new
+            self.changed = True
+
+    def meet_step(self, kind: type) -> None:
+        """Note a kind of step that is made, and what it is one of."""
+        if kind not in self.steps:
+            self.steps |= {*kind.__mro__} - {object}
             self.changed = True
 
     def meet_result(self, special: Special, value: Value) -> None:

@@ -22,10 +22,13 @@ from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import in_house, plain_function, tree_of
 from omniform.export.eject.tidy import Inliner, spliced, tidied
 from omniform.export.eject.trees import clone, constant, names_read
-from omniform.export.eject.values import ANY, NONE, TENSOR, Items, Known, Names, Objects, Value, joined, lift
+from omniform.export.eject.values import ANY, NONE, SOLID, TENSOR, Items, Known, Names, Objects, Value, joined, lift
 
 ROUNDS = 40
 """More than any model takes."""
+
+MANY = -1
+"""So many are the rest of a constructor's arguments, where one module is given more of them than another."""
 
 
 @dataclass
@@ -155,7 +158,8 @@ class Specialised:
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Functions by name, that constructors look up: those that this model's do."""
-        texts = {v for given in self.built.made.arguments.values() for v in given.values() if isinstance(v, str)}
+        given = [*self.built.made.arguments.values(), *(vars(m) for m in self.built.model.modules())]
+        texts = {value for one in given for value in one.values() if isinstance(value, str)}
         names = {n.id for s in self.reached() for node in s.body for n in ast.walk(node) if isinstance(n, ast.Name)}
         tables = self.program.tables
         return {t: {n: f for n, f in held.items() if n in texts} for t, held in tables.items() if t in names}
@@ -342,7 +346,8 @@ class Specialised:
             given = self._arguments(kind, function, instances) if name == "__init__" else {}
             variadic = tree_of(function).args.vararg
             rest = given.get(variadic.arg) if variadic else None
-            special = self.program.special(function, kind, len(rest.values) if isinstance(rest, Items) else 0, ())
+            count = len(rest.values) if isinstance(rest, Items) else MANY if rest is not None else 0
+            special = self.program.special(function, kind, count, ())
             special.constructor = True
             self.program.meet(special, "self", Objects(tuple(instances)))
             for parameter, value in given.items():
@@ -359,7 +364,8 @@ class Specialised:
         for name in names:
             found[name] = joined(lift(g[name]) for g in given)
         if tree.args.vararg:
-            found[tree.args.vararg.arg] = joined(lift(g[tree.args.vararg.arg]) for g in given)
+            rest = joined(lift(g[tree.args.vararg.arg]) for g in given)
+            found[tree.args.vararg.arg] = SOLID if rest == ANY else rest
         if tree.args.kwarg:
             for name in given[0][tree.args.kwarg.arg]:  # type: ignore[attr-defined]
                 found[name] = joined(lift(g[tree.args.kwarg.arg][name]) for g in given)  # type: ignore[index]

@@ -100,14 +100,19 @@ def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> 
     """Run a file as far as making its model, which must have the very same tensors as ours.
 
     Raises:
-        OmniformError: it has others.
+        OmniformError: it has others, or there is none.
     """
     module = ModuleType("omniform_ejected")
     sys.modules[module.__name__] = module
     try:
-        exec(compile(text, "ejected.py", "exec"), vars(module))
-        with torch.device("meta"):
-            model = vars(module)[asked.architecture.name](vars(module)["Config"]())
+        try:
+            exec(compile(text, "ejected.py", "exec"), vars(module))
+            with torch.device("meta"):
+                model = vars(module)[asked.architecture.name](vars(module)["Config"]())
+        except Exception as error:  # whatever a text that is not right may raise
+            raise OmniformError(
+                "what was written does not run", found=f"{type(error).__name__}: {str(error)[:200]}"
+            ) from error
         found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     finally:
         del sys.modules[module.__name__]

@@ -127,6 +127,9 @@ def imports_text(body: str) -> str:
     ]
     if data:
         lines.append(f"from dataclasses import {', '.join(data)}")
+    tools = [n for n in ("accumulate", "pairwise") if re.search(rf"(?<![.\w]){n}\(", body)]
+    if tools:
+        lines.append(f"from itertools import {', '.join(tools)}")
     if re.search(r"\bPath\b", body):
         lines.append("from pathlib import Path")
     if re.search(r"\bAny\b", body):
