@@ -331,6 +331,8 @@ class Intrinsics(Expressions):
         self, value: Dynamic, func: ast.Attribute, name: str, given: list[Pair], named: dict[str, Pair]
     ) -> Pair:
         """A method of a tensor, or of what nothing is known of."""
+        if any(isinstance(one, Names) and one.entries for one, _ in given):
+            raise OmniformError("a list of dicts cannot be written down", where=self.function.__qualname__)
         whole = ast.Call(
             func=func, args=[n for _, n in given], keywords=[ast.keyword(arg=k, value=n) for k, (_, n) in named.items()]
         )
