@@ -91,7 +91,7 @@ RESNET = {
 }  # fmt: skip
 UPERNET = {
     "backbone_config": {**SWIN, "model_type": "swin", "depths": [1, 1, 1], "num_heads": [2, 2, 2],
-        "out_features": ["stage1", "stage2", "stage3"], "initializer_range": 0.02},
+        "out_features": ["stage1", "stage2", "stage3"], "initializer_range": 0.3},
     "hidden_size": 8, "auxiliary_channels": 4, "pool_scales": [1, 2],
 }  # fmt: skip
 DPT = {
