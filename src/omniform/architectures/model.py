@@ -275,7 +275,9 @@ class Model(PushToHub, Composed):
         """
         config = self.config
         found = [(path, m._origin) for path, m in self.named_modules() if isinstance(m, Model)]
-        inner = [(f"{path}.", own.config) for path, own in reversed(found) if own and own.config is not config]
+        inner: list[tuple[str, ModelConfig]] = [
+            (f"{path}.", own.config) for path, own in reversed(found) if own is not None and own.config is not config
+        ]
 
         def begins(path: str) -> Beginning | None:
             how = config.beginning(path)
