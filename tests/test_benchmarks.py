@@ -256,3 +256,74 @@ def test_the_plot_is_drawn(monkeypatch, tmp_path):
 def test_a_mistake_is_one_line(arguments, said):
     done = compare(*arguments)
     assert done.returncode == 2 and said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+# -- vision ------------------------------------------------------------------------------------------------------------
+
+
+def test_vision_measures_what_it_is_asked_for(tmp_path, capsys):
+    import vision
+
+    kept, page = tmp_path / "kept.json", tmp_path / "page.md"
+    chosen = ["preprocess", "forwards", "--tiny", "--runs", "1", "--json", str(kept), "--markdown", str(page)]
+    for part, only in (("preprocess", "ViT"), ("forwards", "Swin-T,RT-DETR-R50")):
+        asked = [part, *chosen[2:], "--only", only]
+        assert vision.main(asked) == 0
+        results = json.loads(kept.read_text())
+        assert results["tiny"] is True and results["software"]["torch"] and results["runs"] == 1
+        assert {row.split(",")[0] for row in results[part]} == set(only.split(","))
+        for row in results[part].values():
+            assert all(len(taken) == 1 and taken[0] > 0 for taken in row["samples"].values())
+            assert row["ratios"].keys() == row["goals"].keys() and row["facts"].get("apart", 0) < 1e-5
+        assert page.read_text().strip() in capsys.readouterr().out
+
+
+def test_every_model_that_vision_measures_is_the_same_in_both_libraries():
+    from seeing.forwards import SIGHTS, config_of
+
+    for name, sight in SIGHTS.items():
+        assert hasattr(omniform, sight.head) and config_of(sight, tiny=False).model_type, name
+
+
+def test_peaks_are_those_of_a_process_of_its_own(monkeypatch):
+    from seeing import memory
+
+    peaks = {"omniform": 2.0, "transformers": 3.0}
+    asked = []
+
+    def measured(**job):
+        asked.append(job)
+        return {"before": 2.0**20, "peak": peaks[job["library"]] * 2**20}
+
+    monkeypatch.setattr(memory, "measured", measured)
+    (found,) = memory.forward_peaks(("DINOv2-S",), tiny=True).values()
+    assert found.medians == peaks and found.ratios == {"transformers": 1.5} and not found.missed
+    (found,) = memory.large_picture(("ViT",), tiny=True).values()
+    decoded = 3 * memory.TINY_SIDE**2
+    assert found.samples["omniform"] == [2**20 / decoded] and found.ratios["transformers"] == 2.0
+    assert found.missed == ["allowed"] and [job["kind"] for job in asked] == ["forward"] * 2 + ["large"] * 2
+    assert memory.peak() > 2**26
+
+
+def test_a_table_says_what_is_missed():
+    from seeing.turns import Contest, table
+
+    rows = {"a": Contest({"omniform": [1.0, 3.0, 2.0], "other": [2.0, 2.0, 2.0]}, {"other": 1.2}, {"apart": 0.5})}
+    assert rows["a"].ratios == {"other": 1.0} and rows["a"].missed == ["other"]
+    last = table("model", "ms", 1000, rows).splitlines()[-1]
+    assert last == "| a | 2,000 | 2,000 | 1.00 x (missed) | 0.5 |"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "no such part: nothing"),
+        (["large", "--only", "ViT-B"], "not in all parts that are measured: ViT-B"),
+    ],
+)
+def test_vision_names_a_mistake(arguments, said, capsys):
+    import vision
+
+    with pytest.raises(SystemExit):
+        vision.main(arguments)
+    assert said in capsys.readouterr().err

@@ -13,8 +13,8 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from omniform.blocks import fused
-from omniform.blocks.fused import AVAILABLE, FUSED, FusedMLP, applied, is_plain
-from omniform.blocks.mlp import MLP
+from omniform.blocks.fused import AVAILABLE, FUSED, FusedMLP, activated, applied, is_plain
+from omniform.blocks.mlp import ACTIVATIONS, MLP
 
 X = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
 
@@ -36,6 +36,8 @@ def test_as_the_plain_one(act, bias):
         torch.testing.assert_close(made(X[:0]), plain(X[:0]))
         (one,) = applied(X, plain.fc1)
         torch.testing.assert_close(one, plain.fc1(X), atol=1e-6, rtol=1e-5)
+        known = ACTIVATIONS[act]
+        torch.testing.assert_close(activated(X, plain.fc1, known), known(plain.fc1(X)), atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

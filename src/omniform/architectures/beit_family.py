@@ -18,10 +18,10 @@ from omniform.architectures.vision import FreeVisionEncoder, image_classifier
 from omniform.architectures.vit_family import LAYER, PLAIN_KEYS, zeros
 from omniform.blocks.attention import Attention
 from omniform.blocks.drop_path import DropPath, LayerScale
+from omniform.blocks.fused import FusedMLP
 from omniform.blocks.grid_bias import GridBias, SharedBias
 from omniform.blocks.grid_rotary import GridContext
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.mlp import MLP
 from omniform.blocks.patches import ClassToken, GridPositions, MaskToken, Patching, PatchStem, Size, read_patching
 from omniform.core.config import Common
 from omniform.core.context import StepContext, Tapped, Taps
@@ -153,7 +153,7 @@ def build(c: Config, *, pooler: nn.Module | None = None) -> BeitEncoder:
         return BeitLayer.of(
             t.norm,
             self_attn=Attention(t.dim, t.heads, rule=Full(), bias=bias, biases="qvo", dropout=t.attention_dropout),
-            mlp=MLP(t.dim, t.hidden, t.act),
+            mlp=FusedMLP(t.dim, t.hidden, t.act),
             layer_scale1=scale(),
             layer_scale2=scale(),
             drop_path=DropPath(c.drop_path * number / max(t.layers - 1, 1)),

@@ -8,8 +8,9 @@ from torch import nn
 
 from omniform.architectures.parts import read_width
 from omniform.blocks.attention import Attention
+from omniform.blocks.fused import FusedMLP
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Rule
 
@@ -93,7 +94,7 @@ class Tower:
             self_attn=Attention(
                 self.dim, self.heads, rule=rule, head_dim=head_dim, biases=biases, dropout=self.attention_dropout
             ),
-            mlp=MLP(self.dim, self.hidden, self.act),
+            mlp=FusedMLP(self.dim, self.hidden, self.act),
             dropout=dropout,
             **parts,
         )

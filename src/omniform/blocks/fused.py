@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.joint import outputs_of
-from omniform.blocks.mlp import MLP
+from omniform.blocks.mlp import MLP, Activation
 from omniform.core.host import is_traced
 
 FUSED: Mapping[str, str] = {
@@ -86,6 +86,13 @@ def applied(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     if AVAILABLE and all(is_plain(layer, x) for layer in layers):
         return tuple(projected(layer, x) for layer in layers)
     return outputs_of(x, *layers)
+
+
+def activated(x: Tensor, layer: nn.Module, act: Activation) -> Tensor:
+    """An activation of what a layer makes of an input. Shape: [..., in] to [..., out]."""
+    if AVAILABLE and act is F.gelu and is_plain(layer, x):
+        return projected(layer, x, "none")
+    return act(layer(x))
 
 
 class FusedMLP(MLP):
