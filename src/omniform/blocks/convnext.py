@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.drop_path import DropPath, LayerScale
-from omniform.blocks.fused import activated, applied
+from omniform.blocks.fused import activated, through
 from omniform.blocks.mlp import Activation
 from omniform.blocks.patches import check_pictures
 from omniform.core.errors import InputError
@@ -79,7 +79,7 @@ class ConvNextBlock(Composed):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shape: [B, C, H, W] in and out."""
         inner = activated(self.layernorm(self.dwconv(x_BCHW).permute(0, 2, 3, 1)), self.pwconv1, self.act)
-        (branch,) = applied(inner if self.response is None else self.response(inner), self.pwconv2)
+        branch = through(inner if self.response is None else self.response(inner), self.pwconv2)
         if self.scale is not None:
             branch = self.scale(branch)
         kept: Tensor = self.drop_path(branch.permute(0, 3, 1, 2))

@@ -81,10 +81,18 @@ def projected(layer: nn.Module, x: Tensor, gelu: str | None = None) -> Tensor:
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, layer.weight, layer.bias, act, [], kind))
 
 
+def through(x: Tensor, layer: nn.Module) -> Tensor:
+    """What a layer makes of an input. Shape: [..., in] to [..., out]."""
+    if AVAILABLE and is_plain(layer, x):
+        return projected(layer, x)
+    out: Tensor = layer(x)
+    return out
+
+
 def applied(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What several layers make of the same input. Shape: [..., in] to [..., out] of each."""
-    if AVAILABLE and all(is_plain(layer, x) for layer in layers):
-        return tuple(projected(layer, x) for layer in layers)
+    if AVAILABLE and is_plain(layers[0], x):
+        return tuple(through(x, layer) for layer in layers)
     return outputs_of(x, *layers)
 
 
@@ -102,6 +110,5 @@ class FusedMLP(MLP):
         """Shape: [..., D] in and out."""
         gelu = FUSED.get(self.act)
         if AVAILABLE and gelu is not None and not (self.training and self.dropout) and is_plain(self.fc1, x):
-            (out,) = applied(projected(self.fc1, x, gelu), self.fc2)
-            return out
+            return through(projected(self.fc1, x, gelu), self.fc2)
         return super().forward(x)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend
 from omniform.blocks.attention import Projections
 from omniform.blocks.drop_path import DropPath
-from omniform.blocks.fused import applied
+from omniform.blocks.fused import applied, through
 from omniform.blocks.layers import BranchNorm, PreNorm
 from omniform.blocks.patches import Size
 from omniform.blocks.scores import Scores
@@ -272,8 +272,7 @@ class WindowedAttention(Projections):
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
         )
-        (out,) = applied(mixed, self.o_proj)
-        out = F.dropout(out, self.output_dropout, self.training)
+        out = F.dropout(through(mixed, self.o_proj), self.output_dropout, self.training)
         return windows.join(out)
 
     def compared(self, q_BTHD: Tensor, k_BTHD: Tensor) -> tuple[Tensor, Tensor]:
