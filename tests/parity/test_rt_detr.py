@@ -390,3 +390,12 @@ def test_fresh_weights(tmp_path):
             close(a.mean(), b.mean(), path, 0.05)
         else:
             assert 0.5 < a.std().item() / spread < 2, (path, a.std(), spread)
+
+
+@pytest.mark.parametrize("head", ["Model", "ForObjectDetection"])
+def test_tuples_have_the_same_places(tmp_path, head):
+    """Without heads in the decoder, its scores are there, and empty."""
+    ours, theirs = pair(tmp_path, head=head)
+    with torch.no_grad():
+        found, expected = (m(**pictures(), return_dict=False) for m in (ours, theirs))
+    assert [type(x) for x in found[:4]] == [type(x) for x in expected[:4]] and len(found) == len(expected)

@@ -176,3 +176,30 @@ def test_fresh_weights_are_timms(tmp_path):
     made.save_pretrained(tmp_path)
     held = load_file(tmp_path / "model.safetensors")
     assert (held["stages.0.blocks.0.gamma"] - 1e-6).abs().max() < 1e-9 and held["stem.0.weight"].std() > 0.01
+
+
+def test_fresh_weights_in_a_detector_are_timms(tmp_path):
+    """A backbone begins as its own family says, wherever it stands: the last norm of each branch with zeros."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    nested = {
+        "model_type": "timm_backbone",
+        "backbone": "resnet10t",
+        "out_indices": [4],
+        "use_pretrained_backbone": False,
+    }
+    config = omniform.DetrConfig(**sizes, decoder_attention_heads=2, backbone_config=nested)
+    made = omniform.DetrForObjectDetection(config)
+    made.save_pretrained(tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    body = "model.backbone.conv_encoder.model.layer1.0"
+    assert held[f"{body}.bn2.weight"].abs().max() == 0 and held[f"{body}.bn1.weight"].min() == 1
+    assert held[f"{body}.conv1.weight"].std() > 0.04 and 0.015 < held["model.encoder.layers.0.fc1.weight"].std() < 0.1
+
+
+def test_a_backbone_has_its_own_deviation(tmp_path):
+    swin = omniform.SwinConfig(embed_dim=8, depths=[1], num_heads=[1], initializer_range=0.3, out_features=["stage1"])
+    made = omniform.UperNetForSemanticSegmentation(
+        omniform.UperNetConfig(backbone_config=swin, hidden_size=8, use_auxiliary_head=False, initializer_range=0.01)
+    )
+    stds = {name: p.std() for name, p in made.backbone.named_parameters() if name.endswith("q_proj.weight")}
+    assert stds and all(std > 0.2 for std in stds.values())

@@ -302,7 +302,7 @@ class HybridDetector(Model):
         return HybridModelOutput(
             last_hidden_state=decoded.hidden[:, -1],
             intermediate_hidden_states=decoded.hidden,
-            intermediate_logits=decoded.logits,
+            intermediate_logits=() if decoded.logits is None else decoded.logits,
             intermediate_reference_points=decoded.boxes,
             decoder_hidden_states=ctx.taps.hidden_or_none,
             decoder_attentions=ctx.taps.attentions_or_none,
@@ -387,7 +387,7 @@ class HybridObjectDetector(Model):
         """
         out = cast(HybridModelOutput, self.model(*args, labels=labels, **inputs))
         logits, boxes = out.intermediate_logits, out.intermediate_reference_points
-        assert logits is not None and boxes is not None
+        assert isinstance(logits, Tensor) and boxes is not None
         loss = parts = earlier = None
         if labels is not None:
             loss, parts, earlier = self._losses(out, labels, num_items_in_batch)
@@ -404,7 +404,7 @@ class HybridObjectDetector(Model):
         self, out: HybridModelOutput, labels: Sequence[Target], items: Tensor | int | None
     ) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]] | None]:
         logits, boxes = out.intermediate_logits, out.intermediate_reference_points
-        assert logits is not None and boxes is not None
+        assert isinstance(logits, Tensor) and boxes is not None
         copied = logits.shape[2] - self.model.queries
         last = {"logits": logits[:, -1, copied:], "pred_boxes": boxes[:, -1, copied:]}
         if not self.auxiliary:

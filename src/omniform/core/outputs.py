@@ -536,7 +536,8 @@ class HybridModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: Shape: [B, N, D].
         intermediate_hidden_states: every decoder layer's, Shape: [B, layers, N, D].
-        intermediate_logits: every decoder layer's scores, Shape: [B, layers, N, classes], where the decoder has heads.
+        intermediate_logits: every decoder layer's scores, Shape: [B, layers, N, classes]; empty of a decoder without
+            heads.
         intermediate_reference_points: the boxes after every decoder layer, Shape: [B, layers, N, 4].
         encoder_last_hidden_state: the encoder's maps, from fine to coarse, Shape: [B, C, H, W] each.
         init_reference_points: the boxes before the first decoder layer and before their sigmoid, Shape: [B, N, 4].
@@ -549,7 +550,7 @@ class HybridModelOutput(ModelOutput):
 
     last_hidden_state: Tensor | None = None
     intermediate_hidden_states: Tensor | None = None
-    intermediate_logits: Tensor | None = None
+    intermediate_logits: Tensor | tuple[()] | None = None
     intermediate_reference_points: Tensor | None = None
     decoder_hidden_states: Layers | None = None
     decoder_attentions: Layers | None = None
