@@ -165,13 +165,26 @@ def test_bad_annotations(ours: DetrImageProcessor, annotations: object, text: st
         ours(IMAGES[0], annotations)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["Detr", "Yolos", "RTDetr"])
+def test_other_sizes_stay_a_list(reference: types.ModuleType, name: str) -> None:
+    """Nothing pads them, and no tensor is asked for; the reference's fast classes fail there."""
+    slow = getattr(reference, f"{name}ImageProcessorPil")(do_pad=False)
+    for form in ("ImageProcessor", "ImageProcessorPil"):
+        ours = image_processor({"image_processor_type": f"{name}{form}", "do_pad": False}, where="x")
+        labels = {"annotations": [detection(n, [[1.0, 2.0, 9.0, 8.0]]) for n in range(len(IMAGES))]}
+        found = ours(IMAGES, do_resize=False, **labels)
+        assert "pixel_mask" not in found and len(found["labels"]) == len(IMAGES)
+        for mine, other in zip(found["pixel_values"], slow(IMAGES, do_resize=False)["pixel_values"], strict=True):
+            assert np.allclose(np.asarray(mine), np.asarray(other), atol=1e-5)
+
+
 def test_other_bad_input(ours: DetrImageProcessor) -> None:
     with pytest.raises(InputError, match="format"):
         ours(IMAGES[0], ANNOTATIONS[0], format=None)
     with pytest.raises(UnknownArgumentError, match="do_pad"):
         ours(IMAGES[0], do_padd=True)
     with pytest.raises(InputError, match="sizes"):
-        ours(IMAGES, do_pad=False)
+        ours(IMAGES, do_pad=False, return_tensors="pt")
     with pytest.raises(InputError, match="format"):
         ours(IMAGES[0], format="voc")
 

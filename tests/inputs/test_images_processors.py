@@ -549,6 +549,21 @@ def test_inputs_are_left_alone() -> None:
     assert torch.equal(image, before)
 
 
+def test_bytes_normalised_as_they_are_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Statistics of values in 0..1 do not fit them; those of bytes do."""
+    ours, bytes_ = image_processor({"image_processor_type": "ViTImageProcessor"}, where="x"), picture(41, 29)
+    for image in (bytes_, bytes_.astype(np.float32)):
+        caplog.clear()
+        ours([image / np.float32(255), image], do_rescale=False)
+        assert "images[1]: values up to" in caplog.text and "do_rescale" in caplog.text
+    caplog.clear()
+    ours(bytes_ / np.float32(255) * 1.1, do_rescale=False)
+    ours(bytes_, do_rescale=False, do_normalize=False)
+    ours(bytes_, do_rescale=False, image_mean=[123.7, 116.3, 103.5], image_std=[58.4, 57.1, 57.4])
+    ours(bytes_)
+    assert not caplog.records
+
+
 def test_layout_of_the_result_is_said_to_be_fixed(caplog: pytest.LogCaptureFixture) -> None:
     ours = image_processor({"image_processor_type": "ViTImageProcessor", "size": 8}, where="x")
     with caplog.at_level(logging.WARNING, logger="omniform"):

@@ -22,7 +22,6 @@ from omniform.inputs.images.processor import (
     ImageProcessor,
     TensorKind,
     load_tensors,
-    stacked,
 )
 from omniform.inputs.images.segments import (
     Queries,
@@ -65,8 +64,9 @@ class DetectingImageProcessor(ImageProcessor):
             overrides: options of :class:`~omniform.inputs.images.options.DetrOptions`, for this call.
 
         Returns:
-            ``pixel_values [N, 3, H, W]``; with ``do_pad`` also ``pixel_mask [N, H, W]``, 1 where a picture is and 0 in
-            the padding; with annotations also ``labels``, one :class:`Batch` for each picture.
+            ``pixel_values [N, 3, H, W]``, or a list where sizes differ and no tensor is asked for; with ``do_pad`` also
+            ``pixel_mask [N, H, W]``, 1 where a picture is and 0 in the padding; with annotations also ``labels``, one
+            :class:`Batch` for each picture.
 
         Raises:
             InputError: as for every processor; or an annotation is malformed, or their number is wrong.
@@ -81,10 +81,10 @@ class DetectingImageProcessor(ImageProcessor):
             olds = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
             targets = [_follow(t, old, new, options) for t, old, new in zip(targets, olds, sizes, strict=True)]
         data: dict[str, object] = {}
-        pixels = stacked(plan.finish(shaped))
+        pixels = plan.finish(shaped)
         if plan.pad is not None:
-            height, width = pixels.shape[-2:]
-            data["pixel_mask"] = self._batch(pixel_mask(sizes, height, width, pixels.device), options)
+            device, (height, width) = pixels[0].device, pixels[0].shape[-2:]
+            data["pixel_mask"] = self._batch(pixel_mask(sizes, height, width, device), options)
             if targets is not None:
                 fractions = bool(options.do_convert_annotations)
                 new = (height, width)
@@ -96,10 +96,10 @@ class DetectingImageProcessor(ImageProcessor):
             data["labels"] = [Batch({name: self.given(value, options) for name, value in t.items()}) for t in targets]
         return Batch(data)
 
-    def _batch(self, tensor: Tensor, options: DetrOptions) -> object:
-        """What there is of every picture: one tensor, where the slow class does not leave a list."""
+    def _batch(self, tensor: Tensor | list[Tensor], options: DetrOptions) -> object:
+        """What there is of every picture: one tensor, where sizes allow it and the slow class does not leave a list."""
         slow = options.return_tensors is None and self.backend == "pil"
-        return self.gathered(tensor, options) if slow else self.given(tensor, options)
+        return self.gathered(tensor, options) if slow or isinstance(tensor, list) else self.given(tensor, options)
 
     def preprocess(  # type: ignore[override]
         self,

@@ -34,6 +34,9 @@ TensorKind: TypeAlias = Literal["pt", "np"]
 # Factors up to this are meant for bytes: 1/255, 1/127.5.
 _BYTE_FACTOR = 0.01
 
+# Values of pictures in 0..1 stay below this, also where a filter has overshot.
+_UNIT = 2.0
+
 
 def _as_it_is(given: dict[str, object], where: str) -> None:
     """Nothing to modernise."""
@@ -314,9 +317,11 @@ def _channels(options: ImageOptions) -> Channels:
 
 
 def _odd_range(image: Tensor, where: str, options: ImageOptions) -> str | None:
-    """What to say of floats that are not on the scale which do_rescale brings to 0..1."""
+    """What to say of values that are not on the scale which rescaling, or normalising without it, expects."""
     factor = options.rescale_factor
-    if not image.is_floating_point() or not options.do_rescale or factor is None or not 0 < factor <= _BYTE_FACTOR:
+    if not options.do_rescale:
+        return _unscaled(image, where, options)
+    if not image.is_floating_point() or factor is None or not 0 < factor <= _BYTE_FACTOR:
         return None
     low, high = (float(edge) for edge in image.aminmax())
     if (low >= 0 and 1 < high <= 255) or low == high == 0:
@@ -324,6 +329,21 @@ def _odd_range(image: Tensor, where: str, options: ImageOptions) -> str | None:
     return (
         f"{where}: floats from {low:g} to {high:g} are multiplied by {factor:g} (do_rescale); it expects 0 to 255. "
         "Pass do_rescale=False for pictures in 0..1."
+    )
+
+
+def _unscaled(image: Tensor, where: str, options: ImageOptions) -> str | None:
+    """What to say of bytes that are normalised by the statistics of values in 0..1."""
+    statistics = (options.image_mean, options.image_std)
+    flat = [one for values in statistics for one in (values if isinstance(values, tuple) else (values,))]
+    if not options.do_normalize or not all(one is not None and 0 <= one <= 1 for one in flat):
+        return None
+    high = float(image.max())
+    if high <= _UNIT:
+        return None
+    return (
+        f"{where}: values up to {high:g} are normalised as they are (do_rescale=False); image_mean and image_std are "
+        "those of values in 0..1. Leave do_rescale on for pictures in 0..255."
     )
 
 
