@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from truth import NAMES, see
+from truth import NAMES, see, wide_enough
 
 from omniform import RTDetrConfig, RTDetrForObjectDetection, Trainer, TrainingArguments, set_seed
 
@@ -73,16 +73,17 @@ class Scenes(Dataset[dict[str, object]]):
         seed: of the run.
         count: how many there are.
         side: of the pictures, in pixels.
+        wide: this share of them is long for certain: squeezed to a square, long pictures are the hard ones.
     """
 
-    def __init__(self, seed: int, count: int, side: int) -> None:
-        self.seed, self.count, self.side = seed, count, side
+    def __init__(self, seed: int, count: int, side: int, wide: float = 0.0) -> None:
+        self.seed, self.count, self.side, self.wide = seed, count, side, wide
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        seen = see(f"detect {self.seed} {index}", SIDES)
+        seen = see(wide_enough(f"detect {self.seed} {index}", self.wide), SIDES)
         pixels = np.array(seen.picture.resize((self.side, self.side), 2), dtype=np.float32)
         corners = torch.tensor(seen.boxes) / torch.tensor(seen.picture.size).repeat(2)
         boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=-1)
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--side", type=int, default=128, help="of the pictures that the model reads, in pixels")
+    parser.add_argument("--wide", type=float, default=0.0, help="share of the pictures that are long for certain")
     parser.add_argument("--begin", type=Path, help="a checkpoint to go on from, instead of from nothing")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -135,7 +137,7 @@ def main() -> None:
             use_cpu=True,
             remove_unused_columns=False,
         ),
-        train_dataset=Scenes(args.seed, args.steps * args.batch, args.side),
+        train_dataset=Scenes(args.seed, args.steps * args.batch, args.side, args.wide),
         data_collator=collate,
     )
     trainer.train(resume_from_checkpoint=any(state.glob("checkpoint-*")))

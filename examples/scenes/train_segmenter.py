@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from truth import NAMES, see
+from truth import NAMES, see, wide_enough
 
 from omniform import (
     SegformerConfig,
@@ -67,16 +67,17 @@ class Scenes(Dataset[dict[str, Tensor]]):
         count: how many there are.
         side: of the pictures, in pixels.
         fine: side of the maps of classes.
+        wide: this share of them is long for certain: squeezed to a square, long pictures are the hard ones.
     """
 
-    def __init__(self, seed: int, count: int, side: int, fine: int) -> None:
-        self.seed, self.count, self.side, self.fine = seed, count, side, fine
+    def __init__(self, seed: int, count: int, side: int, fine: int, wide: float = 0.0) -> None:
+        self.seed, self.count, self.side, self.fine, self.wide = seed, count, side, fine, wide
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        seen = see(f"segment {self.seed} {index}", SIDES)
+        seen = see(wide_enough(f"segment {self.seed} {index}", self.wide), SIDES)
         pixels = np.array(seen.picture.resize((self.side, self.side), 2), dtype=np.float32)
         classes = np.array(seen.classes().resize((self.fine, self.fine), 0), dtype=np.int64)
         return {
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--side", type=int, default=112, help="of the pictures that the model reads, in pixels")
     parser.add_argument("--fine", type=int, default=56, help="side of the maps that the loss compares, in pixels")
+    parser.add_argument("--wide", type=float, default=0.0, help="share of the pictures that are long for certain")
     parser.add_argument("--begin", type=Path, help="a checkpoint to go on from, instead of from nothing")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -120,7 +122,7 @@ def main() -> None:
             disable_tqdm=True,
             use_cpu=True,
         ),
-        train_dataset=Scenes(args.seed, args.steps * args.batch, args.side, args.fine),
+        train_dataset=Scenes(args.seed, args.steps * args.batch, args.side, args.fine, args.wide),
     )
     trainer.train(resume_from_checkpoint=any(state.glob("checkpoint-*")))
     model.save_pretrained(str(args.out))

@@ -68,6 +68,14 @@ def box_of(mask: Mask) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def wide_enough(seed: str, share: float) -> str:
+    """The seed itself; of this share of all seeds another in its place, whose scene is long: 3:2, or 2:3, at least."""
+    if random.Random(f"wide {seed}").random() >= share:
+        return seed
+    tried = ((f"{seed} {i}", draw_scene(random.Random(f"{seed} {i}")).aspect) for i in range(1000))
+    return next(other for other, aspect in tried if max(aspect, 1 / aspect) >= 1.5)
+
+
 def see(seed: str, sides: tuple[int, int]) -> Seen:
     """The picture of a seed, whose shorter side lies in ``sides``: the same whoever draws it."""
     rng = random.Random(seed)
