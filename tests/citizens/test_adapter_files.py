@@ -20,7 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 KINDS: dict[str, str] = {}
 for _name, _citizen in CITIZENS.items():
-    KINDS.setdefault(_citizen.model_type, _name)
+    if _citizen.model_type != "timm_backbone":  # convolutions alone, of names that timm gives
+        KINDS.setdefault(_citizen.model_type, _name)
 OTHERS = {  # where PEFT refuses all linear layers of a model, or one of the reference's has others
     "mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "falcon_mamba": ["in_proj", "x_proj"],
     "falcon_h1": ["q_proj", "in_proj", "up_proj"], "bamba": ["q_proj", "in_proj", "up_proj"],

@@ -143,7 +143,9 @@ KEYS = KeyMap(
         "network.stages.{i}.layers.{j}.scale.lambda1": "stages.{i}.layers.{j}.gamma",
         "norm": "layer_norm",
     },
+    # In the reference's memory the stages lie in a part of their own.
     aliases=((r"^model\.stages\.", "stages."),),
+    modules=((r"^stages\.", "model.stages."),),
 )
 
 FAMILY = (
