@@ -25,8 +25,20 @@ from reference import randomise
 
 PARITY = Path(__file__).parents[1] / "parity"
 LONE = ("logits", "image_embeds", "text_embeds", "reconstruction", "predicted_depth", "last_hidden_state")
-LEARNED = {"labels", "start_positions", "end_positions", "next_sentence_label", "sentence_order_label", "mc_labels"}
+LEARNED = {
+    "labels",
+    "mask_labels",
+    "class_labels",
+    "start_positions",
+    "end_positions",
+    "next_sentence_label",
+    "sentence_order_label",
+    "mc_labels",
+}
 """Inputs that give a loss, which ejected files do not have."""
+
+SPARED = {"position_ids", "return_loss", "use_cache", "pixel_mask"}
+"""Inputs that files leave out where they change nothing."""
 
 
 def tables() -> dict[str, Table]:
@@ -95,7 +107,7 @@ def fits(inputs: dict[str, object], takes: set[str]) -> bool:
     """Whether a question is one that the file can be asked."""
     if LEARNED & set(inputs) and "decoder_input_ids" in takes - set(inputs):
         return False  # the decoder's beginning is made of its answer there
-    return not set(inputs) - takes - LEARNED - {"position_ids", "return_loss", "use_cache"}
+    return not set(inputs) - takes - LEARNED - SPARED
 
 
 def kept(inputs: dict[str, object], takes: set[str]) -> dict[str, object]:

@@ -6,6 +6,7 @@ Source: Zhao et al. 2023, "DETRs Beat YOLOs on Real-time Object Detection" (http
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -74,17 +75,17 @@ class FusionBlock(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
 class GridPlaces:
     """Sines and cosines of a pixel's row, then of its column, counted in pixels.
 
-    Args:
+    Attributes:
         dim: width of a position vector; a multiple of 4.
         temperature: the longest wavelength, in turns of 2 pi pixels.
     """
 
-    def __init__(self, dim: int, temperature: float) -> None:
-        self.dim = dim
-        self.temperature = temperature
+    dim: int
+    temperature: float
 
     def __call__(self, size: tuple[int, int], like: Tensor, *, training: bool) -> Tensor | None:
         """Position vectors of a map, row by row. Shape: [1, H * W, D]; None where there are to be none."""

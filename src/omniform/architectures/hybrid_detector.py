@@ -125,15 +125,15 @@ class RefiningDecoder(BoxDecoder):
         return [self.class_embed[number](x_BQD)]
 
 
+@dataclass(frozen=True)
 class Anchors:
     """A box around every place of every map, before its sigmoid; larger on coarser maps.
 
-    Args:
+    Attributes:
         grid: side of the boxes on the finest map, as part of the picture.
     """
 
-    def __init__(self, grid: float = 0.05) -> None:
-        self.grid = grid
+    grid: float = 0.05
 
     def __call__(self, sizes: Sizes, like: Tensor, *, training: bool) -> tuple[Tensor, Tensor]:
         """The boxes, Shape: [1, S, 4], and which of them lie within the picture, Shape: [1, S, 1].
@@ -156,16 +156,15 @@ class Anchors:
         return sizes
 
 
+@dataclass(frozen=True, kw_only=True)
 class FixedAnchors(Anchors):
     """Boxes for pictures of one size, except in training (``anchor_image_size``).
 
-    Args:
+    Attributes:
         maps: the sizes of such a picture's maps.
     """
 
-    def __init__(self, maps: Sizes, grid: float = 0.05) -> None:
-        super().__init__(grid)
-        self.maps = tuple(maps)
+    maps: tuple[tuple[int, int], ...]
 
     def sizes(self, sizes: Sizes, *, training: bool) -> Sizes:
         if not training and sum(h * w for h, w in sizes) != sum(h * w for h, w in self.maps):

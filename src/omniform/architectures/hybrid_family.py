@@ -180,7 +180,7 @@ def read_hybrid(r: ConfigReader, backbone: Nested) -> HybridConfig:
         raise r.fail("decoder_in_channels", expected, list(inputs))
     strides = r.integers("feat_strides", (8, 16, 32), least=1)
     size = r.maybe_size("anchor_image_size")
-    anchors = Anchors() if size is None else FixedAnchors([(size[0] // s, size[1] // s) for s in strides])
+    anchors = Anchors() if size is None else FixedAnchors(maps=tuple((size[0] // s, size[1] // s) for s in strides))
     return HybridConfig(
         backbone=backbone,
         backbone_norms_frozen=r.flag("freeze_backbone_batch_norms", True),

@@ -41,6 +41,9 @@ from omniform.export.eject.values import (
 
 Pair = tuple[Value, Node]
 
+STANDARD = ("itertools", "functools", "operator")
+"""Modules of Python's own whose functions files import."""
+
 PLAIN = {"wants_hidden": False, "wants_attentions": False}
 """What nobody asks to see."""
 
@@ -175,11 +178,15 @@ class Attributes(ABC):
         plain = value.__name__ if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) else ""
         if in_house(value):
             found_name = name_of(plain)
-            found_name.refers = value  # type: ignore[attr-defined]
+            own = plain_function(value) if isinstance(value, FunctionType) else value  # without its decorators
+            found_name.refers = own  # type: ignore[attr-defined]
             return found_name
         for module, prefix in ((F, "F"), (torch, "torch"), (nn, "nn"), (math, "math")):
             if plain and vars(module).get(plain) is value:
                 return attribute(name_of(prefix), plain)
+        if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)) and value.__module__ in STANDARD:
+            self.program.imports[plain] = value.__module__
+            return name_of(plain)
         return name_of(name)
 
     def note_stored(self, base: Value, name: str, value: Value) -> None:

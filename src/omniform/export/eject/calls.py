@@ -122,8 +122,11 @@ class Calls(Intrinsics):
                 function = plain_function(known_function)
                 return self.function_call([(function, None)], node, given, named)
             case Functions():
-                targets: list[Target] = [(plain_function(f), None) for f in value.items if isinstance(f, FunctionType)]
-                return self.function_call(targets, node, given, named)
+                targets: list[Target] = [(f, None) for f in value.items if isinstance(f, FunctionType) and in_house(f)]
+                if len(targets) == len(value.items):
+                    return self.function_call(targets, node, given, named)
+                self._note_called(node, targets)  # among others, of torch's
+                return TENSOR, _plain_call(node, given, named)
             case Known(value=known):
                 return self._foreign(known, node, given, named)
             case Closure():
@@ -150,14 +153,15 @@ class Calls(Intrinsics):
         return SOLID, whole
 
     def _object_called(self, value: Objects, node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> Pair:
-        ours = [kind for kind in value.kinds if in_house(kind)]
-        theirs = [kind for kind in value.kinds if not in_house(kind)]
+        ours = [kind for kind in value.kinds if in_house(kind) and _is_ours_to_call(kind)]
+        theirs = [kind for kind in value.kinds if kind not in ours]
         if theirs and not all(issubclass(kind, nn.Module) for kind in theirs):
             return ANY, _plain_call(node, given, named)
         whole: Pair = (TENSOR, _plain_call(node, given, named))
         if not ours:
             if theirs == [nn.Identity]:
                 return given[0]
+            self._note_rows(value, node)
             return whole
         name = "forward" if issubclass(ours[0], nn.Module) else "__call__"
         targets = self._methods(list(ours), name)
@@ -166,6 +170,26 @@ class Calls(Intrinsics):
         )
         return (join(result[0], TENSOR) if theirs else result[0]), result[1]
 
+    def _note_rows(self, value: Objects, node: ast.expr) -> None:
+        """Look at modules of ours that a row of torch's calls one after another."""
+        rows = [item for item in value.items if isinstance(item, nn.Sequential)]
+        inner = Objects(tuple(m for row in rows for m in row.modules() if _is_called_by_row(m, row)))
+        self._note_called(node, self._methods(inner.kinds, "forward"), inner)
+
+    def _note_called(self, node: ast.expr, targets: list[Target], owner: Objects | None = None) -> None:
+        """Look at functions of one tensor that are called by others than by what is written, so that they stay."""
+        specials = []
+        for function, kind in targets:
+            special = self.program.special(function, kind, 0, ())
+            if owner is not None and kind is not None:
+                self.program.meet(special, "self", owner.of(kind))
+            self.program.meet(special, special.tree.args.args[0 if kind is None else 1].arg, TENSOR)
+            self.specialise(special)
+            special.whole = True
+            specials.append(special)
+        if specials:
+            node.specials = specials  # type: ignore[attr-defined]
+
     # -- methods -------------------------------------------------------------------------------------------------------
 
     def _method(self, node: ast.Call, base: Pair, name: str) -> Pair:
@@ -173,6 +197,8 @@ class Calls(Intrinsics):
         if isinstance(value, Maybe):
             value = value.inner
         given, named = self.arguments(node)
+        if name in ("append", "insert"):
+            self.program.meet_listed(*(v for v, _ in given))
         func = attribute(base[1], name)
         match value:
             case Cached():
@@ -451,19 +477,19 @@ class Calls(Intrinsics):
         value, node = result
         if isinstance(value, Items) and not isinstance(node, ast.Tuple) and body and not above:
             return None
-        keyed = isinstance(value, Names)  # what gives a dict cannot be called: its keys are known here only
+        keyed = isinstance(value, Names)  # a dictionary's entries are looked into best where they are made
         if body and (self.deep or not (above or keyed)):
             return None
         if (
             not above
             and not body
             and size(node) > SMALL
-            and not isinstance(value, Items)
+            and not isinstance(value, (Items, Names))
             and not vars(node).get("given")
         ):
             return None
-        entries = [held for _, held in value.entries.values()] if isinstance(value, Names) else []
-        used = names_read([*body, node, *entries])
+        given_back = [held for _, held in value.entries.values()] if isinstance(value, Names) else [node]
+        used = names_read([*body, *given_back])
         lets: list[ast.stmt] = []
         found: dict[str, ast.expr] = {}
         for name, given in places.items():
@@ -528,15 +554,25 @@ class Calls(Intrinsics):
                 self.program.meet(special, "self", mine)
             self.specialise(special)
             specials.append(special)
-            if isinstance(special.result, Names) and special.result.entries:
-                raise OmniformError("a function that gives a dict is not written in place", found=function.__qualname__)
             results.append(special.result if special.result is not None else TENSOR)
         if above and isinstance(func, ast.Attribute):
             func.attr = specials[0].name
         if is_property:
             func.specials = specials  # type: ignore[attr-defined]
             return joined(results), func
-        return joined(results), self._written_call(func, specials, given, named)
+        return self._taken_apart(joined(results), self._written_call(func, specials, given, named))
+
+    def _taken_apart(self, value: Value, whole: ast.Call) -> Pair:
+        """A call's result; of a dictionary, every entry is read of a variable that holds it."""
+        if not isinstance(value, Names) or not value.entries:
+            return value, whole
+        if self.deep:
+            raise OmniformError("a dictionary cannot be made within an expression", where=ast.unparse(whole.func))
+        place = self.free("found")
+        self.names.add(place)
+        self.emit(ast.Assign(targets=[ast.Name(id=place, ctx=ast.Store())], value=whole))
+        parts = {k: ast.Subscript(value=name_of(place), slice=constant(k), ctx=ast.Load()) for k in value.entries}
+        return Names({k: (v, parts[k]) for k, (v, _) in value.entries.items()}), name_of(place)
 
     def _spread(
         self, special: Special, bound: Bound, given: list[Pair], named: dict[str, Pair]
@@ -586,6 +622,8 @@ class Calls(Intrinsics):
             return SOLID, self._new_module(kind, node, given, named)
         if not is_dataclass(kind):
             raise OmniformError("an object of this class cannot be made", where=kind.__name__)
+        if not fields(kind) and not issubclass(kind, StepContext):
+            return Objects((_only(kind),)), _plain_call(node, given, named)
         order = [f.name for f in fields(kind) if f.init and not f.kw_only]
         pairs = {**dict(zip(order, given, strict=False)), **named}
         return self.made(kind, pairs, set(pairs))
@@ -622,6 +660,26 @@ class Calls(Intrinsics):
         if not issubclass(kind, StepContext):
             whole.given = {n: p for n, p in pairs.items() if is_atom(p[1])} if len(pairs) <= 3 else {}  # type: ignore[attr-defined]
         return Record(kind), whole
+
+
+def _is_ours_to_call(kind: type) -> bool:
+    """Whether what a module computes is ours, and not what it has of a class of torch's."""
+    if not issubclass(kind, nn.Module):
+        return True
+    return in_house(plain_function(inspect.getattr_static(kind, "forward")))
+
+
+def _is_called_by_row(module: nn.Module, row: nn.Sequential) -> bool:
+    """Whether a row, or a row within it, calls a module, which is one of ours."""
+    rows = [m for m in row.modules() if isinstance(m, nn.Sequential)]
+    held = any(module is child for r in rows for child in r.children())
+    return held and in_house(type(module)) and _is_ours_to_call(type(module))
+
+
+@functools.cache
+def _only(kind: type) -> object:
+    """An object of a class whose objects are all the same."""
+    return kind()
 
 
 def home_of(owner: type | None, function: FunctionType) -> type:

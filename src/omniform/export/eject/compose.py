@@ -342,7 +342,8 @@ class Composer:
                     self._holder = before
                 parts[name] = common_form(made, holes, name)
             reads = any(isinstance(n, ast.Name) and n.id == "config" for p in parts.values() for n in ast.walk(p))
-            self.plans[kind] = Plan(parts, holes, instances, reads)
+            root = kind is type(self.built.model)  # whoever makes the model hands it a config, also one of no numbers
+            self.plans[kind] = Plan(parts, holes, instances, reads or root)
         return self.plans[kind]
 
 

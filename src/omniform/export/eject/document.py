@@ -14,6 +14,7 @@ from torch import nn
 from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
 from omniform.export.eject.compose import Composer
+from omniform.export.eject.expressions import Looped
 from omniform.export.eject.program import Special
 from omniform.export.eject.sources import class_tree, in_house
 from omniform.export.eject.specialise import Specialised
@@ -29,6 +30,7 @@ from omniform.export.eject.values import (
     Objects,
     Record,
     Value,
+    joined,
 )
 
 INDENT = "    "
@@ -200,6 +202,12 @@ class Writer:
                 return f"tuple[{parts[0]}, ...]" if len(parts) > 4 else f"tuple[{', '.join(parts)}]"
         return ""
 
+    def _element(self, value: Value | None) -> str:
+        """The type of what a tuple is of."""
+        if isinstance(value, Items):
+            return self.type_of(joined(value.values)) if value.values else ""
+        return self.type_of(value.inner) if isinstance(value, Looped) else ""
+
     def _annotation(self, special: Special, name: str) -> str:
         known = self.type_of(special.values.get(name))
         if known:
@@ -251,7 +259,7 @@ class Writer:
         for parameter in kept:
             called = special.renamed.get(parameter, parameter)
             if tree.vararg and parameter == tree.vararg.arg:
-                shown.append(f"*{called}: Tensor")
+                shown.append(f"*{called}: {self._element(special.values.get(parameter)) or 'Tensor'}")
                 starred = True
                 continue
             if parameter in only and not starred:

@@ -33,12 +33,15 @@ DEMANDED = (
     "image_embeds",
     "reconstruction",
     "feature_maps",
+    "class_queries_logits",
+    "masks_queries_logits",
     "predicted_depth",
+    "iou_scores",
 )
 """Fields of outputs that heads are there for."""
 
 BASE = ("last_hidden_state", "pooler_output")
-"""Those of models without a head."""
+"""Those of models without a head; or, where each part has its own, those that end so."""
 
 MASK = Maybe(Dynamic("tensor", None))
 
@@ -74,7 +77,7 @@ def inputs_of(model: Model) -> Inputs:
     for mask in ("attention_mask", "pixel_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    for name in ("token_type_ids", "noise"):
+    for name in ("token_type_ids", "noise", "task_inputs"):
         if name in names:
             values[name] = Maybe(TENSOR)
     if paired:
@@ -122,7 +125,8 @@ def demanded(special: Special, model: Model) -> dict[type, set[str]]:
 
     own = {f.name for f in fields(result.kind)}
     wanted = [name for name in DEMANDED if name in own]
-    return {result.kind: set(wanted or [name for name in BASE if name in own])}
+    wanted = wanted or [name for name in BASE if name in own]
+    return {result.kind: set(wanted or [name for name in own if name.endswith(BASE)])}
 
 
 __all__ = ["Inputs", "demanded", "entry", "inputs_of"]

@@ -7,7 +7,7 @@ import builtins
 import operator
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
@@ -169,6 +169,9 @@ class Expressions(Attributes, ABC):
         if isinstance(value, dict) and value and all(callable(one) for one in value.values()):
             self.program.tables[name] = value
             return found, name_of(name)
+        if isinstance(value, dict) and all(isinstance(part, (str, int, float)) for kv in value.items() for part in kv):
+            self.program.constants[name] = value
+            return found, name_of(name)
         if isinstance(found, Known):
             return found, self.reference(value, name)
         if isinstance(found, Objects) and is_dataclass(value):
@@ -202,6 +205,8 @@ class Expressions(Attributes, ABC):
                     elements.extend(inner.elts)
                     values.extend(value.values)
                     continue
+                if isinstance(value, Looped) and len(node.elts) == 1:
+                    return value, type(node)(elts=[found], ctx=ast.Load())
                 known = known and isinstance(value, Items)
                 values.extend(value.values if isinstance(value, Items) else ())
             else:
@@ -209,6 +214,8 @@ class Expressions(Attributes, ABC):
             elements.append(found)
         kind = type(node)
         known = known and isinstance(node, ast.Tuple)
+        if not known:
+            self.program.meet_listed(*values)
         return (Items(tuple(values)) if known else SOLID), kind(elts=elements, ctx=ast.Load())
 
     def _dict(self, node: ast.Dict) -> Pair:
@@ -224,7 +231,7 @@ class Expressions(Attributes, ABC):
             if not isinstance(named, Known) or not isinstance(named.value, str):
                 raise OmniformError("these keys are not known", where=ast.unparse(node))
             entries[named.value] = self.value(value)
-        return Names(entries), constant(None)
+        return Names(entries), display(entries)
 
     def _comprehension(self, node: ast.GeneratorExp | ast.ListComp | ast.SetComp) -> Pair:
         if len(node.generators) == 1 and not node.generators[0].ifs:
@@ -248,11 +255,13 @@ class Expressions(Attributes, ABC):
             generators.append(ast.comprehension(target=target, iter=over, ifs=ifs, is_async=0))
         value, element = self.value(node.elt)
         if isinstance(value, Names):
-            raise OmniformError("a list of dicts cannot be written down", where=self.function.__qualname__)
+            element, value = display(value.entries), SOLID
         self.deep -= 1
         self.env = before
         single = len(generators) == 1 and not generators[0].ifs and length is not None
         found = type(node)(elt=element, generators=generators)
+        if not single:
+            self.program.meet_listed(value)
         return (Items((value,) * length) if single and length is not None else SOLID), found
 
     def _with_target(self, target: ast.expr, pair: Pair, element: ast.expr) -> Pair | None:
@@ -512,11 +521,29 @@ class Expressions(Attributes, ABC):
             return list(value.values) if len(value.values) == count else [joined(value.values)] * count
         if isinstance(value, Objects):
             lists = [item for item in value.items if isinstance(item, nn.ModuleList)]
+            starred = [i for i, t in enumerate(targets) if isinstance(t, ast.Starred)]
+            if lists and starred:
+                rows = [self.parts(lift([*item]), count, targets) for item in lists]
+                return [any_of(row[i] for row in rows) for i in range(count)]
             if lists and all(len(item) == count for item in lists):
                 return [joined(lift(item[i]) for item in lists) for i in range(count)]
         if isinstance(value, Looped):
             return [value.inner] * count
         return [TENSOR if value == TENSOR else SOLID] * count
+
+
+def display(entries: Mapping[str, Pair]) -> ast.Dict:
+    """A dictionary that is made when the program runs, where it is more than keyword arguments."""
+    return ast.Dict(keys=[constant(key) for key in entries], values=[node for _, node in entries.values()])
+
+
+def any_of(values: Iterable[Value]) -> Value:
+    """One of some values; of lists that are not equally long, a list of whatever stands in them."""
+    held = list(values)
+    lengths = {len(value.values) for value in held if isinstance(value, Items)}
+    if len(lengths) > 1:
+        return Looped(joined(part for value in held if isinstance(value, Items) for part in value.values))
+    return joined(held)
 
 
 class Looped(Value):

@@ -9,7 +9,7 @@ from types import FunctionType
 from omniform.core.errors import OmniformError
 from omniform.export.eject.attributes import simple
 from omniform.export.eject.calls import Calls
-from omniform.export.eject.expressions import Pair
+from omniform.export.eject.expressions import Pair, display
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import notes_of
 from omniform.export.eject.trees import clone, constant, is_atom, name_of, same, stored
@@ -124,6 +124,7 @@ class Frame(Calls):
 
     def _return(self, node: ast.Return) -> None:
         value, found = (NONE, constant(None)) if node.value is None else self.value(node.value)
+        found = display(value.entries) if isinstance(value, Names) else found
         self.result = join(self.result, value)
         self.emit(ast.Return(value=found))
 

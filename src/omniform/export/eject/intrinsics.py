@@ -13,7 +13,7 @@ from omniform.core.context import StepContext, Taps
 from omniform.core.errors import OmniformError
 from omniform.core.paired_cache import EncoderDecoderCache
 from omniform.core.state import DenseState
-from omniform.export.eject.expressions import Expressions, Looped, Pair
+from omniform.export.eject.expressions import Expressions, Looped, Pair, display
 from omniform.export.eject.sources import in_house
 from omniform.export.eject.trees import attribute, call, clone, constant, is_atom, name_of
 from omniform.export.eject.values import (
@@ -331,8 +331,7 @@ class Intrinsics(Expressions):
         self, value: Dynamic, func: ast.Attribute, name: str, given: list[Pair], named: dict[str, Pair]
     ) -> Pair:
         """A method of a tensor, or of what nothing is known of."""
-        if any(isinstance(one, Names) and one.entries for one, _ in given):
-            raise OmniformError("a list of dicts cannot be written down", where=self.function.__qualname__)
+        given = [(SOLID, display(v.entries)) if isinstance(v, Names) and v.entries else (v, n) for v, n in given]
         whole = ast.Call(
             func=func, args=[n for _, n in given], keywords=[ast.keyword(arg=k, value=n) for k, (_, n) in named.items()]
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from omniform.export.eject.weights import Place, Renames, renames
+from omniform.export.eject.weights import NUMBER, Place, Renames, renames
 
 OLD = [
     (r"^(_orig_mod|module)\.", ""),
@@ -191,12 +191,29 @@ def tied_text(ties: Mapping[str, str]) -> str:
 
 def tied_patterns(ties: Mapping[str, str]) -> dict[str, str]:
     """Ties by patterns: what is tied in every layer is one of them."""
-    found: dict[str, str] = {}
+    groups: dict[str, dict[str, str]] = {}
     for name, owner in ties.items():
-        found.setdefault(
-            'r"' + re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(name).replace("\\_", "_")) + '"', owner
-        )
+        groups.setdefault(NUMBER.sub("#", name), {})[name] = owner
+    found: dict[str, str] = {}
+    for held in groups.values():
+        told = _telling(held)
+        for name, owner in held.items():
+            count = iter(range(len(name)))
+            text = NUMBER.sub(lambda n, told=told, count=count: n[0] if next(count) in told else r"\d+", name)  # type: ignore[misc]
+            found.setdefault('r"' + text.replace(".", r"\.") + '"', owner)
     return found
+
+
+def _telling(ties: Mapping[str, str]) -> set[int]:
+    """Which of the numbers in names tell whom they are tied to: none, one, or all of them."""
+    numbers = {name: NUMBER.findall(name) for name in ties}
+    count = len(next(iter(numbers.values())))
+    for told in (set(), *({i} for i in range(count))):
+        if len({(*(held[i] for i in told), ties[name]) for name, held in numbers.items()}) == len(
+            {tuple(held[i] for i in told) for held in numbers.values()}
+        ):
+            return told
+    return set(range(count))
 
 
 def _load(model: str, gathers: bool, renamed: bool, aliased: bool, ties: Mapping[str, str], resets: bool) -> str:

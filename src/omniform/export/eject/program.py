@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import FunctionType
 
 from omniform.export.eject.sources import FunctionTree, tree_of
-from omniform.export.eject.values import Value, join
+from omniform.export.eject.values import Record, Value, join, solid
 
 
 @dataclass(eq=False)
@@ -65,8 +65,10 @@ class Program:
     Attributes:
         fields: what is known of the fields of objects that are made when the program runs, by class.
         steps: kinds of steps that are made, which files have in one.
+        listed: classes of which objects lie in lists, where it is not known who reads what of them.
         constants: numbers and texts that modules name.
         tables: functions by name, that modules hold.
+        imports: the modules of Python's own functions, by what is imported of them.
         kept: functions that are not written in the place of a call.
         round: how often everything was looked at.
         changed: whether the present round has told anything new.
@@ -76,9 +78,11 @@ class Program:
     specials: dict[Key, Special] = field(default_factory=dict)
     fields: dict[type, dict[str, Value]] = field(default_factory=dict)
     steps: set[type] = field(default_factory=set)
+    listed: set[type] = field(default_factory=set)
     constants: dict[str, object] = field(default_factory=dict)
     tables: dict[str, dict[str, object]] = field(default_factory=dict)
     kept: set[tuple[FunctionType, type | None]] = field(default_factory=set)
+    imports: dict[str, str] = field(default_factory=dict)
     round: int = 0
     changed: bool = False
     assumed: dict[str, tuple[ast.expr, bool]] = field(default_factory=dict)
@@ -112,6 +116,10 @@ class Program:
         if kind not in self.steps:
             self.steps |= {*kind.__mro__} - {object}
             self.changed = True
+
+    def meet_listed(self, *values: Value) -> None:
+        """Note what is put into a list."""
+        self.listed |= {value.kind for value in map(solid, values) if isinstance(value, Record)}
 
     def meet_result(self, special: Special, value: Value) -> None:
         """Note what a function returns."""

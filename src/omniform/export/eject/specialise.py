@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import FunctionType
 
@@ -17,12 +17,13 @@ from omniform.core.errors import OmniformError
 from omniform.core.state import StatefulModule
 from omniform.export.eject.build import Built
 from omniform.export.eject.compose import Composer, put_in
+from omniform.export.eject.expressions import any_of
 from omniform.export.eject.frames import Frame
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import in_house, plain_function, tree_of
 from omniform.export.eject.tidy import Inliner, spliced, tidied
 from omniform.export.eject.trees import clone, constant, names_read
-from omniform.export.eject.values import ANY, NONE, SOLID, TENSOR, Items, Known, Names, Objects, Value, joined, lift
+from omniform.export.eject.values import ANY, NONE, TENSOR, Items, Known, Names, Objects, Value, joined, lift
 
 ROUNDS = 40
 """More than any model takes."""
@@ -265,6 +266,8 @@ class Specialised:
     def live_fields(self) -> dict[type, set[str]]:
         """Fields of made objects that are read."""
         found: dict[type, set[str]] = {kind: set(names) for kind, names in self.demanded.items()}
+        for kind in self.program.listed:
+            found.setdefault(kind, set()).update(self.program.fields.get(kind, ()))
         for special in self.reached():
             for node in special.body:
                 for part in ast.walk(node):
@@ -281,7 +284,7 @@ class Specialised:
     def _drop_fields(self) -> None:
         live = self.live_fields()
         self.fields = live
-        thinner = _Thinner(live, self.demanded)
+        thinner = _Thinner(live, self.program.listed)
         for special in self.reached():
             special.body = [made for made in (thinner.visit(node) for node in special.body) if made is not None]
         self.unboxed |= thinner.unboxed
@@ -364,8 +367,7 @@ class Specialised:
         for name in names:
             found[name] = joined(lift(g[name]) for g in given)
         if tree.args.vararg:
-            rest = joined(lift(g[tree.args.vararg.arg]) for g in given)
-            found[tree.args.vararg.arg] = SOLID if rest == ANY else rest
+            found[tree.args.vararg.arg] = any_of(lift(g[tree.args.vararg.arg]) for g in given)
         if tree.args.kwarg:
             for name in given[0][tree.args.kwarg.arg]:  # type: ignore[attr-defined]
                 found[name] = joined(lift(g[tree.args.kwarg.arg][name]) for g in given)  # type: ignore[index]
@@ -385,15 +387,20 @@ class Specialised:
 
 
 class _Thinner(ast.NodeTransformer):
-    """Leaves out fields that nothing reads; an object of one field becomes the field."""
+    """Leaves out fields that nothing reads; an object of one field becomes the field.
 
-    def __init__(self, live: Mapping[type, set[str]], demanded: Mapping[type, set[str]]) -> None:
-        self.live, self.demanded = live, demanded
+    Args:
+        live: fields that are read, by class.
+        whole: classes whose objects stay objects.
+    """
+
+    def __init__(self, live: Mapping[type, set[str]], whole: Collection[type]) -> None:
+        self.live, self.whole = live, whole
         self.unboxed: dict[type, str] = {}
 
     def _single(self, kind: type) -> str | None:
         names = self.live.get(kind, set())
-        if issubclass(kind, StepContext) or len(names) != 1 or not _is_output(kind):
+        if issubclass(kind, StepContext) or kind in self.whole or len(names) != 1 or not _is_output(kind):
             return None
         return next(iter(names))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import copy
+import dis
 import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +92,9 @@ def source_of(asked: Asked) -> str:
     state = [runtime.STATE] if any(".fixed(" in c or "State()" in c for c in cache) else []
     text = blocks([config, *state, *cache, *_constants(whole), body, *_tables(whole, names), weights])
     text = renamed_fields(text, fields)
-    head = f'"""{_words(asked)}"""\n\nfrom __future__ import annotations\n\n{imports_text(text)}\n'
+    head = (
+        f'"""{_words(asked)}"""\n\nfrom __future__ import annotations\n\n{imports_text(text, whole.program.imports)}\n'
+    )
     made_text = formatted(head + "\n\n" + text)
     verify(made_text, asked, {p: tuple(t.shape) for p, t in named_tensors(model.model) if p in paths})
     return made_text
@@ -106,19 +110,31 @@ def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> 
     sys.modules[module.__name__] = module
     try:
         try:
-            exec(compile(text, "ejected.py", "exec"), vars(module))
+            code = compile(text, "ejected.py", "exec")
+            exec(code, vars(module))
             with torch.device("meta"):
                 model = vars(module)[asked.architecture.name](vars(module)["Config"]())
         except Exception as error:  # whatever a text that is not right may raise
             raise OmniformError(
                 "what was written does not run", found=f"{type(error).__name__}: {str(error)[:200]}"
             ) from error
+        unknown = _unknown(code, {*vars(module), *vars(builtins)})
+        if unknown:
+            raise OmniformError("what was written reads names that are not there", found=", ".join(unknown[:5]))
         found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     finally:
         del sys.modules[module.__name__]
     wrong = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     if wrong:
-        raise OmniformError("what was written has other tensors than the model", found=", ".join(wrong[:5]))
+        told = (f"{name} {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:5])
+        raise OmniformError("what was written has other tensors than the model", found="; ".join(told))
+
+
+def _unknown(code: CodeType, known: set[str]) -> list[str]:
+    """The names that functions read and a module has not."""
+    read = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in _unknown(part, known)]
+    return sorted({*inner, *(read - known)})
 
 
 def specialised(model: Built, inputs: Inputs) -> Specialised:

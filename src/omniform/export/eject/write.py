@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from types import FunctionType
 
 from torch import nn
 
 from omniform.core.context import StepContext
+from omniform.core.errors import OmniformError
 from omniform.export.eject import runtime
 from omniform.export.eject.classes import Classes
 from omniform.export.eject.compose import Composer
@@ -42,7 +43,9 @@ def definitions(whole: Specialised, composer: Composer, names: Names) -> dict[ob
 
 def _lines(writer: Classes, value: object) -> list[str]:
     if isinstance(value, FunctionType):
-        special = next(s for s in writer.whole.reached() if s.owner is None and s.function is value)
+        special = next((s for s in writer.whole.reached() if s.owner is None and s.function is value), None)
+        if special is None:
+            raise OmniformError("a function is handed on that nothing calls", where=value.__qualname__)
         return writer.function(special, 0)
     assert isinstance(value, type)
     return writer.module(value) if issubclass(value, nn.Module) else writer.data(value)
@@ -116,8 +119,12 @@ IMPORTS = {
 }
 
 
-def imports_text(body: str) -> str:
-    """The imports that a text needs."""
+def imports_text(body: str, taken: Mapping[str, str]) -> str:
+    """The imports that a text needs.
+
+    Args:
+        taken: the modules of what it may take of Python's own, by its names.
+    """
     lines = [line for name, line in IMPORTS.items() if re.search(rf"\b{name}\.", body)]
     abc = [n for n in ("Callable", "Collection", "Hashable", "Iterator", "Sequence") if re.search(rf"\b{n}\b", body)]
     if abc:
@@ -127,9 +134,9 @@ def imports_text(body: str) -> str:
     ]
     if data:
         lines.append(f"from dataclasses import {', '.join(data)}")
-    tools = [n for n in ("accumulate", "pairwise") if re.search(rf"(?<![.\w]){n}\(", body)]
-    if tools:
-        lines.append(f"from itertools import {', '.join(tools)}")
+    for module in sorted({*taken.values()}):
+        used = [n for n, m in sorted(taken.items()) if m == module and re.search(rf"(?<![.\w]){n}\b", body)]
+        lines += [f"from {module} import {', '.join(used)}"] if used else []
     if re.search(r"\bPath\b", body):
         lines.append("from pathlib import Path")
     if re.search(r"\bAny\b", body):
