@@ -15,6 +15,8 @@ from export.ejected import heads, job_of, main_head, run_alone, tables
 from omniform import eject
 from omniform.cli.main import main
 from omniform.core.errors import InputError, OmniformError
+from omniform.export.eject.loading import tied_patterns
+from omniform.export.eject.whole import Asked, verify
 from omniform.models import registry
 
 TABLES = tables()
@@ -139,3 +141,25 @@ def test_other_checkpoints(tmp_path: Path) -> None:
 
 
 STRETCHED = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}}
+
+
+def test_ties_by_patterns() -> None:
+    """Numbers that tell whom a tensor is tied to stay in its pattern; those of layers go."""
+    names = {f"heads.{i}.layers.{j}.weight": f"heads.0.layers.{j}.weight" for i in (1, 2) for j in (0, 1)}
+    found = tied_patterns(names)
+    assert found == {
+        rf'r"heads\.\d+\.layers\.{j}\.weight"': f"heads.0.layers.{j}.weight" for j in (0, 1)
+    }  # fmt: skip
+    assert tied_patterns({"lm_head.weight": "embed.weight"}) == {r'r"lm_head\.weight"': "embed.weight"}
+
+
+def test_names_that_are_not_there_are_refused() -> None:
+    """A text that runs as far as making its model may still read what nobody sets."""
+    asked = Asked(registry.family("bert"), registry.family("bert").base, {}, frozenset(), "")
+    text = (
+        "import torch\nclass Config: pass\nclass BertModel(torch.nn.Module):\n"
+        "    def __init__(self, config): super().__init__()\n    def forward(self, x): return hidden + x\n"
+    )
+    with pytest.raises(OmniformError, match="hidden"):
+        verify(text, asked, {})
+    verify(text.replace("hidden", "x"), asked, {})
