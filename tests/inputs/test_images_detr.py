@@ -165,6 +165,20 @@ def test_bad_annotations(ours: DetrImageProcessor, annotations: object, text: st
         ours(IMAGES[0], annotations)  # type: ignore[arg-type]
 
 
+def test_masks_are_resized_as_pillow_does_in_the_slow_class(reference: types.ModuleType, tmp_path: Path) -> None:
+    """From 80 to 60 columns the nearest is a tie, which torch and Pillow round apart."""
+    coded = np.random.default_rng(0).integers(7, 9, (50, 80, 1), dtype=np.uint8) * np.array([1, 0, 0], dtype=np.uint8)
+    Image.fromarray(coded).save(tmp_path / "coded.png")
+    listed = [{"id": at, "category_id": at, "area": 9, "iscrowd": 0, "bbox": [1, 2, 3, 4]} for at in (7, 8)]
+    given = {
+        "annotations": {"image_id": 1, "file_name": "coded.png", "segments_info": listed}, "masks_path": tmp_path,
+        "size": {"shortest_edge": 40, "longest_edge": 60}, "format": "coco_panoptic", "return_tensors": "pt",
+    }  # fmt: skip
+    ours = image_processor({"image_processor_type": "DetrImageProcessorPil"}, where="x")
+    expected = reference.DetrImageProcessorPil()(Image.fromarray(coded), **given)["labels"][0]["masks"]
+    assert torch.equal(ours(Image.fromarray(coded), **given)["labels"][0]["masks"], expected.bool())
+
+
 @pytest.mark.parametrize("name", ["Detr", "Yolos", "RTDetr"])
 def test_other_sizes_stay_a_list(reference: types.ModuleType, name: str) -> None:
     """Nothing pads them, and no tensor is asked for; the reference's fast classes fail there."""

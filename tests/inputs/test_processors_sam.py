@@ -94,6 +94,8 @@ def test_masks_back(both):
         ({"input_points": [[[[1, 2, 3]]]] * 2}, "input_points"),
         ({"input_points": POINTS, "input_labels": [[[1]], [[1]]]}, "input_labels"),
         ({"input_points": [[[["a", 2]]]] * 2}, "input_points"),
+        ({"input_points": [[[[float("nan"), 2]]]] * 2}, "input_points"),
+        ({"input_boxes": [[[1, 2, 3, float("inf")]]] * 2}, "input_boxes"),
         ({"input_points": POINTS + POINTS}, "input_points"),
         ({"input_boxes": [[[1, 2, 3, 4]], [[1, 2, 3, 4], [1, 2, 3, 4]]]}, "input_boxes"),
         ({"images": None}, "pictures"),

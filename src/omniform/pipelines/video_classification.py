@@ -109,7 +109,7 @@ class VideoClassificationPipeline(Pipeline):
         best, places = scores_C.topk(min(cast(int, given.get("top_k", USUAL)), len(scores_C)))
         names: Mapping[int, str] = self.model.config.common.id2label
         return [
-            {"label": names.get(place, f"LABEL_{place}"), "score": score}
+            {"score": score, "label": names.get(place, f"LABEL_{place}")}
             for score, place in zip(best.tolist(), places.tolist(), strict=True)
         ]
 

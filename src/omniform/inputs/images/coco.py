@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.core.errors import DependencyError, InputError, brief
-from omniform.inputs.images import ops
+from omniform.inputs.images.backends import Backend
 from omniform.inputs.images.load import load_image
 
 Annotation: TypeAlias = Mapping[str, object]
@@ -124,15 +124,15 @@ def panoptic_target(
     return target
 
 
-def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
-    """The target of a picture resized from ``(height, width)`` to another."""
+def resize_target(target: Target, old: tuple[int, int], new: tuple[int, int], backend: Backend) -> Target:
+    """The target of a picture resized from ``(height, width)`` to another; masks as the backend takes the nearest."""
     ratio_y, ratio_x = new[0] / old[0], new[1] / old[1]
     result = {**target, "size": torch.tensor(new)}
     result["boxes"] = target["boxes"] * torch.tensor([ratio_x, ratio_y, ratio_x, ratio_y])
     result["area"] = target["area"] * (ratio_x * ratio_y)
     if "masks" in target:
-        masks = ops.resize(target["masks"].to(torch.uint8).unsqueeze(1), *new, resample=0)
-        result["masks"] = masks.squeeze(1).bool()
+        resized = [backend.resize(mask[None].to(torch.uint8), *new, 0)[0] for mask in target["masks"]]
+        result["masks"] = torch.stack(resized).bool() if resized else target["masks"].new_zeros((0, *new))
     return result
 
 

@@ -14,6 +14,7 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief
 from omniform.inputs.checks import check_flag
 from omniform.inputs.images import coco, postprocess
+from omniform.inputs.images.backends import Backend
 from omniform.inputs.images.coco import Annotation, Target
 from omniform.inputs.images.options import DetrOptions
 from omniform.inputs.images.postprocess import DetectionOutput, Detections, TargetSizes
@@ -79,7 +80,8 @@ class DetectingImageProcessor(ImageProcessor):
         sizes = [(image.shape[-2], image.shape[-1]) for image in shaped]
         if targets is not None:
             olds = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
-            targets = [_follow(t, old, new, options) for t, old, new in zip(targets, olds, sizes, strict=True)]
+            backend = self.kind.backend
+            targets = [_follow(t, old, new, options, backend) for t, old, new in zip(targets, olds, sizes, strict=True)]
         data: dict[str, object] = {}
         pixels = plan.finish(shaped)
         if plan.pad is not None:
@@ -262,9 +264,11 @@ def _run_lengths(found: Segmentation) -> Segmentation:
     return found if nothing else with_run_lengths(found)
 
 
-def _follow(target: Target, old: tuple[int, int], new: tuple[int, int], options: DetrOptions) -> Target:
+def _follow(
+    target: Target, old: tuple[int, int], new: tuple[int, int], options: DetrOptions, backend: Backend
+) -> Target:
     if options.do_resize:
-        target = coco.resize_target(target, old, new)
+        target = coco.resize_target(target, old, new, backend)
     return coco.centred_target(target, new) if options.do_convert_annotations else target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, TypeAlias, cast
@@ -297,6 +298,8 @@ def _fill(value: object, numbers: Tensor, real: Tensor, name: str) -> None:
     if numbers.dim() == 0:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError("no number", where=name, found=brief(value))
+        if not math.isfinite(value):
+            raise InputError("this is nowhere in a picture", where=name, expected="finite numbers", found=value)
         numbers.fill_(value)
         real.fill_(True)
         return
