@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +88,8 @@ class LookingAttention(Projections):
         return out.view(*query.shape[:3], -1)
 
 
-class Looking(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looking:
     """What tokens and map look at one another with.
 
     Attributes:
@@ -165,7 +165,9 @@ class TwoWayTransformer(Composed):
         """
         if target is not None and len(self.layers):
             # Before the first layer the tokens and what tells them apart are one thing.
-            looking = looking._replace(tokens=looking.tokens + target)
+            looking = Looking(
+                tokens=looking.tokens + target, places=looking.places, similarity=looking.similarity
+            )
         x = looking.tokens
         for number, layer in enumerate(self.layers):
             if target is not None and number:
@@ -238,7 +240,7 @@ class MaskDecoder(Composed):
         if prompt.sparse is not None:
             tokens = torch.cat((tokens, prompt.sparse.to(own.dtype)), dim=2)
         image = (image_BDHW + prompt.dense).repeat_interleave(prompts, 0)
-        looking = Looking(tokens, _row(places), similarity)
+        looking = Looking(tokens=tokens, places=_row(places), similarity=similarity)
         tokens, seen = self.transformer(looking, _row(image), ctx, target)
         fine = self.finer(seen.squeeze(1).transpose(1, 2).reshape(image.shape), maps[:-1], prompts)
         drawing = tokens[:, :, own.shape[0] - self.mask_tokens.num_embeddings : own.shape[0]]

@@ -156,7 +156,7 @@ class Segmenter(Model, Generic[V]):
         input_labels: Tensor | None = None,
         input_boxes: Tensor | None = None,
         input_masks: Tensor | None = None,
-    ) -> Prompt:
+    ) -> tuple[Tensor | None, Tensor]:
         """Prompts as vectors; see :meth:`PromptedSegmenter.forward` for the arguments.
 
         Returns:
@@ -169,7 +169,7 @@ class Segmenter(Model, Generic[V]):
             raise InputError("points need labels", where="input_labels", expected="a tensor", found="None")
         check_prompts(input_points, input_labels, input_boxes)
         prompt: Prompt = self.prompt_encoder(input_points, input_labels, input_boxes, input_masks)
-        return prompt
+        return prompt.sparse, prompt.dense
 
     def decided(
         self,

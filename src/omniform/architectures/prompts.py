@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,8 @@ class MaskEmbedding(nn.Module):
         return map_BDHW
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
     """What a mask decoder is told.
 
     Attributes:
@@ -142,7 +144,7 @@ class PromptEncoder(Composed):
         else:
             rows = told[0].shape[0] if told else 1
             dense = self.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(rows, -1, *self.map_size)
-        return Prompt(torch.cat(told, dim=2) if told else None, dense)
+        return Prompt(sparse=torch.cat(told, dim=2) if told else None, dense=dense)
 
     def places(self, pixels: Tensor) -> Tensor:
         """Vectors of the middles of pixels. Shape: [..., 2] to [..., D]."""

@@ -18,37 +18,27 @@ from omniform.blocks.joint import outputs_of
 from omniform.blocks.patches import Learned, Size
 from omniform.blocks.windowed import Windows
 from omniform.core.context import EVERYTHING, Backend, Computed, StepContext, counted
+from omniform.core.errors import InputError
 from omniform.core.state import KV
 
 
-@dataclass(frozen=True, slots=True)
-class OnePiece:
-    """A map that is not cut.
-
-    Attributes:
-        grid: its rows and columns.
-    """
-
-    grid: Size
+class Reach(Protocol):
+    """How far the tokens of a map see: what the map is cut into, within which they attend."""
 
     def cut(self, x_BHWC: Tensor) -> Tensor:
-        """Shape: [B, H, W, C] to [B, H * W, C]."""
-        return x_BHWC.flatten(1, 2)
+        """The pieces of a map. Shape: [B, H, W, C] to [B * pieces, T, C]."""
+        ...
 
-    def join(self, pieces: Tensor) -> Tensor:
-        """Shape: [B, H * W, C] to [B, H, W, C]."""
-        return pieces.view(pieces.shape[0], *self.grid, -1)
+    def join(self, pieces: Tensor, grid: Size, stride: Size) -> Tensor:
+        """The map that pieces make. Shape: [B * pieces, T, C] to [B, H, W, C].
 
+        Args:
+            grid: rows and columns of the map that was cut.
+            stride: how many of its rows and columns have become one.
 
-Cutting = Windows | OnePiece
-"""How a map is cut into what is attended within."""
-
-
-class Reach(Protocol):
-    """How far the tokens of a map see."""
-
-    def over(self, grid: Size) -> Cutting:
-        """How a map is cut for it."""
+        Raises:
+            InputError: pieces that have become smaller make no map.
+        """
         ...
 
     def piece(self, grid: Size) -> Size:
@@ -66,9 +56,23 @@ class Squares:
 
     side: int
 
-    def over(self, grid: Size) -> Windows:
-        """How a map is cut for it."""
-        return Windows(self.side, 0, grid)
+    def cut(self, x_BHWC: Tensor) -> Tensor:
+        """See :class:`Reach`."""
+        return Windows(self.side, 0, (x_BHWC.shape[1], x_BHWC.shape[2])).cut(x_BHWC)
+
+    def join(self, pieces: Tensor, grid: Size, stride: Size) -> Tensor:
+        """See :class:`Reach`."""
+        fine = Windows(self.side, 0, grid)
+        coarse = Windows(self.side // stride[0], 0, (grid[0] // stride[0], grid[1] // stride[1]))
+        if stride[0] != stride[1] or coarse.squares != fine.squares:
+            raise InputError(
+                "squares of this map do not make a coarser one",
+                where="pixel_values",
+                expected=f"maps whose sides are multiples of {max(stride)}",
+                found=f"{grid[0]} x {grid[1]}",
+                remedy="Resize the pictures.",
+            )
+        return coarse.join(pieces)
 
     def piece(self, grid: Size) -> Size:
         """Rows and columns of a piece of a map."""
@@ -79,9 +83,13 @@ class Squares:
 class Everywhere:
     """Tokens see the whole map."""
 
-    def over(self, grid: Size) -> OnePiece:
-        """How a map is cut for it."""
-        return OnePiece(grid)
+    def cut(self, x_BHWC: Tensor) -> Tensor:
+        """See :class:`Reach`."""
+        return x_BHWC.flatten(1, 2)
+
+    def join(self, pieces: Tensor, grid: Size, stride: Size) -> Tensor:
+        """See :class:`Reach`."""
+        return pieces.view(pieces.shape[0], grid[0] // stride[0], grid[1] // stride[1], -1)
 
     def piece(self, grid: Size) -> Size:
         """Rows and columns of a piece of a map."""
@@ -150,8 +158,7 @@ class MapAttention(Projections):
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the pieces. Shape: [B, H, W, C] in and out."""
-        cutting = self.reach.over((x_BHWC.shape[1], x_BHWC.shape[2]))
-        pieces = cutting.cut(x_BHWC)
+        pieces = self.reach.cut(x_BHWC)
         q, k, v = map(self.split, outputs_of(pieces, self.q_proj, self.k_proj, self.v_proj))
         mixed = attend(
             q,
@@ -164,7 +171,7 @@ class MapAttention(Projections):
             dropout=self.dropout if self.training else 0.0,
             weights=ctx.taps.attentions if ctx.taps.wants_attentions else None,
         )
-        return cutting.join(self.o_proj(mixed))
+        return self.reach.join(self.o_proj(mixed), (x_BHWC.shape[1], x_BHWC.shape[2]), (1, 1))
 
     def extra_repr(self) -> str:
         return f"reach={self.reach}"

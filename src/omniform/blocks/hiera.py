@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend
 from omniform.blocks.attention import Projections
 from omniform.blocks.composed import Composed
-from omniform.blocks.decomposed import Cutting, OnePiece, Reach
+from omniform.blocks.decomposed import Reach
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.patches import Learned, Size
-from omniform.blocks.windowed import Windows
 from omniform.core.context import EVERYTHING, Backend, Computed, StepContext
 from omniform.core.errors import InputError
 from omniform.core.state import KV
@@ -54,8 +53,7 @@ class MapMixer(Projections):
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the pieces. Shape: [B, H, W, C] to [B, H, W, C']."""
         grid = (x_BHWC.shape[1], x_BHWC.shape[2])
-        cutting, piece = self.reach.over(grid), self.reach.piece(grid)
-        pieces = cutting.cut(x_BHWC)
+        piece, pieces = self.reach.piece(grid), self.reach.cut(x_BHWC)
         q, k, v = outputs_of(pieces, self.q_proj, self.k_proj, self.v_proj)
         q = self.asking(q.view(q.shape[0], *piece, -1))
         size = (q.shape[1], q.shape[2])
@@ -70,20 +68,19 @@ class MapMixer(Projections):
         out = self.o_proj(mixed)
         if ctx.taps.wants_attentions:
             ctx.taps.attentions.append(out.view(out.shape[0], *size, -1))
-        return self.joined(out, cutting, size)
+        return self.joined(out, grid)
 
     def asking(self, q_BHWC: Tensor) -> Tensor:
         """The queries of a piece. Shape: [B * pieces, H, W, C] in and out."""
         return q_BHWC
 
-    def joined(self, pieces: Tensor, cutting: Cutting, size: Size) -> Tensor:
+    def joined(self, pieces: Tensor, grid: Size) -> Tensor:
         """The map that pieces make. Shape: [B * pieces, T, C] to [B, H, W, C].
 
         Args:
-            cutting: how the map was cut that was read.
-            size: rows and columns of a piece.
+            grid: rows and columns of the map that was read.
         """
-        return cutting.join(pieces)
+        return self.reach.join(pieces, grid, (1, 1))
 
     def extra_repr(self) -> str:
         return f"reach={self.reach}"
@@ -103,21 +100,8 @@ class PoolingMixer(MapMixer):
     def asking(self, q_BHWC: Tensor) -> Tensor:
         return largest(q_BHWC, self.stride)
 
-    def joined(self, pieces: Tensor, cutting: Cutting, size: Size) -> Tensor:
-        height, width = cutting.grid
-        grid = (height // self.stride[0], width // self.stride[1])
-        if isinstance(cutting, OnePiece):
-            return OnePiece(grid).join(pieces)
-        coarse = Windows(size[0], 0, grid)
-        if size[0] != size[1] or coarse.squares != cutting.squares:
-            raise InputError(
-                "squares of this map do not make a coarser one",
-                where="pixel_values",
-                expected=f"maps whose sides are multiples of {max(self.stride)}",
-                found=f"{height} x {width}",
-                remedy="Resize the pictures.",
-            )
-        return coarse.join(pieces)
+    def joined(self, pieces: Tensor, grid: Size) -> Tensor:
+        return self.reach.join(pieces, grid, self.stride)
 
 
 class HieraLayer(Composed):

@@ -635,7 +635,8 @@ class Calls(Intrinsics):
             return _plain_call(node, given, named)
         tree = tree_of(function)
         bound = self.bind(tree, function, given, named)
-        special = self.program.special(function, kind, len(bound.rest), ())
+        known = self.program.constructor(function, kind)
+        special = known or self.program.special(function, kind, len(bound.rest), ())
         special.constructor = True
         return self._written_call(node, [special], given, named)
 

@@ -43,6 +43,9 @@ DEMANDED = (
 BASE = ("last_hidden_state", "pooler_output")
 """Those of models without a head; or, where each part has its own, those that end so."""
 
+PROMPTS = ("input_points", "input_labels", "input_boxes", "input_masks")
+"""What a user points at."""
+
 MASK = Maybe(Dynamic("tensor", None))
 
 
@@ -77,7 +80,7 @@ def inputs_of(model: Model) -> Inputs:
     for mask in ("attention_mask", "pixel_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    for name in ("token_type_ids", "noise", "task_inputs"):
+    for name in ("token_type_ids", "noise", "task_inputs", *PROMPTS):
         if name in names:
             values[name] = Maybe(TENSOR)
     if paired:

@@ -98,6 +98,11 @@ class Program:
             self.changed = True
         return self.specials[key]
 
+    def constructor(self, function: FunctionType, owner: type) -> Special | None:
+        """The one form of a class's constructor, however many arguments a call has; None where there is none yet."""
+        found = (s for s in self.specials.values() if s.constructor and s.function is function and s.owner is owner)
+        return next(found, None)
+
     def meet(self, special: Special, name: str, value: Value) -> None:
         """Note an argument."""
         if special.meet(name, value):

@@ -211,6 +211,8 @@ def _without_dead(body: list[ast.stmt], live: set[str]) -> tuple[list[ast.stmt],
                 live |= names_read([item.context_expr for item in node.items]).keys()
             case ast.Return() | ast.Raise():
                 live = set(names_read([node]))
+            case ast.AugAssign(target=ast.Name(id=name)) if name not in live and is_pure(node.value):
+                continue
             case ast.AugAssign(target=ast.Name(id=name)):
                 live |= {name, *names_read([node.value])}
             case ast.Pass():
