@@ -165,9 +165,7 @@ class TwoWayTransformer(Composed):
         """
         if target is not None and len(self.layers):
             # Before the first layer the tokens and what tells them apart are one thing.
-            looking = Looking(
-                tokens=looking.tokens + target, places=looking.places, similarity=looking.similarity
-            )
+            looking = Looking(tokens=looking.tokens + target, places=looking.places, similarity=looking.similarity)
         x = looking.tokens
         for number, layer in enumerate(self.layers):
             if target is not None and number:

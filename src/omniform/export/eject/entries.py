@@ -27,6 +27,8 @@ DEMANDED = (
     "mc_logits",
     "pred_boxes",
     "pred_masks",
+    "iou_scores",
+    "object_score_logits",
     "logits_per_image",
     "logits_per_text",
     "text_embeds",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from omniform.core.context import StepContext
 from omniform.export.eject.program import Special
@@ -314,9 +314,20 @@ def arguments_of(node: ast.Call, special: Special) -> dict[str, ast.expr] | None
     if special.owner is not None:
         by_name = isinstance(node.func, ast.Attribute) and node.func.attr == special.name
         given["self"] = node.func.value if by_name and isinstance(node.func, ast.Attribute) else node.func
-    for name, default in special.defaults.items():
-        given.setdefault(name, default)
+    for name, default in (*special.defaults.items(), *_plain_defaults(special)):
+        given.setdefault(special.renamed.get(name, name), default)
     return given
+
+
+def _plain_defaults(special: Special) -> Iterator[tuple[str, ast.expr]]:
+    """The defaults of parameters that a call left out and another did not, where they are numbers or texts."""
+    args = special.tree.args
+    order = [a.arg for a in (*args.posonlyargs, *args.args)]
+    last = order[len(order) - len(args.defaults) :]
+    by_name = zip([a.arg for a in args.kwonlyargs], args.kw_defaults, strict=True)
+    for name, default in (*zip(last, args.defaults, strict=True), *by_name):
+        if isinstance(default, ast.Constant):
+            yield name, clone(default)
 
 
 def spliced(special: Special, uses: dict[int, int], keep: Callable[[Special], bool]) -> bool:
