@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from askers import Given, Inputs, Question, noise
 from harness import Head, Parity, Table
 from torch import Tensor
 
-from omniform.core.errors import ConfigError, InputError
+from omniform.core.errors import ConfigError, InputError, UnknownNameError
 from reference import close, compare, omniform, saved_reference, transformers
 
 HIERA = {
@@ -227,6 +229,33 @@ def test_memory_in_the_file_is_left_alone(tmp_path):
     save_file({**tensors, **more}, tmp_path / "model.safetensors", {"format": "pt"})
     ours, report = omniform.Sam2Model.from_pretrained(tmp_path, output_loading_info=True)
     assert not report.fresh and not report.unexpected
+    compare(ours, theirs, {"pixel_values": noise(1, 3, 32, 32), "input_points": points(1)}, FIELDS)
+
+
+def test_models_of_videos(tmp_path):
+    """They are refused by name; what the refusal advises gives the reference's model of pictures."""
+    parts = both()
+    config = transformers.Sam2VideoConfig(
+        vision_config=parts.vision_config,
+        prompt_encoder_config=parts.prompt_encoder_config,
+        mask_decoder_config=parts.mask_decoder_config,
+        memory_attention_hidden_size=16,
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=8,
+        memory_encoder_hidden_size=16,
+        memory_encoder_output_channels=8,
+        memory_fuser_num_layers=1,
+    )
+    saved_reference(transformers.Sam2VideoModel, config, tmp_path, scale=0.3)
+    for opened in (omniform.AutoConfig, omniform.AutoModelForMaskGeneration, omniform.Sam2Model):
+        with pytest.raises(UnknownNameError, match=r"video memory\) waits(.|\n)*sam2_video"):
+            opened.from_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, "model_type": "sam2"}))
+    with warnings.catch_warnings(action="ignore"):  # of keys that pictures have no use for
+        ours, report = omniform.Sam2Model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report.fresh and not report.unexpected
+    theirs = transformers.Sam2Model.from_pretrained(tmp_path)
     compare(ours, theirs, {"pixel_values": noise(1, 3, 32, 32), "input_points": points(1)}, FIELDS)
 
 

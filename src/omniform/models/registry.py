@@ -123,6 +123,15 @@ def _broken(point: EntryPoint, found: str) -> UnknownNameError:
     )
 
 
+WAITING = {
+    "sam2_video": (
+        "this model_type cannot be loaded: its memory of a video's earlier pictures (video memory) waits",
+        'With "model_type": "sam2" in config.json its part for single pictures is loaded, as Sam2Model.',
+    ),
+}
+"""Types that are known and not there yet: what is missing, and what can be done meanwhile."""
+
+
 def _declared() -> list[str]:
     return [point.name for point in entry_points(group=GROUP)]
 
@@ -138,6 +147,9 @@ def family(model_type: str, *, where: str = "config.json") -> Family:
     Raises:
         UnknownNameError: there is none.
     """
+    if model_type in WAITING and not is_known(model_type):
+        words, remedy = WAITING[model_type]
+        raise UnknownNameError(words, where=where, found=repr(model_type), remedy=remedy)
     if not is_known(model_type):
         names = [*known_families(), *_declared()]
         raise UnknownNameError(
