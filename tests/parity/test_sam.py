@@ -50,11 +50,7 @@ def prompted(config: object) -> list[Question]:
     fine = noise(2, 1, 4 * made.image_size // made.patch_size, 4 * made.image_size // made.patch_size)
     told = {"input_points": points(), "input_labels": LABELS}
     prompts: list[Inputs] = [
-        {"input_points": points(prompts=1)},
-        told,
-        {"input_boxes": boxes()},
         {**told, "input_boxes": boxes(), "input_masks": fine, "multimask_output": False},
-        {"input_masks": fine},
         {},
     ]
     return [
@@ -112,6 +108,20 @@ def pair(folder: Path, **changes: object):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return pair(tmp_path_factory.mktemp("sam") / "model")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"input_points": points(prompts=1)},
+        {"input_points": points(), "input_labels": LABELS},
+        {"input_boxes": boxes()},
+        {"input_masks": noise(2, 1, 32, 32)},
+    ],
+    ids=lambda prompt: ", ".join(prompt),
+)
+def test_prompts_alone(models, prompt):
+    compare(*models, {"pixel_values": noise(2, 3, 16, 16), **prompt}, FIELDS)
 
 
 def test_maps_instead_of_pictures(models):

@@ -64,11 +64,7 @@ def prompted(config: object) -> list[Question]:
     pixels = {"pixel_values": noise(2, 3, 32, 32)}
     told = {"input_points": points(), "input_labels": LABELS}
     prompts: list[Inputs] = [
-        {"input_points": points(prompts=1), "multimask_output": False},
-        {**told, "multimask_output": False},
-        {"input_boxes": boxes()},
         {**told, "input_boxes": boxes(), "input_masks": noise(2, 1, 16, 16), "multimask_output": False},
-        {"input_masks": noise(2, 1, 30, 27)},
         {},
     ]
     return [
@@ -169,6 +165,20 @@ def pair(folder: Path, **changes: object):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return pair(tmp_path_factory.mktemp("sam2") / "model")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"input_points": points(prompts=1), "multimask_output": False},
+        {"input_points": points(), "input_labels": LABELS, "multimask_output": False},
+        {"input_boxes": boxes()},
+        {"input_masks": noise(2, 1, 30, 27)},
+    ],
+    ids=lambda prompt: ", ".join(prompt),
+)
+def test_prompts_alone(models, prompt):
+    compare(*models, {"pixel_values": noise(2, 3, 32, 32), **prompt}, FIELDS)
 
 
 @torch.no_grad()
