@@ -18,6 +18,9 @@ KINDS = [name for name in registry.known_families() if name in transformers.CONF
 GENERATION = {"begin_suppress_tokens", "suppress_tokens", "rope_parameters"}
 """Settings of generation, and what is told by other names."""
 
+COUNTED = {"convnext": "num_stages", "convnextv2": "num_stages", "segformer": "num_encoder_blocks"}
+"""Whose stages are told twice, and must be told alike."""
+
 
 def reference(kind: str) -> type:
     return transformers.CONFIG_MAPPING[kind]
@@ -81,8 +84,12 @@ def test_attributes_that_tools_read(kind):
         assert getattr(ours, alias) == getattr(ours, name)
     changed = AutoConfig.for_model(kind)
     for alias, name in theirs.attribute_map.items():
-        if isinstance(getattr(theirs, name), int) and name not in ("image_token_index",):
+        if isinstance(getattr(theirs, name, None), int) and name not in ("image_token_index",):
             setattr(changed, name, getattr(ours, name))
+            if name == COUNTED.get(kind):
+                with pytest.raises(ConfigError, match="does not fit"):
+                    setattr(changed, alias, getattr(ours, alias) * 2)
+                continue
             setattr(changed, alias, getattr(ours, alias) * 2)
             assert getattr(changed, name) == getattr(changed, alias) == getattr(ours, name) * 2
             setattr(changed, alias, getattr(ours, alias))

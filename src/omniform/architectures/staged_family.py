@@ -79,13 +79,9 @@ class Staged:
         for stage, count in enumerate(heads[: len(depths)]):
             if dim * 2**stage % count:
                 raise r.fail("num_heads", f"a divisor of {dim * 2**stage} in stage {stage + 1}", count)
-        r.inert("num_layers", "num_hidden_layers", "hidden_size")
-        told = {
-            "num_layers": len(depths),
-            "num_hidden_layers": len(depths),
-            "hidden_size": dim * 2 ** (len(depths) - 1),
-        }
-        r.values.update(told)
+        r.inert("hidden_size")
+        r.integer("num_layers", len(depths), also=("num_hidden_layers",))  # the reference counts depths, as we do
+        r.values["hidden_size"] = dim * 2 ** (len(depths) - 1)
         ratio = r.number("mlp_ratio", 4.0)
         if int(ratio * dim) < 1:
             raise r.fail("mlp_ratio", "a positive number", ratio)

@@ -142,7 +142,12 @@ FAMILY = (
         config="ConditionalDetrConfig",
         image_processor="ConditionalDetrImageProcessor",
         row="object detection, segmentation",
-        usual={"is_encoder_decoder": True},
+        usual={
+            "is_encoder_decoder": True,
+            "init_std": 0.02,
+            "init_xavier_std": 1.0,
+            "cls_loss_coefficient": 2,
+        },
     )
     .begins(detr.beginning)
     .base("ConditionalDetrModel", build)

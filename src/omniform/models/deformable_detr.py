@@ -216,7 +216,16 @@ FAMILY = (
         config="DeformableDetrConfig",
         image_processor="DeformableDetrImageProcessor",
         row="object detection",
-        usual={"is_encoder_decoder": True},
+        usual={
+            "is_encoder_decoder": True,
+            "init_std": 0.02,
+            "init_xavier_std": 1.0,
+            "num_channels": 3,
+            "eos_coefficient": 0.1,
+            "max_position_embeddings": 1024,
+            "disable_custom_kernels": False,
+            "return_intermediate": True,
+        },
     )
     .begins(beginning)
     .base("DeformableDetrModel", build)

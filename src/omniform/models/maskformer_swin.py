@@ -231,7 +231,12 @@ KEYS = KeyMap(
 
 FAMILY = (
     Builder("maskformer-swin", read, KEYS, prefix="model")
-    .public(config="MaskFormerSwinConfig", image_processor="MaskFormerImageProcessor", row="backbone")
+    .public(
+        config="MaskFormerSwinConfig",
+        image_processor="MaskFormerImageProcessor",
+        row="backbone",
+        usual={"use_absolute_embeddings": False},
+    )
     .base("MaskFormerSwinModel", build)
     .architecture("MaskFormerSwinBackbone", ("backbone",), backbone, KEYS.under("model", "model"), prefix="model")
     .done()

@@ -43,7 +43,17 @@ def object_detector(c: HybridConfig, common: Common) -> HybridObjectDetector:
 
 FAMILY = (
     Builder("rt_detr", read, hybrid_keys, prefix="model")
-    .public(config="RTDetrConfig", image_processor="RTDetrImageProcessor", row="object detection")
+    .public(
+        config="RTDetrConfig",
+        image_processor="RTDetrImageProcessor",
+        row="object detection",
+        usual={
+            "eos_coefficient": 1e-4,
+            "initializer_bias_prior_prob": None,
+            "with_box_refine": True,
+            "disable_custom_kernels": True,
+        },
+    )
     .begins(hybrid_beginning)
     .architecture("RTDetrModel", ("base",), build, hybrid_keys)
     .head("RTDetrForObjectDetection", "object-detection", object_detector)

@@ -111,7 +111,12 @@ HEADS = KeyMap(
 
 FAMILY = (
     Builder("rt_detr_v2", read, keys, prefix="model")
-    .public(config="RTDetrV2Config", image_processor="RTDetrImageProcessor", row="object detection")
+    .public(
+        config="RTDetrV2Config",
+        image_processor="RTDetrImageProcessor",
+        row="object detection",
+        usual={"eos_coefficient": 1e-4, "initializer_bias_prior_prob": None, "with_box_refine": True},
+    )
     .begins(hybrid_beginning)
     .architecture("RTDetrV2Model", ("base",), build, keys)
     .head("RTDetrV2ForObjectDetection", "object-detection", object_detector, HEADS)

@@ -212,6 +212,7 @@ FAMILY = (
         config="SegformerConfig",
         image_processor="SegformerImageProcessor",
         row="semantic segmentation, image classification",
+        usual={"layer_norm_eps": 1e-6},
     )
     .base("SegformerModel", build)
     .head("SegformerForImageClassification", "image-classification", classifier)

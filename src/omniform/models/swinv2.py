@@ -126,6 +126,7 @@ FAMILY = (
         config="Swinv2Config",
         image_processor="ViTImageProcessor",
         row="image classification, masked image modelling, backbone",
+        usual={"use_absolute_embeddings": False},
     )
     .base("Swinv2Model", with_pooler)
     .head("Swinv2ForImageClassification", "image-classification", classifier)

@@ -75,7 +75,7 @@ FAMILY = (
         config="TableTransformerConfig",
         image_processor="DetrImageProcessor",
         row="object detection in tables",
-        usual={"is_encoder_decoder": True},
+        usual={"is_encoder_decoder": True, "init_std": 0.02, "init_xavier_std": 1.0},
     )
     .begins(detr.beginning)
     .base("TableTransformerModel", build)
