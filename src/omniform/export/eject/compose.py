@@ -169,6 +169,9 @@ class Composer:
         if isinstance(value, (tuple, list)):
             kind = ast.Tuple if isinstance(value, tuple) else ast.List
             return kind(elts=[self.expression(item) for item in value], ctx=ast.Load())
+        if isinstance(value, dict):
+            held = [self.expression(one) for one in value.values()]
+            return ast.Dict(keys=[constant(key) for key in value], values=held)
         if is_dataclass(value) and not isinstance(value, type):
             self.made_kinds.setdefault(type(value))
             around = self._around(value)

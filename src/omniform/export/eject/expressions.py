@@ -364,7 +364,8 @@ class Expressions(Attributes, ABC):
             known = None if len(node.values) == 1 or not self.dims_assumed(found) else True
             known = truth(value) if known is None else known
             if known is ends:
-                if not left or not ends:
+                if not left or not ends or value == Known(True):  # who asks ``x or True`` asks whether it holds
+                    self.deep -= sum(truth(v) is None for v, _ in left)
                     self.env = before
                     return value, found
                 left.append((value, found))

@@ -337,13 +337,11 @@ class Frame(Calls):
         frame.enter(special)
         frame.run(special.tree.body)
         special.body = frame.block
-        special.defaults = frame.defaults
         self.program.meet_result(special, NONE if frame.result is None else frame.result)
 
     def enter(self, special: Special) -> None:
         """Take what is known of a function's parameters."""
         args = special.tree.args
-        self.defaults: dict[str, ast.expr] = {}
         known = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
         more: dict[str, Pair] = {}
         for name, value in special.values.items():

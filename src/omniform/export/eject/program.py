@@ -37,7 +37,6 @@ class Special:
     values: dict[str, Value] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     keywords: set[str] = field(default_factory=set)
-    defaults: dict[str, ast.expr] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     result: Value | None = None
     body: list[ast.stmt] = field(default_factory=list)

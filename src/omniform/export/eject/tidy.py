@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 
 from omniform.core.context import StepContext
 from omniform.export.eject.program import Special
@@ -205,6 +205,7 @@ def _without_dead(body: list[ast.stmt], live: set[str]) -> tuple[list[ast.stmt],
             case ast.For():
                 around = live | names_read([node]).keys()
                 node.body = _without_dead(node.body, around)[0] or [ast.Pass()]
+                _unnamed(node.target, {*names_read(node.body), *live})
                 live = around
             case ast.With():
                 node.body, live = _without_dead(node.body, live)
@@ -227,22 +228,35 @@ def _without_dead(body: list[ast.stmt], live: set[str]) -> tuple[list[ast.stmt],
 
 def _thinned(node: ast.Assign, target: ast.Tuple, live: set[str], names: set[str], *, after: set[str]) -> None:
     """Leave out of a display what goes into variables that nothing reads."""
-    places = [i for i, t in enumerate(target.elts) if not isinstance(t, ast.Name) or t.id in live]
+    places = [i for i, t in enumerate(target.elts) if _targets(t) is None or (_targets(t) or set()) & live]
     if len(places) == len(target.elts):
         return
+    plain = not any(isinstance(t, ast.Starred) for t in target.elts)
     match node.value:
-        case ast.Tuple(elts=values) if len(values) == len(target.elts) and not any(
-            isinstance(v, ast.Starred) for v in values
-        ):
+        case ast.Tuple(elts=values) if plain and len(values) == len(target.elts) and not _starred(values):
             if all(is_pure(v) for i, v in enumerate(values) if i not in places):
                 _narrowed(node, target, [values[i] for i in places], places)
-        case ast.Subscript(value=ast.Attribute(attr="shape") as shape, slice=ast.Slice(lower=None)) if len(places) == 1:
+        case ast.Subscript(value=ast.Attribute(attr="shape") as shape, slice=ast.Slice(lower=None)) if (
+            plain and len(places) == 1
+        ):
             index = ast.Subscript(value=shape, slice=constant(places[0]), ctx=ast.Load())
             _narrowed(node, target, [index], places)
         case _:
             for i, one in enumerate(target.elts):
-                if i not in places and isinstance(one, ast.Name):
-                    one.id = "_"
+                if i not in places:
+                    _unnamed(one, live)
+
+
+def _unnamed(target: ast.expr, read: Collection[str]) -> None:
+    """Call variables that nothing reads ``_``."""
+    match target:
+        case ast.Name(id=name) if name not in read:
+            target.id = "_"
+        case ast.Starred(value=inner):
+            _unnamed(inner, read)
+        case ast.Tuple(elts=elts):
+            for one in elts:
+                _unnamed(one, read)
 
 
 def _starred(values: Iterable[ast.expr]) -> bool:
@@ -314,20 +328,17 @@ def arguments_of(node: ast.Call, special: Special) -> dict[str, ast.expr] | None
     if special.owner is not None:
         by_name = isinstance(node.func, ast.Attribute) and node.func.attr == special.name
         given["self"] = node.func.value if by_name and isinstance(node.func, ast.Attribute) else node.func
-    for name, default in (*special.defaults.items(), *_plain_defaults(special)):
-        given.setdefault(special.renamed.get(name, name), default)
+    for name, default in _defaults(special.tree.args).items():
+        given.setdefault(special.renamed.get(name, name), clone(default))
     return given
 
 
-def _plain_defaults(special: Special) -> Iterator[tuple[str, ast.expr]]:
-    """The defaults of parameters that a call left out and another did not, where they are numbers or texts."""
-    args = special.tree.args
+def _defaults(args: ast.arguments) -> dict[str, ast.Constant]:
+    """What parameters are where a call does not say, by their names."""
     order = [a.arg for a in (*args.posonlyargs, *args.args)]
-    last = order[len(order) - len(args.defaults) :]
-    by_name = zip([a.arg for a in args.kwonlyargs], args.kw_defaults, strict=True)
-    for name, default in (*zip(last, args.defaults, strict=True), *by_name):
-        if isinstance(default, ast.Constant):
-            yield name, clone(default)
+    found = dict(zip(order[len(order) - len(args.defaults) :], args.defaults, strict=True))
+    found |= {a.arg: d for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True) if d is not None}
+    return {name: default for name, default in found.items() if isinstance(default, ast.Constant)}
 
 
 def spliced(special: Special, uses: dict[int, int], keep: Callable[[Special], bool]) -> bool:

@@ -344,7 +344,7 @@ def _words(asked: Asked) -> str:
     head = asked.architecture.name
     return (
         f"{head}, a model of the family ``{asked.family.model_type}``, as one file.\n\n"
-        f"Written by ``{_quoted(asked.command)}`` (omniform {version('omniform')}) and yours to change:\n"
+        f"Written by omniform {version('omniform')} and yours to change:\n\n    {_quoted(asked.command)}\n\n"
         f"it needs torch and safetensors only. "
         f"``load(folder)`` gives the model with a checkpoint's weights.\n"
     )
