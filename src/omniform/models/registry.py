@@ -7,6 +7,7 @@ that registers what is needed. Such entry points are read when a ``model_type`` 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +21,8 @@ from omniform.core.errors import ConfigError, InputError, UnknownNameError, near
 from omniform.core.reader import ConfigReader
 from omniform.models.index import FAMILIES
 from omniform.weights.keymap import KeyMap
+
+logger = logging.getLogger("omniform")
 
 M = TypeVar("M", bound=Model)
 S = TypeVar("S")
@@ -123,13 +126,23 @@ def _broken(point: EntryPoint, found: str) -> UnknownNameError:
     )
 
 
-WAITING = {
-    "sam2_video": (
-        "this model_type cannot be loaded: its memory of a video's earlier pictures (video memory) waits",
-        'With "model_type": "sam2" in config.json its part for single pictures is loaded, as Sam2Model.',
-    ),
-}
-"""Types that are known and not there yet: what is missing, and what can be done meanwhile."""
+PICTURES_OF = {"sam2_video": "sam2"}
+"""Types whose part for single pictures is a family of its own, and is what is loaded of them."""
+
+MEMORY = (
+    "memory_", "mask_downsampler_", "num_maskmem", "sigmoid_", "enable_", "multimask_", "max_object_pointers",
+    "max_cond_frame_num", "rope_parameters", "image_size",
+)  # fmt: skip
+"""Beginnings of the keys that the rest of such types reads: a video's memory of its earlier pictures."""
+
+
+def of_pictures(raw: Mapping[str, object], where: str) -> Mapping[str, object]:
+    """The part for single pictures of a config for videos, said in one warning; other configs as they are."""
+    named = raw.get("model_type")
+    if not isinstance(named, str) or named not in PICTURES_OF or is_known(named):
+        return raw
+    logger.warning("%s: of %s the part for single pictures is read; video memory waits", where, named)
+    return {k: v for k, v in raw.items() if not k.startswith(MEMORY)} | {"model_type": PICTURES_OF[named]}
 
 
 def _declared() -> list[str]:
@@ -147,9 +160,6 @@ def family(model_type: str, *, where: str = "config.json") -> Family:
     Raises:
         UnknownNameError: there is none.
     """
-    if model_type in WAITING and not is_known(model_type):
-        words, remedy = WAITING[model_type]
-        raise UnknownNameError(words, where=where, found=repr(model_type), remedy=remedy)
     if not is_known(model_type):
         names = [*known_families(), *_declared()]
         raise UnknownNameError(
@@ -181,6 +191,7 @@ def config_of(raw: Mapping[str, object], *, where: str = "config.json", default:
         ConfigError: no family is named, or a value is not supported.
         UnknownNameError: an unknown family.
     """
+    raw = of_pictures(raw, where)
     # timm's own configs name no type; what they hold of its pretrained networks tells.
     usual = "timm_wrapper" if default is None and "pretrained_cfg" in raw else default
     model_type = raw.get("model_type", usual)
