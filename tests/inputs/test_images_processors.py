@@ -549,8 +549,13 @@ def test_inputs_are_left_alone() -> None:
     assert torch.equal(image, before)
 
 
-def test_bytes_normalised_as_they_are_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_bytes_normalised_as_they_are_are_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Statistics of values in 0..1 do not fit them; those of bytes do."""
+    # Whatever verbosity an earlier test has asked for.
+    monkeypatch.setattr(logging.getLogger("omniform"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="omniform")
     ours, bytes_ = image_processor({"image_processor_type": "ViTImageProcessor"}, where="x"), picture(41, 29)
     for image in (bytes_, bytes_.astype(np.float32)):
         caplog.clear()

@@ -66,6 +66,7 @@ class TestOneFormer(Parity):
         config=config,
         config_class=transformers.OneFormerConfig,
         tiny={},
+        tolerance=3e-4,  # on Swin, the reference is 1.2e-4 away from the same model in float64, and so are we
         heads={
             "Model": Head("OneFormerModel", "AutoModel", Given(seen(*STATES))),
             "ForUniversalSegmentation": Head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -240,7 +241,7 @@ def test_memory_in_the_file_is_left_alone(tmp_path):
     compare(ours, theirs, {"pixel_values": noise(1, 3, 32, 32), "input_points": points(1)}, FIELDS)
 
 
-def test_models_of_videos(tmp_path, caplog):
+def test_models_of_videos(tmp_path, caplog, monkeypatch):
     """Their part for single pictures is loaded, and it is said what waits."""
     parts = both()
     config = transformers.Sam2VideoConfig(
@@ -255,6 +256,7 @@ def test_models_of_videos(tmp_path, caplog):
         memory_fuser_num_layers=1,
     )
     saved_reference(transformers.Sam2VideoModel, config, tmp_path, scale=0.3)
+    monkeypatch.setattr(logging.getLogger("omniform"), "propagate", True)
     with caplog.at_level("WARNING", logger="omniform"):
         assert omniform.AutoConfig.from_pretrained(tmp_path).model_type == "sam2"
     assert "video memory waits" in caplog.text and "does not know" not in caplog.text
