@@ -172,8 +172,8 @@ def test_kernels_are_told_apart():
 # -- everything, with tiny sizes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_run_measures_everything(tmp_path):
+def check_a_whole_run(tmp_path):
+    """A minute of a core: `make exhaustive` runs it."""
     kept = tmp_path / "kept.json"
     done = compare("--tiny", "--pairs", "1", "--threads", "1", "--cache", str(tmp_path), "--json", str(kept))
     assert done.returncode == 0, done.stdout + done.stderr
