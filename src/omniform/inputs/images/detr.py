@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import ClassVar, Literal, cast, overload
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from omniform.core.errors import InputError, brief
 from omniform.inputs.checks import check_flag
 from omniform.inputs.images import coco, postprocess
 from omniform.inputs.images.backends import Backend
+from omniform.inputs.images.class_maps import ClassMaps
 from omniform.inputs.images.coco import Annotation, Target
 from omniform.inputs.images.options import DetrOptions
 from omniform.inputs.images.postprocess import DetectionOutput, Detections, TargetSizes
@@ -162,7 +163,7 @@ class DetectingImageProcessor(ImageProcessor):
         return targets
 
 
-class DetrImageProcessor(DetectingImageProcessor):
+class DetrImageProcessor(ClassMaps[SegmentationOutput], DetectingImageProcessor):
     """DETR's, and its outputs as boxes and segments."""
 
     def post_process_object_detection(
@@ -171,33 +172,9 @@ class DetrImageProcessor(DetectingImageProcessor):
         """See :func:`~omniform.inputs.images.postprocess.object_detection`."""
         return postprocess.object_detection(outputs, threshold=threshold, target_sizes=target_sizes)
 
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        *,
-        return_segmentation_scores: Literal[True],
-    ) -> list[Batch]: ...
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SegmentationOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[Batch]:
-        """See :func:`~omniform.inputs.images.segments.query_maps`; without scores only the maps."""
-        check_flag("return_segmentation_scores", return_segmentation_scores)
-        scored = self._semantic(by_pred_masks(outputs), target_sizes)
-        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+    def scored_maps(self, outputs: SegmentationOutput, target_sizes: TargetSizes | None) -> list[Batch]:
+        """See :func:`~omniform.inputs.images.segments.query_maps`."""
+        return self._semantic(by_pred_masks(outputs), target_sizes)
 
     def _semantic(self, queries: Queries, target_sizes: TargetSizes | None) -> list[Batch]:
         return query_maps(queries, target_sizes=target_sizes)

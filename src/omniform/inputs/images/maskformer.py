@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast, overload
+from typing import ClassVar, cast
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from omniform.inputs.checks import check_flag, fraction
 from omniform.inputs.images import maps as m
 from omniform.inputs.images import options as of
 from omniform.inputs.images.binary_masks import Masks, Semantics, binary_masks, semantics_of
+from omniform.inputs.images.class_maps import ClassMaps
 from omniform.inputs.images.detr import fused_classes, pixel_mask
 from omniform.inputs.images.maps import MapInput
 from omniform.inputs.images.options import ImageOptions, nearest_resize
@@ -70,7 +71,7 @@ class QueryImageProcessor(ImageProcessor):
         return found
 
 
-class MaskFormerImageProcessor(QueryImageProcessor):
+class MaskFormerImageProcessor(ClassMaps[MaskOutput], QueryImageProcessor):
     """MaskFormer's."""
 
     mask_size: ClassVar[tuple[int, int] | None] = None
@@ -137,33 +138,9 @@ class MaskFormerImageProcessor(QueryImageProcessor):
             **overrides,
         )
 
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        *,
-        return_segmentation_scores: Literal[True],
-    ) -> list[Batch]: ...
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[Batch]:
-        """See :func:`~omniform.inputs.images.segments.query_maps`; without scores only the maps."""
-        check_flag("return_segmentation_scores", return_segmentation_scores)
-        scored = query_maps(self._queries(outputs), target_sizes=target_sizes)
-        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+    def scored_maps(self, outputs: MaskOutput, target_sizes: TargetSizes | None) -> list[Batch]:
+        """See :func:`~omniform.inputs.images.segments.query_maps`."""
+        return query_maps(self._queries(outputs), target_sizes=target_sizes)
 
     def post_process_instance_segmentation(
         self,

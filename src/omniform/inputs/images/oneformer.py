@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, cast, overload
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from omniform.core.upstairs import upstairs
 from omniform.inputs.checks import check_flag, fraction
 from omniform.inputs.images import options as of
 from omniform.inputs.images.binary_masks import Masks, Semantics
+from omniform.inputs.images.class_maps import ClassMaps
 from omniform.inputs.images.detr import fused_classes, pixel_mask
 from omniform.inputs.images.maps import MapInput
 from omniform.inputs.images.maskformer import QueryImageProcessor
@@ -42,7 +43,7 @@ from omniform.inputs.media_access import MediaAccess
 _NOTHING_MORE = {"semantic": "a semantic photo", "instance": "an instance photo", "panoptic": "an panoptic photo"}
 
 
-class OneFormerImageProcessor(QueryImageProcessor):
+class OneFormerImageProcessor(ClassMaps[MaskOutput], QueryImageProcessor):
     """Preprocesses pictures, tasks and maps of segments, and turns queries into segments."""
 
     model_input_names: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_mask", "task_inputs")
@@ -160,35 +161,11 @@ class OneFormerImageProcessor(QueryImageProcessor):
             results.append((kept, texts + [_NOTHING_MORE[task]] * (options.num_text - len(texts))))
         return results
 
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        *,
-        return_segmentation_scores: Literal[True],
-    ) -> list[Batch]: ...
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: MaskOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[Batch]:
-        """See :func:`~omniform.inputs.images.segments.query_maps`; without scores only the maps."""
-        check_flag("return_segmentation_scores", return_segmentation_scores)
+    def scored_maps(self, outputs: MaskOutput, target_sizes: TargetSizes | None) -> list[Batch]:
+        """See :func:`~omniform.inputs.images.segments.query_maps`."""
         # The slow class filters segments only.
         resize: Enlarger = smoothed if self.backend == "torchvision" else bilinear
-        scored = query_maps(by_queries(outputs), target_sizes=target_sizes, resize=resize)
-        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+        return query_maps(by_queries(outputs), target_sizes=target_sizes, resize=resize)
 
     def post_process_instance_segmentation(
         self,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast, overload
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from omniform.core.batch import Batch
-from omniform.inputs.checks import check_flag
 from omniform.inputs.images import maps as m
 from omniform.inputs.images import options as of
+from omniform.inputs.images.class_maps import ClassMaps
 from omniform.inputs.images.maps import MapInput
 from omniform.inputs.images.options import ImageOptions, nearest_resize
 from omniform.inputs.images.postprocess import TargetSizes
@@ -22,7 +22,7 @@ from omniform.inputs.images.steps import through
 from omniform.inputs.media_access import MediaAccess
 
 
-class SemanticImageProcessor(ImageProcessor):
+class SemanticImageProcessor(ClassMaps[SemanticOutput], ImageProcessor):
     """Preprocesses pictures and their maps, and turns a model's logits into maps (Segformer, MobileNetV2)."""
 
     # The base takes any keyword in its signature, and refuses these names when called.
@@ -85,33 +85,9 @@ class SemanticImageProcessor(ImageProcessor):
             labels.append(shaped[0].to(torch.int64))
         return labels
 
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SemanticOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SemanticOutput,
-        target_sizes: TargetSizes | None = None,
-        *,
-        return_segmentation_scores: Literal[True],
-    ) -> list[Batch]: ...
-
-    def post_process_semantic_segmentation(
-        self,
-        outputs: SemanticOutput,
-        target_sizes: TargetSizes | None = None,
-        return_segmentation_scores: bool = False,
-    ) -> list[Tensor] | list[Batch]:
-        """See :func:`~omniform.inputs.images.segments.semantic_maps`; without scores only the maps."""
-        check_flag("return_segmentation_scores", return_segmentation_scores)
-        scored = semantic_maps(outputs, target_sizes=target_sizes)
-        return scored if return_segmentation_scores else [one.tensor("segmentation") for one in scored]
+    def scored_maps(self, outputs: SemanticOutput, target_sizes: TargetSizes | None) -> list[Batch]:
+        """See :func:`~omniform.inputs.images.segments.semantic_maps`."""
+        return semantic_maps(outputs, target_sizes=target_sizes)
 
 
 class BeitImageProcessor(SemanticImageProcessor):
