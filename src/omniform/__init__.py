@@ -15,15 +15,17 @@ from omniform.names import PATHS, Paths
 __version__ = "0.1.0"
 
 _MODEL_CLASSES = (
-    "AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForAudioClassification", "AutoModelForCausalLM",
-    "AutoModelForDepthEstimation", "AutoModelForImageClassification", "AutoModelForImageSegmentation",
-    "AutoModelForImageTextToText", "AutoModelForInstanceSegmentation", "AutoModelForMaskGeneration",
-    "AutoModelForMaskedImageModeling", "AutoModelForMaskedLM", "AutoModelForMultimodalLM",
+    "AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForAudioClassification",
+    "AutoModelForAudioFrameClassification", "AutoModelForAudioTokenization", "AutoModelForAudioXVector",
+    "AutoModelForCTC", "AutoModelForCausalLM", "AutoModelForDepthEstimation", "AutoModelForImageClassification",
+    "AutoModelForImageSegmentation", "AutoModelForImageTextToText", "AutoModelForInstanceSegmentation",
+    "AutoModelForMaskGeneration", "AutoModelForMaskedImageModeling", "AutoModelForMaskedLM", "AutoModelForMultimodalLM",
     "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction", "AutoModelForObjectDetection",
     "AutoModelForPreTraining", "AutoModelForQuestionAnswering", "AutoModelForSemanticSegmentation",
     "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq",
-    "AutoModelForTextEncoding", "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation",
-    "AutoModelForVideoClassification", "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
+    "AutoModelForTextEncoding", "AutoModelForTextToSpectrogram", "AutoModelForTextToWaveform",
+    "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation", "AutoModelForVideoClassification",
+    "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
 )  # fmt: skip
 
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
@@ -401,7 +403,7 @@ def _of_inputs(name: str) -> object:
 
 
 def _of_auto(name: str) -> object:
-    """An Auto class whose families are yet to come (``AutoModelForCTC``), or a mapping of configs to classes."""
+    """An Auto class whose families are yet to come (``AutoModelForRNNT``), or a mapping of configs to classes."""
     if name.isupper() and "_MAPPING" not in name:  # names of files
         return vars(import_module("omniform.core.idioms")).get(name) if name in _FILES else None
     if not (name.startswith("Auto") or "_MAPPING" in name):

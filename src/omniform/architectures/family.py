@@ -45,12 +45,19 @@ Task = Literal[
     "video-classification",
     "backbone",
     "audio-classification",
+    "audio-frame-classification",
+    "audio-xvector",
+    "audio-tokenization",
+    "ctc",
+    "text-to-spectrogram",
+    "text-to-waveform",
     "speech-seq2seq",
     "image-text-to-text",
     "multimodal-lm",
     "text-encoding",
     "text-embedding",
     "image-embedding",
+    "audio-embedding",
 ]
 """What an architecture does; each Auto class asks for one."""
 

@@ -338,6 +338,42 @@ class AutoModelForAudioClassification(AutoModel):
     tasks = ("audio-classification",)
 
 
+class AutoModelForAudioFrameClassification(AutoModel):
+    """Models that classify every moment of a sound."""
+
+    tasks = ("audio-frame-classification",)
+
+
+class AutoModelForAudioTokenization(AutoModel):
+    """Models that turn sounds into tokens."""
+
+    tasks = ("audio-tokenization",)
+
+
+class AutoModelForAudioXVector(AutoModel):
+    """Models that tell voices apart."""
+
+    tasks = ("audio-xvector",)
+
+
+class AutoModelForCTC(AutoModel):
+    """Models that write what is said, letter by letter."""
+
+    tasks = ("ctc",)
+
+
+class AutoModelForTextToSpectrogram(AutoModel):
+    """Models that speak, in spectrograms."""
+
+    tasks = ("text-to-spectrogram",)
+
+
+class AutoModelForTextToWaveform(AutoModel):
+    """Models that speak, in waves."""
+
+    tasks = ("text-to-waveform",)
+
+
 class AutoModelForSpeechSeq2Seq(AutoModel):
     """Encoder-decoders that write text from speech."""
 

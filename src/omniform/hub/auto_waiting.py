@@ -9,30 +9,6 @@ from __future__ import annotations
 from omniform.hub.auto import AutoModel
 
 
-class AutoModelForAudioFrameClassification(AutoModel):
-    """Models that classify every moment of a sound."""
-
-    tasks = ()
-
-
-class AutoModelForAudioTokenization(AutoModel):
-    """Models that turn sounds into tokens."""
-
-    tasks = ()
-
-
-class AutoModelForAudioXVector(AutoModel):
-    """Models that tell voices apart."""
-
-    tasks = ()
-
-
-class AutoModelForCTC(AutoModel):
-    """Models that write what is said, letter by letter."""
-
-    tasks = ()
-
-
 class AutoModelForDecision(AutoModel):
     """Models that choose what to do next."""
 
@@ -117,18 +93,6 @@ class AutoModelForTextRecognition(AutoModel):
     tasks = ()
 
 
-class AutoModelForTextToSpectrogram(AutoModel):
-    """Models that speak, in spectrograms."""
-
-    tasks = ()
-
-
-class AutoModelForTextToWaveform(AutoModel):
-    """Models that speak, in waves."""
-
-    tasks = ()
-
-
 class AutoModelForTimeSeriesPrediction(AutoModel):
     """Models that go on with series of numbers."""
 
@@ -148,10 +112,6 @@ class AutoModelForZeroShotObjectDetection(AutoModel):
 
 
 __all__ = [
-    "AutoModelForAudioFrameClassification",
-    "AutoModelForAudioTokenization",
-    "AutoModelForAudioXVector",
-    "AutoModelForCTC",
     "AutoModelForDecision",
     "AutoModelForDocumentQuestionAnswering",
     "AutoModelForImageMatting",
@@ -166,8 +126,6 @@ __all__ = [
     "AutoModelForTableQuestionAnswering",
     "AutoModelForTableRecognition",
     "AutoModelForTextRecognition",
-    "AutoModelForTextToSpectrogram",
-    "AutoModelForTextToWaveform",
     "AutoModelForTimeSeriesPrediction",
     "AutoModelForVisualQuestionAnswering",
     "AutoModelForZeroShotObjectDetection",
