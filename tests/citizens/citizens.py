@@ -33,6 +33,7 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4, "initializer_range": 0.4,
 }  # fmt: skip
+AST = {key: value for key, value in VISION.items() if key != "image_size"}
 SEGFORMER = {
     "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 12], "num_attention_heads": [1, 2],
     "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 8,
@@ -323,6 +324,24 @@ class Films(Pictures):
 
 
 @dataclass(frozen=True)
+class Spectrograms(Text):
+    """Spectrograms of one length."""
+
+    labels: str = "rows"
+    main: str = "input_values"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_values": noise(rows, 9, 7)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Hidden(Pictures):
     """Pictures some of whose patches are hidden, the same every time."""
 
@@ -455,6 +474,8 @@ CITIZENS: dict[str, Citizen] = {
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),
+    "audio-spectrogram-transformer": Citizen("audio-spectrogram-transformer", "ASTForAudioClassification",
+        {**AST, "max_length": 9, "num_mel_bins": 7, "frequency_stride": 3, "time_stride": 2}, Spectrograms()),
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FAMILIES: dict[str, str] = {
     "albert": "albert:FAMILY",
+    "audio-spectrogram-transformer": "audio_spectrogram_transformer:FAMILY",
     "bamba": "bamba:FAMILY",
     "bart": "bart:FAMILY",
     "beit": "beit:FAMILY",
@@ -127,6 +128,10 @@ FAMILIES: dict[str, str] = {
 """Module and name of every family, by ``model_type``."""
 
 CLASSES: dict[str, str] = {
+    "ASTConfig": "audio_spectrogram_transformer",
+    "ASTForAudioClassification": "audio_spectrogram_transformer",
+    "ASTModel": "audio_spectrogram_transformer",
+    "ASTPreTrainedModel": "audio_spectrogram_transformer",
     "AlbertConfig": "albert",
     "AlbertForMaskedLM": "albert",
     "AlbertForMultipleChoice": "albert",
@@ -933,6 +938,7 @@ VIDEO_PROCESSORS: dict[str, str] = {
 """Class name of the video processor, by ``model_type``."""
 
 FEATURE_EXTRACTORS: dict[str, str] = {
+    "audio-spectrogram-transformer": "ASTFeatureExtractor",
     "whisper": "WhisperFeatureExtractor",
 }
 """Class name of the feature extractor, by ``model_type``."""
