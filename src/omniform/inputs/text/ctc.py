@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 import torch
 from tokenizers import processors
@@ -111,6 +111,21 @@ class Wav2Vec2CTCTokenizer(Tokenizer):
         """What stands between words."""
         return self._script.space
 
+    @property
+    def vocab(self) -> dict[str, int]:
+        """What the vocabulary's file holds: letters and their ids, by language where there are several."""
+        return cast("dict[str, int]", dict(self._script.tables))
+
+    @property
+    def encoder(self) -> dict[str, int]:
+        """The letters that are read, and their ids."""
+        return self._script.vocabulary()
+
+    @property
+    def decoder(self) -> dict[int, str]:  # type: ignore[override] # as the ecosystem has it: no part of steps
+        """The ids of the letters that are read, and the letters."""
+        return {index: letter for letter, index in self._script.table().items()}
+
     def set_target_lang(self, target_lang: str) -> None:
         """Read the letters of another language.
 
@@ -176,18 +191,34 @@ class Wav2Vec2CTCTokenizer(Tokenizer):
         found = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
         return [found] if isinstance(found, str) else found
 
+    def convert_tokens_to_string(self, tokens: Sequence[str], **options: Unpack[SpeechOptions]) -> Speech:  # type: ignore[override]
+        """What the tokens of all steps say: ``text``, and ``char_offsets`` and ``word_offsets``, ``None`` where they
+        were not asked for; see :class:`SpeechOptions`."""
+        return self._spoken([*tokens], options)
+
+    @staticmethod
+    def _get_word_offsets(offsets: Sequence[Letter], word_delimiter_char: str = " ") -> list[Word]:
+        """The words of letters, by the ecosystem's name."""
+        return _words([(one["char"], one["start_offset"], one["end_offset"]) for one in offsets], word_delimiter_char)
+
     def _read(self, ids: list[int], skip: bool, clean_up: bool | None, options: SpeechOptions) -> Speech:
         script = self._script
         special = set(self.all_special_tokens) - {script.delimiter} if skip else set()
         tokens = [token for token in map(self.id_token, ids) if token is not None and token not in special]
+        spoken = self._spoken(tokens, options)
+        spoken["text"] = self._tidy(str(spoken["text"]), clean_up)
+        return Speech({name: value for name, value in spoken.items() if value is not None})
+
+    def _spoken(self, tokens: Sequence[str], options: SpeechOptions) -> Speech:
+        script = self._script
         between = " " if options.get("spaces_between_special_tokens", False) else ""
         text, letters = script.spoken(tokens, options.get("group_tokens", True), between)
-        read = Speech(text=self._tidy(text, clean_up))
+        spoken = Speech(text=text, char_offsets=None, word_offsets=None)
         if options.get("output_char_offsets") or not tokens:
-            read["char_offsets"] = [Letter(char=c, start_offset=start, end_offset=end) for c, start, end in letters]
+            spoken["char_offsets"] = [Letter(char=c, start_offset=start, end_offset=end) for c, start, end in letters]
         if options.get("output_word_offsets") or not tokens:
-            read["word_offsets"] = _words(letters, script.space)
-        return read
+            spoken["word_offsets"] = _words(letters, script.space)
+        return spoken
 
 
 def _words(letters: Sequence[tuple[str, int, int]], space: str) -> list[Word]:
