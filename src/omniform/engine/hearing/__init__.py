@@ -1,0 +1,1 @@
+"""Writing down what is said in sound of any length: windows, times, streams."""
