@@ -73,6 +73,8 @@ exhaustive: .venv/.test
 	$(PIP) -e '.[test]'
 	@# The reference's picture processors need torchvision, which has no CPU build; its Python parts suffice.
 	$(PIP) --no-deps torchvision==0.28.0
+	@# pyctcdecode says numpy < 2 and works with 2; kenlm is compiled here, and without a compiler its tests are left out.
+	-$(PIP) --no-deps pyctcdecode==0.5.0 pygtrie==2.6.2 kenlm==0.3.0
 	@touch $@ .venv/.run
 
 clean:

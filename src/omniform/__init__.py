@@ -31,7 +31,8 @@ _MODEL_CLASSES = (
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = (
-    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "WhisperProcessor",
+    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "Wav2Vec2BertProcessor",
+    "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 )  # fmt: skip
 
 _OWN_PROCESSORS = (
@@ -290,6 +291,9 @@ if TYPE_CHECKING:
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
     from omniform.inputs.processors import Sam2Processor as Sam2Processor
     from omniform.inputs.processors import SamProcessor as SamProcessor
+    from omniform.inputs.processors import Wav2Vec2BertProcessor as Wav2Vec2BertProcessor
+    from omniform.inputs.processors import Wav2Vec2Processor as Wav2Vec2Processor
+    from omniform.inputs.processors import Wav2Vec2ProcessorWithLM as Wav2Vec2ProcessorWithLM
     from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
     from omniform.inputs.text.classes import PreTrainedTokenizer as PreTrainedTokenizer
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase

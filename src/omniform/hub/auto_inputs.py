@@ -521,6 +521,7 @@ class Checkpoint:
                 settings={**self.settings, **own},
                 model=self.model,
                 chat_template=self._templates() if templates is None else cast(ChatTemplates, templates),
+                files=self.source.gathered(kind.beside),
             )
         )
 

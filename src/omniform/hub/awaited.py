@@ -94,14 +94,8 @@ class VisionTextDualEncoderProcessor(Awaited):
     what = "processor of any two models; CLIPProcessor is here"
 
 
-class Wav2Vec2Processor(Awaited):
-    """The processor of Wav2Vec2."""
-
-    what = "Wav2Vec2"
-
-
 __all__ = [
     "AwqConfig", "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
-    "VisionTextDualEncoderProcessor", "Wav2Vec2Processor",
+    "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

@@ -142,6 +142,11 @@ class Source:
                 raise self.lacks(f"there is no {name}")
         return found
 
+    def gathered(self, names: Sequence[str]) -> dict[str, Path]:
+        """Those of the named files that exist; all files of a folder, where its name ends with ``/``."""
+        inside = [f"{name}{file}" for name in names if name.endswith("/") for file in self.inside(name[:-1], "")]
+        return self.files([*(name for name in names if not name.endswith("/")), *inside]) if names else {}
+
     def peek(self, filename: str, start: int, stop: int) -> bytes:
         """Some bytes of a file, by one ranged request or from disk; fewer where the file ends before.
 

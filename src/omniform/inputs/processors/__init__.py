@@ -17,11 +17,23 @@ from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
+from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
+from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.whisper import WhisperProcessor
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind
-    for kind in (CLIPProcessor, LlavaProcessor, OneFormerProcessor, Sam2Processor, SamProcessor, WhisperProcessor)
+    for kind in (
+        CLIPProcessor,
+        LlavaProcessor,
+        OneFormerProcessor,
+        Sam2Processor,
+        SamProcessor,
+        Wav2Vec2BertProcessor,
+        Wav2Vec2Processor,
+        Wav2Vec2ProcessorWithLM,
+        WhisperProcessor,
+    )
 }
 """Every processor, by the ``processor_class`` that files name."""
 
@@ -29,5 +41,5 @@ __all__ = [
     "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
     "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "Sam2Processor",
     "SamProcessor", "TextKwargs",
-    "VideosKwargs", "WhisperProcessor",
+    "VideosKwargs", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, Literal, Self, Unpack, cast
 
@@ -47,6 +47,7 @@ class Parts:
         settings: the object of ``processor_config.json``, with the caller's changes.
         model: the object of ``config.json``.
         chat_template: the chat template, or several by name.
+        files: what the kind of processor reads itself (:attr:`Processor.beside`), by name.
     """
 
     where: str
@@ -56,6 +57,7 @@ class Parts:
     settings: Mapping[str, object]
     model: Mapping[str, object]
     chat_template: ChatTemplates = None
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -80,6 +82,8 @@ class Processor(AutoNamed, PushToHub, ABC):
     """The token that stands for a picture in a text, for processors that put pictures into texts."""
     settings: ClassVar[tuple[str, ...]] = ()
     """The keys of ``processor_config.json`` that are the processor's own."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Files of a checkpoint that it reads itself; all of a folder's, where the name ends with ``/``."""
 
     def __init__(self, tokenizer: Tokenizer, *, chat_template: ChatTemplates = None) -> None:
         if not isinstance(tokenizer, Tokenizer):
