@@ -80,6 +80,11 @@ WHISPER = {
     "max_source_positions": 10, "max_target_positions": 30, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "decoder_start_token_id": 3, "init_std": 0.3,
 }  # fmt: skip
+MOONSHINE = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "encoder_num_hidden_layers": 1,
+    "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "initializer_range": 0.4,
+}  # fmt: skip
 BART = {
     "vocab_size": 61, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 40,
@@ -294,6 +299,24 @@ class Sound(Text):
 
 
 @dataclass(frozen=True)
+class Waves(Sound):
+    """Waves and rows for a decoder."""
+
+    samples: int = 1400
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_values": noise(rows, self.samples), "decoder_input_ids": ids(rows, length)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {"input_values": inputs["input_values"], "labels": inputs["decoder_input_ids"]}
+
+    @property
+    def axes(self) -> Axes:
+        lengths = {0: BATCH, 1: LENGTH}
+        return {"input_values": {0: BATCH}, "decoder_input_ids": lengths, "decoder_attention_mask": lengths}
+
+
+@dataclass(frozen=True)
 class Pictures(Text):
     """Pictures of one size, or of several with a mask."""
 
@@ -471,6 +494,7 @@ CITIZENS: dict[str, Citizen] = {
     "umt5, rows": Citizen("umt5", "UMT5ForSequenceClassification", T5, Ended("rows")),
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
+    "moonshine": Citizen("moonshine", "MoonshineForConditionalGeneration", MOONSHINE, Waves()),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),

@@ -168,6 +168,43 @@ class Sounds:
 
 
 @dataclass(frozen=True)
+class Waves:
+    """Waves of several lengths that are answered by texts; a row alone keeps its padding, which changes what is heard.
+
+    Attributes:
+        lengths: in samples.
+    """
+
+    lengths: Sequence[int] = (2500, 1290, 1700)
+    vocabulary: int = 97
+
+    def sounds(self) -> Inputs:
+        rows = [noise(length, seed=i) for i, length in enumerate(self.lengths)]
+        waves = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        real = torch.arange(waves.shape[1]) < torch.tensor(self.lengths)[:, None]
+        return {"input_values": waves, "attention_mask": real.long()}
+
+    def feed(self, config: object) -> Feed:
+        answers = torch.stack(ragged(self.vocabulary, [14] * len(self.lengths), seed=5))
+        return Feed(answers, "decoder_input_ids", always=self.sounds())
+
+    def together(self) -> Inputs:
+        return self.sounds()
+
+    def alone(self) -> list[Inputs]:
+        return [{name: t[i : i + 1] for name, t in self.sounds().items()} for i in range(len(self.lengths))]
+
+    def prompt(self, row: Inputs) -> object:
+        return dict(row)
+
+    def written(self, row: Inputs, answer: Tensor) -> list[int]:
+        return answer[0, 1:].tolist()
+
+    def given_back(self, answers: Tensor) -> Tensor:
+        return answers
+
+
+@dataclass(frozen=True)
 class Illustrated:
     """Texts with pictures among them.
 

@@ -27,7 +27,14 @@ from omniform.blocks.embeddings import check_ids, table_rows
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_all_true
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput, ModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from omniform.core.outputs import (
+    BaseModelOutput,
+    CausalLMOutput,
+    HeardOutput,
+    ModelOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
 from omniform.core.state import DenseState
 
 EncoderOutputs = ModelOutput | Sequence[object]
@@ -50,10 +57,13 @@ class MemoryEncoder(Model, ABC):
             attention_mask: the mask of the encoder's inputs.
         """
 
+    def memory_of(self, out: BaseModelOutput, attention_mask: Tensor | None) -> Memory:
+        """The same of all that this encoder gave, which may know better than a mask of its inputs."""
+        return self.memory(out.last_hidden_state, attention_mask)
+
     def encode(self, **inputs: Tensor) -> Memory:
         """The memory of one request, from the encoder's inputs."""
-        out = cast(BaseModelOutput, self(**inputs))
-        return self.memory(out.last_hidden_state, inputs.get("attention_mask"))
+        return self.memory_of(cast(BaseModelOutput, self(**inputs)), inputs.get("attention_mask"))
 
 
 class ReadingEncoder(TextEncoder, MemoryEncoder):
@@ -153,7 +163,7 @@ class EncoderDecoder(Model):
             position_ids=self.decoder.places(decoder_input_ids, embeds, given, decoder_attention_mask, past),
             state=state,
         )
-        memory = self.encoder.memory(encoded.last_hidden_state, attention_mask)
+        memory = self.encoder.memory_of(encoded, attention_mask)
         _check_rows(memory.hidden, embeds)
         out = self.decoder.outputs(embeds, ctx.with_(memory=memory))
         return _both(encoded, out)
@@ -196,8 +206,11 @@ def encoder_output(given: EncoderOutputs) -> BaseModelOutput:
         )
     if isinstance(given, BaseModelOutput):
         return given
-    rest = cast("list[tuple[Tensor, ...] | None]", [*entries[1:3], None, None])
-    return BaseModelOutput(last_hidden_state=entries[0], hidden_states=rest[0], attentions=rest[1])
+    layers = [entry for entry in entries[1:] if not isinstance(entry, Tensor)]
+    rest = cast("list[tuple[Tensor, ...] | None]", [*layers[:2], None, None])
+    seen: BaseModelOutput = BaseModelOutput(last_hidden_state=entries[0], hidden_states=rest[0], attentions=rest[1])
+    mask = given.get("attention_mask") if isinstance(given, Mapping) else None
+    return seen if mask is None else HeardOutput(**seen.noted(), last_hidden_state=entries[0], attention_mask=mask)
 
 
 def _entries(given: object) -> tuple[object, ...]:

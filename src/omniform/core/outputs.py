@@ -186,6 +186,17 @@ class BaseModelOutput(StackOutput):
     router_logits: Layers | None = None
 
 
+@dataclass(slots=True)
+class HeardOutput(BaseModelOutput):
+    """What an encoder gave that makes fewer frames than it reads samples.
+
+    Attributes:
+        attention_mask: which frames are real. Shape: [B, T].
+    """
+
+    attention_mask: Tensor | None = None
+
+
 BaseModelOutputWithPooling = BaseModelOutput
 """The ecosystem's name for it, where a model pools."""
 

@@ -17,6 +17,7 @@ from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import as_settings
+from omniform.core.outputs import HeardOutput
 from omniform.engine.cache_calls import refuse_cache
 from omniform.engine.parts import Parts
 from omniform.engine.prompts import Prompts, as_prompts, columns_of
@@ -235,8 +236,11 @@ def _encoded(
 def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> list[dict[str, Tensor]]:
     """An encoder's inputs row by row, each a batch of one, padding on the right cut off; or what it gave, likewise."""
     if named.get("encoder_outputs") is not None:
-        hidden = encoder_output(cast(EncoderOutputs, named["encoder_outputs"])).last_hidden_state
-        return _by_row(_features(model, {"encoder_outputs": hidden, **_masked(named)}), hidden.shape[:2])
+        out = encoder_output(cast(EncoderOutputs, named["encoder_outputs"]))
+        hidden, mask = out.last_hidden_state, _masked(named)
+        if isinstance(out, HeardOutput) and out.attention_mask is not None:
+            mask = {"attention_mask": out.attention_mask}
+        return _by_row(_features(model, {"encoder_outputs": hidden, **mask}), hidden.shape[:2])
     if named.get("input_ids") is not None:
         named = {**named, "input_ids": _as_row(_ids(named["input_ids"], "input_ids"))}
     ids = named.get("input_ids")

@@ -73,6 +73,7 @@ FAMILIES: dict[str, str] = {
     "mobilenet_v2": "mobilenet_v2:FAMILY",
     "modernbert": "modernbert:FAMILY",
     "modernbert-decoder": "modernbert_decoder:FAMILY",
+    "moonshine": "moonshine:FAMILY",
     "mpnet": "mpnet:FAMILY",
     "mt5": "mt5:FAMILY",
     "olmo": "olmo:FAMILY",
@@ -536,6 +537,10 @@ CLASSES: dict[str, str] = {
     "ModernBertForTokenClassification": "modernbert",
     "ModernBertModel": "modernbert",
     "ModernBertPreTrainedModel": "modernbert",
+    "MoonshineConfig": "moonshine",
+    "MoonshineForConditionalGeneration": "moonshine",
+    "MoonshineModel": "moonshine",
+    "MoonshinePreTrainedModel": "moonshine",
     "OPTConfig": "opt",
     "OPTForCausalLM": "opt",
     "OPTForQuestionAnswering": "opt",
@@ -853,6 +858,7 @@ TOKENIZERS: dict[str, str] = {
     "mixtral": "LlamaTokenizer",
     "modernbert": "PreTrainedTokenizerFast",
     "modernbert-decoder": "PreTrainedTokenizerFast",
+    "moonshine": "PreTrainedTokenizerFast",
     "mpnet": "MPNetTokenizer",
     "mt5": "T5Tokenizer",
     "olmo": "GPTNeoXTokenizer",
@@ -939,6 +945,7 @@ VIDEO_PROCESSORS: dict[str, str] = {
 
 FEATURE_EXTRACTORS: dict[str, str] = {
     "audio-spectrogram-transformer": "ASTFeatureExtractor",
+    "moonshine": "Wav2Vec2FeatureExtractor",
     "whisper": "WhisperFeatureExtractor",
 }
 """Class name of the feature extractor, by ``model_type``."""
@@ -946,6 +953,7 @@ FEATURE_EXTRACTORS: dict[str, str] = {
 PROCESSORS: dict[str, str] = {
     "clip": "CLIPProcessor",
     "llava": "LlavaProcessor",
+    "moonshine": "Wav2Vec2Processor",
     "oneformer": "OneFormerProcessor",
     "sam": "SamProcessor",
     "sam2": "Sam2Processor",
