@@ -136,9 +136,6 @@ def test_refusals(pair, tmp_path) -> None:
     with pytest.raises(InputError, match="transcribe"):
         mine.set_prefix_tokens(task="transcripe")
     assert mine("hello")["input_ids"] == before
-    for options in ({"normalize": True}, {"basic_normalize": True}):
-        with pytest.raises(InputError, match="normal"):
-            mine.decode([5], **options)
     with pytest.raises(UnknownArgumentError, match="output_offsets"):
         mine.decode([5], output_offset=True)
     for options in ({"time_precision": 0}, {"time_precision": "x"}, {"output_offsets": 1}):

@@ -84,7 +84,7 @@ class Saving(AutoNamed, PushToHub, Conversing):
         """The vocabulary's files and their contents; none for kinds that only ``tokenizer.json`` can hold."""
         if isinstance(self.backend, Scripted):
             return self.backend.script.files()
-        return self._as_read()[0] or _files(self.backend.model)
+        return {**(self._as_read()[0] or _files(self.backend.model)), **self._files_beside()}
 
     def _as_read(self) -> tuple[Files, Settings]:
         """The files that the vocabulary was read from: as they were, else written anew; none where neither is it.
@@ -162,8 +162,12 @@ class Saving(AutoNamed, PushToHub, Conversing):
             return save.write(folder, backend.script.files(), config, self.chat_template)
         own, said = self._as_read()
         with self._turn:
-            files = {"tokenizer.json": backend.to_str(pretty=True), **own}
+            files = {"tokenizer.json": backend.to_str(pretty=True), **own, **self._files_beside()}
         return save.write(folder, files, {**self._config(), **said, **self._said_by_class()}, self.chat_template)
+
+    def _files_beside(self) -> Files:
+        """What is saved with the vocabulary and is no part of it."""
+        return {}
 
     def _said_by_class(self) -> Settings:
         """What ``tokenizer_config.json`` says besides, where the class is the user's own."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from tokenizers import AddedToken
 
@@ -34,7 +34,7 @@ KNOWN = (
     *("replace_word_delimiter_char", "target_lang"),
     *("src_lang", "tgt_lang", "legacy_behaviour", "language_codes", "num_madeup_words", "offset", "mask_token_sent"),
     *("source_lang", "separate_vocabs", "target_vocab_file"),
-    *("language", "task", "predict_timestamps", "tokenizer_class", "processor_class"),
+    *("language", "task", "predict_timestamps", "normalizer_file", "tokenizer_class", "processor_class"),
 )
 """The settings that mean something here."""
 
@@ -62,6 +62,7 @@ class Settings:
         added: tokens beyond the model's vocabulary, by id.
         templates: the chat template, or several by name.
         sources: the files that hold the vocabulary besides ``tokenizer.json``, as ``layouts`` tells of them.
+        spellings: words and how they are to be spelled in transcripts that are compared, as ``normalizer.json`` says.
     """
 
     where: str
@@ -73,6 +74,7 @@ class Settings:
     added: dict[int, AddedToken] = field(default_factory=dict)
     templates: ChatTemplates = None
     sources: dict[str, tuple[str, str]] = field(default_factory=dict)
+    spellings: dict[str, str] | None = None
 
     def flag(self, name: str, default: bool) -> bool:
         """A setting that is true or false; ``null`` reads as the default."""
@@ -220,7 +222,24 @@ def read_settings(
         _read_older_files(files, settings, overrides, backend)
     values.pop("added_tokens_decoder", None)
     _take_tokens(settings)
+    settings.spellings = _read_spellings(files, values.pop("normalizer_file", None), overrides)
     return settings
+
+
+def _read_spellings(files: Mapping[str, Path], named: object, overrides: Mapping[str, object]) -> dict[str, str] | None:
+    """The spellings of the file that the caller names, else of the folder's."""
+    path = files.get("normalizer.json")
+    if "normalizer_file" in overrides and named is not None:
+        if not isinstance(named, (str, Path)):
+            raise ConfigError("this is no path", where="normalizer_file", found=shown(named))
+        path = Path(named)
+    if path is None:
+        return None
+    spellings = read_json(path)
+    for word, spelling in spellings.items():
+        if not isinstance(spelling, str):
+            raise ConfigError("a spelling is text", where=f"{path}: {shown(word)}", found=shown(spelling))
+    return cast("dict[str, str]", spellings)
 
 
 def _read_decoder(raw: object, where: str) -> dict[int, AddedToken]:

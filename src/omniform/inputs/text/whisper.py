@@ -7,8 +7,9 @@ window of 30 s.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict, Unpack, cast
 
 import torch
@@ -19,13 +20,16 @@ from omniform.core.languages import CODES, LANGUAGES
 from omniform.inputs.text.ids import read_id_rows, shown
 from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
+from omniform.inputs.text.saving import Files
 from omniform.inputs.text.scripted import Machinery
 from omniform.inputs.text.settings import Settings
+from omniform.inputs.text.spoken_texts import BasicTextNormalizer, EnglishTextNormalizer
+from omniform.inputs.text.spoken_words import Word, words_of
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.text.transcripts import WINDOW, Stretches, Timestamps, Vocabulary, Windows, joined
 
 _TASKS = ("translate", "transcribe")
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
-_WINDOW = 1500  # steps of 20 ms in 30 s
 
 
 class Offset(TypedDict):
@@ -49,9 +53,9 @@ class TranscriptOptions(TypedDict, total=False):
         output_offsets: ``False``: give the stretches between timestamps as well, in seconds.
         time_precision: ``0.02``: seconds from one timestamp to the next.
         decode_with_timestamps: ``False``: write timestamps out, ``<|1.08|>``.
-        normalize: ``False``; not supported.
-        basic_normalize: ``False``; not supported.
-        remove_diacritics: ``False``; of a normalization, which is not supported.
+        normalize: ``False``; English in one way of writing, see :meth:`WhisperTokenizer.normalize`.
+        basic_normalize: ``False``; any language so, see :meth:`WhisperTokenizer.basic_normalize`.
+        remove_diacritics: ``False``; take the marks off letters in ``basic_normalize``.
         spaces_between_special_tokens: inert.
     """
 
@@ -79,6 +83,7 @@ class WhisperTokenizer(Tokenizer):
         self.language = settings.text("language")
         self.task = settings.text("task")
         self.predict_timestamps = settings.flag("predict_timestamps", False)
+        self.english_spelling_normalizer = settings.spellings
         super()._begin(backend, recipe, settings, post_processor)
 
     def _frame(self) -> None:
@@ -178,7 +183,7 @@ class WhisperTokenizer(Tokenizer):
 
     def timestamp_ids(self) -> list[int | None]:
         """The ids of the times from 0.00 to 30.00 seconds."""
-        return [self.token_id(f"<|{step * 0.02:.2f}|>") for step in range(_WINDOW + 1)]
+        return [self.token_id(f"<|{step * 0.02:.2f}|>") for step in range(WINDOW + 1)]
 
     def decode(  # type: ignore[override]
         self,
@@ -196,7 +201,7 @@ class WhisperTokenizer(Tokenizer):
             options: see :class:`TranscriptOptions`.
 
         Raises:
-            InputError: an id is none, or normalization is asked for.
+            InputError: an id is none.
             UnknownArgumentError: there is no such option.
         """
         precision = _read_options(options)
@@ -208,7 +213,7 @@ class WhisperTokenizer(Tokenizer):
             texts = [self._decode_with_times(row, skip_special_tokens, precision) for row in kept]
         else:
             decoded = (self._decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in kept)
-            texts = [_TIMESTAMP.sub("", text) for text in decoded]
+            texts = [_TIMESTAMP.sub("", self._normalized(text, options)) for text in decoded]
         if not options.get("output_offsets", False):
             return texts if many else texts[0]
         timed = [
@@ -227,6 +232,74 @@ class WhisperTokenizer(Tokenizer):
         found = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
         return found if isinstance(found, list) else cast("list[str] | list[Transcript]", [found])
 
+    def _normalized(self, text: str, options: TranscriptOptions) -> str:
+        if options.get("normalize", False):
+            return self.normalize(text)
+        if options.get("basic_normalize", False):
+            return self.basic_normalize(text, options.get("remove_diacritics", False))
+        return text
+
+    def normalize(self, text: str) -> str:
+        """An English transcript in one way of writing, spelled as the folder's ``normalizer.json`` says."""
+        return EnglishTextNormalizer(self.english_spelling_normalizer)(text)
+
+    @staticmethod
+    def basic_normalize(text: str, remove_diacritics: bool = False) -> str:
+        """A transcript of any language in lower case, without punctuation."""
+        return BasicTextNormalizer(remove_diacritics)(text)
+
+    def _files_beside(self) -> Files:
+        spellings = self.english_spelling_normalizer
+        if spellings is None:
+            return {}
+        return {"normalizer.json": json.dumps(spellings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"}
+
+    def words_of(self, token_ids: Sequence[int], language: str | None = None) -> list[Word]:
+        """The words that tokens make, each with its tokens and where they stand.
+
+        Args:
+            token_ids: of a transcript.
+            language: its name or code; by default the tokenizer's own, else English. Some are written without spaces.
+        """
+        named = self.language if language is None else language
+        named = "english" if named is None else named.lower()
+        end = self.eos_token_id
+        return words_of(
+            token_ids,
+            lambda ids: self._decode_with_times(ids, False, 0.02),
+            LANGUAGES.get(named, LANGUAGES.get(CODES.get(named, ""), named)),
+            len(self) if end is None else end,
+        )
+
+    def _decode_asr(
+        self,
+        model_outputs: Iterable[Mapping[str, object]],
+        *,
+        return_timestamps: Timestamps = None,
+        return_language: bool | None = None,
+        time_precision: float = 0.02,
+    ) -> tuple[str, Stretches]:
+        """One transcript of the pieces of a recording; pipelines ask for it by this name.
+
+        Args:
+            model_outputs: see :func:`~omniform.inputs.text.transcripts.joined`; so are the others.
+        """
+        special = {index: self.id_token(index) or "" for index in self.all_special_ids}
+        vocabulary = Vocabulary(
+            decode=lambda ids: cast(str, self.decode(ids)),
+            words=self.words_of,
+            unprompted=self._without_prompt,
+            special=special,
+            first_time=self._known_id("<|notimestamps|>") + 1,
+        )
+        return joined(
+            model_outputs,
+            vocabulary,
+            timestamps=return_timestamps,
+            language=bool(return_language),
+            precision=time_precision,
+        )
+
     def _without_prompt(self, ids: list[int]) -> list[int]:
         if not ids or ids[0] != self.token_id("<|startofprev|>"):
             return ids
@@ -241,23 +314,16 @@ class WhisperTokenizer(Tokenizer):
         """Text with its timestamps; a time that runs backwards begins a new window of 30 s."""
         first = self._first_time
         parts: list[str | list[int]] = [[]]
-        latest = earlier = windows = 0.0
+        windows = Windows(time_precision, first)
         for index, token in enumerate(ids):
             if token < first:
                 run = parts[-1]
                 assert isinstance(run, list)
                 run.append(token)
                 continue
-            time = float((token - first) * time_precision)
-            if time < latest:
-                if index >= 2 and not (ids[index - 1] >= first and ids[index - 2] >= first):
-                    windows += time_precision * _WINDOW
-                else:
-                    latest = earlier
-                    windows += earlier
-                    parts = parts[:-2]
-            earlier, latest = latest, time
-            parts += [f"<|{time + windows:.2f}|>", []]
+            if windows.passed(ids, index):
+                parts = parts[:-2]
+            parts += [f"<|{windows.latest + windows.before:.2f}|>", []]
         return "".join(
             part if isinstance(part, str) else self._decode(part, skip_special_tokens, None) if part else ""
             for part in parts
@@ -280,7 +346,7 @@ class WhisperTokenizer(Tokenizer):
                 start, stop = stretch[0] - first, stretch[-1] - first
                 if start < latest:
                     alone = begin >= 2 and not (ids[begin - 2] >= first and ids[begin - 1] >= first)
-                    before += _WINDOW if alone else latest
+                    before += WINDOW if alone else latest
                 latest = stop
                 text = _TIMESTAMP.sub("", self._decode(stretch, False, None))
                 span = (
@@ -299,14 +365,6 @@ def _read_options(options: TranscriptOptions) -> float:
     for name, value in options.items():
         if name != "time_precision" and not isinstance(value, bool):
             raise InputError("the option is true or false", where=name, found=shown(value))
-    for name in ("normalize", "basic_normalize"):
-        if options.get(name):
-            raise InputError(
-                "normalized transcripts are not supported",
-                where=name,
-                expected="False",
-                remedy="Normalize the decoded text yourself.",
-            )
     if isinstance(precision, bool) or not isinstance(precision, (int, float)) or not 0 < precision < float("inf"):
         raise InputError("this is no length of time", where="time_precision", found=shown(precision))
     return float(precision)
