@@ -11,6 +11,7 @@ from torch import Tensor
 
 import omniform
 from omniform.architectures.model import Model
+from omniform.architectures.named import PreTrainedModel
 from omniform.models import registry
 from omniform.models.registry import known_families
 
@@ -712,3 +713,23 @@ def registered() -> dict[str, Citizen]:
 def shared(name: str) -> Model:
     """A model that a test looks at and does not change."""
     return CITIZENS[name].build()
+
+
+@cache
+def covering() -> tuple[str, ...]:
+    """As few models as hold every class of module: what takes a second each is tried on these.
+
+    `make exhaustive` tries all. The classes that carry a family's public names count as the skeleton that they are.
+    """
+    held = {name: {_written(type(m)) for m in shared(name).modules()} for name in registered()}
+    left = {kind for kinds in held.values() for kind in kinds if kind.__module__.startswith("omniform.")}
+    found = []
+    while left:
+        name = max(held, key=lambda name: len(held[name] & left))
+        found.append(name)
+        left -= held[name]
+    return tuple(found)
+
+
+def _written(kind: type) -> type:
+    return kind.place.architecture.skeleton if issubclass(kind, PreTrainedModel) else kind

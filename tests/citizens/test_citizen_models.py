@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from citizens import CITIZENS, Citizen, Inputs, registered, shared
+from citizens import CITIZENS, Citizen, Inputs, covering, registered, shared
 from omniform.architectures.model import Model
 from omniform.core.outputs import ModelOutput
 
@@ -28,6 +28,9 @@ REFUSED = {
 WAYS = {"test_export": (True,), "test_compile": (False,)}
 """What takes a second each is tried with a mask or without; `make exhaustive` tries both."""
 
+COSTLY = {"test_export", "test_compile", "test_jit_trace"}
+"""What takes a second each is tried on as many models as it takes to hold every class of module."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every check for every model, with a mask and without where it asks for that."""
@@ -35,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" not in wanted:
         return
     found = []
-    for name in registered():
+    for name in covering() if check in COSTLY else registered():
         for masked in WAYS.get(check, (False, True)) if "masked" in wanted else (False,):
             if not applies(check, CITIZENS[name]):
                 continue

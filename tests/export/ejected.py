@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "citizens"))
 
 import harness
 from harness import Case, Table
 
+import citizens
 from omniform.architectures.model import Model
 from omniform.export.eject import eject
 from omniform.models import registry
@@ -50,6 +52,11 @@ def tables() -> dict[str, Table]:
     for table in harness.TABLES:
         found.setdefault(table.model_type, table)
     return found
+
+
+def covering() -> set[str]:
+    """Families that hold every class of module between them."""
+    return {citizens.CITIZENS[name].model_type for name in citizens.covering()}
 
 
 def heads(table: Table) -> Iterator[Case]:
