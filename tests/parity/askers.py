@@ -345,6 +345,52 @@ class Pictures:
         return {"pixel_values": pixels, **labels} if labels else None
 
 
+def frames_of(config: object, samples: int) -> int:
+    """How many frames the convolutions of a model of waves make of so many samples."""
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):  # type: ignore[attr-defined]
+        samples = (samples - kernel) // stride + 1
+    return samples
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Sounds of odd lengths: whole, and padded ones with a mask.
+
+    Attributes:
+        fields: the outputs.
+        labels: of the config and the number of frames.
+        more: inputs beside, likewise.
+    """
+
+    fields: tuple[str, ...] = ("last_hidden_state", "extract_features")
+    labels: Callable[[object, int], Inputs] = lambda config, frames: {}
+    config: Mapping[str, object] = field(default_factory=dict)
+    taps: tuple[str, ...] = ("hidden_states", "attentions")
+    more: Callable[[object, int], Inputs] = lambda config, frames: {}
+    lengths: Sequence[int] = (413, 297, 151)
+
+    def wave(self) -> Tensor:
+        return noise(len(self.lengths), max(self.lengths))
+
+    def questions(self, config: object) -> Iterator[Question]:
+        frames = frames_of(config, max(self.lengths))
+        outputs = tuple(f for f in self.fields if "loss" not in f)
+        labels, more = self.labels(config, frames), self.more(config, frames)
+        wave = {"input_values": self.wave(), **more}
+        mask = (torch.arange(max(self.lengths)) < torch.tensor(self.lengths)[:, None]).long()
+        yield Question(wave, (*outputs, *self.taps))
+        asked = ("hidden_states",) if "hidden_states" in self.taps else ()
+        yield Question({**wave, "attention_mask": mask, **labels}, (*self.fields, *asked))
+        yield Question({**wave, "attention_mask": torch.ones_like(mask).bool(), **labels}, self.fields)
+        if labels:
+            yield Question({**wave, **labels}, self.fields)
+
+    def lesson(self, config: object) -> Inputs | None:
+        frames = frames_of(config, max(self.lengths))
+        labels = self.labels(config, frames)
+        return {"input_values": self.wave(), **self.more(config, frames), **labels} if labels else None
+
+
 @dataclass(frozen=True)
 class Given:
     """Questions written out, for what fits nothing above."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,9 @@ class Spans:
     def draw(self, lengths: Tensor, size: int) -> Tensor:
         """Where to blank.
 
+        The luck is numpy's, drawn in the reference's order, so that seeds mean the same: its draws leave torch's as
+        they are, on which dropout stands.
+
         Args:
             lengths: how much of the axis is real, by row. Shape: [B].
             size: of the axis.
@@ -35,15 +39,21 @@ class Spans:
             Shape: [B, size], boolean.
         """
         blank = torch.zeros(lengths.shape[0], size, dtype=torch.bool)
-        luck = torch.rand(()).item()
+        if self.length > size:
+            return blank
+        luck = float(np.random.rand(1)[0])
+        if not self._count(size, size, luck):
+            return blank
         for row, real in zip(blank, lengths.tolist(), strict=True):
-            starts = int(real) - self.length + 1
-            count = min(
-                max(int(self.share * real / self.length + luck), self.least), size // self.length, max(starts, 0)
-            )
-            for start in torch.randperm(max(starts, 0))[:count].tolist():
+            starts = np.arange(int(real) - self.length + 1)
+            for start in np.random.choice(starts, self._count(int(real), size, luck), replace=False).tolist():
                 row[start : start + self.length] = True
         return blank
+
+    def _count(self, real: int, size: int, luck: float) -> int:
+        """How many stretches there are of so much that is real."""
+        wanted = max(int(self.share * real / self.length + luck), self.least)
+        return min(wanted, size // self.length, max(real - self.length + 1, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +73,26 @@ class SpecAugment:
         Returns:
             Shape: [B, F, T], a new tensor.
         """
-        rows, bands, frames = features_BFT.shape
-        real = torch.full((rows,), frames) if attention_mask is None else attention_mask.sum(-1).cpu()
-        if self.time.share > 0:
-            blank = self.time.draw(real, frames).to(features_BFT.device)
+        blank = self.times(features_BFT.transpose(1, 2), attention_mask)
+        if blank is not None:
             features_BFT = features_BFT.masked_fill(blank[:, None, :], 0)
-        if self.frequency.share > 0:
-            blank = self.frequency.draw(torch.full((rows,), bands), bands).to(features_BFT.device)
-            features_BFT = features_BFT.masked_fill(blank[:, :, None], 0)
-        return features_BFT
+        return self.bands(features_BFT.transpose(1, 2)).transpose(1, 2)
+
+    def times(self, frames_BTF: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Which frames are blanked. Shape: [B, T, F] and the mask's [B, T] to [B, T]; None for none at all."""
+        if not self.time.share > 0:
+            return None
+        rows, frames = frames_BTF.shape[:2]
+        real = torch.full((rows,), frames) if attention_mask is None else attention_mask.sum(-1).cpu()
+        return self.time.draw(real, frames).to(frames_BTF.device)
+
+    def bands(self, frames_BTF: Tensor) -> Tensor:
+        """Frames with bands, or channels, set to zero. Shape: [B, T, F] in and out."""
+        if not self.frequency.share > 0:
+            return frames_BTF
+        rows, bands = frames_BTF.shape[0], frames_BTF.shape[2]
+        blank = self.frequency.draw(torch.full((rows,), bands), bands).to(frames_BTF.device)
+        return frames_BTF.masked_fill(blank[:, None, :], 0)
 
 
 def read_spec_augment(r: ConfigReader, default: bool) -> SpecAugment | None:

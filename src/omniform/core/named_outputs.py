@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from omniform.core.outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -26,6 +24,7 @@ from omniform.core.outputs import (
     Seq2SeqModelOutput,
     Seq2SeqQuestionAnsweringOutput,
 )
+from omniform.core.sound_outputs import WaveOutput, XVectorOutput
 
 BaseModelOutputWithPast = BaseModelOutput
 BaseModelOutputWithPooling = BaseModelOutput
@@ -53,6 +52,7 @@ Seq2SeqSequenceClassifierOutput = Seq2SeqClassifierOutput
 Seq2SeqQuestionAnsweringModelOutput = Seq2SeqQuestionAnsweringOutput
 ImageSuperResolutionOutput = MaskedImageModelingOutput
 MaskedImageCompletionOutput = MaskedImageModelingOutput
+Wav2Vec2BaseModelOutput = WaveOutput
 
 
 @dataclass
@@ -60,27 +60,6 @@ class BackboneOutput(ModelOutput):
     """Maps of a backbone's stages. ``feature_maps``: Shape: [B, channels, height, width] each."""
 
     feature_maps: Layers | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass
-class Wav2Vec2BaseModelOutput(ModelOutput):
-    """Hidden states of sound. ``last_hidden_state``: [B, T, D]; ``extract_features``: [B, T, C], the convolutions'."""
-
-    last_hidden_state: Tensor | None = None
-    extract_features: Tensor | None = None
-    hidden_states: Layers | None = None
-    attentions: Layers | None = None
-
-
-@dataclass
-class XVectorOutput(ModelOutput):
-    """Voices. ``logits``: [B, speakers]; ``embeddings``: [B, D]."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    embeddings: Tensor | None = None
     hidden_states: Layers | None = None
     attentions: Layers | None = None
 

@@ -120,6 +120,7 @@ FAMILIES: dict[str, str] = {
     "vit": "vit:FAMILY",
     "vit_mae": "vit_mae:FAMILY",
     "vit_msn": "vit_msn:FAMILY",
+    "wav2vec2": "wav2vec2:FAMILY",
     "whisper": "whisper:FAMILY",
     "xlm-roberta": "xlm_roberta:FAMILY",
     "xlm-roberta-xl": "xlm_roberta_xl:FAMILY",
@@ -774,6 +775,14 @@ CLASSES: dict[str, str] = {
     "VideoMAEForVideoClassification": "videomae",
     "VideoMAEModel": "videomae",
     "VideoMAEPreTrainedModel": "videomae",
+    "Wav2Vec2Config": "wav2vec2",
+    "Wav2Vec2ForAudioFrameClassification": "wav2vec2",
+    "Wav2Vec2ForCTC": "wav2vec2",
+    "Wav2Vec2ForPreTraining": "wav2vec2",
+    "Wav2Vec2ForSequenceClassification": "wav2vec2",
+    "Wav2Vec2ForXVector": "wav2vec2",
+    "Wav2Vec2Model": "wav2vec2",
+    "Wav2Vec2PreTrainedModel": "wav2vec2",
     "WhisperConfig": "whisper",
     "WhisperForAudioClassification": "whisper",
     "WhisperForCausalLM": "whisper",
@@ -884,6 +893,7 @@ TOKENIZERS: dict[str, str] = {
     "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
     "umt5": "PreTrainedTokenizerFast",
+    "wav2vec2": "Wav2Vec2CTCTokenizer",
     "whisper": "WhisperTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlm-roberta-xl": "PreTrainedTokenizerFast",
@@ -946,6 +956,7 @@ VIDEO_PROCESSORS: dict[str, str] = {
 FEATURE_EXTRACTORS: dict[str, str] = {
     "audio-spectrogram-transformer": "ASTFeatureExtractor",
     "moonshine": "Wav2Vec2FeatureExtractor",
+    "wav2vec2": "Wav2Vec2FeatureExtractor",
     "whisper": "WhisperFeatureExtractor",
 }
 """Class name of the feature extractor, by ``model_type``."""
@@ -957,6 +968,7 @@ PROCESSORS: dict[str, str] = {
     "oneformer": "OneFormerProcessor",
     "sam": "SamProcessor",
     "sam2": "Sam2Processor",
+    "wav2vec2": "Wav2Vec2Processor",
     "whisper": "WhisperProcessor",
 }
 """Class name of the processor, by ``model_type``."""

@@ -1,0 +1,230 @@
+"""Encoders that read waves: samples to frames, frames through layers (wav2vec 2.0 and its kin).
+
+Families differ in objects: the convolutions of the stem, how places are told, where norms stand, what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.architectures.encoder_decoder import MemoryEncoder
+from omniform.blocks.composed import Composed
+from omniform.blocks.layers import Step, run
+from omniform.blocks.waves import ConvAdapter, Count, FeatureProjection, SpecMask, WaveStem, check_wave
+from omniform.core.context import Memory, StepContext, Tapped
+from omniform.core.errors import InputError, check_shape
+from omniform.core.host import is_all_true
+from omniform.core.sound_outputs import WaveOutput
+
+
+def drawn(layers: Iterable[nn.Module], layerdrop: float, spared: int = 0) -> list[Step]:
+    """Layers each of which is left out with probability ``layerdrop``, told when its turn comes.
+
+    Not before, as for a stack of text: the luck lies between that of the layers' dropouts, as the reference draws it.
+
+    Args:
+        spared: how many of the first are never left out.
+    """
+    return [layer if number < spared else partial(_by_luck, layer, layerdrop) for number, layer in enumerate(layers)]
+
+
+def _by_luck(layer: nn.Module, layerdrop: float, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    if torch.rand(()).item() < layerdrop:
+        return x_BTD
+    out: Tensor = layer(x_BTD, ctx)
+    return out
+
+
+class WaveLayers(Composed):
+    """The layers that read frames, normed before the first of them.
+
+    Args:
+        pos_conv_embed: where frames stand.
+        layer_norm: applied once.
+        layers: called as ``layer(hidden, ctx)``.
+        dropout: on what enters them, in training.
+        layerdrop: probability of leaving out a layer in training.
+        spared: how many of the first are never left out.
+    """
+
+    pos_conv_embed: nn.Module
+    layer_norm: nn.Module
+    layers: nn.ModuleList
+    dropout: float = 0.0
+    layerdrop: float = 0.0
+    spared: int = 0
+
+    def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Shape: [B, T, D] in and out."""
+        if ctx.padding is not None:
+            x_BTD = x_BTD.masked_fill(~ctx.padding[..., None], 0)
+        return self.encode(x_BTD + self.pos_conv_embed(x_BTD), ctx)
+
+    def encode(self, placed_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """From frames that know where they stand. Shape: [B, T, D] in and out."""
+        return self.through(self.layer_norm(placed_BTD), ctx)
+
+    def through(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """The layers alone. Shape: [B, T, D] in and out."""
+        lucky = self.training and self.layerdrop > 0
+        layers = drawn(self.layers, self.layerdrop, self.spared) if lucky else self.layers
+        return run(layers, F.dropout(x_BTD, self.dropout, self.training), ctx)
+
+
+class StableWaveLayers(WaveLayers):
+    """Layers that norm what they read, and one norm behind the last; hidden states are told without it."""
+
+    def encode(self, placed_BTD: Tensor, ctx: StepContext) -> Tensor:
+        hidden: Tensor = self.layer_norm(self.through(placed_BTD, ctx))
+        return hidden
+
+
+class FrameCounts:
+    """What is asked of any model of waves, with or without a head: which frames come of which samples.
+
+    The names are the ecosystem's, beside :meth:`WaveEncoder.frames_of`.
+    """
+
+    def waves(self) -> WaveEncoder:
+        """The encoder that reads the samples."""
+        raise NotImplementedError
+
+    def _get_feat_extract_output_lengths(self, input_lengths: Tensor | int, add_adapter: bool | None = None) -> Tensor:
+        lengths = torch.as_tensor(input_lengths)
+        return self.waves().frames_of(lengths, adapted=True if add_adapter is None else add_adapter)
+
+    def _get_feature_vector_attention_mask(
+        self, feature_vector_length: int, attention_mask: Tensor, add_adapter: bool | None = None
+    ) -> Tensor:
+        adapted = True if add_adapter is None else add_adapter
+        return self.waves().real_frames(attention_mask, feature_vector_length, adapted=adapted)
+
+    def freeze_feature_encoder(self) -> None:
+        """Keep the convolutions out of training."""
+        self.waves().feature_extractor.requires_grad_(False)
+
+
+class WaveEncoder(FrameCounts, MemoryEncoder):
+    """An encoder of waves.
+
+    Args:
+        feature_extractor: samples to frames.
+        feature_projection: frames to the layers' width.
+        masking: hides frames; None where the model has nothing that stands for them.
+        encoder: the layers.
+        adapter: fewer frames behind the layers; None for nothing.
+
+    Attributes:
+        TELLS_FRAMES: whether the output holds the frames before the layers.
+    """
+
+    TELLS_FRAMES: ClassVar[bool] = True
+    main_input = "input_values"
+
+    feature_extractor: WaveStem
+    feature_projection: FeatureProjection
+    masking: SpecMask | None = None
+    encoder: WaveLayers
+    adapter: ConvAdapter | None = None
+
+    def waves(self) -> WaveEncoder:
+        return self
+
+    def frames_of(self, samples: Count, *, adapted: bool = True) -> Count:
+        """How many hidden states come of so many samples.
+
+        Args:
+            samples: one number, or one for each row.
+            adapted: behind the adapter, where there is one; before it otherwise.
+        """
+        frames = self.feature_extractor.frames_of(samples)
+        return self.adapter.frames_of(frames) if adapted and self.adapter is not None else frames
+
+    def real_frames(self, attention_mask: Tensor, frames: int, *, adapted: bool = False) -> Tensor:
+        """Which frames are of sound.
+
+        Args:
+            attention_mask: Shape: [B, samples], 1 for samples of sound.
+            frames: how many frames there are, T.
+            adapted: whether they are those behind the adapter.
+
+        Returns:
+            Shape: [B, T], boolean. A row that is too short for a frame has all of them, as in the reference.
+        """
+        real = self.frames_of(attention_mask.long().sum(-1), adapted=adapted)
+        real = torch.where(real > 0, real, frames + real)
+        return torch.arange(frames, device=real.device) < real[:, None]
+
+    def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
+        if attention_mask is None:
+            return Memory(hidden)
+        return Memory(hidden, self.real_frames(attention_mask, hidden.shape[1], adapted=True))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.feature_extractor
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        mask, hidden = inputs.get("attention_mask"), inputs.get("mask_time_indices")
+        given = check_wave(inputs.get("input_values"), self.feature_extractor)
+        if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise InputError("a mask is a tensor", where="attention_mask", found=type(mask).__name__)
+            check_shape("the mask does not cover the samples", mask.shape, given.shape, where="attention_mask")
+            if is_all_true(mask):
+                inputs["attention_mask"] = None
+        if hidden is not None:
+            self._check_hidden(hidden, (given.shape[0], self.frames_of(given.shape[1], adapted=False)))
+
+    def _check_hidden(self, hidden: object, shape: tuple[int, int]) -> None:
+        if not isinstance(hidden, Tensor):
+            raise InputError("hidden frames are a tensor", where="mask_time_indices", found=type(hidden).__name__)
+        check_shape("not one mark per frame", hidden.shape, shape, where="mask_time_indices")
+        if self.masking is None:
+            raise InputError(
+                "this model has nothing that stands for hidden frames",
+                where="mask_time_indices",
+                remedy="mask_time_prob above 0 in the config gives it that.",
+            )
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        **given: Unpack[Tapped],
+    ) -> WaveOutput:
+        """Hidden states of sounds.
+
+        Args:
+            input_values: samples at the model's rate. Shape: [B, samples].
+            attention_mask: 1 for samples of sound. Shape: [B, samples].
+            mask_time_indices: True for frames to hide. Shape: [B, T].
+            given: see :class:`~omniform.core.context.Tapped`.
+
+        Raises:
+            InputError: no samples, too few of them, or a mask of another shape.
+        """
+        frames_BTC = self.feature_extractor(input_values)
+        mask = None if attention_mask is None else self.real_frames(attention_mask, frames_BTC.shape[1])
+        x_BTD, normed_BTC = self.feature_projection(frames_BTC)
+        if self.masking is not None:
+            x_BTD = self.masking(x_BTD, mask, mask_time_indices)
+        ctx = self.step(x_BTD, given, attention_mask=mask)
+        hidden = self.encoder(x_BTD, ctx)
+        return WaveOutput(
+            last_hidden_state=hidden if self.adapter is None else self.adapter(hidden),
+            extract_features=normed_BTC if self.TELLS_FRAMES else None,
+            **ctx.taps.noted(),
+        )
+
+
+class PlainWaveEncoder(WaveEncoder):
+    """One that tells hidden states alone (HuBERT)."""
+
+    TELLS_FRAMES: ClassVar[bool] = False
