@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from omniform.architectures.family import Builder
-from omniform.architectures.speech_heads import MIXED, HeadSizes, WaveHeads
 from omniform.architectures.wave_family import WAVE_KEYS, Stem, Waves
+from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
 from omniform.architectures.wave_pretraining import Codes, Contrasting
 from omniform.architectures.waves import WaveEncoder
 from omniform.blocks.waves import EvenLinear
