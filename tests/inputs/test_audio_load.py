@@ -293,7 +293,7 @@ def test_a_cut_sound_is_refused_or_named(caplog: pytest.LogCaptureFixture) -> No
     samples = np.random.default_rng(0).uniform(-1, 1, 50_000)
     flac, mp3 = write(samples, RATE, "FLAC"), write(samples, RATE, "MP3")
     with pytest.raises(InputError, match="no sound that can be read"):
-        load_audio(flac[: len(flac) // 2], RATE)
+        load_audio(flac[:100], RATE)
     with caplog.at_level(logging.WARNING, "omniform"):
         wave = load_audio(mp3[: len(mp3) // 2], RATE)
     assert 0 < len(wave) < 50_000

@@ -2,11 +2,12 @@
 
 from omniform.inputs.audio.base import FeatureExtractionMixin, SequenceFeatureExtractor
 from omniform.inputs.audio.extractor import FeatureExtractor
-from omniform.inputs.audio.load import load_audio
+from omniform.inputs.audio.load import load_audio, open_recording
+from omniform.inputs.audio.recording import Recording
 from omniform.inputs.audio.registry import FEATURE_EXTRACTORS, feature_extractor
 from omniform.inputs.audio.whisper import WhisperFeatureExtractor
 
 __all__ = [
-    "FEATURE_EXTRACTORS", "FeatureExtractionMixin", "FeatureExtractor", "SequenceFeatureExtractor",
-    "WhisperFeatureExtractor", "feature_extractor", "load_audio",
+    "FEATURE_EXTRACTORS", "FeatureExtractionMixin", "FeatureExtractor", "Recording", "SequenceFeatureExtractor",
+    "WhisperFeatureExtractor", "feature_extractor", "load_audio", "open_recording",
 ]  # fmt: skip

@@ -58,7 +58,7 @@ def as_waves(audio: object) -> list[Tensor]:
     return waves
 
 
-def warn_of_scale(waves: Sequence[Tensor]) -> None:
+def warn_of_scale(waves: Sequence[Tensor]) -> bool:
     """Say it, once for all, where floats are far from -1 .. 1: somebody forgot to scale the integers they were."""
     peak = max(float(wave.abs().amax()) for wave in waves)
     if peak > _LOUDEST:
@@ -66,6 +66,7 @@ def warn_of_scale(waves: Sequence[Tensor]) -> None:
             "the sound has samples up to %g, where models expect -1 to 1; int16 samples, for one, are divided by 32768",
             peak,
         )
+    return peak > _LOUDEST
 
 
 def _split(audio: object) -> list[Tensor]:
@@ -135,6 +136,20 @@ def check_wave(samples: Tensor, where: str) -> None:
     """
     if samples.numel() == 0:
         raise InputError("the sound is empty", where=where, expected="at least one sample", found="none")
+    check_finite(samples, where)
+
+
+def check_finite(samples: Tensor, where: str, first: int = 0) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        samples: Shape: ``[samples]``.
+        where: what to call them in messages.
+        first: the number of the first of them.
+
+    Raises:
+        InputError: it says where the first such sample stands.
+    """
     # One pass: a sum is finite only if every term is; the rare overflow of the sum itself is told apart below.
     if not bool(samples.sum().isfinite()):
         bad = samples.isfinite().logical_not().nonzero()
@@ -143,7 +158,7 @@ def check_wave(samples: Tensor, where: str) -> None:
                 "the sound holds a sample that is not finite",
                 where=where,
                 expected="real numbers",
-                found=f"{float(samples[tuple(bad[0])])} at sample {int(bad[0, 0])}",
+                found=f"{float(samples[tuple(bad[0])])} at sample {first + int(bad[0, 0])}",
             )
 
 

@@ -6,8 +6,9 @@ import base64
 import binascii
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, runtime_checkable
+from typing import BinaryIO, Final, Protocol, cast, runtime_checkable
 from urllib.parse import unquote_to_bytes
 
 from omniform.core.errors import InputError, RepoError
@@ -26,10 +27,28 @@ class Readable(Protocol):
         ...
 
 
-def encoded(
-    source: object, access: MediaAccess, *, max_bytes: int | None, timeout: float | None
-) -> tuple[Path | io.BytesIO, str]:
-    """The file that ``source`` stands for, and what to call it in messages.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoded sound that is ready to be decoded.
+
+    Attributes:
+        file: its path, or it itself, open, with a way back to its beginning.
+        where: what to call it in messages.
+        ours: whether whoever decodes it closes it.
+    """
+
+    file: Path | BinaryIO
+    where: str
+    ours: bool
+
+    def close(self) -> None:
+        """Let go of what was opened here."""
+        if self.ours and not isinstance(self.file, Path):
+            self.file.close()
+
+
+def encoded(source: object, access: MediaAccess, *, max_bytes: int | None, timeout: float | None) -> Encoded:
+    """The file that ``source`` stands for. Files on the disk are not read into memory.
 
     Args:
         source: a path, bytes, an open binary file, a ``data:`` URI or an ``http(s)://`` address.
@@ -49,11 +68,13 @@ def encoded(
     elif isinstance(source, (str, os.PathLike)):
         path = local_path(source) if isinstance(source, str) else source
         if access.roots is None:
-            return _path(path, max_bytes=most)
-        name, data = os.fsdecode(path)[:200], access.read(path, max_bytes=most)
+            return Encoded(*_path(path, max_bytes=most), ours=False)
+        return _open(access.open(path), os.fsdecode(path)[:200], most, ours=True)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         name, data = "bytes", bytes(source)
         _check_size(name, len(data), most)
+    elif isinstance(source, (io.BufferedReader, io.FileIO)) and not source.closed and source.seekable():
+        return _open(cast(BinaryIO, source), "file object", most, ours=False)
     elif isinstance(source, Readable):
         name, data = "file object", read_file(source, "file object", most)
     else:
@@ -65,7 +86,22 @@ def encoded(
         )
     if not data:
         raise InputError("the sound is empty", where=name, found="0 bytes")
-    return io.BytesIO(data), name
+    return Encoded(io.BytesIO(data), name, ours=True)
+
+
+def _open(file: BinaryIO, name: str, max_bytes: int, *, ours: bool) -> Encoded:
+    found = Encoded(file, name, ours)
+    try:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            raise InputError("the sound is empty", where=name, found="0 bytes")
+        _check_size(name, size, max_bytes)
+    except (InputError, OSError) as error:
+        found.close()
+        if isinstance(error, InputError):
+            raise
+        raise InputError("the file cannot be read", where=name, found=str(error)[:200]) from error
+    return found
 
 
 def _path(source: str | os.PathLike[str], *, max_bytes: int) -> tuple[Path, str]:
