@@ -73,7 +73,8 @@ def load_audio(
         DependencyError: soundfile, soxr or PyAV is needed and not installed.
     """
     sampling_rate = check_rate("sampling_rate", sampling_rate)
-    access = _checked(channel, max_bytes, max_seconds, timeout, media_access)
+    access = _checked(channel, max_bytes, timeout, media_access)
+    positive_limit("max_seconds", max_seconds)
     heard, given, name = _told(source, sampling_rate)
     if isinstance(heard, _FILES):
         file = encoded(heard, access, max_bytes=max_bytes, timeout=timeout)
@@ -122,7 +123,9 @@ def open_recording(
         DependencyError: soundfile or PyAV is needed and not installed.
     """
     sampling_rate = check_rate("sampling_rate", sampling_rate)
-    access = _checked(channel, max_bytes, max_seconds, timeout, media_access)
+    access = _checked(channel, max_bytes, timeout, media_access)
+    if max_seconds is not None:
+        positive_limit("max_seconds", max_seconds)
     heard, rate, name = _told(source, sampling_rate)
     if isinstance(heard, Iterator) and not isinstance(heard, _FILES):
         return Recording(BlockDecoder(heard, rate), sampling_rate, channel=channel, max_seconds=max_seconds)
@@ -138,14 +141,11 @@ def open_recording(
         raise
 
 
-def _checked(
-    channel: object, max_bytes: object, max_seconds: object, timeout: object, media_access: object
-) -> MediaAccess:
+def _checked(channel: object, max_bytes: object, timeout: object, media_access: object) -> MediaAccess:
     if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
         raise InputError("this is no channel", where="channel", expected="0, 1, ... or None", found=brief(channel))
-    for name, limit in (("max_seconds", max_seconds), ("timeout", timeout)):
-        if limit is not None:
-            positive_limit(name, limit)
+    if timeout is not None:
+        positive_limit("timeout", timeout)
     if max_bytes is not None:
         whole_limit("max_bytes", max_bytes)
     return checked_access(media_access)
