@@ -14,7 +14,7 @@ from omniform.architectures.audio import LayerMix
 from omniform.architectures.heads import Head
 from omniform.architectures.labels import IGNORED, Classes, Targets
 from omniform.architectures.losses import Items, divided, row_loss, scored
-from omniform.architectures.waves import FrameCounts, WaveEncoder
+from omniform.architectures.waves import FrameCounts, SoundEncoder
 from omniform.blocks.composed import Composed
 from omniform.blocks.waves import Count, steps_of
 from omniform.core.errors import InputError
@@ -26,11 +26,11 @@ REDUCTIONS = ("sum", "mean", "none")
 
 
 class WaveHead(FrameCounts, Head):
-    """Base of the heads that stand on an encoder of waves."""
+    """Base of the heads that stand on an encoder of sounds."""
 
-    model: WaveEncoder
+    model: SoundEncoder
 
-    def waves(self) -> WaveEncoder:
+    def waves(self) -> SoundEncoder:
         return self.model
 
     def freeze_base_model(self) -> None:
@@ -42,6 +42,12 @@ class WaveHead(FrameCounts, Head):
 
     def lighten(self, inputs: dict[str, object]) -> None:
         """Sounds are read whole: nothing is left out of a batch."""
+
+    def sounds(self, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> tuple[Tensor, Tensor | None]:
+        """Samples, or what is read in their place, and their mask, of a call's inputs."""
+        given = args[0] if args else inputs.get(self.main_input)
+        mask = args[1] if len(args) > 1 else inputs.get("attention_mask")
+        return cast(Tensor, given), cast("Tensor | None", mask)
 
     def read(self, args: tuple[Tensor | None, ...], inputs: dict[str, object]) -> WaveOutput:
         """What the encoder makes of a call's inputs."""
@@ -144,16 +150,9 @@ class CTC(WaveHead):
 
     def lengths(self, args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> Tensor:
         """How many frames of each row are of sound. Shape: [B]."""
-        wave, mask = sounds(args, inputs)
+        wave, mask = self.sounds(args, inputs)
         samples = torch.full(wave.shape[:1], wave.shape[1], device=wave.device) if mask is None else mask.long().sum(-1)
         return self.model.frames_of(samples)
-
-
-def sounds(args: tuple[Tensor | None, ...], inputs: Mapping[str, object]) -> tuple[Tensor, Tensor | None]:
-    """Samples and their mask, of a call's inputs."""
-    wave = args[0] if args else inputs.get("input_values")
-    mask = args[1] if len(args) > 1 else inputs.get("attention_mask")
-    return cast(Tensor, wave), cast("Tensor | None", mask)
 
 
 class MixedHead(WaveHead):
@@ -209,7 +208,7 @@ class WaveClassifier(MixedHead):
         """
         hidden, noted = self.mixed(args, inputs)
         projected_BTD = self.projector(hidden)
-        _, mask = sounds(args, inputs)
+        _, mask = self.sounds(args, inputs)
         if mask is None:
             mean_BD = projected_BTD.mean(dim=1)
         else:
@@ -356,7 +355,7 @@ class VoiceTeller(MixedHead):
         x_BTD = self.projector(hidden)
         for layer in self.tdnn:
             x_BTD = layer(x_BTD)
-        _, mask = sounds(args, inputs)
+        _, mask = self.sounds(args, inputs)
         told = _spread(x_BTD) if mask is None else _spread_of(x_BTD, self._left(mask, x_BTD.shape[1]))
         embeddings = self.feature_extractor(told)
         logits = self.classifier(embeddings)

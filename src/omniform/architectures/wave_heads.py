@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -18,8 +18,7 @@ from omniform.architectures.speech_heads import (
     VoiceTeller,
     WaveClassifier,
 )
-from omniform.architectures.wave_family import Waves
-from omniform.architectures.waves import WaveEncoder
+from omniform.architectures.waves import SoundEncoder
 from omniform.core.config import Common
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
@@ -29,7 +28,7 @@ from omniform.core.reader import ConfigReader
 class HeadSizes:
     """What the heads need of a config."""
 
-    vocab_size: int
+    vocab_size: int | None
     dropout: float
     ctc: CTCLoss
     mixes: bool
@@ -37,21 +36,54 @@ class HeadSizes:
     voice: VoiceSizes | None
 
     @classmethod
-    def read(cls, r: ConfigReader, *, reduction: str = "sum", voices: bool = True) -> HeadSizes:
+    def read(
+        cls,
+        r: ConfigReader,
+        *,
+        reduction: str = "sum",
+        voices: bool = True,
+        letters: int | None = 32,
+        classifier: int = 256,
+    ) -> HeadSizes:
         """The fields under their usual names.
 
         Args:
             reduction: of the loss of letters, by default.
             voices: whether the family tells voices apart.
+            letters: how many there are by default; None where a config that does not say has no such head.
+            classifier: width that is told apart, by default.
         """
         return cls(
-            vocab_size=r.integer("vocab_size", 32),
+            vocab_size=r.maybe_integer("vocab_size") if letters is None else r.integer("vocab_size", letters),
             dropout=r.probability("final_dropout", 0.1),
             ctc=CTCLoss.read(r, reduction),
             mixes=r.flag("use_weighted_layer_sum", False),
-            classifier=r.integer("classifier_proj_size", 256),
+            classifier=r.integer("classifier_proj_size", classifier),
             voice=VoiceSizes.read(r) if voices else None,
         )
+
+
+class Sized(Protocol):
+    """What the heads need of an encoder's config.
+
+    Attributes:
+        dim: width of the layers.
+        width: of what comes out.
+        layers: how many there are.
+        adapting: what makes fewer frames behind the layers; None for nothing.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def adapting(self) -> object | None: ...
 
 
 C = TypeVar("C")
@@ -70,7 +102,7 @@ class WaveHeads(Generic[C]):
     """
 
     def __init__(
-        self, build: Callable[[C], WaveEncoder], waves: Callable[[C], Waves], sizes: Callable[[C], HeadSizes]
+        self, build: Callable[[C], SoundEncoder], waves: Callable[[C], Sized], sizes: Callable[[C], HeadSizes]
     ) -> None:
         self._build = build
         self._waves = waves
@@ -79,6 +111,14 @@ class WaveHeads(Generic[C]):
     def ctc(self, c: C, _: Common) -> CTC:
         """Letters by frames."""
         sizes = self._sizes(c)
+        if sizes.vocab_size is None:
+            raise ConfigError(
+                "nobody says how many letters there are",
+                where="config.json: vocab_size",
+                expected="a number",
+                found="null",
+                remedy="Load with vocab_size=...",
+            )
         head = nn.Linear(self._waves(c).width, sizes.vocab_size)
         return CTC(model=self._build(c), lm_head=head, ctc=sizes.ctc, dropout=sizes.dropout)
 

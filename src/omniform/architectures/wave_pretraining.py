@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.speech_heads import WaveHead, sounds
+from omniform.architectures.speech_heads import WaveHead
 from omniform.blocks.waves import EvenLinear
 from omniform.core.errors import InputError, brief
 from omniform.core.host import bounds_of
@@ -148,7 +148,7 @@ class Contrasting(QuantizingHead):
         negatives, hidden = inputs.get("sampled_negative_indices"), inputs.get("mask_time_indices")
         if negatives is None:
             return
-        wave, _ = sounds((), inputs)
+        wave, _ = self.sounds((), inputs)
         rows, frames = wave.shape[0], self.model.frames_of(wave.shape[1], adapted=False)
         where = "sampled_negative_indices"
         if not isinstance(negatives, Tensor) or negatives.dim() != 3 or negatives.shape[:2] != (rows, frames):

@@ -5,6 +5,7 @@ Families differ in objects: the convolutions of the stem, how places are told, w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar, Unpack
@@ -88,10 +89,10 @@ class StableWaveLayers(WaveLayers):
 class FrameCounts:
     """What is asked of any model of waves, with or without a head: which frames come of which samples.
 
-    The names are the ecosystem's, beside :meth:`WaveEncoder.frames_of`.
+    The names are the ecosystem's, beside :meth:`SoundEncoder.frames_of`.
     """
 
-    def waves(self) -> WaveEncoder:
+    def waves(self) -> SoundEncoder:
         """The encoder that reads the samples."""
         raise NotImplementedError
 
@@ -107,44 +108,29 @@ class FrameCounts:
 
     def freeze_feature_encoder(self) -> None:
         """Keep the convolutions out of training."""
-        self.waves().feature_extractor.requires_grad_(False)
+        self.waves().get_input_embeddings().requires_grad_(False)
 
 
-class WaveEncoder(FrameCounts, MemoryEncoder):
-    """An encoder of waves.
+class SoundEncoder(FrameCounts, MemoryEncoder):
+    """Base of the encoders of sounds, given as samples or as their features.
 
     Args:
-        feature_extractor: samples to frames.
-        feature_projection: frames to the layers' width.
         masking: hides frames; None where the model has nothing that stands for them.
-        encoder: the layers.
-        adapter: fewer frames behind the layers; None for nothing.
-
-    Attributes:
-        TELLS_FRAMES: whether the output holds the frames before the layers.
     """
 
-    TELLS_FRAMES: ClassVar[bool] = True
-    main_input = "input_values"
-
-    feature_extractor: WaveStem
-    feature_projection: FeatureProjection
     masking: SpecMask | None = None
-    encoder: WaveLayers
-    adapter: ConvAdapter | None = None
 
-    def waves(self) -> WaveEncoder:
+    def waves(self) -> SoundEncoder:
         return self
 
+    @abstractmethod
     def frames_of(self, samples: Count, *, adapted: bool = True) -> Count:
-        """How many hidden states come of so many samples.
+        """How many hidden states come of so many samples, or steps of what is read in their place.
 
         Args:
             samples: one number, or one for each row.
             adapted: behind the adapter, where there is one; before it otherwise.
         """
-        frames = self.feature_extractor.frames_of(samples)
-        return self.adapter.frames_of(frames) if adapted and self.adapter is not None else frames
 
     def real_frames(self, attention_mask: Tensor, frames: int, *, adapted: bool = False) -> Tensor:
         """Which frames are of sound.
@@ -166,16 +152,18 @@ class WaveEncoder(FrameCounts, MemoryEncoder):
             return Memory(hidden)
         return Memory(hidden, self.real_frames(attention_mask, hidden.shape[1], adapted=True))
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.feature_extractor
+    def check_marks(self, inputs: dict[str, object], given: Tensor) -> None:
+        """Look at the marks of padding and of hidden frames; a mask that masks nothing is left out.
 
-    def arrive(self, inputs: dict[str, object]) -> None:
+        Args:
+            inputs: of a call, by name; changed in place.
+            given: what is read. Shape: [B, samples, ...].
+        """
         mask, hidden = inputs.get("attention_mask"), inputs.get("mask_time_indices")
-        given = check_wave(inputs.get("input_values"), self.feature_extractor)
         if mask is not None:
             if not isinstance(mask, Tensor):
                 raise InputError("a mask is a tensor", where="attention_mask", found=type(mask).__name__)
-            check_shape("the mask does not cover the samples", mask.shape, given.shape, where="attention_mask")
+            check_shape("the mask does not cover the samples", mask.shape, given.shape[:2], where="attention_mask")
             if is_all_true(mask):
                 inputs["attention_mask"] = None
         if hidden is not None:
@@ -191,6 +179,38 @@ class WaveEncoder(FrameCounts, MemoryEncoder):
                 where="mask_time_indices",
                 remedy="mask_time_prob above 0 in the config gives it that.",
             )
+
+
+class WaveEncoder(SoundEncoder):
+    """An encoder of waves.
+
+    Args:
+        feature_extractor: samples to frames.
+        feature_projection: frames to the layers' width.
+        encoder: the layers.
+        adapter: fewer frames behind the layers; None for nothing.
+
+    Attributes:
+        TELLS_FRAMES: whether the output holds the frames before the layers.
+    """
+
+    TELLS_FRAMES: ClassVar[bool] = True
+    main_input = "input_values"
+
+    feature_extractor: WaveStem
+    feature_projection: FeatureProjection
+    encoder: WaveLayers
+    adapter: ConvAdapter | None = None
+
+    def frames_of(self, samples: Count, *, adapted: bool = True) -> Count:
+        frames = self.feature_extractor.frames_of(samples)
+        return self.adapter.frames_of(frames) if adapted and self.adapter is not None else frames
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.feature_extractor
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        self.check_marks(inputs, check_wave(inputs.get("input_values"), self.feature_extractor))
 
     def forward(
         self,
