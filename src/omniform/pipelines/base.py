@@ -177,6 +177,16 @@ class Pipeline(PushToHub, ABC):
     def postprocess(self, model_outputs: object, **postprocess_parameters: object) -> object:
         """The answer, out of what ``_forward`` made of one input."""
 
+    @classmethod
+    def further_parts(cls, source: object, where: Mapping[str, object]) -> Params:
+        """What else the pipeline of a checkpoint is made with, besides its usual parts, by keyword.
+
+        Args:
+            source: the checkpoint's folder or Hub id.
+            where: which version of it, and where to look.
+        """
+        return {}
+
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def __call__(
@@ -294,7 +304,7 @@ class Pipeline(PushToHub, ABC):
             return [run.tried(self._alone, chunk, run.forward) for chunk in chunks]
         found: list[object | Failure] = [None] * len(chunks)
         padding = self.padding()
-        for places in groups(chunks, size, padding, self.device.type):
+        for places in self.together(chunks, size, padding):
             rows = [chunks[at] for at in places]
             outputs = run.tried(lambda rows, params: self._together(rows, padding, params), rows, run.forward)
             if isinstance(outputs, Failure) and len(places) > 1:  # whose fault it is shows when each is alone
@@ -306,6 +316,10 @@ class Pipeline(PushToHub, ABC):
             for number, at in enumerate(places):
                 found[at] = outputs if isinstance(outputs, Failure) else outputs[number]
         return found
+
+    def together(self, chunks: Sequence[Inputs], size: BatchSize, padding: Padding) -> list[list[int]]:
+        """The places of inputs that share a batch, batch by batch: those of like length."""
+        return groups(chunks, size, padding, self.device.type)
 
     def padding(self) -> Padding:
         """How the rows of a batch are brought to one length."""

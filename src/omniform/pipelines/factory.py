@@ -124,6 +124,9 @@ def pipeline(
     made = {part: value for part, value in parts.items() if value is not None}
     if device is not None:
         made["device"] = device
+    if source is not None:
+        places = {name: value for name, value in where.items() if name in _WHERE}
+        made |= {name: value for name, value in kind.further_parts(source, places).items() if name not in kwargs}
     return kind(model=loaded, task=task or "", **made, **kwargs)  # type: ignore[arg-type]
 
 

@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from omniform.core.batch import Batch
+from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, check_arguments
 from omniform.hub.auto import AutoModelForVideoClassification
 from omniform.inputs.images.base import ImageProcessingMixin
@@ -105,20 +106,33 @@ class VideoClassificationPipeline(Pipeline):
     def postprocess(self, model_outputs: object, **given: object) -> list[LabelScore]:
         """The classes of one video, the likeliest first."""
         logits_C = scores_of(model_outputs, "BC")[0]  # type: ignore[arg-type]
-        scores_C = _scores(logits_C, cast("Function | None", given.get("function")) or self.usual_function())
-        best, places = scores_C.topk(min(cast(int, given.get("top_k", USUAL)), len(scores_C)))
-        names: Mapping[int, str] = self.model.config.common.id2label
-        return [
-            {"score": score, "label": names.get(place, f"LABEL_{place}")}
-            for score, place in zip(best.tolist(), places.tolist(), strict=True)
-        ]
+        function = cast("Function | None", given.get("function"))
+        return best_classes(logits_C, self.model.config, function, cast(int, given.get("top_k", USUAL)))
 
-    def usual_function(self) -> Function:
-        """What is done where nobody says, by the config's ``problem_type``."""
-        problem = self.model.config.common.problem_type
-        if problem == "regression":
-            return Function.NONE
-        return Function.SIGMOID if problem == "multi_label_classification" else Function.SOFTMAX
+
+def best_classes(logits_C: Tensor, config: ModelConfig, function: Function | None, count: int) -> list[LabelScore]:
+    """So many classes at most, the likeliest first.
+
+    Args:
+        logits_C: what a model says of each class. Shape: [C].
+        config: its config: names of classes, and by ``problem_type`` what is done where nobody says.
+        function: what is done with the numbers.
+    """
+    scores_C = _scores(logits_C, function or usual_function(config))
+    best, places = scores_C.topk(min(count, len(scores_C)))
+    names: Mapping[int, str] = config.common.id2label
+    return [
+        {"score": score, "label": names.get(place, f"LABEL_{place}")}
+        for score, place in zip(best.tolist(), places.tolist(), strict=True)
+    ]
+
+
+def usual_function(config: ModelConfig) -> Function:
+    """What is done with a model's numbers where nobody says, by the config's ``problem_type``."""
+    problem = config.common.problem_type
+    if problem == "regression":
+        return Function.NONE
+    return Function.SIGMOID if problem == "multi_label_classification" else Function.SOFTMAX
 
 
 def _scores(logits_C: Tensor, function: Function) -> Tensor:

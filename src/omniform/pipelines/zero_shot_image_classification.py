@@ -46,11 +46,10 @@ class ZeroShotImageClassificationPipeline(Seeing):
     def _sanitize_parameters(self, **given: object) -> tuple[Params, Params, Params]:
         before = self.reading(given, "candidate_labels", "hypothesis_template", "tokenizer_kwargs")
         if given.get("candidate_labels") is not None:
-            before["candidate_labels"] = _labels(given["candidate_labels"])
+            before["candidate_labels"] = labels_of(given["candidate_labels"])
         if given.get("hypothesis_template") is not None:
             template = given["hypothesis_template"]
-            if _filled(template, "a label") == template:
-                raise _no_place(template)
+            filled(template, "a label")
             before["hypothesis_template"] = template
         if given.get("tokenizer_kwargs") is not None:
             before["tokenizer_kwargs"] = encoding_options(given["tokenizer_kwargs"], "tokenizer_kwargs")
@@ -70,16 +69,16 @@ class ZeroShotImageClassificationPipeline(Seeing):
 
     def preprocess(self, input_: object, **given: object) -> Inputs:
         """The pixels of a picture, and the ids of the texts that it is compared with."""
-        labels = _labels(given.get("candidate_labels"))
+        labels = labels_of(given.get("candidate_labels"))
         template = given.get("hypothesis_template", TEMPLATE)
         pixels = self.pixels(self.picture(input_, given))
         options: Params = {"padding": True, **cast(Params, given.get("tokenizer_kwargs", {}))}
-        texts = needed(self.tokenizer)([_filled(template, label) for label in labels], return_tensors="pt", **options)  # type: ignore[arg-type]
+        texts = needed(self.tokenizer)([filled(template, label) for label in labels], return_tensors="pt", **options)  # type: ignore[arg-type]
         # One entry for each picture, in a batch or alone.
         return {**pixels, "text_inputs": [dict(texts)], "candidate_labels": [labels]}
 
     def _forward(self, input_tensors: Inputs, **given: object) -> Params:
-        texts = _first(input_tensors["text_inputs"])
+        texts = shared(input_tensors["text_inputs"])
         pixels = {n: v for n, v in input_tensors.items() if n not in ("text_inputs", "candidate_labels")}
         output = self.model(**pixels, **cast("Mapping[str, Tensor]", texts))
         return {
@@ -89,20 +88,16 @@ class ZeroShotImageClassificationPipeline(Seeing):
 
     def postprocess(self, model_outputs: object, **given: object) -> list[Likeness]:
         """The classes of one picture, the likeliest first."""
-        outputs = cast("Mapping[str, object]", model_outputs)
-        labels = cast("list[str]", _first(outputs["candidate_labels"]))
-        scores = cast(Tensor, outputs["logits"])[0].softmax(dim=-1).tolist()
-        found: list[Likeness] = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
-        return sorted(found, key=_score, reverse=True)
+        return likeliest(cast("Mapping[str, object]", model_outputs))
 
     def check(self, given: Mapping[str, object]) -> None:
         """The same, and that there are labels."""
         super().check(given)
-        _labels(given.get("candidate_labels", self._preprocess_params.get("candidate_labels")))
+        labels_of(given.get("candidate_labels", self._preprocess_params.get("candidate_labels")))
 
     def for_model(self, prepared: Inputs) -> Mapping[str, object]:
         """What the model reads of a picture and of the texts that it is compared with."""
-        texts = cast("Mapping[str, object]", _first(prepared["text_inputs"]))
+        texts = cast("Mapping[str, object]", shared(prepared["text_inputs"]))
         return super().for_model({**prepared, **texts})
 
     def draw(self, picture: Image, answer: object) -> Image:
@@ -122,14 +117,27 @@ def _score(found: Likeness) -> float:
     return found["score"]
 
 
-def _first(value: object) -> object:
-    """What all pictures of a batch share."""
+def likeliest(outputs: Mapping[str, object]) -> list[Likeness]:
+    """The classes that a call names, the likeliest first: by ``logits`` of one input, and ``candidate_labels``."""
+    labels = cast("list[str]", shared(outputs["candidate_labels"]))
+    scores = cast(Tensor, outputs["logits"])[0].softmax(dim=-1).tolist()
+    found: list[Likeness] = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+    return sorted(found, key=_score, reverse=True)
+
+
+def shared(value: object) -> object:
+    """What all inputs of a batch share."""
     while isinstance(value, list) and value and isinstance(value[0], (list, Mapping)):
         value = value[0]
     return value
 
 
-def _labels(value: object) -> list[str]:
+def labels_of(value: object) -> list[str]:
+    """The classes that a call names, as a list.
+
+    Raises:
+        InputError: there are none.
+    """
     labels = [label.strip() for label in value.split(",") if label.strip()] if isinstance(value, str) else value
     if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
         raise WrongTypeError(
@@ -143,17 +151,20 @@ def _labels(value: object) -> list[str]:
     return list(labels)
 
 
-def _filled(template: object, label: str) -> str:
+def filled(template: object, label: str) -> str:
+    """A text with a label in its place.
+
+    Raises:
+        InputError: it has none.
+    """
     if isinstance(template, str):
         try:
-            return template.format(label)
+            text = template.format(label)
+            if text != template:
+                return text
         except (LookupError, ValueError, AttributeError):
             pass
-    raise _no_place(template)
-
-
-def _no_place(template: object) -> InputError:
-    return InputError(
+    raise InputError(
         "the text has no place for a label", where="hypothesis_template", expected="{} in it", found=brief(template)
     )
 
