@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from seen import new_folder
+import torch
+from seen import folders, new_folder
 
+from inputs.speech import LETTERS, arpa
 from reference import saved_reference, transformers
 
 RATE = 16000
@@ -45,4 +49,73 @@ def whisper_classifier(*changes: tuple[str, object]) -> Path:
     )  # fmt: skip
     saved_reference(transformers.WhisperForAudioClassification, config, folder)
     transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    return folder
+
+
+WAVES = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
+    "conv_dim": [8, 8, 8], "conv_stride": [5, 4, 4], "conv_kernel": [10, 8, 4], "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2, "vocab_size": len(LETTERS), "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+"""A wav2vec 2.0 of 80 samples a frame."""
+
+
+@cache
+def wav2vec2(*changes: tuple[str, object]) -> Path:
+    """A wav2vec 2.0 that tells letters."""
+    folder, told = new_folder(), dict(changes)
+    config = transformers.Wav2Vec2Config(**{**WAVES, **told})
+    model = saved_reference(transformers.Wav2Vec2ForCTC, config, folder)
+    torch.nn.init.zeros_(model.lm_head.bias)  # so that it says more than one letter
+    model.save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(LETTERS)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@cache
+def wav2vec2_with_words() -> Path:
+    """The same with a model of words."""
+    import pyctcdecode
+
+    folder = new_folder()
+    shutil.copytree(wav2vec2(), folder, dirs_exist_ok=True)
+    decoder = pyctcdecode.build_ctcdecoder(["", "<s>", "</s>", "⁇", " ", *LETTERS[5:]], str(arpa(folder / "w.arpa")))
+    extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    transformers.Wav2Vec2ProcessorWithLM(extractor, tokenizer, decoder).save_pretrained(folder)
+    return folder
+
+
+@cache
+def whisper(*changes: tuple[str, object]) -> Path:
+    """A Whisper that hears a second at a time, and writes letters."""
+    folder = new_folder()
+    folders.whisper(folder, pad_token="<|endoftext|>")
+    reader = transformers.WhisperTokenizer.from_pretrained(folder)
+    named = {name: reader.convert_tokens_to_ids(f"<|{name}|>") for name in ("endoftext", "startoftranscript")}
+    end, start = named["endoftext"], named["startoftranscript"]
+    languages = {token: reader.convert_tokens_to_ids(token) for token in ("<|en|>", "<|de|>")}
+    tasks = {name: reader.convert_tokens_to_ids(f"<|{name}|>") for name in ("transcribe", "translate")}
+    config = transformers.WhisperConfig(
+        **WHISPER, vocab_size=len(reader), max_target_positions=40, pad_token_id=end, bos_token_id=end,
+        eos_token_id=end, decoder_start_token_id=start,
+    )  # fmt: skip
+    model = saved_reference(transformers.WhisperForConditionalGeneration, config, folder)
+    with torch.no_grad():  # letters are likelier than the many times
+        model.model.decoder.embed_tokens.weight[end:] *= 0.2
+    told = {
+        "lang_to_id": languages, "task_to_id": tasks, "is_multilingual": True, "max_length": 30,
+        "alignment_heads": [[0, 1]], "no_timestamps_token_id": reader.convert_tokens_to_ids("<|notimestamps|>"),
+        "prev_sot_token_id": reader.convert_tokens_to_ids("<|startofprev|>"), **dict(changes),
+    }  # fmt: skip
+    model.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    usual = {name: value for name, value in json.loads(file.read_text()).items() if name != "_from_model_config"}
+    file.write_text(json.dumps({**usual, **told}))
+    extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    transformers.WhisperProcessor(extractor, reader).save_pretrained(folder)
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -213,10 +213,11 @@ class WhisperWriter(Writer):
                 "this is not Whisper's feature extractor", where="feature_extractor", found=type(extractor).__name__
             )
         parts = [self._part(output, pipe.rate) for output in outputs]
-        text, more = cast("_Joins", reader)._decode_asr(
+        times = cast("bool | Literal['word'] | None", asked.get("return_timestamps"))
+        text, more = reader._decode_asr(
             parts,
-            return_timestamps=asked.get("return_timestamps"),
-            return_language=asked.get("return_language"),
+            return_timestamps=times,
+            return_language=bool(asked.get("return_language")),
             time_precision=extractor.chunk_length / cast(int, pipe.model.config.get("max_source_positions")),
         )
         return {"text": text, **more}
@@ -234,14 +235,6 @@ class WhisperWriter(Writer):
         if "token_timestamps" in output:
             part["token_timestamps"] = cast(Tensor, _only(output["token_timestamps"]))[None]
         return part
-
-
-class _Joins(Protocol):
-    """A tokenizer that makes one text of the parts of a sound."""
-
-    def _decode_asr(
-        self, model_outputs: object, *, return_timestamps: object, return_language: object, time_precision: float
-    ) -> tuple[str, Mapping[str, object]]: ...
 
 
 def recognizer(tasks: Sequence[str], reader: object, decoder: BeamDecoder | None) -> Recognizer:
