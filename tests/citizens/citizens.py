@@ -129,6 +129,14 @@ RT_DETR = {
     "num_feature_levels": 2, "decoder_ffn_dim": 20, "decoder_layers": 1, "decoder_attention_heads": 2,
     "num_denoising": 4, "backbone_config": {**RESNET, "model_type": "rt_detr_resnet"}, "initializer_range": 0.4,
 }  # fmt: skip
+VITS = {
+    "vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
+    "flow_size": 8, "spectrogram_bins": 9, "upsample_initial_channel": 8, "upsample_rates": [2],
+    "upsample_kernel_sizes": [4], "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]],
+    "posterior_encoder_num_wavenet_layers": 1, "prior_encoder_num_flows": 2, "prior_encoder_num_wavenet_layers": 1,
+    "duration_predictor_num_flows": 2, "depth_separable_num_layers": 1, "noise_scale": 0.0,
+    "noise_scale_duration": 0.0,
+}  # fmt: skip
 MAPS = {
     **RESNET, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1],
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
@@ -496,6 +504,7 @@ CITIZENS: dict[str, Citizen] = {
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "moonshine": Citizen("moonshine", "MoonshineForConditionalGeneration", MOONSHINE, Waves()),
+    "vits": Citizen("vits", "VitsModel", VITS, Text("")),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),

@@ -5,6 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-KNOWN: Mapping[str, frozenset[str]] = {}
+MEASURED = frozenset({"vits"})
+"""Models that compute how long their answer is: whoever makes room for it must read that number."""
+
+KNOWN: Mapping[str, frozenset[str]] = {
+    "test_no_value_is_read": MEASURED,
+    "test_no_value_is_read, masked": MEASURED,
+    "test_meta": MEASURED,
+    "test_meta, masked": MEASURED,
+}
 
 INPUTS_KNOWN: Mapping[str, frozenset[str]] = {}

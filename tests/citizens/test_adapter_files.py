@@ -51,7 +51,8 @@ def test_every_family_s_adapter_is_the_reference_s(name, tmp_path):
     close(answer(theirs, name), found)
     again = peft.PeftModel.from_pretrained(loaded(name, tmp_path / "base"), tmp_path / "adapter").eval()
     close(answer(again, name), found)
-    assert not torch.allclose(found, answer(loaded(name, tmp_path / "base"), name), atol=1e-3)
+    before = answer(loaded(name, tmp_path / "base"), name)
+    assert found.shape != before.shape or not torch.allclose(found, before, atol=1e-3)
 
 
 CONFIGS = {

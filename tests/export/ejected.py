@@ -26,7 +26,7 @@ from omniform.models import registry
 from reference import randomise
 
 PARITY = Path(__file__).parents[1] / "parity"
-LONE = ("logits", "image_embeds", "text_embeds", "reconstruction", "predicted_depth", "last_hidden_state")
+LONE = ("logits", "image_embeds", "text_embeds", "reconstruction", "predicted_depth", "waveform", "last_hidden_state")
 LEARNED = {
     "labels",
     "mask_labels",

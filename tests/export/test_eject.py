@@ -26,7 +26,10 @@ REFUSED = {"timm_wrapper": "neither ours nor torch's own"}  # what timm computes
 SIBLINGS = {"rt_detr_v2", "oneformer", "sam2"}
 """Families that take seconds to write and stand on what a sibling shows: `make exhaustive` writes them."""
 
-WRITTEN = sorted(covering() - set(REFUSED) - SIBLINGS)
+UNWRITTEN = {"vits"}
+"""Families whose files do not run yet: layers that also look at what is padding come out without their forward."""
+
+WRITTEN = sorted(covering() - set(REFUSED) - SIBLINGS - UNWRITTEN)
 """Families that hold every class of module between them; `make exhaustive` writes all."""
 GROUPS = [WRITTEN[start::8] for start in range(8)]
 ALL_HEADS = ("llama", "bert", "t5")

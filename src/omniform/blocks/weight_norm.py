@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.composed import Composed
-
 
 class NormedWeight(nn.Module):
     """A weight as lengths and directions.
@@ -46,10 +44,12 @@ class NormedWeight(nn.Module):
         return torch._weight_norm(self.original1, self.original0, self.along)
 
 
-class Parametrizations(Composed):
+class Parametrizations(nn.Module):
     """Where torch's parametrizations of a module lie: by the names of what they compute."""
 
-    weight: NormedWeight
+    def __init__(self, shape: tuple[int, ...], along: int) -> None:
+        super().__init__()
+        self.weight = NormedWeight(shape, along)
 
 
 class NormedConv1d(nn.Module):
@@ -78,7 +78,7 @@ class NormedConv1d(nn.Module):
     ) -> None:
         super().__init__()
         self.padding, self.dilation, self.groups = padding, dilation, groups
-        self.parametrizations = Parametrizations(weight=NormedWeight((outside, inside // groups, kernel), along))
+        self.parametrizations = Parametrizations((outside, inside // groups, kernel), along)
         self.bias = nn.Parameter(torch.empty(outside))
 
     @property

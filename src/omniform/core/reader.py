@@ -133,6 +133,18 @@ class ConfigReader:
         self.values[name] = list(value) if as_list else value[0]
         return value
 
+    def integer_lists(
+        self, name: str, default: tuple[tuple[int, ...], ...] | _Required = REQUIRED, *, least: int = 0
+    ) -> tuple[tuple[int, ...], ...]:
+        """A list of lists of integers."""
+
+        def read(value: object) -> tuple[tuple[int, ...], ...]:
+            return tuple(_as_ints(one, least) for one in _as_list(value))
+
+        lists = self._need(name, self._get(name, (), default, read, "a list of lists of integers"))
+        self.values[name] = [list(one) for one in lists]
+        return lists
+
     def numbers(self, name: str, default: tuple[float, ...] | _Required = REQUIRED) -> tuple[float, ...]:
         """A list of finite numbers."""
         return self._need(name, self._get(name, (), default, _as_floats, "a list of numbers"))

@@ -28,6 +28,9 @@ DEMANDED = (
     "pred_boxes",
     "pred_masks",
     "iou_scores",
+    "waveform",
+    "sequence_lengths",
+    "spectrogram",
     "object_score_logits",
     "logits_per_image",
     "logits_per_text",
@@ -39,6 +42,9 @@ DEMANDED = (
     "masks_queries_logits",
     "predicted_depth",
     "iou_scores",
+    "waveform",
+    "sequence_lengths",
+    "spectrogram",
 )
 """Fields of outputs that heads are there for."""
 
