@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from omniform.core.errors import InputError, brief, nearest
 from omniform.core.kinds import ANYTHING, TEXT, Kind, PerRow
 from omniform.core.languages import CODES
 from omniform.core.settings import Setting, inert, later
+from omniform.core.spoken import Words
+from omniform.core.upstairs import upstairs
 
 _TIMES = "Timestamps are not written yet."
 _LONG = "Sound is heard in pieces of the encoder's length, each for itself."
@@ -115,6 +118,10 @@ class SpeechToText(Seq2SeqLM):
         scores = self.project(self.decode(embeds, ctx)[:, -1])
         known = torch.tensor(sorted(_table(options, "lang_to_id").values()), device=scores.device)
         return [int(known[i]) for i in scores[:, known].argmax(-1)]
+
+    def transcribe(self, source: object, **kwargs: object) -> Iterator[Words]:
+        """Write down what is said while it is being said; see :func:`omniform.engine.hearing.transcribe.transcribe`."""
+        return cast("Iterator[Words]", upstairs("engine.hearing.transcribe:transcribe")(self, source, **kwargs))
 
     def given_back(self, prompt: Tensor, written: Tensor, ends: Sequence[int], pad: int) -> Tensor:
         """The words alone, rows filled with ``pad`` on the right. Shape: [B, T]."""

@@ -15,6 +15,7 @@ from omniform.core.collector import paused
 Door = Literal[
     "engine.generate:generate",
     "engine.generate:generate_batch",
+    "engine.hearing.transcribe:transcribe",
     "engine.manager:continuous_batching_context_manager",
     "engine.manager:init_continuous_batching",
     "engine.scoring:score",

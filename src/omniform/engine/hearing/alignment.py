@@ -80,7 +80,7 @@ def token_times(
     memory = _repeated(memory, _shares(rows, windows, "tokens"))
     widths = _widths(frames, rows, memory.hidden.shape[1])
     tables = []
-    most = max(1, _MOST_WEIGHTS // max(1, _heads(model.decoder) * length * memory.hidden.shape[1]))
+    most = max(1, _MOST_WEIGHTS // max(1, head_count(model.decoder) * length * memory.hidden.shape[1]))
     for first in range(0, rows, most):
         some = slice(first, first + most)
         padding = None if memory.padding is None else memory.padding[some]
@@ -176,13 +176,14 @@ def _shares(rows: int, of: int, where: str) -> int:
     return rows // of
 
 
-def _heads(decoder: TextDecoder) -> int:
+def head_count(decoder: TextDecoder) -> int:
+    """How many heads each of its cross-attentions has."""
     kept = (module.state_spec() for module in decoder.modules() if isinstance(module, StatefulModule))
     return max((spec.heads for spec in kept if isinstance(spec, CrossKV)), default=0)
 
 
 def _check(decoder: TextDecoder, heads: Heads, median: int) -> None:
-    layers, count = len(decoder.layers), _heads(decoder)
+    layers, count = len(decoder.layers), head_count(decoder)
     if isinstance(median, bool) or not isinstance(median, int) or median < 1 or median % 2 == 0:
         raise InputError("a median is taken of an odd number", where="median_filter_width", found=brief(median))
     fits = [len(pair) == 2 and 0 <= pair[0] < layers and 0 <= pair[1] < count for pair in heads]
