@@ -6,8 +6,9 @@ from omniform.inputs.audio.load import load_audio, open_recording
 from omniform.inputs.audio.recording import Recording
 from omniform.inputs.audio.registry import FEATURE_EXTRACTORS, feature_extractor
 from omniform.inputs.audio.whisper import WhisperFeatureExtractor
+from omniform.inputs.audio.write import save_audio
 
 __all__ = [
     "FEATURE_EXTRACTORS", "FeatureExtractionMixin", "FeatureExtractor", "Recording", "SequenceFeatureExtractor",
-    "WhisperFeatureExtractor", "feature_extractor", "load_audio", "open_recording",
+    "WhisperFeatureExtractor", "feature_extractor", "load_audio", "open_recording", "save_audio",
 ]  # fmt: skip
