@@ -36,7 +36,7 @@ def rows(config: object, frames: int) -> Inputs:
 
 def moments(config: object, frames: int) -> Inputs:
     classes = torch.arange(3 * frames).view(3, frames) % 4
-    return {"labels": torch.nn.functional.one_hot(classes, 4)}
+    return {"labels": torch.nn.functional.one_hot(classes, 4).float()}
 
 
 def hidden(config: object, frames: int) -> Inputs:

@@ -17,7 +17,7 @@ from omniform.architectures.losses import Items, divided, row_loss, scored
 from omniform.architectures.waves import FrameCounts, SoundEncoder
 from omniform.blocks.composed import Composed
 from omniform.blocks.waves import Count, steps_of
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, check_shape
 from omniform.core.outputs import CausalLMOutput, ClassifierOutput, Noted
 from omniform.core.reader import ConfigReader
 from omniform.core.sound_outputs import WaveOutput, XVectorOutput
@@ -94,6 +94,8 @@ class CTCLoss:
         Returns:
             A scalar, or Shape: [B] for no reduction.
         """
+        rows, letters = logits_BTV.shape[:1], labels_BU.shape[-1:]
+        check_shape("there is not one row of letters per sound", labels_BU.shape, (*rows, *letters), where="labels")
         labels_BU = labels_BU.to(logits_BTV.device)
         real_BU = (labels_BU != IGNORED) & (labels_BU != self.blank)
         letters_B = real_BU.sum(-1)
@@ -219,10 +221,21 @@ class WaveClassifier(MixedHead):
         return ClassifierOutput(loss=loss, logits=logits, **noted)
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed(Targets):
+    """How much each class counts, in any numbers."""
+
+    def check(self, name: str, labels: Tensor, inputs: Mapping[str, object]) -> None:
+        """Any tensor will do; its shape is looked at beside the scores."""
+
+
 class FrameClassifier(MixedHead):
     """Classes of every frame: who speaks when."""
 
     classifier: nn.Linear
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Weighed()}
 
     def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
         labels = inputs.get("labels")
@@ -310,6 +323,7 @@ class MarginSoftmax(nn.Module):
     def forward(self, x_BD: Tensor, labels: Tensor, items: Items = None) -> Tensor:
         """The loss; ``labels``: Shape: [B]; ``items``: see :func:`~omniform.architectures.losses.row_loss`."""
         flat = labels.flatten().to(x_BD.device)
+        check_shape("there is not one voice per sound", flat.shape, x_BD.shape[:1], where="labels")
         cosines_BC = F.normalize(x_BD, dim=1) @ F.normalize(self.weight, dim=0)
         right_BC = flat[:, None] == torch.arange(cosines_BC.shape[1], device=flat.device)
         return row_loss(self.scale * (cosines_BC - self.margin * right_BC), flat, items=items)
