@@ -86,6 +86,11 @@ MOONSHINE = {
     "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "initializer_range": 0.4,
 }  # fmt: skip
+W2V_BERT = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "feature_projection_input_dim": 6, "left_max_position_embeddings": 3, "right_max_position_embeddings": 2,
+    "conv_depthwise_kernel_size": 3, "initializer_range": 0.4, "layerdrop": 0.0, "apply_spec_augment": False,
+}  # fmt: skip
 BART = {
     "vocab_size": 61, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 40,
@@ -374,6 +379,29 @@ class Spectrograms(Text):
 
 
 @dataclass(frozen=True)
+class Frames(Text):
+    """Features of sounds."""
+
+    labels: str = "letters"
+    main: str = "input_features"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_features": noise(rows, 12, 6)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones(inputs["input_features"].shape[:2], dtype=torch.long)
+        mask[0, 8:] = 0
+        return {**inputs, "attention_mask": mask}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "labels": ids(inputs["input_features"].shape[0], 3)}
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_features": {0: BATCH}, "attention_mask": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Hidden(Pictures):
     """Pictures some of whose patches are hidden, the same every time."""
 
@@ -510,6 +538,7 @@ CITIZENS: dict[str, Citizen] = {
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),
     "audio-spectrogram-transformer": Citizen("audio-spectrogram-transformer", "ASTForAudioClassification",
         {**AST, "max_length": 9, "num_mel_bins": 7, "frequency_stride": 3, "time_stride": 2}, Spectrograms()),
+    "wav2vec2-bert": Citizen("wav2vec2-bert", "Wav2Vec2BertForCTC", W2V_BERT, Frames()),
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.attention import Attention
-from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.layers import Layer, Norm
 from omniform.blocks.mlp import activation
@@ -232,8 +231,3 @@ class DistantAttention(Attention):
         q, k, v = super().queries_keys_values(x_BTD, ctx)
         assert isinstance(self.bias, SineDistances)
         return q + self.bias.pos_bias_u, k, v
-
-
-def rotary(head_dim: int, theta: float) -> Rotary:
-    """What turns whole heads."""
-    return Rotary(Frequencies(dim=head_dim, theta=theta))

@@ -122,6 +122,7 @@ FAMILIES: dict[str, str] = {
     "vit_msn": "vit_msn:FAMILY",
     "vits": "vits:FAMILY",
     "wav2vec2": "wav2vec2:FAMILY",
+    "wav2vec2-bert": "wav2vec2_bert:FAMILY",
     "whisper": "whisper:FAMILY",
     "xlm-roberta": "xlm_roberta:FAMILY",
     "xlm-roberta-xl": "xlm_roberta_xl:FAMILY",
@@ -779,6 +780,13 @@ CLASSES: dict[str, str] = {
     "VitsConfig": "vits",
     "VitsModel": "vits",
     "VitsPreTrainedModel": "vits",
+    "Wav2Vec2BertConfig": "wav2vec2_bert",
+    "Wav2Vec2BertForAudioFrameClassification": "wav2vec2_bert",
+    "Wav2Vec2BertForCTC": "wav2vec2_bert",
+    "Wav2Vec2BertForSequenceClassification": "wav2vec2_bert",
+    "Wav2Vec2BertForXVector": "wav2vec2_bert",
+    "Wav2Vec2BertModel": "wav2vec2_bert",
+    "Wav2Vec2BertPreTrainedModel": "wav2vec2_bert",
     "Wav2Vec2Config": "wav2vec2",
     "Wav2Vec2ForAudioFrameClassification": "wav2vec2",
     "Wav2Vec2ForCTC": "wav2vec2",
@@ -899,6 +907,7 @@ TOKENIZERS: dict[str, str] = {
     "umt5": "PreTrainedTokenizerFast",
     "vits": "VitsTokenizer",
     "wav2vec2": "Wav2Vec2CTCTokenizer",
+    "wav2vec2-bert": "Wav2Vec2CTCTokenizer",
     "whisper": "WhisperTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "xlm-roberta-xl": "PreTrainedTokenizerFast",
@@ -962,6 +971,7 @@ FEATURE_EXTRACTORS: dict[str, str] = {
     "audio-spectrogram-transformer": "ASTFeatureExtractor",
     "moonshine": "Wav2Vec2FeatureExtractor",
     "wav2vec2": "Wav2Vec2FeatureExtractor",
+    "wav2vec2-bert": "Wav2Vec2FeatureExtractor",
     "whisper": "WhisperFeatureExtractor",
 }
 """Class name of the feature extractor, by ``model_type``."""
@@ -974,6 +984,7 @@ PROCESSORS: dict[str, str] = {
     "sam": "SamProcessor",
     "sam2": "Sam2Processor",
     "wav2vec2": "Wav2Vec2Processor",
+    "wav2vec2-bert": "Wav2Vec2BertProcessor",
     "whisper": "WhisperProcessor",
 }
 """Class name of the processor, by ``model_type``."""
