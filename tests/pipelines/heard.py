@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from seen import folders, new_folder
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from inputs.speech import LETTERS, arpa
 from reference import saved_reference, transformers
@@ -118,4 +119,28 @@ def whisper(*changes: tuple[str, object]) -> Path:
     file.write_text(json.dumps({**usual, **told}))
     extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     transformers.WhisperProcessor(extractor, reader).save_pretrained(folder)
+    return folder
+
+
+@cache
+def vits(*changes: tuple[str, object]) -> Path:
+    """A VITS that speaks letters; nothing of it is drawn where noise is 0."""
+    folder = new_folder()
+    table = {token: index for index, token in enumerate(["<pad>", "<unk>", *"abcdefgh "])}
+    backend = Tokenizer(models.WordLevel(table, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    config = transformers.VitsConfig(
+        vocab_size=len(table), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=24, flow_size=8,
+        spectrogram_bins=9, upsample_initial_channel=16, upsample_rates=[2, 3], upsample_kernel_sizes=[4, 5],
+        resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]], duration_predictor_filter_channels=12,
+        posterior_encoder_num_wavenet_layers=1, prior_encoder_num_flows=1, prior_encoder_num_wavenet_layers=1,
+        duration_predictor_num_flows=1, depth_separable_num_layers=1, sampling_rate=8000, **dict(changes),
+    )  # fmt: skip
+    saved_reference(transformers.VitsModel, config, folder)
     return folder

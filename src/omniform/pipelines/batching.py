@@ -105,6 +105,12 @@ def groups(items: Sequence[Inputs], size: BatchSize, padding: Padding, device: s
     return found
 
 
+def in_order(count: int, size: int) -> list[list[int]]:
+    """The places of so many inputs that share a batch, as they come. For models that hear padding (norms over time):
+    company matters, and whoever asks for batches of a size is to get the ecosystem's answers."""
+    return [[*range(count)[at : at + size]] for at in range(0, count, size)]
+
+
 def _has_room(rows: int, longest: int, length: int, size: BatchSize, most: int) -> bool:
     if size == "auto":  # a batch that is large enough takes only what adds hardly any padding
         small = rows * longest < most // 8

@@ -266,7 +266,8 @@ def _task_of(model: object, config: ModelConfig | None, where: Mapping[str, obje
             does = tasks_of(kind) if place is None else place.architecture.tasks
             reads = kind.main_input if place is None else place.architecture.skeleton.main_input
     known = PIPELINE_REGISTRY.inferred
-    told = [one for task in does for one in (f"{task} of {reads}", task)]
+    # What a model does besides giving hidden states says more of what it is for.
+    told = [one for task in sorted(does, key="base".__eq__) for one in (f"{task} of {reads}", task)]
     found = [known[one] for one in told if one in known]
     if not found:
         raise InputError(

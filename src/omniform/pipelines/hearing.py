@@ -14,7 +14,7 @@ from omniform.core.errors import InputError, brief
 from omniform.inputs.audio import SequenceFeatureExtractor, load_audio
 from omniform.inputs.media_access import MediaAccess, checked_access
 from omniform.pipelines.base import Params, Pipeline
-from omniform.pipelines.batching import BatchSize, Inputs, Padding
+from omniform.pipelines.batching import BatchSize, Inputs, Padding, in_order
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
@@ -90,12 +90,8 @@ class Hearing(Pipeline):
         return cast(Batch, read).to(self.dtype)
 
     def together(self, chunks: Sequence[Inputs], size: BatchSize, padding: Padding) -> list[list[int]]:
-        """Sounds share batches as they come: where padding is heard (norms over time), company matters, and whoever
-        asks for batches of a size is to get the ecosystem's answers."""
-        if size == "auto":
-            return super().together(chunks, size, padding)
-        places = range(len(chunks))
-        return [[*places[at : at + size]] for at in range(0, len(chunks), size)]
+        """Sounds share batches as they come."""
+        return super().together(chunks, size, padding) if size == "auto" else in_order(len(chunks), size)
 
 
 def row(*numbers: int) -> Tensor:
