@@ -69,6 +69,28 @@ class MelEncoder(MemoryEncoder):
     def get_input_embeddings(self) -> nn.Module:
         return self.conv1
 
+    @property
+    def stride(self) -> int:
+        """Frames of the spectrogram for each that the encoder gives."""
+        return 2
+
+    @property
+    def window(self) -> int:
+        """Frames of the spectrogram that it hears at once."""
+        return self.stride * self.embed_positions.num_embeddings
+
+    def window_of(self, features: Tensor, first: int = 0, frames: int | None = None) -> Tensor:
+        """A part of a long spectrogram, filled with zeros to a window. Shape: [B, mel bins, frames] in and out.
+
+        Args:
+            first: where it begins.
+            frames: how many frames of it are real, at most; a window of them by default.
+        """
+        if features.dim() != 3:
+            return self._checked(features)
+        part = features[..., first : first + (self.window if frames is None else min(frames, self.window))]
+        return F.pad(part, (0, self.window - part.shape[-1]))
+
     def memory(self, hidden: Tensor, attention_mask: Tensor | None) -> Memory:
         # Silence is heard, not masked: that is how Whisper was trained.
         return Memory(hidden)
@@ -97,7 +119,7 @@ class MelEncoder(MemoryEncoder):
         return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
 
     def _checked(self, features: Tensor | None) -> Tensor:
-        bands, frames = self.conv1.in_channels, 2 * self.embed_positions.num_embeddings
+        bands, frames = self.conv1.in_channels, self.window
         if features is None or features.dim() != 3 or features.shape[1:] != (bands, frames):
             raise InputError(
                 "the features do not fit the encoder",

@@ -124,10 +124,13 @@ class Generative(PromptReader, ABC):
         encoder_inputs: names of the inputs that an encoder reads; empty for a decoder alone.
         own_settings: what this kind of model understands beyond the settings that all share
             (:data:`omniform.core.settings.SETTINGS`); :meth:`decoder_prompt` gets those that are set.
+        whole_settings: those among them that only ``generate`` acts on, since they are about a whole input, of which
+            a request reads a part.
     """
 
     encoder_inputs = frozenset[str]()
     own_settings: ClassVar[Mapping[str, Setting]] = {}
+    whole_settings: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def vocabulary(self) -> int | None:
@@ -169,6 +172,18 @@ class Generative(PromptReader, ABC):
         Raises:
             InputError: nobody says which token an answer begins with.
         """
+        start = self.first_token(options)
+        return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)
+
+    def first_token(self, options: Mapping[str, object]) -> int:
+        """The token that an encoder-decoder's answer begins with.
+
+        Args:
+            options: the settings of the call over those of ``generation_config.json``.
+
+        Raises:
+            InputError: nobody says which.
+        """
         start = options.get("decoder_start_token_id", self.start_token_id)
         if not isinstance(start, int) or not self.knows(start):
             raise InputError(
@@ -178,7 +193,7 @@ class Generative(PromptReader, ABC):
                 found=None if start is None else brief(start),
                 remedy="Pass decoder_input_ids or decoder_start_token_id.",
             )
-        return torch.full((memory.hidden.shape[0], 1), start, device=memory.hidden.device)
+        return start
 
     def opened(self, beginnings: Sequence[Sequence[int]], starts: Sequence[object]) -> list[list[int]]:
         """What an encoder-decoder's answers begin with, where the caller says so: the start token stands in front.

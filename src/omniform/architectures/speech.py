@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from omniform.architectures.encoder_decoder import Seq2SeqLM
+from omniform.architectures.audio import MelEncoder
+from omniform.architectures.encoder_decoder import EncoderOutputs, Seq2SeqLM, encoder_output
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError, brief, nearest
-from omniform.core.kinds import ANYTHING, TEXT, Kind, PerRow
+from omniform.core.generation import GenerationConfig, as_settings
+from omniform.core.kinds import ANYTHING, FLAG, NUMBER, POSITIVE, TEXT, Kind, PerRow, one_of, whole
 from omniform.core.languages import CODES
-from omniform.core.settings import Setting, inert, later
+from omniform.core.settings import Setting, inert
 from omniform.core.spoken import Words
 from omniform.core.upstairs import upstairs
-
-_TIMES = "Timestamps are not written yet."
-_LONG = "Sound is heard in pieces of the encoder's length, each for itself."
 
 
 def _as_language(value: object) -> str | PerRow:
@@ -28,6 +27,27 @@ def _as_language(value: object) -> str | PerRow:
         raise ValueError
     return value
 
+
+def _setting(kind: Kind, neutral: object, help: str) -> Setting:
+    return Setting(kind=kind, neutral=neutral, attribute=False, help=help)
+
+
+_WHOLE: Mapping[str, Setting] = {
+    "return_token_timestamps": _setting(FLAG, False, "tell when each token was said"),
+    "return_segments": _setting(FLAG, False, "give back the segments: their tokens, beginnings and ends"),
+    "prompt_ids": _setting(ANYTHING, None, "tokens that come before: names and words to expect"),
+    "prompt_condition_type": _setting(
+        one_of("first-segment", "all-segments"), None, "whether each window is told the prompt, or the first alone"
+    ),
+    "condition_on_prev_tokens": _setting(FLAG, None, "each window is told what was written of those before it"),
+    "compression_ratio_threshold": _setting(NUMBER, None, "what repeats itself more than this is written anew"),
+    "logprob_threshold": _setting(NUMBER, None, "what is less likely than this, by token, is written anew"),
+    "no_speech_threshold": _setting(NUMBER, None, "what is so likely no speech, and unlikely as text, is left out"),
+    "monitor_progress": _setting(ANYTHING, None, "is called with frames heard and frames in all"),
+    "force_unique_generate_call": _setting(FLAG, None, "hear one window only, and give back all that was written"),
+    "time_precision": _setting(POSITIVE, 0.02, "seconds from one timestamp to the next"),
+    "time_precision_features": _setting(POSITIVE, 0.01, "seconds from one frame to the next"),
+}
 
 OWN: Mapping[str, Setting] = {
     "language": Setting(
@@ -39,22 +59,14 @@ OWN: Mapping[str, Setting] = {
     "no_timestamps_token_id": Setting(kind=ANYTHING),
     "forced_decoder_ids": Setting(kind=ANYTHING),
     "is_multilingual": Setting(kind=ANYTHING),
-    "return_timestamps": later(False, attribute=False, remedy=_TIMES),
-    "return_token_timestamps": later(False, attribute=False, remedy=_TIMES),
-    "return_segments": later(False, attribute=False, remedy=_TIMES),
-    "prompt_ids": later(attribute=False, remedy="decoder_input_ids says what an answer begins with."),
-    "prompt_condition_type": later(attribute=False, remedy=_LONG),
-    "condition_on_prev_tokens": later(False, attribute=False, remedy=_LONG),
-    "compression_ratio_threshold": later(attribute=False, remedy=_LONG),
-    "logprob_threshold": later(attribute=False, remedy=_LONG),
-    "no_speech_threshold": later(attribute=False, remedy=_LONG),
-    "num_segment_frames": later(attribute=False, remedy=_LONG),
-    "monitor_progress": later(attribute=False),
-    **inert(
-        "alignment_heads", "max_initial_timestamp_index", "prev_sot_token_id", "time_precision",
-        "time_precision_features", "force_unique_generate_call", "median_filter_width",
-    ),
-}  # fmt: skip
+    "return_timestamps": _setting(FLAG, False, "write when something was said"),
+    "max_initial_timestamp_index": _setting(whole(0), None, "the latest timestamp to begin with"),
+    "prev_sot_token_id": Setting(kind=ANYTHING),
+    "alignment_heads": Setting(kind=ANYTHING),
+    **_WHOLE,
+    # A window is as long as the model's encoder, whatever is said; the filter's width is the config's.
+    **inert("num_segment_frames", "median_filter_width"),
+}
 """What speech models understand beyond the settings that all share."""
 
 
@@ -67,6 +79,12 @@ class SpeechToText(Seq2SeqLM):
     """
 
     own_settings = OWN
+    whole_settings = frozenset(_WHOLE)
+
+    @property
+    def listener(self) -> MelEncoder:
+        """The encoder, which hears a window of sound at a time."""
+        return cast(MelEncoder, self.model.encoder)
 
     def decoder_prompt(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
         """The tokens that each row's answer begins with.
@@ -85,18 +103,46 @@ class SpeechToText(Seq2SeqLM):
             InputError: a language or a task that this checkpoint does not have.
         """
         rows = memory.hidden.shape[0]
-        tokens: list[list[int | None]] = [[int(row[0])] for row in super().decoder_prompt(memory, options)]
+        heard = self._languages(memory, options) if self.detects(options) else [None] * rows
+        named = options.get("language")
+        each = named if isinstance(named, (list, tuple)) else [named] * rows
+        if len(each) != rows:
+            raise InputError("one language per row", where="language", expected=rows, found=len(each))
+        whole = [
+            self.opening({**options, "language": own}, language) for own, language in zip(each, heard, strict=True)
+        ]
+        return torch.tensor(whole, device=memory.hidden.device)
+
+    def detects(self, options: Mapping[str, object]) -> bool:
+        """Whether the language is to be heard, as nobody names it."""
+        if options.get("language") is not None or not options.get("lang_to_id"):
+            return False
+        forced = _forced(options) if options.get("task") is None else []
+        return not forced or forced[0] is None
+
+    def opening(self, options: Mapping[str, object], heard: int | None = None) -> list[int]:
+        """The tokens that one row's answer begins with.
+
+        Args:
+            options: see :meth:`decoder_prompt`; one language.
+            heard: the token of the language that was heard, where :meth:`detects` asks for it.
+        """
         language, task = options.get("language"), options.get("task")
+        tokens: list[int | None] = [self.first_token(options)]
         if language is None and task is None:
-            tokens = [[*row, *_forced(options)] for row in tokens]
-        ids = _language_ids(language, options, rows)
-        if ids is None and options.get("lang_to_id") and (len(tokens[0]) == 1 or tokens[0][1] is None):
-            ids = self.detect_language(memory, options)
-        if ids is not None:
-            tokens = [[row[0], code, *row[2:]] for row, code in zip(tokens, ids, strict=True)]
-        closing = [*_task_ids(task, language, tokens[0], options), *_no_timestamps(options, tokens[0])]
-        whole = [[t for t in (*row, *closing) if t is not None] for row in tokens]
-        for token in {token for row in whole for token in row}:
+            tokens += _forced(options)
+        code = heard if language is None else _language_id(language, options)
+        if code is not None:
+            tokens = [tokens[0], code, *tokens[2:]]
+        if task is not None:
+            token, known = _task_id(str(task), options)
+            tokens = [token if t in known else t for t in tokens]
+            tokens += [] if token in tokens else [token]
+        elif language is not None and options.get("task_to_id") is not None:
+            table = _table(options, "task_to_id")
+            tokens += [] if any(i in tokens for i in table.values()) else [table["transcribe"]]
+        whole = [t for t in _stamped(tokens, options) if t is not None]
+        for token in whole:
             if not isinstance(token, int) or not self.knows(token):
                 raise InputError(
                     "an answer cannot open with a token outside the vocabulary",
@@ -104,19 +150,61 @@ class SpeechToText(Seq2SeqLM):
                     expected=f"tokens below {self.vocabulary}",
                     found=brief(token),
                 )
-        return torch.tensor(whole, device=memory.hidden.device)
+        return whole
 
     def opened(self, beginnings: Sequence[Sequence[int]], starts: Sequence[object]) -> list[list[int]]:
         return [list(row) for row in beginnings]  # they open with several tokens, of which a caller may leave some out
 
-    def detect_language(self, memory: Memory, options: Mapping[str, object]) -> list[int]:
+    @torch.no_grad()
+    def detect_language(
+        self,
+        input_features: Tensor | None = None,
+        encoder_outputs: EncoderOutputs | Tensor | None = None,
+        generation_config: GenerationConfig | Mapping[str, object] | None = None,
+        num_segment_frames: int | None = None,
+    ) -> Tensor:
+        """The token of the language that is spoken at the beginning of each sound.
+
+        Args:
+            input_features: log-mel features, of which the first window is heard. Shape: [B, mel bins, frames].
+            encoder_outputs: what the encoder made of that, instead.
+            generation_config: says ``lang_to_id``, and the start token, over the model's own.
+            num_segment_frames: of how many frames a window is; as many as the encoder takes.
+
+        Returns:
+            Shape: [B].
+
+        Raises:
+            InputError: neither or both of the inputs, or a checkpoint that knows no languages.
+        """
+        if (input_features is None) == (encoder_outputs is None):
+            raise InputError(
+                "one sound, as features or encoded",
+                where="detect_language",
+                expected="either input_features or encoder_outputs",
+                found="neither" if input_features is None else "both",
+            )
+        if input_features is not None:
+            memory = self.encode(input_features=self.listener.window_of(input_features.to(self.device)))
+        else:
+            given = (encoder_outputs,) if isinstance(encoder_outputs, Tensor) else encoder_outputs
+            memory = self.encode(encoder_outputs=encoder_output(given or ()).last_hidden_state.to(self.device))
+        own = as_settings(self.generation_config, "model.generation_config")
+        said = {n: v for n, v in {**own, **as_settings(generation_config)}.items() if v is not None}
+        return torch.tensor(self._languages(memory, said), device=self.device)
+
+    def languages(self, options: Mapping[str, object]) -> list[int]:
+        """The tokens of the languages that the checkpoint knows."""
+        return sorted(_table(options, "lang_to_id").values())
+
+    def _languages(self, memory: Memory, options: Mapping[str, object]) -> list[int]:
         """The likeliest language token of each row."""
         start = super().decoder_prompt(memory, options)
         embeds = self.embed(start)
         positions = torch.zeros(1, 1, dtype=torch.long, device=embeds.device)
         ctx = StepContext(positions=positions, memory=memory, backend=self.attn_backend)
         scores = self.project(self.decode(embeds, ctx)[:, -1])
-        known = torch.tensor(sorted(_table(options, "lang_to_id").values()), device=scores.device)
+        known = torch.tensor(self.languages(options), device=scores.device)
         return [int(known[i]) for i in scores[:, known].argmax(-1)]
 
     def transcribe(self, source: object, **kwargs: object) -> Iterator[Words]:
@@ -169,46 +257,37 @@ def _forced(options: Mapping[str, object]) -> list[int | None]:
     return tokens
 
 
-def _language_ids(language: object, options: Mapping[str, object], rows: int) -> list[int] | None:
-    if language is None:
-        return None
+def _language_id(language: object, options: Mapping[str, object]) -> int:
     if options.get("is_multilingual") is False:
         raise InputError("this checkpoint knows English only", where="language", found=repr(language))
     table = _table(options, "lang_to_id")
-    named = list(language) if isinstance(language, (list, tuple)) else [language] * rows
-    if len(named) != rows:
-        raise InputError("one language per row", where="language", expected=rows, found=len(named))
-    ids = []
-    for name in named:
-        text = str(name).lower()
-        token = text if text in table else f"<|{CODES.get(text, text)}|>"
-        if token not in table:
-            raise InputError(
-                "this checkpoint does not know the language",
-                where="language",
-                found=repr(name),
-                remedy=nearest(text, (key.strip("<|>") for key in table)),
-            )
-        ids.append(table[token])
-    return ids
+    text = str(language).lower()
+    token = text if text in table else f"<|{CODES.get(text, text)}|>"
+    if token not in table:
+        raise InputError(
+            "this checkpoint does not know the language",
+            where="language",
+            found=repr(language),
+            remedy=nearest(text, (key.strip("<|>") for key in table)),
+        )
+    return table[token]
 
 
-def _task_ids(
-    task: object, language: object, row: Sequence[int | None], options: Mapping[str, object]
-) -> list[int | None]:
-    if task is not None:
-        if options.get("is_multilingual") is False:
-            raise InputError("this checkpoint transcribes English only", where="task", found=repr(task))
-        table = _table(options, "task_to_id")
-        if task not in table:
-            raise InputError("unknown task", where="task", found=repr(task), remedy=nearest(str(task), table))
-        return [table[str(task)]]
-    if language is not None and options.get("task_to_id") is not None:
-        table = _table(options, "task_to_id")
-        return [] if any(i in row for i in table.values()) else [table["transcribe"]]
-    return []
+def _task_id(task: str, options: Mapping[str, object]) -> tuple[int, Collection[int]]:
+    """A task's token, and those of all tasks."""
+    if options.get("is_multilingual") is False:
+        raise InputError("this checkpoint transcribes English only", where="task", found=repr(task))
+    table = _table(options, "task_to_id")
+    if task not in table:
+        raise InputError("unknown task", where="task", found=repr(task), remedy=nearest(task, table))
+    return table[task], table.values()
 
 
-def _no_timestamps(options: Mapping[str, object], row: Sequence[int | None]) -> list[int | None]:
+def _stamped(tokens: list[int | None], options: Mapping[str, object]) -> list[int | None]:
+    """An opening with the token that turns timestamps off, or without it."""
     token = options.get("no_timestamps_token_id")
-    return [] if not isinstance(token, int) or row[-1] == token else [token]
+    if not isinstance(token, int):
+        return tokens
+    if options.get("return_timestamps") is True:
+        return tokens[:-1] if tokens[-1] == token else tokens
+    return tokens if tokens[-1] == token else [*tokens, token]

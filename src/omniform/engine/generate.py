@@ -14,6 +14,7 @@ from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.speech import SpeechToText
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
 from omniform.core.settings import misspelt
@@ -171,7 +172,7 @@ def generate(
     streamer: Streamer | None = None,
     tokenizer: Reader | None = None,
     **kwargs: object,
-) -> Tensor | GenerateOutput:
+) -> Tensor | GenerateOutput | dict[str, object]:
     """Write on from prompts.
 
     Args:
@@ -189,7 +190,8 @@ def generate(
     Returns:
         Prompt and answer in one tensor, Shape: [B, T + new], short rows filled with the padding token after their
         end; of an encoder-decoder the answer only. With ``num_return_sequences``, so many rows per prompt. With
-        ``return_dict_in_generate``, a :class:`GenerateOutput`.
+        ``return_dict_in_generate``, a :class:`GenerateOutput`. Models that hear have forms of their own
+        (:mod:`omniform.engine.hearing.generate`).
 
     Raises:
         InputError: an input or a setting that cannot be used, a prompt longer than the model's positions.
@@ -212,6 +214,11 @@ def generate(
         with told_of_failures(streamer):
             mine = cast(PreTrainedModel, model)
             return own_loop.write(mine, inputs, generation_config, kwargs, streamer, tokenizer)
+    if isinstance(model, SpeechToText):
+        from omniform.engine.hearing.generate import generate as hear
+
+        with told_of_failures(streamer):
+            return hear(model, inputs, generation_config, kwargs, streamer, tokenizer)
     with told_of_failures(streamer):
         job = prepare(model, inputs, generation_config, kwargs, tokenizer)
         settings = job.settings(1)

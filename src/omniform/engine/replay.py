@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from omniform.architectures.encoder_decoder import encoder_output
 from omniform.architectures.generative import Generative
 from omniform.core.layouts import layout_of
 from omniform.core.outputs import ModelOutput
@@ -165,6 +166,9 @@ class Replay:
             vectors = torch.cat((self._vectors, written.to(self._vectors.dtype)), dim=1)
             inputs["inputs_embeds"] = vectors
             rows, width = rows.new_zeros(vectors.shape[:2]), self._vectors.shape[1]
+        given = self._named.get("encoder_outputs")
+        if given is not None:
+            inputs["encoder_outputs"] = encoder_output((given,) if isinstance(given, Tensor) else given)  # type: ignore[arg-type]
         if not self._model.encoder_inputs:
             mask = torch.ones_like(rows)
             mask[:, :width] = self._prompt_mask(width)
@@ -187,7 +191,7 @@ class Replay:
     def _features(self) -> dict[str, Tensor]:
         """The call's inputs but for what the decoder reads."""
         encodes = bool(self._model.encoder_inputs)
-        left_out = {self._decoder, "decoder_attention_mask"}
+        left_out = {self._decoder, "decoder_attention_mask", "encoder_outputs"}
         left_out |= set() if encodes else {"attention_mask", "inputs_embeds"}
         found = features_of(self._model, {n: value for n, value in self._named.items() if n not in left_out})
         ids = self._named.get("input_ids")

@@ -51,7 +51,13 @@ def rules_of(s: Settings, device: torch.device) -> tuple[Rule, ...]:
     def tokens(ids: Sequence[int]) -> Tensor:
         return torch.tensor(list(ids), dtype=torch.long, device=device)
 
-    return (*_rules_of_tokens(s), *_rules_of_length(s, tokens(s.eos_token_ids), tokens))
+    return (*_rules_of_tokens(s), *_rules_of_length(s, tokens(s.eos_token_ids), tokens), *_rules_of_sound(s))
+
+
+def _rules_of_sound(s: Settings) -> list[Rule]:
+    """Those of rows that say when something was spoken; a processor of a user's comes beside them."""
+    timed = s.timestamps
+    return [] if timed is None else [Rule((), lambda rows, x: timed([row.tokens[row.prompt :] for row in rows], x))]
 
 
 def _rules_of_tokens(s: Settings) -> list[Rule]:

@@ -22,6 +22,7 @@ from omniform.engine.beams import BeamSettings
 from omniform.engine.criteria import MaxLengthCriteria
 from omniform.engine.guessing import Guessing
 from omniform.engine.parts import Parts
+from omniform.engine.processors.audio import Timestamps
 
 log = logging.getLogger("omniform")
 
@@ -83,6 +84,7 @@ class Settings:
         prompt_logprobs: the same for the prompt's own tokens.
         keep_scores, keep_logits: whether the scores that tokens were chosen by, and the model's own, are kept.
         guessing: how tokens are guessed ahead, where somebody does.
+        timestamps: how rows say when something was spoken; None where they do not.
     """
 
     max_new_tokens: int
@@ -131,6 +133,7 @@ class Settings:
     keep_scores: bool
     keep_logits: bool
     guessing: Guessing
+    timestamps: Timestamps | None = None
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -144,20 +147,11 @@ class Settings:
     @property
     def has_token_rules(self) -> bool:
         """Whether any rule looks at what a row holds or how long it is."""
-        return bool(
-            self.repetition_penalty != 1.0
-            or self.encoder_repetition_penalty != 1.0
-            or self.no_repeat_ngram_size
-            or self.encoder_no_repeat_ngram_size
-            or self.min_new_tokens
-            or self.forced_first is not None
-            or self.forced_last
-            or self.begin_suppress_tokens
-            or self.sequence_bias
-            or self.bad_words
-            or self.length_decay
-            or self.remove_invalid
-        )
+        penalised = self.repetition_penalty != 1.0 or self.encoder_repetition_penalty != 1.0
+        runs = self.no_repeat_ngram_size or self.encoder_no_repeat_ngram_size or self.sequence_bias or self.bad_words
+        ends = self.min_new_tokens or self.forced_first is not None or self.forced_last or self.length_decay
+        rest = self.begin_suppress_tokens or self.remove_invalid or self.timestamps is not None
+        return bool(penalised or runs or ends or rest)
 
     @property
     def is_plain(self) -> bool:
@@ -205,7 +199,6 @@ class Asked:
         layers: what the caller set, the later mappings over the earlier ones: what is set in a config (no Nones), and
             keywords, whose None means that a setting is to have no effect. All of it over ``generation_config.json``,
             over the config's special tokens.
-
         told: what was warned of in this call already; the prompts of a batch share it.
 
     Attributes:
@@ -360,6 +353,7 @@ def _settings(values: Mapping[str, object], prompt: int) -> Settings:
         "pad_token_id": pad[0] if pad else ends[0] if ends else 0,
         "keep_beams": values["output_attentions"] is True or values["output_hidden_states"] is True,
         "guessing": Guessing.read(values),
+        "timestamps": Timestamps.read(values, ends),
     }
     return Settings(**given)
 

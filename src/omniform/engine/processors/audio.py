@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +15,90 @@ from omniform.core.generation import GenerationConfig
 from omniform.engine.processors.base import NEVER, LogitsProcessor, Tokens, real_tokens, refuse, whole
 
 
-class WhisperTimeStampLogitsProcessor(LogitsProcessor):
+@dataclass(frozen=True, slots=True)
+class Timestamps:
     """Timestamps come in pairs, never go back, and come when they are likelier together than any word.
 
     The rules of https://github.com/openai/whisper (``decoding.py``, ``ApplyTimestampRules``).
+
+    Attributes:
+        off: the token that turns them off, which is never written; timestamps follow it.
+        end: the token that ends a row, before which a single timestamp may stand.
+        latest: how late the first of them may be, counted from the beginning of the window; None for any.
+        detects: whether timestamps that are likely together are written.
+    """
+
+    off: int
+    end: int
+    latest: int | None = None
+    detects: bool = True
+
+    @classmethod
+    def read(cls, values: Mapping[str, object], ends: Sequence[int]) -> Self | None:
+        """What settings ask for; None where no timestamps are wanted.
+
+        Args:
+            values: the settings by name.
+            ends: the tokens that end a row.
+
+        Raises:
+            InputError: the model has no timestamps.
+        """
+        if values.get("return_timestamps") is not True:
+            return None
+        off, latest = values.get("no_timestamps_token_id"), values.get("max_initial_timestamp_index")
+        if not isinstance(off, int):
+            raise InputError(
+                "the checkpoint does not say which tokens are timestamps",
+                where="return_timestamps",
+                expected="no_timestamps_token_id in generation_config.json",
+                found="none",
+                remedy="Leave return_timestamps out, or set model.generation_config.no_timestamps_token_id.",
+            )
+        return cls(off, ends[0] if ends else off, latest if isinstance(latest, int) else None)
+
+    @property
+    def first(self) -> int:
+        """The earliest of them."""
+        return self.off + 1
+
+    def __call__(self, written: Sequence[Sequence[int]], scores: Tensor, *, begun: bool | None = None) -> Tensor:
+        """Scores of the next token, changed. Shape: [R, V] in and out.
+
+        Args:
+            written: what each row has written so far.
+            scores: Shape: [R, V].
+            begun: whether rows have begun; by default each has that has written something.
+        """
+        first, lowest = self.first, []
+        scores = scores.clone()
+        scores[:, self.off] = NEVER
+        for row, tokens in enumerate(written):
+            last = bool(tokens) and tokens[-1] >= first
+            before = len(tokens) < 2 or tokens[-2] >= first
+            if last and before:
+                scores[row, first:] = NEVER
+            elif last:
+                scores[row, : self.end] = NEVER
+            latest = next((t for t in reversed(tokens) if t >= first), None)
+            # The second of a pair may be the same as the first; a new pair begins later.
+            lowest.append(first if latest is None else latest if last and not before else latest + 1)
+            if not (bool(tokens) if begun is None else begun):
+                scores[row, :first] = NEVER
+                if self.latest is not None:
+                    scores[row, first + self.latest + 1 :] = NEVER
+        places = torch.arange(scores.shape[-1], device=scores.device)
+        behind = places < torch.tensor(lowest, device=scores.device)[:, None]
+        scores.masked_fill_((places >= first) & behind, NEVER)
+        if self.detects:
+            logs = scores.float().log_softmax(-1)
+            likelier = logs[:, first:].logsumexp(-1) > logs[:, :first].amax(-1)
+            scores[:, :first].masked_fill_(likelier[:, None], NEVER)
+        return scores
+
+
+class WhisperTimeStampLogitsProcessor(LogitsProcessor):
+    """The rules of :class:`Timestamps`, as a processor.
 
     Args:
         generate_config: tells ``no_timestamps_token_id`` (timestamps follow it), ``eos_token_id`` or ``bos_token_id``,
@@ -34,8 +115,7 @@ class WhisperTimeStampLogitsProcessor(LogitsProcessor):
         self.timestamp_begin = self.no_timestamps_token_id + 1
         self.eos_token_id = cast("int", said("eos_token_id") or said("bos_token_id"))
         detect = said("_detect_timestamp_from_logprob") if _detect_timestamp_from_logprob is None else None
-        self._detect = _detect_timestamp_from_logprob if detect is None else bool(detect)
-        self._detect = True if self._detect is None else self._detect
+        self._detect = next((bool(said) for said in (_detect_timestamp_from_logprob, detect) if said is not None), True)
         self.begin_index = whole("begin_index", begin_index, 0)
         self.max_initial_timestamp_index = cast("int | None", said("max_initial_timestamp_index"))
 
@@ -45,32 +125,11 @@ class WhisperTimeStampLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """See :class:`LogitsProcessor`."""
-        first = self.timestamp_begin
-        scores = scores.clone()
-        scores[:, self.no_timestamps_token_id] = NEVER
-        lowest = []
-        for row, tokens in enumerate(input_ids[:, self.begin_index :].tolist()):
-            last = bool(tokens) and tokens[-1] >= first
-            before = len(tokens) < 2 or tokens[-2] >= first
-            if last and before:
-                scores[row, first:] = NEVER
-            elif last:
-                scores[row, : self.eos_token_id] = NEVER
-            latest = next((t for t in reversed(tokens) if t >= first), None)
-            # The second of a pair may be the same as the first; a new pair begins later.
-            lowest.append(first if latest is None else latest if last and not before else latest + 1)
-        places = torch.arange(scores.shape[-1], device=scores.device)
-        behind = places < torch.tensor(lowest, device=scores.device)[:, None]
-        scores.masked_fill_((places >= first) & behind, NEVER)
-        if input_ids.shape[1] == self.begin_index:
-            scores[:, :first] = NEVER
-            if self.max_initial_timestamp_index is not None:
-                scores[:, first + self.max_initial_timestamp_index + 1 :] = NEVER
-        if self._detect:
-            logs = scores.float().log_softmax(-1)
-            likelier = logs[:, first:].logsumexp(-1) > logs[:, :first].amax(-1)
-            scores[:, :first].masked_fill_(likelier[:, None], NEVER)
-        return scores
+        rule = Timestamps(
+            self.no_timestamps_token_id, self.eos_token_id, self.max_initial_timestamp_index, self._detect
+        )
+        begun = input_ids.shape[1] != self.begin_index
+        return rule(input_ids[:, self.begin_index :].tolist(), scores, begun=begun)
 
 
 class _Prepares(Protocol):
