@@ -52,6 +52,7 @@ class Listener:
         compression_ratio_threshold: float | None = 2.4,
     ) -> None:
         self._model, self._extractor, self._tokenizer = model, extractor, tokenizer
+        settings = {**settings, "return_timestamps": False}  # times are those of the words
         self._settings = {**settings, "do_sample": False, "num_beams": 1, "num_return_sequences": 1}
         self._silence, self._unlikely = no_speech_threshold, logprob_threshold
         self._repetition = compression_ratio_threshold
