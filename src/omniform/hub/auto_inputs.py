@@ -57,10 +57,6 @@ _TOKENIZER_FILES: Final = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
-_AUDIO_SETTINGS: Final = (
-    "sampling_rate", "feature_size", "padding_value", "padding_side", "return_attention_mask", "hop_length",
-    "chunk_length", "n_fft", "dither",
-)  # fmt: skip
 # Spellings of older releases beside the options of today.
 _OLD_IMAGE_SETTINGS: Final = ("max_size", "pad_and_return_pixel_mask", "use_square_size")
 
@@ -169,8 +165,7 @@ class AutoFeatureExtractor(AutoInput):
         """The feature extractor of a folder or a Hub id, with some settings changed by keyword.
 
         Args:
-            kwargs: as for :meth:`AutoTokenizer.from_pretrained`; the settings are those of
-                :class:`~omniform.inputs.audio.whisper.WhisperFeatureExtractor`.
+            kwargs: as for :meth:`AutoTokenizer.from_pretrained`; the settings are those of the extractor's class.
 
         Raises:
             RepoError, ConfigError, UnknownArgumentError: as there.
@@ -467,10 +462,11 @@ class Checkpoint:
         file = self.preprocessor("feature_extractor")
         if not file:
             raise self.missing("there is no feature extractor", f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
-        check_arguments(callee, settings, {*_AUDIO_SETTINGS, *WHERE_ARGUMENTS})
         where = f"{self.where}/{PROCESSOR_FILE if 'feature_extractor' in self.settings else PREPROCESSOR_FILE}"
         assumed = FEATURE_EXTRACTORS_OF.get(str(self.model.get("model_type")))
-        return feature_extractor({**file, **settings}, where=where, assume=assumed)
+        made = feature_extractor({**file, **settings}, where=where, assume=assumed)
+        check_arguments(callee, settings, {*made.settings, *WHERE_ARGUMENTS})
+        return made
 
     # ---- the processor
 
@@ -508,8 +504,9 @@ class Checkpoint:
             known |= options
             images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)
         if "feature_extractor" in kind.needs:
-            known |= {*_AUDIO_SETTINGS}
-            audio = self.feature_extractor({k: v for k, v in settings.items() if k in _AUDIO_SETTINGS}, callee)
+            heard = self.feature_extractor({}, callee).settings
+            known |= heard
+            audio = self.feature_extractor({k: v for k, v in settings.items() if k in heard}, callee)
         check_arguments(callee, settings, known)
         templates = settings.get("chat_template")
         return kind.from_parts(

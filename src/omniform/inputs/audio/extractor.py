@@ -6,8 +6,8 @@ import copy
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Final, Unpack
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -18,15 +18,19 @@ from omniform.core.pushing import SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.base import SequenceFeatureExtractor
-from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, check_rate
+from omniform.inputs.audio.pad import Lengths, padding_rule
+from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, as_waves, check_rate
+from omniform.inputs.checks import check_flag, check_length
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.samples import Waves
 
+Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
+
 # Written by tools and older releases; they name other objects, or repeat what follows from the settings.
 _BOOKKEEPING = (
     "feature_extractor_type", "processor_class", "auto_map", "transformers_version", "image_processor_type",
-    "tokenizer_class", "mel_filters", "window",
+    "tokenizer_class", "mel_filters", "mel_filters_slaney", "window",
 )  # fmt: skip
 
 
@@ -44,6 +48,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         feature_size: features per time step.
         padding_value: what padding samples hold.
         padding_side: where padding goes.
+        settings: the names of all settings that this kind has.
         return_attention_mask: whether a mask is returned when a call does not say.
 
     Raises:
@@ -56,6 +61,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
     """The entries of the batch that hold features."""
     feature_size_default: ClassVar[int]
     mask_default: ClassVar[bool]
+    rate_default: ClassVar[int] = 16000
 
     def __init__(
         self,
@@ -68,7 +74,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
             raise ConfigError("the settings are an object", where=where, found=brief(config))
         self.raw: Final = {**copy.deepcopy(dict(config or {})), **settings}
         reader = ConfigReader(self.raw, where=where)
-        self.sampling_rate = reader.integer("sampling_rate", 16000)
+        self.sampling_rate = reader.integer("sampling_rate", self.rate_default)
         if self.sampling_rate > MAX_SAMPLING_RATE:
             raise reader.fail("sampling_rate", f"at most {MAX_SAMPLING_RATE} Hz", self.sampling_rate)
         self.feature_size = reader.integer("feature_size", self.feature_size_default)
@@ -79,6 +85,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         self.padding_side = "left" if side == "left" else "right"
         self.return_attention_mask = reader.flag("return_attention_mask", self.mask_default)
         self._read(reader)
+        self.settings: Final = reader.touched
         reader.inert(*_BOOKKEEPING)
         unknown = reader.unknown()
         if unknown:
@@ -91,7 +98,9 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         """Read the settings that this extractor has beyond the shared ones."""
 
     @abstractmethod
-    def __call__(self, audio: Waves, *, sampling_rate: int | None = None, return_tensors: str | None = None) -> Batch:
+    def __call__(
+        self, audio: Waves, /, *, sampling_rate: int | None = None, return_tensors: str | None = None
+    ) -> Batch:
         """Turn one wave or several into a batch."""
 
     def to_dict(self) -> dict[str, object]:
@@ -112,13 +121,14 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         """
         upstairs("hub.auto_inputs:save_inputs")(self, save_directory, push_to_hub, **hub)
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> object:
         # Tensors as arrays: a pickled tensor holds the address of its memory, and `datasets` names caches by the bytes.
-        return {name: v.numpy() if isinstance(v, torch.Tensor) else v for name, v in vars(self).items()}
+        tensors = {name: value.numpy() for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return {name: value for name, value in vars(self).items() if name not in tensors}, tensors
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        made = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
-        vars(self).update(made)
+    def __setstate__(self, state: tuple[dict[str, object], dict[str, Array]]) -> None:
+        vars(self).update(state[0])
+        vars(self).update({name: torch.from_numpy(value) for name, value in state[1].items()})
 
     def __repr__(self) -> str:
         return f"{self.type_name}(sampling_rate={self.sampling_rate}, feature_size={self.feature_size})"
@@ -132,3 +142,41 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
                 found=f"{sampling_rate!r} Hz",
                 remedy=f"Resample it: load_audio((samples, {sampling_rate!r}), {self.sampling_rate}).",
             )
+
+    def _lengths(self, padding: object, max_length: object, truncation: object, multiple: object) -> Lengths:
+        """What a call's arguments ask for."""
+        check_flag("truncation", truncation)
+        return Lengths(
+            padding_rule(padding),
+            check_length("max_length", max_length),
+            bool(truncation),
+            check_length("pad_to_multiple_of", multiple),
+            self.padding_value,
+            self.padding_side,
+        )
+
+
+def arrays_of(waves: Waves) -> list[Array]:
+    """The waves of a call as arrays. Shape of each: ``[samples]``, float32.
+
+    Raises:
+        InputError: as :func:`~omniform.inputs.audio.samples.as_waves`.
+    """
+    return [wave.numpy() for wave in as_waves(waves)]
+
+
+def even(rows: Sequence[Array]) -> Array | list[Array]:
+    """One array of rows of one shape; others stay a list."""
+    # In the order of C, where stack would keep that of the rows.
+    return np.ascontiguousarray(np.stack(rows)) if len({row.shape for row in rows}) == 1 else list(rows)
+
+
+def check_most(r: ConfigReader, **limits: tuple[int, int]) -> None:
+    """Refuse sizes that a damaged or hostile file would only exhaust memory by: each name with its value and the most.
+
+    Raises:
+        ConfigError: as said.
+    """
+    for name, (value, most) in limits.items():
+        if value > most:
+            raise r.fail(name, f"at most {most}", value)

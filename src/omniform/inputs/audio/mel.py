@@ -91,9 +91,52 @@ def mel_filter_bank(
     ends = scale.from_hertz(torch.tensor([lowest, highest], dtype=torch.float64))
     mels = torch.linspace(float(ends[0]), float(ends[1]), filters + 2, dtype=torch.float64)
     corners = scale.to_hertz(mels)
-    hertz = torch.linspace(0.0, sampling_rate // 2, bins, dtype=torch.float64)
+    return triangles(torch.linspace(0.0, sampling_rate // 2, bins, dtype=torch.float64), corners, equal_area)
+
+
+def kaldi_filter_bank(
+    *,
+    bins: int,
+    filters: int,
+    lowest: float,
+    highest: float,
+    sampling_rate: int,
+    scale: MelScale = KALDI,
+    equal_area: bool = False,
+) -> Tensor:
+    """Filters that are triangles in mel, as Kaldi has them, where :func:`mel_filter_bank` has triangles in Hz.
+
+    Args:
+        bins: frequencies of the spectrum.
+        filters: how many mel bands.
+        lowest: the lowest corner in Hz.
+        highest: the highest corner in Hz.
+        sampling_rate: samples per second of the waves.
+        scale: the mel scale.
+        equal_area: scale each triangle by ``2 / (its width in mel)``.
+
+    Returns:
+        The weights. Shape: ``[bins, filters]``, float64.
+    """
+    ends = scale.from_hertz(torch.tensor([lowest, highest], dtype=torch.float64))
+    corners = torch.linspace(float(ends[0]), float(ends[1]), filters + 2, dtype=torch.float64)
+    hertz = sampling_rate / ((bins - 1) * 2) * torch.arange(bins, dtype=torch.float64)
+    return triangles(scale.from_hertz(hertz), corners, equal_area)
+
+
+def triangles(points: Tensor, corners: Tensor, equal_area: bool) -> Tensor:
+    """Filter ``i`` at every point: it rises from corner ``i`` to the next and falls to the one behind that.
+
+    Args:
+        points: where the spectrum has its bins. Shape: ``[bins]``.
+        corners: Shape: ``[filters + 2]``.
+        equal_area: scale each triangle by two over its width.
+
+    Returns:
+        Shape: ``[bins, filters]``.
+    """
     widths = corners.diff()
-    away = corners - hertz[:, None]
+    away = corners - points[:, None]
     rising = -away[:, :-2] / widths[:-1]
     falling = away[:, 2:] / widths[1:]
     bank = torch.minimum(rising, falling).clamp(min=0.0)

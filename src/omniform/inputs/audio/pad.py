@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from omniform.core.errors import InputError, brief, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.floating]]
+    Mask: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 PaddingRule = Literal["longest", "max_length", "do_not_pad"]
 Padding = bool | PaddingRule
@@ -106,6 +112,81 @@ def pad(
     return Padded(values, mask)
 
 
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How a call cuts and pads rows of different lengths.
+
+    Attributes:
+        rule: pad to the longest row, to ``longest``, or not at all.
+        longest: time steps to cut to, and with rule ``"max_length"`` to pad to.
+        truncate: cut rows that are longer.
+        multiple: round every target length up to a multiple of this.
+        value: what padding holds.
+        side: where padding goes.
+
+    Raises:
+        InputError: there is no length where one is needed.
+    """
+
+    rule: PaddingRule
+    longest: int | None
+    truncate: bool
+    multiple: int | None
+    value: float
+    side: Side
+
+    def __post_init__(self) -> None:
+        if self.longest is None and (self.truncate or self.rule == "max_length"):
+            raise InputError(
+                "a length to cut or pad to is needed",
+                where="max_length",
+                remedy="Pass max_length, or padding='longest'.",
+            )
+
+    def apply(self, rows: Sequence[Array]) -> tuple[list[Array], list[Mask]]:
+        """The rows, cut and padded along their first dimension, and a mask of each: 1 where a step was given, int32.
+
+        Rows that are not padded keep their lengths.
+        """
+        import numpy as np
+
+        limit = None if self.longest is None else round_up(self.longest, self.multiple)
+        cut = [row[:limit] for row in rows] if self.truncate else list(rows)
+        target = 0
+        if self.rule == "longest":
+            target = round_up(max(len(row) for row in cut), self.multiple)
+        elif self.rule == "max_length" and limit is not None:
+            target = limit
+        padded: list[Array] = []
+        masks: list[Mask] = []
+        for row in cut:
+            missing = max(target - len(row), 0)
+            ends = (0, missing) if self.side == "right" else (missing, 0)
+            padded.append(
+                np.pad(row, [ends, *[(0, 0)] * (row.ndim - 1)], constant_values=self.value) if missing else row
+            )
+            masks.append(np.pad(np.ones(len(row), dtype=np.int32), ends))
+        return padded, masks
+
+
+def unit_variance(row: Array, count: int | None, value: float) -> Array:
+    """A wave with zero mean and unit variance, ``(x - mean) / sqrt(variance + 1e-7)``; see :func:`normalize`.
+
+    Args:
+        row: Shape: ``[samples]``, float32.
+        count: how many samples were given: mean and variance are those of the first so many, and what follows them is
+            set to ``value``; None for all.
+        value: what padding holds.
+    """
+    import numpy as np
+
+    given = row[:count]
+    out: Array = (row - given.mean()) / np.sqrt(given.var() + 1e-7)
+    if count is not None:
+        out[count:] = value
+    return out
+
+
 def normalize(padded: Padded, *, value: float) -> Padded:
     """Give each row zero mean and unit variance: ``(x - mean) / sqrt(variance + 1e-7)``.
 
@@ -119,12 +200,9 @@ def normalize(padded: Padded, *, value: float) -> Padded:
     """
     import numpy as np
 
-    rows = padded.values.numpy().copy()
-    for row, count in zip(rows, padded.mask.sum(dim=-1).tolist(), strict=True):
-        given = row[:count]
-        row[:] = (row - given.mean()) / np.sqrt(given.var() + 1e-7)
-        row[count:] = value
-    return Padded(torch.from_numpy(rows), padded.mask)
+    counts = padded.mask.sum(dim=-1).tolist()
+    rows = [unit_variance(row, n, value) for row, n in zip(padded.values.numpy(), counts, strict=True)]
+    return Padded(torch.from_numpy(np.stack(rows)), padded.mask)
 
 
 def round_up(length: int, multiple: int | None) -> int:

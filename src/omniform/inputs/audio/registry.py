@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from typing import Final
 
 from omniform.core.errors import ConfigError, UnknownNameError, nearest
+from omniform.inputs.audio.clap import ClapFeatureExtractor
+from omniform.inputs.audio.codecs import DacFeatureExtractor, EncodecFeatureExtractor
 from omniform.inputs.audio.extractor import FeatureExtractor
+from omniform.inputs.audio.kaldi import ASTFeatureExtractor, SeamlessM4TFeatureExtractor, Speech2TextFeatureExtractor
+from omniform.inputs.audio.speecht5 import SpeechT5FeatureExtractor
+from omniform.inputs.audio.wav2vec2 import Wav2Vec2FeatureExtractor
 from omniform.inputs.audio.whisper import WhisperFeatureExtractor
 
 FEATURE_EXTRACTORS: Final[dict[str, type[FeatureExtractor]]] = {
-    kind.type_name: kind for kind in (WhisperFeatureExtractor,)
-}
+    kind.type_name: kind
+    for kind in (
+        ASTFeatureExtractor, ClapFeatureExtractor, DacFeatureExtractor, EncodecFeatureExtractor,
+        SeamlessM4TFeatureExtractor, Speech2TextFeatureExtractor, SpeechT5FeatureExtractor, Wav2Vec2FeatureExtractor,
+        WhisperFeatureExtractor,
+    )
+}  # fmt: skip
 """Every known ``feature_extractor_type``."""
 
 
