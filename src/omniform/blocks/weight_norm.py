@@ -29,8 +29,12 @@ class NormedWeight(nn.Module):
         self.original1 = nn.Parameter(torch.empty(shape))
 
     def reset(self, std: float) -> None:
-        """As torch's convolutions begin, and the lengths are those of what was drawn."""
-        self.hold(nn.init.kaiming_uniform_(torch.empty_like(self.original1), a=math.sqrt(5)))
+        """Drawn, and the lengths are those of what was drawn."""
+        self.hold(self.drawn(torch.empty_like(self.original1), std))
+
+    def drawn(self, weight: Tensor, std: float) -> Tensor:
+        """A fresh weight, written into ``weight``: as torch's convolutions begin."""
+        return nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     @torch.no_grad()
     def hold(self, weight: Tensor) -> None:
@@ -44,12 +48,26 @@ class NormedWeight(nn.Module):
         return torch._weight_norm(self.original1, self.original0, self.along)
 
 
+class RectifiedWeight(NormedWeight):
+    """One that begins normal, so wide that ReLU keeps the variance (codecs)."""
+
+    def drawn(self, weight: Tensor, std: float) -> Tensor:
+        return nn.init.kaiming_normal_(weight)
+
+
+class PlainWeight(NormedWeight):
+    """One that begins by the general rule."""
+
+    def drawn(self, weight: Tensor, std: float) -> Tensor:
+        return nn.init.normal_(weight, 0.0, std)
+
+
 class Parametrizations(nn.Module):
     """Where torch's parametrizations of a module lie: by the names of what they compute."""
 
-    def __init__(self, shape: tuple[int, ...], along: int) -> None:
+    def __init__(self, shape: tuple[int, ...], along: int, kind: type[NormedWeight] = NormedWeight) -> None:
         super().__init__()
-        self.weight = NormedWeight(shape, along)
+        self.weight = kind(shape, along)
 
 
 class NormedConv1d(nn.Module):
@@ -59,10 +77,12 @@ class NormedConv1d(nn.Module):
         inside: channels read.
         outside: channels written.
         kernel: how many steps each output looks at.
+        stride: steps from one output to the next.
         padding: zeros at either end.
         dilation: steps between those looked at.
         groups: into how many groups channels are cut, each for itself.
         along: the weight's axis of lengths: 0 for one per output channel, 2 for one per step of the kernel.
+        begins: how its weight begins.
     """
 
     def __init__(
@@ -71,14 +91,16 @@ class NormedConv1d(nn.Module):
         outside: int,
         kernel: int = 1,
         *,
+        stride: int = 1,
         padding: int = 0,
         dilation: int = 1,
         groups: int = 1,
         along: int = 0,
+        begins: type[NormedWeight] = NormedWeight,
     ) -> None:
         super().__init__()
-        self.padding, self.dilation, self.groups = padding, dilation, groups
-        self.parametrizations = Parametrizations((outside, inside // groups, kernel), along)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.parametrizations = Parametrizations((outside, inside // groups, kernel), along, begins)
         self.bias = nn.Parameter(torch.empty(outside))
 
     @property
@@ -95,4 +117,31 @@ class NormedConv1d(nn.Module):
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Shape: [B, inside, T] to [B, outside, T']."""
         weight = self.parametrizations.weight()
-        return F.conv1d(x_BCT, weight, self.bias, 1, self.padding, self.dilation, self.groups)
+        return F.conv1d(x_BCT, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class NormedConvTranspose1d(nn.Module):
+    """A transposed convolution with weight norm, one length per input channel as torch's has it.
+
+    Args:
+        inside: channels read.
+        outside: channels written.
+        kernel: how many steps each input writes to.
+        stride: steps from one input's first to the next one's.
+    """
+
+    def __init__(self, inside: int, outside: int, kernel: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        self.parametrizations = Parametrizations((inside, outside, kernel), 0, PlainWeight)
+        self.bias = nn.Parameter(torch.empty(outside))
+
+    @property
+    def weight(self) -> Tensor:
+        """What it is multiplied with. Shape: [inside, outside, kernel]."""
+        made: Tensor = self.parametrizations.weight()
+        return made
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """Shape: [B, inside, T] to [B, outside, T']."""
+        return F.conv_transpose1d(x_BCT, self.parametrizations.weight(), self.bias, self.stride)

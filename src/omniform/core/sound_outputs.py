@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from omniform.core.outputs import BaseModelOutput, StackOutput
+from omniform.core.outputs import BaseModelOutput, ModelOutput, StackOutput
 
 
 @dataclass(slots=True)
@@ -55,3 +55,42 @@ class WavePreTrainingOutput(StackOutput):
     _: KW_ONLY
     contrastive_loss: Tensor | None = None
     diversity_loss: Tensor | None = None
+
+
+@dataclass(slots=True)
+class CodecOutput(ModelOutput):
+    """A sound as codes, and as they sound.
+
+    Attributes:
+        audio_codes: entries of codebooks; see the codec's ``encode`` for the shape.
+        audio_values: Shape: [B, channels, samples].
+    """
+
+    audio_codes: Tensor | None = None
+    audio_values: Tensor | None = None
+
+
+@dataclass(slots=True)
+class CodecEncoderOutput(ModelOutput):
+    """A sound as codes.
+
+    Attributes:
+        audio_codes: entries of codebooks. Shape: [chunks, B, codebooks, frames].
+        audio_scales: how loud each chunk is, Shape: [B, 1] each; None where the codec does not normalise.
+        last_frame_pad_length: frames of the last chunk that are no sound.
+    """
+
+    audio_codes: Tensor | None = None
+    audio_scales: list[Tensor | None] | None = None
+    last_frame_pad_length: int | None = None
+
+
+@dataclass(slots=True)
+class CodecDecoderOutput(ModelOutput):
+    """Codes as they sound.
+
+    Attributes:
+        audio_values: Shape: [B, channels, samples].
+    """
+
+    audio_values: Tensor | None = None

@@ -40,6 +40,7 @@ FAMILIES: dict[str, str] = {
     "distilbert": "distilbert:FAMILY",
     "dpt": "dpt:FAMILY",
     "electra": "electra:FAMILY",
+    "encodec": "encodec:FAMILY",
     "esm": "esm:FAMILY",
     "falcon": "falcon:FAMILY",
     "falcon_h1": "falcon_h1:FAMILY",
@@ -343,6 +344,9 @@ CLASSES: dict[str, str] = {
     "ElectraForTokenClassification": "electra",
     "ElectraModel": "electra",
     "ElectraPreTrainedModel": "electra",
+    "EncodecConfig": "encodec",
+    "EncodecModel": "encodec",
+    "EncodecPreTrainedModel": "encodec",
     "EsmConfig": "esm",
     "EsmForMaskedLM": "esm",
     "EsmForSequenceClassification": "esm",
@@ -969,6 +973,7 @@ VIDEO_PROCESSORS: dict[str, str] = {
 
 FEATURE_EXTRACTORS: dict[str, str] = {
     "audio-spectrogram-transformer": "ASTFeatureExtractor",
+    "encodec": "EncodecFeatureExtractor",
     "moonshine": "Wav2Vec2FeatureExtractor",
     "wav2vec2": "Wav2Vec2FeatureExtractor",
     "wav2vec2-bert": "Wav2Vec2FeatureExtractor",
