@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+import torch
 from askers import Waves
 from harness import Head, Parity, Table, compiled
+from safetensors.torch import load_file, save_file
 from waves import CONTRASTS, TINY, VARIANTS, VOICES, wave_heads
 
-from reference import transformers
+from omniform.core.errors import ConfigError, InputError, WeightsError
+from reference import close, compare, omniform, randomise, saved_reference, transformers
 
 
 class TestWav2Vec2(Parity):
@@ -24,3 +30,153 @@ class TestWav2Vec2(Parity):
         spellings={"compiled": compiled},
         half=5e-2,
     )
+
+
+MMS = {**TINY, "do_stable_layer_norm": True, "adapter_attn_dim": 6}
+
+
+def languages(folder: Path, **letters: int) -> None:
+    """Files of languages beside a checkpoint, each with so many letters; the last one's as a pickle."""
+    kinds = ["safetensors"] * (len(letters) - 1) + ["bin"]
+    for seed, ((language, count), kind) in enumerate(zip(letters.items(), kinds, strict=True)):
+        model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**{**MMS, "vocab_size": count}))
+        tensors = {key: value.detach().clone() for key, value in randomise(model, seed + 1)._get_adapters().items()}
+        if kind == "bin":
+            torch.save(tensors, folder / f"adapter.{language}.bin")
+        else:
+            save_file(tensors, folder / f"adapter.{language}.safetensors", {"format": "pt"})
+
+
+def test_languages(tmp_path):
+    saved_reference(transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Config(**MMS), tmp_path)
+    languages(tmp_path, fra=23, deu=20, spa=17)
+    theirs = transformers.Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()
+    ours = omniform.AutoModelForCTC.from_pretrained(tmp_path)
+    inputs = {"input_values": torch.randn(2, 300)}
+    compare(ours, theirs, inputs, ["logits"])
+    for language in ("fra", "spa", "deu", "fra"):
+        theirs.load_adapter(language)
+        ours.load_adapter(language)
+        assert ours.target_lang == language and ours.config.vocab_size == theirs.config.vocab_size
+        compare(ours, theirs, inputs, ["logits"])
+        begun = omniform.Wav2Vec2ForCTC.from_pretrained(
+            tmp_path, target_lang=language, ignore_mismatched_sizes=True, dtype="float32"
+        )
+        compare(begun, theirs, inputs, ["logits"])
+    ours.save_pretrained(tmp_path / "again")
+    compare(omniform.AutoModelForCTC.from_pretrained(tmp_path / "again"), theirs, inputs, ["logits"])
+    ours.lm_head.weight.data.zero_()
+    ours.load_adapter("fra", force_load=False)
+    assert not ours.lm_head.weight.any()
+    assert ours._get_adapters().keys() == theirs._get_adapters().keys()
+    ours.init_adapter_layers()
+    assert 0.005 < ours.lm_head.weight.std() < 0.05
+
+
+def test_wrong_languages(tmp_path):
+    saved_reference(transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Config(**MMS), tmp_path)
+    languages(tmp_path, fra=23, spa=20)
+    ours = omniform.Wav2Vec2ForCTC.from_pretrained(tmp_path)
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    with pytest.raises(InputError, match=r"(?s)no adapter of this language.*fra"):
+        ours.load_adapter("fre")
+    with pytest.raises(InputError, match="no adapter"):
+        ours.load_adapter("spa", use_safetensors=True)
+    with pytest.raises(InputError, match="code"):
+        ours.load_adapter(target_lang="../fra")
+    tensors = load_file(tmp_path / "adapter.fra.safetensors")
+    tensors["wav2vec2.encoder.layers.1.adapter_layer.linear_1.weight"] = torch.zeros(7, 24)
+    save_file({k: v for k, v in tensors.items() if k != "lm_head.bias"}, tmp_path / "adapter.bad.safetensors")
+    with pytest.raises(WeightsError, match=r"linear_1.weight: shape \[6, 24\] expected.*missing lm_head.bias"):
+        ours.load_adapter("bad")
+    assert all(torch.equal(before[key], value) for key, value in ours.state_dict().items()), "nothing was changed"
+    plain = omniform.Wav2Vec2ForCTC(omniform.Wav2Vec2Config(**TINY))
+    with pytest.raises(InputError, match="adapter_attn_dim"):
+        plain.load_adapter(target_lang="fra")
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "adapter_attn_dim": 4, "layerdrop": 0.6},
+    {"add_adapter": True, "layerdrop": 0.5, "mask_feature_prob": 0.3, "mask_feature_length": 3},
+])  # fmt: skip
+def test_a_seed_trains_the_same(tmp_path, changes):
+    """Dropouts, layers left out and hidden frames are the reference's, draw for draw."""
+    config = transformers.Wav2Vec2Config(**{**TINY, "mask_time_prob": 0.3, **changes})
+    theirs = saved_reference(transformers.Wav2Vec2ForCTC, config, tmp_path)
+    ours = omniform.AutoModelForCTC.from_pretrained(tmp_path)
+    mask = (torch.arange(413) < torch.tensor([413, 320, 170])[:, None]).long()
+    inputs = {
+        "input_values": torch.randn(3, 413),
+        "attention_mask": mask,
+        "labels": torch.tensor([[3], [5], [-100]]),
+    }
+    losses = []
+    for model in (ours, theirs):
+        model.set_attn_implementation("eager")
+        model.train()
+        transformers.set_seed(3)
+        losses.append([model(**inputs).loss for _ in range(3)])
+    close(*losses)
+    assert losses[0][0] != losses[0][1]
+
+
+def test_counts_of_frames():
+    config = {**TINY, "add_adapter": True, "adapter_stride": 3}
+    ours = omniform.Wav2Vec2Model(omniform.Wav2Vec2Config(**config))
+    theirs = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**config))
+    assert ours.config.inputs_to_logits_ratio == theirs.config.inputs_to_logits_ratio == 20
+    lengths = torch.arange(30, 900, 7)
+    for adapted in (None, True, False):
+        expected = theirs._get_feat_extract_output_lengths(lengths, adapted)
+        assert torch.equal(ours._get_feat_extract_output_lengths(lengths, adapted), expected)
+    assert ours.frames_of(413) == int(theirs._get_feat_extract_output_lengths(torch.tensor(413)))
+    mask = (torch.arange(413) < torch.tensor([413, 300, 40, 9])[:, None]).long()
+    for frames, adapted in ((19, False), (1, None)):
+        expected = theirs._get_feature_vector_attention_mask(frames, mask, adapted)
+        assert torch.equal(ours._get_feature_vector_attention_mask(frames, mask, adapted), expected)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"input_values": torch.zeros(2, 20)}, "too short"),
+        ({"input_values": torch.zeros(400)}, "batch, samples"),
+        ({"input_values": torch.zeros(2, 400, dtype=torch.int16)}, "floating-point"),
+        ({"input_values": None}, "samples"),
+        ({"attention_mask": torch.ones(2, 399)}, "attention_mask"),
+        ({"mask_time_indices": torch.ones(2, 3, dtype=torch.bool)}, "mask_time_indices"),
+        ({"labels": torch.tensor([[3], [20]])}, "labels"),
+        ({"labels": torch.tensor([[3], [-5]])}, "labels"),
+    ],
+)
+def test_bad_inputs(inputs, words):
+    ours = omniform.Wav2Vec2ForCTC(omniform.Wav2Vec2Config(**TINY))
+    with pytest.raises(InputError, match=words):
+        ours(**{"input_values": torch.zeros(2, 400), **inputs})
+
+
+@pytest.mark.parametrize("wrong", [
+    {"conv_kernel": [10, 3]}, {"conv_dim": []}, {"num_conv_pos_embedding_groups": 5}, {"num_attention_heads": 5},
+    {"feat_extract_norm": "batch"}, {"ctc_loss_reduction": "max"}, {"tdnn_kernel": [3]}, {"num_codevector_groups": 3},
+    {"mask_time_length": 0}, {"hidden_act": "swoosh"},
+])  # fmt: skip
+def test_bad_configs(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        omniform.Wav2Vec2Config(**{**TINY, **wrong})
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_losses_of_letters(tmp_path, reduction, zero):
+    """Rows with too many letters, none at all, and padding between letters."""
+    config = transformers.Wav2Vec2Config(**TINY, ctc_loss_reduction=reduction, ctc_zero_infinity=zero, pad_token_id=2)
+    theirs = saved_reference(transformers.Wav2Vec2ForCTC, config, tmp_path)
+    ours = omniform.AutoModelForCTC.from_pretrained(tmp_path)
+    labels = torch.full((3, 30), -100)
+    labels[0] = 7
+    labels[2, ::5] = torch.arange(6)
+    for rows in (slice(None), slice(1, 3)):
+        inputs = {"input_values": torch.randn(3, 300)[rows], "labels": labels[rows]}
+        with torch.no_grad():
+            found, expected = ours(**inputs).loss, theirs(**inputs).loss
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

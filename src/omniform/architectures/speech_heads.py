@@ -14,7 +14,7 @@ from omniform.architectures.audio import LayerMix
 from omniform.architectures.heads import Head
 from omniform.architectures.labels import IGNORED, Classes, Targets
 from omniform.architectures.losses import Items, divided, row_loss, scored
-from omniform.architectures.waves import FrameCounts, SoundEncoder
+from omniform.architectures.waves import SoundEncoder, WaveModel
 from omniform.blocks.composed import Composed
 from omniform.blocks.waves import Count, steps_of
 from omniform.core.errors import InputError, check_shape
@@ -25,7 +25,7 @@ from omniform.core.sound_outputs import WaveOutput, XVectorOutput
 REDUCTIONS = ("sum", "mean", "none")
 
 
-class WaveHead(FrameCounts, Head):
+class WaveHead(WaveModel, Head):
     """Base of the heads that stand on an encoder of sounds."""
 
     model: SoundEncoder
@@ -119,10 +119,20 @@ class CTC(WaveHead):
     Args:
         lm_head: a frame to scores of letters.
         ctc: the loss.
+
+    Attributes:
+        target_lang: the language that was loaded into the adapters; None for the checkpoint's own.
     """
 
     lm_head: nn.Linear
     ctc: CTCLoss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.target_lang: str | None = None
+
+    def adapter_paths(self) -> list[str]:
+        return [*super().adapter_paths(), "lm_head"]
 
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.lm_head.out_features)}

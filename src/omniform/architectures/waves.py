@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.encoder_decoder import MemoryEncoder
+from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import Step, run
-from omniform.blocks.waves import ConvAdapter, Count, FeatureProjection, SpecMask, WaveStem, check_wave
+from omniform.blocks.waves import Bottleneck, ConvAdapter, Count, FeatureProjection, SpecMask, WaveStem, check_wave
 from omniform.core.context import Memory, StepContext, Tapped
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_all_true
 from omniform.core.sound_outputs import WaveOutput
+from omniform.weights.init import initialise
 
 
 def drawn(layers: Iterable[nn.Module], layerdrop: float, spared: int = 0) -> list[Step]:
@@ -86,8 +88,8 @@ class StableWaveLayers(WaveLayers):
         return hidden
 
 
-class FrameCounts:
-    """What is asked of any model of waves, with or without a head: which frames come of which samples.
+class WaveModel(Model):
+    """What is asked of any model of waves, with or without a head: frames of samples, parts that learn.
 
     The names are the ecosystem's, beside :meth:`SoundEncoder.frames_of`.
     """
@@ -110,8 +112,39 @@ class FrameCounts:
         """Keep the convolutions out of training."""
         self.waves().get_input_embeddings().requires_grad_(False)
 
+    def bottlenecks(self) -> list[str]:
+        """The paths of the adapters of languages."""
+        return [path for path, module in self.named_modules() if isinstance(module, Bottleneck)]
 
-class SoundEncoder(FrameCounts, MemoryEncoder):
+    def adapter_paths(self) -> list[str]:
+        """The paths of what each language has for itself.
+
+        Raises:
+            InputError: languages have nothing for themselves in this model.
+        """
+        found = self.bottlenecks()
+        if not found:
+            raise InputError(
+                "this model has no adapters of languages", where="config.json: adapter_attn_dim", expected="their width"
+            )
+        return found
+
+    def adapter_tensors(self) -> dict[str, nn.Parameter]:
+        """What each language has for itself, as a file of it spells that."""
+        keys, inside = self.key_map(), tuple(f"{path}." for path in self.adapter_paths())
+        return {keys.places(path)[0].key: p for path, p in self.named_parameters() if path.startswith(inside)}
+
+    def _get_adapters(self) -> dict[str, nn.Parameter]:
+        return self.adapter_tensors()
+
+    def init_adapter_layers(self) -> None:
+        """Make anew what each language has for itself, to be trained alone."""
+        inside = tuple(f"{path}." for path in self.adapter_paths())
+        wanted = {path for path, _ in self.named_parameters() if path.startswith(inside)}
+        initialise(self, self.config.common.initializer_range, wanted, self.beginnings())
+
+
+class SoundEncoder(WaveModel, MemoryEncoder):
     """Base of the encoders of sounds, given as samples or as their features.
 
     Args:

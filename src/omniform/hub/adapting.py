@@ -7,6 +7,7 @@ decides; everything that is asked of a model afterwards is asked of its layers, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -22,6 +23,7 @@ from omniform.core.errors import ConfigError, InputError, OmniformError, Weights
 from omniform.hub.adapter_folders import CONFIG, PICKLE, PREFIXES, WEIGHTS
 from omniform.hub.adapters import ours_of, peft_or_none
 from omniform.hub.files import Name, Source, locate, read_json
+from omniform.hub.languages import load_language, speaks_languages
 from omniform.hub.options import WHERE_ARGUMENTS, places
 from omniform.hub.weights import WeightFiles
 from omniform.transforms import lora
@@ -84,6 +86,9 @@ def load_adapter(
     **where: object,
 ) -> AdapterReport:
     """Put an adapter into a model, in place; see :meth:`omniform.architectures.surface.Surface.load_adapter`."""
+    languages = {key: where.pop(key) for key in ("target_lang", "force_load") if key in where}
+    if languages or _names_language(model, peft_model_id, peft_config, adapter_state_dict):
+        return _load_language(model, peft_model_id, {**where, **(adapter_kwargs or {})}, **languages)
     name = adapter_name or "default"
     places_given, rest = places({**where, **(adapter_kwargs or {})})
     check_arguments("load_adapter", rest, (*WHERE_ARGUMENTS, *_MORE))
@@ -117,6 +122,32 @@ def load_adapter(
     if not is_trainable:
         model.eval()
     return report
+
+
+def _names_language(model: Surface, name: Name | None, *given: object) -> bool:
+    """Whether a name is that of a language, for a model that has adapters of them, and not where a LoRA is."""
+    if not isinstance(name, str) or any(one is not None for one in given) or not speaks_languages(model):
+        return False
+    return "/" not in name and not os.path.isdir(name)
+
+
+def _load_language(
+    model: Surface,
+    name: Name | None,
+    where: Mapping[str, object],
+    target_lang: object = None,
+    force_load: object = True,
+) -> AdapterReport:
+    places_given, rest = places(where)
+    check_arguments("load_adapter", rest, (*WHERE_ARGUMENTS, *_MORE))
+    safe = rest.get("use_safetensors")
+    return load_language(
+        model,
+        name if target_lang is None else target_lang,
+        places_given,
+        force_load=bool(force_load),
+        use_safetensors=safe if isinstance(safe, bool) else None,
+    )
 
 
 def load_beside(model: Surface, peft_model_id: Name, adapter_name: str, **where: object) -> None:

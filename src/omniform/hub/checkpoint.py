@@ -32,6 +32,7 @@ from omniform.hub.adapting import base_of, load_into
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
+from omniform.hub.languages import load_language
 from omniform.hub.load import build_on_meta, from_scratch, load_weights, transformed
 from omniform.hub.options import (
     LOAD_ARGUMENTS,
@@ -212,6 +213,8 @@ def load(
     if opened.quantizer is not None:
         mark_quantized(model, opened.quantizer)
     model.eval()
+    if options.target_lang is not None:
+        load_language(model, options.target_lang, source, use_safetensors=options.use_safetensors)
     if options.trust_remote_code:
         from omniform.hub.code.generating import use_own_generate
 

@@ -81,6 +81,7 @@ class LoadOptions:
     trust_remote_code: bool = False
     state_dict: Mapping[str, Tensor] | None = None
     quantization_config: object = None
+    target_lang: str | None = None
 
 
 LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT, *REFUSED)
