@@ -91,6 +91,11 @@ W2V_BERT = {
     "feature_projection_input_dim": 6, "left_max_position_embeddings": 3, "right_max_position_embeddings": 2,
     "conv_depthwise_kernel_size": 3, "initializer_range": 0.4, "layerdrop": 0.0, "apply_spec_augment": False,
 }  # fmt: skip
+WAVES = {
+    "vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20,
+    "conv_dim": [8, 12], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "apply_spec_augment": False, "initializer_range": 0.4,
+}  # fmt: skip
 BART = {
     "vocab_size": 61, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "max_position_embeddings": 40,
@@ -331,6 +336,30 @@ class Waves(Sound):
 
 
 @dataclass(frozen=True)
+class Letters(Text):
+    """Sounds, and the letters that are said in them; or a class for each."""
+
+    main: str = "input_values"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_values": noise(rows, 25 * length)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones_like(inputs["input_values"], dtype=torch.long)
+        mask[0, -30:] = 0
+        return {**inputs, "attention_mask": mask}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        rows = inputs["input_values"].shape[0]
+        labels = {"words": ids(rows, 3), "rows": torch.arange(rows) % 2}
+        return {**inputs, "labels": labels[self.labels]}
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_values": {0: BATCH, 1: LENGTH}, "attention_mask": {0: BATCH, 1: LENGTH}}
+
+
+@dataclass(frozen=True)
 class Pictures(Text):
     """Pictures of one size, or of several with a mask."""
 
@@ -533,6 +562,10 @@ CITIZENS: dict[str, Citizen] = {
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "moonshine": Citizen("moonshine", "MoonshineForConditionalGeneration", MOONSHINE, Waves()),
     "vits": Citizen("vits", "VitsModel", VITS, Text("")),
+    "wav2vec2": Citizen("wav2vec2", "Wav2Vec2ForCTC", {**WAVES, "do_stable_layer_norm": True}, Letters()),
+    "wav2vec2, rows": Citizen(
+        "wav2vec2", "Wav2Vec2ForSequenceClassification", {**WAVES, "use_weighted_layer_sum": True}, Letters("rows")
+    ),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),

@@ -25,12 +25,12 @@ from omniform.blocks.waves import (
     GatedStep,
     GroupNormedLayer,
     LayerNormedLayer,
+    PlaceConv1d,
     SpecMask,
     StemLayer,
     WaveConv1d,
     WaveStem,
 )
-from omniform.blocks.weight_norm import NormedConv1d
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.weights.keymap import KeyMap
@@ -225,7 +225,7 @@ class Waves:
 
     def positions(self) -> ConvPositions:
         """What tells where frames stand."""
-        conv = NormedConv1d(self.dim, self.dim, self.kernel, padding=self.kernel // 2, groups=self.groups, along=2)
+        conv = PlaceConv1d(self.dim, self.dim, self.kernel, padding=self.kernel // 2, groups=self.groups, along=2)
         return ConvPositions(conv=conv, act=self.stem.act)
 
     def stack(

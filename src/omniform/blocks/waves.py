@@ -166,6 +166,13 @@ class FeatureProjection(Composed):
         return F.dropout(self.projection(normed), self.dropout, self.training), normed
 
 
+class PlaceConv1d(NormedConv1d):
+    """A convolution that tells places; its bias begins at zero."""
+
+    def reset(self, std: float) -> None:
+        nn.init.zeros_(self.bias)
+
+
 class ConvPositions(Composed):
     """Where frames stand, told from their neighbours by a convolution in groups.
 
