@@ -566,6 +566,14 @@ CITIZENS: dict[str, Citizen] = {
     "wav2vec2, rows": Citizen(
         "wav2vec2", "Wav2Vec2ForSequenceClassification", {**WAVES, "use_weighted_layer_sum": True}, Letters("rows")
     ),
+    "hubert": Citizen("hubert", "HubertForCTC", {**WAVES, "conv_pos_batch_norm": True}, Letters()),
+    "wavlm": Citizen("wavlm", "WavLMForCTC", {**WAVES, "num_buckets": 8, "max_bucket_distance": 12}, Letters()),
+    "data2vec-audio": Citizen("data2vec-audio", "Data2VecAudioForSequenceClassification",
+        {**WAVES, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}, Letters("rows")),
+    "unispeech": Citizen("unispeech", "UniSpeechForCTC", WAVES, Letters()),
+    "unispeech-sat": Citizen("unispeech-sat", "UniSpeechSatForXVector",
+        {**WAVES, "tdnn_dim": [8, 10], "tdnn_kernel": [3, 1], "tdnn_dilation": [1, 1], "xvector_output_dim": 9},
+        Letters("rows")),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),

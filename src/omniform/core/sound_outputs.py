@@ -94,3 +94,18 @@ class CodecDecoderOutput(ModelOutput):
     """
 
     audio_values: Tensor | None = None
+
+
+@dataclass(slots=True)
+class SpeakerPreTrainingOutput(StackOutput):
+    """What UniSpeech-SAT tells in pre-training.
+
+    Attributes:
+        loss: never computed.
+        logits: the frames before the layers. Shape: [B, T, C].
+        projected_states: hidden states. Shape: [B, T, D].
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    projected_states: Tensor | None = None
