@@ -26,7 +26,8 @@ OTHERS = {  # where PEFT refuses all linear layers of a model, or one of the ref
     "mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "falcon_mamba": ["in_proj", "x_proj"],
     "falcon_h1": ["q_proj", "in_proj", "up_proj"], "bamba": ["q_proj", "in_proj", "up_proj"],
     "maskformer": r".*transformer_module.*(v_proj|fc1)", "mask2former": ["value_proj", "fc1"],
-    "oneformer": ["value_proj", "fc1", "linear1"],
+    "oneformer": ["value_proj", "fc1", "linear1"], "unispeech-sat": ["q_proj", "o_proj", "fc1"],
+    "wavlm": ["fc1", "fc2"],  # whose attention reads the weights of its projections, and never calls them
 }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def build(c: Config) -> WaveEncoder:
     waves = c.waves
     table = BucketedBias(c.buckets, waves.heads, max_distance=c.max_distance, two_sided=True)
     attentions = [
-        GatedAttention(waves.dim, waves.heads, distances=table, dropout=waves.attention_dropout)
+        GatedAttention(waves.dim, waves.heads, distances=table.twin(), dropout=waves.attention_dropout)
         for _ in range(waves.layers)
     ]
     return waves.build(waves.stack(waves.positions(), attentions, spared=1))
