@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -28,11 +28,12 @@ from omniform.pipelines.registry import Task
 from omniform.pipelines.running import Run
 
 if TYPE_CHECKING:
+    from omniform.inputs.audio.recording import Recording
     from omniform.inputs.processors.speech_lm import BeamDecoder
 
 log = logging.getLogger("omniform")
 
-_OF_SOUND = ("raw", "array", "sampling_rate", "path", "bytes", "stride")
+_OF_SOUND = ("raw", "array", "sampling_rate", "path", "bytes")
 
 
 class AutomaticSpeechRecognitionPipeline(Hearing, ChunkPipeline):
@@ -152,47 +153,42 @@ class AutomaticSpeechRecognitionPipeline(Hearing, ChunkPipeline):
         return run.on_error == "raise" and run.batch_size == 1
 
     def preprocess(self, input_: object, **given: object) -> Iterator[Inputs]:  # type: ignore[override]
-        """The features of a sound, or of its parts."""
-        sound = self._sound(input_, given)
-        if given.get("chunk_length_s"):
-            cut = Cut.of(given, self.rate, self.frame)
-            for part in cut.parts(sound.wave):
-                features = self.features(part.wave, return_attention_mask=True)
-                yield {"is_last": part.is_last, "stride": part.stride, **features, **sound.extra}
-            return
-        options: Params = {"return_attention_mask": True}
-        extractor = self.extractor
-        if isinstance(extractor, WhisperFeatureExtractor) and len(sound.wave) > extractor.n_samples:
-            options |= {"truncation": False, "padding": "longest"}
-        whole: Params = {"is_last": True, **self.features(sound.wave, **options), **sound.extra}
-        if sound.stride is not None:
-            if self.type == "seq2seq":
-                raise InputError("only models that tell letters frame by frame know strides", where="stride")
-            whole["stride"] = row(len(sound.wave), *sound.stride)
-        yield whole
-
-    def _sound(self, source: object, given: Params) -> Sound:
-        if not isinstance(source, Mapping):
-            return Sound(self.wave(source, given))
-        named = {str(name): value for name, value in source.items()}
-        wave = self.wave({name: value for name, value in named.items() if name != "stride"}, given)
+        """The features of a sound, or of its parts, which are read as they are needed."""
+        named = {str(name): value for name, value in input_.items()} if isinstance(input_, Mapping) else {}
+        stride = named.pop("stride", None)
+        source = named or input_
         # One entry for each sound, in a batch or alone.
         extra = {name: [value] for name, value in named.items() if name not in _OF_SOUND}
-        stride = named.get("stride")
-        if stride is None:
-            return Sound(wave, None, extra)
+        if given.get("chunk_length_s"):
+            cut = Cut.of(given, self.rate, self.frame)
+            with self.recording(source, given) as recording:
+                for part in cut.parts(recording):
+                    features = self.features(part.wave, return_attention_mask=True)
+                    yield {"is_last": part.is_last, "stride": part.stride, **features, **extra}
+            return
+        wave = self.wave(source, given)
+        options: Params = {"return_attention_mask": True}
+        extractor = self.extractor
+        if isinstance(extractor, WhisperFeatureExtractor) and len(wave) > extractor.n_samples:
+            options |= {"truncation": False, "padding": "longest"}
+        whole: Params = {"is_last": True, **self.features(wave, **options), **extra}
+        if stride is not None:
+            whole["stride"] = self._stride(stride, named, len(wave))
+        yield whole
+
+    def _stride(self, stride: object, sound: Params, length: int) -> Tensor:
+        """How long a sound is, and how much of either side is only company, in samples. Shape: [1, 3]."""
+        if self.type == "seq2seq":
+            raise InputError("only models that tell letters frame by frame know strides", where="stride")
         if not isinstance(stride, (tuple, list)) or len(stride) != 2 or not all(isinstance(n, int) for n in stride):
             raise InputError("no stride", where="stride", expected="(left, right) in samples", found=brief(stride))
-        ratio = self.rate / cast("int", named.get("sampling_rate", self.rate))
+        ratio = self.rate / cast(int, sound.get("sampling_rate", self.rate))
         left, right = (round(side * ratio) for side in stride)
-        if left + right > len(wave):
+        if min(left, right) < 0 or left + right > length:
             raise InputError(
-                "the stride is longer than the sound",
-                where="stride",
-                expected=f"at most {len(wave)}",
-                found=left + right,
+                "more is left out than there is", where="stride", expected=f"at most {length}", found=left + right
             )
-        return Sound(wave, (left, right), extra)
+        return row(length, left, right)
 
     def _forward(self, input_tensors: Inputs, **given: object) -> Output:
         features = ("input_values", "input_features", self.model.main_input, "attention_mask", "stride")
@@ -214,21 +210,6 @@ class AutomaticSpeechRecognitionPipeline(Hearing, ChunkPipeline):
 
 _BOTH = ("return_timestamps", "return_language")
 _OWN = ("tokens", "logits", "is_last", "stride", "token_timestamps", "lang_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """A sound as it was given.
-
-    Attributes:
-        wave: its samples. Shape: [samples].
-        stride: samples on either side that are heard and not written down.
-        extra: whatever else came with it, a list of one each.
-    """
-
-    wave: Tensor
-    stride: tuple[int, int] | None = None
-    extra: Mapping[str, list[object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +268,17 @@ class Cut:
             )
         return cls(length, left, right)
 
-    def parts(self, wave: Tensor) -> Iterator[Part]:
-        """The parts of a sound, in order."""
-        for start in range(0, len(wave), self.length - self.left - self.right):
-            part = wave[start : start + self.length]
-            left = 0 if start == 0 else self.left
-            is_last = start + self.length >= len(wave)
+    def parts(self, recording: Recording) -> Iterator[Part]:
+        """The parts of a sound, in order; one of them is in memory, and a sample that tells whether there are more."""
+        step, left = self.length - self.left - self.right, 0
+        held = recording.read(self.length + 1)
+        while True:
+            part, is_last = held[: self.length], len(held) <= self.length
             if len(part) > left:
                 yield Part(part, row(len(part), left, 0 if is_last else self.right), is_last)
             if is_last:
                 return
+            held, left = torch.cat([held[step:], recording.read(step)]), self.left
 
 
 def _seconds(name: str, value: object) -> float:

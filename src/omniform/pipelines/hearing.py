@@ -11,13 +11,14 @@ from torch import Tensor
 
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief
-from omniform.inputs.audio import SequenceFeatureExtractor, load_audio
+from omniform.inputs.audio import SequenceFeatureExtractor, load_audio, open_recording
 from omniform.inputs.media_access import MediaAccess, checked_access
 from omniform.pipelines.base import Params, Pipeline
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, in_order
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
+    from omniform.inputs.audio.recording import Recording
 
 READING = ("timeout", "media_access")
 """The options of all pipelines of sounds: how a sound is read."""
@@ -83,6 +84,11 @@ class Hearing(Pipeline):
         """
         access = cast("MediaAccess | None", given.get("media_access"))
         return load_audio(cast("AudioSource", source), self.rate, media_access=access)
+
+    def recording(self, source: object, given: Mapping[str, object]) -> Recording:
+        """A sound that is read as it is needed, mono, at the model's rate."""
+        access = cast("MediaAccess | None", given.get("media_access"))
+        return open_recording(cast("AudioSource", source), self.rate, media_access=access)
 
     def features(self, wave: Tensor, **options: object) -> Batch:
         """What the feature extractor makes of samples, in the dtype that the model computes in."""
