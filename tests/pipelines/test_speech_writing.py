@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import pytest
 from heard import RATE, sound, sounds, whisper
-from seen import both, same
+from seen import both
+from seen import same as same_order
 
 from omniform import pipeline
 from omniform.core.errors import InputError
 
 TASK = "automatic-speech-recognition"
+
+
+def same(ours: object, theirs: object, where: str = "answer", near: float = 1e-6) -> None:
+    """Fail unless answers are the same, in whatever order their entries stand."""
+    same_order(_sorted(ours), _sorted(theirs), where, near)
+
+
+def _sorted(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(one) for one in value] if isinstance(value, list) else value
+
+
 GREEDY = {"num_beams": 1, "max_new_tokens": 12}
 
 
@@ -45,3 +59,55 @@ def test_refused() -> None:
             ours(sound(0.2), **given)
     with pytest.raises(InputError, match="max_new_tokens"):
         ours(sound(0.2), max_new_tokens=-1)
+
+
+LONG = [sound(2.7, 5), sound(0.6, 6), sound(4.2, 7)]
+
+
+@pytest.mark.parametrize("times", [True, "word"])
+def test_times(times: object) -> None:
+    ours, theirs = both(TASK, whisper())
+    for wave in (sound(0.5, 1), *LONG):
+        expected = theirs(wave, return_timestamps=times, generate_kwargs=GREEDY)
+        same(ours(wave, return_timestamps=times, **GREEDY), expected)
+    assert expected["chunks"]
+
+
+@pytest.mark.parametrize("more", [{}, {"return_timestamps": True}], ids=str)
+def test_languages(more: dict[str, object]) -> None:
+    ours, theirs = both(TASK, whisper())
+    for wave in (sound(0.5, 1), LONG[0]):
+        if len(wave) > RATE and not more:
+            continue
+        given = {"return_language": True, **more}
+        expected = theirs(wave, **given, generate_kwargs=GREEDY)
+        same(ours(wave, **given, **GREEDY), expected, str(given))
+    # The reference counts the language among the tokens that have times, and each word has those of the next.
+    words = ours(LONG[0], return_timestamps="word", **GREEDY)
+    named = ours(LONG[0], return_timestamps="word", return_language=True, **GREEDY)
+    assert {chunk.pop("language") for chunk in named["chunks"]} == {"english"}
+    same(named, words)
+
+
+@pytest.mark.parametrize("times", [True, "word"])
+def test_times_of_parts(times: object) -> None:
+    ours, theirs = both(TASK, whisper(), ignore_warning=True)
+    for cut in ({"chunk_length_s": 0.6}, {"chunk_length_s": 1, "stride_length_s": (0.2, 0.1), "batch_size": 2}):
+        given = {"return_timestamps": times, **cut}
+        same(ours(LONG[0], **given, **GREEDY), theirs(LONG[0], **given, generate_kwargs=GREEDY), str(given))
+
+
+def test_settings_of_long_sounds() -> None:
+    ours, theirs = both(TASK, whisper())
+    settings = {
+        "temperature": 0.0, "compression_ratio_threshold": 1.35, "logprob_threshold": -1.0,
+        "no_speech_threshold": 0.6, "condition_on_prev_tokens": True, "num_beams": 1,
+    }  # fmt: skip
+    for given in (settings, {"num_beams": 2, "max_new_tokens": 6}):
+        asked = {"return_timestamps": True, "generate_kwargs": given}
+        same(ours(LONG[0], **asked), theirs(LONG[0], **asked), str(given))
+
+
+def test_the_checkpoint_asks_for_times() -> None:
+    ours, theirs = both(TASK, whisper(("return_timestamps", True)))
+    same(ours(sound(0.5, 1), **GREEDY), theirs(sound(0.5, 1), generate_kwargs=GREEDY))

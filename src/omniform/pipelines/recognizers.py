@@ -233,7 +233,11 @@ class WhisperWriter(Writer):
             length, left, right = numbers(output["stride"])[0]
             part["stride"] = (length / rate, left / rate, right / rate)
         if "token_timestamps" in output:
-            part["token_timestamps"] = cast(Tensor, _only(output["token_timestamps"]))[None]
+            # The language is said when the text begins, and a batch's padding when it ends.
+            times = cast(Tensor, _only(output["token_timestamps"]))
+            first, behind = cast(Tensor, part["tokens"]).shape[1] - tokens.shape[1], tokens.shape[1] - len(times)
+            edges = (times[:1].expand(first), times, times[-1:].expand(max(behind, 0)))
+            part["token_timestamps"] = torch.cat(edges)[None]
         return part
 
 
