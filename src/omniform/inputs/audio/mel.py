@@ -143,33 +143,46 @@ def triangles(points: Tensor, corners: Tensor, equal_area: bool) -> Tensor:
     return bank * (2.0 / (corners[2:] - corners[:-2])) if equal_area else bank
 
 
-def power_spectrogram(waves: Tensor, window: Tensor, hop_length: int) -> Tensor:
-    """Squared magnitudes of the short-time Fourier transform, frames centred on multiples of the hop.
+def log_mel_powers(waves: Tensor, *, window: Tensor, hop_length: int, bank: Tensor, floor: float) -> Tensor:
+    """Base-ten logarithms of mel powers, frames centred on multiples of the hop.
 
-    The ends are mirrored by half a window, so that frame ``t`` is centred on sample ``t * hop_length``.
+    The ends are mirrored by half a window, so that frame ``t`` is centred on sample ``t * hop_length``; the last frame,
+    which is centred on or past the end, is left out. Some frames are made at a time, so that they stay near the
+    processor: nothing but the result is as long as the wave.
 
     Args:
         waves: samples; at least ``len(window) // 2 + 1`` of them. Shape: ``[batch, samples]``, float32.
         window: weights of a frame; its length is that of the Fourier transform. Shape: ``[n_fft]``.
         hop_length: samples from one frame to the next.
+        bank: Shape: ``[n_fft // 2 + 1, bands]``.
+        floor: the least power that is told from silence.
 
     Returns:
-        Shape: ``[batch, n_fft // 2 + 1, samples // hop_length + 1]``, float32.
+        Shape: ``[batch, bands, frames]``, float32; ``samples // hop_length`` frames where the window is even.
     """
-    spectrum = torch.stft(waves, window.shape[0], hop_length, window=window, return_complex=True)
-    return spectrum.real.square() + spectrum.imag.square()
+    size = window.shape[0]
+    frames = (waves.shape[1] + 2 * (size // 2) - size) // hop_length
+    out = waves.new_empty(waves.shape[0], bank.shape[1], frames)
+    for wave, row in zip(waves, out, strict=True):
+        for start in range(0, frames, _AT_ONCE):
+            part = row[:, start : start + _AT_ONCE]
+            begin = start * hop_length - size // 2
+            stretch = _mirrored(wave, begin, begin + (part.shape[1] - 1) * hop_length + size)
+            spectrum = torch.fft.rfft(stretch.unfold(0, size, hop_length) * window)
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+            part.copy_((power @ bank).clamp_(min=floor).log10_().T)
+    return out
 
 
-def log10_within(power: Tensor, *, floor: float, decades: float) -> Tensor:
-    """Base-ten logarithm, cut off a number of decades under each item's loudest value.
+def _mirrored(wave: Tensor, begin: int, stop: int) -> Tensor:
+    """Samples from ``begin`` on, those before the first and behind the last one mirrored at them."""
+    samples = wave.shape[0]
+    if begin >= 0 and stop <= samples:
+        return wave[begin:stop]
+    before, behind = max(-begin, 0), max(stop - samples, 0)
+    left, right = wave[1 : before + 1].flip(0), wave[samples - 1 - behind : samples - 1].flip(0)
+    return torch.cat((left, wave[max(begin, 0) : stop], right))
 
-    Args:
-        power: what to compress. Shape: ``[batch, bands, frames]``.
-        floor: smallest power told apart from silence.
-        decades: dynamic range that is kept; 8 decades of power are 80 dB.
 
-    Returns:
-        Shape: ``[batch, bands, frames]``.
-    """
-    logs = power.clamp(min=floor).log10()
-    return torch.maximum(logs, logs.amax(dim=(-2, -1), keepdim=True) - decades)
+_AT_ONCE: Final = 1024
+"""Frames: half a million numbers in every step."""

@@ -30,11 +30,21 @@ class Padded:
 
     Attributes:
         values: the samples. Shape: ``[batch, samples]``.
-        mask: 1 where a sample was given, 0 where it is padding. Shape: ``[batch, samples]``, int32.
+        counts: how many samples of each were given.
+        side: where padding is.
     """
 
     values: Tensor
-    mask: Tensor
+    counts: tuple[int, ...]
+    side: Side
+
+    @property
+    def mask(self) -> Tensor:
+        """1 where a sample was given, 0 where it is padding. Shape: ``[batch, samples]``, int32."""
+        mask = torch.zeros(self.values.shape, dtype=torch.int32)
+        for row, count in zip(mask, self.counts, strict=True):
+            row[:count] = 1
+        return mask if self.side == "right" else mask.flip(-1)
 
 
 def padding_rule(padding: object) -> PaddingRule:
@@ -103,13 +113,14 @@ def pad(
             found=f"{', '.join(map(str, lengths[:8]))} samples",
             remedy="Ask for padding='longest' (and truncation=True).",
         )
+    counts = tuple(wave.shape[0] for wave in waves)
+    if len(waves) == 1 and counts[0] == lengths[0]:
+        return Padded(waves[0][None], counts, side)  # nobody writes into it, and it may be hours
     values = waves[0].new_full((len(waves), lengths[0]), value)
-    mask = torch.zeros(len(waves), lengths[0], dtype=torch.int32)
     for row, wave in enumerate(waves):
         start = 0 if side == "right" else lengths[0] - wave.shape[0]
         values[row, start : start + wave.shape[0]] = wave
-        mask[row, start : start + wave.shape[0]] = 1
-    return Padded(values, mask)
+    return Padded(values, counts, side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +211,8 @@ def normalize(padded: Padded, *, value: float) -> Padded:
     """
     import numpy as np
 
-    counts = padded.mask.sum(dim=-1).tolist()
-    rows = [unit_variance(row, n, value) for row, n in zip(padded.values.numpy(), counts, strict=True)]
-    return Padded(torch.from_numpy(np.stack(rows)), padded.mask)
+    rows = [unit_variance(row, n, value) for row, n in zip(padded.values.numpy(), padded.counts, strict=True)]
+    return Padded(torch.from_numpy(np.stack(rows)), padded.counts, padded.side)
 
 
 def round_up(length: int, multiple: int | None) -> int:

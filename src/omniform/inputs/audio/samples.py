@@ -60,7 +60,7 @@ def as_waves(audio: object) -> list[Tensor]:
 
 def warn_of_scale(waves: Sequence[Tensor]) -> bool:
     """Say it, once for all, where floats are far from -1 .. 1: somebody forgot to scale the integers they were."""
-    peak = max(float(wave.abs().amax()) for wave in waves)
+    peak = max(max(abs(float(end)) for end in wave.aminmax()) for wave in waves)
     if peak > _LOUDEST:
         logging.getLogger("omniform").warning(
             "the sound has samples up to %g, where models expect -1 to 1; int16 samples, for one, are divided by 32768",

@@ -12,7 +12,7 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.reader import ConfigReader
 from omniform.inputs.audio.extractor import FeatureExtractor
-from omniform.inputs.audio.mel import SLANEY, log10_within, mel_filter_bank, power_spectrogram
+from omniform.inputs.audio.mel import SLANEY, log_mel_powers, mel_filter_bank
 from omniform.inputs.audio.pad import Padded, Padding, normalize, pad, padding_rule
 from omniform.inputs.audio.samples import as_waves
 from omniform.inputs.checks import check_flag, check_length
@@ -179,14 +179,25 @@ class WhisperFeatureExtractor(FeatureExtractor):
                 found=f"{waves.shape[1]} samples",
                 remedy="Ask for padding='max_length'.",
             )
-        waves = waves.to(device)
+        logs = self.log_powers(waves.to(device))
+        return self.within(logs, logs.amax(dim=(-2, -1), keepdim=True)).cpu()
+
+    def log_powers(self, waves: Tensor) -> Tensor:
+        """``log10(mel power)``, silence cut off. Shape: ``[batch, samples]`` to ``[batch, bands, frames]``.
+
+        A frame reads half a window to either side; the ends of what is given are mirrored there.
+        """
         if self.dither:
-            waves = waves + self.dither * torch.randn(waves.shape, device=device)
-        power = power_spectrogram(waves, torch.hann_window(self.n_fft, device=device), self.hop_length)
-        # The last frame is centred past the end of the chunk; the published models never saw it. A contiguous copy
-        # keeps the product on the fast path.
-        mel = self.mel_filters.to(device).T @ power[..., :-1].contiguous()
-        return ((log10_within(mel, floor=_POWER_FLOOR, decades=_DECADES) + 4.0) / 4.0).cpu()
+            waves = waves + self.dither * torch.randn(waves.shape, device=waves.device)
+        window = torch.hann_window(self.n_fft, device=waves.device)
+        bank = self.mel_filters.to(waves.device)
+        return log_mel_powers(waves, window=window, hop_length=self.hop_length, bank=bank, floor=_POWER_FLOOR)
+
+    def within(self, logs: Tensor, loudest: Tensor | float) -> Tensor:
+        """Features, from :meth:`log_powers` and the greatest of them in the whole sound; those are changed in place."""
+        least = loudest - _DECADES
+        kept = torch.maximum(logs, least, out=logs) if isinstance(least, Tensor) else logs.clamp_(min=least)
+        return kept.add_(4.0).div_(4.0)
 
     def _frame_mask(self, padded: Padded) -> Tensor:
         """The mask of samples seen at every hop. Shape: ``[batch, samples // hop_length]``."""
