@@ -35,6 +35,13 @@ from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.weights.keymap import KeyMap
 
+STRAYS = (
+    "hidden_dropout_prob", "feat_extract_dropout", "freeze_feat_extract_train", "no_mask_channel_overlap",
+    "no_mask_time_overlap", "mask_channel_length", "mask_channel_min_space", "mask_channel_other", "mask_channel_prob",
+    "mask_channel_selection", "mask_time_min_space", "mask_time_other", "mask_time_selection",
+)  # fmt: skip
+"""Settings of fairseq's training that published configs hold, and nobody reads."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
@@ -62,8 +69,8 @@ class Stem:
         for name, values in (("conv_kernel", kernels), ("conv_stride", strides)):
             if len(values) != len(channels):
                 raise r.fail(name, f"{len(channels)} numbers, as in conv_dim", len(values))
-        r.inert(num_feat_extract_layers=len(channels))
-        r.values["inputs_to_logits_ratio"] = math.prod(strides)
+        r.inert("num_feat_extract_layers", "inputs_to_logits_ratio", *STRAYS)
+        r.values |= {"num_feat_extract_layers": len(channels), "inputs_to_logits_ratio": math.prod(strides)}
         return cls(
             channels=channels,
             kernels=kernels,
@@ -284,6 +291,8 @@ WAVE_KEYS = KeyMap(
         f"{_LAYER}.mlp.fc2": f"{_LAYER}.feed_forward.output_dense",
         f"{_LAYER}.input_layernorm": f"{_LAYER}.layer_norm",
         f"{_LAYER}.post_attention_layernorm": f"{_LAYER}.final_layer_norm",
-    }
+    },
+    ignored=[r"(^|\.)masked_spec_embed$"],
 )
-"""Where the modules of an encoder of waves live, wherever its norms stand."""
+"""Where the modules of an encoder of waves live, wherever its norms stand. Where a config hides no frames, what stands
+for them is left out."""

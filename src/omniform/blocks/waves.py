@@ -19,6 +19,7 @@ from omniform.blocks.augment import SpecAugment
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import activation
+from omniform.blocks.poolers import OptionalPart
 from omniform.blocks.weight_norm import NormedConv1d
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError, brief
@@ -200,8 +201,10 @@ class ConvPositions(Composed):
         return f"act={self.act}"
 
 
-class SpecMask(nn.Module):
+class SpecMask(OptionalPart):
     """What stands for frames that are hidden: SpecAugment's in training, or those that the caller names.
+
+    Recognisers that were never trained here lack it (wav2vec2-base-960h).
 
     Args:
         dim: width of a frame.

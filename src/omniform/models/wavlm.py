@@ -63,6 +63,8 @@ class GatedAttention(Attention):
         )
         # What is told of heads is the mean of all of them, as the reference tells it.
         ctx.taps.attentions.extend(one.mean(dim=1, keepdim=True).expand_as(one) for one in seen)
+        if self.training:  # the reference's is laid out by time, along which the dropout behind it is drawn
+            return self.output(mixed.transpose(0, 1).contiguous(), x_BTD, ctx).transpose(0, 1)
         return self.output(mixed, x_BTD, ctx)
 
 
@@ -84,11 +86,14 @@ def read(r: ConfigReader) -> Config:
         num_codevectors_per_group=320, num_codevector_groups=2, contrastive_logits_temperature=0.1, num_negatives=100,
         codevector_dim=256, proj_codevector_dim=256, diversity_loss_weight=0.1,
     )  # fmt: skip
+    buckets, distance = r.integer("num_buckets", 320, least=4), r.integer("max_bucket_distance", 800)
+    if distance <= buckets // 4:
+        raise r.fail("max_bucket_distance", f"more than {buckets // 4}, a quarter of num_buckets", distance)
     return Config(
         waves=Waves.read(r, stem=Stem.read(r), stable=r.flag("do_stable_layer_norm", False)),
         sizes=HeadSizes.read(r, reduction="mean"),
-        buckets=r.integer("num_buckets", 320, least=4),
-        max_distance=r.integer("max_bucket_distance", 800),
+        buckets=buckets,
+        max_distance=distance,
     )
 
 
