@@ -90,6 +90,9 @@ class Knowing:
             spans.append((word.start - start, min(word.end, end) - start))
         return Pass(words, spans)
 
+    def hear_whole(self, samples: torch.Tensor, before: Sequence[int]) -> Pass:
+        return self.hear(samples, before, [])
+
 
 def live(blocks: Sequence[int], clock: Clock, seconds: float, error: Exception | None = None) -> Iterator[torch.Tensor]:
     """Blocks of so many samples over and over, each when its last sample has been spoken."""
@@ -250,11 +253,27 @@ def test_a_stream_that_is_left_is_closed():
         list(hear(Knowing([], clock), iter([])))
 
 
-def test_samples_and_their_rates():
-    clock = Clock()
-    words = speech(20)
-    told = list(hear(Knowing(words, clock), torch.arange(20 * RATE) / COUNT))
-    assert together(told)[:45] == words[:45] and told[0].delay == 0
+@pytest.mark.parametrize("seconds", [0.3, 20.0, 30.0, 30.001, 55.0, 200.0])
+def test_what_is_all_there_is_heard_window_by_window(seconds):
+    silences = [(62.5, 131.3), (140.0, 140.1)]
+    words = [word for word in speech(seconds + 1, silences=silences) if word.start < seconds]
+    listener = Knowing(words, Clock())
+    told = list(hear(listener, torch.arange(round(seconds * RATE)) / COUNT))
+    found = together(told)
+    sure = [word for word in words if word.end <= seconds - 0.3]
+    assert found[: len(sure)] == sure and len(found) == len(words)
+    assert listener.passes <= seconds / 24 + 2 and listener.longest <= RATE * WINDOW
+    assert told[-1].final and told[-1].heard == pytest.approx(seconds)
+
+
+def test_what_is_all_there_and_never_heard():
+    for doubtful in (True, False):
+        listener = Knowing([], Clock(), told=lambda number, end, doubtful=doubtful: Pass(doubtful=doubtful))
+        assert list(hear(listener, torch.arange(100 * RATE) / COUNT)) == [] and listener.passes <= 6
+    # What takes up all that can be heard is not heard better with what comes next.
+    one = Pass([Word(" x", [1], [0])], [(0.0, 30.0)])
+    listener = Knowing([], Clock(), told=lambda number, end: one)
+    assert len(together([*hear(listener, torch.arange(100 * RATE) / COUNT)])) == 4 and listener.passes == 4
 
 
 def test_words_that_grow_are_settled_when_they_are_whole():

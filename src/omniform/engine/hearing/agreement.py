@@ -89,6 +89,26 @@ class Agreement:
         self._guess = tokens
         return self._take(sum(word.places[-1] < agreed for word in heard.words))
 
+    def settle_clear(self, heard: Pass, end: float) -> tuple[list[SpokenWord], float]:
+        """Take what a pass has written of sound that is all there, and settle what its end does not cut off.
+
+        Args:
+            end: where the kept sound ends, in seconds from the beginning of the sound.
+
+        Returns:
+            These words, and how many seconds of the kept sound go: the rest is heard with what comes next.
+        """
+        self._last = heard
+        if heard.doubtful:
+            self._last = Pass()
+        clear = end - self.tail
+        found = self._take(sum(self.start + stop <= clear for _, stop in self._last.spans))
+        place = min([clear, *(self.start + begin for begin, _ in self._last.spans)])
+        if not found and place < self.start + self.tail:
+            # Words that take up the whole of what can be heard will not be heard better.
+            found, place = self._take(len(self._last.words)), clear
+        return found, self._cut(max(place, self._latest if found else self.start))
+
     def settle_rest(self) -> list[SpokenWord]:
         """Settle all that the last pass has written: the sound is over."""
         return [] if self._last.doubtful else self._take(len(self._last.words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import cast
 
@@ -15,6 +16,8 @@ from omniform.core.context import Memory, StepContext
 from omniform.engine.engine import Engine
 from omniform.engine.hearing.agreement import ENDINGS, Pass
 from omniform.engine.hearing.alignment import Heads, head_count, token_times
+from omniform.engine.memory import available, decoder_bytes
+from omniform.engine.paged_state import MEMORY
 from omniform.engine.settings import Asked
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.text.spoken_words import Word
@@ -22,8 +25,36 @@ from omniform.inputs.text.whisper import WhisperTokenizer
 
 Span = tuple[float, float]
 
-_STEP = 0.02  # seconds from one of the encoder's frames to the next
+_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_COLD = 0.5  # from here on nothing is told of what came before
 _LONGEST = 0.7  # seconds; what takes twice as long as this, or as a usual word, begins with silence
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the decoder reads first.
+
+    Attributes:
+        lead: what came before, behind the token that says so.
+        opening: the tokens that a transcript begins with.
+        said: what is known to be said.
+    """
+
+    lead: list[int]
+    opening: list[int]
+    said: list[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.lead, *self.opening, *self.said]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What was written: its tokens, and their mean log-probability, that of the end included."""
+
+    tokens: list[int]
+    likely: float
 
 
 class Listener:
@@ -53,10 +84,10 @@ class Listener:
     ) -> None:
         self._model, self._extractor, self._tokenizer = model, extractor, tokenizer
         settings = {**settings, "return_timestamps": False}  # times are those of the words
-        self._settings = {**settings, "do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+        self._settings = {**settings, "num_beams": 1, "num_return_sequences": 1}
         self._silence, self._unlikely = no_speech_threshold, logprob_threshold
         self._repetition = compression_ratio_threshold
-        self._engine = Engine(model, prefix_cache=False)
+        self._engine = _engine(model, extractor.nb_max_frames)
         asked = Asked(model, settings)
         self._options, self._known = asked.own(1)[0], asked.known
         self._opening: list[int] = []
@@ -80,7 +111,7 @@ class Listener:
         return self._model.max_positions or 448
 
     def hear(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass:
-        """Write down a window.
+        """Write down a window of which more will come.
 
         Args:
             samples: Shape: [n], at :attr:`rate`, at most :attr:`window` of them.
@@ -92,17 +123,32 @@ class Listener:
         """
         with torch.inference_mode():
             memory = self._encoded(samples)
-            opening = self._opened(memory, known=bool(said))
-            lead = self._lead(before)
-            written, likely = self._written(memory, [*lead, *opening, *said], fresh=not said)
-            if not written:
-                return Pass()
-            if self._is_silent(memory, [*lead, opening[0]], likely) or self._repeats([*said, *written]):
+            known = _Known(self._lead(before), self._opened(memory), list(said))
+            self._opening_known |= bool(said)
+            text = self._written(memory, known, 0.0)
+            if self._is_silent(memory, known, text) or self._repeats(known, text):
                 return Pass(doubtful=True)
-            words = self._tokenizer.words_of(written, self._language(opening))
-            frames = samples.shape[0] // self._extractor.hop_length
-            times = self._times(memory, [*lead, *opening, *said], written, len(said), frames)
-        return Pass(words, _spans(words, times, fresh=not said))
+            return self._pass(samples, memory, known, text)
+
+    def hear_whole(self, samples: Tensor, before: Sequence[int]) -> Pass:
+        """Write down a window that is all there, once more at a higher temperature where the text does not convince.
+
+        Args:
+            samples: Shape: [n], at :attr:`rate`, at most :attr:`window` of them.
+            before: tokens of what was said before it; they may be why a text repeats itself.
+        """
+        with torch.inference_mode():
+            memory = self._encoded(samples)
+            opening = self._opened(memory)
+            for temperature in _TEMPERATURES:
+                known = _Known(self._lead(before if temperature < _COLD else ()), opening, [])
+                text = self._written(memory, known, temperature)
+                if self._is_silent(memory, known, text):
+                    return Pass(doubtful=True)
+                if not (self._repeats(known, text) or self._is_unlikely(text)):
+                    break
+            self._opening_known |= bool(text.tokens)
+            return self._pass(samples, memory, known, text)
 
     # -- the steps of a pass -------------------------------------------------------------------------------------------
 
@@ -111,70 +157,80 @@ class Listener:
         assert isinstance(features, Tensor)
         return self._model.encode(input_features=features.to(self._model.device, self._model.dtype))
 
-    def _opened(self, memory: Memory, *, known: bool) -> list[int]:
+    def _opened(self, memory: Memory) -> list[int]:
         """The tokens that a transcript begins with. The language is heard anew until words are known."""
-        if not self._opening or not self._opening_known:
+        if not self._opening_known:
             self._opening = self._model.decoder_prompt(memory, self._options)[0].tolist()
-        self._opening_known |= known
         return self._opening
 
     def _lead(self, before: Sequence[int]) -> list[int]:
         mark = self._known.get("prev_sot_token_id") or self._tokenizer.token_id("<|startofprev|>")
         return [mark, *before] if before and isinstance(mark, int) else []
 
-    def _written(self, memory: Memory, prefix: list[int], *, fresh: bool) -> tuple[list[int], float]:
-        """What is written after the tokens that are known, and the mean log-probability of its tokens."""
-        room = self.positions - len(prefix)
+    def _written(self, memory: Memory, known: _Known, temperature: float) -> _Text:
+        """What is written after the tokens that are known."""
+        room = self.positions - len(known.tokens)
         if room < 1:
-            return [], 0.0
-        asked = {"max_new_tokens": room, "logprobs": 0, **self._settings}
-        if not fresh:
+            return _Text([], 0.0)
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        asked = {"max_new_tokens": room, "logprobs": 0, **self._settings, **drawn}
+        if known.said:
             asked["begin_suppress_tokens"] = None  # all may have been said
-        inputs = {"encoder_outputs": (memory.hidden,), "decoder_input_ids": torch.tensor([prefix])}
+        inputs = {"encoder_outputs": (memory.hidden,), "decoder_input_ids": torch.tensor([known.tokens])}
         answer = self._engine.generate(inputs, **asked).sequences[0]
         tokens = answer.tokens
         end = next((i for i, token in enumerate(tokens) if self._is_no_text(token)), len(tokens))
         chances = [one.logprob for one in answer.logprobs or ()]
-        return tokens[:end], sum(chances) / max(1, len(chances))
+        return _Text(tokens[:end], sum(chances) / max(1, len(chances)))
 
     def _is_no_text(self, token: int) -> bool:
         return token in self._special or (isinstance(self._off, int) and token >= self._off)
 
-    def _is_silent(self, memory: Memory, prefix: list[int], likely: float) -> bool:
+    def _is_unlikely(self, text: _Text) -> bool:
+        return self._unlikely is not None and text.likely < self._unlikely
+
+    def _is_silent(self, memory: Memory, known: _Known, text: _Text) -> bool:
         """Whether nobody speaks: a token says so where a transcript begins, and what was written is unlikely."""
-        if self._silence is None or not isinstance(self._off, int):
+        if self._silence is None or not isinstance(self._off, int) or not text.tokens:
             return False
-        if self._unlikely is not None and likely >= self._unlikely:
+        if self._unlikely is not None and not self._is_unlikely(text):
             return False
-        embeds = self._model.embed(torch.tensor([prefix], device=memory.hidden.device))
-        positions = torch.arange(len(prefix), device=embeds.device)[None]
+        embeds = self._model.embed(torch.tensor([[*known.lead, known.opening[0]]], device=memory.hidden.device))
+        positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
         ctx = StepContext(positions=positions, memory=memory, backend=self._model.attn_backend)
         scores = self._model.project(self._model.decode(embeds, ctx)[0, -1])
         return float(scores.float().softmax(-1)[self._off - 1]) > self._silence
 
-    def _repeats(self, tokens: Sequence[int]) -> bool:
-        text = str(self._tokenizer.decode(list(tokens))).encode()
-        return self._repetition is not None and len(text) > self._repetition * len(zlib.compress(text))
+    def _repeats(self, known: _Known, text: _Text) -> bool:
+        whole = str(self._tokenizer.decode([*known.said, *text.tokens])).encode()
+        return self._repetition is not None and len(whole) > self._repetition * len(zlib.compress(whole))
+
+    def _pass(self, samples: Tensor, memory: Memory, known: _Known, text: _Text) -> Pass:
+        if not text.tokens:
+            return Pass()
+        words = self._tokenizer.words_of(text.tokens, self._language(known.opening))
+        times = self._times(memory, known, text.tokens, samples.shape[0] // self._extractor.hop_length)
+        return Pass(words, _spans(words, times, fresh=not known.said))
 
     def _language(self, opening: Sequence[int]) -> str | None:
         names = (self._tokenizer.id_token(token) or "" for token in opening[1:2])
         return next((name[2:-2] for name in names if name.startswith("<|")), None)
 
-    def _times(self, memory: Memory, prefix: list[int], written: list[int], said: int, frames: int) -> list[float]:
+    def _times(self, memory: Memory, known: _Known, written: list[int], frames: int) -> list[float]:
         """When each written token ends, and before them when the first begins: one more number than tokens."""
-        # The token that is read says where the next one is; so the last of the opening tells where the first begins.
-        first = len(prefix) - said - 1
+        count = len(known.tokens)
         width = self._model.config.get("median_filter_width", 7)
         times = token_times(
             self._model,
             memory,
-            torch.tensor([[*prefix, *written, written[-1]]], device=memory.hidden.device),
-            prompt=first,
+            torch.tensor([[*known.tokens, *written, written[-1]]], device=memory.hidden.device),
+            # The token that is read says where the next one is: the last of the opening, where the first begins.
+            prompt=count - len(known.said) - 1,
             heads=self._heads(),
             frames=frames,
             median=width if isinstance(width, int) else 7,
         )
-        return cast("list[float]", times[0, len(prefix) - 1 : -1].tolist())
+        return cast("list[float]", times[0, count - 1 : -1].tolist())
 
     def _heads(self) -> Heads:
         """Those that the checkpoint names, else all of the upper half, as Whisper's own code has it."""
@@ -185,6 +241,15 @@ class Listener:
         return [
             (layer, head) for layer in range(layers // 2, layers) for head in range(head_count(self._model.decoder))
         ]
+
+
+def _engine(model: SpeechToText, frames: int) -> Engine:
+    """An engine with room for one window: what was heard with less sound is of no use any more."""
+    sizes = decoder_bytes(model)
+    memory = frames * sizes.get(MEMORY, 0)
+    state = (model.max_positions or frames) * sum(n for pool, n in sizes.items() if pool != MEMORY)
+    need = 3 * max(memory, state) + 64 * sum(sizes.values())
+    return Engine(model, memory=min(need, max(1, available(model.device) // 2)), prefix_cache=False)
 
 
 def _spans(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:

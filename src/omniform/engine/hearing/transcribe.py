@@ -44,10 +44,11 @@ def transcribe(
     clock: Callable[[], float] = time.monotonic,
     **settings: object,
 ) -> Iterator[Words]:
-    """Write down what is said while it is being said.
+    """Write down what is said, while it is being said if need be.
 
-    Every ``step`` seconds of new sound are heard together with what came before; words that two such passes agree on
-    are settled, and given with their times and their delay. The memory stays the same however long the sound is.
+    Of a stream, every ``step`` seconds of new sound are heard together with what came before; words that two such
+    passes agree on are settled, and given with their times and their delay. Of a file, window after window is heard
+    once; what a window's end cuts off is heard with the next. The memory stays the same however long the sound is.
 
     Args:
         model: hears speech and writes it down (Whisper and its kin).
@@ -55,7 +56,7 @@ def transcribe(
             rate, to be resampled; or a file or samples, as :func:`~omniform.inputs.audio.load.open_recording` takes.
         processor: the checkpoint's; read from where the model is from, if it is left out.
         sampling_rate: of samples and blocks that do not say theirs, in Hz, to be checked.
-        step: seconds of new sound that a pass waits for; as long as a pass takes, where that is longer.
+        step: seconds of new sound of a stream that a pass waits for; as long as a pass takes, where that is longer.
         prompt: names and words to expect.
         no_speech_threshold, logprob_threshold, compression_ratio_threshold: what a pass writes is not believed where
             it is more likely no speech than the first and less likely text than the second, or compresses better than
@@ -115,6 +116,7 @@ class Hears(Protocol):
     @property
     def positions(self) -> int: ...
     def hear(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass: ...
+    def hear_whole(self, samples: Tensor, before: Sequence[int]) -> Pass: ...
 
 
 @dataclass(slots=True)
@@ -159,6 +161,7 @@ class Stream:
         clock: Callable[[], float],
     ) -> None:
         self._listener, self._recording, self._clock = listener, recording, clock
+        self._there = recording.again  # all of it, so that nothing is gained by hearing a part of a window first
         self._rate = listener.rate
         window = listener.window / self._rate
         self._step = min(step, window / 2)
@@ -174,23 +177,38 @@ class Stream:
         with self._recording:
             while True:
                 ended, error = self._wait()
-                if ended and not self._fresh:
-                    yield from self._told(self._agreement.settle_rest(), final=True)
-                else:
-                    yield from self._told(self._agreement.settle(self._pass(), final=ended), final=ended)
+                yield from self._told(self._settled(ended), final=ended)
                 if error is not None:
                     raise error
                 if ended:
                     return
-                forced, gone = self._agreement.let_go(self._came / self._rate)
-                self._kept = self._kept[round(gone * self._rate) :].clone()
-                self._arrivals.forget(self._agreement.start)
-                yield from self._told(forced)
+                if not self._there:
+                    forced, gone = self._agreement.let_go(self._came / self._rate)
+                    self._let_go(gone)
+                    yield from self._told(forced)
+
+    def _settled(self, ended: bool) -> list[SpokenWord]:
+        """Words that are settled by what is kept now."""
+        agreement = self._agreement
+        if ended and not self._fresh:
+            return agreement.settle_rest()
+        if not self._there:
+            return agreement.settle(self._pass(), final=ended)
+        heard = self._listener.hear_whole(self._kept, agreement.before)
+        if ended:
+            return agreement.settle(heard, final=True)
+        found, gone = agreement.settle_clear(heard, self._came / self._rate)
+        self._let_go(gone)
+        return found
+
+    def _let_go(self, seconds: float) -> None:
+        self._kept = self._kept[round(seconds * self._rate) :].clone()
+        self._arrivals.forget(self._agreement.start)
 
     def _wait(self) -> tuple[bool, Exception | None]:
         """Wait for new sound: gives whether the sound is over, and what it ended with, if that was an error."""
         room = self._listener.window - self._kept.shape[0]
-        wanted = min(room, max(1, round(max(self._step, self._took) * self._rate)))
+        wanted = room if self._there else min(room, max(1, round(max(self._step, self._took) * self._rate)))
         each = max(1, -(-wanted // _PULLS))
         blocks: list[Tensor] = [self._kept]
         self._fresh = 0
