@@ -13,11 +13,9 @@ from torch import Tensor
 
 from omniform.architectures.speech import SpeechToText
 from omniform.core.context import Memory, StepContext
-from omniform.engine.engine import Engine
 from omniform.engine.hearing.agreement import ENDINGS, Pass
 from omniform.engine.hearing.alignment import Heads, head_count, token_times
-from omniform.engine.memory import available, decoder_bytes
-from omniform.engine.paged_state import MEMORY
+from omniform.engine.hearing.generate import engine_for
 from omniform.engine.settings import Asked
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.text.spoken_words import Word
@@ -87,7 +85,7 @@ class Listener:
         self._settings = {**settings, "num_beams": 1, "num_return_sequences": 1}
         self._silence, self._unlikely = no_speech_threshold, logprob_threshold
         self._repetition = compression_ratio_threshold
-        self._engine = _engine(model, extractor.nb_max_frames)
+        self._engine = engine_for(model, rows=1, beams=1, whole_steps=False)
         asked = Asked(model, settings)
         self._options, self._known = asked.own(1)[0], asked.known
         self._opening: list[int] = []
@@ -241,15 +239,6 @@ class Listener:
         return [
             (layer, head) for layer in range(layers // 2, layers) for head in range(head_count(self._model.decoder))
         ]
-
-
-def _engine(model: SpeechToText, frames: int) -> Engine:
-    """An engine with room for one window: what was heard with less sound is of no use any more."""
-    sizes = decoder_bytes(model)
-    memory = frames * sizes.get(MEMORY, 0)
-    state = (model.max_positions or frames) * sum(n for pool, n in sizes.items() if pool != MEMORY)
-    need = 3 * max(memory, state) + 64 * sum(sizes.values())
-    return Engine(model, memory=min(need, max(1, available(model.device) // 2)), prefix_cache=False)
 
 
 def _spans(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:
