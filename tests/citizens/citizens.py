@@ -431,6 +431,14 @@ class Frames(Text):
 
 
 @dataclass(frozen=True)
+class Heard(Sound):
+    """Features of sounds, and rows for a decoder."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_features": noise(rows, 12, 6), "decoder_input_ids": ids(rows, length)}
+
+
+@dataclass(frozen=True)
 class Hidden(Pictures):
     """Pictures some of whose patches are hidden, the same every time."""
 
@@ -580,6 +588,10 @@ CITIZENS: dict[str, Citizen] = {
     "audio-spectrogram-transformer": Citizen("audio-spectrogram-transformer", "ASTForAudioClassification",
         {**AST, "max_length": 9, "num_mel_bins": 7, "frequency_stride": 3, "time_stride": 2}, Spectrograms()),
     "wav2vec2-bert": Citizen("wav2vec2-bert", "Wav2Vec2BertForCTC", W2V_BERT, Frames()),
+    "speech-encoder-decoder": Citizen("speech-encoder-decoder", "SpeechEncoderDecoderModel", {
+        "encoder": {**W2V_BERT, "model_type": "wav2vec2-bert"},
+        "decoder": {**TEXT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True},
+        "pad_token_id": 0, "decoder_start_token_id": 3}, Heard()),
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),

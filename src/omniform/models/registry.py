@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
 
-from omniform.architectures.family import Family
+from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
@@ -257,13 +257,19 @@ class Part:
         """Where the part's weights live in a checkpoint of its own."""
         return self.family.base.keys(self.config.spec)
 
+    def model(self, architecture: Architecture | None = None) -> Model:
+        """The part as one of its family's architectures, as its base model if none is said."""
+        name = self.family.base.name if architecture is None else architecture.name
+        made: Model = self.family.classes[name](self.config)
+        return made
+
     def build_as(self, kind: type[M]) -> M:
         """The part's base model, which must be of the given kind.
 
         Raises:
             ConfigError: the named family is of another kind.
         """
-        model: Model = self.family.classes[self.family.base.name](self.config)
+        model = self.model()
         if not isinstance(model, kind):
             raise ConfigError(
                 "this family does not fit here",

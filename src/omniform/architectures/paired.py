@@ -1,0 +1,208 @@
+"""Encoder-decoders of two models, each of any family: an encoder that hears, and a language model that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from omniform.architectures.decoder import TextDecoder, WritingHead
+from omniform.architectures.encoder_decoder import (
+    OF_THE_CALL,
+    EncoderOutputs,
+    MemoryEncoder,
+    RightShift,
+    encoder_output,
+)
+from omniform.architectures.generative import Generative
+from omniform.architectures.labels import Classes, Targets
+from omniform.architectures.losses import scored, token_loss
+from omniform.architectures.model import Model
+from omniform.architectures.packing import NAMES
+from omniform.architectures.waves import FrameCounts
+from omniform.core.context import Memory, Tapped
+from omniform.core.errors import InputError, MissingPartError
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
+from omniform.core.state import DenseState
+
+SIDE = "decoder_"
+"""What the names of the decoder's inputs begin with."""
+
+
+class PairedWriter(Generative):
+    """A language model that writes what an encoder has heard.
+
+    Args:
+        encoder: reads sounds.
+        writer: reads what the encoder gives, by cross-attention, and writes.
+        enc_to_dec_proj: the encoder's hidden states to the writer's width; None where they are as wide.
+        shift: makes the writer's inputs of labels.
+    """
+
+    encoder: Model
+    writer: WritingHead
+    enc_to_dec_proj: nn.Linear | None
+    shift: RightShift
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.main_input = self.encoder.main_input
+        self.encoder_inputs = self.encoder.accepts() - NAMES - OF_THE_CALL
+
+    def accepts(self) -> frozenset[str]:
+        own = self.writer.accepts() & {"position_ids", "token_type_ids"}
+        return super().accepts() | self.encoder_inputs | {SIDE + name for name in own}
+
+    @property
+    def decoder(self) -> TextDecoder:
+        stack = self.writer.decoder
+        assert isinstance(stack, TextDecoder), "whoever builds it sees to that"
+        return stack
+
+    @property
+    def start_token_id(self) -> int | None:
+        if self.shift.start is not None or self._origin is None:
+            return self.shift.start
+        return self.config.common.bos_token_id
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.writer.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.writer.get_output_embeddings()
+
+    def freeze_feature_encoder(self) -> None:
+        """Keep the encoder's convolutions out of training.
+
+        Raises:
+            MissingPartError: it has none.
+        """
+        if not isinstance(self.encoder, FrameCounts):
+            raise MissingPartError(f"{type(self.encoder).__name__} has no convolutions over samples")
+        self.encoder.freeze_feature_encoder()
+
+    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.writer.stand(input_ids, positions)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return self.writer.project(hidden)
+
+    def encode(self, **inputs: Tensor) -> Memory:
+        if "encoder_outputs" in inputs:
+            return self.heard(BaseModelOutput(inputs["encoder_outputs"]), inputs.get("attention_mask"))
+        return self.heard(cast(BaseModelOutput, self.encoder(**inputs)), inputs.get("attention_mask"))
+
+    def heard(self, out: BaseModelOutput, attention_mask: Tensor | None) -> Memory:
+        """What the writer reads of what the encoder gave.
+
+        Args:
+            attention_mask: of the encoder's inputs.
+
+        Raises:
+            InputError: a mask, of an encoder that cannot say which of its hidden states are masked.
+        """
+        hidden = out.last_hidden_state
+        padding = None
+        if isinstance(self.encoder, MemoryEncoder):
+            padding = self.encoder.memory_of(out, attention_mask).padding
+        elif attention_mask is not None:
+            raise InputError(
+                "this encoder does not say which of its hidden states are masked",
+                where="attention_mask",
+                remedy="Pass no mask, or encoder_outputs.",
+            )
+        return Memory(hidden if self.enc_to_dec_proj is None else self.enc_to_dec_proj(hidden), padding)
+
+    def targets(self) -> Mapping[str, Targets]:
+        return {"labels": Classes(self.vocabulary)}
+
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        return scored(inputs.get("labels"))
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """What the writer reads to write given labels. Shape: [B, T] in and out."""
+        return self.shift(labels)
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        ids, embeds = inputs.get("decoder_input_ids"), inputs.get("decoder_inputs_embeds")
+        given = [one for one in (ids, embeds) if one is not None]
+        if len(given) > 1 or (not given and inputs.get("labels") is None):
+            raise InputError(
+                "the decoder needs a beginning",
+                where="decoder_input_ids",
+                expected="one of decoder_input_ids, decoder_inputs_embeds and labels",
+                found="both" if given else "none",
+            )
+
+    def forward(
+        self,
+        inputs: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: EncoderOutputs | None = None,
+        past_key_values: DenseState | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        *,
+        num_items_in_batch: Tensor | int | None = None,
+        **given: object,
+    ) -> Seq2SeqLMOutput:
+        """Next-token scores.
+
+        Args:
+            inputs: the encoder's main input, which may go by the encoder's name for it.
+            attention_mask: of the encoder's inputs. Shape: [B, S], 1 for real ones.
+            decoder_input_ids: Shape: [B, T].
+            decoder_attention_mask: Shape: [B, past + T], 1 for real tokens.
+            encoder_outputs: of an earlier call, instead of the encoder's inputs.
+            past_key_values: state of an earlier call to continue from; it is extended in place.
+            decoder_inputs_embeds: Shape: [B, T, D], instead of ``decoder_input_ids``.
+            labels: Shape: [B, T], the answer, ``-100`` to leave out; the decoder's inputs are made of them.
+            use_cache: whether to return state; by default in evaluation mode only.
+            num_items_in_batch: what the loss's sum is divided by, if not this batch's own tokens.
+            given: other inputs of the encoder, and of the decoder, whose names begin with ``decoder_``.
+
+        Raises:
+            InputError: no sounds, no beginning, ids outside the vocabulary, inputs that do not fit.
+        """
+        asked: Tapped = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        its = {name.removeprefix(SIDE): value for name, value in given.items() if name.startswith(SIDE)}
+        if encoder_outputs is not None:
+            encoded = encoder_output(encoder_outputs)
+        else:
+            read = {name: value for name, value in given.items() if not name.startswith(SIDE)}
+            if inputs is not None:
+                read[self.main_input] = inputs
+            encoded = cast(BaseModelOutput, self.encoder(attention_mask=attention_mask, **asked, **read))
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.shift(labels)
+        memory = self.heard(encoded, attention_mask)
+        out = self.writer(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            encoder_hidden_states=memory.hidden,
+            encoder_attention_mask=memory.padding,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **asked,
+            **its,
+        )
+        written = cast(CausalLMOutput, out)
+        assert written.logits is not None
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else token_loss(written.logits, labels, num_items_in_batch),
+            logits=written.logits,
+            past_key_values=written.past_key_values,
+            decoder_hidden_states=written.hidden_states,
+            decoder_attentions=written.attentions,
+            cross_attentions=written.cross_attentions,
+            encoder_last_hidden_state=memory.hidden,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
