@@ -164,7 +164,7 @@ class EncoderDecoder(Model):
             state=state,
         )
         memory = self.encoder.memory_of(encoded, attention_mask)
-        _check_rows(memory.hidden, embeds)
+        check_rows(memory.hidden, embeds)
         out = self.decoder.outputs(embeds, ctx.with_(memory=memory))
         return _both(encoded, out)
 
@@ -234,7 +234,8 @@ def _both(encoded: BaseModelOutput, out: BaseModelOutput) -> Seq2SeqModelOutput:
     )
 
 
-def _check_rows(memory: Tensor, embeds: Tensor) -> None:
+def check_rows(memory: Tensor, embeds: Tensor) -> None:
+    """Raise :class:`InputError` unless a decoder has as many rows as its memory."""
     if memory.shape[0] != embeds.shape[0]:
         raise InputError(
             "encoder and decoder have different numbers of rows",

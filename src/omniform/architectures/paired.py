@@ -13,6 +13,7 @@ from omniform.architectures.encoder_decoder import (
     EncoderOutputs,
     MemoryEncoder,
     RightShift,
+    check_rows,
     encoder_output,
 )
 from omniform.architectures.generative import Generative
@@ -20,7 +21,7 @@ from omniform.architectures.labels import Classes, Targets
 from omniform.architectures.losses import scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES
-from omniform.architectures.waves import FrameCounts
+from omniform.architectures.waves import WaveModel
 from omniform.core.context import Memory, Tapped
 from omniform.core.errors import InputError, MissingPartError
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
@@ -78,7 +79,7 @@ class PairedWriter(Generative):
         Raises:
             MissingPartError: it has none.
         """
-        if not isinstance(self.encoder, FrameCounts):
+        if not isinstance(self.encoder, WaveModel):
             raise MissingPartError(f"{type(self.encoder).__name__} has no convolutions over samples")
         self.encoder.freeze_feature_encoder()
 
@@ -182,6 +183,9 @@ class PairedWriter(Generative):
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.shift(labels)
         memory = self.heard(encoded, attention_mask)
+        begun = decoder_inputs_embeds if decoder_input_ids is None else decoder_input_ids
+        if begun is not None:
+            check_rows(memory.hidden, begun)
         out = self.writer(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,

@@ -79,14 +79,8 @@ class SidedText:
     ) -> Self:
         """The fields under their usual names; the arguments are their defaults, BART's where not given."""
         r.special_tokens(bos_token_id=bos, forced_eos_token_id=forced_eos)
-        r.inert(
-            "init_std",
-            "is_decoder",
-            "add_cross_attention",
-            "classif_dropout",
-            "extra_pos_embeddings",
-            "force_bos_token_to_be_generated",
-        )
+        r.inert("init_std", "is_decoder", "add_cross_attention", "classif_dropout", "extra_pos_embeddings")
+        r.inert("force_bos_token_to_be_generated")
         # What old files say of norms and positions, the model's type says.
         r.inert("normalize_before", "add_final_layer_norm", "normalize_embedding", "static_position_embeddings")
         r.inert("add_bias_logits", "layernorm_variant", "variant", "do_blenderbot_90_layernorm")

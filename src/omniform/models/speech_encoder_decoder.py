@@ -67,7 +67,8 @@ def build(c: Config) -> PairedWriter:
     given = c.encoder.config.get("output_hidden_size", inside)
     if not isinstance(inside, int):
         raise ConfigError("this encoder does not say its width", where=c.encoder.where, found=type(encoder).__name__)
-    bridge = nn.Linear(inside, width) if given != width and not _says_width(c, inside, width) else None
+    told = _says_width(c, inside, width)
+    bridge = nn.Linear(inside, width) if given != width and not told else None
     return PairedWriter(encoder=encoder, writer=writer, enc_to_dec_proj=bridge, shift=c.shift)
 
 
