@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from seen import folders, new_folder
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from inputs.speech import LETTERS, arpa
 from reference import saved_reference, transformers
@@ -143,4 +143,23 @@ def vits(*changes: tuple[str, object]) -> Path:
         duration_predictor_num_flows=1, depth_separable_num_layers=1, sampling_rate=8000, **dict(changes),
     )  # fmt: skip
     saved_reference(transformers.VitsModel, config, folder)
+    return folder
+
+
+@cache
+def moonshine() -> Path:
+    """A Moonshine, which reads waves and writes letters."""
+    folder = new_folder()
+    table = {token: index for index, token in enumerate(["<unk>", "<s>", "</s>", *"abcdefgh "])}
+    backend = Tokenizer(models.WordLevel(table, "<unk>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    named = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
+    config = transformers.MoonshineConfig(
+        vocab_size=len(table), hidden_size=32, intermediate_size=32, encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=1, encoder_num_attention_heads=2, decoder_num_attention_heads=2, bos_token_id=1,
+        decoder_start_token_id=1, eos_token_id=2, max_position_embeddings=40,
+    )  # fmt: skip
+    saved_reference(transformers.MoonshineForConditionalGeneration, config, folder, scale=0.4)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
     return folder

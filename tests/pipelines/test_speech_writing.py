@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from heard import RATE, sound, sounds, whisper
+from heard import RATE, moonshine, sound, sounds, whisper
 from seen import both
 from seen import same as same_order
 
@@ -52,6 +52,19 @@ def test_parts() -> None:
             same(found, theirs(sound(1.3, 2), **cut, **more, generate_kwargs=GREEDY), f"{cut} {more}")
 
 
+def test_other_writers() -> None:
+    ours, theirs = both(TASK, moonshine(), ignore_warning=True)
+    assert ours.type == theirs.type == "seq2seq"
+    for given in ({}, {"generate_kwargs": GREEDY}, {"chunk_length_s": 0.4, "generate_kwargs": GREEDY}):
+        same(ours(sound(0.9, 1), **given), theirs(sound(0.9, 1), **given), str(given))
+    same(ours(sounds(), batch_size=2, **GREEDY), theirs(sounds(), batch_size=2, generate_kwargs=GREEDY))
+    for given in ({"return_timestamps": True}, {"return_timestamps": "word"}, {"return_language": True}):
+        with pytest.raises(InputError):
+            ours(sound(0.2), **given)
+    with pytest.raises(InputError, match="stride"):
+        ours({"raw": sound(0.2), "sampling_rate": RATE, "stride": (1, 1)})
+
+
 def test_refused() -> None:
     ours = pipeline(TASK, whisper())
     for given in ({"return_timestamps": "char"}, {"return_timestamps": 3}):
@@ -95,6 +108,13 @@ def test_times_of_parts(times: object) -> None:
     for cut in ({"chunk_length_s": 0.6}, {"chunk_length_s": 1, "stride_length_s": (0.2, 0.1), "batch_size": 2}):
         given = {"return_timestamps": times, **cut}
         same(ours(LONG[0], **given, **GREEDY), theirs(LONG[0], **given, generate_kwargs=GREEDY), str(given))
+
+
+def test_long_sounds_share_batches() -> None:
+    """The reference cannot bring spectrograms of several lengths into one batch: what each says alone is said."""
+    ours = pipeline(TASK, whisper(), **GREEDY)
+    for given in ({"return_timestamps": True}, {"return_timestamps": "word"}):
+        same(ours(LONG, batch_size=3, **given), [ours(one, **given) for one in LONG], str(given))
 
 
 def test_settings_of_long_sounds() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -21,7 +21,7 @@ from omniform.inputs.processors import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speech_lm import read_decoder
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.pipelines.base import ChunkPipeline, Params
-from omniform.pipelines.batching import Inputs
+from omniform.pipelines.batching import BatchSize, Inputs, Padding
 from omniform.pipelines.hearing import READING, Hearing, row
 from omniform.pipelines.recognizers import Output, recognizer
 from omniform.pipelines.registry import Task
@@ -175,6 +175,19 @@ class AutomaticSpeechRecognitionPipeline(Hearing, ChunkPipeline):
         if stride is not None:
             whole["stride"] = self._stride(stride, named, len(wave))
         yield whole
+
+    def together(self, chunks: Sequence[Inputs], size: BatchSize, padding: Padding) -> list[list[int]]:
+        """As they come; but what Whisper hears in one window and what it goes through are two ways of hearing."""
+        extractor = self.extractor
+        if not isinstance(extractor, WhisperFeatureExtractor):
+            return super().together(chunks, size, padding)
+        long = [cast(Tensor, chunk["input_features"]).shape[-1] > extractor.nb_max_frames for chunk in chunks]
+        apart = [[at for at, one in enumerate(long) if one is kind] for kind in (False, True)]
+        return [
+            [some[at] for at in batch]
+            for some in apart
+            for batch in Hearing.together(self, [chunks[at] for at in some], size, padding)
+        ]
 
     def _stride(self, stride: object, sound: Params, length: int) -> Tensor:
         """How long a sound is, and how much of either side is only company, in samples. Shape: [1, 3]."""

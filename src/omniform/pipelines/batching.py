@@ -156,17 +156,21 @@ def collated(items: Sequence[Inputs], padding: Padding) -> Inputs:
 
 def _stacked(rows: list[Tensor], padding: Padding, name: str) -> Tensor:
     first = rows[0]
-    if first.dim() < 2 or len({row.shape[1] for row in rows}) == 1:
+    if first.dim() < 2 or len({row.shape[1:] for row in rows}) == 1:
         return torch.cat(rows)
-    longest, filler = max(row.shape[1] for row in rows), padding.filler(name)
+    filler = padding.filler(name)
     assert filler is not None, "only rows of one length are grouped where nothing pads them"
-    whole = first.new_full((sum(row.shape[0] for row in rows), longest, *first.shape[2:]), filler)
+    # Spectrograms have time last or first; what differs is time.
+    sizes = [max(row.shape[axis] for row in rows) for axis in range(1, first.dim())]
+    whole = first.new_full((sum(row.shape[0] for row in rows), *sizes), filler)
     at = 0
     for row in rows:
-        count, length = row.shape[:2]
-        place = slice(longest - length, longest) if padding.side == "left" else slice(length)
-        whole[at : at + count, place] = row
-        at += count
+        spans = [
+            slice(size - n, size) if padding.side == "left" else slice(n)
+            for size, n in zip(sizes, row.shape[1:], strict=True)
+        ]
+        whole[(slice(at, at + row.shape[0]), *spans)] = row
+        at += row.shape[0]
     return whole
 
 
