@@ -98,6 +98,7 @@ PATHS: Final[dict[str, str]] = {
     **dict.fromkeys(
         (
             "activations",
+            "audio_utils",
             "data",
             "data.data_collator",
             "image_transforms",
@@ -150,6 +151,7 @@ _OF_TENSORS: Final = (
 
 HOMES: Final[dict[str, tuple[str, ...]]] = {
     "activations": ("blocks.activations",),
+    "audio_utils": ("inputs.audio.audio_utils",),
     "data": ("train.collators",),
     "data.data_collator": ("train.collators",),
     "hf_argparser": ("train.parser",),
@@ -209,7 +211,6 @@ _FAMILY: Final = "omniform composes its models of blocks: see docs/own_family.md
 _MASKS: Final = "give torch's scaled_dot_product_attention a mask, or is_causal=True"
 
 INSTEAD: Final[dict[str, str]] = {
-    "audio_utils": "torchaudio, or omniform.AutoFeatureExtractor for a checkpoint's spectrograms",
     "convert_slow_tokenizer": "the package tokenizers builds such a tokenizer; derive from PreTrainedTokenizerFast",
     "image_processing_utils_fast": "omniform.BaseImageProcessor",
     "loss": "torch.nn.functional.cross_entropy, or self.loss_function in a model's forward",
