@@ -45,3 +45,30 @@ class Words:
 
     def __str__(self) -> str:
         return "".join(word.text for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A stretch of speech, as a whole sound is heard: ``str(utterance)`` is what was said.
+
+    Attributes:
+        text: what was said, with the space in front of it.
+        start, end: when, in seconds from the beginning of the sound.
+        tokens: of the text, without those that tell times.
+        words: when each word was said, where that was asked for.
+        language: the code of the language that was heard or asked for; None of models that know one only.
+        heard: how much of the sound has been heard by now, in seconds.
+        seconds: how long it is.
+    """
+
+    text: str
+    start: float
+    end: float
+    tokens: tuple[int, ...]
+    words: tuple[SpokenWord, ...]
+    language: str | None
+    heard: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return self.text

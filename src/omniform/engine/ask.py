@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,14 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
+from omniform.engine.hearing.hear import hear
 from omniform.engine.text import Decodes
-from omniform.inputs.audio import WhisperFeatureExtractor, load_audio
+from omniform.inputs.audio import WhisperFeatureExtractor
+from omniform.inputs.audio.load import open_recording
 from omniform.inputs.processors import WhisperProcessor
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
-
-log = logging.getLogger("omniform")
 
 
 @dataclass(slots=True)
@@ -73,41 +72,53 @@ def ask(
     started = time.perf_counter()
     _check_types(model, reader, answer, text, images, audio, settings)
     _check_kinds(model, text, images, audio)
-    engine = Engine(model, reader)
-    for number, part in enumerate(_parts(reader, audio)):
-        inputs = read_question(model, reader, text, images, part)
-        answer.seconds.setdefault("prepare", time.perf_counter() - started)
-        if number:
-            answer.text += " "
-            yield " "
-        handle = engine.submit(inputs, priority=0, **(settings or {}))
-        try:
-            for piece in handle:
-                if piece.sequence:
-                    continue  # one answer to one question, however many the checkpoint's settings ask for
-                answer.seconds.setdefault("first_token", time.perf_counter() - started)
-                answer.tokens += 1
-                answer.text += piece.text
-                if piece.text:
-                    yield piece.text
-            answer.prompt_tokens += handle.result().prompt_tokens
-        finally:
-            handle.cancel()  # whoever stops reading wants no more of it
+    if audio:
+        yield from _heard(model, reader, answer, audio[0], settings or {}, started)
+    else:
+        yield from _answered(model, reader, answer, read_question(model, reader, text, images, None), settings, started)
     answer.seconds["total"] = time.perf_counter() - started
 
 
-def _parts(reader: Reader, audio: Sequence[object]) -> Iterator[Tensor | None]:
-    """A sound in pieces that the model's encoder can take at once; a single None where there is no sound."""
-    if not audio:
-        yield None
-        return
+def _heard(
+    model: Model, reader: Reader, answer: Answer, source: object, settings: Mapping[str, object], started: float
+) -> Iterator[str]:
+    """What is said in a sound: token by token if it is short, else stretch by stretch."""
     if not isinstance(reader, WhisperProcessor):
         raise InputError("the checkpoint has no processor for sound", where="audio")
     extractor = cast(WhisperFeatureExtractor, reader.feature_extractor)
-    samples = load_audio(cast("AudioSource", audio[0]), extractor.sampling_rate)
-    if len(samples) > extractor.n_samples:
-        log.warning("the sound is heard in pieces of %d s; words at their edges may suffer", extractor.chunk_length)
-    yield from samples.split(extractor.n_samples)
+    with open_recording(cast("AudioSource", source), extractor.sampling_rate) as recording:
+        samples = recording.read(extractor.n_samples + 1)
+        if samples.shape[0] <= extractor.n_samples:
+            yield from _answered(
+                model, reader, answer, read_question(model, reader, "", (), samples), settings, started
+            )
+            return
+        for utterance in hear(model, reader, recording, **settings):
+            answer.seconds.setdefault("prepare", time.perf_counter() - started)
+            answer.seconds.setdefault("first_token", time.perf_counter() - started)
+            answer.tokens += len(utterance.tokens)
+            answer.text += utterance.text
+            yield utterance.text
+
+
+def _answered(
+    model: Model, reader: Reader, answer: Answer, inputs: dict[str, Tensor], settings: object, started: float
+) -> Iterator[str]:
+    """The answer to one question, token by token."""
+    answer.seconds["prepare"] = time.perf_counter() - started
+    handle = Engine(model, reader).submit(inputs, priority=0, **cast("dict[str, object]", settings or {}))
+    try:
+        for piece in handle:
+            if piece.sequence:
+                continue  # one answer to one question, however many the checkpoint's settings ask for
+            answer.seconds.setdefault("first_token", time.perf_counter() - started)
+            answer.tokens += 1
+            answer.text += piece.text
+            if piece.text:
+                yield piece.text
+        answer.prompt_tokens += handle.result().prompt_tokens
+    finally:
+        handle.cancel()  # whoever stops reading wants no more of it
 
 
 def read_question(

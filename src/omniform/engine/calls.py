@@ -19,7 +19,7 @@ from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import as_settings
 from omniform.core.outputs import HeardOutput
 from omniform.engine.cache_calls import refuse_cache
-from omniform.engine.parts import Parts
+from omniform.engine.parts import Parts, refuse_whole
 from omniform.engine.prompts import Prompts, as_prompts, columns_of
 from omniform.engine.request import NAMELESS, Prompt
 from omniform.engine.settings import Asked, Settings, table_of
@@ -78,6 +78,7 @@ def read_call(
     given = dict(asked)
     config = as_settings(given.pop("generation_config", None))
     check_arguments("submit", given, table_of(model))
+    refuse_whole(model, given)
     settings = Asked(model, config, given, told=told)
     refuse_cache(settings)
     prompts, _ = prompts_of(model, named_inputs(model, reader, prompt), settings)

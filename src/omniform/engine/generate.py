@@ -36,6 +36,7 @@ from omniform.engine.handover import Legacy
 from omniform.engine.hooks import NAMES
 from omniform.engine.memory import decoder_bytes, exact, free_memory
 from omniform.engine.paged_state import ROWS
+from omniform.engine.parts import refuse_whole
 from omniform.engine.places import by_place
 from omniform.engine.replay import Replay
 from omniform.engine.request import Completion, Prompt, Row, TokenLogprob
@@ -388,6 +389,7 @@ def prepare(
     # What is None is not given: tokenizers' batches hold such entries. A slip is told all the same.
     said = (name for name, value in kwargs.items() if value is not None or misspelt(name, known) is not None)
     check_arguments("generate", said, known)
+    refuse_whole(writer, kwargs)
     named = {k: v for k, v in kwargs.items() if k not in table and v is not None}
     if inputs is not None:
         if writer.main_input in named:

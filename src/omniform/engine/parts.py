@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError, brief
 
 
@@ -42,6 +43,20 @@ def refuse_loop(parts: Parts) -> None:
             where="custom_generate",
             expected="model.generate(..., custom_generate=...)",
             found=brief(parts.get("custom_generate")),
+        )
+
+
+def refuse_whole(model: Generative, said: Mapping[str, object]) -> None:
+    """Refuse what only ``generate`` acts on, where a request reads a part of an input (a window of a sound)."""
+    wrong = [
+        name for name in said if name in model.whole_settings and not model.own_settings[name].is_neutral(said[name])
+    ]
+    if wrong:
+        raise InputError(
+            "this is about a whole sound",
+            where=", ".join(sorted(wrong)),
+            expected="model.generate(...)",
+            remedy="A request, a stream of tokens and a loop of one's own hear one window.",
         )
 
 

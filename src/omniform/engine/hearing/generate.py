@@ -73,6 +73,7 @@ class Call:
         model: what hears.
         named: everything by name: inputs and settings.
         generation_config: settings under those named.
+        sounds: what is to be heard, where that is no input.
 
     Raises:
         InputError: something that cannot be used.
@@ -84,6 +85,7 @@ class Call:
         model: SpeechToText,
         named: Mapping[str, object],
         generation_config: GenerationConfig | Mapping[str, object] | None,
+        sounds: Sequence[Sound] | None = None,
     ) -> None:
         self.model = model
         table = table_of(model)
@@ -95,8 +97,8 @@ class Call:
         self.inputs = {n: v for n, v in named.items() if n not in table and v is not None}
         self.config = as_settings(generation_config)
         keywords = {n: v for n, v in self.said.items() if n not in _OWN_WAY}
-        self.rows, self.longest = self._size()
-        self.long = self.longest > model.listener.window
+        self.rows, self.longest = self._size() if sounds is None else (len(sounds), max(s.frames for s in sounds))
+        self.long = self.longest > model.listener.window and sounds is None
         if self.said.get("assistant_model") is not None:
             keywords["begin_suppress_tokens"] = None  # what is guessed may be an end
             if self.inputs.get("decoder_input_ids") is not None:

@@ -208,7 +208,7 @@ class Listener:
             return Pass()
         words = self._tokenizer.words_of(text.tokens, self._language(known.opening))
         times = self._times(memory, known, text.tokens, samples.shape[0] // self._extractor.hop_length)
-        return Pass(words, _spans(words, times, fresh=not known.said))
+        return Pass(words, spans_of(words, times, fresh=not known.said))
 
     def _language(self, opening: Sequence[int]) -> str | None:
         names = (self._tokenizer.id_token(token) or "" for token in opening[1:2])
@@ -241,7 +241,7 @@ class Listener:
         ]
 
 
-def _spans(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:
+def spans_of(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:
     """When words begin and end.
 
     A path gives every moment to a word, silence too: a word at the beginning of a sentence that takes much longer than
