@@ -209,6 +209,10 @@ def test_rates_and_processors(parts, folder):
         ({"source": torch.zeros(0)}, "audio"),
         ({"source": torch.full((9000,), float("nan"))}, "audio"),
         ({"processor": 3}, "processor"),
+        ({"clock": 3}, "clock"),
+        ({"prompt": 3}, "text"),
+        ({"logprob_threshold": "low"}, "logprob_threshold"),
+        ({"no_speech_threshold": float("nan")}, "no_speech_threshold"),
     ],
     ids=str,
 )

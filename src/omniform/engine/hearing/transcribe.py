@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -80,8 +80,12 @@ def transcribe(
     reader = AutoProcessor.from_pretrained(model.name_or_path) if processor is None else processor
     if not isinstance(reader, WhisperProcessor):
         raise InputError("this is not Whisper's processor", where="processor", found=brief(reader))
-    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < float("inf"):
-        raise InputError("this is no length of time", where="step", expected="seconds above 0", found=brief(step))
+    limits = {
+        "no_speech_threshold": no_speech_threshold,
+        "logprob_threshold": logprob_threshold,
+        "compression_ratio_threshold": compression_ratio_threshold,
+    }
+    _check(step, clock, limits)
     extractor = cast("WhisperFeatureExtractor", reader.feature_extractor)
     if sampling_rate is not None and sampling_rate != extractor.sampling_rate:
         raise InputError(
@@ -92,18 +96,20 @@ def transcribe(
             remedy=f"Pass the pair (source, {brief(sampling_rate)}) to have it resampled.",
         )
     tokenizer = cast("WhisperTokenizer", reader.tokenizer)
-    listener = Listener(
-        model,
-        extractor,
-        tokenizer,
-        settings,
-        no_speech_threshold=no_speech_threshold,
-        logprob_threshold=logprob_threshold,
-        compression_ratio_threshold=compression_ratio_threshold,
-    )
+    listener = Listener(model, extractor, tokenizer, settings, **limits)
     before = [] if prompt is None else tokenizer.get_prompt_ids(prompt)[1:]
     recording = open_recording(cast("AudioSource", source), listener.rate)
     return Stream(listener, recording, float(step), before, clock).words()
+
+
+def _check(step: object, clock: object, limits: Mapping[str, object]) -> None:
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < float("inf"):
+        raise InputError("this is no length of time", where="step", expected="seconds above 0", found=brief(step))
+    if not callable(clock):
+        raise InputError("this tells no time", where="clock", expected="a function", found=brief(clock))
+    for name, limit in limits.items():
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit != limit):
+            raise InputError("this is no limit", where=name, expected="a number, or None", found=brief(limit))
 
 
 class Hears(Protocol):

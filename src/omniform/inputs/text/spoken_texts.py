@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from omniform.core.errors import DependencyError
+from omniform.core.errors import DependencyError, InputError, brief
 from omniform.inputs.text.spoken_numbers import EnglishNumberNormalizer
 
 _UNDECOMPOSED = {
@@ -40,6 +40,12 @@ def remove_symbols(s: str) -> str:
     return "".join(" " if unicodedata.category(c)[0] in "MSP" else c for c in unicodedata.normalize("NFKC", s))
 
 
+def _lowered(s: str) -> str:
+    if not isinstance(s, str):
+        raise InputError("this is not text", where="text", expected="a string", found=brief(s))
+    return s.lower()
+
+
 def _without_asides(s: str) -> str:
     """What stands in brackets is no speech: [laughter], (music)."""
     return re.sub(r"\(([^)]+?)\)", "", re.sub(r"[<\[][^>\]]*[>\]]", "", s))
@@ -58,7 +64,7 @@ class BasicTextNormalizer:
         self.split_letters = split_letters
 
     def __call__(self, s: str) -> str:
-        s = self.clean(_without_asides(s.lower())).lower()
+        s = self.clean(_without_asides(_lowered(s))).lower()
         if self.split_letters:
             s = " ".join(_characters(s))
         return re.sub(r"\s+", " ", s)
@@ -129,7 +135,7 @@ class EnglishTextNormalizer:
         self.standardize_spellings = EnglishSpellingNormalizer(english_spelling_mapping)
 
     def __call__(self, s: str) -> str:
-        s = _FILLERS.sub("", _without_asides(s.lower()))
+        s = _FILLERS.sub("", _without_asides(_lowered(s)))
         s = re.sub(r"\s+'", "'", s)
         for short, long in _WRITTEN_OUT:
             s = short.sub(long, s)

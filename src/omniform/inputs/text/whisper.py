@@ -17,7 +17,7 @@ from tokenizers import processors
 
 from omniform.core.errors import ConfigError, InputError, check_arguments, nearest
 from omniform.core.languages import CODES, LANGUAGES
-from omniform.inputs.text.ids import read_id_rows, shown
+from omniform.inputs.text.ids import read_id_rows, read_ids, shown
 from omniform.inputs.text.options import read_flag
 from omniform.inputs.text.recipes import Recipe
 from omniform.inputs.text.saving import Files
@@ -246,7 +246,7 @@ class WhisperTokenizer(Tokenizer):
     @staticmethod
     def basic_normalize(text: str, remove_diacritics: bool = False) -> str:
         """A transcript of any language in lower case, without punctuation."""
-        return BasicTextNormalizer(remove_diacritics)(text)
+        return BasicTextNormalizer(read_flag(remove_diacritics, "remove_diacritics"))(text)
 
     def _files_beside(self) -> Files:
         spellings = self.english_spelling_normalizer
@@ -260,7 +260,13 @@ class WhisperTokenizer(Tokenizer):
         Args:
             token_ids: of a transcript.
             language: its name or code; by default the tokenizer's own, else English. Some are written without spaces.
+
+        Raises:
+            InputError: an id is none, or the language is no name.
         """
+        token_ids = read_ids(token_ids)
+        if language is not None and not isinstance(language, str):
+            raise InputError("this is a name", where="language", expected="a string", found=shown(language))
         named = self.language if language is None else language
         named = "english" if named is None else named.lower()
         end = self.eos_token_id
