@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.architectures.waves import SoundEncoder, drawn
+from omniform.architectures.waves import SoundEncoder, through_layers
 from omniform.blocks.composed import Composed
-from omniform.blocks.layers import run
 from omniform.blocks.waves import Count, FeatureProjection
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError, brief
@@ -38,9 +37,8 @@ class FrameLayers(Composed):
         """Shape: [B, T, D] in and out."""
         if ctx.padding is not None:
             x_BTD = x_BTD.masked_fill(~ctx.padding[..., None], 0)
-        lucky = self.training and self.layerdrop > 0
-        layers = drawn(self.layers, self.layerdrop) if lucky else self.layers
-        return run(layers, F.dropout(x_BTD, self.dropout, self.training), ctx)
+        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        return through_layers(self.layers, x_BTD, ctx, self.layerdrop if self.training else 0.0)
 
 
 class ShorteningLayer(Composed):

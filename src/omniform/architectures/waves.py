@@ -6,8 +6,6 @@ Families differ in objects: the convolutions of the stem, how places are told, w
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from functools import partial
 from typing import ClassVar, Unpack
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from omniform.architectures.encoder_decoder import MemoryEncoder
 from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
-from omniform.blocks.layers import Step, run
+from omniform.blocks.layers import passed
 from omniform.blocks.waves import Bottleneck, ConvAdapter, Count, FeatureProjection, SpecMask, WaveStem, check_wave
 from omniform.core.context import Memory, StepContext, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -26,22 +24,24 @@ from omniform.core.sound_outputs import WaveOutput
 from omniform.weights.init import initialise
 
 
-def drawn(layers: Iterable[nn.Module], layerdrop: float, spared: int = 0) -> list[Step]:
-    """Layers each of which is left out with probability ``layerdrop``, told when its turn comes.
-
-    Not before, as for a stack of text: the luck lies between that of the layers' dropouts, as the reference draws it.
+def through_layers(layers: nn.ModuleList, x_BTD: Tensor, ctx: StepContext, layerdrop: float, spared: int = 0) -> Tensor:
+    """Pass frames through a stack of layers, noting them for whoever asked.
 
     Args:
+        x_BTD: Shape: [B, T, D].
+        layerdrop: probability of leaving out a layer.
         spared: how many of the first are never left out.
+
+    Returns:
+        Shape: [B, T, D].
     """
-    return [layer if number < spared else partial(_by_luck, layer, layerdrop) for number, layer in enumerate(layers)]
-
-
-def _by_luck(layer: nn.Module, layerdrop: float, x_BTD: Tensor, ctx: StepContext) -> Tensor:
-    if torch.rand(()).item() < layerdrop:
-        return x_BTD
-    out: Tensor = layer(x_BTD, ctx)
-    return out
+    for number, layer in enumerate(layers):
+        ctx.taps.hidden(x_BTD)
+        # Not drawn before, as for stacks of text: the reference draws a layer's luck between its neighbours' dropouts.
+        if not (layerdrop > 0 and number >= spared and torch.rand(()).item() < layerdrop):
+            x_BTD = passed(layer, number, x_BTD, ctx)
+    ctx.taps.hidden(x_BTD)
+    return x_BTD
 
 
 class WaveLayers(Composed):
@@ -75,9 +75,8 @@ class WaveLayers(Composed):
 
     def through(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """The layers alone. Shape: [B, T, D] in and out."""
-        lucky = self.training and self.layerdrop > 0
-        layers = drawn(self.layers, self.layerdrop, self.spared) if lucky else self.layers
-        return run(layers, F.dropout(x_BTD, self.dropout, self.training), ctx)
+        x_BTD = F.dropout(x_BTD, self.dropout, self.training)
+        return through_layers(self.layers, x_BTD, ctx, self.layerdrop if self.training else 0.0, self.spared)
 
 
 class StableWaveLayers(WaveLayers):

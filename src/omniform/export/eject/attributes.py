@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import fields, is_dataclass
 from types import FunctionType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -168,7 +169,9 @@ class Attributes(ABC):
     def reference(self, value: object, name: str) -> Node:
         """An expression for a function, a class or a module."""
         if isinstance(value, types.ModuleType):
-            known = {torch: "torch", F: "F", math: "math", nn: "nn"}
+            if value is np.random:
+                return attribute(name_of("np"), "random")
+            known = {torch: "torch", F: "F", math: "math", nn: "nn", np: "np"}
             found = known.get(value)
             if found is None:
                 raise OmniformError("this module is not taken along", where=value.__name__)

@@ -50,6 +50,7 @@ OWN = (
     "nn",
     "F",
     "math",
+    "np",
 )
 """What the file calls something else."""
 
@@ -71,6 +72,7 @@ class Names:
             "nn",
             "F",
             "math",
+            "np",
             "Tensor",
             *self.chosen.values(),
         }

@@ -141,7 +141,7 @@ def imports_text(body: str, taken: Mapping[str, str]) -> str:
         lines.append("from pathlib import Path")
     if re.search(r"\bAny\b", body):
         lines.append("from typing import Any")
-    lines += ["", "import torch"]
+    lines += ["", *(["import numpy as np"] if re.search(r"\bnp\.", body) else []), "import torch"]
     if re.search(r"\bF\.", body):
         lines.append("import torch.nn.functional as F")
     if "load_file" in body:
