@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import omniform
@@ -328,8 +329,27 @@ def test_files_of_either_library(name: str, tmp_path: Path, caplog: pytest.LogCa
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5)
     assert list(again.model_input_names) == back.model_input_names
+    kind = FEATURE_EXTRACTORS[name]
+    for call in (omniform.AutoFeatureExtractor.from_pretrained, kind.from_pretrained):
+        with pytest.raises(UnknownArgumentError, match="colour"):
+            call(tmp_path / "theirs", colour=1)
+    made = kind.from_dict(file, padding_value=0.5)
+    assert made.padding_value == made.to_dict()["padding_value"] == 0.5
     with pytest.raises(UnknownArgumentError, match="colour"):
-        omniform.AutoFeatureExtractor.from_pretrained(tmp_path / "theirs", colour=1)
+        kind.from_dict(file, colour=1)
+    assert kind.from_dict(file, colour=1, return_unused_kwargs=True)[1] == {"colour": 1}
+    # Attributes that are set afterwards are saved, as in the reference.
+    made.padding_side = "left"
+    assert kind(made.to_dict()).padding_side == "left"
+
+
+def test_sounds_are_fetched_at_the_extractors_rate(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(800), 8000)
+    ours = build("Wav2Vec2FeatureExtractor")[1]
+    one, (wave, two) = ours.fetch_audio(str(tmp_path / "a.wav")), ours.fetch_audio([noise(5), str(tmp_path / "a.wav")])
+    assert len(one) == len(two) == 1600
+    assert np.array_equal(wave, noise(5))
+    assert len(ours.fetch_audio(str(tmp_path / "a.wav"), sampling_rate=8000)) == 800
 
 
 def test_old_files_without_a_type_are_what_their_family_says(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -272,6 +273,26 @@ def test_what_is_refused_and_where() -> None:
     for options in ({"channel": -1}, {"channel": True}, {"max_seconds": 0}, {"max_bytes": 0}, {"timeout": -1}):
         with pytest.raises(InputError):
             open_recording(np.zeros(10), RATE, **options)
+
+
+class Decoded:
+    """As torchcodec's decoder, which ``datasets`` gives."""
+
+    def get_all_samples(self) -> SimpleNamespace:
+        return SimpleNamespace(data=torch.from_numpy(np.stack([noise(8000)] * 2)).float(), sample_rate=8000)
+
+    def __getitem__(self, key: str) -> object:
+        return {"array": noise(8000), "sampling_rate": 8000}[key]
+
+
+def test_decoders_of_datasets_and_recordings_that_are_open() -> None:
+    expected = load_audio((noise(8000), 8000), RATE)
+    torch.testing.assert_close(load_audio(Decoded(), RATE), expected, rtol=0, atol=1e-6)
+    recording = open_recording(Decoded(), RATE)
+    assert open_recording(recording, RATE) is recording
+    torch.testing.assert_close(recording.read(100), expected[:100], rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="another rate"):
+        open_recording(recording, 8000)
 
 
 def test_pyav_is_named_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

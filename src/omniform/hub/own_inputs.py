@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from omniform.core.config import ModelConfig
-from omniform.core.errors import InputError, RepoError, UnknownNameError
+from omniform.core.errors import InputError, RepoError, UnknownNameError, check_arguments
 from omniform.core.file_names import PREPROCESSOR_FILE
 from omniform.hub import own
 from omniform.hub.files import Source, locate, read_json
@@ -45,7 +45,10 @@ def load_kept(kind: type[K], name: Name, **kwargs: object) -> K:
         missing = f"there is no {kind.kept_as.replace('_', ' ')}"
         raise RepoError(missing, where=source.name, expected=f"{PREPROCESSOR_FILE} or {PROCESSOR_FILE}")
     if issubclass(kind, (ImageProcessor, FeatureExtractor)):
-        return _of_ours(kind, {**file, **settings}, source.name)
+        made = _of_ours(kind, {**file, **settings}, source.name)
+        if isinstance(made, FeatureExtractor):
+            check_arguments(f"{kind.__name__}.from_pretrained", settings, made.settings)
+        return made
     return kind.from_dict(file, **settings)
 
 

@@ -92,3 +92,21 @@ class SequenceFeatureExtractor(FeatureExtractionMixin):
             side=self.padding_side,
             kind=return_tensors,
         )
+
+    def fetch_audio(self, audio_url_or_urls: object, sampling_rate: int | None = None) -> object:
+        """Sounds of addresses, paths or whatever :func:`~omniform.inputs.audio.load.load_audio` takes, as arrays.
+
+        Args:
+            audio_url_or_urls: one, or a list of them, which gives a list. Arrays and tensors stay as they are.
+            sampling_rate: the rate wanted, in Hz; by default the extractor's.
+
+        Raises:
+            RepoError, InputError, DependencyError: as there.
+        """
+        from omniform.inputs.audio.audio_utils import is_valid_audio, load_audio
+
+        if is_valid_audio(audio_url_or_urls):
+            return audio_url_or_urls
+        if isinstance(audio_url_or_urls, (list, tuple)):
+            return [self.fetch_audio(one, sampling_rate) for one in audio_url_or_urls]
+        return load_audio(audio_url_or_urls, self.sampling_rate if sampling_rate is None else sampling_rate)

@@ -7,13 +7,13 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias, Unpack
+from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias, Unpack, cast
 
 import numpy as np
 import torch
 
 from omniform.core.batch import Batch
-from omniform.core.errors import ConfigError, InputError, brief, listed
+from omniform.core.errors import ConfigError, InputError, brief, check_arguments, listed
 from omniform.core.pushing import SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
@@ -86,6 +86,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         self.return_attention_mask = reader.flag("return_attention_mask", self.mask_default)
         self._read(reader)
         self.settings: Final = reader.touched
+        self._as_read: Final = {name: value for name, value in vars(self).items() if name in self.settings}
         reader.inert(*_BOOKKEEPING)
         unknown = reader.unknown()
         if unknown:
@@ -104,8 +105,21 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         """Turn one wave or several into a batch."""
 
     def to_dict(self) -> dict[str, object]:
-        """The config to write to ``preprocessor_config.json``: verbatim what was read, and the type's name."""
-        return {**copy.deepcopy(self.raw), "feature_extractor_type": self.type_name}
+        """The config to write to ``preprocessor_config.json``: what was read, verbatim but for attributes that somebody
+        has set since, and the type's name."""
+        since = {name: vars(self)[name] for name, value in self._as_read.items() if vars(self)[name] != value}
+        return {**copy.deepcopy(self.raw), **since, "feature_extractor_type": self.type_name}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, object], **changes: object) -> Self:
+        """Build it of the object in its file, some settings changed; see :meth:`Kept.from_dict`."""
+        pair = changes.pop("return_unused_kwargs", False) is True
+        known = cls(settings).settings
+        left = {name: value for name, value in changes.items() if name not in known}
+        if not pair:
+            check_arguments(f"{cls.__name__}.from_dict", left, known)
+        made = cls({**settings, **{name: value for name, value in changes.items() if name in known}})
+        return cast(Self, (made, left)) if pair else made
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **hub: Unpack[SaveOptions]

@@ -16,7 +16,7 @@ from omniform.inputs.audio.held import BlockDecoder, HeldDecoder, laid_out, mixe
 from omniform.inputs.audio.recording import Recording, warn_of_cut
 from omniform.inputs.audio.resample import resample
 from omniform.inputs.audio.samples import check_rate, check_wave, full_scale, to_tensor, warn_of_scale
-from omniform.inputs.audio.source import Encoded, Readable, encoded
+from omniform.inputs.audio.source import Encoded, Readable, SoundDecoder, encoded
 from omniform.inputs.checks import positive_limit, whole_limit
 from omniform.inputs.media_access import MediaAccess, checked_access
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     Samples: TypeAlias = Array | Tensor | Sequence[float]
     AudioSource: TypeAlias = (
         str | os.PathLike[str] | bytes | bytearray | Readable | Samples | tuple[Samples, int] | Mapping[str, object]
-    )
+        | SoundDecoder
+    )  # fmt: skip
     Blocks: TypeAlias = Iterator[Samples | Mapping[str, object]]
 
 MAX_SECONDS: Final = 4 * 3600.0
@@ -54,8 +55,9 @@ def load_audio(
             ``file://`` or an ``http(s)://`` address of anything that libsndfile (WAV, FLAC, OGG, MP3, AIFF, ...) or
             PyAV (M4A, MP4, WebM, WMA, ...) reads; or samples: an array, a tensor or a list, taken to be at
             ``sampling_rate``; a pair ``(samples, rate)``; a mapping with ``array`` (or ``raw``) and
-            ``sampling_rate``, or with ``bytes`` or ``path``, as ``datasets`` has them. Samples with two dimensions
-            have channels along the shorter one. Integers are scaled as libsndfile does: int16 by ``1 / 32768``.
+            ``sampling_rate``, or with ``bytes`` or ``path``, as ``datasets`` has them, or a decoder of torchcodec's.
+            Samples with two dimensions have channels along the shorter one. Integers are scaled as libsndfile does:
+            int16 by ``1 / 32768``.
         sampling_rate: the rate wanted, in Hz.
         channel: which channel to hear, from 0 on; by default the mean of all.
         max_bytes: refuse a larger file; by default of 1 GiB, or of what ``media_access`` lets download.
@@ -94,7 +96,7 @@ def load_audio(
 
 
 def open_recording(
-    source: AudioSource | Blocks | tuple[Blocks, int],
+    source: AudioSource | Recording | Blocks | tuple[Blocks, int],
     sampling_rate: int,
     *,
     channel: int | None = None,
@@ -108,7 +110,8 @@ def open_recording(
     Args:
         source: whatever :func:`load_audio` takes; or an iterator of blocks of samples as they come from a microphone,
             at ``sampling_rate``; or a pair ``(blocks, rate)``. A block is an array, a tensor or a list ``[samples]``
-            or ``[samples, channels]``, or a mapping with ``raw`` (or ``array``) and ``sampling_rate``.
+            or ``[samples, channels]``, or a mapping with ``raw`` (or ``array``) and ``sampling_rate``. A recording at
+            this rate is given back as it is.
         sampling_rate: the rate wanted, in Hz.
         channel: which channel to hear, from 0 on; by default the mean of all.
         max_bytes: refuse a larger file; by default of 1 GiB, or of what ``media_access`` lets download.
@@ -126,6 +129,16 @@ def open_recording(
     access = _checked(channel, max_bytes, timeout, media_access)
     if max_seconds is not None:
         positive_limit("max_seconds", max_seconds)
+    if isinstance(source, Recording):
+        if source.sampling_rate != sampling_rate:
+            raise InputError(
+                "the recording is read at another rate",
+                where=source.where,
+                expected=f"{sampling_rate} Hz",
+                found=f"{source.sampling_rate} Hz",
+                remedy=f"Open it so: open_recording(source, {sampling_rate}).",
+            )
+        return source
     heard, rate, name = _told(source, sampling_rate)
     if isinstance(heard, Iterator) and not isinstance(heard, _FILES):
         return Recording(BlockDecoder(heard, rate), sampling_rate, channel=channel, max_seconds=max_seconds)
@@ -154,6 +167,9 @@ def _checked(channel: object, max_bytes: object, timeout: object, media_access: 
 def _told(source: object, wanted: int) -> tuple[object, int, str]:
     """What is to be heard, the rate that samples have, and what to call them in messages."""
     name, rate = "audio", wanted
+    if isinstance(source, SoundDecoder):
+        whole = source.get_all_samples()
+        return whole.data, check_rate("audio.sample_rate", whole.sample_rate), name
     if isinstance(source, Mapping):
         source = _unwrap(source)
     if isinstance(source, tuple) and len(source) == 2 and not isinstance(source[0], Real):

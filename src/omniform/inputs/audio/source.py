@@ -27,6 +27,22 @@ class Readable(Protocol):
         ...
 
 
+class SoundSamples(Protocol):
+    """What torchcodec decodes: ``data [channels, samples]`` at a rate."""
+
+    data: object
+    sample_rate: int
+
+
+@runtime_checkable
+class SoundDecoder(Protocol):
+    """torchcodec's decoder of a file, which ``datasets`` gives for a sound."""
+
+    def get_all_samples(self) -> SoundSamples:
+        """The whole sound."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """An encoded sound that is ready to be decoded.

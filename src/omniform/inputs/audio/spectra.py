@@ -120,7 +120,7 @@ def spectrogram(
     if center:
         half = int(frame_length // 2)
         waveform = np.pad(waveform, (half, half), mode=pad_mode)  # type: ignore[call-overload]
-    samples = waveform.astype(np.float64)
+    samples = waveform
     if samples.size < frame_length:
         raise InputError(
             "the sound is too short for one frame",

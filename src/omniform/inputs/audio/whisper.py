@@ -88,7 +88,7 @@ class WhisperFeatureExtractor(FeatureExtractor):
 
     def __call__(
         self,
-        audio: Waves,
+        raw_speech: Waves,
         *,
         sampling_rate: int | None = None,
         padding: Padding = "max_length",
@@ -105,9 +105,10 @@ class WhisperFeatureExtractor(FeatureExtractor):
         """Turn one wave or several into log-mel features.
 
         Args:
-            audio: mono samples: an array, a tensor or a list; or several: a list of those, or ``[batch, samples]``.
-                Floats are nominally within -1..1; integers are scaled by their own full scale (int16 by 1/32768).
-            sampling_rate: rate of ``audio`` in Hz, to be checked; without it the right rate is assumed.
+            raw_speech: mono samples: an array, a tensor or a list; or several: a list of those, or
+                ``[batch, samples]``. Floats are nominally within -1..1; integers are scaled by their own full scale
+                (int16 by 1/32768).
+            sampling_rate: rate of the waves in Hz, to be checked; without it the right rate is assumed.
             padding: ``"max_length"``, ``"longest"`` (True), or ``"do_not_pad"`` (False).
             max_length: samples to cut and pad to; a chunk's length if left out.
             truncation: cut what is longer than ``max_length``.
@@ -136,7 +137,7 @@ class WhisperFeatureExtractor(FeatureExtractor):
         for name, flag in {"truncation": truncation, **wanted, "do_normalize": do_normalize}.items():
             check_flag(name, flag)
         place = _device(device)
-        waves = as_waves(audio)
+        waves = as_waves(raw_speech)
         padded = self._padded(waves, padding, max_length, bool(truncation), multiple)
         if do_normalize:
             padded = normalize(padded, value=self.padding_value)

@@ -82,9 +82,9 @@ def is_rated(sound: object) -> bool:
 
 def is_encoded(sound: object) -> bool:
     """Whether a sound says its own sampling rate: a file, bytes, an address, a mapping, a ``(samples, rate)`` pair."""
-    from omniform.inputs.audio.source import Readable
+    from omniform.inputs.audio.source import Readable, SoundDecoder
 
-    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Readable)
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Mapping, Readable, SoundDecoder)
     return isinstance(sound, kinds) or is_rated(sound)
 
 
