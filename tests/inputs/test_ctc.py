@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from omniform import Wav2Vec2CTCTokenizer
+from omniform import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer
+from omniform.core.errors import DependencyError, UnknownArgumentError
+from omniform.inputs.text import phone_script
 from reference import transformers
 
 FIRST = ["<pad>", "<s>", "</s>", "<unk>", "|"]
@@ -101,3 +104,60 @@ def test_languages_change_and_come_back(tmp_path: Path) -> None:
     ours.save_pretrained(tmp_path / "b")
     assert Wav2Vec2CTCTokenizer.from_pretrained(tmp_path / "b").target_lang == "deu"
     assert Wav2Vec2CTCTokenizer.from_pretrained(tmp_path / "b", target_lang="eng").encoder == NESTED["eng"]
+
+
+PHONES = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *"nst", "aː", "|", "ɪ"])}
+PHONE_FLAGS = ("group_tokens", "spaces_between_special_tokens", "output_char_offsets", "filter_word_delimiter_token")
+
+
+@pytest.mark.parametrize("values", [{}, {"word_delimiter_token": "|"}], ids=["phonemes", "words between bars"])
+def test_phonemes(values: Mapping[str, object], tmp_path: Path) -> None:
+    told = {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer", "do_phonemize": False, **values}
+    made = folder(tmp_path / "a", PHONES, told)
+    theirs = transformers.Wav2Vec2PhonemeCTCTokenizer.from_pretrained(made)
+    ours = AutoTokenizer.from_pretrained(made)
+    assert type(ours) is Wav2Vec2PhonemeCTCTokenizer
+    draw = random.Random(1)
+    rows = [[draw.choice([0, 0, 8, 7, draw.randrange(12)]) for _ in range(draw.randrange(1, 20))] for _ in range(12)]
+    for flags in product((False, True), repeat=4):
+        options = dict(zip(PHONE_FLAGS, flags, strict=True))
+        for skip in (False, True):
+            for row in rows:
+                if skip and all(one in (0, 1, 2, 3) for one in row):
+                    continue  # the reference fails where nothing is left
+                expected = plain(theirs.decode(row, skip_special_tokens=skip, **options))
+                assert plain(ours.decode(row, skip_special_tokens=skip, **options)) == expected
+    options = {"output_char_offsets": True}
+    assert plain(ours.batch_decode(rows, **options)) == plain(theirs.batch_decode(rows, **options))
+    texts = ["n s aː t", " n  s x", "n <s> aː", "ɪ | n s", "n"]
+    ours.save_pretrained(tmp_path / "b")
+    again = transformers.Wav2Vec2PhonemeCTCTokenizer.from_pretrained(tmp_path / "b")
+    for text in texts:
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"] == again(text)["input_ids"]
+        assert ours.tokenize(text) == theirs.tokenize(text)
+    for name in ("do_phonemize", "phonemizer_lang", "phonemizer_backend", "phone_delimiter_token", "encoder",
+                 "word_delimiter_token", "word_delimiter_token_id", "vocab_size", "all_special_tokens"):  # fmt: skip
+        assert getattr(ours, name) == getattr(theirs, name) == getattr(again, name), name
+    assert ours(texts, padding=True)["input_ids"] == theirs(texts, padding=True)["input_ids"]
+    with pytest.raises(UnknownArgumentError, match="output_word_offsets"):
+        ours.decode(rows[0], output_word_offsets=True)
+
+
+def test_words_become_phonemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = folder(tmp_path / "a", PHONES, {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"})
+    ours = AutoTokenizer.from_pretrained(made)
+    said = []
+
+    def phonemes(text: str, language: str, backend: str, separators: Mapping[str, str]) -> str:
+        said.append((text, language, backend, separators["phone"]))
+        return "n ɪ s"
+
+    monkeypatch.setattr(phone_script, "phonemes", phonemes)
+    assert ours(" Niece ")["input_ids"] == [4, 9, 5]
+    assert ours("n s", do_phonemize=False)["input_ids"] == ours("n s")["input_ids"] == [4, 5]
+    assert ours("x", do_phonemize=True, phonemizer_lang="de")["input_ids"] == [4, 9, 5]
+    assert said == [("niece", "en-us", "espeak", " "), ("x", "de", "espeak", " ")]
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "phonemizer.backend", None)
+    with pytest.raises(DependencyError, match="phonemizer"):
+        ours("niece")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omniform.core.errors import InputError, brief
 from omniform.inputs.audio import WhisperFeatureExtractor
-from omniform.inputs.text.ctc import Letter, Wav2Vec2CTCTokenizer, Word
+from omniform.inputs.text.ctc import Letter, SpeechOptions, SpeechTokenizer, Wav2Vec2CTCTokenizer, Word
 from omniform.inputs.text.whisper import WhisperTokenizer
 from omniform.pipelines.base import Params
 from omniform.pipelines.batching import Inputs
@@ -106,9 +106,12 @@ class Letters(Recognizer):
         times = asked.get("return_timestamps")
         if not times:
             return {"text": reader.decode(ids.tolist())}
-        if not isinstance(reader, Wav2Vec2CTCTokenizer):
-            raise InputError("the tokenizer tells no frames", where="tokenizer", found=type(reader).__name__)
-        read = reader.decode(ids.tolist(), output_char_offsets=True, output_word_offsets=True)
+        if not isinstance(reader, Wav2Vec2CTCTokenizer if times == "word" else SpeechTokenizer):
+            raise InputError(
+                f"the tokenizer tells no times of a {times}", where="tokenizer", found=type(reader).__name__
+            )
+        more: SpeechOptions = {"output_word_offsets": True} if times == "word" else {"output_char_offsets": True}
+        read = reader.decode(ids.tolist(), **more)
         assert not isinstance(read, (str, list))
         spans = cast("list[Letter | Word]", read.word_offsets if times == "word" else read.char_offsets)
         return {"text": read.text, "chunks": timed(pipe, spans, str(times))}

@@ -12,6 +12,7 @@ from omniform.inputs.text import translating
 from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
 from omniform.inputs.text.own.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
+from omniform.inputs.text.phones import Wav2Vec2PhonemeCTCTokenizer
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
 
@@ -27,6 +28,7 @@ BASES: dict[str, type[Tokenizer]] = {
 _FAST = "Fast"
 _made: dict[str, type[Tokenizer]] = {GENERIC: Tokenizer, WhisperTokenizer.recipe_name: WhisperTokenizer}
 _made[Wav2Vec2CTCTokenizer.recipe_name] = Wav2Vec2CTCTokenizer
+_made[Wav2Vec2PhonemeCTCTokenizer.recipe_name] = Wav2Vec2PhonemeCTCTokenizer
 _made |= translating.CLASSES
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TypedDict, Unpack, cast
+from typing import ClassVar, TypedDict, Unpack, cast
 
 import torch
 from tokenizers import processors
@@ -65,19 +65,91 @@ class SpeechOptions(TypedDict, total=False):
         group_tokens: ``True``: a run of one token is one letter.
         spaces_between_special_tokens: ``False``: write a space between any two letters.
         output_char_offsets: ``False``: give ``char_offsets`` too, the steps of each letter.
-        output_word_offsets: ``False``: give ``word_offsets`` too, the steps of each word.
+        output_word_offsets: ``False``: give ``word_offsets`` too, the steps of each word; not of phonemes.
+        filter_word_delimiter_token: ``True``: leave out what stands between words; of phonemes alone.
     """
 
     group_tokens: bool
     spaces_between_special_tokens: bool
     output_char_offsets: bool | None
     output_word_offsets: bool | None
+    filter_word_delimiter_token: bool
 
 
-class Wav2Vec2CTCTokenizer(Tokenizer):
+class SpeechTokenizer(Tokenizer):
     """A :class:`Tokenizer` that reads the steps of speech recognizers."""
 
+    speech_options: ClassVar[frozenset[str]]
+    """Which of :class:`SpeechOptions` there are."""
+
+    def decode(  # type: ignore[override]
+        self,
+        token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> str | list[str] | Speech:
+        """The text of the ids of all steps; a list of texts for rows of them.
+
+        Args:
+            token_ids: ids, rows of them, or a tensor of either.
+            skip_special_tokens: leave special tokens out, padding too, before runs are joined.
+            clean_up_tokenization_spaces: as for :meth:`Tokenizer.decode`.
+            options: see :class:`SpeechOptions`. With offsets ``text``, ``char_offsets`` and ``word_offsets`` are
+                given by name.
+
+        Raises:
+            InputError: an id is none, or an option has a wrong type.
+            UnknownArgumentError: there is no such option.
+        """
+        check_arguments(f"{type(self).__name__}.decode", options, self.speech_options)
+        for name, value in options.items():
+            if not isinstance(value, bool) and not (value is None and name.startswith("output_")):
+                raise InputError("the option is true or false", where=name, found=shown(value))
+        skip = read_flag(skip_special_tokens, "skip_special_tokens")
+        rows, many = read_id_rows(token_ids)
+        found = [self._read(row, skip, clean_up_tokenization_spaces, options) for row in rows]
+        if not options.get("output_char_offsets") and not options.get("output_word_offsets"):
+            texts = [str(row["text"]) for row in found]
+            return texts if many else texts[0]
+        return Speech({name: [row[name] for row in found] for name in found[0]}) if many else found[0]
+
+    def batch_decode(  # type: ignore[override]
+        self,
+        sequences: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> list[str] | Speech:
+        """The texts of rows of ids; see :meth:`decode`."""
+        found = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
+        return [found] if isinstance(found, str) else found
+
+    def convert_tokens_to_string(self, tokens: Sequence[str], **options: Unpack[SpeechOptions]) -> Speech:  # type: ignore[override]
+        """What the tokens of all steps say: ``text``, and ``char_offsets`` and ``word_offsets``, ``None`` where they
+        were not asked for; see :class:`SpeechOptions`."""
+        return self._spoken([*tokens], options)
+
+    def _read(self, ids: list[int], skip: bool, clean_up: bool | None, options: SpeechOptions) -> Speech:
+        spoken = self._spoken(self._kept(ids, skip), options)
+        spoken["text"] = self._tidy(str(spoken["text"]), clean_up)
+        return Speech({name: value for name, value in spoken.items() if value is not None})
+
+    def _kept(self, ids: Sequence[int], skip: bool) -> list[str]:
+        """The tokens that are read; with ``skip`` without special ones."""
+        special = {*self.all_special_ids} if skip else set()
+        return [token for index in ids if index not in special and (token := self.id_token(index)) is not None]
+
+    def _spoken(self, tokens: Sequence[str], options: SpeechOptions) -> Speech:
+        """The text of the tokens of all steps, ``char_offsets`` and ``word_offsets``: None where not asked for."""
+        raise NotImplementedError
+
+
+class Wav2Vec2CTCTokenizer(SpeechTokenizer):
+    """Letters, with a token that stands between words."""
+
     recipe_name = "Wav2Vec2CTCTokenizer"
+    speech_options = frozenset(SpeechOptions.__annotations__) - {"filter_word_delimiter_token"}
 
     def _begin(
         self,
@@ -148,66 +220,15 @@ class Wav2Vec2CTCTokenizer(Tokenizer):
         backend.forget(set(script.table().values()))
         add_letters(backend)
 
-    def decode(  # type: ignore[override]
-        self,
-        token_ids: int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        **options: Unpack[SpeechOptions],
-    ) -> str | list[str] | Speech:
-        """The text of the ids of all steps; a list of texts for rows of them.
-
-        Args:
-            token_ids: ids, rows of them, or a tensor of either.
-            skip_special_tokens: leave special tokens out, padding too, before runs are joined.
-            clean_up_tokenization_spaces: as for :meth:`Tokenizer.decode`.
-            options: see :class:`SpeechOptions`. With offsets ``text``, ``char_offsets`` and ``word_offsets`` are
-                given by name.
-
-        Raises:
-            InputError: an id is none, or an option has a wrong type.
-            UnknownArgumentError: there is no such option.
-        """
-        check_arguments(f"{type(self).__name__}.decode", options, SpeechOptions.__annotations__)
-        for name, value in options.items():
-            if not isinstance(value, bool) and not (value is None and name.startswith("output_")):
-                raise InputError("the option is true or false", where=name, found=shown(value))
-        skip = read_flag(skip_special_tokens, "skip_special_tokens")
-        rows, many = read_id_rows(token_ids)
-        found = [self._read(row, skip, clean_up_tokenization_spaces, options) for row in rows]
-        if not options.get("output_char_offsets") and not options.get("output_word_offsets"):
-            texts = [str(row["text"]) for row in found]
-            return texts if many else texts[0]
-        return Speech({name: [row[name] for row in found] for name in found[0]}) if many else found[0]
-
-    def batch_decode(  # type: ignore[override]
-        self,
-        sequences: Sequence[int] | Sequence[Sequence[int]] | torch.Tensor,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        **options: Unpack[SpeechOptions],
-    ) -> list[str] | Speech:
-        """The texts of rows of ids; see :meth:`decode`."""
-        found = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **options)
-        return [found] if isinstance(found, str) else found
-
-    def convert_tokens_to_string(self, tokens: Sequence[str], **options: Unpack[SpeechOptions]) -> Speech:  # type: ignore[override]
-        """What the tokens of all steps say: ``text``, and ``char_offsets`` and ``word_offsets``, ``None`` where they
-        were not asked for; see :class:`SpeechOptions`."""
-        return self._spoken([*tokens], options)
-
     @staticmethod
     def _get_word_offsets(offsets: Sequence[Letter], word_delimiter_char: str = " ") -> list[Word]:
         """The words of letters, by the ecosystem's name."""
         return _words([(one["char"], one["start_offset"], one["end_offset"]) for one in offsets], word_delimiter_char)
 
-    def _read(self, ids: list[int], skip: bool, clean_up: bool | None, options: SpeechOptions) -> Speech:
-        script = self._script
-        special = set(self.all_special_tokens) - {script.delimiter} if skip else set()
-        tokens = [token for token in map(self.id_token, ids) if token is not None and token not in special]
-        spoken = self._spoken(tokens, options)
-        spoken["text"] = self._tidy(str(spoken["text"]), clean_up)
-        return Speech({name: value for name, value in spoken.items() if value is not None})
+    def _kept(self, ids: Sequence[int], skip: bool) -> list[str]:
+        # What stands between words is read, though it be special; unknown ids are special too, as the token they show.
+        special = {*self.all_special_tokens} - {self._script.delimiter} if skip else set()
+        return [token for token in super()._kept(ids, False) if token not in special]
 
     def _spoken(self, tokens: Sequence[str], options: SpeechOptions) -> Speech:
         script = self._script

@@ -31,7 +31,7 @@ KNOWN = (
     *("model_max_length", "max_len", "model_input_names", "padding_side", "truncation_side", "chat_template"),
     *("word_tokenizer_type", "subword_tokenizer_type", "do_word_tokenize", "do_subword_tokenize"),
     *("basic_kwargs", "mecab_kwargs", "sudachi_kwargs", "jumanpp_kwargs"),
-    *("replace_word_delimiter_char", "target_lang"),
+    *("replace_word_delimiter_char", "target_lang", "do_phonemize", "phonemizer_lang", "phonemizer_backend"),
     *("src_lang", "tgt_lang", "legacy_behaviour", "language_codes", "num_madeup_words", "offset", "mask_token_sent"),
     *("source_lang", "separate_vocabs", "target_vocab_file"),
     *("language", "task", "predict_timestamps", "normalizer_file", "tokenizer_class", "processor_class"),
