@@ -233,11 +233,16 @@ class AvDecoder(Decoder):
     def __init__(self, file: Path | BinaryIO, where: str) -> None:
         self.where, self._file = where, file
         self._own: BinaryIO | None = None
-        first = self._opened()
-        self._first: AudioFrame | None = first
-        self.rate = check_rate(where, int(first.sample_rate))
-        self.channels = len(first.layout.channels)
-        check_channels(where, self.channels)
+        self._container: InputContainer | None = None
+        try:
+            first = self._opened()
+            self._first: AudioFrame | None = first
+            self.rate = check_rate(where, int(first.sample_rate))
+            self.channels = len(first.layout.channels)
+            check_channels(where, self.channels)
+        except InputError:
+            self.close()
+            raise
         self.frames = self.declared = self._declared()
 
     def _opened(self) -> AudioFrame:
@@ -291,15 +296,17 @@ class AvDecoder(Decoder):
         return 0
 
     def close(self) -> None:
-        self._frames.close()
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
         if self._own is not None:
             self._own.close()
+        self._container = self._own = None
 
     def cut_at(self, decoded: int) -> bool:
         return self.declared is not None and decoded < self.declared - _AV_SLACK
 
     def _declared(self) -> int | None:
+        assert self._container is not None
         stream = self._container.streams.best("audio")
         if stream is not None and stream.duration and stream.time_base:
             return round(stream.duration * stream.time_base * self.rate)

@@ -51,6 +51,8 @@ class Recording:
         self._count = 0
         self._came = 0
         """Samples that the decoder has given, and those it left out where decoding began later."""
+        self._spare: Tensor | None = None
+        """The rest of a decoder's block whose beginning was left out."""
         self._resampler: Resampler | None = None
         self._ended = self._told = self._warned = False
         if decoder.frames is not None:
@@ -136,11 +138,10 @@ class Recording:
             return
         if self._decoder.again and not 0 <= ahead <= self.sampling_rate:
             source, target = beginning(sample, self._decoder.rate, self.sampling_rate)
-            if self._decoder.start(source) != source:
-                self._decoder.start(0)
-                source, target = 0, 0
             self._held, self._count, self._resampler, self._ended = [], 0, None, False
-            self._came, self.position = source, target
+            self._spare = None
+            self._came, self.position = self._decoder.start(source), target
+            self._leave_out(source - self._came)
         elif ahead < 0:
             self._decoder.start(sample)  # says why it cannot
         while self.position < sample and self.read(min(sample - self.position, self.sampling_rate)).shape[0]:
@@ -166,7 +167,7 @@ class Recording:
 
     def _pull(self) -> None:
         """Have the decoder's next block."""
-        block = self._decoder.read()
+        block, self._spare = (self._decoder.read() if self._spare is None else self._spare), None
         if block is None:
             self._end()
             return
@@ -179,6 +180,14 @@ class Recording:
         if not self._warned:
             self._warned = warn_of_scale([wave])
         self._hold(self._resampler.feed(wave))
+
+    def _leave_out(self, samples: int) -> None:
+        """Decode so many samples for nothing: nobody resamples what is before the place that is looked for."""
+        while samples > 0 and (block := self._decoder.read()) is not None:
+            left = min(samples, block.shape[0])
+            self._spare = block[left:] if left < block.shape[0] else None
+            self._came += left
+            samples -= left
 
     def _end(self) -> None:
         self._ended = True
