@@ -139,7 +139,7 @@ def test_what_came_before_is_read(parts):
     model, processor = parts
     listener = Listener(model, processor.feature_extractor, processor.tokenizer, {"language": "en"}, **BELIEVED)
     plain = listener.hear(sound(1.0), [], [])
-    led = listener.hear(sound(1.0), processor.tokenizer.get_prompt_ids("hello world")[1:], [])
+    led = listener.hear(sound(1.0), processor.tokenizer.prompt_ids("hello world")[1:], [])
     assert plain.tokens != led.tokens
     full = listener.hear(sound(1.0), [5] * 10, [6] * 60)
     assert full.words == () and not full.doubtful

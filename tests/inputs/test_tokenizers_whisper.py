@@ -111,10 +111,14 @@ def test_timestamps(pair, skip: bool, times: bool, offsets: bool) -> None:
 def test_prompts(pair) -> None:
     mine, theirs = pair
     for text in ("hello world", "  Mr. Fox ", ""):
-        assert mine.get_prompt_ids(text) == theirs.get_prompt_ids(text).tolist()
+        for kind in ("np", "pt", None):
+            found, expected = mine.get_prompt_ids(text, kind), theirs.get_prompt_ids(text, return_tensors=kind)
+            assert type(found) is type(expected) and list(found) == list(expected)
+        assert type(mine.get_prompt_ids(text)) is np.ndarray
     with pytest.raises(InputError, match="special"):
         mine.get_prompt_ids("hello <|startoftranscript|>")
-    assert mine.timestamp_ids() == theirs.timestamp_ids()
+    for precision in ((), (0.02,), (0.04,)):
+        assert mine.timestamp_ids(*precision) == theirs.timestamp_ids(*precision)
 
 
 def test_languages() -> None:

@@ -97,7 +97,7 @@ def transcribe(
         )
     tokenizer = cast("WhisperTokenizer", reader.tokenizer)
     listener = Listener(model, extractor, tokenizer, settings, **limits)
-    before = [] if prompt is None else tokenizer.get_prompt_ids(prompt)[1:]
+    before = [] if prompt is None else tokenizer.prompt_ids(prompt)[1:]
     recording = open_recording(cast("AudioSource", source), listener.rate)
     return Stream(listener, recording, float(step), before, clock).words()
 

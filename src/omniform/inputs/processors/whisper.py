@@ -7,7 +7,6 @@ from typing import Unpack
 
 import torch
 
-from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.inputs.processors.speech import SpeechProcessor
 from omniform.inputs.text.whisper import Transcript, TranscriptOptions, WhisperTokenizer
@@ -33,7 +32,7 @@ class WhisperProcessor(SpeechProcessor):
             text: the words.
             return_tensors: ``"np"``, ``"pt"``, or None for a list.
         """
-        return Batch({"ids": self._whisper().get_prompt_ids(text)}).as_tensors(return_tensors)["ids"]
+        return self._whisper().get_prompt_ids(text, return_tensors)
 
     def decode(  # type: ignore[override]
         self,

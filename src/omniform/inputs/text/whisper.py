@@ -15,6 +15,7 @@ from typing import TypedDict, Unpack, cast
 import torch
 from tokenizers import processors
 
+from omniform.core.batch import Batch
 from omniform.core.errors import ConfigError, InputError, check_arguments, nearest
 from omniform.core.languages import CODES, LANGUAGES
 from omniform.inputs.text.ids import read_id_rows, read_ids, shown
@@ -164,12 +165,20 @@ class WhisperTokenizer(Tokenizer):
         )
         return list(enumerate(self.prefix_tokens[1:], start=1))
 
-    def get_prompt_ids(self, text: str) -> list[int]:
+    def get_prompt_ids(self, text: str, return_tensors: str | None = "np") -> object:
         """The ids of text that is to come before the transcript: names and words to expect.
+
+        Args:
+            text: the words.
+            return_tensors: ``"np"``, ``"pt"``, or None for a list. Shape: [T].
 
         Raises:
             InputError: the text holds a special token.
         """
+        return Batch({"ids": self.prompt_ids(text)}).as_tensors(return_tensors)["ids"]
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The same as a list."""
         if not isinstance(text, str):
             raise InputError("this is not text", where="text", expected="a string", found=shown(text))
         encoding = self("<|startofprev|>", " " + text.strip(), add_special_tokens=False)
@@ -181,9 +190,15 @@ class WhisperTokenizer(Tokenizer):
                 raise InputError("a prompt may not hold special tokens", where="text", found=self.id_token(index))
         return ids
 
-    def timestamp_ids(self) -> list[int | None]:
-        """The ids of the times from 0.00 to 30.00 seconds."""
-        return [self.token_id(f"<|{step * 0.02:.2f}|>") for step in range(WINDOW + 1)]
+    def timestamp_ids(self, time_precision: float = 0.02) -> list[int | None]:
+        """The ids of the times from 0.00 to 30.00 seconds.
+
+        Args:
+            time_precision: seconds from one to the next; times that have no token have the unknown token's id.
+        """
+        step = _read_precision(time_precision)
+        names = [f"<|{number * step:.2f}|>" for number in range(WINDOW + 1)]
+        return cast("list[int | None]", self.convert_tokens_to_ids(names))
 
     def decode(  # type: ignore[override]
         self,
@@ -371,6 +386,10 @@ def _read_options(options: TranscriptOptions) -> float:
     for name, value in options.items():
         if name != "time_precision" and not isinstance(value, bool):
             raise InputError("the option is true or false", where=name, found=shown(value))
+    return _read_precision(precision)
+
+
+def _read_precision(precision: object) -> float:
     if isinstance(precision, bool) or not isinstance(precision, (int, float)) or not 0 < precision < float("inf"):
         raise InputError("this is no length of time", where="time_precision", found=shown(precision))
     return float(precision)
