@@ -139,6 +139,15 @@ RT_DETR = {
     "num_feature_levels": 2, "decoder_ffn_dim": 20, "decoder_layers": 1, "decoder_attention_heads": 2,
     "num_denoising": 4, "backbone_config": {**RESNET, "model_type": "rt_detr_resnet"}, "initializer_range": 0.4,
 }  # fmt: skip
+SPEECHT5 = {
+    "vocab_size": 61, "hidden_size": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24,
+    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "conv_dim": [8, 8],
+    "conv_stride": [3, 2], "conv_kernel": [5, 3], "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+    "num_mel_bins": 6, "speech_decoder_prenet_units": 10, "speaker_embedding_dim": 7,
+    "speech_decoder_postnet_layers": 2, "speech_decoder_postnet_units": 9, "speech_decoder_postnet_kernel": 3,
+    "speech_decoder_prenet_dropout": 0.0, "initializer_range": 0.4, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+    "reduction_factor": 1,
+}  # fmt: skip
 VITS = {
     "vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
     "flow_size": 8, "spectrogram_bins": 9, "upsample_initial_channel": 8, "upsample_rates": [2],
@@ -360,6 +369,27 @@ class Letters(Text):
 
 
 @dataclass(frozen=True)
+class Speeches(Text):
+    """Texts, and frames of speech."""
+
+    labels: str = "frames"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), "decoder_input_values": noise(rows, 5, 6)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        rest = {k: v for k, v in inputs.items() if k != "decoder_input_values"}
+        return {**rest, "labels": inputs["decoder_input_values"]}
+
+    def later(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "decoder_input_values": inputs["decoder_input_values"][:, :1]}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "decoder_input_values": {0: BATCH, 1: "frames"}}
+
+
+@dataclass(frozen=True)
 class Pictures(Text):
     """Pictures of one size, or of several with a mask."""
 
@@ -569,6 +599,7 @@ CITIZENS: dict[str, Citizen] = {
     "t5, rows": Citizen("t5", "T5ForSequenceClassification", T5, Ended("rows")),
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "moonshine": Citizen("moonshine", "MoonshineForConditionalGeneration", MOONSHINE, Waves()),
+    "speecht5": Citizen("speecht5", "SpeechT5ForTextToSpeech", SPEECHT5, Speeches()),
     "vits": Citizen("vits", "VitsModel", VITS, Text("")),
     "wav2vec2": Citizen("wav2vec2", "Wav2Vec2ForCTC", {**WAVES, "do_stable_layer_norm": True}, Letters()),
     "wav2vec2, rows": Citizen(

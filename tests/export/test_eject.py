@@ -26,7 +26,7 @@ REFUSED = {"timm_wrapper": "neither ours nor torch's own"}  # what timm computes
 SIBLINGS = {"rt_detr_v2", "oneformer", "sam2"}
 """Families that take seconds to write and stand on what a sibling shows: `make exhaustive` writes them."""
 
-UNWRITTEN = {"vits"}
+UNWRITTEN = {"vits", "speecht5", "speecht5_hifigan"}
 """Families whose files do not run yet: layers that also look at what is padding come out without their forward."""
 
 WRITTEN = sorted(covering() - set(REFUSED) - SIBLINGS - UNWRITTEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Unpack, cast
+from typing import ClassVar, Protocol, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,10 @@ from omniform.core.caches import Cache, DynamicCache
 from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_jit_traced, is_traced
-from omniform.core.layouts import layout_of
+from omniform.core.layouts import HasLayers, layout_of
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput
 from omniform.core.paired_cache import EncoderDecoderCache
+from omniform.core.recompute import Recompute
 from omniform.core.state import DenseState, mixers
 
 
@@ -109,15 +110,31 @@ class TextDecoder(TextStack, LanguageModel):
 
     def state_for(self, past: DenseState | None, use_cache: bool | None) -> DenseState | None:
         """The state a call reads and writes: the one it was given, a fresh one, or none."""
-        if past is not None:
-            return past
-        wanted = not self.training and not is_jit_traced() if use_cache is None else use_cache
-        if not wanted or (self.training and self.recompute is not None):  # it would be written twice
-            return None
-        cache: Cache = EncoderDecoderCache() if self.reads_memory else DynamicCache()
-        if not is_traced():
-            cache.settle(layout_of(self))
-        return cache
+        return state_for(self, past, use_cache, reads_memory=self.reads_memory)
+
+
+class Stateful(HasLayers, Protocol):
+    """A model of layers that keep something."""
+
+    training: bool
+
+    @property
+    def recompute(self) -> Recompute | None: ...
+
+
+def state_for(
+    decoder: Stateful, past: DenseState | None, use_cache: bool | None, *, reads_memory: bool
+) -> DenseState | None:
+    """The state that a call of a decoder reads and writes: the one it was given, a fresh one, or none."""
+    if past is not None:
+        return past
+    wanted = not decoder.training and not is_jit_traced() if use_cache is None else use_cache
+    if not wanted or (decoder.training and decoder.recompute is not None):  # it would be written twice
+        return None
+    cache: Cache = EncoderDecoderCache() if reads_memory else DynamicCache()
+    if not is_traced():
+        cache.settle(layout_of(decoder))
+    return cache
 
 
 class WritingHead(Generative):

@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from omniform.architectures.encoder_decoder import Seq2SeqLM
 from omniform.architectures.family import Builder
 from omniform.architectures.sided_family import SidedText
 from omniform.blocks.embeddings import Embeddings
+from omniform.blocks.sinusoids import CountedSinusoids
 from omniform.core.config import Common
-from omniform.core.context import StepContext
 from omniform.core.reader import ConfigReader
-
-
-class CountedSinusoids(Embeddings):
-    """Sines, and cosines after them, of any position, counted over what is no padding; padding stands nowhere, at -1.
-
-    Attributes:
-        dim: width of the vectors.
-        padding: the padding token, whose number the reference counts on from.
-    """
-
-    dim: int
-    padding: int
-
-    def count(self, input_ids: Tensor | None, tokens: Tensor, past: int) -> Tensor | None:
-        if input_ids is None:
-            return None
-        real = (input_ids != self.padding).long()
-        return (real.cumsum(1) + past) * real - 1
-
-    def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        return positions.masked_fill(input_ids == self.padding, -1)
-
-    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
-        half, odd = divmod(self.dim, 2)
-        channels = torch.arange(half, dtype=torch.float32, device=embeds_BTD.device)
-        speeds = torch.exp(channels * -(math.log(10000.0) / (half - 1)))
-        angles = (ctx.positions + self.padding + 1)[..., None] * speeds
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1) * (ctx.positions >= 0)[..., None]
-        return super().forward(embeds_BTD + F.pad(waves, (0, odd)).to(embeds_BTD.dtype), ctx)
 
 
 class Text(SidedText):
