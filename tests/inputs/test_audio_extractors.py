@@ -343,6 +343,51 @@ def test_files_of_either_library(name: str, tmp_path: Path, caplog: pytest.LogCa
     assert kind(made.to_dict()).padding_side == "left"
 
 
+PUBLISHED = [
+    {
+        "chunk_length_s": 10, "feature_extractor_type": "ClapFeatureExtractor", "feature_size": 64,
+        "fft_window_size": 1024, "frequency_max": 14000, "frequency_min": 0, "hop_length": 480, "max_length_s": 10,
+        "n_fft": 1024, "nb_frequency_bins": 513, "nb_max_samples": 480000, "padding": "repeatpad",
+        "padding_side": "right", "padding_value": 0.0, "processor_class": "ClapProcessor",
+        "return_attention_mask": False, "sampling_rate": 48000, "top_db": None, "truncation": "fusion",
+    },
+    {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_dim": 1,
+        "padding_side": "right", "padding_value": 0.0, "sampling_rate": 16000,
+    },
+    {
+        "do_normalize": False, "feature_extractor_type": "SpeechT5FeatureExtractor", "feature_size": 1, "fmax": 7600,
+        "fmin": 80, "frame_signal_scale": 1.0, "hop_length": 16, "mel_floor": 1e-10, "num_mel_bins": 80,
+        "padding_side": "right", "padding_value": 0.0, "processor_class": "SpeechT5Processor", "reduction_factor": 2,
+        "return_attention_mask": True, "sampling_rate": 16000, "win_function": "hann_window", "win_length": 64,
+    },
+    {
+        "feature_extractor_type": "SeamlessM4TFeatureExtractor", "feature_size": 80, "num_mel_bins": 80,
+        "padding_side": "right", "padding_value": 1, "return_attention_mask": True, "sampling_rate": 16000, "stride": 2,
+    },
+    {
+        "chunk_length_s": 1.0, "feature_extractor_type": "EncodecFeatureExtractor", "feature_size": 2,
+        "overlap": 0.01, "padding_side": "right", "padding_value": 0.0, "return_attention_mask": True,
+        "sampling_rate": 48000,
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: str(file["feature_extractor_type"]))
+def test_published_files_are_read_without_a_word(file: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "omniform"):
+        assert feature_extractor(file).to_dict() == file
+    assert not caplog.records
+
+
+def test_waves_are_normalised_by_the_ecosystems_name() -> None:
+    rows, masks = [noise(50), noise(50, 1)], np.array([[1] * 30 + [0] * 20, [1] * 50])
+    for mask in (masks, None):
+        theirs = transformers.Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm(rows, mask, 0.5)
+        ours = FEATURE_EXTRACTORS["Wav2Vec2FeatureExtractor"].zero_mean_unit_var_norm(rows, mask, 0.5)
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_sounds_are_fetched_at_the_extractors_rate(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(800), 8000)
     ours = build("Wav2Vec2FeatureExtractor")[1]

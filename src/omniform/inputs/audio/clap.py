@@ -59,7 +59,8 @@ class ClapFeatureExtractor(FeatureExtractor):
         self.truncation = r.choice("truncation", _TRUNCATIONS, "fusion")
         self.padding = r.choice("padding", _PADDINGS, "repeatpad")
         self.top_db = r.maybe_number("top_db")  # changes nothing, as in the reference
-        r.inert("nb_frequency_bins", "nb_max_samples")  # follow from the above
+        # Those that follow from the above, and what published files say twice.
+        r.inert("nb_frequency_bins", "nb_max_samples", "chunk_length_s", "n_fft")
         self.nb_max_samples = self.max_length_s * self.sampling_rate
         self.nb_frequency_bins = self.fft_window_size // 2 + 1
         check_most(

@@ -18,7 +18,7 @@ from omniform.core.pushing import SaveOptions
 from omniform.core.reader import ConfigReader
 from omniform.core.upstairs import upstairs
 from omniform.inputs.audio.base import SequenceFeatureExtractor
-from omniform.inputs.audio.pad import Lengths, padding_rule
+from omniform.inputs.audio.pad import Lengths, padding_rule, unit_variance
 from omniform.inputs.audio.samples import MAX_SAMPLING_RATE, as_waves, check_rate
 from omniform.inputs.checks import check_flag, check_length
 
@@ -156,6 +156,20 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
                 found=f"{sampling_rate!r} Hz",
                 remedy=f"Resample it: load_audio((samples, {sampling_rate!r}), {self.sampling_rate}).",
             )
+
+    @staticmethod
+    def zero_mean_unit_var_norm(
+        input_values: Sequence[Array], attention_mask: Sequence[Array] | None, padding_value: float = 0.0
+    ) -> list[Array]:
+        """Waves with zero mean and unit variance, each by itself; see :func:`~omniform.inputs.audio.pad.unit_variance`.
+
+        Args:
+            input_values: Shape of each: ``[samples]``.
+            attention_mask: 1 where a sample was given; mean and variance are those of the first so many. None for all.
+            padding_value: what padding holds afterwards.
+        """
+        counts = [None] * len(input_values) if attention_mask is None else [int(sum(row)) for row in attention_mask]
+        return [unit_variance(row, n, padding_value) for row, n in zip(input_values, counts, strict=True)]
 
     def _lengths(self, padding: object, max_length: object, truncation: object, multiple: object) -> Lengths:
         """What a call's arguments ask for."""

@@ -29,6 +29,7 @@ class Wav2Vec2FeatureExtractor(FeatureExtractor):
 
     def _read(self, r: ConfigReader) -> None:
         self.do_normalize = r.flag("do_normalize", True)
+        r.inert("feature_dim")  # how the first release spelled feature_size
 
     def __call__(
         self,
