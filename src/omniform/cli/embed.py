@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omniform.cli.loading import progress
+from omniform.cli.written import replaced, target_of
 from omniform.core.errors import InputError, RepoError
 from omniform.embeddings.embedder import Embedder
 
@@ -90,7 +89,7 @@ def embed_command(
     if output == STDOUT:
         _write_lines(sys.stdout.buffer, items, first, found)
         return
-    with _replaced(Path(os.path.expanduser(output))) as file:
+    with replaced(Path(os.path.expanduser(output))) as file:
         if output.endswith(".npy"):
             _write_array(file, len(items), first, found)
         else:
@@ -101,14 +100,7 @@ def check_output(output: str) -> None:
     """Refuse what could not be written, before anybody waits."""
     if output == STDOUT:
         return
-    if not output.endswith(FORMATS):
-        raise InputError("no format of vectors", where="--output", expected=f"- or a file {' or '.join(FORMATS)}",
-                         found=output)  # fmt: skip
-    target = Path(os.path.expanduser(output))
-    if not target.parent.is_dir():
-        raise RepoError("there is no such folder", where=str(target.parent))
-    if target.is_dir():
-        raise RepoError("this is a folder, not a file", where=str(target))
+    target_of(output, FORMATS, where="--output", what="vectors")
 
 
 def _items(file: str, by_line: bool) -> Iterator[Item]:
@@ -146,28 +138,3 @@ def _write_array(file: BinaryIO, many: int, first: Vectors, rest: Iterator[Vecto
     file.write(np.ascontiguousarray(first).tobytes())
     for some in rest:
         file.write(np.ascontiguousarray(some).tobytes())
-
-
-@contextlib.contextmanager
-def _replaced(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes the target's place when it is finished, and leaves nothing behind where it is not."""
-    try:
-        handle, beside = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as error:
-        raise RepoError("the file cannot be written", where=str(target), found=error.strerror) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, target)
-    except BaseException as error:
-        os.unlink(beside)
-        if isinstance(error, OSError) and not isinstance(error, RepoError):
-            raise RepoError("the file cannot be written", where=str(target), found=error.strerror) from None
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -11,7 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from omniform.core.errors import InputError, nearest
 from omniform.core.spoken import SpokenWord
@@ -28,41 +28,55 @@ PAUSE: Final = 1.0
 """Seconds of silence between words that part one subtitle from the next."""
 
 
+class Stretch(Protocol):
+    """A stretch of what was said (:class:`~omniform.core.spoken.Utterance` is one)."""
+
+    @property
+    def text(self) -> str:
+        """The words, with the space in front of them where the language has any."""
+
+    @property
+    def start(self) -> float | None:
+        """When it begins, in seconds; None where nobody knows."""
+
+    @property
+    def end(self) -> float | None:
+        """When it ends."""
+
+    @property
+    def words(self) -> tuple[SpokenWord, ...]:
+        """The words with their times, where they are known; their texts together are ``text``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """A stretch of what was said.
-
-    Attributes:
-        text: the words.
-        start: when it begins, in seconds; None where nobody knows.
-        end: when it ends.
-        words: the words with their times, where they are known; their texts together are ``text``.
-    """
+    """A :class:`Stretch`."""
 
     text: str
     start: float | None = None
     end: float | None = None
     words: tuple[SpokenWord, ...] = ()
 
-    def as_dict(self) -> dict[str, object]:
-        """It as JSON holds it."""
-        found: dict[str, object] = {"start": _round(self.start), "end": _round(self.end), "text": self.text.strip()}
-        if self.words:
-            found["words"] = [
-                {"word": w.text.strip(), "start": _round(w.start), "end": _round(w.end)} for w in self.words
-            ]
-        return found
+
+def as_dict(one: Stretch) -> dict[str, object]:
+    """A stretch as JSON holds it."""
+    found: dict[str, object] = {"start": _round(one.start), "end": _round(one.end), "text": one.text.strip()}
+    if one.words:
+        found["words"] = [
+            {"word": word.text.strip(), "start": _round(word.start), "end": _round(word.end)} for word in one.words
+        ]
+    return found
 
 
 def _round(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-Writer = Callable[[Iterable[Said], Mapping[str, object]], Iterator[str]]
+Writer = Callable[[Iterable[Stretch], Mapping[str, object]], Iterator[str]]
 """Turns stretches into pieces of a file, each as soon as it can be written."""
 
 
-def subtitles(said: Iterable[Said], form: str, facts: Mapping[str, object] | None = None) -> Iterator[str]:
+def subtitles(said: Iterable[Stretch], form: str, facts: Mapping[str, object] | None = None) -> Iterator[str]:
     """What was said in one of :data:`FORMS`, piece by piece, as it comes.
 
     Args:
@@ -78,35 +92,35 @@ def subtitles(said: Iterable[Said], form: str, facts: Mapping[str, object] | Non
     return FORMS[form](said, facts or {})
 
 
-def _srt(said: Iterable[Said], facts: Mapping[str, object]) -> Iterator[str]:
+def _srt(said: Iterable[Stretch], facts: Mapping[str, object]) -> Iterator[str]:
     for number, (start, end, lines) in enumerate(shown(said), start=1):
         text = "\n".join(lines).replace("-->", "->")  # the arrow would be read as times
         yield f"{number}\n{clock(start, comma=True)} --> {clock(end, comma=True)}\n{text}\n\n"
 
 
-def _vtt(said: Iterable[Said], facts: Mapping[str, object]) -> Iterator[str]:
+def _vtt(said: Iterable[Stretch], facts: Mapping[str, object]) -> Iterator[str]:
     yield "WEBVTT\n\n"
     for start, end, lines in shown(said):
         text = "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         yield f"{clock(start)} --> {clock(end)}\n{text}\n\n"
 
 
-def _tsv(said: Iterable[Said], facts: Mapping[str, object]) -> Iterator[str]:
+def _tsv(said: Iterable[Stretch], facts: Mapping[str, object]) -> Iterator[str]:
     yield "start\tend\ttext\n"
     for one in timed(said):
         yield f"{_milliseconds(one.start)}\t{_milliseconds(one.end)}\t{_line(one.text)}\n"
 
 
-def _txt(said: Iterable[Said], facts: Mapping[str, object]) -> Iterator[str]:
+def _txt(said: Iterable[Stretch], facts: Mapping[str, object]) -> Iterator[str]:
     for one in said:
         if _line(one.text):
             yield f"{_line(one.text)}\n"
 
 
-def _json(said: Iterable[Said], facts: Mapping[str, object]) -> Iterator[str]:
+def _json(said: Iterable[Stretch], facts: Mapping[str, object]) -> Iterator[str]:
     found = list(said)
     text = "".join(one.text for one in found).strip()
-    whole = {**facts, "text": text, "segments": [{"id": i, **one.as_dict()} for i, one in enumerate(found)]}
+    whole = {**facts, "text": text, "segments": [{"id": i, **as_dict(one)} for i, one in enumerate(found)]}
     yield json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
 
 
@@ -130,7 +144,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def timed(said: Iterable[Said]) -> Iterator[Said]:
+def timed(said: Iterable[Stretch]) -> Iterator[Said]:
     """Stretches with something in them, each with a beginning and an end that is not before it.
 
     Where an end is unknown it is the next one's beginning, or a second for every fifteen letters.
@@ -147,8 +161,8 @@ def timed(said: Iterable[Said]) -> Iterator[Said]:
         yield Said(text=one.text, start=start, end=before, words=one.words)
 
 
-def _followed(said: Iterable[Said]) -> Iterator[tuple[Said, Said | None]]:
-    held: Said | None = None
+def _followed(said: Iterable[Stretch]) -> Iterator[tuple[Stretch, Stretch | None]]:
+    held: Stretch | None = None
     for one in said:
         if held is not None:
             yield held, one
@@ -157,7 +171,7 @@ def _followed(said: Iterable[Said]) -> Iterator[tuple[Said, Said | None]]:
         yield held, None
 
 
-def shown(said: Iterable[Said]) -> Iterator[tuple[float, float, list[str]]]:
+def shown(said: Iterable[Stretch]) -> Iterator[tuple[float, float, list[str]]]:
     """Subtitles to be read: start, end and lines of each.
 
     Long stretches are cut where their words pause, or where lines are full; without times of words, time goes by
@@ -179,7 +193,7 @@ def _until(start: float, end: float, following: float | None) -> float:
     return end if following is None else max(start, min(end, following))
 
 
-def _cut(one: Said) -> Iterator[tuple[float, float, str]]:
+def _cut(one: Stretch) -> Iterator[tuple[float, float, str]]:
     """A stretch as subtitles of a few lines each."""
     assert one.start is not None and one.end is not None
     words = one.words or _guessed(one.text, one.start, one.end)
