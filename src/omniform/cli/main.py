@@ -1,4 +1,4 @@
-"""The command line: ``omniform run``, ``chat``, ``inspect``, ``embed``, ``eval``, ``train``."""
+"""The command line: ``omniform run``, ``chat``, ``say``, ``inspect``, ``embed``, ``eval``, ``train``..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, eject, lock, modular, train, trust
+from omniform.cli import cache, eject, lock, modular, say, train, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -23,7 +23,7 @@ from omniform.core.settings import SETTINGS, Setting
 if TYPE_CHECKING:
     from omniform.cli.pictures import Showing
 
-LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "train")
+LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "say", "train")
 """Commands that read checkpoints, and may be held to a lockfile."""
 
 
@@ -65,7 +65,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, eject, lock, modular, train, trust):
+    for own in (cache, eject, lock, modular, say, train, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]
@@ -84,6 +84,9 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
     run.add_argument("--json", action="store_true", help="print JSON: answer, tokens, timings; a line for each picture")
+    run.add_argument(
+        "--format", choices=("txt", "srt", "vtt", "tsv", "json"), help="how a sound is written down; lines with times"
+    )
     _add_pictures(run)
     _add_writing(run)
     run.set_defaults(work=_run, command=run)
@@ -93,7 +96,9 @@ def _add_pictures(run: Parser) -> None:
     words = "With --task; --image may be a folder then, and a run that was cut off goes on where it was."
     pictures = run.add_argument_group("pictures", words)
     pictures.add_argument("--csv", action="store_true", help="print rows of comma-separated values")
-    pictures.add_argument("--save", metavar="PLACE", help="draw the answer: a file, or a folder for several pictures")
+    pictures.add_argument(
+        "--save", metavar="PLACE", help="a transcript, or a drawing: a file; a folder for several pictures"
+    )
     pictures.add_argument(
         "--show", choices=("answer", "attention"), default="answer", help="what is drawn; attention: where it looks"
     )
@@ -214,7 +219,12 @@ def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
 def _run(given: argparse.Namespace) -> int:
     from omniform.cli.run import run_command
 
-    drawn = [name for name in ("save", "csv", "recursive", "again") if vars(given)[name]]
+    sound = given.task is None and given.audio and not given.image
+    drawn = [
+        name for name in ("save", "csv", "recursive", "again") if vars(given)[name] and not (sound and name == "save")
+    ]
+    if given.format is not None and not sound:
+        raise InputError("--format is for what is said in a sound", remedy="Add --audio FILE.")
     if given.task is None and drawn:
         raise InputError(f"--{drawn[0]} is for answers of a task", remedy="Add --task, such as object-detection.")
     if given.task is None and given.video:
@@ -244,6 +254,8 @@ def _run(given: argparse.Namespace) -> int:
         dtype=given.dtype,
         as_json=given.json,
         longest=LONGEST_ANSWER,
+        form=given.format,
+        save=given.save if sound else None,
     )
     return 0
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 from omniform.architectures.model import Model
+from omniform.cli.listening import Telling, listen_command, listens
 from omniform.cli.loading import opened
 from omniform.core.errors import InputError, RepoError
 from omniform.core.generation import as_settings
@@ -26,15 +27,33 @@ def run_command(
     dtype: str,
     as_json: bool,
     longest: int,
+    form: str | None = None,
+    save: str | None = None,
 ) -> None:
-    """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise."""
+    """Load, ask, print; an answer has ``longest`` tokens at most, where no settings say otherwise.
+
+    Args:
+        form: how a sound is written down.
+        save: where to, or what its picture is drawn into.
+    """
     for path in (*images, *audio):
         _check_file(path)
     question = question_of(text, needed=not audio)
+    telling = Telling.of(form, save, as_json=as_json) if audio and not images else None
     chosen = bundled_checkpoint() if name is None else name
     started = time.perf_counter()
     model, reader = opened(chosen, dtype=dtype)
     loaded = time.perf_counter() - started
+    if telling is not None and not question and listens(model):
+        if len(audio) > 1:
+            raise InputError("one sound at a time", where="--audio", found=len(audio))
+        if name is None:
+            _tell_default(chosen)
+        listen_command(model, reader, audio[0], settings, telling, name=str(chosen), load_seconds=loaded)
+        return
+    if telling is not None and (form or save):
+        raise InputError("this model answers, and writes nothing down", where="--format" if form else "--save",
+                         found=model.origin.architecture.name)  # fmt: skip
     own = as_settings(model.generation_config).get("max_new_tokens")
     if own is None and not {"max_new_tokens", "max_length"} & settings.keys():
         settings = {**settings, "max_new_tokens": longest}
@@ -42,8 +61,7 @@ def run_command(
     pieces = ask(model, reader, answer, text=question, images=images, audio=audio, settings=settings)
     begun = next(pieces, "")  # a mistake is told by now, in its one line
     if name is None:
-        named = os.path.basename(chosen)
-        print(f"omniform: no --model: {named} answers, which comes with omniform", file=sys.stderr, flush=True)
+        _tell_default(chosen)
     pieces = itertools.chain((begun,), pieces)
     if as_json:
         for _ in pieces:
@@ -56,6 +74,11 @@ def run_command(
         print(piece.lstrip() if first else piece, end="", flush=True)
         first = first and not piece.strip()
     print()
+
+
+def _tell_default(chosen: str | os.PathLike[str]) -> None:
+    named = os.path.basename(chosen)
+    print(f"omniform: no --model: {named} answers, which comes with omniform", file=sys.stderr, flush=True)
 
 
 def _record(name: object, model: Model, answer: Answer, loaded: float) -> dict[str, object]:
