@@ -1,4 +1,4 @@
-"""``omniform run --audio``: sounds written down, as they are heard, with their times; as text, subtitles or a picture."""
+"""``omniform run --audio``: sounds written down as they are heard: lines with times, subtitles, tables, a picture."""
 
 from __future__ import annotations
 
