@@ -65,7 +65,10 @@ def test_long_stretches_are_cut_where_words_pause():
     words = [SpokenWord(f" word{i}", i * 0.5 + 3 * (i >= 6), i * 0.5 + 0.4 + 3 * (i >= 6)) for i in range(12)]
     said = Said(text="".join(w.text for w in words), start=0.0, end=9.0, words=tuple(words))
     found = list(shown([said]))
-    assert [(round(a, 2), round(b, 2)) for a, b, _ in found] == [(0.0, 2.9), (6.0, 8.9)]
+    assert [(round(a, 2), round(b, 2)) for a, b, _ in found] == [
+        (0.0, 2.9),
+        (6.0, 9.0),
+    ]  # the last is seen to the stretch's end
     assert " ".join(" ".join(lines) for *_, lines in found).split() == [w.text.strip() for w in words]
 
 

@@ -8,21 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from omniform.architectures.model import Model
 from omniform.architectures.speech import SpeechToText
 from omniform.cli.written import replaced, target_of
 from omniform.core.errors import InputError
 from omniform.core.spoken import SpokenWord
-from omniform.core.subtitles import FORMATS, Said, Stretch, as_dict, readable_clock, subtitles
+from omniform.core.subtitles import FORMS, Said, Stretch, as_dict, readable_clock, subtitles
 from omniform.engine.calls import Reader
 from omniform.engine.hearing.hear import hear
 from omniform.hub.auto import tasks_of
 from omniform.inputs.audio.load import open_recording
-
-if TYPE_CHECKING:
-    from omniform.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 """What a spectrogram may be written as."""
@@ -41,7 +38,7 @@ class Telling:
     """What becomes of what was said.
 
     Attributes:
-        form: one of :data:`~omniform.core.subtitles.FORMATS`; None for lines with times, to be read.
+        form: one of :data:`~omniform.core.subtitles.FORMS`; None for lines with times, to be read.
         target: a file of that form, or a picture; None for standard output.
         as_json: whether one JSON object tells all, with timings.
     """
@@ -62,7 +59,7 @@ class Telling:
             raise InputError("--json and --format exclude each other", remedy="Leave one out.")
         if save is None:
             return cls(form=form, as_json=as_json)
-        texts = tuple(f".{name}" for name in FORMATS)
+        texts = tuple(f".{name}" for name in FORMS)
         ends = Path(save).suffix.lower()
         if form is not None and ends not in PICTURES:
             target = target_of(save, (ends,), where="--save", what="a transcript")
@@ -206,7 +203,7 @@ def _heard(
 ) -> Iterator[Stretch]:
     if isinstance(model, SpeechToText):
         knows = model.generation_config.to_dict().get("alignment_heads") is not None
-        return hear(model, reader, source, words=knows and telling.wants_words, progress=bar, **dict(settings))
+        return hear(model, reader, source, words=knows and telling.wants_words, progress=bar, **dict(settings))  # type: ignore[arg-type]
     return _recognised(model, source, settings, telling, bar)
 
 
@@ -215,8 +212,13 @@ def _recognised(
 ) -> Iterator[Stretch]:
     """What a model other than Whisper's kin hears: letters with their times, or a text without."""
     from omniform.pipelines import pipeline
+    from omniform.pipelines.automatic_speech_recognition import AutomaticSpeechRecognitionPipeline
 
-    pipe = cast("AutomaticSpeechRecognitionPipeline", pipeline("automatic-speech-recognition", model))
+    where = model.name_or_path
+    parts = {"tokenizer": where, "feature_extractor": where}
+    searched = AutomaticSpeechRecognitionPipeline.further_parts(where, {})  # a model of words, where there is one
+    pipe = pipeline("automatic-speech-recognition", model, **parts, **searched)  # type: ignore[arg-type]
+    assert isinstance(pipe, AutomaticSpeechRecognitionPipeline)
     with open_recording(source, pipe.rate) as recording:
         seconds = recording.seconds or 0.0
     if "ctc" not in pipe.type:

@@ -203,8 +203,8 @@ def _cut(one: Stretch) -> Iterator[tuple[float, float, str]]:
             yield held[0].start, held[-1].end, _line("".join(w.text for w in held))
             held = []
         held.append(word)
-    if held:
-        yield held[0].start, held[-1].end, _line("".join(w.text for w in held))
+    if held:  # what is said last is seen until its stretch is over
+        yield held[0].start, max(held[-1].end, one.end), _line("".join(w.text for w in held))
 
 
 def _fits(words: Sequence[SpokenWord], *, known: bool) -> bool:
