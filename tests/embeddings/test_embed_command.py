@@ -87,7 +87,7 @@ def test_into_a_file(at_once, folder, files, capfdbinary, monkeypatch):
         (("one.txt", "--prompt-name", "quary"), "no such prompt"),
         (("one.txt", "--dim", "0"), "truncate_dim"),
         (("one.txt", "--batch-size", "0"), "batch_size"),
-        (("one.txt", "-o", "x.csv"), "no format of vectors"),
+        (("one.txt", "-o", "x.csv"), "no kind of file for vectors"),
         (("one.txt", "-o", "nowhere/x.npy"), "no such folder"),
         (("one.txt", "-o", "there.npy"), "this is a folder"),
         (("one.txt", "--dtype", "float3"), "no such dtype"),
