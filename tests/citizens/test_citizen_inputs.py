@@ -38,6 +38,13 @@ def images(kind: str) -> tuple[Callable[[Path], object], Callable[[object], obje
     )
 
 
+def sounds(kind: str, **settings: object) -> tuple[Callable[[Path], object], Callable[[object], object]]:
+    return (
+        lambda folder: from_json(folder, "AutoFeatureExtractor", feature_extractor_type=kind, **settings),
+        lambda made: made(WAVE, sampling_rate=16000, return_tensors="pt"),
+    )
+
+
 def tokens(made: object) -> object:
     made(TEXT, padding=True, truncation=True, max_length=4, return_tensors="pt")
     made(TEXT[0], TEXT[1], padding="max_length", max_length=20)
@@ -54,10 +61,11 @@ KINDS: dict[str, tuple[Callable[[Path], object], Callable[[object], object]]] = 
     "CLIP images": images("CLIPImageProcessor"),
     "ViT images": images("ViTImageProcessor"),
     "DETR images": images("DetrImageProcessor"),
-    "sounds": (
-        lambda folder: from_json(folder, "AutoFeatureExtractor", feature_extractor_type="WhisperFeatureExtractor"),
-        lambda made: made(WAVE, sampling_rate=16000, return_tensors="pt"),
-    ),
+    "Whisper's sounds": sounds("WhisperFeatureExtractor"),
+    "Wav2Vec2's sounds": sounds("Wav2Vec2FeatureExtractor"),
+    "SpeechT5's sounds": sounds("SpeechT5FeatureExtractor"),
+    "AST's sounds": sounds("ASTFeatureExtractor", max_length=60),
+    "CLAP's sounds": sounds("ClapFeatureExtractor", sampling_rate=16000, frequency_max=7000, max_length_s=1),
 }
 
 

@@ -505,7 +505,7 @@ class Checkpoint:
             images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)
         if "feature_extractor" in kind.needs:
             heard = self.feature_extractor({}, callee).settings
-            known |= heard
+            known |= {*heard}
             audio = self.feature_extractor({k: v for k, v in settings.items() if k in heard}, callee)
         check_arguments(callee, settings, known)
         templates = settings.get("chat_template")

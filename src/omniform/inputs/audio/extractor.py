@@ -85,7 +85,7 @@ class FeatureExtractor(SequenceFeatureExtractor, ABC):
         self.padding_side = "left" if side == "left" else "right"
         self.return_attention_mask = reader.flag("return_attention_mask", self.mask_default)
         self._read(reader)
-        self.settings: Final = reader.touched
+        self.settings: Final = tuple(sorted(reader.touched))  # a set would be pickled in another order each time
         self._as_read: Final = {name: value for name, value in vars(self).items() if name in self.settings}
         reader.inert(*_BOOKKEEPING)
         unknown = reader.unknown()
