@@ -390,6 +390,18 @@ class Speeches(Text):
 
 
 @dataclass(frozen=True)
+class EvenLetters(Letters):
+    """Sounds of one length: torch solves no equations of frames that are cut to a multiple."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return super().inputs(rows)
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_values": {0: BATCH}, "attention_mask": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Pictures(Text):
     """Pictures of one size, or of several with a mask."""
 
@@ -623,6 +635,10 @@ CITIZENS: dict[str, Citizen] = {
         "encoder": {**W2V_BERT, "model_type": "wav2vec2-bert"},
         "decoder": {**TEXT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True},
         "pad_token_id": 0, "decoder_start_token_id": 3}, Heard()),
+    "sew": Citizen("sew", "SEWForCTC", WAVES, EvenLetters()),
+    "wav2vec2-conformer": Citizen(
+        "wav2vec2-conformer", "Wav2Vec2ConformerForCTC",
+        {**WAVES, "conv_depthwise_kernel_size": 3, "conformer_conv_dropout": 0.0, "attention_dropout": 0.0}, Letters()),
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),

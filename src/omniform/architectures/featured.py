@@ -128,6 +128,7 @@ class FeatureEncoder(SoundEncoder):
     """An encoder of features of sounds.
 
     Args:
+        features: width of what is read.
         feature_projection: features to the layers' width.
         encoder: the layers.
         intermediate_ffn: half of what it gives is added behind them; None for nothing.
@@ -136,6 +137,7 @@ class FeatureEncoder(SoundEncoder):
 
     main_input = "input_features"
 
+    features: int
     feature_projection: FeatureProjection
     encoder: FrameLayers
     intermediate_ffn: nn.Module | None = None
@@ -148,7 +150,7 @@ class FeatureEncoder(SoundEncoder):
         return self.feature_projection
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        width = self.feature_projection.projection.in_features
+        width = self.features
         given = inputs.get("input_features")
         fits = isinstance(given, Tensor) and given.dim() == 3 and given.shape[2] == width and given.is_floating_point()
         if not isinstance(given, Tensor) or not fits or not given.shape[1]:
@@ -179,7 +181,7 @@ class FeatureEncoder(SoundEncoder):
         Raises:
             InputError: no features, or a mask of another shape.
         """
-        x_BTD, normed_BTF = self.feature_projection(input_features.to(self.feature_projection.projection.weight.dtype))
+        x_BTD, normed_BTF = self.feature_projection(input_features.to(self.dtype))
         if self.masking is not None:
             x_BTD = self.masking(x_BTD, attention_mask, mask_time_indices)
         ctx = self.step(x_BTD, given, attention_mask=attention_mask)

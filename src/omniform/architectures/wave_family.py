@@ -43,6 +43,12 @@ STRAYS = (
 """Settings of fairseq's training that published configs hold, and nobody reads."""
 
 
+Shape = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Channels, kernels and strides of convolutions, one after another."""
+
+USUAL: Shape = ((512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
     """The convolutions from samples to frames."""
@@ -55,15 +61,19 @@ class Stem:
     norm: str
 
     @classmethod
-    def read(cls, r: ConfigReader, *, norm: str | None = None) -> Stem:
-        """The fields under their usual names; ``norm``: where a family has one kind only.
+    def read(cls, r: ConfigReader, *, norm: str | None = None, usual: Shape = USUAL) -> Stem:
+        """The fields under their usual names.
+
+        Args:
+            norm: where a family has one kind only.
+            usual: the channels, kernels and strides of a config that does not say.
 
         Raises:
             ConfigError: the lists are not of one length.
         """
-        channels = r.integers("conv_dim", (512,) * 7, least=1)
-        kernels = r.integers("conv_kernel", (10, 3, 3, 3, 3, 2, 2), least=1)
-        strides = r.integers("conv_stride", (5, 2, 2, 2, 2, 2, 2), least=1)
+        channels = r.integers("conv_dim", usual[0], least=1)
+        kernels = r.integers("conv_kernel", usual[1], least=1)
+        strides = r.integers("conv_stride", usual[2], least=1)
         if not channels:
             raise r.fail("conv_dim", "at least one convolution", [])
         for name, values in (("conv_kernel", kernels), ("conv_stride", strides)):

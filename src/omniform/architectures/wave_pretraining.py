@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.speech_heads import WaveHead
+from omniform.architectures.waves import SoundEncoder
 from omniform.blocks.waves import EvenLinear
 from omniform.core.errors import InputError, brief
 from omniform.core.host import bounds_of
@@ -118,6 +119,22 @@ class Codes:
     def quantizer(self, dim: int) -> Quantizer:
         """The module, of frames of a width."""
         return Quantizer(dim, groups=self.groups, entries=self.entries, width=self.width)
+
+    def contrasting(self, model: SoundEncoder, dim: int, frame: int) -> Contrasting:
+        """An encoder that is pre-trained.
+
+        Args:
+            dim: width of its hidden states.
+            frame: of the frames that become code vectors.
+        """
+        return Contrasting(
+            model=model,
+            quantizer=self.quantizer(frame),
+            project_hid=EvenLinear(dim, self.projected),
+            project_q=EvenLinear(self.width, self.projected),
+            codes=self,
+            dropout=self.dropout,
+        )
 
 
 class QuantizingHead(WaveHead):

@@ -15,7 +15,7 @@ from omniform.blocks.layers import Layer, Norm
 from omniform.blocks.mlp import activation
 from omniform.blocks.rotary import Rotary, StoredRotary
 from omniform.blocks.waves import WaveConv1d
-from omniform.core.context import Bias, StepContext
+from omniform.core.context import Bias, StepContext, counted
 from omniform.core.rules import Full
 
 
@@ -164,7 +164,10 @@ class ClippedDistances(nn.Module):
     def forward(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias:
         """The bias. Shape: [B, H, T, S]."""
         queries, keys = q_BTHD.shape[1], k.shape[2]
-        places = ctx.once(("clipped", self.before, self.after, queries, keys), lambda: self._places(queries, keys, k))
+        places = ctx.once(
+            ("clipped", self.before, self.after, counted(queries), counted(keys)),
+            lambda: self._places(queries, keys, k),
+        )
         vectors_RD = self.distance_embedding.weight.to(q_BTHD.dtype) * q_BTHD.shape[-1] ** -0.5
         by_distance_BHTR = (q_BTHD @ vectors_RD.t()).transpose(1, 2)
         bias: Tensor = by_distance_BHTR.gather(-1, places.expand(*by_distance_BHTR.shape[:2], -1, -1))
@@ -202,15 +205,14 @@ class SineDistances(nn.Module):
         """The bias, of queries that :attr:`pos_bias_u` has been added to. Shape: [B, H, T, T]."""
         frames, (heads, head_dim) = q_BTHD.shape[1], self.pos_bias_u.shape
         dim = heads * head_dim
-        told = ctx.once(("sines", frames, dim, q_BTHD.dtype), lambda: _sines(frames, dim, q_BTHD))
+        told = ctx.once(("sines", counted(frames), dim, q_BTHD.dtype), lambda: _sines(frames, dim, q_BTHD))
         projected_HDR = self.linear_pos(told).view(-1, heads, head_dim).permute(1, 2, 0)
         asking_BHTD = (q_BTHD + (self.pos_bias_v - self.pos_bias_u)).transpose(1, 2) * head_dim**-0.5
         by_distance_BHTR = asking_BHTD @ projected_HDR
-        # A row holds distances T - 1 to 1 - T, of which T are its own, each row's one further back than the last's: in
-        # a line of all rows they begin at T - 1 and then every 2 T - 2.
-        line = by_distance_BHTR.flatten(2)[..., frames - 1 :]
-        bias: Tensor = line.unfold(-1, frames, max(2 * frames - 2, 1))
-        return bias
+        # A row holds distances T - 1 to 1 - T, of which T are its own, each row's one further back than the last's.
+        # With a number more in front of each row, and T fewer in front of all, rows of 2 T - 1 begin with them.
+        rows = F.pad(by_distance_BHTR, (1, 0)).flatten(2)[..., frames:]
+        return rows.reshape(*by_distance_BHTR.shape)[..., :frames]
 
 
 def _sines(frames: int, dim: int, like: Tensor) -> Tensor:

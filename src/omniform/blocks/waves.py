@@ -158,7 +158,7 @@ class FeatureProjection(Composed):
     """
 
     layer_norm: nn.LayerNorm | None
-    projection: nn.Linear
+    projection: nn.Linear | nn.Identity
     dropout: float = 0.0
 
     def forward(self, frames_BTC: Tensor) -> tuple[Tensor, Tensor]:

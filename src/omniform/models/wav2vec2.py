@@ -9,7 +9,6 @@ from omniform.architectures.wave_family import WAVE_KEYS, Stem, Waves
 from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
 from omniform.architectures.wave_pretraining import Codes, Contrasting
 from omniform.architectures.waves import WaveEncoder
-from omniform.blocks.waves import EvenLinear
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 
@@ -40,15 +39,7 @@ def build(c: Config) -> WaveEncoder:
 
 def contrasting(c: Config, _: Common) -> Contrasting:
     """The encoder that is pre-trained."""
-    codes, waves = c.codes, c.waves
-    return Contrasting(
-        model=build(c),
-        quantizer=codes.quantizer(waves.stem.channels[-1]),
-        project_hid=EvenLinear(waves.dim, codes.projected),
-        project_q=EvenLinear(codes.width, codes.projected),
-        codes=codes,
-        dropout=codes.dropout,
-    )
+    return c.codes.contrasting(build(c), c.waves.dim, c.waves.stem.channels[-1])
 
 
 HEADS = WaveHeads[Config](build, lambda c: c.waves, lambda c: c.sizes)

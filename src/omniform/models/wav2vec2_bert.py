@@ -143,6 +143,7 @@ def build(c: Config) -> FeatureEncoder:
 
     layers = conformer.stack(conv, conformer.norm)
     return FeatureEncoder(
+        features=c.features,
         feature_projection=FeatureProjection(
             layer_norm=nn.LayerNorm(c.features, conformer.eps),
             projection=EvenLinear(c.features, conformer.dim),
