@@ -96,7 +96,7 @@ def test_what_does_not_convince_is_heard_again_at_higher_temperatures(parts):
             return generate(inputs, **settings)
 
         listener._engine.generate = counted
-        heard = listener.hear_whole(sound(1.0), [5, 6])
+        heard = listener.hear_whole(sound(1.0), [5, 6], [])
         assert temperatures == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][:tries] and heard.doubtful == (limits[0] == 0.0)
 
 
@@ -153,6 +153,18 @@ def test_silence_is_told_by_its_token_and_by_what_is_unlikely(parts):
     told = lambda *limits: heard(**dict(zip(named, limits, strict=True))).doubtful
     assert told(0.0, 0.0, None) and told(0.0, None, None) and told(None, -99.0, 0.01)
     assert not told(1.0, 0.0, None) and not told(0.0, -99.0, None) and not told(None, 0.0, 99.0)
+
+
+def test_timestamps_and_special_tokens_are_no_words(parts):
+    model, processor = parts
+    asked = {"language": "en", "suppress_tokens": [77], "begin_suppress_tokens": None, "max_new_tokens": 20}
+    listener = Listener(model, processor.feature_extractor, processor.tokenizer, asked, **BELIEVED)
+    allowed = set(range(len(processor.tokenizer))) - {*listener._settings["suppress_tokens"]}
+    text = set(range(min(processor.tokenizer.all_special_ids))) - {77}
+    assert allowed == text | {processor.tokenizer.eos_token_id}
+    for seed in range(4):
+        tokens = listener.hear(sound(1.0, seed), [], []).tokens
+        assert tokens == [] or set(tokens) <= text
 
 
 def test_heads_are_the_upper_half_where_nobody_names_them(parts):

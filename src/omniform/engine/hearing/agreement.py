@@ -18,6 +18,8 @@ from omniform.inputs.text.spoken_words import Word
 ENDINGS = (".", "?", "!", "。", "？", "！", "…", "।", "؟")
 """What a sentence ends with."""
 
+_OVERLAP = 3  # so many settled words are heard again with what comes after them
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -42,6 +44,7 @@ class Pass:
 class _Settled:
     """A word that is settled, as far as cutting the sound takes it."""
 
+    start: float
     end: float
     tokens: int
     ends_sentence: bool
@@ -98,16 +101,19 @@ class Agreement:
         Returns:
             These words, and how many seconds of the kept sound go: the rest is heard with what comes next.
         """
-        self._last = heard
-        if heard.doubtful:
-            self._last = Pass()
+        self._last = Pass() if heard.doubtful else heard
         clear = end - self.tail
         found = self._take(sum(self.start + stop <= clear for _, stop in self._last.spans))
-        place = min([clear, *(self.start + begin for begin, _ in self._last.spans)])
-        if not found and place < self.start + self.tail:
+        if not self._last.words:
+            return found, self._cut(clear)  # nothing follows, so all up to there was heard
+        least = self.start + self.tail
+        places = (self._place(end), self.start + self._last.spans[0][0])
+        place = next((place for place in places if place is not None and place >= least), None)
+        if place is None:
             # Words that take up the whole of what can be heard will not be heard better.
-            found, place = self._take(len(self._last.words)), clear
-        return found, self._cut(max(place, self._latest if found else self.start))
+            found += self._take(len(self._last.words))
+            place = max(clear, self._latest)
+        return found, self._cut(place)
 
     def settle_rest(self) -> list[SpokenWord]:
         """Settle all that the last pass has written: the sound is over."""
@@ -122,28 +128,32 @@ class Agreement:
         Returns:
             Words that had to be settled for it, and how many seconds of the kept sound go.
         """
-        kept = end - self.start
         forced: list[SpokenWord] = []
-        if kept <= self.keep:
+        if end - self.start <= self.keep:
             return forced, 0.0
-        if not self._settled:
-            if kept < self.window - self.tail:
-                return forced, 0.0
-            # Nothing was agreed on in all that time. What was guessed is settled, or nothing was said.
-            least = end - self.tail
-            forced = self._take(sum(self.start + stop <= least for _, stop in self._last.spans))
-            if not forced:
-                return forced, self._cut(least)
-        return forced, self._cut(self._place(end))
+        place, most = self._place(end), self.window - self.tail
+        if place is not None and end - place <= most:
+            return forced, self._cut(place)
+        if end - self.start < most:
+            return forced, 0.0
+        # Nothing was agreed on in all that time. What was guessed is settled, or nothing was said.
+        least = end - self.tail
+        forced = self._take(sum(self.start + stop <= least for _, stop in self._last.spans))
+        return forced, self._cut(max(least, self._latest) if forced else least)
 
-    def _place(self, end: float) -> float:
-        """Where to cut: behind a sentence if there is one, else behind the last word that is settled."""
+    def _place(self, end: float) -> float | None:
+        """Where to cut: behind a sentence if there is one, else in front of the last few words that are settled.
+
+        How these are written is known, so that it does no harm if the first of them is cut.
+        """
         sentences = [word.end for word in self._settled if word.ends_sentence and end - word.end <= self.keep]
-        return sentences[-1] if sentences else self._settled[-1].end
+        if sentences:
+            return sentences[-1]
+        return [*self._settled][-_OVERLAP:][0].start if self._settled else None
 
     def _cut(self, place: float) -> float:
         count = 0
-        while self._settled and self._settled[0].end <= place:
+        while self._settled and (self._settled[0].end <= place or self._settled[0].start < place):
             count += self._settled.popleft().tokens
         self.before = (self.before + self.said[:count])[-self.most_before :]
         self.said = self.said[count:]
@@ -163,7 +173,7 @@ class Agreement:
             found.append(SpokenWord(word.text, round(start, 2), round(end, 2)))
             self.said += word.tokens
             self._guess = self._guess[len(word.tokens) :]
-            self._settled.append(_Settled(end, len(word.tokens), word.text.rstrip().endswith(ENDINGS)))
+            self._settled.append(_Settled(start, end, len(word.tokens), word.text.rstrip().endswith(ENDINGS)))
         self._last = Pass(_moved(self._last.words[count:]), self._last.spans[count:], self._last.doubtful)
         return found
 

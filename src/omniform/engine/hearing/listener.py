@@ -16,6 +16,7 @@ from omniform.core.context import Memory, StepContext
 from omniform.engine.hearing.agreement import ENDINGS, Pass
 from omniform.engine.hearing.alignment import Heads, head_count, token_times
 from omniform.engine.hearing.generate import engine_for
+from omniform.engine.hearing.segments import mean_logprob
 from omniform.engine.settings import Asked
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.text.spoken_words import Word
@@ -92,6 +93,7 @@ class Listener:
         self._opening_known = False
         self._special = frozenset(tokenizer.all_special_ids)
         self._off = self._known.get("no_timestamps_token_id")
+        self._settings["suppress_tokens"] = self._suppressed(asked)
 
     @property
     def rate(self) -> int:
@@ -128,24 +130,25 @@ class Listener:
                 return Pass(doubtful=True)
             return self._pass(samples, memory, known, text)
 
-    def hear_whole(self, samples: Tensor, before: Sequence[int]) -> Pass:
+    def hear_whole(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass:
         """Write down a window that is all there, once more at a higher temperature where the text does not convince.
 
         Args:
             samples: Shape: [n], at :attr:`rate`, at most :attr:`window` of them.
             before: tokens of what was said before it; they may be why a text repeats itself.
+            said: tokens of what is known to be said in it, from its beginning on.
         """
         with torch.inference_mode():
             memory = self._encoded(samples)
             opening = self._opened(memory)
             for temperature in _TEMPERATURES:
-                known = _Known(self._lead(before if temperature < _COLD else ()), opening, [])
+                known = _Known(self._lead(before if temperature < _COLD else ()), opening, list(said))
                 text = self._written(memory, known, temperature)
                 if self._is_silent(memory, known, text):
                     return Pass(doubtful=True)
                 if not (self._repeats(known, text) or self._is_unlikely(text)):
                     break
-            self._opening_known |= bool(text.tokens)
+            self._opening_known |= bool(text.tokens or said)
             return self._pass(samples, memory, known, text)
 
     # -- the steps of a pass -------------------------------------------------------------------------------------------
@@ -171,15 +174,22 @@ class Listener:
         if room < 1:
             return _Text([], 0.0)
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-        asked = {"max_new_tokens": room, "logprobs": 0, **self._settings, **drawn}
+        noted = {"return_dict_in_generate": True, "output_scores": True}
+        asked = {"max_new_tokens": room, **self._settings, **drawn, **noted}
         if known.said:
             asked["begin_suppress_tokens"] = None  # all may have been said
         inputs = {"encoder_outputs": (memory.hidden,), "decoder_input_ids": torch.tensor([known.tokens])}
         answer = self._engine.generate(inputs, **asked).sequences[0]
         tokens = answer.tokens
         end = next((i for i, token in enumerate(tokens) if self._is_no_text(token)), len(tokens))
-        chances = [one.logprob for one in answer.logprobs or ()]
-        return _Text(tokens[:end], sum(chances) / max(1, len(chances)))
+        return _Text(tokens[:end], mean_logprob(answer.scores, torch.tensor(tokens), temperature))
+
+    def _suppressed(self, asked: Asked) -> list[int]:
+        """What is not to be written: timestamps and special tokens, but for the end, beside what the settings say."""
+        said, ends = (asked.values[name] for name in ("suppress_tokens", "eos_token_id"))
+        vocabulary = self._model.vocabulary or 0
+        silent = {token for token in range(vocabulary) if self._is_no_text(token)}
+        return sorted({*cast("tuple[int, ...]", said or ()), *(silent - {*cast("tuple[int, ...]", ends)})})
 
     def _is_no_text(self, token: int) -> bool:
         return token in self._special or (isinstance(self._off, int) and token >= self._off)
@@ -244,8 +254,8 @@ class Listener:
 def spans_of(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:
     """When words begin and end.
 
-    A path gives every moment to a word, silence too: a word at the beginning of a sentence that takes much longer than
-    words do is said at its end.
+    A path gives every moment to a word, silence too. Where a word takes much longer than words do, the first of a
+    sentence is said at its end, and the last of all at its beginning.
 
     Args:
         times: when each token ends, and before them when the first begins.
@@ -257,7 +267,7 @@ def spans_of(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> l
     found: list[Span] = []
     for place, (begin, end) in enumerate(spans):
         opens = fresh if place == 0 else words[place - 1].text.rstrip().endswith(ENDINGS)
-        if opens and end - begin > longest:
-            begin = end - longest
+        if end - begin > longest and (opens or place == len(words) - 1):
+            begin, end = (end - longest, end) if opens else (begin, begin + longest)
         found.append((begin, end))
     return found

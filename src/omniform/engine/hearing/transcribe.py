@@ -20,6 +20,7 @@ from omniform.engine.hearing.listener import Listener
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.inputs.audio.load import open_recording
 from omniform.inputs.processors import WhisperProcessor
+from omniform.inputs.text.options import read_flag
 
 if TYPE_CHECKING:
     from omniform.inputs.audio import WhisperFeatureExtractor
@@ -38,6 +39,7 @@ def transcribe(
     sampling_rate: int | None = None,
     step: float = 1.0,
     prompt: str | None = None,
+    condition_on_prev_tokens: bool = False,
     no_speech_threshold: float | None = 0.6,
     logprob_threshold: float | None = -1.0,
     compression_ratio_threshold: float | None = 2.4,
@@ -58,6 +60,8 @@ def transcribe(
         sampling_rate: of samples and blocks that do not say theirs, in Hz, to be checked.
         step: seconds of new sound of a stream that a pass waits for; as long as a pass takes, where that is longer.
         prompt: names and words to expect.
+        condition_on_prev_tokens: tell passes what was said before the sound that they hear, beyond its first words.
+            That keeps the spelling of names, and with some models mistakes that repeat themselves.
         no_speech_threshold, logprob_threshold, compression_ratio_threshold: what a pass writes is not believed where
             it is more likely no speech than the first and less likely text than the second, or compresses better than
             the third, since it repeats itself; None: it is.
@@ -97,9 +101,10 @@ def transcribe(
         )
     tokenizer = cast("WhisperTokenizer", reader.tokenizer)
     listener = Listener(model, extractor, tokenizer, settings, **limits)
-    before = [] if prompt is None else tokenizer.prompt_ids(prompt)[1:]
+    words = [] if prompt is None else tokenizer.prompt_ids(prompt)[1:]
+    condition = read_flag(condition_on_prev_tokens, "condition_on_prev_tokens")
     recording = open_recording(cast("AudioSource", source), listener.rate)
-    return Stream(listener, recording, float(step), before, clock).words()
+    return Stream(listener, recording, float(step), words, clock, condition=condition).words()
 
 
 def _check(step: object, clock: object, limits: Mapping[str, object]) -> None:
@@ -122,7 +127,7 @@ class Hears(Protocol):
     @property
     def positions(self) -> int: ...
     def hear(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass: ...
-    def hear_whole(self, samples: Tensor, before: Sequence[int]) -> Pass: ...
+    def hear_whole(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass: ...
 
 
 @dataclass(slots=True)
@@ -154,8 +159,9 @@ class Stream:
         listener: hears windows of it.
         recording: reads it.
         step: seconds of new sound that a pass waits for.
-        before: tokens that come before.
+        prompt: tokens that come before.
         clock: tells the time.
+        condition: whether passes are told what was said before the sound that they hear.
     """
 
     def __init__(
@@ -163,8 +169,10 @@ class Stream:
         listener: Hears,
         recording: Recording,
         step: float,
-        before: list[int],
+        prompt: list[int],
         clock: Callable[[], float],
+        *,
+        condition: bool = False,
     ) -> None:
         self._listener, self._recording, self._clock = listener, recording, clock
         self._there = recording.again  # all of it, so that nothing is gained by hearing a part of a window first
@@ -172,7 +180,8 @@ class Stream:
         window = listener.window / self._rate
         self._step = min(step, window / 2)
         most = listener.positions // 4  # of the decoder's positions, what was said and will be needs the rest
-        self._agreement = Agreement(window, keep=window / 2, tail=window / 6, most_before=most, before=before[-most:])
+        self._prompt, self._condition = prompt[-most:], condition
+        self._agreement = Agreement(window, keep=window / 2, tail=window / 6, most_before=most, before=self._prompt)
         self._arrivals = _Arrivals(clock)
         self._kept = torch.zeros(0)
         self._came = self._fresh = 0  # samples so far, and those of them that the next pass hears first
@@ -200,12 +209,17 @@ class Stream:
             return agreement.settle_rest()
         if not self._there:
             return agreement.settle(self._pass(), final=ended)
-        heard = self._listener.hear_whole(self._kept, agreement.before)
+        heard = self._listener.hear_whole(self._kept, self._before, agreement.said)
         if ended:
             return agreement.settle(heard, final=True)
         found, gone = agreement.settle_clear(heard, self._came / self._rate)
         self._let_go(gone)
         return found
+
+    @property
+    def _before(self) -> list[int]:
+        """Tokens of what was said before the kept sound, where passes are told it; else of the prompt."""
+        return self._agreement.before if self._condition else self._prompt
 
     def _let_go(self, seconds: float) -> None:
         self._kept = self._kept[round(seconds * self._rate) :].clone()
@@ -240,7 +254,7 @@ class Stream:
 
     def _pass(self) -> Pass:
         begun = self._clock()
-        heard = self._listener.hear(self._kept, self._agreement.before, self._agreement.said)
+        heard = self._listener.hear(self._kept, self._before, self._agreement.said)
         self._took = self._clock() - begun
         return heard
 
