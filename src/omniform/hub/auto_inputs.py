@@ -49,7 +49,7 @@ PREPROCESSOR_FILE: Final = "preprocessor_config.json"
 _SWITCHES: Final = ("trust_remote_code", "code_revision", "use_fast", "config")
 _VOCABULARIES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-    "spm.model", "sentencepiece.model", "source.spm", "tekken.json", "tiktoken.model", "merges.txt",
+    "spm.model", "sentencepiece.model", "source.spm", "spm_char.model", "tekken.json", "tiktoken.model", "merges.txt",
 )  # fmt: skip
 _TOKENIZER_FILES: Final = (
     *_VOCABULARIES, "target.spm", "target_vocab.json", "normalizer.json", "tokenizer_config.json",

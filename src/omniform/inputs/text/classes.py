@@ -13,6 +13,7 @@ from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
 from omniform.inputs.text.own.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
 from omniform.inputs.text.phones import Wav2Vec2PhonemeCTCTokenizer
+from omniform.inputs.text.spoken import SpeechT5Tokenizer, VitsTokenizer
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
 
@@ -29,6 +30,7 @@ _FAST = "Fast"
 _made: dict[str, type[Tokenizer]] = {GENERIC: Tokenizer, WhisperTokenizer.recipe_name: WhisperTokenizer}
 _made[Wav2Vec2CTCTokenizer.recipe_name] = Wav2Vec2CTCTokenizer
 _made[Wav2Vec2PhonemeCTCTokenizer.recipe_name] = Wav2Vec2PhonemeCTCTokenizer
+_made |= {made.recipe_name: made for made in (SpeechT5Tokenizer, VitsTokenizer)}
 _made |= translating.CLASSES
 
 

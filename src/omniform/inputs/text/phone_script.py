@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from omniform.core.errors import DependencyError
+from omniform.inputs.text.espeak import find_espeak
 from omniform.inputs.text.scripted import Cut
 from omniform.inputs.text.settings import Settings, read_json, vocabulary_file
 
@@ -114,6 +115,8 @@ def phonemes(text: str, language: str, backend: str = "espeak", separators: Mapp
         from phonemizer.backend import BACKENDS
         from phonemizer.separator import Separator
 
+        if backend == "espeak":
+            find_espeak()
         speaker = BACKENDS[backend](language, language_switch="remove-flags")
     except (ImportError, KeyError, RuntimeError) as error:
         raise DependencyError(

@@ -15,7 +15,17 @@ from pathlib import Path
 
 from tokenizers import AddedToken
 
-from omniform.inputs.text import assemble, assemble_kin, assemble_langs, japanese, phone_script, pieces, scripts, siglip
+from omniform.inputs.text import (
+    assemble,
+    assemble_kin,
+    assemble_langs,
+    japanese,
+    phone_script,
+    pieces,
+    scripts,
+    siglip,
+    spoken_scripts,
+)
 from omniform.inputs.text.assemble import Assembly, Frame, Scores, Vocabulary
 from omniform.inputs.text.names import CLASSES, GENERIC, Kind
 from omniform.inputs.text.scripted import Script, Scripted
@@ -315,6 +325,10 @@ _SCRIPTS: dict[str, Scripting] = {
     "SiglipTokenizer": Scripting(
         make=siglip.siglip, tokens=siglip.siglip_tokens, frame=scripts.eos_frame, backend=siglip.SiglipScripted
     ),
+    "SpeechT5Tokenizer": Scripting(
+        make=spoken_scripts.speecht5, frame=assemble_langs.eos_frame, backend=spoken_scripts.SpelledScripted
+    ),
+    "VitsTokenizer": Scripting(make=spoken_scripts.vits, backend=spoken_scripts.VitsScripted),
     "Wav2Vec2CTCTokenizer": Scripting(make=scripts.ctc, tokens=scripts.ctc_tokens),
     "Wav2Vec2PhonemeCTCTokenizer": Scripting(make=phone_script.phone_script, tokens=phone_script.phone_tokens),
 }
