@@ -181,6 +181,22 @@ def test_checkpoints_of_other_ages(tmp_path):
     compare(ours, theirs, inputs, ["logits"])
 
 
+def test_inputs_by_position(tmp_path):
+    config = transformers.Wav2Vec2Config(**TINY, **CONTRASTS.config)
+    mask = (torch.arange(413) < torch.tensor([413, 297, 151])[:, None]).long()
+    given = CONTRASTS.lesson(config)
+    marks = (given["mask_time_indices"], given["sampled_negative_indices"])
+    for head, more in (("ForCTC", (torch.tensor([[3], [5], [-100]]),)), ("ForPreTraining", marks)):
+        theirs = saved_reference(getattr(transformers, f"Wav2Vec2{head}"), config, tmp_path / head)
+        ours = getattr(omniform, f"Wav2Vec2{head}").from_pretrained(tmp_path / head)
+        with torch.no_grad():
+            args = (given["input_values"], mask, *more)
+            close(ours(*args)[:2], theirs(*args)[:2])
+            close(ours(args[0], attention_mask=mask)[:1], theirs(args[0], attention_mask=mask)[:1])
+        with pytest.raises(InputError, match="once each"):
+            ours(args[0], input_values=args[0])
+
+
 def test_counts_of_frames():
     config = {**TINY, "add_adapter": True, "adapter_stride": 3}
     ours = omniform.Wav2Vec2Model(omniform.Wav2Vec2Config(**config))
@@ -224,6 +240,22 @@ def test_bad_inputs(inputs, words):
 def test_bad_configs(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         omniform.Wav2Vec2Config(**{**TINY, **wrong})
+
+
+def test_no_number_of_letters():
+    config = omniform.Wav2Vec2Config(**{**TINY, "vocab_size": None})
+    assert omniform.Wav2Vec2Model(config).config.vocab_size is None
+    with pytest.raises(ConfigError, match="vocab_size"):
+        omniform.Wav2Vec2ForCTC(config)
+
+
+def test_settings_of_published_configs_are_no_strangers():
+    """Those of wav2vec2-base, wavlm-base and their kin, which the reference reads nowhere."""
+    stray = {"feat_extract_dropout": 0.0, "freeze_feat_extract_train": True, "mask_channel_prob": 0.0,
+        "no_mask_time_overlap": False, "num_feat_extract_layers": 9, "hidden_dropout_prob": 0.1}  # fmt: skip
+    for kind in ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"):
+        config = omniform.AutoConfig.for_model(kind, **stray)
+        assert not config.unknown and config.num_feat_extract_layers == 7
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

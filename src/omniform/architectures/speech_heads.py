@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from omniform.architectures.waves import SoundEncoder, WaveModel
 from omniform.blocks.composed import Composed
 from omniform.blocks.waves import Count, steps_of
 from omniform.core.errors import InputError, check_shape
-from omniform.core.outputs import CausalLMOutput, ClassifierOutput, Noted
+from omniform.core.outputs import CausalLMOutput, ClassifierOutput, ModelOutput, Noted
 from omniform.core.reader import ConfigReader
 from omniform.core.sound_outputs import WaveOutput, XVectorOutput
 
@@ -26,9 +26,23 @@ REDUCTIONS = ("sum", "mean", "none")
 
 
 class WaveHead(WaveModel, Head):
-    """Base of the heads that stand on an encoder of sounds."""
+    """Base of the heads that stand on an encoder of sounds.
 
+    Attributes:
+        FURTHER: inputs that may be given by position, behind sounds and their mask.
+    """
+
+    FURTHER: ClassVar[tuple[str, ...]] = ("labels",)
     model: SoundEncoder
+
+    def __call__(self, *args: object, **inputs: object) -> ModelOutput:
+        """Run ``forward``; what comes by position gets its name."""
+        places = (self.main_input, "attention_mask", *self.FURTHER)
+        named = dict(zip(places, args, strict=False))
+        if len(args) > len(places) or named.keys() & inputs.keys():
+            found = f"{len(args)} by position, and {', '.join(sorted(inputs))} by name"
+            raise InputError("inputs are given once each", where=type(self).__name__, expected=places, found=found)
+        return super().__call__(**named, **inputs)
 
     def waves(self) -> SoundEncoder:
         return self.model
@@ -36,9 +50,6 @@ class WaveHead(WaveModel, Head):
     def freeze_base_model(self) -> None:
         """Keep all but the head out of training."""
         self.model.requires_grad_(False)
-
-    def arrive(self, inputs: dict[str, object]) -> None:
-        self.model.arrive(inputs)
 
     def lighten(self, inputs: dict[str, object]) -> None:
         """Sounds are read whole: nothing is left out of a batch."""

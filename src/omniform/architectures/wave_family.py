@@ -39,8 +39,9 @@ STRAYS = (
     "hidden_dropout_prob", "feat_extract_dropout", "freeze_feat_extract_train", "no_mask_channel_overlap",
     "no_mask_time_overlap", "mask_channel_length", "mask_channel_min_space", "mask_channel_other", "mask_channel_prob",
     "mask_channel_selection", "mask_time_min_space", "mask_time_other", "mask_time_selection",
+    "replace_prob", "num_ctc_classes",
 )  # fmt: skip
-"""Settings of fairseq's training that published configs hold, and nobody reads."""
+"""Settings of training that published configs hold, and that most families do not read."""
 
 
 Shape = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]

@@ -54,7 +54,7 @@ class HeadSizes:
             classifier: width that is told apart, by default.
         """
         return cls(
-            vocab_size=r.maybe_integer("vocab_size") if letters is None else r.integer("vocab_size", letters),
+            vocab_size=r.maybe_integer("vocab_size", letters),
             dropout=r.probability("final_dropout", 0.1),
             ctc=CTCLoss.read(r, reduction),
             mixes=r.flag("use_weighted_layer_sum", False),

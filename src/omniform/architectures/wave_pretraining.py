@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.speech_heads import WaveHead
-from omniform.architectures.waves import SoundEncoder
-from omniform.blocks.waves import EvenLinear
+from omniform.architectures.waves import WaveEncoder
+from omniform.blocks.waves import EvenLinear, check_wave
 from omniform.core.errors import InputError, brief
 from omniform.core.host import bounds_of
 from omniform.core.reader import ConfigReader
@@ -120,7 +121,7 @@ class Codes:
         """The module, of frames of a width."""
         return Quantizer(dim, groups=self.groups, entries=self.entries, width=self.width)
 
-    def contrasting(self, model: SoundEncoder, dim: int, frame: int) -> Contrasting:
+    def contrasting(self, model: WaveEncoder, dim: int, frame: int) -> Contrasting:
         """An encoder that is pre-trained.
 
         Args:
@@ -140,6 +141,8 @@ class Codes:
 class QuantizingHead(WaveHead):
     """Base of the heads that hold code vectors."""
 
+    FURTHER: ClassVar[tuple[str, ...]] = ()
+    model: WaveEncoder
     quantizer: Quantizer
 
     def set_gumbel_temperature(self, temperature: float) -> None:
@@ -156,6 +159,7 @@ class Contrasting(QuantizingHead):
         codes: how losses are weighed.
     """
 
+    FURTHER: ClassVar[tuple[str, ...]] = ("mask_time_indices", "sampled_negative_indices")
     project_hid: EvenLinear
     project_q: EvenLinear
     codes: Codes
@@ -165,7 +169,7 @@ class Contrasting(QuantizingHead):
         negatives, hidden = inputs.get("sampled_negative_indices"), inputs.get("mask_time_indices")
         if negatives is None:
             return
-        wave, _ = self.sounds((), inputs)
+        wave = check_wave(inputs.get("input_values"), self.model.feature_extractor)
         rows, frames = wave.shape[0], self.model.frames_of(wave.shape[1], adapted=False)
         where = "sampled_negative_indices"
         if not isinstance(negatives, Tensor) or negatives.dim() != 3 or negatives.shape[:2] != (rows, frames):

@@ -101,6 +101,7 @@ class AutoModel:
                 - ``variant``: which files (``"fp16"`` for ``model.fp16.safetensors``).
                 - ``use_safetensors``: True or False to read only those, or only ``.bin`` files.
                 - ``attn_implementation``: ``"sdpa"`` or ``"eager"``.
+                - ``target_lang``: the language that a model with adapters of languages (MMS) writes.
                 - ``ignore_mismatched_sizes``: make tensors of the wrong shape anew.
                 - ``output_loading_info``: return ``(model, report)``.
                 - ``generation_config``: settings for ``generate`` instead of the checkpoint's.
