@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
+from omniform.core.batch import Batch
 from omniform.core.errors import DependencyError, InputError, UnknownNameError, brief
 from omniform.core.generation import GenerationConfig
 from omniform.hub.auto import AutoModelForCTC, AutoModelForSpeechSeq2Seq, tasks_of
 from omniform.hub.auto_inputs import Checkpoint
 from omniform.hub.files import locate
 from omniform.inputs.audio import FeatureExtractor, WhisperFeatureExtractor
+from omniform.inputs.audio.spectrogram import RecordedSpectrogram
 from omniform.inputs.processors import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speech_lm import read_decoder
 from omniform.inputs.text.tokenizer import Tokenizer
@@ -166,22 +168,35 @@ class AutomaticSpeechRecognitionPipeline(Hearing, ChunkPipeline):
                     features = self.features(part.wave, return_attention_mask=True)
                     yield {"is_last": part.is_last, "stride": part.stride, **features, **extra}
             return
-        wave = self.wave(source, given)
-        options: Params = {"return_attention_mask": True}
-        extractor = self.extractor
-        if isinstance(extractor, WhisperFeatureExtractor) and len(wave) > extractor.n_samples:
-            options |= {"truncation": False, "padding": "longest"}
-        whole: Params = {"is_last": True, **self.features(wave, **options), **extra}
+        wave = self._wave_or_recorded(source, given)
+        if isinstance(wave, RecordedSpectrogram):
+            length, features = wave.samples, Batch({"input_features": [wave]})
+        else:
+            length, features = len(wave), self.features(wave, return_attention_mask=True)
+        whole: Params = {"is_last": True, **features, **extra}
         if stride is not None:
-            whole["stride"] = self._stride(stride, named, len(wave))
+            whole["stride"] = self._stride(stride, named, length)
         yield whole
+
+    def _wave_or_recorded(self, source: object, given: Params) -> Tensor | RecordedSpectrogram:
+        """A sound; for Whisper one of several windows is read, and its features are made, as they are needed."""
+        extractor = self.extractor
+        if not isinstance(extractor, WhisperFeatureExtractor):
+            return self.wave(source, given)
+        recording = self.recording(source, given)
+        begins = recording.read(extractor.n_samples + 1)
+        if len(begins) <= extractor.n_samples:
+            recording.close()
+            return begins
+        recording.rewind()
+        return RecordedSpectrogram(recording, extractor)  # which keeps the file open until all of it was heard
 
     def together(self, chunks: Sequence[Inputs], size: BatchSize, padding: Padding) -> list[list[int]]:
         """As they come; but what Whisper hears in one window and what it goes through are two ways of hearing."""
         extractor = self.extractor
         if not isinstance(extractor, WhisperFeatureExtractor):
             return super().together(chunks, size, padding)
-        long = [cast(Tensor, chunk["input_features"]).shape[-1] > extractor.nb_max_frames for chunk in chunks]
+        long = [not isinstance(chunk["input_features"], Tensor) for chunk in chunks]
         apart = [[at for at, one in enumerate(long) if one is kind] for kind in (False, True)]
         return [
             [some[at] for at in batch]

@@ -166,7 +166,7 @@ class Writer(Recognizer):
             raise InputError(
                 "the features are of no model that writes", where="feature_extractor", found=brief([*inputs])
             )
-        given: Params = {pipe.model.main_input: inputs[name], **pipe._prepare_generate_kwargs(asked)}
+        given: Params = {pipe.model.main_input: _flat(inputs[name]), **pipe._prepare_generate_kwargs(asked)}
         if inputs.get("attention_mask") is not None:
             given.setdefault("attention_mask", inputs["attention_mask"])
         return pipe.model.generate(**given)
@@ -299,6 +299,13 @@ def sequences_of(found: object) -> Tensor:
     if not isinstance(tokens, Tensor):
         raise InputError("generate gave no tokens", where="generate", found=brief(found))
     return tokens
+
+
+def _flat(features: object) -> object:
+    """Features of rows: one tensor, or the spectrograms of all rows in one list, of a batch or of a row alone."""
+    if not isinstance(features, list):
+        return features
+    return [one for row in features for one in (row if isinstance(row, list) else [row])]
 
 
 def _entry(found: object, name: str) -> object:

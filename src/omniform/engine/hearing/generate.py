@@ -27,6 +27,7 @@ from omniform.engine.memory import decoder_bytes, free_memory
 from omniform.engine.paged_state import MEMORY
 from omniform.engine.settings import DEFAULT_NEW_TOKENS, Asked, table_of
 from omniform.engine.streamers import Streamer
+from omniform.inputs.audio.spectrogram import RecordedSpectrogram
 
 BLOCK = 16
 
@@ -53,6 +54,27 @@ class Spectrogram:
 
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         return {"input_features": self.model.listener.window_of(self.features, first, frames)}
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A recording for the model's encoder, window by window.
+
+    Attributes:
+        model: what hears it.
+        sound: its features.
+    """
+
+    model: SpeechToText
+    sound: RecordedSpectrogram
+
+    @property
+    def frames(self) -> int:
+        return self.sound.frames
+
+    def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
+        features = self.sound.features(first, frames).to(self.model.device, self.model.dtype)
+        return {"input_features": self.model.listener.window_of(features)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,8 @@ class Call:
             given = (hidden,) if isinstance(hidden, Tensor) else cast("EncoderOutputs", hidden)
             encoded = encoder_output(given).last_hidden_state
             return encoded.shape[0], encoded.shape[1] * self.model.listener.stride
+        if recorded := recordings_in(features):
+            return len(recorded), max(one.frames for one in recorded)
         if features is None:
             raise InputError("there is nothing to hear", where="input_features", expected="a tensor", found="none")
         shape = features_of(self.model, {"input_features": features}).get("input_features")
@@ -141,6 +165,8 @@ class Call:
             given = (hidden,) if isinstance(hidden, Tensor) else cast("EncoderOutputs", hidden)
             encoded = encoder_output(given).last_hidden_state.to(self.model.device, self.model.dtype)
             return [Encoded(encoded[i : i + 1], self.longest) for i in range(self.rows)]
+        if recorded := recordings_in(self.inputs["input_features"]):
+            return [Windows(self.model, one) for one in recorded]
         features = features_of(self.model, {"input_features": self.inputs["input_features"]})["input_features"]
         counts = [self.longest] * self.rows
         if self.long and self.rows > 1:
@@ -160,6 +186,8 @@ class Call:
 
     def known(self) -> list[int] | None:
         """How many frames of each row are sound, as its mask says; None without one."""
+        if recorded := recordings_in(self.inputs.get("input_features")):
+            return [one.frames for one in recorded]
         mask = self.inputs.get("attention_mask")
         if mask is None:
             return None
@@ -241,6 +269,12 @@ class Call:
         if prompt is None or self.how.prompt_everywhere:
             return None
         return torch.tensor(prompt[1:] if prompt[0] == self.asked.values.get("prev_sot_token_id") else prompt)
+
+
+def recordings_in(features: object) -> list[RecordedSpectrogram]:
+    """The spectrograms that are made window by window, where features are such: one, or a list of them."""
+    given = features if isinstance(features, (list, tuple)) else [features]
+    return [*given] if given and all(isinstance(one, RecordedSpectrogram) for one in given) else []
 
 
 def engine_for(model: SpeechToText, rows: int, beams: int, *, whole_steps: bool) -> Engine:

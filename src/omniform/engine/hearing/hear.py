@@ -14,7 +14,7 @@ from omniform.core.errors import InputError, brief
 from omniform.core.spoken import SpokenWord, Utterance
 from omniform.engine.calls import Reader
 from omniform.engine.hearing.asked import Hearing
-from omniform.engine.hearing.generate import Call, drive, engine_for
+from omniform.engine.hearing.generate import Call, Windows, drive, engine_for
 from omniform.engine.hearing.listener import spans_of
 from omniform.engine.hearing.segments import Segment
 from omniform.engine.hearing.session import Ear, Session, Sound
@@ -42,27 +42,6 @@ USUAL: Final[Mapping[str, object]] = {
 The ratio is of the bytes of tokens, as in the ecosystem, where the authors' 2.4 is of the text's."""
 
 _OURS: Final = ("return_segments", "return_dict_in_generate", "monitor_progress", "force_unique_generate_call")
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """A recording for the model's encoder, window by window.
-
-    Attributes:
-        model: what hears it.
-        sound: its features.
-    """
-
-    model: SpeechToText
-    sound: RecordedSpectrogram
-
-    @property
-    def frames(self) -> int:
-        return self.sound.frames
-
-    def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
-        features = self.sound.features(first, frames).to(self.model.device, self.model.dtype)
-        return {"input_features": self.model.listener.window_of(features)}
 
 
 @dataclass(frozen=True, slots=True)
