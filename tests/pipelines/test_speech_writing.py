@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import soundfile
+import torch
 from heard import RATE, moonshine, sound, sounds, whisper
 from seen import both
 from seen import same as same_order
 
 from omniform import pipeline
 from omniform.core.errors import InputError
+from omniform.inputs.audio import open_recording
+from omniform.inputs.audio.spectrogram import RecordedSpectrogram
 
 TASK = "automatic-speech-recognition"
 
@@ -115,6 +121,30 @@ def test_long_sounds_share_batches() -> None:
     ours = pipeline(TASK, whisper(), **GREEDY)
     for given in ({"return_timestamps": True}, {"return_timestamps": "word"}):
         same(ours(LONG, batch_size=3, **given), [ours(one, **given) for one in LONG], str(given))
+
+
+def test_long_sounds_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    ours = pipeline(TASK, whisper(), **GREEDY)
+    path = tmp_path / "long.wav"
+    soundfile.write(path, LONG[2], RATE, subtype="FLOAT")
+    (part,) = ours.preprocess(path)
+    (features,) = part["input_features"]
+    assert isinstance(features, RecordedSpectrogram) and features.frames == len(LONG[2]) // 160
+    assert ours(path, return_timestamps=True) == ours(LONG[2], return_timestamps=True)
+    whole = ours.feature_extractor(
+        LONG[2],
+        sampling_rate=RATE,
+        truncation=False,
+        padding="longest",
+        return_tensors="pt",
+        return_attention_mask=True,
+    )
+    settings = {"return_timestamps": True, "return_token_timestamps": True, "return_segments": True, **GREEDY}
+    expected = ours.model.generate(**whole, **settings)
+    found = ours.model.generate(RecordedSpectrogram(open_recording(path, RATE), ours.feature_extractor), **settings)
+    assert torch.equal(found["sequences"], expected["sequences"])
+    for mine, other in zip(found["segments"][0], expected["segments"][0], strict=True):
+        assert torch.equal(mine["token_timestamps"], other["token_timestamps"]) and mine["start"] == other["start"]
 
 
 def test_settings_of_long_sounds() -> None:
