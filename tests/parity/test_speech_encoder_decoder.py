@@ -164,3 +164,43 @@ def test_bad_inputs(wrong, named):
     ours = omniform.SpeechEncoderDecoderModel(omniform.SpeechEncoderDecoderConfig(**TINY))
     with pytest.raises(InputError, match=named):
         ours(**{"inputs": noise(1, 301), "decoder_input_ids": torch.tensor([[3]]), **wrong})
+
+
+def test_of_two_checkpoints(tmp_path):
+    """A text's model learns to look at sounds: what it lacks for that is made anew, and said."""
+    wav = {name: value for name, value in WAV.items() if name != "model_type"}
+    encoder = saved_reference(transformers.Wav2Vec2Model, transformers.Wav2Vec2Config(**wav), tmp_path / "encoder")
+    saved_reference(
+        transformers.BertModel, transformers.BertConfig(**{**TEXT, "hidden_size": 32}), tmp_path / "decoder"
+    )
+    ours = omniform.SpeechEncoderDecoderModel.from_encoder_decoder_pretrained(
+        tmp_path / "encoder", tmp_path / "decoder", encoder_layerdrop=0.0, pad_token_id=0, decoder_start_token_id=3
+    )
+    _, report = omniform.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "decoder", is_decoder=True, add_cross_attention=True, output_loading_info=True
+    )
+    assert any("encoder_attn" in path for path in report.fresh) and not ours.training
+    assert ours.config.decoder.is_decoder is True and ours.config.decoder.add_cross_attention is True
+    wave = noise(2, 301)
+    with torch.no_grad():
+        close(ours.encoder(wave).last_hidden_state, encoder(wave).last_hidden_state)
+        assert torch.isfinite(ours(wave, labels=torch.tensor([[5, 7], [9, -100]])).loss)
+    ours.save_pretrained(tmp_path / "both")
+    theirs = transformers.SpeechEncoderDecoderModel.from_pretrained(tmp_path / "both").eval()
+    given = {"input_values": wave, "decoder_input_ids": torch.tensor([[3, 5], [3, 6]])}
+    compare(ours, theirs, given, ["logits"])
+    again = omniform.SpeechEncoderDecoderModel(encoder=ours.encoder, decoder=ours.writer)
+    assert again.encoder is ours.encoder and again.writer is ours.writer
+    again.enc_to_dec_proj.load_state_dict(ours.enc_to_dec_proj.state_dict())
+    compare(again.eval(), theirs, given, ["logits"])
+    both = omniform.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(
+        omniform.Wav2Vec2Config(**wav), omniform.BertConfig(**TEXT), pad_token_id=0
+    )
+    assert both.decoder.add_cross_attention is True and both.encoder.hidden_size == 24 and both.pad_token_id == 0
+    for wrong in ({"encoder": ours.encoder}, {}):
+        with pytest.raises(InputError, match="two models"):
+            omniform.SpeechEncoderDecoderModel(**wrong)
+    with pytest.raises(TypeError, match="encodr"):
+        omniform.SpeechEncoderDecoderModel(encodr=ours.encoder, decoder=ours.writer)
+    with pytest.raises(InputError, match="no decoder"):
+        omniform.SpeechEncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "encoder")

@@ -96,6 +96,20 @@ class Model(PushToHub, Composed):
         self.placed_at: Mapping[str, int | str] = {}
         self._origin: Origin | None = None
 
+    @classmethod
+    def around(cls, config: ModelConfig | None, parts: Mapping[str, Model]) -> ModelConfig:
+        """The config of a model that is made of models which are there already; few can be.
+
+        Args:
+            config: what else is to be so; None for the usual.
+            parts: by the names of the constructor's arguments.
+        """
+        check_arguments(cls.__name__, parts, ())
+        raise InputError("not a config", where=cls.__name__, expected="a config", found="None")
+
+    def take_in(self, parts: Mapping[str, Model]) -> None:
+        """Put these models in the places of those that were built for them; see :meth:`around`."""
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: object, **inputs: object) -> ModelOutput:

@@ -59,8 +59,9 @@ class PreTrainedModel(Surface):
     saved and loaded under their own names. One that inherits from a family's class adds to it, or overrides it.
 
     Args:
-        config: from ``LlamaConfig(...)`` or :class:`omniform.AutoConfig`.
+        config: from ``LlamaConfig(...)`` or :class:`omniform.AutoConfig`; may be left out where ``parts`` are given.
         add_pooling_layer: False to leave out the pooler of a base model that has one.
+        parts: models that are there already, of classes that are made of several: ``encoder`` and ``decoder``.
 
     Raises:
         InputError: this is no config, or one of another family; there is no pooler to leave out.
@@ -72,8 +73,10 @@ class PreTrainedModel(Surface):
     begun: bool = False
     """Whether a model of the user's own has come to the end of its constructor (:meth:`post_init`)."""
 
-    def __init__(self, config: ModelConfig, *, add_pooling_layer: bool = True) -> None:
+    def __init__(self, config: ModelConfig | None = None, *, add_pooling_layer: bool = True, **parts: Model) -> None:
         kind = type(self)
+        if parts or config is None:
+            config = kind.around(config, parts)
         if not isinstance(config, ModelConfig):
             raise InputError("not a config", where=kind.__name__, expected="a config", found=type(config).__name__)
         place = kind.place
@@ -92,6 +95,7 @@ class PreTrainedModel(Surface):
         # Modules made where nothing is to be trained could not be trained later.
         with torch.inference_mode(False), torch.device("meta"), NoInitialising():
             self._become(place.architecture.build(config.spec, config.common))
+        self.take_in(parts)
         if not config.common.causal:
             for mixer in mixers(self):
                 mixer.look_both_ways()
@@ -110,9 +114,10 @@ class PreTrainedModel(Surface):
         if where.type != "meta":
             fresh = initialising()
             with torch.inference_mode(False):
-                allocate(self, torch.get_default_dtype(), where)
+                made = allocate(self, torch.get_default_dtype(), where)
                 if fresh:
-                    initialise(self, config.common.initializer_range, None, self.beginnings())
+                    only = made if parts else None
+                    initialise(self, config.common.initializer_range, only, self.beginnings())
 
     def _become(self, built: Model) -> None:
         self.__dict__.update(built.__dict__)

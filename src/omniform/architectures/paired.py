@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
 
@@ -22,13 +23,23 @@ from omniform.architectures.losses import scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES
 from omniform.architectures.waves import WaveModel
+from omniform.core.config import ModelConfig
 from omniform.core.context import Memory, Tapped
-from omniform.core.errors import InputError, MissingPartError
+from omniform.core.errors import InputError, MissingPartError, check_arguments
 from omniform.core.outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 from omniform.core.state import DenseState
+from omniform.core.upstairs import upstairs
+
+if TYPE_CHECKING:
+    from omniform.architectures.named import PreTrainedModel
 
 SIDE = "decoder_"
 """What the names of the decoder's inputs begin with."""
+
+
+def as_decoder(config: ModelConfig) -> ModelConfig:
+    """The config of a model that writes and looks at an encoder."""
+    return config.replace(is_decoder=True, add_cross_attention=True)
 
 
 class PairedWriter(Generative):
@@ -50,6 +61,45 @@ class PairedWriter(Generative):
         super().__post_init__()
         self.main_input = self.encoder.main_input
         self.encoder_inputs = self.encoder.accepts() - NAMES - OF_THE_CALL
+
+    @classmethod
+    def around(cls, config: ModelConfig | None, parts: Mapping[str, Model]) -> ModelConfig:
+        check_arguments(cls.__name__, parts, ("encoder", "decoder"))
+        encoder, decoder = parts.get("encoder"), parts.get("decoder")
+        if encoder is None or decoder is None:
+            raise InputError(
+                "a pair is made of a config, or of two models",
+                where=cls.__name__,
+                expected="config, or encoder and decoder",
+                found=", ".join(sorted(parts)) or "none",
+            )
+        if encoder.get_output_embeddings() is not None:
+            raise InputError(
+                "the encoder must be a model without a head", where="encoder", found=type(encoder).__name__
+            )
+        both = {"encoder": encoder.config, "decoder": as_decoder(decoder.config)}
+        named = cast("type[PreTrainedModel]", cls)
+        return named.config_class(**both) if config is None else config.replace(**both)
+
+    def take_in(self, parts: Mapping[str, Model]) -> None:
+        if parts:
+            self._modules.update(encoder=parts["encoder"], writer=parts["decoder"])
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        **kwargs: object,
+    ) -> Self:
+        """A pair of two checkpoints; see :func:`omniform.hub.pairing.load_both`.
+
+        Args:
+            kwargs: those that begin with ``encoder_`` or ``decoder_`` are for loading that one (``encoder_model`` is
+                one that is there already); the others change the config of both.
+        """
+        names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
+        return cast(Self, upstairs("hub.pairing:load_both")(cls, *names, **kwargs))
 
     def accepts(self) -> frozenset[str]:
         own = self.writer.accepts() & {"position_ids", "token_type_ids"}

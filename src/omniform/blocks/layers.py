@@ -61,6 +61,17 @@ class Layer(Composed):
         return ctx.like(x_BTD, branch_BTD) + branch_BTD
 
 
+def crossing_parts(model: nn.Module) -> list[str]:
+    """The paths of what only looks at an encoder's output in the layers of a model."""
+    return [
+        f"{path}.{name}"
+        for path, layer in model.named_modules()
+        if isinstance(layer, Layer) and layer.READS_MEMORY
+        for name in layer._modules
+        if name.startswith("encoder_attn")
+    ]
+
+
 def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Step]:
     """The layers of one step: in training, each is left out with probability ``layerdrop``.
 

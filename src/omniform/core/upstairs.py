@@ -42,6 +42,7 @@ Door = Literal[
     "hub.settings:read_settings",
     "hub.settings:save_settings",
     "hub.checkpoint:load_config",
+    "hub.pairing:load_both",
     "hub.checkpoint:load_class",
     "hub.checkpoint:class_from_config",
     "hub.auto_inputs:load_processor",

@@ -15,6 +15,7 @@ from omniform.architectures.family import Architecture, Family
 from omniform.architectures.model import Model, Origin
 from omniform.architectures.named import PreTrainedModel
 from omniform.architectures.own import begin, patterns
+from omniform.blocks.layers import crossing_parts
 from omniform.blocks.poolers import ComputedPart, optional_parts
 from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError, WeightsError, listed
@@ -441,7 +442,9 @@ def _spare(model: Model, table: KeyTable, keys: Mapping[str, str]) -> set[str]:
     A class of the user's own adds to an architecture what no checkpoint of that architecture holds.
     """
     spare: set[str] = set()
-    for part in optional_parts(model):
+    # A text's model may become a decoder that looks at an encoder: it has not learnt yet what that says.
+    added = crossing_parts(model) if model.config.get("add_cross_attention") is True else []
+    for part in (*optional_parts(model), *added):
         inside = {link.key for path, links in table.links.items() if path.startswith(f"{part}.") for link in links}
         if not inside & keys.keys():
             spare |= inside

@@ -9,7 +9,8 @@ from torch import nn
 from omniform.architectures.decoder import TextDecoder, WritingHead
 from omniform.architectures.encoder_decoder import RightShift
 from omniform.architectures.family import Architecture, Builder
-from omniform.architectures.paired import PairedWriter
+from omniform.architectures.paired import PairedWriter, as_decoder
+from omniform.core.config import ModelConfig
 from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
@@ -101,3 +102,17 @@ FAMILY = (
     .base("SpeechEncoderDecoderModel", build, "speech-seq2seq")
     .done()
 )
+
+
+def from_encoder_decoder_configs(
+    cls: type[ModelConfig], /, encoder_config: ModelConfig, decoder_config: ModelConfig, **kwargs: object
+) -> ModelConfig:
+    """The config of two models together, the second as one that writes and looks at the first.
+
+    Args:
+        kwargs: other keys of the config.
+    """
+    return cls(encoder=encoder_config, decoder=as_decoder(decoder_config), **kwargs)
+
+
+type.__setattr__(FAMILY.config_class, from_encoder_decoder_configs.__name__, classmethod(from_encoder_decoder_configs))

@@ -41,14 +41,21 @@ def modules_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modu
             yield from modules_of(child, f"{path}.{name}" if path else name)
 
 
-def allocate(model: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
-    """Give a model that was built on the meta device memory; what is in it is undefined."""
+def allocate(model: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> set[str]:
+    """Give what of a model was built on the meta device memory; what is in it is undefined.
+
+    Returns:
+        The paths of the tensors that got some.
+    """
     tensors, ties = tensors_and_ties(model)
-    for path, tensor in tensors.items():
+    built = {path: tensor for path, tensor in tensors.items() if tensor.is_meta}
+    for path, tensor in built.items():
         kind = dtype if tensor.is_floating_point() else tensor.dtype
         assign(model, path, torch.empty(tensor.shape, dtype=kind, device=device or torch.device("cpu")))
     for path, owner in ties.items():
-        tie(model, path, owner)
+        if owner in built:
+            tie(model, path, owner)
+    return set(built)
 
 
 def assign(model: nn.Module, path: str, tensor: Tensor) -> None:
