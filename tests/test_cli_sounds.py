@@ -14,6 +14,7 @@ from listening import RATE, listening
 from omniform.cli.listening import Bar, grouped
 from omniform.cli.main import main
 from omniform.cli.speaking import joined, sentences
+from omniform.inputs.audio import load_audio
 from reference import omniform, saved_reference, transformers
 
 SURE = ["--set", "logprob_threshold=None", "--set", "no_speech_threshold=None", "--set", "temperature=0.0"]
@@ -123,6 +124,38 @@ def test_the_bar_says_how_far_and_how_fast(capsys):
     bar.aside("a line\n")
     out, error = capsys.readouterr()
     assert out == "a line\n" and "######.................. 0:30.0 of 2:00.0, " in error and error.endswith("\r\x1b[K")
+
+
+def test_say(tmp_path, capsys):
+    """A sentence as a file; the same luck gives the same sound."""
+    config = transformers.VitsConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, ffn_dim=8, flow_size=8,
+        spectrogram_bins=9, upsample_initial_channel=8, upsample_rates=[4, 4], upsample_kernel_sizes=[8, 8],
+        resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1]], prior_encoder_num_flows=1,
+        prior_encoder_num_wavenet_layers=1, posterior_encoder_num_wavenet_layers=1, duration_predictor_num_flows=1,
+        duration_predictor_filter_channels=8, depth_separable_num_layers=1, sampling_rate=8000,
+    )  # fmt: skip
+    model = tmp_path / "vits"
+    saved_reference(transformers.VitsModel, config, model, scale=0.1)
+    (model / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate("_abcdefg")}))
+    transformers.VitsTokenizer(
+        str(model / "vocab.json"), pad_token="_", is_uroman=False, phonemize=False
+    ).save_pretrained(model)
+    asked = ["say", "abc def. gab", "-m", str(model), "--save"]
+    assert main([*asked, str(tmp_path / "one.wav")]) == 0
+    assert "of speech" in capsys.readouterr().out
+    assert main([*asked, str(tmp_path / "two.wav")]) == 0
+    assert main([*asked, str(tmp_path / "three.flac"), "--seed", "1", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["sampling_rate"] == 8000
+    assert (tmp_path / "one.wav").read_bytes() == (tmp_path / "two.wav").read_bytes()
+    one, three = (load_audio(tmp_path / name, 8000) for name in ("one.wav", "three.flac"))
+    assert one.abs().max() > 0 and (one.shape != three.shape or not one.equal(three))
+    for wrong, told in {"x.mp3": "no kind of file for speech", "no/x.wav": "no such folder"}.items():
+        assert main([*asked, str(tmp_path / wrong)]) == 2
+        assert told in capsys.readouterr().err
+    assert main(["say", " ", "--save", str(tmp_path / "x.wav")]) == 2
+    assert "nothing to say" in capsys.readouterr().err
 
 
 def test_say_without_a_voice(tmp_path, capsys, monkeypatch):
