@@ -31,8 +31,8 @@ _MODEL_CLASSES = (
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = (
-    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "Wav2Vec2BertProcessor",
-    "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
+    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "SpeechT5Processor",
+    "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 )  # fmt: skip
 
 _OWN_PROCESSORS = (
@@ -291,6 +291,7 @@ if TYPE_CHECKING:
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
     from omniform.inputs.processors import Sam2Processor as Sam2Processor
     from omniform.inputs.processors import SamProcessor as SamProcessor
+    from omniform.inputs.processors import SpeechT5Processor as SpeechT5Processor
     from omniform.inputs.processors import Wav2Vec2BertProcessor as Wav2Vec2BertProcessor
     from omniform.inputs.processors import Wav2Vec2Processor as Wav2Vec2Processor
     from omniform.inputs.processors import Wav2Vec2ProcessorWithLM as Wav2Vec2ProcessorWithLM

@@ -19,6 +19,7 @@ from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
 from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
+from omniform.inputs.processors.speecht5 import SpeechT5Processor
 from omniform.inputs.processors.whisper import WhisperProcessor
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
@@ -29,6 +30,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OneFormerProcessor,
         Sam2Processor,
         SamProcessor,
+        SpeechT5Processor,
         Wav2Vec2BertProcessor,
         Wav2Vec2Processor,
         Wav2Vec2ProcessorWithLM,
@@ -40,6 +42,6 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
 __all__ = [
     "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
     "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "Sam2Processor",
-    "SamProcessor", "TextKwargs",
+    "SamProcessor", "SpeechT5Processor", "TextKwargs",
     "VideosKwargs", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 ]  # fmt: skip

@@ -143,15 +143,15 @@ class Wav2Vec2Processor(SpeechProcessor):
             InputError: there is neither, or examples do not fit together.
             UnknownArgumentError: there is no such option.
         """
-        check_arguments(f"{type(self).__name__}.pad", options, {*_PAD_SOUNDS, *_PAD_TEXTS})
+        check_arguments(f"{type(self).__name__}.pad", options, {*PAD_SOUNDS, *PAD_TEXTS})
         if input_features is None and labels is None:
             raise InputError("there is nothing to pad", where=f"{type(self).__name__}.pad")
-        texts = {name: value for name, value in options.items() if name in _PAD_TEXTS}
+        texts = {name: value for name, value in options.items() if name in PAD_TEXTS}
         padded = None if labels is None else self.tokenizer.pad(labels, **texts)  # type: ignore[arg-type]
         if input_features is None:
             assert padded is not None
             return padded
-        waves = {name: value for name, value in options.items() if name in _PAD_SOUNDS}
+        waves = {name: value for name, value in options.items() if name in PAD_SOUNDS}
         batch = self.feature_extractor.pad(input_features, **waves)  # type: ignore[arg-type]
         if padded is not None:
             batch["labels"] = padded["input_ids"]
@@ -176,6 +176,6 @@ def _keywords(function: object) -> list[str]:
     ]
 
 
-_FIRST = ("audio", "raw_speech", "processed_features", "encoded_inputs")
-_PAD_SOUNDS = frozenset(_keywords(SequenceFeatureExtractor.pad))
-_PAD_TEXTS = frozenset(_keywords(Tokenizer.pad))
+_FIRST = ("audio", "audio_target", "raw_speech", "processed_features", "encoded_inputs")
+PAD_SOUNDS = frozenset(_keywords(SequenceFeatureExtractor.pad))
+PAD_TEXTS = frozenset(_keywords(Tokenizer.pad))
