@@ -273,3 +273,21 @@ def test_losses_of_letters(tmp_path, reduction, zero):
         with torch.no_grad():
             found, expected = ours(**inputs).loss, theirs(**inputs).loss
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_languages_on_the_hub(hub, tmp_path):
+    """One small file is fetched for a language, from the branch that is asked for, and is there offline."""
+    saved_reference(transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Config(**MMS), tmp_path / "made")
+    languages(tmp_path / "made", fra=23, deu=20, spa=17)
+    hub.upload("ann/mms", tmp_path / "made")
+    with hub.connected(cache=tmp_path / "home"):
+        ours = omniform.AutoModelForCTC.from_pretrained("ann/mms", target_lang="fra", revision="main")
+        with hub.watch() as log:
+            ours.load_adapter("spa", revision="main", token=False)
+        fetched = {Path(asked.path).name for asked in log.of("GET *") if "/resolve/" in asked.path}
+        assert fetched == {"adapter.spa.bin"} and ours.config.vocab_size == 17
+        with pytest.raises(InputError, match="deu, fra, spa"):
+            ours.load_adapter("spb")
+        ours.load_adapter("fra", local_files_only=True)
+        here = omniform.AutoModelForCTC.from_pretrained(tmp_path / "made", target_lang="fra")
+        assert torch.equal(ours.lm_head.weight, here.lm_head.weight)
