@@ -24,7 +24,7 @@ import torch
 from seeing.forwards import SIGHTS, forwards
 from seeing.memory import forward_peaks, large_picture
 from seeing.preprocess import PROCESSORS, preprocess
-from seeing.turns import Contest, table
+from turns import Contest, table
 from versus import machine
 
 Names = tuple[str, ...]

@@ -278,6 +278,27 @@ def test_vision_measures_what_it_is_asked_for(tmp_path, capsys):
         assert page.read_text().strip() in capsys.readouterr().out
 
 
+def test_audio_measures_what_it_is_asked_for(tmp_path, capsys):
+    import audio
+
+    kept = tmp_path / "kept.json"
+    for part, only in (("mels", "80 bands"), ("forwards", "EnCodec"), ("long", "Whisper tiny")):
+        assert audio.main([part, "--tiny", "--runs", "1", "--json", str(kept), "--only", only]) == 0
+        results = json.loads(kept.read_text())
+        (row,) = results[part].values()
+        assert all(len(taken) == 1 and taken[0] > 0 for taken in row["samples"].values())
+        assert row["ratios"].keys() == row["goals"].keys() and row["facts"]["apart"] < 1e-5
+        assert "omniform" in capsys.readouterr().out
+
+
+def test_every_model_that_audio_measures_is_in_both_libraries():
+    from hearing.forwards import HEARERS
+
+    for hearer in HEARERS.values():
+        assert hasattr(omniform, hearer.head)
+        getattr(transformers, hearer.head).config_class(**hearer.config)
+
+
 def test_every_model_that_vision_measures_is_the_same_in_both_libraries():
     from seeing.forwards import SIGHTS, config_of
 
@@ -306,7 +327,7 @@ def test_peaks_are_those_of_a_process_of_its_own(monkeypatch):
 
 
 def test_a_table_says_what_is_missed():
-    from seeing.turns import Contest, table
+    from turns import Contest, table
 
     rows = {"a": Contest({"omniform": [1.0, 3.0, 2.0], "other": [2.0, 2.0, 2.0]}, {"other": 1.2}, {"apart": 0.5})}
     assert rows["a"].ratios == {"other": 1.0} and rows["a"].missed == ["other"]

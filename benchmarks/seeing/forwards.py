@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from seeing.turns import OURS, THEIRS, Contest, in_turns
 from torch import Tensor, nn
+from turns import OURS, THEIRS, Contest, in_turns
 
 RESNET_50: Mapping[str, object] = {"model_type": "resnet"}
 SWIN_T: Mapping[str, object] = {"model_type": "swin"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from seeing.forwards import SIGHTS, TINY_SIZE, save_random
-from seeing.turns import OURS, THEIRS, Contest
+from turns import OURS, THEIRS, Contest
 
 BENCHMARKS = Path(__file__).parents[1]
 SIDE, TINY_SIDE = 12_000, 300

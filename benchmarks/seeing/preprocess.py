@@ -6,7 +6,7 @@ import gc
 from functools import partial
 
 import numpy as np
-from seeing.turns import OURS, Contest, in_turns
+from turns import OURS, Contest, in_turns
 
 PROCESSORS = ("ViT", "CLIP", "Bit", "ConvNext", "Segformer", "Detr", "RTDetr", "MaskFormer", "Sam")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
