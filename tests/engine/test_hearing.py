@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from whispers import BEFORE, START, features, mask, pair, same
+from whispers import BEFORE, OFF, START, features, mask, pair, same
 
 from omniform.core.errors import InputError
+from omniform.engine.hearing.segments import Clock, spoken
 from reference import omniform, transformers
 
 LONG = {"return_timestamps": True, "return_segments": True}
@@ -174,3 +177,61 @@ def test_what_cannot_be_is_said(changed, asked, says):
 def test_several_long_sounds_need_their_mask():
     with pytest.raises(InputError, match="return_attention_mask"):
         pair()[0].generate(features(2, 130), return_timestamps=True)
+
+
+def test_guesses_change_nothing_and_a_decoder_that_shares_the_encoder_guesses_right(tmp_path):
+    ours, theirs = pair()
+    drafter = transformers.WhisperForCausalLM(copy.deepcopy(theirs.config)).eval()
+    drafter.model.decoder.load_state_dict(theirs.model.decoder.state_dict())
+    drafter.proj_out.load_state_dict(theirs.proj_out.state_dict())
+    drafter.save_pretrained(tmp_path)
+    decoder = omniform.AutoModelForCausalLM.from_pretrained(tmp_path)
+    whole, _ = pair(layers=1)
+    plain, _ = pair(begin_suppress_tokens=None)  # what is guessed may be an end
+    for asked in ({}, LONG):
+        sound = features(1, 110 if asked else 40)
+        expected = plain.generate(sound, **asked)
+        pair()
+        for assistant in (decoder, whole):
+            same(ours.generate(sound, assistant_model=assistant, **asked), expected)
+    found = ours.generate(features(1, 40), assistant_model=decoder, return_dict_in_generate=True)
+    assert found.speculation.drafted > 10 and found.speculation.acceptance == 1.0
+
+
+def test_streamers_get_every_window():
+    class Noted:
+        def __init__(self):
+            self.got = []
+
+        def put(self, value):
+            self.got.append(value.tolist())
+
+        def end(self):
+            self.got.append("end")
+
+    ours, theirs = pair()
+    mine, expected = Noted(), Noted()
+    theirs.generate(features(1, 90), streamer=expected, return_timestamps=True)
+    ours.generate(features(1, 90), streamer=mine, return_timestamps=True)
+    assert mine.got == expected.got and mine.got.count("end") > 1
+
+
+def test_the_end_of_a_window_without_timestamps_is_the_ecosystem_s():
+    tokens = torch.tensor([5, 6])
+    (segment,), offset = spoken(tokens, tokens, Clock(OFF + 1, 0.02, 0.01, 2), seek=40, frames=30, before=3)
+    assert float(segment.start) == pytest.approx(0.4) and float(segment.end) == pytest.approx(0.68) and offset == 30
+    assert segment.place == (3, 5)
+
+
+@pytest.mark.parametrize("asked", [{"return_segments": True}, {"prompt_ids": PROMPT}, {"logprob_threshold": -1.0}])
+def test_what_is_about_a_whole_sound_is_refused_where_a_window_is_heard(asked):
+    ours, _ = pair()
+    sound = {"input_features": features(1, 40)}
+    for ask in (
+        lambda: omniform.Engine(ours).generate(sound, **asked),
+        lambda: list(ours.stream(**sound, **asked)),
+    ):
+        with pytest.raises(InputError, match="whole sound"):
+            ask()
+    found = omniform.Engine(ours).generate(sound, return_timestamps=True, max_new_tokens=3)
+    assert found.tokens[0] > OFF

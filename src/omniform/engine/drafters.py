@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from omniform.architectures.encoder_decoder import MemoryCausalLM, Seq2SeqLM
 from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError, brief
 from omniform.engine.assistants import Assistant
 from omniform.engine.drafts import Drafter
-from omniform.engine.early_exit import first_layers
+from omniform.engine.early_exit import beside_encoder, first_layers
 from omniform.engine.guessing import LOOKBEHIND, Guessing
 from omniform.engine.lookup import PromptLookup
 from omniform.engine.parts import Parts
@@ -73,6 +74,8 @@ class Drafters:
 
     def _assistant(self, request: Request, given: object, theirs: object) -> Assistant:
         model = _checked(self._model, given)
+        if isinstance(model, MemoryCausalLM) and isinstance(self._model, Seq2SeqLM):
+            model = beside_encoder(self._model, model)
         if theirs is None:
             if model.vocabulary != self._model.vocabulary:
                 raise InputError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
 
+from omniform.architectures.decoder import CausalLM
+from omniform.architectures.encoder_decoder import Seq2SeqLM
 from omniform.architectures.generative import Generative
 from omniform.core.errors import InputError
 
@@ -30,15 +32,39 @@ def first_layers(model: Generative, count: int) -> Generative:
             found=count,
         )
     path = next(str(name) for name, module in model.named_modules() if module is decoder)
-    whole = part = _around(model)
+    whole = part = around(model)
     for name in path.split(".") if path else ():
-        part._modules[name] = inner = _around(part.get_submodule(name))
+        part._modules[name] = inner = around(part.get_submodule(name))
         part = inner  # type: ignore[assignment]
     part._modules["layers"] = nn.ModuleList(list(layers)[:count])
     return whole
 
 
-def _around(module: M) -> M:
+def beside_encoder(model: Generative, drafter: Generative) -> Generative:
+    """A model of an encoder, and of the decoder and the head of another, which was trained to read the same memory.
+
+    Raises:
+        InputError: the decoder reads memories of another width, or it is none that stands alone.
+    """
+    whole = around(model)
+    path = next(str(name) for name, module in model.named_modules() if module is model.decoder)
+    width, theirs = (cast("Seq2SeqLM | CausalLM", m).lm_head.in_features for m in (model, drafter))
+    if width != theirs:
+        raise InputError(
+            "the assistant reads an encoder of another width", where="assistant_model", expected=width, found=theirs
+        )
+    outer, name = path.rsplit(".", 1)
+    part = whole
+    for step in outer.split("."):
+        part._modules[step] = inner = around(part.get_submodule(step))
+        part = inner  # type: ignore[assignment]
+    part._modules[name] = drafter.get_submodule("model")
+    whole._modules["lm_head"] = drafter.get_submodule("lm_head")
+    whole.generation_config = drafter.generation_config
+    return whole
+
+
+def around(module: M) -> M:
     """The same module, whose parts can be exchanged without the other's being so."""
     twin = copy.copy(module)
     twin.__dict__["_modules"] = dict(module._modules)

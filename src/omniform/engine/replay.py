@@ -15,6 +15,7 @@ from torch import Tensor
 
 from omniform.architectures.encoder_decoder import encoder_output
 from omniform.architectures.generative import Generative
+from omniform.architectures.speech import SpeechToText
 from omniform.core.layouts import layout_of
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import KV, Latent
@@ -169,6 +170,12 @@ class Replay:
         given = self._named.get("encoder_outputs")
         if given is not None:
             inputs["encoder_outputs"] = encoder_output((given,) if isinstance(given, Tensor) else given)  # type: ignore[arg-type]
+        if isinstance(self._model, SpeechToText) and any(len(p.tokens) < width for p in self._prompts):
+            # What was said before is longer for some sounds than for others.
+            lengths = torch.tensor([len(p.tokens) for p in self._prompts], device=rows.device)
+            mask = (torch.arange(rows.shape[1], device=rows.device) >= width - lengths[:, None]).long()
+            inputs["decoder_attention_mask"] = mask
+            inputs["decoder_position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         if not self._model.encoder_inputs:
             mask = torch.ones_like(rows)
             mask[:, :width] = self._prompt_mask(width)

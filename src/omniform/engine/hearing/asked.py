@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.architectures.encoder_decoder import MemoryCausalLM
 from omniform.architectures.speech import SpeechToText
 from omniform.core.errors import InputError, brief
 from omniform.core.kinds import NUMBER, plain
@@ -45,6 +46,7 @@ class Hearing:
         outputs, only_outputs: what ``generate`` gives of each window is wanted, with scores and the like; and nothing
             but that of the last window.
         as_outputs: windows' results are such outputs, and not tokens.
+        shares: an assistant reads what the encoder gives.
         heads: the heads of the cross-attention that follow the speech.
         progress: is told how far the call is.
     """
@@ -69,6 +71,7 @@ class Hearing:
     outputs: bool
     only_outputs: bool
     as_outputs: bool
+    shares: bool
     heads: Sequence[Sequence[int]]
     progress: Progress | None
 
@@ -162,6 +165,7 @@ class Hearing:
             outputs=outputs,
             only_outputs=outputs and (whole or said.get("return_timestamps") is not True),
             as_outputs=outputs or token_times or said.get("logprob_threshold") is not None,
+            shares=isinstance(asked.parts.get("assistant_model"), MemoryCausalLM),
             heads=heads or (),
             progress=cast("Progress | None", progress),
         )

@@ -14,6 +14,7 @@ from omniform.engine.generate_output import GenerateOutput
 _BY_STEP = ("scores", "logits", "encoder_attentions", "encoder_hidden_states")
 _BY_LAYER = ("decoder_attentions", "cross_attentions", "decoder_hidden_states")
 _WHOLE = ("sequences", "beam_indices", "sequences_scores", "token_timestamps")
+_BY_ROW = ("logprobs", "prompt_logprobs")
 
 Part = dict[str, object]
 """One row of an output, by the names of its entries."""
@@ -40,8 +41,10 @@ def parts_of(output: GenerateOutput, row: int, *, long: bool) -> Part:
             found[name] = tuple(tuple(layer[row : row + 1].cpu() for layer in step) for step in steps_of)
         elif name in _WHOLE:
             found[name] = cast(Tensor, value)[row].cpu()
-        elif name == "past_key_values":
-            found[name] = None if long else value
+        elif name in _BY_ROW:
+            found[name] = cast("Sequence[object]", value)[row]
+        else:
+            found[name] = value
     if long:
         found["past_key_values"] = None
     return found
@@ -68,7 +71,7 @@ def together(parts: Sequence[Part], kind: type[GenerateOutput], *, each: int, pa
             steps = zip(*cast("list[Sequence[Sequence[Tensor]]]", values), strict=False)
             entries[name] = tuple(tuple(torch.cat(layer) for layer in zip(*step, strict=True)) for step in steps)
         else:
-            entries[name] = values[0]
+            entries[name] = tuple(values) if name in _BY_ROW else values[0]
     return entries if "token_timestamps" in entries else kind(**entries)  # type: ignore[arg-type]
 
 

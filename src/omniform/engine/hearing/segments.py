@@ -95,7 +95,8 @@ def spoken(
 
     if not cuts:
         found = [i for i, stamp in enumerate(stamps) if stamp]
-        last = torch.tensor(int(frames * clock.frame / clock.precision), dtype=torch.float64)
+        # In float32, as in the ecosystem: 30 frames are 14 timestamps there, where exact numbers have 15.
+        last = (torch.tensor(frames) * clock.frame / clock.precision).trunc().double()
         if found and int(tokens[found[-1]]) != clock.first:
             last = (tokens[found[-1]] - clock.first).to(torch.float64).cpu()
         return [segment(0, len(stamps), begins, begins + last * clock.precision)], offset

@@ -201,8 +201,8 @@ class Session:
             self.results += [((self._round, answer.attempt), segment) for segment in segments]
 
     def _read(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What the encoder reads; what it gives, where that will be looked at once more."""
-        if not self._how.token_times or "encoder_outputs" in inputs:
+        """What the encoder reads; what it gives, where others look at that too."""
+        if not (self._how.token_times or self._how.shares) or "encoder_outputs" in inputs:
             return inputs
         with torch.inference_mode():
             memory = self._model.encode(**inputs)
@@ -338,7 +338,7 @@ class Session:
     def _times(self, take: Take, ears: Sequence[Ear], rows: Tensor, width: int) -> Tensor:
         """When each token was said, in seconds from the beginning of its window. Shape: [B, T]."""
         hidden = torch.cat([prompt.encoder["encoder_outputs"] for prompt in take.job.prompts])
-        known = [ear.known - ear.seek for ear in ears if ear.known is not None]
+        known = [_wide(ear.known - ear.seek, hidden.shape[1]) for ear in ears if ear.known is not None]
         short = any(len(prompt.tokens) < width for prompt in take.job.prompts)
         median = self._model.config.get("median_filter_width", 7)
         return token_times(
@@ -364,6 +364,17 @@ class Session:
         if least is None:
             return False
         return mean_logprob(cast("Sequence[Tensor]", part["scores"]), tokens, temperature) < least
+
+
+def _wide(frames: int, most: int) -> int:
+    """Frames that tokens of a window may look at; of one behind the sound its beginning, as in the ecosystem.
+
+    Args:
+        frames: of the sound that are left.
+        most: frames of the memory.
+    """
+    own = frames // 2
+    return 2 * max(1, min(most, most + own if own < 0 else own))
 
 
 def _to_start(window: Window, ear: Ear) -> Window:
