@@ -23,7 +23,7 @@ TABLES = tables()
 REFUSED = {"timm_wrapper": "neither ours nor torch's own"}  # what timm computes is no file's
 """Families that are not written down, each with what is said of it."""
 
-SIBLINGS = {"rt_detr_v2", "oneformer", "sam2"}
+SIBLINGS = {"rt_detr_v2", "oneformer", "sam2", "hubert", "data2vec-audio", "unispeech-sat"}
 """Families that take seconds to write and stand on what a sibling shows: `make exhaustive` writes them."""
 
 UNWRITTEN = {"vits", "speecht5", "speecht5_hifigan"}
