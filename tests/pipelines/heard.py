@@ -163,3 +163,24 @@ def moonshine() -> Path:
     saved_reference(transformers.MoonshineForConditionalGeneration, config, folder, scale=0.4)
     transformers.Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
     return folder
+
+
+@cache
+def speecht5() -> tuple[Path, Path]:
+    """A SpeechT5 that draws spectra of texts, and a vocoder."""
+    folder, vocoder = new_folder(), new_folder()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(vits() / name, folder)
+    config = transformers.SpeechT5Config(
+        vocab_size=11, hidden_size=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=8,
+        speech_decoder_prenet_units=8, speech_decoder_postnet_units=8, speech_decoder_postnet_layers=2,
+        speaker_embedding_dim=6, max_text_positions=60, max_speech_positions=60,
+    )  # fmt: skip
+    saved_reference(transformers.SpeechT5ForTextToSpeech, config, folder)
+    config = transformers.SpeechT5HifiGanConfig(
+        model_in_dim=8, upsample_initial_channel=16, upsample_rates=[2, 2], upsample_kernel_sizes=[4, 4],
+        resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1, 3]], sampling_rate=4000,
+    )  # fmt: skip
+    saved_reference(transformers.SpeechT5HifiGan, config, vocoder, scale=0.05)
+    return folder, vocoder

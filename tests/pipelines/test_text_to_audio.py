@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from heard import vits
+from heard import speecht5, vits
 from seen import both
 
+import omniform
 from omniform import pipeline
 from omniform.core.errors import InputError, UnknownArgumentError
+from reference import transformers
 
 TEXTS = ["abba cab", "a", "head bad gag"]
 STILL = (("noise_scale", 0.0), ("noise_scale_duration", 0.0))
@@ -51,6 +53,26 @@ def test_the_model_is_told_more() -> None:
     same(kept(TEXTS[0]), theirs(TEXTS[0], forward_params={"speaker_id": 2}))
     said = pipeline("text-to-audio", vits(*STILL), sampling_rate=11)
     assert said(TEXTS[0])["sampling_rate"] == 11
+
+
+def test_spectra_become_sound_by_a_vocoder() -> None:
+    folder, vocoder = speecht5()
+    theirs = transformers.pipeline(
+        "text-to-speech", str(folder), vocoder=transformers.SpeechT5HifiGan.from_pretrained(vocoder), device="cpu"
+    )
+    loaded = pipeline("text-to-speech", folder, vocoder=omniform.SpeechT5HifiGan.from_pretrained(vocoder))
+    voice = {"speaker_embeddings": torch.ones(1, 6), "minlenratio": 3.0, "maxlenratio": 4.0}
+    for given in ({"forward_params": voice}, {"forward_params": voice, "generate_kwargs": {"threshold": 0.9}}):
+        told = []
+        for pipe in (theirs, loaded, pipeline("text-to-speech", folder, vocoder=str(vocoder))):
+            torch.manual_seed(0)  # frames are drawn with dropout
+            told.append(pipe(TEXTS[0], **given))
+        same(told[1], told[0])
+        same(told[2], told[0])
+        wave = told[0]["audio"]
+        assert told[0]["sampling_rate"] == 4000 and len(wave) >= 4 * 3 * len(TEXTS[0]) and wave.std() > 0.05
+    with pytest.raises(InputError, match="vocoder"):
+        pipeline("text-to-speech", folder, vocoder=3)
 
 
 def test_refused() -> None:

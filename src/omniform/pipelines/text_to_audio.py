@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model
+from omniform.architectures.speaking import Speaker
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, UnknownArgumentError, brief, check_arguments
 from omniform.core.generation import GenerationConfig
@@ -121,6 +122,8 @@ class TextToAudioPipeline(Pipeline):
         if self.model.can_generate():
             asked = self._prepare_generate_kwargs({**more, **settings}, return_dict_in_generate=True)
             output = self.model.generate(**{**input_tensors, **asked})
+        elif isinstance(self.model, Speaker):  # which draws frames by a way of its own
+            output = self.model.generate(**{**input_tensors, **more, **settings})
         elif settings:
             raise UnknownArgumentError(
                 f"a {type(self.model).__name__} does not write",
