@@ -635,6 +635,8 @@ CITIZENS: dict[str, Citizen] = {
         "encoder": {**W2V_BERT, "model_type": "wav2vec2-bert"},
         "decoder": {**TEXT, "model_type": "bert", "is_decoder": True, "add_cross_attention": True},
         "pad_token_id": 0, "decoder_start_token_id": 3}, Heard()),
+    "sew-d": Citizen("sew-d", "SEWDForCTC", {**WAVES, "position_buckets": 4, "max_position_embeddings": 64},
+        EvenLetters()),
     "sew": Citizen("sew", "SEWForCTC", WAVES, EvenLetters()),
     "wav2vec2-conformer": Citizen(
         "wav2vec2-conformer", "Wav2Vec2ConformerForCTC",

@@ -116,12 +116,16 @@ class Places:
         return float((text.dim // text.heads * (1 + len(self.compared))) ** -0.5)
 
 
-def read_compared(r: ConfigReader) -> tuple[str, ...]:
-    """What is compared beside contents, from ``["p2c", "c2p"]`` or ``"p2c|c2p"``; ``p2p`` of version 1 is left out."""
+def read_compared(r: ConfigReader, usual: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What is compared beside contents, from ``["p2c", "c2p"]`` or ``"p2c|c2p"``; ``p2p`` of version 1 is left out.
+
+    Args:
+        usual: what is, where a config does not say.
+    """
     if isinstance(r.raw.get("pos_att_type"), str):
         kinds = tuple(kind.strip() for kind in r.text("pos_att_type").lower().split("|"))
     else:
-        kinds = r.texts("pos_att_type", ())
+        kinds = r.texts("pos_att_type", usual)
     if not {"c2p", "p2c", "p2p", "none", ""} >= set(kinds):
         raise r.fail("pos_att_type", "c2p, p2c, both or none", list(kinds))
     r.values["pos_att_type"] = list(kinds) or None
