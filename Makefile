@@ -10,10 +10,12 @@ OUT ?= out
 
 .PHONY: demo test quick check index bench exhaustive real hub clean
 
-## demo: set up, then let the bundled checkpoint answer a question about a real picture
+## demo: set up, then let the bundled checkpoints answer a question about a real picture, and hear a command
 demo: .venv/.run
 	@echo '$$ omniform run --image examples/pictures/scene.png --text "Describe the picture."'
 	@$(BIN)/omniform run --image examples/pictures/scene.png --text "Describe the picture."
+	@echo '$$ omniform run --audio examples/sounds/command.wav'
+	@$(BIN)/omniform run --audio examples/sounds/command.wav
 	@echo
 	@echo 'Try next: .venv/bin/omniform run --image examples/pictures/scene.png --text "How many circles are there?"'
 
@@ -66,7 +68,7 @@ exhaustive: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/pip pyproject.toml constraints.txt
-	$(PIP) -e .
+	$(PIP) -e '.[audio]'
 	@touch $@
 
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt

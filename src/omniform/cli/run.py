@@ -40,7 +40,8 @@ def run_command(
         _check_file(path)
     question = question_of(text, needed=not audio)
     telling = Telling.of(form, save, as_json=as_json) if audio and not images else None
-    chosen = bundled_checkpoint() if name is None else name
+    # Sound alone is written down; whatever else there is, is asked about.
+    chosen = bundled_checkpoint("audio" if telling and not question else None) if name is None else name
     started = time.perf_counter()
     model, reader = opened(chosen, dtype=dtype)
     loaded = time.perf_counter() - started

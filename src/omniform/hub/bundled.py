@@ -1,14 +1,20 @@
-"""The checkpoints that come with the package: a small LLaVA that answers questions about drawn scenes, and others."""
+"""The checkpoints that come with the package: a small LLaVA that answers questions about drawn scenes, a small Whisper
+that writes down spoken commands, and others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Final
 
+from omniform.core.batch import Modality
 from omniform.core.errors import RepoError
 
 ASSETS = Path(str(files("omniform") / "assets"))
 """Where the checkpoints lie that come with the package."""
+
+_DEFAULTS: Final[Mapping[Modality, str]] = {"image": "scenes-llava", "audio": "commands-whisper"}
 
 
 def bundled_checkpoints() -> list[Path]:
@@ -17,13 +23,16 @@ def bundled_checkpoints() -> list[Path]:
     return sorted(found, key=lambda folder: folder.name != "scenes-llava")
 
 
-def bundled_checkpoint() -> Path:
-    """Its folder.
+def bundled_checkpoint(modality: Modality | None = None) -> Path:
+    """The folder of the one that answers where nobody names a model.
+
+    Args:
+        modality: what it is asked about: ``"audio"`` is written down, all else is answered in words.
 
     Raises:
         RepoError: the package was installed without it.
     """
-    folder = ASSETS / "scenes-llava"
+    folder = ASSETS / _DEFAULTS.get(modality or "image", "scenes-llava")
     if not (folder / "config.json").is_file():
         raise RepoError("the bundled checkpoint is missing", where=str(folder), remedy="Pass --model.")
     return folder
