@@ -237,6 +237,24 @@ def test_every_shell_command_of_the_page_on_pictures_is_one_that_is_understood()
     assert tasks and all(check_task(task)[0] == task for task in tasks)
 
 
+def test_the_page_on_sounds(hub, capsys):
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, code in enumerate(blocks("docs/audio.md")):
+        exec(compile(code, f"docs/audio.md, example {number}", "exec"), names)
+    assert "(after" in capsys.readouterr().out and Path("heard.flac").is_file()
+
+
+def test_every_shell_command_of_the_page_on_sounds_is_one_that_is_understood():
+    from omniform.cli.main import parser
+
+    page = (ROOT / "docs" / "audio.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^omniform ((?:run|say) [^#\n]*)", page, re.M)
+    assert len(commands) > 4
+    for command in commands:
+        _, rest = parser().parse_known_args(shlex.split(command))
+        assert not rest
+
+
 def test_the_page_on_training():
     module = type(sys)("training_page")
     sys.modules[module.__name__] = module  # dataclasses look for their module
