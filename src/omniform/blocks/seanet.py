@@ -6,16 +6,19 @@ Steps beyond the ends are made so that no step is lost: a stride s makes ``ceil(
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
-from omniform.blocks.convolutions import SoundConv1d
+from omniform.blocks.convolutions import SoundConv1d, SoundConvTranspose1d
 from omniform.blocks.weight_norm import NormedConv1d, NormedConvTranspose1d, RectifiedWeight
+from omniform.core.errors import InputError
+from omniform.core.heard import Heard
 
 Ends = Literal["reflect", "constant", "replicate"]
 """What stands beyond the ends of a sound."""
@@ -78,16 +81,14 @@ class SeaNetSpec:
 
     def widening(self, inside: int, outside: int, ratio: int) -> TrimmedConv:
         """One that makes more steps of few."""
-        kernel = 2 * ratio
-        over = kernel - ratio
+        kinds = {"weight": NormedConvTranspose1d, "group": nn.ConvTranspose1d, "none": SoundConvTranspose1d}
+        conv = kinds[self.norm](inside, outside, 2 * ratio, stride=ratio)
+        return self.trimming(conv, ratio, nn.GroupNorm(1, outside) if self.norm == "group" else None)
+
+    def trimming(self, conv: nn.Module, over: int, norm: nn.GroupNorm | None = None) -> TrimmedConv:
+        """A transposed convolution without the steps, ``over`` of them, that it writes beyond the ends."""
         right = math.ceil(over * self.trimmed) if self.causal else over // 2
-        kind = NormedConvTranspose1d if self.norm == "weight" else nn.ConvTranspose1d
-        return TrimmedConv(
-            conv=kind(inside, outside, kernel, stride=ratio),
-            norm=nn.GroupNorm(1, outside) if self.norm == "group" else None,
-            left=over - right,
-            right=right,
-        )
+        return TrimmedConv(conv=conv, norm=norm, left=over - right, right=right)
 
     def residual(self, dim: int, dilation: int) -> ResidualBlock:
         """One residual block."""
@@ -151,6 +152,7 @@ class PaddedConv(Composed):
         stride: of the convolution.
         causal: whether all those steps stand before the first.
         ends: what they hold.
+        slot: its number among the convolutions of a stack that hears sounds in pieces.
     """
 
     conv: nn.Module
@@ -159,6 +161,7 @@ class PaddedConv(Composed):
     stride: int
     causal: bool
     ends: Ends
+    slot: int = -1
 
     def beyond(self, length: int) -> tuple[int, int]:
         """Steps to be added before the first and behind the last of so many."""
@@ -170,6 +173,39 @@ class PaddedConv(Composed):
         """Shape: [B, C, T] to [B, C', ceil(T / stride)]."""
         made: Tensor = self.conv(extended(x_BCT, self.beyond(x_BCT.shape[-1]), self.ends))
         return made if self.norm is None else self.norm(made)
+
+    def stream(self, x_BCT: Tensor, heard: Heard) -> Tensor:
+        """The next piece of a sound. Shape: [B, C, T] to [B, C', the steps that are complete now].
+
+        Raises:
+            InputError: outputs look ahead, or before the first stands what only later pieces will tell.
+        """
+        before = heard.steps.get(self.slot)
+        if before is None and x_BCT.shape[-1]:
+            before = x_BCT[..., :0]
+            x_BCT = F.pad(x_BCT, (self.reach - self.stride, 0), self._begins())
+        if before is not None:
+            x_BCT = torch.cat((before, x_BCT), dim=-1)
+        lacking = self.reach - x_BCT.shape[-1]
+        if lacking > 0:
+            used, made = 0, self.conv(F.pad(x_BCT, (0, lacking)))[..., :0]
+        else:
+            used = (-lacking // self.stride + 1) * self.stride
+            made = self.conv(x_BCT[..., : used + self.reach - self.stride])
+        if before is not None:
+            heard.steps[self.slot] = x_BCT[..., used:]
+        return made if self.norm is None else self.norm(made)
+
+    def _begins(self) -> Ends:
+        """What stands before a sound that comes in pieces."""
+        if not self.causal or self.ends == "reflect":
+            raise InputError(
+                "this model cannot hear sounds in pieces",
+                where="padding_cache",
+                expected="causal convolutions (use_causal_conv), and zeros or the first step before a sound (pad_mode)",
+                found=self.extra_repr(),
+            )
+        return self.ends
 
     def extra_repr(self) -> str:
         return f"causal={self.causal}, ends={self.ends}"
@@ -226,6 +262,10 @@ class ResidualBlock(Composed):
         added: Tensor = self.shortcut(x_BCT) + made
         return added
 
+    def stream(self, x_BCT: Tensor, heard: Heard) -> Tensor:
+        """The next piece of a sound. Shape: [B, C, T] in and out."""
+        return _streamed((self.shortcut,), x_BCT, heard) + _streamed(self.block, x_BCT, heard)
+
 
 class Chain(nn.Module):
     """Layers one after another.
@@ -243,6 +283,20 @@ class Chain(nn.Module):
         for layer in self.layers:
             x_BCT = layer(x_BCT)
         return x_BCT
+
+    def stream(self, x_BCT: Tensor, heard: Heard) -> Tensor:
+        """The next piece of a sound. Shape: [B, C, T] to [B, C', T']."""
+        return _streamed(self.layers, x_BCT, heard)
+
+    def convolutions(self) -> list[PaddedConv]:
+        """Those that keep something of a sound that comes in pieces, in order."""
+        return [module for module in self.modules() if isinstance(module, PaddedConv)]
+
+
+def _streamed(layers: Iterable[nn.Module], x_BCT: Tensor, heard: Heard) -> Tensor:
+    for layer in layers:
+        x_BCT = layer.stream(x_BCT, heard) if isinstance(layer, PaddedConv | ResidualBlock) else layer(x_BCT)
+    return x_BCT
 
 
 class Memories(nn.LSTM):

@@ -6,7 +6,9 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from omniform.core.outputs import BaseModelOutput, ModelOutput, StackOutput
+from omniform.core.heard import Heard
+from omniform.core.outputs import BaseModelOutput, Layers, ModelOutput, StackOutput
+from omniform.core.state import DenseState
 
 
 @dataclass(slots=True)
@@ -94,6 +96,74 @@ class CodecDecoderOutput(ModelOutput):
     """
 
     audio_values: Tensor | None = None
+
+
+@dataclass(slots=True)
+class SteppedCodecOutput(CodecOutput):
+    """The same of a codec that goes on from where it was.
+
+    Attributes:
+        encoder_past_key_values: what its encoder keeps of what it has heard.
+        decoder_past_key_values: and its decoder.
+    """
+
+    encoder_past_key_values: DenseState | None = None
+    decoder_past_key_values: DenseState | None = None
+
+
+@dataclass(slots=True)
+class SteppedCodecEncoderOutput(ModelOutput):
+    """A sound, or a piece of one, as codes.
+
+    Attributes:
+        audio_codes: entries of codebooks. Shape: [B, codebooks, frames].
+        encoder_past_key_values: what the layers keep of what was heard.
+        padding_cache: and the convolutions.
+        hidden_states: what each layer reads, and the last one's output. Shape: [B, T, D] each.
+        attentions: each layer's weights. Shape: [B, H, T, S] each.
+    """
+
+    audio_codes: Tensor | None = None
+    encoder_past_key_values: DenseState | None = None
+    padding_cache: Heard | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class LatentsOutput(ModelOutput):
+    """A sound, or a piece of one, as frames.
+
+    Attributes:
+        latents: Shape: [B, D, frames].
+        past_key_values: what the layers keep of what was heard.
+        padding_cache: and the convolutions.
+        hidden_states: what each layer reads, and the last one's output. Shape: [B, T, D] each.
+        attentions: each layer's weights. Shape: [B, H, T, S] each.
+    """
+
+    latents: Tensor | None = None
+    past_key_values: DenseState | None = None
+    padding_cache: Heard | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
+
+
+@dataclass(slots=True)
+class SteppedCodecDecoderOutput(ModelOutput):
+    """Frames as they sound.
+
+    Attributes:
+        audio_values: Shape: [B, channels, samples].
+        decoder_past_key_values: what the layers keep.
+        hidden_states: what each layer reads, and the last one's output. Shape: [B, T, D] each.
+        attentions: each layer's weights. Shape: [B, H, T, S] each.
+    """
+
+    audio_values: Tensor | None = None
+    decoder_past_key_values: DenseState | None = None
+    hidden_states: Layers | None = None
+    attentions: Layers | None = None
 
 
 @dataclass(slots=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from torch import nn
 
 from omniform.architectures.codec import Chunks, Codec
+from omniform.architectures.codec_family import read_net, read_size
 from omniform.architectures.family import Builder
 from omniform.blocks.codebooks import Residuals
-from omniform.blocks.seanet import Ends, LSTMOver, Memories, SeaNetSpec
+from omniform.blocks.seanet import LSTMOver, Memories, SeaNetSpec
 from omniform.core.reader import ConfigReader
 from omniform.weights.keymap import KeyMap
+
+NORMS: Mapping[str, Literal["weight", "group"]] = {"weight_norm": "weight", "time_group_norm": "group"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +43,9 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    net, rate = read_net(r), r.integer("sampling_rate", 24_000)
-    size, width = r.integer("codebook_size", 1024, least=2), r.maybe_integer("codebook_dim")
-    if size & (size - 1):
-        raise r.fail("codebook_size", "a power of 2", size)
+    norm = r.choice("norm_type", tuple(NORMS), "weight_norm")
+    net, rate = read_net(r, norm=NORMS[norm]), r.integer("sampling_rate", 24_000)
+    size, width = read_size(r, 1024), r.maybe_integer("codebook_dim")
     if width not in (None, net.dim):
         raise r.fail("codebook_dim", f"{net.dim}, the width of a frame (hidden_size)", width)
     bandwidths = r.numbers("target_bandwidths", (1.5, 3.0, 6.0, 12.0, 24.0))
@@ -63,34 +66,6 @@ def read(r: ConfigReader) -> Config:
         total=total,
         chunks=read_chunks(r, rate),
         normalizes=r.flag("normalize", False),
-    )
-
-
-def read_net(r: ConfigReader) -> SeaNetSpec:
-    """The convolutions."""
-    causal, trimmed = r.flag("use_causal_conv", True), r.probability("trim_right_ratio", 1.0)
-    if not causal and trimmed != 1.0:
-        raise r.fail("trim_right_ratio", "1.0 where convolutions are not causal", trimmed)
-    ratios = r.integers("upsampling_ratios", (8, 5, 4, 2), least=1)
-    if not ratios:
-        raise r.fail("upsampling_ratios", "at least one", [])
-    norms: dict[str, Literal["weight", "group"]] = {"weight_norm": "weight", "time_group_norm": "group"}
-    return SeaNetSpec(
-        channels=r.integer("audio_channels", 1),
-        dim=r.integer("hidden_size", 128),
-        filters=r.integer("num_filters", 32),
-        ratios=ratios,
-        residuals=r.integer("num_residual_layers", 1, least=0),
-        growth=r.integer("dilation_growth_rate", 2),
-        compress=r.integer("compress", 2),
-        kernel=r.integer("kernel_size", 7),
-        last=r.integer("last_kernel_size", 7),
-        inner=r.integer("residual_kernel_size", 3),
-        shortcut=r.flag("use_conv_shortcut", True),
-        causal=causal,
-        trimmed=trimmed,
-        ends=cast(Ends, r.choice("pad_mode", ("reflect", "constant", "replicate"), "reflect")),
-        norm=norms[r.choice("norm_type", tuple(norms), "weight_norm")],
     )
 
 
