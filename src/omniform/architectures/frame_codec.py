@@ -223,8 +223,8 @@ class FrameDecoder(FrameHalf):
 
     def arrive(self, inputs: dict[str, object]) -> None:
         latents = inputs.get("latents")
-        fits = isinstance(latents, Tensor) and latents.dim() == 3 and latents.shape[1] == self.dim
-        if not fits or not latents.is_floating_point() or not latents.shape[2]:  # type: ignore[union-attr]
+        shape = list(latents.shape) if isinstance(latents, Tensor) and latents.is_floating_point() else []
+        if len(shape) != 3 or shape[1] != self.dim or not shape[2]:
             found = f"shape {list(latents.shape)}" if isinstance(latents, Tensor) else brief(latents)
             wanted = f"numbers of shape [batch, {self.dim}, frames]"
             raise InputError("these are no frames", where="latents", expected=wanted, found=found)

@@ -188,10 +188,11 @@ class PaddedConv(Composed):
             x_BCT = torch.cat((before, x_BCT), dim=-1)
         lacking = self.reach - x_BCT.shape[-1]
         if lacking > 0:
-            used, made = 0, self.conv(F.pad(x_BCT, (0, lacking)))[..., :0]
+            used, read = 0, F.pad(x_BCT, (0, lacking))
         else:
             used = (-lacking // self.stride + 1) * self.stride
-            made = self.conv(x_BCT[..., : used + self.reach - self.stride])
+            read = x_BCT[..., : used + self.reach - self.stride]
+        made: Tensor = self.conv(read)[..., : used // self.stride]
         if before is not None:
             heard.steps[self.slot] = x_BCT[..., used:]
         return made if self.norm is None else self.norm(made)
