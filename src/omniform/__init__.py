@@ -31,8 +31,8 @@ _MODEL_CLASSES = (
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = (
-    "CLIPProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor", "SpeechT5Processor",
-    "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
+    "CLIPProcessor", "ClapProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor",
+    "SpeechT5Processor", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 )  # fmt: skip
 
 _OWN_PROCESSORS = (
@@ -285,6 +285,7 @@ if TYPE_CHECKING:
     from omniform.inputs.images import BaseImageProcessor as BaseImageProcessor
     from omniform.inputs.images import ImageProcessingMixin as ImageProcessingMixin
     from omniform.inputs.media_access import MediaAccess as MediaAccess
+    from omniform.inputs.processors import ClapProcessor as ClapProcessor
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
     from omniform.inputs.processors import OneFormerProcessor as OneFormerProcessor

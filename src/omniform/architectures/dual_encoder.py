@@ -80,7 +80,7 @@ class ImageEmbedder(Head):
 class TextEmbedder(Head):
     """An encoder of texts and its projection into the shared space."""
 
-    projection: nn.Linear
+    projection: nn.Module
 
     def forward(self, *args: Tensor, **inputs: object) -> TextEmbeddingOutput:
         """``text_embeds``, not normalised; see :meth:`TextTower.forward` for the inputs."""

@@ -69,36 +69,59 @@ class Staged:
     @classmethod
     def read(cls, r: ConfigReader) -> Staged:
         """The fields under their usual names."""
-        depths = r.integers("depths", (2, 2, 6, 2), least=1)
-        heads = r.integers("num_heads", (3, 6, 12, 24), least=1, also=("num_attention_heads",))
-        if not depths or sum(depths) > MOST_LAYERS:
-            raise r.fail("depths", f"1 to {MOST_LAYERS} layers altogether", list(depths))
-        if len(heads) < len(depths):
-            raise r.fail("num_heads", f"{len(depths)} numbers, one for each of depths", list(heads))
         dim = r.integer("embed_dim", 96)
-        for stage, count in enumerate(heads[: len(depths)]):
-            if dim * 2**stage % count:
-                raise r.fail("num_heads", f"a divisor of {dim * 2**stage} in stage {stage + 1}", count)
+        depths, heads = read_depths(r, dim, "num_heads", (3, 6, 12, 24), also=("num_attention_heads",))
         r.inert("hidden_size")
         r.integer("num_layers", len(depths), also=("num_hidden_layers",))  # the reference counts depths, as we do
         r.values["hidden_size"] = dim * 2 ** (len(depths) - 1)
+        return cls.over(
+            r,
+            read_patching(r, patch_size=4),
+            dim,
+            (depths, heads),
+            window=7,
+            drop_path=0.1,
+            outputs=read_outputs(r, _names(len(depths))),
+        )
+
+    @classmethod
+    def over(
+        cls,
+        r: ConfigReader,
+        patching: Patching,
+        dim: int,
+        stages: tuple[tuple[int, ...], tuple[int, ...]],
+        *,
+        window: int,
+        drop_path: float,
+        dropout: float = 0.0,
+        outputs: tuple[int, ...] = (),
+    ) -> Staged:
+        """Stages over such patches; the fields of their layers are read.
+
+        Args:
+            dim: width of the first stage.
+            stages: their depths and their heads; see :func:`read_depths`.
+            window: the usual side of a square; ``drop_path`` and ``dropout`` are usual numbers too.
+            outputs: which maps a backbone gives.
+        """
         ratio = r.number("mlp_ratio", 4.0)
         if int(ratio * dim) < 1:
             raise r.fail("mlp_ratio", "a positive number", ratio)
         return cls(
-            patching=read_patching(r, patch_size=4),
+            patching=patching,
             dim=dim,
-            depths=depths,
-            heads=heads,
-            window=r.integer("window_size", 7),
+            depths=stages[0],
+            heads=stages[1],
+            window=r.integer("window_size", window),
             mlp_ratio=ratio,
             act=r.choice("hidden_act", ACTIVATIONS, "gelu"),
             eps=r.number("layer_norm_eps", 1e-5),
             qkv_bias=r.flag("qkv_bias", True),
-            dropout=r.probability("hidden_dropout_prob"),
+            dropout=r.probability("hidden_dropout_prob", dropout),
             attention_dropout=r.probability("attention_probs_dropout_prob"),
-            drop_path=r.probability("drop_path_rate", 0.1),
-            outputs=read_outputs(r, _names(len(depths))),
+            drop_path=r.probability("drop_path_rate", drop_path),
+            outputs=outputs,
         )
 
     @property
@@ -168,6 +191,27 @@ class Staged:
             last = stage == len(self.depths) - 1
             made.append(stage_kind(blocks=nn.ModuleList(map(layer, spots)), downsample=None if last else merging(dim)))
         return nn.ModuleList(made)
+
+
+def read_depths(
+    r: ConfigReader, dim: int, name: str, usual: tuple[int, ...], *, also: tuple[str, ...] = ()
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many layers each stage has, and how many heads.
+
+    Args:
+        dim: width of the first stage.
+        name: the key of the heads; ``usual``, ``also``: their default, and other spellings.
+    """
+    depths = r.integers("depths", (2, 2, 6, 2), least=1)
+    heads = r.integers(name, usual, least=1, also=also)
+    if not depths or sum(depths) > MOST_LAYERS:
+        raise r.fail("depths", f"1 to {MOST_LAYERS} layers altogether", list(depths))
+    if len(heads) < len(depths):
+        raise r.fail(name, f"{len(depths)} numbers, one for each of depths", list(heads))
+    for stage, count in enumerate(heads[: len(depths)]):
+        if dim * 2**stage % count:
+            raise r.fail(name, f"a divisor of {dim * 2**stage} in stage {stage + 1}", count)
+    return depths, heads
 
 
 def _names(stages: int) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from omniform.blocks.drop_path import DropPath
 from omniform.blocks.fused import applied, through
 from omniform.blocks.layers import BranchNorm, PreNorm
 from omniform.blocks.patches import Size
+from omniform.blocks.poolers import ComputedPart
 from omniform.blocks.scores import Scores
 from omniform.core.context import EVERYTHING, Backend, Computed, StepContext, counted
 from omniform.core.state import KV
@@ -179,6 +180,37 @@ class TableBias(nn.Module):
 
     def extra_repr(self) -> str:
         return f"side={self.side}, heads={self.weight.shape[1]}"
+
+
+class Index(ComputedPart):
+    """Where the numbers for distances stand in a table; some checkpoints keep it.
+
+    Args:
+        side: of the squares.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.register_buffer("places", torch.zeros(side**2, side**2, dtype=torch.long))
+        self.places: Tensor
+
+    def reset(self, std: float) -> None:
+        """What follows from the side."""
+        self.places.copy_(offsets(self.side, self.side, self.places.device))
+
+
+class IndexedBias(TableBias):
+    """A table of biases that brings its index with it."""
+
+    def __init__(self, side: int, heads: int) -> None:
+        super().__init__(side, heads)
+        self.index = Index(side)
+
+    def forward(self, side: int, ctx: StepContext) -> Tensor:
+        if side != self.side:
+            return super().forward(side, ctx)
+        return self.weight[self.index.places].permute(2, 0, 1)
 
 
 class ContinuousBias(nn.Module):

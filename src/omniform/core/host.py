@@ -73,3 +73,8 @@ def counts_of(x: Tensor, kinds: int) -> list[int] | None:
 def is_all_true(x: Tensor) -> bool:
     """Whether all values are known to be other than 0."""
     return is_readable(x) and x.dtype is not torch.bfloat16 and bool(x.detach().numpy().all())
+
+
+def is_all_false(x: Tensor) -> bool:
+    """Whether all values are known to be 0."""
+    return is_readable(x) and x.dtype is not torch.bfloat16 and not x.detach().numpy().any()

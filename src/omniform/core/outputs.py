@@ -368,6 +368,17 @@ class TextEmbeddingOutput(StackOutput):
 
 
 @dataclass(slots=True)
+class AudioEmbeddingOutput(StackOutput):
+    """Vectors of sounds in a space shared with texts. ``audio_embeds``: Shape: [B, E], not normalised.
+
+    ``last_hidden_state`` and ``hidden_states`` are maps of channels: Shape: [B, C, H, W] each.
+    """
+
+    audio_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+
+
+@dataclass(slots=True)
 class DualEncoderOutput(ModelOutput):
     """Similarities of pictures and texts.
 
@@ -387,6 +398,32 @@ class DualEncoderOutput(ModelOutput):
     image_embeds: Tensor | None = None
     text_model_output: BaseModelOutput | None = None
     vision_model_output: BaseModelOutput | None = None
+
+    def to_tuple(self) -> tuple[object, ...]:
+        """The entries that are there, in order, the encoders' outputs as tuples too."""
+        return tuple(e.to_tuple() if isinstance(e, ModelOutput) else e for e in map(self.__getitem__, self.keys()))
+
+
+@dataclass(slots=True)
+class SoundTextOutput(ModelOutput):
+    """Similarities of sounds and texts.
+
+    Attributes:
+        logits_per_audio: Shape: [sounds, texts], cosine similarity times the learned factor for sounds.
+        logits_per_text: Shape: [texts, sounds], cosine similarity times the one for texts.
+        text_embeds: Shape: [texts, E], of length 1.
+        audio_embeds: Shape: [sounds, E], of length 1.
+        text_model_output: the text encoder's output.
+        audio_model_output: the audio encoder's output.
+    """
+
+    loss: Tensor | None = None
+    logits_per_audio: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    audio_embeds: Tensor | None = None
+    text_model_output: BaseModelOutput | None = None
+    audio_model_output: BaseModelOutput | None = None
 
     def to_tuple(self) -> tuple[object, ...]:
         """The entries that are there, in order, the encoders' outputs as tuples too."""

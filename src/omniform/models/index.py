@@ -14,6 +14,9 @@ FAMILIES: dict[str, str] = {
     "blenderbot-small": "blenderbot_small:FAMILY",
     "bloom": "bloom:FAMILY",
     "camembert": "camembert:FAMILY",
+    "clap": "clap:FAMILY",
+    "clap_audio_model": "clap:AUDIO",
+    "clap_text_model": "clap:TEXT",
     "clip": "clip:FAMILY",
     "clip_text_model": "clip:TEXT",
     "clip_vision_model": "clip:VISION",
@@ -232,6 +235,17 @@ CLASSES: dict[str, str] = {
     "CamembertForTokenClassification": "camembert",
     "CamembertModel": "camembert",
     "CamembertPreTrainedModel": "camembert",
+    "ClapAudioConfig": "clap",
+    "ClapAudioModel": "clap",
+    "ClapAudioModelWithProjection": "clap",
+    "ClapAudioPreTrainedModel": "clap",
+    "ClapConfig": "clap",
+    "ClapModel": "clap",
+    "ClapPreTrainedModel": "clap",
+    "ClapTextConfig": "clap",
+    "ClapTextModel": "clap",
+    "ClapTextModelWithProjection": "clap",
+    "ClapTextPreTrainedModel": "clap",
     "CodeGenConfig": "codegen",
     "CodeGenForCausalLM": "codegen",
     "CodeGenModel": "codegen",
@@ -928,6 +942,8 @@ TOKENIZERS: dict[str, str] = {
     "blenderbot-small": "BlenderbotSmallTokenizer",
     "bloom": "PreTrainedTokenizerFast",
     "camembert": "CamembertTokenizer",
+    "clap": "RobertaTokenizer",
+    "clap_text_model": "RobertaTokenizer",
     "clip": "CLIPTokenizer",
     "clip_text_model": "CLIPTokenizer",
     "codegen": "GPT2Tokenizer",
@@ -1068,6 +1084,8 @@ VIDEO_PROCESSORS: dict[str, str] = {
 
 FEATURE_EXTRACTORS: dict[str, str] = {
     "audio-spectrogram-transformer": "ASTFeatureExtractor",
+    "clap": "ClapFeatureExtractor",
+    "clap_audio_model": "ClapFeatureExtractor",
     "data2vec-audio": "Wav2Vec2FeatureExtractor",
     "encodec": "EncodecFeatureExtractor",
     "hubert": "Wav2Vec2FeatureExtractor",
@@ -1087,6 +1105,7 @@ FEATURE_EXTRACTORS: dict[str, str] = {
 """Class name of the feature extractor, by ``model_type``."""
 
 PROCESSORS: dict[str, str] = {
+    "clap": "ClapProcessor",
     "clip": "CLIPProcessor",
     "data2vec-audio": "Wav2Vec2Processor",
     "hubert": "Wav2Vec2Processor",

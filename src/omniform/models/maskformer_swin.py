@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack, cast
 
-import torch
 from torch import Tensor, nn
 
 from omniform.architectures.family import Builder
@@ -14,8 +13,7 @@ from omniform.architectures.staged_family import OUTER_KEYS, Spot, Staged, layer
 from omniform.architectures.stages import MeanPooler, PatchMerging, Stage, StagedBackbone, StagedEncoder, rows_of
 from omniform.blocks.drop_path import DropPath
 from omniform.blocks.patches import Size
-from omniform.blocks.poolers import ComputedPart
-from omniform.blocks.windowed import TableBias, WindowedAttention, WindowedLayer, Windowing, offsets
+from omniform.blocks.windowed import IndexedBias, WindowedAttention, WindowedLayer, Windowing
 from omniform.core.config import Common
 from omniform.core.context import StepContext, Tapped, Taps
 from omniform.core.errors import ConfigError, InputError
@@ -126,35 +124,6 @@ class MaskFormerSwinMaps(StagedBackbone):
 
     def _give(self, *outputs: int) -> None:
         self.outputs = without_stem(outputs)
-
-
-class Index(ComputedPart):
-    """Where the numbers for distances stand in a table; checkpoints keep it.
-
-    Args:
-        side: of the squares.
-    """
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-        self.register_buffer("places", torch.zeros(side**2, side**2, dtype=torch.long))
-        self.places: Tensor
-
-    def reset(self, std: float) -> None:
-        """What follows from the side."""
-        self.places.copy_(offsets(self.side, self.side, self.places.device))
-
-
-class IndexedBias(TableBias):
-    """A table of biases that brings its index with it."""
-
-    def __init__(self, side: int, heads: int) -> None:
-        super().__init__(side, heads)
-        self.index = Index(side)
-
-    def forward(self, side: int, ctx: StepContext) -> Tensor:
-        return self.weight[self.index.places].permute(2, 0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from typing import Final
 
 from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
+from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
@@ -26,6 +27,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind
     for kind in (
         CLIPProcessor,
+        ClapProcessor,
         LlavaProcessor,
         OneFormerProcessor,
         Sam2Processor,
@@ -40,8 +42,8 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
-    "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "CommonKwargs", "ImagesKwargs", "LlavaProcessor",
-    "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin", "Sam2Processor",
-    "SamProcessor", "SpeechT5Processor", "TextKwargs",
-    "VideosKwargs", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
+    "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "ClapProcessor", "CommonKwargs", "ImagesKwargs",
+    "LlavaProcessor", "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin",
+    "Sam2Processor", "SamProcessor", "SpeechT5Processor", "TextKwargs", "VideosKwargs", "Wav2Vec2BertProcessor",
+    "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 ]  # fmt: skip
