@@ -48,6 +48,11 @@ SWIN = {
     "image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2,
     "initializer_range": 0.4,
 }  # fmt: skip
+CLAP = {
+    "spec_size": 16, "num_mel_bins": 8, "patch_size": 2, "patch_stride": 2, "patch_embeds_hidden_size": 8,
+    "depths": [2, 1], "num_attention_heads": [2, 2], "window_size": 2, "hidden_size": 16, "enable_fusion": True,
+    "initializer_factor": 3.0,
+}  # fmt: skip
 DINO = {key: value for key, value in VISION.items() if key != "intermediate_size"} | {"mlp_ratio": 2}
 SAM = {
     "hidden_size": 8, "output_channels": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
@@ -537,6 +542,39 @@ class Both(Text):
 
 
 @dataclass(frozen=True)
+class Views(Text):
+    """Views of sounds, of which some are longer than the model hears."""
+
+    labels: str = ""
+    main: str = "input_features"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_features": noise(rows, 4, 30, 8), "is_longer": torch.arange(rows)[:, None] % 2 == 0}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_features": {0: BATCH}, "is_longer": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Named(Text):
+    """Texts and as many sounds."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), **Views().inputs(rows)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "return_loss": True}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, **Views().axes}
+
+
+@dataclass(frozen=True)
 class Illustrated(Text):
     """Rows with a picture of four placeholders each."""
 
@@ -662,6 +700,9 @@ CITIZENS: dict[str, Citizen] = {
     "clip": Citizen("clip", "CLIPModel", {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8}, Both()),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
+    "clap": Citizen("clap", "ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 8}, Named()),
+    "clap, text": Citizen("clap_text_model", "ClapTextModel", TEXT, Text("")),
+    "clap, sounds": Citizen("clap_audio_model", "ClapAudioModelWithProjection", CLAP, Views()),
     "detr": Citizen("detr", "DetrForObjectDetection", DETR, Pictures("", size=16, masked=True)),
     "conditional_detr": Citizen(
         "conditional_detr", "ConditionalDetrForObjectDetection", DETR, Pictures("", size=16, masked=True)

@@ -349,7 +349,11 @@ TEXT = (
 )
 AUDIO = (
     Builder("clap_audio_model", AudioSide.read, AUDIO_KEYS | NO_TEXT, prefix="audio_model")
-    .public(config="ClapAudioConfig", feature_extractor="ClapFeatureExtractor", usual=USUAL)
+    .public(
+        config="ClapAudioConfig",
+        feature_extractor="ClapFeatureExtractor",
+        usual={**USUAL, "flatten_patch_embeds": True, "num_classes": 527},
+    )
     .begins(beginning)
     .base("ClapAudioModel", AudioSide.model)
     .head("ClapAudioModelWithProjection", "audio-embedding", AudioSide.embedder, {"projection": "audio_projection"})
