@@ -133,10 +133,15 @@ class SoundTextEncoder(Model):
                 remedy="For one of them use get_text_features or get_audio_features.",
             )
         audio = cast(BaseModelOutput, self.audio_model(input_features, is_longer, **given))
-        tapped = {name: given.get(name) for name in ("output_hidden_states", "output_attentions")}
         text = cast(
             BaseModelOutput,
-            self.text_model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **tapped),
+            self.text_model(
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                output_hidden_states=given.get("output_hidden_states"),
+                output_attentions=given.get("output_attentions"),
+            ),
         )
         audio_embeds = _unit(self.audio_projection(audio.pooler_output))
         text_embeds = _unit(self.text_projection(text.pooler_output))

@@ -128,7 +128,7 @@ class FusedPatches(SoundPatches):
         super().__init__(patching, dim)
         (down, across), (height, width) = patching.stride, patching.patch_size
         self.parts = nn.Conv2d(1, dim, (height, 3 * width), stride=(down, 3 * across), padding=patching.margin)
-        self.fusion = FeatureFusion.of(dim, inner)
+        self.fusion = FeatureFusion(dim, inner)
 
     @property
     def views(self) -> int | None:

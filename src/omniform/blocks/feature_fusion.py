@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.composed import Composed
-
 
 class RowsBatchNorm(nn.BatchNorm2d):
     """Batch normalisation that learns from some of the rows, as if there were no others."""
@@ -44,23 +42,20 @@ class RowsBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(any_counts.to(self.num_batches_tracked.dtype))
 
 
-class FusionBranch(Composed):
-    """What says of each channel how much of the one map is taken, and how much of the other."""
+class FusionBranch(nn.Module):
+    """What says of each channel how much of the one map is taken, and how much of the other.
 
-    down: nn.Conv2d
-    down_norm: RowsBatchNorm
-    up: nn.Conv2d
-    up_norm: RowsBatchNorm
+    Args:
+        channels: of the maps.
+        inner: of what lies between.
+    """
 
-    @classmethod
-    def of(cls, channels: int, inner: int) -> FusionBranch:
-        """One for maps of so many channels, through ``inner`` ones."""
-        return cls(
-            down=nn.Conv2d(channels, inner, 1),
-            down_norm=RowsBatchNorm(inner),
-            up=nn.Conv2d(inner, channels, 1),
-            up_norm=RowsBatchNorm(channels),
-        )
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, inner, 1)
+        self.down_norm = RowsBatchNorm(inner)
+        self.up = nn.Conv2d(inner, channels, 1)
+        self.up_norm = RowsBatchNorm(channels)
 
     def forward(self, x_BCHW: Tensor, counts_B: Tensor) -> Tensor:
         """Shape: [B, C, H, W] in and out; ``counts_B``: see :class:`RowsBatchNorm`."""
@@ -69,16 +64,18 @@ class FusionBranch(Composed):
         return out
 
 
-class FeatureFusion(Composed):
-    """Weighs two maps by what stands at each place, and by what stands on the whole map."""
+class FeatureFusion(nn.Module):
+    """Weighs two maps by what stands at each place, and by what stands on the whole map.
 
-    local: FusionBranch
-    whole: FusionBranch
+    Args:
+        channels: of the maps.
+        inner: of what lies between.
+    """
 
-    @classmethod
-    def of(cls, channels: int, inner: int) -> FeatureFusion:
-        """One for maps of so many channels, through ``inner`` ones."""
-        return cls(local=FusionBranch.of(channels, inner), whole=FusionBranch.of(channels, inner))
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.local = FusionBranch(channels, inner)
+        self.whole = FusionBranch(channels, inner)
 
     def forward(self, x_BCHW: Tensor, other_BCHW: Tensor, counts_B: Tensor) -> Tensor:
         """Shape: [B, C, H, W] each, in and out; ``counts_B``: see :class:`RowsBatchNorm`."""

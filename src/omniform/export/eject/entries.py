@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
 from omniform.architectures.dual_encoder import DualEncoder
+from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
@@ -85,10 +86,12 @@ def inputs_of(model: Model) -> Inputs:
     values[main] = TENSOR
     if isinstance(model, DualEncoder) or ("pixel_values" in names and main != "pixel_values"):
         values["pixel_values"] = TENSOR if isinstance(model, DualEncoder) else Maybe(TENSOR)
+    if isinstance(model, SoundTextEncoder):
+        values["input_features"] = TENSOR
     for mask in ("attention_mask", "pixel_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    for name in ("token_type_ids", "noise", "task_inputs", *PROMPTS):
+    for name in ("token_type_ids", "noise", "task_inputs", "is_longer", *PROMPTS):
         if name in names:
             values[name] = Maybe(TENSOR)
     if paired:
