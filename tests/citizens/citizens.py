@@ -153,6 +153,15 @@ SPEECHT5 = {
     "speech_decoder_prenet_dropout": 0.0, "initializer_range": 0.4, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
     "reduction_factor": 1,
 }  # fmt: skip
+CODEC = {
+    "hidden_size": 8, "num_filters": 4, "upsampling_ratios": [3, 2], "codebook_size": 16, "sampling_rate": 600,
+}  # fmt: skip
+ENCODEC = {**CODEC, "target_bandwidths": [0.8, 2.0], "num_lstm_layers": 1}
+MIMI = {
+    **CODEC, "codebook_dim": 6, "vector_quantization_hidden_dimension": 6, "num_quantizers": 3, "num_hidden_layers": 2,
+    "intermediate_size": 10, "num_attention_heads": 2, "num_key_value_heads": 1, "upsample_groups": 8,
+    "sliding_window": 4, "initializer_range": 0.4,
+}  # fmt: skip
 VITS = {
     "vocab_size": 61, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24,
     "flow_size": 8, "spectrogram_bins": 9, "upsample_initial_channel": 8, "upsample_rates": [2],
@@ -589,6 +598,26 @@ class Illustrated(Text):
 
 
 @dataclass(frozen=True)
+class Coded(Text):
+    """Sounds of one length, which a codec hears."""
+
+    labels: str = ""
+    main: str = "input_values"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_values": noise(rows, 1, 48)}
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        mask = torch.ones(inputs["input_values"].shape[0], 48, dtype=torch.long)
+        mask[0, -8:] = 0
+        return {**inputs, "padding_mask": mask}
+
+    @property
+    def axes(self) -> Axes:
+        return {"input_values": {0: BATCH}, "padding_mask": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Citizen:
     """A tiny model.
 
@@ -650,6 +679,8 @@ CITIZENS: dict[str, Citizen] = {
     "whisper": Citizen("whisper", "WhisperForConditionalGeneration", WHISPER, Sound()),
     "moonshine": Citizen("moonshine", "MoonshineForConditionalGeneration", MOONSHINE, Waves()),
     "speecht5": Citizen("speecht5", "SpeechT5ForTextToSpeech", SPEECHT5, Speeches()),
+    "encodec": Citizen("encodec", "EncodecModel", ENCODEC, Coded()),
+    "mimi": Citizen("mimi", "MimiModel", MIMI, Coded()),
     "vits": Citizen("vits", "VitsModel", VITS, Text("")),
     "wav2vec2": Citizen("wav2vec2", "Wav2Vec2ForCTC", {**WAVES, "do_stable_layer_norm": True}, Letters()),
     "wav2vec2, rows": Citizen(

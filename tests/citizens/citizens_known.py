@@ -8,9 +8,18 @@ from collections.abc import Mapping
 MEASURED = frozenset({"vits"})
 """Models that compute how long their answer is: whoever makes room for it must read that number."""
 
+EMPTY = frozenset({"encodec", "mimi"})
+"""Codecs whose fresh tables are empty: whatever is changed, each frame is the first entry."""
+
+RECURRENT = frozenset({"encodec"})
+"""Models with torch's LSTM, which its compiler does not follow."""
+
 KNOWN: Mapping[str, frozenset[str]] = {
     "test_no_value_is_read": MEASURED,
     "test_no_value_is_read, masked": MEASURED,
+    "test_compile": RECURRENT,
+    "test_compile, masked": RECURRENT,
+    "test_hooks_and_parametrisations": EMPTY,
     "test_meta": MEASURED,
     "test_meta, masked": MEASURED,
 }

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 KINDS: dict[str, str] = {}
 for _name, _citizen in CITIZENS.items():
-    if _citizen.model_type != "timm_backbone":  # convolutions alone, of names that timm gives
+    if _citizen.model_type not in ("timm_backbone", "encodec"):  # convolutions alone
         KINDS.setdefault(_citizen.model_type, _name)
 OTHERS = {  # where PEFT refuses all linear layers of a model, or one of the reference's has others
     "mamba": ["in_proj", "x_proj"], "mamba2": ["in_proj"], "falcon_mamba": ["in_proj", "x_proj"],

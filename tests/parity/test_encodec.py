@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from askers import noise
+from askers import Given, Question, noise
+from harness import Case, Head, Parity, Table, build, halved, over
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import ConfigError, InputError
@@ -32,6 +33,30 @@ VARIANTS = {
     },
     "kernels": {"residual_kernel_size": 5, "upsampling_ratios": [4, 3, 2], "num_filters": 6},
 }  # fmt: skip
+
+
+def questions(config: object) -> list[Question]:
+    """Sounds as long as some chunks, in the first and in the last bandwidth."""
+    values = noise(2, config.audio_channels, 114)  # type: ignore[attr-defined]
+    fields = ("audio_codes", "audio_values")
+    return [Question({"input_values": values}, fields), Question({"input_values": values, "bandwidth": 2.0}, fields)]
+
+
+class TestEncodec(Parity):
+    table = Table(
+        model_type="encodec",
+        config=transformers.EncodecConfig,
+        tiny=TINY,
+        heads={"Model": Head("EncodecModel", "AutoModel", Given(questions))},
+    )
+
+    @over(Table.itself)
+    def test_bfloat16(self, case: Case) -> None:
+        """Frames are near several entries: in few bits others are nearest. What stands behind the codes is compared."""
+        built, codes = build(case), torch.arange(36).view(1, 2, 2, 9) % 16
+        ours, theirs = built.again(case, dtype="bfloat16"), halved(built.theirs)
+        with torch.no_grad():
+            close(ours.decode(codes, [None]).audio_values, theirs.decode(codes, [None]).audio_values, tolerance=3e-2)
 
 
 def pair(folder, **changes: object):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-from askers import noise
+from askers import Given, Question, noise
+from harness import Case, Head, Parity, Table, halved, over
 from safetensors.torch import load_file
 
 from omniform.core.errors import ConfigError, InputError, MissingPartError
@@ -30,6 +33,46 @@ VARIANTS = {
     "mirrored": {"pad_mode": "reflect", "residual_kernel_size": 5, "rope_parameters": {"rope_type": "default",
         "rope_theta": 50.0}, "use_conv_shortcut": True, "upsampling_ratios": [4, 3, 2]},
 }  # fmt: skip
+
+
+def asked(name: str, *shape: int, fields: tuple[str, ...]) -> Given:
+    """One question of numbers of one shape."""
+    return Given(lambda config: [Question({name: noise(*shape)}, fields)])
+
+
+CODES = torch.arange(36).view(1, 4, 9) % 16
+SEEN = ("hidden_states", "attentions")
+
+
+class TestMimi(Parity):
+    heads: ClassVar = {
+        "Model": Head("MimiModel", "AutoModel", asked("input_values", 2, 1, 70, fields=("audio_codes", "audio_values")))
+    }
+    table = Table(model_type="mimi", config=transformers.MimiConfig, tiny=TINY, heads=heads)
+
+    @over(Table.itself)
+    def test_bfloat16(self, case: Case, tmp_path: Path) -> None:
+        """Frames are near several entries: in few bits others are nearest. What stands behind the codes is compared."""
+        theirs = halved(reference_of(tmp_path))
+        ours = omniform.MimiModel.from_pretrained(tmp_path, dtype="bfloat16")
+        with torch.no_grad():
+            close(ours.decode(CODES).audio_values, theirs.decode(CODES).audio_values, tolerance=3e-2)
+
+
+class TestMimiEncoder(Parity):
+    heads: ClassVar = {
+        "Model": Head("MimiEncoderModel", "AutoModel", asked("input_values", 2, 1, 70, fields=("latents", *SEEN)))
+    }
+    config = transformers.models.mimi.MimiEncoderConfig
+    table = Table(model_type="mimi_encoder", config=config, tiny=TINY, heads=heads)
+
+
+class TestMimiDecoder(Parity):
+    heads: ClassVar = {
+        "Model": Head("MimiDecoderModel", "AutoModel", asked("latents", 2, 8, 9, fields=("audio_values", *SEEN)))
+    }
+    config = transformers.models.mimi.MimiDecoderConfig
+    table = Table(model_type="mimi_decoder", config=config, tiny=TINY, heads=heads)
 
 
 def reference_of(folder, kind: str = "Mimi", **changes: object):

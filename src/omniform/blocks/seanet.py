@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.convolutions import SoundConv1d, SoundConvTranspose1d
-from omniform.blocks.weight_norm import NormedConv1d, NormedConvTranspose1d, RectifiedWeight
+from omniform.blocks.weight_norm import NormedConv1d, NormedConvTranspose1d
 from omniform.core.errors import InputError
 from omniform.core.heard import Heard
 
@@ -67,7 +67,7 @@ class SeaNetSpec:
         """One convolution that loses no step."""
         conv: nn.Module
         if self.norm == "weight":
-            conv = NormedConv1d(inside, outside, kernel, stride=stride, dilation=dilation, begins=RectifiedWeight)
+            conv = NormedConv1d(inside, outside, kernel, stride=stride, dilation=dilation)
         else:
             conv = SoundConv1d(inside, outside, kernel, stride=stride, dilation=dilation)
         return PaddedConv(
@@ -301,12 +301,15 @@ def _streamed(layers: Iterable[nn.Module], x_BCT: Tensor, heard: Heard) -> Tenso
 
 
 class Memories(nn.LSTM):
-    """An LSTM that begins as torch's own do."""
+    """An LSTM that begins as the ecosystem's: evenly, as wide as both its sides say, and without biases."""
 
     def reset(self, std: float) -> None:
-        """Evenly, within one over the root of its width."""
+        """Glorot's uniform distribution."""
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
 
 
 class LSTMOver(Composed):

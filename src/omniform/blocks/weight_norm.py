@@ -48,26 +48,12 @@ class NormedWeight(nn.Module):
         return torch._weight_norm(self.original1, self.original0, self.along)
 
 
-class RectifiedWeight(NormedWeight):
-    """One that begins normal, so wide that ReLU keeps the variance (codecs)."""
-
-    def drawn(self, weight: Tensor, std: float) -> Tensor:
-        return nn.init.kaiming_normal_(weight)
-
-
-class PlainWeight(NormedWeight):
-    """One that begins by the general rule."""
-
-    def drawn(self, weight: Tensor, std: float) -> Tensor:
-        return nn.init.normal_(weight, 0.0, std)
-
-
 class Parametrizations(nn.Module):
     """Where torch's parametrizations of a module lie: by the names of what they compute."""
 
-    def __init__(self, shape: tuple[int, ...], along: int, kind: type[NormedWeight] = NormedWeight) -> None:
+    def __init__(self, shape: tuple[int, ...], along: int) -> None:
         super().__init__()
-        self.weight = kind(shape, along)
+        self.weight = NormedWeight(shape, along)
 
 
 class NormedConv1d(nn.Module):
@@ -82,7 +68,6 @@ class NormedConv1d(nn.Module):
         dilation: steps between those looked at.
         groups: into how many groups channels are cut, each for itself.
         along: the weight's axis of lengths: 0 for one per output channel, 2 for one per step of the kernel.
-        begins: how its weight begins.
     """
 
     def __init__(
@@ -96,11 +81,10 @@ class NormedConv1d(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         along: int = 0,
-        begins: type[NormedWeight] = NormedWeight,
     ) -> None:
         super().__init__()
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.parametrizations = Parametrizations((outside, inside // groups, kernel), along, begins)
+        self.parametrizations = Parametrizations((outside, inside // groups, kernel), along)
         self.bias = nn.Parameter(torch.empty(outside))
 
     @property
@@ -133,7 +117,7 @@ class NormedConvTranspose1d(nn.Module):
     def __init__(self, inside: int, outside: int, kernel: int, *, stride: int = 1) -> None:
         super().__init__()
         self.stride = stride
-        self.parametrizations = Parametrizations((inside, outside, kernel), 0, PlainWeight)
+        self.parametrizations = Parametrizations((inside, outside, kernel), 0)
         self.bias = nn.Parameter(torch.empty(outside))
 
     @property
