@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model
-from omniform.architectures.sound_stages import SoundEncoder
+from omniform.architectures.sound_stages import StagedSoundEncoder
 from omniform.architectures.stack import TextEncoder
 from omniform.architectures.stages import Told
 from omniform.blocks.mlp import activation
@@ -53,7 +53,7 @@ class SoundTextEncoder(Model):
         start: what the logarithms of the two factors on similarities start from.
     """
 
-    audio_model: SoundEncoder
+    audio_model: StagedSoundEncoder
     text_model: TextEncoder
     audio_projection: nn.Module
     text_projection: nn.Module
@@ -83,7 +83,7 @@ class SoundTextEncoder(Model):
 
         Args:
             attention_mask: not read, spectrograms are of one length.
-            inputs: see :meth:`SoundEncoder.forward`.
+            inputs: see :meth:`StagedSoundEncoder.forward`.
         """
         check_arguments("get_audio_features", inputs, self.audio_model.accepts())
         out = cast(BaseModelOutput, self.audio_model(input_features, is_longer, **inputs))
@@ -116,7 +116,7 @@ class SoundTextEncoder(Model):
         Args:
             input_ids: Shape: [texts, T].
             input_features: Shape: [sounds, views, frames, bands].
-            is_longer: Shape: [sounds, 1]; see :meth:`SoundEncoder.forward`.
+            is_longer: Shape: [sounds, 1]; see :meth:`StagedSoundEncoder.forward`.
             attention_mask: Shape: [texts, T], 1 for real tokens.
             position_ids: Shape: [texts, T].
             return_loss: compute the contrastive loss of sound ``i`` belonging to text ``i``.

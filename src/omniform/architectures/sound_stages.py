@@ -159,7 +159,7 @@ class FusedPatches(SoundPatches):
         return F.pad(beside, (0, columns - beside.shape[3]))
 
 
-class SoundEncoder(StagedEncoder):
+class StagedSoundEncoder(StagedEncoder):
     """A transformer of stages over the patches of a folded spectrogram.
 
     Args:
@@ -263,7 +263,7 @@ class SoundEmbedder(Head):
     projection: nn.Module
 
     def forward(self, *args: Tensor, **inputs: object) -> AudioEmbeddingOutput:
-        """``audio_embeds``, not normalised; see :meth:`SoundEncoder.forward` for the inputs."""
+        """``audio_embeds``, not normalised; see :meth:`StagedSoundEncoder.forward` for the inputs."""
         out = self.model(*args, **inputs)
         assert isinstance(out, BaseModelOutput) and out.pooler_output is not None
         return AudioEmbeddingOutput(

@@ -19,8 +19,8 @@ from omniform.architectures.sound_stages import (
     FusedPatches,
     PaddedPatching,
     SoundEmbedder,
-    SoundEncoder,
     SoundPatches,
+    StagedSoundEncoder,
 )
 from omniform.architectures.stack import TextEncoder
 from omniform.architectures.staged_family import LAYER_KEYS, Spot, Staged, read_depths
@@ -191,10 +191,10 @@ class AudioSide:
             lambda: s.norm(at.dim), self_attn=attention, mlp=s.mlp(at.dim), drop_path=path, dropout=s.dropout
         )
 
-    def model(self) -> SoundEncoder:
+    def model(self) -> StagedSoundEncoder:
         """The audio tower."""
         s, grid = self.staged, self.patching
-        return SoundEncoder(
+        return StagedSoundEncoder(
             patches=SoundPatches(grid, s.dim) if self.inner is None else FusedPatches(grid, s.dim, self.inner),
             patch_norm=nn.LayerNorm(s.dim) if self.normed else nn.Identity(),
             stages=s.stages(self.layer, PatchMerging),
