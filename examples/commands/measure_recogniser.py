@@ -183,8 +183,9 @@ It hears windows of {seconds} s. `<|en|>` is its only language, and it writes ti
 
 ## How well
 
-On {count:,} commands (other seeds, half of them clean, half with noise, music, echoes and other loudness) in {unseen}
-kinds of voice that training did not hear ({names}; one of the accents, {accents}, is new too), float32, greedy:
+On {count:,} commands (other seeds; half of them clean, half in rooms, with noise that is at least 10 dB softer, or music
+13 dB, and other loudness) in {unseen} kinds of voice that training did not hear ({names};
+one of the accents, {accents}, is new too), float32, greedy:
 
 {numbers}
 

@@ -18,6 +18,8 @@ from omniform import WhisperFeatureExtractor
 IGNORED = -100
 FRAMES = round(SECONDS / STEP)
 BANDS = 80
+ONSET = 0.06
+"""Seconds about a beginning where its time is to be read off."""
 LONGEST = 96
 """Tokens of an answer, its beginning included."""
 
@@ -59,7 +61,7 @@ class Row:
     Attributes:
         tokens: from the first that is read to the end.
         wide: of each token where it lies, in seconds: words last until the next begins, times fill what is between.
-        narrow: the same, but words end where they end.
+        narrow: the same, but words end where they end, and times that begin something lie there alone.
         first: the place of the first token that is asked for.
     """
 
@@ -108,7 +110,7 @@ class Writer:
             begin, end = said.words[0].start, said.words[-1].end
             if times:
                 latest = max(self.time(begin), latest)
-                row.add(latest, (ended, begin))
+                row.add(latest, (ended, begin), (max(begin - ONSET, 0.0), begin + ONSET))
             limit = end if times else following
             self._say(row, said.words, limit)
             if times and said.whole:

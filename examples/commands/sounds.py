@@ -182,8 +182,13 @@ def colour(rng: np.random.Generator, wave: Wave) -> Wave:
     return lfilter(above, below, wave).astype(np.float32)
 
 
-def spoil(rng: np.random.Generator, wave: Wave) -> Wave:
-    """What befalls sound on its way: rooms, noise, music, other loudness, rounding to 16 bits."""
+def spoil(rng: np.random.Generator, wave: Wave, least: float = 3.0) -> Wave:
+    """What befalls sound on its way: rooms, noise, music, other loudness, rounding to 16 bits.
+
+    Args:
+        wave: Shape: [samples].
+        least: dB by which speech is louder than noise; than music 3 dB more.
+    """
     level = float(np.sqrt(np.mean(wave**2))) or 0.05
     if rng.random() < 0.25:
         wave = room(rng, wave)
@@ -191,9 +196,9 @@ def spoil(rng: np.random.Generator, wave: Wave) -> Wave:
         wave = colour(rng, wave)
     kind = rng.random()
     if kind < 0.45:
-        wave = wave + noise(rng, len(wave)) * (level * 10 * 10 ** (-rng.uniform(3, 40) / 20))
+        wave = wave + noise(rng, len(wave)) * (level * 10 * 10 ** (-rng.uniform(least, 40) / 20))
     elif kind < 0.6:
-        wave = wave + music(rng, len(wave)) * (level * 10 * 10 ** (-rng.uniform(6, 35) / 20))
+        wave = wave + music(rng, len(wave)) * (level * 10 * 10 ** (-rng.uniform(least + 3, 35) / 20))
     wave = wave / (np.abs(wave).max() + 1e-6) * 10 ** (rng.uniform(-30, 0) / 20)
     return (np.round(wave * 32767) / 32768).astype(np.float32)
 
@@ -263,7 +268,7 @@ def training_window(seed: str, seconds: float = SECONDS, loose: float = 0.3) -> 
     chances = np.random.default_rng(rng.getrandbits(64))
     canvas = Canvas(seconds)
     kind = rng.random()
-    if kind < 0.08:
+    if kind < 0.12:
         return canvas.window(quiet(chances, len(canvas.wave)))
     voices = [seen_voice(rng) for _ in range(rng.choice((1, 1, 2)))]
     if kind < 0.45:
@@ -278,7 +283,28 @@ def training_window(seed: str, seconds: float = SECONDS, loose: float = 0.3) -> 
         at += len(speech.wave) / RATE + rng.uniform(0.15, 1.2)
         if at > seconds - 0.1:
             break
-    return canvas.window(spoil(chances, canvas.wave))
+    wave = spoil(chances, canvas.wave)
+    if canvas.said and rng.random() < 0.35:
+        wave = interlude(chances, wave, canvas.said[0].words[0].start, canvas.said[-1].words[-1].end)
+    return canvas.window(wave)
+
+
+def interlude(rng: np.random.Generator, wave: Wave, begin: float, end: float) -> Wave:
+    """Loud music or noise before or after what is said, as between the parts of a broadcast.
+
+    Args:
+        wave: Shape: [samples].
+        begin, end: of speech, in seconds.
+    """
+    first, last = round(begin * RATE) - RATE // 10, round(end * RATE) + RATE // 5
+    pieces = [(0, first), (last, len(wave))]
+    made = (music if rng.random() < 0.75 else noise)(rng, len(wave)) * 10 ** (rng.uniform(-15, 10) / 20)
+    shown = np.zeros(len(wave), np.float32)
+    for start, stop in pieces:
+        if stop - start > RATE // 4 and rng.random() < 0.8:
+            ramp = np.minimum(np.arange(stop - start) / (RATE * rng.uniform(0.05, 0.8)), 1.0)
+            shown[start:stop] = ramp * ramp[::-1]
+    return np.clip(wave + made * shown, -1, 1).astype(np.float32)
 
 
 def command(seed: str, voice: Voice | None = None, clean: bool = False) -> Window:
@@ -295,4 +321,4 @@ def command(seed: str, voice: Voice | None = None, clean: bool = False) -> Windo
     before, after = rng.uniform(0.0, 1.0), rng.uniform(0.0, 0.7)
     canvas = Canvas(min(before + len(speech.wave) / RATE + after, SECONDS))
     canvas.add(speech, min(before, max(0.0, SECONDS - len(speech.wave) / RATE)))
-    return canvas.window(canvas.wave if clean else spoil(chances, canvas.wave))
+    return canvas.window(canvas.wave if clean else spoil(chances, canvas.wave, 10.0))
