@@ -58,11 +58,13 @@ class Window:
         wave: Shape: [samples].
         said: in order.
         phonemes: in order; parts of them may lie outside.
+        voice: the name of the one that speaks, where it is one.
     """
 
     wave: Wave
     said: tuple[Said, ...]
     phonemes: tuple[Mark, ...]
+    voice: str = ""
 
     @property
     def text(self) -> str:
@@ -317,8 +319,10 @@ def command(seed: str, voice: Voice | None = None, clean: bool = False) -> Windo
     """
     rng = random.Random(f"unseen {seed}")
     chances = np.random.default_rng(rng.getrandbits(64))
-    speech = say(phrase(rng), voice or unseen_voice(rng))
+    voice = voice or unseen_voice(rng)
+    speech = say(phrase(rng), voice)
     before, after = rng.uniform(0.0, 1.0), rng.uniform(0.0, 0.7)
     canvas = Canvas(min(before + len(speech.wave) / RATE + after, SECONDS))
     canvas.add(speech, min(before, max(0.0, SECONDS - len(speech.wave) / RATE)))
-    return canvas.window(canvas.wave if clean else spoil(chances, canvas.wave, 10.0))
+    window = canvas.window(canvas.wave if clean else spoil(chances, canvas.wave, 10.0))
+    return replace(window, voice=voice.name)
