@@ -244,7 +244,8 @@ def export(run: Run, folder: Path) -> None:
         "generation_config.json": {
             "bos_token_id": w.end, "eos_token_id": w.end, "pad_token_id": w.end, "decoder_start_token_id": w.start,
             "prev_sot_token_id": w.previous, "no_timestamps_token_id": w.no_times, "is_multilingual": True,
-            "lang_to_id": {"<|en|>": w.english}, "task_to_id": {"transcribe": w.transcribe},
+            "lang_to_id": {"<|en|>": w.english}, "task_to_id": {"transcribe": w.transcribe}, "language": "en",
+            "task": "transcribe",
             "suppress_tokens": sorted(never), "begin_suppress_tokens": [], "max_length": LONGEST,
             "return_timestamps": False, "alignment_heads": [list(AHEAD[-1])],
         },
