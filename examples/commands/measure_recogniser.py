@@ -189,8 +189,10 @@ It hears windows of {seconds} s. `<|en|>` is its only language, and it writes ti
 ## How well
 
 On {count:,} commands (other seeds; half of them clean, half in rooms, with noise that is at least 10 dB softer, or
-music 13 dB, and other loudness) in {unseen} kinds of voice that training did not hear ({names};
-one of the accents, {accents}, is new too), float32, greedy:
+music 13 dB, and other loudness), of the same patterns of sentences as in training, in {unseen} kinds of voice that
+training did not hear, though they were looked at while it was made ({names};
+one of the accents, {accents}, is new too). They are heard in float32 as `omniform run` hears: greedily, and with some
+chance where an answer is unlikely; without times, greedily alone:
 
 {numbers}
 
