@@ -2,7 +2,7 @@
 
 ``mels``: an hour of sound through Whisper's extractors.
 ``forwards``: models of the usual sizes with the same random weights.
-``long``: eight sounds of different lengths written down in one batch, window after window.
+``long``: eight files of different lengths written down in one batch by the bundled recogniser, window after window.
 ``memory``: what an hour of sound needs beside the bundled recogniser, in a process of its own.
 ``streams``: how much of a stream has been heard when its first words come.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from hearing.forwards import HEARERS, forwards
-from hearing.longform import SIZES, longform
+from hearing.longform import WAYS, longform
 from hearing.mels import BANDS, mels
 from hearing.memory import KINDS, memory, streams
 from turns import Contest, table
@@ -53,7 +53,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "mels": Part(BANDS, mels, "log-mels", "ms", 1000),
     "forwards": Part([*HEARERS], forwards, "model", "ms", 1000),
-    "long": Part([*SIZES], longform, "batch", "ms", 1000),
+    "long": Part([*WAYS], longform, "batch", "ms", 1000),
     "memory": Part(KINDS, memory, "door", "MB", 1.0),
     "streams": Part((), streams, "stream", "s", 1.0),
 }

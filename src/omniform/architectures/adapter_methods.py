@@ -193,9 +193,17 @@ class TakesAdapters(Model):
         return iter(dict.fromkeys(found) if remove_duplicate else found)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """All parameters, each once, in the order of ``named_parameters``; nobody hears their names here either."""
-        modules = self.modules() if recurse else (self,)
-        return iter(dict.fromkeys(p for m in modules for p in m._parameters.values() if p is not None))
+        """All parameters, each once, in the order of ``named_parameters``; nobody hears their names here either.
+
+        One after another as they are asked for: who wants the first alone, as steps do that ask where a model lies,
+        does not wait for all.
+        """
+        seen: set[nn.Parameter] = set()
+        for _, module in modules_of(self) if recurse else (("", self),):
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter not in seen:
+                    seen.add(parameter)
+                    yield parameter
 
     def _spelled(self, path: str) -> list[str]:
         return [] if self._origin is None else others_of(path, self.key_map())
