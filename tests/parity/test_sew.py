@@ -11,6 +11,7 @@ from askers import Waves, noise
 from harness import Head, Parity, Table, compiled
 from waves import TINY, wave_heads
 
+from omniform.core.errors import InputError
 from reference import close, omniform, saved_reference, transformers
 
 TINY = {**TINY, "layerdrop": 0.0}
@@ -63,3 +64,16 @@ def test_training_draws_the_reference_s_luck(tmp_path):
             np.random.seed(seed)
             found.append(model(noise(2, 413), attention_mask=mask).last_hidden_state.detach())
         close(*found)
+
+
+def test_rows_without_a_frame(tmp_path):
+    """They have none, where wav2vec 2.0 lets them have all; a sound of fewer frames than the layers need is refused."""
+    theirs = saved_reference(transformers.SEWModel, transformers.SEWConfig(**TINY, squeeze_factor=4), tmp_path)
+    ours = omniform.AutoModel.from_pretrained(tmp_path)
+    mask = (torch.arange(413) < torch.tensor([[413], [9], [0]])).long()
+    for model in (ours, theirs):
+        model.set_attn_implementation("eager")
+    with torch.no_grad():
+        close(*(model(noise(3, 413), attention_mask=mask).last_hidden_state for model in (ours, theirs)))
+    with pytest.raises(InputError, match="too short for the layers"):
+        ours(noise(1, 70))

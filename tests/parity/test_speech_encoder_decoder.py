@@ -143,6 +143,7 @@ def test_beams(tmp_path):
         ({"decoder": WAV}, "does not write"),
         ({"decoder": {**BERT, "cross_attention_hidden_size": 20}}, "cross_attention_hidden_size"),
         ({"encoder": {"model_type": "nobody"}}, "nobody"),
+        ({"encoder": {**ADAPTED, "output_hidden_size": 22}}, "output_hidden_size"),
     ],
 )
 def test_bad_pairs(wrong, named):

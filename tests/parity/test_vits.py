@@ -115,6 +115,17 @@ def test_chance_is_the_references(tmp_path, changes):
         )
 
 
+def test_a_seed_trains_the_same(tmp_path):
+    """Dropouts, and layers left out, are the reference's, draw for draw."""
+    ours, theirs = pair(tmp_path, layerdrop=0.5, attention_dropout=0.3, hidden_dropout=0.3, num_hidden_layers=3)
+    found = []
+    for model in (ours, theirs):
+        model.train()
+        transformers.set_seed(4)
+        found.append([model(**letters()).spectrogram for _ in range(3)])
+    close(*found)
+
+
 def test_what_users_set_on_the_model(tmp_path):
     ours, theirs = pair(tmp_path)
     for model in (ours, theirs):

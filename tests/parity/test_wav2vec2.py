@@ -232,6 +232,37 @@ def test_bad_inputs(inputs, words):
         ours(**{"input_values": torch.zeros(2, 400), **inputs})
 
 
+@pytest.mark.parametrize(("changes", "samples", "least"), [
+    ({"adapter_kernel_size": 5, "num_adapter_layers": 2, "adapter_stride": 2}, 110, 160),
+    ({"adapter_kernel_size": 1, "num_adapter_layers": 3}, 0, 40),
+    ({"add_adapter": False, "conv_dim": [4], "conv_kernel": [10], "conv_stride": [5]}, 14, 15),
+])  # fmt: skip
+def test_sounds_that_are_too_short(changes, samples, least):
+    """For an adapter's convolutions, or for a norm over time; what is told to be enough is."""
+    ours = omniform.Wav2Vec2Model(omniform.Wav2Vec2Config(**{**TINY, "add_adapter": True, **changes})).eval()
+    with pytest.raises(InputError, match=f"too short.*{least} samples"):
+        ours(torch.randn(1, max(samples, least - 1)))
+    assert ours(torch.randn(1, least)).last_hidden_state.shape[1] >= 1
+
+
+@pytest.mark.parametrize("head", ["ForXVector", "ForPreTraining"])
+def test_heads_behind_an_adapter_of_another_width(head):
+    config = omniform.Wav2Vec2Config(**TINY, add_adapter=True, output_hidden_size=16)
+    with pytest.raises(ConfigError, match="output_hidden_size"):
+        getattr(omniform, f"Wav2Vec2{head}")(config)
+
+
+def test_letters_of_a_row_without_a_frame():
+    """Such a row loses nothing, or without end; arithmetic that counts more frames than there are is held to them."""
+    changes = {"add_adapter": True, "adapter_kernel_size": 5, "adapter_stride": 1, "ctc_zero_infinity": True}
+    ours = omniform.Wav2Vec2ForCTC(omniform.Wav2Vec2Config(**{**TINY, **changes})).eval()
+    mask = torch.ones(2, 413, dtype=torch.long)
+    mask[1, 9:] = 0
+    out = ours(torch.randn(2, 413), attention_mask=mask, labels=torch.tensor([[3, 4], [5, 6]]))
+    assert out.logits.shape[1] < ours.model.frames_of(413)
+    assert out.loss.isfinite()
+
+
 @pytest.mark.parametrize("wrong", [
     {"conv_kernel": [10, 3]}, {"conv_dim": []}, {"num_conv_pos_embedding_groups": 5}, {"num_attention_heads": 5},
     {"feat_extract_norm": "batch"}, {"ctc_loss_reduction": "max"}, {"tdnn_kernel": [3]}, {"num_codevector_groups": 3},

@@ -176,6 +176,23 @@ def test_chance_only_in_training(tmp_path, changes):
     assert any(not torch.equal(logits[0], other) for other in logits[1:])
 
 
+def test_a_seed_trains_the_same(tmp_path):
+    """Layers are left out between their neighbours' dropouts, as the reference leaves them out."""
+    luck = {"encoder_layerdrop": 0.4, "decoder_layerdrop": 0.4, "dropout": 0.2, "activation_dropout": 0.2}
+    theirs = saved_reference(
+        transformers.WhisperForConditionalGeneration, transformers.WhisperConfig(**{**TINY, **luck}), tmp_path
+    )
+    ours = omniform.WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    found = []
+    for model in (ours, theirs):
+        model.set_attn_implementation("eager")
+        model.train()
+        transformers.set_seed(3)
+        given = {"input_features": sound(), "labels": torch.tensor([[5, 7, 9]] * 3)}
+        found.append([model(**given, output_hidden_states=True)[name] for _ in range(4) for name in ("loss", "logits")])
+    close(*found)
+
+
 def test_spec_augment_blanks_whole_spans():
     torch.manual_seed(0)
     augment = SpecAugment(time=Spans(0.3, 4, 2), frequency=Spans(0.2, 2, 0))

@@ -24,10 +24,12 @@ class Chunks:
     Attributes:
         length: samples of a chunk; None for the whole sound.
         stride: samples from one chunk's first to the next one's; None where there are none.
+        frame: samples that a frame of codes stands for.
     """
 
     length: int | None
     stride: int | None
+    frame: int
 
     def of(self, samples: int) -> list[tuple[int, int]]:
         """First sample and end of each chunk."""
@@ -170,7 +172,9 @@ class Codec(Model):
         check_shape("not the model's channels", values.shape, (rows, self.channels, samples), where="input_values")
         if not samples:
             raise InputError("the sound is empty", where="input_values", expected="at least one sample", found="none")
-        short = [b - a for a, b in self.chunks.of(samples)[:-1] if b - a != self.chunks.length]
+        # The codes of all but the last are laid side by side: they must be as many, which short sounds may have too.
+        first, *between = [-(-(b - a) // self.chunks.frame) for a, b in self.chunks.of(samples)][:-1] or [1]
+        short = [frames for frames in between if frames != first]
         if short:
             raise InputError(
                 "only the last chunk of a sound may be short",
@@ -227,7 +231,9 @@ def faded(chunks: Sequence[Tensor], stride: int) -> Tensor:
     length = chunks[0].shape[-1]
     places = torch.linspace(0, 1, length + 2, device=chunks[0].device, dtype=chunks[0].dtype)[1:-1]
     triangle = 0.5 - (places - 0.5).abs()
-    whole = chunks[0].new_zeros(*chunks[0].shape[:-1], stride * (len(chunks) - 1) + chunks[-1].shape[-1])
+    # Whole frames may reach beyond the end of the last chunk, if that is short.
+    end = max(number * stride + chunk.shape[-1] for number, chunk in enumerate(chunks))
+    whole = chunks[0].new_zeros(*chunks[0].shape[:-1], end)
     weight = whole.new_zeros(whole.shape[-1])
     for number, chunk in enumerate(chunks):
         here = slice(number * stride, number * stride + chunk.shape[-1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.waves import SoundEncoder, through_layers
 from omniform.blocks.composed import Composed
-from omniform.blocks.waves import Count, FeatureProjection
+from omniform.blocks.waves import Count, FeatureProjection, steps_for_one
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError, brief
 from omniform.core.sound_outputs import WaveOutput
@@ -109,6 +109,11 @@ class Shortening(Composed):
             frames = self._after_one(frames)
         return frames
 
+    @property
+    def least(self) -> int:
+        """How many frames one is made of."""
+        return steps_for_one([layer.residual_conv for layer in self.layers if isinstance(layer, ShorteningLayer)])
+
     def _after_one(self, frames: Count) -> Count:
         left: Count = (frames + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1
         return left
@@ -162,6 +167,13 @@ class FeatureEncoder(SoundEncoder):
                 remedy="The checkpoint's feature extractor makes them.",
             )
         self.check_marks(inputs, given)
+        if self.adapter is not None and given.shape[1] < self.adapter.least:
+            raise InputError(
+                "the sound is too short for one frame behind the adapter",
+                where="input_features",
+                expected=f"{self.adapter.least} frames or more",
+                found=given.shape[1],
+            )
 
     def forward(
         self,

@@ -240,7 +240,7 @@ class Spectrograms(Targets):
 
     Attributes:
         bands: numbers of a frame.
-        each: how many frames a step writes.
+        each: how many frames a step writes, where they are compared with the labels.
     """
 
     bands: int
@@ -294,7 +294,7 @@ class FrameWriter(Model):
         self.model.freeze_feature_encoder()
 
     def targets(self) -> Mapping[str, Targets]:
-        return {"labels": Spectrograms(self.postnet.bands, self.each)}
+        return {"labels": Spectrograms(self.postnet.bands, self.each if self.LEARNS else 1)}
 
     def forward(
         self,

@@ -99,7 +99,7 @@ class CTCLoss:
         Args:
             logits_BTV: Shape: [B, T, V].
             labels_BU: Shape: [B, U]; ``-100`` and the blank are padding.
-            lengths_B: how many frames of each row are of sound. Shape: [B].
+            lengths_B: how many frames of each row are of sound, by arithmetic; there may be fewer. Shape: [B].
             items: how many rows all batches of a step have together, if the mean is over more than this one.
 
         Returns:
@@ -113,6 +113,7 @@ class CTCLoss:
         # Padding may lie between letters too: they are moved to the front, in their order.
         order_BU = (~real_BU).long().argsort(dim=-1, stable=True)
         front_BU = labels_BU.clamp(min=0).gather(-1, order_BU)
+        lengths_B = lengths_B.clamp(0, logits_BTV.shape[1])
         scores_TBV = F.log_softmax(logits_BTV, dim=-1, dtype=torch.float32).transpose(0, 1)
         with torch.backends.cudnn.flags(enabled=False):
             losses_B = F.ctc_loss(scores_TBV, front_BU, lengths_B, letters_B, self.blank, "none", self.zero_infinity)

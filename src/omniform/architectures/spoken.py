@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Unpack, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from omniform.blocks.convolutions import SoundConv1d
 from omniform.blocks.embeddings import check_ids
 from omniform.blocks.flows import Affine, CouplingFlow, DepthSeparable, SplineFlow, WaveNet, backwards
 from omniform.blocks.hifigan import HifiGan
-from omniform.blocks.layers import PostNorm, passed, surviving
+from omniform.blocks.layers import PostNorm, passed
 from omniform.blocks.mlp import Activation
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError
@@ -109,9 +110,11 @@ class LetterEncoder(Composed):
         x = self.embed_tokens(input_ids) * math.sqrt(self.embed_tokens.embedding_dim)
         real = real_of(x, ctx)
         x = x * real.transpose(1, 2)
-        for number, layer in enumerate(surviving(self.layers, self.layerdrop)):
+        for number, layer in enumerate(self.layers):
             ctx.taps.hidden(x)
-            x = passed(layer, number, x, ctx)
+            # The reference's luck here is numpy's, and so is ours: equal seeds leave out the same.
+            if not self.training or np.random.random() >= self.layerdrop:
+                x = passed(layer, number, x, ctx)
         x = x * real.transpose(1, 2)
         ctx.taps.hidden(x)
         means, variances = (self.project(x.transpose(1, 2)) * real).transpose(1, 2).chunk(2, dim=2)

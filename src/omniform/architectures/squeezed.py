@@ -10,9 +10,10 @@ from omniform.architectures.wave_family import WAVE_KEYS, Shape, Waves
 from omniform.architectures.waves import PlainWaveEncoder, WaveLayers
 from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
-from omniform.blocks.waves import ConvPositions, FeatureProjection, PlaceConv1d, SpecMask
+from omniform.blocks.waves import ConvPositions, FeatureProjection, PlaceConv1d, SpecMask, check_wave
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.context import StepContext
+from omniform.core.errors import InputError
 from omniform.weights.keymap import KeyMap
 
 STEM: Shape = (
@@ -79,6 +80,27 @@ class SqueezedLayers(WaveLayers):
         return ctx.with_(positions=positions, padding=padding)
 
 
+class SqueezedEncoder(PlainWaveEncoder):
+    """An encoder whose layers read fewer frames. A row that is too short for a frame has none."""
+
+    encoder: SqueezedLayers
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        wave, factor = check_wave(inputs.get("input_values"), self.feature_extractor), self.encoder.upsample.factor
+        if self.frames_of(wave.shape[1]) < factor:
+            raise InputError(
+                "the sound is too short for the layers",
+                where="input_values",
+                expected=f"{self.feature_extractor.samples_of(factor)} samples or more (squeeze_factor {factor})",
+                found=wave.shape[1],
+            )
+        super().arrive(inputs)
+
+    def real_frames(self, attention_mask: Tensor, frames: int, *, adapted: bool = False) -> Tensor:
+        real = self.frames_of(attention_mask.long().sum(-1), adapted=adapted)
+        return torch.arange(frames, device=real.device) < real[:, None]
+
+
 def upsampling(waves: Waves, factor: int) -> Upsampling:
     """What makes as many frames again."""
     return Upsampling(projection=nn.Linear(waves.dim, waves.dim * factor), act=waves.stem.act, factor=factor)
@@ -92,10 +114,10 @@ def places(waves: Waves, factor: int) -> ConvPositions:
     return ConvPositions(conv=conv, act=waves.stem.act)
 
 
-def squeezed_encoder(waves: Waves, layers: WaveLayers) -> PlainWaveEncoder:
+def squeezed_encoder(waves: Waves, layers: SqueezedLayers) -> SqueezedEncoder:
     """The encoder around such layers; frames that are as wide as these are not projected."""
     frame, dim = waves.stem.channels[-1], waves.dim
-    return PlainWaveEncoder(
+    return SqueezedEncoder(
         feature_extractor=waves.stem.build(),
         feature_projection=FeatureProjection(
             layer_norm=nn.LayerNorm(frame, waves.eps),

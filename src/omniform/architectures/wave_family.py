@@ -12,6 +12,7 @@ from omniform.architectures.parts import read_width
 from omniform.architectures.waves import StableWaveLayers, WaveEncoder, WaveLayers
 from omniform.blocks.attention import Attention
 from omniform.blocks.augment import SpecAugment, read_spec_augment
+from omniform.blocks.convolutions import SoundConv1d
 from omniform.blocks.fused import FusedMLP
 from omniform.blocks.layers import Layer, PostNorm, PreNorm
 from omniform.blocks.mlp import ACTIVATIONS
@@ -28,7 +29,6 @@ from omniform.blocks.waves import (
     PlaceConv1d,
     SpecMask,
     StemLayer,
-    WaveConv1d,
     WaveStem,
 )
 from omniform.core.reader import ConfigReader
@@ -97,7 +97,7 @@ class Stem:
 
     def _layer(self, number: int) -> StemLayer:
         inside, outside = (1, *self.channels)[number], self.channels[number]
-        conv = WaveConv1d(inside, outside, self.kernels[number], stride=self.strides[number], bias=self.bias)
+        conv = SoundConv1d(inside, outside, self.kernels[number], stride=self.strides[number], bias=self.bias)
         if self.norm == "layer":
             return LayerNormedLayer(conv=conv, act=self.act, layer_norm=nn.LayerNorm(outside))
         if number == 0:
@@ -132,7 +132,7 @@ class Adapting:
     def build(self, dim: int) -> ConvAdapter:
         """The modules, behind layers of a width."""
         width = self.width
-        convs = (WaveConv1d(width, 2 * width, self.kernel, stride=self.stride, padding=1) for _ in range(self.layers))
+        convs = (SoundConv1d(width, 2 * width, self.kernel, stride=self.stride, padding=1) for _ in range(self.layers))
         return ConvAdapter(
             proj=None if width == dim else nn.Linear(dim, width),
             proj_layer_norm=None if width == dim else nn.LayerNorm(width),

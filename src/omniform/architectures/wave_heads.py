@@ -86,6 +86,21 @@ class Sized(Protocol):
     def adapting(self) -> object | None: ...
 
 
+def check_width(dim: int, width: int) -> None:
+    """Look whether a head that reads what is as wide as the layers can read what comes out.
+
+    Raises:
+        ConfigError: an adapter makes it of another width.
+    """
+    if dim != width:
+        raise ConfigError(
+            "this head reads what is as wide as the layers",
+            where="config.json: output_hidden_size",
+            expected=f"{dim}, as hidden_size",
+            found=width,
+        )
+
+
 C = TypeVar("C")
 
 MIXED = {"layer_mix.weights": "layer_weights"}
@@ -141,8 +156,10 @@ class WaveHeads(Generic[C]):
 
     def voice_teller(self, c: C, common: Common) -> VoiceTeller:
         """Vectors of voices."""
-        voice = self._sizes(c).voice
+        voice, waves = self._sizes(c).voice, self._waves(c)
         assert voice is not None, "the family says that it tells voices apart"
+        if not self._sizes(c).mixes:
+            check_width(waves.dim, waves.width)
         return VoiceTeller(
             model=self._build(c),
             layer_mix=self._mix(c),

@@ -37,7 +37,8 @@ def through_layers(layers: nn.ModuleList, x_BTD: Tensor, ctx: StepContext, layer
     """
     for number, layer in enumerate(layers):
         ctx.taps.hidden(x_BTD)
-        # Not drawn before, as for stacks of text: the reference draws a layer's luck between its neighbours' dropouts.
+        # What is left out is noted too: heads that mix all layers count on them. Luck is drawn between the neighbours'
+        # dropouts, as the reference draws it.
         if not (layerdrop > 0 and number >= spared and torch.rand(()).item() < layerdrop):
             x_BTD = passed(layer, number, x_BTD, ctx)
     ctx.taps.hidden(x_BTD)
@@ -242,7 +243,15 @@ class WaveEncoder(SoundEncoder):
         return self.feature_extractor
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        self.check_marks(inputs, check_wave(inputs.get("input_values"), self.feature_extractor))
+        wave, stem = check_wave(inputs.get("input_values"), self.feature_extractor), self.feature_extractor
+        self.check_marks(inputs, wave)
+        if self.adapter is not None and stem.frames_of(wave.shape[1]) < self.adapter.least:
+            raise InputError(
+                "the sound is too short for one frame behind the adapter",
+                where="input_values",
+                expected=f"{stem.samples_of(self.adapter.least)} samples or more",
+                found=wave.shape[1],
+            )
 
     def forward(
         self,

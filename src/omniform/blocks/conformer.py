@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.attention import Attention
+from omniform.blocks.convolutions import SoundConv1d
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.layers import Layer, Norm
 from omniform.blocks.mlp import activation
 from omniform.blocks.rotary import Rotary, StoredRotary
-from omniform.blocks.waves import WaveConv1d
 from omniform.core.context import Bias, StepContext, counted
 from omniform.core.rules import Full
 
@@ -33,9 +33,9 @@ class GatedConv(nn.Module):
     def __init__(self, dim: int, kernel: int, act: str, norm: nn.Module, dropout: float) -> None:
         super().__init__()
         self.layer_norm = norm
-        self.pointwise_conv1 = WaveConv1d(dim, 2 * dim, 1, bias=False)
-        self.depthwise_conv = WaveConv1d(dim, dim, kernel, groups=dim, bias=False)
-        self.pointwise_conv2 = WaveConv1d(dim, dim, 1, bias=False)
+        self.pointwise_conv1 = SoundConv1d(dim, 2 * dim, 1, bias=False)
+        self.depthwise_conv = SoundConv1d(dim, dim, kernel, groups=dim, bias=False)
+        self.pointwise_conv2 = SoundConv1d(dim, dim, 1, bias=False)
         self.act = act
         self.dropout = dropout
         self._act = activation(act)

@@ -10,7 +10,7 @@ to know: the second reads ``ctx.like(x, first)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from typing import ClassVar, Self
 
 import torch
@@ -75,30 +75,32 @@ def crossing_parts(model: nn.Module) -> list[str]:
 def surviving(layers: nn.ModuleList, layerdrop: float) -> Iterable[Step]:
     """The layers of one step: in training, each is left out with probability ``layerdrop``.
 
-    This is LayerDrop (https://arxiv.org/abs/1909.11556).
+    This is LayerDrop (https://arxiv.org/abs/1909.11556). A layer's luck is drawn when its turn comes, between its
+    neighbours' dropouts, as the reference draws it: equal seeds leave out the same and train the same.
     """
     if not (layers.training and layerdrop):
         return layers
-    return [layer for layer, luck in zip(layers, torch.rand(len(layers)).tolist(), strict=True) if luck >= layerdrop]
+    return (layer for layer in layers if torch.rand(()).item() >= layerdrop)
 
 
 def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None = None) -> Tensor:
     """Pass hidden states through a stack of layers and its final norm, noting them for whoever asked.
 
     Args:
+        layers: where nobody knows yet which is the last one, none is told so, and what is not wanted goes at the end.
         x_BTD: Shape: [B, T, D].
         norm: applied after the last layer; the last hidden state noted is the normed one.
 
     Returns:
         Shape: [B, T, D]; of a packed step, only what is wanted.
     """
-    stack = list(layers)
+    count = len(layers) if isinstance(layers, Sized) else None
     last = ctx.last_layer()
-    for number, layer in enumerate(stack):
+    for number, layer in enumerate(layers, 1):
         ctx.taps.hidden(x_BTD)
-        here = ctx if number < len(stack) - 1 else last
+        here = last if number == count else ctx
         # Not by way of a function where nothing is recomputed: the engine's steps stay eight frames deep.
-        x_BTD = layer(x_BTD, here) if here.recompute is None else passed(layer, number, x_BTD, here)
+        x_BTD = layer(x_BTD, here) if here.recompute is None else passed(layer, number - 1, x_BTD, here)
     x_BTD = last.only_wanted(x_BTD)
     if norm is not None:
         x_BTD = norm(x_BTD)

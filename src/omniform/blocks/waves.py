@@ -6,7 +6,6 @@ languages (MMS, https://arxiv.org/abs/2305.13516).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -34,15 +33,12 @@ def steps_of(length: Count, kernel: int, stride: int) -> Count:
     return made
 
 
-class WaveConv1d(nn.Conv1d):
-    """A convolution that begins as those of models of waves do."""
-
-    def reset(self, std: float) -> None:
-        """Normal, so wide that ReLU keeps the variance; the bias evenly within what one input may add."""
-        nn.init.kaiming_normal_(self.weight)
-        if self.bias is not None:
-            reach = math.sqrt(self.groups / (self.in_channels * self.kernel_size[0]))
-            nn.init.uniform_(self.bias, -reach, reach)
+def steps_for_one(convs: Sequence[nn.Conv1d]) -> int:
+    """How many steps there must be, at the least, for convolutions one after another to make one."""
+    needed = 1
+    for conv in reversed(convs):
+        needed = max(1, (needed - 1) * conv.stride[0] + conv.kernel_size[0] - 2 * int(conv.padding[0]))
+    return needed
 
 
 class EvenLinear(nn.Linear):
@@ -128,10 +124,13 @@ class WaveStem(nn.Module):
     @property
     def least(self) -> int:
         """How many samples one frame is made of."""
-        needed = 1
+        return self.samples_of(1)
+
+    def samples_of(self, frames: int) -> int:
+        """How many samples so many frames are made of."""
         for kernel, stride in reversed(self.shapes):
-            needed = (needed - 1) * stride + kernel
-        return needed
+            frames = (frames - 1) * stride + kernel
+        return frames
 
     def frames_of(self, samples: Count) -> Count:
         """How many frames come of so many samples."""
@@ -275,6 +274,11 @@ class ConvAdapter(Composed):
             frames = steps_of(frames, 1, self.stride)
         return frames
 
+    @property
+    def least(self) -> int:
+        """How many frames one is made of."""
+        return steps_for_one([layer.conv for layer in self.layers if isinstance(layer, GatedStep)])
+
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Shape: [B, T, D] to [B, T', D']."""
         if self.proj is not None and self.proj_layer_norm is not None:
@@ -330,11 +334,14 @@ def check_wave(wave: object, stem: WaveStem) -> Tensor:
             found=f"{wave.dtype} of shape {list(wave.shape)}" if isinstance(wave, Tensor) else brief(wave),
             remedy="The checkpoint's feature extractor makes them.",
         )
-    if wave.shape[1] < stem.least:
+    least = stem.least
+    if len(wave) == 1 and isinstance(stem.conv_layers[0], GroupNormedLayer):
+        least = max(least, sum(stem.shapes[0]))  # the norm over time needs two steps
+    if wave.shape[1] < least:
         raise InputError(
             "the sound is too short for one frame",
             where="input_values",
-            expected=f"{stem.least} samples or more",
+            expected=f"{least} samples or more",
             found=wave.shape[1],
         )
     return wave

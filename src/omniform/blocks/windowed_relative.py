@@ -54,7 +54,6 @@ class DistanceAttention(nn.Module):
         allowed = ctx.mask(Full(), length, x_BTD.device).allowed
         if allowed is not None:
             scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
         weights = torch.softmax(scores, dim=-1)
         if ctx.taps.wants_attentions:
             ctx.taps.attentions.append(weights)

@@ -12,8 +12,8 @@ from omniform.architectures.wave_family import WAVE_KEYS, Stem, Waves
 from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
 from omniform.architectures.waves import WaveEncoder
 from omniform.blocks.composed import Composed
+from omniform.blocks.convolutions import SoundConv1d
 from omniform.blocks.mlp import activation
-from omniform.blocks.waves import WaveConv1d
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.reader import ConfigReader
 
@@ -81,7 +81,7 @@ def build(c: Config) -> WaveEncoder:
     """The encoder."""
     waves = c.waves
     convs = (
-        WaveConv1d(waves.dim, waves.dim, waves.kernel, padding=waves.kernel // 2, groups=waves.groups)
+        SoundConv1d(waves.dim, waves.dim, waves.kernel, padding=waves.kernel // 2, groups=waves.groups)
         for _ in range(c.depth)
     )
     return waves.build(waves.stack(DeepPositions([PlaceLayer(conv=conv, act=waves.stem.act) for conv in convs])))

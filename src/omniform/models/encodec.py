@@ -64,17 +64,17 @@ def read(r: ConfigReader) -> Config:
         width=net.dim,
         stages={b: min(max(1, math.floor(b * 1000 / (bits * frame_rate))), total) for b in bandwidths},
         total=total,
-        chunks=read_chunks(r, rate),
+        chunks=read_chunks(r, rate, net.hop),
         normalizes=r.flag("normalize", False),
     )
 
 
-def read_chunks(r: ConfigReader, rate: int) -> Chunks:
+def read_chunks(r: ConfigReader, rate: int, hop: int) -> Chunks:
     """How sounds are cut."""
     seconds, overlap = r.maybe_number("chunk_length_s"), r.maybe_number("overlap")
     if seconds is None:
         r.values.update(chunk_length=None, chunk_stride=None)
-        return Chunks(length=None, stride=None)
+        return Chunks(length=None, stride=None, frame=hop)
     length = int(seconds * rate)
     if length < 1:
         raise r.fail("chunk_length_s", f"at least one sample, {1 / rate}", seconds)
@@ -82,7 +82,7 @@ def read_chunks(r: ConfigReader, rate: int) -> Chunks:
         raise r.fail("overlap", "from 0 to below 1, as chunk_length_s is given", overlap)
     stride = max(1, int((1.0 - overlap) * length))
     r.values.update(chunk_length=length, chunk_stride=stride)
-    return Chunks(length=length, stride=stride)
+    return Chunks(length=length, stride=stride, frame=hop)
 
 
 def build(c: Config) -> Codec:

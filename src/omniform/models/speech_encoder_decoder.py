@@ -70,6 +70,13 @@ def build(c: Config) -> PairedWriter:
         raise ConfigError("this encoder does not say its width", where=c.encoder.where, found=type(encoder).__name__)
     told = _says_width(c, inside, width)
     bridge = nn.Linear(inside, width) if given != width and not told else None
+    if bridge is not None and given != inside and c.encoder.config.get("add_adapter"):
+        raise ConfigError(
+            "what the encoder gives is neither as wide as its layers nor as the decoder",
+            where=f"{c.encoder.where}: output_hidden_size",
+            expected=f"{inside} (hidden_size), or {width}, the decoder's width",
+            found=given,
+        )
     return PairedWriter(encoder=encoder, writer=writer, enc_to_dec_proj=bridge, shift=c.shift)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omniform.architectures.family import Builder
 from omniform.architectures.wave_family import WAVE_KEYS, Stem, Waves
-from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
+from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads, check_width
 from omniform.architectures.wave_pretraining import Codes, Contrasting
 from omniform.architectures.waves import WaveEncoder
 from omniform.core.config import Common
@@ -39,6 +39,7 @@ def build(c: Config) -> WaveEncoder:
 
 def contrasting(c: Config, _: Common) -> Contrasting:
     """The encoder that is pre-trained."""
+    check_width(c.waves.dim, c.waves.width)
     return c.codes.contrasting(build(c), c.waves.dim, c.waves.stem.channels[-1])
 
 

@@ -17,8 +17,9 @@ from omniform.architectures.featured import FeatureEncoder, FrameLayers, Shorten
 from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
 from omniform.blocks.attention import Attention
 from omniform.blocks.conformer import CausalConv
+from omniform.blocks.convolutions import SoundConv1d
 from omniform.blocks.mlp import ACTIVATIONS
-from omniform.blocks.waves import EvenLinear, FeatureProjection, WaveConv1d
+from omniform.blocks.waves import EvenLinear, FeatureProjection
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.weights.keymap import KeyMap
@@ -39,7 +40,7 @@ class Adapting:
         dim, width, eps = conformer.dim, self.width, conformer.eps
 
         def conv() -> nn.Conv1d:
-            return WaveConv1d(width, 2 * width, self.kernel, stride=self.stride, padding=self.stride // 2)
+            return SoundConv1d(width, 2 * width, self.kernel, stride=self.stride, padding=self.stride // 2)
 
         def layer() -> ShorteningLayer:
             return ShorteningLayer(

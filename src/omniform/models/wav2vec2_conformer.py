@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from omniform.architectures.conformer_family import CONFORMER_KEYS, Conformer
 from omniform.architectures.family import Builder
 from omniform.architectures.wave_family import Stem, Waves
-from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
+from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads, check_width
 from omniform.architectures.wave_pretraining import Codes, Contrasting
 from omniform.architectures.waves import WaveEncoder, WaveLayers
 from omniform.blocks.conformer import CentredConv
@@ -82,6 +82,7 @@ def build(c: Config) -> WaveEncoder:
 
 def contrasting(c: Config, _: Common) -> Contrasting:
     """The encoder that is pre-trained."""
+    check_width(c.waves.dim, c.waves.width)
     return c.codes.contrasting(build(c), c.waves.dim, c.waves.stem.channels[-1])
 
 
