@@ -32,6 +32,7 @@ _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
 _PROCESSORS = (
     "CLIPProcessor", "ClapProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor",
+    "MusicgenProcessor",
     "SpeechT5Processor", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
 )  # fmt: skip
 
@@ -288,6 +289,7 @@ if TYPE_CHECKING:
     from omniform.inputs.processors import ClapProcessor as ClapProcessor
     from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
     from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
+    from omniform.inputs.processors import MusicgenProcessor as MusicgenProcessor
     from omniform.inputs.processors import OneFormerProcessor as OneFormerProcessor
     from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
     from omniform.inputs.processors import Sam2Processor as Sam2Processor

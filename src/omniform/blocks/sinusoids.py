@@ -20,6 +20,13 @@ def sines_then_cosines(places: Tensor, dim: int) -> Tensor:
     return F.pad(torch.cat((angles.sin(), angles.cos()), dim=-1), (0, odd))
 
 
+def cosines_then_sines(places: Tensor, dim: int) -> Tensor:
+    """The same the other way round. Shape: [...] to [..., dim], float32."""
+    half = dim // 2
+    sines, cosines, rest = sines_then_cosines(places, dim).split((half, half, dim % 2), dim=-1)
+    return torch.cat((cosines, sines, rest), dim=-1)
+
+
 def sines_by_turns(places: Tensor, dim: int) -> Tensor:
     """Sines and cosines by turns (https://arxiv.org/abs/1706.03762). Shape: [...] to [..., dim], float32."""
     channels = torch.arange(0, dim, 2, dtype=torch.float32, device=places.device)

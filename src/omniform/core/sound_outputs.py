@@ -179,3 +179,18 @@ class SpeakerPreTrainingOutput(StackOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     projected_states: Tensor | None = None
+
+
+@dataclass(slots=True)
+class NothingToPlay(ModelOutput):
+    """What a composer is told where no text says what to play.
+
+    Attributes:
+        encoder_outputs: zeros instead of a text's hidden states. Shape: [B, 1, D].
+        attention_mask: all zeros. Shape: [B, 1].
+        guidance_scale: 1: there is nothing to be guided by.
+    """
+
+    encoder_outputs: tuple[Tensor, ...] | None = None
+    attention_mask: Tensor | None = None
+    guidance_scale: float | None = None

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from omniform.architectures.codes import CodesWriter
 from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
@@ -215,6 +216,11 @@ def generate(
         with told_of_failures(streamer):
             mine = cast(PreTrainedModel, model)
             return own_loop.write(mine, inputs, generation_config, kwargs, streamer, tokenizer)
+    if isinstance(model, CodesWriter):
+        from omniform.engine.playing import generate as play
+
+        with told_of_failures(streamer):
+            return play(model, inputs, generation_config, kwargs, streamer)
     if isinstance(model, SpeechToText):
         from omniform.engine.hearing.generate import generate as hear
 

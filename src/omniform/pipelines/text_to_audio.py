@@ -14,6 +14,7 @@ from omniform.architectures.speaking import Speaker
 from omniform.core.config import ModelConfig
 from omniform.core.errors import InputError, UnknownArgumentError, brief, check_arguments
 from omniform.core.generation import GenerationConfig
+from omniform.core.outputs import ModelOutput
 from omniform.hub.auto import AutoModel, AutoModelForTextToSpectrogram, AutoModelForTextToWaveform, tasks_of
 from omniform.pipelines.base import Params, Pipeline
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, in_order, moved
@@ -138,7 +139,7 @@ class TextToAudioPipeline(Pipeline):
     def postprocess(self, model_outputs: object, **given: object) -> AudioOutput:
         """The sound of one text."""
         sound = model_outputs
-        if isinstance(sound, Mapping):
+        if isinstance(sound, Mapping | ModelOutput):
             sound = next((sound[name] for name in ("audio", "waveform", "sequences") if name in sound), None)
         elif isinstance(sound, tuple):
             sound = sound[0]

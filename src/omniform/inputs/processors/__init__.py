@@ -15,6 +15,7 @@ from omniform.inputs.processors.kwargs import (
     VideosKwargs,
 )
 from omniform.inputs.processors.llava import LlavaProcessor
+from omniform.inputs.processors.musicgen import MusicgenProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
@@ -32,6 +33,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OneFormerProcessor,
         Sam2Processor,
         SamProcessor,
+        MusicgenProcessor,
         SpeechT5Processor,
         Wav2Vec2BertProcessor,
         Wav2Vec2Processor,
@@ -42,8 +44,27 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
 """Every processor, by the ``processor_class`` that files name."""
 
 __all__ = [
-    "PROCESSORS", "PROCESSOR_FILE", "AudioKwargs", "CLIPProcessor", "ClapProcessor", "CommonKwargs", "ImagesKwargs",
-    "LlavaProcessor", "OneFormerProcessor", "Parts", "ProcessingKwargs", "Processor", "ProcessorMixin",
-    "Sam2Processor", "SamProcessor", "SpeechT5Processor", "TextKwargs", "VideosKwargs", "Wav2Vec2BertProcessor",
-    "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
+    "PROCESSORS",
+    "PROCESSOR_FILE",
+    "AudioKwargs",
+    "CLIPProcessor",
+    "ClapProcessor",
+    "CommonKwargs",
+    "ImagesKwargs",
+    "LlavaProcessor",
+    "MusicgenProcessor",
+    "OneFormerProcessor",
+    "Parts",
+    "ProcessingKwargs",
+    "Processor",
+    "ProcessorMixin",
+    "Sam2Processor",
+    "SamProcessor",
+    "SpeechT5Processor",
+    "TextKwargs",
+    "VideosKwargs",
+    "Wav2Vec2BertProcessor",
+    "Wav2Vec2Processor",
+    "Wav2Vec2ProcessorWithLM",
+    "WhisperProcessor",
 ]  # fmt: skip
