@@ -174,9 +174,12 @@ def test_the_writer_alone_writes(tmp_path):
     ours, theirs = writers(tmp_path)
     theirs.generation_config.decoder_start_token_id = 16
     first = torch.full((8, 1), 16)  # of more than one frame, the reference reads the last alone
-    for given in ({}, {"encoder_hidden_states": noise(2, 3, 12)}):
+    seen = {"encoder_hidden_states": noise(2, 3, 12), "use_cache": False}  # whose cache takes both attentions' keys
+    for given in ({}, seen):
         mask = {"attention_mask": torch.ones_like(first)}  # or the reference leaves the first frame out
         alike(ours, theirs, inputs=first, **mask, **given, do_sample=False, num_return_sequences=1)
+    plain, kept = (ours.generate(first, max_new_tokens=9, **{**seen, "use_cache": kept}) for kept in (False, True))
+    assert torch.equal(plain, kept)
     out = ours.generate(codes(2, 4, 3), max_new_tokens=5, do_sample=False, return_dict_in_generate=True,
                         output_logits=True)  # fmt: skip
     assert out.sequences.shape[:2] == (2, 4) and len(out.logits) == 5

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from omniform.architectures.codec import Codec
-from omniform.architectures.codes import CodeLM, CodeStack, Composer
+from omniform.architectures.codes import CodeLM, CodeStack
+from omniform.architectures.composer import Composer
 from omniform.architectures.family import Architecture, Builder
 from omniform.architectures.parts import SIDE_KEYS, read_width
 from omniform.blocks.attention import Attention, CrossAttention
