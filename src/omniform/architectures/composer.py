@@ -142,7 +142,7 @@ class Composer(CodesWriter):
                 expected="decoder_input_ids, decoder_inputs_embeds, input_values or labels",
                 found="none" if values is None else brief(values),
             )
-        sides = values.split(self.audio_encoder.channels, dim=1)
+        sides = values.chunk(max(1, values.shape[1] // self.audio_encoder.channels), dim=1)
         made = [cast(CodecEncoderOutput, self.audio_encoder.encode(side, padding_mask)) for side in sides]
         codes = [cast(Tensor, one.audio_codes) for one in made]
         if len(codes[0]) != 1:

@@ -22,9 +22,8 @@ def sines_then_cosines(places: Tensor, dim: int) -> Tensor:
 
 def cosines_then_sines(places: Tensor, dim: int) -> Tensor:
     """The same the other way round. Shape: [...] to [..., dim], float32."""
-    half = dim // 2
-    sines, cosines, rest = sines_then_cosines(places, dim).split((half, half, dim % 2), dim=-1)
-    return torch.cat((cosines, sines, rest), dim=-1)
+    half, both = dim // 2, sines_then_cosines(places, dim)
+    return torch.cat((both[..., half : 2 * half], both[..., :half], both[..., 2 * half :]), dim=-1)
 
 
 def sines_by_turns(places: Tensor, dim: int) -> Tensor:
