@@ -59,6 +59,10 @@ LONG_CASES = {
             "prompt_condition_type": "all-segments",
         },
     ),
+    "told always, of no prompt": (
+        3, {}, {**THREE, "condition_on_prev_tokens": True, "prompt_condition_type": "all-segments"},
+    ),
+    "one that is hardly there": (3, {}, {**LONG, "attention_mask": mask(110, 2, 9)}),
     "warmer and warmer": (
         3,
         {},

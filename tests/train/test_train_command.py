@@ -41,6 +41,10 @@ WHISPER = {
     "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_source_positions": 50,
     "max_target_positions": 32, "num_mel_bins": 80,
 }  # fmt: skip
+WAVES = {
+    "model_type": "wav2vec2", **ENCODER, "conv_dim": [8, 8], "conv_stride": [5, 8], "conv_kernel": [10, 8],
+    "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
+}  # fmt: skip
 Row = Mapping[str, object]
 
 
@@ -70,6 +74,23 @@ def whisper_folder(folder: Path) -> None:
     tokenizer.pad_token = tokenizer.eos_token
     extractor = transformers.WhisperFeatureExtractor(chunk_length=1)
     transformers.WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
+
+
+def letters_folder(folder: Path) -> None:
+    folder.mkdir()
+    letters = {
+        token: index
+        for index, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"])
+    }
+    (folder / "vocab.json").write_text(json.dumps(letters))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    transformers.Wav2Vec2Processor(transformers.Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(folder)
+
+
+def letters_model(folder: Path) -> None:
+    """A checkpoint without a head, as those that were trained on speech alone."""
+    letters_folder(folder)
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**WAVES)).save_pretrained(folder)
 
 
 def llava_folder(folder: Path) -> None:
@@ -128,6 +149,10 @@ CASES = [
          {"image_processor_type": "DetrImageProcessor", "size": {"height": 32, "width": 32}}),
     Case("speech-recognition", lambda f, i: {"audio": sound(f, i), "text": words(i)}, WHISPER, whisper_folder,
          told="eval_wer", options={"max_target_length": 8}),
+    Case("speech-recognition", lambda f, i: {"audio": sound(f, i), "text": words(i)}, WAVES, letters_folder,
+         told="eval_wer"),
+    Case("speech-recognition", lambda f, i: {"audio": sound(f, i), "sentence": words(i)}, letters_model,
+         told="eval_wer"),
     Case("image-text", lambda f, i: {"image": picture(f, i), "caption": words(i)},
          {"model_type": "clip", "text_config": TOWER, "vision_config": {**TOWER, "image_size": 16, "patch_size": 8},
           "projection_dim": 8}, clip_folder),
@@ -151,7 +176,7 @@ def write(folder: Path, case: Case, count: int = 8, **changes: object) -> Path:
         assert isinstance(model, dict)
         if case.task == "image-text":
             model = {**model, "text_config": {**model["text_config"], **known}}
-        elif case.task == "speech-recognition":
+        elif model["model_type"] == "whisper":
             start = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
             model = {**model, **known, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": start,
                      "decoder_start_token_id": start, "suppress_tokens": [], "begin_suppress_tokens": []}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -169,6 +170,54 @@ def test_transcripts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'text', example 1"):
         omniform.DataCollatorForMultimodal(mine)([rows[0], {**rows[1], "text": None}])
     assert Transcripts().audio == "audio"
+
+
+def test_letters_of_speech_are_learned(tmp_path: Path) -> None:
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abc"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    theirs = transformers.Wav2Vec2Processor(
+        transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True),
+        transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json")),
+    )
+    theirs.save_pretrained(tmp_path)
+    mine = omniform.AutoProcessor.from_pretrained(tmp_path)
+    texts = ["abba", "c a", "b", "cab"]
+    tones = dict(zip("abc |", (300, 900, 2100, 0, 0), strict=True))
+    times = np.arange(800) / 16000
+    waves = [np.concatenate([np.sin(2 * np.pi * tones[letter] * times) for letter in text]) for text in texts]
+    rows = [{"audio": (wave.astype(np.float32), 16000), "text": text} for wave, text in zip(waves, texts, strict=True)]
+    collate = omniform.DataCollatorForMultimodal(mine)
+    batch = collate(rows)
+    # What the ecosystem's recipe for CTC does.
+    expected = theirs.pad([{"input_values": theirs(wave, sampling_rate=16000).input_values[0]} for wave in waves],
+                          padding=True, return_tensors="pt")  # fmt: skip
+    padded = theirs.pad(labels=[{"input_ids": theirs.tokenizer(text).input_ids} for text in texts], return_tensors="pt")
+    torch.testing.assert_close(batch["input_values"], expected["input_values"], rtol=0, atol=1e-5)
+    assert torch.equal(batch["attention_mask"].long(), expected["attention_mask"].long())
+    assert torch.equal(batch["labels"], padded["input_ids"].masked_fill(padded["attention_mask"].ne(1), -100))
+    torch.manual_seed(0)
+    config = omniform.AutoConfig.for_model(
+        "wav2vec2", vocab_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=[16, 16, 16], conv_stride=[5, 4, 4], conv_kernel=[10, 8, 4], num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2, feat_extract_norm="layer", pad_token_id=0, ctc_loss_reduction="mean",
+        apply_spec_augment=False, layerdrop=0.0, hidden_dropout=0.0, final_dropout=0.0, feat_proj_dropout=0.0,
+        attention_dropout=0.0, activation_dropout=0.0,
+    )  # fmt: skip
+    model = omniform.AutoModelForCTC.from_config(config)
+    arguments = omniform.TrainingArguments(
+        tmp_path / "out", max_steps=150, per_device_train_batch_size=4, learning_rate=3e-3, save_strategy="no",
+        report_to="none", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    trainer = omniform.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+    trainer.train()
+    with torch.no_grad():
+        steps = model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).logits.argmax(-1)
+    assert (
+        mine.batch_decode(
+            steps.where(model._get_feature_vector_attention_mask(steps.shape[1], batch["attention_mask"]), 0)
+        )
+        == texts
+    )
 
 
 def test_classes_of_pictures() -> None:

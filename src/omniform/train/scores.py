@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from omniform.inputs.text.ctc import SpeechTokenizer
     from omniform.inputs.text.tokenizer import Tokenizer
     from omniform.train.metrics import EvalPrediction, Metrics
 
@@ -76,6 +77,19 @@ def written(tokenizer: Tokenizer, measure: Callable[[Pairs], Metrics]) -> Callab
             for ids in (first(prediction.predictions), np.asarray(prediction.label_ids))
         )
         return measure([(a.split(), b.split()) for a, b in zip(ours, theirs, strict=True)])
+
+    return of
+
+
+def spelled(tokenizer: SpeechTokenizer, measure: Callable[[Pairs], Metrics]) -> Callable[[EvalPrediction], Metrics]:
+    """A measure of words, of what is likeliest in each step of a sound; in labels, letters that are alike are two."""
+    pad = tokenizer.pad_token_id or 0
+
+    def of(prediction: EvalPrediction) -> Metrics:
+        ours, theirs = first(prediction.predictions), np.asarray(prediction.label_ids)
+        heard = tokenizer.batch_decode(np.where(ours == IGNORED, pad, ours).tolist())
+        said = tokenizer.batch_decode(np.where(theirs == IGNORED, pad, theirs).tolist(), group_tokens=False)
+        return measure([(str(a).split(), str(b).split()) for a, b in zip(heard, said, strict=True)])
 
     return of
 

@@ -52,6 +52,10 @@ class Spectrogram:
     features: Tensor
     frames: int
 
+    @property
+    def held(self) -> int:
+        return self.features.shape[2]
+
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         return {"input_features": self.model.listener.window_of(self.features, first, frames)}
 
@@ -72,6 +76,10 @@ class Windows:
     def frames(self) -> int:
         return self.sound.frames
 
+    @property
+    def held(self) -> int:
+        return self.frames
+
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         features = self.sound.features(first, frames).to(self.model.device, self.model.dtype)
         return {"input_features": self.model.listener.window_of(features)}
@@ -83,6 +91,10 @@ class Encoded:
 
     hidden: Tensor
     frames: int
+
+    @property
+    def held(self) -> int:
+        return self.frames
 
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         return {"encoder_outputs": self.hidden}
@@ -223,7 +235,7 @@ class Call:
         unknown = [i for i, own in enumerate(options) if self.model.detects(own)]
         window = self.model.listener.window
         first = [
-            Window(sounds[i].window(0, min(window, sounds[i].frames)), (self.model.first_token(options[i]),))
+            Window(sounds[i].window(0, min(window, sounds[i].held)), (self.model.first_token(options[i]),))
             for i in unknown
         ]
         looks = caller.look(first)

@@ -45,6 +45,11 @@ class Sound(Protocol):
         """Frames of its spectrogram."""
         ...
 
+    @property
+    def held(self) -> int:
+        """Frames that are there, with what a batch has behind the sound: a language is heard in all of them."""
+        ...
+
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         """What the encoder reads of the window that begins with a frame, as a batch of one.
 
@@ -219,7 +224,7 @@ class Session:
             rows = [prompt + own for own in openings]
             return rows, len(rows[0])
         most, how = self._limits.positions // 2 - 1, self._how
-        lead = prompt if how.prompt_everywhere else [] if how.before is None else [how.before]
+        lead = prompt if prompt and how.prompt_everywhere else [] if how.before is None else [how.before]
         before: list[list[int]] = []
         longest = 0
         for ear in active:

@@ -14,6 +14,8 @@ from omniform.core.errors import InputError, brief
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.images.detr import DetectingImageProcessor
 from omniform.inputs.processors import CLIPProcessor, WhisperProcessor
+from omniform.inputs.processors.speech import SpeechProcessor
+from omniform.inputs.text.ctc import SpeechTokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
 from omniform.train.collators.faults import column_fault
 from omniform.train.collators.mixin import Example, Kind, as_kind
@@ -69,10 +71,11 @@ class _Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Transcripts(Task):
-    """Sounds and what is said in them, for models that write transcripts (Whisper).
+    """Sounds and what is said in them, for models that write transcripts (Whisper, Moonshine, SpeechT5) or spell them
+    step by step (CTC: Wav2Vec2 and its kin).
 
-    The labels are the transcript's tokens without the one that the decoder starts with, which the model puts before
-    them itself; -100 in the padding.
+    The labels are the transcript's tokens, -100 in the padding; of models that write, without the token that the
+    decoder starts with, which the model puts before them itself.
 
     Attributes:
         audio: the column of sounds.
@@ -83,10 +86,12 @@ class Transcripts(Task):
     text: str = "text"
 
     def batch(self, processor: Reads, examples: Sequence[Example], lengths: Lengths, kind: Kind) -> dict[str, object]:
-        if not isinstance(processor, WhisperProcessor):
-            raise _wrong(processor, "one of sounds and transcripts (WhisperProcessor)")
+        if not isinstance(processor, SpeechProcessor):
+            raise _wrong(processor, "one of sounds and transcripts (WhisperProcessor, Wav2Vec2Processor)")
         sounds = [_sound(value) for value in read_column(self.audio, examples)]
-        batch = processor(audio=sounds, return_tensors=kind)  # type: ignore[arg-type]
+        # Whisper's sounds all fill a window; what is as long as its sounds is padded to the longest.
+        filled: dict[str, object] = {} if isinstance(processor, WhisperProcessor) else {"padding": True}
+        batch = processor(audio=sounds, return_tensors=kind, **filled)  # type: ignore[arg-type]
         texts = read_column(self.text, examples)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -109,8 +114,10 @@ class Transcripts(Task):
         return batch
 
 
-def _start_token(processor: WhisperProcessor) -> int | None:
+def _start_token(processor: SpeechProcessor) -> int | None:
     tokenizer = processor.tokenizer
+    if isinstance(tokenizer, SpeechTokenizer):
+        return None  # nothing is written token by token
     return tokenizer.prefix_tokens[0] if isinstance(tokenizer, WhisperTokenizer) else tokenizer.bos_token_id
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from omniform.core.errors import InputError
 from omniform.inputs.images import ImageProcessor
-from omniform.inputs.processors import CLIPProcessor, Processor, WhisperProcessor
+from omniform.inputs.processors import CLIPProcessor, Processor
+from omniform.inputs.processors.speech import SpeechProcessor
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.train.collators.faults import column
 from omniform.train.collators.mixin import Example, Kind, read_examples, read_kind
@@ -78,7 +79,7 @@ def usual_task(processor: Reads) -> Task:
 
     usual: Final[tuple[tuple[type, Callable[[], Task]], ...]] = (
         (CLIPProcessor, ImageTextPairs),
-        (WhisperProcessor, Transcripts),
+        (SpeechProcessor, Transcripts),
         (ImageProcessor, ImageClasses),
         (Processor, ChatAnswers),
         (Tokenizer, ChatAnswers),

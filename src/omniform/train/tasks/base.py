@@ -347,7 +347,7 @@ def model_of(recipe: Recipe, auto: str, **config: object) -> nn.Module:
 
     kind: type[autos.AutoModel] = vars(autos)[auto]
     if isinstance(recipe.model, str):
-        fits = {"ignore_mismatched_sizes": True} if "id2label" in config else {}
+        fits = {"ignore_mismatched_sizes": True} if {"id2label", "vocab_size"} & config.keys() else {}
         return cast("nn.Module", kind.from_pretrained(recipe.path(recipe.model), **config, **fits, **recipe.loading))
     given = dict(recipe.model)
     model_type = given.pop("model_type", None)
