@@ -32,7 +32,7 @@ TINY = {
     "max_source_positions": 15, "max_target_positions": 20, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "decoder_start_token_id": 3, "suppress_tokens": [0], "begin_suppress_tokens": [2, 5],
 }  # fmt: skip
-"""Padding is never written: of an answer that ends in it, the ecosystem's Whisper cuts off as much as the answer holds."""
+"""Padding is never written: the ecosystem's Whisper cuts off an answer that ends in it as much as it holds."""
 
 VARIANTS = {
     "plain": {},
