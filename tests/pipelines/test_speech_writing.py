@@ -161,3 +161,13 @@ def test_settings_of_long_sounds() -> None:
 def test_the_checkpoint_asks_for_times() -> None:
     ours, theirs = both(TASK, whisper(("return_timestamps", True)))
     same(ours(sound(0.5, 1), **GREEDY), theirs(sound(0.5, 1), generate_kwargs=GREEDY))
+
+
+def test_the_same_seed_means_the_same_draws() -> None:
+    ours, theirs = both(TASK, whisper())
+    warmer = {"temperature": (0.0, 0.4), "logprob_threshold": -1.0, "compression_ratio_threshold": 1.35}
+    for given in (sound(2.3, 2), [sound(2.3, 2), sound(0.5, 1)]):
+        torch.manual_seed(0)
+        expected = theirs(given, return_timestamps=True, generate_kwargs=warmer)
+        torch.manual_seed(0)
+        same(ours(given, return_timestamps=True, generate_kwargs=warmer), expected, "drawn")

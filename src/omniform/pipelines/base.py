@@ -55,6 +55,7 @@ from omniform.pipelines.running import (
     check_batch_size,
     check_on_error,
     check_workers,
+    draw_for_a_loader,
     items_of,
 )
 
@@ -240,9 +241,13 @@ class Pipeline(PushToHub, ABC):
             return [*run.each(inputs)]
         if (items := items_of(inputs)) is not None:
             return Answers(run, items)
+        self.begin_single()
         if self.is_plain_call(run):
             return self.run_single(inputs, preprocess, forward, postprocess)
         return run.one(inputs)
+
+    def begin_single(self) -> None:
+        """What is done before a single input is answered."""
 
     def is_plain_call(self, run: Run) -> bool:
         """Whether a single input goes through :meth:`run_single`."""
@@ -474,6 +479,10 @@ class ChunkPipeline(Pipeline):
     @abstractmethod
     def preprocess(self, input_: object, **preprocess_parameters: object) -> Iterator[Inputs]:  # type: ignore[override]
         """The parts of one input."""
+
+    def begin_single(self) -> None:
+        """The ecosystem reads the parts of one input from a loader."""
+        draw_for_a_loader()
 
     def is_plain_call(self, run: Run) -> bool:
         """Parts of one input may share a batch, so a single one goes the way of many."""

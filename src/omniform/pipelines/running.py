@@ -41,6 +41,12 @@ class Failure:
     error: Exception
 
 
+def draw_for_a_loader() -> None:
+    """Draw what torch's ``DataLoader`` draws when it is begun, from which the ecosystem reads many inputs, or parts of
+    one: so the same seed means the same draws in what is written then."""
+    torch.empty((), dtype=torch.int64).random_()
+
+
 class Steps(Protocol):
     """A pipeline's own steps, as :class:`Run` calls them."""
 
@@ -86,6 +92,7 @@ class Run:
 
     def each(self, items: Iterable[object]) -> Iterator[object]:
         """The answers to many inputs, in their order; a stream is read as its answers are asked for."""
+        draw_for_a_loader()
         total = len(items) if isinstance(items, Sized) else None
         bar = Progress(total) if self.progress else None
         source, done = iter(items), 0

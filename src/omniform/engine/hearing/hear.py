@@ -57,6 +57,10 @@ class Filled:
     features: Tensor
     frames: int
 
+    @property
+    def held(self) -> int:
+        return self.features.shape[2]
+
     def window(self, first: int, frames: int) -> Mapping[str, Tensor]:
         return {"input_features": self.model.listener.window_of(self.features, first)}
 
