@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,47 +9,28 @@ import numpy as np
 import pytest
 import torch
 
+from listening import RATE, listening
 from omniform.core.context import Memory
 from omniform.core.errors import InputError, UnknownArgumentError
-from omniform.engine.hearing.alignment import token_times
+from omniform.core.spoken import SpokenWord, Utterance, Words
+from omniform.engine.hearing.alignment import heads_of, token_times
+from omniform.engine.hearing.hear import hear
 from omniform.engine.hearing.listener import Listener
+from omniform.engine.hearing.takes import Caller, Window
+from omniform.engine.hearing.transcribe import _Rounds
 from omniform.engine.settings import Asked
-from reference import omniform, saved_reference, transformers
+from omniform.inputs.audio.recording import Recording
+from reference import omniform
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "inputs"))
-from test_tokenizers_folders import whisper
-
-SECONDS = 2
 SURE = {"logprob_threshold": None}
 BELIEVED = {"no_speech_threshold": None, "compression_ratio_threshold": None}  # random models only repeat themselves
-RATE = 16000
+SOUNDS = Path(__file__).parents[2] / "examples" / "sounds"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = whisper(tmp_path_factory.mktemp("whisper") / "w")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    index = tokenizer.convert_tokens_to_ids
-    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.eos_token_id}
-    ids |= {"pad_token_id": tokenizer.eos_token_id, "decoder_start_token_id": index("<|startoftranscript|>")}
-    config = transformers.WhisperConfig(
-        vocab_size=len(tokenizer), num_mel_bins=8, d_model=32, encoder_layers=1, decoder_layers=2,
-        encoder_attention_heads=2, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        max_source_positions=50 * SECONDS, max_target_positions=60, suppress_tokens=[], begin_suppress_tokens=[], **ids,
-    )  # fmt: skip
-    theirs = saved_reference(transformers.WhisperForConditionalGeneration, config, path, scale=0.4)
-    theirs.generation_config = transformers.GenerationConfig(
-        **ids, is_multilingual=True, no_timestamps_token_id=index("<|notimestamps|>"), max_length=60,
-        lang_to_id={name: index(name) for name in ("<|en|>", "<|de|>", "<|zh|>")}, alignment_heads=[[1, 0], [1, 2]],
-        task_to_id={name: index(f"<|{name}|>") for name in ("transcribe", "translate")},
-        suppress_tokens=list(range(tokenizer.eos_token_id + 1, len(tokenizer))),
-        begin_suppress_tokens=[tokenizer.eos_token_id],
-    )  # fmt: skip
-    theirs.generation_config.save_pretrained(path)
-    extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=SECONDS, sampling_rate=RATE)
-    extractor.save_pretrained(path)
-    settings = json.loads((path / "preprocessor_config.json").read_text())
-    (path / "preprocessor_config.json").write_text(json.dumps({**settings, "processor_class": "WhisperProcessor"}))
+    path = tmp_path_factory.mktemp("whisper") / "w"
+    listening(path)
     return path
 
 
@@ -65,39 +44,144 @@ def sound(seconds: float, seed: int = 0) -> torch.Tensor:
     return 0.3 * torch.randn(round(seconds * RATE), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_short_file_is_what_generate_writes(parts):
+def test_a_file_of_a_window_is_what_generate_writes(parts):
     model, processor = parts
     samples = sound(1.3)
     told = list(model.transcribe(samples, processor=processor, language="en", max_new_tokens=14, **BELIEVED, **SURE))
     features = processor(audio=samples, sampling_rate=RATE, return_tensors="pt")["input_features"]
-    ids = model.generate(features, language="en", max_new_tokens=14)[0]
-    assert len(told) == 1 and told[0].final and told[0].heard == pytest.approx(1.3)
-    assert str(told[0]) == processor.decode(ids, skip_special_tokens=True)
+    ids = model.generate(features, language="en", max_new_tokens=14, return_timestamps=True)[0]
+    assert told[-1].final and told[-1].heard == pytest.approx(1.3)
+    assert "".join(map(str, told)) == processor.decode(ids, skip_special_tokens=True)
 
 
-def test_what_does_not_convince_is_heard_again_at_higher_temperatures(parts):
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"language": "zh", "max_new_tokens": 7}, {"condition_on_prev_tokens": True}, {"temperature": (0.0, 0.9)}],
+    ids=str,
+)
+def test_a_long_file_is_what_hear_tells(parts, how):
     model, processor = parts
-    for limits, tries in (
+    samples = sound(7.3)
+    asked = {"max_new_tokens": 12, **how, **BELIEVED, **SURE}
+    told = list(model.transcribe(samples, processor=processor, **asked))
+    expected = list(hear(model, processor, (samples, RATE), **asked))
+    assert list(map(str, told)) == [utterance.text for utterance in expected] and len(told) > 3
+    assert [words.heard for words in told] == [utterance.heard for utterance in expected]
+    times = [(u.start, u.end, words) for u, words in zip(expected, told, strict=True)]
+    assert all(u - 0.01 <= w.start <= w.end <= end + 0.01 for u, end, words in times for w in words)
+    assert [words.final for words in told] == [False] * (len(told) - 1) + [told[-1].heard == 7.3]
+
+
+def test_a_prompt_of_a_file_is_what_hear_is_prompted_with(parts):
+    model, processor = parts
+    short = {"max_new_tokens": 12, **BELIEVED, **SURE}
+    text = lambda **how: "".join(map(str, model.transcribe(sound(3.1), processor=processor, **how, **short)))
+    names = " ".join(["hello", "world"] * 20)
+    whole = processor.tokenizer.prompt_ids(names)
+    ids = [whole[0], *whole[-(model.max_positions // 4) :]]  # the last of them, so that there is room
+    assert len(whole) > len(ids)
+    for condition in (True, False):
+        asked = {"condition_on_prev_tokens": condition, "prompt_ids": ids, **short}
+        expected = "".join(map(str, hear(model, processor, (sound(3.1), RATE), **asked)))
+        assert text(prompt=names, condition_on_prev_tokens=condition) == expected != text()
+    with pytest.raises(InputError, match="twice"):
+        text(prompt=names, prompt_ids=ids)
+
+
+def test_what_came_before_stands_behind_its_token_where_settings_do_not_name_it(parts, takes):
+    model, processor = parts
+    assert model.generation_config.to_dict().get("prev_sot_token_id") is None
+    asked = {"condition_on_prev_tokens": True, "suppress_tokens": [77, 78], "max_new_tokens": 12, **BELIEVED, **SURE}
+    list(model.transcribe(sound(5), processor=processor, **asked))
+    mark = processor.tokenizer.token_id("<|startofprev|>")
+    starts = [windows[0].tokens[0] for windows, _ in takes]
+    assert len(starts) > 2 and set(starts[1:]) == {mark}
+
+
+@pytest.fixture
+def takes(monkeypatch):
+    """The windows and settings that are heard, one after another."""
+    found: list[tuple[list[Window], dict[str, object]]] = []
+    begin = Caller.begin
+
+    def noted(self, windows, width, settings, **more):
+        found.append((windows, settings))
+        return begin(self, windows, width, settings, **more)
+
+    monkeypatch.setattr(Caller, "begin", noted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limits", "tries"),
+    [
         ((None, None, None), 1),
         ((None, None, 0.01), 6),  # it repeats itself
         ((None, 9.0, None), 6),  # it is unlikely
         ((0.0, 9.0, 0.01), 1),  # nobody speaks
         ((0.999, 9.0, None), 6),
-    ):
-        named = ("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold")
-        asked = {"language": "en", "max_new_tokens": 5}
-        how = dict(zip(named, limits, strict=True))
-        listener = Listener(model, processor.feature_extractor, processor.tokenizer, asked, **how)
-        temperatures: list[float] = []
-        generate = listener._engine.generate
+    ],
+)
+def test_what_does_not_convince_is_heard_again_at_higher_temperatures(parts, takes, limits, tries):
+    model, processor = parts
+    named = ("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold")
+    how = dict(zip(named, limits, strict=True))
+    told = list(model.transcribe(sound(1.0), processor=processor, language="en", max_new_tokens=5, **how))
+    temperatures = [settings["temperature"] if settings["do_sample"] else 0.0 for _, settings in takes]
+    assert temperatures == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][:tries] and (told == []) == (limits[0] == 0.0)
 
-        def counted(inputs, generate=generate, temperatures=temperatures, **settings):
-            temperatures.append(settings.get("temperature", 0.0))
-            return generate(inputs, **settings)
 
-        listener._engine.generate = counted
-        heard = listener.hear_whole(sound(1.0), [5, 6], [])
-        assert temperatures == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][:tries] and heard.doubtful == (limits[0] == 0.0)
+def test_a_file_where_nobody_speaks_is_heard_window_by_window(parts, takes):
+    model, processor = parts
+    how = {"no_speech_threshold": 0.0, "logprob_threshold": 9.0, "compression_ratio_threshold": None}
+    assert list(model.transcribe(sound(7.3), processor=processor, **how)) == [] and len(takes) == 4
+
+
+def test_text_that_may_be_unlikely_is_told_also_where_nobody_says_what_silence_is(parts):
+    model, processor = parts
+    asked = {"logprob_threshold": None, "compression_ratio_threshold": None}
+    assert list(model.transcribe(sound(1), processor=processor, **asked))
+    with pytest.raises(InputError, match="no_speech_threshold"):
+        list(model.transcribe(sound(1), processor=processor, no_speech_threshold=0.5, **asked))
+
+
+def test_a_file_that_is_left_is_closed(parts, monkeypatch):
+    model, processor = parts
+    closed = []
+    leave = Recording.__exit__
+    monkeypatch.setattr(Recording, "__exit__", lambda self, *error: closed.append(self) or leave(self, *error))
+    told = model.transcribe(sound(7.3), processor=processor, **BELIEVED, **SURE)
+    assert not next(told).final and not closed
+    told.close()
+    assert len(closed) == 1
+
+
+def test_the_delay_of_a_file_is_since_its_window_was_read():
+    now = [0.0]
+    said = Utterance(" a b", 0.2, 0.611, (1, 2), (SpokenWord(" a", 0.2, 0.304),), "en", 2.0, 9.0)
+    rounds = _Rounds(lambda: now[0])
+    for at in (3.0, 7.0):  # the first window tells of nothing
+        now[0] = at
+        rounds.over(at, 9.0)
+    now[0] = 7.5
+    assert rounds.told(said) == Words((SpokenWord(" a", 0.2, 0.3),), 2.0, 4.5)
+    now[0] = 20.0
+    rounds.go_on()
+    assert rounds.told(said).delay == 17.0  # the same window, so late since somebody did not ask
+    rounds.go_on()
+    now[0] = 21.0
+    rounds.over(4.0, 9.0)
+    assert rounds.told(said, final=True) == Words((SpokenWord(" a", 0.2, 0.3),), 2.0, 1.0, final=True)
+
+
+def test_the_bundled_recogniser_hears_a_file_by_both_doors():
+    name = str(omniform.bundled_checkpoint("audio"))
+    model = omniform.AutoModelForSpeechSeq2Seq.from_pretrained(name)
+    file = SOUNDS / "command.wav"
+    told = list(model.transcribe(file))
+    expected = list(hear(model, omniform.AutoProcessor.from_pretrained(name), file, words=True))
+    assert list(map(str, told)) == [utterance.text for utterance in expected] and "circles" in str(told[0])
+    assert told[-1].final
 
 
 def test_there_is_room_for_one_window_and_no_more(parts):
@@ -159,7 +243,7 @@ def test_timestamps_and_special_tokens_are_no_words(parts):
     model, processor = parts
     asked = {"language": "en", "suppress_tokens": [77], "begin_suppress_tokens": None, "max_new_tokens": 20}
     listener = Listener(model, processor.feature_extractor, processor.tokenizer, asked, **BELIEVED)
-    allowed = set(range(len(processor.tokenizer))) - {*listener._settings["suppress_tokens"]}
+    allowed = set(range(model.vocabulary)) - {*listener._settings["suppress_tokens"]}
     text = set(range(min(processor.tokenizer.all_special_ids))) - {77}
     assert allowed == text | {processor.tokenizer.eos_token_id}
     for seed in range(4):
@@ -173,8 +257,13 @@ def test_heads_are_the_upper_half_where_nobody_names_them(parts):
     try:
         model.generation_config.alignment_heads = None
         listener = Listener(model, processor.feature_extractor, processor.tokenizer, {"language": "en"}, **BELIEVED)
-        assert listener._heads() == [(1, 0), (1, 1), (1, 2), (1, 3)]
+        assert heads_of(model.decoder, None) == [(1, 0), (1, 1), (1, 2), (1, 3)]
         assert listener.hear(sound(1.0), [], []).spans
+        asked = {"processor": processor, "language": "en", "max_new_tokens": 9, **BELIEVED, **SURE}
+        plain = list(model.transcribe(sound(3.0), **asked))
+        halves = list(model.transcribe(sound(3.0), alignment_heads=[(1, n) for n in range(4)], **asked))
+        spans = lambda told: [word for words in told for word in words]
+        assert spans(plain) == spans(halves) != spans(model.transcribe(sound(3.0), alignment_heads=[[1, 3]], **asked))
     finally:
         model.generation_config.alignment_heads = named
 

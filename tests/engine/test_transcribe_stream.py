@@ -93,9 +93,6 @@ class Knowing:
             spans.append((word.start - start, min(word.end, end) - start))
         return Pass(words, spans)
 
-    def hear_whole(self, samples: torch.Tensor, before: Sequence[int], said: Sequence[int]) -> Pass:
-        return self.hear(samples, before, said)
-
 
 def live(blocks: Sequence[int], clock: Clock, seconds: float, error: Exception | None = None) -> Iterator[torch.Tensor]:
     """Blocks of so many samples over and over, each when its last sample has been spoken."""
@@ -183,14 +180,12 @@ def test_sound_is_let_go_behind_sentences():
     assert cuts and all(number % 10 == 9 for number in cuts)
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_what_a_cut_leaves_of_words_is_known(there):
+def test_what_a_cut_leaves_of_words_is_known():
     """No sentence ends here, so that sound is let go of between words."""
     clock = Clock()
     words = [SpokenWord(word.text.replace(".", ""), word.start, word.end) for word in speech(150)]
-    source = torch.arange(150 * RATE) / COUNT if there else live([500], clock, 150)
     listener = Knowing(words, clock, deaf=0.5)
-    assert together([*hear(listener, source)])[:370] == words[:370]
+    assert together([*hear(listener, live([500], clock, 150))])[:370] == words[:370]
     assert not any(listener.befores)
 
 
@@ -265,29 +260,6 @@ def test_a_stream_that_is_left_is_closed():
     assert clock.now < 5  # no more was asked for than was needed
     with pytest.raises(InputError, match="empty"):
         list(hear(Knowing([], clock), iter([])))
-
-
-@pytest.mark.parametrize("seconds", [0.3, 20.0, 30.0, 30.001, 55.0, 200.0])
-def test_what_is_all_there_is_heard_window_by_window(seconds):
-    silences = [(62.5, 131.3), (140.0, 140.1)]
-    words = [word for word in speech(seconds + 1, silences=silences) if word.start < seconds]
-    listener = Knowing(words, Clock())
-    told = list(hear(listener, torch.arange(round(seconds * RATE)) / COUNT))
-    found = together(told)
-    sure = [word for word in words if word.end <= seconds - 0.3]
-    assert found[: len(sure)] == sure and len(found) == len(words)
-    assert listener.passes <= seconds / 24 + 2 and listener.longest <= RATE * WINDOW
-    assert told[-1].final and told[-1].heard == pytest.approx(seconds)
-
-
-def test_what_is_all_there_and_never_heard():
-    for doubtful in (True, False):
-        listener = Knowing([], Clock(), told=lambda number, end, doubtful=doubtful: Pass(doubtful=doubtful))
-        assert list(hear(listener, torch.arange(100 * RATE) / COUNT)) == [] and listener.passes <= 6
-    # What takes up all that can be heard is not heard better with what comes next.
-    one = Pass([Word(" x", [1], [0])], [(0.0, 30.0)])
-    listener = Knowing([], Clock(), told=lambda number, end: one)
-    assert len(together([*hear(listener, torch.arange(100 * RATE) / COUNT)])) == 4 and listener.passes == 4
 
 
 def test_words_that_grow_are_settled_when_they_are_whole():

@@ -92,29 +92,6 @@ class Agreement:
         self._guess = tokens
         return self._take(sum(word.places[-1] < agreed for word in heard.words))
 
-    def settle_clear(self, heard: Pass, end: float) -> tuple[list[SpokenWord], float]:
-        """Take what a pass has written of sound that is all there, and settle what its end does not cut off.
-
-        Args:
-            end: where the kept sound ends, in seconds from the beginning of the sound.
-
-        Returns:
-            These words, and how many seconds of the kept sound go: the rest is heard with what comes next.
-        """
-        self._last = Pass() if heard.doubtful else heard
-        clear = end - self.tail
-        found = self._take(sum(self.start + stop <= clear for _, stop in self._last.spans))
-        if not self._last.words:
-            return found, self._cut(clear)  # nothing follows, so all up to there was heard
-        least = self.start + self.tail
-        places = (self._place(end), self.start + self._last.spans[0][0])
-        place = next((place for place in places if place is not None and place >= least), None)
-        if place is None:
-            # Words that take up the whole of what can be heard will not be heard better.
-            found += self._take(len(self._last.words))
-            place = max(clear, self._latest)
-        return found, self._cut(place)
-
     def settle_rest(self) -> list[SpokenWord]:
         """Settle all that the last pass has written: the sound is over."""
         return [] if self._last.doubtful else self._take(len(self._last.words))

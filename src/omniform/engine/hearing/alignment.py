@@ -8,7 +8,7 @@ each token the frame where it begins. Source: https://github.com/openai/whisper/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +180,14 @@ def head_count(decoder: TextDecoder) -> int:
     """How many heads each of its cross-attentions has."""
     kept = (module.state_spec() for module in decoder.modules() if isinstance(module, StatefulModule))
     return max((spec.heads for spec in kept if isinstance(spec, CrossKV)), default=0)
+
+
+def heads_of(decoder: TextDecoder, named: object) -> Heads:
+    """Those that a checkpoint names, else all of the upper half, as Whisper's own code has it."""
+    if isinstance(named, (list, tuple)) and named:
+        return cast(Heads, named)
+    layers = len(decoder.layers)
+    return [(layer, head) for layer in range(layers // 2, layers) for head in range(head_count(decoder))]
 
 
 def _check(decoder: TextDecoder, heads: Heads, median: int) -> None:

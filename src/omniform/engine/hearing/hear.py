@@ -13,6 +13,7 @@ from omniform.architectures.speech import SpeechToText
 from omniform.core.errors import InputError, brief
 from omniform.core.spoken import SpokenWord, Utterance
 from omniform.engine.calls import Reader
+from omniform.engine.hearing.alignment import heads_of
 from omniform.engine.hearing.asked import Hearing
 from omniform.engine.hearing.generate import Call, Windows, drive, engine_for
 from omniform.engine.hearing.listener import spans_of
@@ -40,6 +41,9 @@ USUAL: Final[Mapping[str, object]] = {
 """How a sound is heard, if nobody says otherwise: as the authors of Whisper do it, and alike each time.
 
 The ratio is of the bytes of tokens, as in the ecosystem, where the authors' 2.4 is of the text's."""
+
+_BEFORE: Final = "<|startofprev|>"
+"""What was said before stands behind it."""
 
 _OURS: Final = ("return_segments", "return_dict_in_generate", "monitor_progress", "force_unique_generate_call")
 
@@ -85,7 +89,8 @@ def hear(
         reader: its processor.
         source: whatever :func:`~omniform.inputs.audio.load.open_recording` takes, but for what comes only once; or a
             recording, which is heard from its beginning on.
-        words: tell when each word was said, too; the checkpoint has to name its ``alignment_heads``.
+        words: tell when each word was said, too, by the ``alignment_heads`` that the checkpoint names, else by all of
+            its upper half.
         progress: is told after each window how many seconds were heard, and of how many.
         media_access: what may be read; by default every local file and public addresses.
         settings: of ``generate``, over :data:`USUAL`: ``language``, ``task``, ``condition_on_prev_tokens``...
@@ -97,22 +102,29 @@ def hear(
         InputError: a model that does not hear speech, a sound that cannot be used, or a setting that cannot be.
         RepoError: a file or address that cannot be read.
     """
+    able = able_to_hear(model)
+    if not isinstance(reader, WhisperProcessor):
+        raise InputError("this is not Whisper's processor", where="reader", found=brief(reader))
+    if isinstance(source, Recording):
+        return heard(able, reader, source, settings, words=words, progress=progress)
+    extractor = cast("WhisperFeatureExtractor", reader.feature_extractor)
+    recording = open_recording(source, extractor.sampling_rate, media_access=media_access)
+    return _closed(recording, heard(able, reader, recording, settings, words=words, progress=progress))
+
+
+def able_to_hear(model: Model) -> SpeechToText:
+    """The model, if it hears speech and writes it down.
+
+    Raises:
+        InputError: it does not.
+    """
     if not isinstance(model, SpeechToText):
         raise InputError(
             f"a {type(model).__name__} does not write down speech",
             where="model",
             remedy="Load the checkpoint with AutoModelForSpeechSeq2Seq, if it is one of speech.",
         )
-    if not isinstance(reader, WhisperProcessor):
-        raise InputError("this is not Whisper's processor", where="reader", found=brief(reader))
-    wrong = [name for name in _OURS if settings.get(name) is not None]
-    if wrong:
-        raise InputError("what is heard is told in one way here", where=", ".join(wrong), remedy="Call model.generate.")
-    if isinstance(source, Recording):
-        return _heard(model, reader, source, words, progress, settings)
-    extractor = cast("WhisperFeatureExtractor", reader.feature_extractor)
-    recording = open_recording(source, extractor.sampling_rate, media_access=media_access)
-    return _closed(recording, _heard(model, reader, recording, words, progress, settings))
+    return model
 
 
 def _closed(recording: Recording, utterances: Iterator[Utterance]) -> Iterator[Utterance]:
@@ -120,42 +132,76 @@ def _closed(recording: Recording, utterances: Iterator[Utterance]) -> Iterator[U
         yield from utterances
 
 
+def heard(
+    model: SpeechToText,
+    reader: WhisperProcessor,
+    recording: Recording,
+    settings: Mapping[str, object],
+    *,
+    words: bool,
+    progress: Callable[[float, float], object] | None,
+) -> Iterator[Utterance]:
+    """Hear a recording from its beginning on; see :func:`hear`."""
+    wrong = [name for name in _OURS if settings.get(name) is not None]
+    if wrong:
+        raise InputError("what is heard is told in one way here", where=", ".join(wrong), remedy="Call model.generate.")
+    return _heard(model, reader, recording, settings, words, progress)
+
+
 def _heard(
     model: SpeechToText,
     reader: WhisperProcessor,
     recording: Recording,
+    settings: Mapping[str, object],
     words: bool,
     progress: Callable[[float, float], object] | None,
-    settings: Mapping[str, object],
 ) -> Iterator[Utterance]:
     extractor = cast("WhisperFeatureExtractor", reader.feature_extractor)
+    tokenizer = cast("WhisperTokenizer", reader.tokenizer)
     sound, seconds = _sound(model, extractor, recording)
-    asked = {**USUAL, **settings, **({"return_token_timestamps": True} if words else {})}
-    new, most = asked.get("max_new_tokens"), cast(int, model.max_positions)
-    if not isinstance(new, int) or new > most // 2:  # what was said before may take the other half
-        asked["max_new_tokens"] = None
-        asked.setdefault("max_length", most)
-    stamped = model.generation_config.to_dict().get("no_timestamps_token_id") is not None
-    if not stamped:
-        asked["no_speech_threshold"] = None  # which token says so is told by where timestamps begin
-    call = Call(model, {**asked, "return_timestamps": stamped}, None, sounds=[sound])
+    call = Call(model, _asked(model, tokenizer, settings, words=words), None, sounds=[sound])
     limits = call.limits()
     engine = engine_for(model, 1, limits.beams, whole_steps=False)
     caller = Caller(model, engine, call.layers, None, None)
     opening = call.openings(engine, caller, [sound])[0]
     ear = Ear(sound, opening, call.lead(), call.how.begins_conditioned, sound.frames)
-    session = Session(model, caller, call.how, [ear], limits, long=True, seed=cast("int | None", asked["seed"]))
-    teller = Teller(cast("WhisperTokenizer", reader.tokenizer), opening, call.how)
+    seed = cast("int | None", call.asked.values["seed"])
+    session = Session(model, caller, call.how, [ear], limits, long=True, seed=seed)
+    teller = Teller(tokenizer, opening, call.how)
     told = 0
     for _ in drive(engine, [session]):
-        heard = seconds if ear.over else ear.seek * extractor.hop_length / extractor.sampling_rate
+        by_now = seconds if ear.over else ear.seek * extractor.hop_length / extractor.sampling_rate
         if progress is not None:
-            progress(heard, seconds)
+            progress(by_now, seconds)
         fresh, told = ear.segments[told:], len(ear.segments)
         for segment in fresh:
-            utterance = teller.told(segment, heard, seconds)
+            utterance = teller.told(segment, by_now, seconds)
             if utterance.text.strip():
                 yield utterance
+
+
+def _asked(
+    model: SpeechToText, tokenizer: WhisperTokenizer, settings: Mapping[str, object], *, words: bool
+) -> dict[str, object]:
+    """All settings of ``generate`` that a sound is heard by."""
+    known = model.generation_config.to_dict()
+    asked = {**USUAL, **settings}
+    if words:
+        heads = asked.get("alignment_heads") or known.get("alignment_heads")
+        asked |= {"return_token_timestamps": True, "alignment_heads": heads_of(model.decoder, heads)}
+    new, most = asked.get("max_new_tokens"), cast(int, model.max_positions)
+    if not isinstance(new, int) or new > most // 2:  # what was said before may take the other half
+        asked["max_new_tokens"] = None
+        asked.setdefault("max_length", most)
+    mark = tokenizer.token_id(_BEFORE)
+    if known.get("prev_sot_token_id") is None and mark is not None and tokenizer.id_token(mark) == _BEFORE:
+        asked.setdefault("prev_sot_token_id", mark)
+    stamped = known.get("no_timestamps_token_id") is not None
+    unsure = asked["logprob_threshold"] is None and "no_speech_threshold" not in settings
+    if not stamped or unsure:
+        # Which token says so is told by where timestamps begin, and whether it is right by how likely the text is.
+        asked["no_speech_threshold"] = None
+    return {**asked, "return_timestamps": stamped}
 
 
 def _sound(model: SpeechToText, extractor: WhisperFeatureExtractor, recording: Recording) -> tuple[Sound, float]:

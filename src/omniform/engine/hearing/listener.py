@@ -1,4 +1,4 @@
-"""One pass over a window of sound: what is said in it, and when."""
+"""One pass over what is kept of a stream: what is said in it, and when."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from omniform.architectures.speech import SpeechToText
 from omniform.core.context import Memory, StepContext
 from omniform.engine.hearing.agreement import ENDINGS, Pass
-from omniform.engine.hearing.alignment import Heads, head_count, token_times
+from omniform.engine.hearing.alignment import heads_of, token_times
 from omniform.engine.hearing.generate import engine_for
 from omniform.engine.hearing.segments import mean_logprob
 from omniform.engine.settings import Asked
@@ -24,8 +24,6 @@ from omniform.inputs.text.whisper import WhisperTokenizer
 
 Span = tuple[float, float]
 
-_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_COLD = 0.5  # from here on nothing is told of what came before
 _LONGEST = 0.7  # seconds; what takes twice as long as this, or as a usual word, begins with silence
 
 
@@ -57,7 +55,7 @@ class _Text:
 
 
 class Listener:
-    """Hears windows of sound, each from the words on that are known of it.
+    """Hears windows of a stream, each from the words on that are known of it.
 
     Args:
         model: what hears.
@@ -125,30 +123,9 @@ class Listener:
             memory = self._encoded(samples)
             known = _Known(self._lead(before), self._opened(memory), list(said))
             self._opening_known |= bool(said)
-            text = self._written(memory, known, 0.0)
+            text = self._written(memory, known)
             if self._is_silent(memory, known, text) or self._repeats(known, text):
                 return Pass(doubtful=True)
-            return self._pass(samples, memory, known, text)
-
-    def hear_whole(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass:
-        """Write down a window that is all there, once more at a higher temperature where the text does not convince.
-
-        Args:
-            samples: Shape: [n], at :attr:`rate`, at most :attr:`window` of them.
-            before: tokens of what was said before it; they may be why a text repeats itself.
-            said: tokens of what is known to be said in it, from its beginning on.
-        """
-        with torch.inference_mode():
-            memory = self._encoded(samples)
-            opening = self._opened(memory)
-            for temperature in _TEMPERATURES:
-                known = _Known(self._lead(before if temperature < _COLD else ()), opening, list(said))
-                text = self._written(memory, known, temperature)
-                if self._is_silent(memory, known, text):
-                    return Pass(doubtful=True)
-                if not (self._repeats(known, text) or self._is_unlikely(text)):
-                    break
-            self._opening_known |= bool(text.tokens or said)
             return self._pass(samples, memory, known, text)
 
     # -- the steps of a pass -------------------------------------------------------------------------------------------
@@ -168,21 +145,20 @@ class Listener:
         mark = self._known.get("prev_sot_token_id") or self._tokenizer.token_id("<|startofprev|>")
         return [mark, *before] if before and isinstance(mark, int) else []
 
-    def _written(self, memory: Memory, known: _Known, temperature: float) -> _Text:
+    def _written(self, memory: Memory, known: _Known) -> _Text:
         """What is written after the tokens that are known."""
         room = self.positions - len(known.tokens)
         if room < 1:
             return _Text([], 0.0)
-        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         noted = {"return_dict_in_generate": True, "output_scores": True}
-        asked = {"max_new_tokens": room, **self._settings, **drawn, **noted}
+        asked = {"max_new_tokens": room, **self._settings, "do_sample": False, **noted}
         if known.said:
             asked["begin_suppress_tokens"] = None  # all may have been said
         inputs = {"encoder_outputs": (memory.hidden,), "decoder_input_ids": torch.tensor([known.tokens])}
         answer = self._engine.generate(inputs, **asked).sequences[0]
         tokens = answer.tokens
         end = next((i for i, token in enumerate(tokens) if self._is_no_text(token)), len(tokens))
-        return _Text(tokens[:end], mean_logprob(answer.scores, torch.tensor(tokens), temperature))
+        return _Text(tokens[:end], mean_logprob(answer.scores, torch.tensor(tokens), None))
 
     def _suppressed(self, asked: Asked) -> list[int]:
         """What is not to be written: timestamps and special tokens, but for the end, beside what the settings say."""
@@ -194,14 +170,11 @@ class Listener:
     def _is_no_text(self, token: int) -> bool:
         return token in self._special or (isinstance(self._off, int) and token >= self._off)
 
-    def _is_unlikely(self, text: _Text) -> bool:
-        return self._unlikely is not None and text.likely < self._unlikely
-
     def _is_silent(self, memory: Memory, known: _Known, text: _Text) -> bool:
         """Whether nobody speaks: a token says so where a transcript begins, and what was written is unlikely."""
         if self._silence is None or not isinstance(self._off, int) or not text.tokens:
             return False
-        if self._unlikely is not None and not self._is_unlikely(text):
+        if self._unlikely is not None and text.likely >= self._unlikely:
             return False
         embeds = self._model.embed(torch.tensor([[*known.lead, known.opening[0]]], device=memory.hidden.device))
         positions = torch.arange(embeds.shape[1], device=embeds.device)[None]
@@ -234,21 +207,11 @@ class Listener:
             torch.tensor([[*known.tokens, *written, written[-1]]], device=memory.hidden.device),
             # The token that is read says where the next one is: the last of the opening, where the first begins.
             prompt=count - len(known.said) - 1,
-            heads=self._heads(),
+            heads=heads_of(self._model.decoder, self._known.get("alignment_heads")),
             frames=frames,
             median=width if isinstance(width, int) else 7,
         )
         return cast("list[float]", times[0, count - 1 : -1].tolist())
-
-    def _heads(self) -> Heads:
-        """Those that the checkpoint names, else all of the upper half, as Whisper's own code has it."""
-        named = self._known.get("alignment_heads")
-        if isinstance(named, (list, tuple)) and named:
-            return cast(Heads, named)
-        layers = len(self._model.decoder.layers)
-        return [
-            (layer, head) for layer in range(layers // 2, layers) for head in range(head_count(self._model.decoder))
-        ]
 
 
 def spans_of(words: Sequence[Word], times: Sequence[float], *, fresh: bool) -> list[Span]:

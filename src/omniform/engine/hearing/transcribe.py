@@ -14,8 +14,9 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.architectures.speech import SpeechToText
 from omniform.core.errors import InputError, brief
-from omniform.core.spoken import SpokenWord, Words
+from omniform.core.spoken import SpokenWord, Utterance, Words
 from omniform.engine.hearing.agreement import Agreement, Pass
+from omniform.engine.hearing.hear import able_to_hear, heard
 from omniform.engine.hearing.listener import Listener
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.inputs.audio.load import open_recording
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from omniform.inputs.audio.recording import Recording
     from omniform.inputs.text.whisper import WhisperTokenizer
 
+_LIMITS = ("no_speech_threshold", "logprob_threshold", "compression_ratio_threshold")
 _PULLS = 10  # so many times within a step the source is asked for more sound
 
 
@@ -39,18 +41,16 @@ def transcribe(
     sampling_rate: int | None = None,
     step: float = 1.0,
     prompt: str | None = None,
-    condition_on_prev_tokens: bool = False,
-    no_speech_threshold: float | None = 0.6,
-    logprob_threshold: float | None = -1.0,
-    compression_ratio_threshold: float | None = 2.4,
+    condition_on_prev_tokens: bool | None = None,
     clock: Callable[[], float] = time.monotonic,
     **settings: object,
 ) -> Iterator[Words]:
     """Write down what is said, while it is being said if need be.
 
     Of a stream, every ``step`` seconds of new sound are heard together with what came before; words that two such
-    passes agree on are settled, and given with their times and their delay. Of a file, window after window is heard
-    once; what a window's end cuts off is heard with the next. The memory stays the same however long the sound is.
+    passes agree on are settled, and given with their times and their delay. What can be read again, a file or samples,
+    is heard as :func:`~omniform.engine.hearing.hear.hear` does it, with the same settings, and its words come utterance
+    by utterance. The memory stays the same however long the sound is.
 
     Args:
         model: hears speech and writes it down (Whisper and its kin).
@@ -61,34 +61,27 @@ def transcribe(
         step: seconds of new sound of a stream that a pass waits for; as long as a pass takes, where that is longer.
         prompt: names and words to expect.
         condition_on_prev_tokens: tell passes what was said before the sound that they hear, beyond its first words.
-            That keeps the spelling of names, and with some models mistakes that repeat themselves.
-        no_speech_threshold, logprob_threshold, compression_ratio_threshold: what a pass writes is not believed where
-            it is more likely no speech than the first and less likely text than the second, or compresses better than
-            the third, since it repeats itself; None: it is.
+            That keeps the spelling of names, and with some models mistakes that repeat themselves. Left out: of a
+            stream they are not told, of a file as ``generation_config.json`` says.
         clock: tells the time, in seconds.
-        settings: of ``generate``: ``language``, ``task``, ``suppress_tokens``...
+        settings: of ``generate``: ``language``, ``task``, ``suppress_tokens``... And what is not to be believed: what
+            is more likely no speech than ``no_speech_threshold`` (0.6) and less likely text than ``logprob_threshold``
+            (-1.0), or compresses better than ``compression_ratio_threshold``, since it repeats itself (a stream's text
+            2.4 times, a file's tokens 1.35 times); None: all is. Of a file such text is written anew at higher
+            temperatures, where somebody speaks.
 
     Yields:
-        Words that are settled, as often as there are any. If the source fails, what was heard until then is settled
-        and given first.
+        Words that are settled, as often as there are any. If a stream fails, what was heard until then is settled and
+        given first.
 
     Raises:
         InputError: a model that does not hear speech, a sound that cannot be used, or an option that cannot be.
     """
-    if not isinstance(model, SpeechToText):
-        raise InputError(
-            f"a {type(model).__name__} does not write down speech",
-            where="model",
-            remedy="Load the checkpoint with AutoModelForSpeechSeq2Seq, if it is one of speech.",
-        )
+    able = able_to_hear(model)
     reader = AutoProcessor.from_pretrained(model.name_or_path) if processor is None else processor
     if not isinstance(reader, WhisperProcessor):
         raise InputError("this is not Whisper's processor", where="processor", found=brief(reader))
-    limits = {
-        "no_speech_threshold": no_speech_threshold,
-        "logprob_threshold": logprob_threshold,
-        "compression_ratio_threshold": compression_ratio_threshold,
-    }
+    limits = cast("dict[str, float | None]", {name: settings.pop(name) for name in _LIMITS if name in settings})
     _check(step, clock, limits)
     extractor = cast("WhisperFeatureExtractor", reader.feature_extractor)
     if sampling_rate is not None and sampling_rate != extractor.sampling_rate:
@@ -100,11 +93,68 @@ def transcribe(
             remedy=f"Pass the pair (source, {brief(sampling_rate)}) to have it resampled.",
         )
     tokenizer = cast("WhisperTokenizer", reader.tokenizer)
-    listener = Listener(model, extractor, tokenizer, settings, **limits)
-    words = [] if prompt is None else tokenizer.prompt_ids(prompt)[1:]
-    condition = read_flag(condition_on_prev_tokens, "condition_on_prev_tokens")
-    recording = open_recording(cast("AudioSource", source), listener.rate)
-    return Stream(listener, recording, float(step), words, clock, condition=condition).words()
+    if prompt is not None and settings.get("prompt_ids") is not None:
+        raise InputError("the prompt is given twice", where="prompt_ids", expected="one of prompt and this name")
+    words = [] if prompt is None else tokenizer.prompt_ids(prompt)
+    told = None if condition_on_prev_tokens is None else read_flag(condition_on_prev_tokens, "condition_on_prev_tokens")
+    recording = open_recording(cast("AudioSource", source), extractor.sampling_rate)
+    if not recording.again:
+        listener = Listener(able, extractor, tokenizer, settings, **limits)
+        return Stream(listener, recording, float(step), words[1:], clock, condition=bool(told)).words()
+    asked: dict[str, object] = {**settings, **limits}
+    if words:
+        asked["prompt_ids"] = words[:1] + words[1:][-((able.max_positions or 448) // 4) :]
+    if told is not None:
+        asked["condition_on_prev_tokens"] = told
+    return _whole(able, reader, recording, asked, clock)
+
+
+def _whole(
+    model: SpeechToText,
+    reader: WhisperProcessor,
+    recording: Recording,
+    settings: Mapping[str, object],
+    clock: Callable[[], float],
+) -> Iterator[Words]:
+    """The words of what can be read again, as its utterances come."""
+    rounds = _Rounds(clock)
+    last: Utterance | None = None
+    with recording:
+        for utterance in heard(model, reader, recording, settings, words=True, progress=rounds.over):
+            if last is not None:
+                yield rounds.told(last)
+            last = utterance
+            if utterance.heard < utterance.seconds:  # else it may be the last of all
+                yield rounds.told(utterance)
+                last = None
+            rounds.go_on()
+        if last is not None:
+            yield rounds.told(last, final=True)
+
+
+class _Rounds:
+    """When the window that was heard last was read.
+
+    Args:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._begun = self._next = clock()
+
+    def over(self, heard: float, seconds: float) -> None:
+        """A window was heard, and the next is read now."""
+        self._begun, self._next = self._next, self._clock()
+
+    def go_on(self) -> None:
+        """Whoever listens asks for more, so that the next window is read no earlier."""
+        self._next = self._clock()
+
+    def told(self, utterance: Utterance, *, final: bool = False) -> Words:
+        """What was said in that window, told now."""
+        words = tuple(SpokenWord(word.text, round(word.start, 2), round(word.end, 2)) for word in utterance.words)
+        return Words(words, utterance.heard, max(0.0, self._clock() - self._begun), final)
 
 
 def _check(step: object, clock: object, limits: Mapping[str, object]) -> None:
@@ -127,7 +177,6 @@ class Hears(Protocol):
     @property
     def positions(self) -> int: ...
     def hear(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass: ...
-    def hear_whole(self, samples: Tensor, before: Sequence[int], said: Sequence[int]) -> Pass: ...
 
 
 @dataclass(slots=True)
@@ -153,7 +202,7 @@ class _Arrivals:
 
 
 class Stream:
-    """One sound while it is heard.
+    """One stream of sound while it is heard.
 
     Args:
         listener: hears windows of it.
@@ -175,7 +224,6 @@ class Stream:
         condition: bool = False,
     ) -> None:
         self._listener, self._recording, self._clock = listener, recording, clock
-        self._there = recording.again  # all of it, so that nothing is gained by hearing a part of a window first
         self._rate = listener.rate
         window = listener.window / self._rate
         self._step = min(step, window / 2)
@@ -197,38 +245,26 @@ class Stream:
                     raise error
                 if ended:
                     return
-                if not self._there:
-                    forced, gone = self._agreement.let_go(self._came / self._rate)
-                    self._let_go(gone)
-                    yield from self._told(forced)
+                forced, gone = self._agreement.let_go(self._came / self._rate)
+                self._kept = self._kept[round(gone * self._rate) :].clone()
+                self._arrivals.forget(self._agreement.start)
+                yield from self._told(forced)
 
     def _settled(self, ended: bool) -> list[SpokenWord]:
         """Words that are settled by what is kept now."""
-        agreement = self._agreement
         if ended and not self._fresh:
-            return agreement.settle_rest()
-        if not self._there:
-            return agreement.settle(self._pass(), final=ended)
-        heard = self._listener.hear_whole(self._kept, self._before, agreement.said)
-        if ended:
-            return agreement.settle(heard, final=True)
-        found, gone = agreement.settle_clear(heard, self._came / self._rate)
-        self._let_go(gone)
-        return found
+            return self._agreement.settle_rest()
+        return self._agreement.settle(self._pass(), final=ended)
 
     @property
     def _before(self) -> list[int]:
         """Tokens of what was said before the kept sound, where passes are told it; else of the prompt."""
         return self._agreement.before if self._condition else self._prompt
 
-    def _let_go(self, seconds: float) -> None:
-        self._kept = self._kept[round(seconds * self._rate) :].clone()
-        self._arrivals.forget(self._agreement.start)
-
     def _wait(self) -> tuple[bool, Exception | None]:
         """Wait for new sound: gives whether the sound is over, and what it ended with, if that was an error."""
         room = self._listener.window - self._kept.shape[0]
-        wanted = room if self._there else min(room, max(1, round(max(self._step, self._took) * self._rate)))
+        wanted = min(room, max(1, round(max(self._step, self._took) * self._rate)))
         each = max(1, -(-wanted // _PULLS))
         blocks: list[Tensor] = [self._kept]
         self._fresh = 0
