@@ -74,8 +74,9 @@ class Config:
 
 def read_writer(r: ConfigReader) -> Writer:
     """Read a decoder's config; every key is used, declared inert or refused."""
-    r.inert("max_position_embeddings", "scale_embedding", "tie_word_embeddings", "is_decoder", "add_cross_attention")
-    r.inert("initializer_factor")
+    r.inert("tie_word_embeddings", "is_decoder", "add_cross_attention")
+    # Positions are sines of any length, and vectors are never scaled, whatever is said of it.
+    r.inert(max_position_embeddings=2048, scale_embedding=False, initializer_factor=0.02)
     r.special_tokens(pad_token_id=2048, bos_token_id=2048, eos_token_id=None)
     dim, heads = read_width(r, "hidden_size", 1024, "num_attention_heads", 16)
     books, channels = r.integer("num_codebooks", 4), r.integer("audio_channels", 1)
@@ -105,7 +106,7 @@ def read_writer(r: ConfigReader) -> Writer:
 
 def read(r: ConfigReader) -> Config:
     """Read the config of all three."""
-    r.inert("initializer_factor")
+    r.inert(initializer_factor=0.02)
     text = Part.of(r, "text_encoder", {"model_type": "t5"})
     codec = Part.of(r, "audio_encoder", {"model_type": "encodec"})
     decoder = Part.of(r, "decoder", {"model_type": "musicgen_decoder"})
