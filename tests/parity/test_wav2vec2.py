@@ -283,10 +283,13 @@ def test_no_number_of_letters():
 def test_settings_of_published_configs_are_no_strangers():
     """Those of wav2vec2-base, wavlm-base and their kin, which the reference reads nowhere."""
     stray = {"feat_extract_dropout": 0.0, "freeze_feat_extract_train": True, "mask_channel_prob": 0.0,
-        "no_mask_time_overlap": False, "num_feat_extract_layers": 9, "hidden_dropout_prob": 0.1}  # fmt: skip
+        "no_mask_time_overlap": False, "num_feat_extract_layers": 9, "hidden_dropout_prob": 0.1,
+        "codevector_dim": 256, "feat_quantizer_dropout": 0.0, "do_stable_layer_norm": False,
+        "feat_extract_norm": "layer"}  # fmt: skip
     for kind in ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"):
         config = omniform.AutoConfig.for_model(kind, **stray)
         assert not config.unknown and config.num_feat_extract_layers == 7
+    assert not omniform.AutoConfig.for_model("wav2vec2-bert", codevector_dim=768, num_negatives=100).unknown
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -35,7 +35,14 @@ from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
 from omniform.weights.keymap import KeyMap
 
+CODES = (
+    "codevector_dim", "contrastive_logits_temperature", "diversity_loss_weight", "feat_quantizer_dropout",
+    "num_codevector_groups", "num_codevectors_per_group", "num_negatives", "proj_codevector_dim",
+)  # fmt: skip
+"""Settings of code vectors, which configs hold of families that have none any more."""
+
 STRAYS = (
+    *CODES,
     "hidden_dropout_prob", "feat_extract_dropout", "freeze_feat_extract_train", "no_mask_channel_overlap",
     "no_mask_time_overlap", "mask_channel_length", "mask_channel_min_space", "mask_channel_other", "mask_channel_prob",
     "mask_channel_selection", "mask_time_min_space", "mask_time_other", "mask_time_selection",

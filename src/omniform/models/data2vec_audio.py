@@ -69,6 +69,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
+    r.inert("do_stable_layer_norm", "feat_extract_norm")  # of wav2vec 2.0, in published files; nobody reads it
     stem = Stem.read(r, norm="layer")
     return Config(
         waves=Waves.read(r, stem=stem, stable=False, positions="conv_pos_kernel_size", kernel=19),

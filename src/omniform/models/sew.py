@@ -33,6 +33,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
+    r.inert("do_stable_layer_norm")  # of wav2vec 2.0, in published files; nobody reads it
     return Config(
         waves=Waves.read(r, stem=Stem.read(r, usual=STEM), stable=False, adapts=False),
         sizes=HeadSizes.read(r, reduction="mean", voices=False),

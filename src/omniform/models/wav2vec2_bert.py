@@ -14,6 +14,7 @@ from omniform.architectures.conformer_family import (
 )
 from omniform.architectures.family import Builder
 from omniform.architectures.featured import FeatureEncoder, FrameLayers, Shortening, ShorteningLayer
+from omniform.architectures.wave_family import CODES
 from omniform.architectures.wave_heads import MIXED, HeadSizes, WaveHeads
 from omniform.blocks.attention import Attention
 from omniform.blocks.conformer import CausalConv
@@ -93,6 +94,7 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
+    r.inert(*CODES)
     reach = (
         r.integer("left_max_position_embeddings", 64, least=0),
         r.integer("right_max_position_embeddings", 8, least=0),

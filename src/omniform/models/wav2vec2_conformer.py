@@ -50,6 +50,7 @@ class ConformerLayers(WaveLayers):
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
+    r.inert("do_stable_layer_norm")  # of wav2vec 2.0, in published files; nobody reads it
     waves = Waves.read(r, stem=Stem.read(r), stable=False)
     conformer = Conformer.read(
         r, dim=768, hidden=3072, layers=12, heads=12, act="gelu", dropout=0.1, places="relative",
