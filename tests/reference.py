@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -148,6 +149,7 @@ def trains(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     losses = []
     torch.manual_seed(0)
+    np.random.seed(0)  # which frames are hidden
     for _ in range(steps):
         loss = model(**inputs).loss
         optimizer.zero_grad()
