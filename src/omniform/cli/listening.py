@@ -202,8 +202,8 @@ def _heard(
     model: Model, reader: Reader, source: str, settings: Mapping[str, object], telling: Telling, bar: Bar
 ) -> Iterator[Stretch]:
     if isinstance(model, SpeechToText):
-        knows = model.generation_config.to_dict().get("alignment_heads") is not None
-        return hear(model, reader, source, words=knows and telling.wants_words, progress=bar, **dict(settings))  # type: ignore[arg-type]
+        words = telling.wants_words
+        return hear(model, reader, source, words=words, progress=bar, **dict(settings))  # type: ignore[arg-type]
     return _recognised(model, source, settings, telling, bar)
 
 
