@@ -198,6 +198,7 @@ MISTAKES = {
     "unknown command": (["rnu"], "rnu"),
     "no such picture": (["run", "-t", "hi", "--image", "/no/such.png"], "/no/such.png"),
     "no such sound": (["run", "--audio", "/no/such.wav"], "/no/such.wav"),
+    "a sound that is a folder": (["run", "--audio", "."], "no file; found a folder"),
     "a picture's name that is too long": (["run", "-t", "hi", "--image", "x" * 5000], "no such file"),
     "somebody else's home": (["run", "-t", "hi", "--image", "~nobody-at-all/a.png"], "~nobody-at-all/a.png"),
     "no such model": (["run", "-t", "hi", "-m", "/no/such/model"], "/no/such/model"),

@@ -230,6 +230,12 @@ def test_bad_sounds(name: str) -> None:
         load_audio(source, RATE, max_seconds=50)
 
 
+def test_what_is_said_of_garbage_is_not_where_it_lies() -> None:
+    with pytest.raises(InputError, match="Format not recognised") as caught:
+        load_audio(b"garbage" * 99, RATE)
+    assert "0x" not in str(caught.value) and "Error opening" not in str(caught.value)
+
+
 @pytest.mark.parametrize("rate", [0, -1, 1.5, "16000", None, 10**9])
 def test_bad_target_rate(rate: object) -> None:
     with pytest.raises(InputError, match="sampling_rate"):

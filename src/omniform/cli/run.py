@@ -98,8 +98,12 @@ def _record(name: object, model: Model, answer: Answer, loaded: float) -> dict[s
 
 
 def _check_file(path: str) -> None:
-    if "://" not in path and not path.startswith("data:") and not os.path.isfile(os.path.expanduser(path)):
-        raise RepoError("no such file", where=path)
+    there = os.path.expanduser(path)
+    if "://" in path or path.startswith("data:") or os.path.isfile(there):
+        return
+    if os.path.isdir(there):
+        raise RepoError("this is no file", where=path, found="a folder")
+    raise RepoError("no such file", where=path)
 
 
 def question_of(text: str | None, *, needed: bool) -> str:

@@ -103,7 +103,9 @@ def open_decoder(file: Path | BinaryIO, where: str) -> Decoder:
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise
-        found = str(error)[:200]
+        # Its own message begins with what was opened, which tells of bytes no more than where they lie.
+        said = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        found = said[:200].rstrip(".")
     remedy: str | None = "Convert it first, for example: ffmpeg -i FILE out.wav"
     try:
         return AvDecoder(file, where)
