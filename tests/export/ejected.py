@@ -39,6 +39,9 @@ LEARNED = {
 }
 """Inputs that give a loss, which ejected files do not have."""
 
+READ = ("input_ids", "input_features", "input_values", "attention_mask", "pixel_values")
+"""Inputs of models that write."""
+
 SPARED = {"position_ids", "return_loss", "use_cache", "pixel_mask"}
 """Inputs that files leave out where they change nothing."""
 
@@ -123,8 +126,10 @@ def kept(inputs: dict[str, object], takes: set[str]) -> dict[str, object]:
 
 
 def answers(model: Model, inputs: dict[str, object]) -> dict[str, Tensor]:
-    """What a model answers, tensors only."""
+    """What a model answers, tensors only; one that gives a tensor as it is (a vocoder) gives a wave."""
     output = model(**inputs)
+    if isinstance(output, Tensor):
+        return {"waveform": output}
     maps = {f"feature_maps.{i}": value for i, value in enumerate(output.get("feature_maps", ()))}
     return {name: value for name, value in output.items() if isinstance(value, Tensor)} | maps
 
@@ -145,7 +150,7 @@ def written(
     plain = {"do_sample": False, "num_beams": 1, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 5}
     plain |= {"forced_bos_token_id": None, "forced_eos_token_id": None}
     inputs = questions[0][0]
-    asked = {n: v for n, v in inputs.items() if n in ("input_ids", "input_features", "attention_mask", "pixel_values")}
+    asked = {n: v for n, v in inputs.items() if n in READ}
     if "decoder_input_ids" in takes:
         start = 2 if model.start_token_id is None else model.start_token_id
         asked["decoder_input_ids"] = torch.full((len(next(iter(asked.values()))), 1), start)

@@ -135,11 +135,10 @@ class WaveReader(MemoryEncoder):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        widths = (1, self.dim, 2 * self.dim, self.dim)
-        self.conv1, self.conv2, self.conv3 = (
-            nn.Conv1d(widths[i], widths[i + 1], kernel_size, stride, bias=i > 0)
-            for i, (kernel_size, stride) in enumerate(CONVOLUTIONS)
-        )
+        first, second, third = CONVOLUTIONS
+        self.conv1 = nn.Conv1d(1, self.dim, first[0], first[1], bias=False)
+        self.conv2 = nn.Conv1d(self.dim, 2 * self.dim, second[0], second[1])
+        self.conv3 = nn.Conv1d(2 * self.dim, self.dim, third[0], third[1])
         self.groupnorm = nn.GroupNorm(1, self.dim)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omniform.core.context import StepContext
 from omniform.core.errors import OmniformError
-from omniform.export.eject.expressions import Expressions, Looped, Pair
+from omniform.export.eject.expressions import Expressions, Pair
 from omniform.export.eject.intrinsics import CACHE, KNOWN_CALLS, SKIPPED, Intrinsics
 from omniform.export.eject.program import Program, Special
 from omniform.export.eject.sources import in_house, plain_function, tree_of
@@ -43,6 +43,7 @@ from omniform.export.eject.values import (
     Functions,
     Items,
     Known,
+    Looped,
     Maybe,
     Method,
     Names,
@@ -137,7 +138,9 @@ class Calls(Intrinsics):
                 return self._object_called(value, node, given, named)
             case Record():
                 return self._dispatched([value.kind], "__call__", (value, node), node, given, named)
-        return ANY, _plain_call(node, given, named)
+        # Whatever it is, what it computes would be missing in the file, or be there without its forward.
+        where, found = self.function.__qualname__, ast.unparse(node)
+        raise OmniformError("what is called here is not known", where=where, found=found)
 
     def _foreign(self, known: object, node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> Pair:
         """A function that is not ours."""
@@ -197,6 +200,8 @@ class Calls(Intrinsics):
         if isinstance(value, Maybe):
             value = value.inner
         given, named = self.arguments(node)
+        if name in ("append", "insert", "extend") and isinstance(value, Looped):
+            raise OmniformError("modules are put into a list bit by bit", where=self.function.__qualname__)
         if name in ("append", "insert"):
             self.program.meet_listed(*(v for v, _ in given))
         func = attribute(base[1], name)
@@ -218,7 +223,9 @@ class Calls(Intrinsics):
                 if isinstance(value.value, str):
                     return SOLID, _plain_call(func, given, named)
                 known = self.attribute_of((value, base[1]), name)
-                return self._called(known, given, named) if held is not None else (ANY, _plain_call(func, given, named))
+                if held is None or isinstance(known[0], Dynamic):  # a method of a plain object: no module
+                    return ANY, _plain_call(func, given, named)
+                return self._called(known, given, named)
             case Dynamic():
                 return self.tensor_call(value, func, name, given, named)
         return ANY, _plain_call(func, given, named)

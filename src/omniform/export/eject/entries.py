@@ -6,16 +6,19 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
 from omniform.architectures.dual_encoder import DualEncoder
 from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
-from omniform.core.outputs import BaseModelOutput
+from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import mixers
 from omniform.export.eject.build import Built
 from omniform.export.eject.program import Program, Special
+from omniform.export.eject.sources import plain_function
 from omniform.export.eject.values import NONE, TENSOR, Cached, Dynamic, Known, Maybe, Objects, Record, Value
 
 DEMANDED = (
@@ -99,12 +102,20 @@ def inputs_of(model: Model) -> Inputs:
         values["decoder_attention_mask"] = MASK
         if keeps:
             values[main] = Maybe(TENSOR)
-            values["encoder_outputs"] = Maybe(Record(BaseModelOutput))
+            values["encoder_outputs"] = Maybe(Record(_given_by(base.encoder)))
     if keeps and not paired and "position_ids" in names:
         values["position_ids"] = Maybe(TENSOR)
     if keeps:
         values["past_key_values"] = Maybe(Cached())
     return Inputs(values, main, keeps, paired and keeps)
+
+
+def _given_by(encoder: nn.Module) -> type:
+    """The class of an encoder's output, as its forward says."""
+    forward = plain_function(type(encoder).forward)
+    told = forward.__annotations__.get("return")
+    kind = forward.__globals__.get(told) if isinstance(told, str) else told
+    return kind if isinstance(kind, type) and issubclass(kind, ModelOutput) else BaseModelOutput
 
 
 def entry(program: Program, built: Built, inputs: Inputs) -> Special:

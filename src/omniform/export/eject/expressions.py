@@ -28,12 +28,14 @@ from omniform.export.eject.values import (
     Dynamic,
     Items,
     Known,
+    Looped,
     Maybe,
     Names,
     Node,
     Number,
     Objects,
     Value,
+    gone_over,
     join,
     joined,
     lift,
@@ -208,7 +210,8 @@ class Expressions(Attributes, ABC):
                 if isinstance(value, Looped) and len(node.elts) == 1:
                     return value, type(node)(elts=[found], ctx=ast.Load())
                 known = known and isinstance(value, Items)
-                values.extend(value.values if isinstance(value, Items) else ())
+                over = gone_over(value)
+                values.extend(value.values if isinstance(value, Items) else () if over is None else (over,))
             else:
                 values.append(value)
             elements.append(found)
@@ -216,7 +219,7 @@ class Expressions(Attributes, ABC):
         known = known and isinstance(node, ast.Tuple)
         if not known:
             self.program.meet_listed(*values)
-        return (Items(tuple(values)) if known else SOLID), kind(elts=elements, ctx=ast.Load())
+        return (Items(tuple(values)) if known else listed(values)), kind(elts=elements, ctx=ast.Load())
 
     def _dict(self, node: ast.Dict) -> Pair:
         entries: dict[str, Pair] = {}
@@ -262,7 +265,7 @@ class Expressions(Attributes, ABC):
         found = type(node)(elt=element, generators=generators)
         if not single:
             self.program.meet_listed(value)
-        return (Items((value,) * length) if single and length is not None else SOLID), found
+        return (Items((value,) * length) if single and length is not None else listed([value])), found
 
     def _with_target(self, target: ast.expr, pair: Pair, element: ast.expr) -> Pair | None:
         """A comprehension's element for one of the things that it goes over; None where that is used twice."""
@@ -499,14 +502,7 @@ class Expressions(Attributes, ABC):
 
     def element(self, value: Value) -> Value:
         """What is known of what a loop goes over."""
-        if isinstance(value, Items):
-            return joined(value.values) if value.values else ANY
-        if isinstance(value, Objects):
-            children = [child for item in value.items if isinstance(item, nn.Module) for child in item.children()]
-            return joined(lift(child) for child in children) if children else ANY
-        if isinstance(value, Looped):
-            return value.inner
-        return TENSOR if value == TENSOR else ANY
+        return gone_over(value) or (TENSOR if value == TENSOR else ANY)
 
     def parts(self, value: Value, count: int, targets: Sequence[ast.expr]) -> list[Value]:
         """What is known of each part of what is unpacked."""
@@ -538,6 +534,11 @@ def display(entries: Mapping[str, Pair]) -> ast.Dict:
     return ast.Dict(keys=[constant(key) for key in entries], values=[node for _, node in entries.values()])
 
 
+def listed(values: Sequence[Value]) -> Value:
+    """A list, which may grow later: what is told of it is that it holds modules, if nothing else is in it."""
+    return Looped(joined(values)) if values and all(isinstance(v, Objects) for v in values) else SOLID
+
+
 def any_of(values: Iterable[Value]) -> Value:
     """One of some values; of lists that are not equally long, a list of whatever stands in them."""
     held = list(values)
@@ -545,15 +546,6 @@ def any_of(values: Iterable[Value]) -> Value:
     if len(lengths) > 1:
         return Looped(joined(part for value in held if isinstance(value, Items) for part in value.values))
     return joined(held)
-
-
-class Looped(Value):
-    """What goes over things of one kind."""
-
-    def __init__(self, inner: Value) -> None:
-        object.__setattr__(self, "inner", inner)
-
-    inner: Value
 
 
 FUNCTION_KINDS = (types.FunctionType, types.BuiltinFunctionType)

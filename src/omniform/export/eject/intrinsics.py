@@ -13,7 +13,7 @@ from omniform.core.context import StepContext, Taps
 from omniform.core.errors import OmniformError
 from omniform.core.paired_cache import EncoderDecoderCache
 from omniform.core.state import DenseState
-from omniform.export.eject.expressions import Expressions, Looped, Pair, display
+from omniform.export.eject.expressions import Expressions, Pair, display
 from omniform.export.eject.sources import in_house
 from omniform.export.eject.trees import attribute, call, clone, constant, is_atom, name_of
 from omniform.export.eject.values import (
@@ -26,6 +26,7 @@ from omniform.export.eject.values import (
     Dynamic,
     Items,
     Known,
+    Looped,
     Maybe,
     Names,
     Objects,

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from omniform.core.errors import OmniformError
+
 Node = ast.expr
 
 
@@ -69,6 +71,13 @@ class Items(Value):
     """A tuple or a list of known length."""
 
     values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Looped(Value):
+    """What goes over things of one kind, or holds so many of them as the run says."""
+
+    inner: Value
 
 
 @dataclass(frozen=True)
@@ -210,11 +219,31 @@ def _joined(one: Value, other: Value) -> Value:
             return Functions(tuple(dict.fromkeys(found)))
     if isinstance(one, Names) and isinstance(other, Names):
         return one
+    if isinstance(one, Record) and isinstance(other, Record):
+        # Which of their fields are read could not be told, and those that nobody seems to read are left out.
+        kinds = f"{one.kind.__name__} and {other.kind.__name__}"
+        raise OmniformError("objects of two classes stand in one place", found=kinds)
+    if isinstance(one, Looped) or isinstance(other, Looped):
+        inner = [gone_over(one), gone_over(other)]
+        if None not in inner:
+            return Looped(join(*inner))
     if isinstance(one, Closure) and isinstance(other, Closure):
         return Closure(join(one.result, other.result), one.parameters)
     if isinstance(one, Dynamic) and isinstance(other, Dynamic) and one.kind == other.kind:
         return Dynamic(one.kind)
     return SOLID if not (may_be_none(one) or may_be_none(other)) else ANY
+
+
+def gone_over(value: Value) -> Value | None:
+    """What is known of each thing that a loop over a value meets; None where nothing is."""
+    if isinstance(value, Looped):
+        return value.inner
+    if isinstance(value, Items) and value.values:
+        return joined(value.values)
+    if isinstance(value, Objects):
+        children = [child for item in value.items if isinstance(item, nn.Module) for child in item.children()]
+        return joined(lift(child) for child in children) if children else None
+    return None
 
 
 def _functions(value: Known | Functions) -> tuple[object, ...]:
