@@ -77,6 +77,10 @@ PAIRS = torch.stack((ids(ROWS, LENGTH), ids(ROWS, LENGTH).flip(1)), 1)
 SOUNDS = {"input_features": noise(ROWS, 6, 20)}
 MANY = torch.rand(ROWS, 3, generator=G).round()
 
+SPOKEN = noise(ROWS, 4, 6).masked_fill(
+    (torch.arange(4) >= torch.tensor([[4], [2], [2], [4], [2], [4]]))[..., None], -100
+)
+
 HEADS: Mapping[str, tuple[Citizen, Inputs]] = {
     "next tokens": (CITIZENS["llama"], text(labels=words())),
     "of experts": (
@@ -89,6 +93,9 @@ HEADS: Mapping[str, tuple[Citizen, Inputs]] = {
     "an answer": (CITIZENS["t5"], {**ENDED, "labels": words()}),
     "an answer, BART": (CITIZENS["bart"], {"input_ids": ids(ROWS, LENGTH), "labels": words()}),
     "an answer to sounds": (CITIZENS["whisper"], {**SOUNDS, "labels": words()}),
+    "speech, its ends and its order": (
+        CITIZENS["speecht5"],
+        {"input_ids": ids(ROWS, LENGTH), "attention_mask": masked(), "labels": SPOKEN}),
     "masks and the next sentence": (
         Citizen("bert", "BertForPreTraining", TEXT), text(labels=words(), next_sentence_label=SENTENCES)),
     "masks and the order": (

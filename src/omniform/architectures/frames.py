@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Unpack, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import state_for
 from omniform.architectures.encoder_decoder import EncoderOutputs, MemoryEncoder, ReadingEncoder, encoder_output
 from omniform.architectures.labels import Targets
+from omniform.architectures.losses import counts
 from omniform.architectures.model import Model, arrive_masked
-from omniform.architectures.spectrogram_loss import GuidedAttention, spectrogram_loss
+from omniform.architectures.spectrogram_loss import GuidedAttention, spectrogram_counts, spectrogram_loss
 from omniform.blocks.layers import run, surviving
 from omniform.blocks.speech_frames import FramePostnet, FramePrenet
 from omniform.core.context import Memory, StepContext, Tapped
@@ -296,6 +298,25 @@ class FrameWriter(Model):
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Spectrograms(self.postnet.bands, self.each if self.LEARNS else 1)}
 
+    def loss_items(self, inputs: Mapping[str, object]) -> Tensor | int | None:
+        labels, text, mask = (inputs.get(name) for name in ("labels", "input_ids", "attention_mask"))
+        if not self.LEARNS or not isinstance(labels, Tensor):
+            return None
+        tensors = (x if isinstance(x, Tensor) else None for x in (mask, text))
+        return torch.stack(self._scored(labels, *tensors))
+
+    def _steps(self, labels_BTM: Tensor) -> Tensor:
+        """True for the steps that write something. Shape: [B, steps]."""
+        return (labels_BTM != LEFT_OUT)[:, self.each - 1 :: self.each, 0]
+
+    def _scored(self, labels_BTM: Tensor, read_BS: Tensor | None, text_BS: Tensor | None) -> list[Tensor]:
+        """What the parts of the loss are means over: numbers, frames, and pairs of a step and a token."""
+        found = [*spectrogram_counts(labels_BTM)]
+        read = read_BS if read_BS is not None or text_BS is None else torch.ones_like(text_BS)
+        if self.guided is not None and read is not None:
+            found.append(self.guided.count(read, self._steps(labels_BTM)))
+        return found
+
     def forward(
         self,
         features: Tensor | None = None,
@@ -306,6 +327,7 @@ class FrameWriter(Model):
         *,
         labels: Tensor | None = None,
         stop_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         output_attentions: bool | None = None,
         **inputs: object,
     ) -> Seq2SeqSpectrogramOutput:
@@ -315,6 +337,7 @@ class FrameWriter(Model):
             labels: the speech that is to be written, ``-100`` where there is none; the decoder's inputs are made of it.
                 Shape: [B, T, bands].
             stop_labels: not read: where speech ends, the labels tell.
+            num_items_in_batch: what the loss's sums are divided by, if not this batch's own; see :meth:`loss_items`.
         """
         guided = self.guided if self.LEARNS and labels is not None else None
         if labels is not None and decoder_input_values is None:
@@ -333,11 +356,14 @@ class FrameWriter(Model):
         before, after, ends = self.postnet(out.last_hidden_state)
         loss = None
         if self.LEARNS and labels is not None:
-            loss = spectrogram_loss(before, after, ends, labels)
+            told = None if guided is None else inputs.get("input_ids", features)
+            own = self._scored(labels, attention_mask, told if isinstance(told, Tensor) else None)
+            numbers, frames, *places = counts(num_items_in_batch, *own)
+            loss = spectrogram_loss(before, after, ends, labels, numbers, frames)
             if guided is not None:
                 assert out.cross_attentions is not None
-                spoken = (labels != LEFT_OUT)[:, self.each - 1 :: self.each, 0]
-                loss = loss + guided(out.cross_attentions, attention_mask, spoken)
+                divisor = places[0] if places else None
+                loss = loss + guided(out.cross_attentions, attention_mask, self._steps(labels), divisor)
         return Seq2SeqSpectrogramOutput(
             loss=loss, spectrogram=after, past_key_values=out.past_key_values, **out.noted()
         )

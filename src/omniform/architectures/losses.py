@@ -27,21 +27,26 @@ def divided(total: Tensor, items: Tensor | int) -> Tensor:
     return total / max(items, 1)
 
 
-def two_counts(items: Items, first: Tensor | float, second: Tensor | float) -> tuple[Items, Items]:
-    """What the sums of a loss of two parts are divided by.
+def counts(items: Items, *own: Tensor | float) -> tuple[Items, ...]:
+    """What the sums of a loss of several parts are divided by.
 
     Args:
-        items: as it came: two counts, or one, of the first part; the second is then weighed as the first is.
-        first: how many things this batch scores in the first part.
-        second: likewise.
+        items: as it came: as many counts as parts, or one, of the first; the others are then weighed as the first is.
+        own: how many things this batch scores in each part.
     """
     if items is None:
-        return None, None
-    if isinstance(items, Tensor) and items.numel() == 2:
-        return items[0], items[1]
-    here = torch.as_tensor(first).clamp(min=1)
-    device = here.device
-    return items, torch.as_tensor(items, device=device) * (torch.as_tensor(second, device=device) / here)
+        return (None,) * len(own)
+    if isinstance(items, Tensor) and items.numel() == len(own):
+        return (*items.reshape(-1),)
+    here = torch.as_tensor(own[0]).clamp(min=1)
+    whole = torch.as_tensor(items, device=here.device)
+    return items, *(whole * (torch.as_tensor(count, device=here.device) / here) for count in own[1:])
+
+
+def two_counts(items: Items, first: Tensor | float, second: Tensor | float) -> tuple[Items, Items]:
+    """The same of a loss of two parts."""
+    of_first, of_second = counts(items, first, second)
+    return of_first, of_second
 
 
 def share_of(labels: Tensor, items: Items) -> Tensor | float:

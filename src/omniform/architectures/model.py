@@ -189,14 +189,16 @@ class Model(PushToHub, Composed):
         """What the loss of a call is the mean over: scored tokens, rows with a label, places, pixels.
 
         Whoever cuts a step's batch into pieces adds these up and gives the sum to every piece as
-        ``num_items_in_batch``; the losses of the pieces then add up to that of the whole. A loss that is the sum of two
-        means has two counts. Losses that do not divide, as those that compare all rows with one another, have none.
+        ``num_items_in_batch``; the losses of the pieces then add up to that of the whole. A loss that is the sum of
+        several means has as many counts. Losses that do not divide, as those that compare all rows with one another,
+        have none.
 
         Args:
             inputs: of a call, by name, with its labels.
 
         Returns:
-            The count, on the labels' device; Shape: [] or [2]. None where the loss does not divide, or there is none.
+            The count, on the labels' device; Shape: [] or [parts]. None where the loss does not divide, or there is
+            none.
         """
         return None
 

@@ -41,6 +41,7 @@ from omniform.export.eject.values import (
     Closure,
     Dynamic,
     Functions,
+    Handed,
     Items,
     Known,
     Looped,
@@ -97,6 +98,10 @@ class Calls(Intrinsics):
                 if isinstance(inner, ast.Tuple) and len(inner.elts) == len(value.values):
                     given.extend(zip(value.values, inner.elts, strict=True))
                     continue
+                if is_atom(inner):
+                    parts = [ast.Subscript(value=clone(inner), slice=constant(i)) for i in range(len(value.values))]
+                    given.extend(zip(value.values, parts, strict=True))
+                    continue
             given.append((value, found))
         named: dict[str, Pair] = {}
         for keyword in node.keywords:
@@ -130,9 +135,7 @@ class Calls(Intrinsics):
                 return TENSOR, _plain_call(node, given, named)
             case Known(value=known):
                 return self._foreign(known, node, given, named)
-            case Closure():
-                return value.result, _plain_call(node, given, named)
-            case Method():
+            case Closure() | Method() | Handed():
                 return value.result, _plain_call(node, given, named)
             case Objects():
                 return self._object_called(value, node, given, named)

@@ -6,6 +6,7 @@ import ast
 import inspect
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from omniform.core.caches import DynamicCache
@@ -74,6 +75,10 @@ FOLDED = {"is_grad_enabled": True, "is_exporting": False, "is_compiling": False}
 
 HOST = {"is_traced": False, "is_jit_traced": False, "is_readable": True}
 """What :mod:`omniform.core.host` is taken to say."""
+
+
+PLAIN_METHODS = frozenset(name for kind in (Tensor, list, dict, str, int, torch.Generator) for name in dir(kind))
+"""What may be called of a value of which nothing is known."""
 
 
 class Intrinsics(Expressions):
@@ -340,6 +345,8 @@ class Intrinsics(Expressions):
             func=func, args=[n for _, n in given], keywords=[ast.keyword(arg=k, value=n) for k, (_, n) in named.items()]
         )
         if value.kind != "tensor":
+            if name not in PLAIN_METHODS:  # of a module, perhaps, whose file would lack what it does
+                raise OmniformError("what is called here is not known", where=self.function.__qualname__, found=name)
             return ANY if value == ANY else SOLID, whole
         if name in ("split", "chunk", "unbind", "topk", "sort", "max", "min"):
             return Looped(TENSOR) if name in ("split", "chunk", "unbind") else SOLID, whole

@@ -142,6 +142,13 @@ class Method(Value):
 
 
 @dataclass(frozen=True)
+class Handed(Value):
+    """One of several methods and lambdas that are passed on; ``result`` is what they return."""
+
+    result: Value
+
+
+@dataclass(frozen=True)
 class Cached(Value):
     """The cache of the file that is written; ``view`` names a part of it."""
 
@@ -229,6 +236,8 @@ def _joined(one: Value, other: Value) -> Value:
             return Looped(join(*inner))
     if isinstance(one, Closure) and isinstance(other, Closure):
         return Closure(join(one.result, other.result), one.parameters)
+    if isinstance(one, (Closure, Method, Handed)) and isinstance(other, (Closure, Method, Handed)):
+        return Handed(join(one.result, other.result))
     if isinstance(one, Dynamic) and isinstance(other, Dynamic) and one.kind == other.kind:
         return Dynamic(one.kind)
     return SOLID if not (may_be_none(one) or may_be_none(other)) else ANY
@@ -281,7 +290,7 @@ def truth(value: Value) -> bool | None:
         return bool(value.values)
     if isinstance(value, Names):
         return bool(value.entries)
-    return True if isinstance(value, (Record, Functions, Closure, Method, Cached)) else None
+    return True if isinstance(value, (Record, Functions, Closure, Method, Handed, Cached)) else None
 
 
 @dataclass
