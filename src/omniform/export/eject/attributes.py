@@ -85,6 +85,8 @@ class Attributes(ABC):
                 return (NONE, constant(None)) if name == "shift" else (SOLID, found)
             case Record():
                 return self._of_record(value.kind, node, name)
+            case Objects(items=()):
+                return SOLID, found
             case Objects():
                 return self._of_objects(value, node, name)
             case Known(value=torch.Tensor):
