@@ -93,6 +93,8 @@ class Calls(Intrinsics):
         given: list[Pair] = []
         for arg in node.args:
             value, found = self.value(arg)
+            if isinstance(found, ast.Starred) and isinstance(value, Maybe):
+                value = value.inner  # None cannot be taken apart
             if isinstance(found, ast.Starred) and isinstance(value, Items):
                 inner = found.value
                 if isinstance(inner, ast.Tuple) and len(inner.elts) == len(value.values):
