@@ -17,7 +17,6 @@ from omniform.cli.main import main
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.export.eject import expressions
-from omniform.export.eject.classes import Classes
 from omniform.export.eject.loading import tied_patterns
 from omniform.export.eject.values import Record, join
 from omniform.export.eject.whole import Asked, verify
@@ -175,12 +174,11 @@ def test_what_is_not_understood_is_never_written(tmp_path: Path, monkeypatch: py
     """A call of what is not known, objects of two classes in one place, and a module without its forward."""
     with monkeypatch.context() as patch:
         patch.setattr(expressions, "gone_over", lambda value: None)
-        with pytest.raises(OmniformError, match="what is called here is not known.*layer"):
+        with pytest.raises(OmniformError, match=r"what is called here is not known.*layer"):
             eject("llama", tmp_path / "llama.py")
-    with monkeypatch.context() as patch:
-        patch.setattr(Classes, "methods", lambda self, kind: [])
-        with pytest.raises(OmniformError, match="without its forward"):
-            eject("vits", tmp_path / "vits.py")
+    asked = Asked(registry.family("bert"), registry.family("bert").base, {}, frozenset(), "")
+    with pytest.raises(OmniformError, match=r"without their forward.*Layer"):
+        verify("class Layer(nn.Module):\n    def __init__(self): super().__init__()\n", asked, {})
     with pytest.raises(OmniformError, match="BaseModelOutput and ModelOutput"):
         join(Record(BaseModelOutput), Record(ModelOutput))
     assert not list(tmp_path.iterdir())

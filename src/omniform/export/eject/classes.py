@@ -12,10 +12,9 @@ from torch import nn
 
 from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
-from omniform.core.errors import OmniformError
 from omniform.export.eject.document import INDENT, Writer, documented
 from omniform.export.eject.program import Special
-from omniform.export.eject.sources import in_house, plain_function
+from omniform.export.eject.sources import in_house
 from omniform.export.eject.trees import attribute, name_of, names_read
 from omniform.export.eject.values import Known, Objects, lift, may_be_none
 
@@ -47,16 +46,9 @@ class Classes(Writer):
         return next((k for k in kind.__mro__ if not in_house(k) and issubclass(k, nn.Module)), None)
 
     def module(self, kind: type) -> list[str]:
-        """A class of modules.
-
-        Raises:
-            OmniformError: it would stand there without all that it does.
-        """
+        """A class of modules."""
         base = self.base_of(kind)
         assert base is not None
-        computes = in_house(plain_function(inspect.getattr_static(kind, "forward")))
-        if computes and not self.methods(kind) and not self.whole.live.get(kind):
-            raise OmniformError("a module would be written without its forward", where=kind.__name__)
         lines = [f"class {self.names.of(kind, kind.__name__)}(nn.{base.__name__}):"]
         constructor = self.whole.constructors.get(kind)
         kept = set(self.whole.kept.get(id(constructor), ())) if constructor else set()

@@ -104,8 +104,11 @@ def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> 
     """Run a file as far as making its model, which must have the very same tensors as ours.
 
     Raises:
-        OmniformError: it has others, or there is none.
+        OmniformError: it has others, or there is none; or parts of it neither hold nor compute anything.
     """
+    empty = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and _is_empty(node)]
+    if empty:
+        raise OmniformError("modules would be written without their forward", found=", ".join(empty))
     module = ModuleType("omniform_ejected")
     sys.modules[module.__name__] = module
     try:
@@ -128,6 +131,13 @@ def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> 
     if wrong:
         told = (f"{name} {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:5])
         raise OmniformError("what was written has other tensors than the model", found="; ".join(told))
+
+
+def _is_empty(kind: ast.ClassDef) -> bool:
+    """Whether a class is a module of ours that holds nothing and computes nothing: what calls it was not understood."""
+    methods = {node.name for node in kind.body if isinstance(node, ast.FunctionDef)}
+    holds = any(isinstance(part, (ast.Assign, ast.AnnAssign)) for part in ast.walk(kind))
+    return [ast.unparse(base) for base in kind.bases] == ["nn.Module"] and methods <= {"__init__"} and not holds
 
 
 def _unknown(code: CodeType, known: set[str]) -> list[str]:
