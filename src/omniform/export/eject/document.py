@@ -14,7 +14,6 @@ from torch import nn
 from omniform.blocks.composed import Composed
 from omniform.core.context import StepContext
 from omniform.export.eject.compose import Composer
-from omniform.export.eject.expressions import Looped
 from omniform.export.eject.program import Special
 from omniform.export.eject.sources import class_tree, in_house
 from omniform.export.eject.specialise import Specialised
@@ -25,6 +24,7 @@ from omniform.export.eject.values import (
     Functions,
     Items,
     Known,
+    Looped,
     Maybe,
     Number,
     Objects,

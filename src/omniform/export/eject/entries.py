@@ -6,8 +6,6 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
 from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
 from omniform.architectures.dual_encoder import DualEncoder
 from omniform.architectures.dual_sounds import SoundTextEncoder
@@ -110,9 +108,9 @@ def inputs_of(model: Model) -> Inputs:
     return Inputs(values, main, keeps, paired and keeps)
 
 
-def _given_by(encoder: nn.Module) -> type:
+def _given_by(encoder: object) -> type:
     """The class of an encoder's output, as its forward says."""
-    forward = plain_function(type(encoder).forward)
+    forward = plain_function(type(encoder).forward)  # type: ignore[attr-defined]
     told = forward.__annotations__.get("return")
     kind = forward.__globals__.get(told) if isinstance(told, str) else told
     return kind if isinstance(kind, type) and issubclass(kind, ModelOutput) else BaseModelOutput
