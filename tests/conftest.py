@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,3 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # The fixture `hub`: a Hub on this machine (tests/loopback). It needs the path above.
 from loopback.fixtures import hub as hub
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_heard() -> Iterator[None]:
+    """What is logged reaches ``caplog``, and each test's settings of the logger end with it."""
+    logger = logging.getLogger("omniform")
+    level, logger.propagate = logger.level, True
+    yield
+    logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 
@@ -58,6 +59,17 @@ def test_one_object_tells_all(folder, capsys):
     words = [word for segment in record["segments"] for word in segment["words"]]
     assert words and all(0 <= word["start"] <= word["end"] <= 5.0 for word in words)
     assert "".join(record["answer"].split()) == "".join("".join(s["text"].split()) for s in record["segments"])
+
+
+def test_a_sound_from_standard_input(folder, capsys, monkeypatch):
+    """As from its file; what is no sound is refused in one line."""
+    assert run(folder, "--format", "tsv") == 0
+    expected = capsys.readouterr().out
+    asked = ["run", "-m", str(folder / "whisper"), "--audio", "-", *SURE, "--format", "tsv"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((folder / "talk.flac").read_bytes())))
+    assert main(asked) == 0 and capsys.readouterr().out == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"no sound")))
+    assert main(asked) == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_spectrogram(folder, tmp_path, capsys):

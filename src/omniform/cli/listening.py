@@ -87,7 +87,7 @@ def listens(model: Model) -> bool:
 def listen_command(
     model: Model,
     reader: Reader,
-    source: str,
+    source: str | bytes,
     settings: Mapping[str, object],
     telling: Telling,
     *,
@@ -97,7 +97,7 @@ def listen_command(
     """Hear a sound and tell what was said, as it is heard.
 
     Args:
-        source: a file or an address.
+        source: a file, an address, or what stands in a file.
         settings: of the writing, and the language and the task.
         name: of the model, for JSON.
         load_seconds: it took to load it.
@@ -109,7 +109,7 @@ def listen_command(
     started = time.perf_counter()
     heard = _heard(model, reader, source, settings, telling, bar)
     try:
-        said = _told(heard, telling, bar, {"file": source, "model": name})
+        said = _told(heard, telling, bar, {"file": source if isinstance(source, str) else "-", "model": name})
     finally:
         bar.end()
     took = time.perf_counter() - started
@@ -199,7 +199,7 @@ class Bar:
 
 
 def _heard(
-    model: Model, reader: Reader, source: str, settings: Mapping[str, object], telling: Telling, bar: Bar
+    model: Model, reader: Reader, source: str | bytes, settings: Mapping[str, object], telling: Telling, bar: Bar
 ) -> Iterator[Stretch]:
     if isinstance(model, SpeechToText):
         words = telling.wants_words
@@ -208,7 +208,7 @@ def _heard(
 
 
 def _recognised(
-    model: Model, source: str, settings: Mapping[str, object], telling: Telling, bar: Bar
+    model: Model, source: str | bytes, settings: Mapping[str, object], telling: Telling, bar: Bar
 ) -> Iterator[Stretch]:
     """What a model other than Whisper's kin hears: letters with their times, or a text without."""
     from omniform.pipelines import pipeline
@@ -254,7 +254,7 @@ def _stretch(words: Sequence[SpokenWord]) -> Said:
     return Said(text=text, start=words[0].start, end=words[-1].end, words=tuple(words))
 
 
-def _draw(source: str, said: Sequence[Stretch], target: Path) -> None:
+def _draw(source: str | bytes, said: Sequence[Stretch], target: Path) -> None:
     """Draw the sound and what was said in it."""
     from omniform.pipelines.drawing.spectrogram import draw_spectrogram
 

@@ -79,7 +79,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-t", "--text", help="the question or prompt; '-' or nothing reads standard input")
     run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
     run.add_argument("--video", action="append", default=[], metavar="FILE", help="a video, for --task")
-    run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound")
+    run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound; '-': standard input")
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
     run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")

@@ -37,7 +37,8 @@ def run_command(
         save: where to, or what its picture is drawn into.
     """
     for path in (*images, *audio):
-        _check_file(path)
+        if path != "-" or path in images:
+            _check_file(path)
     question = question_of(text, needed=not audio)
     telling = Telling.of(form, save, as_json=as_json) if audio and not images else None
     # Sound alone is written down; whatever else there is, is asked about.
@@ -50,7 +51,8 @@ def run_command(
             raise InputError("one sound at a time", where="--audio", found=len(audio))
         if name is None:
             _tell_default(chosen)
-        listen_command(model, reader, audio[0], settings, telling, name=str(chosen), load_seconds=loaded)
+        source = sys.stdin.buffer.read() if audio[0] == "-" else audio[0]
+        listen_command(model, reader, source, settings, telling, name=str(chosen), load_seconds=loaded)
         return
     if telling is not None and (form or save):
         raise InputError("this model answers, and writes nothing down", where="--format" if form else "--save",
