@@ -287,10 +287,16 @@ class Composer:
             raise OmniformError("this module is neither ours nor torch's own", where=kind.__qualname__)
         names: list[str] = []
         for name, parameter in inspect.signature(kind.__init__).parameters.items():
-            packed = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            if packed or name in ("self", "device", "dtype") or name not in given:
+            if name in ("self", "device", "dtype") or name not in given:
                 continue
             value = given[name]
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL and isinstance(value, tuple):
+                whole.args.extend(self.expression(one) for one in value)
+                names.extend([name] * len(value))
+                continue
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD and isinstance(value, dict):
+                whole.keywords.extend(ast.keyword(arg=n, value=self.expression(one)) for n, one in value.items())
+                continue
             default = parameter.default
             if (type(default) is type(value) and default == value) or default is value:
                 continue

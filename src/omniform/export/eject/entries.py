@@ -12,6 +12,7 @@ from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
+from omniform.core.errors import OmniformError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import mixers
 from omniform.export.eject.build import Built
@@ -43,10 +44,8 @@ DEMANDED = (
     "class_queries_logits",
     "masks_queries_logits",
     "predicted_depth",
-    "iou_scores",
-    "waveform",
-    "sequence_lengths",
-    "spectrogram",
+    "audio_codes",
+    "audio_values",
 )
 """Fields of outputs that heads are there for."""
 
@@ -140,7 +139,11 @@ def entry(program: Program, built: Built, inputs: Inputs) -> Special:
 
 
 def demanded(special: Special, model: Model) -> dict[type, set[str]]:
-    """Which fields of its output its users want."""
+    """Which fields of its output its users want.
+
+    Raises:
+        OmniformError: none that is known here; a file would compute nothing.
+    """
     result = special.result
     if not isinstance(result, Record):
         return {}
@@ -149,7 +152,10 @@ def demanded(special: Special, model: Model) -> dict[type, set[str]]:
     own = {f.name for f in fields(result.kind)}
     wanted = [name for name in DEMANDED if name in own]
     wanted = wanted or [name for name in BASE if name in own]
-    return {result.kind: set(wanted or [name for name in own if name.endswith(BASE)])}
+    wanted = wanted or [name for name in own if name.endswith(BASE)]
+    if not wanted:
+        raise OmniformError("what it gives is not known here", where=type(model).__name__, found=", ".join(sorted(own)))
+    return {result.kind: set(wanted)}
 
 
 __all__ = ["Inputs", "demanded", "entry", "inputs_of"]
