@@ -1,4 +1,4 @@
-"""Training a compiled encoder-decoder, whose graphs take twenty seconds: the suite compiles a decoder and an encoder."""
+"""Training a compiled encoder-decoder, whose graphs take long: the suite compiles a decoder and an encoder."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ from omniform.models import registry
 TABLES = tables()
 REFUSED = {
     "timm_wrapper": "neither ours nor torch's own",  # what timm computes is no file's
-    "encodec": "names that are not there: stages",  # a table of bitrates that is looked into while it runs
+    "speech-encoder-decoder": "a call does not fit",  # a pair's encoder is called by its own names
+    "encodec": "names that are not there.*stages",  # a table of bitrates that is looked into while it runs
 }
 """Families that are not written down, each with what is said of it."""
 
@@ -67,9 +68,9 @@ def test_all_heads(family: str, tmp_path: Path) -> None:
     assert run_alone(jobs, tmp_path) == ""
 
 
-@pytest.mark.parametrize("family", ["llama", "bert", "t5", "mixtral", "mamba2", "deberta-v2", "vit"])
+@pytest.mark.parametrize("family", ["llama", "t5", "vit"])
 def test_files_are_in_good_form(family: str, tmp_path: Path) -> None:
-    """By the rules of this repository, and the same byte for byte each time."""
+    """By the rules of this repository, and the same byte for byte each time; `make exhaustive` looks at all."""
     file = eject(family, tmp_path / "one.py")
     again = eject(family, tmp_path / "two.py")
     assert file.read_text().replace("one.py", "two.py") == again.read_text()

@@ -222,7 +222,7 @@ def _joined(one: Value, other: Value) -> Value:
         return Items(tuple(map(join, one.values, other.values)))
     if isinstance(one, (Known, Functions)) and isinstance(other, (Known, Functions)):
         found = (*_functions(one), *_functions(other))
-        if all(isinstance(f, types.FunctionType) for f in found) and found:
+        if all(isinstance(f, (types.FunctionType, types.BuiltinFunctionType)) for f in found) and found:
             return Functions(tuple(dict.fromkeys(found)))
     if isinstance(one, Names) and isinstance(other, Names):
         return one
