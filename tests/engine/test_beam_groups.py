@@ -71,7 +71,8 @@ def test_groups_differ_and_batches_do_not_matter(pairs, family):  # noqa: F811
         alone = ours.generate(**{name: value[i : i + 1] for name, value in inputs.items()}, **asked)
         width = alone.shape[1]
         assert whole[4 * i : 4 * i + 4, :width].tolist() == alone.tolist()
-        assert len({tuple(row) for row in alone.tolist()}) == 4
+        # Several answers of Whisper are as many searches, as in the ecosystem, and each tells its best.
+        assert len({tuple(row) for row in alone.tolist()}) == (1 if family == "whisper" else 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
