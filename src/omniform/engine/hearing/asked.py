@@ -98,46 +98,13 @@ class Hearing:
             InputError: values that cannot be, or that do not go together.
         """
         values = asked.values
+        _check_together(model, asked, long=long)
         stamped = asked.known.get("return_timestamps")
-        if long and stamped is False:
-            raise InputError(
-                "what is longer than a window is heard by its timestamps",
-                where="return_timestamps",
-                expected=f"True, or at most {model.listener.window} frames",
-                found=False,
-            )
         off = values.get("no_timestamps_token_id")
         off = off if isinstance(off, int) else None
-        heads = cast("Sequence[Sequence[int]]", values.get("alignment_heads"))
         token_times = values["return_token_timestamps"] is True
-        if token_times and not heads:
-            raise InputError(
-                "the checkpoint does not say which heads follow the speech",
-                where="return_token_timestamps",
-                expected="alignment_heads in generation_config.json",
-                found="none",
-            )
         limits = [values[f"{name}_threshold"] for name in ("compression_ratio", "logprob", "no_speech")]
         most_repeated, least_likely, most_silent = cast("list[float | None]", limits)
-        if most_silent is not None and (least_likely is None or off is None):
-            raise InputError(
-                "speech is told from silence by how likely its text is, too",
-                where="no_speech_threshold",
-                expected="logprob_threshold beside it, and a checkpoint with timestamps",
-                found="logprob_threshold=None" if least_likely is None else "no no_timestamps_token_id",
-            )
-        condition = values["condition_on_prev_tokens"] is True
-        everywhere = values["prompt_condition_type"] == "all-segments"
-        if everywhere and not condition:
-            raise InputError(
-                "a prompt for all windows stands before what was written of those before",
-                where="prompt_condition_type",
-                expected="condition_on_prev_tokens=True beside 'all-segments'",
-                found=f"condition_on_prev_tokens={values['condition_on_prev_tokens']}",
-            )
-        progress = values["monitor_progress"]
-        if progress is not None and not callable(progress):
-            raise InputError("this cannot be told anything", where="monitor_progress", found=brief(progress))
         before = values.get("prev_sot_token_id")
         suppressed = cast("tuple[int, ...]", values["suppress_tokens"])
         if before is None and len(suppressed) >= 2:
@@ -154,10 +121,10 @@ class Hearing:
             most_repeated=most_repeated,
             least_likely=least_likely,
             most_silent=most_silent,
-            condition=condition,
+            condition=values["condition_on_prev_tokens"] is True,
             begins_conditioned=said.get("condition_on_prev_tokens") is True,
             prompt=_prompt(values["prompt_ids"], model),
-            prompt_everywhere=everywhere,
+            prompt_everywhere=values["prompt_condition_type"] == "all-segments",
             before=before if isinstance(before, int) else None,
             segments=values["return_segments"] is True,
             token_times=token_times,
@@ -166,9 +133,47 @@ class Hearing:
             only_outputs=outputs and (whole or said.get("return_timestamps") is not True),
             as_outputs=outputs or token_times or said.get("logprob_threshold") is not None,
             shares=isinstance(asked.parts.get("assistant_model"), MemoryCausalLM),
-            heads=heads or (),
-            progress=cast("Progress | None", progress),
+            heads=cast("Sequence[Sequence[int]]", values.get("alignment_heads") or ()),
+            progress=cast("Progress | None", values["monitor_progress"]),
         )
+
+
+def _check_together(model: SpeechToText, asked: Asked, *, long: bool) -> None:
+    """Refuse settings that need others, or a checkpoint that says more."""
+    values = asked.values
+    if long and asked.known.get("return_timestamps") is False:
+        raise InputError(
+            "what is longer than a window is heard by its timestamps",
+            where="return_timestamps",
+            expected=f"True, or at most {model.listener.window} frames",
+            found=False,
+        )
+    if values["return_token_timestamps"] is True and not values.get("alignment_heads"):
+        raise InputError(
+            "the checkpoint does not say which heads follow the speech",
+            where="return_token_timestamps",
+            expected="alignment_heads in generation_config.json",
+            found="none",
+        )
+    unlikely, off = values["logprob_threshold"], values.get("no_timestamps_token_id")
+    if values["no_speech_threshold"] is not None and (unlikely is None or not isinstance(off, int)):
+        raise InputError(
+            "speech is told from silence by how likely its text is, too",
+            where="no_speech_threshold",
+            expected="logprob_threshold beside it, and a checkpoint with timestamps",
+            found="logprob_threshold=None" if unlikely is None else "no no_timestamps_token_id",
+        )
+    condition = values["condition_on_prev_tokens"]
+    if values["prompt_condition_type"] == "all-segments" and condition is not True:
+        raise InputError(
+            "a prompt for all windows stands before what was written of those before",
+            where="prompt_condition_type",
+            expected="condition_on_prev_tokens=True beside 'all-segments'",
+            found=f"condition_on_prev_tokens={condition}",
+        )
+    progress = values["monitor_progress"]
+    if progress is not None and not callable(progress):
+        raise InputError("this cannot be told anything", where="monitor_progress", found=brief(progress))
 
 
 def _temperatures(said: Mapping[str, object]) -> tuple[float | None, ...]:
