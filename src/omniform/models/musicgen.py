@@ -176,7 +176,7 @@ def keys(c: Config) -> KeyMap:
 
 DECODER = (
     Builder("musicgen_decoder", read_writer, KeyMap(SIDE_KEYS).under("", "decoder"), prefix="model")
-    .public(config="MusicgenDecoderConfig")
+    .public(config="MusicgenDecoderConfig", padding="learned")
     .base("MusicgenModel", build_stack)
     .head("MusicgenForCausalLM", "causal-lm", build_writer)
     .done()
@@ -189,6 +189,7 @@ FAMILY = (
         feature_extractor="EncodecFeatureExtractor",
         processor="MusicgenProcessor",
         row="text to music",
+        padding="learned",
         usual={"is_encoder_decoder": True},
     )
     .base("MusicgenForConditionalGeneration", build, "text-to-waveform")
