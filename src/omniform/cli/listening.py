@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from omniform.architectures.model import Model
 from omniform.architectures.speech import SpeechToText
-from omniform.cli.written import replaced, target_of
+from omniform.cli.written import replaced, save_picture, target_of
 from omniform.core.errors import InputError
 from omniform.core.spoken import SpokenWord
 from omniform.core.subtitles import FORMS, Said, Stretch, as_dict, readable_clock, subtitles
@@ -266,6 +266,4 @@ def _draw(source: str | bytes, said: Sequence[Stretch], target: Path) -> None:
             seconds = sum(len(block) for block in recording.blocks(rate)) / rate
             recording.rewind()
         picture = draw_spectrogram(recording.blocks(30 * rate), rate, seconds, words)
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(target.suffix.lower(), target.suffix[1:].upper())
-    with replaced(target) as file:
-        picture.save(file, kind)
+    save_picture(picture, target)

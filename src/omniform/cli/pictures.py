@@ -9,7 +9,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from omniform import __version__
 from omniform.cli.journal import Journal, Record
 from omniform.cli.table import table
+from omniform.cli.written import save_picture
 from omniform.core.errors import InputError, OmniformError, RepoError
 from omniform.hub.code.copies import hf_home
 from omniform.inputs.images.load import load_image
@@ -387,27 +387,16 @@ def _results(plan: Plan, about: Mapping[str, object]) -> Path:
 
 
 def _save(drawing: Image, target: Path) -> None:
-    """Write a drawing, whole or not at all.
+    """Write a drawing, in a folder that is made where it is not there.
 
     Raises:
         RepoError: it cannot be written.
     """
-    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
-    kind = kinds.get(target.suffix.lower(), target.suffix[1:].upper())
-    beside: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        data = io.BytesIO()
-        drawing.save(data, kind, **({"quality": 92} if kind in ("JPEG", "WEBP") else {}))
-        handle, beside = tempfile.mkstemp(prefix=".omniform-", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.getbuffer())
-        os.chmod(beside, 0o644)
-        os.replace(beside, target)
-    except (OSError, ValueError) as error:
-        if beside is not None and os.path.exists(beside):
-            os.unlink(beside)
+    except OSError as error:
         raise RepoError("the drawing cannot be written", where=str(target), found=str(error)) from None
+    save_picture(drawing, target)
 
 
 class _Printer:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from omniform.core.errors import InputError, RepoError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def target_of(name: str, endings: Collection[str], *, where: str, what: str) -> Path:
@@ -58,6 +62,23 @@ def replaced(target: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and not isinstance(error, RepoError):
             raise RepoError("the file cannot be written", where=str(target), found=error.strerror) from None
         raise
+
+
+def save_picture(picture: Image, target: Path) -> None:
+    """Write a picture, of the kind that the target's ending says.
+
+    Raises:
+        RepoError: it cannot be written.
+    """
+    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+    kind = kinds.get(target.suffix.lower(), target.suffix[1:].upper())
+    data = io.BytesIO()
+    try:
+        picture.save(data, kind, **({"quality": 92} if kind in ("JPEG", "WEBP") else {}))
+    except (OSError, ValueError) as error:
+        raise RepoError("the drawing cannot be written", where=str(target), found=str(error)) from None
+    with replaced(target) as file:
+        file.write(data.getbuffer())
 
 
 def _umask() -> int:
