@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 _MODEL_CLASSES = (
     "AutoBackbone", "AutoConfig", "AutoModel", "AutoModelForAudioClassification",
     "AutoModelForAudioFrameClassification", "AutoModelForAudioTokenization", "AutoModelForAudioXVector",
-    "AutoModelForCTC", "AutoModelForCausalLM", "AutoModelForDepthEstimation", "AutoModelForImageClassification",
+    "AutoModelForCTC", "AutoModelForCausalLM", "AutoModelForDepthEstimation",
+    "AutoModelForDocumentQuestionAnswering", "AutoModelForImageClassification",
     "AutoModelForImageSegmentation", "AutoModelForImageTextToText", "AutoModelForInstanceSegmentation",
     "AutoModelForMaskGeneration", "AutoModelForMaskedImageModeling", "AutoModelForMaskedLM", "AutoModelForMultimodalLM",
     "AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction", "AutoModelForObjectDetection",
@@ -25,17 +26,12 @@ _MODEL_CLASSES = (
     "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification", "AutoModelForSpeechSeq2Seq",
     "AutoModelForTextEncoding", "AutoModelForTextToSpectrogram", "AutoModelForTextToWaveform",
     "AutoModelForTokenClassification", "AutoModelForUniversalSegmentation", "AutoModelForVideoClassification",
-    "AutoModelForVision2Seq", "AutoModelForZeroShotImageClassification",
+    "AutoModelForVision2Seq", "AutoModelForVisualQuestionAnswering", "AutoModelForZeroShotImageClassification",
+    "AutoModelForZeroShotObjectDetection",
 )  # fmt: skip
 
 _FILES = ("CONFIG_NAME", "WEIGHTS_NAME")  # what files are called
 _INPUT_CLASSES = ("AutoFeatureExtractor", "AutoImageProcessor", "AutoProcessor", "AutoTokenizer")
-_PROCESSORS = (
-    "CLIPProcessor", "ClapProcessor", "LlavaProcessor", "OneFormerProcessor", "Sam2Processor", "SamProcessor",
-    "MusicgenProcessor",
-    "SpeechT5Processor", "Wav2Vec2BertProcessor", "Wav2Vec2Processor", "Wav2Vec2ProcessorWithLM", "WhisperProcessor",
-)  # fmt: skip
-
 _OWN_PROCESSORS = (
     "AudioKwargs", "CommonKwargs", "ImagesKwargs", "ProcessingKwargs", "ProcessorMixin", "TextKwargs", "VideosKwargs",
 )  # fmt: skip
@@ -139,7 +135,6 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     "AutoVideoProcessor": "omniform.hub.auto_videos",
-    **dict.fromkeys(_PROCESSORS, "omniform.inputs.processors"),
     **dict.fromkeys(_LOOKUPS, "omniform.hub.lookup"),
     "Engine": "omniform.engine.engine",
     "Guide": "omniform.engine.guide",
@@ -286,19 +281,7 @@ if TYPE_CHECKING:
     from omniform.inputs.images import BaseImageProcessor as BaseImageProcessor
     from omniform.inputs.images import ImageProcessingMixin as ImageProcessingMixin
     from omniform.inputs.media_access import MediaAccess as MediaAccess
-    from omniform.inputs.processors import ClapProcessor as ClapProcessor
-    from omniform.inputs.processors import CLIPProcessor as CLIPProcessor
-    from omniform.inputs.processors import LlavaProcessor as LlavaProcessor
-    from omniform.inputs.processors import MusicgenProcessor as MusicgenProcessor
-    from omniform.inputs.processors import OneFormerProcessor as OneFormerProcessor
-    from omniform.inputs.processors import ProcessorMixin as ProcessorMixin
-    from omniform.inputs.processors import Sam2Processor as Sam2Processor
-    from omniform.inputs.processors import SamProcessor as SamProcessor
-    from omniform.inputs.processors import SpeechT5Processor as SpeechT5Processor
-    from omniform.inputs.processors import Wav2Vec2BertProcessor as Wav2Vec2BertProcessor
-    from omniform.inputs.processors import Wav2Vec2Processor as Wav2Vec2Processor
-    from omniform.inputs.processors import Wav2Vec2ProcessorWithLM as Wav2Vec2ProcessorWithLM
-    from omniform.inputs.processors import WhisperProcessor as WhisperProcessor
+    from omniform.inputs.processors import *  # noqa: F403
     from omniform.inputs.text.classes import PreTrainedTokenizer as PreTrainedTokenizer
     from omniform.inputs.text.classes import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from omniform.inputs.text.classes import PreTrainedTokenizerFast as PreTrainedTokenizerFast
@@ -399,6 +382,10 @@ def _of_inputs(name: str) -> object:
         from omniform.inputs.videos.processor import VIDEO_PROCESSORS
 
         return VIDEO_PROCESSORS.get(name)
+    if name.endswith(("Processor", "ProcessorWithLM")) and not name.endswith("ImageProcessor"):
+        from omniform.inputs.processors import PROCESSORS
+
+        return PROCESSORS.get(name)
     if not name.endswith(("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")):
         return None
     from omniform.inputs.images.classes import any_class_named

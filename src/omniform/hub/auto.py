@@ -216,7 +216,7 @@ class AutoModelForMaskedLM(AutoModel):
 class AutoModelForPreTraining(AutoModel):
     """Models with the heads they were pre-trained with."""
 
-    tasks = ("pre-training", "masked-lm", "causal-lm", "seq2seq-lm", "image-text-to-text", "base")
+    tasks = ("pre-training", "masked-lm", "causal-lm", "seq2seq-lm", "image-text-to-text", "multimodal-lm", "base")
 
 
 class AutoModelForSeq2SeqLM(AutoModel):
@@ -381,6 +381,24 @@ class AutoModelForSpeechSeq2Seq(AutoModel):
     tasks = ("speech-seq2seq",)
 
 
+class AutoModelForVisualQuestionAnswering(AutoModel):
+    """Models that answer questions about pictures."""
+
+    tasks = ("visual-question-answering",)
+
+
+class AutoModelForDocumentQuestionAnswering(AutoModel):
+    """Models that answer questions about documents."""
+
+    tasks = ("document-question-answering",)
+
+
+class AutoModelForZeroShotObjectDetection(AutoModel):
+    """Models that find objects which are described."""
+
+    tasks = ("zero-shot-object-detection",)
+
+
 class AutoModelForImageTextToText(AutoModel):
     """Models that write text from pictures and text."""
 
@@ -394,7 +412,7 @@ class AutoModelForVision2Seq(AutoModelForImageTextToText):
 class AutoModelForMultimodalLM(AutoModel):
     """Models that write text, whatever they read."""
 
-    tasks = ("image-text-to-text", "speech-seq2seq", "causal-lm", "seq2seq-lm")
+    tasks = ("multimodal-lm", "image-text-to-text", "speech-seq2seq", "causal-lm", "seq2seq-lm")
 
 
 def tasks_of(kind: type[Model]) -> tuple[Task, ...]:

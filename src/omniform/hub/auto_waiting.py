@@ -15,12 +15,6 @@ class AutoModelForDecision(AutoModel):
     tasks = ()
 
 
-class AutoModelForDocumentQuestionAnswering(AutoModel):
-    """Models that answer questions about documents."""
-
-    tasks = ()
-
-
 class AutoModelForImageMatting(AutoModel):
     """Models that cut out what is in front."""
 
@@ -99,21 +93,8 @@ class AutoModelForTimeSeriesPrediction(AutoModel):
     tasks = ()
 
 
-class AutoModelForVisualQuestionAnswering(AutoModel):
-    """Models that answer questions about pictures."""
-
-    tasks = ()
-
-
-class AutoModelForZeroShotObjectDetection(AutoModel):
-    """Models that find objects which are described."""
-
-    tasks = ()
-
-
 __all__ = [
     "AutoModelForDecision",
-    "AutoModelForDocumentQuestionAnswering",
     "AutoModelForImageMatting",
     "AutoModelForImageToImage",
     "AutoModelForKeypointDetection",
@@ -127,6 +108,4 @@ __all__ = [
     "AutoModelForTableRecognition",
     "AutoModelForTextRecognition",
     "AutoModelForTimeSeriesPrediction",
-    "AutoModelForVisualQuestionAnswering",
-    "AutoModelForZeroShotObjectDetection",
 ]

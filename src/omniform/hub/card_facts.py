@@ -38,6 +38,7 @@ class Use:
 
 USES: Final[Mapping[Task, Use]] = {
     "image-text-to-text": Use("image-text-to-text", "AutoModelForImageTextToText"),
+    "multimodal-lm": Use("any-to-any", "AutoModelForMultimodalLM"),
     "speech-seq2seq": Use("automatic-speech-recognition", "AutoModelForSpeechSeq2Seq"),
     "causal-lm": Use("text-generation", "AutoModelForCausalLM", "text-generation"),
     "seq2seq-lm": Use("text-generation", "AutoModelForSeq2SeqLM", "text2text-generation"),
@@ -48,6 +49,9 @@ USES: Final[Mapping[Task, Use]] = {
     "multiple-choice": Use("multiple-choice", "AutoModelForMultipleChoice"),
     "image-classification": Use("image-classification", "AutoModelForImageClassification"),
     "zero-shot-image-classification": Use("zero-shot-image-classification", "AutoModelForZeroShotImageClassification"),
+    "zero-shot-object-detection": Use("zero-shot-object-detection", "AutoModelForZeroShotObjectDetection"),
+    "visual-question-answering": Use("visual-question-answering", "AutoModelForVisualQuestionAnswering"),
+    "document-question-answering": Use("document-question-answering", "AutoModelForDocumentQuestionAnswering"),
     "object-detection": Use("object-detection", "AutoModelForObjectDetection"),
     "image-segmentation": Use("image-segmentation", "AutoModelForImageSegmentation"),
     "semantic-segmentation": Use("image-segmentation", "AutoModelForSemanticSegmentation"),
