@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from engines import IMAGE, MAKERS, NEW, Family, family, idle, picture, roomy, sound, tight
+from omniform.core.errors import InputError
 from reference import ragged
 
 BACKENDS = ("sdpa", "eager")
@@ -54,6 +55,42 @@ def wanted(f: Family, *, sampled: bool = False) -> list[list[int]]:
     if not sampled:
         return [f.expected(prompt, **settings) for prompt, settings in some]
     return [answers(roomy(f.ours, prefix_cache=False), [case])[0] for case in some]
+
+
+def test_encoders_read_for_several_requests_at_once(monkeypatch):
+    f = family("llava")
+    calls: list[int] = []
+    encode = type(f.ours).encode_items
+    monkeypatch.setattr(
+        type(f.ours), "encode_items", lambda self, items: calls.append(len(items)) or encode(self, items)
+    )
+    engine = roomy(f.ours)
+    prompts = [f.prompt(rows("picture")[1], item=number) for number in (1, 2, 1, 3)]
+    found = engine.generate_batch(prompts, max_new_tokens=NEW, **RULES[1])
+    assert [c.tokens for c in found] == [f.expected(p, **RULES[1]) for p in prompts]
+    assert calls == [3]
+    assert engine.stats().encoder_runs == 3 and engine.stats().encoder_hits == 1
+    idle(engine)
+
+
+def test_what_cannot_be_encoded_together_is_told_to_whom_it_belongs(monkeypatch):
+    f = family("llava")
+    encode, spoilt = type(f.ours).encode_items, picture(2)
+
+    def fails(self, items):
+        if any(torch.equal(item.inputs["pixel_values"], spoilt) for item in items):
+            raise InputError("spoilt", where="pixel_values")
+        return encode(self, items)
+
+    monkeypatch.setattr(type(f.ours), "encode_items", fails)
+    engine = roomy(f.ours)
+    prompts = [f.prompt(rows("picture")[1], item=number) for number in (1, 2, 3)]
+    handles = [engine.submit(prompt, max_new_tokens=NEW, **RULES[1]) for prompt in prompts]
+    with pytest.raises(InputError, match="spoilt"):
+        handles[1].result()
+    for number in (0, 2):
+        assert handles[number].result().tokens == f.expected(prompts[number], **RULES[1])
+    idle(engine)
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from omniform.engine.guides import grammar_of
 from reference import omniform, saved_reference, transformers
 
 FORM = FORMS["plain"]
-LONG = 120
+LONG = 480
+"""The longest text of the form in tokens of a character each: nine places for a new line and 40 spaces, a name of nine
+letters that are all escaped, and the rest. With fewer, a model that likes spaces is cut off in the middle."""
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -26,7 +28,7 @@ def llama() -> omniform.Model:
     """A decoder whose scores have more columns than the tokenizer has tokens."""
     config = transformers.LlamaConfig(
         vocab_size=448, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, **SPECIAL,
+        num_key_value_heads=2, max_position_embeddings=512, **SPECIAL,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
         saved_reference(transformers.LlamaForCausalLM, config, Path(folder))

@@ -22,14 +22,16 @@ Modality = Literal["image", "audio", "video"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tokens of one row that one picture, sound or film takes the place of.
+    """The tokens of one row that one picture, sound or film takes the place of; a run of them, where it has several.
 
     Attributes:
         modality: what kind of item it is.
         row: the row of the batch.
         start: index of the first placeholder token, in the row as it stands in ``input_ids``.
-        length: how many placeholder tokens there are; the item's encoder yields as many feature vectors.
+        length: how many placeholder tokens there are; the item's encoder yields as many feature vectors for each run.
         item: the item's index among all items of this modality in the batch, in reading order.
+        offset: the first of the item's vectors that the run takes, where other tokens (ends of rows, tiles' names)
+            part an item's placeholders into several runs.
     """
 
     modality: Modality
@@ -37,6 +39,7 @@ class Span:
     start: int
     length: int
     item: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

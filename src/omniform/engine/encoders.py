@@ -7,7 +7,7 @@ placeholders. An encoder-decoder takes a *memory*: the keys and values of its cr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Generic, TypeVar
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
+from omniform.core.batch import Item
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
 from omniform.core.state import mixers
@@ -26,6 +27,9 @@ from omniform.engine.request import NAMELESS, Placed, Prompt, Request, Row
 from omniform.engine.weights import Weights
 
 T = TypeVar("T")
+
+AHEAD = 16
+"""How many items are encoded together before it is their requests' turn: more would keep the first answer waiting."""
 
 
 def digest(inputs: Mapping[str, Tensor], kind: str = "") -> Content:
@@ -152,6 +156,7 @@ class Encoders:
         self.runs = 0
         self.hits = 0
         self.features_bytes = 0
+        self._foreseen: set[Content] = set()  # encoded ahead of its first request's turn
         self._model = model
         self._state = state
         self._pool = pool
@@ -170,15 +175,62 @@ class Encoders:
         Raises:
             InputError: its inputs do not fit together, or could never be kept.
         """
-        prompt = request.prompt
+        prompt, contents = request.prompt, self._contents(request)
+        with self._adapters.whole(request):
+            if prompt.encoder:
+                return request.memory is not None or self._prepare_memory(request, contents[0])
+            return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
+
+    @torch.inference_mode()
+    def foresee(self, waiting: Sequence[Request]) -> None:
+        """Encode what the first of those who wait bring, all together: each then finds it by content.
+
+        What cannot be encoded so is left to :meth:`prepare`, which tells whose fault it is.
+
+        Args:
+            waiting: in the order in which they will be made ready.
+        """
+        if self._pool is not None or self.features_bytes > self._budget // 2:
+            return
+        ahead: dict[Content, Item] = {}
+        asked: list[Request] = []
+        for request in waiting:
+            if len(ahead) >= AHEAD or request.adapter != waiting[0].adapter:
+                break
+            own = dict(zip(self._contents(request), request.prompt.items, strict=True))
+            fresh = {c: item for c, item in own.items() if c not in self.features}
+            if fresh:
+                asked.append(request)
+                ahead |= fresh
+        if len(asked) < 2:
+            return
+        try:
+            with self._adapters.whole(asked[0]):
+                made = self._encoded(ahead)
+        except Exception:  # whatever it is: it is told to whom it belongs, when that one is made ready
+            return
+        for content, features in made.items():
+            if self.features_bytes + features.nbytes <= self._budget:
+                self._keep(content, features)
+                self._foreseen.add(content)
+
+    def _contents(self, request: Request) -> tuple[Content, ...]:
+        """The digests of what a request's encoders read."""
         if not request.contents:
+            prompt = request.prompt
             version = f"{self._weights.version} {request.adapter} "
             items = tuple(digest(item.inputs, version + item.modality) for item in prompt.items)
             request.contents = (digest(prompt.encoder, version),) if prompt.encoder else items
-        with self._adapters.whole(request):
-            if prompt.encoder:
-                return request.memory is not None or self._prepare_memory(request, request.contents[0])
-            return bool(request.rows and len(request.media) == len(prompt.items)) or self._prepare_items(request)
+        return request.contents
+
+    def _encoded(self, missing: Mapping[Content, Item]) -> dict[Content, Features]:
+        """What some items became, those of a kind in one go."""
+        made: dict[Content, Features] = {}
+        for kind in dict.fromkeys(item.modality for item in missing.values()):
+            own = {c: item for c, item in missing.items() if item.modality == kind}
+            made |= dict(zip(own, map(Features, self._model.encode_items(list(own.values()))), strict=True))
+        self.runs += len(missing)
+        return made
 
     def release(self, request: Request) -> None:
         """Undo :meth:`prepare`: the request needs its encoders' work no longer, or not now."""
@@ -206,13 +258,10 @@ class Encoders:
         if request.room > self._budget - sum(f.nbytes for c, f in self.features.busy().items() if c not in contents):
             return False
         missing = {c: item for c, item in zip(contents, items, strict=True) if c not in self.features}
-        fresh: dict[Content, Features] = {}
-        for kind in dict.fromkeys(item.modality for item in missing.values()):
-            own = {c: item for c, item in missing.items() if item.modality == kind}
-            fresh |= dict(zip(own, map(Features, self._model.encode_items(list(own.values()))), strict=True))
-        self.runs += len(missing)
+        fresh = self._encoded(missing)
         if not request.rows:
-            self.hits += len(items) - len(missing)
+            self.hits += len(items) - len(missing) - len(self._foreseen & {*contents})
+            self._foreseen -= {*contents}
         request.room = sum((fresh.get(c) or self.features[c]).nbytes for c in {*contents})
         self._refuse_if_too_big(request.room)
         held: list[Content] = []
@@ -239,7 +288,7 @@ class Encoders:
         by_kind: dict[str, list[Content]] = {}
         for item, content in zip(items, request.contents, strict=True):
             by_kind.setdefault(item.modality, []).append(content)
-        found = [Placed(span.start, span.length, by_kind[span.modality][span.item]) for span in spans]
+        found = [Placed(s.start, s.length, by_kind[s.modality][s.item], offset=s.offset) for s in spans]
         for start, vectors in prompt.vectors:
             found.append(Placed(start, len(vectors), digest({"vectors": vectors}), vectors))
         request.placed = tuple(found)

@@ -144,6 +144,7 @@ class Engine:
             block_size=size,
             max_tokens=step,
             prepare=self._prepare,
+            foresee=self._encoders.foresee,
             let_go=self._encoders.release,
             root=self._root_of,
             bring=handover.bring,

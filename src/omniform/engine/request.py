@@ -79,12 +79,18 @@ class Placed:
         length: how many there are.
         content: a digest of what they were made of.
         vectors: themselves, Shape: [length, D]; None where the encoders' cache keeps them.
+        offset: the first of the content's vectors that stands here.
     """
 
     start: int
     length: int
     content: Content
     vectors: Tensor | None = None
+    offset: int = 0
+
+    def within(self, first: int) -> int:
+        """Which of the content's vectors would stand at a token of the row: it tells blocks of one content apart."""
+        return first - self.start + self.offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,10 +160,8 @@ class Runner:
         for placed in chunk.request.placed_of(chunk.row):
             low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
-                part, at = (
-                    self._encoders.vectors(placed)[low - placed.start : high - placed.start],
-                    segment.start - first,
-                )
+                part = self._encoders.vectors(placed)[placed.within(low) : placed.within(high)]
+                at = segment.start - first
                 embeds_1ND[0, at + low : at + high] = part.to(embeds_1ND)
 
     def _begin(self, pool: Pool, chunks: Sequence[ScheduledChunk]) -> None:

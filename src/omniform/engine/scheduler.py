@@ -9,7 +9,7 @@ computed again later, from what is still remembered of it.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -75,6 +75,7 @@ class Scheduler:
         block_size: tokens in a block.
         max_tokens: of one step.
         prepare: makes a request ready to be read (encodes its pictures); False if there is no room for that now.
+        foresee: told who waits, in the order in which they will be made ready.
         let_go: undoes that, so that whoever waits takes no room.
         root: what a request's first block depends on besides its tokens.
         bring: writes the state that a row was given into its blocks.
@@ -87,6 +88,7 @@ class Scheduler:
         block_size: int,
         max_tokens: int,
         prepare: Callable[[Request], bool],
+        foresee: Callable[[Sequence[Request]], None],
         let_go: Callable[[Request], None],
         root: Callable[[Request], bytes],
         bring: Callable[[Given, Mapping[Pool, BlockTable]], None],
@@ -100,6 +102,7 @@ class Scheduler:
         self._gone: set[int] = set()  # requests that were preempted since the present plan was begun
         self._size = block_size
         self._prepare = prepare
+        self._foresee = foresee
         self._let_go = let_go
         self._root = root
         self._bring = bring
@@ -209,6 +212,8 @@ class Scheduler:
         blocked = False
         if starting:
             everyone.sort(key=lambda r: (-r.priority, id(r) in starting, r.arrival))
+            if suspect is None:
+                self._foresee(self.waiting)
         for request in everyone:
             if budget <= 0 or (suspect is not None and request is not suspect):
                 continue
@@ -387,7 +392,7 @@ class Scheduler:
             whole.update(repr(row.tokens[first : first + size]).encode())
             for placed in request.placed_of(row):
                 if placed.start < first + size and placed.start + placed.length > first:
-                    whole.update(placed.content + str(first - placed.start).encode())
+                    whole.update(placed.content + str(placed.within(first)).encode())
             self._digest_layout(whole, row, request, first)
             row.contents.append(whole.digest())
 
@@ -398,7 +403,8 @@ class Scheduler:
             whole.update(layout.of(first, stop).contiguous().numpy().tobytes())
         for start, end in layout.bidirectional:
             if start < stop < end:
-                placed = [p.content for p in request.placed if p.start < end and p.start + p.length > start]
+                inside = [p for p in request.placed if p.start < end and p.start + p.length > start]
+                placed = [(p.content, p.within(start)) for p in inside]
                 whole.update(repr((start - first, row.tokens[start:end], placed)).encode())
 
     def _has_room(self, row: Row, count: int) -> bool:
