@@ -11,7 +11,8 @@ from harness import Head, Parity, Table, compiled
 from safetensors.torch import load_file, save_file
 from writers import Illustrated
 
-from omniform.core.errors import InputError, WeightsError
+from omniform.architectures.fusion import check_fit
+from omniform.core.errors import ConfigError, InputError, WeightsError
 from reference import (
     check_round_trip,
     compare,
@@ -208,6 +209,30 @@ def test_pictures_that_do_not_match_the_text(tmp_path, change, says):
         ours(**batch)
     with pytest.raises(InputError, match=says):
         ours.generate(**batch)
+
+
+def test_calls_that_ask_for_other_features(tmp_path):
+    ours, theirs = pair(tmp_path)
+    batch = one_row(inputs(full=True))
+    asked = {"vision_feature_layer": 1, "vision_feature_select_strategy": "full"}
+    torch.testing.assert_close(ours(**batch, **asked).logits, theirs(**batch, **asked).logits, atol=1e-4, rtol=1e-4)
+    for options in ({}, asked):
+        found = ours.get_image_features(batch["pixel_values"], **options, output_hidden_states=True)
+        expected = theirs.get_image_features(batch["pixel_values"], **options, output_hidden_states=True)
+        assert len(found.pooler_output) == len(expected.pooler_output) == 2
+        for mine, other in zip(found.pooler_output, expected.pooler_output, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
+        assert len(found.hidden_states) == len(expected.hidden_states)
+    with pytest.raises(InputError, match=r"vision_feature_select_strategy.*default or full.*'all'"):
+        ours(**batch, vision_feature_select_strategy="all")
+    with pytest.raises(TypeError, match="image_sizes"):
+        ours(**batch, image_sizes=torch.tensor([[16, 16]]))
+
+
+def test_parts_that_do_not_fit_are_named_with_their_sizes():
+    with pytest.raises(ConfigError, match=r"(?s)projector does not fit behind vision_tower.*24 numbers.*vectors of 32"):
+        check_fit("vision_tower", 24, "projector", 32)
 
 
 def test_a_missing_tower_is_named(tmp_path):

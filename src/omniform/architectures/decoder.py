@@ -230,7 +230,7 @@ class WritingHead(Generative):
             past_key_values=out.past_key_values,
             **out.noted(),
             cross_attentions=out.cross_attentions,
-            image_hidden_states=out.image_hidden_states,
+            **out.seen(),
         )
 
 

@@ -1,65 +1,304 @@
-"""Models that read pictures and text with one decoder: embed, encode, merge, then the very same decoder."""
+"""Models that read pictures, sounds and videos among the tokens of a text: embed, encode, merge, the very same decoder.
+
+A model says which kinds of items it reads (:class:`Medium`, one object for each kind), and everything else is written
+once, here: :class:`Multimodal` finds the items of a batch, counts their vectors before anything is computed, encodes
+them, alone or several at once, and puts them in the places of their tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from itertools import accumulate
+from typing import TYPE_CHECKING, ClassVar, Final, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, LanguageModel, TextDecoder
 from omniform.architectures.stack import Stepped
-from omniform.architectures.vision import VisionEncoder
-from omniform.core.batch import Item, Span
+from omniform.core.batch import Facts, Item, Modality, Span
 from omniform.core.config import Beginning, ModelConfig
-from omniform.core.errors import InputError
+from omniform.core.errors import ConfigError, InputError
 from omniform.core.host import is_readable
 from omniform.core.outputs import BaseModelOutput
 from omniform.core.spans import find_spans
 
-
-def merge(embeds_BTD: Tensor, features: Sequence[Tensor], spans: Sequence[Span]) -> Tensor:
-    """Put each item's features in the place of its placeholder tokens.
-
-    Args:
-        embeds_BTD: token vectors. Shape: [B, T, D].
-        features: one tensor per item, Shape: [its length, D].
-        spans: where each item goes; they were checked against the features' lengths when they were found.
-
-    Returns:
-        Shape: [B, T, D]; the input is unchanged.
-    """
-    if not spans:
-        return embeds_BTD
-    device = embeds_BTD.device
-    rows = torch.cat([torch.full((s.length,), s.row) for s in spans]).to(device)
-    columns = torch.cat([torch.arange(s.start, s.start + s.length) for s in spans]).to(device)
-    values = torch.cat([features[s.item] for s in spans]).to(embeds_BTD)
-    return embeds_BTD.index_put((rows, columns), values)
+NAMES: Final[Mapping[Modality, str]] = {"image": "pictures", "audio": "sounds", "video": "videos"}
+NOTHING: Final[Mapping[str, object]] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerFeatures:
-    """Picks a vision encoder's features: the hidden states of some layers, with or without the class token.
+class Among(Stepped, total=False):
+    """What may come with tokens and pictures; each model takes what its media name.
 
     Attributes:
-        layers: which hidden states; several are concatenated along the channels.
-        skip: how many leading tokens to leave out.
+        image_sizes: their sizes before they were processed. Shape: [pictures, 2], height and width.
+        batch_num_images: how many pictures belong to each sample. Shape: [samples].
+        pixel_values_videos: videos. Shape: as the model's video processor makes it.
+        image_sizes_videos: the sizes of their frames, which are not read.
+        vision_feature_layer: which hidden states of the vision tower are read, if not those that the config says.
+        vision_feature_select_strategy: whether its class token is left out (``"default"``) or not (``"full"``).
+        vision_aspect_ratio: how many tiles' worth of vectors a picture may have (``"anyres_max_9"``).
+        media_facts: what is known of the items on the host, by modality: :meth:`Multimodal.arrive` tells it, and who
+            traces a model hands it in.
     """
 
-    layers: tuple[int, ...]
-    skip: int
+    image_sizes: Tensor | None
+    batch_num_images: Tensor | None
+    pixel_values_videos: Tensor | None
+    image_sizes_videos: Tensor | None
+    vision_feature_layer: int | Sequence[int] | None
+    vision_feature_select_strategy: str | None
+    vision_aspect_ratio: str | None
+    media_facts: Mapping[Modality, Sequence[Facts]] | None
 
-    def __call__(self, tower: VisionEncoder, pixel_values: Tensor) -> Tensor:
-        """Pictures to features. Shape: [N, channels, height, width] to [N, length, D]."""
-        states = tower.hidden_at(pixel_values, self.layers)
-        return torch.cat([state[:, self.skip :] for state in states], dim=-1)
 
-    def length(self, tower: VisionEncoder, pixel_values: Tensor) -> int:
-        """How many features each of some pictures has. Shape: [N, channels, height, width]."""
-        return tower.tokens(pixel_values) - self.skip
+class Merged(Among, total=False):
+    """What may come with the tokens of a model that reads other things among them.
+
+    Attributes:
+        pixel_values: pictures. Shape: as the model's image processor makes it.
+    """
+
+    pixel_values: Tensor | None
+
+
+_STEPPED: Final = frozenset(Stepped.__annotations__)
+_MEDIA: Final = frozenset(Merged.__annotations__) - _STEPPED - {"media_facts"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Medium(ABC):
+    """One kind of items that a model reads, and how they become vectors.
+
+    A medium is made of a model's modules whenever it is asked for, and holds no parameters of its own. What has to be
+    known of items on the host (sizes, grids, lengths) is read once, into :data:`~omniform.core.batch.Facts`; nothing
+    else looks at a tensor's values.
+
+    Attributes:
+        modality: what kind.
+        token_id: the token in whose places the vectors go.
+        inputs: the names of the inputs that belong to the items; the first is there whenever there are items.
+    """
+
+    modality: Modality
+    token_id: int
+    inputs: tuple[str, ...]
+
+    @abstractmethod
+    def facts(self, inputs: Mapping[str, Tensor]) -> list[Facts]:
+        """What is known of each item of a batch: from shapes and from small tables of numbers, on the host.
+
+        Args:
+            inputs: those of :attr:`inputs` that are there.
+
+        Raises:
+            InputError: shapes that no item has, or tables that do not fit.
+        """
+
+    @abstractmethod
+    def lengths(self, facts: Sequence[Facts]) -> list[int]:
+        """How many vectors each item has."""
+
+    @abstractmethod
+    def encode(self, inputs: Mapping[str, Tensor], facts: Sequence[Facts] | None) -> Tensor:
+        """All items at once to vectors of the decoder's width, one item's after another's.
+
+        Args:
+            inputs: as :meth:`join` or a caller hands them over.
+            facts: of each item; None where nobody has read them (see :meth:`known`).
+
+        Returns:
+            Shape: [sum of lengths, D].
+        """
+
+    def known(self, inputs: Mapping[str, Tensor], facts: Sequence[Facts] | None) -> Sequence[Facts]:
+        """The facts, read now where nobody has."""
+        return self.facts(inputs) if facts is None else facts
+
+    def rows(self, name: str, facts: Sequence[Facts]) -> list[int]:
+        """How many rows of an input, along its first axis, each item has: one, if a medium does not say otherwise."""
+        return [1] * len(facts)
+
+    def cut(self, inputs: Mapping[str, Tensor]) -> list[Item]:
+        """A batch's inputs as items, in reading order; what :meth:`join` puts together again."""
+        facts = self.facts(inputs)
+        items: list[dict[str, Tensor]] = [{} for _ in facts]
+        for name, value in inputs.items():
+            ends = list(accumulate(self.rows(name, facts)))
+            for item, start, end in zip(items, [0, *ends], ends, strict=False):
+                item[name] = value[start:end]
+        return [Item(self.modality, own, known) for own, known in zip(items, facts, strict=True)]
+
+    def join(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """The inputs of several items, of one batch or of many."""
+        return {name: torch.cat([item.inputs[name] for item in items]) for name in items[0].inputs}
+
+
+class Multimodal(LanguageModel):
+    """Encoders and a decoder; hidden states out. A model names its modules and says its :meth:`media`.
+
+    Args:
+        language_model: the decoder. A subclass names it in its body, in the order of the ecosystem's modules.
+
+    Attributes:
+        OPTIONS: inputs that are no tensors, and say how items are read in this call; see :meth:`media`.
+    """
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset()
+    if TYPE_CHECKING:
+        language_model: TextDecoder
+
+    @abstractmethod
+    def media(self, options: Mapping[str, object] = NOTHING) -> tuple[Medium, ...]:
+        """The kinds of items that it reads.
+
+        Args:
+            options: a call's inputs, among them those of :attr:`OPTIONS` that it says.
+        """
+
+    def medium(self, modality: Modality, options: Mapping[str, object] = NOTHING) -> Medium:
+        """The one of this modality."""
+        return next(medium for medium in self.media(options) if medium.modality == modality)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    @property
+    def decoder(self) -> TextDecoder:
+        return self.language_model
+
+    @property
+    def reads_items(self) -> bool:
+        return True
+
+    @property
+    def placeholders(self) -> frozenset[int]:
+        return frozenset(medium.token_id for medium in self.media())
+
+    def accepts(self) -> frozenset[str]:
+        own = {name for medium in self.media() for name in medium.inputs}
+        return super().accepts() - (_MEDIA - own - self.OPTIONS)
+
+    def unpads(self) -> bool:
+        return self.language_model.unpads()
+
+    # -- items, for the engine -----------------------------------------------------------------------------------------
+
+    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
+        media = self.media()
+        others = sorted(features.keys() - {name for medium in media for name in medium.inputs})
+        if others:
+            kinds = ", ".join(NAMES[medium.modality] for medium in media)
+            raise InputError(f"this model reads {kinds} and text only", where=", ".join(others))
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
+        found: list[list[tuple[int, Item]]] = [[] for _ in rows]
+        for medium in media:
+            given = _own(medium, features)
+            items = medium.cut(given) if given else []
+            placed = _first_runs(
+                find_spans(ids, medium.token_id, medium.lengths([i.facts for i in items]), medium.modality)
+            )
+            for span in placed:
+                found[span.row].append((span.start, items[span.item]))
+        return [[item for _, item in sorted(own, key=lambda one: one[0])] for own in found]
+
+    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
+        medium = self.medium(items[0].modality)
+        facts = [item.facts for item in items]
+        return list(torch.split(medium.encode(medium.join(items), facts), medium.lengths(facts)))
+
+    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
+        ids, found = torch.tensor([row]), list[Span]()
+        for medium in self.media():
+            own = [length for item, length in zip(items, lengths, strict=True) if item.modality == medium.modality]
+            found += find_spans(ids, medium.token_id, own, medium.modality)
+        return found
+
+    # -- whole batches -------------------------------------------------------------------------------------------------
+
+    def arrive(self, inputs: dict[str, object]) -> None:
+        media = self.media(inputs)
+        there = [(medium, given) for medium in media if (given := _own(medium, inputs))]
+        if there and inputs.get("input_ids") is None:
+            names = " and ".join(NAMES[medium.modality] for medium, _ in there)
+            raise InputError(f"{names} need the text's ids to find their places", where="input_ids", found="none")
+        self.language_model.arrive(inputs)
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor) or inputs.get("inputs_embeds") is not None:
+            return
+        if there and inputs.get("media_facts") is None:
+            inputs["media_facts"] = {medium.modality: medium.facts(given) for medium, given in there}
+        facts = cast("Mapping[Modality, Sequence[Facts]]", inputs.get("media_facts") or {})
+        for medium in media:
+            lengths = medium.lengths(facts.get(medium.modality, ()))
+            # On an accelerator placeholders are counted where there are items: too few of them would end its work.
+            if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
+                find_spans(ids, medium.token_id, lengths, medium.modality)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Token ids to the vectors that items are put among. Shape: [B, T] to [B, T, D]."""
+        return self.language_model.embed(input_ids)
+
+    def merged(self, input_ids: Tensor, given: Merged) -> tuple[Tensor, dict[Modality, Tensor]]:
+        """Token vectors with the items in their places, Shape: [B, T, D], and all items' vectors by modality."""
+        vectors: dict[Modality, Tensor] = {}
+        embeds = self.embed(input_ids)
+        facts = given.get("media_facts") or {}
+        for medium in self.media(given):
+            own = _own(medium, given)
+            if own:
+                made = medium.encode(own, facts.get(medium.modality))
+                marked = (input_ids == medium.token_id)[..., None]
+                embeds = embeds.masked_scatter(marked, made.to(embeds))
+                vectors[medium.modality] = made
+        return embeds, vectors
+
+    def read(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, given: Merged, **more: object
+    ) -> BaseModelOutput:
+        """One forward of text with items in it; ``more``: what the decoder takes beside its own."""
+        stepped = cast(Stepped, {name: value for name, value in given.items() if name in _STEPPED} | more)
+        vectors: dict[Modality, Tensor] = {}
+        if input_ids is not None and stepped.get("inputs_embeds") is None:
+            stepped["inputs_embeds"], vectors = self.merged(input_ids, given)
+        out = self.language_model.forward(None, attention_mask, **stepped)
+        out.image_hidden_states = vectors.get("image")
+        out.audio_hidden_states = vectors.get("audio")
+        out.video_hidden_states = vectors.get("video")
+        return out
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **given: Unpack[Merged]
+    ) -> BaseModelOutput:
+        """Hidden states of text with pictures, sounds and videos in it.
+
+        Args:
+            input_ids: Shape: [B, T].
+            attention_mask: Shape: [B, past + T], 1 for real tokens.
+            given: the inputs of the items, those of all rows in reading order; and see
+                :class:`~omniform.architectures.stack.Stepped`.
+        """
+        return self.read(input_ids, attention_mask, given)
+
+
+class MultimodalLM(CausalLM):
+    """A model that reads more than text, and writes."""
+
+    model: Multimodal
+
+
+def check_fit(first: str, gives: int, second: str, takes: int) -> None:
+    """Raise :class:`ConfigError` unless what one module gives is as wide as what the next one takes."""
+    if gives != takes:
+        raise ConfigError(
+            f"{second} does not fit behind {first}",
+            where=f"config.json: {first}, {second}",
+            expected=f"vectors of {gives} numbers, as {first} gives them",
+            found=f"{second} reads vectors of {takes}",
+        )
 
 
 def parted_beginning(config: ModelConfig, path: str) -> Beginning | None:
@@ -78,119 +317,14 @@ def parted_beginning(config: ModelConfig, path: str) -> Beginning | None:
     return part.common.initializer_range if how is None else how
 
 
-class VisionLanguage(LanguageModel):
-    """A vision tower, a projector and a decoder; hidden states out.
-
-    Args:
-        vision_tower: encodes pictures.
-        select: picks the tower's features.
-        multi_modal_projector: features to the decoder's width.
-        language_model: the decoder.
-        image_token_id: the placeholder in the text.
-    """
-
-    vision_tower: VisionEncoder
-    select: LayerFeatures
-    multi_modal_projector: nn.Module
-    language_model: TextDecoder
-    image_token_id: int
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """Pictures to vectors of the decoder's width. Shape: [N, channels, height, width] to [N, length, D]."""
-        features: Tensor = self.multi_modal_projector(self.select(self.vision_tower, pixel_values))
-        return features
-
-    @property
-    def decoder(self) -> TextDecoder:
-        return self.language_model
-
-    @property
-    def reads_items(self) -> bool:
-        return True
-
-    @property
-    def placeholders(self) -> frozenset[int]:
-        return frozenset({self.image_token_id})
-
-    def items(self, rows: Sequence[Sequence[int]], features: Mapping[str, Tensor]) -> list[list[Item]]:
-        pictures = features.get("pixel_values")
-        others = sorted(features.keys() - {"pixel_values"})
-        if others:
-            raise InputError("this model reads pictures and text only", where=", ".join(others))
-        longest = max(len(row) for row in rows)
-        ids = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
-        lengths = self._lengths(pictures)
-        own: list[list[Item]] = [[] for _ in rows]
-        for span in find_spans(ids, self.image_token_id, lengths, "image"):
-            assert pictures is not None
-            own[span.row].append(Item("image", {"pixel_values": pictures[span.item, None]}))
-        return own
-
-    def encode_items(self, items: Sequence[Item]) -> list[Tensor]:
-        return list(self.get_image_features(torch.cat([item.inputs["pixel_values"] for item in items])))
-
-    def spans(self, row: Sequence[int], items: Sequence[Item], lengths: Sequence[int]) -> list[Span]:
-        return find_spans(torch.tensor([row]), self.image_token_id, lengths, "image")
-
-    def unpads(self) -> bool:
-        return self.language_model.unpads()
-
-    def arrive(self, inputs: dict[str, object]) -> None:
-        if inputs.get("pixel_values") is not None and inputs.get("input_ids") is None:
-            raise InputError("pictures need the text's ids to find their places", where="input_ids", found="none")
-        self.language_model.arrive(inputs)
-        ids, pictures = inputs.get("input_ids"), inputs.get("pixel_values")
-        if not isinstance(ids, Tensor) or inputs.get("inputs_embeds") is not None:
-            return
-        lengths = self._lengths(pictures)
-        # On an accelerator placeholders are counted where there are pictures: too few of them would end its work.
-        if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
-            find_spans(ids, self.image_token_id, lengths, "image")
-
-    def _lengths(self, pictures: object) -> list[int]:
-        """How many features each picture has, where there are any."""
-        if not isinstance(pictures, Tensor):
-            return []
-        return [self.select.length(self.vision_tower, pictures)] * pictures.shape[0]
-
-    def _merged(self, input_ids: Tensor, pixel_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Token vectors with the pictures in their places, and the pictures' features, one after another."""
-        embeds = self.language_model.embed(input_ids)
-        if pixel_values is None:
-            return embeds, None
-        features = self.get_image_features(pixel_values)
-        marked = (input_ids == self.image_token_id)[..., None]
-        return embeds.masked_scatter(marked, features.to(embeds)), features.flatten(0, 1)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        **given: Unpack[Stepped],
-    ) -> BaseModelOutput:
-        """Hidden states of text with pictures in it.
-
-        Args:
-            pixel_values: every picture of the batch in reading order. Shape: [N, channels, height, width].
-            given: see :class:`~omniform.architectures.stack.Stepped`.
-        """
-        features = None
-        if input_ids is not None and given.get("inputs_embeds") is None:
-            given["inputs_embeds"], features = self._merged(input_ids, pixel_values)
-        out = self.language_model.forward(None, attention_mask, **given)
-        out.image_hidden_states = features
-        return out
+def _own(medium: Medium, given: Mapping[str, object]) -> dict[str, Tensor]:
+    """The inputs of a medium's items; nothing where there are no items."""
+    main = given.get(medium.inputs[0])
+    if not isinstance(main, Tensor) or not main.shape[0]:
+        return {}
+    return {name: value for name in medium.inputs if isinstance(value := given.get(name), Tensor)}
 
 
-class VisionLanguageLM(CausalLM):
-    """A vision-language model that writes."""
-
-    model: VisionLanguage
-
-    def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """See :meth:`VisionLanguage.get_image_features`."""
-        return self.model.get_image_features(pixel_values)
+def _first_runs(spans: Iterable[Span]) -> list[Span]:
+    """The first of each item's runs of tokens."""
+    return list({span.item: span for span in reversed(list(spans))}.values())[::-1]

@@ -19,6 +19,9 @@ from omniform.core.errors import InputError, OmniformError, nearest
 
 Modality = Literal["image", "audio", "video"]
 
+Facts = tuple[int, ...]
+"""What is known of an item on the host: sizes, grids, lengths. What they mean is between its medium's methods."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -49,10 +52,12 @@ class Item:
     Attributes:
         modality: what kind of item it is.
         inputs: the encoder's inputs, each a batch of one.
+        facts: what is known of it on the host.
     """
 
     modality: Modality
     inputs: Mapping[str, Tensor]
+    facts: Facts = ()
 
 
 class Batch(dict[str, object]):

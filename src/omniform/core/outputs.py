@@ -23,6 +23,14 @@ class Noted(TypedDict):
     attentions: Layers | None
 
 
+class Seen(TypedDict):
+    """The vectors of pictures, videos and sounds that a decoder read, as a head's output carries them on."""
+
+    image_hidden_states: Tensor | None
+    video_hidden_states: Tensor | None
+    audio_hidden_states: Tensor | None
+
+
 class BothNoted(TypedDict):
     """What was noted of an encoder and of the decoder that reads it, as a head's output carries it on."""
 
@@ -174,7 +182,9 @@ class BaseModelOutput(StackOutput):
         last_hidden_state: Shape: [B, T, D].
         pooler_output: one vector per row, Shape: [B, D], of models that pool.
         cross_attentions: each layer's weights of cross-attention, as ``attentions``.
-        image_hidden_states: the features of pictures, as a decoder read them. Shape: [features, D].
+        image_hidden_states: the vectors of pictures, as a decoder read them. Shape: [vectors, D].
+        video_hidden_states: those of videos.
+        audio_hidden_states: those of sounds.
         router_logits: each router's scores of its experts, Shape: [B * T, E] each, when asked for.
     """
 
@@ -183,7 +193,17 @@ class BaseModelOutput(StackOutput):
     _: KW_ONLY
     cross_attentions: Layers | None = None
     image_hidden_states: Tensor | None = None
+    video_hidden_states: Tensor | None = None
+    audio_hidden_states: Tensor | None = None
     router_logits: Layers | None = None
+
+    def seen(self) -> Seen:
+        """What a head's output repeats of the items among the tokens."""
+        return {
+            "image_hidden_states": self.image_hidden_states,
+            "video_hidden_states": self.video_hidden_states,
+            "audio_hidden_states": self.audio_hidden_states,
+        }
 
 
 @dataclass(slots=True)
@@ -215,6 +235,21 @@ class CausalLMOutput(StackOutput):
     _: KW_ONLY
     cross_attentions: Layers | None = None
     image_hidden_states: Tensor | None = None
+    video_hidden_states: Tensor | None = None
+    audio_hidden_states: Tensor | None = None
+
+
+@dataclass(slots=True)
+class MediaFeatures(StackOutput):
+    """What an encoder of pictures, videos or sounds gave, and what a decoder reads of it.
+
+    Attributes:
+        last_hidden_state: the encoder's. Shape: [N, T, E].
+        pooler_output: the vectors that the decoder reads, as the family lays them out: one tensor, or one per item.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | tuple[Tensor, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -219,7 +219,7 @@ class Encoders:
         if not request.contents:
             prompt = request.prompt
             version = f"{self._weights.version} {request.adapter} "
-            items = tuple(digest(item.inputs, version + item.modality) for item in prompt.items)
+            items = tuple(digest(i.inputs, f"{version}{i.modality}{i.facts}") for i in prompt.items)
             request.contents = (digest(prompt.encoder, version),) if prompt.encoder else items
         return request.contents
 

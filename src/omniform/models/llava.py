@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
-from omniform.architectures.fusion import LayerFeatures, VisionLanguage, VisionLanguageLM, parted_beginning
+from omniform.architectures.fusion import parted_beginning
+from omniform.architectures.fusion_pictures import LayerFeatures, VisionLanguage, VisionLanguageLM
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.config import Common
