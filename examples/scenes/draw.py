@@ -99,7 +99,7 @@ class Finish:
     quality: int = 0
 
 
-def _shade(rng: random.Random, spans: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> Colour:
+def shade(rng: random.Random, spans: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> Colour:
     hue, saturation, value = (rng.uniform(*span) for span in spans)
     high = value / 100
     low = high * (1 - saturation / 100)
@@ -164,12 +164,12 @@ def draw_scene(rng: random.Random, max_items: int = MAX_ITEMS) -> Scene:
         colour, shape = rng.choice(colours), rng.choice(shapes)
         outline = None
         if contour and colour != "black":
-            outline = _shade(rng, COLOURS["black"])
+            outline = shade(rng, COLOURS["black"])
         angle = rng.uniform(-14, 14) if rng.random() < 0.7 else 0.0
         items.append(
-            Item(shape, colour, size, x, y, radius, angle, rng.random(), _shade(rng, COLOURS[colour]), outline)
+            Item(shape, colour, size, x, y, radius, angle, rng.random(), shade(rng, COLOURS[colour]), outline)
         )
-    return Scene(tuple(items), background, _shade(rng, BACKGROUNDS[background]), aspect)
+    return Scene(tuple(items), background, shade(rng, BACKGROUNDS[background]), aspect)
 
 
 def draw_finish(rng: random.Random, sides: tuple[int, int]) -> Finish:
