@@ -17,7 +17,19 @@ from questions import in_place, plural
 from wider import FILLS, MEDIUM
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
-OPENINGS = ("", "", "", "", "a {pic} of ", "a {pic} with ", "there is ", "{pic}: ", "show me ", "find ", "this {pic} shows ")
+OPENINGS = (
+    "",
+    "",
+    "",
+    "",
+    "a {pic} of ",
+    "a {pic} with ",
+    "there is ",
+    "{pic}: ",
+    "show me ",
+    "find ",
+    "this {pic} shows ",
+)
 GROUNDS = ("on a {ground} background", "on {ground}", "the background is {ground}", "with a {ground} background")
 WORDS = """
     all are contains containing drawing draw drawn empty find has have here holds including i is it like look me my only
@@ -194,7 +206,9 @@ def _placed(rng: random.Random, scene: Scene) -> Query:
     item = rng.choice(scene.items)
     thing = _thing(rng, item)
     place = rng.choice([place for place in PLACES if in_place(item, place)])
-    return Query(f"{_say(rng, thing)} {rng.choice(PLACES[place])}", (Thing(thing.size, thing.colour, thing.shape, place),))
+    return Query(
+        f"{_say(rng, thing)} {rng.choice(PLACES[place])}", (Thing(thing.size, thing.colour, thing.shape, place),)
+    )
 
 
 def _pair(rng: random.Random, scene: Scene) -> Query:
@@ -207,7 +221,9 @@ def _pair(rng: random.Random, scene: Scene) -> Query:
 
 def _counted(rng: random.Random, scene: Scene) -> Query:
     item = rng.choice(scene.items)
-    thing = rng.choice((Thing(), Thing(colour=item.colour), Thing(shape=item.shape), Thing(None, item.colour, item.shape)))
+    thing = rng.choice(
+        (Thing(), Thing(colour=item.colour), Thing(shape=item.shape), Thing(None, item.colour, item.shape))
+    )
     number = thing.count(scene, loose=False)
     word = NUMBERS[number] if rng.random() < 0.75 else str(number)
     return Query(f"{word} {_named(rng, None, thing.colour, thing.shape, many=number > 1)}", (thing,), number)
@@ -227,7 +243,9 @@ def _only(rng: random.Random, scene: Scene) -> Query:
         return _one(rng, scene)
     thing = _thing(rng, scene.items[0])
     name = _named(rng, thing.size, thing.colour, thing.shape)
-    return Query(rng.choice((f"only {article(name)}", f"a single {name}", f"one {name} and nothing else")), (thing,), alone=True)
+    return Query(
+        rng.choice((f"only {article(name)}", f"a single {name}", f"one {name} and nothing else")), (thing,), alone=True
+    )
 
 
 _KINDS: dict[Callable[[random.Random, Scene], Query], float] = {

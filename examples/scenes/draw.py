@@ -166,9 +166,7 @@ def draw_scene(rng: random.Random, max_items: int = MAX_ITEMS) -> Scene:
         if contour and colour != "black":
             outline = shade(rng, COLOURS["black"])
         angle = rng.uniform(-14, 14) if rng.random() < 0.7 else 0.0
-        items.append(
-            Item(shape, colour, size, x, y, radius, angle, rng.random(), shade(rng, COLOURS[colour]), outline)
-        )
+        items.append(Item(shape, colour, size, x, y, radius, angle, rng.random(), shade(rng, COLOURS[colour]), outline))
     return Scene(tuple(items), background, shade(rng, BACKGROUNDS[background]), aspect)
 
 

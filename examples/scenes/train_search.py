@@ -29,14 +29,13 @@ import torch
 from captions import Caption, caption, plain_caption, query, words
 from data import IGNORED, to_pixels
 from draw import BACKGROUNDS, SHAPES, Scene
-from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from wider import FILLS, MOST, draw_other, draw_wider, picture
 
-from omniform import CLIPConfig, CLIPModel
+from omniform import AutoModelForImageTextToText, CLIPConfig, CLIPModel
 from omniform.hub.bundled import bundled_checkpoint
 
 PAD, BOS, END = SPECIAL = ("<pad>", "<s>", "<end>")
@@ -88,7 +87,14 @@ def tokenizer() -> Tokenizer:
         known.update(token for token, _ in split.pre_tokenize_str("x" + plain) if not token.isalnum())
     singles = sorted(pre_tokenizers.ByteLevel.alphabet())
     # Id 2 as the end would make CLIP take the highest id for it, as its oldest files ask.
-    tokens = [PAD, BOS, "<unused>", END, *singles, *sorted(token for token in known if len(token) > 1 and token != "Ġx")]
+    tokens = [
+        PAD,
+        BOS,
+        "<unused>",
+        END,
+        *singles,
+        *sorted(token for token in known if len(token) > 1 and token != "Ġx"),
+    ]
     made = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate(tokens)}, merges=[], ignore_merges=True))
     made.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -104,7 +110,11 @@ def tokenizer() -> Tokenizer:
 
 def model_config(recipe: Recipe, vocabulary: int) -> CLIPConfig:
     """A small CLIP."""
-    tower = {"hidden_size": recipe.width, "intermediate_size": 4 * recipe.width, "num_attention_heads": recipe.width // 32}
+    tower = {
+        "hidden_size": recipe.width,
+        "intermediate_size": 4 * recipe.width,
+        "num_attention_heads": recipe.width // 32,
+    }
     return CLIPConfig(
         projection_dim=recipe.shared,
         vision_config={
@@ -137,23 +147,19 @@ def initialise(model: CLIPModel, recipe: Recipe) -> set[str]:
             # The layers that are new to the tower begin as good as absent.
             quiet = 0.3 if name.startswith("vision") else 1.0
             branch = name.endswith(("o_proj.weight", "fc2.weight"))
-            tensor.normal_(0, tensor[0].numel() ** -0.5 * (quiet / math.sqrt(2 * depth) if branch else 1), generator=generator)
+            tensor.normal_(
+                0, tensor[0].numel() ** -0.5 * (quiet / math.sqrt(2 * depth) if branch else 1), generator=generator
+            )
     model.logit_scale.fill_(math.log(20))
-    folder = bundled_checkpoint("image")
-    given = load_file(str(folder / "model.safetensors"))
-    own = dict(model.named_parameters())
-    begun = set()
-    for name, tensor in _tower(given).items():
+    own, begun = dict(model.named_parameters()), set()
+    for name, tensor in _tower().items():
         own[name].copy_(tensor.float())
         begun.add(name)
     return begun
 
 
-def _tower(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision tower's tensors of a LLaVA's file, under the names that our modules have."""
-    from omniform import AutoModelForImageTextToText  # read by the library itself: names are then its own
-
-    del tensors
+def _tower() -> dict[str, Tensor]:
+    """The tensors of the bundled LLaVA's vision tower, under the names that they have here."""
     llava = AutoModelForImageTextToText.from_pretrained(str(bundled_checkpoint("image")))
     start = "model.vision_tower."
     return {"vision_model." + n.removeprefix(start): t for n, t in llava.named_parameters() if n.startswith(start)}
@@ -429,14 +435,19 @@ def main() -> None:
     pixels = torch.stack([to_pixels(picture(rng, scene, (96, 256)), SIDE) for scene, _, rng in held])
     ids = data.ids([text for _, text, _ in held])
     first, seen = run.step, []
-    for batch in DataLoader(data, batch_size=None, num_workers=args.workers, prefetch_factor=6 if args.workers else None):
+    for batch in DataLoader(
+        data, batch_size=None, num_workers=args.workers, prefetch_factor=6 if args.workers else None
+    ):
         seen.append(run.learn(batch))
         if run.step % SHOW == 0:
             pairs, asking, cells, right = torch.tensor(seen).mean(0).tolist()
             spent = time.monotonic() - started
             pace = (run.step - first) * run.recipe.batch / spent
-            print(f"step {run.step}/{run.recipe.steps} {spent:.0f}s {pace:.0f} pairs/s | pairs {pairs:.3f} right {right:.3f}"
-                  f" | queries {asking:.3f} | cells {cells:.3f} | scale {run.model.logit_scale.exp():.1f}", flush=True)  # fmt: skip
+            print(
+                f"step {run.step}/{run.recipe.steps} {spent:.0f}s {pace:.0f} pairs/s | pairs {pairs:.3f} right {right:.3f}"
+                f" | queries {asking:.3f} | cells {cells:.3f} | scale {run.model.logit_scale.exp():.1f}",
+                flush=True,
+            )
             seen = []
         if run.step % CHECK == 0:
             print("  of 500 unseen:", {k: round(v, 3) for k, v in run.check(pixels, ids).items()}, flush=True)

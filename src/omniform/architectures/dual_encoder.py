@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.heads import Head
-from omniform.architectures.losses import contrastive_loss
+from omniform.architectures.losses import contrastive_loss, pairwise_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextEncoder
 from omniform.architectures.vision import VisionEncoder
+from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
 from omniform.core.context import StepContext, Tapped
 from omniform.core.errors import InputError, check_arguments
@@ -38,6 +39,17 @@ class HighestId:
 
     def __call__(self, hidden_BTD: Tensor, input_ids: Tensor | None) -> Tensor:
         return _picked(hidden_BTD, _needed(input_ids).argmax(-1))
+
+
+class LastProjected(Composed):
+    """A row's last hidden state, of padding too, projected into the shared space (SigLIP)."""
+
+    head: nn.Linear
+
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
+        """Shape: [B, T, D] to [B, E]."""
+        pooled: Tensor = self.head(hidden_BTD[:, -1])
+        return pooled
 
 
 def _needed(input_ids: Tensor | None) -> Tensor:
@@ -90,55 +102,45 @@ class TextEmbedder(Head):
         )
 
 
-class DualEncoder(Model):
-    """Compares pictures with texts.
+class TwoTowers(Model):
+    """Compares pictures with texts; each tower's pooled vector lies in the shared space.
 
     Args:
         vision_model: pictures to vectors.
         text_model: texts to vectors.
-        visual_projection: a picture's vector into the shared space.
-        text_projection: a text's vector into the shared space.
-        start: what the logarithm of the factor on similarities starts from.
     """
 
     vision_model: VisionEncoder
     text_model: TextTower
-    visual_projection: nn.Linear
-    text_projection: nn.Linear
-    start: float = math.log(1 / 0.07)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.logit_scale = nn.Parameter(torch.tensor(self.start))
-
-    def reset(self, std: float) -> None:
-        """Start the factor from the config's value."""
-        nn.init.constant_(self.logit_scale, self.start)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.embed_tokens
 
     def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutput:
-        """The vision encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
+        """The vision encoder's output, its ``pooler_output`` in the shared space: Shape [B, E].
 
         Args:
             inputs: see :meth:`VisionEncoder.forward`.
         """
         check_arguments("get_image_features", inputs, self.vision_model.accepts())
-        out = cast(BaseModelOutput, self.vision_model(pixel_values, **inputs))
-        out.pooler_output = self.visual_projection(out.pooler_output)
-        return out
+        return cast(BaseModelOutput, self.vision_model(pixel_values, **inputs))
 
     def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutput:
-        """The text encoder's output, its ``pooler_output`` projected into the shared space: Shape [B, E].
+        """The text encoder's output, its ``pooler_output`` in the shared space: Shape [B, E].
 
         Args:
             inputs: see :meth:`TextTower.forward`.
         """
         check_arguments("get_text_features", inputs, self.text_model.accepts())
-        out = cast(BaseModelOutput, self.text_model(input_ids, **inputs))
-        out.pooler_output = self.text_projection(out.pooler_output)
-        return out
+        return cast(BaseModelOutput, self.text_model(input_ids, **inputs))
+
+    def scores(self, similarity_TI: Tensor) -> Tensor:
+        """Cosines of texts and pictures to scores. Shape: [texts, pictures] in and out."""
+        raise NotImplementedError
+
+    def loss_of(self, scores_TI: Tensor) -> Tensor:
+        """The loss of text ``i`` belonging to picture ``i``. Shape: [N, N]."""
+        return contrastive_loss(scores_TI)
 
     def forward(
         self,
@@ -157,7 +159,7 @@ class DualEncoder(Model):
             pixel_values: Shape: [pictures, channels, height, width].
             attention_mask: Shape: [texts, T], 1 for real tokens.
             position_ids: Shape: [texts, T].
-            return_loss: compute the contrastive loss of picture ``i`` belonging to text ``i``.
+            return_loss: compute the loss of picture ``i`` belonging to text ``i``.
             interpolate_pos_encoding: take pictures of another size than the model's own.
             given: see :class:`~omniform.core.context.Tapped`.
         """
@@ -172,9 +174,9 @@ class DualEncoder(Model):
         image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **given)
         text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **given)
         image_embeds, text_embeds = _unit(image.pooler_output), _unit(text.pooler_output)
-        per_text = text_embeds @ image_embeds.t() * self.logit_scale.exp()
+        per_text = self.scores(text_embeds @ image_embeds.t())
         return DualEncoderOutput(
-            loss=contrastive_loss(per_text) if return_loss else None,
+            loss=self.loss_of(per_text) if return_loss else None,
             logits_per_image=per_text.t(),
             logits_per_text=per_text,
             text_embeds=text_embeds,
@@ -184,6 +186,68 @@ class DualEncoder(Model):
         )
 
 
+class DualEncoder(TwoTowers):
+    """Two towers that are projected into the shared space, and told apart in a batch (CLIP).
+
+    Args:
+        visual_projection: a picture's vector into the shared space.
+        text_projection: a text's vector into the shared space.
+        start: what the logarithm of the factor on similarities starts from.
+    """
+
+    visual_projection: nn.Linear
+    text_projection: nn.Linear
+    start: float = math.log(1 / 0.07)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.logit_scale = nn.Parameter(torch.tensor(self.start))
+
+    def reset(self, std: float) -> None:
+        """Start the factor from the config's value."""
+        nn.init.constant_(self.logit_scale, self.start)
+
+    def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutput:
+        out = super().get_image_features(pixel_values, **inputs)
+        out.pooler_output = self.visual_projection(out.pooler_output)
+        return out
+
+    def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutput:
+        out = super().get_text_features(input_ids, **inputs)
+        out.pooler_output = self.text_projection(out.pooler_output)
+        return out
+
+    def scores(self, similarity_TI: Tensor) -> Tensor:
+        return similarity_TI * self.logit_scale.exp()
+
+
+class SigmoidDualEncoder(TwoTowers):
+    """Two towers whose every pair is judged by itself: a score is the logarithm of the odds that text and picture
+    belong together (https://arxiv.org/abs/2303.15343)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.logit_scale = nn.Parameter(torch.zeros(1))
+        self.logit_bias = nn.Parameter(torch.zeros(1))
+
+    def reset(self, std: float) -> None:
+        """Start from cosines as they are."""
+        nn.init.zeros_(self.logit_scale)
+        nn.init.zeros_(self.logit_bias)
+
+    def scores(self, similarity_TI: Tensor) -> Tensor:
+        return similarity_TI * self.logit_scale.exp() + self.logit_bias
+
+    def loss_of(self, scores_TI: Tensor) -> Tensor:
+        return pairwise_loss(scores_TI)
+
+
 def _unit(x_BE: Tensor | None) -> Tensor:
-    assert x_BE is not None, "a tower without a pooler cannot be compared"
+    if x_BE is None:
+        raise InputError(
+            "the vision tower has no pooling head, so that its pictures cannot be compared with texts",
+            where="config.json: vision_config.vision_use_head",
+            expected="true",
+            found="false",
+        )
     return x_BE / x_BE.square().sum(-1, keepdim=True).sqrt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from omniform.architectures.dual_encoder import FirstOf, HighestId, ImageEmbedder, TextEmbedder, TextTower
 from omniform.architectures.tower import Tower
@@ -16,6 +16,7 @@ from omniform.blocks.poolers import NormPooler
 from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full
+from omniform.weights.init import normal
 from omniform.weights.keymap import KeyMap
 
 
@@ -37,6 +38,42 @@ def clip_beginning(config: ModelConfig, path: str) -> Beginning | None:
     wide = ("o_proj", "class_token", "projection", "text_projection", "visual_projection", "classifier")
     stds |= dict.fromkeys(wide, dim**-0.5)
     return stds[last] * factor if last in stds else None
+
+
+def siglip_beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """Tables by their width, attention and feed-forwards by Glorot's rule, every other matrix by its inputs (SigLIP's
+    own code)."""
+    sides = ("vision_config", "text_config") if config.get("vision_config") is not None else ()
+    picture = path.startswith(("vision_model", "classifier", "model."))
+    part = config.get(sides[0 if picture else 1]) if sides else config
+    assert isinstance(part, ModelConfig)
+    width = float(cast(int, part.hidden_size)) ** -0.5
+    module, _, tensor = path.rpartition(".")
+    last = module.rpartition(".")[2]
+    if tensor == "bias" and last in ("fc1", "fc2"):
+        return normal(1e-6)
+    if tensor != "weight":
+        return None
+    if last in ("embed_tokens", "embed_positions", "positions"):
+        return width
+    if last == "classifier":
+        return width * float(cast(float, config.get("initializer_factor", 1.0)))
+    if last in ("fc1", "fc2") or (".self_attn." in path and last.endswith("_proj")):
+        return nn.init.xavier_uniform_
+    if "pooler." in path and last in ("q_proj", "k_proj", "v_proj"):
+        return glorot_of_three
+    return by_inputs if last in ("projection", "head", "o_proj") else None
+
+
+def glorot_of_three(x: Tensor) -> None:
+    """Glorot's rule for one of three square matrices that are one."""
+    nn.init.xavier_uniform_(x, gain=2**-0.5)
+
+
+def by_inputs(x: Tensor) -> None:
+    """Signals keep their variance (LeCun); Flax makes up for the tails that it cuts off, and so the ecosystem does,
+    which cuts off none."""
+    nn.init.normal_(x, std=x[0].numel() ** -0.5 / 0.87962566103423978)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,11 @@ def mean_of_patches(out: Hidden, input_ids: Tensor | None) -> Tensor:
     return out.last_hidden_state[:, 1:].mean(dim=1)
 
 
+def mean_of_all(out: Hidden, input_ids: Tensor | None) -> Tensor:
+    """The mean of all tokens (an encoder of patches alone)."""
+    return out.last_hidden_state.mean(dim=1)
+
+
 def pooled(out: Hidden, input_ids: Tensor | None) -> Tensor:
     """What the base model's own pooler gives."""
     assert isinstance(out, BaseModelOutput) and out.pooler_output is not None

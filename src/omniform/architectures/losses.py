@@ -219,13 +219,29 @@ def contrastive_loss(similarity_TI: Tensor) -> Tensor:
     Args:
         similarity_TI: Shape: [N, N], scores of every text with every picture; those on the diagonal belong together.
     """
-    texts, pictures = similarity_TI.shape
+    _check_pairs(similarity_TI)
+    same = torch.arange(similarity_TI.shape[0], device=similarity_TI.device)
+    return (F.cross_entropy(similarity_TI, same) + F.cross_entropy(similarity_TI.t(), same)) / 2
+
+
+def pairwise_loss(scores_TI: Tensor) -> Tensor:
+    """Every pair judged by itself: the surprise at what belongs together and what does not, summed for each text and
+    averaged over texts (https://arxiv.org/abs/2303.15343).
+
+    Args:
+        scores_TI: Shape: [N, N], logarithms of odds; the pairs on the diagonal belong together.
+    """
+    _check_pairs(scores_TI)
+    signs = 2 * torch.eye(scores_TI.shape[0], device=scores_TI.device) - 1
+    return -F.logsigmoid(signs * scores_TI).sum(-1).mean()
+
+
+def _check_pairs(scores_TI: Tensor) -> None:
+    texts, pictures = scores_TI.shape
     if texts != pictures:
         raise InputError(
             "the contrastive loss needs one text per picture", expected=f"{pictures} texts", found=f"{texts} texts"
         )
-    same = torch.arange(texts, device=similarity_TI.device)
-    return (F.cross_entropy(similarity_TI, same) + F.cross_entropy(similarity_TI.t(), same)) / 2
 
 
 def masked_pixel_loss(drawn_BCHW: Tensor, pixels_BCHW: Tensor, masked_BRC: Tensor, items: Items = None) -> Tensor:

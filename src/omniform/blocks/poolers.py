@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.attend import attend
 from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
+from omniform.blocks.scores import Scores
+from omniform.core.context import EVERYTHING
 from omniform.core.outputs import BaseModelOutput
 
 
@@ -125,3 +129,39 @@ class FirstPooler(nn.Module):
     def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """Shape: [B, T, D] to [B, D]."""
         return hidden_BTD[:, 0]
+
+
+class ProbePooler(nn.Module):
+    """A learned query looks at all hidden states, and a feed-forward follows (SigLIP's pictures).
+
+    Args:
+        dim: width of the hidden states.
+        heads: of the attention.
+        norm: before the feed-forward.
+        mlp: the feed-forward.
+    """
+
+    def __init__(self, dim: int, heads: int, *, norm: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.zeros(1, 1, dim))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm = norm
+        self.mlp = mlp
+        self.heads = heads
+        self.compare = Scores((dim // heads) ** -0.5)
+
+    def reset(self, std: float) -> None:
+        """A fresh query."""
+        nn.init.xavier_uniform_(self.probe)
+
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
+        """Shape: [B, T, D] to [B, D]."""
+        q, k, v = self.q_proj(self.probe), self.k_proj(hidden_BTD), self.v_proj(hidden_BTD)
+        q_BTHD = q.expand(hidden_BTD.shape[0], -1, -1).unflatten(-1, (self.heads, -1))
+        k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (k, v))
+        seen = self.o_proj(attend(q_BTHD, k, v, EVERYTHING, scores=self.compare, backend="sdpa"))
+        pooled: Tensor = seen + self.mlp(self.norm(seen))
+        return pooled[:, 0]
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"

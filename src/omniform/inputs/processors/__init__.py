@@ -5,7 +5,7 @@ from typing import Final
 from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.clap import ClapProcessor
-from omniform.inputs.processors.clip import CLIPProcessor
+from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
     CommonKwargs,
@@ -33,6 +33,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OneFormerProcessor,
         Sam2Processor,
         SamProcessor,
+        SiglipProcessor,
         MusicgenProcessor,
         SpeechT5Processor,
         Wav2Vec2BertProcessor,
@@ -60,6 +61,7 @@ __all__ = [
     "ProcessorMixin",
     "Sam2Processor",
     "SamProcessor",
+    "SiglipProcessor",
     "SpeechT5Processor",
     "TextKwargs",
     "VideosKwargs",

@@ -79,3 +79,7 @@ class CLIPProcessor(Processor):
 
     def _known(self) -> dict[Part, frozenset[str]]:
         return {"text": TEXT_OPTIONS, "images": image_options(self.image_processor)}
+
+
+class SiglipProcessor(CLIPProcessor):
+    """Texts and pictures likewise; SigLIP was taught with texts of one length (``padding="max_length"``)."""
