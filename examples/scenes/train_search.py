@@ -444,7 +444,8 @@ def main() -> None:
             spent = time.monotonic() - started
             pace = (run.step - first) * run.recipe.batch / spent
             print(
-                f"step {run.step}/{run.recipe.steps} {spent:.0f}s {pace:.0f} pairs/s | pairs {pairs:.3f} right {right:.3f}"
+                f"step {run.step}/{run.recipe.steps} {spent:.0f}s {pace:.0f} pairs/s"
+                f" | pairs {pairs:.3f} right {right:.3f}"
                 f" | queries {asking:.3f} | cells {cells:.3f} | scale {run.model.logit_scale.exp():.1f}",
                 flush=True,
             )
