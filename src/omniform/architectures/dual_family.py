@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -47,7 +48,7 @@ def siglip_beginning(config: ModelConfig, path: str) -> Beginning | None:
     picture = path.startswith(("vision_model", "classifier", "model."))
     part = config.get(sides[0 if picture else 1]) if sides else config
     assert isinstance(part, ModelConfig)
-    width = float(cast(int, part.hidden_size)) ** -0.5
+    width = 1 / math.sqrt(cast(int, part.hidden_size))
     module, _, tensor = path.rpartition(".")
     last = module.rpartition(".")[2]
     if tensor == "bias" and last in ("fc1", "fc2"):
