@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from omniform.blocks.areas import attend_areas
 from omniform.blocks.packed import attend_packed
 from omniform.blocks.padded import attend_padded, is_written_out
 from omniform.blocks.scores import Scores
+from omniform.core.areas import Areas
 from omniform.core.context import Backend, Bias, Computed, Mask, StepContext
 from omniform.core.packed import PackedMask
 from omniform.core.rules import Rule
@@ -21,7 +23,7 @@ def attend(
     q_BTHD: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Mask | PackedMask,
+    mask: Mask | PackedMask | Areas,
     *,
     scores: Scores,
     backend: Backend,
@@ -54,6 +56,12 @@ def attend(
             q_BTHD[0], k, v, mask, scores=scores, backend=backend, bias=bias, sinks=sinks, dropout=dropout
         )
         return packed[None].flatten(2)
+    if isinstance(mask, Areas):
+        assert bias is None and sinks is None, "patches of packed pictures are compared as they are"
+        within = attend_areas(
+            q_BTHD[0], k[0], v[0], mask, scores=scores, backend=backend, dropout=dropout, weights=weights
+        )
+        return within[None].flatten(2)
     assert not isinstance(bias, tuple)
     return attend_padded(
         q_BTHD,

@@ -217,6 +217,17 @@ class HeardOutput(BaseModelOutput):
     attention_mask: Tensor | None = None
 
 
+@dataclass(slots=True)
+class PatchesOutput(BaseModelOutput):
+    """What an encoder of packed pictures gave: hidden states of patches, and as ``pooler_output`` what they become.
+
+    Attributes:
+        deepstack_features: the tokens that earlier layers' patches become. Shape: [tokens, D] each.
+    """
+
+    deepstack_features: list[Tensor] | None = None
+
+
 BaseModelOutputWithPooling = BaseModelOutput
 """The ecosystem's name for it, where a model pools."""
 
