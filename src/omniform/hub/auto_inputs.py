@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final, Protocol, cast
 
+from omniform.core.arrays import VIDEO_PROCESSOR_NAME
 from omniform.core.config import ModelConfig
 from omniform.core.errors import (
     ConfigError,
@@ -38,9 +39,11 @@ from omniform.inputs.text.load import is_whole, tokenizer_from_files
 from omniform.inputs.text.names import Origin
 from omniform.inputs.text.settings import INERT, KNOWN, ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.videos import VIDEO_PROCESSORS, VideoProcessor
 from omniform.models.index import FEATURE_EXTRACTORS as FEATURE_EXTRACTORS_OF
 from omniform.models.index import IMAGE_PROCESSORS
 from omniform.models.index import PROCESSORS as PROCESSORS_OF
+from omniform.models.index import VIDEO_PROCESSORS as VIDEO_PROCESSORS_OF
 
 Name = str | os.PathLike[str]
 
@@ -468,6 +471,37 @@ class Checkpoint:
         check_arguments(callee, settings, {*made.settings, *WHERE_ARGUMENTS})
         return made
 
+    def video_processor(
+        self, settings: Mapping[str, object], kind: type[VideoProcessor] | None = None
+    ) -> VideoProcessor:
+        """The video processor, with some options changed; of one class, or of that which the files name.
+
+        A file for pictures is read where there is none for videos, as checkpoints of before video processors have it.
+        """
+        nested = self.settings.get("video_processor")
+        files = {PROCESSOR_FILE: nested if isinstance(nested, Mapping) else {}}
+        files |= {file: self.json(file) for file in (VIDEO_PROCESSOR_NAME, PREPROCESSOR_FILE)}
+        found = next((file for file in files if files[file]), None)
+        if found is None:
+            raise self.missing("there is no video processor", f"{VIDEO_PROCESSOR_NAME} or {PREPROCESSOR_FILE}")
+        where = f"{self.where}/{found}"
+        kind = self._video_kind(files[found], where) if kind is None else kind
+        check_arguments(f"{kind.__name__}.from_pretrained", settings, (*kind.known(), *WHERE_ARGUMENTS))
+        return kind.of({**files[found], **settings}, where)
+
+    def _video_kind(self, file: Mapping[str, object], where: str) -> type[VideoProcessor]:
+        named = file.get("video_processor_type")
+        if named is None:
+            # The type of a file for pictures is of use where there is a kind for videos of the same name.
+            named = str(file.get("image_processor_type", "")).replace("ImageProcessor", "VideoProcessor")
+            if named not in VIDEO_PROCESSORS:
+                named = VIDEO_PROCESSORS_OF.get(str(self.model.get("model_type")))
+        if not isinstance(named, str) or named not in VIDEO_PROCESSORS:
+            unknown = "this checkpoint's video processor is not known"
+            told = unknown if named is None else f"no video processor {named!r:.80}"
+            raise UnknownNameError(told, where=where, remedy=nearest(str(named), VIDEO_PROCESSORS))
+        return VIDEO_PROCESSORS[named]
+
     # ---- the processor
 
     def processor_class(self) -> type[Processor] | None:
@@ -503,6 +537,11 @@ class Checkpoint:
             }
             known |= options
             images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)
+        videos: VideoProcessor | None = None
+        if "video_processor" in kind.needs:
+            seen = self.video_processor({}).known()
+            known |= {*seen}
+            videos = self.video_processor({k: v for k, v in settings.items() if k in seen})
         if "feature_extractor" in kind.needs:
             heard = self.feature_extractor({}, callee).settings
             known |= {*heard}
@@ -514,6 +553,7 @@ class Checkpoint:
                 where=self.where,
                 text=self.tokenizer(text) if "tokenizer" in kind.needs else None,
                 image_processor=images,
+                video_processor=videos,
                 feature_extractor=audio,
                 settings={**self.settings, **own},
                 model=self.model,

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from omniform.core.arrays import VIDEO_PROCESSOR_NAME
 from omniform.core.config import ModelConfig
-from omniform.core.errors import UnknownNameError, check_arguments, nearest
-from omniform.core.file_names import PREPROCESSOR_FILE
 from omniform.hub import own
-from omniform.hub.auto_inputs import AutoInput, Checkpoint, Name, brought, open_inputs
+from omniform.hub.auto_inputs import AutoInput, Name, brought, open_inputs
 from omniform.hub.code.mode import tells
-from omniform.hub.options import WHERE_ARGUMENTS
 from omniform.hub.own_inputs import registered_for
-from omniform.inputs.processors import PROCESSOR_FILE
-from omniform.inputs.videos import VIDEO_PROCESSORS, BaseVideoProcessor, VideoProcessor
-from omniform.models.index import VIDEO_PROCESSORS as OF_FAMILIES
+from omniform.inputs.videos import BaseVideoProcessor, VideoProcessor
 
 
 class AutoVideoProcessor(AutoInput):
@@ -69,29 +63,4 @@ def load_video_processor(name: Name, kind: type[VideoProcessor] | None, /, **kwa
         RepoError, ConfigError, UnknownArgumentError, UnknownNameError: as :meth:`AutoVideoProcessor.from_pretrained`.
     """
     checkpoint, settings = open_inputs(name, kwargs)
-    nested = checkpoint.settings.get("video_processor")
-    files = {PROCESSOR_FILE: nested if isinstance(nested, Mapping) else {}}
-    files |= {file: checkpoint.json(file) for file in (VIDEO_PROCESSOR_NAME, PREPROCESSOR_FILE)}
-    found = next((file for file in files if files[file]), None)
-    if found is None:
-        raise checkpoint.missing("there is no video processor", f"{VIDEO_PROCESSOR_NAME} or {PREPROCESSOR_FILE}")
-    where = f"{checkpoint.where}/{found}"
-    if kind is None:
-        kind = _kind(checkpoint, files[found], where)
-    check_arguments(f"{kind.__name__}.from_pretrained", settings, (*kind.known(), *WHERE_ARGUMENTS))
-    return kind.of({**files[found], **settings}, where)
-
-
-def _kind(checkpoint: Checkpoint, file: Mapping[str, object], where: str) -> type[VideoProcessor]:
-    named = file.get("video_processor_type")
-    if named is None:
-        # The type of a file for pictures is of use where there is a kind for videos of the same name.
-        named = str(file.get("image_processor_type", "")).replace("ImageProcessor", "VideoProcessor")
-        if named not in VIDEO_PROCESSORS:
-            named = OF_FAMILIES.get(str(checkpoint.model.get("model_type")))
-    if not isinstance(named, str) or named not in VIDEO_PROCESSORS:
-        told = (
-            "this checkpoint's video processor is not known" if named is None else f"no video processor {named!r:.80}"
-        )
-        raise UnknownNameError(told, where=where, remedy=nearest(str(named), VIDEO_PROCESSORS))
-    return VIDEO_PROCESSORS[named]
+    return checkpoint.video_processor(settings, kind)

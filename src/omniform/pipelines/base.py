@@ -35,7 +35,7 @@ from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.processors import Processor
 from omniform.inputs.text.tokenizer import Tokenizer
-from omniform.inputs.videos import BaseVideoProcessor
+from omniform.inputs.videos import BaseVideoProcessor, VideoProcessor
 from omniform.pipelines.assisted import assistant_of
 from omniform.pipelines.batching import BatchSize, Inputs, Padding, as_inputs, collated, groups, moved, parted
 from omniform.pipelines.chats import chats_told
@@ -424,6 +424,8 @@ class Pipeline(PushToHub, ABC):
         for part in processor.parts().values():
             if isinstance(part, FeatureExtractor):
                 self.feature_extractor = part
+            elif isinstance(part, VideoProcessor):
+                self.video_processor = part
             else:
                 self.image_processor = part
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self, Unpack, cast
 from torch import Tensor
 
 from omniform.core.auto_class import AutoNamed
-from omniform.core.batch import Batch
+from omniform.core.batch import Batch, Modality
 from omniform.core.errors import InputError
 from omniform.core.file_names import PROCESSOR_FILE
 from omniform.core.pushing import PushToHub, SaveOptions
@@ -21,7 +21,7 @@ from omniform.core.upstairs import upstairs
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.media_access import MediaAccess, checked_access
-from omniform.inputs.processors.chat import assistant_masks, read_chats, split_variables, write_templates
+from omniform.inputs.processors.chat import assistant_masks, escaped, read_chats, split_variables, write_templates
 from omniform.inputs.processors.media import Media
 from omniform.inputs.processors.options import CallOptions, Part, sort_options
 from omniform.inputs.text.chat import ChatOptions, Tool, choose_template, render_chats
@@ -30,9 +30,13 @@ from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.template import Prompt
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.videos.processor import VideoProcessor
 
-PartName = Literal["tokenizer", "image_processor", "feature_extractor"]
+PartName = Literal["tokenizer", "image_processor", "video_processor", "feature_extractor"]
 """The parts of a processor, by the names that files and users call them."""
+
+InputPart = ImageProcessor | VideoProcessor | FeatureExtractor
+"""A part that reads media."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,7 @@ class Parts:
         where: the folder, for messages.
         text: its tokenizer, where the kind of processor has one.
         image_processor: its image processor, where the kind of processor has one.
+        video_processor: its video processor, likewise.
         feature_extractor: its feature extractor, likewise.
         settings: the object of ``processor_config.json``, with the caller's changes.
         model: the object of ``config.json``.
@@ -53,6 +58,7 @@ class Parts:
     where: str
     text: Tokenizer | None
     image_processor: ImageProcessor | None = None
+    video_processor: VideoProcessor | None = None
     feature_extractor: FeatureExtractor | None = None
     settings: Mapping[str, object]
     model: Mapping[str, object]
@@ -106,12 +112,17 @@ class Processor(AutoNamed, PushToHub, ABC):
         load = upstairs("hub.auto_inputs:load_processor")
         return cast(Self, load(pretrained_model_name_or_path, cls, **kwargs))
 
-    def parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
-        """What reads pictures and sounds, by the names of attributes."""
+    @property
+    def typed(self) -> Mapping[Modality, tuple[str, ...]]:
+        """What stands for an item in a text, by modality: in a conversation, mere text that somebody typed."""
+        return {} if self.placeholder is None else {"image": (self.placeholder,)}
+
+    def parts(self) -> Mapping[str, InputPart]:
+        """What reads pictures, videos and sounds, by the names of attributes."""
         return self._parts()
 
     @abstractmethod
-    def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
+    def _parts(self) -> Mapping[str, InputPart]:
         """The parts besides the tokenizer, by name."""
 
     @abstractmethod
@@ -157,7 +168,8 @@ class Processor(AutoNamed, PushToHub, ABC):
 
         A message's content is a text, or a list of parts: ``{"type": "text", "text": ...}``,
         ``{"type": "image", "image": ...}`` (or ``url``, ``path``, ``base64``; without any of them a placeholder for a
-        picture passed as ``images``), ``{"type": "audio", "audio": ...}``, OpenAI's ``image_url``.
+        picture passed as ``images``), ``{"type": "audio", "audio": ...}``, ``{"type": "video", "video": ...}``,
+        OpenAI's ``image_url``, ``video_url``, ``input_audio``. Where items come so, a placeholder in a text is text.
 
         Args:
             conversation: messages, mappings with ``role`` and ``content``; or a list of such lists.
@@ -199,19 +211,21 @@ class Processor(AutoNamed, PushToHub, ABC):
             variables={**self.tokenizer.special_tokens_map, **variables},
             track=return_assistant_tokens_mask,
         )
-        prompts = render_chats(template, chats, asked)
         if not tokenize:
+            prompts = render_chats(template, chats, asked)
             return [prompt.text for prompt in prompts] if many else prompts[0].text
         if processor_kwargs is not None and not isinstance(processor_kwargs, Mapping):
             raise InputError("options come as a mapping", where="processor_kwargs", found=f"{processor_kwargs!r:.60}")
         call: dict[str, object] = {**(processor_kwargs or {}), **called}
+        mere = {t for kind, tokens in self.typed.items() if call.get(_ARGUMENTS[kind]) is None for t in tokens}
+        prompts = render_chats(template, escaped(chats, mere), asked)
         if return_tensors is not None:
             call["return_tensors"] = return_tensors
         if media_access is not None:
             call["media_access"] = checked_access(media_access)
         batch = self.encode_chats(prompts, media, many, call)
         if return_assistant_tokens_mask and isinstance(batch, BatchEncoding):
-            masks = assistant_masks(prompts, batch, self.placeholder)
+            masks = assistant_masks(prompts, batch)
             batch["assistant_masks"] = Batch({"masks": masks}).as_tensors(return_tensors)["masks"]
         return batch if return_dict else cast(Ids, batch["input_ids" if "input_ids" in batch else "labels"])
 
@@ -228,11 +242,14 @@ class Processor(AutoNamed, PushToHub, ABC):
             call["images"] = call["images"] if many else [call["images"]]
         elif any(images):
             call["images"] = images
-        sounds = [sound for chat in media for sound in chat.audio]
-        if sounds:
-            call["audio"] = sounds
-        for name, what in (("images", "pictures"), ("audio", "sound")):
-            if name in call and name not in self._known():
+        for name, found in (
+            ("audio", [sound for chat in media for sound in chat.audio]),
+            ("videos", [video for chat in media for video in chat.videos]),
+        ):
+            if found:
+                call[name] = found
+        for name, what in (("images", "pictures"), ("audio", "sound"), ("videos", "videos")):
+            if call.get(name) is not None and name not in self._known():
                 raise InputError(f"a {type(self).__name__} reads no {what}", where="conversation")
         return self(text=[prompt.text for prompt in prompts] if many else prompts[0].text, **call)
 
@@ -310,11 +327,17 @@ TEXT_OPTIONS = frozenset(EncodeOptions.__annotations__)
 
 
 _TEXT = "a string or a list of strings"
+_ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "audio": "audio"}
 
 
 def image_options(processor: ImageProcessor) -> frozenset[str]:
     """The options of an image processor's call."""
     return frozenset(field.name for field in fields(processor.options)) | {"media_access"}
+
+
+def video_options(processor: VideoProcessor) -> frozenset[str]:
+    """The options of a video processor's call."""
+    return frozenset(processor.known()) | {"video_metadata", "media_access"}
 
 
 def read_texts(text: object) -> list[str]:

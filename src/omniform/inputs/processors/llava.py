@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import ClassVar, Self, cast
 
 from torch import Tensor
 
-from omniform.core.batch import Batch
-from omniform.core.errors import ConfigError, InputError
+from omniform.core.batch import Batch, Modality
+from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.images.load import ImageSource
 from omniform.inputs.images.processor import ImageInput
-from omniform.inputs.processors.base import TEXT_OPTIONS, PartName, Parts, Processor, image_options, read_texts
-from omniform.inputs.processors.media import image_rows
-from omniform.inputs.processors.options import Part
-from omniform.inputs.spans import placeholder_spans
-from omniform.inputs.text.options import EncodeOptions
+from omniform.inputs.processors.base import PartName, Parts
+from omniform.inputs.processors.options import CallOptions
+from omniform.inputs.processors.placed import PlacedProcessor, Slot, Taken
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
 
 STRATEGIES = ("default", "full")
 
 
-class LlavaProcessor(Processor):
+class LlavaProcessor(PlacedProcessor):
     """Texts with pictures in them, for LLaVA.
 
     Args:
@@ -57,22 +54,14 @@ class LlavaProcessor(Processor):
         image_token: str = "<image>",
         num_additional_image_tokens: int = 0,
     ) -> None:
-        super().__init__(tokenizer, chat_template=chat_template)
+        self.image_token = tokenizer.named_token("image_token") or image_token
+        super().__init__(tokenizer, [Slot("image", self.image_token, self.image_token)], chat_template=chat_template)
         self.image_processor = image_processor
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.num_additional_image_tokens = num_additional_image_tokens
-        self.image_token = tokenizer.named_token("image_token") or image_token
         self.placeholder = self.image_token
-        token_id = tokenizer.backend.token_to_id(self.image_token)
-        if token_id is None:
-            raise ConfigError(
-                "the tokenizer has no such image token",
-                where=tokenizer.name_or_path,
-                found=repr(self.image_token),
-                remedy="image_token= names another one.",
-            )
-        self.image_token_id = token_id
+        self.image_token_id = self._ids["image"]
 
     @classmethod
     def from_parts(cls, parts: Parts) -> Self:
@@ -119,45 +108,12 @@ class LlavaProcessor(Processor):
             RepoError: a picture's file or address cannot be read.
             UnknownArgumentError: there is no such option.
         """
-        asked = self._options(options, ("return_mm_token_type_ids",))
-        pictures, counts = image_rows(images)
-        if text is None and not pictures:
-            raise InputError("there is neither text nor a picture", where=type(self).__name__)
-        pixels = self.image_processor(cast(ImageInput, pictures), **asked.images) if pictures else Batch()  # type: ignore[arg-type]
-        if text is None:
-            return pixels
-        rows = read_texts(text)
-        wanted = self._counts(rows, len(pictures), counts)
-        sizes = iter([self._tokens_of(image) for image in cast("Iterable[Tensor]", pixels.get("pixel_values", ()))])
-        lengths = [list(islice(sizes, count)) for count in wanted]
-        expanded = [self._expand(row, items) for row, items in zip(rows, lengths, strict=True)]
-        kind = cast("str | None", asked.text.pop("return_tensors", None))
-        batch = self.tokenizer(expanded, **cast(EncodeOptions, asked.text))
-        ids = cast("list[list[int]]", batch["input_ids"])
-        batch.spans = placeholder_spans(ids, self.image_token_id, lengths, "image")
-        if asked.own.get("return_mm_token_type_ids"):
-            batch["mm_token_type_ids"] = [[int(token == self.image_token_id) for token in row] for row in ids]
-        batch.update(pixels)
-        return batch.as_tensors(kind)
+        return self._placed(text, {"image": images}, options)
 
-    def _counts(self, rows: Sequence[str], pictures: int, given: Sequence[int] | None) -> list[int]:
-        """How many pictures each row has, which its placeholders and the pictures must agree on."""
-        found = [row.count(self.image_token) for row in rows]
-        by_row = given if given is not None and len(given) == len(rows) else None
-        left = pictures
-        for row, count in enumerate(found):
-            there = left if by_row is None else by_row[row]
-            last = by_row is not None or row == len(found) - 1
-            if count > there or (last and count < there):
-                raise InputError(
-                    f"the {self.image_token} placeholders do not match the pictures",
-                    where=f"text, row {row}",
-                    expected=f"{there} placeholder(s) for {there} picture(s)",
-                    found=f"{count} placeholder(s)" + (f" (by row: {found})" if len(found) > 1 else ""),
-                    remedy=f"Write {self.image_token} once for each picture.",
-                )
-            left -= count
-        return found
+    def _take(self, modality: Modality, media: Sequence[object], asked: CallOptions) -> Taken:
+        pixels = self.image_processor(cast(ImageInput, media), **asked.images)  # type: ignore[arg-type]
+        lengths = [self._tokens_of(image) for image in cast("Iterable[Tensor]", pixels["pixel_values"])]
+        return Taken(pixels, [self.image_token * length for length in lengths])
 
     def _tokens_of(self, image_CHW: Tensor) -> int:
         """How many tokens a processed picture stands for."""
@@ -171,16 +127,8 @@ class LlavaProcessor(Processor):
         count = (height // self.patch_size) * (width // self.patch_size) + self.num_additional_image_tokens
         return count - 1 if self.vision_feature_select_strategy == "default" else count
 
-    def _expand(self, text: str, lengths: Sequence[int]) -> str:
-        parts = text.split(self.image_token)
-        runs = [self.image_token * length for length in lengths]
-        return parts[0] + "".join(run + part for run, part in zip(runs, parts[1:], strict=True))
-
     def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
         return {"image_processor": self.image_processor}
-
-    def _known(self) -> dict[Part, frozenset[str]]:
-        return {"text": TEXT_OPTIONS, "images": image_options(self.image_processor)}
 
     def to_dict(self) -> dict[str, object]:
         own = {

@@ -10,7 +10,8 @@ from numbers import Real
 from omniform.core.errors import InputError
 
 _IMAGE_KEYS = ("image", "url", "path", "base64")
-_AUDIO_KEYS = ("audio", "url", "path")
+_AUDIO_KEYS = ("audio", "url", "path", "base64")
+_VIDEO_KEYS = ("video", "url", "path", "base64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Media:
 
     images: list[object] = field(default_factory=list)
     audio: list[object] = field(default_factory=list)
+    videos: list[object] = field(default_factory=list)
 
 
 def image_rows(images: object) -> tuple[list[object], list[int] | None]:
@@ -69,6 +71,13 @@ def sounds(audio: object) -> list[object]:
     return [audio]
 
 
+def films(videos: object) -> list[object]:
+    """The videos of a call, one by one: files, arrays of frames, lists of pictures."""
+    from omniform.inputs.videos.processor import films_of
+
+    return films_of(videos)
+
+
 def is_rated(sound: object) -> bool:
     """Whether a sound is a pair ``(samples, rate)``."""
     from numpy import ndarray
@@ -89,21 +98,19 @@ def is_encoded(sound: object) -> bool:
 
 
 def take_media(conversation: Sequence[object]) -> tuple[list[object], Media]:
-    """The messages of one conversation as a template is to see them, and the pictures and sounds they hold.
+    """The messages of one conversation as a template is to see them, and the pictures, sounds and videos they hold.
 
-    OpenAI's ``image_url`` parts become ``image`` parts. A part without a source is a mere placeholder.
-
-    Raises:
-        InputError: a part is of a kind that no processor here reads.
+    OpenAI's ``image_url``, ``video_url`` and ``input_audio`` parts become ``image``, ``video`` and ``audio`` parts. A
+    part without a source is a mere placeholder.
     """
     media = Media()
     messages: list[object] = []
-    for index, message in enumerate(conversation):
+    for message in conversation:
         content = message.get("content") if isinstance(message, Mapping) else None
         if isinstance(message, Mapping) and isinstance(content, (list, tuple)):
             parts = [_modern(part) for part in content]
-            for number, part in enumerate(parts):
-                _take(part, media, f"message {index}, part {number}")
+            for part in parts:
+                _take(part, media)
             message = {**message, "content": parts}
         messages.append(message)
     return messages, media
@@ -111,13 +118,17 @@ def take_media(conversation: Sequence[object]) -> tuple[list[object], Media]:
 
 def _modern(part: object) -> object:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(part, Mapping) and isinstance(kind, str) and kind == "image_url" and "image_url" in part:
-        address = part["image_url"]
-        return {"type": "image", "url": address.get("url", "") if isinstance(address, Mapping) else address}
+    if not isinstance(part, Mapping) or not isinstance(kind, str) or kind not in part:
+        return part
+    told = part[kind]
+    if kind in ("image_url", "video_url", "audio_url"):
+        return {"type": kind.removesuffix("_url"), "url": told.get("url", "") if isinstance(told, Mapping) else told}
+    if kind == "input_audio":
+        return {"type": "audio", "base64": told.get("data", "") if isinstance(told, Mapping) else told}
     return part
 
 
-def _take(part: object, media: Media, where: str) -> None:
+def _take(part: object, media: Media) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(part, Mapping) or not isinstance(kind, str) or kind == "text":
         return
@@ -126,8 +137,14 @@ def _take(part: object, media: Media, where: str) -> None:
     elif kind == "audio":
         media.audio.extend(_first(part, _AUDIO_KEYS))
     elif kind == "video":
-        raise InputError("films are not read", where=where, remedy="Pass some of its frames as images.")
+        media.videos.extend(_first(part, _VIDEO_KEYS))
 
 
 def _first(part: Mapping[str, object], keys: tuple[str, ...]) -> list[object]:
-    return [part[key] for key in keys if part.get(key) is not None][:1]
+    key = next((key for key in keys if part.get(key) is not None), None)
+    if key is None:
+        return []
+    source = part[key]
+    if key == "base64" and keys is not _IMAGE_KEYS and isinstance(source, str) and source[:5].lower() != "data:":
+        source = f"data:application/octet-stream;base64,{source}"  # a door for text takes paths and addresses
+    return [source]

@@ -8,9 +8,14 @@ from typing import Literal
 
 from omniform.core.errors import InputError, check_arguments
 
-Part = Literal["text", "images", "audio"]
+Part = Literal["text", "images", "videos", "audio"]
 
-GROUPS: dict[str, Part] = {"text_kwargs": "text", "images_kwargs": "images", "audio_kwargs": "audio"}
+GROUPS: dict[str, Part] = {
+    "text_kwargs": "text",
+    "images_kwargs": "images",
+    "videos_kwargs": "videos",
+    "audio_kwargs": "audio",
+}
 """Arguments that hold the options of one part."""
 
 
@@ -21,18 +26,20 @@ class CallOptions:
     Attributes:
         text: for the tokenizer; see :class:`~omniform.inputs.text.options.EncodeOptions`.
         images: for the image processor; see :class:`~omniform.inputs.images.options.ImageOptions`.
+        videos: for the video processor; see its call.
         audio: for the feature extractor; see its call.
         own: for the processor itself.
     """
 
     text: dict[str, object] = field(default_factory=dict)
     images: dict[str, object] = field(default_factory=dict)
+    videos: dict[str, object] = field(default_factory=dict)
     audio: dict[str, object] = field(default_factory=dict)
     own: dict[str, object] = field(default_factory=dict)
 
     def of(self, part: Part) -> dict[str, object]:
         """The options of one part."""
-        return {"text": self.text, "images": self.images, "audio": self.audio}[part]
+        return {"text": self.text, "images": self.images, "videos": self.videos, "audio": self.audio}[part]
 
 
 def sort_options(
@@ -40,8 +47,9 @@ def sort_options(
 ) -> CallOptions:
     """Sort keyword arguments by part.
 
-    An option goes to every part that has it (``return_tensors`` to all of them). ``text_kwargs``, ``images_kwargs`` and
-    ``audio_kwargs`` address one part alone, ``common_kwargs`` all of them; what is given directly wins over the latter.
+    An option goes to every part that has it (``return_tensors`` to all of them). ``text_kwargs``, ``images_kwargs``,
+    ``videos_kwargs`` and ``audio_kwargs`` address one part alone, ``common_kwargs`` all of them; what is given directly
+    wins over the latter.
 
     Args:
         callee: whom to name in errors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -27,6 +28,25 @@ class TokenSpan(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A stretch of a text that was replaced before it was encoded: the marker of a picture, a sound or a video.
+
+    Attributes:
+        start, stop: the stretch, in characters.
+        length: of what stands there now.
+    """
+
+    start: int
+    stop: int
+    length: int
+
+
+def widened(at: int, edits: Sequence[Edit]) -> int:
+    """Where a place of a text lies once stretches of it were replaced."""
+    return at + sum(edit.length - (edit.stop - edit.start) for edit in edits if edit.stop <= at)
+
+
 class BatchEncoding(Batch):
     """Token ids and masks by name, with the alignment between text, words and tokens beside them.
 
@@ -35,11 +55,15 @@ class BatchEncoding(Batch):
     Args:
         data: names to lists of numbers, one list per row (or bare, for one text without tensors).
         encodings: what the tokenizer found for each row; absent when the ids came from elsewhere.
+
+    Attributes:
+        edits: of each row, what was replaced in its text before the tokenizer saw it; empty for nothing.
     """
 
     def __init__(self, data: Mapping[str, object] | None = None, encodings: Sequence[Encoding] = ()) -> None:
         super().__init__(data)
         self._encodings = list(encodings)
+        self.edits: tuple[tuple[Edit, ...], ...] = ()
 
     @property
     def encodings(self) -> list[Encoding]:

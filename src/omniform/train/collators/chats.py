@@ -56,7 +56,7 @@ class ChatAnswers(Task):
             keep = np.array(encoded["attention_mask"], dtype=bool)
         else:
             marked = [_marked(processor, *pair) for pair in zip(prompts, chats, range(len(chats)), strict=True)]
-            keep = np.array(assistant_masks(marked, encoded, _placeholder(processor)), dtype=bool)
+            keep = np.array(assistant_masks(marked, encoded), dtype=bool)
         if isinstance(processor, Processor) and processor.placeholder is not None:
             keep &= ids != processor.tokenizer.token_id(processor.placeholder)
         made: dict[str, object] = {**encoded, "labels": np.where(keep, ids, IGNORED)}
