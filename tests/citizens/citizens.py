@@ -551,6 +551,18 @@ class Both(Text):
 
 
 @dataclass(frozen=True)
+class Seen(Text):
+    """Texts, each with the picture that it is read with."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), "pixel_values": noise(rows, 3, 8, 8)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "pixel_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Views(Text):
     """Views of sounds, of which some are longer than the model hears."""
 
@@ -713,6 +725,13 @@ CITIZENS: dict[str, Citizen] = {
     "vit_msn": Citizen("vit_msn", "ViTMSNForImageClassification", VISION, Pictures()),
     "vit_mae": Citizen("vit_mae", "ViTMAEForPreTraining", {**VISION, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 20}, Hidden()),
+    "bridgetower": Citizen("bridgetower", "BridgeTowerForContrastiveLearning",
+        {"text_config": {**TEXT, "hidden_size": 64}, "vision_config": {**VISION, "hidden_size": 64},
+            "hidden_size": 64, "num_hidden_layers": 2, "contrastive_hidden_size": 8,
+            "logit_scale_init_value": 2.6592}, Both()),
+    "bridgetower, words": Citizen("bridgetower", "BridgeTowerForMaskedLM",
+        {"text_config": {**TEXT, "hidden_size": 64}, "vision_config": {**VISION, "hidden_size": 64},
+            "hidden_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": True}, Seen("words")),
     "videomae": Citizen("videomae", "VideoMAEForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "timesformer": Citizen("timesformer", "TimesformerForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",

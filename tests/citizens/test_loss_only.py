@@ -25,10 +25,17 @@ COMPUTED_WHOLE = {
 }  # fmt: skip
 
 
+PICTURED = {"pixel_values", "visual_feats"}
+
+
 def taught() -> list[str]:
-    """Models that learn tokens of texts, and encoder-decoders."""
+    """Models that learn tokens of texts alone, and encoder-decoders."""
     asks = {n: c for n, c in registered().items() if {"attention_mask", "labels"} <= shared(n).accepts()}
-    return [n for n, c in asks.items() if isinstance(c.asks, Text) and c.asks.labels == "words" and "llava" not in n]
+    return [
+        n
+        for n, c in asks.items()
+        if isinstance(c.asks, Text) and c.asks.labels == "words" and not PICTURED & shared(n).accepts()
+    ]
 
 
 @pytest.fixture

@@ -68,6 +68,10 @@ def small(name: str) -> dict[str, object]:
     options: dict[str, object] = {"size": sizes[form]} if form in sizes else {}
     if KINDS[name.removesuffix("Pil")].defaults.crop_size is not None:
         options["crop_size"] = {"height": 21, "width": 22}
+    if name.startswith(("Vilt", "BridgeTower")):
+        options["size_divisor"] = 8
+    if name.startswith("BridgeTower"):
+        options["crop_size"] = {"shortest_edge": 21}
     if name.startswith("SamImage"):
         options |= {"pad_size": {"height": 40, "width": 40}, "mask_size": {"longest_edge": 9}}
         options["mask_pad_size"] = {"height": 12, "width": 12}

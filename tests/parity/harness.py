@@ -50,6 +50,8 @@ LARGE, SMALL = 0.2, 0.02
 """Scales of random weights: with the small one a wrong epsilon is seen."""
 
 BACKENDS = ("eager", "sdpa")
+SHOWN = ("cross_attentions",)
+"""What is shown to who asks for attentions, also where the reference computes it and shows it to nobody."""
 PIECES = ((9, 3), (1,), (4, 4, 4), (2, 5, 3))
 
 
@@ -347,7 +349,7 @@ class Parity:
                     if name != "loss" or "start_logits" not in question.fields or backend == "eager":
                         what = f"question {number}, {backend}: {name}"
                         match(found[name], expected[name], question, what, self.table.tolerance)
-            assert filled(found) == filled(expected)
+            assert [k for k in filled(found) if k not in SHOWN or k in expected] == filled(expected)
 
     @over(Table.once)
     def test_saved_as_it_was(self, case: Case, tmp_path: Path) -> None:

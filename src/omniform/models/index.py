@@ -13,6 +13,7 @@ FAMILIES: dict[str, str] = {
     "blenderbot": "blenderbot:FAMILY",
     "blenderbot-small": "blenderbot_small:FAMILY",
     "bloom": "bloom:FAMILY",
+    "bridgetower": "bridgetower:FAMILY",
     "camembert": "camembert:FAMILY",
     "clap": "clap:FAMILY",
     "clap_audio_model": "clap:AUDIO",
@@ -222,6 +223,14 @@ CLASSES: dict[str, str] = {
     "BloomForTokenClassification": "bloom",
     "BloomModel": "bloom",
     "BloomPreTrainedModel": "bloom",
+    "BridgeTowerConfig": "bridgetower",
+    "BridgeTowerForContrastiveLearning": "bridgetower",
+    "BridgeTowerForImageAndTextRetrieval": "bridgetower",
+    "BridgeTowerForMaskedLM": "bridgetower",
+    "BridgeTowerModel": "bridgetower",
+    "BridgeTowerPreTrainedModel": "bridgetower",
+    "BridgeTowerTextConfig": "bridgetower",
+    "BridgeTowerVisionConfig": "bridgetower",
     "CLIPConfig": "clip",
     "CLIPForImageClassification": "clip",
     "CLIPModel": "clip",
@@ -975,6 +984,7 @@ TOKENIZERS: dict[str, str] = {
     "blenderbot": "BlenderbotTokenizer",
     "blenderbot-small": "BlenderbotSmallTokenizer",
     "bloom": "PreTrainedTokenizerFast",
+    "bridgetower": "RobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "clap": "RobertaTokenizer",
     "clap_text_model": "RobertaTokenizer",
@@ -1069,6 +1079,7 @@ TOKENIZERS: dict[str, str] = {
 IMAGE_PROCESSORS: dict[str, str] = {
     "beit": "BeitImageProcessor",
     "bit": "BitImageProcessor",
+    "bridgetower": "BridgeTowerImageProcessor",
     "clip": "CLIPImageProcessor",
     "clip_vision_model": "CLIPImageProcessor",
     "conditional_detr": "ConditionalDetrImageProcessor",
@@ -1145,6 +1156,7 @@ FEATURE_EXTRACTORS: dict[str, str] = {
 """Class name of the feature extractor, by ``model_type``."""
 
 PROCESSORS: dict[str, str] = {
+    "bridgetower": "BridgeTowerProcessor",
     "clap": "ClapProcessor",
     "clip": "CLIPProcessor",
     "data2vec-audio": "Wav2Vec2Processor",

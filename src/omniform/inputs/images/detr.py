@@ -7,7 +7,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor
 
 from omniform.core.batch import Batch
@@ -17,6 +16,7 @@ from omniform.inputs.images import coco, postprocess
 from omniform.inputs.images.backends import Backend
 from omniform.inputs.images.class_maps import ClassMaps
 from omniform.inputs.images.coco import Annotation, Target
+from omniform.inputs.images.masked import pixel_mask
 from omniform.inputs.images.options import DetrOptions
 from omniform.inputs.images.postprocess import DetectionOutput, Detections, TargetSizes
 from omniform.inputs.images.processor import (
@@ -247,11 +247,3 @@ def _follow(
     if options.do_resize:
         target = coco.resize_target(target, old, new, backend)
     return coco.centred_target(target, new) if options.do_convert_annotations else target
-
-
-def pixel_mask(sizes: Sequence[tuple[int, int]], height: int, width: int, device: torch.device) -> Tensor:
-    """1 where pictures of these sizes are, 0 in the padding. Shape: [N, height, width]."""
-    mask = torch.zeros(len(sizes), height, width, dtype=torch.int64, device=device)
-    for row, (rows, columns) in zip(mask, sizes, strict=True):
-        row[:rows, :columns] = 1
-    return mask

@@ -14,8 +14,9 @@ from omniform.inputs.images import maps as m
 from omniform.inputs.images import options as of
 from omniform.inputs.images.binary_masks import Masks, Semantics, binary_masks, semantics_of
 from omniform.inputs.images.class_maps import ClassMaps
-from omniform.inputs.images.detr import fused_classes, pixel_mask
+from omniform.inputs.images.detr import fused_classes
 from omniform.inputs.images.maps import MapInput
+from omniform.inputs.images.masked import pixel_mask
 from omniform.inputs.images.options import ImageOptions, nearest_resize
 from omniform.inputs.images.postprocess import TargetSizes
 from omniform.inputs.images.processor import ImageInput, ImageProcessor, TensorKind, load_tensors

@@ -18,8 +18,9 @@ from omniform.inputs.checks import check_flag, fraction
 from omniform.inputs.images import options as of
 from omniform.inputs.images.binary_masks import Masks, Semantics
 from omniform.inputs.images.class_maps import ClassMaps
-from omniform.inputs.images.detr import fused_classes, pixel_mask
+from omniform.inputs.images.detr import fused_classes
 from omniform.inputs.images.maps import MapInput
+from omniform.inputs.images.masked import pixel_mask
 from omniform.inputs.images.maskformer import QueryImageProcessor
 from omniform.inputs.images.postprocess import TargetSizes, sizes_of
 from omniform.inputs.images.processor import ImageInput, TensorKind

@@ -30,6 +30,7 @@ from omniform.inputs.images.steps import (
     Step,
 )
 from omniform.inputs.images.targets import (
+    CocoEdges,
     Multiple,
     RoundedDown,
     RoundedUp,
@@ -209,6 +210,27 @@ def glpn(o: ImageOptions, b: Backend) -> Plan:
 def sam(o: ImageOptions, b: Backend) -> Plan:
     """SAM's: the longer edge to a length, padded to a square."""
     return Plan((*resizing(o, b, longest), *cropping(o, b)), valuing(o, b), padding(o))
+
+
+def vilt(o: ImageOptions, b: Backend) -> Plan:
+    """ViLT's: edges that patches fill, no crop; the batch is padded to its largest, whatever ``pad_size`` says."""
+    return Plan(resizing(o, b, _coco(o)), valuing(o, b), Pad(None) if o.do_pad else None)
+
+
+def bridgetower(o: ImageOptions, b: Backend) -> Plan:
+    """BridgeTower's: ViLT's with a square cut out of the middle, as long as ``crop_size`` has its shorter edge."""
+    crop: tuple[Step, ...] = ()
+    if o.do_center_crop:
+        if isinstance(o.crop_size, ShortestEdge):
+            crop = (CenterCrop(Exact(o.crop_size.shortest_edge, o.crop_size.shortest_edge), b),)
+        else:
+            crop = cropping(o, b)
+    return Plan((*resizing(o, b, _coco(o)), *crop), valuing(o, b), Pad(None) if o.do_pad else None)
+
+
+def _coco(o: ImageOptions) -> Callable[[Size], Target]:
+    step = cast(of.DivisorOptions, o).size_divisor
+    return lambda size: CocoEdges(shortest(size), step)
 
 
 def resizing(o: ImageOptions, b: Backend, rule: Callable[[Size], Target] | None = None) -> tuple[Step, ...]:

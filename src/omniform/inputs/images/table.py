@@ -17,6 +17,7 @@ from omniform.inputs.images.detection import (
 )
 from omniform.inputs.images.detr import DetrImageProcessor
 from omniform.inputs.images.former import modern_clip, modern_detr, modern_labels, modern_maskformer
+from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcessor
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
@@ -99,6 +100,13 @@ def _plain() -> tuple[Kind, ...]:
     )  # fmt: skip
     siglip = replace(_VIT, do_convert_rgb=True, resample=_BICUBIC)
     blip = replace(siglip, size=Exact(384, 384), image_mean=_CLIP_MEAN, image_std=_CLIP_STD)
+    vilt = of.DivisorOptions(
+        size=ShortestEdge(384), resample=_BICUBIC, do_pad=True, size_divisor=32, **_USUAL, **_HALVES
+    )  # fmt: skip
+    bridgetower = replace(
+        vilt, size=ShortestEdge(288), do_center_crop=True, crop_size=ShortestEdge(288),
+        image_mean=_CLIP_MEAN, image_std=_CLIP_STD,
+    )  # fmt: skip
     plain = ImageProcessor
     return (
         Kind("CLIPImageProcessor", _CLIP, False, plans.standard, plain, modern_clip),
@@ -116,6 +124,8 @@ def _plain() -> tuple[Kind, ...]:
         Kind("PoolFormerImageProcessor", poolformer, False, plans.poolformer, plain),
         Kind("EfficientNetImageProcessor", efficientnet, True, plans.efficientnet, plain),
         Kind("LlavaImageProcessor", replace(_CLIP, do_pad=False), False, plans.square, plain),
+        Kind("ViltImageProcessor", vilt, False, plans.vilt, ViltImageProcessor),
+        Kind("BridgeTowerImageProcessor", bridgetower, False, plans.bridgetower, MaskedImageProcessor),
         Kind("VideoMAEImageProcessor", replace(_CROPPED, size=ShortestEdge(224)), False, plans.unpadded,
              VideoMAEImageProcessor),
     )  # fmt: skip

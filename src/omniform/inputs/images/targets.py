@@ -93,6 +93,30 @@ class Longest:
         return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
+@dataclass(frozen=True, slots=True)
+class CocoEdges:
+    """The shorter edge gets a length, the longer one at most 1333/800 of it, and both become multiples (ViLT).
+
+    Attributes:
+        shorter: the length.
+        step: what both are multiples of; None where any number will do.
+    """
+
+    shorter: int
+    step: int | None
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """The new ``(height, width)`` of a picture of this height and width."""
+        longer = int(1333 / 800 * self.shorter)
+        scale = self.shorter / min(height, width)
+        tall, wide = (self.shorter, scale * width) if height < width else (scale * height, self.shorter)
+        if max(tall, wide) > longer:
+            scale = longer / max(tall, wide)
+            tall, wide = scale * tall, scale * wide
+        step = self.step or 1
+        return int(tall + 0.5) // step * step, int(wide + 0.5) // step * step
+
+
 def enlarged(size: Size, factor: float) -> Size:
     """A size for the shorter edge, divided by the share that a crop leaves of it (PoolFormer)."""
     if not isinstance(size, Exact):

@@ -19,6 +19,7 @@ from omniform.inputs.processors.musicgen import MusicgenProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
+from omniform.inputs.processors.side import BridgeTowerProcessor, ViltProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
 from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speecht5 import SpeechT5Processor
@@ -27,6 +28,7 @@ from omniform.inputs.processors.whisper import WhisperProcessor
 PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind
     for kind in (
+        BridgeTowerProcessor,
         CLIPProcessor,
         ClapProcessor,
         LlavaProcessor,
@@ -36,6 +38,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         SiglipProcessor,
         MusicgenProcessor,
         SpeechT5Processor,
+        ViltProcessor,
         Wav2Vec2BertProcessor,
         Wav2Vec2Processor,
         Wav2Vec2ProcessorWithLM,
@@ -48,6 +51,7 @@ __all__ = [
     "PROCESSORS",
     "PROCESSOR_FILE",
     "AudioKwargs",
+    "BridgeTowerProcessor",
     "CLIPProcessor",
     "ClapProcessor",
     "CommonKwargs",
@@ -65,6 +69,7 @@ __all__ = [
     "SpeechT5Processor",
     "TextKwargs",
     "VideosKwargs",
+    "ViltProcessor",
     "Wav2Vec2BertProcessor",
     "Wav2Vec2Processor",
     "Wav2Vec2ProcessorWithLM",

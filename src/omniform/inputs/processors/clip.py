@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self, cast
 
 from omniform.core.batch import Batch
@@ -25,9 +25,13 @@ class CLIPProcessor(Processor):
         image_processor: of the pictures.
         tokenizer: of the texts.
         chat_template: the template for conversations; by default the tokenizer's.
+
+    Attributes:
+        PICTURES: options of the image processor that hold unless a call says otherwise, whatever its file says.
     """
 
     needs: ClassVar[tuple[PartName, ...]] = ("image_processor", "tokenizer")
+    PICTURES: ClassVar[Mapping[str, object]] = {}
 
     def __init__(
         self, image_processor: ImageProcessor, tokenizer: Tokenizer, *, chat_template: ChatTemplates = None
@@ -71,7 +75,8 @@ class CLIPProcessor(Processor):
             texts = text if isinstance(text, str) else read_texts(text)
             batch = self.tokenizer(texts, **cast(EncodeOptions, asked.text))
         if pictures:
-            batch.update(self.image_processor(cast(ImageInput, pictures), **asked.images))  # type: ignore[arg-type]
+            how = {**self.PICTURES, **asked.images}
+            batch.update(self.image_processor(cast(ImageInput, pictures), **how))  # type: ignore[arg-type]
         return batch
 
     def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:

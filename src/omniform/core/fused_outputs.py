@@ -1,0 +1,90 @@
+"""What models return whose words and pictures look at one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+from omniform.core.outputs import Layers, ModelOutput
+
+Pairs = tuple[tuple[Tensor, Tensor], ...]
+"""For each layer, what there is of the words and of the patches."""
+
+Streams = tuple[Layers, Layers, Pairs]
+"""Hidden states of the words' tower, of the pictures' and, layer by layer, of both where they look at one another."""
+
+
+class BridgeNoted(TypedDict):
+    """What a head's output repeats of a bridge between two towers."""
+
+    hidden_states: Streams | None
+    attentions: Pairs | None
+    cross_attentions: Pairs | None
+
+
+@dataclass(slots=True, kw_only=True)
+class BridgeOutput(ModelOutput):
+    """What an output tells of two towers and of the layers between them.
+
+    Attributes:
+        hidden_states: of the words' tower, Shape: [B, T, D] each; of the pictures', Shape: [P, B, D] each (patches
+            first); and pairs of both of each layer between them, Shape: [B, T, D] and [B, P, D].
+        attentions: of each layer between them, how words look at words and patches at patches.
+        cross_attentions: how words look at patches, Shape: [B, H, T, P], and patches at words, Shape: [B, H, P, T];
+            when attentions are asked for.
+    """
+
+    hidden_states: Streams | None = None
+    attentions: Pairs | None = None
+    cross_attentions: Pairs | None = None
+
+    def noted(self) -> BridgeNoted:
+        """What a head's output repeats of this one."""
+        return {
+            "hidden_states": self.hidden_states,
+            "attentions": self.attentions,
+            "cross_attentions": self.cross_attentions,
+        }
+
+
+@dataclass(slots=True)
+class BridgeModelOutput(BridgeOutput):
+    """Words and pictures that have looked at one another.
+
+    Attributes:
+        text_features: Shape: [B, T, D].
+        image_features: Shape: [B, P, D].
+        pooler_output: both together, Shape: [B, 2 D].
+    """
+
+    text_features: Tensor
+    image_features: Tensor
+    pooler_output: Tensor
+
+
+@dataclass(slots=True)
+class BridgeScores(BridgeOutput):
+    """Scores of rows, Shape: [B, C], or of tokens, Shape: [B, T, V]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@dataclass(slots=True)
+class BridgeContrastOutput(BridgeOutput):
+    """Words, pictures and both in one space.
+
+    Attributes:
+        logits: the three vectors side by side, Shape: [B, 3, E].
+        text_embeds: Shape: [B, E], of length 1.
+        image_embeds: likewise.
+        cross_embeds: of both together, likewise.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    cross_embeds: Tensor | None = None
