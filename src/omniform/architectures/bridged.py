@@ -74,6 +74,10 @@ class BridgedVision(VisionEncoder):
     separate_norms: nn.ModuleList | None = None
 
 
+OF_TEXT = ("input_ids", "inputs_embeds", "attention_mask")
+"""What the tower of words is given."""
+
+
 def nth(parts: nn.Module, number: int) -> nn.Module:
     """The part of a layer between the towers: one of many, or the one that all share."""
     return parts[number] if isinstance(parts, nn.ModuleList) else parts
@@ -119,7 +123,7 @@ class BridgedTowers(Model):
         return self.text_model.embed_tokens
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        text = {k: inputs[k] for k in ("input_ids", "inputs_embeds", "attention_mask") if k in inputs}
+        text: dict[str, object] = {k: v for k, v in inputs.items() if k in OF_TEXT}
         self.text_model.arrive(text)
         inputs.update(text)
         mask = inputs.get("attention_mask")

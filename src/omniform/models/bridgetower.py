@@ -245,10 +245,12 @@ def begins(config: ModelConfig, path: str) -> Beginning | None:
         return 0.05 * float(cast(float, text.initializer_factor))
     if ".vision_model." not in f".{path}":
         return 0.05 * float(cast(float, config.initializer_factor))
-    factor, dim = float(cast(float, vision.initializer_factor)), cast(int, vision.hidden_size)
-    wide, deep = dim**-0.5, (2 * cast(int, vision.num_hidden_layers)) ** -0.5
-    stds = {"o_proj": wide * deep, "fc1": (2 * dim) ** -0.5, "fc2": wide * deep, "projection": 0.05}
-    return factor * stds.get(path.split(".")[-2], wide)
+    factor, dim = float(cast(float, vision.initializer_factor)), float(cast(int, vision.hidden_size))
+    wide: float = dim**-0.5
+    deep: float = (2 * cast(int, vision.num_hidden_layers)) ** -0.5
+    stds: dict[str, float] = {"o_proj": wide * deep, "fc1": (2 * dim) ** -0.5, "fc2": wide * deep, "projection": 0.05}
+    std: float = stds.get(path.split(".")[-2], wide)
+    return factor * std
 
 
 def _between(kind: str) -> dict[str, Rule]:
