@@ -41,6 +41,19 @@ class RowLayout:
         return torch.cat([self.positions[:, first:stop], later.expand(axes, -1)], dim=1)
 
 
+def rows_of(features: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Inputs of some rows as batches of one.
+
+    Raises:
+        InputError: they are not of equally many rows.
+    """
+    count = next(iter(features.values())).shape[0]
+    for name, value in features.items():
+        if value.shape[0] != count:
+            raise InputError("inputs have different numbers of rows", where=name, expected=count, found=value.shape[0])
+    return [{name: value[i : i + 1] for name, value in features.items()} for i in range(count)]
+
+
 class Decoder(HasModules, Protocol):
     """A decoder, as far as writing takes it."""
 
@@ -158,6 +171,14 @@ class Generative(PromptReader, ABC):
     def encode(self, **inputs: Tensor) -> Memory | None:
         """What cross-attention will read, made once per request; None for a decoder alone."""
         return None
+
+    def by_row(self, features: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """An encoder's inputs row by row, each a batch of one.
+
+        Raises:
+            InputError: they are not of equally many rows.
+        """
+        return rows_of(features)
 
     def decoder_prompt(self, memory: Memory, options: Mapping[str, object]) -> Tensor:
         """The tokens that an encoder-decoder's answer begins with, where the caller gives none.

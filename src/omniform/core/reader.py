@@ -157,6 +157,10 @@ class ConfigReader:
         """A list of strings."""
         return self._need(name, self._get(name, (), default, _as_strs, "a list of strings"))
 
+    def flags(self, name: str, default: tuple[bool, ...] | _Required = REQUIRED) -> tuple[bool, ...]:
+        """A list of truth values."""
+        return self._need(name, self._get(name, (), default, _as_bools, "a list of true and false"))
+
     def pair(self, name: str, default: tuple[int, int] | _Required = REQUIRED) -> tuple[int, int]:
         """A size written as one integer or as ``[height, width]``."""
         size = self._need(name, self._get(name, (), default, _as_pair, "an integer or [height, width]"))
@@ -358,6 +362,10 @@ def _as_bounds(value: object) -> tuple[float, float]:
     if not low <= high:
         raise ValueError
     return float(low), float(high)
+
+
+def _as_bools(value: object) -> tuple[bool, ...]:
+    return tuple(_as_bool(one) for one in _as_list(value))
 
 
 def _as_strs(value: object) -> tuple[str, ...]:

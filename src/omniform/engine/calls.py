@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.encoder_decoder import EncoderOutputs, encoder_output
-from omniform.architectures.generative import Generative
+from omniform.architectures.generative import Generative, rows_of
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
@@ -241,7 +241,8 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
         hidden, mask = out.last_hidden_state, _masked(named)
         if isinstance(out, HeardOutput) and out.attention_mask is not None:
             mask = {"attention_mask": out.attention_mask}
-        return _by_row(_features(model, {"encoder_outputs": hidden, **mask}), hidden.shape[:2])
+        told = _features(model, {"encoder_outputs": hidden, **mask})
+        return _by_row(rows_of(told), told, hidden.shape[:2])
     if named.get("input_ids") is not None:
         named = {**named, "input_ids": _as_row(_ids(named["input_ids"], "input_ids"))}
     ids = named.get("input_ids")
@@ -255,7 +256,7 @@ def _encoder_rows(model: Generative, named: dict[str, object], asked: Asked) -> 
     features = _features(model, named)
     if model.main_input not in features and "inputs_embeds" not in features:
         ids = features["input_ids"] = _begun_by(model, asked, "the encoder has nothing to read").to(model.device)
-    return _by_row(features, ids.shape if isinstance(ids, Tensor) else None)
+    return _by_row(model.by_row(features), features, ids.shape if isinstance(ids, Tensor) else None)
 
 
 def _begun_by(model: Generative, asked: Asked, problem: str) -> Tensor:
@@ -279,13 +280,10 @@ def _warn_of_nothing_read(rows: Sequence[Mapping[str, Tensor]], asked: Asked) ->
         log.warning("no effect where the encoder reads no tokens: %s", ", ".join(rules))
 
 
-def _by_row(features: Mapping[str, Tensor], tokens: tuple[int, ...] | None) -> list[dict[str, Tensor]]:
-    """Batches of one; ``tokens``: the shape of a mask that says what is padding."""
-    count = next(iter(features.values())).shape[0]
-    for name, value in features.items():
-        if value.shape[0] != count:
-            raise InputError("inputs have different numbers of rows", where=name, expected=count, found=value.shape[0])
-    rows = [{name: value[i : i + 1] for name, value in features.items()} for i in range(count)]
+def _by_row(
+    rows: list[dict[str, Tensor]], features: Mapping[str, Tensor], tokens: tuple[int, ...] | None
+) -> list[dict[str, Tensor]]:
+    """Batches of one without the padding behind them; ``tokens``: the shape of a mask that says what is padding."""
     mask = features.get("attention_mask")
     return [_cut(row) for row in rows] if mask is not None and mask.shape == tokens else rows
 
@@ -295,7 +293,9 @@ def _cut(row: dict[str, Tensor]) -> dict[str, Tensor]:
     length = int(real.sum())
     if length == 0 or not bool(real[:length].all()):
         return row  # padding on the left, or holes: the encoder gets its mask
-    return {name: value[:, :length] for name, value in row.items() if name != "attention_mask"}
+    tokens = row["attention_mask"].shape
+    cut = {name: value[:, :length] if value.shape[:2] == tokens else value for name, value in row.items()}
+    return {name: value for name, value in cut.items() if name != "attention_mask"}
 
 
 def _rows(prompts: Prompts) -> list[list[int]]:
