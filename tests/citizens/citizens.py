@@ -133,6 +133,11 @@ ZOE = {
     "num_relative_features": 5, "num_attractors": [2, 1, 1, 1], "bin_embedding_dim": 6,
     "initializer_range": 0.4,
 }  # fmt: skip
+DAVIT = {
+    "depths": [1, 1], "patch_size": [3, 3], "patch_stride": [2, 2], "patch_padding": [1, 1],
+    "patch_prenorm": [False, True], "embed_dim": [8, 12], "num_heads": [2, 2], "num_groups": [2, 3], "window_size": 3,
+    "projection_dim": 16, "max_position_embeddings": 4, "max_temporal_embeddings": 3, "initializer_range": 0.4,
+}  # fmt: skip
 DETR = {
     "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "use_timm_backbone": False,
@@ -425,16 +430,16 @@ class Pictures(Text):
     main: str = "pixel_values"
 
     def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
-        return {"pixel_values": noise(rows, 3, self.size, self.size)}
+        return {self.main: noise(rows, 3, self.size, self.size)}
 
     def mask(self, inputs: Inputs) -> Inputs:
-        mask = torch.ones(inputs["pixel_values"].shape[0], self.size, self.size, dtype=torch.long)
+        mask = torch.ones(inputs[self.main].shape[0], self.size, self.size, dtype=torch.long)
         mask[0, :, self.size // 2 :] = 0
         return {**inputs, "pixel_mask": mask} if self.masked else inputs
 
     @property
     def axes(self) -> Axes:
-        return {"pixel_values": {0: BATCH}, "pixel_mask": {0: BATCH}}
+        return {self.main: {0: BATCH}, "pixel_mask": {0: BATCH}}
 
 
 @dataclass(frozen=True)
@@ -607,6 +612,24 @@ class Illustrated(Text):
     @property
     def axes(self) -> Axes:
         return {**Text().axes, "pixel_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class IllustratedSources(TextToText):
+    """Texts with a picture of five placeholders in front, and answers."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 5, low=5)
+        tokens[:, :5] = 4
+        pictures = {"pixel_values": noise(rows, 3, 8, 8)}
+        return {"input_ids": tokens, **pictures, "decoder_input_ids": ids(rows, length + 1, low=5)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**super().taught(inputs), "pixel_values": inputs["pixel_values"]}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "pixel_values": {0: BATCH}}
 
 
 @dataclass(frozen=True)
@@ -873,6 +896,11 @@ CITIZENS: dict[str, Citizen] = {
     "gpt_neox": Citizen("gpt_neox", "GPTNeoXForCausalLM", {**TEXT, "hidden_size": 32}),
     "olmo2": Citizen("olmo2", "Olmo2ForCausalLM", GROUPED),
     "bart": Citizen("bart", "BartForConditionalGeneration", BART, TextToText()),
+    "florence2": Citizen("florence2", "Florence2ForConditionalGeneration",
+        {"text_config": {**BART, "model_type": "bart"}, "vision_config": {**DAVIT, "model_type": "florence_vision"},
+            "image_token_id": 4}, IllustratedSources()),
+    "florence2, tower": Citizen("florence_vision", "Florence2VisionBackbone", DAVIT,
+        Pictures("", main="hidden_states")),
     "bart, decoder": Citizen("bart", "BartForCausalLM", BART),
     "bart, rows": Citizen("bart", "BartForSequenceClassification", {**BART, "eos_token_id": 1}, Ended("rows")),
     "distilbert": Citizen("distilbert", "DistilBertForMaskedLM", DISTIL),

@@ -6,7 +6,7 @@ Tokens lie on maps, Shape: [B, height, width, C], all the way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -20,15 +20,23 @@ from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import Size, check_pictures
 from omniform.blocks.scores import Scores
 from omniform.blocks.windowed import Windows
-from omniform.core.context import EVERYTHING, StepContext, Tapped
+from omniform.core.context import EVERYTHING, Backend, Computed, StepContext, Tapped
 from omniform.core.outputs import BaseModelOutput
 from omniform.core.reader import MOST_LAYERS, ConfigReader
+from omniform.core.state import KV
 
 
 class MapAttention(Projections):
     """Base of attentions over a map; what the reference notes of them is what they give. Shape: [B, H * W, C]."""
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
+
+    def state_spec(self) -> KV:
+        return KV(self.kv_heads, self.head_dim, self.head_dim)
+
+    def computed(self, backend: Backend) -> Computed:
+        kernel = "sdpa, no mask" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
+        return Computed(kernel, None, "squares, and groups of channels, see themselves whole")
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, H, W, C] in and out."""
@@ -162,7 +170,7 @@ class DaViT(Model):
         blocks: the stages, each a list of layers.
     """
 
-    main_input = "pixel_values"
+    main_input = "hidden_states"
 
     convs: nn.ModuleList
     blocks: nn.ModuleList
@@ -184,24 +192,26 @@ class DaViT(Model):
         """Rows and columns of the last map of such pictures."""
         for number in range(len(self.convs)):
             conv = self._conv(number)
-            edges = zip((height, width), conv.kernel_size, conv.stride, conv.padding, strict=True)
-            height, width = ((edge + 2 * int(pad) - kernel) // step + 1 for edge, kernel, step, pad in edges)
+            pads, kernels, steps = cast(Size, conv.padding), conv.kernel_size, conv.stride
+            height = (height + 2 * pads[0] - kernels[0]) // steps[0] + 1
+            width = (width + 2 * pads[1] - kernels[1]) // steps[1] + 1
         return height, width
 
     def arrive(self, inputs: dict[str, object]) -> None:
-        check_pictures(inputs["pixel_values"], self._conv(0).in_channels)  # type: ignore[arg-type] # that is checked
+        check_pictures(inputs[self.main_input], self._conv(0).in_channels)  # type: ignore[arg-type] # that is checked
 
-    def forward(self, pixel_values: Tensor, **given: Unpack[Tapped]) -> BaseModelOutput:
+    def forward(self, hidden_states: Tensor, **given: Unpack[Tapped]) -> BaseModelOutput:
         """The last map, channels in front. Shape: [B, channels, height, width] to [B, C, H, W].
 
         Args:
+            hidden_states: pictures; the ecosystem calls them so here.
             given: see :class:`~omniform.core.context.Tapped`; hidden states are the maps that enter the first layer and
                 that each layer gives.
 
         Raises:
             InputError: these are no pictures of so many channels.
         """
-        x_BHWC = pixel_values.to(self._conv(0).weight.dtype).permute(0, 2, 3, 1)
+        x_BHWC = hidden_states.to(self._conv(0).weight.dtype).permute(0, 2, 3, 1)
         ctx = self.step(x_BHWC, given)
         noted = 0
         for conv, layers in zip(self.convs, self.blocks, strict=True):
@@ -256,7 +266,12 @@ class Dual:
         if not dims or sum(depths) > MOST_LAYERS:
             raise r.fail("depths", f"1 to {MOST_LAYERS} layers altogether", list(depths))
         said = {"depths": depths, "num_heads": heads, "num_groups": groups, "patch_size": kernels}
-        for name, given in {**said, "patch_stride": strides, "patch_padding": paddings, "patch_prenorm": before}.items():
+        for name, given in {
+            **said,
+            "patch_stride": strides,
+            "patch_padding": paddings,
+            "patch_prenorm": before,
+        }.items():
             if len(given) < len(dims) or (name.startswith("num_") and len(given) > len(dims)):
                 raise r.fail(name, f"{len(dims)} numbers, one for each of embed_dim", list(given))
         for name in ("num_heads", "num_groups"):
@@ -266,9 +281,7 @@ class Dual:
         stems = zip(dims, kernels, strides, paddings, before, strict=False)
         return cls(
             channels=r.integer("in_channels", 3),
-            stems=tuple(
-                Stem(dim=dim, kernel=k, stride=s, padding=p, normed_before=b) for dim, k, s, p, b in stems
-            ),
+            stems=tuple(Stem(dim=dim, kernel=k, stride=s, padding=p, normed_before=b) for dim, k, s, p, b in stems),
             depths=depths[: len(dims)],
             heads=heads,
             groups=groups,

@@ -17,8 +17,9 @@ from omniform.blocks.embeddings import check_ids, table_rows
 from omniform.core.context import Memory
 from omniform.core.errors import InputError
 from omniform.core.host import is_readable
-from omniform.core.outputs import BaseModelOutput, Seq2SeqModelOutput
+from omniform.core.outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from omniform.core.spans import find_spans
+from omniform.core.state import DenseState
 
 PICTURES = "pixel_values"
 READ = ("input_ids", "inputs_embeds")
@@ -72,6 +73,9 @@ class SeeingEncoderDecoder(Model):
 
     def accepts(self) -> frozenset[str]:
         return super().accepts() | self.language_model.accepts()
+
+    def unpads(self) -> bool:
+        return self.language_model.unpads()
 
     def get_input_embeddings(self) -> nn.Module:
         # Where sides have tables of their own, the text that pictures stand in is of the third one.
@@ -136,7 +140,7 @@ class SeeingEncoderDecoder(Model):
             return rows
         if ids is None:
             return [{**row, PICTURES: pictures[i : i + 1]} for i, row in enumerate(rows)]
-        self.vision_tower.arrive({PICTURES: pictures})
+        self.vision_tower.arrive({self.vision_tower.main_input: pictures})
         own: list[list[int]] = [[] for _ in rows]
         for span in find_spans(ids, self.image_token_id, [self.length(pictures)] * len(pictures), "image"):
             own[span.row].append(span.item)
@@ -162,7 +166,7 @@ class SeeingEncoderDecoder(Model):
                 found = "neither" if ids is None else "both"
                 raise InputError("the encoder needs a text", where="input_ids", expected="ids or vectors", found=found)
             if isinstance(pictures, Tensor):
-                self.vision_tower.arrive({PICTURES: pictures})
+                self.vision_tower.arrive({self.vision_tower.main_input: pictures})
             if isinstance(ids, Tensor):
                 check_ids(ids, table_rows(self.get_input_embeddings()))
                 lengths = [self.length(pictures)] * len(pictures) if isinstance(pictures, Tensor) else []
@@ -186,6 +190,7 @@ class SeeingEncoderDecoder(Model):
         decoder_attention_mask: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         encoder_outputs: EncoderOutputs | None = None,
+        past_key_values: DenseState | None = None,
         inputs_embeds: Tensor | None = None,
         **given: object,
     ) -> Seq2SeqModelOutput:
@@ -207,6 +212,7 @@ class SeeingEncoderDecoder(Model):
             decoder_input_ids,
             decoder_attention_mask,
             encoder_outputs,
+            past_key_values,
             decoder_inputs_embeds=decoder_inputs_embeds,
             **given,  # type: ignore[arg-type] # the rest of the same call
         )
@@ -220,6 +226,18 @@ class SeeingSeq2SeqLM(TaughtSeq2SeqLM):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.encoder_inputs = self.model.encoder.accepts() - NAMES - OF_THE_CALL | {PICTURES}
+
+    def forward(  # type: ignore[override] # pictures come behind the text
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        **inputs: object,
+    ) -> Seq2SeqLMOutput:
+        """Next-token scores; see :meth:`SeeingEncoderDecoder.forward` and :meth:`Seq2SeqLM.forward`."""
+        inputs |= {"input_ids": input_ids, PICTURES: pixel_values}
+        return super().forward(None, attention_mask, decoder_input_ids, **inputs)  # type: ignore[arg-type]
 
     def encode(self, **inputs: Tensor) -> Memory:
         return super().encode(**inputs) if "encoder_outputs" in inputs else self.model.encode(**inputs)

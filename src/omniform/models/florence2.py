@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from omniform.architectures.davit import DaViT, Dual
+from omniform.architectures.davit import Dual
 from omniform.architectures.decoder import tied
 from omniform.architectures.encoder_decoder import RightShift
 from omniform.architectures.family import Builder
@@ -19,7 +19,7 @@ from omniform.blocks.poolers import ComputedPart
 from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
-from omniform.weights.keymap import KeyMap
+from omniform.weights.keymap import KeyMap, Rule
 from omniform.weights.links import shares
 
 
@@ -135,7 +135,7 @@ def writer(c: Config, _: Common) -> SeeingSeq2SeqLM:
     return SeeingSeq2SeqLM(model=model, lm_head=head, shift=RightShift(c.text.shift.start, c.text.shift.pad))
 
 
-def _block(ours: str, attention: str) -> dict[str, object]:
+def _block(ours: str, attention: str) -> dict[str, Rule]:
     here = f"blocks.{{i}}.{{j}}.{ours}"
     return {
         **shares(f"{here}.self_attn", f"{here}.{attention}.qkv", "qkv"),

@@ -6,6 +6,7 @@ from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
+from omniform.inputs.processors.florence2 import Florence2Processor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
     CommonKwargs,
@@ -31,6 +32,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         BridgeTowerProcessor,
         CLIPProcessor,
         ClapProcessor,
+        Florence2Processor,
         LlavaProcessor,
         OneFormerProcessor,
         Sam2Processor,
@@ -55,6 +57,7 @@ __all__ = [
     "CLIPProcessor",
     "ClapProcessor",
     "CommonKwargs",
+    "Florence2Processor",
     "ImagesKwargs",
     "LlavaProcessor",
     "MusicgenProcessor",
