@@ -7,18 +7,17 @@ from typing import ClassVar, Self, cast
 
 from torch import Tensor
 
-from omniform.core.batch import Batch
+from omniform.core.batch import Batch, Modality
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.core.reader import ConfigReader
 from omniform.inputs.audio import FeatureExtractor
 from omniform.inputs.images import ImageProcessor
 from omniform.inputs.images.processor import ImageInput
-from omniform.inputs.processors.base import TEXT_OPTIONS, PartName, Parts, Processor, image_options, read_texts
+from omniform.inputs.processors.base import PartName, Parts, read_texts
 from omniform.inputs.processors.florence_answers import Size, answer_of
 from omniform.inputs.processors.media import image_rows
-from omniform.inputs.processors.options import Part
-from omniform.inputs.spans import placeholder_spans
-from omniform.inputs.text.options import EncodeOptions
+from omniform.inputs.processors.options import CallOptions
+from omniform.inputs.processors.placed import PlacedProcessor, Slot, Taken
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
 
@@ -58,7 +57,7 @@ KINDS: Mapping[str, str] = {
 """How the answers to tasks are read, those that are no plain text."""
 
 
-class Florence2Processor(Processor):
+class Florence2Processor(PlacedProcessor):
     """One picture and one task for each row.
 
     Args:
@@ -84,10 +83,6 @@ class Florence2Processor(Processor):
         *,
         chat_template: ChatTemplates = None,
     ) -> None:
-        super().__init__(tokenizer, chat_template=chat_template)
-        self.image_processor = image_processor
-        self.num_additional_image_tokens = num_additional_image_tokens
-        self.post_processor_config = post_processor_config
         token, length = tokenizer.named_token("image_token"), image_processor.options.image_seq_length
         if token is None or length is None:
             raise ConfigError(
@@ -96,10 +91,12 @@ class Florence2Processor(Processor):
                 expected="a special token of the tokenizer" if token is None else "a number in the image processor",
                 found="none",
             )
+        super().__init__(tokenizer, [Slot("image", token, token)], chat_template=chat_template)
+        self.image_processor = image_processor
+        self.num_additional_image_tokens = num_additional_image_tokens
+        self.post_processor_config = post_processor_config
         self.image_token = self.placeholder = token
-        token_id = tokenizer.backend.token_to_id(token)
-        assert token_id is not None, "special tokens are in the vocabulary"
-        self.image_token_id = token_id
+        self.image_token_id = self._ids["image"]
         self.num_image_tokens = length
 
     @classmethod
@@ -140,7 +137,6 @@ class Florence2Processor(Processor):
             RepoError: a picture's file or address cannot be read.
             UnknownArgumentError: there is no such option.
         """
-        asked = self._options(options, ("return_mm_token_type_ids",))
         pictures, _ = image_rows(images)
         if text is None and not pictures:
             raise InputError("there is neither text nor a picture", where=type(self).__name__)
@@ -148,17 +144,16 @@ class Florence2Processor(Processor):
         rows = [self._question(row, number) for number, row in enumerate(rows)]
         if pictures:
             rows = self._illustrated(rows, len(pictures))
-        lengths = [[self.num_image_tokens] if pictures else [] for _ in rows]
-        kind = cast("str | None", asked.text.pop("return_tensors", None))
-        batch = self.tokenizer(rows, **cast(EncodeOptions, {"add_special_tokens": False, **asked.text}))
-        ids = cast("list[list[int]]", batch["input_ids"])
-        if pictures:
-            batch.spans = placeholder_spans(ids, self.image_token_id, lengths, "image")
-        if asked.own.get("return_mm_token_type_ids"):
-            batch["mm_token_type_ids"] = [[int(token == self.image_token_id) for token in row] for row in ids]
-        if pictures:
-            batch.update(self.image_processor(cast(ImageInput, pictures), **asked.images))  # type: ignore[arg-type]
-        return batch.as_tensors(kind)
+        return self._placed(rows, {"image": pictures or None}, options)
+
+    def _options(self, given: Mapping[str, object], own: tuple[str, ...] = ()) -> CallOptions:
+        asked = super()._options(given, own)
+        asked.text.setdefault("add_special_tokens", False)
+        return asked
+
+    def _take(self, modality: Modality, media: Sequence[object], asked: CallOptions) -> Taken:
+        pixels = self.image_processor(cast(ImageInput, media), **asked.images)  # type: ignore[arg-type]
+        return Taken(pixels, [self.image_token * self.num_image_tokens] * len(media))
 
     def _question(self, row: str, number: int) -> str:
         """What a row asks in words."""
@@ -181,17 +176,9 @@ class Florence2Processor(Processor):
             raise InputError(
                 "every row has one picture", where="images", expected=f"{len(rows)}, as there are texts", found=pictures
             )
-        typed = [number for number, row in enumerate(rows) if self.image_token in row]
-        if typed:
-            raise InputError(
-                "pictures stand in front of texts, and nowhere else",
-                where=f"text, row {typed[0]}",
-                expected=f"no {self.image_token}",
-                found=brief(rows[typed[0]]),
-            )
         text = self.tokenizer
         begin, end = text.named_token("bos_token") or "", text.named_token("eos_token") or ""
-        return [self.image_token * self.num_image_tokens + begin + row + end for row in rows]
+        return [self.image_token + begin + row + end for row in rows]
 
     def post_process_generation(
         self,
@@ -243,9 +230,6 @@ class Florence2Processor(Processor):
 
     def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
         return {"image_processor": self.image_processor}
-
-    def _known(self) -> dict[Part, frozenset[str]]:
-        return {"text": TEXT_OPTIONS, "images": image_options(self.image_processor)}
 
     def to_dict(self) -> dict[str, object]:
         own = {
