@@ -11,9 +11,10 @@ from reference import saved_reference, transformers
 TEXT = """the a cat dog bird sat ran flew on over under mat hill sea is was very good bad nice blue red old new and
 but not i you we like hate love this that film book song berlin london anna bob in lives works at home with ##s ##ed
 ##ing ##er . , ! ? : ; ' - to translate english german summarize"""
-WORDS = TEXT.split()
+WORDS = [*dict.fromkeys(TEXT.split())]
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-VOCABULARY = (*SPECIALS, *WORDS, *"bcdefghjklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"))
+LETTERS = (*"bcdefghjklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"))
+VOCABULARY = tuple(dict.fromkeys((*SPECIALS, *WORDS, *LETTERS)))
 SIZES = {
     "vocab_size": len(VOCABULARY), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0,

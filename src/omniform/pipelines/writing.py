@@ -128,7 +128,7 @@ class WritingPipeline(Pipeline):
                 try:
                     given = {**shared, **self.prompt_of(item)}
                     job = self._job(given)
-                    if job is None or "streamer" in given:
+                    if job is None or "streamer" in given or len(job.prompts) > 1:
                         found[place] = self._by_generate(given)
                         continue
                     engine = self._engine_now()
