@@ -568,6 +568,21 @@ class Seen(Text):
 
 
 @dataclass(frozen=True)
+class Found(Text):
+    """Texts, each with regions of a picture."""
+
+    labels: str = "rows"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        regions = {"visual_feats": noise(rows, 5, 7), "visual_pos": noise(rows, 5, 4)}
+        return {"input_ids": ids(rows, length), **regions}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "visual_feats": {0: BATCH}, "visual_pos": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Views(Text):
     """Views of sounds, of which some are longer than the model hears."""
 
@@ -755,6 +770,10 @@ CITIZENS: dict[str, Citizen] = {
     "bridgetower, words": Citizen("bridgetower", "BridgeTowerForMaskedLM",
         {"text_config": {**TEXT, "hidden_size": 64}, "vision_config": {**VISION, "hidden_size": 64},
             "hidden_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": True}, Seen("words")),
+    "lxmert": Citizen("lxmert", "LxmertForQuestionAnswering",
+        {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "l_layers": 2,
+            "r_layers": 1, "x_layers": 2, "max_position_embeddings": 48, "visual_feat_dim": 7, "num_qa_labels": 5,
+            "initializer_range": 0.4}, Found()),
     "videomae": Citizen("videomae", "VideoMAEForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "timesformer": Citizen("timesformer", "TimesformerForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",

@@ -88,3 +88,81 @@ class BridgeContrastOutput(BridgeOutput):
     text_embeds: Tensor | None = None
     image_embeds: Tensor | None = None
     cross_embeds: Tensor | None = None
+
+
+class RegionNoted(TypedDict):
+    """What a head's output repeats of words and regions."""
+
+    language_hidden_states: Layers | None
+    vision_hidden_states: Layers | None
+    language_attentions: Layers | None
+    vision_attentions: Layers | None
+    cross_encoder_attentions: Layers | None
+
+
+@dataclass(slots=True, kw_only=True)
+class RegionOutput(ModelOutput):
+    """What an output tells of words, of regions of pictures and of where they look at one another.
+
+    Attributes:
+        language_hidden_states: of the words' layers and those where both meet, Shape: [B, T, D] each, when asked for.
+        vision_hidden_states: of the regions' likewise, Shape: [B, R, D] each.
+        language_attentions: of the words' layers, Shape: [B, H, T, T] each, when asked for.
+        vision_attentions: of the regions' layers, Shape: [B, H, R, R] each.
+        cross_encoder_attentions: how words look at regions, Shape: [B, H, T, R] each.
+    """
+
+    language_hidden_states: Layers | None = None
+    vision_hidden_states: Layers | None = None
+    language_attentions: Layers | None = None
+    vision_attentions: Layers | None = None
+    cross_encoder_attentions: Layers | None = None
+
+    def noted(self) -> RegionNoted:
+        """What a head's output repeats of this one."""
+        return {
+            "language_hidden_states": self.language_hidden_states,
+            "vision_hidden_states": self.vision_hidden_states,
+            "language_attentions": self.language_attentions,
+            "vision_attentions": self.vision_attentions,
+            "cross_encoder_attentions": self.cross_encoder_attentions,
+        }
+
+
+@dataclass(slots=True)
+class RegionModelOutput(RegionOutput):
+    """Words and regions that have looked at one another.
+
+    Attributes:
+        language_output: Shape: [B, T, D].
+        vision_output: Shape: [B, R, D].
+        pooled_output: one vector per row, Shape: [B, D].
+    """
+
+    language_output: Tensor
+    vision_output: Tensor
+    pooled_output: Tensor
+
+
+@dataclass(slots=True)
+class RegionAnswerOutput(RegionOutput):
+    """Scores of answers. ``question_answering_score``: Shape: [B, answers]."""
+
+    loss: Tensor | None = None
+    question_answering_score: Tensor | None = None
+
+
+@dataclass(slots=True)
+class RegionPreTrainingOutput(RegionOutput):
+    """Scores of what LXMERT was pre-trained on.
+
+    Attributes:
+        prediction_logits: of masked words, Shape: [B, T, V].
+        cross_relationship_score: of whether text and picture belong together, Shape: [B, 2].
+        question_answering_score: of answers, Shape: [B, answers].
+    """
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    cross_relationship_score: Tensor | None = None
+    question_answering_score: Tensor | None = None
