@@ -34,6 +34,10 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4, "initializer_range": 0.4,
 }  # fmt: skip
+BLIP = {
+    "text_config": {**TEXT, "sep_token_id": 2}, "vision_config": VISION, "projection_dim": 8,
+    "image_text_hidden_size": 8,
+}  # fmt: skip
 AST = {key: value for key, value in VISION.items() if key != "image_size"}
 SEGFORMER = {
     "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 12], "num_attention_heads": [1, 2],
@@ -583,6 +587,33 @@ class Found(Text):
 
 
 @dataclass(frozen=True)
+class Captioned(Both):
+    """Pictures and what is said of them."""
+
+    labels: str = "words"
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "labels": inputs["input_ids"]} if self.labels else inputs
+
+    def later(self, inputs: Inputs) -> Inputs:
+        return {**super().later(inputs), "pixel_values": inputs["pixel_values"]}
+
+
+@dataclass(frozen=True)
+class Asked(Captioned):
+    """Pictures, what is asked about them, and what is answered."""
+
+    labels: str = "answers"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows, length), "decoder_input_ids": ids(rows, length)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
+
+
+@dataclass(frozen=True)
 class Views(Text):
     """Views of sounds, of which some are longer than the model hears."""
 
@@ -795,6 +826,12 @@ CITIZENS: dict[str, Citizen] = {
     "siglip": Citizen("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}, Both()),
     "siglip, text": Citizen("siglip_text_model", "SiglipTextModel", TEXT, Text("")),
     "siglip, pictures": Citizen("siglip_vision_model", "SiglipVisionModel", VISION, Pictures("")),
+    "blip": Citizen("blip", "BlipForConditionalGeneration", BLIP, Captioned()),
+    "blip, answers": Citizen("blip", "BlipForQuestionAnswering", BLIP, Asked()),
+    "blip, pairs": Citizen("blip", "BlipModel", BLIP, Both()),
+    "blip, matches": Citizen("blip", "BlipForImageTextRetrieval", BLIP, Captioned("")),
+    "blip, text": Citizen("blip_text_model", "BlipTextLMHeadModel", {**TEXT, "encoder_hidden_size": 16}),
+    "blip, pictures": Citizen("blip_vision_model", "BlipVisionModel", VISION, Pictures("")),
     "clap": Citizen("clap", "ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 8}, Named()),
     "clap, text": Citizen("clap_text_model", "ClapTextModel", TEXT, Text("")),
     "clap, sounds": Citizen("clap_audio_model", "ClapAudioModelWithProjection", CLAP, Views()),

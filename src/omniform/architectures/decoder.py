@@ -56,6 +56,11 @@ class TextDecoder(TextStack, LanguageModel):
     def decoder(self) -> TextDecoder:
         return self
 
+    @property
+    def memory_width(self) -> int:
+        """Width of the encoder's output that its layers look at."""
+        return self.width
+
     def unpads(self) -> bool:
         return super().unpads() and not self.routes_unasked
 
@@ -101,7 +106,7 @@ class TextDecoder(TextStack, LanguageModel):
             texts=texts,
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
-        memory = memory_from(states, mask, dim=self.width, readable=self.reads_memory)
+        memory = memory_from(states, mask, dim=self.memory_width, readable=self.reads_memory)
         out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
         asked = given.get("output_router_logits")
         if self.routes_unasked if asked is None else asked:

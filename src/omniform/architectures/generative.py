@@ -14,6 +14,7 @@ from omniform.architectures.model import Model
 from omniform.core.batch import Item, Span
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError, brief
+from omniform.core.outputs import ModelOutput
 from omniform.core.settings import Setting
 from omniform.core.state import HasModules
 
@@ -167,6 +168,34 @@ class Generative(PromptReader, ABC):
     def knows(self, token: int) -> bool:
         """Whether a token is in the vocabulary."""
         return token >= 0 and (self.vocabulary is None or token < self.vocabulary)
+
+    @property
+    def fixed_settings(self) -> Mapping[str, object]:
+        """Settings that this kind of model writes by, whatever its ``generation_config.json`` says; a caller may."""
+        return {}
+
+    @property
+    def shows_encoder(self) -> bool:
+        """Whether what ``generate`` shows of the steps is told as an encoder-decoder's."""
+        return bool(self.encoder_inputs)
+
+    def read_inputs(self, named: Mapping[str, object]) -> dict[str, object]:
+        """A call's inputs as the engine knows them: its encoder's by their names, and what an answer begins with.
+
+        A model whose ``forward`` has other names for them, or reads more into them, says so here.
+
+        Args:
+            named: the inputs that were given, by the names of ``forward``.
+        """
+        return dict(named)
+
+    def replayed(self, **inputs: object) -> ModelOutput:
+        """A plain forward over finished rows, which shows what was seen on the way; see :mod:`omniform.engine.replay`.
+
+        Args:
+            inputs: by the names that :meth:`read_inputs` gave; the rows, and what is to be shown.
+        """
+        return self(**inputs)
 
     def encode(self, **inputs: Tensor) -> Memory | None:
         """What cross-attention will read, made once per request; None for a decoder alone."""

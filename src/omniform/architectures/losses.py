@@ -54,18 +54,24 @@ def share_of(labels: Tensor, items: Items) -> Tensor | float:
     return 1.0 if items is None else divided((labels != IGNORED).sum().float(), items)
 
 
-def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Items = None) -> Tensor:
+def token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Items = None, *, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of tokens against labels in the same places.
 
     Args:
         logits_BTV: Shape: [..., V].
         labels_BT: Shape: [...], ``-100`` to leave out.
         items: what the sum is divided by, where the mean is over more than this batch (gradient accumulation).
+        smoothing: what part of each label is spread over all tokens (https://arxiv.org/abs/1512.00567).
     """
     _check_fit(logits_BTV, labels_BT)
-    flat = logits_BTV.float().reshape(-1, logits_BTV.shape[-1])
-    how = "mean" if items is None else "sum"
-    loss = F.cross_entropy(flat, labels_BT.reshape(-1).to(flat.device), ignore_index=IGNORED, reduction=how)
+    flat, labels = logits_BTV.float().reshape(-1, logits_BTV.shape[-1]), labels_BT.reshape(-1)
+    loss = F.cross_entropy(
+        flat,
+        labels.to(flat.device),
+        ignore_index=IGNORED,
+        reduction="mean" if items is None else "sum",
+        label_smoothing=smoothing,
+    )
     return loss if items is None else divided(loss, items)
 
 
@@ -75,10 +81,10 @@ def _check_fit(logits_BTV: Tensor, labels_BT: Tensor) -> None:
         raise InputError("labels are held one by one", where="labels", found=str(labels_BT.layout))
 
 
-def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Items = None) -> Tensor:
+def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor, items: Items = None, *, smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy of every token against the label one to the right; see :func:`token_loss`."""
     _check_fit(logits_BTV, labels_BT)
-    return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:], items)
+    return token_loss(logits_BTV, F.pad(labels_BT, (0, 1), value=IGNORED)[..., 1:], items, smoothing=smoothing)
 
 
 def check_row_labels(labels: Tensor, logits_BC: Tensor, *, each: bool) -> None:

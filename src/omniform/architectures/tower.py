@@ -37,6 +37,7 @@ class Tower:
         heads: int,
         act: str,
         eps: float,
+        layers: int = 12,
         dropout_key: str = "attention_dropout",
     ) -> Tower:
         """The fields under their usual names; the arguments are their defaults, and the name of one that has two."""
@@ -44,7 +45,7 @@ class Tower:
         return cls(
             dim=width,
             hidden=r.integer("intermediate_size", hidden),
-            layers=r.layers("num_hidden_layers", 12),
+            layers=r.layers("num_hidden_layers", layers),
             heads=count,
             act=r.choice("hidden_act", ACTIVATIONS, act),
             eps=r.number("layer_norm_eps", eps),

@@ -160,6 +160,7 @@ def prompts_of(
     """
     # Trainers hand over a whole batch, whose labels nothing that is written depends on.
     given = {name: value for name, value in named.items() if value is not None and name != "labels"}
+    given = model.read_inputs(given)
     if model.encoder_inputs:
         prompts, whole = _encoded(model, given, asked, holes)
     else:

@@ -163,7 +163,7 @@ def output_of(
         entries["logprobs"] = tuple(one.logprobs or [] for completion in found for one in completion.sequences)
     if settings.prompt_logprobs is not None:
         entries["prompt_logprobs"] = tuple(completion.prompt_logprobs or [] for completion in found)
-    make = KINDS[beams, bool(model.encoder_inputs)]
+    make = KINDS[beams, model.shows_encoder]
     return make(**entries, speculation=_speculated(settings, asked, found))  # type: ignore[arg-type]
 
 

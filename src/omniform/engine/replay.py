@@ -7,7 +7,7 @@ of beam search; a token sees what it saw when it was written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -45,7 +45,7 @@ class Replay:
     def __init__(self, model: Generative, prompts: Sequence[Prompt], named: Mapping[str, object], asked: Asked) -> None:
         self._model = model
         self._prompts = prompts
-        self._named = named
+        self._named = model.read_inputs(named)
         self._asked = asked
         self._wanted = {name: True for name in _ASKED if asked.flag(name)}
         self._decoder = "decoder_input_ids" if model.encoder_inputs else "input_ids"
@@ -184,7 +184,7 @@ class Replay:
                 inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
         if "use_cache" in self._model.accepts():
             inputs["use_cache"] = False
-        return cast("Callable[..., ModelOutput]", self._model)(**inputs)
+        return self._model.replayed(**inputs)
 
     def inputs(self) -> dict[str, Tensor]:
         """The call's inputs by name, but for the ids that the decoder begins with."""

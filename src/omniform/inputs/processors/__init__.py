@@ -4,6 +4,7 @@ from typing import Final
 
 from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
+from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, InstructBlipProcessor
 from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
@@ -29,6 +30,9 @@ from omniform.inputs.processors.whisper import WhisperProcessor
 PROCESSORS: Final[dict[str, type[Processor]]] = {
     kind.__name__: kind
     for kind in (
+        Blip2Processor,
+        BlipProcessor,
+        InstructBlipProcessor,
         BridgeTowerProcessor,
         CLIPProcessor,
         ClapProcessor,
@@ -53,12 +57,15 @@ __all__ = [
     "PROCESSORS",
     "PROCESSOR_FILE",
     "AudioKwargs",
+    "Blip2Processor",
+    "BlipProcessor",
     "BridgeTowerProcessor",
     "CLIPProcessor",
     "ClapProcessor",
     "CommonKwargs",
     "Florence2Processor",
     "ImagesKwargs",
+    "InstructBlipProcessor",
     "LlavaProcessor",
     "MusicgenProcessor",
     "OneFormerProcessor",
