@@ -21,7 +21,7 @@ from omniform.cli import chat as chatting
 from omniform.cli.chat_partner import Partner
 from omniform.cli.chat_screen import MarkdownTerminal, Pipe, Thoughts, markdown, screen_for, visible, whole_blocks
 from omniform.cli.chat_screen import Terminal as PlainTerminal
-from omniform.cli.chat_session import Turn, from_json
+from omniform.cli.chat_session import Shown, Turn, from_json
 from omniform.cli.chat_store import Store
 from omniform.cli.main import main
 from omniform.core.errors import InputError
@@ -290,7 +290,7 @@ def test_files_that_are_no_conversation(bad):
 def test_conversations_of_others_are_read():
     parts = [{"type": "image", "path": "a.png"}, {"type": "text", "text": "what?"}]
     session = from_json(json.dumps([{"role": "user", "content": parts}, {"role": "assistant", "content": "a"}]), "x")
-    assert session.turns == [Turn("what?", ("a.png",), "a")]
+    assert session.turns == [Turn("what?", (Shown("image", "a.png"),), "a")]
     assert from_json(session.as_json({}), "x") == session
     assert session.messages(in_parts=True)[0]["content"][0] == {"type": "image", "image": "a.png"}
 

@@ -15,12 +15,13 @@ from omniform.cli import chat_commands
 from omniform.cli.chat_keyboard import Keyboard, PipedLines, TypedLines, unechoed
 from omniform.cli.chat_partner import Partner, Question, Reply, pieces
 from omniform.cli.chat_screen import Pipe, Screen, screen_for
-from omniform.cli.chat_session import Session, Turn, from_json
+from omniform.cli.chat_session import Session, Shown, Turn, from_json
 from omniform.cli.chat_store import Store, state_folder
 from omniform.cli.loading import opened
 from omniform.cli.settings import check_setting, drawing
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.generation import as_settings
+from omniform.engine.ask import NAMES
 from omniform.hub.bundled import bundled_checkpoint
 
 RETRIED: Mapping[str, object] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
@@ -39,7 +40,7 @@ class Chat:
 
     Attributes:
         session: what was said.
-        pictures: those that go with the next question.
+        media: what goes with the next question.
         saved: files that this conversation wrote.
         last_prompt: how many tokens the last prompt had.
         failed: whether a line could not be done.
@@ -55,7 +56,7 @@ class Chat:
         self.title = title
         self.settings = settings
         self.session = Session()
-        self.pictures: list[str] = []
+        self.media: list[Shown] = []
         self.saved: set[Path] = set()
         self.last_prompt = 0
         self.failed = False
@@ -79,13 +80,13 @@ class Chat:
             self.screen.error(error)
 
     def ask(self, text: str) -> None:
-        """Put a question, with the pictures that wait for one.
+        """Put a question, with the pictures and sounds that wait for one.
 
         Raises:
             OmniformError: it cannot be answered; it is not a part of the conversation then.
         """
-        images, self.pictures = tuple(self.pictures), []
-        self._answer(Turn(text, images), {})
+        media, self.media = tuple(self.media), []
+        self._answer(Turn(text, media), {})
 
     def retry(self) -> None:
         """Have the last question answered anew.
@@ -106,12 +107,12 @@ class Chat:
                 self.screen.note(f"drawn at a temperature of {more['temperature']}: else it would be the same")
             elif isinstance(seed, int):
                 more = {"seed": seed + self._retries}
-        self._answer(Turn(turn.text, turn.images), more, before=turn)
+        self._answer(Turn(turn.text, turn.media), more, before=turn)
 
     def clear(self) -> None:
         """Begin anew, and forget what was kept."""
         self.session.clear()
-        self.pictures.clear()
+        self.media.clear()
         self._unanswered, self.last_prompt = None, 0
         self.on_clear()
         self.store.clear()
@@ -122,10 +123,12 @@ class Chat:
         """Go on with another conversation.
 
         Raises:
-            InputError: there are pictures in it, and the model does not see.
+            InputError: there are pictures or sounds in it that the model does not read.
         """
-        if any(turn.images for turn in session.turns) and not self.partner.sees:
-            raise InputError(f"there are pictures in it, and a {self.partner.name} reads none", where="conversation")
+        held = {shown.kind for turn in session.turns for shown in turn.media} - self.partner.reads
+        for kind in sorted(held):
+            what = f"there are {NAMES[kind]}s in it, and a {self.partner.name} reads none"
+            raise InputError(what, where="conversation")
         if session.turns and session.turns[-1].answer is None:
             self._unanswered = session.turns.pop()
         self.session = session
@@ -274,8 +277,12 @@ def _greet(chat: Chat, remark: str) -> None:
     window = "no end to its window" if chat.partner.window is None else f"a window of {chat.partner.window} tokens"
     chat.screen.note(f"omniform {__version__} · {chat.title} ({chat.partner.name}, {size}, {window})")
     chat.screen.note("/help lists commands; Ctrl-C stops an answer, Ctrl-D ends")
-    if chat.partner.sees:
+    if "image" in chat.partner.reads:
         chat.screen.note("/image FILE shows it a picture")
+    if "audio" in chat.partner.reads:
+        chat.screen.note("/audio FILE has it hear a sound")
+    if "video" in chat.partner.reads:
+        chat.screen.note("/video FILE shows it a video")
     if remark:
         chat.screen.note(remark)
 

@@ -8,20 +8,28 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from omniform.cli.chat_keyboard import files_like
-from omniform.cli.chat_session import from_json
+from omniform.cli.chat_session import Shown, from_json
 from omniform.cli.settings import check_setting, read_pair
+from omniform.core.batch import Modality
 from omniform.core.errors import InputError, RepoError, UnknownNameError
 from omniform.core.settings import Effect, misspelt
+from omniform.engine.ask import NAMES
+from omniform.inputs.audio.load import open_recording
 from omniform.inputs.images.load import load_image
+from omniform.inputs.videos.load import load_video
 
 if TYPE_CHECKING:
     from omniform.cli.chat import Chat
 
 _COMMAND = re.compile(r"/([A-Za-z?]+)(?:\s+(.*))?", re.DOTALL)
+
+SOUND_RATE = 16000
+"""Hz at which a sound is opened to see how long it is."""
 
 LARGEST_FILE = 64 * 2**20
 """Bytes of the largest conversation that is read."""
@@ -68,7 +76,7 @@ def completions(chat: Chat, before: str, word: str) -> Sequence[str]:
     if command == "set":
         used = [name for name, row in chat.partner.table.items() if row.effect is Effect.USED]
         return [f"{name}=" for name in used if name.startswith(word)]
-    return list(files_like(word)) if before.startswith("/") and command in ("image", "save", "load") else []
+    return list(files_like(word)) if before.startswith("/") and command in (*_LOOKS, "save", "load") else []
 
 
 def _help(chat: Chat, rest: str) -> None:
@@ -107,19 +115,43 @@ def _set(chat: Chat, rest: str) -> None:
     chat.screen.note(f"{name} = {value!r}")
 
 
-def _image(chat: Chat, rest: str) -> None:
-    if not chat.partner.sees:
-        raise InputError(f"a {chat.partner.name} reads no pictures", where="/image", remedy="Name one that sees.")
+def _show(chat: Chat, rest: str, kind: Modality) -> None:
+    """Let a file go with the next question, or with the one that follows it."""
+    what = NAMES[kind]
+    if kind not in chat.partner.reads:
+        raise InputError(f"a {chat.partner.name} reads no {what}s", where=f"/{kind}", remedy="Name one that does.")
     path, question = _path_and_rest(rest)
     if not path:
-        raise InputError("there is no picture", where="/image", expected="/image FILE", found="nothing")
-    picture = load_image(path)
+        raise InputError(f"there is no {what}", where=f"/{kind}", expected=f"/{kind} FILE", found="nothing")
+    size = _LOOKS[kind](path)
     if "://" not in path:
         path = os.path.abspath(path)
-    chat.pictures.append(path)
-    chat.screen.note(f"picture {os.path.basename(path)}, {picture.width} x {picture.height} pixels")
+    chat.media.append(Shown(kind, path))
+    chat.screen.note(f"{what} {os.path.basename(path)}, {size}")
     if question:
         chat.ask(question)
+
+
+def _picture_size(path: str) -> str:
+    picture = load_image(path)
+    return f"{picture.width} x {picture.height} pixels"
+
+
+def _sound_size(path: str) -> str:
+    with open_recording(path, SOUND_RATE) as recording:
+        return "of unknown length" if recording.seconds is None else f"{recording.seconds:.1f} s"
+
+
+def _video_size(path: str) -> str:
+    _, known = load_video(path, num_frames=1)
+    return f"{known.width} x {known.height} pixels, {known.total_num_frames} frames"
+
+
+_LOOKS: Final[Mapping[Modality, Callable[[str], str]]] = {
+    "image": _picture_size,
+    "audio": _sound_size,
+    "video": _video_size,
+}
 
 
 def _path_and_rest(rest: str) -> tuple[str, str]:
@@ -227,7 +259,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "help": Command("", "list the commands", _help),
     "system": Command("[TEXT]", 'set or show the system message; "" takes it away', _system),
     "set": Command("[NAME=VALUE]", "set how answers are written, or show it; None resets", _set),
-    "image": Command("FILE [QUESTION]", "show a picture with the next line", _image),
+    "image": Command("FILE [QUESTION]", "show a picture with the next line", partial(_show, kind="image")),
+    "audio": Command("FILE [QUESTION]", "have a sound heard with the next line", partial(_show, kind="audio")),
+    "video": Command("FILE [QUESTION]", "show a video with the next line", partial(_show, kind="video")),
     "retry": Command("", "have the last question answered anew", _retry),
     "undo": Command("", "take the last question and its answer back", _undo),
     "clear": Command("", "begin anew, and forget what was kept", _clear),

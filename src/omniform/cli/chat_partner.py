@@ -11,12 +11,12 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.cli.chat_session import Session
+from omniform.cli.chat_session import KINDS, Session
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.core.generation import as_settings
 from omniform.core.settings import Setting
-from omniform.engine.ask import read_question
+from omniform.engine.ask import Asked, marked, media_read, read_question
 from omniform.engine.calls import Reader, named_inputs
 from omniform.engine.engine import Engine
 from omniform.engine.handle import Handle
@@ -88,7 +88,7 @@ class Form(Protocol):
     notice: str
     stops: tuple[str, ...]
 
-    def inputs(self, model: Generative, reader: Reader, session: Session, *, sees: bool) -> Mapping[str, object]:
+    def inputs(self, model: Generative, reader: Reader, session: Session, *, in_parts: bool) -> Mapping[str, object]:
         """The model's inputs for the last question."""
         ...
 
@@ -99,8 +99,8 @@ class Templated:
     notice: str = ""
     stops: tuple[str, ...] = ()
 
-    def inputs(self, model: Generative, reader: Reader, session: Session, *, sees: bool) -> Mapping[str, object]:
-        return named_inputs(model, reader, session.messages(in_parts=sees))
+    def inputs(self, model: Generative, reader: Reader, session: Session, *, in_parts: bool) -> Mapping[str, object]:
+        return named_inputs(model, reader, session.messages(in_parts=in_parts))
 
 
 class Spelled:
@@ -109,14 +109,14 @@ class Spelled:
     notice: str = "no chat template: the model reads the conversation as plain text (User: ... Assistant: ...)"
     stops: tuple[str, ...] = ("\nUser:",)
 
-    def inputs(self, model: Generative, reader: Reader, session: Session, *, sees: bool) -> Mapping[str, object]:
+    def inputs(self, model: Generative, reader: Reader, session: Session, *, in_parts: bool) -> Mapping[str, object]:
         lines = [session.system] if session.system else []
-        pictures: list[str] = []
+        shown = [medium for turn in session.seen for medium in turn.media]
         for turn in session.seen:
-            pictures += turn.images
-            lines.append(f"User: {'<image>' * len(turn.images)}{turn.text}")
+            lines.append(f"User: {marked(reader, turn.text, [medium.kind for medium in turn.media])}")
             lines.append("Assistant:" if turn.answer is None else f"Assistant: {turn.answer.strip()}")
-        more: dict[str, object] = {"images": pictures} if pictures else {}
+        given = {name: [m.path for m in shown if m.kind == kind] for kind, name in KINDS.items()}
+        more: dict[str, object] = {name: paths for name, paths in given.items() if paths}
         return named_inputs(model, reader, reader(text="\n".join(lines), return_tensors="pt", **more))
 
 
@@ -126,8 +126,10 @@ class Alone:
     notice: str = "this model answers each line by itself: it reads no conversations"
     stops: tuple[str, ...] = ()
 
-    def inputs(self, model: Generative, reader: Reader, session: Session, *, sees: bool) -> Mapping[str, object]:
-        return read_question(model, reader, session.turns[-1].text, (), None)
+    def inputs(self, model: Generative, reader: Reader, session: Session, *, in_parts: bool) -> Mapping[str, object]:
+        last = session.turns[-1]
+        asked = {name: [m.path for m in last.media if m.kind == kind] for kind, name in KINDS.items()}
+        return read_question(model, reader, last.text, Asked(**{name: tuple(paths) for name, paths in asked.items()}))
 
 
 class Partner:
@@ -149,7 +151,7 @@ class Partner:
         self.name = model.origin.architecture.name
         if "input_ids" not in model.accepts() | model.encoder_inputs or "input_features" in model.encoder_inputs:
             raise InputError(f"a {self.name} reads no text to talk about", where="model", remedy="See omniform run.")
-        self.sees = "pixel_values" in model.accepts()
+        self.reads = media_read(reader)
         templated = reader.chat_template is not None
         self.form: Form = Alone() if model.encoder_inputs else Templated() if templated else Spelled()
         self.table: Mapping[str, Setting] = table_of(model)
@@ -190,7 +192,7 @@ class Partner:
         return Question(inputs, tokens, dropped, str(self.reader.decode(last)).rstrip().endswith(THINKING))
 
     def _read(self, session: Session) -> tuple[Mapping[str, object], int]:
-        inputs = self.form.inputs(self.model, self.reader, session, sees=self.sees)
+        inputs = self.form.inputs(self.model, self.reader, session, in_parts=bool(self.reads))
         ids = inputs.get("input_ids")
         return inputs, ids.shape[-1] if isinstance(ids, Tensor) else 0
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from omniform.core.batch import Modality
 from omniform.core.errors import InputError, brief
 
 Message = dict[str, object]
+
+KINDS: Mapping[Modality, str] = {"image": "images", "audio": "audio", "video": "videos"}
+"""What the files of each kind are called in a conversation's file."""
+
+
+class Shown(NamedTuple):
+    """A file that a question is about: its kind, and its path or address."""
+
+    kind: Modality
+    path: str
 
 
 @dataclass(slots=True)
@@ -17,12 +29,12 @@ class Turn:
 
     Attributes:
         text: the question.
-        images: the paths of the pictures that it is about.
+        media: what it is about.
         answer: None until there is one; what was written so far, where it was interrupted.
     """
 
     text: str
-    images: tuple[str, ...] = ()
+    media: tuple[Shown, ...] = ()
     answer: str | None = None
 
 
@@ -71,7 +83,7 @@ class Session:
         """
         found = [_message("system", self.system, (), in_parts)] if self.system else []
         for turn in self.seen:
-            found.append(_message("user", turn.text, turn.images, in_parts))
+            found.append(_message("user", turn.text, turn.media, in_parts))
             if turn.answer is not None:
                 found.append(_message("assistant", turn.answer, (), in_parts))
         return found
@@ -86,8 +98,10 @@ class Session:
         """
         said: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         for turn in self.turns:
-            pictures = {"images": list(turn.images)} if turn.images else {}
-            said.append({"role": "user", "content": turn.text, **pictures})
+            files = {KINDS[kind]: [m.path for m in turn.media if m.kind == kind] for kind in KINDS}
+            said.append(
+                {"role": "user", "content": turn.text, **{name: paths for name, paths in files.items() if paths}}
+            )
             if turn.answer is not None:
                 said.append({"role": "assistant", "content": turn.answer})
         return json.dumps({**more, "messages": said}, ensure_ascii=False, indent=1) + "\n"
@@ -98,16 +112,20 @@ class Session:
         if self.system:
             parts += ["## System", self.system]
         for turn in self.turns:
-            parts += ["## You", *(f"![picture](<{path}>)" for path in turn.images), turn.text]
+            parts += ["## You", *map(_link, turn.media), turn.text]
             if turn.answer is not None:
                 parts += ["## Model", turn.answer.strip()]
         return "\n\n".join(parts) + "\n"
 
 
-def _message(role: str, text: str, images: Sequence[str], in_parts: bool) -> Message:
+def _link(shown: Shown) -> str:
+    return f"![picture](<{shown.path}>)" if shown.kind == "image" else f"[{shown.kind}](<{shown.path}>)"
+
+
+def _message(role: str, text: str, media: Sequence[Shown], in_parts: bool) -> Message:
     if not in_parts:
         return {"role": role, "content": text}
-    parts: list[Message] = [{"type": "image", "image": path} for path in images]
+    parts: list[Message] = [{"type": shown.kind, shown.kind: shown.path} for shown in media]
     return {"role": role, "content": [*parts, {"type": "text", "text": text}]}
 
 
@@ -131,12 +149,12 @@ def from_json(text: str, where: str) -> Session:
 
 
 def _add(session: Session, message: object, where: str) -> None:
-    role, content, images = _read(message, where)
+    role, content, media = _read(message, where)
     waiting = bool(session.turns) and session.turns[-1].answer is None
     if role == "system" and not session.turns and not session.system:
         session.system = content
     elif role == "user" and not waiting:
-        session.turns.append(Turn(content, images))
+        session.turns.append(Turn(content, media))
     elif role == "assistant" and waiting:
         session.turns[-1].answer = content
     else:
@@ -148,18 +166,25 @@ def _add(session: Session, message: object, where: str) -> None:
         )
 
 
-def _read(message: object, where: str) -> tuple[str, str, tuple[str, ...]]:
-    """Role, text and pictures of a message."""
+def _read(message: object, where: str) -> tuple[str, str, tuple[Shown, ...]]:
+    """Role, text and media of a message."""
     if not isinstance(message, Mapping) or message.get("role") not in ("system", "user", "assistant"):
         raise InputError(
             "this is no message", where=where, expected="a role (system, user, assistant)", found=brief(message)
         )
-    content, images = message.get("content"), message.get("images", [])
+    content = message.get("content")
+    media = [(kind, path) for kind, name in KINDS.items() for path in _listed(message.get(name, []))]
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, Mapping)]
-        images = [part.get("image", part.get("path")) for part in parts if part.get("type") == "image"]
+        told = ((kind, part) for part in parts for kind in KINDS if part.get("type") == kind)
+        media = [(kind, part.get(kind, part.get("path"))) for kind, part in told]
         texts = [part.get("text") for part in parts if part.get("type") == "text"]
         content = "\n".join(text for text in texts if isinstance(text, str))
-    if not isinstance(content, str) or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+    shown = [Shown(kind, path) for kind, path in media if isinstance(path, str)]
+    if not isinstance(content, str) or len(shown) < len(media):
         raise InputError("a message's content is text", where=where, found=brief(message))
-    return str(message["role"]), content, tuple(images)
+    return str(message["role"]), content, tuple(shown)
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]

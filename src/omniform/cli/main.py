@@ -78,7 +78,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run = commands.add_parser("run", help=text, description=text, allow_abbrev=False)
     run.add_argument("-t", "--text", help="the question or prompt; '-' or nothing reads standard input")
     run.add_argument("-i", "--image", action="append", default=[], metavar="FILE", help="a picture; may be repeated")
-    run.add_argument("--video", action="append", default=[], metavar="FILE", help="a video, for --task")
+    run.add_argument("--video", action="append", default=[], metavar="FILE", help="a video; may be repeated")
     run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound; '-': standard input")
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
@@ -219,7 +219,7 @@ def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
 def _run(given: argparse.Namespace) -> int:
     from omniform.cli.run import run_command
 
-    sound = given.task is None and given.audio and not given.image
+    sound = given.task is None and given.audio and not given.image and not given.video
     drawn = [
         name for name in ("save", "csv", "recursive", "again") if vars(given)[name] and not (sound and name == "save")
     ]
@@ -227,8 +227,6 @@ def _run(given: argparse.Namespace) -> int:
         raise InputError("--format is for what is said in a sound", remedy="Add --audio FILE.")
     if given.task is None and drawn:
         raise InputError(f"--{drawn[0]} is for answers of a task", remedy="Add --task, such as object-detection.")
-    if given.task is None and given.video:
-        raise InputError("--video is for a task", remedy="Add --task video-classification.")
     if given.task is not None:
         from omniform.cli.task import task_command
 
@@ -249,6 +247,7 @@ def _run(given: argparse.Namespace) -> int:
         given.text,
         given.image,
         given.audio,
+        given.video,
         given.model,
         drawing(_settings(given)),
         dtype=given.dtype,

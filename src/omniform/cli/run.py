@@ -21,6 +21,7 @@ def run_command(
     text: str | None,
     images: list[str],
     audio: list[str],
+    videos: list[str],
     name: str | None,
     settings: dict[str, object],
     *,
@@ -36,11 +37,11 @@ def run_command(
         form: how a sound is written down.
         save: where to, or what its picture is drawn into.
     """
-    for path in (*images, *audio):
+    for path in (*images, *audio, *videos):
         if path != "-" or path in images:
             _check_file(path)
     question = question_of(text, needed=not audio)
-    telling = Telling.of(form, save, as_json=as_json) if audio and not images else None
+    telling = Telling.of(form, save, as_json=as_json) if audio and not images and not videos else None
     # Sound alone is written down; whatever else there is, is asked about.
     chosen = bundled_checkpoint("audio" if telling and not question else None) if name is None else name
     started = time.perf_counter()
@@ -61,7 +62,8 @@ def run_command(
     if own is None and not {"max_new_tokens", "max_length"} & settings.keys():
         settings = {**settings, "max_new_tokens": longest}
     answer = Answer()
-    pieces = ask(model, reader, answer, text=question, images=images, audio=audio, settings=settings)
+    sounds = [sys.stdin.buffer.read() if path == "-" else path for path in audio]
+    pieces = ask(model, reader, answer, text=question, images=images, audio=sounds, videos=videos, settings=settings)
     begun = next(pieces, "")  # a mistake is told by now, in its one line
     if name is None:
         _tell_default(chosen)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
-from omniform.core.batch import Batch
+from omniform.core.batch import Batch, Modality
 from omniform.core.errors import InputError, brief
 from omniform.engine.calls import Reader
 from omniform.engine.engine import Engine
@@ -19,7 +19,7 @@ from omniform.engine.hearing.hear import hear
 from omniform.engine.text import Decodes
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.audio.load import open_recording
-from omniform.inputs.processors import WhisperProcessor
+from omniform.inputs.processors import Processor, WhisperProcessor
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
@@ -50,6 +50,7 @@ def ask(
     text: str = "",
     images: Sequence[object] = (),
     audio: Sequence[object] = (),
+    videos: Sequence[object] = (),
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[str]:
     """Answer a question piece by piece.
@@ -61,6 +62,7 @@ def ask(
         text: the question.
         images: pictures, in any form a processor takes.
         audio: sounds, in any form a feature extractor takes.
+        videos: videos, in any form a video processor takes.
         settings: of generation; see :func:`omniform.engine.generate.generate`.
 
     Yields:
@@ -70,12 +72,14 @@ def ask(
         InputError: the model cannot read what it is given.
     """
     started = time.perf_counter()
-    _check_types(model, reader, answer, text, images, audio, settings)
-    _check_kinds(model, text, images, audio)
-    if audio:
+    _check_types(model, reader, answer, text, (images, audio, videos), settings)
+    asked = Asked(tuple(images), tuple(audio), tuple(videos))
+    _check_kinds(model, reader, text, asked)
+    heard = isinstance(reader, WhisperProcessor)
+    if heard:
         yield from _heard(model, reader, answer, audio[0], settings or {}, started)
     else:
-        yield from _answered(model, reader, answer, read_question(model, reader, text, images, None), settings, started)
+        yield from _answered(model, reader, answer, read_question(model, reader, text, asked), settings, started)
     answer.seconds["total"] = time.perf_counter() - started
 
 
@@ -83,17 +87,14 @@ def _heard(
     model: Model, reader: Reader, answer: Answer, source: object, settings: Mapping[str, object], started: float
 ) -> Iterator[str]:
     """What is said in a sound: token by token if it is short, else stretch by stretch."""
-    if not isinstance(reader, WhisperProcessor):
-        raise InputError("the checkpoint has no processor for sound", where="audio")
-    extractor = cast(WhisperFeatureExtractor, reader.feature_extractor)
+    extractor = cast(WhisperFeatureExtractor, cast(WhisperProcessor, reader).feature_extractor)
     with open_recording(cast("AudioSource", source), extractor.sampling_rate) as recording:
         samples = recording.read(extractor.n_samples + 1)
         if samples.shape[0] <= extractor.n_samples:
-            yield from _answered(
-                model, reader, answer, read_question(model, reader, "", (), samples), settings, started
-            )
+            inputs = _taken(model, reader(audio=samples, return_tensors="pt"))
+            yield from _answered(model, reader, answer, inputs, settings, started)
             return
-        for utterance in hear(model, reader, recording, **settings):
+        for utterance in hear(model, reader, recording, **settings):  # type: ignore[arg-type]
             answer.seconds.setdefault("prepare", time.perf_counter() - started)
             answer.seconds.setdefault("first_token", time.perf_counter() - started)
             answer.tokens += len(utterance.tokens)
@@ -121,30 +122,67 @@ def _answered(
         handle.cancel()  # whoever stops reading wants no more of it
 
 
-def read_question(
-    model: Model, reader: Reader, text: str, images: Sequence[object], sound: Tensor | None
-) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a question is about besides its text, in the order in which it is read."""
+
+    images: tuple[object, ...] = ()
+    audio: tuple[object, ...] = ()
+    videos: tuple[object, ...] = ()
+
+    def of(self, kind: Modality) -> tuple[object, ...]:
+        """The items of one modality."""
+        return {"image": self.images, "audio": self.audio, "video": self.videos}[kind]
+
+    @property
+    def parts(self) -> list[dict[str, object]]:
+        """The items as parts of a message."""
+        return [{"type": kind, kind: item} for kind in NAMES for item in self.of(kind)]
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The items as a processor takes them."""
+        given = {"images": self.images, "audio": self.audio, "videos": self.videos}
+        return {name: list(items) for name, items in given.items() if items}
+
+
+NAMES: Final[Mapping[Modality, str]] = {"image": "picture", "audio": "sound", "video": "video"}
+"""What an item of each modality is called."""
+
+
+def media_read(reader: Reader) -> frozenset[Modality]:
+    """What a processor reads besides text."""
+    if not isinstance(reader, Processor):
+        return frozenset()
+    kinds: Mapping[str, Modality] = {
+        "image_processor": "image",
+        "feature_extractor": "audio",
+        "audio_processor": "audio",
+        "video_processor": "video",
+    }
+    return frozenset(kinds[name] for name in reader.parts() if name in kinds)
+
+
+def marked(reader: Reader, text: str, kinds: Sequence[Modality]) -> str:
+    """A text with what stands for an item in front of it, for each item that it has no place for."""
+    return reader.marked(text, kinds) if isinstance(reader, Processor) else text
+
+
+def read_question(model: Model, reader: Reader, text: str, asked: Asked) -> dict[str, Tensor]:
     """The model's inputs for a question: through the checkpoint's chat template where it has one."""
-    accepts = model.accepts()
-    encoder = _encoder_inputs(model)
-    if sound is not None:
-        batch = reader(audio=sound, return_tensors="pt")
-    elif reader.chat_template is not None and "input_ids" in accepts and not encoder:
-        content: list[dict[str, object]] = [{"type": "image", "image": image} for image in images]
-        content.append({"type": "text", "text": text})
+    if reader.chat_template is not None and "input_ids" in model.accepts() and not _encoder_inputs(model):
         # Text-only templates expect a plain string.
-        message: dict[str, object] = {
-            "role": "user",
-            "content": content if images or "pixel_values" in accepts else text,
-        }
+        content = [*asked.parts, {"type": "text", "text": text}] if media_read(reader) else text
+        message: dict[str, object] = {"role": "user", "content": content}
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        batch = cast(Batch, reader.apply_chat_template([message], **options))
-    elif images:
-        placeholders = "<image>\n" * max(0, len(images) - text.count("<image>"))
-        batch = reader(images=list(images), text=placeholders + text, return_tensors="pt")
-    else:
-        batch = reader(text=text, return_tensors="pt")
-    wanted = accepts | encoder
+        return _taken(model, cast(Batch, reader.apply_chat_template([message], **options)))
+    kinds = [kind for kind in NAMES for _ in asked.of(kind)]
+    return _taken(model, reader(text=marked(reader, text, kinds), return_tensors="pt", **asked.named))
+
+
+def _taken(model: Model, batch: Mapping[str, object]) -> dict[str, Tensor]:
+    """What the model takes of a batch."""
+    wanted = model.accepts() | _encoder_inputs(model)
     return {name: value for name, value in batch.items() if name in wanted and isinstance(value, Tensor)}
 
 
@@ -153,7 +191,7 @@ def _encoder_inputs(model: Model) -> frozenset[str]:
 
 
 def _check_types(
-    model: object, reader: object, answer: object, text: object, images: object, audio: object, settings: object
+    model: object, reader: object, answer: object, text: object, media: tuple[object, object, object], settings: object
 ) -> None:
     """Refuse arguments of another kind than :func:`ask` names."""
     for name, value, holds, expected in (
@@ -161,8 +199,12 @@ def _check_types(
         ("reader", reader, callable(reader) and isinstance(reader, Decodes), "a processor or a tokenizer"),
         ("answer", answer, isinstance(answer, Answer), "an Answer"),
         ("text", text, isinstance(text, str), "a text"),
-        ("images", images, isinstance(images, (list, tuple)), "a list of pictures"),
-        ("audio", audio, isinstance(audio, (list, tuple)), "a list of sounds"),
+        *(
+            (name, items, isinstance(items, (list, tuple)), f"a list of {what}")
+            for name, items, what in zip(
+                ("images", "audio", "videos"), media, ("pictures", "sounds", "videos"), strict=True
+            )
+        ),
         ("settings", settings, settings is None or is_named(settings), "a mapping of names"),
     ):
         if not holds:
@@ -174,19 +216,19 @@ def is_named(settings: object) -> bool:
     return isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings)
 
 
-def _check_kinds(model: Model, text: str, images: Sequence[object], audio: Sequence[object]) -> None:
-    accepts = model.accepts() | _encoder_inputs(model)
-    name = model.origin.architecture.name
+def _check_kinds(model: Model, reader: Reader, text: str, asked: Asked) -> None:
+    name, reads = model.origin.architecture.name, media_read(reader)
     if not isinstance(model, Generative):
         raise InputError(
             f"a {name} does not write text", where="model", remedy="Use the low-level API; see the README."
         )
-    for what, given, key in (("pictures", images, "pixel_values"), ("sound", audio, "input_features")):
-        if given and key not in accepts:
-            raise InputError(f"a {name} reads no {what}", where=what, found=len(given))
-    if "input_features" in accepts and not audio:
-        raise InputError(f"a {name} needs sound to listen to", where="audio", expected="one sound", found="none")
-    if len(audio) > 1:
-        raise InputError("one sound at a time", where="audio", found=len(audio))
-    if not audio and not text.strip():
+    for kind, what in NAMES.items():
+        if asked.of(kind) and kind not in reads:
+            raise InputError(f"a {name} reads no {what}s", where=f"{what}s", found=len(asked.of(kind)))
+    if isinstance(reader, WhisperProcessor):
+        if not asked.audio:
+            raise InputError(f"a {name} needs sound to listen to", where="audio", expected="one sound", found="none")
+        if len(asked.audio) > 1:
+            raise InputError("one sound at a time", where="audio", found=len(asked.audio))
+    elif not asked.audio and not text.strip() and not (asked.images and _encoder_inputs(model)):
         raise InputError("there is no question", where="text", expected="some text", found="nothing")

@@ -117,6 +117,14 @@ class Processor(AutoNamed, PushToHub, ABC):
         """What stands for an item in a text, by modality: in a conversation, mere text that somebody typed."""
         return {} if self.placeholder is None else {"image": (self.placeholder,)}
 
+    def marked(self, text: str, kinds: Sequence[Modality]) -> str:
+        """A text with what stands for an item in front of it, for each item that it has no place for.
+
+        Args:
+            kinds: what each of the items is.
+        """
+        return text
+
     def parts(self) -> Mapping[str, InputPart]:
         """What reads pictures, videos and sounds, by the names of attributes."""
         return self._parts()

@@ -236,6 +236,12 @@ class PlacedProcessor(Processor):
             kinds.setdefault(self._ids[slot.modality], KINDS[slot.modality])
         return [[kinds.get(token, 0) for token in row] for row in ids]
 
+    def marked(self, text: str, kinds: Sequence[Modality]) -> str:
+        opened = [slot.modality for slot, _ in self._markers(self._opened(text))]
+        markers = {slot.modality: slot.marker for slot in self.slots}
+        missing = [kind for kind in dict.fromkeys(kinds) for _ in range(kinds.count(kind) - opened.count(kind))]
+        return "".join(f"{markers[kind]}\n" for kind in missing if kind in markers) + text
+
     # ---- what it is made of
 
     @property
