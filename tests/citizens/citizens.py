@@ -679,6 +679,24 @@ class IllustratedSources(TextToText):
 
 
 @dataclass(frozen=True)
+class TiledPictures(Text):
+    """Rows with a picture of two tiles each, of fourteen placeholders."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 14, low=5)
+        tokens[:, 1:15] = 4
+        sizes = torch.tensor([[8, 16]] * rows)
+        return {
+            "input_ids": tokens.masked_fill(tokens == 60, 59), "pixel_values": noise(rows, 3, 3, 8, 8),
+            "image_sizes": sizes,
+        }  # fmt: skip
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "pixel_values": {0: BATCH}, "image_sizes": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Coded(Text):
     """Sounds of one length, which a codec hears."""
 
@@ -898,6 +916,26 @@ CITIZENS: dict[str, Citizen] = {
     "llava": Citizen(
         "llava", "LlavaForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,
+            "vision_config": {**VISION, "model_type": "clip_vision_model"}},
+        Illustrated(),
+    ),
+    "llava_next": Citizen(
+        "llava_next", "LlavaNextForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,
+            "image_grid_pinpoints": [[8, 16], [16, 8]],
+            "vision_config": {**VISION, "model_type": "clip_vision_model"}},
+        TiledPictures(),
+    ),
+    "llava_onevision": Citizen(
+        "llava_onevision", "LlavaOnevisionForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "qwen2"}, "image_token_index": 4, "video_token_index": 3,
+            "image_grid_pinpoints": [[8, 16], [16, 8]], "vision_feature_select_strategy": "default",
+            "vision_config": {**VISION, "model_type": "clip_vision_model"}},
+        TiledPictures(),
+    ),
+    "vipllava": Citizen(
+        "vipllava", "VipLlavaForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4, "vision_feature_layer": [1, -1],
             "vision_config": {**VISION, "model_type": "clip_vision_model"}},
         Illustrated(),
     ),

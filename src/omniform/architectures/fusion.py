@@ -117,6 +117,15 @@ class Medium(ABC):
         """The facts, read now where nobody has."""
         return self.facts(inputs) if facts is None else facts
 
+    def told(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The vectors as the ecosystem's outputs show them: end to end, if a medium does not say otherwise.
+
+        Args:
+            vectors: Shape: [sum of lengths, D].
+            inputs: what they were made of.
+        """
+        return vectors
+
     def rows(self, name: str, facts: Sequence[Facts]) -> list[int]:
         """How many rows of an input, along its first axis, each item has: one, if a medium does not say otherwise."""
         return [1] * len(facts)
@@ -253,7 +262,7 @@ class Multimodal(LanguageModel):
                 made = medium.encode(own, facts.get(medium.modality))
                 marked = (input_ids == medium.token_id)[..., None]
                 embeds = embeds.masked_scatter(marked, made.to(embeds))
-                vectors[medium.modality] = made
+                vectors[medium.modality] = medium.told(made, own)
         return embeds, vectors
 
     def read(

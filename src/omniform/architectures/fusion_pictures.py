@@ -112,14 +112,14 @@ class VisionLanguage(Multimodal):
     image_token_id: int
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset({"vision_feature_layer", "vision_feature_select_strategy"})
+    PICTURES: ClassVar[type[Pictures]] = Pictures
 
     def media(self, options: Mapping[str, object] = NOTHING) -> tuple[Medium, ...]:
-        select = self.select.asked(options)
-        return (
-            Pictures(
-                modality="image", token_id=self.image_token_id, inputs=("pixel_values",), model=self, select=select
-            ),
+        select, names = self.select.asked(options), ("pixel_values",)
+        pictures = self.PICTURES(
+            modality="image", token_id=self.image_token_id, inputs=names, model=self, select=select
         )
+        return (pictures,)
 
     def project_features(self, features: Tensor) -> Tensor:
         """The tower's features to vectors of the decoder's width. Shape: [..., features] to [..., D]."""
@@ -184,6 +184,6 @@ class VisionLanguageLM(MultimodalLM):
 
     model: VisionLanguage
 
-    def get_image_features(self, pixel_values: Tensor, **given: object) -> MediaFeatures:
+    def get_image_features(self, pixel_values: Tensor, *args: object, **given: object) -> MediaFeatures:
         """See :meth:`VisionLanguage.get_image_features`."""
-        return self.model.get_image_features(pixel_values, **given)  # type: ignore[arg-type]
+        return self.model.get_image_features(pixel_values, *args, **given)  # type: ignore[arg-type]

@@ -126,11 +126,12 @@ class ConfigReader:
         read = functools.partial(_as_ints, least=least)
         return self._need(name, self._get(name, also, default, read, "a list of integers"))
 
-    def one_or_more(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    def one_or_more(self, name: str, default: tuple[int, ...], *, also: Collection[str] = ()) -> tuple[int, ...]:
         """Integers, negative ones too, written as one or as a list of at least one."""
-        value = self._need(name, self._get(name, (), default, _as_one_or_more, "an integer or a list of them"))
-        as_list = isinstance(self.raw.get(name), (list, tuple)) or len(value) > 1
-        self.values[name] = list(value) if as_list else value[0]
+        value = self._need(name, self._get(name, also, default, _as_one_or_more, "an integer or a list of them"))
+        listed = any(isinstance(self.raw.get(key), (list, tuple)) for key in (name, *also))
+        for key in (name, *also):
+            self.values[key] = list(value) if listed or len(value) > 1 else value[0]
         return value
 
     def integer_lists(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from torch import Tensor, nn
 
 from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
 from omniform.architectures.fusion import parted_beginning
-from omniform.architectures.fusion_pictures import LayerFeatures, VisionLanguage, VisionLanguageLM
+from omniform.architectures.fusion_pictures import STRATEGIES, LayerFeatures, VisionLanguage, VisionLanguageLM
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.config import Common
@@ -44,20 +46,49 @@ class Config:
     tie: bool
 
 
-def read(r: ConfigReader) -> Config:
-    """Read a config; every key is used, declared inert or refused."""
-    text = Part.of(r, "text_config", {"model_type": "llama"})
-    r.inert("image_seq_length")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usual:
+    """What a config of LLaVA's line means that does not say.
+
+    Attributes:
+        vision: the tower.
+        text: the decoder's family.
+        image_token_id: the placeholder.
+        layers: which hidden states of the tower are read.
+        layers_also: other spellings of that key.
+        strategy: whether its class token is left out.
+        text_ties: whether the head shares the table's matrix where the decoder's own config says so.
+    """
+
+    vision: Mapping[str, object] = field(default_factory=lambda: CLIP_336)
+    text: str = "llama"
+    image_token_id: int = 32000
+    layers: tuple[int, ...] = (-2,)
+    layers_also: tuple[str, ...] = ()
+    strategy: str = "default"
+    text_ties: bool = True
+
+
+def read_parts(r: ConfigReader, usual: Usual) -> Config:
+    """Read what all of LLaVA's line have."""
+    text = Part.of(r, "text_config", {"model_type": usual.text})
+    tie = r.flag("tie_word_embeddings", False)
     return Config(
-        vision=Part.of(r, "vision_config", CLIP_336),
+        vision=Part.of(r, "vision_config", usual.vision),
         text=text,
-        image_token_id=r.integer("image_token_index", 32000, also=("image_token_id",), least=0),
-        feature_layers=r.one_or_more("vision_feature_layer", (-2,)),
-        drop_class_token=r.choice("vision_feature_select_strategy", ("default", "full"), "default") == "default",
+        image_token_id=r.integer("image_token_index", usual.image_token_id, also=("image_token_id",), least=0),
+        feature_layers=r.one_or_more("vision_feature_layer", usual.layers, also=usual.layers_also),
+        drop_class_token=r.choice("vision_feature_select_strategy", STRATEGIES, usual.strategy) == "default",
         projector_act=r.choice("projector_hidden_act", ACTIVATIONS, "gelu"),
         projector_bias=r.flag("multimodal_projector_bias", True),
-        tie=r.flag("tie_word_embeddings", False) or text.config.get("tie_word_embeddings") is True,
+        tie=tie or (usual.text_ties and text.config.get("tie_word_embeddings") is True),
     )
+
+
+def read(r: ConfigReader) -> Config:
+    """Read a config; every key is used, declared inert or refused."""
+    r.inert("image_seq_length")
+    return read_parts(r, Usual())
 
 
 class Projector(nn.Module):
@@ -75,25 +106,44 @@ class Projector(nn.Module):
         return out
 
 
-def build(c: Config) -> VisionLanguage:
-    """Tower, projector and decoder without a head."""
+class Seeing(TypedDict):
+    """The parts of a :class:`VisionLanguage`."""
+
+    vision_tower: VisionEncoder
+    select: LayerFeatures
+    multi_modal_projector: nn.Module
+    language_model: TextDecoder
+    image_token_id: int
+
+
+def parts(c: Config) -> Seeing:
+    """Tower, projector and decoder."""
     tower, decoder = c.vision.build_as(VisionEncoder), c.text.build_as(TextDecoder)
     features = tower.width * len(c.feature_layers)
-    return VisionLanguage(
-        vision_tower=tower,
-        select=LayerFeatures(layers=c.feature_layers, skip=1 if c.drop_class_token else 0),
-        multi_modal_projector=Projector(features, decoder.width, c.projector_act, bias=c.projector_bias),
-        language_model=decoder,
-        image_token_id=c.image_token_id,
-    )
+    return {
+        "vision_tower": tower,
+        "select": LayerFeatures(layers=c.feature_layers, skip=1 if c.drop_class_token else 0),
+        "multi_modal_projector": Projector(features, decoder.width, c.projector_act, bias=c.projector_bias),
+        "language_model": decoder,
+        "image_token_id": c.image_token_id,
+    }
+
+
+def build(c: Config) -> VisionLanguage:
+    """Tower, projector and decoder without a head."""
+    return VisionLanguage(**parts(c))
 
 
 def causal_lm(c: Config, _: Common) -> VisionLanguageLM:
     """The model that writes."""
     model = build(c)
-    table = model.language_model.embed_tokens
-    head = nn.Linear(table.embedding_dim, table.num_embeddings, bias=False)
-    return VisionLanguageLM(model=model, lm_head=tied(head, table, c.tie))
+    return VisionLanguageLM(model=model, lm_head=writing_head(model.language_model, c.tie))
+
+
+def writing_head(decoder: TextDecoder, tie: bool) -> nn.Linear:
+    """The projection onto a decoder's vocabulary."""
+    table = decoder.embed_tokens
+    return tied(nn.Linear(table.embedding_dim, table.num_embeddings, bias=False), table, tie)
 
 
 def keys(c: Config) -> KeyMap:
@@ -108,14 +158,14 @@ NEW_LAYOUT = KeyMap(
     {"lm_head": "language_model.lm_head"},
     aliases=(
         (r"^lm_head\.", "language_model.lm_head."),
-        (r"^model\.(?=vision_tower|multi_modal_projector|language_model)", ""),
+        (r"^model\.(?=vision_tower|multi_modal_projector|language_model|image_newline)", ""),
         (r"^language_model\.(?!model\.|lm_head\.)", "language_model.model."),
         (r"^language_model\.model\.model\.", "language_model.model."),
         (r"^vision_tower\.vision_model\.", "vision_tower."),
     ),
     modules=(
         (r"^language_model\.model(?=\.|$)", "language_model"),
-        (r"^(?=vision_tower|multi_modal_projector|language_model(?!\.lm_head))", "model."),
+        (r"^(?=vision_tower|multi_modal_projector|image_newline|language_model(?!\.lm_head))", "model."),
         (r"^language_model\.lm_head", "lm_head"),
     ),
 )
