@@ -116,12 +116,11 @@ class PackedVision(Model):
             **ctx.taps.noted(),
         )
 
-    def tokens(self, patches: Tensor, grids: tuple[Grid, ...]) -> list[Tensor]:
-        """The tokens of each picture, what earlier layers say of them behind their own. Shape: [length, width] each."""
+    def tokens(self, patches: Tensor, grids: tuple[Grid, ...]) -> Tensor:
+        """The tokens of all pictures, what earlier layers say of each behind its own. Shape: [tokens, width]."""
         out = self.forward(patches, grids)
         assert out.pooler_output is not None
-        whole = torch.cat((out.pooler_output, *(out.deepstack_features or ())), dim=-1)
-        return list(torch.split(whole, [self.length(grid) for grid in grids]))
+        return torch.cat((out.pooler_output, *(out.deepstack_features or ())), dim=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from omniform.core.reader import ConfigReader
 from omniform.core.rules import Causal, Full, Rule, Window
 
 L = TypeVar("L", bound=Layer)
+D = TypeVar("D", bound=TextDecoder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,9 +257,9 @@ def read_windows(
     return tuple(seen(windows[kind]) for kind in kinds)
 
 
-def read_upper_windows(r: ConfigReader, layers: int) -> tuple[Rule, ...]:
+def read_upper_windows(r: ConfigReader, layers: int, above: int = 28) -> tuple[Rule, ...]:
     """What each layer sees where ``use_sliding_window`` gives those from ``max_window_layers`` on a window (Qwen)."""
-    window, first = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", 28, least=0)
+    window, first = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", above, least=0)
     if not r.flag("use_sliding_window", False):
         window = r.values["sliding_window"] = None
     kinds = tuple(SLIDING if window is not None and i >= first else FULL for i in range(layers))
@@ -319,7 +320,8 @@ class DecoderText:
         longest: int | None,
         embed_tokens: nn.Embedding | None = None,
         norm: nn.Module | None = None,
-    ) -> TextDecoder:
+        kind: type[D] = TextDecoder,  # type: ignore[assignment]
+    ) -> D:
         """The decoder without a head.
 
         Args:
@@ -328,8 +330,9 @@ class DecoderText:
             longest: the longest row; None for no limit.
             embed_tokens: the table of tokens, if it is not a plain one.
             norm: after the last layer, if not one as the others.
+            kind: of decoder.
         """
-        return TextDecoder(
+        return kind(
             embed_tokens=nn.Embedding(self.vocab_size, self.dim) if embed_tokens is None else embed_tokens,
             embeddings=embeddings,
             layers=nn.ModuleList(layer(i) for i in range(self.layers)),
@@ -425,7 +428,8 @@ class GatedText(DecoderText):
         embed_tokens: nn.Embedding | None = None,
         embeddings: Embeddings | None = None,
         norm: nn.Module | None = None,
-    ) -> TextDecoder:
+        kind: type[D] = TextDecoder,  # type: ignore[assignment]
+    ) -> D:
         """The decoder without a head.
 
         Args:
@@ -433,9 +437,11 @@ class GatedText(DecoderText):
             embed_tokens: the table of tokens, if it is not a plain one.
             embeddings: what happens to token vectors, if anything does.
             norm: after the last layer, if not one as the others.
+            kind: of decoder.
         """
         longest = self.frequencies.longest_row(self.max_positions)
-        return self.stack(layer, Embeddings() if embeddings is None else embeddings, longest, embed_tokens, norm)
+        how = Embeddings() if embeddings is None else embeddings
+        return self.stack(layer, how, longest, embed_tokens, norm, kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,7 +232,7 @@ class TextStack(Model):
         plain = self.step(embeds_BTD[:0], given)
         segments, tables = whole_rows(lengths)
         ctx = PackedContext(
-            positions=places.expand(rows, longest).reshape(-1)[real][None],
+            positions=places.expand(*places.shape[:-2], rows, longest).flatten(-2)[..., real][..., None, :],
             lengths=places.max() + 1,
             segments=segments,
             tables=defaultdict[int | None, Sequence[Table]](lambda: tables),  # whatever a rule's reach is

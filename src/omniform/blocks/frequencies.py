@@ -231,6 +231,8 @@ def read_frequencies(
     kind = s.text("rope_type", "default", also=("type",))
     if kind in ("su", "yarn") and "short_factor" in scaling:
         kind = "longrope"  # as the first releases of Phi-3 call it
+    if kind == "mrope" and "mrope_section" in scaling:
+        kind = "default"  # as the first releases of Qwen2-VL call it: which axis a channel turns by is not asked here
     base = s.number("rope_theta", top_theta)
     share = s.number("partial_rotary_factor", r.number("partial_rotary_factor", 1.0 if partial is None else partial))
     if kind != "proportional":

@@ -16,6 +16,7 @@ from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.poolers import OptionalPart
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
+from omniform.core.host import kept_unless_traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,38 @@ class Rotary:
         """Cosines and sines of every position's angles, computed in float32. Shape: [B, T, 1, dim] each."""
         positions, length = ctx.positions, ctx.lengths_seen
         inverse = self.frequencies.inverse(positions.device, length[..., None] if length.dim() else length)
-        angles = positions[..., None].float() * inverse
-        angles = angles.unsqueeze(-2)
+        angles = (self._turns(positions) * inverse).unsqueeze(-2)
         scale = self.frequencies.magnitude
         # The first half of the channels turns by minus the second: the sign is put into the table.
         sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)
         return (torch.cat((angles.cos(), angles.cos()), dim=-1) * scale).to(dtype), (sin * scale).to(dtype)
+
+    def _turns(self, positions: Tensor) -> Tensor:
+        """How far each pair of channels turns, before its frequency. Shape: [B, T] to [B, T, 1 or dim / 2]."""
+        return positions[..., None].float()
+
+
+@dataclass(frozen=True, slots=True)
+class AxesRotary(Rotary):
+    """Turns each pair of channels by one of several axes of positions (M-RoPE, https://arxiv.org/abs/2409.12191).
+
+    Where positions have one axis, as those of text, all pairs turn by it.
+
+    Attributes:
+        axes: the axis of each pair: 0 for time, 1 for rows, 2 for columns.
+    """
+
+    axes: tuple[int, ...]
+
+    def _turns(self, positions: Tensor) -> Tensor:
+        if positions.dim() < 3:
+            return Rotary._turns(self, positions)
+        return positions.float().movedim(0, -1)[..., _numbers(self.axes, positions.device)]
+
+
+@kept_unless_traced(8)
+def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 class WideRotary(Rotary):

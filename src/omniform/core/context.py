@@ -218,7 +218,8 @@ class StepContext:
     @property
     def lengths_seen(self) -> Tensor:
         """How long each token's row was when it was first read, for positions that depend on it. Scalar or [B, T]."""
-        return self.positions.max() + 1 if self.texts is None else longest(self.positions, self.texts)
+        whole = self.texts is None or self.positions.dim() > 2  # on several axes no text begins anew
+        return self.positions.max() + 1 if whole or self.texts is None else longest(self.positions, self.texts)
 
     def place(self) -> Tensor | None:
         """How many tokens of its own text come before each token. Shape: [B or 1, T]; None where rows are one text."""

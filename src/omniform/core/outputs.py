@@ -264,6 +264,17 @@ class MediaFeatures(StackOutput):
 
 
 @dataclass(slots=True)
+class PackedFeatures(MediaFeatures):
+    """What an encoder of packed pictures gave, and what a decoder reads of it, picture by picture.
+
+    Attributes:
+        deepstack_features: of each layer that is told to the decoder, each picture's tokens. Shape: [tokens, D].
+    """
+
+    deepstack_features: list[tuple[Tensor, ...]] | None = None
+
+
+@dataclass(slots=True)
 class MoECausalLMOutput(StackOutput):
     """Next-token scores of a model of experts.
 

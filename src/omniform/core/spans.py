@@ -25,7 +25,7 @@ def numbered(marked_BT: Tensor) -> Tensor:
 
 
 def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modality: Modality) -> list[Span]:
-    """The runs of placeholder tokens, one per item, in reading order.
+    """The runs of placeholder tokens of each item, in reading order: one, where no other token stands among them.
 
     Args:
         input_ids: Shape: [B, T].
@@ -37,22 +37,29 @@ def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modalit
             there are; the message names the row and both numbers.
     """
     spans: list[Span] = []
+    item = 0
     marked = (input_ids == token_id).cpu().numpy()
     for row, ids in enumerate(marked):
         places = ids.nonzero()[0].tolist()
         at = 0
         while at < len(places):
-            item = len(spans)
             if item == len(lengths):
                 raise _mismatch(input_ids, token_id, lengths, modality, row)
             run = places[at : at + lengths[item]]
             if len(run) < lengths[item]:
                 raise _mismatch(input_ids, token_id, lengths, modality, row)
-            spans.append(Span(modality, row, run[0], len(run), item))
+            spans += (Span(modality, row, start, length, item, offset) for start, length, offset in _runs(run))
             at += lengths[item]
-    if len(spans) < len(lengths):
+            item += 1
+    if item < len(lengths):
         raise _mismatch(input_ids, token_id, lengths, modality, None)
     return spans
+
+
+def _runs(places: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Places in stretches that follow one another: the first, how many, and how many came before."""
+    begins = [i for i, place in enumerate(places) if not i or place != places[i - 1] + 1]
+    return [(places[i], stop - i, i) for i, stop in zip(begins, [*begins[1:], len(places)], strict=True)]
 
 
 def _mismatch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
@@ -133,7 +134,7 @@ class Runner:
             embeds = model.embed(named)
             for chunk, segment in zip(plan.chunks, segments, strict=True):
                 if chunk.request.placed:
-                    self._place_features(embeds, chunk, segment)
+                    embeds = self._place_features(embeds, chunk, segment)
             for pool in self._pools:
                 self._begin(pool, plan.chunks)
             reads_memory = plan.chunks[0].request.memory is not None
@@ -154,15 +155,21 @@ class Runner:
             layers = _wanted_of(ctx.taps.hidden_states, wanted)
             return _outputs(plan, wants, hidden, layers, model.project, self._adapters)
 
-    def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> None:
-        """Put the features of pictures and sounds in the places of the placeholders that this step reads."""
+    def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> Tensor:
+        """Put the features of pictures and sounds in the places of the placeholders that this step reads.
+
+        Features may be wider than tokens' vectors, which then have zeros behind their own numbers (deep stacks).
+        """
         first, stop = segment.past, segment.past + segment.count
         for placed in chunk.request.placed_of(chunk.row):
             low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
                 part = self._encoders.vectors(placed)[placed.within(low) : placed.within(high)]
                 at = segment.start - first
-                embeds_1ND[0, at + low : at + high] = part.to(embeds_1ND)
+                if part.shape[-1] > embeds_1ND.shape[-1]:
+                    embeds_1ND = F.pad(embeds_1ND, (0, part.shape[-1] - embeds_1ND.shape[-1]))
+                embeds_1ND[0, at + low : at + high, : part.shape[-1]] = part.to(embeds_1ND)
+        return embeds_1ND
 
     def _begin(self, pool: Pool, chunks: Sequence[ScheduledChunk]) -> None:
         """Say where the step writes."""

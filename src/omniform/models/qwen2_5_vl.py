@@ -6,12 +6,23 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from omniform.architectures.axes import AxesDecoder
 from omniform.architectures.family import Builder
+from omniform.architectures.fusion import parted_beginning
+from omniform.architectures.packed_family import SectionedText
+from omniform.architectures.packed_fusion import PackedVisionLanguage, SeesLM
 from omniform.architectures.packed_vision import PackedVision, PatchTower, block_keys
 from omniform.blocks.mlp import GatedMLP
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.packed_patches import FRAME, WINDOW
+from omniform.core.config import Common
 from omniform.core.reader import ConfigReader
+from omniform.models.seeing import (
+    MERGER_KEYS,
+    SeeingConfig,
+    base_keys_before_2025,
+    head_keys_before_2025,
+)
 from omniform.weights.keymap import KeyMap
 
 
@@ -69,18 +80,45 @@ def build_vision(c: VisionSide) -> PackedVision:
     )
 
 
-VISION_KEYS = KeyMap(
-    {
-        **block_keys({}),
-        "merger.norm": "merger.ln_q",
-        "merger.linear_fc1": "merger.mlp.0",
-        "merger.linear_fc2": "merger.mlp.2",
-    }
-)
+def build_text(c: SectionedText) -> AxesDecoder:
+    """The decoder."""
+    return c.build()
+
+
+def read(r: ConfigReader) -> SeeingConfig:
+    """Read a config; the oldest hold the decoder's keys among their own."""
+    return SeeingConfig.read(r, "qwen2_5_vl", flat=True)
+
+
+def build(c: SeeingConfig) -> PackedVisionLanguage:
+    """Encoder and decoder without a head; the frames of films stand in time as they were taken."""
+    return c.build(pace=c.vision.spec(VisionSide).pace)
+
+
+def causal_lm(c: SeeingConfig, _: Common) -> SeesLM:
+    """The model that writes."""
+    return c.writing(build(c))
+
+
+VISION_KEYS = KeyMap({**block_keys({}), **MERGER_KEYS})
 
 VISION = (
     Builder("qwen2_5_vl_vision", read_vision, VISION_KEYS, prefix="visual")
     .public(config="Qwen2_5_VLVisionConfig")
     .base("Qwen2_5_VisionTransformerPretrainedModel", build_vision)
+    .done()
+)
+TEXT = (
+    Builder("qwen2_5_vl_text", SectionedText.read, KeyMap({}), prefix="language_model")
+    .public(config="Qwen2_5_VLTextConfig", tokenizer="Qwen2Tokenizer")
+    .base("Qwen2_5_VLTextModel", build_text)
+    .done()
+)
+FAMILY = (
+    Builder("qwen2_5_vl", read, base_keys_before_2025, prefix="")
+    .public(config="Qwen2_5_VLConfig", tokenizer="Qwen2Tokenizer", row="image, video and text to text")
+    .begins(parted_beginning)
+    .base("Qwen2_5_VLModel", build)
+    .architecture("Qwen2_5_VLForConditionalGeneration", ("image-text-to-text",), causal_lm, head_keys_before_2025)
     .done()
 )
