@@ -15,7 +15,9 @@ TEXT = {
     "vocab_size": 97, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-SPECIAL = {"image_token_id": PICTURE, "video_token_id": FILM, "vision_start_token_id": START, "vision_end_token_id": END}
+SPECIAL = {
+    "image_token_id": PICTURE, "video_token_id": FILM, "vision_start_token_id": START, "vision_end_token_id": END,
+}  # fmt: skip
 SEEN = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
 NUMBERS = 3 * 2 * 2 * 2
 
