@@ -29,7 +29,7 @@ from omniform.models import registry
 from omniform.models.registry import known_families
 from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
-from omniform.weights.keymap import KeyMap, KeyTable, is_unwrapped
+from omniform.weights.keymap import KeyMap, KeyTable, Shaped, is_unwrapped
 from omniform.weights.tensors import assign, tensors_and_ties
 from omniform.weights.transform import Transform, kept_dtypes, prepared
 
@@ -151,7 +151,7 @@ def keymap_of(model: Model) -> KeyMap:
     return model.key_map()
 
 
-def lay_out(model: Model, keys: Iterable[str]) -> None:
+def lay_out(model: Model, keys: Iterable[str] | Mapping[str, Shaped]) -> None:
     """Have a model read, and write, the layout that a checkpoint with these keys lies in."""
     usual = keymap_of(model)
     found = usual.as_in(keys)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,10 +31,26 @@ class Layout:
     Attributes:
         sign: a regular expression that finds one of such a checkpoint's keys, and none of another's.
         rules: what is elsewhere in it, as in a :class:`KeyMap`.
+        shape: of what lies under that key, where others call it the same; None where the name tells.
     """
 
     sign: str
     rules: Mapping[str, Rule]
+    shape: tuple[int, ...] | None = None
+
+    def is_of(self, keys: Mapping[str, Sequence[int] | None]) -> bool:
+        """Whether a checkpoint with these keys, and these shapes where they are known, lies so."""
+        return any(
+            re.search(self.sign, key) and (self.shape is None or (shape is not None and tuple(shape) == self.shape))
+            for key, shape in keys.items()
+        )
+
+
+class Shaped(Protocol):
+    """What a checkpoint tells of a tensor."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +76,14 @@ class KeyMap:
     layouts: Sequence[Layout] = ()
     modules: Sequence[tuple[str, str]] = ()
 
-    def as_in(self, keys: Iterable[str]) -> KeyMap:
+    def as_in(self, keys: Iterable[str] | Mapping[str, Shaped]) -> KeyMap:
         """The map for a checkpoint with these keys, in whichever layout it lies."""
-        keys = list(keys) if self.layouts else ()
-        found = [layout for layout in self.layouts if any(re.search(layout.sign, key) for key in keys)]
+        if not self.layouts:
+            return self
+        told: dict[str, Sequence[int] | None] = (
+            {key: held.shape for key, held in keys.items()} if isinstance(keys, Mapping) else dict.fromkeys(keys)
+        )
+        found = [layout for layout in self.layouts if layout.is_of(told)]
         return replace(self, rules={**self.rules, **found[0].rules}, layouts=()) if found else self
 
     def under(self, ours: str, theirs: str) -> KeyMap:
@@ -70,7 +91,7 @@ class KeyMap:
         rules: dict[str, Rule] = {ours: theirs} if ours != theirs else {}
         rules |= _rules_under(self.rules, ours, theirs)
         aliases = [_moved(pattern, new, theirs) for pattern, new in self.aliases]
-        layouts = [Layout(layout.sign, _rules_under(layout.rules, ours, theirs)) for layout in self.layouts]
+        layouts = [replace(layout, rules=_rules_under(layout.rules, ours, theirs)) for layout in self.layouts]
         modules = [_moved(pattern, new, theirs) for pattern, new in self.modules]
         return KeyMap(rules, aliases, self.ignored, layouts, modules)
 
