@@ -89,9 +89,7 @@ class SeeingAndHearing(WritingPipeline):
         reading: Params = {**others}
         if processor_kwargs is not None:
             reading["processor_kwargs"] = processor_kwargs
-        access = None if media_access is None else checked_access(media_access)
-        if timeout is not None:
-            access = _within(access or MediaAccess(), timeout)
+        access = access_of(media_access, timeout)
         said: Params = {"media_access": access, "continue_final_message": continue_final_message}
         telling: Params = {
             "return_type": return_type, "continue_final_message": continue_final_message,
@@ -215,7 +213,7 @@ class SeeingAndHearing(WritingPipeline):
         ids = model_outputs["input_ids"]
         if isinstance(ids, Tensor):
             read = [text for text in texts(ids) for _ in range(each)]
-            written = [_after(text, before) for text, before in zip(written, read, strict=True)]
+            written = [after(text, before) for text, before in zip(written, read, strict=True)]
         told: list[Told] = []
         for one, text in zip(prompts, written, strict=True):
             whole = _whole(one, text, continue_final_message) if return_type == ReturnType.FULL_TEXT else text
@@ -227,10 +225,18 @@ def _said(parameters: Params) -> Params:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _within(access: MediaAccess, seconds: object) -> MediaAccess:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise InputError("no time", where="timeout", expected="seconds", found=brief(seconds))
-    return replace(access, timeout=float(seconds))
+def access_of(media_access: MediaAccess | None, timeout: float | None) -> MediaAccess | None:
+    """What a call may read, and for how long it waits; None where it says nothing of either.
+
+    Raises:
+        InputError: a timeout that is none.
+    """
+    access = None if media_access is None else checked_access(media_access)
+    if timeout is None:
+        return access
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InputError("no time", where="timeout", expected="seconds", found=brief(timeout))
+    return replace(access or MediaAccess(), timeout=float(timeout))
 
 
 def _are_chats(value: object) -> bool:
@@ -258,7 +264,7 @@ def prompt_told(prompt: object) -> str | list[Message]:
     return prompt.messages if isinstance(prompt, Chat) else cast(str, prompt)
 
 
-def _after(text: str, before: str) -> str:
+def after(text: str, before: str) -> str:
     """What was written after the prompt: up to two characters may stand in front of it."""
     at = text.find(before)
     return text[at + len(before) :] if 0 <= at <= 2 else text

@@ -58,8 +58,8 @@ class WritingPipeline(Pipeline):
     """
 
     _pipeline_calls_generate = True
-    _load_processor = False
-    _load_image_processor = False
+    _load_processor: bool | None = False
+    _load_image_processor: bool | None = False
     _load_feature_extractor = False
     _load_tokenizer = True
     default_batch_size = "auto"
