@@ -613,6 +613,17 @@ class Asked(Captioned):
         return {**super().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
 
 
+class Patched(Seen):
+    """The same with patches in an order that is not left to chance."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows, length), "patch_index": torch.arange(4).flip(0).repeat(rows, 1)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "patch_index": {0: BATCH}}
+
+
 @dataclass(frozen=True)
 class Views(Text):
     """Views of sounds, of which some are longer than the model hears."""
@@ -823,6 +834,9 @@ CITIZENS: dict[str, Citizen] = {
         {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "l_layers": 2,
             "r_layers": 1, "x_layers": 2, "max_position_embeddings": 48, "visual_feat_dim": 7, "num_qa_labels": 5,
             "initializer_range": 0.4}, Found()),
+    "vilt": Citizen("vilt", "ViltForMaskedLM", {**VISION, "vocab_size": 61, "max_position_embeddings": 48}, Patched()),
+    "vilt, rows": Citizen("vilt", "ViltForImagesAndTextClassification",
+        {**VISION, "vocab_size": 61, "max_position_embeddings": 48, "num_images": 1}, Patched("rows")),
     "videomae": Citizen("videomae", "VideoMAEForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "timesformer": Citizen("timesformer", "TimesformerForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",

@@ -471,11 +471,15 @@ class Parity:
         # Or it stands on none, or does without the last norm: backbones.
         alike = made.base_model is not made and not any("norm" in key for key in report.unused)
         if alike and len(made.accepts() & base.ours.accepts() & question.inputs.keys()) == len(question.inputs):
-            close(made.base_model(**question.inputs)[name], ask(base.theirs, question, "eager")[name], "head from base")
+            close(
+                ask(made.base_model, question, "eager")[name],
+                ask(base.theirs, question, "eager")[name],
+                "head from base",
+            )
         back = first.architecture.load(head.folder)
         again = own.from_pretrained(head.folder).eval().base_model
         if type(again) is type(base.theirs):
-            close(back(**question.inputs)[name], again(**question.inputs)[name], "base from head")
+            close(ask(back, question, "eager")[name], ask(again, question, "eager")[name], "base from head")
 
     @over(Table.itself)
     def test_old_spellings(self, case: Case, tmp_path: Path) -> None:

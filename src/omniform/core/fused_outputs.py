@@ -166,3 +166,19 @@ class RegionPreTrainingOutput(RegionOutput):
     prediction_logits: Tensor | None = None
     cross_relationship_score: Tensor | None = None
     question_answering_score: Tensor | None = None
+
+
+@dataclass(slots=True)
+class SeveralScores(ModelOutput):
+    """Scores of rows that several pictures belong to.
+
+    Attributes:
+        logits: Shape: [B, C].
+        hidden_states: for each picture those of the text read with it, when asked for.
+        attentions: likewise.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: list[Layers] | None = None
+    attentions: list[Layers] | None = None
