@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Final, TypeVar, cast
 
 from omniform.core.errors import ConfigError, InputError, brief
-from omniform.inputs.images.sizes import FORMS_TEXT, Size, parse_size, size_entries
+from omniform.inputs.images.sizes import FORMS_TEXT, MAX_EDGE, Size, parse_size, size_entries
 
 MAX_LABEL: Final = 2**31 - 1
 """The largest number of a class or a segment."""
 _LONGEST_TEXT: Final = 4096
+_MOST_RESOLUTIONS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +203,17 @@ class SamOptions(ImageOptions):
     mask_pad_size: Size | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TiledOptions(ImageOptions):
+    """LLaVA-NeXT's and LLaVA-OneVision's.
+
+    Attributes:
+        image_grid_pinpoints: the resolutions that pictures are fitted into before they are cut, heights and widths.
+    """
+
+    image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+
+
 Options = TypeVar("Options", bound=ImageOptions)
 
 
@@ -266,7 +278,7 @@ def saved(options: ImageOptions, defaults: ImageOptions) -> dict[str, object]:
 def as_json(value: object) -> object:
     """One option's value as JSON: sizes as objects, tuples as lists."""
     if isinstance(value, tuple):
-        return list(value)
+        return [as_json(one) for one in value]
     if isinstance(value, Mapping):
         return dict(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else size_entries(value)  # type: ignore[arg-type]
@@ -344,6 +356,16 @@ def _text(value: object) -> str:
     return value
 
 
+def _resolutions(value: object) -> tuple[tuple[int, int], ...]:
+    """Pairs of whole numbers that make a picture no larger than any other may be made."""
+    if not isinstance(value, (list, tuple)) or not value or len(value) > _MOST_RESOLUTIONS:
+        raise TypeError
+    pairs = [(_positive(height), _positive(width)) for height, width in value]
+    if any(max(pair) > MAX_EDGE for pair in pairs):
+        raise ValueError
+    return tuple(pairs)
+
+
 def _metadata(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise TypeError
@@ -416,6 +438,7 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "ignore_index": (_whole, "a whole number"),
     "num_labels": (_count, "a whole number"),
     "num_text": (_count, "a whole number"),
+    "image_grid_pinpoints": (_resolutions, "a list of heights and widths, at least one"),
     "repo_path": (_text, "a text"),
     "class_info_file": (_text, "a text"),
     "metadata": (_metadata, "an object with names by numbers, thing_ids and class_names"),

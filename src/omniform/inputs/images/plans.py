@@ -71,13 +71,16 @@ def uncropped(o: ImageOptions, b: Backend) -> Plan:
 
 def square(o: ImageOptions, b: Backend) -> Plan:
     """LLaVA's: pad to a square of the mean colour *before* resizing; the batch is not padded."""
-    first: tuple[Step, ...] = ()
-    if o.do_pad:
-        if o.image_mean is None:
-            raise _unset("do_pad", "image_mean")
-        mean = o.image_mean if isinstance(o.image_mean, tuple) else (o.image_mean,)
-        first = (Square(tuple(int(x * 255) for x in mean)),)
+    first: tuple[Step, ...] = (square_of_mean(o),) if o.do_pad else ()
     return Plan((*first, *resizing(o, b), *cropping(o, b)), valuing(o, b), None)
+
+
+def square_of_mean(o: ImageOptions) -> Square:
+    """Pads to a square of the mean colour."""
+    if o.image_mean is None:
+        raise _unset("do_pad", "image_mean")
+    mean = o.image_mean if isinstance(o.image_mean, tuple) else (o.image_mean,)
+    return Square(tuple(int(x * 255) for x in mean))
 
 
 def detecting(o: ImageOptions, b: Backend) -> Plan:

@@ -28,6 +28,7 @@ from omniform.inputs.images.semantic import (
     SemanticImageProcessor,
 )
 from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
+from omniform.inputs.images.tiled import SampledTiles, TiledImageProcessor
 from omniform.inputs.images.videos import VideoMAEImageProcessor
 
 
@@ -195,5 +196,23 @@ def _finding() -> tuple[Kind, ...]:
     )
 
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (*_plain(), *_dense(), *_finding())}
+def _tiled() -> tuple[Kind, ...]:
+    """Kinds that cut large pictures into tiles."""
+    tiled = of.TiledOptions(
+        size=ShortestEdge(224), crop_size=Exact(224, 224), resample=_BICUBIC, do_pad=True,
+        do_center_crop=True, do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD,
+        image_grid_pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)), **_USUAL,
+    )  # fmt: skip
+    steps = range(384, 2305, 384)
+    sampled = replace(
+        tiled, size=Exact(384, 384), crop_size=None, do_center_crop=None,
+        image_grid_pinpoints=tuple((height, width) for height in steps for width in steps),
+    )  # fmt: skip
+    return (
+        Kind("LlavaNextImageProcessor", tiled, False, plans.unpadded, TiledImageProcessor),
+        Kind("LlavaOnevisionImageProcessor", sampled, False, plans.unpadded, SampledTiles),
+    )
+
+
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (*_plain(), *_dense(), *_finding(), *_tiled())}
 """Every type of processor, by the name that files give it."""

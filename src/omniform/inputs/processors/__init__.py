@@ -17,6 +17,7 @@ from omniform.inputs.processors.kwargs import (
     VideosKwargs,
 )
 from omniform.inputs.processors.llava import LlavaProcessor
+from omniform.inputs.processors.llava_tiles import LlavaNextProcessor, LlavaOnevisionProcessor
 from omniform.inputs.processors.musicgen import MusicgenProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.own import ProcessorMixin
@@ -37,6 +38,8 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         CLIPProcessor,
         ClapProcessor,
         Florence2Processor,
+        LlavaNextProcessor,
+        LlavaOnevisionProcessor,
         LlavaProcessor,
         OneFormerProcessor,
         Sam2Processor,
@@ -66,6 +69,8 @@ __all__ = [
     "Florence2Processor",
     "ImagesKwargs",
     "InstructBlipProcessor",
+    "LlavaNextProcessor",
+    "LlavaOnevisionProcessor",
     "LlavaProcessor",
     "MusicgenProcessor",
     "OneFormerProcessor",

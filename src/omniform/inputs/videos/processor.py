@@ -334,7 +334,21 @@ class VideoMAEVideoProcessor(VideoProcessor):
     model_input_names = ("pixel_values",)
 
 
+class LlavaOnevisionVideoProcessor(VideoProcessor):
+    """LLaVA-OneVision's."""
+
+    defaults = replace(
+        _CROPPED,
+        size=Exact(384, 384),
+        resample=3,
+        do_center_crop=None,
+        crop_size=None,
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+    )
+
+
 VIDEO_PROCESSORS: Final[Mapping[str, type[VideoProcessor]]] = {
-    kind.__name__: kind for kind in (TimesformerVideoProcessor, VideoMAEVideoProcessor)
+    kind.__name__: kind for kind in (LlavaOnevisionVideoProcessor, TimesformerVideoProcessor, VideoMAEVideoProcessor)
 }
 """The classes, by their names in files."""
