@@ -173,7 +173,7 @@ class TwoTowers(Model):
             )
         image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **given)
         text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **given)
-        image_embeds, text_embeds = _unit(image.pooler_output), _unit(text.pooler_output)
+        image_embeds, text_embeds = unit(image.pooler_output), unit(text.pooler_output)
         per_text = self.scores(text_embeds @ image_embeds.t())
         return DualEncoderOutput(
             loss=self.loss_of(per_text) if return_loss else None,
@@ -242,7 +242,12 @@ class SigmoidDualEncoder(TwoTowers):
         return pairwise_loss(scores_TI)
 
 
-def _unit(x_BE: Tensor | None) -> Tensor:
+def unit(x_BE: Tensor | None) -> Tensor:
+    """Vectors of length 1 in the directions of these. Shape: [B, E] in and out.
+
+    Raises:
+        InputError: there are none, since the tower does not pool.
+    """
     if x_BE is None:
         raise InputError(
             "the vision tower has no pooling head, so that its pictures cannot be compared with texts",

@@ -16,6 +16,13 @@ def modern_clip(given: dict[str, object], where: str) -> None:
         given["size"] = {"height": 224, "width": 224}
 
 
+def modern_owl(given: dict[str, object], where: str) -> None:
+    """OWL-ViT's ``rescale``."""
+    rescale = given.pop("rescale", None)
+    if rescale is not None:
+        given["do_rescale"] = rescale
+
+
 def modern_detr(given: dict[str, object], where: str) -> None:
     """DETR's ``max_size`` and ``pad_and_return_pixel_mask``.
 

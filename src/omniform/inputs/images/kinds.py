@@ -17,6 +17,7 @@ logger = logging.getLogger("omniform")
 
 FORMER: Final = (
     "use_square_size", "max_size", "pad_and_return_pixel_mask", "do_pad", "reduce_labels", "size_divisibility",
+    "rescale",
 )  # fmt: skip
 """Options of older releases, which some kinds still read."""
 

@@ -110,10 +110,7 @@ def oneformer(o: ImageOptions, b: Backend) -> Plan:
 
 def rescaled_first(o: ImageOptions, b: Backend) -> Plan:
     """DINOv3's: rescale before resizing, so that what is resized are floats."""
-    first: tuple[Step, ...] = ()
-    if o.do_rescale:
-        first = (Rescale(_factor(o), b),)
-    return Plan((*first, *resizing(o, b), *cropping(o, b)), normalizing(o, PILLOW, None), None)
+    return Plan((*rescaling(o, b), *resizing(o, b), *cropping(o, b)), normalizing(o, PILLOW, None), None)
 
 
 def convnext(o: ImageOptions, b: Backend) -> Plan:
@@ -259,6 +256,11 @@ def valuing(o: ImageOptions, b: Backend) -> tuple[Step, ...]:
     if o.do_normalize:
         return normalizing(o, b, factor)
     return () if factor is None else (Rescale(factor, b),)
+
+
+def rescaling(o: ImageOptions, b: Backend) -> tuple[Step, ...]:
+    """The step that rescales, if asked for, where it stands by itself."""
+    return (Rescale(_factor(o), b),) if o.do_rescale else ()
 
 
 def normalizing(o: ImageOptions, b: Backend, factor: float | None) -> tuple[Step, ...]:

@@ -16,10 +16,11 @@ from omniform.inputs.images.detection import (
     YolosImageProcessor,
 )
 from omniform.inputs.images.detr import DetrImageProcessor
-from omniform.inputs.images.former import modern_clip, modern_detr, modern_labels, modern_maskformer
+from omniform.inputs.images.former import modern_clip, modern_detr, modern_labels, modern_maskformer, modern_owl
 from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcessor
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
+from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
 from omniform.inputs.images.semantic import (
@@ -28,6 +29,7 @@ from omniform.inputs.images.semantic import (
     SemanticImageProcessor,
 )
 from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
+from omniform.inputs.images.smooth import owlv2
 from omniform.inputs.images.tiled import SampledTiles, TiledImageProcessor
 from omniform.inputs.images.videos import VideoMAEImageProcessor
 
@@ -181,6 +183,12 @@ def _finding() -> tuple[Kind, ...]:
     sam2 = replace(
         _SAM, size=Exact(1024, 1024), mask_size=Exact(256, 256), do_pad=None, pad_size=None, mask_pad_size=None
     )  # fmt: skip
+    owl = replace(
+        _CLIP, size=Exact(768, 768), crop_size=Exact(768, 768), do_center_crop=False
+    )  # fmt: skip
+    owl2 = replace(
+        _CLIP, size=Exact(960, 960), crop_size=None, do_center_crop=None, do_pad=True, resample=_BILINEAR
+    )  # fmt: skip
     detecting, masking = plans.detecting, plans.masking
     return (
         Kind("DetrImageProcessor", _DETR, False, detecting, DetrImageProcessor, modern_detr),
@@ -191,6 +199,8 @@ def _finding() -> tuple[Kind, ...]:
         Kind("MaskFormerImageProcessor", _MASKFORMER, False, masking, MaskFormerImageProcessor, modern_maskformer),
         Kind("Mask2FormerImageProcessor", _MASKFORMER, False, masking, Mask2FormerImageProcessor, modern_maskformer),
         Kind("OneFormerImageProcessor", oneformer, False, plans.oneformer, OneFormerImageProcessor, modern_labels),
+        Kind("OwlViTImageProcessor", owl, True, plans.standard, OwlViTImageProcessor, modern_owl),
+        Kind("Owlv2ImageProcessor", owl2, True, owlv2, Owlv2ImageProcessor, modern_owl),
         Kind("SamImageProcessor", _SAM, True, plans.sam, SamImageProcessor),
         Kind("Sam2ImageProcessor", sam2, True, plans.standard, Sam2ImageProcessor, slow=False),
     )

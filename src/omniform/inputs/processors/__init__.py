@@ -20,6 +20,7 @@ from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.llava_tiles import LlavaNextProcessor, LlavaOnevisionProcessor
 from omniform.inputs.processors.musicgen import MusicgenProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
+from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, ViltProcessor
@@ -42,6 +43,8 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         LlavaOnevisionProcessor,
         LlavaProcessor,
         OneFormerProcessor,
+        OwlViTProcessor,
+        Owlv2Processor,
         Sam2Processor,
         SamProcessor,
         SiglipProcessor,
@@ -74,6 +77,8 @@ __all__ = [
     "LlavaProcessor",
     "MusicgenProcessor",
     "OneFormerProcessor",
+    "OwlViTProcessor",
+    "Owlv2Processor",
     "Parts",
     "ProcessingKwargs",
     "Processor",
