@@ -708,6 +708,28 @@ class TiledPictures(Text):
 
 
 @dataclass(frozen=True)
+class Tiled(Text):
+    """Rows with a picture of one tile (five placeholders), and a sound of one vector."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 6, low=6)
+        tokens[:, 1:6], tokens[:, 7] = 4, 5
+        return {
+            "input_ids": tokens.masked_fill(tokens == 60, 59),
+            "image_pixel_values": noise(rows, 2, 3, 8, 8),
+            "image_sizes": torch.full((rows, 2), 8),
+            "image_attention_mask": torch.ones(rows, 2, 2, 2),
+            "audio_input_features": noise(rows, 8, 6),
+            "audio_embed_sizes": torch.ones(rows, dtype=torch.long),
+        }
+
+    @property
+    def axes(self) -> Axes:
+        named = ("image_pixel_values", "image_sizes", "image_attention_mask", "audio_input_features")
+        return {**Text().axes, **{name: {0: BATCH} for name in (*named, "audio_embed_sizes")}}
+
+
+@dataclass(frozen=True)
 class Coded(Text):
     """Sounds of one length, which a codec hears."""
 
@@ -962,6 +984,14 @@ CITIZENS: dict[str, Citizen] = {
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4, "vision_feature_layer": [1, -1],
             "vision_config": {**VISION, "model_type": "clip_vision_model"}},
         Illustrated(),
+    ),
+    "phi4_multimodal": Citizen(
+        "phi4_multimodal", "Phi4MultimodalForCausalLM",
+        {**GROUPED, "vision_config": {**VISION, "crop_size": 8, "image_token_id": 4}, "audio_config": {
+            "hidden_size": 16, "intermediate_size": 24, "num_blocks": 2, "num_attention_heads": 2, "input_size": 6,
+            "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 4,
+            "bias_max_distance": 4, "audio_token_id": 5, "initializer_range": 0.4}},
+        Tiled(),
     ),
     "qwen3": Citizen("qwen3", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 8}),
     "gemma2": Citizen("gemma2", "Gemma2ForCausalLM",

@@ -60,6 +60,10 @@ class Tower:
         """A projection of the tower's vectors."""
         return nn.Linear(self.dim, width, bias=False)
 
+    def mlp(self) -> FusedMLP:
+        """One feed-forward."""
+        return FusedMLP(self.dim, self.hidden, self.act)
+
     def stack(
         self, rule: Rule, *, biases: str = "qkvo", dropout: float = 0.0, head_dim: int | None = None
     ) -> nn.ModuleList:
@@ -95,7 +99,7 @@ class Tower:
             self_attn=Attention(
                 self.dim, self.heads, rule=rule, head_dim=head_dim, biases=biases, dropout=self.attention_dropout
             ),
-            mlp=FusedMLP(self.dim, self.hidden, self.act),
+            mlp=self.mlp(),
             dropout=dropout,
             **parts,
         )

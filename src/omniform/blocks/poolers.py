@@ -10,7 +10,7 @@ from omniform.blocks.attend import attend
 from omniform.blocks.composed import Composed
 from omniform.blocks.mlp import activation
 from omniform.blocks.scores import Scores
-from omniform.core.context import EVERYTHING
+from omniform.core.context import EVERYTHING, Mask
 from omniform.core.outputs import BaseModelOutput
 
 
@@ -154,12 +154,13 @@ class ProbePooler(nn.Module):
         """A fresh query."""
         nn.init.xavier_uniform_(self.probe)
 
-    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None) -> Tensor:
-        """Shape: [B, T, D] to [B, D]."""
+    def forward(self, hidden_BTD: Tensor, input_ids: Tensor | None = None, *, real_BT: Tensor | None = None) -> Tensor:
+        """Shape: [B, T, D] to [B, D]; ``real_BT``: which of them are no padding, None for all."""
         q, k, v = self.q_proj(self.probe), self.k_proj(hidden_BTD), self.v_proj(hidden_BTD)
         q_BTHD = q.expand(hidden_BTD.shape[0], -1, -1).unflatten(-1, (self.heads, -1))
         k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (k, v))
-        seen = self.o_proj(attend(q_BTHD, k, v, EVERYTHING, scores=self.compare, backend="sdpa"))
+        mask = EVERYTHING if real_BT is None else Mask(real_BT[:, None, None, :])
+        seen = self.o_proj(attend(q_BTHD, k, v, mask, scores=self.compare, backend="sdpa"))
         pooled: Tensor = seen + self.mlp(self.norm(seen))
         return pooled[:, 0]
 

@@ -54,6 +54,11 @@ def is_readable(x: Tensor) -> bool:
     return plain and torch._C._functorch.maybe_current_level() is None  # no transform of functions is at work
 
 
+def is_fetchable(x: Tensor) -> bool:
+    """Whether the host can look at the values, if it waits for them where they lie elsewhere."""
+    return not is_traced() and (is_readable(x) or x.device.type not in ("cpu", "meta"))
+
+
 def bounds_of(x: Tensor) -> tuple[int, int]:
     """The least and the greatest of some integers; ``(0, 0)`` where they cannot be looked at, or there are none."""
     if not is_readable(x) or not x.numel():

@@ -10,6 +10,7 @@ from omniform.inputs.audio.clap import ClapFeatureExtractor
 from omniform.inputs.audio.codecs import DacFeatureExtractor, EncodecFeatureExtractor
 from omniform.inputs.audio.extractor import FeatureExtractor
 from omniform.inputs.audio.kaldi import ASTFeatureExtractor, SeamlessM4TFeatureExtractor, Speech2TextFeatureExtractor
+from omniform.inputs.audio.phi4 import Phi4MultimodalFeatureExtractor
 from omniform.inputs.audio.speecht5 import SpeechT5FeatureExtractor
 from omniform.inputs.audio.wav2vec2 import Wav2Vec2FeatureExtractor
 from omniform.inputs.audio.whisper import WhisperFeatureExtractor
@@ -18,8 +19,8 @@ FEATURE_EXTRACTORS: Final[dict[str, type[FeatureExtractor]]] = {
     kind.type_name: kind
     for kind in (
         ASTFeatureExtractor, ClapFeatureExtractor, DacFeatureExtractor, EncodecFeatureExtractor,
-        SeamlessM4TFeatureExtractor, Speech2TextFeatureExtractor, SpeechT5FeatureExtractor, Wav2Vec2FeatureExtractor,
-        WhisperFeatureExtractor,
+        Phi4MultimodalFeatureExtractor, SeamlessM4TFeatureExtractor, Speech2TextFeatureExtractor,
+        SpeechT5FeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor,
     )
 }  # fmt: skip
 """Every known ``feature_extractor_type``."""

@@ -71,6 +71,19 @@ class DetrOptions(ImageOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TileOptions(ImageOptions):
+    """Phi-4-multimodal's.
+
+    Attributes:
+        patch_size: pixels of a patch of the model.
+        dynamic_hd: how many tiles a picture is cut into at most.
+    """
+
+    patch_size: int | None = None
+    dynamic_hd: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelOptions(ImageOptions):
     """The options of processors that take segmentation maps.
 
@@ -433,6 +446,8 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "include_top": _FLAG,
     "do_flip_channel_order": _FLAG,
     "size_divisor": (_count, "a whole number"),
+    "patch_size": (_positive, "a whole number above 0"),
+    "dynamic_hd": (_positive, "a whole number above 0"),
     "keep_aspect_ratio": _FLAG,
     "ensure_multiple_of": (_share, "a number above 0"),
     "ignore_index": (_whole, "a whole number"),

@@ -83,6 +83,11 @@ def square_of_mean(o: ImageOptions) -> Square:
     return Square(tuple(int(x * 255) for x in mean))
 
 
+def valued(o: ImageOptions, b: Backend) -> Plan:
+    """Normalise alone: sizes are the processor's own affair."""
+    return Plan((), valuing(o, b), None)
+
+
 def detecting(o: ImageOptions, b: Backend) -> Plan:
     """DETR's: resize and normalise, no crop; pad the batch at the end."""
     return Plan(resizing(o, b, bounded), valuing(o, b), padding(o))

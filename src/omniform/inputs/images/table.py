@@ -21,6 +21,7 @@ from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcess
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
 from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
+from omniform.inputs.images.phi4 import Phi4ImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
 from omniform.inputs.images.semantic import (
@@ -224,5 +225,16 @@ def _tiled() -> tuple[Kind, ...]:
     )
 
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (*_plain(), *_dense(), *_finding(), *_tiled())}
+def _in_squares() -> tuple[Kind, ...]:
+    """Kinds that cut pictures into tiles of their own resolution."""
+    phi4 = of.TileOptions(
+        size=Exact(448, 448), resample=_BICUBIC, patch_size=14, dynamic_hd=36, do_convert_rgb=True, do_rescale=True,
+        do_normalize=True, **_HALVES,
+    )  # fmt: skip
+    return (Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),)
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    kind.name: kind for kind in (*_plain(), *_dense(), *_finding(), *_tiled(), *_in_squares())
+}
 """Every type of processor, by the name that files give it."""
