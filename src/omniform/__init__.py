@@ -388,13 +388,14 @@ def _of_inputs(name: str) -> object:
         return PROCESSORS.get(name)
     if not name.endswith(("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")):
         return None
+    if name.endswith("FeatureExtractor"):  # of sounds, or as image processors were called once
+        from omniform.inputs.audio.registry import FEATURE_EXTRACTORS
+
+        if (sounds := FEATURE_EXTRACTORS.get(name)) is not None:
+            return sounds
     from omniform.inputs.images.classes import any_class_named
 
-    if (images := any_class_named(name)) is not None:
-        return images
-    from omniform.inputs.audio.registry import FEATURE_EXTRACTORS
-
-    return FEATURE_EXTRACTORS.get(name)
+    return any_class_named(name)
 
 
 def _of_auto(name: str) -> object:

@@ -383,6 +383,8 @@ class Checkpoint:
     def preprocessor(self, part: str = "image_processor") -> Mapping[str, object]:
         """The object that describes the image processor or the feature extractor; empty where there is none."""
         nested = self.settings.get(part)
+        if nested is None and part == "feature_extractor":
+            nested = self.settings.get("audio_processor")  # as some processors call it
         if nested is None:
             return self.json(PREPROCESSOR_FILE)
         if not isinstance(nested, dict):
@@ -396,7 +398,7 @@ class Checkpoint:
 
     def listens(self) -> bool:
         """Whether the checkpoint's feature extractor is for sound."""
-        if "feature_extractor" in self.settings:
+        if {"feature_extractor", "audio_processor"} & self.settings.keys():
             return True
         file = self.preprocessor()
         named = file.get("image_processor_type") or file.get("feature_extractor_type")

@@ -22,6 +22,7 @@ from omniform.inputs.processors.musicgen import MusicgenProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
+from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, ViltProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
@@ -45,6 +46,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OneFormerProcessor,
         OwlViTProcessor,
         Owlv2Processor,
+        Phi4MultimodalProcessor,
         Sam2Processor,
         SamProcessor,
         SiglipProcessor,
@@ -80,6 +82,7 @@ __all__ = [
     "OwlViTProcessor",
     "Owlv2Processor",
     "Parts",
+    "Phi4MultimodalProcessor",
     "ProcessingKwargs",
     "Processor",
     "ProcessorMixin",

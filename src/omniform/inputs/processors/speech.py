@@ -91,21 +91,8 @@ class SpeechProcessor(Processor):
         return batch
 
     def _waves(self, audio: object, options: dict[str, object]) -> Waves:
-        """The samples of every sound, files read and resampled; samples as they are, whose rate is checked later."""
-        access = checked_access(options.pop("media_access", None))
-        given = sounds(audio)
-        if not any(is_encoded(sound) for sound in given):
-            return cast("Waves", audio)
-        rate = self.feature_extractor.sampling_rate
-
-        def heard(sound: object) -> torch.Tensor:
-            return load_audio(cast("AudioSource", sound), rate, media_access=access)
-
-        stated = options.pop("sampling_rate", None)
-        if all(is_encoded(sound) for sound in given):
-            return [heard(sound) for sound in given]
-        options["sampling_rate"] = stated  # of the samples among them
-        return [heard(sound) if is_encoded(sound) else cast("torch.Tensor", sound) for sound in given]
+        """See :func:`waves_of`."""
+        return waves_of(audio, self.feature_extractor.sampling_rate, options)
 
     def _parts(self) -> dict[str, ImageProcessor | FeatureExtractor]:
         return {"feature_extractor": self.feature_extractor}
@@ -160,6 +147,28 @@ class Wav2Vec2Processor(SpeechProcessor):
 
 class Wav2Vec2BertProcessor(Wav2Vec2Processor):
     """Filter banks of sounds, and the letters that are spoken in them, for Wav2Vec2-BERT."""
+
+
+def waves_of(audio: object, rate: int, options: dict[str, object]) -> Waves:
+    """The samples of every sound, files read and resampled; samples as they are, whose rate is checked later.
+
+    Args:
+        rate: samples per second that are wanted.
+        options: of the feature extractor's call; what is about files is taken out of them.
+    """
+    access = checked_access(options.pop("media_access", None))
+    given = sounds(audio)
+    if not any(is_encoded(sound) for sound in given):
+        return cast("Waves", audio)
+
+    def heard(sound: object) -> torch.Tensor:
+        return load_audio(cast("AudioSource", sound), rate, media_access=access)
+
+    stated = options.pop("sampling_rate", None)
+    if all(is_encoded(sound) for sound in given):
+        return [heard(sound) for sound in given]
+    options["sampling_rate"] = stated  # of the samples among them
+    return [heard(sound) if is_encoded(sound) else cast("torch.Tensor", sound) for sound in given]
 
 
 def audio_options(kind: type[FeatureExtractor]) -> frozenset[str]:
