@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import sentencepiece
 import torch
 from askers import PROBLEMS, Given, Labels, Nothing, Pictures, Question, Text
 from harness import Head, Parity, Table
@@ -202,13 +203,27 @@ def test_defaults_and_fresh_weights_are_the_references():
 
 
 def test_its_processor(tmp_path):
-    """Pictures are squeezed to a square; the processor's names lead to it, whatever wrote the file."""
-    theirs = transformers.SiglipImageProcessorPil(size={"height": 20, "width": 20})
-    theirs.save_pretrained(tmp_path)
-    image = Image.effect_noise((31, 17), 80).convert("RGB")
-    ours = omniform.AutoImageProcessor.from_pretrained(tmp_path)
-    close(
-        ours([image, image.convert("L")], return_tensors="pt")["pixel_values"],
-        theirs([image, image.convert("L")], return_tensors="pt")["pixel_values"],
-    )
-    assert omniform.SiglipProcessor.__name__ == "SiglipProcessor"
+    """Texts of one length, or as long as the longest; pictures squeezed to a square."""
+    words = ["a red circle on a white background", "two dogs and a cat run over the hill", "an old house near a lake"]
+    (tmp_path / "words.txt").write_text("\n".join(words * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=60, bos_id=-1, pad_id=-1,
+        hard_vocab_limit=False, eos_id=1, unk_id=0, add_dummy_prefix=False, minloglevel=2,
+    )  # fmt: skip
+    tokenizer = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+    size = {"height": 20, "width": 24}
+    transformers.SiglipProcessor(transformers.SiglipImageProcessor(size=size), tokenizer).save_pretrained(tmp_path)
+    ours, theirs = (library.AutoProcessor.from_pretrained(tmp_path) for library in (omniform, transformers))
+    assert type(ours).__name__ == type(theirs).__name__ == "SiglipProcessor"
+    image = Image.effect_noise((31, 17), 80)
+    asked = {"text": ["A Red circle!", "two dogs, a cat; over ▁ hills"], "images": [image.convert("RGB"), image]}
+    fixed = {"padding": "max_length", "max_length": 7, "truncation": True}
+    for how in ({"padding": True}, {"padding": "max_length"}, fixed):
+        found, expected = (one(**asked, **how, return_tensors="pt") for one in (ours, theirs))
+        assert sorted(found) == sorted(expected)
+        for name, value in expected.items():
+            close(found[name], value, name)
+    ours.save_pretrained(tmp_path / "again")
+    again = transformers.AutoProcessor.from_pretrained(tmp_path / "again")
+    ids = [one(text="a hill", padding="max_length")["input_ids"] for one in (again, theirs)]
+    assert ids[0] == ids[1]

@@ -134,6 +134,14 @@ class TwoTowers(Model):
         check_arguments("get_text_features", inputs, self.text_model.accepts())
         return cast(BaseModelOutput, self.text_model(input_ids, **inputs))
 
+    def text_length(self) -> int | None:
+        """The length that texts are padded to, as they were in training; None: as long as the longest of a batch."""
+        return None
+
+    def chances(self, scores_IT: Tensor) -> Tensor:
+        """How likely each text is for a picture, by its scores: beside the others. Shape: [pictures, texts]."""
+        return scores_IT.softmax(dim=-1)
+
     def scores(self, similarity_TI: Tensor) -> Tensor:
         """Cosines of texts and pictures to scores. Shape: [texts, pictures] in and out."""
         raise NotImplementedError
@@ -234,6 +242,13 @@ class SigmoidDualEncoder(TwoTowers):
         """Start from cosines as they are."""
         nn.init.zeros_(self.logit_scale)
         nn.init.zeros_(self.logit_bias)
+
+    def text_length(self) -> int | None:
+        return self.text_model.max_positions
+
+    def chances(self, scores_IT: Tensor) -> Tensor:
+        """How likely each text is for a picture, by its scores: whatever the others are. Shape: [pictures, texts]."""
+        return scores_IT.sigmoid()
 
     def scores(self, similarity_TI: Tensor) -> Tensor:
         return similarity_TI * self.logit_scale.exp() + self.logit_bias

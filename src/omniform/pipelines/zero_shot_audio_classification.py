@@ -70,7 +70,7 @@ class ZeroShotAudioClassificationPipeline(Hearing):
         sounds = {n: v for n, v in input_tensors.items() if n not in ("text_inputs", "candidate_labels")}
         output = self.model(**sounds, **texts)
         return {
-            "logits": scores_of(output, "BC", "logits_per_audio"),
+            "scores": scores_of(output, "BC", "logits_per_audio").softmax(dim=-1),
             "candidate_labels": input_tensors["candidate_labels"],
         }
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATE = "This is a photo of {}."
+
+
+@runtime_checkable
+class Judging(Protocol):
+    """A model that says itself how likely its scores make a text, and how long texts were in its training."""
+
+    def chances(self, scores_IT: Tensor) -> Tensor: ...
+    def text_length(self) -> int | None: ...
+
+
+def padding_for(model: object) -> Params:
+    """How a tokenizer pads the texts that a model compares with pictures."""
+    length = model.text_length() if isinstance(model, Judging) else None
+    return {"padding": True} if length is None else {"padding": "max_length", "max_length": length, "truncation": True}
 
 
 class Likeness(TypedDict):
@@ -72,7 +86,7 @@ class ZeroShotImageClassificationPipeline(Seeing):
         labels = labels_of(given.get("candidate_labels"))
         template = given.get("hypothesis_template", TEMPLATE)
         pixels = self.pixels(self.picture(input_, given))
-        options: Params = {"padding": True, **cast(Params, given.get("tokenizer_kwargs", {}))}
+        options: Params = {**padding_for(self.model), **cast(Params, given.get("tokenizer_kwargs", {}))}
         texts = needed(self.tokenizer)([filled(template, label) for label in labels], return_tensors="pt", **options)  # type: ignore[arg-type]
         # One entry for each picture, in a batch or alone.
         return {**pixels, "text_inputs": [dict(texts)], "candidate_labels": [labels]}
@@ -81,8 +95,9 @@ class ZeroShotImageClassificationPipeline(Seeing):
         texts = shared(input_tensors["text_inputs"])
         pixels = {n: v for n, v in input_tensors.items() if n not in ("text_inputs", "candidate_labels")}
         output = self.model(**pixels, **cast("Mapping[str, Tensor]", texts))
+        scores = scores_of(output, "BC", "logits_per_image")
         return {
-            "logits": scores_of(output, "BC", "logits_per_image"),
+            "scores": self.model.chances(scores) if isinstance(self.model, Judging) else scores.softmax(dim=-1),
             "candidate_labels": input_tensors["candidate_labels"],
         }
 
@@ -118,9 +133,9 @@ def _score(found: Likeness) -> float:
 
 
 def likeliest(outputs: Mapping[str, object]) -> list[Likeness]:
-    """The classes that a call names, the likeliest first: by ``logits`` of one input, and ``candidate_labels``."""
+    """The classes that a call names, the likeliest first: by ``scores`` of one input, and ``candidate_labels``."""
     labels = cast("list[str]", shared(outputs["candidate_labels"]))
-    scores = cast(Tensor, outputs["logits"])[0].softmax(dim=-1).tolist()
+    scores = cast(Tensor, outputs["scores"])[0].tolist()
     found: list[Likeness] = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
     return sorted(found, key=_score, reverse=True)
 
