@@ -85,7 +85,7 @@ class Run:
     def _answers(self, batch: Batch) -> tuple[Tensor, float, Tensor]:
         if batch.input_ids.shape[1] == 0:
             features = self.model.model.get_image_features(batch.pixel_values)
-            return torch.zeros(()), 0.0, features.flatten(0, 1)
+            return torch.zeros(()), 0.0, torch.cat(tuple(features.pooler_output))
         out = self.model.model(
             input_ids=batch.input_ids,
             pixel_values=batch.pixel_values,

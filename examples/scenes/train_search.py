@@ -26,14 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from captions import Caption, caption, plain_caption, query, words
+from captions import Caption, caption, query, words
 from data import IGNORED, to_pixels
 from draw import BACKGROUNDS, SHAPES, Scene
+from measure_search import recalls, unseen
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from wider import FILLS, MOST, draw_other, draw_wider, picture
+from wider import FILLS, GROUNDS, MOST, draw_other, draw_wider, picture
 
 from omniform import AutoModelForImageTextToText, CLIPConfig, CLIPModel
 from omniform.hub.bundled import bundled_checkpoint
@@ -58,6 +59,9 @@ class Recipe:
         matrix_rate: peak learning rate of Muon (the matrices inside the layers).
         begun: the part of it for layers that know something already.
         queries, cells: weights of the second and of the third lesson.
+        asked: short queries about each scene.
+        few: shapes in the first scenes at most; more in later ones.
+        strong: scenes on backgrounds of any colour, and shapes as large as may be; see ``wider.draw_wider``.
     """
 
     width: int = 128
@@ -73,8 +77,16 @@ class Recipe:
     decay: float = 0.05
     queries: float = 0.5
     cells: float = 0.5
+    asked: int = 1
+    few: int = 2
+    strong: float = 0.0
     warmup: int = 40
     seed: int = 0
+
+    @property
+    def grounds(self) -> tuple[str, ...]:
+        """The backgrounds that scenes have."""
+        return tuple(GROUNDS if self.strong else BACKGROUNDS)
 
 
 def tokenizer() -> Tokenizer:
@@ -168,11 +180,11 @@ def _tower() -> dict[str, Tensor]:
 class Reader(nn.Module):
     """Tells from a vector what lies in each of nine cells and the background: the third lesson."""
 
-    def __init__(self, shared: int) -> None:
+    def __init__(self, shared: int, grounds: int) -> None:
         super().__init__()
         self.sizes = (len(SHAPES) + 1, len(FILLS), len(SIZES))
         self.cells = nn.Linear(shared, CELLS * sum(self.sizes))
-        self.ground = nn.Linear(shared, len(BACKGROUNDS))
+        self.ground = nn.Linear(shared, grounds)
 
     def forward(self, vectors: Tensor, cells: Tensor, grounds: Tensor) -> Tensor:
         """The loss.
@@ -197,8 +209,8 @@ class Batch:
     Attributes:
         pixel_values: Shape: [N, 3, side, side].
         captions: Shape: [B, T].
-        queries: Shape: [B, Q].
-        fits: 1 where a query is true of a picture, 0 where not, -1 where nobody knows. Shape: [B, N].
+        queries: A of them for each scene. Shape: [A * B, Q].
+        fits: 1 where a query is true of a picture, 0 where not, -1 where nobody knows. Shape: [A * B, N].
         cells: Shape: [B, 9, 3].
         grounds: Shape: [B].
         sized: whose captions tell sizes. Shape: [B].
@@ -243,11 +255,11 @@ class Pairs(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         r, number = self.recipe, index + self.first
         rng = random.Random(f"search {r.seed} {number}")
-        most = min(MOST, 2 + 8 * number // r.steps * 2)
-        scenes = [draw_wider(rng, most) for _ in range(r.batch)]
+        most = min(MOST, r.few + 8 * number // r.steps * 2)
+        scenes = [draw_wider(rng, most, strong=r.strong) for _ in range(r.batch)]
         pictures = [picture(rng, scene, SIDES) for scene in scenes] + [draw_other(rng, SIDE) for _ in range(r.others)]
         said: list[Caption] = [caption(rng, scene) for scene in scenes]
-        asked = [query(rng, scene) for scene in scenes]
+        asked = [query(rng, scene) for _ in range(r.asked) for scene in scenes]
         truth = {True: 1, False: 0, None: -1}
         return Batch(
             torch.stack([to_pixels(image, SIDE) for image in pictures]),
@@ -255,47 +267,25 @@ class Pairs(Dataset[Batch]):
             self.ids([one.text for one in asked]),
             torch.tensor([[truth[one.fits(scene)] for scene in scenes] + [0] * r.others for one in asked]),
             torch.tensor([cells_of(scene) for scene in scenes]),
-            torch.tensor([tuple(BACKGROUNDS).index(scene.background) for scene in scenes]),
+            torch.tensor([r.grounds.index(scene.background) for scene in scenes]),
             torch.tensor([one.sized for one in said]),
             torch.tensor([one.grounded for one in said]),
         )
 
 
-def unseen(count: int, seed: str = "unseen search") -> list[tuple[Scene, str, random.Random]]:
-    """Scenes with captions that no training draws; no two captions are the same."""
-    found: dict[str, tuple[Scene, str, random.Random]] = {}
-    number = 0
-    while len(found) < count:
-        rng = random.Random(f"{seed} {number}")
-        scene = draw_wider(rng, empty=0.0)
-        text = plain_caption(scene)
-        found.setdefault(text, (scene, text, rng))
-        number += 1
-    return list(found.values())
-
-
-def recalls(similarities: Tensor) -> dict[str, float]:
-    """How often the right one is the best, or among the best five, both ways. Shape: [pictures, texts]."""
-    own = similarities.diagonal()
-    told = {}
-    for name, dim in (("text", 1), ("image", 0)):
-        # What is as good as the right one counts as better than it.
-        better = (similarities >= (own[:, None] if dim == 1 else own[None])).sum(dim) - 1
-        told |= {f"{name}@{k}": (better < k).float().mean().item() for k in (1, 5)}
-    return told
-
-
 class Run:
     """A training run: model, reader, optimizers, and how far they have come."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, begin: Path | None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.step = recipe, 0
         self.config = model_config(recipe, tokenizer().get_vocab_size())
         # With bfloat16 on a CPU, attention that is written out trains twice as fast as the fused kernel.
         self.model = CLIPModel._from_config(self.config, attn_implementation="eager").train()
         begun = initialise(self.model, recipe)
-        self.reader = Reader(recipe.shared)
+        if begin is not None:
+            self.model.load_state_dict(CLIPModel.from_pretrained(begin, dtype="float32").state_dict())
+        self.reader = Reader(recipe.shared, len(recipe.grounds))
         named = dict(self.model.named_parameters())
         matrices = {n for n, p in named.items() if ".layers." in n and p.dim() == 2}
         groups = [{"params": [named[n] for n in names], "part": part} for names, part in (
@@ -413,6 +403,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; its state lies beside it")
+    parser.add_argument("--begin", type=Path, help="a checkpoint to go on from, instead of from nothing")
+    parser.add_argument("--stop", type=int, help="stop after so many steps, as if the machine had")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     for part in dataclasses.fields(Recipe):
         parser.add_argument(f"--{part.name.replace('_', '-')}", type=type(part.default), default=part.default)
@@ -424,7 +416,8 @@ def main() -> None:
     started = time.monotonic()
     args = arguments()
     torch.set_num_threads(1)
-    run = Run(Recipe(**{part.name: vars(args)[part.name] for part in dataclasses.fields(Recipe)}))
+    recipe = Recipe(**{part.name: vars(args)[part.name] for part in dataclasses.fields(Recipe)})
+    run = Run(recipe, args.begin)
     state = args.out.with_suffix(".state")
     state.parent.mkdir(parents=True, exist_ok=True)
     resumed = run.resume(state)
@@ -432,8 +425,8 @@ def main() -> None:
     print(f"{size:,} parameters, {'resumed at' if resumed else 'from'} step {run.step}", flush=True)
     data = Pairs(run.recipe, run.step)
     held = unseen(500, "held out")
-    pixels = torch.stack([to_pixels(picture(rng, scene, (96, 256)), SIDE) for scene, _, rng in held])
-    ids = data.ids([text for _, text, _ in held])
+    pixels = torch.stack([to_pixels(image, SIDE) for image in held.pictures])
+    ids = data.ids(held.captions)
     first, seen = run.step, []
     for batch in DataLoader(
         data, batch_size=None, num_workers=args.workers, prefetch_factor=6 if args.workers else None
@@ -455,6 +448,8 @@ def main() -> None:
         if run.step % SAVE == 0:
             run.save(state)
             export(run, args.out)
+        if run.step == args.stop:
+            break
     run.save(state)
     export(run, args.out)
     print(f"written to {args.out} after {time.monotonic() - started:.0f}s", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 from draw import BACKGROUNDS, COLOURS, SHAPES, SIZES, Colour, Finish, Item, Scene, draw_finish, render, shade
 from PIL import Image, ImageDraw
@@ -21,6 +22,14 @@ FILLS: Ranges = {
     "gray": ((0, 359), (0, 5), (42, 72)),
     "brown": ((18, 30), (62, 85), (38, 56)),
 }
+GROUNDS: Ranges = {
+    **BACKGROUNDS,
+    **{name: FILLS[name] for name in ("red", "orange", "yellow", "green", "blue", "purple", "brown")},
+    "light green": ((95, 145), (14, 36), (88, 100)),
+    "light yellow": ((48, 60), (10, 32), (94, 100)),
+}
+"""Backgrounds of every colour."""
+
 MEDIUM = "medium"
 """The size of what a person would call neither small nor large: captions do not name it."""
 
@@ -68,8 +77,14 @@ def _placed(rng: random.Random, count: int, aspect: float) -> list[tuple[int, st
             return sorted(placed)
 
 
-def draw_wider(rng: random.Random, most: int = MOST, empty: float = 0.02) -> Scene:
-    """A random scene of one to ``most`` shapes; of this share of scenes, an empty one."""
+def draw_wider(rng: random.Random, most: int = MOST, empty: float = 0.02, strong: float = 0.0) -> Scene:
+    """A random scene of one to ``most`` shapes; of this share of scenes, an empty one.
+
+    Args:
+        strong: of this share of scenes, one on a background of any colour, or one shape as large as it may be.
+    """
+    if strong and rng.random() < strong:
+        return _strong(rng, most)
     count = 0 if rng.random() < empty else rng.randint(1, most)
     aspect = 1.0 if rng.random() < 0.6 else math.exp(rng.uniform(-0.58, 0.58))
     background = rng.choice(tuple(BACKGROUNDS))
@@ -87,6 +102,25 @@ def draw_wider(rng: random.Random, most: int = MOST, empty: float = 0.02) -> Sce
         angle = rng.uniform(-14, 14) if turned else 0.0
         items.append(Item(shape, colour, size, x, y, radius, angle, rng.random(), shade(rng, FILLS[colour]), outline))
     return Scene(tuple(items), background, shade(rng, BACKGROUNDS[background]), aspect)
+
+
+def _strong(rng: random.Random, most: int) -> Scene:
+    scene = draw_wider(rng, most, empty=0.0)
+    background = rng.choice(tuple(GROUNDS))
+    ground = shade(rng, GROUNDS[background])
+    items = list(scene.items)
+    if rng.random() < 0.4:
+        radius = rng.uniform(0.3, 0.495)
+        x, y = (rng.uniform(radius, 1 - radius) for _ in "xy")
+        items = [replace(items[0], size="large", x=x, y=y, radius=radius, angle=rng.choice((0.0, items[0].angle)))]
+    for at, item in enumerate(items):
+        # Of two alike nothing would be seen; white on light yellow is hardly anything either.
+        near = {background, background.removeprefix("light ")} | ({"white"} if "light" in background else set())
+        if item.colour in near or {item.colour, background} in ({"brown", "red"}, {"brown", "orange"}):
+            colour = rng.choice([name for name in FILLS if name not in near and name not in ("red", "orange", "brown")])
+            items[at] = replace(item, colour=colour, fill=shade(rng, FILLS[colour]))
+    aspect = scene.aspect if len(items) > 1 else 1.0
+    return Scene(tuple(items), background, ground, aspect)
 
 
 def picture(rng: random.Random, scene: Scene, sides: tuple[int, int]) -> Image.Image:
@@ -126,4 +160,4 @@ def draw_other(rng: random.Random, side: int) -> Image.Image:
     return image
 
 
-__all__ = ["FILLS", "MEDIUM", "MOST", "Finish", "draw_other", "draw_wider", "picture"]
+__all__ = ["FILLS", "GROUNDS", "MEDIUM", "MOST", "Finish", "draw_other", "draw_wider", "picture"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from omniform.core.batch import Modality
 from omniform.core.errors import RepoError
@@ -14,7 +14,14 @@ from omniform.core.errors import RepoError
 ASSETS = Path(str(files("omniform") / "assets"))
 """Where the checkpoints lie that come with the package."""
 
-_DEFAULTS: Final[Mapping[Modality, str]] = {"image": "scenes-llava", "audio": "commands-whisper"}
+Use = Modality | Literal["search"]
+"""What a checkpoint is asked about, or for."""
+
+_DEFAULTS: Final[Mapping[Use, str]] = {
+    "image": "scenes-llava",
+    "audio": "commands-whisper",
+    "search": "scenes-clip",
+}
 
 
 def bundled_checkpoints() -> list[Path]:
@@ -23,11 +30,12 @@ def bundled_checkpoints() -> list[Path]:
     return sorted(found, key=lambda folder: folder.name != "scenes-llava")
 
 
-def bundled_checkpoint(modality: Modality | None = None) -> Path:
+def bundled_checkpoint(modality: Use | None = None) -> Path:
     """The folder of the one that answers where nobody names a model.
 
     Args:
-        modality: what it is asked about: ``"audio"`` is written down, all else is answered in words.
+        modality: what it is asked about, or for: ``"audio"`` is written down, with ``"search"`` pictures are found by
+            words, all else is answered in words.
 
     Raises:
         RepoError: the package was installed without it.
