@@ -233,6 +233,8 @@ def test_every_shell_command_of_the_page_on_pictures_is_one_that_is_understood()
     for command in commands:
         given, rest = parser().parse_known_args(shlex.split(command))
         assert not rest and check_task(given.task)[0] == given.task
+    searches = re.findall(r"^omniform (search .*)$", page, re.M)
+    assert len(searches) > 2 and not any(parser().parse_known_args(shlex.split(one))[1] for one in searches)
     tasks = re.findall(r"^\| `([a-z-]+)` \|", page, re.M)
     assert tasks and all(check_task(task)[0] == task for task in tasks)
 

@@ -1,4 +1,4 @@
-"""The command line: ``omniform run``, ``chat``, ``say``, ``inspect``, ``embed``, ``eval``, ``train``..."""
+"""The command line: ``omniform run``, ``chat``, ``say``, ``search``, ``inspect``, ``embed``, ``train``..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from omniform import __version__
-from omniform.cli import cache, eject, lock, modular, say, train, trust
+from omniform.cli import cache, eject, lock, modular, say, search, train, trust
 from omniform.cli.settings import drawing, read_pair, value_of
 from omniform.core.errors import InputError, OmniformError
 from omniform.core.kinds import TEXTS
@@ -23,7 +23,7 @@ from omniform.core.settings import SETTINGS, Setting
 if TYPE_CHECKING:
     from omniform.cli.pictures import Showing
 
-LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "say", "train")
+LOADING: Final = ("run", "chat", "inspect", "embed", "eval", "say", "search", "train")
 """Commands that read checkpoints, and may be held to a lockfile."""
 
 
@@ -65,7 +65,7 @@ def parser() -> Parser:
     _add_inspect(commands)
     _add_embed(commands)
     _add_eval(commands)
-    for own in (cache, eject, lock, modular, say, train, trust):
+    for own in (cache, eject, lock, modular, say, search, train, trust):
         own.add(commands)
     for name in LOADING:
         held = commands.choices[name]
@@ -356,7 +356,7 @@ def _eval(given: argparse.Namespace) -> None:
 def _nothing(given: argparse.Namespace) -> None:
     raise InputError(
         "there is no command",
-        expected="run, chat, inspect, embed, eval, train or modular",
+        expected="run, chat, inspect, embed, eval, search, train or modular",
         remedy="See omniform --help.",
     )
 

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import find_spec
@@ -24,19 +24,13 @@ from omniform.cli.table import table
 from omniform.cli.written import save_picture
 from omniform.core.errors import InputError, OmniformError, RepoError
 from omniform.hub.code.copies import hf_home
-from omniform.inputs.images.load import load_image
+from omniform.inputs.images.load import ENDINGS, load_image
 from omniform.pipelines.seeing import Cell, Seeing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from PIL.Image import Image
-
-READ: Final = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".mpo", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".ico", ".tga", ".jp2", ".j2k", ".avif",
-)  # fmt: skip
-"""Files of a folder that are pictures, by their endings in any letters."""
 
 WRITTEN: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """What a drawing may be written as."""
@@ -274,14 +268,14 @@ def _sources(image: str, showing: Showing, save: Path | None, *, alone: bool) ->
         files = sorted(_files(folder, showing.recursive, save), key=_counted)
         if not files:
             remedy = None if showing.recursive else "--recursive looks into the folders in it, too."
-            raise InputError("there are no pictures in this folder", where=image, expected=" ".join(READ[:8]) + " ...",
-                             remedy=remedy)  # fmt: skip
+            expected = " ".join(ENDINGS[:8]) + " ..."
+            raise InputError("there are no pictures in this folder", where=image, expected=expected, remedy=remedy)
         for file in files:
             name = file.relative_to(folder).as_posix()
             called = name if alone else f"{image.rstrip('/')}/{name}"
-            yield Source(_readable(called), str(file), _readable(os.path.splitext(name)[0]))
+            yield Source(readable(called), str(file), readable(os.path.splitext(name)[0]))
     elif folder.is_file():
-        yield Source(_readable(image), str(folder), _readable(folder.stem))
+        yield Source(readable(image), str(folder), readable(folder.stem))
     else:
         raise RepoError("no such file", where=image)
 
@@ -311,7 +305,7 @@ def _counted(file: Path) -> list[tuple[int, str]]:
     return [(int(part[:18]) if part.isdecimal() and part.isascii() else -1, part) for part in parts]
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
     """A file's name as text, also where its bytes are none."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -339,7 +333,7 @@ def _files(folder: Path, recursive: bool, save: Path | None) -> Iterator[Path]:
             if recursive and not name.startswith(".") and os.path.realpath(os.path.join(place, name)) != own
         ]  # fmt: skip
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in READ:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in ENDINGS:
                 yield Path(place, name)
 
 
@@ -453,6 +447,24 @@ def _bar(total: int, done: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task("pictures", total=total, completed=done)
         yield lambda: progress.advance(task)
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[int, int], None]]:
+    """The same for what is told from time to time: how many pictures are done, and of how many."""
+    bars: list[Callable[[], None]] = []
+    with ExitStack() as stack:
+        shown = 0
+
+        def told(done: int, total: int) -> None:
+            nonlocal shown
+            if not bars:
+                bars.append(stack.enter_context(_bar(total, 0)))
+            for _ in range(done - shown):
+                bars[0]()
+            shown = done
+
+        yield told
 
 
 def _nothing() -> None:

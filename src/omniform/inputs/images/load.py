@@ -56,6 +56,11 @@ ImageSource: TypeAlias = (
 # Photographs in MPO come with previews of themselves.
 _PAGED: Final = ("GIF", "WEBP", "TIFF", "PNG", "AVIF")
 _ORIENTATION: Final = 0x0112
+ENDINGS: Final = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".mpo", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".ico", ".tga", ".jp2", ".j2k", ".avif",
+)  # fmt: skip
+"""Files of a folder that are pictures, by their endings in any letters."""
 _FORMATS: Final = ("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 
 
