@@ -16,7 +16,7 @@ from test_tokenizers_folders import llava
 import omniform
 from omniform.core.errors import ConfigError, InputError
 from omniform.inputs.images.kinds import image_processor
-from reference import transformers
+from reference import saved_reference, transformers
 
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28]]
 SMALL = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "image_grid_pinpoints": PINPOINTS}
@@ -181,3 +181,51 @@ def test_other_resolutions_for_one_call(pairs):
     found = ours(**asked)
     assert found["pixel_values"].shape[1] == theirs(**asked)["pixel_values"].shape[1] == 2
     assert (found["input_ids"] == ours.image_token_id).sum() == 4 * 4 + 4 * 5
+
+
+def model_pair(home: Path, kind: str, image: int, video: int):
+    """A tiny model of a processor's kind, of both libraries."""
+    text = {"vocab_size": 512, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512, "pad_token_id": None,
+        "bos_token_id": 1, "eos_token_id": None}  # fmt: skip
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 28, "patch_size": 7 if kind == "next" else 9}  # fmt: skip
+    if kind == "next":
+        config = transformers.LlavaNextConfig(
+            text_config=transformers.LlamaConfig(**text), vision_config=transformers.CLIPVisionConfig(**vision),
+            image_token_index=image, image_grid_pinpoints=PINPOINTS,
+        )  # fmt: skip
+        made = transformers.LlavaNextForConditionalGeneration
+    else:
+        config = transformers.LlavaOnevisionConfig(
+            text_config=transformers.Qwen2Config(**text), image_token_index=image, video_token_index=video,
+            vision_config=transformers.SiglipVisionConfig(**vision, vision_use_head=False),
+            image_grid_pinpoints=PINPOINTS,
+        )  # fmt: skip
+        made = transformers.LlavaOnevisionForConditionalGeneration
+    theirs = saved_reference(made, config, home / "model", scale=0.3)
+    return omniform.AutoModelForImageTextToText.from_pretrained(home / "model"), theirs
+
+
+@pytest.mark.parametrize("kind", ["next", "onevision"])
+def test_answers_are_the_references(pairs, tmp_path, kind):
+    """Rows of no, one and many pictures (and videos) in one batch, a picture twice, and every row alone."""
+    processor, other = pairs[kind]
+    ours, theirs = model_pair(tmp_path, kind, processor.image_token_id, getattr(processor, "video_token_id", 3))
+    rows = [("a <image> the <image>", PICTURES[:2], []), ("hello world", [], []), ("<image> fox", PICTURES[:1], [])]
+    if kind == "onevision":
+        rows.append(("<video> <image> fox", PICTURES[2:], FILMS[:1]))
+    asked = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    answers = []
+    for text, pictures, films in rows:
+        call = {"text": [text], **({"images": [pictures]} if pictures else {}), **({"videos": films} if films else {})}
+        given, expected = processor(**call, **asked), other(**call, **asked)
+        long = expected["input_ids"].shape[1]
+        wanted = theirs.generate(**expected, max_new_tokens=5, do_sample=False)[0, long:].tolist()
+        assert ours.generate(**given, max_new_tokens=5, do_sample=False)[0, long:].tolist() == wanted
+        answers.append(wanted)
+    films = {"videos": FILMS[:1]} if kind == "onevision" else {}
+    texts, pictures = [row[0] for row in rows], [row[1] for row in rows]
+    batch = processor(text=texts, images=pictures, **films, **asked)
+    found = ours.generate(**batch, max_new_tokens=5, do_sample=False)
+    assert found[:, batch["input_ids"].shape[1] :].tolist() == answers

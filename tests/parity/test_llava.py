@@ -39,16 +39,23 @@ VARIANTS = {
     "several layers": {"vision_feature_layer": [-2, 1, 3], "vision_feature_select_strategy": "full"},
     "no bias": {"multimodal_projector_bias": False},
     "tied": {"tie_word_embeddings": True},
+    "siglip": {"tower": "Siglip", "vision_feature_select_strategy": "full", "vision_feature_layer": -1},
     "gelu tower": {"vision": {"hidden_act": "gelu", "layer_norm_eps": 1e-3}},
     "tied text": {"text": {"tie_word_embeddings": True}},
 }
 
 
+def tower_config(tower, settings):
+    """The config of a vision tower; only CLIP's has a width for projections."""
+    known = settings if tower == "CLIP" else {k: v for k, v in settings.items() if k != "projection_dim"}
+    return getattr(transformers, f"{tower}VisionConfig")(**known)
+
+
 def config(**changes):
-    text, vision = changes.pop("text", {}), changes.pop("vision", {})
+    text, vision, tower = changes.pop("text", {}), changes.pop("vision", {}), changes.pop("tower", "CLIP")
     return transformers.LlavaConfig(
         text_config=transformers.LlamaConfig(**{**TEXT, **text}),
-        vision_config=transformers.CLIPVisionConfig(**{**VISION, **vision}),
+        vision_config=tower_config(tower, {**VISION, **vision}),
         image_token_index=IMAGE,
         **changes,
     )
@@ -81,7 +88,8 @@ def one_row(batch):
 
 
 def full(config):
-    return config.vision_feature_select_strategy == "full"
+    """Whether a class token is among a picture's features: SigLIP's towers have none."""
+    return config.vision_feature_select_strategy == "full" and config.vision_config.model_type == "clip_vision_model"
 
 
 def read(*fields):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table, compiled
-from test_llava import IMAGE, TEXT, VISION
+from test_llava import IMAGE, TEXT, VISION, tower_config
 from writers import Feed, Illustrated
 
 from omniform.core.errors import ConfigError, InputError
@@ -24,15 +24,16 @@ VARIANTS = {
     "several layers": {"vision_feature_layer": [-2, 1], "multimodal_projector_bias": False},
     "tied": {"tie_word_embeddings": True},
     "tied text": {"text": {"tie_word_embeddings": True}, "projector_hidden_act": "relu"},
+    "siglip": {"tower": "Siglip", "vision": {"vision_use_head": False}, "vision_feature_select_strategy": "full"},
 }
 
 
 def config(**changes):
-    text, vision = changes.pop("text", {}), changes.pop("vision", {})
+    text, vision, tower = changes.pop("text", {}), changes.pop("vision", {}), changes.pop("tower", "CLIP")
     usual = {"image_grid_pinpoints": PINPOINTS, "vision_feature_select_strategy": "default"}  # CLIP's tower
     return transformers.LlavaOnevisionConfig(
         text_config=transformers.Qwen2Config(**{**TEXT, **text}),
-        vision_config=transformers.CLIPVisionConfig(**{**TOWER, **vision}),
+        vision_config=tower_config(tower, {**TOWER, **vision}),
         image_token_index=IMAGE,
         video_token_index=VIDEO,
         **{**usual, **changes},
@@ -151,7 +152,7 @@ class TestLlavaOnevision(Parity):
             "Model": Head("LlavaOnevisionModel", "AutoModel", Given(asked(("last_hidden_state",)))),
             "ForConditionalGeneration": Head(
                 "LlavaOnevisionForConditionalGeneration", "AutoModelForImageTextToText", Given(written_on, lesson),
-                everywhere=True, unused=("model.vision_tower.pooler",),
+                everywhere=True, unused=("model.vision_tower.pooler", "model.vision_tower.head"),
             ),
         },
         variants=VARIANTS,
