@@ -126,6 +126,7 @@ def pairs(tmp_path_factory):
     return {kind: pair(tmp_path_factory.mktemp(kind), kind) for kind in ("next", "onevision")}
 
 
+TEXT = {"type": "text", "text": "hello fox"}
 TEXTS = ["hello <image> the <image>", "world", "<image>\nfox"]
 CALLS = [
     {"images": PICTURES, "text": TEXTS},
@@ -181,6 +182,39 @@ def test_other_resolutions_for_one_call(pairs):
     found = ours(**asked)
     assert found["pixel_values"].shape[1] == theirs(**asked)["pixel_values"].shape[1] == 2
     assert (found["input_ids"] == ours.image_token_id).sum() == 4 * 4 + 4 * 5
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}"
+    "{% else %}<{{ c['type'] }}>{% endif %}{% endfor %}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["next", "onevision"])
+def test_chats_are_the_references(pairs, kind):
+    """Several pictures of one conversation are not cut into tiles by LLaVA-OneVision."""
+    ours, theirs = pairs[kind]
+    pictures = [Image.fromarray(one) for one in PICTURES]
+    chats = [
+        [{"role": "user", "content": [*({"type": "image", "image": one} for one in pictures[:count]), TEXT]}]
+        for count in (1, 0, 2)
+    ]
+    asked = {"chat_template": TEMPLATE, "tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+    found, expected = ours.apply_chat_template(chats, **asked), theirs.apply_chat_template(chats, **asked)
+    assert list(found) == list(expected)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+
+
+def test_a_processor_of_its_parts(pairs):
+    ours = pairs["onevision"][0]
+    made = omniform.LlavaOnevisionProcessor(ours.image_processor, ours.tokenizer, num_image_tokens=9)
+    assert type(made.video_processor).__name__ == "LlavaOnevisionVideoProcessor"
+    assert made(text="a <video>", videos=FILMS[:1])["input_ids"][0].count(ours.video_token_id) == 2 * 4 + 1
+    with pytest.raises(ConfigError, match="num_image_tokens"):
+        omniform.LlavaOnevisionProcessor(ours.image_processor, ours.tokenizer)(text="<image>", images=PICTURES[0])
+    with pytest.raises(ConfigError, match="vision_aspect_ratio"):
+        omniform.LlavaOnevisionProcessor(ours.image_processor, ours.tokenizer, vision_aspect_ratio="square")
 
 
 def model_pair(home: Path, kind: str, image: int, video: int):

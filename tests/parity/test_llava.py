@@ -232,6 +232,15 @@ def test_calls_that_ask_for_other_features(tmp_path):
             torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
         assert len(found.hidden_states) == len(expected.hidden_states)
+    ready = {"image": ours.get_image_features(batch["pixel_values"], **asked)}
+    told = {name: value for name, value in batch.items() if name != "pixel_values"}
+    torch.testing.assert_close(ours(**told, mm_encoder_outputs=ready).logits, ours(**batch, **asked).logits)
+    with pytest.raises(InputError, match=r"mm_encoder_outputs, pixel_values"):
+        ours(**batch, mm_encoder_outputs=ready)
+    with pytest.raises(InputError, match=r"8 placeholder tokens|10 placeholder tokens"):
+        ours(**told, mm_encoder_outputs={"image": ours.get_image_features(batch["pixel_values"])})
+    with pytest.raises(InputError, match=r"get_image_features or its like.*found Tensor"):
+        ours(**told, mm_encoder_outputs={"image": batch["pixel_values"]})
     with pytest.raises(InputError, match=r"vision_feature_select_strategy.*default or full.*'all'"):
         ours(**batch, vision_feature_select_strategy="all")
     with pytest.raises(TypeError, match="image_sizes"):

@@ -22,7 +22,7 @@ from omniform.core.batch import Facts, Item, Modality, Span
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.errors import ConfigError, InputError
 from omniform.core.host import is_readable
-from omniform.core.outputs import BaseModelOutput
+from omniform.core.outputs import BaseModelOutput, MediaFeatures
 from omniform.core.spans import find_spans
 
 NAMES: Final[Mapping[Modality, str]] = {"image": "pictures", "audio": "sounds", "video": "videos"}
@@ -40,6 +40,8 @@ class Among(Stepped, total=False):
         vision_feature_layer: which hidden states of the vision tower are read, if not those that the config says.
         vision_feature_select_strategy: whether its class token is left out (``"default"``) or not (``"full"``).
         vision_aspect_ratio: how many tiles' worth of vectors a picture may have (``"anyres_max_9"``).
+        mm_encoder_outputs: by modality, what encoders gave already (``get_image_features`` and its like); those items'
+            inputs are then not given.
         media_facts: what is known of the items on the host, by modality: :meth:`Multimodal.arrive` tells it, and who
             traces a model hands it in.
     """
@@ -51,6 +53,7 @@ class Among(Stepped, total=False):
     vision_feature_layer: int | Sequence[int] | None
     vision_feature_select_strategy: str | None
     vision_aspect_ratio: str | None
+    mm_encoder_outputs: Mapping[Modality, MediaFeatures] | None
     media_facts: Mapping[Modality, Sequence[Facts]] | None
 
 
@@ -65,7 +68,7 @@ class Merged(Among, total=False):
 
 
 _STEPPED: Final = frozenset(Stepped.__annotations__)
-_MEDIA: Final = frozenset(Merged.__annotations__) - _STEPPED - {"media_facts"}
+_MEDIA: Final = frozenset(Merged.__annotations__) - _STEPPED - {"media_facts", "mm_encoder_outputs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +234,11 @@ class Multimodal(LanguageModel):
     def arrive(self, inputs: dict[str, object]) -> None:
         media = self.media(inputs)
         there = [(medium, given) for medium in media if (given := _own(medium, inputs))]
-        if there and inputs.get("input_ids") is None:
-            names = " and ".join(NAMES[medium.modality] for medium, _ in there)
+        ready = {medium.modality: made for medium in media if (made := _ready(medium, inputs)) is not None}
+        if twice := [medium.inputs[0] for medium, _ in there if medium.modality in ready]:
+            raise InputError("these items are given, and encoded as well", where=f"mm_encoder_outputs, {twice[0]}")
+        if (there or ready) and inputs.get("input_ids") is None:
+            names = " and ".join(NAMES[kind] for kind in (*(medium.modality for medium, _ in there), *ready))
             raise InputError(f"{names} need the text's ids to find their places", where="input_ids", found="none")
         self.language_model.arrive(inputs)
         ids = inputs.get("input_ids")
@@ -242,7 +248,8 @@ class Multimodal(LanguageModel):
             inputs["media_facts"] = {medium.modality: medium.facts(given) for medium, given in there}
         facts = cast("Mapping[Modality, Sequence[Facts]]", inputs.get("media_facts") or {})
         for medium in media:
-            lengths = medium.lengths(facts.get(medium.modality, ()))
+            made = ready.get(medium.modality)
+            lengths = medium.lengths(facts.get(medium.modality, ())) if made is None else [len(one) for one in made]
             # On an accelerator placeholders are counted where there are items: too few of them would end its work.
             if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
                 find_spans(ids, medium.token_id, lengths, medium.modality)
@@ -257,12 +264,12 @@ class Multimodal(LanguageModel):
         embeds = self.embed(input_ids)
         facts = given.get("media_facts") or {}
         for medium in self.media(given):
-            own = _own(medium, given)
-            if own:
-                made = medium.encode(own, facts.get(medium.modality))
+            own, ready = _own(medium, given), _ready(medium, given)
+            if own or ready is not None:
+                made = medium.encode(own, facts.get(medium.modality)) if ready is None else torch.cat(ready)
                 marked = (input_ids == medium.token_id)[..., None]
                 embeds = embeds.masked_scatter(marked, made.to(embeds))
-                vectors[medium.modality] = medium.told(made, own)
+                vectors[medium.modality] = medium.told(made, own) if ready is None else made
         return embeds, vectors
 
     def read(
@@ -333,6 +340,25 @@ def _own(medium: Medium, given: Mapping[str, object]) -> dict[str, Tensor]:
     if not isinstance(main, Tensor) or not main.shape[0]:
         return {}
     return {name: value for name in medium.inputs if isinstance(value := given.get(name), Tensor)}
+
+
+def _ready(medium: Medium, given: Mapping[str, object]) -> tuple[Tensor, ...] | None:
+    """The vectors of each item, where a caller has had them encoded."""
+    outputs = given.get("mm_encoder_outputs")
+    if outputs is None:
+        return None
+    if not isinstance(outputs, Mapping):
+        raise InputError("outputs come by modality", where="mm_encoder_outputs", found=type(outputs).__name__)
+    out = outputs.get(medium.modality)
+    vectors = out.pooler_output if isinstance(out, MediaFeatures) else None
+    if out is not None and vectors is None:
+        raise InputError(
+            "this is not what an encoder of the model gives",
+            where=f"mm_encoder_outputs[{medium.modality!r}]",
+            expected="what get_image_features or its like returns",
+            found=type(out).__name__,
+        )
+    return None if vectors is None else tuple(vectors)
 
 
 def _first_runs(spans: Iterable[Span]) -> list[Span]:

@@ -24,7 +24,7 @@ from omniform.inputs.processors.options import CallOptions
 from omniform.inputs.processors.placed import PlacedProcessor, Slot, Taken
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
-from omniform.inputs.videos.processor import VideoProcessor
+from omniform.inputs.videos.processor import LlavaOnevisionVideoProcessor, VideoProcessor
 
 _BY_ROW = "images_by_row"
 
@@ -81,7 +81,7 @@ class LlavaOnevisionProcessor(PlacedProcessor):
     Args:
         image_processor: of the pictures.
         tokenizer: of the texts; it must know both tokens.
-        video_processor: of the videos.
+        video_processor: of the videos; the family's usual one by default.
         num_image_tokens: features that the vision tower gives of a picture.
         vision_feature_select_strategy: ``"default"`` leaves the first of them (the class token) out, ``"full"`` not.
         chat_template: the template for conversations; by default the tokenizer's.
@@ -102,7 +102,7 @@ class LlavaOnevisionProcessor(PlacedProcessor):
         self,
         image_processor: ImageProcessor,
         tokenizer: Tokenizer,
-        video_processor: VideoProcessor,
+        video_processor: VideoProcessor | None = None,
         num_image_tokens: int | None = None,
         vision_feature_select_strategy: str | None = None,
         chat_template: ChatTemplates = None,
@@ -123,7 +123,7 @@ class LlavaOnevisionProcessor(PlacedProcessor):
             )
         self._most = most
         self.image_processor = image_processor
-        self.video_processor = video_processor
+        self.video_processor = LlavaOnevisionVideoProcessor() if video_processor is None else video_processor
         self.num_image_tokens = num_image_tokens
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.vision_aspect_ratio = vision_aspect_ratio
