@@ -379,7 +379,7 @@ def _of_task(name: str) -> object:
 def _of_inputs(name: str) -> object:
     """A processor of pictures, videos or sounds by its kind (``ViTImageProcessor``, ``WhisperFeatureExtractor``)."""
     if name.endswith("VideoProcessor"):
-        from omniform.inputs.videos.processor import VIDEO_PROCESSORS
+        from omniform.inputs.videos.kinds import VIDEO_PROCESSORS
 
         return VIDEO_PROCESSORS.get(name)
     if name.endswith(("Processor", "ProcessorWithLM")) and not name.endswith("ImageProcessor"):

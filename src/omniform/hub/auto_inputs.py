@@ -458,7 +458,8 @@ class Checkpoint:
         named = self.model.get("image_processor_type") or IMAGE_PROCESSORS.get(str(self.model.get("model_type")))
         assumed = named if isinstance(named, str) else None
         if settings:
-            known = {field.name for field in fields(image_processor(file, where=where, default_type=assumed).options)}
+            usual = image_processor(file, where=where, default_type=assumed)
+            known = {field.name for field in fields(usual.options)} | {*usual.beside}
             check_arguments(callee, settings, {*known, *_OLD_IMAGE_SETTINGS, *WHERE_ARGUMENTS})
         return image_processor({**file, **settings}, where=where, default_type=assumed)
 

@@ -1267,6 +1267,10 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "owlvit": "OwlViTImageProcessor",
     "owlvit_vision_model": "OwlViTImageProcessor",
     "phi4_multimodal": "Phi4MultimodalImageProcessor",
+    "qwen2_5_vl": "Qwen2VLImageProcessor",
+    "qwen2_vl": "Qwen2VLImageProcessor",
+    "qwen3_vl": "Qwen2VLImageProcessor",
+    "qwen3_vl_moe": "Qwen2VLImageProcessor",
     "resnet": "ConvNextImageProcessor",
     "rt_detr": "RTDetrImageProcessor",
     "rt_detr_resnet": "RTDetrImageProcessor",
@@ -1296,6 +1300,10 @@ IMAGE_PROCESSORS: dict[str, str] = {
 
 VIDEO_PROCESSORS: dict[str, str] = {
     "llava_onevision": "LlavaOnevisionVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "qwen3_vl_moe": "Qwen3VLVideoProcessor",
     "timesformer": "TimesformerVideoProcessor",
     "videomae": "VideoMAEVideoProcessor",
 }
@@ -1342,6 +1350,10 @@ PROCESSORS: dict[str, str] = {
     "owlv2": "Owlv2Processor",
     "owlvit": "OwlViTProcessor",
     "phi4_multimodal": "Phi4MultimodalProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+    "qwen3_vl_moe": "Qwen3VLProcessor",
     "sam": "SamProcessor",
     "sam2": "Sam2Processor",
     "sew": "Wav2Vec2Processor",

@@ -116,7 +116,14 @@ TEXT = (
 )
 FAMILY = (
     Builder("qwen2_5_vl", read, base_keys_before_2025, prefix="")
-    .public(config="Qwen2_5_VLConfig", tokenizer="Qwen2Tokenizer", row="image, video and text to text")
+    .public(
+        config="Qwen2_5_VLConfig",
+        tokenizer="Qwen2Tokenizer",
+        image_processor="Qwen2VLImageProcessor",
+        video_processor="Qwen2VLVideoProcessor",
+        processor="Qwen2_5_VLProcessor",
+        row="image, video and text to text",
+    )
     .begins(parted_beginning)
     .base("Qwen2_5_VLModel", build)
     .architecture("Qwen2_5_VLForConditionalGeneration", ("image-text-to-text",), causal_lm, head_keys_before_2025)

@@ -77,6 +77,9 @@ FAMILY = (
     .public(
         config="Qwen2VLConfig",
         tokenizer="Qwen2Tokenizer",
+        image_processor="Qwen2VLImageProcessor",
+        video_processor="Qwen2VLVideoProcessor",
+        processor="Qwen2VLProcessor",
         row="image, video and text to text",
     )
     .begins(parted_beginning)

@@ -36,7 +36,14 @@ TEXT = (
 )
 FAMILY = (
     Builder("qwen3_vl", read, parts_keys, prefix="model")
-    .public(config="Qwen3VLConfig", tokenizer="Qwen2Tokenizer", row="image, video and text to text")
+    .public(
+        config="Qwen3VLConfig",
+        tokenizer="Qwen2Tokenizer",
+        image_processor="Qwen2VLImageProcessor",
+        video_processor="Qwen3VLVideoProcessor",
+        processor="Qwen3VLProcessor",
+        row="image, video and text to text",
+    )
     .begins(parted_beginning)
     .base("Qwen3VLModel", SeeingConfig.deep)
     .head("Qwen3VLForConditionalGeneration", "image-text-to-text", SeeingConfig.deep_lm)

@@ -105,7 +105,14 @@ TEXT = (
 )
 FAMILY = (
     Builder("qwen3_vl_moe", read, parts_keys, prefix="model")
-    .public(config="Qwen3VLMoeConfig", tokenizer="Qwen2Tokenizer", row="image, video and text to text")
+    .public(
+        config="Qwen3VLMoeConfig",
+        tokenizer="Qwen2Tokenizer",
+        image_processor="Qwen2VLImageProcessor",
+        video_processor="Qwen3VLVideoProcessor",
+        processor="Qwen3VLProcessor",
+        row="image, video and text to text",
+    )
     .begins(parted_beginning)
     .base("Qwen3VLMoeModel", SeeingConfig.deep)
     .head("Qwen3VLMoeForConditionalGeneration", "image-text-to-text", causal_lm)

@@ -454,6 +454,11 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "num_labels": (_count, "a whole number"),
     "num_text": (_count, "a whole number"),
     "image_grid_pinpoints": (_resolutions, "a list of heights and widths, at least one"),
+    **dict.fromkeys(
+        ("patch_size", "temporal_patch_size", "merge_size", "min_frames", "max_frames", "max_video_tokens"),
+        (_positive, "a whole number above 0"),
+    ),
+    "cap_pixels_per_frame": _FLAG,
     "repo_path": (_text, "a text"),
     "class_info_file": (_text, "a text"),
     "metadata": (_metadata, "an object with names by numbers, thing_ids and class_names"),

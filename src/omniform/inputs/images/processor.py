@@ -80,6 +80,8 @@ class ImageProcessor(BaseImageProcessor):
     """
 
     model_input_names: ClassVar[Sequence[str]] = ("pixel_values",)
+    beside: ClassVar[tuple[str, ...]] = ()
+    """Names by which files and calls may say an option that has another name."""
 
     def __init__(self, kind: Kind, options: ImageOptions, extra: Mapping[str, object] | None = None) -> None:
         self.kind = kind

@@ -22,6 +22,7 @@ from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
 from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
 from omniform.inputs.images.phi4 import Phi4ImageProcessor
+from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, PatchOptions, modern_pixels, packed
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
 from omniform.inputs.images.semantic import (
@@ -234,7 +235,15 @@ def _in_squares() -> tuple[Kind, ...]:
     return (Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),)
 
 
+def _packed() -> tuple[Kind, ...]:
+    """Kinds that cut pictures of any size into patches."""
+    qwen = PatchOptions(
+        size=USUAL_PIXELS, resample=_BICUBIC, do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL
+    )  # fmt: skip
+    return (Kind("Qwen2VLImageProcessor", qwen, False, packed, PackedImageProcessor, modern_pixels),)
+
+
 KINDS: Final[Mapping[str, Kind]] = {
-    kind.name: kind for kind in (*_plain(), *_dense(), *_finding(), *_tiled(), *_in_squares())
+    kind.name: kind for kinds in (_plain, _dense, _finding, _tiled, _in_squares, _packed) for kind in kinds()
 }
 """Every type of processor, by the name that files give it."""

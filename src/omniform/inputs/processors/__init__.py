@@ -23,6 +23,7 @@ from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
+from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, ViltProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
@@ -47,6 +48,9 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OwlViTProcessor,
         Owlv2Processor,
         Phi4MultimodalProcessor,
+        Qwen2VLProcessor,
+        Qwen2_5_VLProcessor,
+        Qwen3VLProcessor,
         Sam2Processor,
         SamProcessor,
         SiglipProcessor,

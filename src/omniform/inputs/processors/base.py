@@ -340,7 +340,7 @@ _ARGUMENTS: Mapping[Modality, str] = {"image": "images", "video": "videos", "aud
 
 def image_options(processor: ImageProcessor) -> frozenset[str]:
     """The options of an image processor's call."""
-    return frozenset(field.name for field in fields(processor.options)) | {"media_access"}
+    return frozenset(field.name for field in fields(processor.options)) | {"media_access", *processor.beside}
 
 
 def video_options(processor: VideoProcessor) -> frozenset[str]:

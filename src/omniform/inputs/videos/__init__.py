@@ -1,8 +1,9 @@
 """Videos: from any source to the tensors that models read."""
 
+from omniform.inputs.videos.kinds import VIDEO_PROCESSORS
 from omniform.inputs.videos.load import load_video
 from omniform.inputs.videos.metadata import VideoMetadata
-from omniform.inputs.videos.processor import VIDEO_PROCESSORS, BaseVideoProcessor, VideoProcessor
+from omniform.inputs.videos.processor import BaseVideoProcessor, VideoProcessor
 from omniform.inputs.videos.sampling import default_sample_indices_fn
 
 __all__ = [

@@ -25,11 +25,11 @@ from omniform.inputs.images.options import ImageOptions, as_json, changed, saved
 from omniform.inputs.images.plans import unpadded
 from omniform.inputs.images.processor import TensorKind, as_kind
 from omniform.inputs.images.sizes import Exact, ShortestEdge
-from omniform.inputs.images.steps import through
+from omniform.inputs.images.steps import Step, through
 from omniform.inputs.media_access import MediaAccess, checked_access
 from omniform.inputs.videos.load import read_frames
 from omniform.inputs.videos.metadata import VideoMetadata, metadata_of
-from omniform.inputs.videos.sampling import Indices, default_sample_indices_fn
+from omniform.inputs.videos.sampling import Indices, Sampler, default_sample_indices_fn
 
 logger = logging.getLogger("omniform")
 
@@ -183,11 +183,8 @@ class VideoProcessor(BaseVideoProcessor):
         options = self._changed(return_tensors, overrides)
         films = films_of(videos)
         told = metadata_of(video_metadata, len(films))
-        plan = unpadded(options, TORCHVISION)
         access = checked_access(media_access)
-        sample = None
-        if options.do_sample_frames:
-            sample = partial(self.sample_frames, num_frames=options.num_frames, fps=options.fps)
+        sample = self._sampler(options)
         tensors, metadata, total = [], [], 0
         for number, film in enumerate(films):
             where = f"videos[{number}]" if len(films) > 1 else "video"
@@ -203,12 +200,27 @@ class VideoProcessor(BaseVideoProcessor):
             )
             total += len(frames) * frames.shape[2] * frames.shape[3]
             frames = frames if options.device is None else frames.to(options.device)
-            tensors.append(through((*plan.shaping, *plan.valuing), frames))
+            tensors.append(through(self._steps(options, frames), frames))
             metadata.append(known)
-        batch = Batch({self.model_input_names[0]: gathered(tensors, options.return_tensors)})
+        batch = self._batch(tensors, options)
         if options.return_metadata:
             batch["video_metadata"] = metadata
         return batch
+
+    def _sampler(self, options: VideoOptions) -> Sampler | None:
+        """Which frames are taken; None for all."""
+        if not options.do_sample_frames:
+            return None
+        return partial(self.sample_frames, num_frames=options.num_frames, fps=options.fps)
+
+    def _steps(self, options: VideoOptions, frames_TCHW: Tensor) -> tuple[Step, ...]:
+        """What is done to the frames of a video."""
+        plan = unpadded(options, TORCHVISION)
+        return (*plan.shaping, *plan.valuing)
+
+    def _batch(self, tensors: Sequence[Tensor], options: VideoOptions) -> Batch:
+        """The model's inputs, of all videos."""
+        return Batch({self.model_input_names[0]: gathered(tensors, options.return_tensors)})
 
     def preprocess(self, videos: object, *args: object, **kwargs: object) -> Batch:
         """The same as calling the processor."""
@@ -348,7 +360,9 @@ class LlavaOnevisionVideoProcessor(VideoProcessor):
     )
 
 
-VIDEO_PROCESSORS: Final[Mapping[str, type[VideoProcessor]]] = {
-    kind.__name__: kind for kind in (LlavaOnevisionVideoProcessor, TimesformerVideoProcessor, VideoMAEVideoProcessor)
-}
-"""The classes, by their names in files."""
+WHOLE: Final[tuple[type[VideoProcessor], ...]] = (
+    LlavaOnevisionVideoProcessor,
+    TimesformerVideoProcessor,
+    VideoMAEVideoProcessor,
+)
+"""The classes whose frames stay whole."""
