@@ -534,10 +534,8 @@ class Checkpoint:
         images: ImageProcessor | None = None
         audio: FeatureExtractor | None = None
         if "image_processor" in kind.needs:
-            options = {
-                *_OLD_IMAGE_SETTINGS,
-                *(field.name for field in fields(self.image_processor({}, callee).options)),
-            }
+            usual = self.image_processor({}, callee)
+            options = {*_OLD_IMAGE_SETTINGS, *(field.name for field in fields(usual.options)), *usual.beside}
             known |= options
             images = self.image_processor({k: v for k, v in settings.items() if k in options}, callee)
         videos: VideoProcessor | None = None

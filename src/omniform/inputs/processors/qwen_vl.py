@@ -139,7 +139,12 @@ class Qwen2VLProcessor(PlacedProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*super().model_input_names, "mm_token_type_ids"]
+        films = self.video_processor.model_input_names
+        return [*self.image_processor.model_input_names, *self.tokenizer.model_input_names, *films, *self._told()]
+
+    def _told(self) -> tuple[str, ...]:
+        """The names of the inputs that tell of pictures and films beside their pixels."""
+        return ("mm_token_type_ids",)
 
 
 class Qwen2_5_VLProcessor(Qwen2VLProcessor):  # noqa: N801
@@ -148,9 +153,8 @@ class Qwen2_5_VLProcessor(Qwen2VLProcessor):  # noqa: N801
     def _known_of(self, films: Sequence[VideoMetadata]) -> Mapping[str, object]:
         return {"second_per_grid_ts": [self._time() / film.sampled_fps for film in films]}
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return [*super().model_input_names[:-1], "second_per_grid_ts", "mm_token_type_ids"]
+    def _told(self) -> tuple[str, ...]:
+        return ("second_per_grid_ts", "mm_token_type_ids")
 
 
 class Qwen3VLProcessor(Qwen2VLProcessor):

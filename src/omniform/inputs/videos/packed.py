@@ -86,8 +86,9 @@ class PackedVideoProcessor(VideoProcessor):
         pixel_range(given, usual if isinstance(usual, PixelRange) else self._usual(), None, InputError)
         if given.get("num_frames") is not None and given.get("fps") is not None:
             raise InputError("num_frames and fps exclude each other", where="num_frames", remedy="Leave one out.")
-        if given.get("num_frames") is not None:
-            given["fps"] = None
+        for one, other in (("num_frames", "fps"), ("fps", "num_frames")):
+            if given.get(one) is not None:
+                given[other] = None  # what a call says counts, and not the other number of the file
         return super()._changed(return_tensors, given)
 
     def _sampler(self, options: VideoOptions) -> Sampler | None:
