@@ -446,7 +446,6 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "include_top": _FLAG,
     "do_flip_channel_order": _FLAG,
     "size_divisor": (_count, "a whole number"),
-    "patch_size": (_positive, "a whole number above 0"),
     "dynamic_hd": (_positive, "a whole number above 0"),
     "keep_aspect_ratio": _FLAG,
     "ensure_multiple_of": (_share, "a number above 0"),

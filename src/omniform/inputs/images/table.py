@@ -21,8 +21,8 @@ from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcess
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
 from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
-from omniform.inputs.images.phi4 import Phi4ImageProcessor
 from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, PatchOptions, modern_pixels, packed
+from omniform.inputs.images.phi4 import Phi4ImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
 from omniform.inputs.images.semantic import (
