@@ -30,7 +30,7 @@ class RowLayout:
     """
 
     positions: Tensor | None = None
-    shift: int = 0
+    shift: float = 0
     bidirectional: tuple[tuple[int, int], ...] = ()
 
     def of(self, first: int, stop: int) -> Tensor:

@@ -225,6 +225,10 @@ class Model(PushToHub, Composed):
         """The part that keeps state between steps: the decoder, where there is one."""
         return self
 
+    def keepers(self) -> tuple[HasModules, ...]:
+        """All such parts, each of which keeps a state of its own: several in models that feed one another."""
+        return (self.keeper(),)
+
     def step(
         self,
         tokens: Tensor,

@@ -104,7 +104,8 @@ class PreTrainedModel(Surface):
         for module in self.modules():  # a part that was a model for a moment numbered its own
             if isinstance(module, StatefulModule):
                 module.slot = StatefulModule.slot
-        number_mixers(self.keeper())
+        for keeper in self.keepers():
+            number_mixers(keeper)
         self.bind(origin_of(kind, config))
         _fix_padding(self, config.get_text_config())
         _name_inner(self, place.family, config)

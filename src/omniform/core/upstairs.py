@@ -22,6 +22,7 @@ Door = Literal[
     "engine.transitions:transition_scores",
     "engine.streaming:astream",
     "engine.streaming:stream_pieces",
+    "engine.talking:stream_speech",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
     "hub.lookup:cached_file",

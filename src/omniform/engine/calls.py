@@ -358,7 +358,9 @@ def mask_of(named: Mapping[str, object], asked: Asked) -> Tensor | None:
 
 def features_of(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
     """The inputs that are tensors, where the model is, and as precise as it is."""
-    return _features(model, {name: value for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))})
+    return _features(
+        model, {name: value for name, value in named.items() if isinstance(value, (Tensor, np.ndarray, bool))}
+    )
 
 
 def _features(model: Generative, named: Mapping[str, object]) -> dict[str, Tensor]:
@@ -399,9 +401,9 @@ def _mask(value: object, name: str) -> Tensor | None:
 
 
 def _tensor(value: object, name: str) -> Tensor:
-    """A dense tensor with values, of a tensor or an array."""
+    """A dense tensor with values, of a tensor, an array, or of what is so or not."""
     try:
-        tensor = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
+        tensor = torch.as_tensor(value) if isinstance(value, (np.ndarray, bool)) else value
         if isinstance(tensor, Tensor) and not tensor.is_meta:
             return tensor.to_dense() if tensor.layout is not torch.strided else tensor
     except (TypeError, ValueError, RuntimeError):

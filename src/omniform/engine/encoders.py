@@ -292,7 +292,8 @@ class Encoders:
         for start, vectors in prompt.vectors:
             found.append(Placed(start, len(vectors), digest({"vectors": vectors}), vectors))
         request.placed = tuple(found)
-        request.layout = self._model.layout(prompt.tokens, items, spans)
+        told = prompt.layout
+        request.layout = self._model.layout(prompt.tokens, items, spans) if told is None else told
         request.rows = [Row(list(prompt.tokens), len(prompt.tokens), nameless=prompt.tokens.count(NAMELESS))]
 
     def vectors(self, placed: Placed) -> Tensor:

@@ -22,6 +22,7 @@ from omniform.engine.contrasts import contrast_of
 from omniform.engine.drafters import Drafters
 from omniform.engine.drafts import place_drafts
 from omniform.engine.encoders import Encoders
+from omniform.engine.feeding import Feeder
 from omniform.engine.guided import grammar_in
 from omniform.engine.handle import Handle
 from omniform.engine.handover import Handover, Legacy
@@ -243,6 +244,7 @@ class Engine:
         legacy: Legacy | None = None,
         notes: PromptNotes | None = None,
         company: Company | None = None,
+        feeder: Feeder | None = None,
     ) -> Request:
         """Put a prompt that was understood into the queue; somebody has to call :meth:`step`.
 
@@ -256,6 +258,7 @@ class Engine:
             legacy: collects what its rows leave behind.
             notes: notes how likely its prompt's tokens are, instead of what the settings ask for.
             company: the beam searches that end together with this one.
+            feeder: makes what its rows read next of what they have written.
 
         Raises:
             InputError: the request can never fit into the engine's memory.
@@ -269,7 +272,7 @@ class Engine:
         request.seed = read.seed if seed is None else seed
         if lane is not None:
             request.lane, request.lanes = lane
-        request.parts, request.legacy, request.company = parts, legacy, company
+        request.parts, request.legacy, request.company, request.feeder = parts, legacy, company, feeder
         request.adapter = self.adapters.asked(parts)
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes

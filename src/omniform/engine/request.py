@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from omniform.engine.beam_strategy import Company
     from omniform.engine.contrasts import Contrast
     from omniform.engine.drafts import Drafter
+    from omniform.engine.feeding import Feeder
     from omniform.engine.guides import Grammar, Matcher
     from omniform.engine.handover import Given, Legacy
     from omniform.engine.hooks import Hooks
@@ -53,6 +54,7 @@ class Prompt:
         vectors: what stands in the place of tokens' own vectors, and from which token on. Shape: [n, D] each.
         given: state that it begins with; None where all is to be computed.
         columns: which columns of the caller's batch its tokens stand in, Shape: [n]; None for the last ones.
+        layout: where its tokens stand, where the caller knows; None where the model says it.
     """
 
     tokens: tuple[int, ...]
@@ -63,6 +65,7 @@ class Prompt:
     vectors: tuple[tuple[int, Tensor], ...] = ()
     given: Given | None = None
     columns: Tensor | None = None
+    layout: RowLayout | None = None
 
     @property
     def brought(self) -> int:
@@ -271,6 +274,7 @@ class Row:
         proposals: what was drawn for its next places, and from which distributions; empty where nothing was.
         kept: a state of fixed size as it was before such tokens were read, and how much was computed then.
         history: what the rules remember of it.
+        fed: what stands in the place of each token that it wrote, where that is not the token's own vector.
     """
 
     tokens: list[int]
@@ -298,6 +302,7 @@ class Row:
     shadow: Row | None = None
     is_shadow: bool = False
     history: History | None = None
+    fed: list[Placed] = field(default_factory=list)
 
     def take_drafts(self, kept: int = 0) -> list[int]:
         """Strike out the guesses but for the first ``kept``; returns those that were struck out."""
@@ -345,6 +350,7 @@ class Row:
         copy.guide = None if self.guide is None else self.guide.copy()
         copy.is_shadow = self.is_shadow
         copy.history = None if self.history is None else self.history.copy()
+        copy.fed = [*self.fed]
         if self.lane is not None:
             copy.lane, copy.lanes = self.lane + number - self.number, self.lanes
         return copy
@@ -399,6 +405,7 @@ class Request:
         legacy: collects what its rows leave behind; None where nobody wants it.
         notes: how likely its prompt's own tokens are; None where nobody asks.
         company: the beam searches that end together with its own; None for none.
+        feeder: makes what its rows read next of what they have written; None where that is the token itself.
         adapter: the adapter that it computes with; None for what the model does by itself.
         alone: to be computed in a step of its own, because a step that it was in failed.
         begun: it has had blocks; what it reuses after it was preempted is its own.
@@ -436,6 +443,7 @@ class Request:
     legacy: Legacy | None = None
     notes: PromptNotes | None = None
     company: Company | None = None
+    feeder: Feeder | None = None
     adapter: str | None = None
     alone: bool = False
     begun: bool = False
@@ -493,9 +501,12 @@ class Request:
         """What the decoder has to know of the prompt of one of its rows: shadows read text alone."""
         return PLAIN if row.is_shadow else self.layout
 
-    def placed_of(self, row: Row) -> tuple[Placed, ...]:
-        """Which tokens of one of its rows stand for what."""
-        return () if row.is_shadow else self.placed
+    def placed_of(self, row: Row, first: int, stop: int) -> tuple[Placed, ...]:
+        """Which tokens of one of its rows stand for what; those it wrote only from ``first`` to ``stop``."""
+        if row.is_shadow:
+            return ()
+        fed = row.fed[max(0, first - row.prompt) : max(0, stop - row.prompt)]
+        return (*self.placed, *fed) if fed else self.placed
 
 
 def _with_shadows(rows: list[Row]) -> list[Row]:

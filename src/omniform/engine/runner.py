@@ -133,7 +133,7 @@ class Runner:
         with self._adapters.step(plan.chunks, wants, scored):
             embeds = model.embed(named)
             for chunk, segment in zip(plan.chunks, segments, strict=True):
-                if chunk.request.placed:
+                if chunk.request.placed or chunk.row.fed:
                     embeds = self._place_features(embeds, chunk, segment)
             for pool in self._pools:
                 self._begin(pool, plan.chunks)
@@ -161,7 +161,7 @@ class Runner:
         Features may be wider than tokens' vectors, which then have zeros behind their own numbers (deep stacks).
         """
         first, stop = segment.past, segment.past + segment.count
-        for placed in chunk.request.placed_of(chunk.row):
+        for placed in chunk.request.placed_of(chunk.row, first, stop):
             low, high = max(first, placed.start), min(stop, placed.start + placed.length)
             if low < high:
                 part = self._encoders.vectors(placed)[placed.within(low) : placed.within(high)]

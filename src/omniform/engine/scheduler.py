@@ -390,7 +390,7 @@ class Scheduler:
             whole = blake2b(before, digest_size=16)
             first = number * size
             whole.update(repr(row.tokens[first : first + size]).encode())
-            for placed in request.placed_of(row):
+            for placed in request.placed_of(row, first, first + size):
                 if placed.start < first + size and placed.start + placed.length > first:
                     whole.update(placed.content + str(placed.within(first)).encode())
             self._digest_layout(whole, row, request, first)

@@ -82,6 +82,7 @@ class Writer:
                 if row.written == 0 and len(request.rows) == 1:
                     entries += [(request, twin, here) for twin in self._twins(request, row)]
         self._write_rows(entries, logits_RV, chosen_by)
+        self._feed(outputs)
         ready = self._looked_at(list(together.values()))
         for theirs in ready:
             self._advance(theirs)
@@ -93,6 +94,22 @@ class Writer:
         guided = {id(o.chunk.request): o.chunk.request for o in outputs if o.chunk.request.grammar is not None}
         if guided:
             begin_masks(guided.values())
+
+    def _feed(self, outputs: Sequence[ChunkOutput]) -> None:
+        """Let what feeds rows make what they read next; the rows of one feeder go together."""
+        fed: dict[int, list[ChunkOutput]] = {}
+        for output in outputs:
+            request, row = output.chunk.request, output.chunk.row
+            if request.feeder is not None and output.scored and row.finished is None and not request.over:
+                fed.setdefault(id(request.feeder), []).append(output)
+        for theirs in fed.values():
+            feeder = theirs[0].chunk.request.feeder
+            assert feeder is not None
+            try:
+                feeder.feed([output.chunk.row for output in theirs], torch.stack([o.hidden[-1] for o in theirs]))
+            except Exception as error:
+                for output in theirs:
+                    self.fail(output.chunk.request, error)
 
     def _note(self, request: Request, row: Row, output: ChunkOutput) -> None:
         """Note how likely the prompt's tokens were; a request that wants no more than that is over at their end."""

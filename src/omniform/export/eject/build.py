@@ -91,7 +91,8 @@ def built(family: Family, architecture: Architecture, raw: Mapping[str, object])
     for module in model.modules():
         if isinstance(module, StatefulModule):
             module.slot = StatefulModule.slot
-    number_mixers(model.keeper())
+    for keeper in model.keepers():
+        number_mixers(keeper)
     return Built(model, raw, keys, made, spec, common, own)
 
 
