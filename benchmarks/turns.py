@@ -81,5 +81,5 @@ def table(title: str, unit: str, scale: float, contests: Mapping[str, Contest]) 
     for name, one in contests.items():
         ratios = [f"{ratio:.2f} x{' (missed)' if who in one.missed else ''}" for who, ratio in one.ratios.items()]
         numbers = [f"{median * scale:,.{2 if scale == 1 else 0}f}" for median in one.medians.values()]
-        lines.append([name, *numbers, *ratios, *(f"{value:.2g}" for value in one.facts.values())])
+        lines.append([name, *numbers, *ratios, *(f"{value:.4g}" for value in one.facts.values())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

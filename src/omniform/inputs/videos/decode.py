@@ -33,7 +33,7 @@ FORMATS: Final = (
 """Containers that are read, by FFmpeg's names."""
 
 
-FAR: Final = 64
+FAR: Final = 12
 """Frames this far apart are worth a look at where keyframes are, so that those between them need not be decoded."""
 
 
