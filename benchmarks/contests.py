@@ -1,4 +1,4 @@
-"""The command line of benchmarks that stand beside the reference, part by part: ``vision.py``, ``audio.py``, ``multimodal.py``."""
+"""The command line of benchmarks beside the reference, part by part (``vision.py``, ``audio.py``, ``multimodal.py``)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Text with pictures, sounds and films, omniform beside the reference: ``python benchmarks/multimodal.py [PART ...]``.
 
-``mixed``: 24 requests at once (texts, one and three pictures, sounds, a picture that comes again), beside the reference's
-best way: the fastest of one after another and batches of like ones.
+``mixed``: 24 requests at once (texts, one and three pictures, sounds, a picture that comes again), beside the
+reference's best way: the fastest of one after another and batches of like ones.
 ``again``: how soon a second question about the same picture is answered, beside the first.
 ``films``: 32 frames of a minute of film.
 
 Times: one process, one thread by default, in turns whose order turns round. What is quoted is the median of the
-processor time, which other work on the machine disturbs least (with more threads, and in ``again``, of the clock's), and
-ratios of medians. ``--tiny`` tests the benchmark and measures nothing.
+processor time, which other work on the machine disturbs least (with more threads, and in ``again``, of the clock's),
+and ratios of medians. ``--tiny`` tests the benchmark and measures nothing.
 """
 
 from __future__ import annotations

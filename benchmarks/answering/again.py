@@ -1,4 +1,4 @@
-"""How soon a second question about the same picture is answered: a decoder's state and what its encoder made are kept."""
+"""How soon a second question about the same picture is answered: what decoder and encoder made is kept."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import VOCABULARY, word_pieces
 
-from omniform.core.errors import InputError
+from omniform.core.errors import InputError, UnknownArgumentError
 from reference import omniform, saved_reference, transformers
 
 NEW = 5
@@ -82,3 +83,39 @@ def test_answers_that_are_written(tmp_path: Path) -> None:
             assert ours(image=image, question=question, max_new_tokens=NEW) == expected
     both = ours([{"image": image, "question": QUESTIONS[0]} for image in PICTURES], max_new_tokens=NEW)
     assert both == [ours(image, QUESTIONS[0], max_new_tokens=NEW) for image in PICTURES]
+
+
+def test_answers_that_are_chosen(tmp_path: Path) -> None:
+    names = ("yes", "no", "red", "blue", "two", "a cat")
+    config = transformers.ViltConfig(
+        vocab_size=len(VOCABULARY), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40,
+        image_size=32, patch_size=8, max_position_embeddings=64, id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )  # fmt: skip
+    saved_reference(transformers.ViltForQuestionAnswering, config, tmp_path)
+    images = transformers.ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)
+    transformers.ViltProcessor(images, word_pieces()).save_pretrained(tmp_path)
+    ours = omniform.pipeline(model=tmp_path)
+    assert ours.task == "visual-question-answering"
+    model = transformers.ViltForQuestionAnswering.from_pretrained(tmp_path).eval()
+    reader = transformers.ViltProcessor.from_pretrained(tmp_path)
+
+    def expected(image: Image.Image, question: str, top: int) -> list[tuple[str, float]]:
+        with torch.no_grad():
+            logits = model(**reader(images=image, text=question, return_tensors="pt")).logits
+        scores, places = logits.sigmoid()[0].topk(top)
+        return [(names[place], score) for score, place in zip(scores.tolist(), places.tolist(), strict=True)]
+
+    for image in PICTURES:
+        for question in QUESTIONS:
+            for top in (1, 5, 99):
+                found = ours(image=image, question=question, top_k=top)
+                wanted = expected(image, question, min(top, len(names)))
+                assert [one["answer"] for one in found] == [name for name, _ in wanted]
+                assert [one["score"] for one in found] == pytest.approx([score for _, score in wanted], abs=1e-5)
+    crossed = ours(PICTURES, QUESTIONS)
+    assert [one[0]["answer"] for one in crossed] == [expected(i, q, 1)[0][0] for i in PICTURES for q in QUESTIONS]
+    with pytest.raises(UnknownArgumentError, match="top_k"):
+        ours(PICTURES[0], QUESTIONS[0], topk=3)
+    with pytest.raises(InputError, match="no question"):
+        ours(PICTURES[0])
