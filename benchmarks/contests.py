@@ -1,4 +1,4 @@
-"""The command line of benchmarks beside the reference, part by part (``vision.py``, ``audio.py``, ``multimodal.py``)."""
+"""The command line of benchmarks beside the reference: ``vision.py``, ``audio.py``, ``multimodal.py``, part by part."""
 
 from __future__ import annotations
 
