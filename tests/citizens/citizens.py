@@ -613,6 +613,7 @@ class Asked(Captioned):
         return {**super().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
 
 
+@dataclass(frozen=True)
 class Patched(Seen):
     """The same with patches in an order that is not left to chance."""
 
@@ -622,6 +623,18 @@ class Patched(Seen):
     @property
     def axes(self) -> Axes:
         return {**super().axes, "patch_index": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Paged(Seen):
+    """Words with boxes, and the page that they stand on."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows, length), "bbox": ids(rows, 4 * length).view(rows, length, 4) * 16}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "bbox": {0: BATCH, 1: LENGTH}}
 
 
 @dataclass(frozen=True)
@@ -859,6 +872,8 @@ CITIZENS: dict[str, Citizen] = {
     "vilt": Citizen("vilt", "ViltForMaskedLM", {**VISION, "vocab_size": 61, "max_position_embeddings": 48}, Patched()),
     "vilt, rows": Citizen("vilt", "ViltForImagesAndTextClassification",
         {**VISION, "vocab_size": 61, "max_position_embeddings": 48, "num_images": 1}, Patched("rows")),
+    "layoutlmv3": Citizen("layoutlmv3", "LayoutLMv3ForSequenceClassification",
+        {**TEXT, "coordinate_size": 2, "shape_size": 4, "input_size": 8, "patch_size": 4}, Paged("rows")),
     "videomae": Citizen("videomae", "VideoMAEForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "timesformer": Citizen("timesformer", "TimesformerForVideoClassification", {**VISION, "num_frames": 4}, Films()),
     "yolos": Citizen("yolos", "YolosForObjectDetection",

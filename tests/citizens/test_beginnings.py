@@ -27,7 +27,7 @@ def keys(name: str) -> dict[str, object]:
     config = json.loads(json.dumps(dict(registered()[name].config)))
     for key in ("initializer_range", "init_std"):
         config.pop(key, None)
-    if not name.startswith(("bridgetower", "clip", "clap", "llava", "mamba", "sam2, Hiera")):
+    if not name.startswith(("bridgetower", "layoutlmv3", "clip", "clap", "llava", "mamba", "sam2, Hiera")):
         config |= {key: value for key, value in WIDER.items() if key in config}
     if name.startswith("t5"):
         config["initializer_factor"] = 0.5

@@ -70,6 +70,8 @@ def small(name: str) -> dict[str, object]:
         options["crop_size"] = {"height": 21, "width": 22}
     if name.startswith(("Vilt", "BridgeTower")):
         options["size_divisor"] = 8
+    if name.startswith("LayoutLM"):
+        options["apply_ocr"] = False  # tesseract is not here
     if name.startswith("BridgeTower"):
         options["crop_size"] = {"shortest_edge": 21}
     if name.startswith("SamImage"):

@@ -227,6 +227,21 @@ class TiledOptions(ImageOptions):
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OcrOptions(ImageOptions):
+    """LayoutLMv3's.
+
+    Attributes:
+        apply_ocr: read the words off the page, by tesseract.
+        ocr_lang: its language.
+        tesseract_config: its further settings.
+    """
+
+    apply_ocr: bool | None = None
+    ocr_lang: str | None = None
+    tesseract_config: str | None = None
+
+
 Options = TypeVar("Options", bound=ImageOptions)
 
 
@@ -461,6 +476,9 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "repo_path": (_text, "a text"),
     "class_info_file": (_text, "a text"),
     "metadata": (_metadata, "an object with names by numbers, thing_ids and class_names"),
+    "apply_ocr": _FLAG,
+    "ocr_lang": (_text, "a text"),
+    "tesseract_config": (_text, "a text"),
     "mask_size": _SIZE,
     "mask_pad_size": _SIZE,
 }

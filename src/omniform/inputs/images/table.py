@@ -22,6 +22,7 @@ from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
 from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
 from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, PatchOptions, modern_pixels, packed
+from omniform.inputs.images.pages import PageImageProcessor
 from omniform.inputs.images.phi4 import Phi4ImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
@@ -112,6 +113,9 @@ def _plain() -> tuple[Kind, ...]:
         vilt, size=ShortestEdge(288), do_center_crop=True, crop_size=ShortestEdge(288),
         image_mean=_CLIP_MEAN, image_std=_CLIP_STD,
     )  # fmt: skip
+    pages = of.OcrOptions(
+        size=Exact(224, 224), resample=_BILINEAR, apply_ocr=True, tesseract_config="", **_USUAL, **_HALVES
+    )  # fmt: skip
     plain = ImageProcessor
     return (
         Kind("CLIPImageProcessor", _CLIP, False, plans.standard, plain, modern_clip),
@@ -131,6 +135,7 @@ def _plain() -> tuple[Kind, ...]:
         Kind("LlavaImageProcessor", replace(_CLIP, do_pad=False), False, plans.square, plain),
         Kind("ViltImageProcessor", vilt, False, plans.vilt, ViltImageProcessor),
         Kind("BridgeTowerImageProcessor", bridgetower, False, plans.bridgetower, MaskedImageProcessor),
+        Kind("LayoutLMv3ImageProcessor", pages, True, plans.unpadded, PageImageProcessor),
         Kind("VideoMAEImageProcessor", replace(_CROPPED, size=ShortestEdge(224)), False, plans.unpadded,
              VideoMAEImageProcessor),
     )  # fmt: skip

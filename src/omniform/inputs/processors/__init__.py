@@ -16,6 +16,7 @@ from omniform.inputs.processors.kwargs import (
     TextKwargs,
     VideosKwargs,
 )
+from omniform.inputs.processors.layoutlmv3 import LayoutLMv3Processor
 from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.llava_tiles import LlavaNextProcessor, LlavaOnevisionProcessor
 from omniform.inputs.processors.musicgen import MusicgenProcessor
@@ -43,6 +44,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Florence2Processor,
         LlavaNextProcessor,
         LlavaOnevisionProcessor,
+        LayoutLMv3Processor,
         LlavaProcessor,
         OneFormerProcessor,
         OwlViTProcessor,
@@ -78,6 +80,7 @@ __all__ = [
     "Florence2Processor",
     "ImagesKwargs",
     "InstructBlipProcessor",
+    "LayoutLMv3Processor",
     "LlavaNextProcessor",
     "LlavaOnevisionProcessor",
     "LlavaProcessor",

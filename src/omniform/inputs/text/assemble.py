@@ -69,6 +69,12 @@ def byte_level(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
     return tokenizer
 
 
+def prefixed_byte_level(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
+    """The same with a space before the first word, unless a file says otherwise (LayoutLMv3)."""
+    settings.values.setdefault("add_prefix_space", True)
+    return byte_level(vocabulary, settings)
+
+
 def wordpiece(vocabulary: Vocabulary, settings: Settings) -> Tokenizer:
     """BERT's WordPiece: the longest piece first, ``##`` before all but a word's first."""
     tokenizer = Tokenizer(WordPiece(vocabulary.ids, unk_token=str(settings.named["unk_token"])))
@@ -377,6 +383,12 @@ def roberta_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostPr
     first, last = (required(tokenizer, name, settings.where) for name in ("cls_token", "sep_token"))
     trim, prefix = settings.flag("trim_offsets", True), settings.flag("add_prefix_space", False)
     return processors.RobertaProcessing(last, first, trim_offsets=trim, add_prefix_space=prefix)
+
+
+def prefixed_roberta_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:
+    """The same for texts that begin with a space, unless a file says otherwise."""
+    settings.values.setdefault("add_prefix_space", True)
+    return roberta_frame(tokenizer, settings)
 
 
 def mpnet_frame(tokenizer: HasTokens, settings: Settings) -> processors.PostProcessor:

@@ -9,6 +9,7 @@ but for ``PreTrainedTokenizer``, from which users derive tokenizers that they wr
 from __future__ import annotations
 
 from omniform.inputs.text import translating
+from omniform.inputs.text.boxed import LayoutLMv3Tokenizer
 from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
 from omniform.inputs.text.own.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
@@ -30,7 +31,7 @@ _FAST = "Fast"
 _made: dict[str, type[Tokenizer]] = {GENERIC: Tokenizer, WhisperTokenizer.recipe_name: WhisperTokenizer}
 _made[Wav2Vec2CTCTokenizer.recipe_name] = Wav2Vec2CTCTokenizer
 _made[Wav2Vec2PhonemeCTCTokenizer.recipe_name] = Wav2Vec2PhonemeCTCTokenizer
-_made |= {made.recipe_name: made for made in (SpeechT5Tokenizer, VitsTokenizer)}
+_made |= {made.recipe_name: made for made in (LayoutLMv3Tokenizer, SpeechT5Tokenizer, VitsTokenizer)}
 _made |= translating.CLASSES
 
 

@@ -225,6 +225,7 @@ _STEPS: dict[str, Steps] = {
         pieces=assemble_langs.mbart_pieces,
         defaults={"mask_token": _flagged("<mask>", lstrip=True)},
     ),
+    "LayoutLMv3Tokenizer": Steps(build=assemble.prefixed_byte_level, frame=assemble.prefixed_roberta_frame),
     "MPNetTokenizer": Steps(
         build=assemble.wordpiece,
         frame=assemble.mpnet_frame,
