@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.model import Model
-from omniform.core.batch import Item, Span
+from omniform.core.batch import Item, Modality, Span
 from omniform.core.context import Memory, StepContext
 from omniform.core.errors import InputError, brief
 from omniform.core.outputs import ModelOutput
@@ -140,7 +140,11 @@ class Generative(PromptReader, ABC):
             (:data:`omniform.core.settings.SETTINGS`); :meth:`decoder_prompt` gets those that are set.
         whole_settings: those among them that only ``generate`` acts on, since they are about a whole input, of which
             a request reads a part.
+        ADAPTERS: what the names of the adapters begin with that were trained for prompts with items of a modality;
+            of several the first. Where all of them are there, each prompt is computed with its own.
     """
+
+    ADAPTERS: ClassVar[Mapping[Modality, str]] = {}
 
     encoder_inputs = frozenset[str]()
     own_settings: ClassVar[Mapping[str, Setting]] = {}
@@ -268,6 +272,14 @@ class Generative(PromptReader, ABC):
             pad: fills rows that ended before others.
         """
         return torch.cat((prompt, written), dim=1)
+
+    def alone(self, items: Sequence[Item]) -> tuple[Item, ...]:
+        """A prompt's items as they are read where no other prompt's count.
+
+        Args:
+            items: as they are read beside the others of their call.
+        """
+        return tuple(items)
 
     def keeper(self) -> HasModules:
         return self.decoder if self.can_generate() else self

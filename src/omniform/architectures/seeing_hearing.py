@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +165,11 @@ class SeeingHearingLM(MultimodalLM):
     """Such a decoder that writes."""
 
     model: SeeingHearing
+    ADAPTERS: ClassVar[Mapping[Modality, str]] = {"image": "vision", "audio": "speech"}
+
+    def alone(self, items: Sequence[Item]) -> tuple[Item, ...]:
+        beside = any(item.modality == "image" for item in items)
+        return tuple(in_company(item, beside) for item in items)
 
     def get_image_features(self, image_pixel_values: Tensor, image_sizes: Tensor, **given: Tensor) -> MediaFeatures:
         """See :meth:`SeeingHearing.get_image_features`."""

@@ -1,8 +1,10 @@
 """Several adapters in one step: each row of an engine computes with its own, or with none.
 
 A request may name an adapter of the model's (``adapter="law"``; ``"__base__"`` for none, as in PEFT). Rows that name
-none compute with whatever the model does. In a step of rows that differ, the layers are told for every token whose
-adapters it has (:class:`~omniform.transforms.lora_layers.Mix`); keys and features are kept by adapter.
+none compute with whatever the model does; or, where a model has adapters for what a prompt may hold
+(:attr:`~omniform.architectures.generative.Generative.ADAPTERS`), with the one for that. In a step of rows that differ,
+the layers are told for every token whose adapters it has (:class:`~omniform.transforms.lora_layers.Mix`); keys and
+features are kept by adapter.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from typing import Final, Protocol
 
 from torch import Tensor, nn
 
+from omniform.architectures.generative import Generative
 from omniform.architectures.surface import Surface
+from omniform.core.batch import Item
 from omniform.core.errors import InputError, brief, nearest
 from omniform.engine.parts import Parts
-from omniform.hub.adapting import delete_adapter, load_beside
+from omniform.hub.adapting import CHOSEN, delete_adapter, load_beside
 from omniform.transforms.lora import adapter_names, layers_of, mix_of, refuse_others
 
 NONE: Final = "__base__"
@@ -66,21 +70,36 @@ class Adapters:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
-    def asked(self, parts: Parts) -> str | None:
-        """Which adapter a call names; None if it names none.
+    def asked(self, parts: Parts, items: Sequence[Item] = ()) -> str | None:
+        """Which adapter a call names, or is the model's own for such items; None for what the model computes with.
+
+        Args:
+            items: of the prompt.
 
         Raises:
             InputError: an adapter that the model does not have, or PEFT's layers, which cannot be told apart by rows.
         """
         name = parts.get("adapter")
         if name is None:
-            return None
+            return self._own(items)
         refuse_others(self._model)
         known = adapter_names(self._model)
         if not isinstance(name, str) or name not in (*known, NONE):
             remedy = nearest(name, known) if isinstance(name, str) else None
             raise InputError("there is no such adapter", where="adapter", found=brief(name), remedy=remedy)
         return name
+
+    def _own(self, items: Sequence[Item]) -> str | None:
+        """The adapter that was trained for such items, where the model has those for all kinds, and nobody chose."""
+        model = self._model
+        if not isinstance(model, Generative) or not model.ADAPTERS or vars(model).get(CHOSEN):
+            return None
+        names = adapter_names(model)
+        own = {kind: next((n for n in names if n.startswith(word)), None) for kind, word in model.ADAPTERS.items()}
+        if None in own.values():
+            return None
+        kinds = {item.modality for item in items}
+        return next((name for kind, name in own.items() if kind in kinds), NONE)
 
     def load(self, source: str | os.PathLike[str], name: str, where: Mapping[str, object]) -> None:
         """Put an adapter beside those that are there; see :meth:`Engine.load_adapter`."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
@@ -265,6 +266,9 @@ class Engine:
         """
         if not isinstance(priority, int):
             raise InputError("a priority is a number", where="priority", expected="an integer", found=brief(priority))
+        adapter = self.adapters.asked(parts, prompt.items)
+        if adapter is not None:
+            prompt = replace(prompt, items=self.model.alone(prompt.items))
         read = settings(len(prompt.tokens) or 1)
         request = Request(
             prompt, read, priority, next(self._arrivals), sink, read_settings=settings, tokenizer=tokenizer
@@ -274,6 +278,8 @@ class Engine:
             request.lane, request.lanes = lane
         request.parts, request.legacy, request.company, request.feeder = parts, legacy, company, feeder
         request.adapter = self.adapters.asked(parts)
+        request.parts, request.legacy, request.company = parts, legacy, company
+        request.adapter = adapter
         request.hooks = hooks_of(parts, read, shared=lane is not None)
         request.notes = notes_of(request) if notes is None else notes
         request.strategy = strategy_of(request)

@@ -17,6 +17,7 @@ from typing import Final, Protocol, cast, runtime_checkable
 from torch import Tensor
 
 from omniform.architectures.adapter_methods import AdapterReport
+from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.architectures.surface import Surface
 from omniform.core.errors import ConfigError, InputError, OmniformError, WeightsError, check_arguments, listed, nearest
@@ -33,6 +34,10 @@ from omniform.weights.safetensors import read_header
 
 _MORE: Final = ("low_cpu_mem_usage", "use_safetensors", "load_config")
 """What the ecosystem's ``load_adapter`` takes besides, and what changes no result here."""
+
+
+CHOSEN: Final = "_adapter_chosen"
+"""Where a model keeps that its user has chosen the adapters that it computes with."""
 
 
 @runtime_checkable
@@ -112,7 +117,7 @@ def load_adapter(
     told = "adapter_state_dict" if source is None else source.name
     if swaps:
         delete_adapter(model, name)
-    peft = _backend(model)
+    peft = None if _told_by_rows(model, name) else _backend(model)
     if peft is None:
         config = _own_config(source, peft_config)
         report = _load_own(model, config, state, name, is_trainable, told)
@@ -177,6 +182,12 @@ def _unprefixed(key: str) -> str:
 def _backend(model: Surface) -> ModuleType | None:
     """PEFT, where its layers are to be used; None for our own."""
     return None if ours_of(model) else peft_or_none()
+
+
+def _told_by_rows(model: Surface, name: str) -> bool:
+    """Whether an adapter is one of those that prompts choose by what they hold, which PEFT's layers cannot do."""
+    own = isinstance(model, Generative) and name.startswith(tuple(model.ADAPTERS.values()) or ("\0",))
+    return own and (bool(ours_of(model)) or not configs_of(model))
 
 
 def _own_config(source: Source | None, given: object) -> LoraConfig:
@@ -299,6 +310,7 @@ def _loaded(model: Surface, names: Sequence[str] = ()) -> list[lora.Switched]:
 def set_adapter(model: Surface, adapter_name: str | Sequence[str]) -> None:
     """Compute with one adapter, or with several."""
     names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+    model.__dict__[CHOSEN] = True
     for layer in _loaded(model, names):
         layer.set_adapter(adapter_name if isinstance(adapter_name, str) else names)
 
