@@ -68,7 +68,7 @@ exhaustive: .venv/.test
 	$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/pip pyproject.toml constraints.txt
-	$(PIP) -e '.[audio]'
+	$(PIP) -e '.[audio,search]'
 	@touch $@
 
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt

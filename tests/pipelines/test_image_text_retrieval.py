@@ -88,3 +88,56 @@ def test_a_picture_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
         pipe(images, "a star", top_k=0)
     with pytest.raises(UnknownArgumentError, match="top_k"):
         pipe(images, "a star", topk=1)
+
+
+def judge(kind: str) -> Path:
+    """A tiny model that looks at pairs of a picture and a text, with its processor."""
+    folder = new_folder()
+    size = len(folders.ours(folders.bert(folder)))
+    tokenizer = transformers.BertTokenizer.from_pretrained(folder)
+    tower = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 4}
+    if kind == "blip":
+        config = transformers.BlipConfig(
+            text_config={**tower, "vocab_size": size, "encoder_hidden_size": 24},
+            vision_config={**tower, "image_size": 24, "patch_size": 8}, image_text_hidden_size=12,
+        )  # fmt: skip
+        saved_reference(transformers.BlipForImageTextRetrieval, config, folder, scale=0.4)
+        image_processor = transformers.BlipImageProcessor(size={"height": 24, "width": 24})
+        transformers.BlipProcessor(image_processor, tokenizer).save_pretrained(folder)
+    else:
+        config = transformers.ViltConfig(**tower, vocab_size=size, image_size=24, patch_size=8)
+        saved_reference(transformers.ViltForImageAndTextRetrieval, config, folder, scale=0.4)
+        transformers.ViltProcessor(
+            transformers.ViltImageProcessor(size={"shortest_edge": 24}, size_divisor=8), tokenizer
+        ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["blip", "vilt"])
+def test_models_that_look_at_pairs(kind: str) -> None:
+    """Each pair through the model, as the reference's users do by hand."""
+    folder = judge(kind)
+    pipe = pipeline("image-text-retrieval", str(folder))
+    assert pipeline(model=str(folder)).task == "image-text-retrieval"
+    name = {"blip": "BlipForImageTextRetrieval", "vilt": "ViltForImageAndTextRetrieval"}[kind]
+    theirs = getattr(transformers, name).from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    images, texts = [picture(40, 30, 1), picture(30, 44, 2), picture(24, 24, 3)], ["a cat", "the dog runs"]
+    expected = torch.zeros(3, 2)
+    with torch.no_grad():
+        for row, image in enumerate(images):
+            for column, text in enumerate(texts):
+                out = theirs(**processor(images=image, text=text, return_tensors="pt"))
+                score = out.itm_score.softmax(-1)[0, 1] if kind == "blip" else out.logits[0, 0]
+                expected[row, column] = score
+    found = pipe(images, texts)
+    close(found["similarity"], expected, tolerance=2e-3)
+    assert [one["index"] for one in found["texts_of_images"][0]] == expected[0].argsort(descending=True).tolist()
+    if kind == "vilt":
+        with pytest.raises(InputError, match="no such head"):
+            pipe(images, texts, use_itm_head=False)
+        return
+    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        cosines = theirs(**inputs, use_itm_head=False).itm_score
+    close(pipe(images, texts, use_itm_head=False)["similarity"], cosines, tolerance=2e-3)

@@ -35,6 +35,7 @@ Task = Literal[
     "image-classification",
     "masked-image-modeling",
     "zero-shot-image-classification",
+    "image-text-retrieval",
     "object-detection",
     "image-segmentation",
     "semantic-segmentation",

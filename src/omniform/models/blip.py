@@ -215,6 +215,6 @@ FAMILY = (
     .base("BlipModel", pair, "zero-shot-image-classification")
     .architecture("BlipForConditionalGeneration", ("image-text-to-text", "multimodal-lm"), captioner, TOWER | DECODER)
     .architecture("BlipForQuestionAnswering", ("visual-question-answering",), answerer, TOWER | ENCODER | DECODER)
-    .architecture("BlipForImageTextRetrieval", (), matcher, TOWER | ENCODER)
+    .architecture("BlipForImageTextRetrieval", ("image-text-retrieval",), matcher, TOWER | ENCODER)
     .done()
 )

@@ -314,7 +314,7 @@ FAMILY = (
     .parts(TEXT, VISION)
     .base("BridgeTowerModel", build)
     .head("BridgeTowerForMaskedLM", "masked-lm", masked_lm, SCORES)
-    .head("BridgeTowerForImageAndTextRetrieval", (), matcher, {"itm_score": "itm_score.fc"})
+    .head("BridgeTowerForImageAndTextRetrieval", "image-text-retrieval", matcher, {"itm_score": "itm_score.fc"})
     .head("BridgeTowerForContrastiveLearning", (), contrast, SPACE)
     .done()
 )

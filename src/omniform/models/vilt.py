@@ -174,7 +174,7 @@ FAMILY = (
     .base("ViltModel", build)
     .head("ViltForMaskedLM", "masked-lm", masked_lm, OLD)
     .head("ViltForQuestionAnswering", "visual-question-answering", answerer)
-    .head("ViltForImageAndTextRetrieval", (), ranker)
+    .head("ViltForImageAndTextRetrieval", "image-text-retrieval", ranker)
     .head("ViltForImagesAndTextClassification", (), comparer)
     .head("ViltForTokenClassification", "token-classification", token_classifier)
     .done()

@@ -15,6 +15,7 @@ from omniform.pipelines.batching import Inputs
 from omniform.pipelines.given import WrongTypeError, encoding_options, needed, scores_of
 from omniform.pipelines.registry import Task
 from omniform.pipelines.seeing import Cell, Seeing
+from omniform.search.towers import padding_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,16 +25,9 @@ TEMPLATE = "This is a photo of {}."
 
 @runtime_checkable
 class Judging(Protocol):
-    """A model that says itself how likely its scores make a text, and how long texts were in its training."""
+    """A model that says itself how likely its scores make a text."""
 
     def chances(self, scores_IT: Tensor) -> Tensor: ...
-    def text_length(self) -> int | None: ...
-
-
-def padding_for(model: object) -> Params:
-    """How a tokenizer pads the texts that a model compares with pictures."""
-    length = model.text_length() if isinstance(model, Judging) else None
-    return {"padding": True} if length is None else {"padding": "max_length", "max_length": length, "truncation": True}
 
 
 class Likeness(TypedDict):

@@ -35,7 +35,19 @@ class Compares(Protocol):
     def dtype(self) -> torch.dtype: ...
     def get_image_features(self, pixel_values: Tensor, **inputs: object) -> BaseModelOutput: ...
     def get_text_features(self, input_ids: Tensor, **inputs: object) -> BaseModelOutput: ...
+
+
+@runtime_checkable
+class Lengthens(Protocol):
+    """A model that says itself how long texts were in its training."""
+
     def text_length(self) -> int | None: ...
+
+
+def padding_for(model: object) -> dict[str, object]:
+    """How a tokenizer pads the texts that a model compares with pictures."""
+    length = model.text_length() if isinstance(model, Lengthens) else None
+    return {"padding": True} if length is None else {"padding": "max_length", "max_length": length, "truncation": True}
 
 
 @runtime_checkable
@@ -101,11 +113,8 @@ class Towers:
         Raises:
             InputError: a text is longer than the model reads.
         """
-        length = self.model.text_length()
-        how: dict[str, object] = {"padding": True}
-        if length is not None:
-            how = {"padding": "max_length", "max_length": length, "truncation": True}
-        return self._unit(self.model.get_text_features, self.processor(text=list(texts), return_tensors="pt", **how))
+        read = self.processor(text=list(texts), return_tensors="pt", **padding_for(self.model))
+        return self._unit(self.model.get_text_features, read)
 
     @cached_property
     def print(self) -> Array:

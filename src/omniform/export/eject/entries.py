@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
-from omniform.architectures.dual_encoder import DualEncoder
+from omniform.architectures.dual_encoder import TwoTowers
 from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
 from omniform.architectures.heads import MultipleChoice
@@ -84,8 +84,8 @@ def inputs_of(model: Model) -> Inputs:
     keeps = keeps and not any(mixer.looks_ahead() for mixer in mixers(model.keeper()))
     keeps = keeps or (paired and isinstance(model, (EncoderDecoder, Seq2SeqLM)))
     values[main] = TENSOR
-    if isinstance(model, DualEncoder) or ("pixel_values" in names and main != "pixel_values"):
-        values["pixel_values"] = TENSOR if isinstance(model, DualEncoder) else Maybe(TENSOR)
+    if isinstance(model, TwoTowers) or ("pixel_values" in names and main != "pixel_values"):
+        values["pixel_values"] = TENSOR if isinstance(model, TwoTowers) else Maybe(TENSOR)
     if isinstance(model, SoundTextEncoder):
         values["input_features"] = TENSOR
     for mask in ("attention_mask", "pixel_mask"):
