@@ -183,6 +183,8 @@ def test_other_layouts_of_the_same_weights(tmp_path, layout):
     again = omniform.AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     compare(again, theirs, {k: v[:1] if k != "pixel_values" else v[:2] for k, v in inputs().items()}, ["logits"])
     check_round_trip(tmp_path / "model", again, tmp_path / "again")
+    base = omniform.LlavaModel.from_pretrained(tmp_path / "model")
+    compare(base, theirs.model, one_row(inputs()), ["last_hidden_state"])
 
 
 def test_config_that_leaves_out_its_defaults(tmp_path):

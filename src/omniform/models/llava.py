@@ -146,23 +146,25 @@ def writing_head(decoder: TextDecoder, tie: bool) -> nn.Linear:
     return tied(nn.Linear(table.embedding_dim, table.num_embeddings, bias=False), table, tie)
 
 
+# How releases since 2025 call things in memory, and some files too; and what the first files called the tower.
+SPELLINGS = (
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.(?=vision_tower|multi_modal_projector|language_model|image_newline)", ""),
+    (r"^language_model\.(?!model\.|lm_head\.)", "language_model.model."),
+    (r"^language_model\.model\.model\.", "language_model.model."),
+    (r"^vision_tower\.vision_model\.", "vision_tower."),
+)
+
+
 def keys(c: Config) -> KeyMap:
     """Each part's own map, at its place."""
-    return c.vision.keys.under("vision_tower", "vision_tower") | c.text.keys.under(
-        "language_model", "language_model.model"
-    )
+    text = c.text.keys.under("language_model", "language_model.model")
+    return c.vision.keys.under("vision_tower", "vision_tower") | text | KeyMap({}, aliases=SPELLINGS)
 
 
-# The layout that releases since 2025 use in memory, and that some files are written in.
+# The head's place, and what the ecosystem's modules are called today: files of adapters are spelled by them.
 NEW_LAYOUT = KeyMap(
     {"lm_head": "language_model.lm_head"},
-    aliases=(
-        (r"^lm_head\.", "language_model.lm_head."),
-        (r"^model\.(?=vision_tower|multi_modal_projector|language_model|image_newline)", ""),
-        (r"^language_model\.(?!model\.|lm_head\.)", "language_model.model."),
-        (r"^language_model\.model\.model\.", "language_model.model."),
-        (r"^vision_tower\.vision_model\.", "vision_tower."),
-    ),
     modules=(
         (r"^language_model\.model(?=\.|$)", "language_model"),
         (r"^(?=vision_tower|multi_modal_projector|image_newline|language_model(?!\.lm_head))", "model."),
