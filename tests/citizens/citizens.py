@@ -38,6 +38,23 @@ BLIP = {
     "text_config": {**TEXT, "sep_token_id": 2}, "vision_config": VISION, "projection_dim": 8,
     "image_text_hidden_size": 8,
 }  # fmt: skip
+QFORMER = {
+    "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 24, "encoder_hidden_size": 16, "initializer_range": 0.4,
+}  # fmt: skip
+BLIP2 = {
+    "vision_config": VISION, "qformer_config": {**QFORMER, "use_qformer_text_input": True}, "num_query_tokens": 2,
+    "image_token_index": 60, "image_text_hidden_size": 8, "initializer_range": 0.4,
+    "text_config": {
+        "model_type": "opt", "vocab_size": 61, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 48, "word_embed_proj_dim": 16, "initializer_range": 0.4,
+    },
+}  # fmt: skip
+BLIP2_T5 = {
+    "model_type": "t5", "vocab_size": 61, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+INSTRUCT = {**BLIP2, "qformer_config": QFORMER, "text_config": {**GROUPED, "model_type": "llama"}}
 AST = {key: value for key, value in VISION.items() if key != "image_size"}
 SEGFORMER = {
     "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [8, 12], "num_attention_heads": [1, 2],
@@ -600,6 +617,62 @@ class Captioned(Both):
 
 
 @dataclass(frozen=True)
+class Led(Captioned):
+    """Texts that begin with the places of their pictures."""
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        if self.labels != "answers":
+            return super().taught(inputs)
+        return {**{k: v for k, v in inputs.items() if "decoder" not in k}, "labels": inputs["decoder_input_ids"]}
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        given = super().inputs(rows, length)
+        given["input_ids"] = torch.cat((torch.full((rows, 2), 60), given["input_ids"].clamp(max=59)), dim=1)
+        if self.labels == "answers":
+            given["decoder_input_ids"] = ids(rows, length)
+        return given
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "decoder_input_ids": {0: BATCH, 1: "answer"}}
+
+
+@dataclass(frozen=True)
+class Instructed(Led):
+    """The same with what the queries have in mind."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**super().inputs(rows, length), "qformer_input_ids": ids(rows, 4)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "qformer_input_ids": {0: BATCH}}
+
+
+@dataclass(frozen=True)
+class Looking(Text):
+    """Queries, what they look at, and a text behind them."""
+
+    labels: str = ""
+    main: str = "query_embeds"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        seen = {"query_embeds": noise(rows, 2, 16), "encoder_hidden_states": noise(rows, 4, 16)}
+        return {"input_ids": ids(rows, length), **seen} if self.main == "text" else seen
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        count = sum(inputs[name].shape[1] for name in ("input_ids", "query_embeds") if name in inputs)
+        mask = torch.ones(inputs["query_embeds"].shape[0], count, dtype=torch.long)
+        mask[0, -1] = 0
+        return {**inputs, "attention_mask": mask}
+
+    @property
+    def axes(self) -> Axes:
+        rows = {0: BATCH}
+        return {"query_embeds": rows, "encoder_hidden_states": rows, "input_ids": rows, "attention_mask": rows}
+
+
+@dataclass(frozen=True)
 class Asked(Captioned):
     """Pictures, what is asked about them, and what is answered."""
 
@@ -910,6 +983,20 @@ CITIZENS: dict[str, Citizen] = {
     "blip, pairs": Citizen("blip", "BlipModel", BLIP, Both()),
     "blip, matches": Citizen("blip", "BlipForImageTextRetrieval", BLIP, Captioned("")),
     "blip, text": Citizen("blip_text_model", "BlipTextLMHeadModel", {**TEXT, "encoder_hidden_size": 16}),
+    "blip-2": Citizen("blip-2", "Blip2ForConditionalGeneration", BLIP2, Led()),
+    "blip-2, T5": Citizen(
+        "blip-2", "Blip2ForConditionalGeneration", {**BLIP2, "text_config": BLIP2_T5}, Led("answers")
+    ),
+    "blip-2, scores": Citizen("blip-2", "Blip2Model", BLIP2, Led()),
+    "blip-2, matches": Citizen("blip-2", "Blip2ForImageTextRetrieval", BLIP2, Led("")),
+    "blip-2, texts": Citizen("blip-2", "Blip2TextModelWithProjection", BLIP2, Text("")),
+    "blip-2, findings": Citizen("blip-2", "Blip2VisionModelWithProjection", BLIP2, Pictures("")),
+    "blip-2, pictures": Citizen("blip_2_vision_model", "Blip2VisionModel", VISION, Pictures("")),
+    "blip-2, queries": Citizen("blip_2_qformer", "Blip2QFormerModel", QFORMER, Looking()),
+    "instructblip": Citizen("instructblip", "InstructBlipForConditionalGeneration", INSTRUCT, Instructed()),
+    "instructblip, states": Citizen("instructblip", "InstructBlipModel", INSTRUCT, Instructed("")),
+    "instructblip, pictures": Citizen("instructblip_vision_model", "InstructBlipVisionModel", VISION, Pictures("")),
+    "instructblip, queries": Citizen("instructblip_qformer", "InstructBlipQFormerModel", QFORMER, Looking("", "text")),
     "blip, pictures": Citizen("blip_vision_model", "BlipVisionModel", VISION, Pictures("")),
     "clap": Citizen("clap", "ClapModel", {"text_config": TEXT, "audio_config": CLAP, "projection_dim": 8}, Named()),
     "clap, text": Citizen("clap_text_model", "ClapTextModel", TEXT, Text("")),

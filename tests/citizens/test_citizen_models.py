@@ -252,7 +252,8 @@ def test_other_weights_by_functional_call(name: str) -> None:
         for path, parameter in other.named_parameters():
             parameter.copy_(changed[path])
         expected_other = first(other, inputs)
-        assert torch.equal(first_of(found.to_tuple()), expected_other)
+        # Where weights lie in memory is seen in the last digits.
+        torch.testing.assert_close(first_of(found.to_tuple()), expected_other, rtol=1e-5, atol=1e-4)
     assert torch.equal(first(model, inputs), expected)
 
 

@@ -135,6 +135,7 @@ class Generative(PromptReader, ABC):
     """Base of the models that write tokens one after another.
 
     Attributes:
+        padded_within: whether padding may stand between a prompt's tokens: behind the places of its picture.
         encoder_inputs: names of the inputs that an encoder reads; empty for a decoder alone.
         own_settings: what this kind of model understands beyond the settings that all share
             (:data:`omniform.core.settings.SETTINGS`); :meth:`decoder_prompt` gets those that are set.
@@ -146,6 +147,7 @@ class Generative(PromptReader, ABC):
 
     ADAPTERS: ClassVar[Mapping[Modality, str]] = {}
 
+    padded_within: ClassVar[bool] = False
     encoder_inputs = frozenset[str]()
     own_settings: ClassVar[Mapping[str, Setting]] = {}
     whole_settings: ClassVar[frozenset[str]] = frozenset()

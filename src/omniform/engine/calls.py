@@ -164,7 +164,7 @@ def prompts_of(
     if model.encoder_inputs:
         prompts, whole = _encoded(model, given, asked, holes)
     else:
-        prompts, whole = _plain(model, given, asked, holes, cached)
+        prompts, whole = _plain(model, given, asked, holes or model.padded_within, cached)
     return [replace(prompt, place=place) for place, prompt in enumerate(prompts)], whole
 
 
