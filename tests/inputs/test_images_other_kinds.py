@@ -38,7 +38,7 @@ def typed(call: Callable[[], object], what: str) -> None:
 
 
 # One of each class.
-_NAMES = ("CLIP", "Llava", "Detr", "DPT", "MaskFormer", "Sam", "VideoMAE")
+_NAMES = ("CLIP", "Llava", "LlavaNext", "LlavaOnevision", "Detr", "DPT", "MaskFormer", "Sam", "VideoMAE")
 
 
 @pytest.mark.parametrize("odd", ODD)
