@@ -710,6 +710,18 @@ class Paged(Seen):
         return {**super().axes, "bbox": {0: BATCH, 1: LENGTH}}
 
 
+class Outlined(Seen):
+    """Texts, each with a picture and which of its pixels the text names."""
+
+    main: str = "pixel_values"
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {**inputs, "labels": noise(inputs["input_ids"].shape[0], 8, 8).sigmoid()}
+
+
 @dataclass(frozen=True)
 class Views(Text):
     """Views of sounds, of which some are longer than the model hears."""
@@ -973,6 +985,11 @@ CITIZENS: dict[str, Citizen] = {
         {"text_config": TEXT, "vision_config": VISION, "projection_dim": 16}, Seen("")),
     "owlv2, text": Citizen("owlv2_text_model", "Owlv2TextModel", TEXT, Text("")),
     "owlv2, pictures": Citizen("owlv2_vision_model", "Owlv2VisionModel", VISION, Pictures("")),
+    "clipseg": Citizen("clipseg", "CLIPSegForImageSegmentation",
+        {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8, "reduce_dim": 8, "extract_layers": [0, 1],
+            "decoder_num_attention_heads": 2, "decoder_intermediate_size": 12}, Outlined()),
+    "clipseg, text": Citizen("clipseg_text_model", "CLIPSegTextModel", TEXT, Text("")),
+    "clipseg, pictures": Citizen("clipseg_vision_model", "CLIPSegVisionModel", VISION, Pictures("")),
     "clip, text": Citizen("clip_text_model", "CLIPTextModel", TEXT, Text("")),
     "clip, pictures": Citizen("clip_vision_model", "CLIPVisionModel", VISION, Pictures("")),
     "siglip": Citizen("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}, Both()),

@@ -137,13 +137,13 @@ class VisionSide:
             patching=read_patching(r, patch_size=32),
         )
 
-    def model(self) -> VisionEncoder:
+    def model(self, kind: type[VisionEncoder] = VisionEncoder) -> VisionEncoder:
         """The vision tower.
 
         The norm before the layers acts on patches, the one after them on the pooled vector alone.
         """
         dim = self.tower.dim
-        return VisionEncoder(
+        return kind(
             patches=PatchStem(self.patching, dim, bias=False),
             positions=GridPositions(self.patching.grid, dim, before=1),
             class_token=ClassToken(dim),

@@ -7,6 +7,7 @@ from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, InstructBlipProcessor
 from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
+from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
@@ -40,6 +41,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         InstructBlipProcessor,
         BridgeTowerProcessor,
         CLIPProcessor,
+        CLIPSegProcessor,
         ClapProcessor,
         Florence2Processor,
         LlavaNextProcessor,
@@ -75,6 +77,7 @@ __all__ = [
     "BlipProcessor",
     "BridgeTowerProcessor",
     "CLIPProcessor",
+    "CLIPSegProcessor",
     "ClapProcessor",
     "CommonKwargs",
     "Florence2Processor",
