@@ -135,7 +135,7 @@ def beginning(config: ModelConfig, path: str) -> Beginning | None:
     factor, dim = (float(cast(float, config.get(key))) for key in ("initializer_factor", "reduce_dim"))
     module = path.rpartition(".")[0].rpartition(".")[2]
     deep = (2 * cast(int, vision.num_hidden_layers)) ** -0.5
-    stds = {"o_proj": dim**-0.5, "fc1": (2 * dim) ** -0.5, "fc2": dim**-0.5 * deep}
+    stds: dict[str, float] = {"o_proj": dim**-0.5, "fc1": (2 * dim) ** -0.5, "fc2": dim**-0.5 * deep}
     stds |= dict.fromkeys(("q_proj", "k_proj", "v_proj"), dim**-0.5 * deep)
     return stds.get(module, 1.0) * factor
 
