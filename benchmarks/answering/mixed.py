@@ -114,7 +114,11 @@ def mixed(only: tuple[str, ...], runs: int, tiny: bool) -> dict[str, Contest]:
         kinds = dict.fromkeys(request.kind for request in REQUESTS)
         groups = [[at for at, request in enumerate(REQUESTS) if request.kind == kind] for kind in kinds]
         batches = [_read(reader, [REQUESTS[at] for at in group], talker) for group in groups]
-        asked = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+        # A placeholder that a model writes would be looked for a picture by the reference.
+        placeholders = reader.tokenizer.convert_tokens_to_ids([IMAGE, SOUND])
+        asked = {
+            "max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "suppress_tokens": placeholders,
+        }  # fmt: skip
 
         def answers(inputs, model=theirs, asked=asked):
             return [model.generate(**one, **asked)[:, one["input_ids"].shape[1] :] for one in inputs]

@@ -82,7 +82,7 @@ class ObjectDetectionPipeline(Seeing):
         sizes = tensor(model_outputs, "target_size")
         found = self.image_processor.post_process_object_detection(model_outputs, threshold, sizes)[0]
         entries = zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"], strict=True)
-        return [{"score": score, "label": self.name_of(label), "box": _box(box)} for score, label, box in entries]
+        return [{"score": score, "label": self.name_of(label), "box": box_of(box)} for score, label, box in entries]
 
     def draw(self, picture: Image, answer: object) -> Image:
         """The picture with a labelled box around each object."""
@@ -98,7 +98,8 @@ class ObjectDetectionPipeline(Seeing):
         ]
 
 
-def _box(corners: Tensor) -> Box:
+def box_of(corners: Tensor) -> Box:
+    """Corners as a box in whole pixels. Shape: [4]."""
     left, top, right, bottom = corners.int().tolist()
     return {"xmin": left, "ymin": top, "xmax": right, "ymax": bottom}
 
