@@ -74,6 +74,11 @@ class BridgedVision(VisionEncoder):
     separate_norms: nn.ModuleList | None = None
 
 
+Steps = tuple[StepContext, StepContext, StepContext, StepContext]
+PASSED: Tapped = {"output_hidden_states": True}
+SHOWN: Tapped = {"output_hidden_states": True, "output_attentions": True}
+"""What is noted of the towers, and of the layers between them."""
+
 OF_TEXT = ("input_ids", "inputs_embeds", "attention_mask")
 """What the tower of words is given."""
 
@@ -182,33 +187,43 @@ class BridgedTowers(Model):
             assert pixel_values is not None, "calls are checked when they arrive"
             image_embeds = self.vision_model.embed(pixel_values, interpolate=interpolate_pos_encoding)
         of_image = self.vision_model.step(image_embeds)
+        # Whatever is asked for, hidden states and attentions are shown, as the reference shows them.
+        of_text, of_image = of_text.with_(taps=Taps(PASSED)), of_image.with_(taps=Taps(PASSED))
+        at_image, at_text = of_text.with_(taps=Taps(SHOWN)), of_image.with_(taps=Taps(SHOWN))
         text = self.text_model.embeddings(embeds, of_text)
-        notes = Notes(text, image_embeds)
-        text, image = self.crossed(text, image_embeds, of_text, of_image, image_token_type_idx or 1, notes)
+        steps = (of_text, of_image, at_image, at_text)
+        text, image = self.crossed(text, image_embeds, steps, image_token_type_idx or 1)
+        words, patches, met_text, met_image = of_text.taps, of_image.taps, at_image.taps, at_text.taps
+        looks = zip(met_text.cross_attentions, met_image.cross_attentions, strict=True)
         pooled = torch.cat((self.cross_modal_text_pooler(text), self.cross_modal_image_pooler(image)), dim=-1)
         return BridgeModelOutput(
             text_features=text,
             image_features=image,
             pooler_output=pooled,
-            hidden_states=(tuple(notes.text), tuple(x.transpose(0, 1) for x in notes.image), tuple(notes.both)),
-            attentions=tuple(zip(notes.of_text.attentions, notes.of_image.attentions, strict=True)),
-            cross_attentions=notes.crossed if given.get("output_attentions") else None,
+            hidden_states=(
+                tuple(words.hidden_states),
+                tuple(x.transpose(0, 1) for x in patches.hidden_states),
+                tuple(zip(met_text.hidden_states, met_image.hidden_states, strict=True)),
+            ),
+            attentions=tuple(zip(met_text.attentions, met_image.attentions, strict=True)),
+            cross_attentions=tuple(looks) if given.get("output_attentions") else None,
         )
 
-    def crossed(
-        self, text: Tensor, image: Tensor, of_text: StepContext, of_image: StepContext, kind: int, notes: Notes
-    ) -> tuple[Tensor, Tensor]:
+    def crossed(self, text: Tensor, image: Tensor, steps: Steps, kind: int) -> tuple[Tensor, Tensor]:
         """Both towers and the layers between them.
 
         Args:
             text: Shape: [B, T, D].
             image: Shape: [B, P, D].
+            steps: of the words' tower, of the pictures', and of either side between them; their taps note what passes.
             kind: what marks pictures.
-            notes: where hidden states and attentions are kept.
 
         Returns:
             Shape: [B, T, D] and [B, P, D].
         """
+        of_text, of_image, at_image, at_text = steps
+        of_text.taps.hidden(text)
+        of_image.taps.hidden(image)
         words, pictures = self.mark(0, text.device), self.mark(kind, text.device)
         text_layers, image_layers = list(self.text_model.layers), list(self.vision_model.layers)
         last = len(self.cross_modal_text_layers) - 1
@@ -216,8 +231,9 @@ class BridgedTowers(Model):
         seen_text = seen_image = text  # replaced by the first layer between
         for number in range(last + 1):
             for i in range(alone) if number == 0 else (alone + number - 1,):
-                text = notes.kept(notes.text, passed(text_layers[i], i, text, of_text))
-                image = notes.kept(notes.image, passed(image_layers[i], i, image, of_image))
+                text, image = passed(text_layers[i], i, text, of_text), passed(image_layers[i], i, image, of_image)
+                of_text.taps.hidden(text)
+                of_image.taps.hidden(image)
             asking = nth(self.cross_modal_text_transform, number)(text) + words
             looking = self.patches(image, number, pictures)
             if number == 0:
@@ -226,37 +242,12 @@ class BridgedTowers(Model):
             else:
                 asking = nth(self.cross_modal_text_link_tower, number - 1)(asking, seen_text)
                 looking = nth(self.cross_modal_image_link_tower, number - 1)(looking, seen_image)
-            at_image = of_text.with_(taps=notes.of_text, memory=Memory(looking))
-            at_text = of_image.with_(taps=notes.of_image, memory=Memory(asking, of_text.padding))
-            seen_text = passed(self.cross_modal_text_layers[number], number, asking, at_image)
-            seen_image = passed(self.cross_modal_image_layers[number], number, looking, at_text)
-            notes.both.append((seen_text, seen_image))
+            both = at_image.with_(memory=Memory(looking)), at_text.with_(memory=Memory(asking, of_text.padding))
+            seen_text = passed(self.cross_modal_text_layers[number], number, asking, both[0])
+            seen_image = passed(self.cross_modal_image_layers[number], number, looking, both[1])
+            at_image.taps.hidden(seen_text)
+            at_text.taps.hidden(seen_image)
         return seen_text, seen_image
-
-
-class Notes:
-    """What is noted on the way through two towers and what lies between them.
-
-    Args:
-        text: what enters the words' layers.
-        image: what enters the pictures' layers.
-    """
-
-    def __init__(self, text: Tensor, image: Tensor) -> None:
-        self.text, self.image = [text], [image]
-        self.both: list[tuple[Tensor, Tensor]] = []
-        self.of_text, self.of_image = (Taps({"output_attentions": True}) for _ in range(2))
-
-    @property
-    def crossed(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """How words looked at patches, and patches at words, layer by layer."""
-        return tuple(zip(self.of_text.cross_attentions, self.of_image.cross_attentions, strict=True))
-
-    @staticmethod
-    def kept(where: list[Tensor], x: Tensor) -> Tensor:
-        """``x``, noted."""
-        where.append(x)
-        return x
 
 
 def check_seen(inputs: Mapping[str, object], rows: int) -> None:

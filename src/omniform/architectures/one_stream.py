@@ -154,7 +154,8 @@ class OneStream(TextStack):
             Shape: [B, 1 + N, D] and [B, 1 + N].
         """
         vectors = self.patches(pixel_values, any_size=True)
-        rows, columns = self.patches.patching.grid_of(*pixel_values.shape[2:])
+        height, width = pixel_values.shape[2:]
+        rows, columns = self.patches.patching.grid_of(height, width)
         mask = None if pixel_mask is None else real_patches(pixel_mask, (rows, columns))
         device = vectors.device
         sizes = [torch.full((1,), n, device=device) for n in (rows, columns)] if mask is None else extents(mask)

@@ -154,27 +154,27 @@ class RegionReader(Model):
         of_text = self.text_model.step(embeds, given, attention_mask=attention_mask)
         text, seen = self.text_model.embeddings(embeds, of_text), self.stem(visual_feats, visual_pos)
         of_seen = self.text_model.step(seen, given, attention_mask=visual_attention_mask)
-        texts, regions = [text], [seen]
+        words, regions, met = of_text.taps, of_seen.taps, Taps(given)
         for number, layer in enumerate(self.text_model.layers):
-            texts.append(passed(layer, number, texts[-1], of_text))
+            text = passed(layer, number, text, of_text)
+            words.hidden(text)
         for number, layer in enumerate(self.region_layers):
-            regions.append(passed(layer, number, regions[-1], of_seen))
-        exchanged = Taps(given)
-        at_seen, at_text = of_text.with_(taps=exchanged), of_seen.with_(taps=Taps())
+            seen = passed(layer, number, seen, of_seen)
+            regions.hidden(seen)
+        at_seen, at_text = of_text.with_(taps=met), of_seen.with_(taps=Taps())
         for layer in self.cross_layers:
-            text, seen = layer(texts[-1], regions[-1], at_seen, at_text)
-            texts.append(text)
-            regions.append(seen)
-        hidden = bool(given.get("output_hidden_states"))
+            text, seen = layer(text, seen, at_seen, at_text)
+            words.hidden(text)
+            regions.hidden(seen)
         return RegionModelOutput(
-            language_output=texts[-1],
-            vision_output=regions[-1],
-            pooled_output=self.pooler(texts[-1]),
-            language_hidden_states=tuple(texts[1:]) if hidden else None,
-            vision_hidden_states=tuple(regions[1:]) if hidden else None,
-            language_attentions=of_text.taps.attentions_or_none,
-            vision_attentions=of_seen.taps.attentions_or_none,
-            cross_encoder_attentions=exchanged.cross_or_none,
+            language_output=text,
+            vision_output=seen,
+            pooled_output=self.pooler(text),
+            language_hidden_states=words.hidden_or_none,
+            vision_hidden_states=regions.hidden_or_none,
+            language_attentions=words.attentions_or_none,
+            vision_attentions=regions.attentions_or_none,
+            cross_encoder_attentions=met.cross_or_none,
         )
 
 
