@@ -828,6 +828,20 @@ class Tiled(Text):
 
 
 @dataclass(frozen=True)
+class Rowed(Text):
+    """Rows with a picture of one placeholder each."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 1, low=5)
+        tokens[:, 1] = 4
+        return {"input_ids": tokens.masked_fill(tokens == 60, 59), "pixel_values": noise(rows, 1, 3, 8, 8)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "pixel_values": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Coded(Text):
     """Sounds of one length, which a codec hears."""
 
@@ -1103,6 +1117,16 @@ CITIZENS: dict[str, Citizen] = {
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4, "vision_feature_layer": [1, -1],
             "vision_config": {**VISION, "model_type": "clip_vision_model"}},
         Illustrated(),
+    ),
+    "idefics3": Citizen(
+        "idefics3", "Idefics3ForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "llama"}, "vision_config": VISION, "image_token_id": 4},
+        Rowed(),
+    ),
+    "smolvlm": Citizen(
+        "smolvlm", "SmolVLMForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "llama"}, "vision_config": VISION, "image_token_id": 4},
+        Rowed(),
     ),
     "phi4_multimodal": Citizen(
         "phi4_multimodal", "Phi4MultimodalForCausalLM",
