@@ -52,7 +52,7 @@ class Shuffle(Composed):
     def forward(self, features: Tensor) -> Tensor:
         """Shape: [N, rows * rows, E] to [N, (rows / factor) ** 2, D]."""
         count, patches, width = features.shape
-        side = round(patches**0.5) // self.factor
+        side = int(patches**0.5) // self.factor
         squares = features.view(count, side, self.factor, side, self.factor, width).transpose(2, 3)
         out: Tensor = self.modality_projection(squares.reshape(count, side * side, -1))
         return out
@@ -92,7 +92,7 @@ class PaddedPictures(Medium):
         flat = pixels.flatten(0, 1)
         if not is_fetchable(pixels):
             return [(place, length, 1) for place in range(len(flat))]
-        seen = torch.cat([(part != 0).flatten(1).any(1) for part in flat.split(_READ_AT_ONCE)]).cpu().numpy()
+        seen = torch.cat([(part != 0).flatten(1).any(1) for part in torch.split(flat, _READ_AT_ONCE)]).cpu().numpy()
         whole = [True] * len(flat) if marks is None else (marks != 0).flatten(0, 1).flatten(1).all(1).cpu().numpy()
         return [(place, length, int(whole[place])) for place in seen.nonzero()[0].tolist()]
 

@@ -10,7 +10,7 @@ from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
 from omniform.architectures.native_vision import NATIVE_KEYS, NativeSide, NativeVisionEncoder
 from omniform.architectures.shuffled_pictures import Shuffle, Shuffled, ShuffledLM, Widening
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
 from omniform.weights.keymap import KeyMap
@@ -79,6 +79,17 @@ def keys(c: Config) -> KeyMap:
     return c.vision.keys.under("vision_model", "vision_model") | c.text.keys.under("language_model", "text_model")
 
 
+def beginning(config: ModelConfig, path: str) -> Beginning | None:
+    """The parts begin as their own families' models do, and what stands between them as the decoder."""
+    if "initializer_range" in config.raw or path.removeprefix("model.").startswith(
+        ("vision_model.", "language_model.")
+    ):
+        return None
+    text = config.get("text_config")
+    assert isinstance(text, ModelConfig)
+    return text.common.initializer_range
+
+
 VISION = (
     Builder("idefics3_vision", read_vision, NATIVE_KEYS, prefix="")
     .public(config="Idefics3VisionConfig")
@@ -87,7 +98,14 @@ VISION = (
 )
 FAMILY = (
     Builder("idefics3", read, keys, prefix="model")
-    .public(config="Idefics3Config", tokenizer="LlamaTokenizer", row="image and text to text")
+    .public(
+        config="Idefics3Config",
+        tokenizer="LlamaTokenizer",
+        image_processor="Idefics3ImageProcessor",
+        processor="Idefics3Processor",
+        row="image and text to text",
+    )
+    .begins(beginning)
     .base("Idefics3Model", build)
     .head("Idefics3ForConditionalGeneration", ("image-text-to-text", "pre-training"), causal_lm)
     .done()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omniform.architectures.family import Builder
 from omniform.architectures.native_vision import NATIVE_KEYS, NativeSide
 from omniform.core.reader import ConfigReader
-from omniform.models.idefics3 import Config, build, causal_lm, keys, read_parts, read_vision
+from omniform.models.idefics3 import Config, beginning, build, causal_lm, keys, read_parts, read_vision
 
 
 def read(r: ConfigReader) -> Config:
@@ -21,7 +21,13 @@ VISION = (
 )
 FAMILY = (
     Builder("smolvlm", read, keys, prefix="model")
-    .public(config="SmolVLMConfig", tokenizer="GPT2Tokenizer", row="image and text to text")
+    .public(
+        config="SmolVLMConfig",
+        tokenizer="GPT2Tokenizer",
+        image_processor="SmolVLMImageProcessor",
+        row="image and text to text",
+    )
+    .begins(beginning)
     .base("SmolVLMModel", build)
     .head("SmolVLMForConditionalGeneration", "image-text-to-text", causal_lm)
     .done()

@@ -84,6 +84,21 @@ class TileOptions(ImageOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOptions(ImageOptions):
+    """Idefics3's and SmolVLM's.
+
+    Attributes:
+        do_image_splitting: cut pictures into squares.
+        max_image_size: the edge of a square.
+        return_row_col_info: tell how many rows and columns of squares each picture has.
+    """
+
+    do_image_splitting: bool | None = None
+    max_image_size: Size | None = None
+    return_row_col_info: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelOptions(ImageOptions):
     """The options of processors that take segmentation maps.
 
@@ -480,5 +495,8 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "ocr_lang": (_text, "a text"),
     "tesseract_config": (_text, "a text"),
     "mask_size": _SIZE,
+    "max_image_size": _SIZE,
+    "do_image_splitting": _FLAG,
+    "return_row_col_info": _FLAG,
     "mask_pad_size": _SIZE,
 }

@@ -33,6 +33,7 @@ from omniform.inputs.images.semantic import (
 )
 from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
 from omniform.inputs.images.smooth import owlv2
+from omniform.inputs.images.split import SplitImageProcessor
 from omniform.inputs.images.tiled import SampledTiles, TiledImageProcessor
 from omniform.inputs.images.videos import VideoMAEImageProcessor
 
@@ -53,7 +54,7 @@ _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613
 _IMAGENET: Final[_Statistics] = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 _HALVES: Final[_Statistics] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
 
-_NEAREST, _BILINEAR, _BICUBIC = 0, 2, 3
+_NEAREST, _LANCZOS, _BILINEAR, _BICUBIC = 0, 1, 2, 3
 _USUAL: Final[_Switches] = {"do_resize": True, "do_rescale": True, "do_normalize": True}
 
 _VIT: Final = of.ImageOptions(size=Exact(224, 224), resample=_BILINEAR, **_USUAL, **_HALVES)
@@ -237,7 +238,15 @@ def _in_squares() -> tuple[Kind, ...]:
         size=Exact(448, 448), resample=_BICUBIC, patch_size=14, dynamic_hd=36, do_convert_rgb=True, do_rescale=True,
         do_normalize=True, **_HALVES,
     )  # fmt: skip
-    return (Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),)
+    split = of.SplitOptions(
+        size=LongestEdge(4 * 364), max_image_size=LongestEdge(364), resample=_LANCZOS, do_image_splitting=True,
+        do_pad=True, do_convert_rgb=True, return_row_col_info=False, **_USUAL, **_HALVES,
+    )  # fmt: skip
+    return (
+        Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),
+        Kind("Idefics3ImageProcessor", split, False, plans.valued, SplitImageProcessor),
+        Kind("SmolVLMImageProcessor", split, False, plans.valued, SplitImageProcessor),
+    )
 
 
 def _packed() -> tuple[Kind, ...]:

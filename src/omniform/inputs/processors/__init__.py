@@ -9,6 +9,7 @@ from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
+from omniform.inputs.processors.idefics3 import Idefics3Processor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
     CommonKwargs,
@@ -44,6 +45,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         CLIPSegProcessor,
         ClapProcessor,
         Florence2Processor,
+        Idefics3Processor,
         LlavaNextProcessor,
         LlavaOnevisionProcessor,
         LayoutLMv3Processor,
@@ -81,6 +83,7 @@ __all__ = [
     "ClapProcessor",
     "CommonKwargs",
     "Florence2Processor",
+    "Idefics3Processor",
     "ImagesKwargs",
     "InstructBlipProcessor",
     "LayoutLMv3Processor",
