@@ -65,6 +65,13 @@ BEIT = {
     **VISION, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "use_relative_position_bias": True,
     "use_shared_relative_position_bias": True, "auxiliary_channels": 4,
 }  # fmt: skip
+SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0]}}
+SEEING = {"image_token_id": 4, "video_token_id": 5}
+PATCHES = {
+    "depth": 1, "hidden_size": 16, "out_hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "patch_size": 2,
+    "initializer_range": 0.4,
+}  # fmt: skip
+DEEP_PATCHES = {**PATCHES, "num_position_embeddings": 9, "deepstack_visual_indexes": [0]}
 SWIN = {
     "image_size": 8, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2,
     "initializer_range": 0.4,
@@ -787,6 +794,20 @@ class IllustratedSources(TextToText):
         return {**super().axes, "pixel_values": {0: BATCH}}
 
 
+GRID = (1, 4, 4)
+
+
+@dataclass(frozen=True)
+class Packed(Text):
+    """Rows with a picture of four by four patches, of four placeholders."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 4, low=6)
+        tokens[:, 1:5] = 4
+        grids = torch.tensor([GRID] * rows)
+        return {"input_ids": tokens, "pixel_values": noise(rows * 16, 24), "image_grid_thw": grids}
+
+
 @dataclass(frozen=True)
 class TiledPictures(Text):
     """Rows with a picture of two tiles each, of fourteen placeholders."""
@@ -1142,6 +1163,15 @@ CITIZENS: dict[str, Citizen] = {
             "out_hidden_size": 16, "num_position_embeddings": 4, "deepstack_visual_indexes": [0]},
          "audio_config": {"num_mel_bins": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "d_model": 8,
             "encoder_ffn_dim": 12, "output_dim": 16, "downsample_hidden_size": 3}}),
+    "qwen2_vl": Citizen("qwen2_vl", "Qwen2VLForConditionalGeneration",
+        {"text_config": {**GROUPED, **SECTIONS}, **SEEING, "vision_config": {**PATCHES, "embed_dim": 16}}, Packed()),
+    "qwen2_5_vl": Citizen("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration",
+        {"text_config": {**GROUPED, **SECTIONS}, **SEEING, "vision_config": {**PATCHES, "window_size": 4}}, Packed()),
+    "qwen3_vl": Citizen("qwen3_vl", "Qwen3VLForConditionalGeneration",
+        {"text_config": {**GROUPED, **SECTIONS, "head_dim": 4}, **SEEING, "vision_config": DEEP_PATCHES}, Packed()),
+    "qwen3_vl_moe": Citizen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration",
+        {"text_config": {**GROUPED, **SECTIONS, "head_dim": 4, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 8}, **SEEING, "vision_config": DEEP_PATCHES}, Packed()),
     "qwen3": Citizen("qwen3", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 8}),
     "gemma2": Citizen("gemma2", "Gemma2ForCausalLM",
         {**GROUPED, "head_dim": 8, "sliding_window": 3, "query_pre_attn_scalar": 8}),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 MEASURED = frozenset({"vits"})
 """Models that compute how long their answer is: whoever makes room for it must read that number."""
 
-TABLED = frozenset({"llava_next", "llava_onevision"})
+TABLED = frozenset({"llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
 """Models of which a table of sizes says how many vectors pictures have: without values nobody knows that, and who
 traces them hands it in (``media_facts``)."""
 

@@ -129,3 +129,23 @@ class Typed(Feed):
 
     def whole(self) -> Inputs:
         return {self.name: self.ids, **(self.first or {}), "mm_token_type_ids": self.types}
+
+
+GRIDS = ((1, 4, 6), (3, 2, 8), (1, 8, 8))
+
+
+def patches(grids=GRIDS, numbers=3 * 2 * 2 * 2, seed=0):
+    """Pictures and a film of three frames."""
+    torch.manual_seed(seed)
+    count = sum(t * h * w for t, h, w in grids)
+    return {"hidden_states": torch.randn(count, numbers), "grid_thw": torch.tensor(grids)}
+
+
+def shown(config):
+    numbers = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    unit = config.spatial_merge_size
+    grids = tuple((t, h * unit, w * unit) for t, h, w in ((1, 2, 3), (3, 1, 4), (1, 4, 4)))
+    deep = ("deepstack_features",) if config.to_dict().get("deepstack_visual_indexes") else ()
+    fields = ("last_hidden_state", "pooler_output", *deep, "hidden_states")
+    yield Question(patches(grids, numbers), fields)
+    yield Question(patches(((1, unit, unit),), numbers), fields)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
 from safetensors.torch import load_file, save_file
-from sighted import SPECIAL, TEXT, Sights
+from sighted import SPECIAL, TEXT, Sights, shown
 
 from reference import check_round_trip, compare, omniform, saved_reference, transformers
 
@@ -94,3 +95,40 @@ def test_experts_that_lie_the_other_way_round(tmp_path):
     batch = SIGHTS.rows()[0]
     compare(ours, theirs, batch, ("logits",))
     check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+
+
+def text_table(model_type, prefix, **more):
+    return Table(
+        model_type=f"{model_type}_text",
+        config=getattr(transformers, f"{prefix}TextConfig"),
+        tiny={**TEXT, **ROPE, **more},
+        heads={"Model": Head(f"{prefix}TextModel", "AutoModel", Given(told), everywhere=True)},
+        variants={"plain": {}, "biases": {"attention_bias": True}},
+    )
+
+
+def told(config):
+    """Text alone, and text to whose first layer something is told."""
+    torch.manual_seed(3)
+    ids, marked = torch.randint(3, 97, (2, 7)), torch.tensor([[0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0]]).bool()
+    deep = [torch.randn(4, 16)]
+    fields = ("last_hidden_state", "hidden_states", "attentions")
+    yield Question({"input_ids": ids}, fields)
+    yield Question({"input_ids": ids, "visual_pos_masks": marked, "deepstack_visual_embeds": deep}, fields)
+
+
+class TestQwen3VLText(Parity):
+    table = text_table("qwen3_vl", "Qwen3VL")
+
+
+class TestQwen3VLMoeText(Parity):
+    table = text_table("qwen3_vl_moe", "Qwen3VLMoe", **EXPERTS)
+
+
+class TestQwen3VLMoeVision(Parity):
+    table = Table(
+        model_type="qwen3_vl_moe_vision",
+        config=transformers.Qwen3VLMoeVisionConfig,
+        tiny=VISION,
+        heads={"Model": Head("Qwen3VLMoeVisionModel", "AutoModel", Given(shown))},
+    )

@@ -7,7 +7,7 @@ items on the host, without looking at an id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from omniform.architectures.decoder import TextDecoder
 from omniform.architectures.stack import Encoded, Stepped
-from omniform.blocks.frequencies import Frequencies
+from omniform.blocks.frequencies import ROPE, Frequencies
 from omniform.blocks.layers import Step, run
 from omniform.blocks.packed_patches import Grid
 from omniform.blocks.rotary import AxesRotary
@@ -91,22 +91,39 @@ def stand(
 class AxesDecoder(TextDecoder):
     """A decoder whose ``position_ids`` may have three axes, or four: the first then counts the tokens of each text."""
 
+    def counting(self, told: Tensor) -> Tensor:
+        """Of a caller's positions, those by which the texts of a row are told: none by those of three axes."""
+        if told.dim() == 3:
+            return told[0] if len(told) == 4 else told
+        return told.expand(3, *told.shape[-2:])
+
     def arrive(self, inputs: dict[str, object]) -> None:
         told = inputs.get("position_ids")
-        if not isinstance(told, Tensor) or told.dim() != 3 or told.shape[0] != 4:
+        if not isinstance(told, Tensor):
             super().arrive(inputs)
             return
-        inputs["position_ids"] = told[0]
+        inputs["position_ids"] = self.counting(told)
         super().arrive(inputs)
-        inputs["position_ids"] = told[1:]
+        inputs["position_ids"] = _on_axes(told)
 
     def places(
         self, input_ids: Tensor | None, embeds_BTD: Tensor, given: Encoded, mask: Tensor | None, past: int = 0
     ) -> Tensor | None:
         told = given.get("position_ids")
-        if told is not None and told.dim() == 3 and told.shape[0] == 4:  # nobody was there when they arrived
-            return told[1:]
-        return super().places(input_ids, embeds_BTD, given, mask, past)
+        return super().places(input_ids, embeds_BTD, given, mask, past) if told is None else _on_axes(told)
+
+    def texts(
+        self, embeds_BTD: Tensor, given: Encoded, mask: Tensor | None, *, bare: bool = True, any_step: bool = False
+    ) -> Tensor | None:
+        told = given.get("position_ids")
+        if told is not None:
+            given = cast(Encoded, {**given, "position_ids": self.counting(told)})
+        return super().texts(embeds_BTD, given, mask, bare=bare, any_step=any_step)
+
+
+def _on_axes(told: Tensor) -> Tensor:
+    """Positions without those that only count."""
+    return told[1:] if told.dim() == 3 and len(told) == 4 else told
 
 
 class Deepened(Stepped, total=False):
@@ -127,6 +144,9 @@ class DeepDecoder(AxesDecoder):
     What a layer adds to a token stands behind the token's own vector, layer after layer; vectors without it are as
     good as zeros there.
     """
+
+    def counting(self, told: Tensor) -> Tensor:
+        return told if told.dim() < 3 else super().counting(told)
 
     def decode(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
         width = self.width
@@ -184,8 +204,8 @@ SECTIONS = (16, 24, 24)
 
 def read_sections(r: ConfigReader, default: tuple[int, ...]) -> tuple[int, ...]:
     """``mrope_section`` of a config's rotary settings."""
-    own = r.mapping("rope_scaling") or r.mapping("rope_parameters") or {}
-    s = r.within(own, "rope_parameters")
+    own = next((r.raw[name] for name in reversed(ROPE) if r.raw.get(name)), {})
+    s = r.within(own if isinstance(own, Mapping) else {}, "rope_parameters")
     sections = s.integers("mrope_section", default)
     if len(sections) < 3:
         raise s.fail("mrope_section", "a number of channel pairs for time, rows and columns each", list(sections))
