@@ -259,10 +259,11 @@ def read_windows(
 
 def read_upper_windows(r: ConfigReader, layers: int, above: int = 28) -> tuple[Rule, ...]:
     """What each layer sees where ``use_sliding_window`` gives those from ``max_window_layers`` on a window (Qwen)."""
-    window, first = r.integer_or_null("sliding_window", 4096), r.integer("max_window_layers", above, least=0)
+    window, first = r.integer_or_null("sliding_window", 4096), r.maybe_integer("max_window_layers", above, least=0)
     if not r.flag("use_sliding_window", False):
         window = r.values["sliding_window"] = None
-    kinds = tuple(SLIDING if window is not None and i >= first else FULL for i in range(layers))
+    windowed = window is not None and first is not None
+    kinds = tuple(SLIDING if windowed and i >= (first or 0) else FULL for i in range(layers))
     return read_windows(r, layers, window, kinds)
 
 
