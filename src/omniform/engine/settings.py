@@ -220,7 +220,8 @@ class Asked:
         parts = [name for name, row in self.table.items() if row.effect is Effect.PART]
         self.parts = Parts({n: layer[n] for layer in layers for n in parts if layer.get(n) is not None})
         plain = [{n: value for n, value in layer.items() if n not in parts} for layer in layers] if parts else layers
-        self.known = merged([token_ids(model.config), said, model.fixed_settings, *plain], self.table)
+        fixed = model.fixed_settings if isinstance(model, Generative) else {}  # a model of the user's own has none
+        self.known = merged([token_ids(model.config), said, fixed, *plain], self.table)
         self.named = self._caller = {name for layer in layers for name in layer}
         self._model = model
         self._read: Read | None = None
