@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 FORBIDDEN = ("omniform", "transformers")
-TOLERANCE = 3e-6
-"""Most files give the very same bits; ModernBERT leaves padding out where its rows are many, which rounds otherwise."""
+TOLERANCE = 8e-6
+"""Most files give the very same bits; ModernBERT leaves padding out where its rows are many, and BridgeTower shows its
+attentions and so writes them out: both round otherwise."""
 
 
 class Absent(MetaPathFinder):

@@ -226,7 +226,7 @@ class PageReader(TextStack):
                 page = [boxes_BT4, *(one.expand(boxes_BT4.shape[0], -1, -1) for one in page)]
             placed = torch.cat(page, dim=1)
             total = total + self.x_bias(placed[..., 0]) + self.y_bias(placed[..., 3])
-        return total * self.scale
+        return (total * self.scale).contiguous()  # read by every layer
 
     def forward(
         self,

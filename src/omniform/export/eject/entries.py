@@ -25,6 +25,8 @@ DEMANDED = (
     "start_logits",
     "end_logits",
     "prediction_logits",
+    "cross_relationship_score",
+    "question_answering_score",
     "seq_relationship_logits",
     "sop_logits",
     "mc_logits",
@@ -54,6 +56,9 @@ BASE = ("last_hidden_state", "pooler_output")
 
 PROMPTS = ("input_points", "input_labels", "input_boxes", "input_masks")
 """What a user points at."""
+
+PLACED = ("visual_feats", "visual_pos", "bbox")
+"""Regions of pictures, and where words stand on a page."""
 
 MASK = Maybe(Dynamic("tensor", None))
 
@@ -88,10 +93,10 @@ def inputs_of(model: Model) -> Inputs:
         values["pixel_values"] = TENSOR if isinstance(model, TwoTowers) else Maybe(TENSOR)
     if isinstance(model, SoundTextEncoder):
         values["input_features"] = TENSOR
-    for mask in ("attention_mask", "pixel_mask"):
+    for mask in ("attention_mask", "pixel_mask", "visual_attention_mask"):
         if mask in names and (main != "pixel_values" or mask == "pixel_mask"):
             values[mask] = MASK
-    for name in ("token_type_ids", "noise", "task_inputs", "is_longer", *PROMPTS):
+    for name in ("token_type_ids", "noise", "task_inputs", "is_longer", *PROMPTS, *PLACED):
         if name in names:
             values[name] = Maybe(TENSOR)
     if paired:
