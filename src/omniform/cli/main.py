@@ -97,7 +97,9 @@ def _add_pictures(run: Parser) -> None:
     pictures = run.add_argument_group("pictures", words)
     pictures.add_argument("--csv", action="store_true", help="print rows of comma-separated values")
     pictures.add_argument(
-        "--save", metavar="PLACE", help="a transcript, or a drawing: a file; a folder for several pictures"
+        "--save",
+        metavar="PLACE",
+        help="a transcript, or a drawing (of an answer: where it looked for each word); a folder for several pictures",
     )
     pictures.add_argument(
         "--show", choices=("answer", "attention"), default="answer", help="what is drawn; attention: where it looks"
@@ -220,8 +222,9 @@ def _run(given: argparse.Namespace) -> int:
     from omniform.cli.run import run_command
 
     sound = given.task is None and given.audio and not given.image and not given.video
+    asked = given.task is None and (given.audio or given.image)
     drawn = [
-        name for name in ("save", "csv", "recursive", "again") if vars(given)[name] and not (sound and name == "save")
+        name for name in ("save", "csv", "recursive", "again") if vars(given)[name] and not (asked and name == "save")
     ]
     if given.format is not None and not sound:
         raise InputError("--format is for what is said in a sound", remedy="Add --audio FILE.")
@@ -254,7 +257,7 @@ def _run(given: argparse.Namespace) -> int:
         as_json=given.json,
         longest=LONGEST_ANSWER,
         form=given.format,
-        save=given.save if sound else None,
+        save=given.save,
     )
     return 0
 

@@ -7,13 +7,19 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
+from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.cli.listening import Telling, listen_command, listens
 from omniform.cli.loading import opened
+from omniform.cli.looking import look_target, save_looks
 from omniform.core.errors import InputError, RepoError
 from omniform.core.generation import as_settings
 from omniform.engine.ask import Answer, ask
+from omniform.engine.calls import Reader
 from omniform.hub.bundled import bundled_checkpoint
 
 
@@ -35,12 +41,13 @@ def run_command(
 
     Args:
         form: how a sound is written down.
-        save: where to, or what its picture is drawn into.
+        save: where to, or what its picture is drawn into; about a picture, a drawing of where the model looked.
     """
     for path in (*images, *audio, *videos):
         if path != "-" or path in images:
             _check_file(path)
     question = question_of(text, needed=not audio)
+    drawn = look_target(save, images) if save is not None and (images or videos) else None
     telling = Telling.of(form, save, as_json=as_json) if audio and not images and not videos else None
     # Sound alone is written down; whatever else there is, is asked about.
     chosen = bundled_checkpoint("audio" if telling and not question else None) if name is None else name
@@ -55,7 +62,7 @@ def run_command(
         source = sys.stdin.buffer.read() if audio[0] == "-" else audio[0]
         listen_command(model, reader, source, settings, telling, name=str(chosen), load_seconds=loaded)
         return
-    if telling is not None and (form or save):
+    if telling is not None and (form or save) and drawn is None:
         raise InputError("this model answers, and writes nothing down", where="--format" if form else "--save",
                          found=model.origin.architecture.name)  # fmt: skip
     own = as_settings(model.generation_config).get("max_new_tokens")
@@ -72,6 +79,7 @@ def run_command(
         for _ in pieces:
             pass
         print(json.dumps(_record(chosen, model, answer, loaded), ensure_ascii=False))
+        _draw(model, reader, answer, images, drawn)
         return
     first = True
     for piece in pieces:
@@ -79,6 +87,12 @@ def run_command(
         print(piece.lstrip() if first else piece, end="", flush=True)
         first = first and not piece.strip()
     print()
+    _draw(model, reader, answer, images, drawn)
+
+
+def _draw(model: Model, reader: Reader, answer: Answer, images: Sequence[str], target: Path | None) -> None:
+    if target is not None and answer.token_ids:
+        save_looks(cast(Generative, model), reader, answer.inputs, answer.token_ids, images[0], target)
 
 
 def _tell_default(chosen: str | os.PathLike[str]) -> None:

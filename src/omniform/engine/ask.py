@@ -34,12 +34,16 @@ class Answer:
         prompt_tokens: tokens the model read, placeholders of pictures included.
         tokens: tokens it wrote.
         seconds: preparing the inputs (``prepare``), until the first token (``first_token``), altogether (``total``).
+        inputs: what the model read.
+        token_ids: what it wrote.
     """
 
     text: str = ""
     prompt_tokens: int = 0
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
 
 
 def ask(
@@ -117,7 +121,9 @@ def _answered(
             answer.text += piece.text
             if piece.text:
                 yield piece.text
-        answer.prompt_tokens += handle.result().prompt_tokens
+        completion = handle.result()
+        answer.prompt_tokens += completion.prompt_tokens
+        answer.inputs, answer.token_ids = inputs, list(completion.tokens)
     finally:
         handle.cancel()  # whoever stops reading wants no more of it
 

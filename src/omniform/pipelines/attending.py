@@ -61,7 +61,7 @@ def attention_over(pipe: Seeing, picture: Image, given: Mapping[str, object]) ->
     for weights, queries in _maps(output):
         found = _over_grid(weights, queries, pixels, pipe)
         if found is not None:
-            return Looked(_seen(pipe, picture, pixels), found.float().cpu().numpy())
+            return Looked(seen_by(pipe.image_processor, picture, pixels[0]), found.float().cpu().numpy())
     raise _none(pipe)
 
 
@@ -127,15 +127,14 @@ def _grid(tokens: int, pixels: Tensor, pipe: Seeing, prefixes: int) -> tuple[int
     return None
 
 
-def _seen(pipe: Seeing, picture: Image, pixels: Tensor) -> Image:
-    """The picture; where the processor cuts or pads it, what it made of it, in its colours again."""
+def seen_by(processor: object, picture: Image, pixels_CHW: Tensor) -> Image:
+    """A picture; where a processor cuts or pads it, what it made of it, in its colours again."""
     from PIL import Image
 
-    processor = pipe.image_processor
     cuts = isinstance(processor, ImageProcessor) and (processor.do_center_crop or processor.pad_size is not None)
     if not cuts or not isinstance(processor, ImageProcessor):
         return picture
-    values = pixels[0].float().cpu()
+    values = pixels_CHW.float().cpu()
     if processor.do_normalize:
         std, mean = (torch.tensor(one).reshape(-1, 1, 1) for one in (processor.image_std, processor.image_mean))
         values = values * std + mean

@@ -56,17 +56,19 @@ def draw_attention(picture: Image.Image, attention: Map, *, title: str = "attent
         title: what is written at the scale.
     """
     canvas = Canvas.of(picture)
+    inner = canvas.left, canvas.top, canvas.left + canvas.inner[0], canvas.top + canvas.inner[1]
+    canvas.image.paste(looked_at(canvas.image.crop(inner), attention), inner[:2])
+    ticks = [f"{share:.0%}" for share in np.linspace(0, 1, TICKS)]
+    return _with_scale(canvas.image, f"{title}, beside the most looked at", ticks, canvas.text)
+
+
+def looked_at(picture: Image.Image, attention: Map) -> Image.Image:
+    """A picture under what was looked at, light where it was most; see :func:`draw_attention`."""
     _, high = _range(attention)
     known = np.nan_to_num(np.asarray(attention, dtype=np.float64), posinf=0.0, neginf=0.0)
     shares = known / (high if high > 0 else 1.0)
-    grid = Image.fromarray(shares.astype(np.float32))
-    smooth = np.asarray(grid.resize(canvas.inner, Image.Resampling.BICUBIC)).clip(0, 1)
-    inner = canvas.left, canvas.top, canvas.left + canvas.inner[0], canvas.top + canvas.inner[1]
-    grey = canvas.image.crop(inner).convert("L").convert("RGB")
-    mixed = Image.blend(grey, coloured(smooth), 0.6)
-    canvas.image.paste(mixed, inner[:2])
-    ticks = [f"{share:.0%}" for share in np.linspace(0, 1, TICKS)]
-    return _with_scale(canvas.image, f"{title}, beside the most looked at", ticks, canvas.text)
+    smooth = Image.fromarray(shares.astype(np.float32)).resize(picture.size, Image.Resampling.BICUBIC)
+    return Image.blend(picture.convert("L").convert("RGB"), coloured(np.asarray(smooth).clip(0, 1)), 0.6)
 
 
 def coloured(shares_HW: Map) -> Image.Image:
