@@ -38,6 +38,10 @@ BLIP = {
     "text_config": {**TEXT, "sep_token_id": 2}, "vision_config": VISION, "projection_dim": 8,
     "image_text_hidden_size": 8,
 }  # fmt: skip
+TROCR = {
+    "vocab_size": 61, "d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 20,
+    "max_position_embeddings": 40, "cross_attention_hidden_size": 16, "initializer_range": 0.4,
+}  # fmt: skip
 QFORMER = {
     "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
     "max_position_embeddings": 24, "encoder_hidden_size": 16, "initializer_range": 0.4,
@@ -389,6 +393,22 @@ class Waves(Sound):
     def axes(self) -> Axes:
         lengths = {0: BATCH, 1: LENGTH}
         return {"input_values": {0: BATCH}, "decoder_input_ids": lengths, "decoder_attention_mask": lengths}
+
+
+@dataclass(frozen=True)
+class Written(Sound):
+    """Pictures and rows for a decoder."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"pixel_values": noise(rows, 3, 8, 8), "decoder_input_ids": ids(rows, length)}
+
+    def taught(self, inputs: Inputs) -> Inputs:
+        return {"pixel_values": inputs["pixel_values"], "labels": inputs["decoder_input_ids"]}
+
+    @property
+    def axes(self) -> Axes:
+        lengths = {0: BATCH, 1: LENGTH}
+        return {"pixel_values": {0: BATCH}, "decoder_input_ids": lengths, "decoder_attention_mask": lengths}
 
 
 @dataclass(frozen=True)
@@ -1035,6 +1055,13 @@ CITIZENS: dict[str, Citizen] = {
     "blip, pairs": Citizen("blip", "BlipModel", BLIP, Both()),
     "blip, matches": Citizen("blip", "BlipForImageTextRetrieval", BLIP, Captioned("")),
     "blip, text": Citizen("blip_text_model", "BlipTextLMHeadModel", {**TEXT, "encoder_hidden_size": 16}),
+    "trocr": Citizen("trocr", "TrOCRForCausalLM", TROCR),
+    "vision-encoder-decoder": Citizen(
+        "vision-encoder-decoder", "VisionEncoderDecoderModel",
+        {"encoder": {**VISION, "model_type": "vit"}, "decoder": {**TROCR, "model_type": "trocr"}, "pad_token_id": 1,
+            "decoder_start_token_id": 2},
+        Written(),
+    ),
     "blip-2": Citizen("blip-2", "Blip2ForConditionalGeneration", BLIP2, Led()),
     "blip-2, T5": Citizen(
         "blip-2", "Blip2ForConditionalGeneration", {**BLIP2, "text_config": BLIP2_T5}, Led("answers")

@@ -140,6 +140,20 @@ def test_wrong_calls(pairs, tmp_path) -> None:
         omniform.AutoProcessor.from_pretrained(folder)
 
 
+def test_trocr(tmp_path) -> None:
+    """A text beside pictures is what is to be read in them."""
+    images = transformers.ViTImageProcessor(**SMALL)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gpt2(tmp_path / "tokenizer"))
+    tokenizer.pad_token = "<|endoftext|>"
+    transformers.TrOCRProcessor(images, tokenizer).save_pretrained(tmp_path / "saved")
+    pair = load(tmp_path / "saved")
+    for call in (CALLS[0], CALLS[1], {"text": TEXTS}, {"images": PICTURES}, {"images": PICTURES[0], "text": "fox"}):
+        compare(pair, **call)
+    assert pair[0].model_input_names == pair[1].model_input_names
+    pair[0].save_pretrained(tmp_path / "again")
+    compare((load(tmp_path / "again")[0], pair[1]), **CALLS[1])
+
+
 def test_a_batch_is_what_the_model_takes(pairs) -> None:
     batch = pairs["InstructBlip"][0](PICTURES, TEXTS, padding=True, return_tensors="pt")
     assert {*batch} == {"input_ids", "attention_mask", "pixel_values", "qformer_input_ids", "qformer_attention_mask"}

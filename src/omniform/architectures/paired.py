@@ -22,6 +22,7 @@ from omniform.architectures.labels import Classes, Targets
 from omniform.architectures.losses import scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES
+from omniform.architectures.vision import VisionEncoder
 from omniform.architectures.waves import WaveModel
 from omniform.core.config import ModelConfig
 from omniform.core.context import Memory, Tapped
@@ -165,6 +166,10 @@ class PairedWriter(Generative):
             )
         return Memory(hidden if self.enc_to_dec_proj is None else self.enc_to_dec_proj(hidden), padding)
 
+    def last_of(self, encoded: BaseModelOutput, memory: Memory) -> Tensor:
+        """Which hidden states an output tells as the encoder's last: those that the writer looks at."""
+        return memory.hidden
+
     def targets(self) -> Mapping[str, Targets]:
         return {"labels": Classes(self.vocabulary)}
 
@@ -229,7 +234,9 @@ class PairedWriter(Generative):
             read = {name: value for name, value in given.items() if not name.startswith(SIDE)}
             if inputs is not None:
                 read[self.main_input] = inputs
-            encoded = cast(BaseModelOutput, self.encoder(attention_mask=attention_mask, **asked, **read))
+            if attention_mask is not None:
+                read["attention_mask"] = attention_mask
+            encoded = cast(BaseModelOutput, self.encoder(**asked, **read))
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.shift(labels)
         memory = self.heard(encoded, attention_mask)
@@ -256,7 +263,65 @@ class PairedWriter(Generative):
             decoder_hidden_states=written.hidden_states,
             decoder_attentions=written.attentions,
             cross_attentions=written.cross_attentions,
-            encoder_last_hidden_state=memory.hidden,
+            encoder_last_hidden_state=self.last_of(encoded, memory),
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
+        )
+
+
+class PictureWriter(PairedWriter):
+    """A language model that writes what an encoder has seen."""
+
+    def last_of(self, encoded: BaseModelOutput, memory: Memory) -> Tensor:
+        return encoded.last_hidden_state
+
+    def read_inputs(self, named: Mapping[str, object]) -> dict[str, object]:
+        """Pictures of any size are read where the call says so; a switch is none of the engine's inputs."""
+        found = dict(named)
+        anyhow = found.pop("interpolate_pos_encoding", None)
+        pictures = found.get(self.main_input)
+        if isinstance(self.encoder, VisionEncoder) and isinstance(pictures, Tensor) and not anyhow:
+            self.encoder.patches.check(pictures, self.encoder.ANY_SIZE)
+        return found
+
+    def encode(self, **inputs: Tensor) -> Memory:
+        if "encoder_outputs" in inputs or "interpolate_pos_encoding" not in self.encoder.accepts():
+            return super().encode(**inputs)
+        return self.heard(cast(BaseModelOutput, self.encoder(**inputs, interpolate_pos_encoding=True)), None)
+
+    def forward(  # type: ignore[override] # in the ecosystem's order
+        self,
+        pixel_values: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: EncoderOutputs | None = None,
+        past_key_values: DenseState | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        *,
+        num_items_in_batch: Tensor | int | None = None,
+        **given: object,
+    ) -> Seq2SeqLMOutput:
+        """Next-token scores; see :meth:`PairedWriter.forward`, whose main input are pictures here.
+
+        Args:
+            pixel_values: Shape: [B, channels, height, width].
+        """
+        return super().forward(
+            pixel_values,
+            None,
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_outputs,
+            past_key_values,
+            decoder_inputs_embeds,
+            labels,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            num_items_in_batch=num_items_in_batch,
+            **given,
         )

@@ -53,9 +53,27 @@ class CountedSinusoids(Embeddings):
     def stand(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         return positions.masked_fill(input_ids == self.padding, -1)
 
-    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+    def placed(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Vectors in their places. Shape: [B, T, D] in and out."""
         sines = sines_then_cosines(ctx.positions + self.padding + 1, self.dim) * (ctx.positions >= 0)[..., None]
-        return super().forward(embeds_BTD + sines.to(embeds_BTD.dtype), ctx)
+        return embeds_BTD + sines.to(embeds_BTD.dtype)
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        return super().forward(self.placed(embeds_BTD, ctx), ctx)
+
+
+class NormedCountedSinusoids(CountedSinusoids):
+    """The same with a norm behind them (TrOCR).
+
+    Attributes:
+        norm: None for none.
+    """
+
+    norm: nn.Module | None = None
+
+    def forward(self, embeds_BTD: Tensor, ctx: StepContext) -> Tensor:
+        placed = self.placed(embeds_BTD, ctx)
+        return Embeddings.forward(self, placed if self.norm is None else self.norm(placed), ctx)
 
 
 class WeighedSines(nn.Module):

@@ -45,7 +45,7 @@ class Config:
     @property
     def decodes(self) -> bool:
         """Whether the language model is a decoder alone."""
-        return any("causal-lm" in a.tasks for a in self.text.family.architectures.values())
+        return decodes(self.text)
 
     @property
     def writing(self) -> Architecture:
@@ -62,6 +62,11 @@ class Config:
         return found[0]
 
 
+def decodes(text: Part) -> bool:
+    """Whether a language model's family has decoders that write; those of encoder-decoders that do are taken alone."""
+    return any("causal-lm" in a.tasks for a in text.family.architectures.values())
+
+
 def read_parts(r: ConfigReader, name: str) -> Config:
     """Read a config of both families; queries look at what the tower gives, whatever their own config says.
 
@@ -73,6 +78,7 @@ def read_parts(r: ConfigReader, name: str) -> Config:
     querying = Part.of(r, "qformer_config", {"model_type": f"{name}_qformer"})
     r.values["qformer_config"] = querying.config.replace(encoder_hidden_size=vision.tower.dim)
     text = Part.of(r, "text_config", {"model_type": "opt"})
+    r.values["use_decoder_only_language_model"] = decodes(text)
     return Config(
         vision=vision,
         querying=replace(querying.spec(Querying), memory=vision.tower.dim),
@@ -85,7 +91,9 @@ def read_parts(r: ConfigReader, name: str) -> Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
-    return read_parts(r, "blip_2")
+    config = read_parts(r, "blip_2")
+    r.values["is_encoder_decoder"] = config.text.config.get("is_encoder_decoder") is True
+    return config
 
 
 def compose(c: Config, kind: Callable[..., Q], qformer: nn.Module, language_model: Model) -> Q:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import nn
 
@@ -15,6 +16,8 @@ from omniform.core.errors import ConfigError
 from omniform.core.reader import ConfigReader
 from omniform.models.registry import Part
 from omniform.weights.keymap import KeyMap
+
+W = TypeVar("W", bound=PairedWriter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,17 @@ class Config:
 
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
+    return read_pair(r, "wav2vec2")
+
+
+def read_pair(r: ConfigReader, usual: str) -> Config:
+    """Read the config of a pair.
+
+    Args:
+        usual: the encoder's family where the config names none.
+    """
     r.inert("tie_word_embeddings")  # of both together: the decoder's own config says whether its head is its table
-    encoder = Part.of(r, "encoder", {"model_type": "wav2vec2"})
+    encoder = Part.of(r, "encoder", {"model_type": usual})
     decoder = Part.of(r, "decoder", {"model_type": "bert", "is_decoder": True, "add_cross_attention": True})
     return Config(
         encoder=encoder,
@@ -54,6 +66,11 @@ def read(r: ConfigReader) -> Config:
 
 def build(c: Config) -> PairedWriter:
     """Both models, and what brings one's hidden states to the other's width."""
+    return compose(c, PairedWriter)
+
+
+def compose(c: Config, kind: type[W]) -> W:
+    """The same as a kind of pair."""
     encoder, writer = c.encoder.model(), c.decoder.model(c.writing)
     stack = writer.decoder if isinstance(writer, WritingHead) and writer.can_generate() else None
     if not isinstance(writer, WritingHead) or not isinstance(stack, TextDecoder) or not stack.reads_memory:
@@ -68,7 +85,7 @@ def build(c: Config) -> PairedWriter:
     given = c.encoder.config.get("output_hidden_size", inside)
     if not isinstance(inside, int):
         raise ConfigError("this encoder does not say its width", where=c.encoder.where, found=type(encoder).__name__)
-    told = _says_width(c, inside, width)
+    told = _says_width(c, inside, stack.memory_width)
     bridge = nn.Linear(inside, width) if given != width and not told else None
     if bridge is not None and given != inside and c.encoder.config.get("add_adapter"):
         raise ConfigError(
@@ -77,11 +94,11 @@ def build(c: Config) -> PairedWriter:
             expected=f"{inside} (hidden_size), or {width}, the decoder's width",
             found=given,
         )
-    return PairedWriter(encoder=encoder, writer=writer, enc_to_dec_proj=bridge, shift=c.shift)
+    return kind(encoder=encoder, writer=writer, enc_to_dec_proj=bridge, shift=c.shift)
 
 
 def _says_width(c: Config, inside: int, width: int) -> bool:
-    """Whether the decoder's config says what it looks at, which then must be as wide as it is itself."""
+    """Whether the decoder's config says how wide what it looks at is; ``width``: what it can look at."""
     said = c.decoder.config.raw.get("cross_attention_hidden_size")
     if said is not None and not said == inside == width:
         raise ConfigError(

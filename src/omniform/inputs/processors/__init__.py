@@ -28,7 +28,7 @@ from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
-from omniform.inputs.processors.side import BridgeTowerProcessor, ViltProcessor
+from omniform.inputs.processors.side import BridgeTowerProcessor, TrOCRProcessor, ViltProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
 from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speecht5 import SpeechT5Processor
@@ -62,6 +62,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         SiglipProcessor,
         MusicgenProcessor,
         SpeechT5Processor,
+        TrOCRProcessor,
         ViltProcessor,
         Wav2Vec2BertProcessor,
         Wav2Vec2Processor,
@@ -104,6 +105,7 @@ __all__ = [
     "SiglipProcessor",
     "SpeechT5Processor",
     "TextKwargs",
+    "TrOCRProcessor",
     "VideosKwargs",
     "ViltProcessor",
     "Wav2Vec2BertProcessor",
