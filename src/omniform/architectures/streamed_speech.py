@@ -231,6 +231,11 @@ class StreamedSpeech:
             stem_channels=r.integer("nemo_conv_channels", 1024),
         )
 
+    @property
+    def bands_left(self) -> int:
+        """Bands that the first convolutions leave."""
+        return -(-self.bands // self.reduction)
+
     def model(self) -> StreamedSpeechEncoder:
         """The encoder."""
         halvings = int(math.log2(self.reduction))

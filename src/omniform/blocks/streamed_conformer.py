@@ -226,11 +226,8 @@ class HalvingConvs(nn.Module):
         for at in range(2, 3 * halvings - 1, 3):
             layers[str(at)] = nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels)
             layers[str(at + 1)] = nn.Conv2d(channels, channels, 1)
-        left = bands
-        for _ in range(halvings):
-            left = (left - 1) // 2 + 1
         self.conv = nn.ModuleDict(layers)
-        self.out = nn.Linear(channels * left, dim)
+        self.out = nn.Linear(channels * -(-bands // 2**halvings), dim)
         self.act = act
         self._act = activation(act)
 

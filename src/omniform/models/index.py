@@ -1454,6 +1454,7 @@ VIDEO_PROCESSORS: dict[str, str] = {
     "qwen2_vl": "Qwen2VLVideoProcessor",
     "qwen3_vl": "Qwen3VLVideoProcessor",
     "qwen3_vl_moe": "Qwen3VLVideoProcessor",
+    "smolvlm": "SmolVLMVideoProcessor",
     "timesformer": "TimesformerVideoProcessor",
     "videomae": "VideoMAEVideoProcessor",
 }
@@ -1515,6 +1516,7 @@ PROCESSORS: dict[str, str] = {
     "sew": "Wav2Vec2Processor",
     "sew-d": "Wav2Vec2Processor",
     "siglip": "SiglipProcessor",
+    "smolvlm": "SmolVLMProcessor",
     "speecht5": "SpeechT5Processor",
     "trocr": "TrOCRProcessor",
     "unispeech": "Wav2Vec2Processor",

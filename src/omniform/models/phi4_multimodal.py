@@ -71,7 +71,10 @@ def read_audio(r: ConfigReader) -> Audio:
     r.inert("nemo_final_size", feature_layer=-2)
     # Of the size of what is made of frames, for the connector; frames are never put side by side.
     r.only("downsample_rate", 1, why="frames are projected one by one")
-    return Audio(speech=StreamedSpeech.read(r), token_id=r.integer("audio_token_id", 200011, least=0))
+    r.values.setdefault("downsample_rate", 1)
+    speech = StreamedSpeech.read(r)
+    r.values["nemo_final_size"] = speech.bands_left
+    return Audio(speech=speech, token_id=r.integer("audio_token_id", 200011, least=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

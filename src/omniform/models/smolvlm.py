@@ -25,7 +25,9 @@ FAMILY = (
         config="SmolVLMConfig",
         tokenizer="GPT2Tokenizer",
         image_processor="SmolVLMImageProcessor",
-        row="image and text to text",
+        video_processor="SmolVLMVideoProcessor",
+        processor="SmolVLMProcessor",
+        row="image, video and text to text",
     )
     .begins(beginning)
     .base("SmolVLMModel", build)

@@ -29,6 +29,7 @@ from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, TrOCRProcessor, ViltProcessor
+from omniform.inputs.processors.smolvlm import SmolVLMProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
 from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speecht5 import SpeechT5Processor
@@ -60,6 +61,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Sam2Processor,
         SamProcessor,
         SiglipProcessor,
+        SmolVLMProcessor,
         MusicgenProcessor,
         SpeechT5Processor,
         TrOCRProcessor,
@@ -103,6 +105,7 @@ __all__ = [
     "Sam2Processor",
     "SamProcessor",
     "SiglipProcessor",
+    "SmolVLMProcessor",
     "SpeechT5Processor",
     "TextKwargs",
     "TrOCRProcessor",

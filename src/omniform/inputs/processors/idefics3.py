@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Self, cast
 
 from omniform.core.batch import Batch, Modality
@@ -85,11 +85,22 @@ class Idefics3Processor(PlacedProcessor):
             RepoError: a picture's file or address cannot be read.
             UnknownArgumentError: there is no such option.
         """
+        own = {} if image_seq_len is None else {"image_seq_len": image_seq_len}
+        return self._read(images, text, {"image": images}, {**options, **own})
+
+    def _read(
+        self,
+        images: object,
+        text: str | Sequence[str] | None,
+        media: Mapping[Modality, object],
+        options: Mapping[str, object],
+    ) -> Batch:
+        """The body of a call, which knows how many pictures each row has."""
         flat, nested = image_rows(images)
         rows = [text] if isinstance(text, str) else text
         counts = [row.count(IMAGE) for row in rows] if rows is not None and nested is None else nested or [len(flat)]
-        own = {_COUNTS: counts, "image_seq_len": self.image_seq_len if image_seq_len is None else image_seq_len}
-        return self._placed(text, {"image": images}, {**options, **own}, tuple(own))
+        own = {_COUNTS: counts, "image_seq_len": self.image_seq_len}
+        return self._placed(text, media, {**own, **options}, tuple(own))
 
     def _take(self, modality: Modality, media: Sequence[object], asked: CallOptions) -> Taken:
         counts, squares = cast("list[int]", asked.own[_COUNTS]), cast(int, asked.own["image_seq_len"])

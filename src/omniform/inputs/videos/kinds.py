@@ -7,7 +7,8 @@ from typing import Final
 
 from omniform.inputs.videos.packed import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 from omniform.inputs.videos.processor import WHOLE, VideoProcessor
+from omniform.inputs.videos.split import SmolVLMVideoProcessor
 
 VIDEO_PROCESSORS: Final[Mapping[str, type[VideoProcessor]]] = {
-    kind.__name__: kind for kind in (*WHOLE, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor)
+    kind.__name__: kind for kind in (*WHOLE, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor, SmolVLMVideoProcessor)
 }
