@@ -1,9 +1,15 @@
-"""Qwen2.5-Omni against the reference: what makes a sound of codes."""
+"""Qwen2.5-Omni against the reference: the thinker, and what makes a sound of codes."""
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from askers import Given
+from harness import Head, Parity, Table, build
+from omni import BANDS, FILM, HEAR, HEARD, PICTURE, SEE, SEEN, SOUND, TEXT, Sensed
+from writers import in_pieces
 
 from omniform.core.errors import InputError
 from reference import check_round_trip, close, omniform, saved_reference, transformers
@@ -18,6 +24,120 @@ VOCODER = {
     "mel_dim": 10, "upsample_initial_channel": 16, "upsample_rates": [3, 2], "upsample_kernel_sizes": [7, 4],
     "resblock_kernel_sizes": [3, 5], "resblock_dilation_sizes": [[1, 3, 5], [1, 2, 3]],
 }  # fmt: skip
+
+
+VISION = {
+    "depth": 2, "hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "patch_size": 2, "out_hidden_size": 16,
+    "window_size": 8, "fullatt_block_indexes": [1],
+}  # fmt: skip
+AUDIO = {
+    "num_mel_bins": BANDS, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20, "d_model": 8,
+    "output_dim": 16, "n_window": 25,
+}  # fmt: skip
+IDS = {
+    "audio_token_index": SOUND, "image_token_index": PICTURE, "video_token_index": FILM, "vision_start_token_id": SEE,
+    "audio_start_token_id": HEAR,
+}  # fmt: skip
+ROPE = TEXT["rope_parameters"]
+SENSED = Sensed({130: 32, 60: 15})
+
+
+def thinker(**changes):
+    parts = {
+        name: {**usual, **changes.pop(name, {})}
+        for name, usual in (("text", TEXT), ("vision", VISION), ("audio", AUDIO))
+    }
+    own = {f"{name}_config": made for name, made in parts.items()}
+    return transformers.Qwen2_5OmniThinkerConfig(**own, **{**IDS, **changes})
+
+
+class TestThinker(Parity):
+    table = Table(
+        model_type="qwen2_5_omni_thinker",
+        config=thinker,
+        config_class=transformers.Qwen2_5OmniThinkerConfig,
+        tiny={},
+        heads={
+            "Model": Head("Qwen2_5OmniThinkerModel", "AutoModel", Given(lambda _: SENSED.read("last_hidden_state"))),
+            "ForConditionalGeneration": Head(
+                "Qwen2_5OmniThinkerForConditionalGeneration", "AutoModelForImageTextToText",
+                Given(lambda _: SENSED.written_on(), lambda _: SENSED.lesson()), everywhere=True,
+                unused=("model.audio_tower.audio_bos_eos_token",),
+            ),
+        },
+        variants={
+            "plain": {},
+            "windows": {"text": {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}},
+            "other ears": {"audio": {"n_window": 40, "activation_function": "relu"}, "position_id_per_seconds": 7},
+            "stretched": {"text": {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 3.0}}},
+            "tied": {"tie_word_embeddings": True},
+        },
+        writes=("ForConditionalGeneration", SENSED),
+        writing=["plain", "stretched"],
+        feeding=[],  # the reference takes no logits_to_keep
+        scale=0.3,
+        derived=frozenset({"text_config", "vision_config", "audio_config"}),
+        spellings={"within the whole": lambda key: f"thinker.{key}"},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def test_piece_by_piece():
+    built = build(TestThinker.table.case("ForConditionalGeneration"))
+    feed = SENSED.feed(built.theirs.config)
+    expected = built.theirs(**feed.whole()).logits
+    for pieces in ((9, 3), (1,), (2, 5, 3)):
+        close(in_pieces(built.ours, feed, pieces), expected)
+
+
+@torch.no_grad()
+def test_films_among_their_sounds():
+    """Positions of random rows, and the hidden states of one of them."""
+    built = build(TestThinker.table.case("Model"))
+    ours, theirs = built.ours, built.theirs
+    draw, turns = random.Random(3), 0
+    for _ in range(200):
+        ids, films, pictures, sounds, seconds = [], [], [], [], []
+        for _ in range(draw.randrange(1, 5)):
+            ids += [5] * draw.randrange(4)
+            kind = draw.choice(("talkie", "talkie", "sound", "picture"))
+            grid = (draw.randrange(1, 6), 2 * draw.randrange(1, 4), 2 * draw.randrange(1, 4))
+            frames = draw.randrange(10, 600)
+            heard = ((frames - 1) // 2 + 1) // 2
+            if kind == "picture":
+                pictures.append((1, *grid[1:]))
+                ids += [SEE, *[PICTURE] * (grid[1] * grid[2] // 4), SEEN]
+                continue
+            sounds.append(frames)
+            if kind == "sound":
+                ids += [HEAR, *[SOUND] * heard, HEARD]
+                continue
+            films.append(grid)
+            seconds.append(draw.choice((0.5, 1.0, 2.0, 0.08, 3.3)))
+            count = grid[0] * grid[1] * grid[2] // 4
+            ids += [SEE, HEAR, *[FILM] * count, *[SOUND] * heard, HEARD, SEEN]
+        if not films:
+            continue
+        turns += 1
+        row = torch.tensor([[*ids, 7]])
+        told = {
+            "image_grid_thw": torch.tensor(pictures) if pictures else None, "video_grid_thw": torch.tensor(films),
+            "attention_mask": torch.ones_like(row), "use_audio_in_video": True, "audio_seqlens": torch.tensor(sounds),
+            "second_per_grids": torch.tensor(seconds),
+        }  # fmt: skip
+        found, expected = ours.get_rope_index(row, **told), theirs.get_rope_index(row, **told)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+    assert turns > 100
+    row = SENSED.row([5, ("film", (3, 4, 2)), ("sound", 130), 6])
+    ids = row["input_ids"][0].tolist()
+    begin = ids.index(HEAR)
+    film = ids[2:8]
+    ids = [5, SEE, HEAR, *film[:4], *ids[begin + 1 : begin + 26], *film[4:], *ids[begin + 26 : -2], HEARD, SEEN, 6]
+    given = {**row, "input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    close(
+        ours(**given, use_audio_in_video=True).last_hidden_state,
+        theirs(**given, use_audio_in_video=True).last_hidden_state,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from omniform.core.turns import turns
+
 Grid = tuple[int, int, int]
 """Patches in time, down and across."""
 
@@ -43,7 +45,8 @@ class Clock:
         vision_start, audio_start: what stands before pictures and films, and before sounds.
         per_second: positions in a second of film.
         merge: rows and columns of patches that become one token.
-        chunk: positions of a stretch of time, by which films and sounds take turns; None: token by token.
+        chunk: positions of a stretch of time, by which films and sounds take turns; None: token by token. Positions are
+            whole numbers then, and what opens a film and what opens its sound stand at one place, as what closes them.
     """
 
     image: int
@@ -69,10 +72,27 @@ class Clock:
 
     def seen(self, grid: Grid, seconds: float, begin: float) -> Tensor:
         """Where the tokens of a picture or a film stand. Shape: [3, tokens]."""
-        time, rows, columns = grid[0], grid[1] // self.merge, grid[2] // self.merge
-        steps = torch.arange(time) * torch.tensor(seconds, dtype=torch.float32) * self.per_second
-        axes = steps.float(), torch.arange(rows).float(), torch.arange(columns).float()
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1) + begin
+        grid = grid[0], grid[1] // self.merge, grid[2] // self.merge
+        return spread(grid, seconds, self.per_second, whole=self.chunk is not None) + begin
+
+
+def spread(grid: Grid, seconds: float, per_second: float, *, whole: bool) -> Tensor:
+    """Where tokens stand beyond the first of them.
+
+    Args:
+        grid: how many there are in time, down and across.
+        seconds: from one step in time to the next.
+        per_second: positions in a second.
+        whole: whether positions in time are whole numbers.
+
+    Returns:
+        Shape: [3, tokens], float32, on the CPU.
+    """
+    with torch.device("cpu"):
+        # The seconds are float32 where positions are counted, whatever they were before.
+        steps = (torch.arange(grid[0]) * torch.tensor(seconds, dtype=torch.float32) * per_second).float()
+        axes = steps.trunc() if whole else steps, torch.arange(grid[1]).float(), torch.arange(grid[2]).float()
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
 
 
 class _Walk:
@@ -99,7 +119,8 @@ class _Walk:
             if first >= len(row):
                 break
             both = first == picture and sound == picture + 1
-            self._text(first - self.at + (2 if both else 1))
+            self._text(first - self.at)
+            self._edge(both)
             if first == sound:
                 self._put(self._steps(next(audios)))
                 sounds -= 1
@@ -113,7 +134,7 @@ class _Walk:
             else:
                 self._put(c.seen(next(images), 1.0, self.next))
                 pictures -= 1
-            self._text(2 if both else 1)
+            self._edge(both)
         if self.at < len(row):
             self._text(len(row) - self.at)
         whole = torch.cat(self.parts, dim=1)
@@ -129,6 +150,13 @@ class _Walk:
     def _text(self, count: int) -> None:
         if count > 0:
             self._put(self._steps(count))
+
+    def _edge(self, both: bool) -> None:
+        """What opens or closes an item; a film and its sound have one each."""
+        if both and self.clock.chunk is not None:
+            self._put(self._steps(1).repeat(1, 2))
+        else:
+            self._text(2 if both else 1)
 
     def _put(self, places: Tensor, last: Tensor | None = None) -> None:
         """Let tokens stand there; what follows goes on behind the greatest position in ``last``."""
@@ -150,10 +178,9 @@ class _Walk:
     def _in_chunks(self, film: Tensor, sound: Tensor, chunk: int) -> None:
         """The same in turns of so many positions: what is seen in each, then what is heard."""
         begin, parts = self.next, list[Tensor]()
-        turns = 1 + int(max(film[0].max(), sound[0].max()) - begin) // chunk
-        for turn in range(turns):
-            for track in (film, sound):
-                own = ((track[0] - begin) // chunk).long() == turn
-                if own.any():
-                    parts.append(track[:, own])
+        cuts = [turns((track[0] - begin).tolist(), chunk) for track in (film, sound)]
+        for turn in range(max(map(len, cuts))):
+            for track, own in zip((film, sound), cuts, strict=True):
+                if turn < len(own):
+                    parts.append(track[:, slice(*own[turn])])
         self._put(torch.cat(parts, dim=1), parts[-1])

@@ -14,7 +14,7 @@ from torch import Tensor
 from omniform.architectures.axes import AxesDecoder, DeepDecoder, Stretch
 from omniform.architectures.fusion import NOTHING, Medium
 from omniform.architectures.generative import RowLayout
-from omniform.architectures.omni_places import Clock, Heard
+from omniform.architectures.omni_places import Clock, Heard, spread
 from omniform.architectures.packed_fusion import (
     DeepVisionLanguage,
     PackedPictures,
@@ -60,16 +60,17 @@ class Moments(Stretch):
     """A picture or a film whose steps in time may stand between whole positions.
 
     Attributes:
-        pace: positions from one step to the next.
+        seconds: from one step to the next.
+        per_second: positions in a second.
+        whole: whether they are whole numbers all the same.
     """
 
-    pace: float = 0.0
+    seconds: float = 0.0
+    per_second: float = 1.0
+    whole: bool = False
 
     def places(self) -> Tensor:
-        time, rows, columns = self.grid
-        steps = torch.arange(time, device="cpu") * torch.tensor(self.pace, dtype=torch.float32, device="cpu")
-        axes = steps, torch.arange(rows, device="cpu").float(), torch.arange(columns, device="cpu").float()
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+        return spread(self.grid, self.seconds, self.per_second, whole=self.whole)
 
     def steps(self) -> Tensor:
         places = self.places()
@@ -83,10 +84,10 @@ class Films(PackedPictures):
     """Films, of which it is known how far apart their frames were taken.
 
     Attributes:
-        per_second: positions in a second.
+        clock: where tokens stand.
     """
 
-    per_second: float
+    clock: Clock
 
     def facts(self, inputs: Mapping[str, Tensor]) -> list[Facts]:
         found, told = super().facts(inputs), inputs.get(SECONDS)
@@ -98,9 +99,8 @@ class Films(PackedPictures):
     def stretches(self, facts: Facts) -> list[Stretch]:
         time, rows, columns = grid_of(facts)
         merge = self.visual.merge
-        # The seconds are float32 where positions are counted, whatever they were before.
-        pace = float(torch.tensor(seconds_of(facts), dtype=torch.float32) * self.per_second)
-        return [Moments((time, rows // merge, columns // merge), (), pace)]
+        told, clock = seconds_of(facts), self.clock
+        return [Moments((time, rows // merge, columns // merge), (), told, clock.per_second, clock.chunk is not None)]
 
 
 def seconds_of(facts: Facts) -> float:
@@ -213,7 +213,7 @@ class Thinker(PackedVisionLanguage):
                 token_id=self.video_token_id,
                 inputs=films,
                 visual=self.visual,
-                per_second=self.clock.per_second,
+                clock=self.clock,
             ),
             Sounds(
                 modality="audio",
@@ -286,7 +286,8 @@ class Thinker(PackedVisionLanguage):
             facts["video"] = [(*grid, *s.as_integer_ratio()) for grid, s in zip(grids, seconds, strict=True)]
         if audio_seqlens is not None:
             facts["audio"] = [(int(n), 0) for n in audio_seqlens]
-        return self._walked(input_ids, attention_mask, facts, use_audio_in_video)
+        places, shifts = self._walked(input_ids, attention_mask, facts, use_audio_in_video)
+        return (places, shifts) if self.clock.chunk is None else (places.long(), shifts.long())
 
     def _walked(
         self, ids: Tensor, mask: Tensor | None, facts: Mapping[Modality, Sequence[Facts]], aligned: bool
@@ -295,7 +296,8 @@ class Thinker(PackedVisionLanguage):
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         rows = [row[own].tolist() for row, own in zip(ids, real, strict=True)]
         whole, at = self._heard(facts, aligned), [0, 0, 0]
-        positions = torch.zeros(3, *ids.shape, device=ids.device)
+        whole_numbers = self.clock.chunk is not None
+        positions = torch.full((3, *ids.shape), float(whole_numbers), device=ids.device)
         shifts = []
         for number, row in enumerate(rows):
             own, at = _share(whole, row, self.clock, at)

@@ -165,3 +165,80 @@ class ChunkedSound(WindowedSound):
             x_NCFT = F.gelu(conv(x_NCFT))
         out: Tensor = self.conv_out(x_NCFT.permute(0, 3, 1, 2).flatten(2))
         return out
+
+
+class PooledSound(WindowedSound):
+    """Two convolutions over time within chunks, layers that look around in one, then pairs of frames (Qwen2.5-Omni).
+
+    Args:
+        layers: called as ``layer(hidden, ctx)``.
+        ln_post: after the last of them.
+        conv1: bands to the layers' width.
+        conv2: halves frames.
+        proj: to the width of whoever reads it.
+        audio_bos_eos_token: vectors that files hold and nobody reads.
+        bands: frequency bands of the spectrogram.
+        chunk: frames that the convolutions read at a time.
+    """
+
+    layers: nn.ModuleList
+    ln_post: nn.LayerNorm
+    conv1: nn.Conv1d
+    conv2: nn.Conv1d
+    proj: nn.Linear
+    audio_bos_eos_token: nn.Embedding
+    bands: int
+    chunk: int
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.conv1
+
+    @property
+    def width(self) -> int:
+        return self.proj.out_features
+
+    def kept(self, chunk: int) -> int:
+        return halved(chunk, 1)
+
+    def length(self, frames: int) -> int:
+        return self.kept(frames) // 2
+
+    def forward(
+        self,
+        input_features: Tensor,
+        feature_lens: Tensor | Sequence[int],
+        aftercnn_lens: Tensor | None = None,
+        **given: Unpack[Tapped],
+    ) -> BaseModelOutput:
+        """Vectors of sounds.
+
+        Args:
+            input_features: the frames of all sounds, one after another. Shape: [bands, frames].
+            feature_lens: how many each sound has. Shape: [sounds].
+            aftercnn_lens: follows from these, and is not read.
+            given: see :class:`~omniform.core.context.Tapped`.
+
+        Returns:
+            ``last_hidden_state`` and ``pooler_output``: the vectors of all sounds. Shape: [vectors, width].
+
+        Raises:
+            InputError: lengths and frames do not fit.
+        """
+        lengths = read_lengths(feature_lens, input_features.shape[1], where="feature_lens")
+        chunks = [chunk for own in chunks_of(lengths, self.chunk) for chunk in own]
+        longest = max(chunks)
+        x_NFT = laid_out(input_features.to(self.conv1.weight.dtype), chunks, longest)
+        x_NDT = F.gelu(self.conv1(x_NFT))
+        if min(chunks) < longest:
+            real = torch.arange(longest) < torch.tensor(chunks)[:, None]
+            x_NDT = x_NDT * real[:, None].to(x_NDT)
+        x_NTD = F.gelu(self.conv2(x_NDT)).transpose(1, 2)
+        x_NTD = x_NTD + sines_of(x_NTD.shape[1], x_NTD.shape[2], x_NTD)
+        kept = [self.kept(chunk) for chunk in chunks]
+        x_1ND, ctx = self.within(gathered(x_NTD, kept)[None], kept, given)
+        # The last frame of an odd number is left out.
+        whole = [self.kept(length) for length in lengths]
+        pairs = [x[: len(x) // 2 * 2].unflatten(0, (-1, 2)) for x in torch.split(x_1ND[0], whole)]  # type: ignore[no-untyped-call]
+        x_ND2 = torch.cat(pairs)
+        vectors = self.proj(self.ln_post((x_ND2[:, 0] + x_ND2[:, 1]) / 2))
+        return BaseModelOutput(last_hidden_state=vectors, pooler_output=vectors, **ctx.taps.noted())

@@ -390,6 +390,9 @@ FAMILY = (
         config=f"{NAME}Config",
         tokenizer="Qwen2Tokenizer",
         feature_extractor="WhisperFeatureExtractor",
+        image_processor="Qwen2VLImageProcessor",
+        video_processor="Qwen2VLVideoProcessor",
+        processor=f"{NAME}Processor",
         row="text, images, video and audio to text and speech; thinker, talker and code2wav alone",
     )
     .begins(begins)

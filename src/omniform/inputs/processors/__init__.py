@@ -22,6 +22,7 @@ from omniform.inputs.processors.layoutlmv3 import LayoutLMv3Processor
 from omniform.inputs.processors.llava import LlavaProcessor
 from omniform.inputs.processors.llava_tiles import LlavaNextProcessor, LlavaOnevisionProcessor
 from omniform.inputs.processors.musicgen import MusicgenProcessor
+from omniform.inputs.processors.omni import Qwen2_5OmniProcessor, Qwen3OmniMoeProcessor
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
@@ -58,6 +59,8 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Qwen2VLProcessor,
         Qwen2_5_VLProcessor,
         Qwen3VLProcessor,
+        Qwen2_5OmniProcessor,
+        Qwen3OmniMoeProcessor,
         Sam2Processor,
         SamProcessor,
         SiglipProcessor,

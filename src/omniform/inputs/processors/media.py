@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 
+from omniform.core.batch import Modality
 from omniform.core.errors import InputError
 
 _IMAGE_KEYS = ("image", "url", "path", "base64")
@@ -16,11 +17,19 @@ _VIDEO_KEYS = ("video", "url", "path", "base64")
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """What the messages of one conversation hold besides text, in reading order."""
+    """What the messages of one conversation hold besides text, in reading order.
+
+    Attributes:
+        images: the pictures.
+        audio: the sounds.
+        videos: the videos.
+        order: what each item is, of all of them.
+    """
 
     images: list[object] = field(default_factory=list)
     audio: list[object] = field(default_factory=list)
     videos: list[object] = field(default_factory=list)
+    order: list[Modality] = field(default_factory=list)
 
 
 def image_rows(images: object) -> tuple[list[object], list[int] | None]:
@@ -132,12 +141,16 @@ def _take(part: object, media: Media) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(part, Mapping) or not isinstance(kind, str) or kind == "text":
         return
-    if kind == "image":
-        media.images.extend(_first(part, _IMAGE_KEYS))
-    elif kind == "audio":
-        media.audio.extend(_first(part, _AUDIO_KEYS))
-    elif kind == "video":
-        media.videos.extend(_first(part, _VIDEO_KEYS))
+    places: tuple[tuple[Modality, tuple[str, ...], list[object]], ...] = (
+        ("image", _IMAGE_KEYS, media.images),
+        ("audio", _AUDIO_KEYS, media.audio),
+        ("video", _VIDEO_KEYS, media.videos),
+    )
+    for modality, keys, found in places:
+        if kind == modality:
+            items = _first(part, keys)
+            found += items
+            media.order.extend([modality] * len(items))
 
 
 def _first(part: Mapping[str, object], keys: tuple[str, ...]) -> list[object]:

@@ -56,7 +56,7 @@ class Taken:
     Attributes:
         entries: the model's inputs.
         expansions: what the marker of each item becomes in its text. The slot's token stands in it as often as the
-            model has vectors for the item.
+            model has vectors for the item. What stands in it of another slot's token is that modality's next item.
     """
 
     entries: Mapping[str, object] = field(default_factory=dict)
@@ -224,6 +224,12 @@ class PlacedProcessor(Processor):
                 count = expansion.count(slot.token)
                 whole = expansion == slot.token * count
                 own.append(PlacedItem(slot.modality, item, self._ids[slot.modality], count, whole))
+                for other in self.slots:  # a film's own sound stands in what its marker became
+                    within = 0 if other.token == slot.token else expansion.count(other.token)
+                    if within:
+                        inner = seen.get(other.modality, 0)
+                        seen[other.modality] = inner + 1
+                        own.append(PlacedItem(other.modality, inner, self._ids[other.modality], within, False))
                 changed.append(Edit(found.start(), found.end(), len(expansion)))
             texts.append("".join((*pieces, row[at:])))
             placed.append(own)

@@ -402,9 +402,11 @@ class Tokenizer(Saving):
 
     def _changeable(self) -> dict[str, object]:
         """The settings that are attributes, as they now are."""
+        # A side that nobody chose is not written: it would overrule the usual one of a processor that reads the file.
+        chosen = "padding_side" in self.settings.values or self.padding_side != self.recipe.padding_side
         return {
             "model_max_length": self.model_max_length,
-            "padding_side": self.padding_side,
+            **({"padding_side": self.padding_side} if chosen else {}),
             "truncation_side": self.truncation_side,
             "model_input_names": self.model_input_names,
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
