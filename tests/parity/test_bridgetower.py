@@ -138,6 +138,19 @@ def test_which_patch_a_word_looked_at(tmp_path):
     assert "cross_attentions" not in ours(**inputs)
 
 
+def test_dropout_falls_on_the_same_places(tmp_path):
+    dropped = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3}
+    ours, theirs = pair(tmp_path, "BridgeTowerModel", text=dropped)
+    ours.set_attn_implementation("eager")
+    found = []
+    for model in (ours, theirs):
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found.append(model(**rows(), **pictures()).pooler_output)
+    close(*found)
+
+
 def test_one_bridge_for_all(tmp_path):
     """The reference makes it and cannot run it; it is the same bridge again and again."""
     many, theirs = pair(tmp_path, "BridgeTowerModel", num_hidden_layers=3)

@@ -134,6 +134,18 @@ def test_a_model_of_words_alone_and_bad_configs(tmp_path):
             omniform.LayoutLMv3Config(**{**TINY, **wrong})
 
 
+def test_dropout_falls_on_the_same_places(tmp_path):
+    ours, theirs = pair(tmp_path, "LayoutLMv3Model", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
+    ours.set_attn_implementation("eager")
+    found = []
+    for model in (ours, theirs):
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found.append(model(**rows(), **PAGES).last_hidden_state)
+    close(*found)
+
+
 def test_padding_changes_nothing(tmp_path):
     ours, _ = pair(tmp_path, "LayoutLMv3ForTokenClassification")
     given = rows()

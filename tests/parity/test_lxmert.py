@@ -97,6 +97,18 @@ class TestLxmert(Parity):
     )  # fmt: skip
 
 
+def test_dropout_falls_on_the_same_places(tmp_path):
+    config = transformers.LxmertConfig(**TINY, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
+    theirs = saved_reference(transformers.LxmertModel, config, tmp_path)
+    found = []
+    for model in (omniform.LxmertModel.from_pretrained(tmp_path, attn_implementation="eager"), theirs):
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found.append(model(**rows(config)))
+    close([found[0][name] for name in OUTPUTS], [found[1][name] for name in OUTPUTS])
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_regions_that_are_masked_change_nothing(tmp_path, side):
     config = transformers.LxmertConfig(**TINY)

@@ -83,7 +83,22 @@ class Exchange(Layer):
         at_text = of_seen.with_(memory=Memory(text_BTD, of_text.padding))
         text = self.cross_attn_layer_norm(self.add(text_BTD, self.cross_attn(text_BTD, at_seen), at_seen))
         seen = self.cross_attn_layer_norm(self.add(seen_BRD, self.cross_attn(seen_BRD, at_text), at_text))
-        return self.text(text, of_text.with_(taps=Taps())), self.regions(seen, of_seen)
+        # By turns, as the reference draws what it drops.
+        alone = of_text.with_(taps=Taps())
+        text, seen = looked(self.text, text, alone), looked(self.regions, seen, of_seen)
+        return thought(self.text, text, alone), thought(self.regions, seen, of_seen)
+
+
+def looked(layer: PostNorm, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    """The first half of a layer. Shape: [B, T, D] in and out."""
+    normed: Tensor = layer.self_attn_layer_norm(layer.add(x_BTD, layer.self_attn(x_BTD, ctx), ctx))
+    return normed
+
+
+def thought(layer: PostNorm, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+    """The second half. Shape: [B, T, D] in and out."""
+    normed: Tensor = layer.final_layer_norm(layer.add(x_BTD, layer.mlp(x_BTD), ctx))
+    return normed
 
 
 class RegionReader(Model):

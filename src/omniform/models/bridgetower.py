@@ -24,8 +24,9 @@ from omniform.architectures.family import Builder, part_config, part_of
 from omniform.architectures.query_decoder import in_projection
 from omniform.architectures.scoring import ScoringHead
 from omniform.blocks.attention import Attention
+from omniform.blocks.fused import FusedMLP
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.mlp import ACTIVATIONS, MLP
+from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.patches import ClassToken, GridPositions, Patching, PatchStem, read_patching
 from omniform.blocks.poolers import DensePooler
 from omniform.core.config import Beginning, Common, ModelConfig
@@ -91,7 +92,7 @@ class VisionSide:
     def layer(self) -> PreNorm:
         """One layer."""
         heads = self.dim // HEAD_DIM
-        mlp = MLP(self.dim, 4 * self.dim, "quick_gelu")
+        mlp = FusedMLP(self.dim, 4 * self.dim, "quick_gelu")
         return PreNorm.of(self.norm, self_attn=Attention(self.dim, heads, rule=Full()), mlp=mlp)
 
     def model(self) -> BridgedVision:
