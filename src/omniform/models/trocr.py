@@ -69,8 +69,15 @@ def read(r: ConfigReader) -> Config:
         "num_hidden_layers",
     )
     dim = r.integer("d_model", 1024, also=("hidden_size",))
-    side = Side.read(r, "decoder", dim, layers=12, heads=16, hidden=4096)
-    r.values |= {"num_attention_heads": side.heads, "num_hidden_layers": side.layers}
+    heads = r.integer("decoder_attention_heads", 16, also=("num_attention_heads",))
+    if dim % heads:
+        raise r.fail("decoder_attention_heads", f"a divisor of {dim} (d_model)", heads)
+    side = Side(
+        layers=r.layers("decoder_layers", 12, also=("num_hidden_layers",)),
+        heads=heads,
+        hidden=r.integer("decoder_ffn_dim", 4096),
+        layerdrop=r.probability("decoder_layerdrop"),
+    )
     pad = r.token("pad_token_id", 1)
     return Config(
         sides=Sides(
