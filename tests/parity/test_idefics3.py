@@ -8,11 +8,12 @@ import pytest
 import torch
 from askers import Given, Inputs, Question
 from harness import Head, Parity, Table, build
+from test_phi4_multimodal import towers
 from torch import Tensor
 from writers import Feed
 
 from omniform.core.errors import InputError
-from reference import check_round_trip, close, compare, omniform, padded, saved_reference, transformers
+from reference import close, padded, transformers
 
 IMAGE = 95
 TEXT = {
@@ -138,17 +139,22 @@ class TestSmolVLM(Parity):
     table = table("SmolVLM")
 
 
-def test_tower(tmp_path):
-    kind = transformers.models.idefics3.modeling_idefics3.Idefics3VisionTransformer
-    settings = transformers.models.idefics3.configuration_idefics3.Idefics3VisionConfig(**VISION)
-    theirs = saved_reference(kind, settings, tmp_path / "model")
-    ours = omniform.AutoModel.from_pretrained(tmp_path / "model")
-    marks = torch.ones(2, 4, 4, dtype=torch.bool)
-    marks[1, 3:], marks[1, :, 2:] = False, False
-    fields = ["last_hidden_state", "hidden_states", "attentions"]
-    compare(ours, theirs, {"pixel_values": torch.randn(2, 3, 16, 16), "patch_attention_mask": marks}, fields)
-    compare(ours, theirs, {"pixel_values": torch.randn(1, 3, 24, 9)}, fields)
-    check_round_trip(tmp_path / "model", ours, tmp_path / "again")
+def tower(name: str) -> Table:
+    return Table(
+        model_type=f"{name.lower()}_vision",
+        config=getattr(transformers, f"{name}VisionConfig"),
+        tiny=VISION,
+        heads={"Model": Head(f"{name}VisionTransformer", "AutoModel", Given(towers(4, "last_hidden_state")))},
+        variants={"plain": {}},
+    )
+
+
+class TestIdefics3Tower(Parity):
+    table = tower("Idefics3")
+
+
+class TestSmolVLMTower(Parity):
+    table = tower("SmolVLM")
 
 
 def test_features_of_each_row():
