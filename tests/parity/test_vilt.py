@@ -126,6 +126,18 @@ def test_what_words_say_does_not_depend_on_the_order_of_patches(tmp_path):
     close(bare_call.logits, found[0], tolerance=1e-5)
 
 
+def test_dropout_falls_on_the_same_places(tmp_path):
+    ours, theirs = pair(tmp_path, "ViltModel", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
+    ours.set_attn_implementation("eager")
+    found = []
+    for model in (ours, theirs):
+        model.train()
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found.append(model(**rows(), **several_sizes()).last_hidden_state)
+    close(*found)
+
+
 def test_masked_pixels_change_nothing(tmp_path):
     ours, _ = pair(tmp_path, "ViltModel")
     given = several_sizes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Unpack, cast
 
 import numpy as np
@@ -36,38 +37,55 @@ def extents(mask_BRC: Tensor) -> tuple[Tensor, Tensor]:
     return mask_BRC[:, :, 0].sum(1), mask_BRC[:, 0].sum(1)
 
 
-def drawn_patches(real_BRC: Tensor, most: int | None) -> Tensor:
-    """Draw the patches that are read, in an order by chance, as the reference draws them.
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Which patches may be read: a forward draws some of them, in an order by chance, as the reference draws them.
 
-    Each row gets as many as the largest picture has; where that is more than ``most``, so many. Rows with fewer are
-    filled up with padding, drawn too: nobody looks at it.
+    Each row gets as many as the largest picture has. Rows with fewer are filled up with padding, drawn too: nobody
+    looks at it.
 
-    Args:
-        real_BRC: which patches are real. Shape: [B, rows, columns], on the host.
-        most: how many are read at most.
-
-    Returns:
-        Their numbers in the grid. Shape: [B, N].
-
-    Raises:
-        InputError: a picture has no patches.
+    Attributes:
+        real: the numbers of each row's patches in the grid.
+        padding: the numbers of those that are none.
+        count: how many are read of each row.
     """
-    flags_BN = real_BRC.flatten(1).numpy()
-    rows, columns = (edges.numpy() for edges in extents(real_BRC))
-    count = int((rows * columns).max())
-    count = count if most is None else min(count, most)
-    picked = []
-    for number, flags in enumerate(flags_BN):
-        valid, padding = (torch.from_numpy(np.flatnonzero(part)) for part in (flags, ~flags))
-        if not len(valid) or not count:
-            raise InputError("nothing is left of a picture", where=f"pixel_mask, row {number}", found="no patch")
-        lacking = count - len(valid)
-        if lacking <= 0:
-            picked.append(valid[torch.multinomial(torch.ones(len(valid)), count)])
-        else:
-            filler = torch.multinomial(torch.ones(len(padding)), lacking, replacement=True)
-            picked.append(torch.cat((valid, padding[filler])))
-    return torch.stack(picked)
+
+    real: tuple[Tensor, ...]
+    padding: tuple[Tensor, ...]
+    count: int
+
+    @classmethod
+    def of(cls, real_BRC: Tensor, most: int | None) -> Drawing:
+        """From which patches are real.
+
+        Args:
+            real_BRC: Shape: [B, rows, columns], on the host.
+            most: how many are read at most.
+
+        Raises:
+            InputError: a picture has no patches.
+        """
+        flags_BN = real_BRC.flatten(1).numpy()
+        rows, columns = (edges.numpy() for edges in extents(real_BRC))
+        count = int((rows * columns).max())
+        count = count if most is None else min(count, most)
+        for number, flags in enumerate(flags_BN):
+            if not flags.any() or not count:
+                raise InputError("nothing is left of a picture", where=f"pixel_mask, row {number}", found="no patch")
+        real, padding = (tuple(torch.from_numpy(np.flatnonzero(x)) for x in part) for part in (flags_BN, ~flags_BN))
+        return cls(real, padding, count)
+
+    def drawn(self) -> Tensor:
+        """The numbers of the patches that are read. Shape: [B, count]."""
+        picked = []
+        for real, padding in zip(self.real, self.padding, strict=True):
+            lacking = self.count - len(real)
+            if lacking <= 0:
+                picked.append(real[torch.multinomial(torch.ones(len(real)), self.count)])
+            else:
+                filler = torch.multinomial(torch.ones(len(padding)), lacking, replacement=True)
+                picked.append(torch.cat((real, padding[filler])))
+        return torch.stack(picked)
 
 
 def along(lengths_B: Tensor, count: int, learned: int) -> Tensor:
@@ -136,19 +154,20 @@ class OneStream(TextStack):
             elif is_readable(pixels) or pixels.is_cuda:
                 whole = torch.ones(rows, *grid, dtype=torch.bool)
                 real = whole if seen is None else real_patches(cast(Tensor, seen), grid).cpu()
-                inputs["patch_index"] = drawn_patches(real, self.most_patches).to(pixels.device)
+                inputs["patch_drawing"] = Drawing.of(real, self.most_patches)
         else:
             check_pictures_embedded(inputs.get("image_embeds"), self.width)
 
     def see(
-        self, pixel_values: Tensor, pixel_mask: Tensor | None, index: Tensor | None
+        self, pixel_values: Tensor, pixel_mask: Tensor | None, index: Tensor | None, drawing: Drawing | None
     ) -> tuple[Tensor, Tensor | None]:
         """Pictures as the layers read them, the class token first, and which of it is no padding.
 
         Args:
             pixel_values: Shape: [B, channels, height, width].
             pixel_mask: Shape: [B, height, width], 1 where pictures are; None for everywhere.
-            index: which patches are read. Shape: [B, N]; None for all of them, in order.
+            index: which patches are read. Shape: [B, N]; None for those that are drawn.
+            drawing: what is drawn from; None for all of them, in order.
 
         Returns:
             Shape: [B, 1 + N, D] and [B, 1 + N].
@@ -165,7 +184,9 @@ class OneStream(TextStack):
         placed = torch.einsum("brp,bcq,pqd->brcd", down, across, learned).flatten(1, 2).to(vectors.dtype)
         placed = placed.expand(vectors.shape[0], -1, -1)
         real = None if mask is None else mask.flatten(1)
-        if index is None and self.most_patches is not None and self.most_patches < rows * columns:
+        if index is None and drawing is not None:
+            index = drawing.drawn().to(device)
+        elif index is None and self.most_patches is not None and self.most_patches < rows * columns:
             odds = torch.rand(vectors.shape[:2], device=device)  # what is traced draws without looking
             index = (odds if real is None else odds + real).topk(self.most_patches, dim=1).indices
         if index is not None:
@@ -187,6 +208,7 @@ class OneStream(TextStack):
         image_embeds: Tensor | None = None,
         image_token_type_idx: int | None = None,
         patch_index: Tensor | None = None,
+        patch_drawing: Drawing | None = None,
         **given: Unpack[Tapped],
     ) -> BaseModelOutput:
         """Hidden states of words and patches.
@@ -203,6 +225,7 @@ class OneStream(TextStack):
             image_token_type_idx: what marks the picture; 1 by default.
             patch_index: which patches are read, by their numbers in the grid, Shape: [B, N]; by default drawn from
                 torch's generator when a call arrives, as the reference does: all of them, in an order by chance.
+            patch_drawing: what they are drawn from; told when a call arrives.
             given: see :class:`~omniform.core.context.Tapped`.
 
         Returns:
@@ -216,7 +239,7 @@ class OneStream(TextStack):
         text = self.embeddings(embeds, self.step(embeds))
         if image_embeds is None:
             assert pixel_values is not None, "calls are checked when they arrive"
-            image_embeds, real = self.see(pixel_values, pixel_mask, patch_index)
+            image_embeds, real = self.see(pixel_values, pixel_mask, patch_index, patch_drawing)
         else:
             real = None if pixel_mask is None else pixel_mask.flatten(1).bool()
         marks = torch.tensor([0, 1 if image_token_type_idx is None else image_token_type_idx], device=text.device)
