@@ -257,6 +257,29 @@ def test_every_shell_command_of_the_page_on_sounds_is_one_that_is_understood():
         assert not rest
 
 
+def test_the_page_on_what_is_together(hub, capsys):
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, code in enumerate(blocks("docs/multimodal.md")):
+        exec(compile(code, f"docs/multimodal.md, example {number}", "exec"), names)
+    said = capsys.readouterr().out
+    assert "orange square" in said and "placeholder" in said and "1 picture encoded" in said
+
+
+def test_every_shell_command_of_the_page_on_what_is_together_is_one_that_is_understood():
+    from omniform.cli.main import parser
+    from omniform.pipelines.factory import check_task
+
+    page = (ROOT / "docs" / "multimodal.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^omniform ((?:run|chat|search) [^#\n]*)", page, re.M)
+    assert len(commands) > 4
+    for command in commands:
+        _, rest = parser().parse_known_args(shlex.split(command))
+        assert not rest
+    told = "".join(re.findall(r"^\| (`[^|]+`) \|", page, re.M))
+    tasks = re.findall(r"`([a-z-]+)`", told)
+    assert len(tasks) > 6 and all(check_task(task)[0] == task for task in tasks)
+
+
 def test_the_page_on_training():
     module = type(sys)("training_page")
     sys.modules[module.__name__] = module  # dataclasses look for their module
