@@ -10,6 +10,8 @@ from askers import Inputs, Question
 from torch import Tensor
 from writers import Feed
 
+from reference import close
+
 PICTURE, FILM, START, END = 90, 91, 92, 93
 TEXT = {
     "vocab_size": 97, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -129,6 +131,25 @@ class Typed(Feed):
 
     def whole(self) -> Inputs:
         return {self.name: self.ids, **(self.first or {}), "mm_token_type_ids": self.types}
+
+
+@torch.no_grad()
+def goes_on(ours, theirs, row):
+    """A chat about what was seen: by a cache that ``generate`` gave back, and by one that a forward did."""
+    settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    first, other = (m.generate(**row, **settings, return_dict_in_generate=True) for m in (ours, theirs))
+    assert first.sequences.tolist() == other.sequences.tolist()
+    whole = torch.cat([other.sequences, torch.tensor([[40, 41, 42]])], 1)
+    on = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+    expected = theirs.generate(**on, past_key_values=other.past_key_values, **settings)
+    found = ours.generate(**on, past_key_values=first.past_key_values, **settings)
+    assert found.tolist() == expected.tolist()
+    seen = {name: row[name] for name in SEEN if name in row}
+    again = ours.generate(**row, **settings, return_dict_in_generate=True)
+    found = ours.generate(**on, **seen, past_key_values=again.past_key_values, **settings)
+    assert found.tolist() == expected.tolist()
+    step, kept = torch.tensor([[40, 41, 42]]), [m(**row, use_cache=True).past_key_values for m in (ours, theirs)]
+    close(*(m(input_ids=step, past_key_values=past).logits for m, past in zip((ours, theirs), kept, strict=True)))
 
 
 GRIDS = ((1, 4, 6), (3, 2, 8), (1, 8, 8))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from askers import Given, Nothing, Text, counted
 from harness import Head, Parity, Table, build
-from sighted import SPECIAL, TEXT, Sights
+from sighted import SPECIAL, TEXT, Sights, goes_on
 
 from reference import check_round_trip, close, compare, omniform, saved_reference, transformers
 
@@ -167,3 +167,8 @@ def test_positions_of_the_callers_own():
     found = built.ours.model.get_rope_index(row["input_ids"], row["mm_token_type_ids"], **grids)
     expected = built.theirs.model.get_rope_index(row["input_ids"], row["mm_token_type_ids"], **grids)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_goes_on_from_a_cache():
+    built = build(TestQwen25VL.table.case("ForConditionalGeneration", scale=0.3))
+    goes_on(built.ours, built.theirs, Sights(timed=True).rows()[1])

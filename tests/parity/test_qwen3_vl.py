@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from askers import Given, Question
-from harness import Head, Parity, Table
+from harness import Head, Parity, Table, build
 from safetensors.torch import load_file, save_file
-from sighted import SPECIAL, TEXT, Sights, shown
+from sighted import SPECIAL, TEXT, Sights, goes_on, shown
 
 from reference import check_round_trip, compare, omniform, saved_reference, transformers
 
@@ -132,3 +132,8 @@ class TestQwen3VLMoeVision(Parity):
         tiny=VISION,
         heads={"Model": Head("Qwen3VLMoeVisionModel", "AutoModel", Given(shown))},
     )
+
+
+def test_goes_on_from_a_cache():
+    built = build(TestQwen3VL.table.case("ForConditionalGeneration", scale=0.3))
+    goes_on(built.ours, built.theirs, SIGHTS.rows()[1])

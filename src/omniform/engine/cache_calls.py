@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from omniform.architectures.generative import Generative
+from omniform.architectures.generative import Generative, RowLayout
 from omniform.core.caches import Cache, DynamicCache, QuantizedCache, StaticCache
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.layouts import layout_of
@@ -130,12 +130,13 @@ class CacheUse:
                 own = columns[columns < self.cache.first_missing(number * apart)]
                 if len(own) >= len(prompt.tokens):
                     raise self._too_much(width)
-                found.append(replace(prompt, given=Given(source, number * apart, own)))
+                found.append(self._on(replace(prompt, given=Given(source, number * apart, own)), number * apart))
                 continue
             own = self.mask[number].nonzero()[:, 0].cpu()
+            known = self._on(prompt, number * apart, len(own))
             found.append(
                 replace(
-                    prompt,
+                    known,
                     tokens=(NAMELESS,) * len(own) + prompt.tokens,
                     vectors=tuple((start + len(own), vectors) for start, vectors in prompt.vectors),
                     columns=torch.cat((own, columns + self.past)),
@@ -143,6 +144,13 @@ class CacheUse:
                 )
             )
         return found
+
+    def _on(self, prompt: Prompt, row: int, before: int = 0) -> Prompt:
+        """A prompt whose tokens stand where those of the cache's row leave off; what brings items is placed anew."""
+        if self.cache is None or self.cache.shift is None or prompt.items or prompt.layout is not None:
+            return prompt
+        shift = self.cache.shift[row].item()
+        return replace(prompt, layout=RowLayout((torch.arange(before + len(prompt.tokens)) + shift)[None], shift))
 
     def _too_much(self, width: int) -> InputError:
         return InputError(
@@ -287,6 +295,10 @@ def _fill(
         for slot in (rows[0][0].memory if rows else ())
     }  # fmt: skip
     cache.refill(tokens, fixed, cross, length)
+    shifts = [left.shift for left, _ in rows]
+    if any(shifts):
+        device = next((part.device for part, *_ in tokens.values()), None)
+        cache.shift = torch.tensor(shifts, device=device)[:, None]
 
 
 def _spread(rows: Sequence[tuple[Tensor, Tensor]], length: int) -> Tensor:

@@ -66,12 +66,14 @@ class Left:
         gone: by slot, how many of the first tokens its window had let go of.
         parts: by slot, what was kept. Shape: [G, tokens - gone, D] each; of the row as a whole, [...].
         memory: by slot, keys and values of the encoder's output. Shape: [G, S, D] each.
+        shift: how far the positions of what follows lie beyond their places in the row.
     """
 
     tokens: int
     gone: dict[int, int] = field(default_factory=dict)
     parts: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     memory: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    shift: float = 0
 
 
 class Legacy:
@@ -142,7 +144,7 @@ class Handover:
         # Who gets these tensors writes into them, which those of an inference mode forbid.
         with torch.inference_mode(False), torch.no_grad():
             ends = row.finished is not None
-            left = Left(min(row.computed, len(row.tokens) - ends))
+            left = Left(min(row.computed, len(row.tokens) - ends), shift=request.layout_of(row).shift)
             for slot, spec in self._specs.items():
                 if spec.kept == "row":
                     left.parts[slot] = (self._state.fixed(slot).whole[row.tables[ROWS].held()[0]].clone(),)
