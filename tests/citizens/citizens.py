@@ -869,6 +869,20 @@ class Tiled(Text):
 
 
 @dataclass(frozen=True)
+class Sounding(Text):
+    """Rows with a sound of two placeholders."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        tokens = ids(rows, length + 2, low=6)
+        tokens[:, 1:3] = 4
+        return {"input_ids": tokens, "input_features": noise(rows, 6, 16)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, "input_features": {0: BATCH}}
+
+
+@dataclass(frozen=True)
 class Rowed(Text):
     """Rows with a picture of one placeholder each."""
 
@@ -1183,6 +1197,13 @@ CITIZENS: dict[str, Citizen] = {
             "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 4,
             "bias_max_distance": 4, "audio_token_id": 5, "initializer_range": 0.4}},
         Tiled(),
+    ),
+    "voxtral": Citizen(
+        "voxtral", "VoxtralForConditionalGeneration",
+        {"text_config": {**GROUPED, "head_dim": 8, "model_type": "llama"}, "audio_token_id": 4, "audio_config": {
+            "hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_mel_bins": 6, "max_source_positions": 8, "initializer_range": 0.4}},
+        Sounding(),
     ),
     "qwen3_omni_moe_thinker": Citizen("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration",
         {"text_config": {**GROUPED, "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 2},

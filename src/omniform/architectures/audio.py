@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Unpack, cast
+from typing import ClassVar, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,16 @@ from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, ClassifierOutput
 
 
-class Sinusoids(nn.Embedding):
-    """The encoder's positions: sines and cosines, stored with the weights and never trained."""
+class FixedPositions(nn.Embedding):
+    """An encoder's positions, stored with the weights and never trained."""
 
     def __init__(self, positions: int, dim: int) -> None:
         super().__init__(positions, dim)
         self.weight.requires_grad_(False)
+
+
+class Sinusoids(FixedPositions):
+    """Positions that are sines and cosines."""
 
     def reset(self, std: float) -> None:
         """Wavelengths from 2 pi to 20000 pi, the sines in the first half of the channels."""
@@ -47,9 +51,13 @@ class MelEncoder(MemoryEncoder):
         dropout: on the embedded frames, in training.
         layerdrop: probability of leaving out a layer in training.
         augment: what is done to the spectrogram in training.
+
+    Attributes:
+        POSITIONS: how the positions begin.
     """
 
     main_input = "input_features"
+    POSITIONS: ClassVar[type[FixedPositions]] = Sinusoids
 
     mel_bins: int
     dim: int
@@ -63,7 +71,7 @@ class MelEncoder(MemoryEncoder):
         super().__post_init__()
         self.conv1 = nn.Conv1d(self.mel_bins, self.dim, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(self.dim, self.dim, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = Sinusoids(self.positions, self.dim)
+        self.embed_positions = self.POSITIONS(self.positions, self.dim)
         self.norm = nn.LayerNorm(self.dim)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -87,7 +95,7 @@ class MelEncoder(MemoryEncoder):
             frames: how many frames of it are real, at most; a window of them by default.
         """
         if features.dim() != 3:
-            return self._checked(features)
+            return self.check(features)
         part = features[..., first : first + (self.window if frames is None else min(frames, self.window))]
         return F.pad(part, (0, self.window - part.shape[-1]))
 
@@ -108,17 +116,21 @@ class MelEncoder(MemoryEncoder):
         Raises:
             InputError: another number of bands or frames than the model was made for.
         """
-        features = self._checked(input_features)
+        features = self.check(input_features)
         if self.training and self.augment is not None:
             features = self.augment(features, attention_mask)
-        x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
-        frames = torch.arange(self.embed_positions.num_embeddings, device=x.device)
-        x = F.dropout(x + self.embed_positions(frames), self.dropout, self.training)
+        x = self.embed(features)
         ctx = self.step(x, given)
         hidden = run(surviving(self.layers, self.layerdrop), x, ctx, self.norm)
         return BaseModelOutput(last_hidden_state=hidden, **ctx.taps.noted())
 
-    def _checked(self, features: Tensor | None) -> Tensor:
+    def embed(self, features: Tensor) -> Tensor:
+        """Spectrograms to the vectors that the layers start from. Shape: [B, mel bins, frames] to [B, T, D]."""
+        x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)
+        frames = torch.arange(self.embed_positions.num_embeddings, device=x.device)
+        return F.dropout(x + self.embed_positions(frames), self.dropout, self.training)
+
+    def check(self, features: Tensor | None) -> Tensor:
         bands, frames = self.conv1.in_channels, self.window
         if features is None or features.dim() != 3 or features.shape[1:] != (bands, frames):
             raise InputError(

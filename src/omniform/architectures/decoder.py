@@ -23,7 +23,7 @@ from omniform.core.context import Memory
 from omniform.core.errors import InputError, check_shape
 from omniform.core.host import is_jit_traced, is_traced
 from omniform.core.layouts import HasLayers, layout_of
-from omniform.core.outputs import BaseModelOutput, CausalLMOutput
+from omniform.core.outputs import BaseModelOutput, CausalLMOutput, Seen
 from omniform.core.paired_cache import EncoderDecoderCache
 from omniform.core.recompute import Recompute
 from omniform.core.state import DenseState, mixers
@@ -235,8 +235,12 @@ class WritingHead(Generative):
             past_key_values=out.past_key_values,
             **out.noted(),
             cross_attentions=out.cross_attentions,
-            **out.seen(),
+            **self.repeated(out),
         )
+
+    def repeated(self, out: BaseModelOutput) -> Seen:
+        """What the output repeats of the items among the tokens: all of it, if a model does not say otherwise."""
+        return out.seen()
 
 
 class CausalLM(WritingHead):

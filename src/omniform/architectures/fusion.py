@@ -321,7 +321,7 @@ def parted_beginning(config: ModelConfig, path: str) -> Beginning | None:
     """Each part begins as its own family's models do."""
     inner = path.removeprefix("model.")
     parts = {"language_model.": "text_config", "lm_head.": "text_config", "vision_tower.": "vision_config"}
-    parts["visual."] = "vision_config"
+    parts |= {"visual.": "vision_config", "audio_tower.": "audio_config"}
     found = next(((key, start) for start, key in parts.items() if inner.startswith(start)), None)
     if found is None and "initializer_range" in config.raw:
         return None

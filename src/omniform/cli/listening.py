@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
+from omniform.architectures.fusion import MultimodalLM
 from omniform.architectures.model import Model
 from omniform.architectures.speech import SpeechToText
 from omniform.cli.written import replaced, save_picture, target_of
@@ -79,7 +80,9 @@ class Telling:
 
 
 def listens(model: Model) -> bool:
-    """Whether a model writes down what it hears, asked nothing."""
+    """Whether a model writes down what it hears, asked nothing; one that reads sounds among words is asked for it."""
+    if isinstance(model, MultimodalLM):
+        return False
     does = tasks_of(type(model)) or model.origin.architecture.tasks
     return isinstance(model, SpeechToText) or "ctc" in does or "speech-seq2seq" in does
 

@@ -19,7 +19,7 @@ from omniform.engine.hearing.hear import hear
 from omniform.engine.text import Decodes
 from omniform.inputs.audio import WhisperFeatureExtractor
 from omniform.inputs.audio.load import open_recording
-from omniform.inputs.processors import Processor, WhisperProcessor
+from omniform.inputs.processors import Processor, VoxtralProcessor, WhisperProcessor
 
 if TYPE_CHECKING:
     from omniform.inputs.audio.load import AudioSource
@@ -175,7 +175,12 @@ def marked(reader: Reader, text: str, kinds: Sequence[Modality]) -> str:
 
 
 def read_question(model: Model, reader: Reader, text: str, asked: Asked) -> dict[str, Tensor]:
-    """The model's inputs for a question: through the checkpoint's chat template where it has one."""
+    """The model's inputs for a question: through the checkpoint's chat template where it has one.
+
+    A sound without a question is written down, by a model that has a way of being asked for that.
+    """
+    if isinstance(reader, VoxtralProcessor) and not text.strip() and len(asked.audio) == 1 and len(asked.parts) == 1:
+        return _taken(model, cast(Batch, reader.apply_transcription_request(asked.audio[0])))
     if reader.chat_template is not None and "input_ids" in model.accepts() and not _encoder_inputs(model):
         # Text-only templates expect a plain string.
         content = [*asked.parts, {"type": "text", "text": text}] if media_read(reader) else text

@@ -34,6 +34,7 @@ from omniform.inputs.processors.smolvlm import SmolVLMProcessor
 from omniform.inputs.processors.speech import Wav2Vec2BertProcessor, Wav2Vec2Processor
 from omniform.inputs.processors.speech_lm import Wav2Vec2ProcessorWithLM
 from omniform.inputs.processors.speecht5 import SpeechT5Processor
+from omniform.inputs.processors.voxtral import VoxtralProcessor
 from omniform.inputs.processors.whisper import WhisperProcessor
 
 PROCESSORS: Final[dict[str, type[Processor]]] = {
@@ -69,6 +70,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         SpeechT5Processor,
         TrOCRProcessor,
         ViltProcessor,
+        VoxtralProcessor,
         Wav2Vec2BertProcessor,
         Wav2Vec2Processor,
         Wav2Vec2ProcessorWithLM,
@@ -114,6 +116,7 @@ __all__ = [
     "TrOCRProcessor",
     "VideosKwargs",
     "ViltProcessor",
+    "VoxtralProcessor",
     "Wav2Vec2BertProcessor",
     "Wav2Vec2Processor",
     "Wav2Vec2ProcessorWithLM",
