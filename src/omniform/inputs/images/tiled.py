@@ -16,7 +16,7 @@ from omniform.inputs.images.ahead import ahead
 from omniform.inputs.images.options import TiledOptions
 from omniform.inputs.images.plans import square_of_mean
 from omniform.inputs.images.processor import ImageInput, ImageProcessor, TensorKind, as_kind, load_tensors, stacked
-from omniform.inputs.images.sizes import Exact, LongestEdge, ShortestEdge
+from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
 from omniform.inputs.images.steps import through
 from omniform.inputs.media_access import MediaAccess
 
@@ -164,7 +164,7 @@ def _sizes(options: TiledOptions) -> tuple[Size, int]:
     match size:
         case Exact():
             whole, edge = (size.height, size.width), size.height
-        case ShortestEdge():
+        case ShortestEdge() | EdgeRange():
             whole, edge = (size.shortest_edge, size.shortest_edge), size.shortest_edge
         case LongestEdge() | None | _:
             raise InputError(
