@@ -233,6 +233,12 @@ DEFORMABLE = {
     "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "num_queries": 4, "num_feature_levels": 3, "use_timm_backbone": False,
     "backbone_config": RESNET, "with_box_refine": True, "tie_word_embeddings": False, "num_labels": 4,
 }  # fmt: skip
+GROUNDING = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "num_queries": 4, "num_feature_levels": 3, "max_text_len": 16,
+    "backbone_config": {**SWIN, "model_type": "swin", "out_features": ["stage1", "stage2"]},
+    "text_config": {**TEXT, "model_type": "bert", "num_hidden_layers": 1},
+}  # fmt: skip
 GPTJ = {
     "vocab_size": 61, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 48, "rotary_dim": 2, "pad_token_id": 0,
     "initializer_range": 0.4,
@@ -726,6 +732,14 @@ class Patched(Seen):
 
 
 @dataclass(frozen=True)
+class Sought(Seen):
+    """Texts, each with a picture in which what it names is to be found."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), "pixel_values": noise(rows, 3, 16, 16)}
+
+
+@dataclass(frozen=True)
 class Paged(Seen):
     """Words with boxes, and the page that they stand on."""
 
@@ -1104,6 +1118,7 @@ CITIZENS: dict[str, Citizen] = {
     "deformable_detr": Citizen(
         "deformable_detr", "DeformableDetrForObjectDetection", DEFORMABLE, Pictures("", size=16, masked=True)
     ),
+    "grounding-dino": Citizen("grounding-dino", "GroundingDinoForObjectDetection", GROUNDING, Sought("")),
     "rt_detr": Citizen("rt_detr", "RTDetrForObjectDetection", RT_DETR, Pictures("", size=16)),
     "rt_detr_v2": Citizen(
         # Or PEFT asks the reference's model for the table of tokens that its heads be tied to.

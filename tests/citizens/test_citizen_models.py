@@ -263,7 +263,9 @@ def test_autocast(name: str, masked: bool) -> None:
     inputs = citizen.asks.mask(inputs) if masked else inputs
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = first(model, inputs)
-    assert torch.isfinite(found).all() and found.shape == first(model, inputs).shape
+    plain = first(model, inputs)
+    # What is infinite as it is, the score of a word that is padding, is so in other numbers too.
+    assert found.shape == plain.shape and torch.isfinite(found[torch.isfinite(plain)]).all()
 
 
 def gradients_of(model: Model, inputs: Inputs) -> dict[str, Tensor]:

@@ -164,9 +164,9 @@ class ProposedStart(Composed):
         if memory_BSD.shape[1] < self.proposals:
             found = f"{memory_BSD.shape[1]} places"
             raise InputError("the pictures are too small", where="pixel_values", expected=self.proposals, found=found)
-        anchors, valid = _anchors(view, memory_BSD.dtype)
+        usual, valid = anchors(view, memory_BSD.dtype)
         rated = self.enc_output_norm(self.enc_output(memory_BSD.masked_fill(~valid, 0.0)))
-        scores, boxes = decoder.class_embed[-1](rated), decoder.bbox_embed[-1](rated) + anchors
+        scores, boxes = decoder.class_embed[-1](rated), decoder.bbox_embed[-1](rated) + usual
         best = scores[..., 0].topk(self.proposals, dim=1).indices
         chosen = boxes.gather(1, best[..., None].expand(-1, -1, 4)).detach()
         both = self.pos_trans_norm(self.pos_trans(_box_waves(chosen, memory_BSD.shape[-1] // 2)))
@@ -174,7 +174,7 @@ class ProposedStart(Composed):
         return Started(queries, places, chosen.sigmoid(), scores, boxes)
 
 
-def _anchors(view: MapView, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def anchors(view: MapView, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A box around every place, before the sigmoid, infinite where it is none. Shape: [B, S, 4] and [B, S, 1]."""
     boxes = []
     for level, real in enumerate(view.real):
@@ -192,11 +192,54 @@ def _anchors(view: MapView, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _box_waves(boxes_BQ4: Tensor, features: int) -> Tensor:
     """Sines and cosines of each coordinate, as parts of a full turn. Shape: [B, Q, 4] to [B, Q, 4 * features]."""
-    channels = torch.arange(features, dtype=torch.float32, device=boxes_BQ4.device)
+    return torch.cat(waves_of(boxes_BQ4.sigmoid().float(), features), dim=-1).to(boxes_BQ4.dtype)
+
+
+def waves_of(places: Tensor, features: int) -> tuple[Tensor, ...]:
+    """Sines and cosines by turns of coordinates, as parts of a full turn. Shape: [..., n] to n of [..., features]."""
+    channels = torch.arange(features, dtype=torch.float32, device=places.device)
     wavelengths = 10000 ** (2 * torch.div(channels, 2, rounding_mode="floor") / features)
-    angles = boxes_BQ4.sigmoid().float()[..., None] * (2 * math.pi) / wavelengths
-    waves = torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1)
-    return waves.flatten(2).to(boxes_BQ4.dtype)
+    angles = [one[..., None] * (2 * math.pi) / wavelengths for one in places.unbind(-1)]
+    waves = (torch.stack((one[..., 0::2].sin(), one[..., 1::2].cos()), dim=-1).flatten(-2) for one in angles)
+    return tuple(wave.to(places.dtype) for wave in waves)
+
+
+def see_maps(
+    seen: Sequence[Tensor],
+    projections: nn.ModuleList,
+    level_embed: nn.Embedding,
+    position_embedding: Places,
+    pixel_values: Tensor,
+    pixel_mask: Tensor | None,
+) -> MapView:
+    """Lay out a backbone's maps as one row of places; see :class:`DeformableDetector` for the parts.
+
+    Args:
+        seen: from fine to coarse; the coarsest ones count, where there are more than projections.
+
+    Raises:
+        InputError: a mask of another shape than the pictures.
+    """
+    seen = seen[-len(projections) :]
+    rows, height, width = pixel_values.shape[0], *pixel_values.shape[2:]
+    padded = pixel_mask is not None
+    mask = pixel_values.new_ones(rows, height, width) if pixel_mask is None else pixel_mask
+    check_shape("the mask does not cover the pictures", mask.shape, (rows, height, width), where="pixel_mask")
+    maps: list[Tensor] = []
+    for level, project in enumerate(projections):
+        source = seen[level] if level < len(seen) else seen[-1] if level == len(seen) else maps[-1]
+        maps.append(project(source))
+    real = tuple(shrunk(mask, map.shape[2:]) for map in maps)
+    levels = level_embed(torch.arange(len(maps), device=pixel_values.device))
+    places = [position_embedding(r, maps[0].dtype) + vector for r, vector in zip(real, levels, strict=True)]
+    return MapView(
+        embeds=torch.cat([map.flatten(2).transpose(1, 2) for map in maps], dim=1),
+        places=torch.cat(places, dim=1),
+        sizes=tuple((map.shape[2], map.shape[3]) for map in maps),
+        real=real,
+        ratios=torch.stack([filled(r) for r in real], dim=1).to(maps[0].dtype),
+        padded=padded,
+    )
 
 
 class DeformableDetector(Model):
@@ -239,26 +282,8 @@ class DeformableDetector(Model):
         Raises:
             InputError: pictures or masks of another shape.
         """
-        seen = self.backbone.maps(pixel_values)[-len(self.input_proj) :]
-        rows, height, width = pixel_values.shape[0], *pixel_values.shape[2:]
-        padded = pixel_mask is not None
-        mask = pixel_values.new_ones(rows, height, width) if pixel_mask is None else pixel_mask
-        check_shape("the mask does not cover the pictures", mask.shape, (rows, height, width), where="pixel_mask")
-        maps: list[Tensor] = []
-        for level, project in enumerate(self.input_proj):
-            source = seen[level] if level < len(seen) else seen[-1] if level == len(seen) else maps[-1]
-            maps.append(project(source))
-        real = tuple(shrunk(mask, map.shape[2:]) for map in maps)
-        levels = self.level_embed(torch.arange(len(maps), device=pixel_values.device))
-        places = [self.position_embedding(r, maps[0].dtype) + vector for r, vector in zip(real, levels, strict=True)]
-        return MapView(
-            embeds=torch.cat([map.flatten(2).transpose(1, 2) for map in maps], dim=1),
-            places=torch.cat(places, dim=1),
-            sizes=tuple((map.shape[2], map.shape[3]) for map in maps),
-            real=real,
-            ratios=torch.stack([filled(r) for r in real], dim=1).to(maps[0].dtype),
-            padded=padded,
-        )
+        seen = self.backbone.maps(pixel_values)
+        return see_maps(seen, self.input_proj, self.level_embed, self.position_embedding, pixel_values, pixel_mask)
 
     def encode(self, view: MapView, given: Tapped) -> BaseModelOutput:
         """Layers over the places of all maps."""

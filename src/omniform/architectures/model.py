@@ -263,8 +263,9 @@ class Model(PushToHub, Composed):
                 padding = attention_mask.bool()
             else:
                 # Numbers to be added to the scores are 0 where attention is allowed, and none of them is above it.
-                added = (attention_mask <= 0).all() if attention_mask.is_floating_point() else False
-                allowed = (attention_mask > 0) | (added & (attention_mask > -1))
+                allowed = attention_mask > 0
+                if attention_mask.is_floating_point():
+                    allowed = allowed | ((attention_mask <= 0).all() & (attention_mask > -1))
         return StepContext(
             positions=position_ids,
             past=past,

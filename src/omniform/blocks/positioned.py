@@ -108,6 +108,13 @@ class SinePlaces(nn.Module):
         return f"{self.dim}, temperature={self.temperature}"
 
 
+class WideSinePlaces(SinePlaces):
+    """The same, computed in float32 whatever the model's numbers are (Grounding DINO)."""
+
+    def forward(self, real_BHW: Tensor, dtype: torch.dtype) -> Tensor:
+        return super().forward(real_BHW, torch.float32).to(dtype)
+
+
 class LearnedPlaces(nn.Module):
     """A learned vector per column and per row, side by side.
 

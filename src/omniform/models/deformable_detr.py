@@ -91,17 +91,26 @@ def read(r: ConfigReader) -> Config:
     )
 
 
-def _projections(c: Config) -> nn.ModuleList:
-    dim, widths = c.sides.dim, c.backbone.channels if c.levels > 1 else c.backbone.channels[-1:]
-    if len(widths) > c.levels:
+def projections(dim: int, channels: tuple[int, ...], levels: int) -> nn.ModuleList:
+    """What brings maps to one width, and makes coarser ones of the last until there are as many as levels.
+
+    Args:
+        dim: that width.
+        channels: of the backbone's maps.
+
+    Raises:
+        ConfigError: there are more maps than levels.
+    """
+    widths = channels if levels > 1 else channels[-1:]
+    if len(widths) > levels:
         raise ConfigError(
             "the backbone gives more maps than there are levels",
             where="num_feature_levels",
             expected=f"{len(widths)} or more",
-            found=c.levels,
+            found=levels,
         )
     made, inner = [nn.Conv2d(width, dim, 1) for width in widths], widths[-1]
-    for _ in range(c.levels - len(widths)):
+    for _ in range(levels - len(widths)):
         made.append(nn.Conv2d(inner, dim, 3, stride=2, padding=1))
         inner = dim
     return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, dim)) for conv in made)
@@ -138,7 +147,7 @@ def _model(c: Config, decoder: PointDecoder) -> DeformableDetector:
     return DeformableDetector(
         backbone=c.backbone.build_frozen(),
         position_embedding=SinePlaces(dim, shift=0.5) if c.places == "sine" else LearnedPlaces(dim),
-        input_proj=_projections(c),
+        input_proj=projections(dim, c.backbone.channels, c.levels),
         level_embed=nn.Embedding(c.levels, dim),
         start=start,
         encoder=QueryEncoder(layers=nn.ModuleList(encoder_layers), dropout=sides.dropout),

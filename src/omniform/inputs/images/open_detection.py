@@ -1,4 +1,4 @@
-"""OWL-ViT's and OWLv2's processors: plain pictures in, and what was found of queries read back."""
+"""Processors of detectors that find what is asked for: what OWL-ViT, OWLv2 and Grounding DINO found, read back."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omniform.core.errors import InputError
 from omniform.inputs.checks import fraction
+from omniform.inputs.images.detr import DetectingImageProcessor
 from omniform.inputs.images.postprocess import DetectionOutput, Detections, TargetSizes, outputs_of, sizes_of
 from omniform.inputs.images.processor import ImageProcessor
 
@@ -51,15 +52,7 @@ class OwlViTImageProcessor(ImageProcessor):
         Raises:
             InputError: the outputs lack boxes, or the number of sizes is not that of the pictures.
         """
-        logits, boxes = outputs_of(lambda: (outputs.logits, outputs.pred_boxes), ("logits", 3), ("pred_boxes", 3))
-        threshold = fraction("threshold", threshold)
-        best, labels = logits.max(-1)
-        corners = self._scaled(corners_of(boxes), target_sizes)
-        found: list[Detections] = []
-        for score, label, box in zip(best.sigmoid(), labels, corners, strict=True):
-            keep = score > threshold
-            found.append({"scores": score[keep], "labels": label[keep], "boxes": box[keep]})
-        return found
+        return likeliest(outputs, threshold, target_sizes, square=self.TO_SQUARE)
 
     def post_process_image_guided_detection(
         self,
@@ -88,7 +81,7 @@ class OwlViTImageProcessor(ImageProcessor):
         scores, corners = logits.amax(-1).sigmoid(), corners_of(boxes)
         if apart < 1.0:
             scores = torch.stack([suppressed(*pair, apart) for pair in zip(scores, corners, strict=True)])
-        corners = self._scaled(corners, target_sizes)
+        corners = scaled(corners, target_sizes, square=self.TO_SQUARE)
         found: list[Alike] = []
         for score, box in zip(scores, corners, strict=True):
             if not bool(score.any()):
@@ -99,20 +92,57 @@ class OwlViTImageProcessor(ImageProcessor):
             found.append({"scores": shown[shown > 0], "labels": None, "boxes": box[shown > 0]})
         return found
 
-    def _scaled(self, corners_BN4: Tensor, target_sizes: TargetSizes | None) -> Tensor:
-        sizes = sizes_of(target_sizes, len(corners_BN4))
-        if sizes is None:
-            return corners_BN4
-        if self.TO_SQUARE:
-            sizes = [(max(size), max(size)) for size in sizes]
-        scale = torch.tensor([[width, height, width, height] for height, width in sizes])
-        return corners_BN4 * scale.to(corners_BN4.device)[:, None]
-
 
 class Owlv2ImageProcessor(OwlViTImageProcessor):
     """OWLv2's: pictures filled up to a square below or at the right, blurred as they are made smaller."""
 
     TO_SQUARE: ClassVar[bool] = True
+
+
+class GroundingDinoImageProcessor(DetectingImageProcessor):
+    """Grounding DINO's: as DETR's."""
+
+    def post_process_object_detection(
+        self, outputs: DetectionOutput, threshold: float = 0.1, target_sizes: TargetSizes | None = None
+    ) -> list[Detections]:
+        """Queries that are likelier than ``threshold`` to show a word; see :func:`likeliest`."""
+        return likeliest(outputs, threshold, target_sizes)
+
+
+def likeliest(
+    outputs: DetectionOutput, threshold: float, target_sizes: TargetSizes | None, *, square: bool = False
+) -> list[Detections]:
+    """Boxes whose best score, on a scale of its own, is above ``threshold``, each with what it is best at.
+
+    Args:
+        outputs: the model's.
+        threshold: a probability.
+        target_sizes: the pictures' sizes; boxes are in their pixels, and without them in fractions.
+        square: whether boxes are parts of the square that a picture was filled up to.
+
+    Raises:
+        InputError: the outputs lack boxes, or the number of sizes is not that of the pictures.
+    """
+    logits, boxes = outputs_of(lambda: (outputs.logits, outputs.pred_boxes), ("logits", 3), ("pred_boxes", 3))
+    threshold = fraction("threshold", threshold)
+    best, labels = logits.max(-1)
+    found: list[Detections] = []
+    corners = scaled(corners_of(boxes), target_sizes, square=square)
+    for score, label, box in zip(best.sigmoid(), labels, corners, strict=True):
+        keep = score > threshold
+        found.append({"scores": score[keep], "labels": label[keep], "boxes": box[keep]})
+    return found
+
+
+def scaled(corners_BN4: Tensor, target_sizes: TargetSizes | None, *, square: bool = False) -> Tensor:
+    """Corners in pixels; see :func:`likeliest`. Shape: [B, N, 4] in and out."""
+    sizes = sizes_of(target_sizes, len(corners_BN4))
+    if sizes is None:
+        return corners_BN4
+    if square:
+        sizes = [(max(size), max(size)) for size in sizes]
+    scale = torch.tensor([[width, height, width, height] for height, width in sizes])
+    return corners_BN4 * scale.to(corners_BN4.device)[:, None]
 
 
 def corners_of(boxes: Tensor) -> Tensor:

@@ -20,7 +20,11 @@ from omniform.inputs.images.former import modern_clip, modern_detr, modern_label
 from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcessor
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
 from omniform.inputs.images.oneformer import OneFormerImageProcessor
-from omniform.inputs.images.open_detection import Owlv2ImageProcessor, OwlViTImageProcessor
+from omniform.inputs.images.open_detection import (
+    GroundingDinoImageProcessor,
+    Owlv2ImageProcessor,
+    OwlViTImageProcessor,
+)
 from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, PatchOptions, modern_pixels, packed
 from omniform.inputs.images.pages import PageImageProcessor
 from omniform.inputs.images.phi4 import Phi4ImageProcessor
@@ -207,6 +211,7 @@ def _finding() -> tuple[Kind, ...]:
         Kind("MaskFormerImageProcessor", _MASKFORMER, False, masking, MaskFormerImageProcessor, modern_maskformer),
         Kind("Mask2FormerImageProcessor", _MASKFORMER, False, masking, Mask2FormerImageProcessor, modern_maskformer),
         Kind("OneFormerImageProcessor", oneformer, False, plans.oneformer, OneFormerImageProcessor, modern_labels),
+        Kind("GroundingDinoImageProcessor", _DETR, False, detecting, GroundingDinoImageProcessor, modern_detr),
         Kind("OwlViTImageProcessor", owl, True, plans.standard, OwlViTImageProcessor, modern_owl),
         Kind("Owlv2ImageProcessor", owl2, True, owlv2, Owlv2ImageProcessor, modern_owl),
         Kind("SamImageProcessor", _SAM, True, plans.sam, SamImageProcessor),

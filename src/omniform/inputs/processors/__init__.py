@@ -9,6 +9,7 @@ from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
+from omniform.inputs.processors.grounding_dino import GroundingDinoProcessor
 from omniform.inputs.processors.idefics3 import Idefics3Processor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
@@ -49,6 +50,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         ClapProcessor,
         Florence2Processor,
         Idefics3Processor,
+        GroundingDinoProcessor,
         LlavaNextProcessor,
         LlavaOnevisionProcessor,
         LayoutLMv3Processor,
@@ -91,6 +93,7 @@ __all__ = [
     "ClapProcessor",
     "CommonKwargs",
     "Florence2Processor",
+    "GroundingDinoProcessor",
     "Idefics3Processor",
     "ImagesKwargs",
     "InstructBlipProcessor",
