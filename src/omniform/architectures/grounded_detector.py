@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.architectures.backbone import Backbone
-from omniform.architectures.deformable_detector import MapView, anchors, moved_boxes, see_maps, waves_of
+from omniform.architectures.deformable_detector import MapView, anchors, see_maps, waves_of
 from omniform.architectures.detection import Target
 from omniform.architectures.detector import Places, arrive_covered
 from omniform.architectures.grounded_loss import PhraseLoss, phrases_of
@@ -121,6 +121,11 @@ def contrast(x_BQD: Tensor, words_BTD: Tensor, real_BT: Tensor, longest: int) ->
     """How much vectors are like each word; nothing is like padding. Shape: [B, Q, longest], float32."""
     alike = (x_BQD @ words_BTD.transpose(1, 2)).masked_fill(~real_BT[:, None], float("-inf"))
     return F.pad(alike, (0, longest - words_BTD.shape[1]), value=float("-inf")).float()
+
+
+def moved(steps_BQ4: Tensor, at_BQ4: Tensor) -> Tensor:
+    """Boxes from where queries stood and how they move, before the sigmoid. Shape: [B, Q, 4]."""
+    return (steps_BQ4 + torch.special.logit(at_BQ4, eps=1e-5)).sigmoid()
 
 
 class Fusion(nn.Module):
@@ -286,7 +291,7 @@ class GroundedDecoder(Composed):
         self, x_BQD: Tensor, at_BQ4: Tensor, view: MapView, ctx: StepContext, words: Memory
     ) -> tuple[Tensor, Tensor]:
         """Every layer's hidden states, Shape: [B, layers, Q, D], and where queries stand after it."""
-        hidden, moved = [], []
+        hidden, stood = [], []
         ratios = view.ratios.tile(2)[:, None]
         for number, layer in enumerate(self.layers):
             on = at_BQ4[:, :, None] * ratios
@@ -296,11 +301,11 @@ class GroundedDecoder(Composed):
             ctx.taps.hidden(self.layer_norm(x_BQD))
             x_BQD = layer(x_BQD, MapContext.on(ctx, view.sizes, on, places), words)
             if self.bbox_embed is not None:
-                at_BQ4 = moved_boxes(self.bbox_embed[number](x_BQD), at_BQ4).detach()
+                at_BQ4 = moved(self.bbox_embed[number](x_BQD), at_BQ4).detach()
             hidden.append(self.layer_norm(x_BQD))
-            moved.append(at_BQ4)
+            stood.append(at_BQ4)
         ctx.taps.hidden(hidden[-1])
-        return torch.stack(hidden, dim=1), torch.stack(moved, dim=1)
+        return torch.stack(hidden, dim=1), torch.stack(stood, dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,13 +474,13 @@ class GroundedDetector(Model):
         memory, last, fused = self.encoder((view.embeds, maps), (first, words), real)
         begun: Proposed = self.start(memory, view, Read(first, last, real), self.longest)
         steps = self.step(begun.queries, given).with_(memory=Memory(memory, view.padding))
-        hidden, moved = self.decoder(begun.queries, begun.references, view, steps, Memory(last, real))
+        hidden, stood = self.decoder(begun.queries, begun.references, view, steps, Memory(last, real))
         crossed, asked = steps.taps.cross_attentions, steps.taps.wants_attentions
         return GroundedModelOutput(
             last_hidden_state=hidden[:, -1],
             init_reference_points=begun.references,
             intermediate_hidden_states=hidden,
-            intermediate_reference_points=moved,
+            intermediate_reference_points=stood,
             decoder_hidden_states=steps.taps.hidden_or_none,
             decoder_attentions=(tuple(steps.taps.attentions), tuple(crossed[::2]), tuple(crossed[1::2]))
             if asked
@@ -566,16 +571,16 @@ class GroundedObjectDetector(Model):
 
     def predictions(self, out: GroundedModelOutput, real_BT: Tensor) -> list[dict[str, Tensor]]:
         """``logits`` and ``pred_boxes`` after every decoder layer."""
-        hidden, moved, first, words = (
+        hidden, stood, first, words = (
             out.intermediate_hidden_states,
             out.intermediate_reference_points,
             out.init_reference_points,
             out.encoder_last_hidden_state_text,
         )
-        assert hidden is not None and moved is not None and first is not None and words is not None
+        assert hidden is not None and stood is not None and first is not None and words is not None
         found = []
         for number, x in enumerate(hidden.unbind(1)):
-            at = moved[:, number - 1] if number else first
+            at = stood[:, number - 1] if number else first
             logits = contrast(x, words, real_BT, self.model.longest)
-            found.append({"logits": logits, "pred_boxes": moved_boxes(self.bbox_embed[number](x), at)})
+            found.append({"logits": logits, "pred_boxes": moved(self.bbox_embed[number](x), at)})
         return found
