@@ -125,7 +125,8 @@ def contrast(x_BQD: Tensor, words_BTD: Tensor, real_BT: Tensor, longest: int) ->
 
 def moved(steps_BQ4: Tensor, at_BQ4: Tensor) -> Tensor:
     """Boxes from where queries stood and how they move, before the sigmoid. Shape: [B, Q, 4]."""
-    return (steps_BQ4 + torch.special.logit(at_BQ4, eps=1e-5)).sigmoid()
+    at: Tensor = torch.special.logit(at_BQ4, eps=1e-5)
+    return (steps_BQ4 + at).sigmoid()
 
 
 class Fusion(nn.Module):
