@@ -104,6 +104,7 @@ class TextDecoder(TextStack, LanguageModel):
             position_ids=self.begun_anew(places, texts, given),
             state=state,
             texts=texts,
+            bidirectional=given.get("bidirectional"),
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.memory_width, readable=self.reads_memory)
@@ -277,6 +278,19 @@ class CausalLM(WritingHead):
 
     def layout(self, row: Sequence[int], items: Sequence[Item], spans: Sequence[Span]) -> RowLayout:
         return self.model.layout(row, items, spans)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return super().embed(self.named_by_table(input_ids))
+
+    def named_by_table(self, input_ids: Tensor) -> Tensor:
+        return self.model.named_by_table(input_ids)
+
+    @property
+    def tokenwise(self) -> frozenset[str]:
+        return self.model.tokenwise
+
+    def told(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
+        return self.model.told(beside)
 
 
 def memory_from(states: Tensor | None, mask: Tensor | None, *, dim: int, readable: bool) -> Memory | None:

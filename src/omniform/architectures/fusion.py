@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omniform.architectures.decoder import CausalLM, LanguageModel, TextDecoder
 from omniform.architectures.stack import Stepped
+from omniform.blocks.embeddings import table_rows
 from omniform.core.batch import Facts, Item, Modality, Span
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.errors import ConfigError, InputError
@@ -240,7 +241,7 @@ class Multimodal(LanguageModel):
         if (there or ready) and inputs.get("input_ids") is None:
             names = " and ".join(NAMES[kind] for kind in (*(medium.modality for medium, _ in there), *ready))
             raise InputError(f"{names} need the text's ids to find their places", where="input_ids", found="none")
-        self.language_model.arrive(inputs)
+        self.arrive_text(inputs)
         ids = inputs.get("input_ids")
         if not isinstance(ids, Tensor) or inputs.get("inputs_embeds") is not None:
             return
@@ -254,9 +255,25 @@ class Multimodal(LanguageModel):
             if is_readable(ids) or (lengths and ids.device.type not in ("cpu", "meta")):
                 find_spans(ids, medium.token_id, lengths, medium.modality)
 
+    def arrive_text(self, inputs: dict[str, object]) -> None:
+        """Check what the decoder is given beside the items."""
+        ids = inputs.get("input_ids")
+        if not isinstance(ids, Tensor):
+            return self.language_model.arrive(inputs)
+        inputs["input_ids"] = self.named_by_table(ids)
+        self.language_model.arrive(inputs)
+        inputs["input_ids"] = ids
+
+    def named_by_table(self, input_ids: Tensor) -> Tensor:
+        rows = table_rows(self.language_model.embed_tokens)
+        for token in self.placeholders:
+            if token >= rows:  # as in files of early releases; a vector of the item's comes into its place
+                input_ids = input_ids.masked_fill(input_ids == token, 0)
+        return input_ids
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Token ids to the vectors that items are put among. Shape: [B, T] to [B, T, D]."""
-        return self.language_model.embed(input_ids)
+        return self.language_model.embed(self.named_by_table(input_ids))
 
     def merged(self, input_ids: Tensor, given: Merged) -> tuple[Tensor, dict[Modality, Tensor]]:
         """Token vectors with the items in their places, Shape: [B, T, D], and all items' vectors by modality."""

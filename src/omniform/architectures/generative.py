@@ -131,6 +131,27 @@ class PromptReader(Model):
         return RowLayout()
 
 
+    def named_by_table(self, input_ids: Tensor) -> Tensor:
+        """Ids that the table of tokens has vectors for: some placeholders lie beyond it. Shape: [B, T]."""
+        return input_ids
+
+    @property
+    def tokenwise(self) -> frozenset[str]:
+        """Names of the inputs that hold a number for each of a prompt's tokens, and say its layout."""
+        return frozenset()
+
+    def told(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
+        """The layout of a prompt whose tokens come with such numbers.
+
+        Args:
+            beside: those of :attr:`tokenwise` that were given, without padding.
+
+        Raises:
+            InputError: no layout is told by them.
+        """
+        return RowLayout()
+
+
 class Generative(PromptReader, ABC):
     """Base of the models that write tokens one after another.
 

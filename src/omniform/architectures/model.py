@@ -238,6 +238,7 @@ class Model(PushToHub, Composed):
         position_ids: Tensor | None = None,
         state: DenseState | None = None,
         texts: Tensor | None = None,
+        bidirectional: Tensor | None = None,
     ) -> StepContext:
         """The context of one padded step.
 
@@ -247,6 +248,7 @@ class Model(PushToHub, Composed):
             attention_mask: Shape: [B, past + T], 1 for real tokens; or [B, 1, T, past + T].
             position_ids: Shape: [B, T]; counts on from the state's length by default.
             texts: which text of its row each token belongs to. Shape: [B or 1, T]; None where every row is one.
+            bidirectional: see :class:`~omniform.core.context.StepContext`.
         """
         rows, new = tokens.shape[:2]
         past = 0 if state is None else state.length
@@ -271,6 +273,7 @@ class Model(PushToHub, Composed):
             past=past,
             padding=padding,
             allowed=allowed,
+            bidirectional=bidirectional,
             texts=texts,
             state=state,
             backend=self.attn_backend,

@@ -73,6 +73,8 @@ class Stepped(Encoded, total=False):
         output_router_logits: whether to return the scores of the routers, for a model of experts.
         encoder_hidden_states: Shape: [B, S, D], for a model with cross-attention.
         encoder_attention_mask: Shape: [B, S], 1 for real tokens.
+        bidirectional: which of the new tokens see one another in both directions, whatever comes first: those with the
+            same number, 0 for none. Shape: [B, T].
     """
 
     past_key_values: DenseState | None
@@ -81,6 +83,7 @@ class Stepped(Encoded, total=False):
     output_router_logits: bool | None
     encoder_hidden_states: Tensor | None
     encoder_attention_mask: Tensor | None
+    bidirectional: Tensor | None
 
 
 Pooler = Callable[[Tensor, Tensor | None], Tensor]

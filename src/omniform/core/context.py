@@ -235,11 +235,6 @@ class StepContext:
         if self.allowed is not None:
             return Mask(self.allowed if self.padding is None else self.allowed & self.padding[:, None, None, :])
         allowed = self._by_rule(rule, queries, device)
-        if self.bidirectional is not None:
-            number = F.pad(self.bidirectional, (self.past, 0))
-            allowed = allowed | (
-                (self.bidirectional[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
-            )
         if self.texts is not None:
             allowed = allowed & (self.texts[:, None, :, None] == self.texts[:, None, None, :])
         if self.padding is not None:
@@ -250,10 +245,15 @@ class StepContext:
         """What a rule says of every query and key. Shape: [B or 1, 1, T, S]."""
         place = self.place()
         if place is not None:
-            return rule.allows(place[:, None, :, None], place[:, None, None, :])
-        query = torch.arange(self.past, self.past + queries, device=device)
-        key = torch.arange(self.past + queries, device=device)
-        return rule.allows(query[:, None], key[None, :])[None, None]
+            query, key = place[:, None, :, None], place[:, None, None, :]
+        else:
+            query = torch.arange(self.past, self.past + queries, device=device)[None, None, :, None]
+            key = torch.arange(self.past + queries, device=device)[None, None, None]
+        if self.bidirectional is None:
+            return rule.allows(query, key)
+        number = F.pad(self.bidirectional, (self.past, 0))
+        joined = (self.bidirectional[:, None, :, None] == number[:, None, None]) & (number > 0)[:, None, None]
+        return rule.widened(query, key, joined)
 
 
 @dataclass(frozen=True, slots=True)

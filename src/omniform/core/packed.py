@@ -266,11 +266,13 @@ class PackedMask:
         """Which keys from ``low`` on a row's tokens see. Shape: [T, S]; on the CPU, so that nobody waits to read it."""
         query = torch.arange(segment.past, segment.past + segment.count, device="cpu")
         key = torch.arange(low, segment.past + segment.count, device="cpu")
-        allowed = self._rule.allows(query[:, None], key[None, :])
+        if not segment.bidirectional:
+            return self._rule.allows(query[:, None], key[None, :])
+        joined = torch.zeros(len(query), len(key), dtype=torch.bool, device="cpu")
         for start, stop in segment.bidirectional:
             within_q, within_k = (query >= start) & (query < stop), (key >= start) & (key < stop)
-            allowed = allowed | (within_q[:, None] & within_k[None, :])
-        return allowed
+            joined = joined | (within_q[:, None] & within_k[None, :])
+        return self._rule.widened(query[:, None], key[None, :], joined)
 
     def _is_causal_from(self, low: int, segment: Segment) -> bool:
         allowed = self._allowed(low, segment)

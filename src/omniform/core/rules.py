@@ -40,6 +40,16 @@ class Rule(ABC):
             Shape: [..., T, S], boolean.
         """
 
+    def widened(self, query: Tensor, key: Tensor, joined: Tensor) -> Tensor:
+        """What each query may look at where tokens of a stretch see one another in both directions.
+
+        Args:
+            query: as for :meth:`allows`.
+            key: likewise.
+            joined: whether both are of one such stretch. Shape: [..., T, S], boolean.
+        """
+        return self.allows(query, key) | joined
+
     def __and__(self, other: Rule) -> Rule:
         return Both(self, other)
 
@@ -112,6 +122,22 @@ class Both(Rule):
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) & self.right.allows(query, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Recent(Both):
+    """A decoder's window that bounds stretches read in both directions too: no token looks farther back (Gemma 3)."""
+
+    left: Causal
+    right: Window
+
+    @classmethod
+    def of(cls, size: int) -> Recent:
+        """The last ``size`` tokens, its own among them."""
+        return cls(Causal(), Window(size))
+
+    def widened(self, query: Tensor, key: Tensor, joined: Tensor) -> Tensor:
+        return (self.left.allows(query, key) | joined) & (query - key < self.right.size)
 
 
 @dataclass(frozen=True, slots=True)

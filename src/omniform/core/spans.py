@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +23,16 @@ def numbered(marked_BT: Tensor) -> Tensor:
     """
     begins = marked_BT & ~F.pad(marked_BT, (1, 0))[:, :-1]
     return begins.cumsum(1) * marked_BT
+
+
+def runs_of(numbers: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The stretches of one number that is not 0, each as its first place and one past its last."""
+    found, at = list[tuple[int, int]](), 0
+    for number, own in groupby(numbers):
+        stop = at + len(list(own))
+        found += [(at, stop)] if number else []
+        at = stop
+    return tuple(found)
 
 
 def find_spans(input_ids: Tensor, token_id: int, lengths: Sequence[int], modality: Modality) -> list[Span]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from omniform.architectures.encoder_decoder import EncoderOutputs, encoder_output
-from omniform.architectures.generative import Generative, rows_of
+from omniform.architectures.generative import Generative, RowLayout, rows_of
 from omniform.blocks.embeddings import check_ids
 from omniform.core.batch import Batch
 from omniform.core.errors import InputError, brief, check_arguments
@@ -184,6 +184,7 @@ def _plain(
     prompts = as_prompts(ids, mask, asked.pad_token_id, model.device, holes=holes)
     _check(model, prompts)
     rows = _rows(prompts)
+    layouts = _told(model, named, ids, mask, holes=holes)
     _refuse_other_places(named.pop("position_ids", None), prompts, ids, mask)
     features = _features(model, named)
     try:
@@ -195,7 +196,26 @@ def _plain(
         items = model.items(rows, features)
     whole = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
     columns = columns_of(ids, mask, len(rows))
-    return [Prompt(tuple(r), tuple(own), columns=c) for r, own, c in zip(rows, items, columns, strict=True)], whole
+    parts = zip(rows, items, columns, layouts or [None] * len(rows), strict=True)
+    return [Prompt(tuple(r), tuple(own), columns=c, layout=layout) for r, own, c, layout in parts], whole
+
+
+def _told(
+    model: Generative, named: dict[str, object], ids: object, mask: Tensor | None, *, holes: bool
+) -> list[RowLayout] | None:
+    """The layout of each prompt, where numbers that come with its tokens tell it; takes these out of the inputs."""
+    beside: dict[str, list[list[int]]] = {}
+    for name in model.tokenwise & named.keys():
+        value = named.pop(name)
+        numbers = _ids(torch.tensor(value) if isinstance(value, list) and isinstance(ids, Tensor) else value, name)
+        shapes = [list(x.shape) if isinstance(x, Tensor) else list(map(len, x)) for x in (ids, numbers)]  # type: ignore[arg-type]
+        if shapes[0] != shapes[1]:
+            raise InputError("there is one number for each token", where=name, expected=shapes[0], found=shapes[1])
+        beside[name] = _rows(as_prompts(numbers, mask, 0, torch.device("cpu"), holes=holes))
+    if not beside:
+        return None
+    rows = len(next(iter(beside.values())))
+    return [model.told({name: numbers[row] for name, numbers in beside.items()}) for row in range(rows)]
 
 
 def _encoded(
@@ -420,7 +440,7 @@ def _tensor(value: object, name: str) -> Tensor:
 def _check(model: Generative, prompts: Prompts) -> None:
     table = model.get_input_embeddings()
     if isinstance(table, torch.nn.Embedding):
-        check_ids(prompts.ids, table.num_embeddings)
+        check_ids(model.named_by_table(prompts.ids), table.num_embeddings)
     limit = model.max_positions
     if limit is not None and prompts.longest > limit:
         raise InputError(

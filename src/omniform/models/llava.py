@@ -158,8 +158,13 @@ SPELLINGS = (
 
 def keys(c: Config) -> KeyMap:
     """Each part's own map, at its place."""
-    text = c.text.keys.under("language_model", "language_model.model")
-    return c.vision.keys.under("vision_tower", "vision_tower") | text | KeyMap({}, aliases=SPELLINGS)
+    return keys_of(c.vision, c.text)
+
+
+def keys_of(vision: Part, text: Part) -> KeyMap:
+    """A tower's map and a decoder's, at their places, as files of LLaVA's line and of its heirs spell them."""
+    inner = text.keys.under("language_model", "language_model.model")
+    return vision.keys.under("vision_tower", "vision_tower") | inner | KeyMap({}, aliases=SPELLINGS)
 
 
 # The head's place, and what the ecosystem's modules are called today: files of adapters are spelled by them.

@@ -8,7 +8,7 @@ that registers what is needed. Such entry points are read when a ``model_type`` 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar, cast
@@ -229,15 +229,26 @@ class Part:
         self.family = family(self.config.model_type, where=self.where)
 
     @classmethod
-    def of(cls, r: ConfigReader, name: str, default: Mapping[str, object], *, legacy: str | None = None) -> Part:
+    def of(
+        cls,
+        r: ConfigReader,
+        name: str,
+        default: Mapping[str, object],
+        *,
+        legacy: str | None = None,
+        beside: Collection[str] = (),
+    ) -> Part:
         """Read the nested object ``name``; the whole config then gives it as an attribute with attributes of its own.
 
         Args:
             default: stands in where the object is missing; its ``model_type``, where the object names none.
             legacy: an older key, which counts where a file holds both.
+            beside: keys of the object that are the whole's, and that its own family does not read.
         """
         old = None if legacy is None else r.mapping(legacy)
         nested = r.sub(name, default) if old is None or legacy is None else r.within(old, legacy)
+        if not nested.raw.keys().isdisjoint(beside):
+            nested = r.within({key: value for key, value in nested.raw.items() if key not in beside}, name)
         part = cls(nested, str(default["model_type"]))
         r.values[name] = part.config
         return part

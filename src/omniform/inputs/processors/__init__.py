@@ -27,6 +27,7 @@ from omniform.inputs.processors.omni import Qwen2_5OmniProcessor, Qwen3OmniMoePr
 from omniform.inputs.processors.oneformer import OneFormerProcessor
 from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
+from omniform.inputs.processors.paligemma import PaliGemmaProcessor
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
@@ -58,6 +59,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         OneFormerProcessor,
         OwlViTProcessor,
         Owlv2Processor,
+        PaliGemmaProcessor,
         Phi4MultimodalProcessor,
         Qwen2VLProcessor,
         Qwen2_5_VLProcessor,
@@ -106,6 +108,7 @@ __all__ = [
     "OwlViTProcessor",
     "Owlv2Processor",
     "Parts",
+    "PaliGemmaProcessor",
     "Phi4MultimodalProcessor",
     "ProcessingKwargs",
     "Processor",

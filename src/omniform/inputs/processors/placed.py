@@ -144,7 +144,7 @@ class PlacedProcessor(Processor):
             return Batch(entries)
         expanded, placed, edits = self._expanded(rows, taken)
         kind = cast("str | None", asked.text.pop("return_tensors", None))
-        batch = self.tokenizer(expanded, **cast(EncodeOptions, asked.text))
+        batch = self._encoded(expanded, asked)
         ids = cast("list[list[int]]", batch["input_ids"])
         batch.spans = placed_spans(ids, placed)
         batch.edits = edits
@@ -156,6 +156,10 @@ class PlacedProcessor(Processor):
     def _opened(self, text: str) -> str:
         """A text as its markers are looked for in it."""
         return text
+
+    def _encoded(self, texts: Sequence[str], asked: CallOptions) -> BatchEncoding:
+        """The texts, their markers replaced, as tokens."""
+        return self.tokenizer(texts, **cast(EncodeOptions, asked.text))
 
     def _finished(self, batch: BatchEncoding) -> BatchEncoding:
         """The batch as the model is to see it."""
