@@ -811,6 +811,27 @@ class Illustrated(Text):
 
 
 @dataclass(frozen=True)
+class Typed(Illustrated):
+    """Rows with a picture of four placeholders each, and types of tokens.
+
+    Attributes:
+        both: the type of what is read in both directions, the first five tokens.
+    """
+
+    both: int = 0
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        given = super().inputs(rows, length)
+        types = torch.full_like(given["input_ids"], 1 - self.both)
+        types[:, 1 if self.both else 0 : 5] = self.both
+        return {**given, "token_type_ids": types}
+
+    @property
+    def axes(self) -> Axes:
+        return {**super().axes, "token_type_ids": Text().axes["input_ids"]}
+
+
+@dataclass(frozen=True)
 class IllustratedSources(TextToText):
     """Texts with a picture of five placeholders in front, and answers."""
 
@@ -1174,6 +1195,12 @@ CITIZENS: dict[str, Citizen] = {
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,
             "vision_config": {**VISION, "model_type": "clip_vision_model"}},
         Illustrated(),
+    ),
+    "paligemma": Citizen(
+        "paligemma", "PaliGemmaForConditionalGeneration",
+        {"text_config": {**GROUPED, "head_dim": 8, "model_type": "gemma"}, "image_token_index": 4, "projection_dim": 16,
+            "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}},
+        Typed(),
     ),
     "llava_next": Citizen(
         "llava_next", "LlavaNextForConditionalGeneration",

@@ -190,7 +190,7 @@ def test_what_does_not_fit() -> None:
     ours = build(TestPaliGemma.table.case("ForConditionalGeneration")).ours
     with pytest.raises(InputError, match="token_type_ids"):
         ours(**{**one(IMAGE), "token_type_ids": torch.zeros(3, 4)})
-    with pytest.raises(InputError, match="(?s)one number for each token.*token_type_ids"):
+    with pytest.raises(InputError, match="token_type_ids: there is one number"):
         ours.generate(**{**one(IMAGE), "token_type_ids": torch.zeros(1, 4, dtype=torch.long)})
     with pytest.raises(InputError, match="up to one of its tokens"):
         ours.generate(torch.tensor([[2, 3, 4]]), token_type_ids=torch.tensor([[0, 1, 0]]))

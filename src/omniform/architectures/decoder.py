@@ -289,8 +289,8 @@ class CausalLM(WritingHead):
     def tokenwise(self) -> frozenset[str]:
         return self.model.tokenwise
 
-    def told(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
-        return self.model.told(beside)
+    def told_layout(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
+        return self.model.told_layout(beside)
 
 
 def memory_from(states: Tensor | None, mask: Tensor | None, *, dim: int, readable: bool) -> Memory | None:

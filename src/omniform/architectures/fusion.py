@@ -258,11 +258,11 @@ class Multimodal(LanguageModel):
     def arrive_text(self, inputs: dict[str, object]) -> None:
         """Check what the decoder is given beside the items."""
         ids = inputs.get("input_ids")
-        if not isinstance(ids, Tensor):
-            return self.language_model.arrive(inputs)
-        inputs["input_ids"] = self.named_by_table(ids)
+        if isinstance(ids, Tensor):
+            inputs["input_ids"] = self.named_by_table(ids)
         self.language_model.arrive(inputs)
-        inputs["input_ids"] = ids
+        if isinstance(ids, Tensor):
+            inputs["input_ids"] = ids
 
     def named_by_table(self, input_ids: Tensor) -> Tensor:
         rows = table_rows(self.language_model.embed_tokens)

@@ -130,7 +130,6 @@ class PromptReader(Model):
         """
         return RowLayout()
 
-
     def named_by_table(self, input_ids: Tensor) -> Tensor:
         """Ids that the table of tokens has vectors for: some placeholders lie beyond it. Shape: [B, T]."""
         return input_ids
@@ -140,7 +139,7 @@ class PromptReader(Model):
         """Names of the inputs that hold a number for each of a prompt's tokens, and say its layout."""
         return frozenset()
 
-    def told(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
+    def told_layout(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
         """The layout of a prompt whose tokens come with such numbers.
 
         Args:

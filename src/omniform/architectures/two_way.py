@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Unpack, cast
+from typing import ClassVar, Final, Protocol, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from omniform.core.errors import InputError
 from omniform.core.outputs import BaseModelOutput, MediaFeatures
 from omniform.core.spans import runs_of
 
-TYPES = "token_type_ids"
+TYPES: Final = "token_type_ids"
 
 
 class Projects(Protocol):
@@ -106,7 +106,7 @@ class TwoWay(Multimodal):
     def tokenwise(self) -> frozenset[str]:
         return frozenset({TYPES})
 
-    def told(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
+    def told_layout(self, beside: Mapping[str, Sequence[int]]) -> RowLayout:
         found = self.numbers(torch.tensor([beside[TYPES]]))[0].tolist()
         spans = runs_of(found)
         if len(spans) > len(set(found) - {0}):

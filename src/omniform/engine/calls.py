@@ -196,26 +196,27 @@ def _plain(
         items = model.items(rows, features)
     whole = ids.to(model.device) if isinstance(ids, Tensor) and ids.dim() == 2 else prompts.ids
     columns = columns_of(ids, mask, len(rows))
-    parts = zip(rows, items, columns, layouts or [None] * len(rows), strict=True)
+    parts = zip(rows, items, columns, [None] * len(rows) if layouts is None else layouts, strict=True)
     return [Prompt(tuple(r), tuple(own), columns=c, layout=layout) for r, own, c, layout in parts], whole
 
 
 def _told(
     model: Generative, named: dict[str, object], ids: object, mask: Tensor | None, *, holes: bool
-) -> list[RowLayout] | None:
+) -> Sequence[RowLayout | None] | None:
     """The layout of each prompt, where numbers that come with its tokens tell it; takes these out of the inputs."""
     beside: dict[str, list[list[int]]] = {}
+    if model.tokenwise.isdisjoint(named):
+        return None
+    lengths = list(map(len, _rows(as_prompts(ids, mask, 0, torch.device("cpu"), holes=holes))))
     for name in model.tokenwise & named.keys():
         value = named.pop(name)
         numbers = _ids(torch.tensor(value) if isinstance(value, list) and isinstance(ids, Tensor) else value, name)
-        shapes = [list(x.shape) if isinstance(x, Tensor) else list(map(len, x)) for x in (ids, numbers)]  # type: ignore[arg-type]
-        if shapes[0] != shapes[1]:
-            raise InputError("there is one number for each token", where=name, expected=shapes[0], found=shapes[1])
-        beside[name] = _rows(as_prompts(numbers, mask, 0, torch.device("cpu"), holes=holes))
-    if not beside:
-        return None
-    rows = len(next(iter(beside.values())))
-    return [model.told({name: numbers[row] for name, numbers in beside.items()}) for row in range(rows)]
+        fits = not isinstance(ids, Tensor) or (isinstance(numbers, Tensor) and numbers.shape == ids.shape)
+        rows = _rows(as_prompts(numbers, mask, 0, torch.device("cpu"), holes=holes)) if fits else []
+        if list(map(len, rows)) != lengths:
+            raise InputError("there is one number for each token", where=name, expected=f"rows of {lengths} numbers")
+        beside[name] = rows
+    return [model.told_layout({name: rows[row] for name, rows in beside.items()}) for row in range(len(lengths))]
 
 
 def _encoded(

@@ -1,5 +1,7 @@
-"""PaliGemma (https://arxiv.org/abs/2407.07726, https://arxiv.org/abs/2412.03555): pictures and what is asked of them are
-read in both directions, the answer behind them is written."""
+"""PaliGemma (https://arxiv.org/abs/2407.07726, https://arxiv.org/abs/2412.03555).
+
+Pictures and what is asked of them are read in both directions, the answer behind them is written.
+"""
 
 from __future__ import annotations
 
