@@ -1030,6 +1030,7 @@ CITIZENS: dict[str, Citizen] = {
         Letters("rows")),
     "vit": Citizen("vit", "ViTForImageClassification", VISION, Pictures()),
     "swin": Citizen("swin", "SwinForImageClassification", SWIN, Pictures()),
+    "donut-swin": Citizen("donut-swin", "DonutSwinForImageClassification", SWIN, Pictures()),
     "deit": Citizen("deit", "DeiTForImageClassification", VISION, Pictures()),
     "audio-spectrogram-transformer": Citizen("audio-spectrogram-transformer", "ASTForAudioClassification",
         {**AST, "max_length": 9, "num_mel_bins": 7, "frequency_stride": 3, "time_stride": 2}, Spectrograms()),

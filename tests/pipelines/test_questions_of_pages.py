@@ -108,3 +108,36 @@ def test_bad_calls(pipes) -> None:
     ):
         with pytest.raises(error, match=said):
             ours(*args, **settings)
+
+
+def test_pages_that_a_donut_reads(tmp_path: Path) -> None:
+    """It is asked in its own tokens, and what it wrote between its marks is the answer."""
+    marks = ["<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>"]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *QUESTIONS[0].split(), *QUESTIONS[1].split(), *WORDS]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.add_tokens(marks)
+    encoder = {"model_type": "donut-swin", "image_size": [16, 16], "patch_size": 2, "embed_dim": 8, "depths": [1, 1],
+               "num_heads": [2, 2], "window_size": 2}  # fmt: skip
+    decoder = {"model_type": "mbart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1,
+               "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 20}  # fmt: skip
+    config = transformers.VisionEncoderDecoderConfig(
+        encoder=encoder, decoder=decoder, pad_token_id=1, decoder_start_token_id=0, eos_token_id=2
+    )
+    model = saved_reference(transformers.VisionEncoderDecoderModel, config, tmp_path, scale=0.4)
+    images = transformers.DonutImageProcessor(size={"height": 16, "width": 16})
+    transformers.DonutProcessor(images, tokenizer).save_pretrained(tmp_path)
+    end = tokenizer.convert_tokens_to_ids("</s_answer>")
+    model.generation_config.update(max_new_tokens=6, forced_eos_token_id=end, decoder_start_token_id=0, pad_token_id=1)
+    model.generation_config.save_pretrained(tmp_path)
+    task = "document-question-answering"
+    ours, theirs = omniform.pipeline(task, model=tmp_path), transformers.pipeline(task, model=str(tmp_path), device=-1)
+    for n, question in enumerate(QUESTIONS):
+        page = Image.fromarray(np.random.default_rng(n).integers(0, 256, (50, 40, 3), dtype=np.uint8))
+        found = ours(page, question)
+        assert found == theirs(page, question) and found[0]["answer"]
+        assert ours(page, question, max_new_tokens=3, forced_eos_token_id=2) == [{"answer": None}]

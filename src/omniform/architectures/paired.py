@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self, cast
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from omniform.architectures.labels import Classes, Targets
 from omniform.architectures.losses import scored, token_loss
 from omniform.architectures.model import Model
 from omniform.architectures.packing import NAMES
+from omniform.architectures.stages import PageEncoder
 from omniform.architectures.vision import VisionEncoder
 from omniform.architectures.waves import WaveModel
 from omniform.core.config import ModelConfig
@@ -283,6 +284,12 @@ class PictureWriter(PairedWriter):
         if isinstance(self.encoder, VisionEncoder) and isinstance(pictures, Tensor) and not anyhow:
             self.encoder.patches.check(pictures, self.encoder.ANY_SIZE)
         return found
+
+    def opened(self, beginnings: Sequence[Sequence[int]], starts: Sequence[object]) -> list[list[int]]:
+        """As there; the tokens of a page's task stand for themselves."""
+        if isinstance(self.encoder, PageEncoder):
+            return [list(row) for row in beginnings]
+        return super().opened(beginnings, starts)
 
     def encode(self, **inputs: Tensor) -> Memory:
         if "encoder_outputs" in inputs or "interpolate_pos_encoding" not in self.encoder.accepts():

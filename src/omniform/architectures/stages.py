@@ -315,6 +315,20 @@ class StagedEncoder(Model):
         )
 
 
+class PageEncoder(StagedEncoder):
+    """Stages with no norm behind them, which read pages (Donut). What is written of a page begins with a task's token.
+
+    Args:
+        dim: width of the last stage's vectors.
+    """
+
+    dim: int
+
+    @property
+    def width(self) -> int:
+        return self.dim
+
+
 class StagedClassifier(SequenceClassifier):
     """One class per picture, told from the mean of its vectors."""
 

@@ -43,24 +43,34 @@ def read(r: ConfigReader) -> Config:
     )
 
 
+def windowed(s: Staged, at: Spot, bias: TableBias, output_dropout: float) -> WindowedLayer:
+    """One layer.
+
+    Args:
+        bias: of its attention.
+        output_dropout: on what that gives, in training.
+    """
+    attention = WindowedAttention(
+        at.dim,
+        at.heads,
+        windowing=FittingWindowing(s.window, s.window // 2 if at.shift else 0),
+        distance_bias=bias,
+        biases="qkvo" if s.qkv_bias else "o",
+        dropout=s.attention_dropout,
+        output_dropout=output_dropout,
+    )
+    path = DropPath(at.drop_path)
+    return WindowedLayer.of(
+        lambda: s.norm(at.dim), self_attn=attention, mlp=s.mlp(at.dim), drop_path=path, dropout=s.dropout
+    )
+
+
 def build(c: Config, *, mask_token: MaskToken | None = None, pooler: nn.Module | None = None) -> StagedEncoder:
     """The encoder."""
     s = c.staged
 
     def layer(at: Spot) -> WindowedLayer:
-        attention = WindowedAttention(
-            at.dim,
-            at.heads,
-            windowing=FittingWindowing(s.window, s.window // 2 if at.shift else 0),
-            distance_bias=TableBias(s.window, at.heads),
-            biases="qkvo" if s.qkv_bias else "o",
-            dropout=s.attention_dropout,
-            output_dropout=s.dropout,
-        )
-        path = DropPath(at.drop_path)
-        return WindowedLayer.of(
-            lambda: s.norm(at.dim), self_attn=attention, mlp=s.mlp(at.dim), drop_path=path, dropout=s.dropout
-        )
+        return windowed(s, at, TableBias(s.window, at.heads), s.dropout)
 
     return StagedEncoder(
         patches=s.patches(),

@@ -257,6 +257,19 @@ class OcrOptions(ImageOptions):
     tesseract_config: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThumbnailOptions(ImageOptions):
+    """Donut's.
+
+    Attributes:
+        do_thumbnail: make what is larger than ``size`` fit into it.
+        do_align_long_axis: turn pages that lie where ``size`` stands, or stand where it lies.
+    """
+
+    do_thumbnail: bool | None = None
+    do_align_long_axis: bool | None = None
+
+
 Options = TypeVar("Options", bound=ImageOptions)
 
 
@@ -456,6 +469,8 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "image_mean": (_statistics, "a number, or one for each channel"),
     "image_std": (_deviations, "a number other than 0, or one for each channel"),
     "do_pad": _FLAG,
+    "do_thumbnail": _FLAG,
+    "do_align_long_axis": _FLAG,
     "pad_size": _SIZE,
     "do_center_crop": _FLAG,
     "data_format": _LAYOUT,

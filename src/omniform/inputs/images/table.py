@@ -16,6 +16,7 @@ from omniform.inputs.images.detection import (
     YolosImageProcessor,
 )
 from omniform.inputs.images.detr import DetrImageProcessor
+from omniform.inputs.images.donut import DonutImageProcessor, donut, width_first
 from omniform.inputs.images.former import modern_clip, modern_detr, modern_labels, modern_maskformer, modern_owl
 from omniform.inputs.images.masked import MaskedImageProcessor, ViltImageProcessor
 from omniform.inputs.images.maskformer import Mask2FormerImageProcessor, MaskFormerImageProcessor
@@ -121,6 +122,10 @@ def _plain() -> tuple[Kind, ...]:
     pages = of.OcrOptions(
         size=Exact(224, 224), resample=_BILINEAR, apply_ocr=True, tesseract_config="", **_USUAL, **_HALVES
     )  # fmt: skip
+    standing = of.ThumbnailOptions(
+        size=Exact(2560, 1920), resample=_BILINEAR, do_thumbnail=True, do_align_long_axis=False, do_pad=True,
+        **_USUAL, **_HALVES,
+    )  # fmt: skip
     plain = ImageProcessor
     return (
         Kind("CLIPImageProcessor", _CLIP, False, plans.standard, plain, modern_clip),
@@ -141,6 +146,7 @@ def _plain() -> tuple[Kind, ...]:
         Kind("ViltImageProcessor", vilt, False, plans.vilt, ViltImageProcessor),
         Kind("BridgeTowerImageProcessor", bridgetower, False, plans.bridgetower, MaskedImageProcessor),
         Kind("LayoutLMv3ImageProcessor", pages, True, plans.unpadded, PageImageProcessor),
+        Kind("DonutImageProcessor", standing, True, donut, DonutImageProcessor, width_first),
         Kind("VideoMAEImageProcessor", replace(_CROPPED, size=ShortestEdge(224)), False, plans.unpadded,
              VideoMAEImageProcessor),
     )  # fmt: skip

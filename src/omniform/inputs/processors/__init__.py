@@ -8,6 +8,7 @@ from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, Instr
 from omniform.inputs.processors.clap import ClapProcessor
 from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
+from omniform.inputs.processors.donut import DonutProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
 from omniform.inputs.processors.grounding_dino import GroundingDinoProcessor
 from omniform.inputs.processors.idefics3 import Idefics3Processor
@@ -49,6 +50,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         CLIPProcessor,
         CLIPSegProcessor,
         ClapProcessor,
+        DonutProcessor,
         Florence2Processor,
         Idefics3Processor,
         GroundingDinoProcessor,
@@ -94,6 +96,7 @@ __all__ = [
     "CLIPSegProcessor",
     "ClapProcessor",
     "CommonKwargs",
+    "DonutProcessor",
     "Florence2Processor",
     "GroundingDinoProcessor",
     "Idefics3Processor",
