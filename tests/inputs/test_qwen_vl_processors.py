@@ -224,6 +224,11 @@ def test_pixels_between_two_numbers():
     for call in ({"min_pixels": 100, "max_pixels": 900}, {"max_pixels": 500}, {"size": IMAGES["size"]}):
         same(ours(PICTURES[0], return_tensors="pt", **call)["pixel_values"],
              theirs(PICTURES[0], return_tensors="pt", **call)["pixel_values"])  # fmt: skip
+    for made in ({"min_pixels": 100, "max_pixels": 900}, {"max_pixels": 500}):
+        found, expected = (
+            home.Qwen2VLImageProcessor(patch_size=4, **made)(PICTURES[0]) for home in (omniform, transformers)
+        )
+        same(found["image_grid_thw"], expected["image_grid_thw"])
 
 
 def test_what_is_refused(pairs):

@@ -63,7 +63,7 @@ class _Named(ImageProcessor):
 
     def __init__(self, **options: object) -> None:
         name = self.type_name
-        check_arguments(name, options, [*(field.name for field in fields(self.defaults)), *FORMER])
+        check_arguments(name, options, [*(field.name for field in fields(self.defaults)), *self.beside, *FORMER])
         super().__init__(*read_options({**options, "image_processor_type": name}, where=name))
 
     @classmethod
