@@ -149,7 +149,7 @@ def sounds(tmp_path_factory):
     return omniform.Qwen2_5OmniToken2WavModel.from_pretrained(folder), theirs, folder
 
 
-def told():
+def codes_of_a_voice():
     torch.manual_seed(0)
     return torch.randint(0, 30, (1, 9)), torch.randn(1, 6), torch.randn(1, 20, 10)
 
@@ -158,9 +158,9 @@ def told():
 def test_codes_sound_alike(sounds, how):
     ours, theirs, _ = sounds
     torch.manual_seed(1)
-    expected = theirs(*told(), **how)
+    expected = theirs(*codes_of_a_voice(), **how)
     torch.manual_seed(1)
-    close(ours(*told(), **how), expected)
+    close(ours(*codes_of_a_voice(), **how), expected)
 
 
 @torch.no_grad()
@@ -183,4 +183,136 @@ def test_saved_as_it_was(sounds, tmp_path):
 def test_so_long_a_sound_is_refused(sounds):
     ours, _, _ = sounds
     with pytest.raises(InputError, match="at most 20 codes"):
-        ours(torch.zeros(1, 21, dtype=torch.long), *told()[1:])
+        ours(torch.zeros(1, 21, dtype=torch.long), *codes_of_a_voice()[1:])
+
+
+def whole(**changes):
+    talker = {
+        "vocab_size": 60, "embedding_size": 16, "hidden_size": 12, "intermediate_size": 14, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "rope_parameters": ROPE,
+        "tts_text_start_token_id": 90, "tts_text_end_token_id": 91, "tts_text_pad_token_id": 92,
+        "tts_codec_start_token_id": 41, "tts_codec_end_token_id": 42, "tts_codec_pad_token_id": 40,
+        "tts_codec_mask_token_id": 44, **IDS,
+    }  # fmt: skip
+    return transformers.Qwen2_5OmniConfig(
+        thinker_config=thinker(),
+        talker_config=talker,
+        token2wav_config={"dit_config": {**FLOW, "num_embeds": 60}, "bigvgan_config": VOCODER},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory):
+    """Ours and theirs, the same weights and voices."""
+    folder = tmp_path_factory.mktemp("omni") / "model"
+    theirs = saved_reference(transformers.Qwen2_5OmniForConditionalGeneration, whole(), folder, scale=0.2)
+    torch.manual_seed(4)
+    voices = {
+        name: {"bos_token": begin, "cond": torch.randn(1, 6), "ref_mel": torch.randn(1, 20, 10)}
+        for name, begin in (("Chelsie", 93), ("Ethan", 94))
+    }
+    torch.save(voices, folder / "spk_dict.pt")
+    theirs.load_speakers(folder / "spk_dict.pt")
+    return omniform.AutoModelForMultimodalLM.from_pretrained(folder), theirs, folder
+
+
+SETTINGS = {"thinker_max_new_tokens": 7, "talker_max_new_tokens": 9, "thinker_eos_token_id": 96,
+            "talker_eos_token_id": [40, 42]}  # fmt: skip
+
+
+def told(given):
+    """A call as the reference takes it: pixels of the thinker alone."""
+    return {f"thinker_{name}" if name.startswith("pixel") else name: value for name, value in given.items()}
+
+
+def padded(given):
+    """The same with padding in front: without any the reference's writing loop leaves the mask out, and its talker then
+    neither opens speech nor counts on axes, other than in a batch, and other than it was trained."""
+    front = {"input_ids": 0, "attention_mask": 0}
+    return {n: torch.nn.functional.pad(x, (1, 0), value=front[n]) if n in front else x for n, x in given.items()}
+
+
+def words():
+    return inputs_of([3, 4, 15, 16, 17, 20, 8])
+
+
+def inputs_of(row):
+    ids = torch.tensor([row])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def same(found, expected):
+    assert torch.equal(found[0], expected[0])
+    waves = ([x] if isinstance(x, torch.Tensor) else x for x in (found[1], expected[1]))
+    for mine, other in zip(*waves, strict=True):
+        close(mine, other)
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("which", ["words", "picture", "sound and film", "several"])
+def test_speech_as_the_reference_speaks(speakers, which, drawn):
+    ours, theirs, _ = speakers
+    rows = SENSED.alone()
+    batch = SENSED.together()
+    given = {"words": words(), "picture": rows[0], "sound and film": rows[1], "several": batch}[which]
+    settings = {**SETTINGS, "talker_do_sample": drawn, "speaker": "Ethan"}
+    torch.manual_seed(5)
+    ids, wave = theirs.generate(**told(given if which == "several" else padded(given)), **settings)
+    torch.manual_seed(5)
+    same(ours.generate(**given, **settings), (ids[:, which != "several" :], wave))
+
+
+def test_rows_that_end_before_others(speakers):
+    ours, theirs, _ = speakers
+    given = SENSED.together()
+    texts, _ = theirs.generate(**told(given), **SETTINGS, talker_do_sample=False)
+    settings = {**SETTINGS, "thinker_eos_token_id": [int(texts[0, -4]), 96], "talker_do_sample": False}
+    torch.manual_seed(6)
+    expected = theirs.generate(**told(given), **settings)
+    torch.manual_seed(6)
+    same(ours.generate(**given, **settings), expected)
+
+
+def test_text_alone_is_the_thinkers(speakers):
+    ours, theirs, _ = speakers
+    given = SENSED.together()
+    expected = theirs.generate(**told(given), **SETTINGS, generation_mode="text")
+    for asked in ({"return_audio": False}, {"generation_mode": "text"}):
+        assert torch.equal(ours.generate(**given, **SETTINGS, **asked), expected)
+
+
+def test_whole_saved_with_its_voices(speakers, tmp_path):
+    ours, _, folder = speakers
+    check_round_trip(folder, ours, tmp_path / "again")
+    again = omniform.Qwen2_5OmniForConditionalGeneration.from_pretrained(tmp_path / "again")
+    assert again.speaker_map.keys() == {"Chelsie", "Ethan"}
+    again.disable_talker()
+    assert not again.has_talker and isinstance(again.generate(**SENSED.alone()[2], max_new_tokens=2), torch.Tensor)
+    with pytest.raises(InputError, match="talker"):
+        again.generate(**SENSED.alone()[2], generation_mode="audio")
+    with pytest.raises(InputError, match="speaks"):
+        ours.generate(**SENSED.alone()[2], speaker="Nobody")
+
+
+@torch.no_grad()
+def test_talker_and_its_decoder_alone(tmp_path):
+    config = whole().talker_config
+    theirs = saved_reference(transformers.Qwen2_5OmniTalkerForConditionalGeneration, config, tmp_path / "t", scale=0.2)
+    ours = omniform.Qwen2_5OmniTalkerForConditionalGeneration.from_pretrained(tmp_path / "t")
+    row = SENSED.row([5, ("film", (3, 4, 2)), 7, ("sound", 60), 14])
+    ids = row["input_ids"]
+    told = {
+        "inputs_embeds": torch.randn(1, ids.shape[1], 16), "attention_mask": torch.ones_like(ids),
+        "input_text_ids": ids, "video_grid_thw": row["video_grid_thw"], "audio_feature_lengths": torch.tensor([60]),
+        "video_second_per_grid": torch.tensor([0.77]),
+    }  # fmt: skip
+    close(ours(**told).logits, theirs(**{**told, "inputs_embeds": told["inputs_embeds"].clone()}).logits)
+    later = {"input_ids": torch.tensor([[3, 4]]), "thinker_reply_part": torch.randn(1, 3, 16)}
+    mine, other = ours(**later), theirs(**later)
+    close(mine.logits, other.logits)
+    close(mine.thinker_reply_part, other.thinker_reply_part)
+    vectors = torch.randn(2, 5, 12)
+    decoder = omniform.Qwen2_5OmniTalkerModel(ours.config)
+    decoder.load_state_dict(ours.model.state_dict())
+    close(decoder(inputs_embeds=vectors).last_hidden_state, theirs.model(inputs_embeds=vectors).last_hidden_state)

@@ -5,20 +5,24 @@ The whole writes as its thinker does; how speech comes of it is ``engine/talking
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from omniform.architectures.code_sound import CodeSound
 from omniform.architectures.decoder import TextDecoder
+from omniform.architectures.flat_talker import FlatTalker
+from omniform.architectures.flow_sound import FlowSound
 from omniform.architectures.generative import Generative, RowLayout
 from omniform.architectures.omni_places import Clock
 from omniform.architectures.omni_thinker import ThinkerLM
 from omniform.architectures.talker import Talker
 from omniform.core.batch import Item, Span
-from omniform.core.errors import MissingPartError
+from omniform.core.errors import InputError, MissingPartError, brief, nearest
 from omniform.core.outputs import ModelOutput
 from omniform.core.state import HasModules
 from omniform.core.upstairs import upstairs
@@ -53,22 +57,20 @@ class Turns:
     layer: int
 
 
-class Omni(Generative):
-    """A thinker, and where it speaks a talker.
+VOICES = "spk_dict.pt"
+"""The file of a checkpoint that tells of its voices."""
+
+
+class Speaking(Generative):
+    """A thinker, and where it speaks a talker; it writes as its thinker does.
 
     Args:
         thinker: reads text, pictures, films and sounds, and writes.
         talker: writes codes of speech; None where it is silent.
-        code2wav: codes to samples.
-        turns: how a talker's prompt is made.
-        clock: where the talker's prompt stands.
     """
 
     thinker: ThinkerLM
-    talker: Talker | None
-    code2wav: CodeSound | None
-    turns: Turns
-    clock: Clock
+    talker: Talker | FlatTalker | None
 
     @property
     def has_talker(self) -> bool:
@@ -77,7 +79,7 @@ class Omni(Generative):
 
     def disable_talker(self) -> None:
         """Let go of what speaks: the model writes on as before."""
-        self.talker = self.code2wav = None
+        self.talker = None
 
     def enable_talker(self) -> None:
         """Nothing, where there is a talker.
@@ -98,10 +100,7 @@ class Omni(Generative):
         return self.thinker.decoder
 
     def keepers(self) -> tuple[HasModules, ...]:
-        own = [*self.thinker.keepers()]
-        if self.talker is not None:
-            own += self.talker.keepers()
-        return (*own, self.code2wav.pre_transformer) if self.code2wav is not None else tuple(own)
+        return (*self.thinker.keepers(), *(() if self.talker is None else self.talker.keepers()))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.thinker.get_input_embeddings()
@@ -142,6 +141,107 @@ class Omni(Generative):
         """Next-token scores, as the thinker gives them; see there."""
         return self.thinker(input_ids=input_ids, **inputs)
 
+
+class Omni(Speaking):
+    """One whose talker writes frames of several codes, which become a sound piece by piece (Qwen3-Omni).
+
+    Args:
+        thinker, talker: see :class:`Speaking`.
+        code2wav: codes to samples.
+        turns: how a talker's prompt is made.
+        clock: where the talker's prompt stands.
+    """
+
+    talker: Talker | None
+    code2wav: CodeSound | None
+    turns: Turns
+    clock: Clock
+
+    def disable_talker(self) -> None:
+        self.talker = self.code2wav = None
+
+    def keepers(self) -> tuple[HasModules, ...]:
+        own = super().keepers()
+        return own if self.code2wav is None else (*own, self.code2wav.pre_transformer)
+
     def stream_speech(self, inputs: object = None, **kwargs: object) -> Iterator[object]:
         """Answer in text and speech, piece by piece as they come; see :func:`omniform.engine.talking.stream_speech`."""
         return cast("Iterator[object]", upstairs("engine.talking:stream_speech")(self, inputs, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """Who speaks.
+
+    Attributes:
+        begin: the token that what is said begins with.
+        vector: of the voice. Shape: [1, V].
+        heard: a spectrogram of it. Shape: [1, frames, bands].
+    """
+
+    begin: int
+    vector: Tensor
+    heard: Tensor
+
+
+class FlowOmni(Speaking):
+    """One whose talker writes a code at a time, which all together become a sound (Qwen2.5-Omni).
+
+    Args:
+        thinker, talker: see :class:`Speaking`.
+        token2wav: codes to samples.
+        ends: the token that ends an answer, where the config says one.
+
+    Attributes:
+        speaker_map: what is known of voices, by their names: ``bos_token``, ``cond`` and ``ref_mel``.
+    """
+
+    talker: FlatTalker | None
+    token2wav: FlowSound | None
+    ends: int | None
+
+    def __init__(self, **parts: object) -> None:
+        super().__init__(**parts)  # type: ignore[arg-type]
+        self.speaker_map: dict[str, Mapping[str, object]] = {}
+
+    def disable_talker(self) -> None:
+        self.talker = self.token2wav = None
+
+    def load_speakers(self, path: str | os.PathLike[str]) -> None:
+        """Learn the voices of a file (``spk_dict.pt``).
+
+        Raises:
+            InputError: it holds none.
+        """
+        told = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(told, dict):
+            raise InputError("this file holds no voices", where=str(path), found=type(told).__name__)
+        for name in told:
+            self.speaker_map[name] = told[name]
+            self.voice(name)
+
+    def save_speakers(self, path: str | os.PathLike[str]) -> None:
+        """Write them."""
+        torch.save({name: dict(told) for name, told in self.speaker_map.items()}, path)
+
+    def voice(self, name: object) -> Voice:
+        """What is known of a voice.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        told = self.speaker_map.get(name) if isinstance(name, str) else None
+        if told is None:
+            raise InputError(
+                "nobody of this name speaks",
+                where="speaker",
+                expected=" or ".join(sorted(self.speaker_map)) or "a voice of load_speakers",
+                found=brief(name),
+                remedy=nearest(name, self.speaker_map) if isinstance(name, str) else None,
+            )
+        begin, vector, heard = (told.get(key) for key in ("bos_token", "cond", "ref_mel"))
+        if not (isinstance(begin, int) and isinstance(vector, Tensor) and isinstance(heard, Tensor)):
+            raise InputError(
+                "a voice is not told whole", where=f"speaker {name}", expected="bos_token, cond and ref_mel"
+            )
+        return Voice(begin, vector.float(), heard.float())

@@ -184,3 +184,41 @@ class _Walk:
                 if turn < len(own):
                     parts.append(track[:, slice(*own[turn])])
         self._put(torch.cat(parts, dim=1), parts[-1])
+
+
+def walked(clock: Clock, ids: Tensor, mask: Tensor | None, heard: Heard) -> tuple[Tensor, Tensor]:
+    """Where the tokens of rows stand, row by row, on the host.
+
+    Args:
+        ids: Shape: [B, T].
+        mask: 1 for real tokens. Shape: [B, T].
+        heard: what stands in all rows.
+
+    Returns:
+        Shape: [3, B, T]; and how far what follows lies beyond its index, Shape: [B, 1].
+    """
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    rows = [row[own].tolist() for row, own in zip(ids, real, strict=True)]
+    at = [0, 0, 0]
+    positions = torch.full((3, *ids.shape), float(clock.chunk is not None), device=ids.device)
+    shifts = []
+    for number, row in enumerate(rows):
+        own, at = _share(heard, row, clock, at)
+        places, shift = clock.places(row, own)
+        positions[:, number, real[number]] = places.to(ids.device)
+        shifts.append(shift)
+    return positions, torch.tensor(shifts, device=ids.device)[:, None]
+
+
+def _share(whole: Heard, row: Sequence[int], clock: Clock, at: Sequence[int]) -> tuple[Heard, list[int]]:
+    """What of a batch stands in one row, and how much of it has then been told."""
+    after = [b for a, b in itertools.pairwise(row) if a == clock.vision_start]
+    films = after.count(clock.video) + after.count(clock.audio_start)
+    end = [at[0] + after.count(clock.image), at[1] + films, at[2] + row.count(clock.audio_start)]
+    own = Heard(
+        images=whole.images[at[0] : end[0]],
+        videos=whole.videos[at[1] : end[1]],
+        audios=whole.audios[at[2] : end[2]],
+        aligned=whole.aligned,
+    )
+    return own, end

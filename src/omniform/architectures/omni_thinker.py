@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack, cast
@@ -14,7 +13,7 @@ from torch import Tensor
 from omniform.architectures.axes import AxesDecoder, DeepDecoder, Stretch
 from omniform.architectures.fusion import NOTHING, Medium
 from omniform.architectures.generative import RowLayout
-from omniform.architectures.omni_places import Clock, Heard, spread
+from omniform.architectures.omni_places import Clock, Heard, spread, walked
 from omniform.architectures.packed_fusion import (
     DeepVisionLanguage,
     PackedPictures,
@@ -293,18 +292,7 @@ class Thinker(PackedVisionLanguage):
         self, ids: Tensor, mask: Tensor | None, facts: Mapping[Modality, Sequence[Facts]], aligned: bool
     ) -> tuple[Tensor, Tensor]:
         """The same row by row, on the host."""
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        rows = [row[own].tolist() for row, own in zip(ids, real, strict=True)]
-        whole, at = self._heard(facts, aligned), [0, 0, 0]
-        whole_numbers = self.clock.chunk is not None
-        positions = torch.full((3, *ids.shape), float(whole_numbers), device=ids.device)
-        shifts = []
-        for number, row in enumerate(rows):
-            own, at = _share(whole, row, self.clock, at)
-            places, shift = self.clock.places(row, own)
-            positions[:, number, real[number]] = places.to(ids.device)
-            shifts.append(shift)
-        return positions, torch.tensor(shifts, device=ids.device)[:, None]
+        return walked(self.clock, ids, mask, self._heard(facts, aligned))
 
     def standing(
         self, input_ids: Tensor | None, mask: Tensor | None, given: Viewed
@@ -373,20 +361,6 @@ class Thinker(PackedVisionLanguage):
         lengths = [frames for frames, _ in facts]
         heard: BaseModelOutput = self.audio_tower.forward(packed(input_features, facts), lengths, **asked)
         return heard
-
-
-def _share(whole: Heard, row: Sequence[int], clock: Clock, at: Sequence[int]) -> tuple[Heard, list[int]]:
-    """What of a batch stands in one row, and how much of it has then been told."""
-    after = [b for a, b in itertools.pairwise(row) if a == clock.vision_start]
-    films = after.count(clock.video) + after.count(clock.audio_start)
-    end = [at[0] + after.count(clock.image), at[1] + films, at[2] + row.count(clock.audio_start)]
-    own = Heard(
-        images=whole.images[at[0] : end[0]],
-        videos=whole.videos[at[1] : end[1]],
-        audios=whole.audios[at[2] : end[2]],
-        aligned=whole.aligned,
-    )
-    return own, end
 
 
 class DeepThinker(DeepVisionLanguage, Thinker):

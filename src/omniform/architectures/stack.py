@@ -121,6 +121,11 @@ class TextStack(Model):
         return self.embeddings.width or bare_table(self.embed_tokens).embedding_dim
 
     @property
+    def read_width(self) -> int:
+        """Width of the vectors that it reads."""
+        return bare_table(self.embed_tokens).embedding_dim
+
+    @property
     def routed(self) -> bool:
         """Whether any layer sends tokens to experts."""
         return any(layer.ROUTES for layer in self.layers)
@@ -152,7 +157,7 @@ class TextStack(Model):
         if ids is not None:
             check_ids(cast(Tensor, ids), table_rows(self.embed_tokens))
         else:
-            check_embeds(embeds, bare_table(self.embed_tokens).embedding_dim)
+            check_embeds(embeds, self.read_width)
         tokens = cast(Tensor, embeds if ids is None else ids).shape[:2]
         past = inputs.get("past_key_values")
         kept = 0

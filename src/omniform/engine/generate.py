@@ -15,7 +15,7 @@ from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
-from omniform.architectures.omni import Omni
+from omniform.architectures.omni import FlowOmni, Omni
 from omniform.architectures.speech import SpeechToText
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.generation import GenerationConfig, as_settings
@@ -222,11 +222,13 @@ def generate(
 
         with told_of_failures(streamer):
             return play(model, inputs, generation_config, kwargs, streamer)
-    if isinstance(model, Omni):
+    if isinstance(model, (Omni, FlowOmni)):
+        from omniform.engine.flow_talking import generate as say
         from omniform.engine.talking import generate as talk
 
         with told_of_failures(streamer):
-            spoken = talk(model, inputs, generation_config, kwargs, streamer, tokenizer)
+            asked = inputs, generation_config, kwargs, streamer, tokenizer
+            spoken = talk(model, *asked) if isinstance(model, Omni) else say(model, *asked)
             return cast("Tensor | GenerateOutput", spoken)  # or both text and sound, as only such models give
     if isinstance(model, SpeechToText):
         from omniform.engine.hearing.generate import generate as hear

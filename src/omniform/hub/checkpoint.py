@@ -14,6 +14,7 @@ import torch
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.omni import VOICES, FlowOmni
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import (
@@ -225,6 +226,8 @@ def load(
         model.generation_config = options.generation_config
     elif model.can_generate():
         model.generation_config = settings_of(source, model)
+    if isinstance(model, FlowOmni) and (voices := source.find(VOICES)) is not None:
+        model.load_speakers(voices)
     if source.find(ADAPTER_CONFIG) is not None:  # a whole model, and an adapter beside it
         load_into(model, source, _adapters_name(kwargs))
     return cast(Model, (model, report)) if options.output_loading_info else model

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
+from omniform.architectures.omni import VOICES, FlowOmni
 from omniform.architectures.own import declared_ties, patterns, said
 from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
@@ -137,6 +138,8 @@ class _Files:
             if settings:
                 _write_json(folder / "generation_config.json", settings)
             _write_weights(folder, stored, limit, variant, writer)
+            if isinstance(model, FlowOmni) and model.speaker_map:
+                model.save_speakers(folder / VOICES)
             write_code(folder, model.config, model, target=target, origin=model.config.name_or_path)
 
         return cls(write, lambda name: is_weights(name, variant))

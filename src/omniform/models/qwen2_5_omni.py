@@ -9,7 +9,10 @@ from torch import nn
 from omniform.architectures.axes import AxesDecoder, in_sections
 from omniform.architectures.decoder import tied
 from omniform.architectures.family import Builder
+from omniform.architectures.flat_talker import FlatTalker
+from omniform.architectures.flow_sound import FlowSound
 from omniform.architectures.fusion import check_fit, parted_beginning
+from omniform.architectures.omni import FlowOmni
 from omniform.architectures.omni_places import Clock
 from omniform.architectures.omni_thinker import FlatThinker, ThinkerLM
 from omniform.architectures.packed_family import SectionedText
@@ -19,10 +22,12 @@ from omniform.architectures.windowed_sound import PooledSound, WindowedSound
 from omniform.blocks.attention import Attention
 from omniform.blocks.layers import PreNorm
 from omniform.blocks.mlp import ACTIVATIONS, MLP
-from omniform.core.config import Common
+from omniform.core.config import Beginning, Common, ModelConfig
 from omniform.core.reader import ConfigReader
 from omniform.core.rules import Full
+from omniform.models.qwen2_5_omni_clock import read_clock
 from omniform.models.qwen2_5_vl import VisionSide, build_vision, read_vision
+from omniform.models.qwen3_omni_moe import begins
 from omniform.models.registry import Part
 from omniform.models.seeing import MERGER_KEYS
 from omniform.weights.keymap import KeyMap
@@ -111,23 +116,6 @@ class Thinking:
     tie: bool
 
 
-def read_clock(r: ConfigReader, merge: int) -> Clock:
-    """The tokens around media, and the positions of a second."""
-    pace, seconds = r.integer("position_id_per_seconds", 25), r.number("seconds_per_chunk", 2)
-    if pace * seconds < 1:
-        raise r.fail("seconds_per_chunk", f"so many that they have a position, {pace} a second", seconds)
-    return Clock(
-        image=r.integer("image_token_index", 151655, least=0, also=("image_token_id",)),
-        audio=r.integer("audio_token_index", 151646, least=0, also=("audio_token_id",)),
-        video=r.integer("video_token_index", 151656, least=0, also=("video_token_id",)),
-        vision_start=r.integer("vision_start_token_id", 151652, least=0),
-        audio_start=r.integer("audio_start_token_id", 151647, least=0),
-        per_second=pace,
-        merge=merge,
-        chunk=int(pace * seconds),
-    )
-
-
 def read_thinker(r: ConfigReader) -> Thinking:
     """Read a thinker's config; every key is used, declared inert or refused."""
     vision = Part.of(r, "vision_config", {"model_type": "qwen2_5_omni_vision_encoder"})
@@ -166,6 +154,11 @@ def build_writer(c: Thinking, _: Common | None = None) -> ThinkerLM:
     return ThinkerLM(model=model, lm_head=head)
 
 
+def thinker_begins(config: ModelConfig, path: str) -> Beginning | None:
+    """Each part begins as its own family's models do; the head is the thinker's."""
+    return None if path.startswith("lm_head.") else parted_beginning(config, path)
+
+
 def thinker_keys(c: Thinking) -> KeyMap:
     """Each part's own map, at its place, in a thinker without a head."""
     parts = (("audio_tower", c.audio), ("visual", c.vision), ("language_model", c.text))
@@ -190,6 +183,54 @@ def writer_keys(c: Thinking) -> KeyMap:
         (r"^(?=(visual|audio_tower)(\.|$))", "model."),
     )
     return found | KeyMap({}, aliases=now, modules=modules, ignored=IGNORED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the whole computes; without ``talker`` and ``sound`` it writes alone.
+
+    Attributes:
+        ends: the token that ends an answer, where the thinker's config says one.
+    """
+
+    thinker: Part
+    talker: Part | None
+    sound: Part | None
+    ends: int | None
+
+
+def read(r: ConfigReader) -> Config:
+    """Read the config of the whole; every key is used, declared inert or refused."""
+    thinker = Part.of(r, "thinker_config", {"model_type": "qwen2_5_omni_thinker"})
+    speaks = r.flag("enable_audio_output", True)
+    talker = Part.of(r, "talker_config", {"model_type": "qwen2_5_omni_talker"})
+    sound = Part.of(r, "token2wav_config", {"model_type": "qwen2_5_omni_token2wav"})
+    r.inert("architectures", "enable_talker", "initializer_range")
+    told = [thinker.config.raw.get("eos_token_id"), thinker.spec(Thinking).text.config.raw.get("eos_token_id")]
+    return Config(
+        thinker=thinker,
+        talker=talker if speaks else None,
+        sound=sound if speaks else None,
+        ends=next((end for end in told if isinstance(end, int)), None),
+    )
+
+
+def build(c: Config) -> FlowOmni:
+    """The whole."""
+    thinker = c.thinker.model(THINKER.architectures[f"{NAME}ThinkerForConditionalGeneration"])
+    assert isinstance(thinker, ThinkerLM)
+    talker = None if c.talker is None else c.talker.build_as(FlatTalker)
+    sound = None if c.sound is None else c.sound.build_as(FlowSound)
+    return FlowOmni(thinker=thinker, talker=talker, token2wav=sound, ends=c.ends)
+
+
+def keys(c: Config) -> KeyMap:
+    """Each model's own map, at its place."""
+    found = KeyMap(writer_keys(c.thinker.spec(Thinking)).rules).under("thinker", "thinker")
+    for name, part in (("talker", c.talker), ("token2wav", c.sound)):
+        if part is not None:
+            found |= KeyMap(part.keys.rules).under(name, name)
+    return KeyMap(found.rules, ignored=[] if c.talker is not None else IGNORED)
 
 
 IGNORED = [r"^talker\.", r"^token2wav\."]
@@ -222,19 +263,26 @@ TEXT = (
 )
 THINKER = (
     Builder("qwen2_5_omni_thinker", read_thinker, thinker_keys, prefix="model")
+    .public(config=f"{NAME}ThinkerConfig", tokenizer="Qwen2Tokenizer")
+    .begins(thinker_begins)
+    .base(f"{NAME}ThinkerModel", build_thinker)
+    .architecture(
+        f"{NAME}ThinkerForConditionalGeneration", ("image-text-to-text",), build_writer, writer_keys, prefix="model"
+    )
+    .done()
+)
+FAMILY = (
+    Builder("qwen2_5_omni", read, keys, prefix="")
     .public(
-        config=f"{NAME}ThinkerConfig",
+        config=f"{NAME}Config",
         tokenizer="Qwen2Tokenizer",
         feature_extractor="WhisperFeatureExtractor",
         image_processor="Qwen2VLImageProcessor",
         video_processor="Qwen2VLVideoProcessor",
         processor=f"{NAME}Processor",
-        row="text, images, video and audio to text",
+        row="text, images, video and audio to text and speech; thinker, talker and token2wav alone",
     )
-    .begins(parted_beginning)
-    .base(f"{NAME}ThinkerModel", build_thinker)
-    .architecture(
-        f"{NAME}ThinkerForConditionalGeneration", ("image-text-to-text",), build_writer, writer_keys, prefix="model"
-    )
+    .begins(begins)
+    .base(f"{NAME}ForConditionalGeneration", build, "multimodal-lm", "text-to-waveform")
     .done()
 )
