@@ -67,18 +67,18 @@ class Talker:
 
 
 TALKERS: Mapping[str, Talker] = {
-    "Phi-4-multimodal, 60 M parameters": Talker(
+    "Phi-4-multimodal, a small one": Talker(
         text={
-            "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8,
-            "num_key_value_heads": 4,
+            "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6,
+            "num_key_value_heads": 2,
         },
         vision={
-            "hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 8, "num_attention_heads": 6,
+            "hidden_size": 192, "intermediate_size": 576, "num_hidden_layers": 4, "num_attention_heads": 3,
             "patch_size": 14,
         },
         audio={
-            "hidden_size": 256, "intermediate_size": 512, "num_blocks": 6, "num_attention_heads": 4,
-            "ext_pw_out_channel": 256, "depthwise_separable_out_channel": 256, "nemo_conv_channels": 256,
+            "hidden_size": 192, "intermediate_size": 384, "num_blocks": 3, "num_attention_heads": 3,
+            "ext_pw_out_channel": 192, "depthwise_separable_out_channel": 192, "nemo_conv_channels": 128,
         },
         edge=448,
         seconds=3.0,
