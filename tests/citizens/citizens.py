@@ -291,9 +291,11 @@ class Text:
         return {**inputs, "attention_mask": mask}
 
     def taught(self, inputs: Inputs) -> Inputs:
+        if not self.labels:
+            return inputs
         rows = inputs[self.main].shape[0]
         labels = {"words": inputs[self.main], "rows": torch.arange(rows) % 2}
-        return {**inputs, "labels": labels[self.labels]} if self.labels else inputs
+        return {**inputs, "labels": labels[self.labels]}
 
     def later(self, inputs: Inputs) -> Inputs:
         """What comes after it in another step."""

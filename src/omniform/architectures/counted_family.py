@@ -69,7 +69,12 @@ class CountedText:
             dropout=text.dropout,
             padding=self.padding,
         )
-        return text.stack(embeddings, pooler)
+        return text.stack(embeddings, pooler, nn.Embedding(text.vocab_size, text.dim, padding_idx=self._kept))
+
+    @property
+    def _kept(self) -> int | None:
+        """The token whose vector stays as it is in training."""
+        return self.padding if self.padding < self.text.vocab_size else None
 
 
 C = TypeVar("C", bound=CountedText)

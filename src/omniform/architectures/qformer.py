@@ -36,11 +36,12 @@ class QueryText(nn.Module):
         vocabulary: how many tokens there are.
         positions: how many positions.
         dim: width of the vectors.
+        padding: the token whose vector stays as it is in training; None for none.
     """
 
-    def __init__(self, vocabulary: int, positions: int, dim: int) -> None:
+    def __init__(self, vocabulary: int, positions: int, dim: int, padding: int | None = None) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(vocabulary, dim)
+        self.word_embeddings = nn.Embedding(vocabulary, dim, padding_idx=padding)
         self.position_embeddings = PositionTable(positions, dim)
 
     def check(self, input_ids: Tensor, where: str = "input_ids") -> None:
@@ -200,6 +201,7 @@ class Querying:
     every: int
     memory: int
     reads_text: bool
+    padding: int | None
 
     @classmethod
     def read(cls, r: ConfigReader) -> Self:
@@ -211,10 +213,11 @@ class Querying:
     def read_reading(cls, r: ConfigReader, *, reads_text: bool = True) -> Self:
         """InstructBLIP's fields, whose queries always read text."""
         dim, heads = read_width(r, "hidden_size", 768, "num_attention_heads", 12)
-        r.special_tokens(pad_token_id=0)
         r.inert("position_embedding_type", "classifier_dropout", "use_cache")
+        vocabulary, padding = r.integer("vocab_size", 30522), r.token("pad_token_id", 0)
         return cls(
-            vocab_size=r.integer("vocab_size", 30522),
+            vocab_size=vocabulary,
+            padding=padding if padding is not None and padding < vocabulary else None,
             dim=dim,
             hidden=r.integer("intermediate_size", 3072),
             layers=r.layers("num_hidden_layers", 12),
@@ -250,7 +253,7 @@ class Querying:
 
     def text(self) -> QueryText:
         """Where the tokens of a text become vectors."""
-        return QueryText(self.vocab_size, self.max_positions, self.dim)
+        return QueryText(self.vocab_size, self.max_positions, self.dim, self.padding)
 
     def _parts(self) -> dict[str, object]:
         layers = nn.ModuleList(self.layer(number) for number in range(self.layers))

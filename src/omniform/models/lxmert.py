@@ -224,7 +224,10 @@ TASKS: dict[str, Rule] = {
 FAMILY = (
     Builder("lxmert", read, KEYS, prefix="lxmert")
     .public(
-        config="LxmertConfig", tokenizer="LxmertTokenizer", row="pre-training with all its tasks, question answering"
+        config="LxmertConfig",
+        tokenizer="LxmertTokenizer",
+        padding="learned",
+        row="pre-training with all its tasks, question answering",
     )
     .base("LxmertModel", build)
     .head("LxmertForPreTraining", "pre-training", pre_training, TASKS)
