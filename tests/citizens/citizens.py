@@ -909,10 +909,12 @@ class Tiled(Text):
 class Sounding(Text):
     """Rows with a sound of two placeholders."""
 
+    frames: int = 16
+
     def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
         tokens = ids(rows, length + 2, low=6)
         tokens[:, 1:3] = 4
-        return {"input_ids": tokens, "input_features": noise(rows, 6, 16)}
+        return {"input_ids": tokens, "input_features": noise(rows, 6, self.frames)}
 
     @property
     def axes(self) -> Axes:
@@ -1249,6 +1251,13 @@ CITIZENS: dict[str, Citizen] = {
             "hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "num_mel_bins": 6, "max_source_positions": 8, "initializer_range": 0.4}},
         Sounding(),
+    ),
+    "qwen2_audio": Citizen(
+        "qwen2_audio", "Qwen2AudioForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "qwen2"}, "audio_token_index": 4, "audio_config": {
+            "d_model": 8, "encoder_ffn_dim": 12, "encoder_layers": 2, "encoder_attention_heads": 2,
+            "num_mel_bins": 6, "max_source_positions": 4, "initializer_range": 0.4}},
+        Sounding(frames=8),
     ),
     "qwen3_omni_moe_thinker": Citizen("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration",
         {"text_config": {**GROUPED, "moe_intermediate_size": 12, "num_experts": 4, "num_experts_per_tok": 2},

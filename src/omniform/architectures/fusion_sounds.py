@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, Unpack, cast
+from typing import Self, TypeVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -31,6 +31,9 @@ class Ear(MelEncoder):
     def frames(self) -> int:
         """Frames of a spectrogram's window once they were halved."""
         return self.embed_positions.num_embeddings
+
+
+E = TypeVar("E", bound=Ear)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,7 @@ class EarConfig:
             ),
         )
 
-    def build(self, kind: type[Ear] = Ear, *, layerdrop: float = 0.0) -> Ear:
+    def build(self, kind: type[E], *, layerdrop: float = 0.0) -> E:
         """The encoder."""
         return kind(
             mel_bins=self.mel_bins,

@@ -251,6 +251,30 @@ class CausalLMOutput(StackOutput):
 
 
 @dataclass(slots=True)
+class AmongSoundsOutput(BaseModelOutput):
+    """Hidden states of tokens that sounds may have been put among.
+
+    Attributes:
+        attention_mask: which of the tokens are real, as they were read. Shape: [B, T].
+    """
+
+    _: KW_ONLY
+    attention_mask: Tensor | None = None
+
+
+@dataclass(slots=True)
+class HeardCausalLMOutput(CausalLMOutput):
+    """Next-token scores of tokens that sounds may have been put among.
+
+    Attributes:
+        attention_mask: which of the tokens are real, as they were read. Shape: [B, T].
+    """
+
+    _: KW_ONLY
+    attention_mask: Tensor | None = None
+
+
+@dataclass(slots=True)
 class MediaFeatures(StackOutput):
     """What an encoder of pictures, videos or sounds gave, and what a decoder reads of it.
 

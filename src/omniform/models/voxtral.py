@@ -62,6 +62,11 @@ def read_ear(r: ConfigReader) -> EarConfig:
     return EarConfig.read(r, WHISPER_NAMES.swapped)
 
 
+def build_ear(c: EarConfig) -> Ear:
+    """The encoder alone."""
+    return c.build(Ear)
+
+
 def read(r: ConfigReader) -> Config:
     """Read a config; every key is used, declared inert or refused."""
     # The head has a matrix of its own, and the width is the decoder's.
@@ -75,6 +80,7 @@ def read(r: ConfigReader) -> Config:
     placeholder = r.maybe_integer("audio_token_id", least=0)
     text = Part(r.within({**TEXT, **r.sub("text_config", {}).raw}, "text_config"), "llama")
     r.values["text_config"] = text.config
+    r.values["hidden_size"] = text.config.get("hidden_size")
     return Config(
         audio=audio,
         text=text,
@@ -138,7 +144,7 @@ def keys(c: Config) -> KeyMap:
 AUDIO = (
     Builder("voxtral_encoder", read_ear, EAR_KEYS, prefix="")
     .public(config="VoxtralEncoderConfig", usual={"scale_embedding": False, "vocab_size": 51866})
-    .base("VoxtralEncoder", EarConfig.build)
+    .base("VoxtralEncoder", build_ear)
     .done()
 )
 FAMILY = (
