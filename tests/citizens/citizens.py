@@ -1207,6 +1207,12 @@ CITIZENS: dict[str, Citizen] = {
             "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}},
         Typed(),
     ),
+    "gemma3, seeing": Citizen(
+        "gemma3", "Gemma3ForConditionalGeneration",
+        {"text_config": GEMMA3, "image_token_index": 4, "mm_tokens_per_image": 4, "initializer_range": 0.4,
+            "vision_config": {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}},
+        Typed(both=1),
+    ),
     "llava_next": Citizen(
         "llava_next", "LlavaNextForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4,

@@ -307,6 +307,9 @@ def test_state_dict_into_another(name: str) -> None:
 def test_hooks_and_parametrisations(name: str) -> None:
     """A hook on a layer is called once for each of its inputs; a layer may be replaced, its answer changed."""
     model, inputs = CITIZENS[name].build(), CITIZENS[name].asks.inputs()
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and not parameter.any():  # pictures that say nothing at first
+            nn.init.constant_(parameter, 0.1)
     expected, seen = first(model, inputs), []
     layers = [m for m in model.modules() if type(m) is nn.Linear]
     layers = layers or [m for m in model.modules() if isinstance(m, nn.Conv2d)]

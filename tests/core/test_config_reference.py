@@ -70,7 +70,8 @@ def test_a_null_is_none_where_the_reference_takes_none(kind):
             continue
         if ours != theirs and not (theirs is None and ours == 0.0):  # no dropout is none
             wrong[field.name] = (ours, theirs)
-    assert not [name for name in wrong if name != "eos_token_id" and serves(kind, name)]
+    usual = ("eos_token_id", "initializer_range")  # no deviation is the usual one
+    assert not [name for name in wrong if name not in usual and serves(kind, name)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

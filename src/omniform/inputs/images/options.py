@@ -99,6 +99,23 @@ class SplitOptions(ImageOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PanOptions(ImageOptions):
+    """Gemma 3's.
+
+    Attributes:
+        do_pan_and_scan: add crops of pictures that are much longer than wide, or wider than long.
+        pan_and_scan_min_crop_size: the shortest side of a crop, in pixels.
+        pan_and_scan_max_num_crops: how many crops a picture may have.
+        pan_and_scan_min_ratio_to_activate: of a picture's sides, from which on it has crops.
+    """
+
+    do_pan_and_scan: bool | None = None
+    pan_and_scan_min_crop_size: int | None = None
+    pan_and_scan_max_num_crops: int | None = None
+    pan_and_scan_min_ratio_to_activate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelOptions(ImageOptions):
     """The options of processors that take segmentation maps.
 
@@ -479,6 +496,10 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
     "return_tensors": (_one_of("pt", "np"), "'pt' or 'np'"),
     "disable_grouping": _FLAG,
     "image_seq_length": (_count, "a whole number"),
+    "do_pan_and_scan": _FLAG,
+    "pan_and_scan_min_crop_size": (_positive, "a whole number above 0"),
+    "pan_and_scan_max_num_crops": (_positive, "a whole number above 0"),
+    "pan_and_scan_min_ratio_to_activate": (_share, "a number above 0"),
     "do_sample_frames": _FLAG,
     "num_frames": (_positive, "a whole number above 0"),
     "fps": (_share, "a number above 0"),

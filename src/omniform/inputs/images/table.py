@@ -28,6 +28,7 @@ from omniform.inputs.images.open_detection import (
 )
 from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, PatchOptions, modern_pixels, packed
 from omniform.inputs.images.pages import PageImageProcessor
+from omniform.inputs.images.pan import PanImageProcessor
 from omniform.inputs.images.phi4 import Phi4ImageProcessor
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
@@ -253,7 +254,9 @@ def _in_squares() -> tuple[Kind, ...]:
         size=LongestEdge(4 * 364), max_image_size=LongestEdge(364), resample=_LANCZOS, do_image_splitting=True,
         do_pad=True, do_convert_rgb=True, return_row_col_info=False, **_USUAL, **_HALVES,
     )  # fmt: skip
+    pan = of.PanOptions(size=Exact(224, 224), resample=_BILINEAR, do_convert_rgb=True, **_USUAL, **_HALVES)
     return (
+        Kind("Gemma3ImageProcessor", pan, True, plans.standard, PanImageProcessor),
         Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),
         Kind("Idefics3ImageProcessor", split, False, plans.valued, SplitImageProcessor),
         Kind("SmolVLMImageProcessor", split, False, plans.valued, SplitImageProcessor),

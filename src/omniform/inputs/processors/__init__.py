@@ -10,6 +10,7 @@ from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.donut import DonutProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
+from omniform.inputs.processors.gemma3 import Gemma3Processor
 from omniform.inputs.processors.grounding_dino import GroundingDinoProcessor
 from omniform.inputs.processors.idefics3 import Idefics3Processor
 from omniform.inputs.processors.kwargs import (
@@ -53,6 +54,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         ClapProcessor,
         DonutProcessor,
         Florence2Processor,
+        Gemma3Processor,
         Idefics3Processor,
         GroundingDinoProcessor,
         LlavaNextProcessor,
@@ -100,6 +102,7 @@ __all__ = [
     "CommonKwargs",
     "DonutProcessor",
     "Florence2Processor",
+    "Gemma3Processor",
     "GroundingDinoProcessor",
     "Idefics3Processor",
     "ImagesKwargs",
