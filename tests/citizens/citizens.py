@@ -851,6 +851,18 @@ class IllustratedSources(TextToText):
         return {**super().axes, "pixel_values": {0: BATCH}}
 
 
+@dataclass(frozen=True)
+class Sized(Text):
+    """Rows with a picture of four placeholders each, whose size is told."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {**Illustrated().inputs(rows, length), "image_sizes": torch.full((rows, 2), 8)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Illustrated().axes, "image_sizes": {0: BATCH}}
+
+
 GRID = (1, 4, 4)
 
 
@@ -1232,6 +1244,12 @@ CITIZENS: dict[str, Citizen] = {
         {"text_config": {**GROUPED, "model_type": "llama"}, "image_token_index": 4, "vision_feature_layer": [1, -1],
             "vision_config": {**VISION, "model_type": "clip_vision_model"}},
         Illustrated(),
+    ),
+    "mistral3": Citizen(
+        "mistral3", "Mistral3ForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "mistral"}, "image_token_index": 4, "spatial_merge_size": 1,
+            "vision_config": {**VISION, "model_type": "pixtral"}},
+        Sized(),
     ),
     "idefics3": Citizen(
         "idefics3", "Idefics3ForConditionalGeneration",

@@ -151,6 +151,17 @@ class VisionEncoder(Model):
         Raises:
             InputError: there is no such layer.
         """
+        wanted = self.wanted(indices)
+        embeds = self.embed(pixel_values, interpolate=interpolate)
+        hidden = self.states(embeds, self.context(embeds, self.grid_of(pixel_values)), max(wanted, default=0))
+        return [hidden[index] for index in wanted]
+
+    def wanted(self, indices: Sequence[int]) -> list[int]:
+        """The hidden states that :meth:`hidden_at` is asked for, counted from the first.
+
+        Raises:
+            InputError: there is no such layer.
+        """
         states = len(self.layers) + 1
         for index in indices:
             if not -states <= index < states:
@@ -160,10 +171,7 @@ class VisionEncoder(Model):
                     expected=f"{-states} to {states - 1}",
                     found=index,
                 )
-        wanted = [index % states for index in indices]
-        embeds = self.embed(pixel_values, interpolate=interpolate)
-        hidden = self.states(embeds, self.context(embeds, self.grid_of(pixel_values)), max(wanted, default=0))
-        return [hidden[index] for index in wanted]
+        return [index % states for index in indices]
 
     def states(self, embeds_BTD: Tensor, ctx: StepContext, last: int) -> list[Tensor]:
         """What enters the first layer, and what each of the first ``last`` layers gives. Shape: [B, T, D] each."""

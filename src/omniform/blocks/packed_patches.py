@@ -18,11 +18,12 @@ from omniform.blocks.composed import Composed
 from omniform.blocks.fused import activated, through
 from omniform.blocks.rotary import turned
 from omniform.core.areas import Areas
-from omniform.core.context import StepContext
+from omniform.core.context import Mask, StepContext
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.core.host import is_traced, kept_unless_traced
 from omniform.core.rules import Full, Rule
 
+_FIELDS = tuple(f.name for f in fields(StepContext) if f.name != "_memo")
 Grid = tuple[int, int, int]
 """Patches in time, down and across."""
 
@@ -71,7 +72,8 @@ class PatchPlan:
 
     Attributes:
         places: row and column of each patch, in the order in which layers read them. Shape: [N, 2].
-        areas: what a patch sees, by the rule of a layer.
+        areas: what a patch sees, by the rule of a layer; nothing where pictures are not end to end, but the rows of a
+            batch, each of which sees itself.
         order: which patch of the row is read at which place; None where they are read as they come. Shape: [N].
         back: which merged token, as they are read, each of the row's is. Shape: [N / merge ** 2].
     """
@@ -115,6 +117,19 @@ def _plan(grids: tuple[Grid, ...], merge: int, window: int | None, device: torch
     return PatchPlan(places[order].to(device), areas, order.to(device), torch.argsort(unit).to(device))
 
 
+def alike(grid: Grid, device: torch.device) -> PatchPlan:
+    """The plan of a batch of pictures of one grid, each a row of its own: any number of them."""
+    if is_traced():
+        return _alike(grid, device)
+    with torch.inference_mode(False):
+        return _alike(grid, device)
+
+
+@kept_unless_traced(8)
+def _alike(grid: Grid, device: torch.device) -> PatchPlan:
+    return PatchPlan(_places(grid, 1).to(device), {}, None, None)
+
+
 def _merged_order(x_RCn: Tensor, merge: int) -> Tensor:
     """From row by row to the order of the row, where neighbours that are merged stand together. To [R * C, n]."""
     rows, columns, width = x_RCn.shape
@@ -144,7 +159,7 @@ def _windows(grid: Grid, merge: int, window: int) -> tuple[Tensor, list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class PatchContext(StepContext):
-    """A step over patches end to end, as one row. Shape: [1, N, ...].
+    """A step over patches end to end, as one row, Shape: [1, N, ...]; or over pictures alike, a row each.
 
     Attributes:
         plan: what their grids say.
@@ -155,12 +170,12 @@ class PatchContext(StepContext):
     @classmethod
     def of(cls, ctx: StepContext, plan: PatchPlan) -> PatchContext:
         """``ctx`` with a plan."""
-        return cls(**{f.name: getattr(ctx, f.name) for f in fields(StepContext) if f.name != "_memo"}, plan=plan)
+        return cls(**{name: getattr(ctx, name) for name in _FIELDS}, plan=plan)
 
-    def mask(self, rule: Rule, queries: int, device: torch.device) -> Areas:  # type: ignore[override]
+    def mask(self, rule: Rule, queries: int, device: torch.device) -> Mask | Areas:  # type: ignore[override]
         """What patches see."""
         assert self.plan is not None
-        return self.plan.areas[rule]
+        return self.plan.areas[rule] if self.plan.areas else StepContext.mask(self, rule, queries, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +203,27 @@ class AxialRotary:
         cos, sin = ctx.once(self, lambda: self._tables(places))
         return turned(q_BTHD.float(), cos, sin).to(q_BTHD.dtype), turned(k_BTHD.float(), cos, sin).to(k_BTHD.dtype)
 
+    def paces(self, device: torch.device) -> Tensor:
+        """How far channel pairs turn from one row, and from one column, to the next. Shape: [1 or 2, dim / 4]."""
+        half = self.dim // 2
+        steps = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
+        return (1.0 / self.theta**steps)[None]
+
     def _tables(self, places_N2: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every patch. Shape: [N, 1, dim] each."""
-        half = self.dim // 2
-        steps = torch.arange(0, half, 2, dtype=torch.float32, device=places_N2.device) / half
-        angles = (places_N2[..., None].float() * (1.0 / self.theta**steps)).flatten(1)[:, None]
+        angles = (places_N2[..., None].float() * self.paces(places_N2.device)).flatten(1)[:, None]
         cos, sin = angles.cos(), angles.sin()
         # The first half of the channels turns by minus the second: the sign is put into the table.
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class AlternatingRotary(AxialRotary):
+    """One whose rows and columns turn at paces of their own: every other one of those of a head's channel pairs."""
+
+    def paces(self, device: torch.device) -> Tensor:
+        steps = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
+        return (1.0 / self.theta**steps).unflatten(0, (-1, 2)).T  # type: ignore[no-untyped-call, no-any-return]
 
 
 class FlatPatches(nn.Module):

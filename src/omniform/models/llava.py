@@ -12,6 +12,7 @@ from omniform.architectures.decoder import TextDecoder, tied
 from omniform.architectures.family import Builder
 from omniform.architectures.fusion import parted_beginning
 from omniform.architectures.fusion_pictures import STRATEGIES, LayerFeatures, VisionLanguage, VisionLanguageLM
+from omniform.architectures.sized_pictures import SizedVisionEncoder, SizedVisionLanguage
 from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.mlp import ACTIVATIONS, activation
 from omniform.core.config import Common
@@ -130,8 +131,17 @@ def parts(c: Config) -> Seeing:
 
 
 def build(c: Config) -> VisionLanguage:
-    """Tower, projector and decoder without a head."""
-    return VisionLanguage(**parts(c))
+    """Tower, projector and decoder without a head; a tower of pictures of any sizes (Pixtral's) is told the sizes."""
+    made = parts(c)
+    if isinstance(tower := made["vision_tower"], SizedVisionEncoder):
+        return SizedVisionLanguage(
+            vision_tower=tower,
+            select=made["select"],
+            multi_modal_projector=made["multi_modal_projector"],
+            language_model=made["language_model"],
+            image_token_id=made["image_token_id"],
+        )
+    return VisionLanguage(**made)
 
 
 def causal_lm(c: Config, _: Common) -> VisionLanguageLM:

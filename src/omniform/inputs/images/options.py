@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, TypeVar, cast
+from typing import ClassVar, Final, TypeAlias, TypeVar, cast
 
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.inputs.images.sizes import FORMS_TEXT, MAX_EDGE, Size, parse_size, size_entries
@@ -14,6 +14,10 @@ MAX_LABEL: Final = 2**31 - 1
 """The largest number of a class or a segment."""
 _LONGEST_TEXT: Final = 4096
 _MOST_RESOLUTIONS: Final = 1024
+
+
+Parser: TypeAlias = tuple[Callable[[object], object], str]
+"""What makes a value of what a file or a caller gives, and what it may be, for error messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,10 @@ class ImageOptions:
         device: where the work is done.
         return_tensors: the kind of tensors when a call does not say.
         disable_grouping, image_seq_length: inert; they change no number.
+        PARSERS: how options are read that other kinds read in another way.
     """
+
+    PARSERS: ClassVar[Mapping[str, Parser]] = {}
 
     do_convert_rgb: bool | None = None
     do_resize: bool | None = None
@@ -311,7 +318,7 @@ def changed(
     """
     values: dict[str, object] = {}
     for name, value in given.items():
-        parse, expected = _PARSERS[name]
+        parse, expected = options.PARSERS.get(name) or _PARSERS[name]
         try:
             values[name] = None if value is None else parse(value)
         except Exception:  # objects of any class come here, with errors of their own
@@ -471,9 +478,10 @@ def _one_of(*names: str) -> Callable[[object], str]:
 
 
 _FLAG: Final = (_flag, "true, false or null")
-_SIZE: Final = (lambda value: parse_size(value, square=True), FORMS_TEXT)
+SIZE_PARSER: Final = (lambda value: parse_size(value, square=True), FORMS_TEXT)
+_SIZE: Final = SIZE_PARSER
 _LAYOUT: Final = (_one_of("channels_first", "channels_last"), "'channels_first' or 'channels_last'")
-_PARSERS: Final[Mapping[str, tuple[Callable[[object], object], str]]] = {
+_PARSERS: Final[Mapping[str, Parser]] = {
     "do_convert_rgb": _FLAG,
     "do_resize": _FLAG,
     "size": _SIZE,

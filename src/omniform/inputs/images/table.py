@@ -37,6 +37,7 @@ from omniform.inputs.images.semantic import (
     MobileViTImageProcessor,
     SemanticImageProcessor,
 )
+from omniform.inputs.images.sized import SizedImageProcessor, SizedOptions, sized
 from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
 from omniform.inputs.images.smooth import owlv2
 from omniform.inputs.images.split import SplitImageProcessor
@@ -268,7 +269,14 @@ def _packed() -> tuple[Kind, ...]:
     qwen = PatchOptions(
         size=USUAL_PIXELS, resample=_BICUBIC, do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL
     )  # fmt: skip
-    return (Kind("Qwen2VLImageProcessor", qwen, False, packed, PackedImageProcessor, modern_pixels),)
+    pixtral = SizedOptions(
+        size=LongestEdge(1024), patch_size=Exact(16, 16), default_to_square=True, resample=_BICUBIC, do_pad=True,
+        do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL,
+    )  # fmt: skip
+    return (
+        Kind("Qwen2VLImageProcessor", qwen, False, packed, PackedImageProcessor, modern_pixels),
+        Kind("PixtralImageProcessor", pixtral, True, sized, SizedImageProcessor),
+    )
 
 
 KINDS: Final[Mapping[str, Kind]] = {

@@ -31,6 +31,7 @@ from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.paligemma import PaliGemmaProcessor
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
+from omniform.inputs.processors.pixtral import PixtralProcessor
 from omniform.inputs.processors.qwen2_audio import Qwen2AudioProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
@@ -67,6 +68,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         PaliGemmaProcessor,
         Phi4MultimodalProcessor,
         Qwen2AudioProcessor,
+        PixtralProcessor,
         Qwen2VLProcessor,
         Qwen2_5_VLProcessor,
         Qwen3VLProcessor,
