@@ -170,8 +170,12 @@ class SizedPictures(Medium):
         return [self.model.vectors_of((rows, columns)) for rows, columns in facts]
 
     def encode(self, inputs: Mapping[str, Tensor], facts: Sequence[Facts] | None) -> Tensor:
-        grids = cast(Grids, tuple(self.known(inputs, facts)))
-        states = self.model.vision_tower.sized_at(inputs[PIXELS], grids, self.select.layers)
+        tower, sizes = self.model.vision_tower, inputs.get(SIZES)
+        if facts is None and (sizes is None or not is_fetchable(sizes)):
+            grids: Grids = (tower.whole_of(inputs[PIXELS]),)  # nobody can look: of any number of whole pictures
+        else:
+            grids = cast(Grids, tuple(self.known(inputs, facts)))
+        states = tower.sized_at(inputs[PIXELS], grids, self.select.layers)
         return self.model.connected(self.select.of(states).flatten(0, 1), grids)
 
     def cut(self, inputs: Mapping[str, Tensor]) -> list[Item]:
