@@ -291,6 +291,19 @@ def test_audio_measures_what_it_is_asked_for(tmp_path, capsys):
         assert "omniform" in capsys.readouterr().out
 
 
+def test_multimodal_measures_what_it_is_asked_for(tmp_path, capsys):
+    import multimodal
+
+    kept = tmp_path / "kept.json"
+    for part, only in (("again", "LLaVA on CLIP ViT-B/32"), ("films", "keyframes each second")):
+        assert multimodal.main([part, "--tiny", "--runs", "1", "--json", str(kept), "--only", only]) == 0
+        results = json.loads(kept.read_text())
+        for row in results[part].values():
+            assert all(len(taken) == 1 and taken[0] > 0 for taken in row["samples"].values())
+            assert row["facts"].get("apart", 0) == 0 and row["facts"].get("hits", 1) == 1
+        assert "|" in capsys.readouterr().out
+
+
 def test_every_model_that_audio_measures_is_in_both_libraries():
     from hearing.forwards import HEARERS
 

@@ -34,7 +34,7 @@ TEXT: Mapping[str, object] = {
     "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 2048,
 }  # fmt: skip
 SEERS: Mapping[str, Seer] = {
-    "LLaVA, CLIP ViT-L/14 at 336": Seer(
+    "LLaVA on CLIP ViT-L/14 at 336": Seer(
         text=TEXT,
         vision={
             "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -42,7 +42,7 @@ SEERS: Mapping[str, Seer] = {
         },
         patches=576,
     ),
-    "LLaVA, CLIP ViT-B/32": Seer(text=TEXT, vision={"projection_dim": 512}, patches=49),
+    "LLaVA on CLIP ViT-B/32": Seer(text=TEXT, vision={"projection_dim": 512}, patches=49),
 }  # fmt: skip
 TINY = Seer(
     text={
