@@ -295,7 +295,7 @@ def test_multimodal_measures_what_it_is_asked_for(tmp_path, capsys):
     import multimodal
 
     kept = tmp_path / "kept.json"
-    for part, only in (("again", "LLaVA on CLIP ViT-B/32"), ("films", "keyframes each second")):
+    for part, only in (("again", "LLaVA on CLIP ViT-B/32"), ("films", "a keyframe each second")):
         assert multimodal.main([part, "--tiny", "--runs", "1", "--json", str(kept), "--only", only]) == 0
         results = json.loads(kept.read_text())
         for row in results[part].values():
