@@ -34,6 +34,7 @@ VISION = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
     "patch_size": 4, "initializer_range": 0.4,
 }  # fmt: skip
+SHAPED = {**{key: value for key, value in VISION.items() if key != "image_size"}, "num_patches": 9}
 BLIP = {
     "text_config": {**TEXT, "sep_token_id": 2}, "vision_config": VISION, "projection_dim": 8,
     "image_text_hidden_size": 8,
@@ -611,6 +612,45 @@ class Both(Text):
         return {**Text().axes, "pixel_values": {0: BATCH}}
 
 
+SHAPED_AXES: Axes = {name: {0: BATCH} for name in ("pixel_values", "pixel_attention_mask", "spatial_shapes")}
+
+
+def shaped(rows: int) -> Inputs:
+    """Rows of patches of pictures of two shapes."""
+    shapes = torch.tensor([[2, 3], [1, 4]] * rows)[:rows]
+    mask = (torch.arange(6) < shapes.prod(1, keepdim=True)).int()
+    return {"pixel_values": noise(rows, 6, 48), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+
+
+@dataclass(frozen=True)
+class Shaped(Both):
+    """Texts and as many pictures of two shapes, as rows of patches."""
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return {"input_ids": ids(rows, length), **shaped(rows)}
+
+    @property
+    def axes(self) -> Axes:
+        return {**Text().axes, **SHAPED_AXES}
+
+
+@dataclass(frozen=True)
+class ShapedPictures(Text):
+    """Pictures of two shapes, as rows of patches."""
+
+    main: str = "pixel_values"
+
+    def inputs(self, rows: int = 2, length: int = 6) -> Inputs:
+        return shaped(rows)
+
+    def mask(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+    @property
+    def axes(self) -> Axes:
+        return SHAPED_AXES
+
+
 @dataclass(frozen=True)
 class Seen(Text):
     """Texts, each with the picture that it is read with."""
@@ -1116,6 +1156,9 @@ CITIZENS: dict[str, Citizen] = {
     "siglip": Citizen("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}, Both()),
     "siglip, text": Citizen("siglip_text_model", "SiglipTextModel", TEXT, Text("")),
     "siglip, pictures": Citizen("siglip_vision_model", "SiglipVisionModel", VISION, Pictures("")),
+    "siglip2": Citizen("siglip2", "Siglip2Model", {"text_config": TEXT, "vision_config": SHAPED}, Shaped()),
+    "siglip2, text": Citizen("siglip2_text_model", "Siglip2TextModel", TEXT, Text("")),
+    "siglip2, pictures": Citizen("siglip2_vision_model", "Siglip2VisionModel", SHAPED, ShapedPictures("")),
     "blip": Citizen("blip", "BlipForConditionalGeneration", BLIP, Captioned()),
     "blip, answers": Citizen("blip", "BlipForQuestionAnswering", BLIP, Asked()),
     "blip, pairs": Citizen("blip", "BlipModel", BLIP, Both()),

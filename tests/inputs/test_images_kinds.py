@@ -74,6 +74,8 @@ def small(name: str) -> dict[str, object]:
         options["apply_ocr"] = False  # tesseract is not here
     if name.startswith("BridgeTower"):
         options["crop_size"] = {"shortest_edge": 21}
+    if name.startswith("Siglip2"):
+        options |= {"patch_size": 4, "max_num_patches": 30}
     if name.startswith("SamImage"):
         options |= {"pad_size": {"height": 40, "width": 40}, "mask_size": {"longest_edge": 9}}
         options["mask_pad_size"] = {"height": 12, "width": 12}
@@ -129,7 +131,7 @@ def test_all_names_of_a_class(form: str) -> None:
         found = getattr(omniform, name.removesuffix("ImageProcessor") + form, None)
         if form.endswith("Pil"):
             assert (found is not None) == kind.slow and (found is None or issubclass(found, kind.processor))
-        else:
+        elif not (form == "FeatureExtractor" and name.startswith("Phi4")):  # there it is of sounds
             assert found is getattr(omniform, name)
     made = omniform.BeitFeatureExtractor(size=30, do_reduce_labels=True)
     assert pickle.loads(pickle.dumps(made)) == made

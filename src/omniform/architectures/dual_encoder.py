@@ -13,7 +13,6 @@ from omniform.architectures.heads import Head
 from omniform.architectures.losses import contrastive_loss, pairwise_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextEncoder
-from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
 from omniform.core.context import StepContext, Tapped
@@ -110,7 +109,7 @@ class TwoTowers(Model):
         text_model: texts to vectors.
     """
 
-    vision_model: VisionEncoder
+    vision_model: Model
     text_model: TextTower
 
     def get_input_embeddings(self) -> nn.Module:
@@ -171,6 +170,17 @@ class TwoTowers(Model):
             interpolate_pos_encoding: take pictures of another size than the model's own.
             given: see :class:`~omniform.core.context.Tapped`.
         """
+        ids, pixels = self.both(input_ids, pixel_values)
+        image = self.get_image_features(pixels, interpolate_pos_encoding=interpolate_pos_encoding, **given)
+        text = self.get_text_features(ids, attention_mask=attention_mask, position_ids=position_ids, **given)
+        return self.compared(image, text, return_loss)
+
+    def both(self, input_ids: Tensor | None, pixel_values: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Texts and pictures of a call.
+
+        Raises:
+            InputError: one of them is missing.
+        """
         if input_ids is None or pixel_values is None:
             lacking = "input_ids" if input_ids is None else "pixel_values"
             raise InputError(
@@ -179,12 +189,14 @@ class TwoTowers(Model):
                 found="None",
                 remedy="For one of them use get_text_features or get_image_features.",
             )
-        image = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **given)
-        text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **given)
+        return input_ids, pixel_values
+
+    def compared(self, image: BaseModelOutput, text: BaseModelOutput, graded: bool | None) -> DualEncoderOutput:
+        """Both towers' outputs, and how near their vectors are; ``graded``: whether there is a loss."""
         image_embeds, text_embeds = unit(image.pooler_output), unit(text.pooler_output)
         per_text = self.scores(text_embeds @ image_embeds.t())
         return DualEncoderOutput(
-            loss=self.loss_of(per_text) if return_loss else None,
+            loss=self.loss_of(per_text) if graded else None,
             logits_per_image=per_text.t(),
             logits_per_text=per_text,
             text_embeds=text_embeds,

@@ -52,3 +52,53 @@ class FractionPositions(nn.Module):
 
     def extra_repr(self) -> str:
         return f"side={self.side}"
+
+
+class ResampledPositions(nn.Module):
+    """Learned positions of a square grid, stretched or squeezed to the shape of each picture of a batch.
+
+    As bilinear resampling gives them that looks at all that a coarser grid leaves out; but by weights that follow from
+    shapes on their device, so that nothing waits for these, and a program for one shape is one for all.
+
+    Args:
+        side: rows, and columns, of the square.
+        dim: width of a vector.
+    """
+
+    def __init__(self, side: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(side * side, dim))
+        self.side = side
+
+    def reset(self, std: float) -> None:
+        """Start from small random numbers."""
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, shapes_B2: Tensor, length: int) -> Tensor:
+        """The positions of pictures, row by row; what is padding behind them stands where the first patch does.
+
+        Args:
+            shapes_B2: rows and columns of each picture.
+            length: patches of the longest, with padding.
+
+        Returns:
+            Shape: [B, length, D].
+        """
+        rows, columns = shapes_B2[:, :1], shapes_B2[:, 1:]
+        number = torch.arange(length, device=shapes_B2.device).expand(shapes_B2.shape[0], -1)
+        number = torch.where(number < rows * columns, number, 0)
+        down = self._shares(number // columns, rows)
+        across = self._shares(number % columns, columns)
+        shares_BNS = (down[..., :, None] * across[..., None, :]).flatten(2)
+        return (shares_BNS.to(self.weight.device) @ self.weight.float()).to(self.weight.dtype)
+
+    def _shares(self, place_BN: Tensor, count_B1: Tensor) -> Tensor:
+        """How much of each learned row (or column) a patch takes, by its place among so many. Shape: [B, N, side]."""
+        scale = self.side / count_B1.float()
+        centre = (place_BN + 0.5) * scale
+        learned = torch.arange(self.side, device=place_BN.device) + 0.5
+        near = (1 - (learned - centre[..., None]).abs() / scale.clamp(min=1)[..., None]).clamp(min=0)
+        return near / near.sum(-1, keepdim=True)
+
+    def extra_repr(self) -> str:
+        return f"side={self.side}"

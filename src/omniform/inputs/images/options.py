@@ -521,6 +521,7 @@ _PARSERS: Final[Mapping[str, Parser]] = {
     "do_flip_channel_order": _FLAG,
     "size_divisor": (_count, "a whole number"),
     "dynamic_hd": (_positive, "a whole number above 0"),
+    "max_num_patches": (_positive, "a whole number above 0"),
     "keep_aspect_ratio": _FLAG,
     "ensure_multiple_of": (_share, "a number above 0"),
     "ignore_index": (_whole, "a whole number"),

@@ -37,6 +37,7 @@ from omniform.inputs.images.semantic import (
     MobileViTImageProcessor,
     SemanticImageProcessor,
 )
+from omniform.inputs.images.shaped import ShapedImageProcessor, ShapedOptions
 from omniform.inputs.images.sized import SizedImageProcessor, SizedOptions, sized
 from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge, ShortestEdge
 from omniform.inputs.images.smooth import owlv2
@@ -273,9 +274,11 @@ def _packed() -> tuple[Kind, ...]:
         size=LongestEdge(1024), patch_size=Exact(16, 16), default_to_square=True, resample=_BICUBIC, do_pad=True,
         do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL,
     )  # fmt: skip
+    shaped = ShapedOptions(resample=_BILINEAR, **_USUAL, **_HALVES)
     return (
         Kind("Qwen2VLImageProcessor", qwen, False, packed, PackedImageProcessor, modern_pixels),
         Kind("PixtralImageProcessor", pixtral, True, sized, SizedImageProcessor),
+        Kind("Siglip2ImageProcessor", shaped, True, plans.valued, ShapedImageProcessor),
     )
 
 

@@ -6,7 +6,7 @@ from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, InstructBlipProcessor
 from omniform.inputs.processors.clap import ClapProcessor
-from omniform.inputs.processors.clip import CLIPProcessor, SiglipProcessor
+from omniform.inputs.processors.clip import CLIPProcessor, Siglip2Processor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.donut import DonutProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
@@ -76,6 +76,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Qwen3OmniMoeProcessor,
         Sam2Processor,
         SamProcessor,
+        Siglip2Processor,
         SiglipProcessor,
         SmolVLMProcessor,
         MusicgenProcessor,
@@ -126,6 +127,7 @@ __all__ = [
     "Qwen2AudioProcessor",
     "Sam2Processor",
     "SamProcessor",
+    "Siglip2Processor",
     "SiglipProcessor",
     "SmolVLMProcessor",
     "SpeechT5Processor",

@@ -28,10 +28,12 @@ class CLIPProcessor(Processor):
 
     Attributes:
         PICTURES: options of the image processor that hold unless a call says otherwise, whatever its file says.
+        TEXTS: options of the tokenizer likewise, unless its file says otherwise.
     """
 
     needs: ClassVar[tuple[PartName, ...]] = ("image_processor", "tokenizer")
     PICTURES: ClassVar[Mapping[str, object]] = {}
+    TEXTS: ClassVar[Mapping[str, object]] = {}
 
     def __init__(
         self, image_processor: ImageProcessor, tokenizer: Tokenizer, *, chat_template: ChatTemplates = None
@@ -73,7 +75,7 @@ class CLIPProcessor(Processor):
         batch = Batch()
         if text is not None:
             texts = text if isinstance(text, str) else read_texts(text)
-            batch = self.tokenizer(texts, **cast(EncodeOptions, asked.text))
+            batch = self.tokenizer(texts, **cast(EncodeOptions, {**self.TEXTS, **asked.text}))
         if pictures:
             how = {**self.PICTURES, **asked.images}
             batch.update(self.image_processor(cast(ImageInput, pictures), **how))  # type: ignore[arg-type]
@@ -88,3 +90,10 @@ class CLIPProcessor(Processor):
 
 class SiglipProcessor(CLIPProcessor):
     """Texts and pictures likewise; SigLIP was taught with texts of one length (``padding="max_length"``)."""
+
+
+class Siglip2Processor(CLIPProcessor):
+    """Texts and pictures likewise; SigLIP 2 was taught with texts of 64 tokens, and reads patches."""
+
+    PICTURES: ClassVar[Mapping[str, object]] = {"max_num_patches": 256, "patch_size": 16}
+    TEXTS: ClassVar[Mapping[str, object]] = {"padding": "max_length", "truncation": True, "max_length": 64}
