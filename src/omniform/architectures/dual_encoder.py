@@ -13,6 +13,7 @@ from omniform.architectures.heads import Head
 from omniform.architectures.losses import contrastive_loss, pairwise_loss
 from omniform.architectures.model import Model
 from omniform.architectures.stack import TextEncoder
+from omniform.architectures.vision import VisionEncoder
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import run
 from omniform.core.context import StepContext, Tapped
@@ -109,7 +110,7 @@ class TwoTowers(Model):
         text_model: texts to vectors.
     """
 
-    vision_model: Model
+    vision_model: VisionEncoder
     text_model: TextTower
 
     def get_input_embeddings(self) -> nn.Module:

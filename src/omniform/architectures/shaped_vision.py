@@ -136,7 +136,7 @@ class ShapedClassifier(SequenceClassifier):
 class ShapedDualEncoder(SigmoidDualEncoder):
     """Pictures of any shape compared with texts, every pair by itself."""
 
-    vision_model: ShapedVisionEncoder
+    vision_model: ShapedVisionEncoder  # type: ignore[assignment] # of another kind than of pictures that are whole
 
     def forward(  # type: ignore[override]
         self,
