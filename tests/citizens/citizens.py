@@ -1294,6 +1294,12 @@ CITIZENS: dict[str, Citizen] = {
             "vision_config": {**VISION, "model_type": "pixtral"}},
         Sized(),
     ),
+    "internvl": Citizen(
+        "internvl", "InternVLForConditionalGeneration",
+        {"text_config": {**GROUPED, "model_type": "qwen2"}, "image_token_id": 4, "downsample_ratio": 1.0,
+            "vision_config": VISION},
+        Illustrated(),
+    ),
     "idefics3": Citizen(
         "idefics3", "Idefics3ForConditionalGeneration",
         {"text_config": {**GROUPED, "model_type": "llama"}, "vision_config": VISION, "image_token_id": 4},
