@@ -156,6 +156,11 @@ class BiasedText:
 
     def model(self) -> EncoderDecoder:
         """Encoder and decoder without a head."""
+        encoder = self.encoder()
+        return EncoderDecoder(encoder=encoder, decoder=self.writing(twin(encoder.embed_tokens)))
+
+    def writing(self, table: nn.Embedding) -> TextDecoder:
+        """The decoder over a table of tokens."""
         bias, dim, heads, dropout = self.biases(two_sided=False), self.head_dim, self.heads, self.dropout
 
         def layer() -> CrossPreNorm:
@@ -169,14 +174,12 @@ class BiasedText:
                 dropout=dropout,
             )
 
-        encoder = self.encoder()
-        decoder = TextDecoder(
-            embed_tokens=twin(encoder.embed_tokens),
+        return TextDecoder(
+            embed_tokens=table,
             embeddings=Embeddings(dropout=dropout),
             layers=nn.ModuleList(layer() for _ in range(self.decoder_layers)),
             norm=self.last(),
         )
-        return EncoderDecoder(encoder=encoder, decoder=decoder)
 
     # -- heads, each a builder for Builder.head ------------------------------------------------------------------------
 

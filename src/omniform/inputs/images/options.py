@@ -294,6 +294,25 @@ class ThumbnailOptions(ImageOptions):
     do_align_long_axis: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatOptions(ImageOptions):
+    """Pix2Struct's.
+
+    Attributes:
+        patch_size: height and width of a patch.
+        max_patches: how many a picture is cut into at most.
+        is_vqa: whether what is asked is written above the picture.
+    """
+
+    PARSERS: ClassVar[Mapping[str, tuple[Callable[[object], object], str]]] = {
+        "patch_size": (lambda value: parse_size(value, square=True), FORMS_TEXT)
+    }
+
+    patch_size: Size | None = None
+    max_patches: int | None = None
+    is_vqa: bool | None = None
+
+
 Options = TypeVar("Options", bound=ImageOptions)
 
 
@@ -495,6 +514,8 @@ _PARSERS: Final[Mapping[str, Parser]] = {
     "image_std": (_deviations, "a number other than 0, or one for each channel"),
     "do_pad": _FLAG,
     "do_thumbnail": _FLAG,
+    "is_vqa": _FLAG,
+    "max_patches": (_positive, "a positive whole number"),
     "do_align_long_axis": _FLAG,
     "pad_size": _SIZE,
     "do_center_crop": _FLAG,

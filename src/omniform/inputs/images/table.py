@@ -30,6 +30,7 @@ from omniform.inputs.images.packed import USUAL_PIXELS, PackedImageProcessor, Pa
 from omniform.inputs.images.pages import PageImageProcessor
 from omniform.inputs.images.pan import PanImageProcessor
 from omniform.inputs.images.phi4 import Phi4ImageProcessor
+from omniform.inputs.images.pix2struct import FlatImageProcessor, flat
 from omniform.inputs.images.processor import ImageProcessor, Kind
 from omniform.inputs.images.sam import Sam2ImageProcessor, SamImageProcessor
 from omniform.inputs.images.semantic import (
@@ -270,6 +271,10 @@ def _packed() -> tuple[Kind, ...]:
     qwen = PatchOptions(
         size=USUAL_PIXELS, resample=_BICUBIC, do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL
     )  # fmt: skip
+    flattened = of.FlatOptions(
+        patch_size=Exact(16, 16), max_patches=2048, is_vqa=False, do_normalize=True, do_convert_rgb=True,
+        rescale_factor=None,
+    )  # fmt: skip
     pixtral = SizedOptions(
         size=LongestEdge(1024), patch_size=Exact(16, 16), default_to_square=True, resample=_BICUBIC, do_pad=True,
         do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL,
@@ -279,6 +284,7 @@ def _packed() -> tuple[Kind, ...]:
         Kind("Qwen2VLImageProcessor", qwen, False, packed, PackedImageProcessor, modern_pixels),
         Kind("PixtralImageProcessor", pixtral, True, sized, SizedImageProcessor),
         Kind("Siglip2ImageProcessor", shaped, True, plans.valued, ShapedImageProcessor),
+        Kind("Pix2StructImageProcessor", flattened, True, flat, FlatImageProcessor),
     )
 
 

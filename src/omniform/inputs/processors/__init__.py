@@ -33,6 +33,7 @@ from omniform.inputs.processors.paligemma import PaliGemmaProcessor
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
 from omniform.inputs.processors.pixtral import PixtralProcessor
 from omniform.inputs.processors.qwen2_audio import Qwen2AudioProcessor
+from omniform.inputs.processors.pix2struct import Pix2StructProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, TrOCRProcessor, ViltProcessor
@@ -69,6 +70,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Phi4MultimodalProcessor,
         Qwen2AudioProcessor,
         PixtralProcessor,
+        Pix2StructProcessor,
         Qwen2VLProcessor,
         Qwen2_5_VLProcessor,
         Qwen3VLProcessor,
@@ -121,6 +123,7 @@ __all__ = [
     "PaliGemmaProcessor",
     "Parts",
     "Phi4MultimodalProcessor",
+    "Pix2StructProcessor",
     "ProcessingKwargs",
     "Processor",
     "ProcessorMixin",
