@@ -241,7 +241,13 @@ class PatchPair(EncoderDecoder):
 
 
 class PatchWriter(Seq2SeqLM):
-    """The model that writes; it does not look back at the padding of labels."""
+    """The model that writes; it does not look back at the padding of labels.
+
+    Args:
+        keeps: whether a call returns state, where it does not say.
+    """
+
+    keeps: bool = False
 
     def forward(  # type: ignore[override]
         self,
@@ -262,6 +268,8 @@ class PatchWriter(Seq2SeqLM):
             if seen is not None:
                 decoder_attention_mask = torch.cat((torch.ones_like(seen[:, :1]), seen[:, 1:]), dim=1)
         inputs["decoder_attention_mask"] = decoder_attention_mask
+        if inputs.get("use_cache") is None:
+            inputs["use_cache"] = self.keeps
         return super().forward(features, attention_mask, decoder_input_ids, labels=labels, **inputs)  # type: ignore[arg-type]
 
 
@@ -269,7 +277,9 @@ def build(c: Config, _: Common) -> PatchWriter:
     """Both, and the projection onto the vocabulary."""
     writer = c.text.spec(TextSide).writer(tie=c.tie)
     model = PatchPair(encoder=cast(PatchReader, c.vision.model()), decoder=writer.decoder)
-    return PatchWriter(model=model, lm_head=cast(nn.Linear, writer.lm_head), shift=c.text.spec(TextSide).text.shift)
+    keeps = c.text.config.raw.get("use_cache") is True
+    head, shift = cast(nn.Linear, writer.lm_head), c.text.spec(TextSide).text.shift
+    return PatchWriter(model=model, lm_head=head, shift=shift, keeps=keeps)
 
 
 _QKVO = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output"}
