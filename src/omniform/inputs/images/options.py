@@ -304,9 +304,7 @@ class FlatOptions(ImageOptions):
         is_vqa: whether what is asked is written above the picture.
     """
 
-    PARSERS: ClassVar[Mapping[str, tuple[Callable[[object], object], str]]] = {
-        "patch_size": (lambda value: parse_size(value, square=True), FORMS_TEXT)
-    }
+    PARSERS: ClassVar[Mapping[str, Parser]] = {"patch_size": (lambda value: parse_size(value, square=True), FORMS_TEXT)}
 
     patch_size: Size | None = None
     max_patches: int | None = None

@@ -31,9 +31,9 @@ from omniform.inputs.processors.owlvit import Owlv2Processor, OwlViTProcessor
 from omniform.inputs.processors.own import ProcessorMixin
 from omniform.inputs.processors.paligemma import PaliGemmaProcessor
 from omniform.inputs.processors.phi4 import Phi4MultimodalProcessor
+from omniform.inputs.processors.pix2struct import Pix2StructProcessor
 from omniform.inputs.processors.pixtral import PixtralProcessor
 from omniform.inputs.processors.qwen2_audio import Qwen2AudioProcessor
-from omniform.inputs.processors.pix2struct import Pix2StructProcessor
 from omniform.inputs.processors.qwen_vl import Qwen2_5_VLProcessor, Qwen2VLProcessor, Qwen3VLProcessor
 from omniform.inputs.processors.sam import Sam2Processor, SamProcessor
 from omniform.inputs.processors.side import BridgeTowerProcessor, TrOCRProcessor, ViltProcessor
