@@ -21,6 +21,7 @@ from omniform.inputs.images.steps import through
 from omniform.inputs.media_access import MediaAccess
 
 _BILINEAR: Final = 2
+_FILTERS: Final = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 _WHITE: Final = 255
 _LEAST_EDGE: Final = 10
 _WHOLE: Final = 256 + 16
@@ -131,7 +132,7 @@ class Phi4ImageProcessor(ImageProcessor):
         columns, rows = shape_of(image.shape[-2], image.shape[-1], tile, o.dynamic_hd)
         fitted, marks = self._fitted(image, rows * tile, columns * tile, o.patch_size)
         fitted = through(self.plan(o).valuing, fitted)
-        whole = _squeezed(fitted, tile)
+        whole = _squeezed(fitted, tile, o.resample)
         tiles = _pieces(fitted, rows, columns)
         marks_of = torch.cat((torch.ones(1, per_tile, per_tile), _pieces(marks[None], rows, columns)[:, 0]))
         # One token of two rows and two columns of patches, an end of each row, one between tiles and whole.
@@ -163,9 +164,13 @@ class Phi4ImageProcessor(ImageProcessor):
         return F.pad(resized, (0, right, 0, below), value=_WHITE), marks
 
 
-def _squeezed(image: Tensor, tile: int) -> Tensor:
-    """All of a picture in one tile, by bicubic interpolation that looks at no more than it must."""
-    small = F.interpolate(image[None].float(), size=(tile, tile), mode="bicubic", align_corners=False)[0]
+def _squeezed(image: Tensor, tile: int, resample: int) -> Tensor:
+    """All of a picture in one tile, by a filter that looks at no more than it must."""
+    mode = _FILTERS.get(resample)
+    if mode is None:
+        raise InputError("unsupported resampling filter", where="resample", expected=sorted(_FILTERS), found=resample)
+    corners = None if resample == 0 else False
+    small = F.interpolate(image[None].float(), size=(tile, tile), mode=mode, align_corners=corners)[0]
     return small if image.is_floating_point() else small.clamp(0, 255).round().to(image.dtype)
 
 

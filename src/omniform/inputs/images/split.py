@@ -14,7 +14,7 @@ from omniform.core.batch import Batch
 from omniform.core.errors import InputError
 from omniform.inputs.images import options as of
 from omniform.inputs.images.processor import ImageInput, ImageProcessor, TensorKind, as_kind, load_tensors, stacked
-from omniform.inputs.images.sizes import Exact, LongestEdge
+from omniform.inputs.images.sizes import EdgeRange, Exact, LongestEdge
 from omniform.inputs.images.steps import through
 from omniform.inputs.media_access import MediaAccess
 
@@ -115,7 +115,7 @@ class SplitImageProcessor(ImageProcessor):
     ) -> tuple[int, int, int]:
         """How many pictures one of this size becomes if it is cut (0 if not), and the rows and columns of squares."""
         o = cast(of.SplitOptions, self._changed(None, images_kwargs or {}))
-        if not o.do_image_splitting or not isinstance(o.size, LongestEdge):
+        if not o.do_image_splitting or not isinstance(o.size, (LongestEdge, EdgeRange)):
             return 0, 0, 0
         edge = _edge(o)
         down, across = whole_squares(*fitted(height, width, o.size.longest_edge), edge)
@@ -152,7 +152,7 @@ def _edge(o: of.SplitOptions) -> int:
 
 
 def _target(image: Tensor, o: of.SplitOptions) -> tuple[int, int]:
-    if isinstance(o.size, LongestEdge):
+    if isinstance(o.size, (LongestEdge, EdgeRange)):  # the shortest edge is not asked
         return fitted(image.shape[-2], image.shape[-1], o.size.longest_edge)
     if isinstance(o.size, Exact):
         return o.size.height, o.size.width

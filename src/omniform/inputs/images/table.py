@@ -261,8 +261,8 @@ def _in_squares() -> tuple[Kind, ...]:
     return (
         Kind("Gemma3ImageProcessor", pan, True, plans.standard, PanImageProcessor),
         Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),
-        Kind("Idefics3ImageProcessor", split, False, plans.valued, SplitImageProcessor),
-        Kind("SmolVLMImageProcessor", split, False, plans.valued, SplitImageProcessor),
+        Kind("Idefics3ImageProcessor", split, True, plans.valued, SplitImageProcessor),
+        Kind("SmolVLMImageProcessor", split, True, plans.valued, SplitImageProcessor),
     )
 
 
