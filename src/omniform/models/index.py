@@ -1525,6 +1525,7 @@ IMAGE_PROCESSORS: dict[str, str] = {
     "idefics3": "Idefics3ImageProcessor",
     "instructblip": "BlipImageProcessor",
     "instructblip_vision_model": "BlipImageProcessor",
+    "internvl": "GotOcr2ImageProcessor",
     "layoutlmv3": "LayoutLMv3ImageProcessor",
     "llava": "LlavaImageProcessor",
     "llava_next": "LlavaNextImageProcessor",

@@ -329,7 +329,12 @@ VISION = (
 )
 FAMILY = (
     Builder("internvl", read, keys, prefix="")
-    .public(config="InternVLConfig", tokenizer="Qwen2Tokenizer", row="image and text to text")
+    .public(
+        config="InternVLConfig",
+        tokenizer="Qwen2Tokenizer",
+        image_processor="GotOcr2ImageProcessor",
+        row="image and text to text",
+    )
     .begins(parted_beginning)
     .base("InternVLModel", build)
     .architecture(

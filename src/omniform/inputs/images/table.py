@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 
 from omniform.inputs.images import options as of
 from omniform.inputs.images import plans
+from omniform.inputs.images.cropped import CropOptions, CroppingImageProcessor
 from omniform.inputs.images.depth import DPTImageProcessor, GLPNImageProcessor, ZoeDepthImageProcessor
 from omniform.inputs.images.detection import (
     ConditionalDetrImageProcessor,
@@ -258,7 +259,12 @@ def _in_squares() -> tuple[Kind, ...]:
         do_pad=True, do_convert_rgb=True, return_row_col_info=False, **_USUAL, **_HALVES,
     )  # fmt: skip
     pan = of.PanOptions(size=Exact(224, 224), resample=_BILINEAR, do_convert_rgb=True, **_USUAL, **_HALVES)
+    cropped = CropOptions(
+        size=Exact(384, 384), resample=_BICUBIC, crop_to_patches=False, min_patches=1, max_patches=12,
+        do_convert_rgb=True, image_mean=_CLIP_MEAN, image_std=_CLIP_STD, **_USUAL,
+    )  # fmt: skip
     return (
+        Kind("GotOcr2ImageProcessor", cropped, True, plans.uncropped, CroppingImageProcessor),
         Kind("Gemma3ImageProcessor", pan, True, plans.standard, PanImageProcessor),
         Kind("Phi4MultimodalImageProcessor", phi4, True, plans.valued, Phi4ImageProcessor, slow=False),
         Kind("Idefics3ImageProcessor", split, True, plans.valued, SplitImageProcessor),
