@@ -563,7 +563,6 @@ _PARSERS: Final[Mapping[str, Parser]] = {
     "do_image_splitting": _FLAG,
     "crop_to_patches": _FLAG,
     "min_patches": (_positive, "a whole number above 0"),
-    "max_patches": (_positive, "a whole number above 0"),
     "return_row_col_info": _FLAG,
     "mask_pad_size": _SIZE,
 }
