@@ -252,7 +252,13 @@ FAMILY = (
         image_processor="GroundingDinoImageProcessor",
         processor="GroundingDinoProcessor",
         row="detection by texts",
-        usual={"is_encoder_decoder": True, "init_std": 0.02, "disable_custom_kernels": False},
+        usual={
+            "is_encoder_decoder": True,
+            "init_std": 0.02,
+            "disable_custom_kernels": False,
+            "embedding_init_target": True,
+            "query_dim": 4,
+        },
     )
     .begins(beginning)
     .base("GroundingDinoModel", build)
