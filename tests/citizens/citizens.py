@@ -1156,6 +1156,11 @@ CITIZENS: dict[str, Citizen] = {
     "siglip": Citizen("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}, Both()),
     "siglip, text": Citizen("siglip_text_model", "SiglipTextModel", TEXT, Text("")),
     "siglip, pictures": Citizen("siglip_vision_model", "SiglipVisionModel", VISION, Pictures("")),
+    "chinese_clip": Citizen(
+        "chinese_clip", "ChineseCLIPModel", {"text_config": TEXT, "vision_config": VISION}, Both()
+    ),
+    "chinese_clip, text": Citizen("chinese_clip_text_model", "ChineseCLIPTextModel", TEXT, Text("")),
+    "chinese_clip, pictures": Citizen("chinese_clip_vision_model", "ChineseCLIPVisionModel", VISION, Pictures("")),
     "siglip2": Citizen("siglip2", "Siglip2Model", {"text_config": TEXT, "vision_config": SHAPED}, Shaped()),
     "siglip2, text": Citizen("siglip2_text_model", "Siglip2TextModel", TEXT, Text("")),
     "siglip2, pictures": Citizen("siglip2_vision_model", "Siglip2VisionModel", SHAPED, ShapedPictures("")),

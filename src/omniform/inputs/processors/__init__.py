@@ -6,7 +6,7 @@ from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, InstructBlipProcessor
 from omniform.inputs.processors.clap import ClapProcessor
-from omniform.inputs.processors.clip import CLIPProcessor, Siglip2Processor, SiglipProcessor
+from omniform.inputs.processors.clip import ChineseCLIPProcessor, CLIPProcessor, Siglip2Processor, SiglipProcessor
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.donut import DonutProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
@@ -52,6 +52,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         InstructBlipProcessor,
         BridgeTowerProcessor,
         CLIPProcessor,
+        ChineseCLIPProcessor,
         CLIPSegProcessor,
         ClapProcessor,
         DonutProcessor,
@@ -103,6 +104,7 @@ __all__ = [
     "BridgeTowerProcessor",
     "CLIPProcessor",
     "CLIPSegProcessor",
+    "ChineseCLIPProcessor",
     "ClapProcessor",
     "CommonKwargs",
     "DonutProcessor",

@@ -97,3 +97,7 @@ class Siglip2Processor(CLIPProcessor):
 
     PICTURES: ClassVar[Mapping[str, object]] = {"max_num_patches": 256, "patch_size": 16}
     TEXTS: ClassVar[Mapping[str, object]] = {"padding": "max_length", "truncation": True, "max_length": 64}
+
+
+class ChineseCLIPProcessor(CLIPProcessor):
+    """Texts and pictures likewise."""
