@@ -116,7 +116,10 @@ class VisionSide:
     @classmethod
     def read(cls, r: ConfigReader) -> VisionSide:
         """Read the encoder's config."""
-        r.inert("initializer_factor", "relative_attention_num_buckets", "relative_attention_max_distance")
+        # Said in every file, and of no meaning to what is computed.
+        r.number("initializer_factor", 1.0)
+        r.integer("relative_attention_num_buckets", 32)
+        r.integer("relative_attention_max_distance", 128)
         return cls(
             dim=r.integer("hidden_size", 768),
             patch=r.integer("patch_embed_hidden_size", 768),
@@ -169,9 +172,11 @@ class TextSide:
         r.inert("initializer_factor", "add_cross_attention")
         r.only("is_decoder", True, why="a decoder that reads both ways")
         r.special_tokens(bos_token_id=None)
-        layers = r.layers("num_layers", 12, also=("num_hidden_layers",), least=1)
+        layers = r.layers("num_layers", 12, also=("num_hidden_layers", "encoder_layers", "decoder_layers"), least=1)
         dim, head = r.integer("hidden_size", 768), r.integer("d_kv", 64)
-        heads = r.integer("num_heads", 12, also=("num_attention_heads",))
+        heads = r.integer(
+            "num_heads", 12, also=("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
+        )
         if heads * head != dim:
             raise r.fail("num_heads", f"heads of {head} (d_kv) that fill {dim} (hidden_size)", heads)
         text = BiasedText(
@@ -198,6 +203,9 @@ class TextSide:
     def writer(self, _: Common | None = None, *, tie: bool = False) -> MemoryCausalLM:
         """The decoder that writes; ``tie``: its matrices are one even if its own config does not say so."""
         text = self.text
+        if text.heads * text.head_dim != text.dim:
+            expected = f"heads of {text.head_dim} (d_kv) that fill {text.dim} (hidden_size)"
+            raise ConfigError("the heads do not fit", where="num_heads", expected=expected, found=text.heads)
         decoder = text.writing(nn.Embedding(text.vocab_size, text.dim))
         head = nn.Linear(text.dim, text.vocab_size, bias=False)
         return MemoryCausalLM(model=decoder, lm_head=tied(head, decoder.embed_tokens, self.tie or tie))
@@ -222,7 +230,9 @@ def read(r: ConfigReader) -> Config:
             "the decoder reads vectors of another width than the encoder gives",
             where=f"{vision.where}: hidden_size", expected=f"{width}, the decoder's", found=own,
         )  # fmt: skip
-    r.inert("is_vqa", "initializer_factor", "initializer_range")
+    r.flag("is_vqa", False)  # of the processor
+    r.number("initializer_factor", 1.0)
+    r.inert("initializer_range")
     shift = text.spec(TextSide).text.shift
     r.inert("decoder_start_token_id", "pad_token_id", "eos_token_id")
     eos = text.config.get("eos_token_id")
