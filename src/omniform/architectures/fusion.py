@@ -265,7 +265,7 @@ class Multimodal(LanguageModel):
             inputs["input_ids"] = ids
 
     def named_by_table(self, input_ids: Tensor) -> Tensor:
-        rows = table_rows(self.language_model.embed_tokens)
+        rows = table_rows(self.language_model.get_input_embeddings())
         for token in self.placeholders:
             if token >= rows:  # as in files of early releases; a vector of the item's comes into its place
                 input_ids = input_ids.masked_fill(input_ids == token, 0)
