@@ -177,8 +177,6 @@ class TextSide:
         heads = r.integer(
             "num_heads", 12, also=("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads")
         )
-        if heads * head != dim:
-            raise r.fail("num_heads", f"heads of {head} (d_kv) that fill {dim} (hidden_size)", heads)
         text = BiasedText(
             vocab_size=r.integer("vocab_size", 50244),
             dim=dim,
