@@ -224,7 +224,8 @@ class PackedVisionLanguage(Multimodal):
             return told
         found: dict[Modality, Sequence[Facts]] = {}
         for medium in self.media():
-            own = {name: value for name in medium.inputs if isinstance(value := given.get(name), Tensor)}
+            there = {name: given.get(name) for name in medium.inputs}
+            own = {name: value for name, value in there.items() if isinstance(value, Tensor)}
             if medium.inputs[0] in own:
                 found[medium.modality] = medium.facts(own)
         return found
