@@ -27,8 +27,44 @@ REFUSED = {
     "timm_wrapper": "neither ours nor torch's own",  # what timm computes is no file's
     "speech-encoder-decoder": "a call does not fit",  # a pair's encoder is called by its own names
     "encodec": "names that are not there.*stages",  # a table of bitrates that is looked into while it runs
+    # What is put among tokens goes on as arguments whose names only a run knows.
+    **dict.fromkeys(
+        (
+            "idefics3",
+            "llava",
+            "llava_next",
+            "llava_onevision",
+            "paligemma",
+            "phi4_multimodal",
+            "qwen2_vl",
+            "vipllava",
+            "voxtral",
+        ),
+        "these keys are not known",
+    ),
+    # Pictures and films are read by objects of two classes in one loop.
+    **dict.fromkeys(
+        ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "qwen3_vl_moe"), "two classes stand in one place"
+    ),
+    # The decoder's table is handed on as a function.
+    **dict.fromkeys(("blip-2", "instructblip"), "what is called here is not known.*table"),
+    "florence2": "these keys are not known",
+    # Which inputs there are decides what is computed.
+    "clipseg": "without its inputs",
+    "grounding-dino": "this variable is not known.*input_ids",  # what it reads is made where it may be missing
+    "vision-encoder-decoder": "a class method cannot be specialised",  # its inputs are sorted by what its parts take
 }
 """Families that are not written down, each with what is said of it."""
+
+PARTS = {
+    *("owlv2_text_model", "owlvit_vision_model", "qwen2_audio_encoder", "qwen2_vl_vision", "voxtral_encoder"),
+    *("qwen2_5_omni", "qwen2_5_omni_audio_encoder", "qwen2_5_omni_bigvgan", "qwen2_5_omni_dit", "qwen2_5_omni_talker"),
+    *("qwen2_5_omni_text", "qwen2_5_omni_token2wav", "qwen2_5_omni_vision_encoder", "qwen3_omni_moe"),
+    *("qwen3_omni_moe_audio_encoder", "qwen3_omni_moe_code2wav", "qwen3_omni_moe_talker"),
+    *("qwen3_omni_moe_talker_code_predictor", "qwen3_omni_moe_talker_text", "qwen3_omni_moe_text"),
+    "qwen3_omni_moe_vision_encoder",
+}
+"""Parts of families, and models that speak as well, whose parity is tried in another way than by a table."""
 
 SIBLINGS = {"rt_detr_v2", "oneformer", "sam2", "hubert", "data2vec-audio", "unispeech-sat"}
 """Families that take seconds to write and stand on what a sibling shows: `make exhaustive` writes them."""
@@ -41,7 +77,9 @@ ALL_HEADS = ("llama", "bert", "t5")
 
 def test_every_family_has_a_case() -> None:
     """So that none is forgotten."""
-    assert set(TABLES) == set(registry.known_families())
+    assert set(TABLES) <= set(registry.known_families())
+    missing = set(registry.known_families()) - set(TABLES)
+    assert missing == PARTS
 
 
 @pytest.mark.parametrize("group", range(len(GROUPS)))

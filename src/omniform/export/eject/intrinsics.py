@@ -359,7 +359,8 @@ class Intrinsics(Expressions):
         key = given[0][0] if given else NONE
         match name:
             case "get" | "pop":
-                assert isinstance(key, Known)
+                if not isinstance(key, Known):
+                    raise OmniformError("these keys are not known", found=ast.unparse(node))
                 default = given[1] if len(given) > 1 else (NONE, constant(None))
                 found = value.entries.get(str(key.value), default)
                 holder = node.func.value  # type: ignore[attr-defined]

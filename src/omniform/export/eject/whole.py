@@ -100,6 +100,13 @@ def source_of(asked: Asked) -> str:
     return made_text
 
 
+def _takes_nothing(text: str, name: str) -> bool:
+    """Whether a model's forward names none of its inputs."""
+    kinds = (n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name)
+    forwards = (n for kind in kinds for n in kind.body if isinstance(n, ast.FunctionDef) and n.name == "forward")
+    return any(len(n.args.args) + len(n.args.kwonlyargs) < 2 for n in forwards)
+
+
 def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Run a file as far as making its model, which must have the very same tensors as ours.
 
@@ -109,6 +116,8 @@ def verify(text: str, asked: Asked, expected: Mapping[str, tuple[int, ...]]) -> 
     empty = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and _is_empty(node)]
     if empty:
         raise OmniformError("modules would be written without their forward", found=", ".join(empty))
+    if _takes_nothing(text, asked.architecture.name):
+        raise OmniformError("the model would be written without its inputs", found=asked.architecture.name)
     module = ModuleType("omniform_ejected")
     sys.modules[module.__name__] = module
     try:
