@@ -109,7 +109,11 @@ def both_towers(c: Config) -> TypedDualEncoder:
 
 def beginning(config: ModelConfig, path: str) -> Beginning | None:
     """CLIP's; BERT's own in the text tower."""
-    return None if path.startswith("text_model.") else clip_beginning(config, path)
+    if not path.startswith("text_model."):
+        return clip_beginning(config, path)
+    text = config.get("text_config")
+    assert isinstance(text, ModelConfig)
+    return text.common.initializer_range
 
 
 TEXT_KEYS = KeyMap(STACK_KEYS, aliases=((r"^text_model\.(\w)", r"\1"),))
