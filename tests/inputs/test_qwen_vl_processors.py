@@ -140,6 +140,14 @@ def test_runs_of_a_film_between_its_times(pairs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_known_of_films_makes_no_tensor(pairs, kind):
+    call = {"text": FILM, "videos": [SHORT], "do_sample_frames": False, "return_metadata": True, "return_tensors": "pt"}
+    found, expected = (one(**call) for one in pairs[kind])
+    assert sorted(found) == sorted(expected)
+    assert found["video_metadata"][0].total_num_frames == expected["video_metadata"][0].total_num_frames
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_read_by_both(folders, pairs, kind, tmp_path):
     ours, theirs = pairs[kind]
     ours.save_pretrained(tmp_path)

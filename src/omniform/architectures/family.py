@@ -102,6 +102,7 @@ class Public:
 
     Attributes:
         config: its config's class name, ``"LlamaConfig"``.
+        pretrained: class name of the base of its models, where it is not the config's with ``PreTrainedModel``.
         tokenizer: class name of its tokenizer; empty for none.
         image_processor: class name of its image processor.
         video_processor: class name of its video processor.
@@ -115,6 +116,7 @@ class Public:
     """
 
     config: str = ""
+    pretrained: str = ""
     tokenizer: str = ""
     image_processor: str = ""
     video_processor: str = ""
@@ -168,7 +170,8 @@ class Family:
         }
         config_class = type(named, (ModelConfig,), body)
         prefix = next(iter(self.prefixes), "model")
-        base = family_class(f"{named.removesuffix('Config')}PreTrainedModel", config_class, self.module, prefix)
+        base_name = self.public.pretrained or f"{named.removesuffix('Config')}PreTrainedModel"
+        base = family_class(base_name, config_class, self.module, prefix)
         made = {name: model_class(name, self, a, base, self.module) for name, a in self.architectures.items()}
         for name, value in (("config_class", config_class), ("base_class", base), ("classes", made)):
             object.__setattr__(self, name, value)
@@ -254,6 +257,7 @@ class Builder(Generic[C]):
         self,
         *,
         config: str,
+        pretrained: str = "",
         tokenizer: str = "",
         image_processor: str = "",
         video_processor: str = "",
@@ -267,6 +271,7 @@ class Builder(Generic[C]):
         """The names that the ecosystem knows this family by, and its row in README; see :class:`Public`."""
         self._public = Public(
             config=config,
+            pretrained=pretrained,
             tokenizer=tokenizer,
             image_processor=image_processor,
             video_processor=video_processor,

@@ -333,7 +333,10 @@ FAMILY = (
         config="InternVLConfig",
         tokenizer="Qwen2Tokenizer",
         image_processor="GotOcr2ImageProcessor",
-        row="image and text to text",
+        video_processor="InternVLVideoProcessor",
+        processor="InternVLProcessor",
+        row="image, video and text to text",
+        usual={"image_seq_length": 256},
     )
     .begins(parted_beginning)
     .base("InternVLModel", build)

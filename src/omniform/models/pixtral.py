@@ -88,7 +88,12 @@ KEYS = KeyMap({
 
 FAMILY = (
     Builder("pixtral", read, KEYS, prefix="vision_encoder")
-    .public(config="PixtralVisionConfig", image_processor="PixtralImageProcessor", processor="PixtralProcessor")
+    .public(
+        config="PixtralVisionConfig",
+        pretrained="PixtralPreTrainedModel",
+        image_processor="PixtralImageProcessor",
+        processor="PixtralProcessor",
+    )
     .base("PixtralVisionModel", build)
     .done()
 )

@@ -371,7 +371,7 @@ VISION = (
 )
 TEXT = (
     Builder("qwen3_omni_moe_text", read_text, lambda c: expert_keys(c.routing.experts), prefix="model")
-    .public(config=f"{NAME}TextConfig", tokenizer="Qwen2Tokenizer")
+    .public(config=f"{NAME}TextConfig", pretrained=f"{NAME}ThinkerTextPreTrainedModel", tokenizer="Qwen2Tokenizer")
     .base(f"{NAME}ThinkerTextModel", build_text)
     .done()
 )

@@ -13,6 +13,7 @@ from omniform.inputs.processors.florence2 import Florence2Processor
 from omniform.inputs.processors.gemma3 import Gemma3Processor
 from omniform.inputs.processors.grounding_dino import GroundingDinoProcessor
 from omniform.inputs.processors.idefics3 import Idefics3Processor
+from omniform.inputs.processors.internvl import InternVLProcessor
 from omniform.inputs.processors.kwargs import (
     AudioKwargs,
     CommonKwargs,
@@ -50,6 +51,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         Blip2Processor,
         BlipProcessor,
         InstructBlipProcessor,
+        InternVLProcessor,
         BridgeTowerProcessor,
         CLIPProcessor,
         ChineseCLIPProcessor,
@@ -114,6 +116,7 @@ __all__ = [
     "Idefics3Processor",
     "ImagesKwargs",
     "InstructBlipProcessor",
+    "InternVLProcessor",
     "LayoutLMv3Processor",
     "LlavaNextProcessor",
     "LlavaOnevisionProcessor",

@@ -151,7 +151,12 @@ class PlacedProcessor(Processor):
         if asked.own.get("return_mm_token_type_ids", self.marks_media):
             batch["mm_token_type_ids"] = self._kinds_of(ids)
         batch.update(entries)
-        return self._finished(batch).as_tensors(kind)
+        finished = self._finished(batch)
+        known = finished.pop("video_metadata", None)
+        finished.as_tensors(kind)
+        if known is not None:
+            finished["video_metadata"] = known  # objects, which make no tensor
+        return finished
 
     def _opened(self, text: str) -> str:
         """A text as its markers are looked for in it."""

@@ -7,8 +7,16 @@ from typing import Final
 
 from omniform.inputs.videos.packed import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor
 from omniform.inputs.videos.processor import WHOLE, VideoProcessor
+from omniform.inputs.videos.shifted import InternVLVideoProcessor
 from omniform.inputs.videos.split import SmolVLMVideoProcessor
 
 VIDEO_PROCESSORS: Final[Mapping[str, type[VideoProcessor]]] = {
-    kind.__name__: kind for kind in (*WHOLE, Qwen2VLVideoProcessor, Qwen3VLVideoProcessor, SmolVLMVideoProcessor)
+    kind.__name__: kind
+    for kind in (
+        *WHOLE,
+        InternVLVideoProcessor,
+        Qwen2VLVideoProcessor,
+        Qwen3VLVideoProcessor,
+        SmolVLMVideoProcessor,
+    )
 }
