@@ -1156,6 +1156,11 @@ CITIZENS: dict[str, Citizen] = {
     "siglip": Citizen("siglip", "SiglipModel", {"text_config": TEXT, "vision_config": VISION}, Both()),
     "siglip, text": Citizen("siglip_text_model", "SiglipTextModel", TEXT, Text("")),
     "siglip, pictures": Citizen("siglip_vision_model", "SiglipVisionModel", VISION, Pictures("")),
+    "altclip": Citizen(
+        "altclip", "AltCLIPModel", {"text_config": {**TEXT, "project_dim": 12}, "vision_config": VISION}, Both()
+    ),
+    "altclip, text": Citizen("altclip_text_model", "AltCLIPTextModel", {**TEXT, "project_dim": 12}, Text("")),
+    "altclip, pictures": Citizen("altclip_vision_model", "AltCLIPVisionModel", VISION, Pictures("")),
     "chinese_clip": Citizen(
         "chinese_clip", "ChineseCLIPModel", {"text_config": TEXT, "vision_config": VISION}, Both()
     ),

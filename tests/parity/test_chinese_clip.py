@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from askers import Given, Nothing, Pictures, Question, Text
 from harness import Head, Parity, Table
 
-from reference import padded, ragged, transformers
+from reference import close, omniform, padded, ragged, transformers
 
 TEXT = {
     "vocab_size": 60, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -74,3 +75,14 @@ class TestChineseCLIP(Parity):
         variants={"plain": {}, "scale": {"logit_scale_init_value": 1.5}},
         derived=frozenset({"text_config", "vision_config"}),
     )
+
+
+@pytest.mark.parametrize("tower", ["Text", "Vision"])
+def test_a_tower_of_both(tmp_path, tower):
+    whole = transformers.ChineseCLIPModel(both(projection_dim=12))
+    whole.save_pretrained(tmp_path)
+    ours = getattr(omniform, f"ChineseCLIP{tower}Model").from_pretrained(tmp_path)
+    inputs = given()
+    inputs = {key: x for key, x in inputs.items() if (key == "pixel_values") == (tower == "Vision")}
+    theirs = getattr(whole.eval(), f"{tower.lower()}_model")
+    close(ours(**inputs).last_hidden_state, theirs(**inputs).last_hidden_state)

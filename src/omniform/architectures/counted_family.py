@@ -29,6 +29,7 @@ class Sizes(TypedDict, total=False):
     hidden: int
     layers: int
     heads: int
+    attention_dropout: float
     eps: float
     max_positions: int
 

@@ -190,3 +190,5 @@ BOTH_KEYS = TEXT_KEYS.under("text_model", "text_model") | VISION_KEYS.under("vis
 # A tower can be loaded from a file that holds both.
 NO_TEXT = KeyMap({}, ignored=(r"^(text_model|text_projection)\.", r"^logit_scale$"))
 NO_VISION = KeyMap({}, ignored=(r"^(vision_model|visual_projection)\.", r"^logit_scale$"))
+NO_PROJECTION = KeyMap({}, ignored=(r"^(text|visual)_projection\.",))
+"""Of a family whose towers never stand alone with their own projection."""

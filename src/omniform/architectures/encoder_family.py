@@ -57,6 +57,7 @@ class EncoderText:
         heads: int = 12,
         act: str = "gelu",
         dropout: float = 0.1,
+        attention_dropout: float | None = None,
         eps: float = 1e-12,
         max_positions: int = 512,
         least_layers: int = 0,
@@ -66,7 +67,9 @@ class EncoderText:
         causal, cross_attention = r.flag("is_decoder", False), r.flag("add_cross_attention", False)
         if cross_attention and not causal:
             raise r.fail("add_cross_attention", "false, or is_decoder true as well", True)
-        both, dropout = dropout, r.probability("hidden_dropout_prob", dropout)
+        if attention_dropout is None:
+            attention_dropout = dropout
+        dropout = r.probability("hidden_dropout_prob", dropout)
         return cls(
             vocab_size=r.integer("vocab_size", vocab_size),
             # None are allowed where none are usual.
@@ -81,7 +84,7 @@ class EncoderText:
             causal=causal,
             cross_attention=cross_attention,
             dropout=dropout,
-            attention_dropout=r.probability("attention_probs_dropout_prob", both),
+            attention_dropout=r.probability("attention_probs_dropout_prob", attention_dropout),
             classifier_dropout=r.probability("classifier_dropout", dropout),
             tie=r.flag("tie_word_embeddings", True),
         )

@@ -8,7 +8,14 @@ from typing import Unpack, cast
 from torch import Tensor, nn
 
 from omniform.architectures.dual_encoder import DualEncoder
-from omniform.architectures.dual_family import NO_TEXT, NO_VISION, VISION_KEYS, VisionSide, clip_beginning
+from omniform.architectures.dual_family import (
+    NO_PROJECTION,
+    NO_TEXT,
+    NO_VISION,
+    VISION_KEYS,
+    VisionSide,
+    clip_beginning,
+)
 from omniform.architectures.encoder_family import STACK_KEYS, EncoderText
 from omniform.architectures.family import Builder
 from omniform.architectures.stack import TextEncoder
@@ -120,13 +127,13 @@ TEXT_KEYS = KeyMap(STACK_KEYS, aliases=((r"^text_model\.(\w)", r"\1"),))
 BOTH_KEYS = TEXT_KEYS.under("text_model", "text_model") | VISION_KEYS.under("vision_model", "vision_model")
 
 TEXT = (
-    Builder("chinese_clip_text_model", TextSide.read, TEXT_KEYS | NO_VISION, prefix="text_model")
+    Builder("chinese_clip_text_model", TextSide.read, TEXT_KEYS | NO_VISION | NO_PROJECTION, prefix="text_model")
     .public(config="ChineseCLIPTextConfig", tokenizer="BertTokenizer", usual={"initializer_factor": 1.0})
     .base("ChineseCLIPTextModel", TextSide.model, "text-encoding")
     .done()
 )
 VISION = (
-    Builder("chinese_clip_vision_model", VisionSide.read, VISION_KEYS | NO_TEXT, prefix="vision_model")
+    Builder("chinese_clip_vision_model", VisionSide.read, VISION_KEYS | NO_TEXT | NO_PROJECTION, prefix="vision_model")
     .public(
         config="ChineseCLIPVisionConfig",
         image_processor="ChineseCLIPImageProcessor",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 FAMILIES: dict[str, str] = {
     "albert": "albert:FAMILY",
+    "altclip": "altclip:FAMILY",
+    "altclip_text_model": "altclip:TEXT",
+    "altclip_vision_model": "altclip:VISION",
     "audio-spectrogram-transformer": "audio_spectrogram_transformer:FAMILY",
     "bamba": "bamba:FAMILY",
     "bart": "bart:FAMILY",
@@ -255,6 +258,15 @@ CLASSES: dict[str, str] = {
     "AlbertForTokenClassification": "albert",
     "AlbertModel": "albert",
     "AlbertPreTrainedModel": "albert",
+    "AltCLIPConfig": "altclip",
+    "AltCLIPModel": "altclip",
+    "AltCLIPPreTrainedModel": "altclip",
+    "AltCLIPTextConfig": "altclip",
+    "AltCLIPTextModel": "altclip",
+    "AltCLIPTextPreTrainedModel": "altclip",
+    "AltCLIPVisionConfig": "altclip",
+    "AltCLIPVisionModel": "altclip",
+    "AltCLIPVisionPreTrainedModel": "altclip",
     "BambaConfig": "bamba",
     "BambaForCausalLM": "bamba",
     "BambaModel": "bamba",
@@ -1359,6 +1371,8 @@ CLASSES: dict[str, str] = {
 
 TOKENIZERS: dict[str, str] = {
     "albert": "AlbertTokenizer",
+    "altclip": "XLMRobertaTokenizer",
+    "altclip_text_model": "XLMRobertaTokenizer",
     "bamba": "PreTrainedTokenizerFast",
     "bart": "BartTokenizer",
     "bert": "BertTokenizer",
@@ -1507,6 +1521,8 @@ TOKENIZERS: dict[str, str] = {
 """Class name of the tokenizer, by ``model_type``."""
 
 IMAGE_PROCESSORS: dict[str, str] = {
+    "altclip": "CLIPImageProcessor",
+    "altclip_vision_model": "CLIPImageProcessor",
     "beit": "BeitImageProcessor",
     "bit": "BitImageProcessor",
     "blip": "BlipImageProcessor",
@@ -1643,6 +1659,7 @@ FEATURE_EXTRACTORS: dict[str, str] = {
 """Class name of the feature extractor, by ``model_type``."""
 
 PROCESSORS: dict[str, str] = {
+    "altclip": "AltCLIPProcessor",
     "blip": "BlipProcessor",
     "blip-2": "Blip2Processor",
     "bridgetower": "BridgeTowerProcessor",

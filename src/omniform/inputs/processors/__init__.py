@@ -6,7 +6,13 @@ from omniform.core.file_names import PROCESSOR_FILE
 from omniform.inputs.processors.base import Parts, Processor
 from omniform.inputs.processors.blip import Blip2Processor, BlipProcessor, InstructBlipProcessor
 from omniform.inputs.processors.clap import ClapProcessor
-from omniform.inputs.processors.clip import ChineseCLIPProcessor, CLIPProcessor, Siglip2Processor, SiglipProcessor
+from omniform.inputs.processors.clip import (
+    AltCLIPProcessor,
+    ChineseCLIPProcessor,
+    CLIPProcessor,
+    Siglip2Processor,
+    SiglipProcessor,
+)
 from omniform.inputs.processors.clipseg import CLIPSegProcessor
 from omniform.inputs.processors.donut import DonutProcessor
 from omniform.inputs.processors.florence2 import Florence2Processor
@@ -55,6 +61,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
         BridgeTowerProcessor,
         CLIPProcessor,
         ChineseCLIPProcessor,
+        AltCLIPProcessor,
         CLIPSegProcessor,
         ClapProcessor,
         DonutProcessor,
@@ -100,6 +107,7 @@ PROCESSORS: Final[dict[str, type[Processor]]] = {
 __all__ = [
     "PROCESSORS",
     "PROCESSOR_FILE",
+    "AltCLIPProcessor",
     "AudioKwargs",
     "Blip2Processor",
     "BlipProcessor",

@@ -101,3 +101,7 @@ class Siglip2Processor(CLIPProcessor):
 
 class ChineseCLIPProcessor(CLIPProcessor):
     """Texts and pictures likewise."""
+
+
+class AltCLIPProcessor(CLIPProcessor):
+    """Texts and pictures likewise."""
