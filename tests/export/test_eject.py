@@ -25,33 +25,21 @@ from omniform.models import registry
 TABLES = tables()
 REFUSED = {
     "timm_wrapper": "neither ours nor torch's own",  # what timm computes is no file's
-    "speech-encoder-decoder": "a call does not fit",  # a pair's encoder is called by its own names
+    "speech-encoder-decoder": "these keys are not known",  # a pair's encoder is called by its own names
     "encodec": "names that are not there.*stages",  # a table of bitrates that is looked into while it runs
-    # What is put among tokens goes on as arguments whose names only a run knows.
-    **dict.fromkeys(
-        (
-            "idefics3",
-            "llava",
-            "llava_next",
-            "llava_onevision",
-            "paligemma",
-            "phi4_multimodal",
-            "qwen2_vl",
-            "vipllava",
-            "voxtral",
-        ),
-        "these keys are not known",
-    ),
-    # Pictures and films are read by objects of two classes in one loop.
-    **dict.fromkeys(
-        ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "qwen3_vl_moe"), "two classes stand in one place"
-    ),
-    # The decoder's table is handed on as a function.
-    **dict.fromkeys(("blip-2", "instructblip"), "what is called here is not known.*table"),
-    "florence2": "these keys are not known",
+    # What a model answers about is among these, and a file would not take it.
+    **dict.fromkeys(("gemma3", "paligemma"), "without these inputs.*token_type_ids"),
+    **dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen3_vl_moe"), "without these inputs.*pixel_values_videos"),
+    **dict.fromkeys(("qwen2_audio", "voxtral"), "without these inputs.*input_features"),
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), "without these inputs.*input_features"),
+    **dict.fromkeys(("blip", "blip-2", "clipseg", "grounding-dino"), "without these inputs.*input_ids"),
+    "instructblip": "without these inputs.*qformer_input_ids",
+    "idefics3": "a call does not fit.*width",  # tiles are told by their columns and rows
+    "llava_next": "an object of this class cannot be made",  # how tiles are laid out is an object of its own
+    "phi4_multimodal": "this module is not taken along",  # its tiles are those of another module
+    "mistral3": "this expression cannot be specialised",  # pictures of any size each have a mask of their own
+    **dict.fromkeys(("florence2", "siglip2"), "these keys are not known"),
     # Which inputs there are decides what is computed.
-    "clipseg": "without its inputs",
-    "grounding-dino": "this variable is not known.*input_ids",  # what it reads is made where it may be missing
     "vision-encoder-decoder": "a class method cannot be specialised",  # its inputs are sorted by what its parts take
 }
 """Families that are not written down, each with what is said of it."""

@@ -266,9 +266,9 @@ class Multimodal(LanguageModel):
 
     def named_by_table(self, input_ids: Tensor) -> Tensor:
         rows = table_rows(self.language_model.get_input_embeddings())
-        for token in self.placeholders:
-            if token >= rows:  # as in files of early releases; a vector of the item's comes into its place
-                input_ids = input_ids.masked_fill(input_ids == token, 0)
+        for medium in self.media():
+            if medium.token_id >= rows:  # as in files of early releases; a vector of the item's comes into its place
+                input_ids = input_ids.masked_fill(input_ids == medium.token_id, 0)
         return input_ids
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -281,8 +281,9 @@ class Multimodal(LanguageModel):
         embeds = self.embed(input_ids)
         facts = given.get("media_facts") or {}
         for medium in self.media(given):
-            own, ready = _own(medium, given), _ready(medium, given)
-            if own or ready is not None:
+            own = _inputs(medium, given)
+            ready = _ready(medium, given)
+            if ready is not None or _is_there(medium, given):
                 made = medium.encode(own, facts.get(medium.modality)) if ready is None else torch.cat(ready)
                 marked = (input_ids == medium.token_id)[..., None]
                 embeds = embeds.masked_scatter(marked, made.to(embeds))
@@ -296,7 +297,8 @@ class Multimodal(LanguageModel):
         stepped = cast(Stepped, {name: value for name, value in given.items() if name in _STEPPED} | more)
         vectors: dict[Modality, Tensor] = {}
         if input_ids is not None and stepped.get("inputs_embeds") is None:
-            stepped["inputs_embeds"], vectors = self.merged(input_ids, given)
+            embeds, vectors = self.merged(input_ids, given)
+            stepped["inputs_embeds"] = embeds
         out = self.language_model.forward(None, attention_mask, **stepped)
         out.image_hidden_states = vectors.get("image")
         out.audio_hidden_states = vectors.get("audio")
@@ -353,10 +355,19 @@ def parted_beginning(config: ModelConfig, path: str) -> Beginning | None:
 
 def _own(medium: Medium, given: Mapping[str, object]) -> dict[str, Tensor]:
     """The inputs of a medium's items; nothing where there are no items."""
+    return _inputs(medium, given) if _is_there(medium, given) else {}
+
+
+def _is_there(medium: Medium, given: Mapping[str, object]) -> bool:
+    """Whether there are any items of a medium."""
     main = given.get(medium.inputs[0])
-    if not isinstance(main, Tensor) or not main.shape[0]:
-        return {}
-    return {name: value for name in medium.inputs if isinstance(value := given.get(name), Tensor)}
+    return isinstance(main, Tensor) and main.shape[0] > 0
+
+
+def _inputs(medium: Medium, given: Mapping[str, object]) -> dict[str, Tensor]:
+    """What is given of a medium's inputs, be there items or none."""
+    found = {name: given.get(name) for name in medium.inputs}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _ready(medium: Medium, given: Mapping[str, object]) -> tuple[Tensor, ...] | None:

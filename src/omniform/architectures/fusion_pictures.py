@@ -51,6 +51,12 @@ class LayerFeatures:
             InputError: no layers, or no such strategy.
         """
         layers, strategy = options.get("vision_feature_layer"), options.get("vision_feature_select_strategy")
+        if layers is None and strategy is None:
+            return self
+        return self._others(layers, strategy)
+
+    def _others(self, layers: object, strategy: object) -> LayerFeatures:
+        """The same of other layers, or by another strategy."""
         found = self
         if layers is not None:
             wanted: Sequence[object] = layers if isinstance(layers, (list, tuple)) else [layers]
@@ -115,11 +121,15 @@ class VisionLanguage(Multimodal):
     PICTURES: ClassVar[type[Pictures]] = Pictures
 
     def media(self, options: Mapping[str, object] = NOTHING) -> tuple[Medium, ...]:
-        select, names = self.select.asked(options), ("pixel_values",)
-        pictures = self.PICTURES(
-            modality="image", token_id=self.image_token_id, inputs=names, model=self, select=select
+        return (
+            self.PICTURES(
+                modality="image",
+                token_id=self.image_token_id,
+                inputs=("pixel_values",),
+                model=self,
+                select=self.select.asked(options),
+            ),
         )
-        return (pictures,)
 
     def project_features(self, features: Tensor) -> Tensor:
         """The tower's features to vectors of the decoder's width. Shape: [..., features] to [..., D]."""

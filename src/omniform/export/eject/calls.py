@@ -6,13 +6,14 @@ import ast
 import functools
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 
+from omniform.architectures.fusion import Medium
 from omniform.core.context import StepContext
 from omniform.core.errors import OmniformError
 from omniform.export.eject.expressions import Expressions, Pair
@@ -429,6 +430,7 @@ class Calls(Intrinsics):
     ) -> Pair | None:
         """A function's body in the place of its call; None where that does not do."""
         tree = tree_of(function)
+        above = above or (owner is not None and "fleeting" in vars(owner[1]))  # what is not made has no methods
         if (len(tree.body) > 6 and not above) or self.depth > 24:
             return None
         bound = self.bind(tree, function, given, named)
@@ -489,7 +491,7 @@ class Calls(Intrinsics):
         value, node = result
         if isinstance(value, Items) and not isinstance(node, ast.Tuple) and body and not above:
             return None
-        keyed = isinstance(value, Names)  # a dictionary's entries are looked into best where they are made
+        keyed = _has_names(value)  # a dictionary's entries are looked into best where they are made
         if body and (self.deep or not (above or keyed)):
             return None
         if (
@@ -500,7 +502,7 @@ class Calls(Intrinsics):
             and not vars(node).get("given")
         ):
             return None
-        given_back = [held for _, held in value.entries.values()] if isinstance(value, Names) else [node]
+        given_back = [node, *_held(value)]
         used = names_read([*body, *given_back])
         lets: list[ast.stmt] = []
         found: dict[str, ast.expr] = {}
@@ -522,8 +524,8 @@ class Calls(Intrinsics):
         self.block.extend(lets)
         self.block.extend(substituted(statement, found) for statement in body)
         if isinstance(value, Names):
-            return Names({k: (v, substituted(n, found)) for k, (v, n) in value.entries.items()}), node
-        return value, substituted(node, found)
+            return _put_in(value, found), node
+        return _put_in(value, found), substituted(node, found)
 
     @property
     def first(self) -> dict[str, Pair]:
@@ -670,7 +672,9 @@ class Calls(Intrinsics):
         named.refers = kind  # type: ignore[attr-defined]
         whole = ast.Call(func=named, args=[], keywords=keywords)
         whole.makes = kind  # type: ignore[attr-defined]
-        if not issubclass(kind, StepContext):
+        if issubclass(kind, Medium) and all(_is_plain(node) for _, node in pairs.values()):
+            whole.given, whole.fleeting = pairs, True  # type: ignore[attr-defined]
+        elif not issubclass(kind, StepContext):
             whole.given = {n: p for n, p in pairs.items() if is_atom(p[1])} if len(pairs) <= 3 else {}  # type: ignore[attr-defined]
         return Record(kind), whole
 
@@ -705,6 +709,25 @@ def home_of(owner: type | None, function: FunctionType) -> type:
     raise OmniformError("this function stands in no class", where=function.__qualname__)
 
 
+def _has_names(value: Value) -> bool:
+    """Whether a value is a dictionary, or there is one among several."""
+    return isinstance(value, Names) or (isinstance(value, Items) and any(map(_has_names, value.values)))
+
+
+def _held(value: Value) -> list[ast.expr]:
+    """The expressions of the entries of dictionaries."""
+    if isinstance(value, Items):
+        return [node for part in value.values for node in _held(part)]
+    return [node for _, node in value.entries.values()] if isinstance(value, Names) else []
+
+
+def _put_in(value: Value, found: Mapping[str, ast.expr]) -> Value:
+    """The same with expressions in the places of variables."""
+    if isinstance(value, Names):
+        return Names({k: (_put_in(v, found), substituted(clone(n), found)) for k, (v, n) in value.entries.items()})
+    return Items(tuple(_put_in(part, found) for part in value.values)) if isinstance(value, Items) else value
+
+
 def call_to(node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> ast.Call:
     """The same call."""
     return _plain_call(node, given, named)
@@ -714,6 +737,11 @@ def _plain_call(node: ast.expr, given: list[Pair], named: dict[str, Pair]) -> as
     return ast.Call(
         func=node, args=[n for _, n in given], keywords=[ast.keyword(arg=k, value=n) for k, (_, n) in named.items()]
     )
+
+
+def _is_plain(node: ast.expr) -> bool:
+    """Whether an expression may be written many times for nothing."""
+    return all(map(_is_plain, node.elts)) if isinstance(node, ast.Tuple) else is_atom(node)
 
 
 def _passed(value: Value) -> Value:

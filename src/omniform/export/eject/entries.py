@@ -10,6 +10,7 @@ from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
 from omniform.architectures.dual_encoder import TwoTowers
 from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
+from omniform.architectures.fusion import Multimodal
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
 from omniform.core.errors import OmniformError
@@ -60,6 +61,9 @@ PROMPTS = ("input_points", "input_labels", "input_boxes", "input_masks")
 PLACED = ("visual_feats", "visual_pos", "bbox")
 """Regions of pictures, and where words stand on a page."""
 
+READ = ("input_ids", "input_values", "input_features", "pixel_values_videos", "image_grid_thw", "qformer_input_ids")
+"""What a model answers about: a file that leaves one of them out answers about something else."""
+
 MASK = Maybe(Dynamic("tensor", None))
 
 
@@ -79,7 +83,11 @@ def writes(model: Model) -> bool:
 
 
 def inputs_of(model: Model) -> Inputs:
-    """Which inputs the file's model takes."""
+    """Which inputs the file's model takes.
+
+    Raises:
+        OmniformError: the model reads more than files know how to take.
+    """
     names = model.accepts()
     base = model.base_model
     values: dict[str, Value] = {}
@@ -109,6 +117,11 @@ def inputs_of(model: Model) -> Inputs:
         values["position_ids"] = Maybe(TENSOR)
     if keeps:
         values["past_key_values"] = Maybe(Cached())
+    lost = [name for name in READ if name in names and name not in values]
+    if isinstance(base, Multimodal) and "token_type_ids" in names:  # who sees whom, which a file's prompts do not say
+        lost.append("token_type_ids")
+    if lost:
+        raise OmniformError("the model would be written without these inputs", found=", ".join(lost))
     return Inputs(values, main, keeps, paired and keeps)
 
 

@@ -168,6 +168,8 @@ class Expressions(Attributes, ABC):
         if isinstance(found, Number) or (isinstance(value, str) and name.isupper()):
             self.program.constants[name] = plain(value)
             return (found if isinstance(found, Number) else Known(value)), name_of(name)
+        if isinstance(value, dict) and not value:
+            return Names({}), display({})
         if isinstance(value, dict) and value and all(callable(one) for one in value.values()):
             self.program.tables[name] = value
             return found, name_of(name)
@@ -294,10 +296,13 @@ class Expressions(Attributes, ABC):
         for known in self._keys_gone_over(node):
             self.env.update(known)
             tests = [truth(self.value(test)[0]) for test in generator.ifs]
-            if all(tests):
-                named = self.value(node.key)[0]
-                assert isinstance(named, Known)
-                entries[str(named.value)] = self.value(node.value)
+            if False in tests:
+                continue
+            named, item = self.value(node.key)[0], self.value(node.value)
+            # An input that may be missing stays as one that may be None: who asks for it gets the same.
+            if not isinstance(named, Known) or (None in tests and not isinstance(item[0], Maybe)):
+                raise OmniformError("these keys are not known", where=ast.unparse(node))
+            entries[str(named.value)] = item
         self.env = before
         return Names(entries), constant(None)
 
@@ -309,6 +314,8 @@ class Expressions(Attributes, ABC):
             key, item = (t.id for t in target.elts if isinstance(t, ast.Name))
             return [{key: (Known(n), constant(n)), item: pair} for n, pair in over.entries.items()]
         names = [*over.value] if isinstance(over, Known) and isinstance(over.value, (dict, tuple)) else []
+        if isinstance(over, Items):
+            names = [part.value if isinstance(part, Known) else None for part in over.values]
         if names and isinstance(target, ast.Name) and all(isinstance(name, str) for name in names):
             return [{target.id: (Known(n), constant(n))} for n in names]
         raise OmniformError("these keys are not known", where=ast.unparse(node))
@@ -336,6 +343,8 @@ class Expressions(Attributes, ABC):
                 made = None
             if isinstance(made, (int, float)):
                 return Number((made,)), ast.BinOp(left=left, op=node.op, right=right)
+        if isinstance(one, Names) and isinstance(other, Names) and isinstance(node.op, ast.BitOr):
+            return Names({**one.entries, **other.entries}), display({**one.entries, **other.entries})
         if isinstance(one, Items) and isinstance(other, Items) and isinstance(node.op, ast.Add):
             return Items((*one.values, *other.values)), ast.BinOp(left=left, op=node.op, right=right)
         return self.binary_value(one, other), ast.BinOp(left=left, op=node.op, right=right)

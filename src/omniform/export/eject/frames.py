@@ -196,8 +196,23 @@ class Frame(Calls):
                 for part in parts:
                     self._narrow(part, True)
 
+    def _one_by_one(self, node: ast.For, value: Value, over: ast.expr) -> bool:
+        """Write a loop over objects that are gone with it as what is done for each; whether that was so."""
+        if not isinstance(value, Items) or not isinstance(over, ast.Tuple) or not isinstance(node.target, ast.Name):
+            return False
+        if not over.elts or not all(vars(element).get("fleeting") for element in over.elts):
+            return False
+        self._pin(sorted(set(stored(node.body)) & self.env.keys()))
+        for pair in zip(value.values, over.elts, strict=True):
+            self.env[node.target.id] = pair
+            if not self.run(node.body):
+                raise OmniformError("a loop is left on the way", where=self.function.__qualname__)
+        return True
+
     def _for(self, node: ast.For) -> None:
         value, over = self.value(node.iter)
+        if self._one_by_one(node, value, over):
+            return
         element = self.element(value)
         changed = stored(node.body)
         self._pin(sorted(set(changed) & self.env.keys()))
@@ -265,9 +280,8 @@ class Frame(Calls):
                     self.env[name] = (Names({**base[0].entries, key: pair}), base[1])
                     return
             case ast.Tuple() if isinstance(node, ast.Tuple) and len(node.elts) == len(target.elts):
-                if not any(isinstance(e, ast.Starred) for e in (*node.elts, *target.elts)) and self._unpacked(
-                    target, pair
-                ):
+                starred = any(isinstance(e, ast.Starred) for e in (*node.elts, *target.elts))
+                if not starred and (self._unpacked(target, pair) or self._unpacked_names(target, pair)):
                     return
         self.emit(ast.Assign(targets=[self._target(target, value)], value=node))
 
@@ -284,6 +298,17 @@ class Frame(Calls):
             return False
         for name, part, element in zip(names, parts, node.elts, strict=True):
             self.env[name] = (part, element)
+        return True
+
+    def _unpacked_names(self, target: ast.Tuple, pair: Pair) -> bool:
+        """Assign dictionaries, which are not made, and one thing beside them; whether that was all."""
+        value, node = pair
+        assert isinstance(node, ast.Tuple)
+        parts = value.values if isinstance(value, Items) else ()
+        if len(parts) != len(node.elts) or sum(not isinstance(part, Names) for part in parts) > 1 or len(parts) < 2:
+            return False
+        for one, part, element in zip(target.elts, parts, node.elts, strict=True):
+            self._assign(one, (part, element))
         return True
 
     def _may_stand_for(self, name: str, node: ast.expr) -> bool:
@@ -344,6 +369,8 @@ class Frame(Calls):
         args = special.tree.args
         known = [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
         more: dict[str, Pair] = {}
+        packed = [v for v in special.values.values() if isinstance(v, Names)]
+        handed = {node.id for v in packed for _, node in v.entries.values() if isinstance(node, ast.Name)}
         for name, value in special.values.items():
             if isinstance(value, Names):
                 self.env[name] = (Names(self._handed_over(special, value)), constant(None))
@@ -353,7 +380,7 @@ class Frame(Calls):
             pair = self._parameter(special.renamed.get(name, name), value)
             if name in known or (args.vararg and name == args.vararg.arg):
                 self.env[name] = pair
-            else:
+            elif name not in handed:
                 more[name] = pair
         if args.vararg and not special.rest:
             self.env[args.vararg.arg] = (Items(()), ast.Tuple(elts=[], ctx=ast.Load()))
