@@ -10,9 +10,9 @@ from omniform.architectures.decoder import CausalLM, TextDecoder, WritingHead
 from omniform.architectures.dual_encoder import TwoTowers
 from omniform.architectures.dual_sounds import SoundTextEncoder
 from omniform.architectures.encoder_decoder import EncoderDecoder, Seq2SeqLM
-from omniform.architectures.fusion import Multimodal
 from omniform.architectures.heads import MultipleChoice
 from omniform.architectures.model import Model
+from omniform.architectures.two_way import TwoWay
 from omniform.core.errors import OmniformError
 from omniform.core.outputs import BaseModelOutput, ModelOutput
 from omniform.core.state import mixers
@@ -118,7 +118,7 @@ def inputs_of(model: Model) -> Inputs:
     if keeps:
         values["past_key_values"] = Maybe(Cached())
     lost = [name for name in READ if name in names and name not in values]
-    if isinstance(base, Multimodal) and "token_type_ids" in names:  # who sees whom, which a file's prompts do not say
+    if isinstance(base, TwoWay):  # who sees whom, which a file's prompts do not say
         lost.append("token_type_ids")
     if lost:
         raise OmniformError("the model would be written without these inputs", found=", ".join(lost))
