@@ -371,8 +371,7 @@ class Seq2SeqLM(Generative):
         """
         if labels is not None and decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.shift(labels)
-        read = () if features is None else (features,)
-        out = self.model(*read, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
+        out = self.model(features, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
         out = cast(Seq2SeqModelOutput, out)
         loss = logits = None
         if labels is not None and isinstance(loss_only, LossOnly):
