@@ -246,7 +246,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: Capture) ->
         (["--task", "depth-estimation", "--image", image], "which model"),
         (["--task", "text-classification", "--save", "out.png", "-t", "a"], "pictures"),
         (["--task", "zero-shot-image-classification", "-m", str(clip()), "--image", image], "no labels"),
-        (["--image", image, "--save", "out.png"], "--task"),
+        (["--image", image, "--csv", "-t", "a"], "--task"),
         ([*classify, "--image", image, "--text", "a cat"], "reads no text"),
         (["--task", "image-feature-extraction", "-m", str(vit()), "--image", image, "--save", "o.png"], "not drawn"),
         (["--task", "image-feature-extraction", "-m", str(vit()), "--image", str(folder), "--save", "o"], "not drawn"),
