@@ -194,8 +194,8 @@ OPTIONS = [
 
 
 FORGETFUL = ("Gemma3", "Pixtral", "Pix2Struct")
-"""Kinds of the reference that take options (to crop, to pad to a size, one edge of two) and forget them; ours heed them.
-They have tests of their own."""
+"""Kinds of the reference that take options (to crop, to pad to a size, one edge of two) and forget them; ours heed
+them. They have tests of their own."""
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(FORGETFUL)])
