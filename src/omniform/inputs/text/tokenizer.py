@@ -403,7 +403,9 @@ class Tokenizer(Saving):
     def _changeable(self) -> dict[str, object]:
         """The settings that are attributes, as they now are."""
         # A side that nobody chose is not written: it would overrule the usual one of a processor that reads the file.
-        chosen = "padding_side" in self.settings.values or self.padding_side != self.recipe.padding_side
+        # A kind that usually pads on the left says so: read back from its new file, it may be another kind.
+        usual = self.recipe.padding_side
+        chosen = "padding_side" in self.settings.values or self.padding_side != usual or usual == "left"
         return {
             "model_max_length": self.model_max_length,
             **({"padding_side": self.padding_side} if chosen else {}),
