@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, cast, runtime_checkable
 
 import torch
@@ -69,12 +70,24 @@ class BringsWeights(Protocol):
     execution_device: str | int | torch.device | None
 
 
+@runtime_checkable
+class KeepsFile(Protocol):
+    """A model whose checkpoints hold a file of its own (``Model.own_file``)."""
+
+    def read_own(self, path: Path) -> None:
+        """Read it."""
+
+    def write_own(self, path: Path) -> None:
+        """Write it, where there is anything to write."""
+
+
 class Model(PushToHub, Composed):
     """Base of all models; a subclass names its parts in its body.
 
     Attributes:
         attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
         main_input: the name of the first argument of ``forward``.
+        own_file: a further file of its checkpoints, which it reads and writes itself (:class:`KeepsFile`).
         recompute: how training computes layers once more for their gradients; None: it keeps what these need.
         generation_config: defaults of ``generate``: the checkpoint's, or those that its config holds, as old ones do.
         spelling: keys that the checkpoint spells in another of the known ways, to write them back the same.
@@ -85,6 +98,7 @@ class Model(PushToHub, Composed):
     """
 
     main_input = "input_ids"
+    own_file: ClassVar[str] = ""
     recompute: ClassVar[Recompute | None] = None
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -196,6 +197,8 @@ class FlowOmni(Speaking):
         speaker_map: what is known of voices, by their names: ``bos_token``, ``cond`` and ``ref_mel``.
     """
 
+    own_file = VOICES
+
     talker: FlatTalker | None
     token2wav: FlowSound | None
     ends: int | None
@@ -206,6 +209,13 @@ class FlowOmni(Speaking):
 
     def disable_talker(self) -> None:
         self.talker = self.token2wav = None
+
+    def read_own(self, path: Path) -> None:
+        self.load_speakers(path)
+
+    def write_own(self, path: Path) -> None:
+        if self.speaker_map:
+            self.save_speakers(path)
 
     def load_speakers(self, path: str | os.PathLike[str]) -> None:
         """Learn the voices of a file (``spk_dict.pt``).

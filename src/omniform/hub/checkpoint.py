@@ -12,9 +12,8 @@ from typing import cast
 
 import torch
 
-from omniform.architectures.model import Model
+from omniform.architectures.model import KeepsFile, Model
 from omniform.architectures.named import PreTrainedModel
-from omniform.architectures.omni import VOICES, FlowOmni
 from omniform.core.collector import paused
 from omniform.core.config import ModelConfig
 from omniform.core.errors import (
@@ -226,8 +225,8 @@ def load(
         model.generation_config = options.generation_config
     elif model.can_generate():
         model.generation_config = settings_of(source, model)
-    if isinstance(model, FlowOmni) and (voices := source.find(VOICES)) is not None:
-        model.load_speakers(voices)
+    if model.own_file and isinstance(model, KeepsFile) and (own := source.find(model.own_file)) is not None:
+        model.read_own(own)
     if source.find(ADAPTER_CONFIG) is not None:  # a whole model, and an adapter beside it
         load_into(model, source, _adapters_name(kwargs))
     return cast(Model, (model, report)) if options.output_loading_info else model

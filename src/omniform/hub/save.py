@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omniform.architectures.model import Model
+from omniform.architectures.model import KeepsFile, Model
 from omniform.architectures.named import PreTrainedModel
-from omniform.architectures.omni import VOICES, FlowOmni
 from omniform.architectures.own import declared_ties, patterns, said
 from omniform.architectures.surface import Surface
 from omniform.core.config import ModelConfig
@@ -138,8 +137,8 @@ class _Files:
             if settings:
                 _write_json(folder / "generation_config.json", settings)
             _write_weights(folder, stored, limit, variant, writer)
-            if isinstance(model, FlowOmni) and model.speaker_map:
-                model.save_speakers(folder / VOICES)
+            if model.own_file and isinstance(model, KeepsFile):
+                model.write_own(folder / model.own_file)
             write_code(folder, model.config, model, target=target, origin=model.config.name_or_path)
 
         return cls(write, lambda name: is_weights(name, variant))
