@@ -16,10 +16,10 @@ from omniform.inputs.images.processor import ImageInput
 from omniform.inputs.media_access import MediaAccess
 from omniform.inputs.processors.base import TEXT_OPTIONS, PartName, Parts, Processor, image_options
 from omniform.inputs.processors.options import Part
-from omniform.inputs.text.boxed import LayoutLMv3Tokenizer
 from omniform.inputs.text.options import EncodeOptions
 from omniform.inputs.text.settings import ChatTemplates
 from omniform.inputs.text.tokenizer import Tokenizer
+from omniform.inputs.text.word_boxes import LayoutLMv3Tokenizer
 
 
 class LayoutLMv3Processor(Processor):

@@ -9,7 +9,6 @@ but for ``PreTrainedTokenizer``, from which users derive tokenizers that they wr
 from __future__ import annotations
 
 from omniform.inputs.text import translating
-from omniform.inputs.text.boxed import LayoutLMv3Tokenizer
 from omniform.inputs.text.ctc import Wav2Vec2CTCTokenizer
 from omniform.inputs.text.names import ALIASES, CLASSES, GENERIC
 from omniform.inputs.text.own.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
@@ -17,6 +16,7 @@ from omniform.inputs.text.phones import Wav2Vec2PhonemeCTCTokenizer
 from omniform.inputs.text.spoken import SpeechT5Tokenizer, VitsTokenizer
 from omniform.inputs.text.tokenizer import Tokenizer
 from omniform.inputs.text.whisper import WhisperTokenizer
+from omniform.inputs.text.word_boxes import LayoutLMv3Tokenizer
 
 PreTrainedTokenizerBase = PreTrainedTokenizerFast = TokenizersBackend = Tokenizer
 PythonBackend = PreTrainedTokenizer
