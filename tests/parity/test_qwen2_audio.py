@@ -6,7 +6,7 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
-from heard import Heard, Row, together
+from hearers import Heard, Row, together
 
 from omniform.core.errors import InputError
 from reference import check_round_trip, compare, omniform, saved_reference, transformers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from askers import Given, Question
 from harness import Head, Parity, Table
-from heard import Heard, Row, together
+from hearers import Heard, Row, together
 from safetensors.torch import load_file, save_file
 
 from omniform.core.errors import ConfigError, InputError
