@@ -1,0 +1,81 @@
+"""Which compiled variant a processor can run."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import sys
+from pathlib import Path
+
+LIB = Path(__file__).resolve().parent / "lib"
+"""Where the compiled variants lie."""
+
+
+class Cpu(enum.IntFlag):
+    """What a processor can do: ``native/features.h``."""
+
+    V3 = 1
+    AVX_VNNI = 2
+    V4 = 4
+    V4_VNNI = 8
+    V4_BF16 = 16
+    AMX = 32
+    NEON = 256
+    DOTPROD = 512
+    I8MM = 1024
+    BF16 = 2048
+
+
+NEEDS: dict[str, Cpu] = {
+    "v4-bf16": Cpu.V4 | Cpu.V4_VNNI | Cpu.V4_BF16,
+    "v4": Cpu.V4,
+    "v3-vnni": Cpu.V3 | Cpu.AVX_VNNI,
+    "v3": Cpu.V3,
+    "neon-bf16": Cpu.NEON | Cpu.DOTPROD | Cpu.I8MM | Cpu.BF16,
+    "neon": Cpu.NEON,
+}
+"""The variants, the best first, and what each is compiled for."""
+
+
+def path_of(name: str) -> Path:
+    """The shared object of a variant, or of ``cpu``, which asks the processor."""
+    return LIB / f"omniform_{name}{'.dylib' if sys.platform == 'darwin' else '.so'}"
+
+
+def features() -> Cpu:
+    """What this processor can do, as it says itself; nothing where the object that asks is not there.
+
+    Raises:
+        OSError: the object is there and cannot be loaded.
+    """
+    path = path_of("cpu")
+    if not path.is_file():
+        return Cpu(0)
+    ask = ctypes.CDLL(str(path)).of_cpu_features
+    ask.restype = ctypes.c_uint32
+    return Cpu(ask())
+
+
+def available_threads() -> int:
+    """How many threads of this process can run at once: its affinity, and what its cgroup is given."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return count if quota is None else max(1, min(count, quota))
+
+
+def _quota() -> int | None:
+    """Whole processors that the control group may use, rounded up; None where nothing bounds it."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        share = int(limit) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return None if share <= 0 else max(1, int(-(-share // 1)))
