@@ -7,6 +7,7 @@
 #include <new>
 
 #include "floats.hpp"
+#include "matmul.hpp"
 #include "pool.hpp"
 
 namespace of {
@@ -195,20 +196,26 @@ void multiply(const Job& job) {
 }
 
 }  // namespace
+
+void matmul(const of_matrix& matrix, const of_rows& x, const float* bias, const of_rows& y, int32_t flags) {
+    const Job job{matrix, x, y, bias, flags, padded_ins(matrix.ins), panels_of(matrix.outs)};
+    if (x.rows < 1) return;
+    switch (matrix.kind) {
+        case OF_F32: return multiply<ReadF32>(job);
+        case OF_BF16: return multiply<ReadBF16>(job);
+        case OF_F16: return multiply<ReadF16>(job);
+    }
+}
+
 }  // namespace of
 
 extern "C" int32_t of_matmul(
     const of_matrix* matrix, const of_rows* x, const float* bias, const of_rows* y, int32_t flags
 ) {
-    const of::Job job{*matrix, *x, *y, bias, flags, of::padded_ins(matrix->ins), of::panels_of(matrix->outs)};
-    if (x->rows < 1) return OF_OK;
+    if (matrix->kind < OF_F32 || matrix->kind > OF_F16) return OF_UNKNOWN_KIND;
     try {
-        switch (matrix->kind) {
-            case OF_F32: of::multiply<of::ReadF32>(job); return OF_OK;
-            case OF_BF16: of::multiply<of::ReadBF16>(job); return OF_OK;
-            case OF_F16: of::multiply<of::ReadF16>(job); return OF_OK;
-            default: return OF_UNKNOWN_KIND;
-        }
+        of::matmul(*matrix, *x, bias, *y, flags);
+        return OF_OK;
     } catch (const std::bad_alloc&) {
         return OF_NO_MEMORY;
     }
