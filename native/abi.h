@@ -73,6 +73,63 @@ OF_API int32_t of_unpack(const of_matrix* matrix, of_rows* target);
  * Every output is one chain of additions in the order of the inputs, whatever the rows beside it. */
 OF_API int32_t of_matmul(const of_matrix* matrix, const of_rows* x, const float* bias, const of_rows* y, int32_t flags);
 
+/* Activations, by the names of src/omniform/blocks/mlp.py; the last is a gate's alone. */
+enum of_act {
+    OF_LINEAR, OF_GELU, OF_GELU_TANH, OF_SILU, OF_RELU, OF_RELU2, OF_QUICK_GELU, OF_SIGMOID, OF_TANH, OF_SOFTPLUS,
+    OF_GELU_10, OF_HARDSWISH, OF_LAPLACE, OF_LEAKY_RELU, OF_MISH, OF_RELU6, OF_SELU, OF_CLAMPED_SWISH
+};
+
+/* What is kept of every token, of all rows: [heads][slots][width], with strides in items. */
+typedef struct of_state {
+    void* at;
+    float* scales;        /* of OF_I8: [heads][slots] */
+    int64_t heads, width;
+    int64_t head_stride;  /* from a head's first number to the next head's */
+    int64_t slot_stride;  /* from a slot's to the next slot's */
+    int64_t scale_stride; /* from a head's scales to the next head's; a slot's lie side by side */
+    int32_t kind;         /* OF_F32, OF_BF16, OF_F16 or OF_I8 */
+    int32_t unused;
+} of_state;
+
+/* Slots that follow one another: the first, and one past the last. */
+typedef struct of_range {
+    int64_t first, stop;
+} of_range;
+
+/* One row's share of a step. Its keys are numbered from the row's beginning; those from `first_key` on lie in its
+ * ranges, one after another. */
+typedef struct of_segment {
+    int64_t query, queries; /* the first token of the step, and how many */
+    int64_t range, ranges;  /* the first of its ranges, and how many */
+    int64_t first_key;
+} of_segment;
+
+/* Attention: out = softmax(bounded(q k^T scale) + bias) v, of every query to the keys low <= j < high of its row. */
+typedef struct of_attention {
+    const float* q;                  /* [tokens][heads][keys.width] */
+    int64_t q_stride, q_head_stride; /* from a token to the next, from a head to the next */
+    float* out;                      /* [tokens][heads][values.width] */
+    int64_t out_stride, out_head_stride;
+    const of_state* keys;
+    const of_state* values;          /* as many heads as keys; may be the same numbers, and narrower */
+    int64_t heads;                   /* of queries: a multiple of the keys' */
+    const of_segment* segments;
+    int64_t segment_count;
+    const of_range* ranges;
+    const int32_t* low;              /* [tokens]: the first key that a query sees, not before its row's first_key */
+    const int32_t* high;             /* [tokens]: one past the last; nothing is seen where that is not above low */
+    const float* sinks;              /* [heads]: the score of a key without a value; or none */
+    const float* bias;               /* [heads][bias_width], or none: entry clamp(j - place + bias_offset) is added */
+    const int32_t* places;           /* [tokens]: a query's own number among its row's keys; read where there is a bias */
+    int64_t bias_width, bias_offset;
+    float scale;
+    float cap;                       /* scores become cap tanh(score / cap); 0 for no bound */
+} of_attention;
+
+OF_API int32_t of_attend(const of_attention* call);
+/* Rows of float32 to slots, one for each row; see native/attention.hpp. */
+OF_API int32_t of_keep(const of_state* state, const of_rows* x, const int64_t* slots);
+
 #ifdef __cplusplus
 }
 #endif
