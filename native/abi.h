@@ -130,6 +130,20 @@ OF_API int32_t of_attend(const of_attention* call);
 /* Rows of float32 to slots, one for each row; see native/attention.hpp. */
 OF_API int32_t of_keep(const of_state* state, const of_rows* x, const int64_t* slots);
 
+/* What happens between products, on rows of float32; see native/elementwise.hpp, whose structs are taken apart here. */
+OF_API int32_t of_normalise(
+    const of_rows* x, const of_rows* y, int64_t groups, const float* weight, const float* bias, int64_t weight_step,
+    float eps, int32_t centred);
+OF_API int32_t of_rotate(
+    const of_rows* x, const of_rows* y, int64_t heads, const of_rows* cos, const of_rows* sin, int32_t neighbours);
+OF_API int32_t of_activate(int32_t act, const of_rows* x, const of_rows* y);
+OF_API int32_t of_gate(
+    int32_t act, float limit, float alpha, int64_t step, const of_rows* gate, const of_rows* up, const of_rows* y);
+OF_API int32_t of_add(const of_rows* x, const of_rows* y, float factor, const of_rows* z);
+OF_API int32_t of_softmax(const of_rows* x, const of_rows* y);
+OF_API int32_t of_bounded(float cap, const of_rows* x, const of_rows* y);
+OF_API int32_t of_convert(const of_rows* x, const of_rows* y);
+
 #ifdef __cplusplus
 }
 #endif
