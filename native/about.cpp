@@ -4,7 +4,9 @@
 extern "C" int32_t of_version(void) { return OF_VERSION; }
 
 extern "C" const int32_t* of_struct_sizes(void) {
-    static const int32_t sizes[] = {int32_t(sizeof(of_rows)), int32_t(sizeof(of_matrix)), 0};
+    static const int32_t sizes[] = {int32_t(sizeof(of_rows)), int32_t(sizeof(of_matrix)),
+                                    int32_t(sizeof(of_state)), int32_t(sizeof(of_range)),
+                                    int32_t(sizeof(of_segment)), int32_t(sizeof(of_attention)), 0};
     return sizes;
 }
 

@@ -145,7 +145,7 @@ OF_INLINE F32 clamped(F32 x, float low, float high) {
     return where_number(x, min(max(x, all(low)), all(high)), x);
 }
 
-OF_INLINE F32 hardswish(F32 x) { return x * clamped(x + all(3.0f), 0.0f, 6.0f) * all(1.0f / 6.0f); }
+OF_INLINE F32 hardswish(F32 x) { return x * (clamped(x + all(3.0f), 0.0f, 6.0f) * all(1.0f / 6.0f)); }
 
 // With e = e^x, tanh(log(1 + e)) is n / (n + 2), n = e (e + 2).
 OF_INLINE F32 mish(F32 x) {
