@@ -3,16 +3,17 @@
 Each measurement runs in a process of its own, which loads and warms up before the clock starts, except where loading is
 what is measured. The libraries take turns, and the order turns round from pair to pair, so that a machine that slows
 down is slow for everyone. What is quoted is the median, and the ratio of the medians; the ratios pair by pair stand
-beside it. The workloads and what is to be reached are in ``versus/workloads.py``, how they are timed in
+beside it. The workloads and what is to be reached are in ``versus/tasks.py``, how they are timed in
 ``versus/measure.py``.
 
-The checkpoint is made by the benchmark and kept in ``--cache``: a Llama of 400M random parameters in bfloat16.
+The checkpoint is made by the benchmark and kept in ``--cache``: a Llama of 400M random parameters in bfloat16, and
+llama.cpp's files of it. ``--threads 1 --clock cpu`` counts the seconds that a processor worked for the process, which
+stay honest on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -20,12 +21,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from versus import checkpoint, machine, report, workloads
-from versus.gguf_file import gguf_file
+from versus import checkpoint, encoders, machine, narrow, report, workloads
 from versus.pairs import result_of, run_workload, torchvision_fails
-from versus.workloads import OURS, WORKLOADS, Job
+from versus.tasks import NATIVE, WORKLOADS
+from versus.workloads import OURS, Job
 
-FORMAT = 1
+FORMAT = 2
 """Of the JSON file."""
 
 
@@ -33,9 +34,17 @@ def arguments() -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--only", type=_names, default=tuple(WORKLOADS), metavar="A,B", help=f"some of: {', '.join(WORKLOADS)}")
+    some = f"some of: {', '.join(WORKLOADS)}; native: those that the native kernels are judged by"
+    add("--only", type=_names, default=tuple(WORKLOADS), metavar="A,B", help=some)
     add("--pairs", type=_positive, default=5, help="runs of every contender (5)")
     add("--threads", type=_positive, default=2, help="that a library may compute with (2)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time; needs --threads 1")
+    add(
+        "--cpu",
+        default="",
+        metavar="VARIANT",
+        help="hold omniform's library to this variant (OMNIFORM_CPU), such as v3",
+    )
     add("--device", default="cpu", help="cpu (the default), or a torch device such as cuda")
     add("--tiny", action="store_true", help="tiny sizes: tests the benchmark in seconds, and measures nothing")
     add("--gguf", type=Path, metavar="FILE", help="the checkpoint for llama.cpp; made with the gguf package by default")
@@ -48,13 +57,15 @@ def arguments() -> argparse.Namespace:
     for path in (chosen.gguf, chosen.saved):
         if path is not None and not path.is_file():
             parser.error(f"no such file: {path}")
+    if chosen.clock == "cpu" and (chosen.threads != 1 or chosen.device != "cpu"):
+        parser.error("--clock cpu needs --threads 1 and no other device: the sum over threads is no measure of speed")
     if chosen.device != "cpu" and not _has_device(chosen.device):
         parser.error(f"torch sees no device {chosen.device!r} here")
     return chosen
 
 
 def _names(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
+    names = tuple(dict.fromkeys(name for part in text.split(",") for name in (NATIVE if part == "native" else (part,))))
     for name in names:
         if name not in WORKLOADS:
             raise argparse.ArgumentTypeError(f"no workload {name!r}; there are {', '.join(WORKLOADS)}")
@@ -82,9 +93,6 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
 
     shape = checkpoint.TINY if chosen.tiny else checkpoint.FULL
     folder = checkpoint.checkpoint(chosen.cache, shape)
-    gguf = chosen.gguf
-    if gguf is None and all(map(importlib.util.find_spec, ("llama_cpp", "gguf"))):
-        gguf = gguf_file(folder, shape)
     job = Job(
         workload="",
         contender=OURS,
@@ -95,7 +103,14 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         weights=shape.read_per_step(),
         device=chosen.device,
         threads=chosen.threads,
-        gguf=None if gguf is None else str(gguf.resolve()),
+        clock=chosen.clock,
+        cpu=chosen.cpu,
+        files=narrow.files(folder, shape, chosen.gguf),
+        encoders={
+            name: str(encoders.encoder_folder(chosen.cache, name, chosen.tiny))
+            for name in encoders.CONFIGS
+            if name in chosen.only
+        },
         torchvision_fails=torchvision_fails(),
     )
     results: dict[str, Any] = {
@@ -107,14 +122,17 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
         "software": machine.software(),
         "device": chosen.device,
         "threads": chosen.threads,
+        "clock": chosen.clock,
+        "cpu": chosen.cpu,
         "pairs": chosen.pairs,
         "tiny": chosen.tiny,
         "model": checkpoint.description(shape),
         "workloads": {},
     }
+    where = "" if chosen.cpu else machine.kind()
     for name in chosen.only:
         runs = run_workload(WORKLOADS[name], job, chosen.pairs, lambda line: print(line, file=sys.stderr, flush=True))
-        results["workloads"][name] = result_of(runs, job.sizes)
+        results["workloads"][name] = result_of(runs, job.sizes, where)
         _keep(chosen.json, results)  # a run of twenty minutes may be interrupted
     return results
 
@@ -131,6 +149,9 @@ def main() -> int:
     chosen = arguments()
     if chosen.saved is not None:
         results = json.loads(chosen.saved.read_text(encoding="utf-8"))
+        if results.get("format") != FORMAT:
+            print(f"{chosen.saved} is of format {results.get('format')}; this version reads {FORMAT}", file=sys.stderr)
+            return 2
     else:
         results = measured(chosen)
     print(report.text(results))

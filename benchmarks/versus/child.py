@@ -11,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from .clocks import peak_memory
 from .llamacpp import LlamaCpp
-from .measure import MEASURES, peak_memory
+from .measure import MEASURES
 from .ours import Ours
-from .side import Side
+from .side import RefusedError, Side
 from .theirs import Theirs
 from .workloads import Job, Sample
 
 
 def side_of(job: Job) -> Side:
     """The library that a job is for."""
-    sides: dict[str, Callable[[Job], Side]] = {"ours": Ours, "theirs": Theirs, "llamacpp": LlamaCpp}
+    sides: dict[str, Callable[[Job], Side]] = {"ours": Ours, "theirs": Theirs, "llamacpp": LlamaCpp, "ik": LlamaCpp}
     return sides[job.contender.side](job)
 
 
@@ -33,7 +34,7 @@ def run(job: Job) -> Sample:
         sample = steps(job)
     else:
         side = side_of(job)
-        sample = MEASURES[job.workload](side, job)
+        sample = MEASURES[job.measure or job.workload](side, job)
         sample.facts |= side.facts()
     sample.facts["peak_memory_bytes"] = peak_memory()
     if "torch" in sys.modules:
@@ -48,7 +49,11 @@ def run(job: Job) -> Sample:
 def main() -> None:
     """Read the job, write the sample."""
     job = Job.from_dict(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    Path(sys.argv[2]).write_text(json.dumps(asdict(run(job))), encoding="utf-8")
+    try:
+        sample = run(job)
+    except RefusedError as error:
+        sample = Sample(refused=str(error))
+    Path(sys.argv[2]).write_text(json.dumps(asdict(sample)), encoding="utf-8")
 
 
 if __name__ == "__main__":

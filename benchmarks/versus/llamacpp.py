@@ -1,55 +1,155 @@
-"""llama.cpp's side, through llama-cpp-python: one row only, from a GGUF file."""
+"""llama.cpp's side, on its C interface: llama-cpp-python's own loop would add Python to every token.
+
+One row, or many as parallel sequences. The number of threads is the best one, found by trying before anything is
+measured. ik_llama.cpp has the same interface, in a package of its own.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import importlib
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .clocks import now
 from .side import Chat, Run
 from .workloads import Job
 
+MODULES = {"llamacpp": "llama_cpp", "ik": "ik_llama_cpp"}
+BATCH = 512
+"""Tokens that are handed over at once, llama.cpp's own default."""
+TRIED = 8
+"""Tokens written to find the best number of threads."""
+
 
 class LlamaCpp:
-    """Decodes and prefills one row with llama.cpp."""
+    """Answers prompts with llama.cpp."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.api: Any = None
         self.model: Any = None
+        self.context: Any = None
+        self.vocabulary = 0
+        self.threads: dict[str, int] = {}
 
     def prepare(self) -> None:
-        import llama_cpp  # noqa: F401
+        self.api = importlib.import_module(MODULES[self.job.contender.side])
 
     def load(self, dtype: str = "auto") -> None:
-        from llama_cpp import Llama
+        api, sizes = self.api, self.job.sizes
+        self.silent = api.llama_log_callback(lambda level, text, data: None)  # kept: llama.cpp calls it later
+        api.llama_log_set(self.silent, None)
+        api.llama_backend_init()
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = 0 if self.job.device == "cpu" else 999
+        path = self.job.files[self.job.contender.format]
+        self.model = api.llama_model_load_from_file(path.encode(), params)
+        if self.model is None:
+            raise RuntimeError(f"llama.cpp does not load {path}")
+        self.vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
+        self._open(max(sizes.prompt + sizes.new, sizes.prefill + 1), 1)
+        self._find_threads()
 
-        sizes = self.job.sizes
-        self.model = Llama(
-            model_path=self.job.gguf,
-            n_ctx=max(sizes.prompt + sizes.new, sizes.prefill + 1),
-            n_batch=sizes.prefill,
-            n_threads=self.job.threads,
-            n_threads_batch=self.job.threads,
-            n_gpu_layers=0 if self.job.device == "cpu" else -1,
-            verbose=False,
-        )
+    def _open(self, length: int, rows: int) -> None:
+        """A fresh context for so many tokens in all."""
+        api = self.api
+        if self.context is not None:
+            api.llama_free(self.context)
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = length, rows
+        params.n_batch = params.n_ubatch = BATCH
+        # One buffer for all sequences: without, a batch must have as many tokens of one as of another, or is cut up.
+        params.kv_unified = True
+        params.n_threads = self.threads.get("decode", self.job.threads)
+        params.n_threads_batch = self.threads.get("prefill", self.job.threads)
+        self.context = api.llama_init_from_model(self.model, params)
+        if self.context is None:
+            raise RuntimeError("llama.cpp makes no context")
+
+    def _find_threads(self) -> None:
+        """Try all threads, one fewer, and half of them: the best for writing and for reading are kept."""
+        most = self.job.threads
+        counts = sorted({most, most - 1, most // 2} - {0}, reverse=True)
+        spent: dict[int, tuple[float, float]] = {}
+        self.write([1, 2, 3], 2)
+        for count in counts if len(counts) > 1 else []:
+            self.api.llama_set_n_threads(self.context, count, count)
+            started = now("wall")
+            self.write(list(range(self.job.sizes.prefill)), 1)
+            read = now("wall")
+            self.write([1], 1 + TRIED)
+            spent[count] = read - started, now("wall") - read
+        reading, writing = (min(spent, key=lambda n: spent[n][k], default=most) for k in range(2))
+        self.threads = {"decode": writing, "prefill": reading}
+        self.api.llama_set_n_threads(self.context, writing, reading)
+
+    def _read(self, entries: Sequence[tuple[int, int, int, bool]]) -> list[int]:
+        """Read tokens, each with its place and its sequence; the likeliest next ones, where they are wanted."""
+        api = self.api
+        batch = api.llama_batch_init(len(entries), 0, 1)
+        batch.n_tokens = len(entries)
+        for k, (token, place, row, wanted) in enumerate(entries):
+            batch.token[k], batch.pos[k], batch.n_seq_id[k], batch.logits[k] = token, place, 1, wanted
+            batch.seq_id[k][0] = row
+        if api.llama_decode(self.context, batch) != 0:
+            raise RuntimeError("llama.cpp has no room for these tokens")
+        found = [self._likeliest(k) for k, entry in enumerate(entries) if entry[3]]
+        api.llama_batch_free(batch)
+        return found
+
+    def _likeliest(self, place: int) -> int:
+        import numpy
+
+        scores = self.api.llama_get_logits_ith(self.context, place)
+        sized = ctypes.cast(scores, ctypes.POINTER(ctypes.c_float * self.vocabulary)).contents
+        return int(numpy.frombuffer(sized, dtype=numpy.float32).argmax())
 
     def write(self, prompt: list[int], new: int) -> list[int]:
-        # The generator reads the prompt, picks a token, and reads that token only when it is asked for the next one;
-        # the others likewise never read the last token that they write.
-        written: list[int] = []
-        for token in self.model.generate(prompt, temp=0.0, repeat_penalty=1.0, reset=True):
-            written.append(int(token))
-            if len(written) == new:
-                break
-        return written
+        return self._answer([prompt], new)[0]
+
+    def _answer(self, prompts: list[list[int]], new: int) -> list[list[int]]:
+        """Read all prompts, then write a token of each at a time; the last tokens that are written are never read."""
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
+        entries = [
+            (token, place, row, place == len(prompt) - 1)
+            for row, prompt in enumerate(prompts)
+            for place, token in enumerate(prompt)
+        ]
+        last = [token for part in _parts(entries) for token in self._read(part)]
+        answers = [[token] for token in last]
+        for step in range(new - 1):
+            following = [(last[row], len(prompt) + step, row, True) for row, prompt in enumerate(prompts)]
+            last = [token for part in _parts(following) for token in self._read(part)]
+            for answer, token in zip(answers, last, strict=True):
+                answer.append(token)
+        return answers
 
     def batch(self) -> Run:
-        raise NotImplementedError("llama.cpp is measured on one row")
+        sizes = self.job.sizes
+        # Room for the longest prompts and the longest answers of any workload.
+        each = sizes.prefix + max(sizes.longest, sizes.prompt) + max(sizes.row_new, sizes.profiled + 1)
+        self._open(sizes.rows * each, sizes.rows)
+        return self._answer
 
     def load_chats(self) -> None:
-        raise NotImplementedError("llama.cpp is measured on one row")
+        raise NotImplementedError("llama.cpp is asked nothing about pictures")
 
     def chat(self, chats: list[Chat]) -> list[list[str]]:
-        raise NotImplementedError("llama.cpp is measured on one row")
+        raise NotImplementedError("llama.cpp is asked nothing about pictures")
+
+    def load_encoder(self, name: str) -> None:
+        raise NotImplementedError("llama.cpp encodes nothing here")
+
+    def encode(self, inputs: dict[str, Any]) -> Any:
+        raise NotImplementedError("llama.cpp encodes nothing here")
 
     def facts(self) -> dict[str, Any]:
-        return {"gguf": self.job.gguf}
+        return {"file": self.job.files[self.job.contender.format], "best_threads": self.threads}
+
+
+def _parts(entries: list[tuple[int, int, int, bool]]) -> Iterator[Sequence[tuple[int, int, int, bool]]]:
+    rest = iter(entries)
+    while part := list(itertools.islice(rest, BATCH)):
+        yield part

@@ -10,7 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("omniform", "transformers", "torch", "tokenizers", "safetensors", "numpy", "llama-cpp-python")
+PACKAGES = (
+    "omniform",
+    "transformers",
+    "torch",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "llama-cpp-python",
+    "ik-llama-cpp-python",
+)
 # Instructions that decide how fast bfloat16 is.
 EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
@@ -32,6 +41,14 @@ def machine(device: str) -> dict[str, Any]:
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = torch.version.cuda
     return described
+
+
+def kind() -> str:
+    """Which aims hold here: ``avx512`` for AVX-512 with instructions for bfloat16, ``avx2`` for AVX2 and no AVX-512."""
+    extensions = _from("/proc/cpuinfo", "flags").split()
+    if "avx512_bf16" in extensions:
+        return "avx512"
+    return "avx2" if "avx2" in extensions and "avx512f" not in extensions else ""
 
 
 def _from(path: str, name: str) -> str:

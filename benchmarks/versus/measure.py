@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from .clocks import now, peak_memory, resident_memory
 from .side import Side, draw_chats
 from .workloads import Job, Sample, ragged, tokens
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def timed(job: Job, action: Callable[[], T]) -> tuple[float, T]:
-    """Seconds that an action takes, and what it returns."""
+    """Seconds that an action takes by the job's clock, and what it returns."""
     _wait_for(job)
-    started = time.perf_counter()
+    started = now(job.clock)
     result = action()
     _wait_for(job)
-    return time.perf_counter() - started, result
+    return now(job.clock) - started, result
 
 
 def _wait_for(job: Job) -> None:
@@ -71,6 +71,36 @@ def _batch(side: Side, job: Job, common: list[int]) -> Sample:
     return Sample({"seconds": seconds}, answers, {"new_tokens_per_s": sum(map(len, answers)) / seconds})
 
 
+def step(side: Side, job: Job) -> Sample:
+    """Milliseconds of a decoding step of many rows: those of longer answers less those of answers of one token."""
+    side.prepare()
+    side.load()
+    sizes = job.sizes
+
+    def answered(name: str, new: int) -> tuple[float, list[list[int]]]:
+        run = side.batch()
+        prompts = [tokens(job, f"{name} {row}", sizes.prompt) for row in range(sizes.rows)]
+        return timed(job, lambda: run(prompts, new))
+
+    answered("warm", 2)
+    short, _ = answered("short", 1)
+    long, written = answered("long", 1 + sizes.profiled)
+    seconds = {"one_token_s": short, "all_tokens_s": long}
+    return Sample({"step": max(1000 * (long - short), 1e-6) / sizes.profiled}, written, seconds)
+
+
+def encode(side: Side, job: Job) -> Sample:
+    """Seconds for all the texts, or all the pictures."""
+    from .encoders import batches, winners
+
+    side.prepare()
+    side.load_encoder(job.workload)
+    inputs = batches(job, job.workload)
+    side.encode(inputs[-1])
+    seconds, outputs = timed(job, lambda: [side.encode(batch) for batch in inputs])
+    return Sample({"seconds": seconds}, winners(outputs))
+
+
 def parity(side: Side, job: Job) -> Sample:
     """What is answered in float32."""
     side.prepare()
@@ -80,16 +110,28 @@ def parity(side: Side, job: Job) -> Sample:
 
 
 def load(side: Side, job: Job) -> Sample:
-    """Seconds from nothing to the first token, with the import of torch and the library and without; peak memory."""
-    started = time.perf_counter()
+    """Seconds from nothing to the first token, with and without imports; peak memory, and of it what is not imports."""
+    started = now(job.clock)
+    import torch  # noqa: F401
+
+    torch_there = now(job.clock)
     side.prepare()
-    imported = time.perf_counter()
+    imported = now(job.clock)
+    before = resident_memory()
     side.load()
-    loaded = time.perf_counter()
+    loaded = now(job.clock)
     first = side.write(tokens(job, "first", job.sizes.first), 1)
-    ended = time.perf_counter()
-    figures = {"load": ended - imported, "with_import": ended - started, "memory": peak_memory() / 1e6}
-    return Sample(figures, [first], {"import_s": imported - started, "from_pretrained_s": loaded - imported})
+    ended = now(job.clock)
+    weights = (Path(job.folder) / "model.safetensors").stat().st_size
+    figures = {
+        "cold": ended - torch_there,
+        "load": ended - imported,
+        "with_import": ended - started,
+        "memory": peak_memory() / 1e6,
+        "held": (peak_memory() - before) / weights,
+    }
+    spent = {"import_torch_s": torch_there - started, "import_s": imported - started}
+    return Sample(figures, [first], {**spent, "from_pretrained_s": loaded - imported})
 
 
 def chats(side: Side, job: Job) -> Sample:
@@ -102,18 +144,12 @@ def chats(side: Side, job: Job) -> Sample:
     return Sample({"seconds": seconds}, answers)
 
 
-def peak_memory() -> float:
-    """Most bytes of host memory that this process ever held, mapped files included; on Linux."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024.0 * int(line.split()[1])
-    return float("nan")
-
-
 MEASURES: dict[str, Callable[[Side, Job], Sample]] = {
     "decode": decode,
     "batch": batch,
     "prefix": prefix,
+    "step": step,
+    "encode": encode,
     "load": load,
     "chats": chats,
     "parity": parity,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .side import Chat, Run
+from .native import kernels
+from .side import Chat, RefusedError, Run
 from .workloads import Job
 
 
@@ -24,9 +25,26 @@ class Ours:
         _ = AutoModelForCausalLM, LlamaForCausalLM
 
     def load(self, dtype: str = "auto") -> None:
-        from omniform import AutoModelForCausalLM
+        from pathlib import Path
 
-        self.model = AutoModelForCausalLM.from_pretrained(self.job.folder, dtype=dtype, device_map=self.job.device)
+        from omniform import AutoModelForCausalLM
+        from omniform.core.errors import OmniformError
+
+        asked = self.job.contender.format
+        folder: str | Path = self.job.folder
+        options: dict[str, Any] = {"dtype": dtype, "device_map": self.job.device}
+        if asked == "smollm2":
+            file = Path(self.job.files[asked])
+            folder, options["gguf_file"] = file.parent, file.name
+        elif asked != "auto":
+            options["dtype"] = asked
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        except OmniformError as error:
+            if asked == "auto":
+                raise
+            raise RefusedError(str(error)) from error
+        self.model.generation_config.eos_token_id = None  # a trained model might end its answer early
 
     def write(self, prompt: list[int], new: int) -> list[int]:
         import torch
@@ -72,9 +90,23 @@ class Ours:
 
         return asyncio.run(everyone())
 
+    def load_encoder(self, name: str) -> None:
+        from omniform import AutoModel
+
+        self.model = AutoModel.from_pretrained(
+            self.job.encoders[name], dtype="bfloat16", device_map=self.job.device
+        ).eval()
+
+    def encode(self, inputs: dict[str, Any]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.model(**inputs).last_hidden_state
+
     def facts(self) -> dict[str, Any]:
         if self.engine is None:
-            return {}
+            return {"kernels": kernels()}
         stats = self.engine.stats()
         names = ("steps", "tokens_computed", "tokens_cached", "encoder_runs", "encoder_hits", "preemptions")
-        return {**{name: getattr(stats, name) for name in names}, "seconds": dict(stats.seconds)}
+        found = {name: getattr(stats, name) for name in names}
+        return {**found, "seconds": dict(stats.seconds), "kernels": kernels()}

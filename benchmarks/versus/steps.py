@@ -3,7 +3,8 @@
 The same prompts are answered at two lengths; what the longer answers take more, over the steps that they take more, is
 one step. Wall time is taken without the profiler, which slows everything down; the profiler then tells the kernels
 apart, each by the time in itself and not in what it calls. "Python and dispatch" is the wall time that no kernel
-accounts for; as the profiler makes every kernel a little slower, it is at least that.
+accounts for; as the profiler makes every kernel a little slower, it is at least that. Operations of omniform's native
+library are no kernels of torch: the library says itself what they take.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from .measure import timed
+from .native import kernels, operations, part_of
 from .ours import Ours
 from .workloads import Job, Sample, tokens
 
@@ -58,7 +60,10 @@ def steps(job: Job) -> Sample:
         "limit_steps_per_s": limit,
         "profiles": profiles,
     }
-    return Sample({}, [], facts)
+    one = next(iter(profiles.values()))
+    parts = one.get("parts_ms", {})
+    share = (parts.get("weights", 0.0) + parts.get("attention", 0.0)) / one["step_ms"]
+    return Sample({"share": share}, [], {**facts, "kernels": kernels()})
 
 
 def read_bandwidth(job: Job, size: int = 1 << 30, attempts: int = 5) -> float:
@@ -115,11 +120,17 @@ def _median(attempts: list[Seconds], name: str) -> float:
 def _kernels(job: Job, action: Callable[[], object]) -> Seconds:
     """Seconds within kernels while an action runs, by part and by name, whatever the thread."""
     every_thread = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, experimental_config=every_thread
-    ) as profiler:
+    with (
+        torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True, experimental_config=every_thread
+        ) as profiler,
+        operations() as native,
+    ):
         action()
     seconds: Seconds = defaultdict(float)
+    for name, spent in native.items():
+        seconds[f"native::{name}"] += spent
+        seconds[part_of(name)] += spent
     for event in profiler.events():
         if "::" not in event.name:
             continue  # a range, not a kernel

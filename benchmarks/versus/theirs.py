@@ -109,5 +109,16 @@ class Theirs:
         written = output[0, inputs["input_ids"].shape[1] :]
         return str(self.processor.decode(written, skip_special_tokens=True)).strip()
 
+    def load_encoder(self, name: str) -> None:
+        from transformers import AutoModel
+
+        self.model = AutoModel.from_pretrained(self.job.encoders[name], dtype="bfloat16").to(self.job.device).eval()
+
+    def encode(self, inputs: dict[str, Any]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return self.model(**inputs).last_hidden_state
+
     def facts(self) -> dict[str, Any]:
         return {"encoder_runs": self.encoder_runs} if self.processor is not None else {}

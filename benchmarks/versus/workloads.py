@@ -1,4 +1,4 @@
-"""What is measured, with which sizes, against whom, and what is to be reached."""
+"""What is measured, with which sizes, against whom, and what is to be reached; the list is in ``tasks.py``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Better = Literal["higher", "lower"]
+SideName = Literal["ours", "theirs", "llamacpp", "ik"]
+Format = Literal["auto", "int8", "int4", "smollm2"]
+Clock = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,15 @@ class Sizes:
         first: the prompt of the run that ends with its first token.
         chats, turns: conversations about pictures, and questions in each.
         answer: tokens that an answer may have.
-        profiled: decoding steps of the step profile.
+        profiled: decoding steps of the step profile, and of a step of many rows.
+        texts, text_rows: texts that are encoded, and how many at once, in order of length.
+        text_shortest, text_longest: of their lengths.
+        pictures, picture_rows: pictures that are encoded, and how many at once.
     """
 
     prompt: int = 32
     new: int = 64
-    prefill: int = 512
+    prefill: int = 256
     rows: int = 24
     shortest: int = 16
     longest: int = 256
@@ -45,12 +51,19 @@ class Sizes:
     turns: int = 3
     answer: int = 48
     profiled: int = 32
+    texts: int = 64
+    text_rows: int = 16
+    text_shortest: int = 8
+    text_longest: int = 128
+    pictures: int = 32
+    picture_rows: int = 8
 
 
 FULL = Sizes()
 TINY = Sizes(
     prompt=8, new=5, prefill=24, rows=5, shortest=4, longest=20, row_new=3, prefix=40, padded_rows=2, checked_rows=3,
-    checked_new=4, first=4, chats=2, turns=2, answer=4, profiled=3,
+    checked_new=4, first=4, chats=2, turns=2, answer=4, profiled=3, texts=4, text_rows=2, text_shortest=3,
+    text_longest=9, pictures=3, picture_rows=2,
 )  # fmt: skip
 
 
@@ -60,13 +73,33 @@ class Contender:
 
     Attributes:
         name: in reports.
-        side: the module that does it: ``ours``, ``theirs`` or ``llamacpp``.
+        side: the module that does it: ``ours``, ``theirs``, or ``llamacpp``, which ``ik`` shares.
         way: which of the side's ways to answer many prompts.
+        format: of the weights: the checkpoint's bfloat16; 8 or 4 bits, made of it; or the trained model's file.
+        native: whether omniform may use its own kernels, or torch's alone.
+        neighbours: busy processes beside it.
     """
 
     name: str
-    side: Literal["ours", "theirs", "llamacpp"]
+    side: SideName
     way: str = ""
+    format: Format = "auto"
+    native: bool = True
+    neighbours: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A ratio to reach, ours over the best contender of a side, where above one is always better for us.
+
+    Attributes:
+        side: whose; ``ours`` means the other ways of omniform.
+        where: the kind of machine that it holds for (``machine.kind``), or every one.
+    """
+
+    side: SideName
+    ratio: float
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +107,15 @@ class Figure:
     """One number that a workload gives.
 
     Attributes:
-        target: the ratio to reach, ours over theirs, where above one is always better for us; None for none.
+        bound: what ours must be at most, or at least where higher is better; None for no bound.
     """
 
     name: str
     title: str
     unit: str
     better: Better
-    target: float | None = None
+    aims: tuple[Aim, ...] = ()
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +124,22 @@ class Workload:
 
     Attributes:
         title: what is done, with places for sizes.
+        measure: the function of ``measure.py`` that does it, where it is not the one of this workload's own name.
         repeated: whether it is done once a pair, or once in all because its result is no time.
         exact: whether every contender must give the same answers to the letter (float32), or about the same.
         checks: facts of ours, and the field of :class:`Sizes` that each must equal.
+        wall: whether only the wall clock says anything about it.
     """
 
     name: str
     title: str
     contenders: tuple[Contender, ...]
     figures: tuple[Figure, ...]
+    measure: str = ""
     repeated: bool = True
     exact: bool = False
     checks: tuple[tuple[str, str], ...] = ()
+    wall: bool = False
 
 
 OURS = Contender("omniform", "ours", "engine")
@@ -109,67 +147,9 @@ THEIRS = Contender("transformers", "theirs")
 CONTINUOUS = Contender("transformers, generate_batch", "theirs", "continuous")
 PADDED = Contender("transformers, padded generate", "theirs", "padded")
 UNCACHED = Contender("omniform, no prefix cache", "ours", "uncached")
+TORCH = Contender("omniform, torch's kernels", "ours", "engine", native=False)
 LLAMA_CPP = Contender("llama.cpp", "llamacpp")
-
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload(
-            "decode",
-            "one row: a prompt of {prompt} tokens and {new} new ones; a prompt of {prefill} and one new",
-            (OURS, THEIRS, LLAMA_CPP),
-            (
-                Figure("decode", "one row, decode", "tok/s", "higher", 1.25),
-                Figure("prefill", "one row, prefill", "tok/s", "higher", 1.0),
-            ),
-        ),
-        Workload(
-            "batch",
-            "{rows} ragged prompts of {shortest} to {longest} tokens, {row_new} new tokens each",
-            (OURS, CONTINUOUS, PADDED),
-            (Figure("seconds", "ragged prompts", "s", "lower", 2.2),),
-        ),
-        Workload(
-            "prefix",
-            "{rows} ragged prompts behind a common one of {prefix} tokens, {row_new} new each, empty cache at first",
-            (OURS, UNCACHED),
-            (Figure("seconds", "ragged prompts, shared prefix", "s", "lower", 2.0),),
-        ),
-        Workload(
-            "load",
-            "a new process, files in the disk cache: load, and the first token after a prompt of {first}",
-            (OURS, THEIRS),
-            (
-                Figure("load", "load to first token", "s", "lower", 2.0),
-                Figure("with_import", "import and load to first token", "s", "lower"),
-                Figure("memory", "peak host memory", "MB", "lower", 1.0),
-            ),
-        ),
-        Workload(
-            "chats",
-            "{chats} chats of {turns} turns about a picture each, on the bundled checkpoint in float32",
-            (OURS, THEIRS),
-            (Figure("seconds", "chats about pictures", "s", "lower"),),
-            exact=True,
-            checks=(("encoder_runs", "chats"),),
-        ),
-        Workload(
-            "parity",
-            "float32: {checked_rows} ragged prompts, {checked_new} new tokens each, the same tokens from everyone",
-            (OURS, PADDED),
-            (),
-            repeated=False,
-            exact=True,
-        ),
-        Workload(
-            "steps",
-            "where the time of a decoding step goes: {profiled} steps of one row, and of {rows} rows",
-            (OURS,),
-            (),
-            repeated=False,
-        ),
-    )
-}
+IK = Contender("ik_llama.cpp", "ik")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +157,18 @@ class Job:
     """What a process is to measure.
 
     Attributes:
+        workload: the workload's name.
         folder: of the benchmark's checkpoint.
         pictures: of the bundled checkpoint, which answers questions about pictures.
         vocabulary: of the benchmark's checkpoint.
         weights: bytes of weights that one decoding step reads.
         device: a torch device.
-        gguf: the file that llama.cpp reads.
+        threads: that a library may compute with.
+        measure: the measurement's name, where it is not the workload's.
+        clock: what a second is: one on the wall, or one that a processor worked for this process.
+        cpu: the variant that omniform's library is held to; empty for its own choice.
+        files: what llama.cpp reads, by format.
+        encoders: folders of the encoders' checkpoints, by name.
         torchvision_fails: whether torchvision is there and cannot be imported as it is, with which the reference does
             not load either.
     """
@@ -196,7 +182,11 @@ class Job:
     weights: int
     device: str
     threads: int
-    gguf: str | None = None
+    measure: str = ""
+    clock: Clock = "wall"
+    cpu: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
     torchvision_fails: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -217,11 +207,13 @@ class Sample:
         figures: by :attr:`Figure.name`.
         answers: what was written, row by row: tokens, or the texts of a chat's turns.
         facts: whatever else is worth keeping.
+        refused: why the library does not do what it was asked for, in its own words; empty where it did.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
     answers: list[list[int]] | list[list[str]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
 
 def tokens(job: Job, name: str, length: int) -> list[int]:
