@@ -5,6 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # One job per core, but never fewer than two: the suite is written for two.
 JOBS ?= 2
+# What the kernels are compiled from, by the hook of `pip install`: at once where nothing changed.
+NATIVE := $(wildcard native/*.*)
 # Where `make bench` writes.
 OUT ?= out
 
@@ -67,11 +69,11 @@ exhaustive: .venv/.test
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-.venv/.run: .venv/bin/pip pyproject.toml constraints.txt
+.venv/.run: .venv/bin/pip pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) -e '.[audio,search]'
 	@touch $@
 
-.venv/.test: .venv/bin/pip pyproject.toml constraints.txt
+.venv/.test: .venv/bin/pip pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) -e '.[test]'
 	@# The reference's picture processors need torchvision, which has no CPU build; its Python parts suffice.
 	$(PIP) --no-deps torchvision==0.28.0
@@ -80,4 +82,4 @@ exhaustive: .venv/.test
 	@touch $@ .venv/.run
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build src/omniform/native/lib .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

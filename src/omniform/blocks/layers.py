@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
-from omniform.blocks.lowering import ReadAsWritten, Stack
 from omniform.core.context import StepContext
 
 Step = Callable[[Tensor, StepContext], Tensor]
@@ -27,10 +26,8 @@ Norm = nn.Module
 """What a layer's body calls the parts that :meth:`Layer.of` makes."""
 
 
-class Layer(Composed, ReadAsWritten):
+class Layer(Composed):
     """Base of the layers of a stack: called as ``layer(hidden, ctx)``, Shape: [B, T, D] in, and out what is wanted.
-
-    It is lowered as its ``forward`` is written, whichever layer it is.
 
     Attributes:
         dropout: on what each branch adds, in training.
@@ -41,7 +38,6 @@ class Layer(Composed, ReadAsWritten):
     dropout: float = 0.0
     READS_MEMORY: ClassVar[bool] = False
     ROUTES: ClassVar[bool] = False
-    READ: ClassVar[frozenset[str]] = frozenset({"forward", "add"})
     _NORMS: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -98,8 +94,6 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     Returns:
         Shape: [B, T, D]; of a packed step, only what is wanted.
     """
-    if isinstance(layers, Stack) and (made := layers.through(x_BTD, ctx, norm)) is not None:
-        return made
     count = len(layers) if isinstance(layers, Sized) else None
     last = ctx.last_layer()
     for number, layer in enumerate(layers, 1):
