@@ -20,8 +20,9 @@ HALVES = [torch.bfloat16, torch.float16]
 
 @pytest.fixture(autouse=True)
 def slow(monkeypatch):
-    """A CPU without any such instructions."""
+    """A CPU without any such instructions, and no native kernels."""
     found = frozenset(HALVES)
+    monkeypatch.setenv("OMNIFORM_NATIVE", "0")
     monkeypatch.setattr(widening, "slow_dtypes", lambda: found)
     monkeypatch.setattr("omniform.hub.kernels.slow_dtypes", lambda: found)
     return found

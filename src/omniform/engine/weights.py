@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from omniform.architectures.model import Model
+from omniform.native.library import library
+from omniform.transforms import pack as native
 from omniform.transforms.prepack import drop_changed, prepack
 from omniform.transforms.widen import widen
 from omniform.weights.version import WeightWatch
@@ -34,8 +36,15 @@ class Weights:
     def _suit(self) -> None:
         """Have the layers computed as suits their matrices and dtypes now."""
         drop_changed(self._model)
-        if widen(self._model):
+        native.drop_changed(self._model)
+        halves = 0 if self._visits else native.pack(self._model, halves_only=True)
+        if halves + widen(self._model):
             self._watch.accept()
+
+    @property
+    def _visits(self) -> bool:
+        """Whether weights come from the disk when they are needed, and go again."""
+        return "disk" in self._model.placed_at.values()
 
     def say_changed(self) -> None:
         """Have the next look find a change."""
@@ -46,5 +55,7 @@ class Weights:
         if self._prepacked:
             return
         self._prepacked = True
-        if "disk" not in self._model.placed_at.values() and prepack(self._model, mapped_only=True):
+        if self._visits:
+            return
+        if prepack(self._model, mapped_only=True) if library() is None else native.pack(self._model):
             self._watch.accept()

@@ -13,7 +13,8 @@ from omniform.core.context import Computed
 from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
-from omniform.transforms.prepack import LEAST
+from omniform.native.library import library
+from omniform.transforms.pack import LEAST, SMALL
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -89,6 +90,9 @@ def _matmul(module: nn.Module, held: Stored, place: Place, prepackable: bool) ->
     name = NAMES.get(dtype, str(dtype).removeprefix("torch."))
     if place != "cpu":
         return f"{name}, the device's own", f"computed by {place}"
+    native = _native(module, held, name)
+    if native is not None:
+        return native
     if dtype not in (torch.bfloat16, torch.float16):
         return f"{name}, torch's own", f"the weights are {name}"
     if dtype in slow_dtypes():
@@ -102,3 +106,18 @@ def _matmul(module: nn.Module, held: Stored, place: Place, prepackable: bool) ->
     if dtype == torch.bfloat16 and prepackable and held.mapped:
         return f"oneDNN prepacked {name}", "mapped from the file: an engine prepacks them after its first step"
     return f"oneDNN {name}", f"the CPU has {name} instructions"
+
+
+def _native(module: nn.Module, held: Stored, name: str) -> tuple[str, str] | None:
+    """How a layer multiplies by its packed matrix; None where it does not."""
+    found = library()
+    if found is None or type(module) is not nn.Linear or min(module.weight.shape) < LEAST:
+        return None
+    half = held.dtype in (torch.bfloat16, torch.float16)
+    if not half and held.dtype is not torch.float32:
+        return None
+    small = held.mapped or module.weight.numel() * held.dtype.itemsize <= SMALL
+    if not small and held.dtype not in slow_dtypes():
+        return None
+    why = "packed at first use" if half else "packed by an engine after its first step, torch's own elsewhere"
+    return f"native {name} ({found.variant})", why

@@ -27,6 +27,7 @@ from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.models import registry
 from omniform.models.registry import known_families
+from omniform.transforms.pack import Pack
 from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap, KeyTable, Shaped, is_unwrapped
@@ -211,7 +212,10 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     mine = isinstance(model, PreTrainedModel) and model.place is None
     made = {path: tensor for path, tensor in tensors_and_ties(model)[0].items() if mine and path not in views}
     report.fresh = fill(model, views, layout, placement, how)
-    for transform in (*model.transforms, visits(model, placement), Widen()):
+    suited = (
+        (Widen(),) if "disk" in placement.places.values() else (Pack(), Widen())
+    )  # what visits is packed for nobody
+    for transform in (*model.transforms, visits(model, placement), *suited):
         transform.finish(model)
     model.placed_at = {} if how.device_map is None else placement.device_map
     if model.origin.architecture.name in model.config.common.architectures:

@@ -1,0 +1,265 @@
+"""Native matrices: what a linear layer multiplies by, in the layout that the kernels read.
+
+A matrix is packed when it is first multiplied by, and let go when its parameter is no longer what was packed. The
+parameter stays what and where it is, so that training, saving and moving a model are as before: what is saved is what
+was loaded. A parameter that is a view of a mapped file costs no memory twice, since its pages are let go.
+
+Layers stay ``nn.Linear`` to everybody else. What is compiled, traced, exported or differentiated goes torch's own way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.blocks.joint import JointLinear
+from omniform.core.host import is_traced
+from omniform.native.library import library
+from omniform.native.matrix import KINDS, Matrix
+from omniform.transforms.widen import ROWS, multiplied, slow_dtypes
+from omniform.weights.pages import collapse, is_mapped, release
+from omniform.weights.transform import Transform
+from omniform.weights.version import Memory, counted, were_written
+
+LEAST = 64
+"""Matrices of fewer rows or columns are left alone: there is nothing to win."""
+
+SMALL = 2**20
+"""Bytes of a matrix that may well be held twice."""
+
+WORDS = 2**9
+"""Words of eight bytes that are looked at in every matrix whose memory is no file's."""
+
+
+class Precision(Protocol):
+    """As what numbers a matrix is packed."""
+
+    def packed(self, weight: Tensor) -> Matrix:
+        """Pack a matrix of floats. Shape: [outs, ins]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsLoaded:
+    """Every number as it is."""
+
+    def packed(self, weight: Tensor) -> Matrix:
+        return Matrix.pack(weight)
+
+
+class Packed:
+    """A layer's matrix, and what it was packed from.
+
+    Args:
+        linear: the layer.
+        precision: as what numbers.
+
+    Attributes:
+        matrix: the matrix.
+        bias: float32, or None. Shape: [outs].
+        memory: what lies behind the parameter.
+    """
+
+    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
+        self._weight, self._bias = linear.weight, linear.bias
+        with torch.no_grad():
+            self.matrix = precision.packed(linear.weight)
+            self.bias = None if linear.bias is None else linear.bias.detach().float().clone()
+        collapse(self.matrix.c.codes, self.matrix.nbytes)
+        self._state = self._now()
+        # To look at the numbers of a mapped matrix would bring its pages back.
+        self._samples = None if is_mapped(self._weight) else _Samples(self._weight)
+        self.memory = Memory((self._weight,), WORDS)
+        release(self._weight)
+
+    def _now(self) -> tuple[object, ...]:
+        return counted(self._weight), None if self._bias is None else counted(self._bias)
+
+    def has_moved(self) -> bool:
+        """Whether the parameters lie elsewhere by now, or torch has counted a write to them."""
+        return self._now() != self._state
+
+    def fits(self, linear: nn.Module) -> bool:
+        """Whether this is a layer's matrix still, as far as can be seen at once."""
+        held = linear._parameters
+        return (
+            held.get("weight") is self._weight
+            and held.get("bias") is self._bias
+            and not self.has_moved()
+            and (self._samples is None or self._samples.are_as_they_were())
+        )
+
+
+class _Samples:
+    """A few numbers of a matrix, at its beginning, in its middle and at its end."""
+
+    def __init__(self, weight: Tensor) -> None:
+        nbytes = weight.nbytes if weight.is_contiguous() else 0
+        # Neighbours: to read them takes less than a microsecond.
+        self._bytes = (ctypes.c_char * nbytes).from_address(weight.data_ptr())
+        self._places = [slice(at, at + 64) for at in (0, nbytes // 2, max(0, nbytes - 64))]
+        self._were = self._now()
+
+    def _now(self) -> list[bytes]:
+        return [cast(bytes, self._bytes[place]) for place in self._places]
+
+    def are_as_they_were(self) -> bool:
+        """Whether the numbers are the same. The matrix must still be where it was."""
+        return self._now() == self._were
+
+
+_PACKED: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
+"""Beside the layers, not in them: copies and pickles go without."""
+
+
+def packed_of(linear: nn.Linear) -> Packed | None:
+    """A layer's packed matrix, made where there is none yet; None where the layer is to be torch's.
+
+    It is torch's where there are no kernels, on another device, in another dtype than they know, and where a second
+    copy in memory would win too little: a big matrix that is no view of a mapped file, in a dtype that the CPU has
+    instructions for.
+    """
+    found = _PACKED.get(linear)
+    if found is not None:
+        if found.fits(linear):
+            return found
+        del _PACKED[linear]
+    if not can_pack(linear):
+        return None
+    precision = linear.precision if isinstance(linear, NativeLinear) else AsLoaded()
+    found = _PACKED[linear] = Packed(linear, precision)
+    return found
+
+
+def can_pack(linear: nn.Linear) -> bool:
+    """Whether a layer's matrix is one for the kernels."""
+    weight = linear.weight
+    return (
+        library() is not None
+        and type(weight) in (nn.Parameter, Tensor)
+        and weight.device.type == "cpu"
+        and weight.layout is torch.strided
+        and weight.dtype in KINDS
+        and weight.numel() > 0
+        and (weight.nbytes <= SMALL or weight.dtype in slow_dtypes() or is_mapped(weight))
+    )
+
+
+def _is_watched() -> bool:
+    """Whether operations are recorded, counted or transformed now, so that only torch's own will do."""
+    return (
+        is_traced()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+class NativeLinear(JointLinear):
+    """A linear layer that multiplies by its packed matrix wherever nobody learns from it or watches it.
+
+    Attributes:
+        precision: as what numbers the matrix is packed.
+    """
+
+    precision: Precision = AsLoaded()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., in] to [..., out]."""
+        packed = self._packed_for(x)
+        return self._by_torch(x) if packed is None else _product(x, packed)
+
+    def together(self, x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...] | None:
+        if not all(isinstance(layer, NativeLinear) for layer in layers) or any(map(_is_hooked, layers)):
+            return None
+        found = [layer._packed_for(x) for layer in cast(tuple[NativeLinear, ...], layers)]
+        if any(packed is None for packed in found):
+            return None
+        return tuple(_product(x, packed) for packed in found if packed is not None)
+
+    def _packed_for(self, x: Tensor) -> Packed | None:
+        weight = self.weight
+        if type(x) is not Tensor or x.dtype is not weight.dtype or x.device.type != "cpu" or not x.numel():
+            return None
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return None
+        return None if _is_watched() or x.shape[-1] != self.in_features else packed_of(self)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """torch's own product; of slow halves in float32 tiles, where that may be."""
+        learned = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+        few = x.numel() < ROWS * self.in_features
+        if few or learned or _is_watched() or x.dtype is not self.weight.dtype or x.dtype not in slow_dtypes():
+            return F.linear(x, self.weight, self.bias)
+        return multiplied(x, self.weight, self.bias)
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _product(x: Tensor, packed: Packed) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    return packed.matrix.multiply(rows, bias=packed.bias).view(*x.shape[:-1], packed.matrix.outs)
+
+
+def pack(model: nn.Module, *, halves_only: bool = False, precision: Precision | None = None) -> int:
+    """Have every linear layer that profits multiply by a packed matrix; changes the model in place.
+
+    Args:
+        halves_only: leave float32 alone, which torch multiplies well where there are many rows.
+        precision: as what numbers; as they are by default.
+
+    Returns:
+        How many layers that were torch's are not any more.
+    """
+    if library() is None:
+        return 0
+    count = 0
+    for module in model.modules():
+        if type(module) is not nn.Linear or min(module.weight.shape) < LEAST or module.weight.device.type != "cpu":
+            continue
+        if module.weight.dtype not in KINDS or (halves_only and module.weight.dtype is torch.float32):
+            continue
+        module.__class__ = NativeLinear
+        if precision is not None:
+            cast(NativeLinear, module).precision = precision
+        count += 1
+    if count and _look_first not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
+    return count
+
+
+class Pack(Transform):
+    """Native matrices for the layers of a model whose weights are halves: see :func:`pack`."""
+
+    def finish(self, model: nn.Module) -> None:
+        pack(model, halves_only=True)
+
+
+def drop_changed(model: nn.Module) -> None:
+    """Forget the packed copies of matrices that somebody has written to since."""
+    found = [(layer, packed) for layer in model.modules() if (packed := _PACKED.get(layer)) is not None]
+    moved = any(packed.has_moved() for _, packed in found)
+    if moved or were_written(packed.memory for _, packed in found):
+        for layer, packed in found:
+            if packed.has_moved() or packed.memory.was_written():
+                _PACKED.pop(layer, None)
+
+
+def packed_bytes(layers: Sequence[nn.Module]) -> int:
+    """Bytes that the packed matrices of some layers take now."""
+    return sum(packed.matrix.nbytes for layer in layers if (packed := _PACKED.get(layer)) is not None)
+
+
+def _look_first(model: nn.Module, inputs: object) -> None:
+    drop_changed(model)
