@@ -18,14 +18,14 @@ extern "C" {
 
 enum of_kind { OF_F32, OF_BF16, OF_F16, OF_F8_E4M3, OF_F8_E5M2, OF_I8, OF_N4 };
 
-enum of_error { OF_OK, OF_NO_MEMORY, OF_UNKNOWN_KIND };
+enum of_error { OF_OK, OF_NO_MEMORY, OF_UNKNOWN_KIND, OF_OUT_OF_RANGE };
 
 /* Rows of numbers. */
 typedef struct of_rows {
     void* at;
     int64_t rows, width;
     int64_t stride; /* from a row to the next */
-    int32_t kind;   /* OF_F32, OF_BF16 or OF_F16 */
+    int32_t kind;   /* OF_F32, OF_BF16 or OF_F16; where matrices are packed any: codes are a byte each */
     int32_t unused;
 } of_rows;
 
@@ -44,7 +44,7 @@ typedef struct of_matrix {
     const void* minima;  /* likewise */
     const float* table;  /* what the sixteen codes of OF_N4 mean, or none: a code is its own number */
     int64_t outs, ins;
-    int64_t group;       /* inputs that share a scale */
+    int64_t group;       /* inputs that share a scale: a multiple of 8 that divides 256, a multiple of 256, or ins or more */
     int32_t kind;
     int32_t scale_kind;  /* OF_F32 or OF_F16: of scales and minima */
 } of_matrix;
@@ -64,10 +64,15 @@ OF_API int32_t of_threads(void);
 
 /* Bytes of the codes of a matrix. */
 OF_API int64_t of_packed_bytes(int32_t kind, int64_t outs, int64_t ins);
-/* Packs a matrix of floats whose kind is the layout's own. Shape: [outs, ins]. */
+/* Packs rows of numbers or codes of the layout's own kind (those of OF_N4 a byte each). Shape: [outs, ins]. */
 OF_API int32_t of_pack(const of_rows* source, int32_t kind, void* codes);
-/* The inverse. */
+/* The inverse of what was packed as floats; any matrix as float32. */
 OF_API int32_t of_unpack(const of_matrix* matrix, of_rows* target);
+/* Makes the codes, scales and minima of `target` (OF_I8, or OF_N4 with minima, or with the table -8 .. 7) from floats.
+ * OF_OUT_OF_RANGE: scales of float16 would be too coarse for these numbers. */
+OF_API int32_t of_quantize(const of_rows* source, const of_matrix* target);
+/* Scales or minima. Shape: [outs, groups] to [panel][group][16], zeros behind. */
+OF_API int32_t of_pack_scales(const of_rows* source, void* scales);
 
 /* y = x matrix^T (+ bias), rows of any kind to rows of any kind. Shape: [rows, ins] to [rows, outs].
  * Every output is one chain of additions in the order of the inputs, whatever the rows beside it. */

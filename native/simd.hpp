@@ -22,6 +22,8 @@
 #endif
 
 #define OF_INLINE static inline __attribute__((always_inline))
+#define OF_INLINE_METHOD inline __attribute__((always_inline))
+#define OF_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace of {
 
@@ -70,6 +72,15 @@ OF_INLINE uint16_t to_f16(float x) {
 }
 
 // ---------------------------------------------------------------- the vectors
+
+#if OF_AVX512 || OF_AVX2
+// fp8 e4m3 has the layout of float16 but for an exponent that is 8 smaller and no infinities: all ones are no number.
+OF_INLINE __m256i e4m3_as_f16(__m128i bytes) {
+    __m256i v = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), rest = _mm256_set1_epi16(0x3f80);
+    __m256i none = _mm256_cmpeq_epi16(_mm256_and_si256(v, rest), rest);
+    return _mm256_or_si256(_mm256_and_si256(v, _mm256_set1_epi16(int16_t(0xbf80))), none);
+}
+#endif
 
 #if OF_AVX512
 
@@ -128,13 +139,26 @@ OF_INLINE I32 madd(Pairs a, Pairs b, I32 c) {
     return {_mm512_add_epi32(c.v, _mm512_madd_epi16(a.v, b.v))};
 #endif
 }
-// The sixteen lanes of four nibbles each, as four vectors of pairs: nibbles 0 of all lanes first.
-OF_INLINE void load_nibbles(const void* p, Pairs out[4]) {
-    __m512i v = _mm512_loadu_si512(p), low = _mm512_set1_epi16(15);
-    out[0].v = _mm512_and_si512(v, low);
-    out[1].v = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-    out[2].v = _mm512_and_si512(_mm512_srli_epi16(v, 8), low);
-    out[3].v = _mm512_srli_epi16(v, 12);
+// The J-th nibble of each of the 32 numbers of 16 bits.
+template <int J> OF_INLINE Pairs nibble(Pairs v) {
+    __m512i moved = J ? _mm512_srli_epi16(v.v, 4 * J) : v.v;
+    return {J == 3 ? moved : _mm512_and_si512(moved, _mm512_set1_epi16(15))};
+}
+struct Table { __m512i v; };  // what sixteen codes mean, twice
+OF_INLINE Table table_of(const int16_t* t) {
+    return {_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)t))};
+}
+template <int J> OF_INLINE Pairs coded(Table t, Pairs v) {  // what the J-th nibbles mean
+    return {_mm512_permutexvar_epi16(J ? _mm512_srli_epi16(v.v, 4 * J) : v.v, t.v)};
+}
+OF_INLINE F32 look_up(const float* t, I32 codes) { return {_mm512_permutexvar_ps(codes.v, _mm512_loadu_ps(t))}; }
+OF_INLINE I32 max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
+OF_INLINE void store_shorts(int16_t* p, I32 x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x.v)); }
+OF_INLINE F32 load_e5m2(const uint8_t* p) {
+    return {_mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)), 8))};
+}
+OF_INLINE F32 load_e4m3(const uint8_t* p) {
+    return {_mm512_mul_ps(_mm512_cvtph_ps(e4m3_as_f16(_mm_loadu_si128((const __m128i*)p))), _mm512_set1_ps(256.0f))};
 }
 OF_INLINE float sum(F32 a) {
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
@@ -236,14 +260,47 @@ OF_INLINE __m256i madd_half(__m256i x, __m256i y, __m256i z) {
 #endif
 }
 OF_INLINE I32 madd(Pairs x, Pairs y, I32 z) { return {madd_half(x.a, y.a, z.a), madd_half(x.b, y.b, z.b)}; }
-// The sixteen lanes of four nibbles each, as four vectors of pairs: nibbles 0 of all lanes first.
-OF_INLINE void load_nibbles(const void* p, Pairs out[4]) {
-    Pairs v = load_pairs(p);
-    __m256i low = _mm256_set1_epi16(15);
-    out[0] = {_mm256_and_si256(v.a, low), _mm256_and_si256(v.b, low)};
-    out[1] = {_mm256_and_si256(_mm256_srli_epi16(v.a, 4), low), _mm256_and_si256(_mm256_srli_epi16(v.b, 4), low)};
-    out[2] = {_mm256_and_si256(_mm256_srli_epi16(v.a, 8), low), _mm256_and_si256(_mm256_srli_epi16(v.b, 8), low)};
-    out[3] = {_mm256_srli_epi16(v.a, 12), _mm256_srli_epi16(v.b, 12)};
+// The J-th nibble of each of the 32 numbers of 16 bits.
+template <int J> OF_INLINE __m256i nibble_half(__m256i v) {
+    __m256i moved = J ? _mm256_srli_epi16(v, 4 * J) : v;
+    return J == 3 ? moved : _mm256_and_si256(moved, _mm256_set1_epi16(15));
+}
+template <int J> OF_INLINE Pairs nibble(Pairs v) { return {nibble_half<J>(v.a), nibble_half<J>(v.b)}; }
+struct Table { __m256i low, high; };  // the bytes of what sixteen codes mean, in both halves of a register
+OF_INLINE Table table_of(const int16_t* t) {
+    __m256i v = _mm256_loadu_si256((const __m256i*)t), bytes = _mm256_set1_epi16(255);
+    __m256i low = _mm256_and_si256(v, bytes), high = _mm256_srli_epi16(v, 8);
+    __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi16(low, high), 0xd8);  // all low bytes, all high ones
+    return {_mm256_permute2x128_si256(both, both, 0x00), _mm256_permute2x128_si256(both, both, 0x11)};
+}
+// Two nibbles of a lane lie in the low halves of its bytes at once, so that two shuffles find what both mean.
+template <int J> OF_INLINE __m256i coded_half(Table t, __m256i v) {
+    __m256i code = _mm256_and_si256(J % 2 ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
+    __m256i low = _mm256_shuffle_epi8(t.low, code), high = _mm256_shuffle_epi8(t.high, code);
+    if (J < 2) return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi16(255)), _mm256_slli_epi16(high, 8));
+    return _mm256_or_si256(_mm256_srli_epi16(low, 8), _mm256_andnot_si256(_mm256_set1_epi16(255), high));
+}
+template <int J> OF_INLINE Pairs coded(Table t, Pairs v) { return {coded_half<J>(t, v.a), coded_half<J>(t, v.b)}; }
+OF_INLINE __m256 look_up_half(const float* t, __m256i code) {
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t), code);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(t + 8), code);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+}
+OF_INLINE F32 look_up(const float* t, I32 x) { return {look_up_half(t, x.a), look_up_half(t, x.b)}; }
+OF_INLINE I32 max(I32 x, I32 y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
+OF_INLINE void store_shorts(int16_t* p, I32 x) {
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8));
+}
+OF_INLINE F32 widened_f16(__m256i v) {
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1))};
+}
+OF_INLINE F32 load_e5m2(const uint8_t* p) {
+    return widened_f16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)), 8));
+}
+OF_INLINE F32 load_e4m3(const uint8_t* p) {
+    F32 x = widened_f16(e4m3_as_f16(_mm_loadu_si128((const __m128i*)p)));
+    __m256 scale = _mm256_set1_ps(256.0f);
+    return {_mm256_mul_ps(x.a, scale), _mm256_mul_ps(x.b, scale)};
 }
 OF_INLINE float sum(F32 x) {
     __m256 h = _mm256_add_ps(x.a, x.b);
@@ -317,12 +374,25 @@ OF_INLINE Pairs load_bytes(const int8_t* p) {
 OF_INLINE I32 madd(Pairs a, Pairs b, I32 c) {
     OF_EACH(I32, int32_t(uint32_t(c.v[i]) + uint32_t(int32_t(a.v[2 * i]) * b.v[2 * i] + int32_t(a.v[2 * i + 1]) * b.v[2 * i + 1])));
 }
-OF_INLINE void load_nibbles(const void* p, Pairs out[4]) {
-    const uint8_t* bytes = static_cast<const uint8_t*>(p);
-    for (int i = 0; i < 2 * LANES; ++i) {
-        uint32_t lane = uint32_t(bytes[2 * i]) | uint32_t(bytes[2 * i + 1]) << 8;
-        for (int j = 0; j < 4; ++j) out[j].v[i] = int16_t(lane >> (4 * j) & 15);
-    }
+// The J-th nibble of each of the 32 numbers of 16 bits.
+template <int J> OF_INLINE Pairs nibble(Pairs v) {
+    Pairs r;
+    for (int i = 0; i < 2 * LANES; ++i) r.v[i] = int16_t(uint16_t(v.v[i]) >> (4 * J) & 15);
+    return r;
+}
+struct Table { int16_t v[16]; };  // what sixteen codes mean
+OF_INLINE Table table_of(const int16_t* t) { Table r; std::memcpy(r.v, t, sizeof r.v); return r; }
+template <int J> OF_INLINE Pairs coded(Table t, Pairs v) {  // what the J-th nibbles mean
+    Pairs r;
+    for (int i = 0; i < 2 * LANES; ++i) r.v[i] = t.v[uint16_t(v.v[i]) >> (4 * J) & 15];
+    return r;
+}
+OF_INLINE F32 look_up(const float* t, I32 codes) { OF_EACH(F32, t[codes.v[i]]); }
+OF_INLINE I32 max(I32 a, I32 b) { OF_EACH(I32, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+OF_INLINE void store_shorts(int16_t* p, I32 x) { for (int i = 0; i < LANES; ++i) p[i] = int16_t(x.v[i]); }
+OF_INLINE F32 load_e5m2(const uint8_t* p) { OF_EACH(F32, from_f16(uint16_t(p[i] << 8))); }
+OF_INLINE F32 load_e4m3(const uint8_t* p) {
+    OF_EACH(F32, (p[i] & 127) == 127 ? NAN : 256.0f * from_f16(uint16_t((p[i] & 128) << 8 | (p[i] & 127) << 7)));
 }
 OF_INLINE float sum(F32 a) {
     float h[8], q[4];
@@ -342,6 +412,8 @@ OF_INLINE float top(F32 a) {
 
 OF_INLINE F32& operator+=(F32& a, F32 b) { return a = a + b; }
 OF_INLINE F32& operator*=(F32& a, F32 b) { return a = a * b; }
+
+OF_INLINE F32 absolute(F32 a) { return as_float(as_int(a) & all_ints(0x7fffffff)); }
 
 // Sixteen pairs of bf16, (k, k+1) of every output: the numbers of k and those of k + 1.
 OF_INLINE void load_bf16_pairs(const uint16_t* p, F32& even, F32& odd) {

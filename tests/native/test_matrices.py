@@ -41,3 +41,50 @@ def test_threads_change_nothing(dtype: torch.dtype) -> None:
         assert torch.equal(matrix.multiply(x), alone)
     finally:
         torch.set_num_threads(before)
+
+
+EIGHTHS = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("dtype", EIGHTHS, ids=str)
+def test_every_number_of_eight_bits(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)[:, None]
+    matrix = Matrix.pack(every)
+    assert torch.equal(matrix.unpack().view(torch.uint8), every.view(torch.uint8))
+    for rows in (1, 8):
+        y = matrix.multiply(torch.ones(rows, 1))
+        assert torch.equal(y.nan_to_num(-12345.0), every.float().T.nan_to_num(-12345.0).expand(rows, -1))
+        assert torch.equal(y.isnan(), every.float().isnan().T.expand(rows, -1))
+        assert torch.equal(y.isinf(), every.float().isinf().T.expand(rows, -1))
+
+
+@pytest.mark.parametrize("dtype", EIGHTHS, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_products_of_eight_bits(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    matrix, x = Matrix.pack(weight), torch.randn(24, size[1])
+    assert torch.equal(matrix.unpack().view(torch.uint8), weight.view(torch.uint8))
+    together = matrix.multiply(x)
+    assert torch.equal(together, Matrix.pack(weight.float()).multiply(x))
+    for rows in ROWS[:8]:
+        assert torch.equal(matrix.multiply(x[:rows]), together[:rows])
+
+
+@pytest.mark.parametrize("rows", [1, 4, 20])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_hostile_floats(dtype: torch.dtype, rows: int) -> None:
+    weight = torch.randn(33, 100, generator=torch.Generator().manual_seed(2)).to(dtype)
+    for at, bad in enumerate((float("inf"), float("nan"), torch.finfo(dtype).max, torch.finfo(dtype).tiny / 4)):
+        weight[at, 50 + at] = bad
+    x = torch.randn(rows, 100, generator=torch.Generator().manual_seed(3))
+    x[0] *= 1e-38  # subnormal, most of them
+    y, expected = Matrix.pack(weight).multiply(x), x.double() @ weight.double().T
+    assert torch.equal(y[:, :2].isnan(), expected[:, :2].isnan())
+    assert torch.equal(y[:, 0].isinf(), expected[:, 0].isinf())
+    bound = 1e-5 * (x.double().abs() @ weight.double().abs().T) + 1e-43
+    fine = expected.abs() < 1e38
+    assert ((y - expected).abs()[fine] <= bound[fine]).all()
+    clean = torch.randn(1, 100)
+    assert torch.equal(
+        Matrix.pack(weight[4:]).multiply(torch.cat([x, clean]))[-1:], Matrix.pack(weight[4:]).multiply(clean)
+    )

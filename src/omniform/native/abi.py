@@ -183,6 +183,8 @@ FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "of_packed_bytes": (c_int64, (c_int32, c_int64, c_int64)),
     "of_pack": (c_int32, (POINTER(Rows), c_int32, c_void_p)),
     "of_unpack": (c_int32, (POINTER(PackedMatrix), POINTER(Rows))),
+    "of_quantize": (c_int32, (POINTER(Rows), POINTER(PackedMatrix))),
+    "of_pack_scales": (c_int32, (POINTER(Rows), c_void_p)),
     "of_matmul": (c_int32, (POINTER(PackedMatrix), POINTER(Rows), POINTER(c_float), POINTER(Rows), c_int32)),
     "of_normalise": (
         c_int32,

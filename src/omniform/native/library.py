@@ -14,12 +14,20 @@ import torch
 from omniform.native import abi
 from omniform.native.cpu import NEEDS, Cpu, available_threads, features, path_of
 
-ERRORS = {1: "there is no memory left", 2: "the kernels do not know this kind of numbers"}
+ERRORS = {
+    1: "there is no memory left",
+    2: "the kernels do not know this kind of numbers",
+    3: "numbers are out of the range that scales hold",
+}
 """What a function's result other than zero means."""
 
 
 class NativeError(RuntimeError):
     """A kernel refused; our own bug, or no memory."""
+
+
+class OutOfRangeError(NativeError):
+    """Scales of float16 would not do for these numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class Library:
         self.follow_torch()
         wrong = getattr(self.c, name)(*args)
         if wrong:
-            raise NativeError(f"{name}: {ERRORS.get(wrong, wrong)}")
+            raise (OutOfRangeError if wrong == 3 else NativeError)(f"{name}: {ERRORS.get(wrong, wrong)}")
 
     def follow_torch(self) -> None:
         """Compute with as many threads as torch does now, and never more than this process is given."""

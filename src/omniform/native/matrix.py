@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from omniform.native import abi
 from omniform.native.abi import Flag, Kind
-from omniform.native.library import Library, NativeError, library
+from omniform.native.library import Library, NativeError, OutOfRangeError, library
 
 KINDS: dict[torch.dtype, Kind] = {
     torch.float32: Kind.F32,
@@ -17,6 +18,17 @@ KINDS: dict[torch.dtype, Kind] = {
     torch.float16: Kind.F16,
 }
 """Floats that rows and matrices are made of."""
+
+PACKED: dict[torch.dtype, Kind] = {**KINDS, torch.float8_e4m3fn: Kind.F8_E4M3, torch.float8_e5m2: Kind.F8_E5M2}
+"""Floats that matrices are made of."""
+
+CODES: dict[torch.dtype, Kind] = {torch.int8: Kind.I8, torch.uint8: Kind.N4}
+"""Integers that matrices are made of: bytes, or four bits, which come as a byte each."""
+
+ANY = {**PACKED, **CODES}
+
+EVEN = tuple(float(n) for n in range(-8, 8))
+"""What the codes of a symmetric matrix of four bits mean."""
 
 PLAIN = Flag(0)
 
@@ -27,7 +39,7 @@ ALIGNED = 64
 def rows_of(x: Tensor) -> abi.Rows:
     """Rows as the library takes them. Shape: [rows, width], neighbours within a row side by side."""
     assert x.dim() == 2 and (x.stride(1) == 1 or x.shape[1] < 2), "rows lie side by side"
-    return abi.Rows(x.data_ptr(), x.shape[0], x.shape[1], x.stride(0), KINDS[x.dtype], 0)
+    return abi.Rows(x.data_ptr(), x.shape[0], x.shape[1], x.stride(0), ANY[x.dtype], 0)
 
 
 def aligned(size: int) -> Tensor:
@@ -35,6 +47,62 @@ def aligned(size: int) -> Tensor:
     whole = torch.empty(size + ALIGNED, dtype=torch.uint8, device="cpu")
     skip = -whole.data_ptr() % ALIGNED
     return whole[skip : skip + size]
+
+
+def _library() -> Library:
+    by = library()
+    if by is None:
+        raise NativeError("there are no native kernels here")
+    return by
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """With neighbours within a row side by side."""
+    x = x.detach()
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _checked(group: int, ins: int) -> int:
+    """A group as kernels take it: of all inputs where it holds as many or more."""
+    if group >= ins:
+        return -(-ins // 8) * 8
+    assert group % 8 == 0 and (group % 256 == 0 or 256 % group == 0), f"groups of {group} inputs"
+    return group
+
+
+def _scale_count(outs: int, ins: int, group: int) -> int:
+    """Scales of a matrix whose outputs are padded to sixteen."""
+    return -(-outs // 16) * 16 * -(-ins // group)
+
+
+def _table(means: Sequence[float]) -> Tensor:
+    made = aligned(64)
+    made.view(torch.float32).copy_(torch.tensor(means))
+    return made
+
+
+def _packed(rows: Tensor, kind: Kind, by: Library) -> Tensor:
+    codes = aligned(by.c.of_packed_bytes(kind, *rows.shape))
+    by.call("of_pack", ctypes.byref(rows_of(rows)), kind, codes.data_ptr())
+    return codes
+
+
+def _packed_scales(scales: Tensor, by: Library) -> Tensor:
+    packed = aligned(_scale_count(scales.shape[0], scales.shape[1], 1) * scales.itemsize)
+    by.call("of_pack_scales", ctypes.byref(rows_of(scales)), packed.data_ptr())
+    return packed
+
+
+def _struct(
+    kind: Kind,
+    size: tuple[int, int, int],
+    codes: Tensor,
+    meaning: tuple[Tensor | None, Tensor | None, Tensor | None],
+    scale_kind: Kind,
+) -> abi.PackedMatrix:
+    """A matrix of ``(outs, ins, group)`` with its ``(scales, minima, table)``."""
+    scales, minima, table = (None if x is None else x.data_ptr() for x in meaning)
+    return abi.PackedMatrix(codes.data_ptr(), scales, minima, table, *size, kind, scale_kind)
 
 
 class Matrix:
@@ -60,16 +128,80 @@ class Matrix:
         Raises:
             NativeError: there is no library, or no memory.
         """
-        by = library()
-        if by is None:
-            raise NativeError("there are no native kernels here")
-        weight = weight.detach()
-        kind, (outs, ins) = KINDS[weight.dtype], weight.shape
-        if weight.stride(1) != 1:
-            weight = weight.contiguous()
-        codes = aligned(by.c.of_packed_bytes(kind, outs, ins))
-        by.call("of_pack", ctypes.byref(rows_of(weight)), kind, codes.data_ptr())
+        by, kind, weight = _library(), PACKED[weight.dtype], _side_by_side(weight)
+        codes = _packed(weight, kind, by)
+        outs, ins = weight.shape
         return cls(abi.PackedMatrix(codes.data_ptr(), None, None, None, outs, ins, ins, kind, 0), (codes,), by)
+
+    @classmethod
+    def quantize(cls, weight: Tensor, *, bits: int = 8, group: int = 32, minima: bool = False) -> Matrix:
+        """Make integers of a matrix of floats, with a scale for every group of inputs. Shape: [outs, ins].
+
+        Scales are float16 where that holds them, else float32. A group that holds an infinity or NaN is NaN.
+
+        Args:
+            weight: float32, bfloat16 or float16.
+            bits: 8 or 4.
+            group: inputs that share a scale: a multiple of 8 that divides 256, a multiple of 256, or all of them.
+            minima: whether groups of four bits have a minimum too, instead of codes of -8 to 7.
+
+        Raises:
+            NativeError: there is no library, or no memory.
+        """
+        assert bits in (4, 8) and not (minima and bits == 8), (bits, minima)
+        by, weight = _library(), _side_by_side(weight)
+        outs, ins = weight.shape
+        group = _checked(group, ins)
+        kind = Kind.I8 if bits == 8 else Kind.N4
+        codes = aligned(by.c.of_packed_bytes(kind, outs, ins))
+        table = _table(EVEN) if bits == 4 and not minima else None
+        for dtype in (torch.float16, torch.float32):
+            scales, lows = (
+                aligned(_scale_count(outs, ins, group) * dtype.itemsize) if wanted else None
+                for wanted in (True, minima)
+            )
+            c = _struct(kind, (outs, ins, group), codes, (scales, lows, table), KINDS[dtype])
+            try:
+                by.call("of_quantize", ctypes.byref(rows_of(weight)), ctypes.byref(c))
+            except OutOfRangeError:
+                continue
+            return cls(c, tuple(x for x in (codes, scales, lows, table) if x is not None), by)
+        raise AssertionError("float32 holds every scale")
+
+    @classmethod
+    def quantized(
+        cls,
+        codes: Tensor,
+        scales: Tensor,
+        *,
+        group: int,
+        minima: Tensor | None = None,
+        table: Sequence[float] | None = None,
+    ) -> Matrix:
+        """Pack codes that a file brings: numbers are ``scale * code + minimum``, or ``scale * table[code] + minimum``.
+
+        Args:
+            codes: int8, or uint8 below 16. Shape: [outs, ins].
+            scales: float16 or float32. Shape: [outs, groups].
+            group: inputs that share a scale; see :meth:`quantize`.
+            minima: as scales.
+            table: what each of the sixteen codes of four bits means.
+
+        Raises:
+            NativeError: there is no library, or no memory.
+        """
+        by, kind, codes = _library(), CODES[codes.dtype], _side_by_side(codes)
+        outs, ins = codes.shape
+        group = _checked(group, ins)
+        shape = (outs, -(-ins // group))
+        assert scales.shape == shape and (minima is None or minima.shape == shape), (scales.shape, shape)
+        assert minima is None or minima.dtype == scales.dtype, "scales and minima are of one dtype"
+        assert table is None or (kind is Kind.N4 and len(table) == 16), "a table is for four bits"
+        packed = _packed(codes, kind, by)
+        means = None if table is None else _table(table)
+        held = [None if x is None else _packed_scales(_side_by_side(x), by) for x in (scales, minima)]
+        c = _struct(kind, (outs, ins, group), packed, (held[0], held[1], means), KINDS[scales.dtype])
+        return cls(c, tuple(x for x in (packed, *held, means) if x is not None), by)
 
     @property
     def nbytes(self) -> int:
@@ -77,8 +209,8 @@ class Matrix:
         return sum(x.nbytes for x in self._kept)
 
     def unpack(self) -> Tensor:
-        """The matrix of floats that was packed, bit for bit. Shape: [outs, ins]."""
-        dtype = next(dtype for dtype, kind in KINDS.items() if kind == self.kind)
+        """What was packed: floats bit for bit, integers as the float32 they stand for. Shape: [outs, ins]."""
+        dtype = next((dtype for dtype, kind in PACKED.items() if kind == self.kind), torch.float32)
         out = torch.empty(self.outs, self.ins, dtype=dtype, device="cpu")
         self._library.call("of_unpack", ctypes.byref(self.c), ctypes.byref(rows_of(out)))
         return out
