@@ -117,9 +117,12 @@ def test_names_that_are_no_checkpoints(capsys, monkeypatch, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     for name in (tmp_path / "model.gguf", tmp_path):
         code, _, err = piped(capsys, monkeypatch, "hi\n", str(name))
-        assert code == 2 and "GGUF files are not read yet" in err and "gguf_file='model.gguf'" in err
+        assert code == 2 and "the GGUF file is cut short" in err and "model.gguf" in err
     code, _, err = piped(capsys, monkeypatch, "hi\n", str(tmp_path / "other.gguf"))
-    assert code == 2 and "no such file" in err
+    assert code == 2 and "there is no such file" in err
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    code, _, err = piped(capsys, monkeypatch, "hi\n", str(tmp_path))
+    assert code == 2 and "several models" in err and "model.gguf, other.gguf" in err
     code, _, err = piped(capsys, monkeypatch, "hi\n", "a", "--model", "b")
     assert code == 2 and "two models" in err
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 
+from omniform.cli.loading import only_file
 from omniform.core.errors import InputError
 from omniform.hub.inspect import Summary, inspect
 from omniform.hub.plan import Plan, PlannedPart, Use, plan
@@ -14,13 +15,13 @@ from omniform.hub.plan import Plan, PlannedPart, Use, plan
 
 def inspect_command(name: str, *, as_json: bool) -> None:
     """Describe a checkpoint and print it."""
-    summary = inspect(name)
+    summary = inspect(only_file(name))
     print(json.dumps(asdict(summary), ensure_ascii=False) if as_json else described(summary))
 
 
 def plan_command(name: str, settings: Mapping[str, object], *, as_json: bool) -> None:
     """Plan loading a checkpoint and print it."""
-    found = plan(name, **settings)  # type: ignore[arg-type]
+    found = plan(only_file(name), **settings)  # type: ignore[arg-type]
     print(json.dumps(asdict(found), ensure_ascii=False) if as_json else planned(found))
 
 

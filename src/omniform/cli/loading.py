@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import cast
 
 from omniform.architectures.model import Model
-from omniform.core.errors import RepoError
+from omniform.core.errors import RepoError, listed
 from omniform.engine.calls import Reader
 from omniform.hub.auto_inputs import AutoProcessor
 from omniform.hub.checkpoint import load_as_saved
-from omniform.hub.files import locate
+from omniform.hub.files import GGUF, locate
+from omniform.hub.gguf.folder import shard_names
 from omniform.hub.remote import together
 
 PATIENCE = 1.0
@@ -29,7 +30,7 @@ def opened(name: str | os.PathLike[str], *, dtype: str) -> tuple[Model, Reader]:
     Raises:
         OmniformError: there is no such checkpoint, or it cannot be loaded.
     """
-    refuse_gguf(name)
+    name = only_file(name)
     with together():
         source = locate(name)
         if source.folder is None:
@@ -38,31 +39,22 @@ def opened(name: str | os.PathLike[str], *, dtype: str) -> tuple[Model, Reader]:
             return load_as_saved(name, dtype=dtype), cast(Reader, AutoProcessor.from_pretrained(name))
 
 
-def refuse_gguf(name: str | os.PathLike[str]) -> None:
-    """Say what to do about a GGUF file, or a folder that holds nothing else.
+def only_file(name: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The one GGUF file of a folder that holds no other checkpoint; any other name as it is.
 
     Raises:
-        RepoError: this is one.
+        RepoError: there are several.
     """
     path = Path(name).expanduser()
-    if path.suffix.lower() == ".gguf":
-        folder, file = path.parent, path.name
-    elif path.is_dir() and not (path / "config.json").is_file() and (found := sorted(path.glob("*.gguf"))):
-        folder, file = path, found[0].name
-    else:
-        return
-    if not (folder / file).is_file():
-        raise RepoError("no such file", where=str(path))
-    made = f"{path.with_suffix('').name}-unpacked"
-    loads = f"from_pretrained({str(folder)!r}, gguf_file={file!r})"
-    raise RepoError(
-        "GGUF files are not read yet",
-        where=str(path),
-        expected="a folder with config.json and safetensors",
-        remedy="Unpack it once (pip install transformers gguf), then name the folder instead: python -c "
-        f'"import transformers as t; t.AutoModelForCausalLM.{loads}.save_pretrained({made!r}); '
-        f't.AutoTokenizer.{loads}.save_pretrained({made!r})"',
-    )
+    if not path.is_dir() or (path / "config.json").is_file():
+        return name
+    found = sorted(path.glob(f"*{GGUF}"))
+    wholes = list(dict.fromkeys(shard_names(file.name)[0] for file in found))
+    if len(wholes) > 1:
+        raise RepoError(
+            "the folder holds several models", where=str(path), found=listed(wholes), remedy="Name one of the files."
+        )
+    return path / wholes[0] if wholes else name
 
 
 @contextmanager

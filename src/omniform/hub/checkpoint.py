@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -48,6 +48,7 @@ from omniform.hub.remote import together
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
+from omniform.transforms.packed import KeepPacked
 from omniform.transforms.quantize.quantizer import HfQuantizer
 
 log = logging.getLogger("omniform")
@@ -312,6 +313,10 @@ def open_checkpoint(
     if options.dtype is not None and kind.place is None and loading.dtype is not None:
         config.update({"dtype": loading.dtype})
     loading = with_quantizer(loading, quantizer)
+    if files.gguf is not None and quantizer is None and not options.dequantize:
+        prefixes = () if kind.place is None else kind.place.family.prefixes
+        kept = KeepPacked(files.gguf.kind, files.gguf.keep, prefixes, loading.dtype)
+        loading = replace(loading, transforms=(*loading.transforms, kept))
     parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)
     return Opened(source, files, model, options, loading, quantizer)
@@ -378,6 +383,8 @@ def _given_config(config: object) -> ModelConfig | None:
 def _own_dtype(config: ModelConfig, files: WeightFiles) -> torch.dtype | None:
     if config.common.dtype is not None:
         return config.common.dtype
+    if files.gguf is not None:
+        return files.gguf.usual
     # The file's own: one dtype for the whole model, so that a stray float32 buffer does not mix dtypes.
     kinds = (e.dtype for header in files.headers.values() for e in header.entries.values())
     return next((kind for kind in kinds if kind.is_floating_point), None)

@@ -7,14 +7,21 @@ import json
 import os
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omniform.core.errors import ConfigError, InputError, RepoError
 from omniform.hub.kept import Asked, folder_named
 from omniform.hub.lock import pinned
 from omniform.hub.remote import Remote, remote
 from omniform.hub.used import used
+
+if TYPE_CHECKING:  # which builds tokenizers: not for those who name no such file
+    from omniform.hub.gguf.folder import GgufFolder
+
+GGUF = ".gguf"
+"""The end of the names of files that are a whole checkpoint each."""
 
 Name = str | os.PathLike[str]
 
@@ -35,6 +42,7 @@ class Source:
         revision: branch, tag or commit on the Hub.
         subfolder: folder inside the repository.
         remote: the repository on the Hub; None for folders.
+        gguf: the one file that is the checkpoint, in the folder or in the repository; None where all files are.
     """
 
     name: str
@@ -42,6 +50,21 @@ class Source:
     revision: str | None = None
     subfolder: str = ""
     remote: Remote | None = None
+    gguf: str | None = None
+
+    def whole(self) -> GgufFolder | None:
+        """What the one file holds that is the checkpoint; None where all files are.
+
+        Raises:
+            RepoError: there is no such file.
+            WeightsError: it is damaged.
+        """
+        if self.gguf is None:
+            return None
+        from omniform.hub.gguf.folder import opened, shard_names
+
+        plain = replace(self, gguf=None)
+        return opened(plain.fetch(shard_names(self.gguf))[self.gguf])
 
     @property
     def commit(self) -> str | None:
@@ -54,12 +77,13 @@ class Source:
 
     def places(self) -> dict[str, object]:
         """The keywords that find the same repository again; of a folder, none that matters."""
+        one: dict[str, object] = {} if self.gguf is None else {"gguf_file": self.gguf}
         if self.remote is None:
-            return {"revision": self.revision}
+            return {"revision": self.revision, **one}
         asked = self.remote.asked
         return {
             "revision": asked.revision, "token": asked.token, "cache_dir": asked.cache_dir,
-            "local_files_only": asked.local_files_only, "force_download": asked.force_download,
+            "local_files_only": asked.local_files_only, "force_download": asked.force_download, **one,
         }  # fmt: skip
 
     def listing(self) -> frozenset[str]:
@@ -70,6 +94,8 @@ class Source:
         Raises:
             RepoError: as :attr:`commit`.
         """
+        if (whole := self.whole()) is not None:
+            return whole.names
         if self.remote is not None:
             inside = self.path_of("")
             self.remote.commit(f"{inside}config.json")
@@ -84,6 +110,8 @@ class Source:
         Raises:
             RepoError: the folder or repository does not exist or cannot be reached.
         """
+        if (whole := self.whole()) is not None:
+            return whole.find(filename)
         if self.remote is not None:
             path = self.remote.path(self.path_of(filename))
         else:
@@ -94,6 +122,8 @@ class Source:
 
     def has(self, filename: str) -> bool:
         """Whether there is such a file; nothing is fetched. Raises as :meth:`find`."""
+        if (whole := self.whole()) is not None:
+            return filename in whole.names
         if self.remote is not None:
             return self.remote.has(self.path_of(filename))
         return self._local(filename) is not None
@@ -103,6 +133,8 @@ class Source:
 
         Of a commit that is cached with this folder, or known to have none, the Hub is not asked.
         """
+        if self.gguf is not None:
+            return []
         if self.remote is not None:
             top = self.path_of(f"{folder}/")
             return sorted(
@@ -121,6 +153,8 @@ class Source:
 
     def files(self, filenames: Sequence[str]) -> dict[str, Path]:
         """Those of the named files that exist, fetched side by side. Raises as :meth:`find`."""
+        if (whole := self.whole()) is not None:
+            return {name: path for name in filenames if (path := whole.find(name)) is not None}
         if self.remote is not None:
             fetched = self.remote.paths([self.path_of(name) for name in filenames])
             found = {name: fetched[inside] for name in filenames if (inside := self.path_of(name)) in fetched}
@@ -153,7 +187,7 @@ class Source:
         Raises:
             RepoError: there is no such file, or as :meth:`find`.
         """
-        if self.remote is not None:
+        if self.remote is not None and self.gguf is None:
             held = self.remote.peek(self.path_of(filename), start, stop)
             used(self, filename, None)
             return held
@@ -167,14 +201,16 @@ class Source:
 
     def size(self, filename: str) -> int:
         """The bytes of a file. Raises as :meth:`peek`."""
-        if self.remote is not None:
+        if self.remote is not None and self.gguf is None:
             return self.remote.size(self.path_of(filename))
         return self.need(filename).stat().st_size
 
     def lacks(self, problem: str, *, expected: str | None = None, remedy: str | None = None) -> RepoError:
         """The error for files that are not there, with what is."""
         names: list[str] | None = None
-        if self.folder is not None:
+        if (whole := self.whole()) is not None:
+            names = sorted(whole.names)
+        elif self.folder is not None:
             with contextlib.suppress(OSError):
                 names = sorted(path.name for path in (self.folder / self.subfolder).iterdir())
         elif self.remote is not None and self.remote.listed is not None:
@@ -186,6 +222,8 @@ class Source:
 
     def _where(self) -> str:
         revision = "" if self.revision is None else f" ({self.revision})"
+        if self.gguf is not None and not self.name.endswith(self.gguf):
+            return f"{self.name}{revision}, {self.gguf}"
         return f"{self.name}{revision}{f', {self.subfolder}' if self.subfolder else ''}"
 
     def path_of(self, filename: str) -> str:
@@ -208,8 +246,12 @@ def locate(
     local_files_only: bool = False,
     force_download: bool = False,
     subfolder: str = "",
+    gguf_file: str | None = None,
 ) -> Source:
-    """The source that ``name`` means: a folder if one exists, else a Hub id.
+    """The source that ``name`` means: a folder if one exists, a file that is a whole checkpoint, else a Hub id.
+
+    Args:
+        gguf_file: the one file in it that is the checkpoint.
 
     Raises:
         RepoError: it looks like a path and nothing is there; the run is frozen, and this is not locked.
@@ -219,11 +261,16 @@ def locate(
         raise InputError("this names no checkpoint", expected="a folder or a Hub id", found=repr(name))
     text = os.fspath(name)
     path = Path(os.path.expanduser(text))
+    one = _one_file(gguf_file)
     if _is(path.is_dir):
-        return Source(name=text, folder=path, subfolder=subfolder)
+        return Source(name=text, folder=path, subfolder=subfolder, gguf=one)
+    if _is(path.is_file) and path.suffix.lower() == GGUF and one in (None, path.name):
+        return Source(name=text, folder=path.parent, gguf=path.name)
     if _is(path.is_file) and path.suffix == ".json":
         return Source(name=text, folder=path.parent, subfolder=subfolder)
     exists = _is(path.exists)
+    if path.suffix.lower() == GGUF and not exists:
+        raise RepoError("there is no such file", where=text)
     if not text or exists or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text:
         raise RepoError(
             "this is a file, not a checkpoint's folder" if exists else "there is no such folder",
@@ -238,7 +285,18 @@ def locate(
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    return Source(name=text, revision=revision, subfolder=subfolder, remote=remote(asked))
+    return Source(name=text, revision=revision, subfolder=subfolder, remote=remote(asked), gguf=one)
+
+
+def _one_file(name: object) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise InputError("this names no file", where="gguf_file", expected="a file's name", found=repr(name))
+    text = str(os.fspath(name))
+    if os.path.isabs(text) or ".." in Path(text).parts:
+        raise InputError("no file inside the checkpoint", where="gguf_file", expected="a relative path", found=text)
+    return text
 
 
 def _is(test: Callable[[], bool]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from omniform.architectures.model import Model
 from omniform.hub.checkpoint import Name, read_config, saved_class
 from omniform.hub.files import locate
+from omniform.hub.gguf.weights import GgufEntry
 from omniform.hub.load import build_on_meta, lay_out, match, table_of, transformed
 from omniform.hub.quantizing import quantizer_of
 from omniform.hub.weights import WeightFiles, find_weights
@@ -94,7 +95,7 @@ def inspect(name: Name, **where: object) -> Summary:
     tensors, _ = tensors_and_ties(model)
     dtypes: Counter[str] = Counter()
     for dtype, nbytes in sizes.values():
-        dtypes[str(dtype).removeprefix("torch.")] += nbytes
+        dtypes[dtype] += nbytes
     return Summary(
         name=source.name,
         family=config.model_type,
@@ -106,33 +107,39 @@ def inspect(name: Name, **where: object) -> Summary:
         dtypes=dict(dtypes.most_common()),
         parts=_parts(model, sizes),
         files=tuple(path.name for path in files.paths),
-        mapped=bool(files.headers),
+        mapped=bool(files.headers) or files.gguf is not None,
     )
 
 
-def _stored_sizes(model: Model, files: WeightFiles) -> dict[str, tuple[torch.dtype, int]]:
+def _stored_sizes(model: Model, files: WeightFiles) -> dict[str, tuple[str, int]]:
     """Dtype and bytes of each of the model's tensors, as stored; as the config says where no header tells."""
     table = table_of(model)
     tensors, _ = tensors_and_ties(model)
-    stored: dict[str, torch.dtype] = {}
+    stored: dict[str, Entry | GgufEntry | Tensor] = {}
     for key, entry in _told(files).items():
         meant = table.canonical(key, model.origin.family.prefixes)
         if meant is not None:
-            stored.setdefault(table.duplicates.get(meant, meant), entry.dtype)
+            stored.setdefault(table.duplicates.get(meant, meant), entry)
     fallback = model.config.common.dtype or torch.float32
-    sizes: dict[str, tuple[torch.dtype, int]] = {}
+    sizes: dict[str, tuple[str, int]] = {}
     for path in table.links:
-        dtype = stored.get(table.key(path), fallback if tensors[path].is_floating_point() else tensors[path].dtype)
-        sizes[path] = (dtype, prod(tensors[path].shape) * dtype.itemsize)
+        numbers, found = prod(tensors[path].shape), stored.get(table.key(path))
+        if isinstance(found, GgufEntry):
+            # Of a fused matrix each of ours has a share, and a stack of ours has several of the file's.
+            sizes[path] = (found.kinds, numbers * found.nbytes // (prod(found.shape) or 1))
+            continue
+        dtype = fallback if tensors[path].is_floating_point() else tensors[path].dtype
+        dtype = dtype if found is None else found.dtype
+        sizes[path] = (str(dtype).removeprefix("torch."), numbers * dtype.itemsize)
     return sizes
 
 
-def _told(files: WeightFiles) -> Mapping[str, Entry | Tensor]:
+def _told(files: WeightFiles) -> Mapping[str, Entry | GgufEntry | Tensor]:
     """What headers tell of the tensors; of a ``.bin`` file on this disk nothing, since that would have it read."""
-    return files.described() if files.headers or files.peeked is not None else {}
+    return files.described() if files.headers or files.peeked is not None or files.gguf is not None else {}
 
 
-def _parts(model: Model, sizes: Mapping[str, tuple[torch.dtype, int]]) -> tuple[Part, ...]:
+def _parts(model: Model, sizes: Mapping[str, tuple[str, int]]) -> tuple[Part, ...]:
     """Sizes by part: the children of the base model and of the head, a deep tower as one part."""
     groups: dict[str, list[str]] = {}
     for path in sizes:

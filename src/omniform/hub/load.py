@@ -194,21 +194,22 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         InputError: the places do not suit the model or this machine; nothing was filled.
     """
     where = model.name_or_path
-    held = files.tensors()
+    held = files.tensors(how.dtype)
     if model.state_dict(keep_vars=True).keys() == held.keys():
         # What ``model.state_dict()`` gave, in a file or by hand: our names, which the table turns into the Hub's.
         renamed = _in_their_names(model, held)
         if renamed.keys() != held.keys():
             held, files = renamed, WeightFiles({}, files.pickles, given=renamed)
-    lay_out(model, held)
+    described: Mapping[str, Described] = held if files.gguf is None else files.gguf.entries
+    lay_out(model, described)
     untie_what_differs(model, held, partial(_equal, held))
     table = table_of(model)
-    keys, report = match(model, table, held, how.ignore_mismatched_sizes)
+    keys, report = match(model, table, described, how.ignore_mismatched_sizes)
     report.check(where)
-    layout = layout_of(model, table, keys, held, how.dtype, files)
+    layout = layout_of(model, table, keys, described, how.dtype, files)
     placement = placed(layout, how)
     views = _views(table, keys, held)
-    del held
+    del held, described
     mine = isinstance(model, PreTrainedModel) and model.place is None
     made = {path: tensor for path, tensor in tensors_and_ties(model)[0].items() if mine and path not in views}
     report.fresh = fill(model, views, layout, placement, how)

@@ -15,7 +15,7 @@ from omniform.core.config import DTYPES
 from omniform.core.errors import InputError, RepoError, brief, nearest
 from omniform.core.generation import GenerationConfig
 
-WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+WHERE_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "gguf_file")
 """Where to look; ``use_auth_token`` is an old name for ``token``."""
 
 NOWHERE = frozenset(
@@ -44,7 +44,6 @@ REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "weights_only": ((None, True), "code in a weights file is never run"),
     "load_in_8bit": ((None, False), "quantized weights are not supported"),
     "load_in_4bit": ((None, False), "quantized weights are not supported"),
-    "gguf_file": ((None,), "GGUF files are not read"),
     "from_tf": ((None, False), "TensorFlow's files are not read"),
     "from_flax": ((None, False), "Flax's files are not read"),
     "proxies": ((None, {}), "proxies are set in the environment (HTTPS_PROXY)"),
@@ -77,6 +76,7 @@ class LoadOptions:
     variant: str | None = None
     generation_config: GenerationConfig | None = None
     disable_mmap: bool = False
+    dequantize: bool = False
     add_pooling_layer: bool = True
     trust_remote_code: bool = False
     state_dict: Mapping[str, Tensor] | None = None
@@ -90,7 +90,7 @@ LOAD_ARGUMENTS = (*(f.name for f in fields(LoadOptions)), "torch_dtype", *INERT,
 
 SWITCHES = (
     "ignore_mismatched_sizes", "output_loading_info", "use_safetensors", "disable_mmap", "add_pooling_layer",
-    "trust_remote_code",
+    "trust_remote_code", "dequantize",
 )  # fmt: skip
 """Those that are True or False."""
 

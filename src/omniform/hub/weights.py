@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omniform.core.errors import WeightsError
 from omniform.hub.files import Source, read_json
+from omniform.hub.gguf.weights import GgufEntry, GgufWeights
 from omniform.hub.pickles import Pickle, look_into, tensors_in, unloadable
 from omniform.weights.safetensors import Entry, Header, header_of, map_tensors, read_header
 
@@ -37,6 +38,8 @@ class WeightFiles:
         index: for sharded checkpoints, which file should hold which key; empty for a single file.
         given: tensors that were handed over instead of files.
         peeked: files that lie on the Hub and are only looked into; their paths are names there.
+        gguf: the tensors of GGUF files, whose paths are ``singles``.
+        singles: those files.
     """
 
     headers: Mapping[Path, Header]
@@ -44,11 +47,13 @@ class WeightFiles:
     index: Mapping[str, str] | None = None
     given: Mapping[str, Tensor] | None = None
     peeked: Peeked | None = None
+    gguf: GgufWeights | None = None
+    singles: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files."""
-        return (*self.headers, *self.pickles)
+        return (*self.headers, *self.pickles, *self.singles)
 
     @property
     def nbytes(self) -> int:
@@ -59,16 +64,20 @@ class WeightFiles:
 
     def is_mapped(self, key: str) -> bool:
         """Whether a tensor is used where it lies in its file; otherwise it is read into memory as the file is."""
+        if self.gguf is not None:
+            return self.gguf.is_mapped(key)
         if self.headers:
             found = next(h.entries[key] for h in self.headers.values() if key in h.entries)
             return found.start % found.dtype.itemsize == 0 and found.nbytes > 0
         return self.peeked is not None or all(_is_zip(path) for path in self.pickles)
 
-    def described(self) -> Mapping[str, Entry | Tensor]:
+    def described(self) -> Mapping[str, Entry | GgufEntry | Tensor]:
         """The dtype and shape of every tensor by key. Of safetensors only the headers are looked at.
 
         The header of a ``.bin`` file is its pickle, so its tensors are mapped, and only old ones, of before 2020, read.
         """
+        if self.gguf is not None:
+            return self.gguf.entries
         if self.headers:
             return {key: entry for header in self.headers.values() for key, entry in header.entries.items()}
         if self.peeked is not None:
@@ -82,6 +91,8 @@ class WeightFiles:
             return False
         if self.peeked is not None and any(pickle.is_one(one, other) for pickle in self.peeked.pickles):
             return True
+        if self.gguf is not None:
+            return torch.equal(self.gguf[one], self.gguf[other])
         first, second = self._middle(one), self._middle(other)
         return first is None or second is None or torch.equal(first, second)
 
@@ -108,8 +119,12 @@ class WeightFiles:
                 data = file.read(width)
         return torch.frombuffer(bytearray(data), dtype=entry.dtype) if data else torch.empty(0, dtype=entry.dtype)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by key. Safetensors are views of mapped memory; ``.bin`` goes through the weights-only loader.
+    def tensors(self, dtype: torch.dtype | None = None) -> Mapping[str, Tensor]:
+        """All tensors by key. Safetensors are views of mapped memory; ``.bin`` goes through the weights-only loader;
+        GGUF's are made one by one as they are asked for.
+
+        Args:
+            dtype: what numbers become that no tensor of torch's can hold as they lie in the file.
 
         Raises:
             WeightsError: a file is damaged, or lacks a tensor that the index promises.
@@ -117,6 +132,9 @@ class WeightFiles:
         assert self.peeked is None, "these files are only looked into"
         if self.given is not None:
             return dict(self.given)
+        if self.gguf is not None:
+            self.gguf.dtype = dtype or torch.float32
+            return self.gguf
         merged: dict[str, Tensor] = {}
         held: dict[str, set[str]] = {}
         for path, header in self.headers.items():
@@ -168,6 +186,9 @@ def find_weights(
         RepoError: there are none, or a shard is missing.
         WeightsError: a safetensors header is damaged.
     """
+    whole = source.whole()
+    if whole is not None:
+        return WeightFiles({}, gguf=whole.weights(), singles=whole.paths)
     names: dict[str, Kind] = {SAFETENSORS: "safetensors", PICKLE: "bin"}
     wanted = {n: k for n, k in names.items() if use_safetensors is None or (k == "safetensors") == use_safetensors}
     looked = []

@@ -31,6 +31,7 @@ AXES: Mapping[str, Mapping[str, int]] = {
     "qweight": {"in": 0, "out": 1},
     "scales": {"out": 1},
     "g_idx": {"in": 0},
+    "packed": {"out": 0},
 }
 """Which axis of a parameter runs over a layer's outputs and which over its inputs, by the end of the parameter's path.
 An axis that a parameter lacks is not split: all parts share it."""
@@ -110,16 +111,21 @@ class Share:
 class Transposed:
     """A matrix the other way round (GPT-2's ``Conv1D``).
 
-    What has other than two axes stays as it is, and so do adapters' matrices, which are a linear layer's beside either.
+    What has other than two axes stays as it is, and so do adapters' matrices, which are a linear layer's beside either,
+    and packed ones, whose rows are a layer's outputs in any file.
     """
 
     def of(self, x: Tensor, kind: str) -> Tensor:
-        return x.t() if x.dim() == 2 and not kind.startswith("lora_") else x
+        return x.t() if x.dim() == 2 and self._turns(kind) else x
 
     def inner(self, shape: Shape, kind: str) -> Shape:
-        return shape[::-1] if len(shape) == 2 and not kind.startswith("lora_") else shape
+        return shape[::-1] if len(shape) == 2 and self._turns(kind) else shape
 
     outer = inner
+
+    @staticmethod
+    def _turns(kind: str) -> bool:
+        return not kind.startswith("lora_") and kind != "packed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,190 @@
+"""Linear layers and tables of vectors whose matrices stay in the blocks that a file holds them in.
+
+A GGUF file's matrix of four bits takes an eighth of what it takes in float32. Kept as it lies in the mapped file it
+costs no memory of its own; what a step needs of it is turned into floats a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.weights.gguf.dequantize import dequantize
+from omniform.weights.gguf.types import BlockType
+from omniform.weights.keymap import KeyMap
+from omniform.weights.links import Groups, Link, Rows, Share, Transposed
+from omniform.weights.transform import Transform
+
+AT_ONCE = 1 << 17
+"""So many numbers are turned into floats at a time: they stay in a core's own cache until they are multiplied."""
+
+Found = Callable[[str], BlockType | None]
+"""The type that a checkpoint holds the matrix of a key in; None where it has none, or not in rows of blocks."""
+
+
+class Packed(nn.Module):
+    """A matrix in blocks.
+
+    Args:
+        rows: how many it has.
+        width: numbers of a row.
+        kind: the type of its blocks.
+
+    Attributes:
+        packed: its bytes. Shape: [rows, bytes of a row]; uint8.
+        kind: the type of its blocks.
+    """
+
+    packed: Tensor
+
+    def __init__(self, rows: int, width: int, kind: BlockType) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("packed", torch.empty(rows, width // kind.numbers * kind.nbytes, dtype=torch.uint8))
+
+    @property
+    def weight(self) -> Tensor:
+        """The numbers, made anew. Shape: [rows, width]; float32."""
+        return dequantize(self.packed, self.kind)
+
+
+class PackedLinear(Packed):
+    """A linear layer whose matrix stays in blocks.
+
+    Args:
+        in_features: numbers it reads.
+        out_features: numbers it gives.
+        kind: the type of the matrix's blocks.
+        bias: whether it has one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, kind: BlockType, *, bias: bool) -> None:
+        super().__init__(out_features, in_features, kind)
+        self.in_features, self.out_features = in_features, out_features
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: [..., in] to [..., out]."""
+        rows = max(1, AT_ONCE // self.in_features)
+        if rows >= self.out_features:
+            return F.linear(x, dequantize(self.packed, self.kind).to(x.dtype), self.bias)
+        made = [F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in torch.split(self.packed, rows)]
+        y = torch.cat(made, dim=-1)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.kind.name}, bias={self.bias is not None}"
+
+
+class PackedEmbedding(Packed):
+    """A table of vectors that stays in blocks.
+
+    Args:
+        num_embeddings: how many vectors there are.
+        embedding_dim: numbers of each.
+        kind: the type of the table's blocks.
+        dtype: of the vectors that it gives.
+        padding_idx: which of them is no vector to train.
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, kind: BlockType, dtype: torch.dtype, padding_idx: int | None
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, kind)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = padding_idx
+        self.register_buffer("_like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)
+
+    _like: Tensor
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shape: [...] to [..., D]."""
+        rows = F.embedding(ids, self.packed)
+        return dequantize(rows, self.kind).to(self._like.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind.name}"
+
+
+class KeepPacked(Transform):
+    """Layers whose matrices a checkpoint holds in blocks keep them so.
+
+    Args:
+        found: what the checkpoint holds under a key.
+        keep: called with the key of every matrix that is kept.
+        prefixes: what the checkpoint's keys may lack at their beginning, or have too many of.
+        dtype: what the model computes with.
+    """
+
+    def __init__(
+        self, found: Found, keep: Callable[[str], object], prefixes: Iterable[str], dtype: torch.dtype | None
+    ) -> None:
+        self._found, self._keep, self._prefixes = found, keep, tuple(prefixes)
+        self._dtype = dtype or torch.float32
+
+    def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
+        """Replace linear layers and tables of vectors; those that share a matrix go on doing so."""
+        plain = {path: m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))}
+        owners: dict[int, str] = {}
+        for path, module in plain.items():
+            owners.setdefault(id(module.weight), path)
+        made: dict[int, Tensor] = {}
+        kept: dict[str, None] = {}
+        for path, module in plain.items():
+            key, kind = self._held(keys, owners[id(module.weight)])
+            if kind is None or type(module) not in (nn.Linear, nn.Embedding):
+                continue
+            new = self._packed(module, kind)
+            new._buffers["packed"] = made.setdefault(id(module.weight), new.packed)
+            kept[key] = None
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, new.train(module.training))
+        for key in kept:
+            self._keep(key)
+        return keys
+
+    def _held(self, keys: KeyMap, path: str) -> tuple[str, BlockType | None]:
+        links = keys.places(f"{path}.weight")
+        if len(links) > 1 or not _keeps_rows(links[0]):
+            return "", None
+        key = links[0].key
+        spelled = [key, *(f"{p}.{key}" for p in self._prefixes)]
+        spelled += [key.removeprefix(f"{p}.") for p in self._prefixes]
+        return next(((one, kind) for one in spelled if (kind := self._found(one)) is not None), ("", None))
+
+    def _packed(self, module: nn.Linear | nn.Embedding, kind: BlockType) -> Packed:
+        if isinstance(module, nn.Linear):
+            return PackedLinear(module.in_features, module.out_features, kind, bias=module.bias is not None)
+        return PackedEmbedding(
+            module.num_embeddings, module.embedding_dim, kind, self._dtype, module.padding_idx
+        )  # fmt: skip
+
+
+def _keeps_rows(link: Link) -> bool:
+    """Whether a view takes whole rows of the checkpoint's matrix, so that blocks stay whole."""
+    rows = all(isinstance(view, (Transposed, Rows, Share, Groups)) for view in (*link.theirs, *link.ours))
+    return rows and not link.splits_inputs
+
+
+def unpacked(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """A model's tensors, with numbers in the places of blocks; what shares blocks shares the numbers.
+
+    Args:
+        held: all of them by path, as ``state_dict(keep_vars=True)`` gives them.
+        dtype: of the numbers.
+    """
+    kinds = {path: module.kind for path, module in model.named_modules() if isinstance(module, Packed)}
+    made: dict[int, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    for path, tensor in held.items():
+        parent, _, name = path.rpartition(".")
+        if name != "packed" or parent not in kinds:
+            found[path] = tensor
+            continue
+        if id(tensor) not in made:
+            made[id(tensor)] = dequantize(tensor, kinds[parent]).to(dtype)
+        found[f"{parent}.weight"] = made[id(tensor)]
+    return found
