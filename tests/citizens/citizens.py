@@ -1415,8 +1415,10 @@ CITIZENS: dict[str, Citizen] = {
     "olmo2": Citizen("olmo2", "Olmo2ForCausalLM", GROUPED),
     "bart": Citizen("bart", "BartForConditionalGeneration", BART, TextToText()),
     "florence2": Citizen("florence2", "Florence2ForConditionalGeneration",
-        {"text_config": {**BART, "model_type": "bart"}, "vision_config": {**DAVIT, "model_type": "florence_vision"},
-            "image_token_id": 4}, IllustratedSources()),
+        {"text_config": {**BART, "model_type": "bart"}, "image_token_id": 4,
+            # Smaller weights than the tower's alone: a picture says enough, and float32's last digits say less.
+            "vision_config": {**DAVIT, "model_type": "florence_vision", "initializer_range": 0.1}},
+        IllustratedSources()),
     "florence2, tower": Citizen("florence_vision", "Florence2VisionBackbone", DAVIT,
         Pictures("", main="hidden_states")),
     "bart, decoder": Citizen("bart", "BartForCausalLM", BART),

@@ -12,9 +12,6 @@ TABLED = frozenset({"llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "
 """Models of which a table of sizes says how many vectors pictures have: without values nobody knows that, and who
 traces them hands it in (``media_facts``)."""
 
-STRETCHED = frozenset({"gemma3, seeing"})
-"""Models whose pictures see themselves within windows: exported with a mask, as many pictures as there were."""
-
 EMPTY = frozenset({"encodec", "mimi"})
 """Codecs whose fresh tables are empty: whatever is changed, each frame is the first entry."""
 
@@ -27,7 +24,7 @@ KNOWN: Mapping[str, frozenset[str]] = {
     "test_compile": RECURRENT | TABLED,
     "test_compile, masked": RECURRENT | TABLED,
     "test_export": TABLED,
-    "test_export, masked": TABLED | STRETCHED,
+    "test_export, masked": TABLED,
     "test_jit_trace": TABLED,
     "test_hooks_and_parametrisations": EMPTY,
     "test_meta": MEASURED | TABLED,

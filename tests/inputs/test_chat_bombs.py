@@ -158,6 +158,8 @@ def test_errors_name_what_is_wrong() -> None:
         ("{{ '%999999999d' % 1 }}", ConfigError, "wider"),
         ("{% block a %}{% endblock %}", ConfigError, "'block'"),
         ("x" * 200_000, ConfigError, "200000 characters"),
+        ("{{ " + "1," * 49000 + " }}", ConfigError, "60000 tokens"),
+        ("{{ " + "1," * 25000 + " }}", ConfigError, "20000 steps"),
         ("{{ messages|first }}{{ x.y }}", InputError, "'x' is undefined"),
     ):
         with pytest.raises(error, match=said):

@@ -17,6 +17,7 @@ from reference import transformers
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
 SETTINGS = {
     "detr": {"use_timm_backbone": False, "backbone": None}, "esm": {"vocab_size": 33},
+    "gemma3": {"mm_tokens_per_image": 49},  # as its vision's own defaults have patches for
     # Pictures as wide as the text: their configs alone do not fit together.
     "qwen2_vl": {"vision_config": {"hidden_size": 8192}}, "qwen2_5_vl": {"vision_config": {"out_hidden_size": 8192}},
     "qwen3_vl": {"vision_config": {"out_hidden_size": 4096}},

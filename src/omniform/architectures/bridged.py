@@ -372,7 +372,7 @@ class BridgedContrast(Head):
         both = F.normalize(self.itc_cross_modal_head(out.pooler_output), dim=-1)
         loss = None
         if return_loss:
-            factor, same = self.logit_scale.exp(), torch.arange(len(text), device=text.device)
+            factor, same = self.logit_scale.exp(), torch.arange(text.shape[0], device=text.device)
             pairs = ((text, image), (text, both), (image, both))
             loss = torch.stack([F.cross_entropy(a @ b.t() * factor, same) for a, b in pairs]).sum() / 3
         return BridgeContrastOutput(

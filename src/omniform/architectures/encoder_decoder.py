@@ -371,7 +371,10 @@ class Seq2SeqLM(Generative):
         """
         if labels is not None and decoder_input_ids is None and inputs.get("decoder_inputs_embeds") is None:
             decoder_input_ids = self.shift(labels)
-        out = self.model(features, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
+        if features is not None:
+            inputs[self.main_input] = features
+        # All by name: a model may read its main input by another place than an encoder-decoder does.
+        out = self.model(attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, **inputs)
         out = cast(Seq2SeqModelOutput, out)
         loss = logits = None
         if labels is not None and isinstance(loss_only, LossOnly):

@@ -144,7 +144,7 @@ def classification_loss(logits_BC: Tensor, labels: Tensor, common: Common, items
         loss = F.mse_loss(flat[0], flat[1].to(logits_BC.dtype))
     else:
         loss = F.binary_cross_entropy_with_logits(logits_BC, labels.to(logits_BC.dtype))
-    return loss if items is None else divided(loss * len(logits_BC), items)
+    return loss if items is None else divided(loss * logits_BC.shape[0], items)
 
 
 def graded_items(labels: object, common: Common) -> Tensor | int | None:

@@ -211,9 +211,9 @@ def balance_loss(scores: Sequence[Tensor], top: int, mask_BT: Tensor | None) -> 
         mask_BT: 1 for the tokens that count, the last of them those of this step; None, or a mask of pairs, for all.
     """
     sent = likely = scores[0].new_zeros(scores[0].shape[-1], dtype=torch.float32)
-    counts = sent.new_ones(len(scores[0]))
+    counts = sent.new_ones(scores[0].shape[0])
     if mask_BT is not None and mask_BT.dim() == 2:  # of the others nobody can say which tokens are padding
-        new = len(counts) // len(mask_BT)  # what a state holds has been counted when it was read
+        new = counts.shape[0] // mask_BT.shape[0]  # what a state holds has been counted when it was read
         counts = mask_BT[:, -new:].flatten().to(counts)
     for layer in scores:  # one at a time: each layer's are as large as all tokens' features
         rows = layer.softmax(-1).float()

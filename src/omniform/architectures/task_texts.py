@@ -163,5 +163,5 @@ class TextMaskLoss(MaskSetLoss):
         pictures = F.normalize(queries_BQD.float().flatten(1), dim=-1)
         texts = F.normalize(texts_BQD.float().flatten(1), dim=-1)
         likeness = texts @ pictures.T * self.logit_scale.float().exp().clamp(max=100)
-        own = torch.arange(len(likeness), device=likeness.device)
+        own = torch.arange(likeness.shape[0], device=likeness.device)
         return F.cross_entropy(likeness, own) + F.cross_entropy(likeness.T, own)

@@ -52,7 +52,7 @@ class Tubelets(Patching):
         frames, height, width = videos.shape[1], videos.shape[3], videos.shape[4]
         steps, (rows, columns), (high, wide) = self.steps(frames), self.grid_of(height, width), self.patch_size
         whole = videos[:, : steps * self.tubelet_size, :, : rows * high, : columns * wide]
-        apart = whole.reshape(len(videos), steps, self.tubelet_size, self.channels, rows, high, columns, wide)
+        apart = whole.reshape(videos.shape[0], steps, self.tubelet_size, self.channels, rows, high, columns, wide)
         return apart.permute(0, 1, 4, 6, 2, 5, 7, 3).flatten(4, 6).flatten(1, 3)
 
 

@@ -303,12 +303,14 @@ class ModelConfig(AutoNamed, PushToHub):
         return None if rule is None else rule(self, path)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> ModelConfig:
-        """The part that reads text; the config itself where all of it does.
+        """The part that reads text, of a part that thinks too; the config itself where all of it does.
 
         Args:
             decoder: look among the parts that write only.
             encoder: look among the parts that read only.
         """
+        if "thinker_config" in self.parts:
+            return self.parts["thinker_config"].get_text_config(decoder, encoder)
         names = (*(() if encoder else ("decoder", "generator", "text_config")), *(() if decoder else ("text_encoder",)))
         return next((self.parts[name] for name in names if name in self.parts), self)
 

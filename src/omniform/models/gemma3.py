@@ -183,7 +183,7 @@ class Projector(nn.Module):
 
     def forward(self, patches_NLE: Tensor) -> Tensor:
         """Shape: [N, patches, E] to [N, length, D]."""
-        maps = patches_NLE.transpose(1, 2).reshape(len(patches_NLE), -1, self._grid, self._grid)
+        maps = patches_NLE.transpose(1, 2).reshape(patches_NLE.shape[0], -1, self._grid, self._grid)
         pooled = F.avg_pool2d(maps, self._pool).flatten(2).transpose(1, 2)
         return torch.matmul(self.mm_soft_emb_norm(pooled), self.mm_input_projection_weight).type_as(patches_NLE)
 

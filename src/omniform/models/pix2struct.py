@@ -329,7 +329,10 @@ KEYS = (
 TEXT = (
     Builder("pix2struct_text_model", TextSide.read, TEXT_KEYS, prefix="")
     .public(
-        config="Pix2StructTextConfig", tokenizer="T5Tokenizer", usual={"initializer_factor": 1.0, "use_cache": False}
+        config="Pix2StructTextConfig",
+        padding="learned",
+        tokenizer="T5Tokenizer",
+        usual={"initializer_factor": 1.0, "use_cache": False},
     )
     .architecture("Pix2StructTextModel", ("causal-lm",), TextSide.writer, TEXT_KEYS)
     .done()
@@ -346,6 +349,7 @@ FAMILY = (
     Builder("pix2struct", read, KEYS, prefix="")
     .public(
         config="Pix2StructConfig",
+        padding="learned",
         tokenizer="T5Tokenizer",
         image_processor="Pix2StructImageProcessor",
         processor="Pix2StructProcessor",

@@ -14,6 +14,7 @@ from jinja2 import Environment, Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.lexer import Token, TokenStream
 from jinja2.parser import Parser
 
 from omniform.inputs.text.sandbox.budget import LONGEST_INTEGER, NODE, TooMuchError
@@ -26,6 +27,10 @@ LONGEST_SOURCE = 100_000
 
 _MOST_NODES = 20_000
 """Steps of the largest template: published ones have under 5,000."""
+
+_MOST_TOKENS = 3 * _MOST_NODES
+"""What jinja's parser reads of the largest template: a usual one has not quite two tokens to a step.
+Steps are counted when all is parsed, which takes a second or two where there are a hundred thousand tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +80,12 @@ def compile_program(source: str) -> Program:
         raise TooMuchError(f"the template has {len(source)} characters, and {LONGEST_SOURCE} are the most")
     environment = _environment()
     tree = environment.parse(source)
-    names = frozenset(node.name for node in tree.find_all(nodes.Name))
-    weight = _Rewriter().visit(tree, generating=False)
+    rewriter = _Rewriter()
+    weight = rewriter.visit(tree, generating=False)
     root = Template.from_code(environment, environment.compile(tree), {}).root_render_func
     # The code imports jinja's namespace, to ask what may be assigned to.
     cast(FunctionType, root).__globals__["Namespace"] = Variables
-    return Program(root, weight * NODE, names)
+    return Program(root, weight * NODE, frozenset(rewriter.names))
 
 
 def _environment() -> Environment:
@@ -111,6 +116,13 @@ class _Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012
 
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        """The tokens of a template, as long as there are not too many."""
+        for count, token in enumerate(stream):
+            if count == _MOST_TOKENS:
+                raise TooMuchError(f"the template has more than {_MOST_TOKENS} tokens")
+            yield token
+
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
@@ -119,15 +131,22 @@ class _Generation(Extension):
 
 
 class _Rewriter:
-    """Checks a tree, weighs it, and makes its loops and macros pay for their bodies."""
+    """Checks a tree, weighs it, and makes its loops and macros pay for their bodies.
+
+    Attributes:
+        names: the variables that were met.
+    """
 
     def __init__(self) -> None:
         self._count = 0
+        self.names: set[str] = set()
 
     def visit(self, node: nodes.Node, *, generating: bool) -> int:
         """Rewrite a tree in place, and give the number of its steps."""
         kind = type(node)
         self._check(node, generating)
+        if isinstance(node, nodes.Name):
+            self.names.add(node.name)
         if kind is nodes.Scope:
             generating = True
         elif kind is nodes.For or kind is nodes.Macro:
