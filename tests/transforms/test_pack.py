@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import omniform
+from omniform.core.errors import InputError
 from omniform.hub.plan import plan
 from omniform.native.library import library
 from omniform.transforms.pack import _PACKED, NativeLinear, pack, packed_of
@@ -155,3 +156,25 @@ def test_without_kernels_everything_is_torchs(monkeypatch, folder):
 def test_the_plan_says_so(folder):
     kernels = {m.kernel for m in plan(folder).matmuls}
     assert all(kernel.startswith("native ") and library().variant in kernel for kernel in kernels), kernels
+
+
+@pytest.mark.parametrize(("bits", "far"), [(8, 0.02), (4, 0.2)])
+def test_whole_numbers_are_made_at_load(bits, far, folder):
+    plain = omniform.AutoModelForCausalLM.from_pretrained(folder)
+    ours = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype=f"int{bits}")
+    exact, found = scores(plain).double(), scores(ours).double()
+    off = float((found - exact).norm() / exact.norm())
+    assert 1e-4 < off < far
+    kinds = {m.matrix.kind.name for layer, m in _PACKED.items() if layer in set(ours.model.modules())}
+    assert kinds == {"I8" if bits == 8 else "N4"}
+    assert _PACKED[ours.lm_head].matrix.kind.name == "I8"
+    assert not any(p.requires_grad for p in ours.parameters())
+    ours.save_pretrained(folder / "again")
+    again = omniform.AutoModelForCausalLM.from_pretrained(folder / "again")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_whole_numbers_need_kernels(monkeypatch, folder):
+    monkeypatch.setenv("OMNIFORM_NATIVE", "0")
+    with pytest.raises(InputError, match="OMNIFORM_NATIVE=0"):
+        omniform.AutoModelForCausalLM.from_pretrained(folder, dtype="int8")

@@ -48,6 +48,7 @@ from omniform.hub.remote import together
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
+from omniform.transforms.pack import Quantize, integers_of
 from omniform.transforms.packed import KeepPacked
 from omniform.transforms.quantize.quantizer import HfQuantizer
 
@@ -302,15 +303,18 @@ def open_checkpoint(
         files = find_weights(
             source, variant=options.variant, use_safetensors=options.use_safetensors, peek=peek
         )  # fmt: skip
+    integers = integers_of(options.dtype)
+    asked = None if integers is not None else options.dtype
     loading = Loading(
-        dtype=named_dtype(options.dtype) or _own_dtype(config, files),
+        dtype=named_dtype(asked) or _own_dtype(config, files),
         device_map=options.device_map,
         max_memory=options.max_memory,
         offload_folder=options.offload_folder,
         ignore_mismatched_sizes=options.ignore_mismatched_sizes,
         copied=options.disable_mmap,
+        transforms=() if integers is None else (Quantize(integers),),
     )
-    if options.dtype is not None and kind.place is None and loading.dtype is not None:
+    if asked is not None and kind.place is None and loading.dtype is not None:
         config.update({"dtype": loading.dtype})
     loading = with_quantizer(loading, quantizer)
     if files.gguf is not None and quantizer is None and not options.dequantize:

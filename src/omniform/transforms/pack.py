@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import JointLinear
+from omniform.blocks.moe import Routes
+from omniform.core.errors import InputError
 from omniform.core.host import is_traced
-from omniform.native.library import library
+from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.widen import ROWS, multiplied, slow_dtypes
 from omniform.weights.pages import collapse, is_mapped, release
@@ -52,6 +54,26 @@ class AsLoaded:
 
     def packed(self, weight: Tensor) -> Matrix:
         return Matrix.pack(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Whole numbers with a scale for every few inputs, made at load; the checkpoint's own stay beside them, mapped.
+
+    Attributes:
+        bits: 8 or 4.
+        group: inputs that share a scale.
+    """
+
+    bits: int
+    group: int = 32
+
+    def packed(self, weight: Tensor) -> Matrix:
+        return Matrix.quantize(weight, bits=self.bits, group=self.group)
+
+
+INTEGERS: dict[str, Integers] = {"int8": Integers(8), "int4": Integers(4)}
+"""What ``dtype=`` of ``from_pretrained`` means that is no dtype of torch's."""
 
 
 class Packed:
@@ -131,16 +153,17 @@ def packed_of(linear: nn.Linear) -> Packed | None:
         if found.fits(linear):
             return found
         del _PACKED[linear]
-    if not can_pack(linear):
-        return None
     precision = linear.precision if isinstance(linear, NativeLinear) else AsLoaded()
+    if not can_pack(linear, precision):
+        return None
     found = _PACKED[linear] = Packed(linear, precision)
     return found
 
 
-def can_pack(linear: nn.Linear) -> bool:
-    """Whether a layer's matrix is one for the kernels."""
+def can_pack(linear: nn.Linear, precision: Precision) -> bool:
+    """Whether a layer's matrix is one for the kernels, which must have it where other numbers are asked for."""
     weight = linear.weight
+    asked = not isinstance(precision, AsLoaded)
     return (
         library() is not None
         and type(weight) in (nn.Parameter, Tensor)
@@ -148,7 +171,7 @@ def can_pack(linear: nn.Linear) -> bool:
         and weight.layout is torch.strided
         and weight.dtype in KINDS
         and weight.numel() > 0
-        and (weight.nbytes <= SMALL or weight.dtype in slow_dtypes() or is_mapped(weight))
+        and (asked or weight.nbytes <= SMALL or weight.dtype in slow_dtypes() or is_mapped(weight))
     )
 
 
@@ -212,12 +235,17 @@ def _product(x: Tensor, packed: Packed) -> Tensor:
     return packed.matrix.multiply(rows, bias=packed.bias).view(*x.shape[:-1], packed.matrix.outs)
 
 
-def pack(model: nn.Module, *, halves_only: bool = False, precision: Precision | None = None) -> int:
+def as_native(linear: nn.Linear, precision: Precision) -> None:
+    """Make a layer one that multiplies by a packed matrix, in place."""
+    linear.__class__ = NativeLinear
+    cast(NativeLinear, linear).precision = precision
+
+
+def pack(model: nn.Module, *, halves_only: bool = False) -> int:
     """Have every linear layer that profits multiply by a packed matrix; changes the model in place.
 
     Args:
         halves_only: leave float32 alone, which torch multiplies well where there are many rows.
-        precision: as what numbers; as they are by default.
 
     Returns:
         How many layers that were torch's are not any more.
@@ -230,9 +258,7 @@ def pack(model: nn.Module, *, halves_only: bool = False, precision: Precision | 
             continue
         if module.weight.dtype not in KINDS or (halves_only and module.weight.dtype is torch.float32):
             continue
-        module.__class__ = NativeLinear
-        if precision is not None:
-            cast(NativeLinear, module).precision = precision
+        as_native(module, AsLoaded())
         count += 1
     if count and _look_first not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
@@ -244,6 +270,56 @@ class Pack(Transform):
 
     def finish(self, model: nn.Module) -> None:
         pack(model, halves_only=True)
+
+
+class Quantize(Transform):
+    """Native matrices of whole numbers; the projection onto the vocabulary keeps eight bits. Routers stay as they are.
+
+    Args:
+        integers: of which kind.
+    """
+
+    def __init__(self, integers: Integers) -> None:
+        self._integers = integers
+
+    def finish(self, model: nn.Module) -> None:
+        routers = {
+            child
+            for part in model.modules()
+            if isinstance(part, Routes)
+            for child in map(part._modules.get, part.ROUTERS)
+        }
+        head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
+        for module in model.modules():
+            if type(module) is nn.Linear and module not in routers and min(module.weight.shape) >= LEAST:
+                own = replace(self._integers, bits=8) if module is head else self._integers
+                as_native(module, own)
+        model.requires_grad_(False)  # nobody would see what a step of an optimizer did to the numbers beside them
+
+
+@runtime_checkable
+class HasOutput(Protocol):
+    """A model that knows its projection onto the vocabulary."""
+
+    def get_output_embeddings(self) -> nn.Module | None: ...
+
+
+def integers_of(dtype: object) -> Integers | None:
+    """What whole numbers a ``dtype=`` asks for; None where it names a dtype of torch's.
+
+    Raises:
+        InputError: there are no native kernels to compute with them.
+    """
+    found = INTEGERS.get(dtype) if isinstance(dtype, str) else None
+    if found is not None and library() is None:
+        raise InputError(
+            "whole numbers are computed by the native kernels, which are not there",
+            where="dtype",
+            expected="bfloat16, float16 or float32",
+            found=repr(dtype),
+            remedy=f"{why_not()}. Install omniform where there is a C++ compiler, or leave dtype out.",
+        )
+    return found
 
 
 def drop_changed(model: nn.Module) -> None:
