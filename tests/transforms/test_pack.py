@@ -178,3 +178,9 @@ def test_whole_numbers_need_kernels(monkeypatch, folder):
     monkeypatch.setenv("OMNIFORM_NATIVE", "0")
     with pytest.raises(InputError, match="OMNIFORM_NATIVE=0"):
         omniform.AutoModelForCausalLM.from_pretrained(folder, dtype="int8")
+
+
+def test_the_plan_tells_whole_numbers(folder):
+    kernels = {path: m.kernel for m in plan(folder, dtype="int4").matmuls for path in m.layers}
+    assert kernels["lm_head"].startswith("native int8")
+    assert kernels["model.layers.0.self_attn.q_proj"].startswith("native int4")

@@ -50,6 +50,10 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message, remedy=f"See {self.prog} --help.")
 
 
+DTYPES_HELP = "float32, bfloat16, float16, int8 or int4 (made at load), or auto: the checkpoint's own"
+"""Of ``--dtype``."""
+
+
 def parser() -> Parser:
     """The options of every command."""
     top = Parser(
@@ -82,7 +86,7 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     run.add_argument("-a", "--audio", action="append", default=[], metavar="FILE", help="a sound; '-': standard input")
     run.add_argument("-m", "--model", help="a folder or a Hub id; the bundled checkpoint by default")
     run.add_argument("--task", help="a pipeline's task, such as fill-mask, instead of a question; --text is its input")
-    run.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    run.add_argument("--dtype", default="auto", help=DTYPES_HELP)
     run.add_argument("--json", action="store_true", help="print JSON: answer, tokens, timings; a line for each picture")
     run.add_argument(
         "--format", choices=("txt", "srt", "vtt", "tsv", "json"), help="how a sound is written down; lines with times"
@@ -125,7 +129,7 @@ def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
     chat.add_argument("model", nargs="?", help="a folder or a Hub id; the bundled checkpoint by default")
     chat.add_argument("-m", "--model", dest="named_model", metavar="MODEL", help="the same")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
-    chat.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    chat.add_argument("--dtype", default="auto", help=DTYPES_HELP)
     chat.add_argument(
         "--history",
         action=argparse.BooleanOptionalAction,
@@ -196,7 +200,7 @@ def _add_inspect(commands: argparse._SubParsersAction[Parser]) -> None:
     plan.add_argument("--max-memory", action="append", metavar="DEVICE=SIZE", help="0=8GiB or cpu=4GB; may be repeated")
     plan.add_argument("--device-map", metavar="MAP", help="auto (as it is unless told), balanced, sequential, a device")
     plan.add_argument("--offload-folder", metavar="FOLDER", help="where weights would be kept that go to disk")
-    plan.add_argument("--dtype", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    plan.add_argument("--dtype", help=DTYPES_HELP)
     plan.add_argument("--tokens", type=int, metavar="N", help="tokens per row, prompt and answer (4096)")
     plan.add_argument("--rows", type=int, metavar="N", help="rows at once (1)")
     inspect.set_defaults(work=_inspect, command=inspect)
@@ -214,7 +218,7 @@ def _add_embed(commands: argparse._SubParsersAction[Parser]) -> None:
     embed.add_argument("--dim", type=int, metavar="N", help="keep the first N numbers of each vector")
     embed.add_argument("--normalize", action="store_true", help="make the length of each vector 1")
     embed.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts at once, at most (32)")
-    embed.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    embed.add_argument("--dtype", default="auto", help=DTYPES_HELP)
     embed.set_defaults(work=_embed, command=embed)
 
 
@@ -335,7 +339,7 @@ def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
     evaluate.add_argument("-o", "--output", metavar="FILE", help="all results as JSON")
     evaluate.add_argument("--apply-chat-template", action="store_true", help="put questions as a conversation")
     evaluate.add_argument("--system", metavar="TEXT", help="the system message of that conversation")
-    evaluate.add_argument("--dtype", default="auto", help="float32, bfloat16, float16, or auto: the checkpoint's own")
+    evaluate.add_argument("--dtype", default="auto", help=DTYPES_HELP)
     evaluate.set_defaults(work=_eval, command=evaluate)
 
 

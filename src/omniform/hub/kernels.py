@@ -14,7 +14,7 @@ from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.native.library import library
-from omniform.transforms.pack import LEAST, SMALL
+from omniform.transforms.pack import LEAST, SMALL, Integers, Quantize
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -74,23 +74,29 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
     prepacks = model.can_generate() and "disk" not in placement.places.values()
     runs_on = {path: placement.runs_on(part) for part in placement.parts for path in part.tensors}
     _, ties = tensors_and_ties(model)
+    integers = {
+        layer: kind for t in model.transforms if isinstance(t, Quantize) for layer, kind in t.chosen(model).items()
+    }
     groups: dict[tuple[str, str], list[str]] = {}
     for path, module in model.named_modules():
         weight = f"{path}.weight"
         if type(module) in WIDENED and weight in runs_on:
             held = stored[ties.get(weight, weight)]
             prepackable = prepacks and type(module) is nn.Linear and min(module.weight.shape) >= LEAST
-            found = _matmul(module, held, runs_on[weight], prepackable)
+            whole = integers.get(module) if isinstance(module, nn.Linear) else None
+            found = _matmul(module, held, runs_on[weight], prepackable, whole)
             groups.setdefault(found, []).append(path)
     return tuple(Matmul(tuple(paths), *found) for found, paths in groups.items())
 
 
-def _matmul(module: nn.Module, held: Stored, place: Place, prepackable: bool) -> tuple[str, str]:
+def _matmul(
+    module: nn.Module, held: Stored, place: Place, prepackable: bool, integers: Integers | None
+) -> tuple[str, str]:
     dtype = held.dtype
     name = NAMES.get(dtype, str(dtype).removeprefix("torch."))
     if place != "cpu":
         return f"{name}, the device's own", f"computed by {place}"
-    native = _native(module, held, name)
+    native = _native(module, held, name, integers)
     if native is not None:
         return native
     if dtype not in (torch.bfloat16, torch.float16):
@@ -108,11 +114,14 @@ def _matmul(module: nn.Module, held: Stored, place: Place, prepackable: bool) ->
     return f"oneDNN {name}", f"the CPU has {name} instructions"
 
 
-def _native(module: nn.Module, held: Stored, name: str) -> tuple[str, str] | None:
+def _native(module: nn.Module, held: Stored, name: str, integers: Integers | None) -> tuple[str, str] | None:
     """How a layer multiplies by its packed matrix; None where it does not."""
     found = library()
     if found is None or type(module) is not nn.Linear or min(module.weight.shape) < LEAST:
         return None
+    if integers is not None:
+        why = f"made of {name} at first use, a scale for {integers.group} inputs"
+        return f"native int{integers.bits} ({found.variant})", why
     half = held.dtype in (torch.bfloat16, torch.float16)
     if not half and held.dtype is not torch.float32:
         return None

@@ -283,18 +283,20 @@ class Quantize(Transform):
         self._integers = integers
 
     def finish(self, model: nn.Module) -> None:
-        routers = {
-            child
-            for part in model.modules()
-            if isinstance(part, Routes)
-            for child in map(part._modules.get, part.ROUTERS)
-        }
-        head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
-        for module in model.modules():
-            if type(module) is nn.Linear and module not in routers and min(module.weight.shape) >= LEAST:
-                own = replace(self._integers, bits=8) if module is head else self._integers
-                as_native(module, own)
+        for linear, integers in self.chosen(model).items():
+            as_native(linear, integers)
         model.requires_grad_(False)  # nobody would see what a step of an optimizer did to the numbers beside them
+
+    def chosen(self, model: nn.Module) -> dict[nn.Linear, Integers]:
+        """The layers whose matrices become whole numbers, and of which kind."""
+        routing = [part for part in model.modules() if isinstance(part, Routes)]
+        routers = {part._modules.get(name) for part in routing for name in part.ROUTERS}
+        head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
+        return {
+            module: replace(self._integers, bits=8) if module is head else self._integers
+            for module in model.modules()
+            if type(module) is nn.Linear and module not in routers and min(module.weight.shape) >= LEAST
+        }
 
 
 @runtime_checkable
