@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -181,7 +183,7 @@ def test_a_contender_that_refuses_is_told_and_is_no_failure(monkeypatch):
     shown = {"workloads": {"batch": result}, "pairs": 3, "machine": {"load_average": 0}, "tiny": False, "clock": "cpu"}
     assert "batch: omniform was left out: it refuses: no such dtype." in list(report.troubles(shown))
     result["facts"][PADDED.name][0]["kernels"] = "v3"
-    assert f"batch: {PADDED.name}: kernels of v3." in list(report.troubles(shown))
+    assert f"batch: kernels of {PADDED.name}: v3." in list(report.troubles(shown))
     assert [table.title for table in report.tables(shown)] == ["All of them: median, least, most"]
 
 
@@ -290,6 +292,22 @@ def test_kernels_are_told_apart():
         assert not any(seconds[other] for other in others), (part, seconds)
     seconds = _kernels(job(), lambda: hidden.transpose(0, 1).unsqueeze(0))
     assert seconds["Python and dispatch"] > 0 and not seconds["other kernels"]
+
+
+def test_operations_of_the_native_library_count_as_what_they_do(monkeypatch):
+    from versus.steps import _kernels
+
+    @contextlib.contextmanager
+    def recorded():
+        seconds = {}
+        yield seconds
+        seconds.update(matmul_h16=2.0, attention=1.0, rmsnorm=0.5)
+
+    monkeypatch.setattr(native, "_module", lambda name: types.SimpleNamespace(recorded=recorded))
+    seconds = _kernels(job(), lambda: None)
+    assert seconds["weights"] == 2.0 and seconds["attention"] == 1.0 and seconds["native::rmsnorm"] == 0.5
+    monkeypatch.setattr(native, "_module", lambda name: None)
+    assert native.kernels() == "torch" and "weights" not in _kernels(job(), lambda: None)
 
 
 # -- everything, with tiny sizes ---------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def troubles(results: Results) -> Iterator[str]:
             yield f"{key}: {name} FAILED: {reason}"
         for name, facts in workload["facts"].items():
             for kernels in sorted({fact["kernels"] for fact in facts if "kernels" in fact}):
-                yield f"{key}: {name}: kernels of {kernels}."
+                yield f"{key}: kernels of {name}: {kernels}."
         for check in workload["checks"]:
             found = ", ".join(map(str, sorted(set(check["found"])))) or "nothing"
             verdict = "as it must be" if check["ok"] else f"MUST BE {check['expected']}"
