@@ -25,3 +25,16 @@ def warnings_are_heard() -> Iterator[None]:
     level, logger.propagate = logger.level, True
     yield
     logger.setLevel(level)
+
+
+def pytest_report_header() -> str:
+    """Which kernels this run is about, since machines differ."""
+    from omniform.native.library import library, why_not
+
+    found = library()
+    return f"native kernels: {why_not() if found is None else found.variant}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The same where a quiet run says its last words."""
+    terminalreporter.write_line(pytest_report_header())
