@@ -132,7 +132,8 @@ typedef struct of_attention {
 } of_attention;
 
 OF_API int32_t of_attend(const of_attention* call);
-/* Rows of float32 to slots, one for each row; see native/attention.hpp. */
+/* Rows of float32, all heads side by side, to slots, one for each row, a slot below zero being nowhere; see
+ * native/attention.hpp. */
 OF_API int32_t of_keep(const of_state* state, const of_rows* x, const int64_t* slots);
 
 /* What happens between products, on rows of float32; see native/elementwise.hpp, whose structs are taken apart here. */

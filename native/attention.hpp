@@ -19,8 +19,8 @@ namespace of {
 // Every struct is described in abi.h. Throws std::bad_alloc.
 void attend(const of_attention& call);
 
-// Writes rows of float32 to slots: row t goes to slot slots[t], the head h from x + t * stride + h * state.width on.
-// Of OF_I8 every (head, slot) gets a scale, its greatest magnitude / 127.
+// Writes rows of float32 to slots: row t goes to slot slots[t], or nowhere where that is below zero; the head h lies at
+// x + t * stride + h * state.width. Of OF_I8 every (head, slot) gets a scale, its greatest magnitude / 127.
 void keep(const of_state& state, const float* x, int64_t stride, const int64_t* slots, int64_t rows);
 
 }  // namespace of
