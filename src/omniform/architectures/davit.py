@@ -11,7 +11,7 @@ from typing import ClassVar, Unpack, cast
 from torch import Tensor, nn
 
 from omniform.architectures.model import Model
-from omniform.blocks.attend import attend
+from omniform.blocks.attend import attend, computed_whole
 from omniform.blocks.attention import Projections
 from omniform.blocks.composed import Composed
 from omniform.blocks.drop_path import DropPath
@@ -35,8 +35,8 @@ class MapAttention(Projections):
         return KV(self.kv_heads, self.head_dim, self.head_dim)
 
     def computed(self, backend: Backend) -> Computed:
-        kernel = "sdpa, no mask" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
-        return Computed(kernel, None, "squares, and groups of channels, see themselves whole")
+        why = "squares, and groups of channels, see themselves whole"
+        return computed_whole(backend, self.scores, why, biased=False)
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, H, W, C] in and out."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omniform.architectures.model import Model
 from omniform.core.batch import Item, Modality, Span
-from omniform.core.context import Memory, StepContext
+from omniform.core.context import Backend, Memory, StepContext
 from omniform.core.errors import InputError, brief
 from omniform.core.outputs import ModelOutput
 from omniform.core.settings import Setting
@@ -56,7 +56,13 @@ def rows_of(features: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 class Decoder(HasModules, Protocol):
-    """A decoder, as far as writing takes it."""
+    """A decoder, as far as writing takes it.
+
+    Attributes:
+        attn_backend: how its attention is computed.
+    """
+
+    attn_backend: Backend
 
     @property
     def max_positions(self) -> int | None:

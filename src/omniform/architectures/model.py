@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.arrivals import check_kinds
+from omniform.architectures.attention_choice import choose_attention
 from omniform.architectures.labels import Targets, check_targets
 from omniform.architectures.parameters import parameters_of, patched_names
 from omniform.blocks.composed import Composed
 from omniform.core.config import Beginning, ModelConfig
 from omniform.core.context import Backend, StepContext, Tapped, Taps
-from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, brief, check_arguments, nearest
+from omniform.core.errors import InputError, MissingPartError, UnknownAttributeError, check_arguments
 from omniform.core.generation import GenerationConfig
 from omniform.core.host import is_all_true, is_traced
 from omniform.core.outputs import ModelOutput
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 INERT = ("use_cache", "cache_position", "num_items_in_batch", "synced_gpus")
 """Inputs that the ecosystem's loops give to any model; where a forward has no use for one, it changes nothing."""
-
-BACKENDS: dict[str, Backend] = {"eager": "eager", "sdpa": "sdpa"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Model(PushToHub, Composed):
     """Base of all models; a subclass names its parts in its body.
 
     Attributes:
-        attn_backend: how attention is computed, ``"sdpa"`` or ``"eager"``.
+        attn_backend: how attention is computed (:mod:`omniform.blocks.kernels`).
         main_input: the name of the first argument of ``forward``.
         own_file: a further file of its checkpoints, which it reads and writes itself (:class:`KeepsFile`).
         recompute: how training computes layers once more for their gradients; None: it keeps what these need.
@@ -338,6 +337,11 @@ class Model(PushToHub, Composed):
         return self._origin
 
     @property
+    def bound(self) -> bool:
+        """Whether it has a config of its own; parts of some models have none."""
+        return self._origin is not None
+
+    @property
     def config(self) -> ModelConfig:
         """The checkpoint's config."""
         return self.origin.config
@@ -427,23 +431,18 @@ class Model(PushToHub, Composed):
         """Whether ``generate`` works on this model."""
         return False
 
-    def set_attn_implementation(self, name: str) -> None:
-        """Choose how attention is computed: ``"sdpa"`` (fused) or ``"eager"`` (written out).
+    def set_attn_implementation(self, attn_implementation: str | Mapping[str, object] | None) -> None:
+        """Choose how attention is computed; see :func:`~omniform.architectures.attention_choice.choose_attention`.
+
+        Args:
+            attn_implementation: ``"sdpa"`` (fused), ``"eager"`` (written out), ``"native"``, ``"flex_attention"``,
+                ``"flash_attention_2"`` or ``"flash_attention_3"``; or names by the keys of the configs within.
 
         Raises:
-            InputError: no such implementation.
+            InputError: no such implementation, no such part, or no device for it.
+            DependencyError: its package is not installed.
         """
-        if not isinstance(name, str) or name not in BACKENDS:
-            raise InputError(
-                "no such attention implementation",
-                where="attn_implementation",
-                expected=" or ".join(BACKENDS),
-                found=brief(name),
-                remedy=nearest(name, BACKENDS) if isinstance(name, str) else None,
-            )
-        for module in self.modules():
-            if isinstance(module, Model):
-                module.attn_backend = BACKENDS[name]
+        choose_attention(self, attn_implementation)
 
     # -- what users expect on a model, done on higher floors -----------------------------------------------------------
 

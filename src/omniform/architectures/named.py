@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.adapted import meet_peft
+from omniform.architectures.attention_choice import follow_config
 from omniform.architectures.generation import GenerationMixin
 from omniform.architectures.loss_functions import Loss, for_causal_lm, loss_named
 from omniform.architectures.losses import scored
@@ -84,6 +85,7 @@ class PreTrainedModel(Surface):
             super().__init__()
             self._speak_both()
             self.bind(origin_of(kind, config))
+            follow_config(self)
             return
         if config.model_type != place.family.model_type:
             raise InputError(
@@ -109,6 +111,7 @@ class PreTrainedModel(Surface):
         self.bind(origin_of(kind, config))
         _fix_padding(self, config.get_text_config())
         _name_inner(self, place.family, config)
+        follow_config(self)
         spell_out(self)
         self._speak_both()
         where = home()

@@ -132,7 +132,7 @@ class TextStack(Model):
 
     def unpads(self) -> bool:
         recurs = any(isinstance(module, Recurrence) for module in self.modules())
-        return self.UNPADS and self.attn_backend == "sdpa" and not recurs
+        return self.UNPADS and self.attn_backend != "eager" and not recurs
 
     @property
     def reads_memory(self) -> bool:

@@ -42,7 +42,7 @@ class Unpadded(Model):
     def arrive(self, inputs: dict[str, object]) -> None:
         super().arrive(inputs)
         if "row_lengths" not in inputs:
-            plain = not (self.training or torch.is_grad_enabled()) and self.attn_backend == "sdpa"
+            plain = not (self.training or torch.is_grad_enabled()) and self.attn_backend != "eager"
             asked = (*self.targets(), *TOLD, "output_hidden_states", "output_attentions")
             plain = plain and not any(inputs.get(name) is not None for name in asked)
             inputs["row_lengths"] = lengths_of(inputs.get("attention_mask")) if plain else None

@@ -1,22 +1,26 @@
 """The one place where queries meet keys.
 
 Everything above this function acts on ``[..., D]``; only here does it matter how rows are laid out and which kernel
-runs. ``eager`` writes the softmax out and can show its weights; ``sdpa`` is torch's fused kernel.
+runs. ``eager`` writes the softmax out and can show its weights; ``sdpa`` is torch's fused kernel; the others stand in
+:mod:`omniform.blocks.kernels`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from omniform.blocks.areas import attend_areas
+from omniform.blocks.kernels import kernel_of
 from omniform.blocks.packed import attend_packed
 from omniform.blocks.padded import attend_padded, is_written_out
 from omniform.blocks.scores import Scores
 from omniform.core.areas import Areas
 from omniform.core.context import Backend, Bias, Computed, Mask, StepContext
 from omniform.core.packed import PackedMask
-from omniform.core.rules import Rule
+from omniform.core.rules import Full, Rule
 
 
 def attend(
@@ -41,7 +45,7 @@ def attend(
         v: the values likewise, of width Dv.
         mask: what may be seen.
         scores: how queries and keys are compared.
-        backend: how to compute it; attention weights can only be had from ``eager``.
+        backend: how to compute it; attention weights are computed by ``eager`` whatever this says.
         bias: added to the scores. Shape: [B or 1, H, T, S]; in a packed step one tensor per row.
         sinks: for each head, the score of a key without a value that every query sees. Shape: [H].
         dropout: probability of dropping an attention weight (training).
@@ -90,26 +94,53 @@ def computed_under(rule: Rule, backend: Backend, scores: Scores, *, biased: bool
     # What sees tokens after its own is an encoder's, which decodes nothing.
     sees_ahead = bool(rule.allows(*torch.tensor([[[0]], [[1]]], device="cpu")).all())
     if is_written_out(backend, scores, sinks=sinks):
-        return Computed(WRITTEN_OUT, None if sees_ahead else WRITTEN_OUT, _why_written_out(backend, scores))
+        usual = Computed(WRITTEN_OUT, None if sees_ahead else WRITTEN_OUT, _why_written_out(backend, scores))
+        return _by_name(backend, rule, scores, usual, biased=biased, sinks=sinks)
     prompt = _named(_mask(rule, backend, past=0, queries=3), biased)
+    decoding = None if sees_ahead else _named(_mask(rule, backend, past=3, queries=1), biased)
     if sees_ahead:
-        return Computed(prompt, None, f"{rule} sees the whole input; a mask joins where rows are padded")
-    decoding = _named(_mask(rule, backend, past=3, queries=1), biased)
-    if biased:
+        why = f"{rule} sees the whole input; a mask joins where rows are padded"
+    elif biased:
         why = "a learned bias is added to the scores, which the causal flag cannot be joined with"
     elif "flag" in prompt:
         why = f"{rule} is the kernel's own flag, and packed rows need no mask"
     else:
         why = f"{rule} is no flag of the kernel; the mask is made once per step"
-    return Computed(prompt, decoding, why)
+    return _by_name(backend, rule, scores, Computed(prompt, decoding, why), biased=biased, sinks=sinks)
 
 
 def computed_across(backend: Backend, scores: Scores) -> Computed:
     """How cross-attention is computed, and why."""
-    if is_written_out(backend, scores, sinks=False):
-        return Computed(WRITTEN_OUT, WRITTEN_OUT, _why_written_out(backend, scores))
     why = "it sees all of the encoder's output, a mask only for padding; keys and values are kept"
-    return Computed("sdpa, no mask", "sdpa, no mask", why)
+    usual = Computed("sdpa, no mask", "sdpa, no mask", why)
+    if is_written_out(backend, scores, sinks=False):
+        usual = Computed(WRITTEN_OUT, WRITTEN_OUT, _why_written_out(backend, scores))
+    return _by_name(backend, Full(), scores, usual, biased=False, sinks=False)
+
+
+def computed_whole(backend: Backend, scores: Scores, why: str, *, biased: bool) -> Computed:
+    """How attention is computed among tokens that all see one another, which decodes nothing.
+
+    Args:
+        why: what decides it.
+        biased: something is added to the scores.
+    """
+    usual = Computed(f"sdpa, {'additive' if biased else 'no'} mask", None, why)
+    if is_written_out(backend, scores, sinks=False):
+        usual = Computed(WRITTEN_OUT, None, why)
+    return _by_name(backend, Full(), scores, usual, biased=biased, sinks=False)
+
+
+def _by_name(backend: Backend, rule: Rule, scores: Scores, usual: Computed, *, biased: bool, sinks: bool) -> Computed:
+    """By the kernel that is asked for; as usual where none is, or it cannot, which is said."""
+    kernel = kernel_of(backend)
+    if kernel is None:
+        return usual
+    why = kernel.lacks(rule, scores, biased=biased, sinks=sinks)
+    if why is not None:
+        return replace(usual, why=f"{backend}: {why}; {usual.why}")
+    decoding = None if usual.decoding is None else kernel.named(prompt=False)
+    return Computed(kernel.named(prompt=True), decoding, f'attn_implementation="{backend}"')
 
 
 def _why_written_out(backend: Backend, scores: Scores) -> str:

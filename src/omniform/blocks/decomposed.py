@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from omniform.blocks.attend import attend
+from omniform.blocks.attend import attend, computed_whole
 from omniform.blocks.attention import Projections
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.patches import Learned, Size
@@ -152,9 +152,8 @@ class MapAttention(Projections):
         return KV(self.kv_heads, self.head_dim, self.head_dim)
 
     def computed(self, backend: Backend) -> Computed:
-        mask = "no mask" if self.bias is None else "additive mask"
-        kernel = f"sdpa, {mask}" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
-        return Computed(kernel, None, "the pieces of a map see themselves whole; distances are added to the scores")
+        why = "the pieces of a map see themselves whole; distances are added to the scores"
+        return computed_whole(backend, self.scores, why, biased=self.bias is not None)
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the pieces. Shape: [B, H, W, C] in and out."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.attend import attend
+from omniform.blocks.attend import attend, computed_whole
 from omniform.blocks.attention import Projections
 from omniform.blocks.composed import Composed
 from omniform.blocks.decomposed import Reach
@@ -47,8 +47,7 @@ class MapMixer(Projections):
         return KV(self.kv_heads, self.head_dim, self.head_dim)
 
     def computed(self, backend: Backend) -> Computed:
-        kernel = "sdpa, no mask" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
-        return Computed(kernel, None, "the pieces of a map see themselves whole")
+        return computed_whole(backend, self.scores, "the pieces of a map see themselves whole", biased=False)
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the pieces. Shape: [B, H, W, C] to [B, H, W, C']."""

@@ -17,6 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from omniform.blocks.kernels import Extras, able
 from omniform.blocks.padded import attend_padded
 from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Bias, Mask
@@ -69,6 +70,10 @@ def attend_packed(
                 for row, b in zip(rows, biases, strict=True)
             ]
         )
+    extras = Extras(scores, None, sinks, dropout)
+    kernel = able(backend, mask.rule, q_NHD, k_1GSD, v_1GSD, mask, extras)
+    if kernel is not None:
+        return kernel.packed(q_NHD, k_1GSD, v_1GSD, mask, extras)
     learned = torch.is_grad_enabled() and any(x.requires_grad for x in (q_NHD, k_1GSD, v_1GSD))
     if learned or dropout:
         return _row_by_row(q_NHD, k_1GSD, v_1GSD, mask, scores, sinks, dropout)

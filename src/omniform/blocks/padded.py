@@ -1,4 +1,4 @@
-"""Attention over padded rows: torch's fused kernel, and the softmax written out."""
+"""Attention over padded rows: torch's fused kernel, the softmax written out, or a kernel that is asked for by name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omniform.blocks.kernels import Extras, able
 from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Mask
+from omniform.core.rules import Causal, Full, Rule
 
 
 def is_written_out(backend: Backend, scores: Scores, *, sinks: bool) -> bool:
-    """Whether the softmax is written out; torch's fused kernel bounds no scores and knows of no sinks."""
+    """Whether the softmax is written out, where no kernel is asked for by name that can do it.
+
+    Torch's fused kernel bounds no scores and knows of no sinks.
+    """
     return backend == "eager" or scores.cap is not None or sinks
 
 
@@ -34,11 +39,24 @@ def attend_padded(
         Shape: [B, T, H, Dv].
     """
     q_BHTD = q_BTHD.transpose(1, 2)
-    if weights is not None or is_written_out(backend, scores, sinks=sinks is not None):
+    extras = Extras(scores, bias, sinks, dropout)
+    kernel = None if weights is not None else able(backend, _rule(mask), q_BHTD, k_BHSD, v_BHSD, mask, extras)
+    if kernel is not None:
+        out_BHTD = kernel.padded(q_BHTD, k_BHSD, v_BHSD, mask, extras)
+    elif weights is not None or is_written_out(backend, scores, sinks=sinks is not None):
         out_BHTD = _eager(q_BHTD, k_BHSD, v_BHSD, mask, scores, bias, sinks, dropout, weights)
     else:
         out_BHTD = _sdpa(q_BHTD, k_BHSD, v_BHSD, mask, scores.scale, bias, dropout)
     return out_BHTD.transpose(1, 2)
+
+
+def _rule(mask: Mask) -> Rule | None:
+    """What a mask says; None for one that is no rule."""
+    if mask.causal:
+        return Causal()
+    if mask.seen is not None:
+        return mask.seen.rule
+    return Full() if mask.allowed is None else None
 
 
 def _sdpa(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.attend import attend
+from omniform.blocks.attend import attend, computed_whole
 from omniform.blocks.attention import Projections
 from omniform.blocks.drop_path import DropPath
 from omniform.blocks.fused import applied, through
@@ -283,8 +283,8 @@ class WindowedAttention(Projections):
         return KV(self.kv_heads, self.head_dim, self.head_dim)
 
     def computed(self, backend: Backend) -> Computed:
-        kernel = "sdpa, additive mask" if backend == "sdpa" else "eager: scores, softmax and sum, written out"
-        return Computed(kernel, None, "windows see themselves whole; distances and shifts are added to the scores")
+        why = "windows see themselves whole; distances and shifts are added to the scores"
+        return computed_whole(backend, self.scores, why, biased=True)
 
     def forward(self, x_BHWC: Tensor, ctx: StepContext) -> Tensor:
         """Attend within the squares. Shape: [B, H, W, C] in and out."""

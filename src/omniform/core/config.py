@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.core.attention_notes import NOTE, note_attention
 from omniform.core.auto_class import AutoNamed
 from omniform.core.config_keys import ATTRIBUTES, BOOKKEEPING, GENERATION_KEYS, PerLayer
 from omniform.core.errors import ConfigError, check_arguments, nearest
@@ -187,6 +188,8 @@ class ModelConfig(AutoNamed, PushToHub):
             if kind.reader is not _anything:
                 check_arguments(kind.__name__, settings, {*self.known, *self.raw, *kind.usual, *ATTRIBUTES})
             self._load(self._patched(settings))
+            if "attn_implementation" in settings:
+                note_attention(self, settings["attn_implementation"])
 
     @classmethod
     def from_raw(
@@ -346,12 +349,16 @@ class ModelConfig(AutoNamed, PushToHub):
         """Have settings that are objects handed out as they were given; saved is what they say."""
         held = {name: value for name, value in changes.items() if isinstance(value, PlainSettings)}
         self.__dict__["_notes"] = {n: v for n, v in self.__dict__["_notes"].items() if n not in changes} | held
+        if "attn_implementation" in changes:
+            note_attention(self, changes["attn_implementation"])
 
     def _patched(self, changes: Mapping[str, object]) -> dict[str, object]:
         raw = copy.deepcopy(self.raw)
         groups: Mapping[str, tuple[str, ...]] = self.__dict__["spellings"]
         rivals: Mapping[str, tuple[str, ...]] = self.__dict__["rivals"]
         for given, value in changes.items():
+            if given == "attn_implementation":  # a note
+                continue
             name = given
             if given in ("dtype", "torch_dtype"):
                 # One spelling only, the one the file has, so that the two can never disagree.
@@ -452,6 +459,8 @@ class ModelConfig(AutoNamed, PushToHub):
     def __setattr__(self, name: str, value: object) -> None:
         if "values" not in self.__dict__:  # a class of the user's own, before it calls ours
             self.__dict__.setdefault("_early", {})[name] = value
+        elif name == NOTE:
+            note_attention(self, value)
         elif name.startswith("_") and name not in self.raw:
             self.__dict__["_notes"][name] = value  # what tools note for themselves is never saved
         elif name == "name_or_path":

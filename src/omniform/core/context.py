@@ -22,7 +22,7 @@ from omniform.core.texts import longest, place_within
 
 T = TypeVar("T")
 
-Backend = Literal["eager", "sdpa"]
+Backend = Literal["eager", "sdpa", "native", "flex_attention", "flash_attention_2", "flash_attention_3"]
 Bias = Tensor | tuple[Tensor, ...]
 """What is added to scaled scores. Shape: [B or 1, H, T, S]; in a packed step one tensor per row."""
 
@@ -43,19 +43,70 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """All that a mask says, where that is a rule over indices and padding: some kernels ask this and read no mask.
+
+    Attributes:
+        rule: which index sees which.
+        past: the index of the first query.
+        queries: how many there are.
+        padding: which keys are real. Shape: [B, S]; None where all are.
+        device: where a mask would go.
+    """
+
+    rule: Rule
+    past: int
+    queries: int
+    padding: Tensor | None
+    device: torch.device
+
+    def allowed(self) -> Tensor:
+        """The same as a mask. Shape: [B or 1, 1, T, S]."""
+        query = torch.arange(self.past, self.past + self.queries, device=self.device)[None, None, :, None]
+        key = torch.arange(self.past + self.queries, device=self.device)[None, None, None]
+        allowed = self.rule.allows(query, key)
+        return allowed if self.padding is None else allowed & self.padding[:, None, None, :]
+
+
 class Mask:
     """A resolved rule.
 
-    Attributes:
+    Args:
         allowed: Shape: [B or 1, H or 1, T, S], True where attention is allowed; None allows everything (or, with
-            ``causal``, what the kernel's own causal flag allows). A query that may see nothing (padding, before or
-            beyond what it could look at) gets zeros from ``sdpa`` and the mean of all values from ``eager``, as the
-            reference's does.
+            ``causal``, what the kernel's own causal flag allows; or what ``seen`` says). A query that may see nothing
+            (padding, before or beyond what it could look at) gets zeros from ``sdpa`` and the mean of all values from
+            ``eager``, as the reference's does.
         causal: the kernel's causal flag stands for the mask; only where queries and keys are the same tokens.
+        seen: the same in words, where they suffice.
     """
 
-    allowed: Tensor | None = None
-    causal: bool = False
+    __slots__ = ("_allowed", "_made", "causal", "seen")
+
+    def __init__(self, allowed: Tensor | None = None, causal: bool = False, seen: Seen | None = None) -> None:
+        self._allowed = allowed
+        self._made: dict[Hashable, object] = {}
+        self.causal = causal
+        self.seen = seen
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """What is allowed, made when it is first asked for; see the class."""
+        if self._allowed is None and self.seen is not None:
+            self._allowed = self.seen.allowed()
+        return self._allowed
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return (self.causal, self.seen) == (other.causal, other.seen) and self._allowed is other._allowed
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What a kernel makes of the mask, once for all layers; a mask of a step's own, not :data:`EVERYTHING`."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast(T, self._made[key])
 
     def materialised(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """The mask as a tensor, for backends that have no causal flag."""
@@ -191,7 +242,8 @@ class StepContext:
         if self.memory is None or self.memory.padding is None:
             return EVERYTHING
         padding = self.memory.padding
-        return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :]))
+        seen = Seen(Full(), 0, queries, padding, padding.device)
+        return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :], seen=seen))
 
     def last_layer(self) -> StepContext:
         """The context of a stack's last layer, which need not compute what nobody asks for."""
@@ -227,11 +279,12 @@ class StepContext:
         return None if texts is None else self.once("place", lambda: place_within(texts))
 
     def _resolve(self, rule: Rule, queries: int, device: torch.device) -> Mask:
-        if self.padding is None and self.allowed is None and self.bidirectional is None and self.texts is None:
-            if isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1):
+        if self.allowed is None and self.bidirectional is None and self.texts is None:
+            if self.padding is None and (isinstance(rule, Full) or (isinstance(rule, Causal) and queries == 1)):
                 return EVERYTHING
-            if isinstance(rule, Causal) and self.past == 0:
+            if self.padding is None and isinstance(rule, Causal) and self.past == 0:
                 return Mask(causal=True)
+            return Mask(seen=Seen(rule, self.past, queries, self.padding, device))
         if self.allowed is not None:
             return Mask(self.allowed if self.padding is None else self.allowed & self.padding[:, None, None, :])
         allowed = self._by_rule(rule, queries, device)

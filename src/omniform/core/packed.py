@@ -7,7 +7,7 @@ Every row is a :class:`Segment` of the step. Its earlier tokens lie in paged sta
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -130,6 +130,9 @@ class PackedMask:
         tables: where each row's keys lie.
         keys: how many keys each row has: its own tokens, or those of its memory.
         device: where masks go.
+
+    Attributes:
+        made: what kernels make of it, once for all layers.
     """
 
     def __init__(
@@ -140,9 +143,10 @@ class PackedMask:
         keys: Sequence[int],
         device: torch.device,
     ) -> None:
-        self._rule = rule
+        self.rule = rule
         self._rows = list(zip(segments, tables, keys, strict=True))
-        self._device = device
+        self.device = device
+        self.made: dict[Hashable, object] = {}
 
     @cached_property
     def calls(self) -> KernelCalls:
@@ -162,13 +166,23 @@ class PackedMask:
                 sizes.append(call.queries.stop - call.queries.start)
                 for slots in earlier:
                     shared.setdefault(slots, []).append((call.queries.start, call.queries.stop))
-        extra = (KernelCall(_tokens_of(queries, self._device), slots) for slots, queries in shared.items())
+        extra = (KernelCall(_tokens_of(queries, self.device), slots) for slots, queries in shared.items())
         return KernelCalls(tuple(own), tuple(sizes), tuple(extra))
 
     @cached_property
     def rows(self) -> tuple[RowKeys, ...]:
         """Every row by itself, for backends and biases that see whole rows of scores."""
         return tuple(self._row(*row) for row in self._rows)
+
+    @property
+    def joins(self) -> bool:
+        """Whether tokens of some stretch see one another in both directions."""
+        return any(segment.bidirectional for segment, _, _ in self._rows)
+
+    def reached(self) -> list[tuple[Segment, int, int, list[SlotRange]]]:
+        """Every row with the first index and one past the last of the keys within its reach, and their slots."""
+        lows = [self._low(segment) for segment, _, _ in self._rows]
+        return [(s, low, n, t.slot_ranges(low, n)) for low, (s, t, n) in zip(lows, self._rows, strict=True)]
 
     @cached_property
     def decodes(self) -> Decodes | None:
@@ -182,7 +196,7 @@ class PackedMask:
         there = torch.arange(padded.shape[1])[None] < torch.tensor([len(own) for own in slots])[:, None]
         others = [row for row, decodes in zip(self._rows, kinds, strict=True) if not decodes]
         return Decodes(
-            self._tokens([s for s, _, _ in mine]), padded.to(self._device), there.to(self._device), self._apart(others)
+            self._tokens([s for s, _, _ in mine]), padded.to(self.device), there.to(self.device), self._apart(others)
         )
 
     def parted(self, apart: Callable[[int, int], bool]) -> tuple[Part | None, Part | None]:
@@ -209,11 +223,11 @@ class PackedMask:
             tables.append(_Run(start - low))
             start += keys - low
         segments, _, keys_of = zip(*self._rows, strict=True)
-        return ranges, PackedMask(self._rule, segments, tables, keys_of, self._device)
+        return ranges, PackedMask(self.rule, segments, tables, keys_of, self.device)
 
     def _sees_all(self, segment: Segment) -> bool:
         """Whether a row's one new token sees every key from the first that is within its rule's reach."""
-        return isinstance(self._rule, Full) or bool(self._allowed(self._low(segment), segment).all())
+        return isinstance(self.rule, Full) or bool(self._allowed(self._low(segment), segment).all())
 
     def _apart(self, rows: list[tuple[Segment, Table, int]]) -> tuple[slice | Tensor, PackedMask] | None:
         """Some rows as if they were the step: which tokens they are, and what those see."""
@@ -222,19 +236,19 @@ class PackedMask:
         segments, tables, keys = zip(*rows, strict=True)
         starts = accumulate((segment.count for segment in segments), initial=0)
         moved = [replace(segment, start=start) for segment, start in zip(segments, starts, strict=False)]
-        return self._tokens(segments), PackedMask(self._rule, moved, tables, keys, self._device)
+        return self._tokens(segments), PackedMask(self.rule, moved, tables, keys, self.device)
 
     def _tokens(self, segments: Sequence[Segment]) -> slice | Tensor:
-        return _tokens_of([(s.start, s.start + s.count) for s in segments], self._device)
+        return _tokens_of([(s.start, s.start + s.count) for s in segments], self.device)
 
     def _calls(self, segment: Segment, table: Table, keys: int) -> list[tuple[KernelCall, list[SlotRange]]] | None:
         """A row as calls, each with the earlier ranges that all of its queries see; None if a mask is needed."""
         start, count, past = segment.start, segment.count, segment.past
-        if isinstance(self._rule, Full):
+        if isinstance(self.rule, Full):
             first, *others = table.slot_ranges(0, keys)
             return [(KernelCall(slice(start, start + count), first), others)]
         low = self._low(segment)
-        plain = isinstance(self._rule, Causal) and not segment.bidirectional
+        plain = isinstance(self.rule, Causal) and not segment.bidirectional
         if not plain and not self._is_causal_from(low, segment):
             return None
         if count == 1:
@@ -253,12 +267,12 @@ class PackedMask:
     def _row(self, segment: Segment, table: Table, keys: int) -> RowKeys:
         low = self._low(segment)
         queries = slice(segment.start, segment.start + segment.count)
-        allowed = None if isinstance(self._rule, Full) else self._allowed(low, segment)
-        allowed = None if allowed is None or bool(allowed.all()) else allowed.to(self._device)
+        allowed = None if isinstance(self.rule, Full) else self._allowed(low, segment)
+        allowed = None if allowed is None or bool(allowed.all()) else allowed.to(self.device)
         return RowKeys(queries, tuple(table.slot_ranges(low, keys)), low, allowed)
 
     def _low(self, segment: Segment) -> int:
-        reach = self._rule.reach
+        reach = self.rule.reach
         low = 0 if reach is None else max(0, segment.past - reach + 1)
         return min((low, *(start for start, _ in segment.bidirectional)))
 
@@ -267,12 +281,12 @@ class PackedMask:
         query = torch.arange(segment.past, segment.past + segment.count, device="cpu")
         key = torch.arange(low, segment.past + segment.count, device="cpu")
         if not segment.bidirectional:
-            return self._rule.allows(query[:, None], key[None, :])
+            return self.rule.allows(query[:, None], key[None, :])
         joined = torch.zeros(len(query), len(key), dtype=torch.bool, device="cpu")
         for start, stop in segment.bidirectional:
             within_q, within_k = (query >= start) & (query < stop), (key >= start) & (key < stop)
             joined = joined | (within_q[:, None] & within_k[None, :])
-        return self._rule.widened(query[:, None], key[None, :], joined)
+        return self.rule.widened(query[:, None], key[None, :], joined)
 
     def _is_causal_from(self, low: int, segment: Segment) -> bool:
         allowed = self._allowed(low, segment)

@@ -146,7 +146,7 @@ class Runner:
                 memory=_ELSEWHERE if reads_memory else None,
                 memory_tables=[self._memory(chunk) for chunk in plan.chunks] if reads_memory else (),
                 state=self._state,
-                backend=model.attn_backend,
+                backend=model.decoder.attn_backend,
                 # Where only beginnings are read, no output is asked for; one is computed, and not looked at.
                 wanted=tuple(wanted) or (len(ids) - 1,) if len(wanted) < len(ids) else None,
                 taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),

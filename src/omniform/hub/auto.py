@@ -100,7 +100,9 @@ class AutoModel:
                 - ``offload_folder``: where weights are kept that go to disk in another dtype than the checkpoint's.
                 - ``variant``: which files (``"fp16"`` for ``model.fp16.safetensors``).
                 - ``use_safetensors``: True or False to read only those, or only ``.bin`` files.
-                - ``attn_implementation``: ``"sdpa"`` or ``"eager"``.
+                - ``attn_implementation``: the attention kernel: ``"sdpa"``, ``"eager"``, ``"native"``,
+                  ``"flex_attention"``, ``"flash_attention_2"`` or ``"flash_attention_3"``; or a mapping of the keys of
+                  the configs within (``"text_config"``) to such names.
                 - ``target_lang``: the language that a model with adapters of languages (MMS) writes.
                 - ``ignore_mismatched_sizes``: make tensors of the wrong shape anew.
                 - ``output_loading_info``: return ``(model, report)``.

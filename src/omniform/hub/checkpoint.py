@@ -12,6 +12,7 @@ from typing import cast
 
 import torch
 
+from omniform.architectures.attention_choice import choose_attention
 from omniform.architectures.model import KeepsFile, Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.core.collector import paused
@@ -143,7 +144,7 @@ def fresh(config: ModelConfig, kind: type[PreTrainedModel], kwargs: Mapping[str,
     if dtype is not None and kind.place is None:
         model.config.update({"dtype": dtype})
     if kwargs.get("attn_implementation") is not None:
-        model.set_attn_implementation(str(kwargs["attn_implementation"]))
+        choose_attention(model, kwargs["attn_implementation"])
     return model
 
 
@@ -222,7 +223,7 @@ def load(
 
         use_own_generate(model, source)
     if options.attn_implementation is not None:
-        model.set_attn_implementation(options.attn_implementation)
+        choose_attention(model, options.attn_implementation)
     if options.generation_config is not None:
         model.generation_config = options.generation_config
     elif model.can_generate():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,11 +42,21 @@ class Kernel:
 def kernels_of(model: Model) -> tuple[Kernel, ...]:
     """The kernels of all attentions of a model, alike ones together."""
     groups: dict[Computed, list[str]] = {}
+    backends = {path: m.attn_backend for path, m in model.named_modules() if isinstance(m, Model)}
     for path, module in model.named_modules():
-        how = module.computed(model.attn_backend) if isinstance(module, StatefulModule) else None
+        home = next(outer for outer in _outwards(path) if outer in backends)
+        how = module.computed(backends[home]) if isinstance(module, StatefulModule) else None
         if how is not None:
             groups.setdefault(how, []).append(path)
     return tuple(Kernel(tuple(paths), how.prompt, how.decoding, how.why) for how, paths in groups.items())
+
+
+def _outwards(path: str) -> Iterator[str]:
+    """A module's path, and those of the modules that it lies in, the whole model's last."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
 
 
 @dataclass(frozen=True, slots=True)

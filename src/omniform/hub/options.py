@@ -69,7 +69,7 @@ class LoadOptions:
     device_map: object = None
     max_memory: object = None
     offload_folder: Path | None = None
-    attn_implementation: str | None = None
+    attn_implementation: object = None
     ignore_mismatched_sizes: bool = False
     output_loading_info: bool = False
     use_safetensors: bool | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from omniform.architectures.attention_choice import choose_attention
 from omniform.architectures.model import Model
 from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import StatefulModule, mixers
@@ -139,7 +140,7 @@ def plan(
     opened = open_checkpoint(os.fspath(name), lambda config: (config, saved_class(config)), "plan", given, peek=True)
     model, how = opened.model, opened.loading
     if opened.options.attn_implementation is not None:
-        model.set_attn_implementation(opened.options.attn_implementation)
+        choose_attention(model, opened.options.attn_implementation)
     layout, placement = _placed(opened)
     kinds = {s.dtype for s in layout.stored.values() if s.dtype.is_floating_point}
     kept = max(kinds, key=lambda kind: kind.itemsize, default=torch.float32)

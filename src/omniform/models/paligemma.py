@@ -112,7 +112,7 @@ class PaliGemma(TwoWay):
     def both_ways(self, tokens: Tensor, attention_mask: Tensor | None, given: Merged) -> Tensor | None:
         past = given.get("past_key_values")
         begins = past is None or past.length == 0
-        if given.get(TYPES) is not None or not begins or not self.untyped or self.attn_backend != "sdpa":
+        if given.get(TYPES) is not None or not begins or not self.untyped or self.attn_backend == "eager":
             return super().both_ways(tokens, attention_mask, given)
         if attention_mask is not None and attention_mask.dim() != 2:
             return None
