@@ -1,7 +1,7 @@
 /* What this processor can do, asked of itself; compiled without any flags, since it runs before the choice is made. */
 #include <stdint.h>
 
-#include "features.h"
+#include "cpu.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

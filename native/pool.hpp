@@ -10,7 +10,8 @@ namespace of {
 using Body = void (*)(void* context, int64_t begin, int64_t end, int thread);
 
 // Runs `body` over 0 .. count in chunks of at most `grain` items, and returns when all are done. The caller takes part.
-// A call from within a call, or while another thread's call runs, computes everything itself.
+// A call from within a call, or while another thread's call runs, computes everything itself. What `body` throws, the
+// caller gets: the first of it, when no thread is in the call any more; chunks that were not begun are left out.
 void run_parallel(int64_t count, int64_t grain, Body body, void* context);
 
 template <class F>

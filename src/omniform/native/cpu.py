@@ -13,7 +13,7 @@ LIB = Path(__file__).resolve().parent / "lib"
 
 
 class Cpu(enum.IntFlag):
-    """What a processor can do: ``native/features.h``."""
+    """What a processor can do: ``native/cpu.h``."""
 
     V3 = 1
     AVX_VNNI = 2

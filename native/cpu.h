@@ -1,6 +1,6 @@
 /* What a processor can do, as bits; mirrored in src/omniform/native/cpu.py. */
-#ifndef OMNIFORM_FEATURES_H
-#define OMNIFORM_FEATURES_H
+#ifndef OMNIFORM_CPU_H
+#define OMNIFORM_CPU_H
 
 #define OF_API __attribute__((visibility("default")))
 
