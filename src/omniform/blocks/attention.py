@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.lowering import Builder, Value
+from omniform.blocks.operations import Attending
 from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.context import Backend, Computed, Mask, Memory, StepContext
 from omniform.core.rules import Rule, both_ways
@@ -37,6 +39,9 @@ class NoPositions:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         return q_BTHD, k_BTHD
+
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return q, k
 
 
 class Projections(StatefulModule):
@@ -93,6 +98,7 @@ class Attention(Projections):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "k_proj", "v_proj"),)
+    READ: ClassVar[frozenset[str]] = frozenset({"output", "queries_keys_values", "split"})
 
     def __init__(
         self,
@@ -164,6 +170,12 @@ class Attention(Projections):
         )
         return self.output(mixed, x_BTD, ctx)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        q, k, v = b.read(self.queries_keys_values, x)
+        how = Attending(self.slot, self.rule, self.scores, self.bias, self.sinks)  # type: ignore[arg-type]
+        (out,) = b.read(self.output, b.attend(q, k, v, how), x)
+        return out
+
     def output(self, mixed_BTE: Tensor, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """What the heads saw, side by side, onto the residual stream; of the tokens that are wanted."""
         out: Tensor = self.o_proj(mixed_BTE)
@@ -199,6 +211,8 @@ class SinkAttention(Attention):
 class CrossAttention(Projections):
     """Cross-attention: a row looks at an encoder's output, whose keys and values are computed once and kept."""
 
+    READ: ClassVar[frozenset[str]] = frozenset({"of_memory", "split"})
+
     def state_spec(self) -> CrossKV:
         return CrossKV(self.kv_heads, self.head_dim, self.head_dim)
 
@@ -227,6 +241,10 @@ class CrossAttention(Projections):
         )
         out: Tensor = self.o_proj(mixed)
         return out
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        q = b.of(self.q_proj, x).in_heads(self.head_dim)
+        return b.of(self.o_proj, b.look(q, self, self.head_dim))
 
     def asking(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """What queries are made of. Shape: [B, T, D] in and out."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.layers import PreNorm
+from omniform.blocks.lowering import Builder, CannotLower, ReadAsWritten, Value
 from omniform.core.context import StepContext
 
 
@@ -31,11 +34,16 @@ class DropPath(nn.Module):
         luck = torch.rand((x.shape[0],) + (1,) * (x.dim() - 1), dtype=x.dtype, device=x.device)
         return x.div(keep) * (luck + keep).floor()
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        if self.training and self.p:
+            raise CannotLower(self, "it is in training")
+        return x
+
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-class LayerScale(nn.Module):
+class LayerScale(nn.Module, ReadAsWritten):
     """A learned factor for every channel of a branch (https://arxiv.org/abs/2103.17239).
 
     Args:
@@ -75,6 +83,7 @@ class DroppedBranches(PreNorm):
     """A pre-norm layer that rows go without a branch of by chance, behind the branch's own dropout (TimeSformer)."""
 
     drop_path: DropPath
+    READ: ClassVar[frozenset[str]] = PreNorm.READ | {"dropped"}
 
     def dropped(self, branch_BTD: Tensor) -> Tensor:
         """What is left of a branch. Shape: [B, ...] in and out."""

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.lowering import Builder, Value
 from omniform.blocks.mlp import MLP, Activation
 from omniform.core.host import is_traced
 
@@ -112,3 +113,6 @@ class FusedMLP(MLP):
         if AVAILABLE and gelu is not None and not (self.training and self.dropout) and is_plain(self.fc1, x):
             return through(projected(self.fc1, x, gelu), self.fc2)
         return super().forward(x)
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return super().lower(b, x)

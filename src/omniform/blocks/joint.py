@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from omniform.blocks.lowering import Value, through
+
 
 @runtime_checkable
 class Joins(Protocol):
@@ -25,6 +27,8 @@ class Joins(Protocol):
 
 class JointLinear(nn.Linear, ABC):
     """A linear layer that can compute the layers beside it along with itself."""
+
+    IS_MATRIX: ClassVar[bool] = True
 
     @abstractmethod
     def together(self, x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...] | None:
@@ -41,6 +45,8 @@ class JointLinear(nn.Linear, ABC):
 
 def outputs_of(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What several layers make of the same input. Shape: [..., in] to [..., out] of each."""
+    if isinstance(x, Value):
+        return through(x, layers)
     first = layers[0]
     if isinstance(first, JointLinear):
         found = first.together(x, layers)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
+from omniform.blocks.lowering import ReadAsWritten, Stack
 from omniform.core.context import StepContext
 
 Step = Callable[[Tensor, StepContext], Tensor]
@@ -26,8 +27,10 @@ Norm = nn.Module
 """What a layer's body calls the parts that :meth:`Layer.of` makes."""
 
 
-class Layer(Composed):
+class Layer(Composed, ReadAsWritten):
     """Base of the layers of a stack: called as ``layer(hidden, ctx)``, Shape: [B, T, D] in, and out what is wanted.
+
+    It is lowered as its ``forward`` is written, whichever layer it is.
 
     Attributes:
         dropout: on what each branch adds, in training.
@@ -38,6 +41,7 @@ class Layer(Composed):
     dropout: float = 0.0
     READS_MEMORY: ClassVar[bool] = False
     ROUTES: ClassVar[bool] = False
+    READ: ClassVar[frozenset[str]] = frozenset({"forward", "add"})
     _NORMS: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -94,6 +98,8 @@ def run(layers: Iterable[Step], x_BTD: Tensor, ctx: StepContext, norm: nn.Module
     Returns:
         Shape: [B, T, D]; of a packed step, only what is wanted.
     """
+    if isinstance(layers, Stack) and (made := layers.through(x_BTD, ctx, norm)) is not None:
+        return made
     count = len(layers) if isinstance(layers, Sized) else None
     last = ctx.last_layer()
     for number, layer in enumerate(layers, 1):

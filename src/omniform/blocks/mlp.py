@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.lowering import Builder, Value
 from omniform.core.errors import ConfigError, nearest
 
 Activation = Callable[[Tensor], Tensor]
@@ -85,6 +86,8 @@ def activation(name: str) -> Activation:
 class WideLinear(nn.Linear):
     """A projection whose results overflow float16, so that there it is computed, and handed on, in float32."""
 
+    IS_MATRIX: ClassVar[bool] = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out]."""
         if x.dtype is torch.float16:
@@ -116,6 +119,9 @@ class MLP(nn.Module):
         h = F.dropout(self._act(self.fc1(x)), self.dropout, self.training)
         out: Tensor = self.fc2(h)
         return out
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.of(self.fc2, b.act(self.act, b.of(self.fc1, x)))
 
     def extra_repr(self) -> str:
         return f"act={self.act}"
@@ -149,6 +155,9 @@ class GatedMLP(nn.Module):
         h = F.dropout(self._act(gate) * up, self.dropout, self.training)
         out: Tensor = self.down_proj(h)
         return out
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.of(self.down_proj, b.gate(self.act, *b.linear(x, self.gate_proj, self.up_proj)))
 
     def extra_repr(self) -> str:
         return f"act={self.act}"

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import PreNorm
+from omniform.blocks.lowering import Builder, CannotLower, Value
 from omniform.blocks.mlp import activation
+from omniform.blocks.operations import Gating, Routing
 from omniform.core.context import StepContext
 from omniform.core.host import counts_of, is_readable, is_traced
 
@@ -126,6 +128,14 @@ class Experts(nn.Module):
         back = torch.zeros_like(made).index_copy(0, order, made)
         return back.view(tokens, each, x_ND.shape[-1]).sum(1)
 
+    def gating(self) -> Gating:
+        """What :meth:`gated` does, in a few words."""
+        return Gating(self.act)
+
+    def lower_chosen(self, b: Builder, x: Value, chosen: Value, shares: Value) -> Value:
+        """What the chosen experts make of a value."""
+        return b.experts(x, chosen, shares, (self.gate_up_proj, self.down_proj), self.gating())
+
     def _in_runs(self, x_ND: Tensor, chosen_NK: Tensor, shares_NK: Tensor, counts: Sequence[int]) -> Tensor:
         """The same where the host knows how many tokens each expert has."""
         order = chosen_NK.flatten().argsort(stable=True)
@@ -175,6 +185,9 @@ class ClampedExperts(Experts):
         gate, up = gate_up_NH[..., ::2].clamp(max=self.limit), gate_up_NH[..., 1::2].clamp(-self.limit, self.limit)
         return (up + 1) * gate * torch.sigmoid(gate * self.alpha)
 
+    def gating(self) -> Gating:
+        return Gating("clamped", beside=True, limit=self.limit, alpha=self.alpha)
+
     def extra_repr(self) -> str:
         return f"limit={self.limit}, alpha={self.alpha}"
 
@@ -185,6 +198,13 @@ class Choice(Protocol):
     def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
         """The shares and the numbers of the chosen experts. Shape: [N, E] to [N, K] each."""
         ...
+
+
+@runtime_checkable
+class Told(Protocol):
+    """A choice that can be told in a few words; others are made by themselves alone."""
+
+    def routing(self) -> Routing: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +223,9 @@ class SoftmaxTop:
         shares, chosen = scores_NE.softmax(-1, dtype=torch.float32).topk(self.top, dim=-1)
         return shares / shares.sum(-1, keepdim=True) if self.normed else shares, chosen
 
+    def routing(self) -> Routing:
+        return Routing(top=self.top, likely="softmax", normed=self.normed)
+
 
 @dataclass(frozen=True, slots=True)
 class TopSoftmax:
@@ -217,6 +240,9 @@ class TopSoftmax:
     def __call__(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
         best, chosen = scores_NE.topk(self.top, dim=-1)
         return best.softmax(-1, dtype=torch.float32), chosen
+
+    def routing(self) -> Routing:
+        return Routing(top=self.top, likely="chosen")
 
 
 class SigmoidGroups(nn.Module):
@@ -260,6 +286,12 @@ class SigmoidGroups(nn.Module):
             shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)
         return shares * self.scale, chosen
 
+    def routing(self) -> Routing:
+        return Routing(
+            top=self.top, likely="sigmoid", bias=self.e_score_correction_bias, groups=self.groups,
+            top_groups=self.top_groups, best=2, normed=self.normed, least=1e-20, scale=self.scale,
+        )  # fmt: skip
+
     def extra_repr(self) -> str:
         return f"top={self.top}, groups={self.top_groups} of {self.groups}, normed={self.normed}, scale={self.scale}"
 
@@ -287,9 +319,16 @@ class SoftmaxGroups:
         shares, chosen = (grouped * best[..., None]).flatten(-2).topk(self.top, dim=-1)
         return shares * self.scale, chosen
 
+    def routing(self) -> Routing:
+        return Routing(
+            top=self.top, likely="softmax", groups=self.groups, top_groups=self.top_groups, scale=self.scale
+        )  # fmt: skip
+
 
 class WideRouter(nn.Linear):
     """A router whose scores are computed in float32 (DeepSeek-V3)."""
+
+    IS_MATRIX: ClassVar[bool] = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] to [..., E]."""
@@ -331,6 +370,12 @@ class MoE(Composed):
             x_ND = x_ND * torch.empty_like(x_ND).uniform_(1.0 - self.jitter, 1.0 + self.jitter)
         return self.mixed(x_ND, ctx).view_as(x_BTD)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        if not isinstance(self.experts, Experts) or not isinstance(self.choose, Told):
+            raise CannotLower(self, "its choice or its experts are of its own kind")
+        shares, chosen = b.route(b.of(self.gate, x), self.choose.routing())
+        return self.experts.lower_chosen(b, x, chosen, shares)
+
     def mixed(self, x_ND: Tensor, ctx: StepContext) -> Tensor:
         """What the chosen experts, and others, make of each token. Shape: [N, D] in and out."""
         scores = self.gate(x_ND)
@@ -350,6 +395,9 @@ class SharedMoE(MoE):
         shared: Tensor = self.shared_expert_gate(x_ND).sigmoid() * self.shared_expert(x_ND)
         return super().mixed(x_ND, ctx) + shared
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        return super().lower(b, x) + b.of(self.shared_expert_gate, x).sigmoid() * b.of(self.shared_expert, x)
+
 
 class OpenSharedMoE(MoE):
     """Beside the chosen experts some that every token goes through, as one feed-forward without a gate (DeepSeek)."""
@@ -359,6 +407,9 @@ class OpenSharedMoE(MoE):
     def mixed(self, x_ND: Tensor, ctx: StepContext) -> Tensor:
         shared: Tensor = self.shared_experts(x_ND)
         return super().mixed(x_ND, ctx) + shared
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return super().lower(b, x) + b.of(self.shared_experts, x)
 
 
 class RoutedPreNorm(PreNorm):

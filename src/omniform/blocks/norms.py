@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.lowering import Builder, Value
 from omniform.core.host import kept_unless_traced
 
 
@@ -34,6 +35,9 @@ class RMSNorm(nn.Module):
         scale = torch.addcmul(_on_cpu(self.eps), size, size, value=1 / x.shape[-1]).rsqrt_()
         return wide.mul_(scale).to(self.weight.dtype).mul_(self.weight)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.rms(x, self.weight, self.eps)
+
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
@@ -58,6 +62,9 @@ class ZeroCentredRMSNorm(RMSNorm):
         """Normalise the last axis. Shape: [..., D] in and out."""
         return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.rms(x, 1.0 + self.weight.detach().float(), self.eps)
+
 
 class WideRMSNorm(RMSNorm):
     """A root mean square norm whose weight is applied in float32 too, before the result is rounded (OLMo 2)."""
@@ -66,6 +73,9 @@ class WideRMSNorm(RMSNorm):
         """Normalise the last axis. Shape: [..., D] in and out."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.rms(x, self.weight, self.eps)
+
 
 class AllHeadsNorm(WideRMSNorm):
     """One norm over all heads of a token together: of its queries, or of its keys."""
@@ -73,6 +83,9 @@ class AllHeadsNorm(WideRMSNorm):
     def forward(self, x_BTHD: Tensor) -> Tensor:
         """Shape: [B, T, H, D] in and out."""
         return super().forward(x_BTHD.flatten(-2)).view_as(x_BTHD)
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return super().lower(b, x.flatten(-2)).view_as(x)
 
 
 class GatedRMSNorm(RMSNorm):
@@ -98,6 +111,9 @@ class PlainRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
         return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.rms(x, None, self.eps)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}"
@@ -164,6 +180,9 @@ class WideLayerNorm(nn.Module):
         """Normalise the last axis. Shape: [..., D] in and out."""
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
         return (self.weight.float() * normed).to(x.dtype)
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.layer_norm(x, self.weight, None, self.eps)
 
     def extra_repr(self) -> str:
         return f"{', '.join(map(str, self.weight.shape))}, eps={self.eps}"

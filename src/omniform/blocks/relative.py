@@ -48,6 +48,11 @@ class BucketedBias(nn.Embedding):
         other.weight = self.weight
         return other
 
+    def distances(self) -> tuple[int, Tensor]:
+        """See :class:`~omniform.blocks.operations.ByDistance`: all far ones share a bucket."""
+        offsets = torch.arange(-self.max_distance, self.max_distance + 1, device=self.weight.device)
+        return -self.max_distance, self.weight.detach().float()[self.bucket(offsets)].t()
+
     @property
     def count(self) -> int:
         """How many buckets distances are sorted into."""
@@ -104,6 +109,10 @@ class Alibi:
             )
         real = ctx.padding.long()
         return self.of((real.cumsum(-1) - 1) * real, dtype).expand(-1, -1, queries, -1)
+
+    def places(self, count: int) -> Tensor:
+        """See :class:`~omniform.blocks.operations.ByPlace`."""
+        return self.of(torch.arange(count, device="cpu")[None], torch.float32)[0, :, 0]
 
     def slopes(self, device: torch.device) -> Tensor:
         """A geometric sequence for powers of two; between them, every other slope of twice as many. Shape: [H]."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omniform.blocks.frequencies import Frequencies
+from omniform.blocks.lowering import Builder, Value
 from omniform.blocks.poolers import OptionalPart
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
@@ -25,6 +26,8 @@ class Rotary:
 
     Channel ``i`` is paired with channel ``i + dim / 2`` (the "half-split" pairing of the Hub's weights).
     """
+
+    READ: ClassVar[frozenset[str]] = frozenset({"_turns"})
 
     frequencies: Frequencies
 
@@ -42,6 +45,15 @@ class Rotary:
         """Shape: [B, T, H, D] in and out."""
         cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))
         return turned(q_BTHD, cos, sin), turned(k_BTHD, cos, sin)
+
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
+
+    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """See :class:`~omniform.blocks.operations.Turning`."""
+        cos, sin = self._tables(ctx, torch.float32)
+        half = self.frequencies.dim // 2
+        return cos[..., 0, :half], sin[..., 0, half:]
 
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position's angles, computed in float32. Shape: [B, T, 1, dim] each."""
@@ -88,6 +100,8 @@ class WideRotary(Rotary):
         q, k = super().__call__(q_BTHD.float(), k_BTHD.float(), ctx)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
+    lower_pair = Rotary.lower_pair
+
 
 class StoredRotary(OptionalPart):
     """Wide rotary positions whose frequencies lie in the checkpoint, as rounded as the model was trained with (ESM).
@@ -119,6 +133,14 @@ class StoredRotary(OptionalPart):
         q, k = turned(q_BTHD.float(), cos, sin), turned(k_BTHD.float(), cos, sin)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
+
+    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """See :class:`~omniform.blocks.operations.Turning`."""
+        angles = ctx.positions[..., None].float() * self.inv_freq.float()
+        return angles.cos(), angles.sin()
+
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position. Shape: [B, T, 1, dim] each."""
         angles = (ctx.positions[..., None].float() * self.inv_freq.float()).unsqueeze(-2)
@@ -134,6 +156,9 @@ class InterleavedRotary(Rotary):
         """Shape: [B, T, H, D] in and out."""
         cos, sin = self.tables(q_BTHD.dtype, ctx)
         return turned_neighbours(q_BTHD, cos, sin), turned_neighbours(k_BTHD, cos, sin)
+
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return b.rotate(q, self, neighbours=True), b.rotate(k, self, neighbours=True)
 
     def tables(self, dtype: torch.dtype, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Cosines and sines of a step, made once for all layers. Shape: [B, T, 1, dim] each."""
@@ -154,6 +179,8 @@ class WideInterleavedRotary(InterleavedRotary):
         q, k = turned_neighbours(q_BTHD.float(), cos, sin), turned_neighbours(k_BTHD.float(), cos, sin)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
+    lower_pair = InterleavedRotary.lower_pair
+
 
 def turned_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs ``(2i, 2i + 1)`` of the first ``dim`` channels; the rest passes through."""
@@ -173,6 +200,8 @@ class RoundedRotary(Rotary):
         dtype = q_BTHD.dtype
         cos, sin = ctx.once((self.frequencies, dtype), lambda: self._tables(ctx, dtype))
         return turned(q_BTHD.float(), cos, sin).to(dtype), turned(k_BTHD.float(), cos, sin).to(dtype)
+
+    lower_pair = Rotary.lower_pair
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

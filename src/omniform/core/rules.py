@@ -9,7 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
+
+Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+"""Indices of some tokens in their row. Shape: [N]."""
+
+Range = tuple[Indices, Indices]
+"""Of every query the first key that it sees and one past the last, both to be clipped to the keys that there are."""
+
+FAR = 2**62
+"""Past every key."""
 
 
 class Rule(ABC):
@@ -50,6 +60,24 @@ class Rule(ABC):
         """
         return self.allows(query, key) | joined
 
+    def bounds(self, query: Indices) -> Range | None:
+        """The keys that each query sees, where they follow one another; None where some query's do not.
+
+        It says what :meth:`allows` says, for kernels that take a range of keys instead of a mask.
+        """
+        return None
+
+    def widened_bounds(self, query: Indices, first: Indices, stop: Indices) -> Range | None:
+        """What :meth:`widened` says likewise.
+
+        Args:
+            query: as for :meth:`bounds`.
+            first: where the stretch begins that each query is of; the query itself where it is of none.
+            stop: one past where it ends.
+        """
+        found = self.bounds(query)
+        return None if found is None else (np.minimum(found[0], first), np.maximum(found[1], stop))
+
     def __and__(self, other: Rule) -> Rule:
         return Both(self, other)
 
@@ -64,6 +92,9 @@ class Full(Rule):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return (query == query) & (key == key)
 
+    def bounds(self, query: Indices) -> Range | None:
+        return np.zeros_like(query), np.full_like(query, FAR)
+
 
 @dataclass(frozen=True, slots=True)
 class Causal(Rule):
@@ -75,6 +106,9 @@ class Causal(Rule):
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
+
+    def bounds(self, query: Indices) -> Range | None:
+        return np.zeros_like(query), query + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +124,9 @@ class Window(Rule):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return (query - key).abs() < self.size
 
+    def bounds(self, query: Indices) -> Range | None:
+        return query - self.size + 1, query + self.size
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Rule):
@@ -103,6 +140,10 @@ class Chunk(Rule):
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return query // self.size == key // self.size
+
+    def bounds(self, query: Indices) -> Range | None:
+        first = query // self.size * self.size
+        return first, first + self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +164,12 @@ class Both(Rule):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) & self.right.allows(query, key)
 
+    def bounds(self, query: Indices) -> Range | None:
+        left, right = self.left.bounds(query), self.right.bounds(query)
+        if left is None or right is None:
+            return None
+        return np.maximum(left[0], right[0]), np.minimum(left[1], right[1])
+
 
 @dataclass(frozen=True, slots=True)
 class Recent(Both):
@@ -138,6 +185,9 @@ class Recent(Both):
 
     def widened(self, query: Tensor, key: Tensor, joined: Tensor) -> Tensor:
         return (self.left.allows(query, key) | joined) & (query - key < self.right.size)
+
+    def widened_bounds(self, query: Indices, first: Indices, stop: Indices) -> Range | None:
+        return query - self.right.size + 1, np.maximum(query + 1, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +208,12 @@ class Either(Rule):
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.left.allows(query, key) | self.right.allows(query, key)
+
+    def bounds(self, query: Indices) -> Range | None:
+        left, right = self.left.bounds(query), self.right.bounds(query)
+        if left is None or right is None or (np.maximum(left[0], right[0]) > np.minimum(left[1], right[1])).any():
+            return None  # a gap lies between what the one allows and the other
+        return np.minimum(left[0], right[0]), np.maximum(left[1], right[1])
 
 
 def both_ways(rule: Rule) -> Rule:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from functools import cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,8 @@ def _is_plain(x: Tensor, weight: Tensor) -> bool:
 
 class WidenedLinear(nn.Linear):
     """A linear layer that multiplies slow halves in float32 tiles."""
+
+    IS_MATRIX: ClassVar[bool] = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out]."""

@@ -1,0 +1,359 @@
+"""The operations that a stack of layers becomes when it is lowered: a flat list over buffers of numbers.
+
+A buffer holds some numbers of every token of a step, float32, token by token. A :class:`Place` is some of its columns.
+No operation writes where an earlier one wrote: which buffers may share memory is decided when a program is laid out
+(:mod:`omniform.transforms.program`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from omniform.blocks.scores import Scores
+from omniform.core.context import StepContext
+from omniform.core.rules import Rule
+
+Rows = Literal["all", "wanted"]
+"""Which tokens of a step a buffer has rows for: all, or those whose output is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Columns of a buffer: some heads side by side, each of some numbers.
+
+    Attributes:
+        buffer: its number.
+        rows: which tokens it has rows for.
+        at: the first column.
+        heads: how many heads there are; 1 where numbers are not told apart by heads.
+        size: how many numbers a head has: the last axis of the tensor that this stands for.
+        stride: how many columns lie between the first of one head and that of the next.
+    """
+
+    buffer: int
+    rows: Rows
+    at: int
+    heads: int
+    size: int
+    stride: int
+
+    @property
+    def width(self) -> int:
+        """How many numbers of each token these are."""
+        return self.heads * self.size
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first column, and one past the last."""
+        return self.at, self.at + (self.heads - 1) * self.stride + self.size
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no other column lies among these."""
+        return self.heads == 1 or self.stride == self.size
+
+
+@runtime_checkable
+class Turning(Protocol):
+    """What tells how far tokens turn in a step: rotary positions."""
+
+    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of each pair of channels, in float32. Shape: [B or 1, T, pairs] each."""
+        ...
+
+
+@runtime_checkable
+class ByDistance(Protocol):
+    """A score bias that depends on the distance of a key from its query alone, and no more from some distance on."""
+
+    def distances(self) -> tuple[int, Tensor]:
+        """The least distance told apart, key minus query, and the biases from there on. Shape: [H, distances]."""
+        ...
+
+
+@runtime_checkable
+class ByPlace(Protocol):
+    """A score bias that depends on the place of a key in its row alone."""
+
+    def places(self, count: int) -> Tensor:
+        """The biases of the first so many keys. Shape: [H, count], float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """How an attention compares and what it sees.
+
+    Attributes:
+        slot: where its keys and values are kept.
+        rule: which tokens see which.
+        scores: how queries and keys are compared.
+        bias: what is added to the scores; None for nothing.
+        sinks: for each head the score of a key without a value. Shape: [H]; None for none.
+    """
+
+    slot: int
+    rule: Rule
+    scores: Scores
+    bias: ByDistance | ByPlace | None = None
+    sinks: Tensor | None = None
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An attention to an encoder's output."""
+
+    scores: Scores
+
+    def keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """What it looks at in a step. Shape: [B, H, S, D] each; packed, [1, H, slots, D]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How the scores of experts become a choice and shares.
+
+    Attributes:
+        top: how many experts a token goes through.
+        likely: what is made of the scores first: ``"softmax"`` over all experts, ``"sigmoid"``, or ``"chosen"``, a
+            softmax over the chosen ones alone.
+        bias: added for the choice, and not in the shares. Shape: [E]; None for nothing.
+        groups: how many groups the experts are in, one after another.
+        top_groups: from how many of them a token's experts are.
+        best: how many of a group's best count, summed, for how good it is.
+        normed: whether shares are divided by their sum.
+        least: added to that sum.
+        scale: factor on the shares at last.
+    """
+
+    top: int
+    likely: Literal["softmax", "sigmoid", "chosen"]
+    bias: Tensor | None = None
+    groups: int = 1
+    top_groups: int = 1
+    best: int = 1
+    normed: bool = False
+    least: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gating:
+    """What is made of a gate and of what it lets through.
+
+    Attributes:
+        act: name of the gate's activation; ``"clamped"`` is the bounded swish of gpt-oss, times the value plus one.
+        beside: whether each gate stands beside its value, rather than all gates before all values.
+        limit: of ``"clamped"``: the bound of gates, from above, and of values, from either side.
+        alpha: of ``"clamped"``: the slope of the swish.
+    """
+
+    act: str
+    beside: bool = False
+    limit: float = 0.0
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """Layers that read the same numbers; their outputs stand side by side."""
+
+    x: Place
+    out: Place
+    layers: tuple[nn.Linear, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Each head divided by its root mean square, or by its deviation once its mean is taken away.
+
+    Attributes:
+        centred: whether the mean is taken away.
+        weight: factors; of one head, for all alike, or of all heads.
+        bias: added at last.
+        eps: added to the mean square.
+    """
+
+    x: Place
+    out: Place
+    centred: bool
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """The first channels of each head turned by the angles of a table.
+
+    Attributes:
+        table: its number among the program's.
+        neighbours: whether pairs are neighbours, rather than one of each half of the channels that turn.
+    """
+
+    x: Place
+    out: Place
+    table: int
+    neighbours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Keys and values into the state of a slot."""
+
+    k: Place
+    v: Place
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Attention of a row to its own keys: those of the state, or without one those of the step.
+
+    Attributes:
+        how: what is seen, and how it is compared.
+        sees: the number of the rule among the program's.
+    """
+
+    q: Place
+    k: Place
+    v: Place
+    out: Place
+    how: Attending
+    sees: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Attention to an encoder's output.
+
+    Attributes:
+        source: knows where its keys and values are.
+    """
+
+    q: Place
+    out: Place
+    source: Remembering
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A function of each number by itself.
+
+    Attributes:
+        kind: an activation's name, or ``"scale"`` (times ``low``) or ``"clamp"`` (to between ``low`` and ``high``).
+    """
+
+    x: Place
+    out: Place
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A gate's activation times what it lets through."""
+
+    gate: Place
+    up: Place
+    out: Place
+    gating: Gating
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """The sum of two, the second times a factor."""
+
+    x: Place
+    y: Place
+    out: Place
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """Each column times a number of its own, plus another. Shape: [width] each; of one head or of all."""
+
+    x: Place
+    out: Place
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """All of a token's numbers times one number of the token."""
+
+    x: Place
+    factor: Place
+    out: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Of all tokens those whose output is wanted."""
+
+    x: Place
+    out: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Scores of experts to shares, and to the numbers of the chosen ones, which are kept as float32 too."""
+
+    scores: Place
+    shares: Place
+    chosen: Place
+    routing: Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Each token through its chosen experts, times their shares, summed in the order in which they were chosen.
+
+    Attributes:
+        gate_up: a stack of matrices. Shape: [E, 2 * hidden, D].
+        down: Shape: [E, D, hidden].
+        biases: of both, Shape: [E, out] each; None for none.
+    """
+
+    x: Place
+    shares: Place
+    chosen: Place
+    out: Place
+    gate_up: nn.Module
+    down: nn.Module
+    gating: Gating
+
+
+Operation = Matmul | Norm | Rotate | Store | Attend | Look | Act | Gate | Add | Weigh | Spread | Pick | Route | Experts
+
+
+@dataclass(slots=True)
+class Steps:
+    """What a stack of layers became.
+
+    Attributes:
+        width: numbers of a token that go in.
+        operations: in order.
+        widths: of each buffer, how many numbers of a token it holds; the first one is what goes in.
+        rows: of each buffer, which tokens it has rows for.
+        tables: what tells the angles of each rotary table.
+        rules: what attention sees, each with whether it is asked by wanted tokens only.
+        out: what comes out.
+        read: the modules whose parameters and settings all of this was made of.
+    """
+
+    width: int
+    operations: list[Operation] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+    tables: list[Turning] = field(default_factory=list)
+    rules: list[tuple[Rule, Rows]] = field(default_factory=list)
+    out: Place | None = None
+    read: list[nn.Module] = field(default_factory=list)

@@ -1,0 +1,254 @@
+"""What a program is told of one step: which keys every query sees and where they lie, and where new ones go.
+
+It is the same for every layer under the same rule, so it is made once per step and rule. A step that is no such thing,
+because some query's keys do not follow one another or somebody gave a mask of his own, raises :class:`NoRanges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omniform.blocks.operations import Rows, Turning
+from omniform.core.context import FirstContext, StepContext
+from omniform.core.host import is_readable
+from omniform.core.packed import PackedContext, Segment, SlotRange, Table
+from omniform.core.rules import Indices, Rule
+
+
+class NoRanges(Exception):  # noqa: N818
+    """A step cannot be told as ranges of keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the queries of a step see, under one rule.
+
+    Attributes:
+        segments: of each row of the step: its first query, how many there are, the index of the first key that any of
+            them sees, its first range and one past its last, and which row of the batch it is. Shape: [R, 6].
+        ranges: slots of keys, the first and one past the last. Shape: [ranges, 2].
+        query: the index of each query in its row. Shape: [Q].
+        low: the index of the first key that it sees. Shape: [Q].
+        high: one past the index of the last. Shape: [Q].
+        origin: the index that places of keys are counted from. Shape: [Q].
+    """
+
+    segments: Indices
+    ranges: Indices
+    query: Indices
+    low: Indices
+    high: Indices
+    origin: Indices
+
+
+def wanted_rows(ctx: StepContext, rows: int, tokens: int) -> Indices | None:
+    """Which rows of the flattened step the last layer's output is wanted for; None for all."""
+    match ctx:
+        case PackedContext():
+            return None if ctx.wanted is None else np.array(ctx.wanted, np.int64)
+        case FirstContext():
+            return np.arange(rows, dtype=np.int64) * tokens
+        case _:
+            return None
+
+
+def seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+    """What queries see of their own rows, once per step.
+
+    Args:
+        which: whose queries: of all tokens, or of those whose output is wanted.
+        rows: of the batch.
+        tokens: that each brings.
+        kept: whether keys lie in state, rather than where the step's tokens do.
+    """
+    return ctx.once(("seen", rule, which, kept), lambda: _seen(ctx, rule, which, rows, tokens, kept))
+
+
+def _seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+    if isinstance(ctx, PackedContext):
+        return _packed(ctx, rule, which)
+    return _padded(ctx, rule, which, rows, tokens, kept)
+
+
+def seen_across(ctx: StepContext, which: Rows, rows: int, tokens: int, length: int) -> Seen:
+    """What queries see of an encoder's output, once per step: all that is no padding.
+
+    Args:
+        which: as for :func:`seen`; likewise ``rows`` and ``tokens``.
+        length: how many tokens of an encoder there are in each row, padding included.
+    """
+    return ctx.once(("seen across", which), lambda: _across(ctx, which, rows, tokens, length))
+
+
+def stored_at(ctx: StepContext, rows: int, tokens: int) -> tuple[Indices, Indices]:
+    """Of every token of a padded step the row that its keys go to, and their slot. Shape: [N] each."""
+    return ctx.once(
+        "stored at",
+        lambda: (
+            np.repeat(np.arange(rows, dtype=np.int64), tokens),
+            np.tile(np.arange(ctx.past, ctx.past + tokens, dtype=np.int64), rows),
+        ),
+    )
+
+
+def angles(ctx: StepContext, turning: Turning, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every token, once per step. Shape: [N, pairs] each, float32."""
+
+    def made() -> tuple[Tensor, Tensor]:
+        cos, sin = (x.expand(rows, tokens, -1).reshape(rows * tokens, -1).contiguous() for x in turning.angles(ctx))
+        return cos, sin
+
+    return ctx.once(("angles", turning), made)
+
+
+def _packed(ctx: PackedContext, rule: Rule, which: Rows) -> Seen:
+    here = ctx.last_layer() if which == "wanted" else ctx
+    assert isinstance(here, PackedContext)
+    segments, tables = here.segments, here.tables[rule.reach]
+    query = _indices(segments)
+    if any(s.bidirectional for s in segments):
+        first, stop = _joined(segments, query)
+        found = rule.widened_bounds(query, first, stop)
+    else:
+        found = rule.bounds(query)
+    if found is None:
+        raise NoRanges(f"{rule} sees no range of keys")
+    keys = np.repeat(np.array([s.past + s.count for s in segments], np.int64), [s.count for s in segments])
+    low, high = np.maximum(found[0], 0), np.minimum(found[1], keys)
+    lengths = [s.past + s.count for s in segments]
+    return _told(segments, tables, lengths, query, low, high, np.zeros_like(query))
+
+
+def _told(
+    segments: Sequence[Segment],
+    tables: Sequence[Table],
+    lengths: Sequence[int],
+    query: Indices,
+    low: Indices,
+    high: Indices,
+    origin: Indices,
+) -> Seen:
+    firsts = np.minimum.reduceat(low, [s.start for s in segments]).tolist()
+    told: list[tuple[int, ...]] = []
+    ranges: list[SlotRange] = []
+    for segment, table, length, first in zip(segments, tables, lengths, firsts, strict=True):
+        begin = len(ranges)
+        ranges += table.slot_ranges(first, length)
+        told.append((segment.start, segment.count, first, begin, len(ranges), 0))
+    return Seen(np.array(told, np.int64), np.array(ranges, np.int64), query, low, high, origin)
+
+
+def _indices(segments: Sequence[Segment]) -> Indices:
+    """Where each query stands in its row."""
+    if all(s.count == 1 for s in segments):
+        return np.array([s.past for s in segments], np.int64)
+    return np.concatenate([np.arange(s.past, s.past + s.count, dtype=np.int64) for s in segments])
+
+
+def _joined(segments: Sequence[Segment], query: Indices) -> tuple[Indices, Indices]:
+    """The stretch that each query is of: the first token and one past the last; its own place where it is of none."""
+    first, stop = query.copy(), query.copy()
+    for s in segments:
+        own = slice(s.start, s.start + s.count)
+        for begin, end in s.bidirectional:
+            within = (query[own] >= begin) & (query[own] < end)
+            first[own][within], stop[own][within] = begin, end
+    return first, stop
+
+
+def _padded(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+    if ctx.allowed is not None:
+        raise NoRanges("the caller says which keys are seen")
+    index = np.tile(np.arange(ctx.past, ctx.past + tokens, dtype=np.int64), (rows, 1))
+    keys = ctx.past + tokens
+    begin, end = _real(ctx.padding, rows, keys)
+    origin = np.repeat(begin[:, None], tokens, 1)
+    low_end, high_end = origin, np.repeat(end[:, None], tokens, 1)
+    if ctx.texts is not None:
+        origin, stop = _texts(ctx.texts, rows, tokens)
+        low_end, high_end = np.maximum(low_end, origin), np.minimum(high_end, stop)
+        place = index - origin
+    else:
+        place = index
+    found = _bounds(ctx, rule, place)
+    shift = index - place
+    low, high = np.maximum(found[0] + shift, low_end), np.minimum(found[1], keys) + shift
+    high = np.minimum(high, high_end)
+    picked = slice(0, 1) if which == "wanted" and isinstance(ctx, FirstContext) else slice(None)
+    query, low, high, origin = (np.ascontiguousarray(x[:, picked]) for x in (index, low, high, origin))
+    count = query.shape[1]
+    told = [(row * count, count, 0, row, row + 1, row if kept else 0) for row in range(rows)]
+    ranges = [(0, keys) if kept else (row * tokens, row * tokens + keys) for row in range(rows)]
+    flat = (x.reshape(-1) for x in (query, np.minimum(low, high), high, origin))
+    return Seen(np.array(told, np.int64), np.array(ranges, np.int64), *flat)
+
+
+def _bounds(ctx: StepContext, rule: Rule, place: Indices) -> tuple[Indices, Indices]:
+    """What a rule says of tokens at these places in their texts. Shape: [B, T]."""
+    if ctx.bidirectional is None:
+        found = rule.bounds(place.reshape(-1))
+    elif ctx.texts is not None:
+        raise NoRanges("stretches read in both directions within several texts of a row")
+    else:
+        first, stop = place.copy(), place.copy()
+        numbers = _read(ctx.bidirectional)
+        for row, own in enumerate(np.broadcast_to(numbers, place.shape)):
+            edges = np.flatnonzero(np.diff(own, prepend=0, append=0))
+            for begin, end in pairwise(edges.tolist()):
+                if own[begin]:
+                    first[row, begin:end], stop[row, begin:end] = ctx.past + begin, ctx.past + end
+        found = rule.widened_bounds(place.reshape(-1), first.reshape(-1), stop.reshape(-1))
+    if found is None:
+        raise NoRanges(f"{rule} sees no range of keys")
+    return found[0].reshape(place.shape), found[1].reshape(place.shape)
+
+
+def _real(padding: Tensor | None, rows: int, keys: int) -> tuple[Indices, Indices]:
+    """Where each row's real tokens begin and end. Shape: [B] each."""
+    if padding is None:
+        return np.zeros(rows, np.int64), np.full(rows, keys, np.int64)
+    real = np.broadcast_to(_read(padding), (rows, keys)).astype(bool)
+    begin, count = real.argmax(1), real.sum(1)
+    if (np.diff(real.astype(np.int8), axis=1, prepend=0) > 0).sum(1).max(initial=0) > 1:
+        raise NoRanges("there is padding between the tokens of a row")
+    return begin.astype(np.int64), (begin + count).astype(np.int64)
+
+
+def _texts(numbers: Tensor, rows: int, tokens: int) -> tuple[Indices, Indices]:
+    """Where each token's text begins, and one past where it ends. Shape: [B, T] each."""
+    told = np.broadcast_to(_read(numbers), (rows, tokens))
+    index = np.arange(tokens)
+    changes = np.diff(told, axis=1) != 0
+    begins = np.concatenate([np.ones((rows, 1), bool), changes], axis=1)
+    ends = np.concatenate([changes, np.ones((rows, 1), bool)], axis=1)
+    first = np.maximum.accumulate(np.where(begins, index, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, index, tokens)[:, ::-1], axis=1)[:, ::-1]
+    return first.astype(np.int64), (last + 1).astype(np.int64)
+
+
+def _across(ctx: StepContext, which: Rows, rows: int, tokens: int, length: int) -> Seen:
+    if isinstance(ctx, PackedContext):
+        here = ctx.last_layer() if which == "wanted" else ctx
+        assert isinstance(here, PackedContext)
+        tables, lengths = [t for t, _ in here.memory_tables], [n for _, n in here.memory_tables]
+        high = np.repeat(np.array(lengths, np.int64), [s.count for s in here.segments])
+        nothing = np.zeros_like(high)
+        return _told(here.segments, tables, lengths, nothing, nothing, high, nothing)
+    begin, end = _real(None if ctx.memory is None else ctx.memory.padding, rows, length)
+    count = 1 if which == "wanted" and isinstance(ctx, FirstContext) else tokens
+    told = [(row * count, count, 0, row, row + 1, row) for row in range(rows)]
+    low, high = np.repeat(begin, count), np.repeat(end, count)
+    ranges = np.tile(np.array([[0, length]], np.int64), (rows, 1))
+    return Seen(np.array(told, np.int64), ranges, np.zeros_like(low), low, high, np.zeros_like(low))
+
+
+def _read(x: Tensor) -> Indices:
+    if not is_readable(x):
+        raise NoRanges("a mask lies where it cannot be looked at")
+    return x.detach().to(torch.int64).numpy()

@@ -1,0 +1,60 @@
+"""Lowered stacks of many families: every step of theirs computed by its program too, in torch, and compared."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from harness import TABLES, Table, build
+
+import lowered_stacks
+from engines import MAKERS, family, roomy
+from reference import ragged
+
+LOWERED = {
+    "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deit": (), "falcon": (), "gemma2": (),
+    "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (), "gptj": (), "granitemoeshared": (), "llama": (),
+    "mistral": (), "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "opt": (), "phi3": (), "qwen2_moe": (),
+    "qwen3": (), "qwen3_moe": (), "t5": (), "vit": (), "whisper": (),
+}  # fmt: skip
+"""Families all of whose stacks must be lowered; no other step may be met than those that are compared."""
+FILES = {"granitemoeshared": "granitemoe", "falcon": "alibi", "bloom": "alibi", "gemma3_text": "gemma3"}
+
+
+@pytest.fixture(autouse=True)
+def counted():
+    lowered_stacks.seen.clear()
+
+
+def table_of(name: str) -> Table:
+    import_module(f"test_{FILES.get(name, name)}")
+    return next(t for t in TABLES if t.model_type == name)
+
+
+@pytest.mark.parametrize("name", LOWERED)
+def test_a_program_is_its_modules(name):
+    table = table_of(name)
+    heads = [*table.heads]
+    for head in dict.fromkeys((heads[0], table.writes[0] if table.writes else heads[0])):
+        case = table.case(head)
+        model = build(case).again(case)
+        lowered_stacks.watch(model)
+        for question in case.questions()[:2]:
+            with torch.no_grad():
+                model(**question.inputs)
+    assert set(lowered_stacks.seen) == {"compared"}, lowered_stacks.seen
+
+
+@pytest.mark.parametrize("name", [n for n in MAKERS if n not in ("llama ungrouped", "llama llama3")])
+def test_packed_steps(name):
+    known = family(name)
+    for stack in (m for m in known.ours.modules() if type(m) is torch.nn.ModuleList and len(m)):
+        stack.__class__ = lowered_stacks.Twice
+    try:
+        prompts = [known.prompt(row.tolist(), item) for item, row in enumerate(ragged(59, [3, 9, 17]))]
+        roomy(known.ours).generate_batch(prompts, [{"max_new_tokens": 3}] * 3)
+    finally:
+        for stack in (m for m in known.ours.modules() if type(m) is lowered_stacks.Twice):
+            stack.__class__ = torch.nn.ModuleList
+    assert set(lowered_stacks.seen) == {"compared"}, lowered_stacks.seen

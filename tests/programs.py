@@ -1,0 +1,198 @@
+"""An oracle for lowered stacks: a program's operations one by one, in torch and float32, as slowly as they are written.
+
+It knows nothing of kernels, layouts or memory; what it gives must be what the modules themselves give.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.blocks import operations as ops
+from omniform.blocks.lowering import Builder
+from omniform.blocks.mlp import ACTIVATIONS
+from omniform.core.context import StepContext
+from omniform.core.packed import PackedContext
+from omniform.transforms import step_inputs
+from omniform.transforms.program import lowered
+
+
+class Oracle:
+    """Computes one step of a program."""
+
+    def __init__(self, steps: ops.Steps, x: Tensor, ctx: StepContext) -> None:
+        self.rows, self.tokens = x.shape[:2]
+        self.steps, self.ctx = steps, ctx
+        wanted = step_inputs.wanted_rows(ctx, self.rows, self.tokens)
+        self.wanted = None if wanted is None else torch.from_numpy(wanted)
+        count = self.rows * self.tokens
+        sizes = {"all": count, "wanted": count if wanted is None else len(wanted)}
+        self.buffers = [
+            torch.full((sizes[rows], width), float("nan")) for width, rows in zip(steps.widths, steps.rows, strict=True)
+        ]
+        self.buffers[0][:] = x.reshape(count, -1).float()
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def run(self) -> Tensor:
+        for operation in self.steps.operations:
+            getattr(self, type(operation).__name__.lower())(operation)
+        out = self.get(self.steps.out).flatten(1)
+        assert not out.isnan().any()
+        return out.view(self.rows, -1, out.shape[-1])
+
+    def get(self, place: ops.Place) -> Tensor:
+        """Shape: [N, heads, size]."""
+        buffer = self.buffers[place.buffer]
+        return buffer.as_strided((len(buffer), place.heads, place.size), (buffer.shape[1], place.stride, 1), place.at)
+
+    def put(self, place: ops.Place, x: Tensor) -> None:
+        at = self.get(place)
+        at.copy_(x.reshape(at.shape))
+
+    def flat(self, place: ops.Place) -> Tensor:
+        return self.get(place).flatten(1)
+
+    def matmul(self, o: ops.Matmul) -> None:
+        x = self.flat(o.x)
+        made = [F.linear(x, n.weight.float(), None if n.bias is None else n.bias.float()) for n in o.layers]
+        self.put(o.out, torch.cat(made, 1))
+
+    def norm(self, o: ops.Norm) -> None:
+        x = self.get(o.x)
+        if o.centred:
+            x = x - x.mean(-1, keepdim=True)
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + o.eps)
+        self._weighed(o.out, x, o.weight, o.bias)
+
+    def weigh(self, o: ops.Weigh) -> None:
+        self._weighed(o.out, self.get(o.x), o.weight, o.bias)
+
+    def _weighed(self, out: ops.Place, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        for given, does in ((weight, torch.mul), (bias, torch.add)):
+            if given is not None:
+                given = given.float().flatten()
+                x = does(x, given.view(x.shape[1:]) if given.numel() == x[0].numel() else given)
+        self.put(out, x)
+
+    def rotate(self, o: ops.Rotate) -> None:
+        cos, sin = step_inputs.angles(self.ctx, self.steps.tables[o.table], self.rows, self.tokens)
+        x, pairs = self.get(o.x).clone(), cos.shape[1]
+        a, b = (
+            (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
+            if o.neighbours
+            else (slice(pairs), slice(pairs, 2 * pairs))
+        )
+        first, second = x[..., a].clone(), x[..., b].clone()
+        x[..., a] = first * cos[:, None] - second * sin[:, None]
+        x[..., b] = second * cos[:, None] + first * sin[:, None]
+        self.put(o.out, x)
+
+    def store(self, o: ops.Store) -> None:
+        k, v = self.get(o.k).clone(), self.get(o.v).clone()
+        if self.ctx.state is None:
+            self.kept[o.slot] = k.transpose(0, 1)[None], v.transpose(0, 1)[None]  # slots are tokens
+            return
+        view, shape = self.ctx.state.kv(o.slot), (self.rows, self.tokens)
+        k, v = (x.unflatten(0, shape).transpose(1, 2) for x in (k, v))
+        self.kept[o.slot] = view.extend(k, v)
+
+    def attend(self, o: ops.Attend) -> None:
+        rule, which = self.steps.rules[o.sees]
+        seen = step_inputs.seen(self.ctx, rule, which, self.rows, self.tokens, self.ctx.state is not None)
+        k, v = self.kept[o.how.slot]
+        self._attended(o.q, o.out, k, v, seen, o.how.scores, o.how.bias, o.how.sinks)
+
+    def look(self, o: ops.Look) -> None:
+        k, v = o.source.keys_values(self.ctx)
+        seen = step_inputs.seen_across(self.ctx, o.q.rows, self.rows, self.tokens, k.shape[2])
+        self._attended(o.q, o.out, k, v, seen, o.source.scores, None, None)
+
+    def _attended(self, q_at, out_at, k, v, seen, scores, bias, sinks) -> None:
+        q_all = self.get(q_at)
+        outs = torch.zeros(len(q_all), out_at.width)
+        for start, count, first, begin, end, row in seen.segments.tolist():
+            slots = torch.cat([torch.arange(a, b) for a, b in seen.ranges[begin:end].tolist()])
+            keys, values = k[row].float()[:, slots], v[row].float()[:, slots]
+            each = q_all.shape[1] // keys.shape[0]
+            keys, values = keys.repeat_interleave(each, 0), values.repeat_interleave(each, 0)
+            index = torch.arange(first, first + len(slots))
+            for at in range(start, start + count):
+                compared = scores.bounded((keys @ q_all[at][..., None])[..., 0] * scores.scale)
+                if isinstance(bias, ops.ByDistance):
+                    least, table = bias.distances()
+                    compared = compared + table[:, (index - int(seen.query[at]) - least).clamp(0, table.shape[1] - 1)]
+                elif isinstance(bias, ops.ByPlace):
+                    place = (index - int(seen.origin[at])).clamp(min=0)
+                    compared = compared + bias.places(int(place.max()) + 1)[:, place]
+                compared = compared[:, int(seen.low[at]) - first : max(0, int(seen.high[at]) - first)]
+                if not compared.shape[1]:
+                    continue
+                if sinks is not None:
+                    compared = torch.cat([compared, sinks.float()[:, None]], 1)
+                shares = compared.softmax(-1)[:, : int(seen.high[at]) - int(seen.low[at])]
+                some = values[:, int(seen.low[at]) - first : int(seen.high[at]) - first]
+                outs[at] = (shares[:, None] @ some).flatten()
+        self.put(out_at, outs)
+
+    def act(self, o: ops.Act) -> None:
+        does = {"scale": lambda x: x * o.low, "clamp": lambda x: x.clamp(o.low, o.high)}
+        self.put(o.out, {**ACTIVATIONS, **does}[o.kind](self.get(o.x)))
+
+    def gate(self, o: ops.Gate) -> None:
+        self.put(o.out, gated(o.gating, self.flat(o.gate), self.flat(o.up)))
+
+    def add(self, o: ops.Add) -> None:
+        self.put(o.out, self.flat(o.x) + o.factor * self.flat(o.y))
+
+    def spread(self, o: ops.Spread) -> None:
+        self.put(o.out, self.flat(o.x) * self.flat(o.factor))
+
+    def pick(self, o: ops.Pick) -> None:
+        self.put(o.out, self.get(o.x) if self.wanted is None else self.get(o.x)[self.wanted])
+
+    def route(self, o: ops.Route) -> None:
+        r, scores = o.routing, self.flat(o.scores)
+        likely = {"softmax": lambda x: x.softmax(-1), "sigmoid": torch.sigmoid, "chosen": lambda x: x}[r.likely](scores)
+        ranked = likely if r.bias is None else likely + r.bias
+        if r.groups > 1:
+            grouped = ranked.unflatten(-1, (r.groups, -1))
+            good = grouped.topk(min(r.best, grouped.shape[-1]), -1).values.sum(-1)
+            best = torch.zeros_like(good).scatter(-1, good.topk(r.top_groups, -1).indices, 1.0) > 0
+            ranked = grouped.masked_fill(~best[..., None], float("-inf")).flatten(1)
+        chosen = ranked.topk(r.top, -1).indices
+        shares = likely.gather(1, chosen)
+        if r.likely == "chosen":
+            shares = shares.softmax(-1)
+        if r.normed:
+            shares = shares / (shares.sum(-1, keepdim=True) + r.least)
+        self.put(o.shares, shares * r.scale)
+        self.put(o.chosen, chosen.float())
+
+    def experts(self, o: ops.Experts) -> None:
+        x, shares, chosen = self.flat(o.x), self.flat(o.shares), self.flat(o.chosen).long()
+        out = torch.zeros(len(x), o.out.width)
+        for n in range(len(x)):
+            for share, e in zip(shares[n], chosen[n].tolist(), strict=True):
+                both = F.linear(x[n], o.gate_up.weight[e], None if o.gate_up.bias is None else o.gate_up.bias[e])
+                gate, up = (both[0::2], both[1::2]) if o.gating.beside else both.chunk(2)
+                h = gated(o.gating, gate, up)
+                out[n] += share * F.linear(h, o.down.weight[e], None if o.down.bias is None else o.down.bias[e])
+        self.put(o.out, out)
+
+
+def gated(how: ops.Gating, gate: Tensor, up: Tensor) -> Tensor:
+    """A gate and what it lets through."""
+    if how.act == "clamped":
+        gate, up = gate.clamp(max=how.limit), up.clamp(-how.limit, how.limit)
+        return (up + 1) * gate * torch.sigmoid(gate * how.alpha)
+    return ACTIVATIONS[how.act](gate) * up
+
+
+def told(layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor:
+    """What a stack of layers is to give for a step, by its program. Raises CannotLower, NoRanges."""
+    steps = lowered(layers, x.shape[-1], norm, memory=ctx.memory is not None)
+    return Oracle(steps, x, ctx).run()
+
+
+__all__ = ["Builder", "Oracle", "PackedContext", "told"]
