@@ -149,6 +149,142 @@ OF_API int32_t of_add(const of_rows* x, const of_rows* y, float factor, const of
 OF_API int32_t of_softmax(const of_rows* x, const of_rows* y);
 OF_API int32_t of_bounded(float cap, const of_rows* x, const of_rows* y);
 OF_API int32_t of_convert(const of_rows* x, const of_rows* y);
+/* A program: what a stack of layers does with a step, as operations over buffers of float32 (native/program.hpp). */
+
+/* Some columns of a buffer, as heads. */
+typedef struct of_place {
+    int32_t buffer;
+    int32_t at;     /* the first column */
+    int32_t heads;  /* how many heads */
+    int32_t size;   /* numbers of a head */
+    int32_t stride; /* from a head's first column to the next head's */
+    int32_t unused;
+} of_place;
+
+/* Rows of numbers for all tokens of a step, or for those whose output is wanted. */
+typedef struct of_buffer {
+    int32_t width;
+    int32_t storage; /* where it lies; buffers of one storage are never of use at the same time */
+} of_buffer;
+
+/* Memory for a buffer at a time. */
+typedef struct of_storage {
+    int32_t width;  /* of the widest of them */
+    int32_t wanted; /* whether for wanted tokens only */
+} of_storage;
+
+enum of_code {
+    OF_OP_PRODUCTS, /* out = x matrix^T + bias, side by side; weight: of_product[n]; m: of_flag */
+    OF_OP_NORM,     /* out = norm(x) by head; m: whether centred; n: weight's step from a head to the next; a: eps */
+    OF_OP_ROTATE,   /* out = x turned by table n; m: whether neighbours are pairs */
+    OF_OP_STORE,    /* keys x and values y to the slots of state n */
+    OF_OP_ATTEND,   /* out = attention of x to the keys of state n (y and z without one), seen as m of its sights; a: scale, b: cap;
+                       weight: sinks; k: a bias, or -1 */
+    OF_OP_LOOK,     /* out = attention of x to memory n, seen as m of its sights; a: scale, b: cap */
+    OF_OP_ACT,      /* out = act(x); m: an of_act */
+    OF_OP_SCALE,    /* out = a x */
+    OF_OP_CLAMP,    /* out = x between a and b */
+    OF_OP_GATE,     /* out = act(x) y; m: an of_act; a: limit, b: alpha */
+    OF_OP_ADD,      /* out = x + a y */
+    OF_OP_TIMES,    /* out = x y */
+    OF_OP_WEIGH,    /* out = x weight + bias, column by column; either may be none */
+    OF_OP_SPREAD,   /* out = x times the one number of y */
+    OF_OP_PICK,     /* out = x, of the wanted tokens */
+    OF_OP_ROUTE,    /* scores x to shares y and experts z; weight: of_routing */
+    OF_OP_EXPERTS,  /* out = x through its experts; y: shares, z: experts; weight: of_experts */
+    OF_OP_COUNT
+};
+
+typedef struct of_op {
+    int32_t code;
+    int32_t m;
+    of_place x, y, z, out;
+    const void* weight;
+    const float* bias;
+    int32_t n, k;
+    float a, b;
+} of_op;
+
+typedef struct of_product {
+    const of_matrix* matrix;
+    const float* bias; /* or none */
+    int64_t at;        /* columns from out's first to this one's first */
+} of_product;
+
+typedef struct of_routing {
+    const float* bias; /* [experts], added for the choice alone; or none */
+    int32_t likely;    /* 0: softmax over all, 1: sigmoid, 2: softmax over the chosen */
+    int32_t top, groups, top_groups;
+    int32_t best;      /* how many of a group's best are summed for how good it is */
+    int32_t normed;    /* whether shares are divided by their sum */
+    float least;       /* added to that sum */
+    float scale;
+} of_routing;
+
+typedef struct of_experts {
+    const of_product* gate_up; /* [count] */
+    const of_product* down;    /* [count] */
+    int64_t count, hidden;
+    int32_t act, beside; /* beside: each gate stands next to its value */
+    float limit, alpha;
+} of_experts;
+
+typedef struct of_program {
+    const of_op* ops;
+    const of_buffer* buffers;
+    const of_storage* storages;
+    int64_t op_count, buffer_count, storage_count;
+    of_place out;
+} of_program;
+
+/* Keys and values of a layer, which of the step's lists of slots new ones go to, and where the sights begin that an
+ * operation counts from. */
+typedef struct of_kept {
+    of_state keys, values;
+    int64_t slots, sights;
+} of_kept;
+
+/* What queries see: see of_attention. */
+typedef struct of_sight {
+    const of_segment* segments;
+    const of_range* ranges;
+    const int32_t* low;
+    const int32_t* high;
+    const int32_t* query;  /* their own places */
+    const int32_t* origin; /* where places of keys are counted from */
+    int64_t segment_count;
+} of_sight;
+
+typedef struct of_table {
+    const float* cos; /* [tokens][dim] */
+    const float* sin;
+    int64_t dim;
+} of_table;
+
+typedef struct of_bias {
+    const float* at;
+    int64_t width, offset;
+    int64_t by_place; /* whether it is for the place of a key, rather than its distance */
+} of_bias;
+
+typedef struct of_step {
+    of_rows x;              /* buffer 0 */
+    of_rows out;
+    const int64_t* wanted;  /* [x rows or fewer]; none for all */
+    const of_kept* kept;    /* of every layer with state; none where there is none */
+    const int64_t* const* slots;
+    const of_kept* memories;
+    const of_sight* sights;
+    const of_table* tables;
+    const of_bias* biases;
+    void* arena;            /* storages one after another, each begun at a multiple of 64 bytes */
+} of_step;
+
+/* Bytes of the structs from of_place to of_step, in their order here, then 0. */
+OF_API const int32_t* of_program_sizes(void);
+
+/* Computes a step. */
+OF_API int32_t of_run(const of_program* program, const of_step* step);
 
 #ifdef __cplusplus
 }

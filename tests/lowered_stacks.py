@@ -12,6 +12,11 @@ from omniform.blocks.layers import run
 from omniform.blocks.lowering import CannotLower, Stack
 from omniform.core.context import FirstContext, StepContext
 from omniform.core.packed import PackedContext
+from omniform.native.library import library
+from omniform.transforms.compiled import Compiled
+from omniform.transforms.matrices import matrix_of, stack_of
+from omniform.transforms.program import lowered
+from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
 from programs import told
 
@@ -20,6 +25,18 @@ TOLERANCE = 1e-4
 
 seen: Counter[str] = Counter()
 """How many steps were compared, and why others were not."""
+
+
+def natively(layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor:
+    """What a stack of layers gives for a step by the library. Raises CannotLower, NoRanges."""
+    by = library()
+    assert by is not None
+    steps = lowered(layers, x.shape[-1], norm, memory=ctx.memory is not None)
+    return Runnable(Compiled(steps, matrix_of, stack_of)).run(by, x, ctx)
+
+
+compute = told
+"""What gives what is compared with the modules: the oracle, or :func:`natively`."""
 
 
 class Twice(Stack):
@@ -32,7 +49,7 @@ class Twice(Stack):
         before = copy.deepcopy(ctx.state)
         expected = _plain(self, x_BTD, ctx, norm)
         try:
-            found = told(self, x_BTD, ctx.with_(state=before), norm)
+            found = compute(self, x_BTD, ctx.with_(state=before), norm)
         except (CannotLower, NoRanges) as error:
             seen[f"{type(error).__name__} {error}"] += 1
             return expected

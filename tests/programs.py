@@ -15,7 +15,7 @@ from omniform.blocks.mlp import ACTIVATIONS
 from omniform.core.context import StepContext
 from omniform.core.packed import PackedContext
 from omniform.transforms import step_inputs
-from omniform.transforms.program import lowered
+from omniform.transforms.program import laid_out, lowered
 
 
 class Oracle:
@@ -23,32 +23,32 @@ class Oracle:
 
     def __init__(self, steps: ops.Steps, x: Tensor, ctx: StepContext) -> None:
         self.rows, self.tokens = x.shape[:2]
-        self.steps, self.ctx = steps, ctx
+        self.steps, self.ctx, self.layout = steps, ctx, laid_out(steps)
         wanted = step_inputs.wanted_rows(ctx, self.rows, self.tokens)
         self.wanted = None if wanted is None else torch.from_numpy(wanted)
         count = self.rows * self.tokens
-        sizes = {"all": count, "wanted": count if wanted is None else len(wanted)}
-        self.buffers = [
-            torch.full((sizes[rows], width), float("nan")) for width, rows in zip(steps.widths, steps.rows, strict=True)
-        ]
-        self.buffers[0][:] = x.reshape(count, -1).float()
+        self.sizes = {"all": count, "wanted": count if wanted is None else len(wanted)}
+        self.storages = [torch.full((self.sizes[s.rows] * s.width,), float("nan")) for s in self.layout.storages]
+        self.put(ops.Place(0, "all", 0, 1, steps.width, steps.width), x.reshape(count, -1).float())
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def run(self) -> Tensor:
-        for operation in self.steps.operations:
+        for operation, adds in zip(self.layout.operations, self.layout.added, strict=True):
+            self.adds = adds
             getattr(self, type(operation).__name__.lower())(operation)
-        out = self.get(self.steps.out).flatten(1)
+        out = self.get(self.layout.out).flatten(1)
         assert not out.isnan().any()
         return out.view(self.rows, -1, out.shape[-1])
 
     def get(self, place: ops.Place) -> Tensor:
         """Shape: [N, heads, size]."""
-        buffer = self.buffers[place.buffer]
-        return buffer.as_strided((len(buffer), place.heads, place.size), (buffer.shape[1], place.stride, 1), place.at)
+        memory = self.storages[self.layout.storage_of[place.buffer]]
+        shape = (self.sizes[place.rows], place.heads, place.size)
+        return memory.as_strided(shape, (self.layout.widths[place.buffer], place.stride, 1), place.at)
 
     def put(self, place: ops.Place, x: Tensor) -> None:
         at = self.get(place)
-        at.copy_(x.reshape(at.shape))
+        at.copy_(x.reshape(at.shape).clone())
 
     def flat(self, place: ops.Place) -> Tensor:
         return self.get(place).flatten(1)
@@ -56,7 +56,7 @@ class Oracle:
     def matmul(self, o: ops.Matmul) -> None:
         x = self.flat(o.x)
         made = [F.linear(x, n.weight.float(), None if n.bias is None else n.bias.float()) for n in o.layers]
-        self.put(o.out, torch.cat(made, 1))
+        self.put(o.out, torch.cat(made, 1) + self.flat(o.out) if self.adds else torch.cat(made, 1))
 
     def norm(self, o: ops.Norm) -> None:
         x = self.get(o.x)
@@ -76,16 +76,11 @@ class Oracle:
         self.put(out, x)
 
     def rotate(self, o: ops.Rotate) -> None:
-        cos, sin = step_inputs.angles(self.ctx, self.steps.tables[o.table], self.rows, self.tokens)
-        x, pairs = self.get(o.x).clone(), cos.shape[1]
-        a, b = (
-            (slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2))
-            if o.neighbours
-            else (slice(pairs), slice(pairs, 2 * pairs))
-        )
-        first, second = x[..., a].clone(), x[..., b].clone()
-        x[..., a] = first * cos[:, None] - second * sin[:, None]
-        x[..., b] = second * cos[:, None] + first * sin[:, None]
+        cos, sin = step_inputs.turns(self.ctx, self.steps.tables[o.table], self.rows, self.tokens)
+        x, dim = self.get(o.x).clone(), cos.shape[1]
+        places = torch.arange(dim)
+        partner = places ^ 1 if o.neighbours else (places + dim // 2) % dim
+        x[..., :dim] = x[..., :dim] * cos[:, None] + x[..., partner] * sin[:, None]
         self.put(o.out, x)
 
     def store(self, o: ops.Store) -> None:
@@ -95,25 +90,27 @@ class Oracle:
             return
         view, shape = self.ctx.state.kv(o.slot), (self.rows, self.tokens)
         k, v = (x.unflatten(0, shape).transpose(1, 2) for x in (k, v))
-        self.kept[o.slot] = view.extend(k, v)
+        self.kept[o.slot] = tuple(_end_to_end(x) for x in view.extend(k, v))
 
     def attend(self, o: ops.Attend) -> None:
         rule, which = self.steps.rules[o.sees]
-        seen = step_inputs.seen(self.ctx, rule, which, self.rows, self.tokens, self.ctx.state is not None)
         k, v = self.kept[o.how.slot]
-        self._attended(o.q, o.out, k, v, seen, o.how.scores, o.how.bias, o.how.sinks)
+        apart = self.tokens if self.ctx.state is None else k.shape[2] // self.rows
+        seen = step_inputs.seen(self.ctx, rule, which, self.rows, self.tokens)
+        self._attended(o.q, o.out, k, v, seen, apart, o.how.scores, o.how.bias, o.how.sinks)
 
     def look(self, o: ops.Look) -> None:
         k, v = o.source.keys_values(self.ctx)
-        seen = step_inputs.seen_across(self.ctx, o.q.rows, self.rows, self.tokens, k.shape[2])
-        self._attended(o.q, o.out, k, v, seen, o.source.scores, None, None)
+        length = k.shape[2]
+        seen = step_inputs.seen_across(self.ctx, o.q.rows, self.rows, self.tokens, length)
+        self._attended(o.q, o.out, _end_to_end(k), _end_to_end(v), seen, length, o.source.scores, None, None)
 
-    def _attended(self, q_at, out_at, k, v, seen, scores, bias, sinks) -> None:
-        q_all = self.get(q_at)
+    def _attended(self, q_at, out_at, k, v, seen, apart, scores, bias, sinks) -> None:
+        q_all, every = self.get(q_at), step_inputs.ranges_apart(self.ctx, seen, apart)
         outs = torch.zeros(len(q_all), out_at.width)
-        for start, count, first, begin, end, row in seen.segments.tolist():
-            slots = torch.cat([torch.arange(a, b) for a, b in seen.ranges[begin:end].tolist()])
-            keys, values = k[row].float()[:, slots], v[row].float()[:, slots]
+        for start, count, begin, ranges, first in seen.segments.tolist():
+            slots = torch.cat([torch.arange(a, b) for a, b in every[begin : begin + ranges].tolist()])
+            keys, values = k[0].float()[:, slots], v[0].float()[:, slots]
             each = q_all.shape[1] // keys.shape[0]
             keys, values = keys.repeat_interleave(each, 0), values.repeat_interleave(each, 0)
             index = torch.arange(first, first + len(slots))
@@ -179,6 +176,11 @@ class Oracle:
                 h = gated(o.gating, gate, up)
                 out[n] += share * F.linear(h, o.down.weight[e], None if o.down.bias is None else o.down.bias[e])
         self.put(o.out, out)
+
+
+def _end_to_end(x: Tensor) -> Tensor:
+    """Rows of state as one: Shape: [B, G, S, D] to [1, G, B * S, D]."""
+    return x.transpose(0, 1).flatten(1, 2)[None]
 
 
 def gated(how: ops.Gating, gate: Tensor, up: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from harness import TABLES, Table, build
 
 import lowered_stacks
 from engines import MAKERS, family, roomy
+from omniform.native.library import library
 from reference import ragged
 
 LOWERED = {
@@ -22,8 +23,13 @@ LOWERED = {
 FILES = {"granitemoeshared": "granitemoe", "falcon": "alibi", "bloom": "alibi", "gemma3_text": "gemma3"}
 
 
-@pytest.fixture(autouse=True)
-def counted():
+@pytest.fixture(autouse=True, params=["oracle", "native"])
+def how(request, monkeypatch):
+    """Programs computed by the oracle, or by the library."""
+    if request.param == "native":
+        if library() is None:
+            pytest.skip("no kernels here")
+        monkeypatch.setattr(lowered_stacks, "compute", lowered_stacks.natively)
     lowered_stacks.seen.clear()
 
 

@@ -108,9 +108,10 @@ class TextDecoder(TextStack, LanguageModel):
         )
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.memory_width, readable=self.reads_memory)
-        out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
         asked = given.get("output_router_logits")
-        if self.routes_unasked if asked is None else asked:
+        ctx.taps.wants_routers = bool(self.routes_unasked if asked is None else asked)
+        out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
+        if ctx.taps.wants_routers:
             out.router_logits = tuple(ctx.taps.routers) or None
         return out
 

@@ -60,8 +60,11 @@ class Place:
 class Turning(Protocol):
     """What tells how far tokens turn in a step: rotary positions."""
 
-    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of each pair of channels, in float32. Shape: [B or 1, T, pairs] each."""
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """What each channel, and the channel that it is paired with, is multiplied by before they are added.
+
+        Shape: [B or 1, T, channels that turn] each, float32.
+        """
         ...
 
 

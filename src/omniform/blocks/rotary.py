@@ -49,11 +49,10 @@ class Rotary:
     def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
         return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
 
-    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """See :class:`~omniform.blocks.operations.Turning`."""
         cos, sin = self._tables(ctx, torch.float32)
-        half = self.frequencies.dim // 2
-        return cos[..., 0, :half], sin[..., 0, half:]
+        return cos.squeeze(-2), sin.squeeze(-2)
 
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position's angles, computed in float32. Shape: [B, T, 1, dim] each."""
@@ -136,10 +135,10 @@ class StoredRotary(OptionalPart):
     def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
         return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
 
-    def angles(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """See :class:`~omniform.blocks.operations.Turning`."""
-        angles = ctx.positions[..., None].float() * self.inv_freq.float()
-        return angles.cos(), angles.sin()
+        cos, sin = self._tables(ctx, torch.float32)
+        return cos.squeeze(-2), sin.squeeze(-2)
 
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position. Shape: [B, T, 1, dim] each."""
@@ -159,6 +158,10 @@ class InterleavedRotary(Rotary):
 
     def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
         return b.rotate(q, self, neighbours=True), b.rotate(k, self, neighbours=True)
+
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        cos, sin = self._neighbours(ctx, torch.float32)
+        return cos.squeeze(-2), sin.squeeze(-2)
 
     def tables(self, dtype: torch.dtype, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Cosines and sines of a step, made once for all layers. Shape: [B, T, 1, dim] each."""

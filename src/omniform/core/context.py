@@ -151,16 +151,25 @@ class Tapped(TypedDict, total=False):
 class Taps:
     """Collects what a caller asked to see on the way: hidden states, attention weights."""
 
-    __slots__ = ("attentions", "cross_attentions", "hidden_states", "routers", "wants_attentions", "wants_hidden")
+    __slots__ = (
+        "attentions", "cross_attentions", "hidden_states", "routers", "wants_attentions", "wants_hidden",
+        "wants_routers",
+    )  # fmt: skip
 
     def __init__(self, asked: Tapped | None = None) -> None:
         asked = asked or {}
         self.wants_hidden = bool(asked.get("output_hidden_states"))
         self.wants_attentions = bool(asked.get("output_attentions"))
+        self.wants_routers = False
         self.hidden_states: list[Tensor] = []
         self.attentions: list[Tensor] = []
         self.cross_attentions: list[Tensor] = []
         self.routers: list[Tensor] = []
+
+    @property
+    def wants_something(self) -> bool:
+        """Whether anybody looks at what layers do on the way."""
+        return self.wants_hidden or self.wants_attentions or self.wants_routers
 
     def hidden(self, x_BTD: Tensor) -> None:
         """Note the hidden states at this point, if they were asked for."""

@@ -46,15 +46,15 @@ class SlotMapping:
 class PagedTokens:
     """What one mixer keeps of every token, of all rows. Shape: [1, G, slots, D] each."""
 
-    __slots__ = ("_mapping", "whole")
+    __slots__ = ("mapping", "whole")
 
     def __init__(self, whole: tuple[Tensor, ...], mapping: SlotMapping) -> None:
         self.whole = whole
-        self._mapping = mapping
+        self.mapping = mapping
 
     def write(self, *new: Tensor) -> None:
         """Write this step's, Shape: [1, G, N, D] each."""
-        at = self._mapping.slots
+        at = self.mapping.slots
         for whole, x in zip(self.whole, new, strict=True):
             if isinstance(at, tuple):
                 whole.narrow(2, *at).copy_(x)

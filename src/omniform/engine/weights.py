@@ -1,10 +1,11 @@
-"""What an engine knows of its model's weights: their version, and whether their matrices are prepacked."""
+"""What an engine knows of its model's weights: their version, and whether they are prepared for many steps."""
 
 from __future__ import annotations
 
 from omniform.architectures.model import Model
 from omniform.native.library import library
 from omniform.transforms import pack as native
+from omniform.transforms.lower import forget, lower
 from omniform.transforms.prepack import drop_changed, prepack
 from omniform.transforms.widen import widen
 from omniform.weights.version import WeightWatch
@@ -30,6 +31,7 @@ class Weights:
         if version == self.version:
             return False
         self.version, self._prepacked = version, False
+        forget(self._model)
         self._suit()
         return True
 
@@ -51,11 +53,18 @@ class Weights:
         self._watch.raise_()
 
     def prepack(self) -> None:
-        """Bring the matrices into the CPU's own layout: worth its time once more than a single step is to be made."""
+        """Prepare for many steps: matrices in the CPU's own layout, stacks of layers as programs.
+
+        It is worth its time once more than a single step is to be made.
+        """
         if self._prepacked:
             return
         self._prepacked = True
         if self._visits:
             return
-        if prepack(self._model, mapped_only=True) if library() is None else native.pack(self._model):
+        if library() is None:
+            changed = prepack(self._model, mapped_only=True)
+        else:
+            changed = native.pack(self._model) + lower(self._model)
+        if changed:
             self._watch.accept()

@@ -324,6 +324,11 @@ def integers_of(dtype: object) -> Integers | None:
     return found
 
 
+def is_current(linear: nn.Linear, packed: Packed) -> bool:
+    """Whether this is what a layer multiplies by still, as far as can be seen at once."""
+    return _PACKED.get(linear) is packed and packed.fits(linear)
+
+
 def drop_changed(model: nn.Module) -> None:
     """Forget the packed copies of matrices that somebody has written to since."""
     found = [(layer, packed) for layer in model.modules() if (packed := _PACKED.get(layer)) is not None]

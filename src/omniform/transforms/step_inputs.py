@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from omniform.core.host import is_readable
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.core.rules import Indices, Rule
 
+Places = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+"""Indices as kernels take them."""
+
 
 class NoRanges(Exception):  # noqa: N818
     """A step cannot be told as ranges of keys."""
@@ -30,9 +34,10 @@ class Seen:
     """What the queries of a step see, under one rule.
 
     Attributes:
-        segments: of each row of the step: its first query, how many there are, the index of the first key that any of
-            them sees, its first range and one past its last, and which row of the batch it is. Shape: [R, 6].
-        ranges: slots of keys, the first and one past the last. Shape: [ranges, 2].
+        segments: of each row of the step: its first query, how many there are, its first range, how many there are, and
+            the index of the first key in them. Shape: [R, 5].
+        ranges: slots of keys, the first and one past the last; of a padded step counted from each row's first. Shape:
+            [ranges, 2].
         query: the index of each query in its row. Shape: [Q].
         low: the index of the first key that it sees. Shape: [Q].
         high: one past the index of the last. Shape: [Q].
@@ -41,10 +46,16 @@ class Seen:
 
     segments: Indices
     ranges: Indices
-    query: Indices
-    low: Indices
-    high: Indices
-    origin: Indices
+    query: Places
+    low: Places
+    high: Places
+    origin: Places
+
+    @classmethod
+    def of(cls, segments: Sequence[tuple[int, ...]], ranges: Sequence[SlotRange], *of_queries: Indices) -> Seen:
+        """The same of lists and wider numbers."""
+        narrow = (np.ascontiguousarray(x, np.int32).reshape(-1) for x in of_queries)
+        return cls(np.array(segments, np.int64), np.array(ranges, np.int64).reshape(-1, 2), *narrow)
 
 
 def wanted_rows(ctx: StepContext, rows: int, tokens: int) -> Indices | None:
@@ -58,22 +69,27 @@ def wanted_rows(ctx: StepContext, rows: int, tokens: int) -> Indices | None:
             return None
 
 
-def seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+def seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> Seen:
     """What queries see of their own rows, once per step.
 
     Args:
         which: whose queries: of all tokens, or of those whose output is wanted.
         rows: of the batch.
-        tokens: that each brings.
-        kept: whether keys lie in state, rather than where the step's tokens do.
-    """
-    return ctx.once(("seen", rule, which, kept), lambda: _seen(ctx, rule, which, rows, tokens, kept))
+        tokens: that each brings."""
+    return ctx.once(("seen", rule, which), lambda: _seen(ctx, rule, which, rows, tokens))
 
 
-def _seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+def _seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> Seen:
     if isinstance(ctx, PackedContext):
         return _packed(ctx, rule, which)
-    return _padded(ctx, rule, which, rows, tokens, kept)
+    return _padded(ctx, rule, which, rows, tokens)
+
+
+def ranges_apart(ctx: StepContext, seen: Seen, apart: int) -> Indices:
+    """The ranges of a sight where rows lie so many slots apart; a packed step's tables know where they lie."""
+    if isinstance(ctx, PackedContext) or not apart:
+        return seen.ranges
+    return seen.ranges + apart * np.arange(len(seen.ranges), dtype=np.int64)[:, None]
 
 
 def seen_across(ctx: StepContext, which: Rows, rows: int, tokens: int, length: int) -> Seen:
@@ -86,25 +102,55 @@ def seen_across(ctx: StepContext, which: Rows, rows: int, tokens: int, length: i
     return ctx.once(("seen across", which), lambda: _across(ctx, which, rows, tokens, length))
 
 
-def stored_at(ctx: StepContext, rows: int, tokens: int) -> tuple[Indices, Indices]:
-    """Of every token of a padded step the row that its keys go to, and their slot. Shape: [N] each."""
-    return ctx.once(
-        "stored at",
-        lambda: (
-            np.repeat(np.arange(rows, dtype=np.int64), tokens),
-            np.tile(np.arange(ctx.past, ctx.past + tokens, dtype=np.int64), rows),
-        ),
-    )
+def stored_at(ctx: StepContext, rows: int, tokens: int, apart: int) -> Indices:
+    """The slots that the keys of a padded step go to. Shape: [N].
+
+    Args:
+        apart: how many slots lie between one row's first key and the next row's.
+    """
+
+    def made() -> Indices:
+        first = ctx.past + apart * np.arange(rows, dtype=np.int64)
+        return (first[:, None] + np.arange(tokens, dtype=np.int64)).reshape(-1)
+
+    return ctx.once(("stored at", apart), made)
 
 
-def angles(ctx: StepContext, turning: Turning, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every token, once per step. Shape: [N, pairs] each, float32."""
+def turns(ctx: StepContext, turning: Turning, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every token, once per step. Shape: [N, dim] each, float32."""
 
     def made() -> tuple[Tensor, Tensor]:
-        cos, sin = (x.expand(rows, tokens, -1).reshape(rows * tokens, -1).contiguous() for x in turning.angles(ctx))
+        cos, sin = (x.expand(rows, tokens, -1).reshape(rows * tokens, -1).contiguous() for x in turning.turns(ctx))
         return cos, sin
 
-    return ctx.once(("angles", turning), made)
+    return ctx.once(("turns", turning), made)
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """A layer's keys and values in slots that rows share out among themselves.
+
+    Attributes:
+        whole: those of every slot. Shape: [1, G, slots, D] each; they never move.
+        mapping: where a step's go.
+    """
+
+    whole: tuple[Tensor, ...]
+    mapping: Mapping
+
+
+class Mapping(Protocol):
+    """Where a step's keys go: neighbouring slots as the first and how many, or each. Shape: [N]."""
+
+    slots: tuple[int, int] | Tensor
+
+
+def slots_of(mapping: Mapping) -> Indices:
+    """The slots that a step's keys go to. Shape: [N]."""
+    at = mapping.slots
+    if isinstance(at, tuple):
+        return np.arange(at[0], at[0] + at[1], dtype=np.int64)
+    return _read(at)
 
 
 def _packed(ctx: PackedContext, rule: Rule, which: Rows) -> Seen:
@@ -140,8 +186,8 @@ def _told(
     for segment, table, length, first in zip(segments, tables, lengths, firsts, strict=True):
         begin = len(ranges)
         ranges += table.slot_ranges(first, length)
-        told.append((segment.start, segment.count, first, begin, len(ranges), 0))
-    return Seen(np.array(told, np.int64), np.array(ranges, np.int64), query, low, high, origin)
+        told.append((segment.start, segment.count, begin, len(ranges) - begin, first))
+    return Seen.of(told, ranges, query, low, high, origin)
 
 
 def _indices(segments: Sequence[Segment]) -> Indices:
@@ -162,7 +208,7 @@ def _joined(segments: Sequence[Segment], query: Indices) -> tuple[Indices, Indic
     return first, stop
 
 
-def _padded(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, kept: bool) -> Seen:
+def _padded(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> Seen:
     if ctx.allowed is not None:
         raise NoRanges("the caller says which keys are seen")
     index = np.tile(np.arange(ctx.past, ctx.past + tokens, dtype=np.int64), (rows, 1))
@@ -181,12 +227,11 @@ def _padded(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int, k
     low, high = np.maximum(found[0] + shift, low_end), np.minimum(found[1], keys) + shift
     high = np.minimum(high, high_end)
     picked = slice(0, 1) if which == "wanted" and isinstance(ctx, FirstContext) else slice(None)
-    query, low, high, origin = (np.ascontiguousarray(x[:, picked]) for x in (index, low, high, origin))
+    query, low, high, origin = (x[:, picked] for x in (index, low, high, origin))
     count = query.shape[1]
-    told = [(row * count, count, 0, row, row + 1, row if kept else 0) for row in range(rows)]
-    ranges = [(0, keys) if kept else (row * tokens, row * tokens + keys) for row in range(rows)]
-    flat = (x.reshape(-1) for x in (query, np.minimum(low, high), high, origin))
-    return Seen(np.array(told, np.int64), np.array(ranges, np.int64), *flat)
+    told = [(row * count, count, row, 1, 0) for row in range(rows)]
+    ranges = [(0, keys)] * rows
+    return Seen.of(told, ranges, query, np.minimum(low, high), high, origin)
 
 
 def _bounds(ctx: StepContext, rule: Rule, place: Indices) -> tuple[Indices, Indices]:
@@ -242,10 +287,10 @@ def _across(ctx: StepContext, which: Rows, rows: int, tokens: int, length: int) 
         return _told(here.segments, tables, lengths, nothing, nothing, high, nothing)
     begin, end = _real(None if ctx.memory is None else ctx.memory.padding, rows, length)
     count = 1 if which == "wanted" and isinstance(ctx, FirstContext) else tokens
-    told = [(row * count, count, 0, row, row + 1, row) for row in range(rows)]
+    told = [(row * count, count, row, 1, 0) for row in range(rows)]
     low, high = np.repeat(begin, count), np.repeat(end, count)
-    ranges = np.tile(np.array([[0, length]], np.int64), (rows, 1))
-    return Seen(np.array(told, np.int64), ranges, np.zeros_like(low), low, high, np.zeros_like(low))
+    ranges = [(0, length)] * rows
+    return Seen.of(told, ranges, np.zeros_like(low), low, high, np.zeros_like(low))
 
 
 def _read(x: Tensor) -> Indices:

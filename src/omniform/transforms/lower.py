@@ -1,0 +1,231 @@
+"""Stacks of layers that compute a step by one call of the native library, where nobody watches or learns from them.
+
+:func:`lower` finds the stacks of a model and changes the class of each, in place: modules, parameters, names and what
+is saved stay as they are. A stack makes its program when it is first needed, and looks before every step whether it is
+still that of its modules. Where something stands against it torch computes, layer by layer: :func:`lowered_reason` says
+what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_modules
+
+from omniform.blocks.lowering import CannotLower, Stack
+from omniform.core.context import FirstContext, StepContext
+from omniform.core.host import is_traced
+from omniform.core.packed import PackedContext
+from omniform.native import program_abi
+from omniform.native.library import library, why_not
+from omniform.native.matrix import KINDS
+from omniform.transforms.compiled import Compiled
+from omniform.transforms.matrices import forget_stacks, matrix_of, stack_of
+from omniform.transforms.pack import Packed, is_current
+from omniform.transforms.program import lowered
+from omniform.transforms.runnable import Runnable
+from omniform.transforms.step_inputs import NoRanges
+from omniform.weights.version import Memory
+
+KNOWN_STEPS = (StepContext, PackedContext, FirstContext)
+"""Contexts that say no more than programs know of."""
+
+
+class LoweredLayers(Stack):
+    """A stack of layers that has a program; to everybody else the list of modules that it was."""
+
+    def through(self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor | None:
+        by = library()
+        if by is None or not _suits(self, x_BTD, ctx):
+            return None
+        held = _HELD.get(self)
+        if held is None:
+            held = _HELD[self] = _Held()
+        ready = held.ready(self, x_BTD, ctx, norm)
+        if ready is None:
+            return None
+        try:
+            return ready.program.run(by, x_BTD, ctx)
+        except NoRanges as error:
+            held.reason = str(error)
+            return None
+
+
+def lower(model: nn.Module) -> int:
+    """Have every stack of layers of a model compute its steps by a program where it can; changes the model in place.
+
+    Returns:
+        How many stacks are lowered now that were not.
+    """
+    by = library()
+    if by is None or not program_abi.knows_programs(by):
+        return 0
+    stacks = [m for m in model.modules() if type(m) is nn.ModuleList and len(m) and m[0] is not None]
+    for stack in stacks:
+        stack.__class__ = LoweredLayers
+    return len(stacks)
+
+
+def lowered_reason(layers: nn.Module) -> str:
+    """Why a stack's last step was computed by torch; empty where it was not, or none was yet."""
+    if not isinstance(layers, LoweredLayers):
+        return why_not() or "it was not asked to be lowered"
+    held = _HELD.get(layers)
+    return "" if held is None else held.reason
+
+
+def forget(model: nn.Module) -> None:
+    """Have the stacks of a model make their programs anew: somebody has written to its weights."""
+    forget_stacks(model)
+    for module in model.modules():
+        _HELD.pop(module, None)
+
+
+@dataclass(slots=True)
+class _Held:
+    """The programs of one stack.
+
+    Attributes:
+        made: by what a program depends on: the width of the stream, the final norm, whether there is a memory; or why
+            there is none.
+        reason: why the last step had none.
+    """
+
+    made: dict[tuple[int, int, bool], _Ready | _Refused] = field(default_factory=dict)
+    reason: str = ""
+
+    def ready(self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> _Ready | None:
+        """A program that is still that of its modules; None where there can be none."""
+        key = x.shape[-1], id(norm), ctx.memory is not None
+        found = self.made.get(key)
+        if found is None or not found.guard.holds(thoroughly=not isinstance(ctx, PackedContext)):
+            found = self.made[key] = _make(layers, x.shape[-1], norm, ctx.memory is not None)
+        if isinstance(found, _Refused):
+            self.reason = found.why
+            return None
+        if torch.is_grad_enabled() and (x.requires_grad or found.guard.learns()):
+            self.reason = "somebody takes gradients"
+            return None
+        self.reason = ""
+        return found
+
+
+_HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
+"""Beside the stacks, not in them: copies and pickles go without."""
+
+
+def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
+    parts = [*layers.modules(), *(() if norm is None else norm.modules())]
+    try:
+        with torch.no_grad():
+            steps = lowered(layers, width, norm, memory=memory)
+            compiled = Compiled(steps, matrix_of, stack_of)
+    except CannotLower as error:
+        return _Refused(Guard(parts, ()), str(error))
+    return _Ready(Guard([*parts, *steps.read], compiled.linears), Runnable(compiled))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A stack's program."""
+
+    guard: Guard
+    program: Runnable
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """That a stack has no program, and why."""
+
+    guard: Guard
+    why: str
+
+
+class Guard:
+    """Knows whether some modules are still what they were.
+
+    Args:
+        modules: the modules, all of them.
+        linears: those among them whose matrices are packed, and those, which know by themselves.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], linears: Sequence[tuple[nn.Linear, Packed]]) -> None:
+        every = list(dict.fromkeys(modules))
+        self._settings = [m.__dict__ for m in every]
+        self._tables = [table for m in every for table in (m._modules, m._parameters, m._buffers) if table]
+        self._hooks = [hooks for m in every for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._linears = linears
+        self._parts, self._told = self._parts_now(), self._told_now()
+        tensors = [x for m in every for table in (m._parameters, m._buffers) for x in table.values() if x is not None]
+        self._tensors = [x for x in tensors if not x.is_inference()]
+        self._versions = [x._version for x in self._tensors]
+        packed = {id(linear.weight) for linear, _ in linears}
+        self._memory = Memory([x for x in tensors if id(x) not in packed])
+
+    def _parts_now(self) -> list[int]:
+        return [*map(id, chain.from_iterable(table.values() for table in self._tables))]
+
+    def _told_now(self) -> list[tuple[object, ...]]:
+        return [tuple(settings.values()) for settings in self._settings]
+
+    def holds(self, *, thoroughly: bool) -> bool:
+        """Whether they are: the same modules and parameters, to which torch has counted no write, and no hooks.
+
+        Args:
+            thoroughly: look at their settings too, and for writes that torch does not count. Engines do so themselves.
+        """
+        if any(self._hooks) or [x._version for x in self._tensors] != self._versions:
+            return False
+        if self._parts_now() != self._parts:
+            return False
+        try:
+            as_told = not thoroughly or self._told_now() == self._told
+        except (RuntimeError, ValueError):  # settings that are tensors or arrays, and no longer the same ones
+            return False
+        if not thoroughly or not as_told:
+            return as_told
+        return not self._memory.was_written() and all(is_current(*pair) for pair in self._linears)
+
+    def learns(self) -> bool:
+        """Whether somebody takes gradients by them."""
+        return any(x.requires_grad for x in self._tensors)
+
+
+def _suits(layers: nn.ModuleList, x: Tensor, ctx: StepContext) -> bool:
+    """Whether a step is one that a program could compute, as far as can be seen at once."""
+    return (
+        type(ctx) in KNOWN_STEPS
+        and ctx.backend in BACKENDS
+        and ctx.recompute is None
+        and not ctx.taps.wants_something
+        and not layers.training
+        and type(x) is Tensor
+        and x.dtype in KINDS
+        and x.device.type == "cpu"
+        and x.dim() == 3
+        and x.numel() > 0
+        and not is_watched()
+    )
+
+
+BACKENDS = frozenset({"sdpa", "native"})
+"""Ways of attention that leave it to the machine which kernel computes."""
+
+
+def is_watched() -> bool:
+    """Whether operations are recorded, counted, transformed or hooked now, so that only torch's own will do."""
+    return (
+        is_traced()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or bool(torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks)
+    )

@@ -1,0 +1,49 @@
+"""What programs multiply by: the packed matrices of layers, as they multiply themselves, and of stacks of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from omniform.blocks.lowering import CannotLower
+from omniform.native.matrix import KINDS, Matrix
+from omniform.transforms.pack import SMALL, Packed, packed_of
+from omniform.transforms.widen import slow_dtypes
+from omniform.weights.pages import is_mapped, release
+from omniform.weights.version import counted
+
+_STACKED: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Sequence[Matrix]]] = WeakKeyDictionary()
+"""Beside the stacks of experts, not in them: copies and pickles go without."""
+
+
+def matrix_of(linear: nn.Linear) -> Packed:
+    """What a layer multiplies by. Raises CannotLower where that is torch's matter."""
+    found = packed_of(linear)
+    if found is None:
+        weight = linear.weight
+        raise CannotLower(linear, f"its matrix stays torch's: {weight.dtype} on {weight.device}, in memory of its own")
+    return found
+
+
+def stack_of(stack: nn.Module) -> Sequence[Matrix]:
+    """The matrices of a stack of experts. Raises CannotLower."""
+    weight = stack._parameters["weight"]
+    assert weight is not None
+    found = _STACKED.get(stack)
+    if found is None or found[0] != counted(weight):
+        if type(weight) not in (nn.Parameter, torch.Tensor) or weight.device.type != "cpu" or weight.dtype not in KINDS:
+            raise CannotLower(stack, f"no kernel for {weight.dtype} on {weight.device}")
+        if weight.nbytes > SMALL and weight.dtype not in slow_dtypes() and not is_mapped(weight):
+            raise CannotLower(stack, "its matrices are no view of a mapped file, and would be held twice")
+        found = _STACKED[stack] = counted(weight), [Matrix.pack(one) for one in weight.detach()]
+        release(weight)
+    return found[1]
+
+
+def forget_stacks(model: nn.Module) -> None:
+    """Forget the packed matrices of experts: somebody has written to a model's weights."""
+    for module in model.modules():
+        _STACKED.pop(module, None)

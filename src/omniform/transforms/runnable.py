@@ -1,0 +1,230 @@
+"""One step of a program: what changes with the step, laid out as the library takes it."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omniform.blocks.operations import ByDistance, Place
+from omniform.core.context import StepContext
+from omniform.core.dense import DenseKV
+from omniform.core.state import State
+from omniform.core.stores import Bounded, Grown
+from omniform.native import program_abi
+from omniform.native.library import Library
+from omniform.native.matrix import KINDS, aligned, rows_of
+from omniform.transforms import step_inputs
+from omniform.transforms.compiled import Compiled
+from omniform.transforms.step_inputs import NoRanges, Paged, Seen, slots_of
+
+KEPT_BYTES = 2**26
+"""Bytes of buffers that a thread keeps from one step to the next."""
+
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+Struct = tuple[object, ...]
+"""The fields of one entry of an array that the library reads."""
+
+
+class _Arena(threading.local):
+    """The memory of each thread's buffers."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def of(self, size: int) -> Tensor:
+        """So many bytes, kept for the next step unless they are very many."""
+        if self.memory.numel() >= size:
+            return self.memory
+        with torch.inference_mode(False):
+            made = aligned(size)
+        if size <= KEPT_BYTES:
+            self.memory = made
+        return made
+
+
+_ARENA = _Arena()
+
+
+class _Call:
+    """What is alive until a call returns.
+
+    Args:
+        x: rows of the batch, and tokens of each.
+        ctx: the step.
+    """
+
+    def __init__(self, rows: int, tokens: int, ctx: StepContext) -> None:
+        self.rows, self.tokens, self.ctx = rows, tokens, ctx
+        self._alive: list[object] = []
+
+    def at(self, array: Array) -> int:
+        """Where an array begins, which stays until then."""
+        self._alive.append(array)
+        return array.ctypes.data
+
+    def array(self, kind: np.dtype[np.void], entries: Sequence[Struct]) -> int | None:
+        """An array of structs; none of none."""
+        return self.at(np.array(entries, kind)) if entries else None
+
+    def sight(self, seen: Seen, apart: int) -> Struct:
+        """What queries see, where rows lie so many slots apart."""
+        ranges = step_inputs.ranges_apart(self.ctx, seen, apart)
+        arrays = (seen.segments, ranges, seen.low, seen.high, seen.query, seen.origin)
+        return (*(self.at(array) for array in arrays), len(seen.segments))
+
+    def table(self, cos: Tensor, sin: Tensor) -> Struct:
+        """A rotary table."""
+        self._alive += [cos, sin]
+        return cos.data_ptr(), sin.data_ptr(), cos.shape[1]
+
+    def pair(self, k: Tensor, v: Tensor) -> tuple[Struct, Struct, int]:
+        """Keys and values, Shape: [B, G, S, D] each, and how many slots apart their rows lie."""
+        self._alive += [k, v]
+        apart = _apart(k)
+        assert apart == _apart(v), "keys and values of a layer are kept alike"
+        return _state(k), _state(v), apart
+
+
+def _state(x_BGSD: Tensor) -> Struct:
+    _, heads, _, width = x_BGSD.shape
+    assert x_BGSD.stride(3) == 1 or width == 1
+    strides = x_BGSD.stride(1), x_BGSD.stride(2)
+    return x_BGSD.data_ptr(), 0, heads, width, *strides, 0, KINDS[x_BGSD.dtype], 0
+
+
+def _apart(x_BGSD: Tensor) -> int:
+    if x_BGSD.shape[0] == 1:
+        return 0
+    apart, rest = divmod(x_BGSD.stride(0), x_BGSD.stride(2))
+    assert not rest, "a row's keys begin at a slot"
+    return apart
+
+
+class Runnable:
+    """A program, and what of one step can be kept for the next.
+
+    Args:
+        program: as the library takes it.
+    """
+
+    def __init__(self, program: Compiled) -> None:
+        self._program = program
+        self._pages: WeakKeyDictionary[State, tuple[Array, list[step_inputs.Mapping]]] = WeakKeyDictionary()
+        self._biases: dict[int, tuple[int, Tensor]] = {}
+
+    def run(self, by: Library, x_BTD: Tensor, ctx: StepContext) -> Tensor:
+        """Compute a step. Shape: [B, T, D] in; out of the tokens that are wanted.
+
+        Raises:
+            NoRanges: the step is of another kind; nothing was changed.
+        """
+        p, (rows, tokens, _) = self._program, x_BTD.shape
+        call = _Call(rows, tokens, ctx)
+        x = x_BTD.detach().reshape(rows * tokens, -1)
+        x = x if x.stride(1) == 1 else x.contiguous()
+        wanted = step_inputs.wanted_rows(ctx, rows, tokens)
+        count = len(x) if wanted is None else len(wanted)
+        seen = [step_inputs.seen(ctx, rule, which, rows, tokens) for rule, which in p.steps.rules]
+        memories, looked = self._memories(call)
+        kept, slots, sights = self._kept(call, seen, x.dtype)
+        first = len(sights)
+        for apart in looked:
+            across = (step_inputs.seen_across(ctx, which, rows, tokens, looked[apart]) for which in p.looks)
+            sights += [call.sight(s, apart) for s in across]
+        offsets = {apart: first + n * len(p.looks) for n, apart in enumerate(looked)}
+        tables = [call.table(*step_inputs.turns(ctx, turning, rows, tokens)) for turning in p.steps.tables]
+        out = torch.empty(count if p.out.rows == "wanted" else len(x), p.out.width, dtype=x.dtype, device="cpu")
+        arena = _ARENA.of(sum(((count if few else len(x)) * width * 4 + 63) // 64 * 64 for width, few in p.storages))
+        step = program_abi.Step(
+            rows_of(x),
+            rows_of(out),
+            None if wanted is None else call.at(wanted),
+            kept,
+            slots,
+            call.array(program_abi.KEPT, [(k, v, 0, offsets[apart]) for k, v, apart in memories]),
+            call.array(program_abi.SIGHT, sights),
+            call.array(program_abi.TABLE, tables),
+            call.array(program_abi.BIAS, [self._bias(n, seen) for n in range(len(p.biases))]),
+            arena.data_ptr(),
+        )
+        by.call("of_run", ctypes.byref(p.c), ctypes.byref(step))
+        return out.view(rows, -1, p.out.width)
+
+    def _memories(self, call: _Call) -> tuple[list[tuple[Struct, Struct, int]], dict[int, int]]:
+        """What is kept of an encoder's output; and how far apart its rows lie, with how long they are."""
+        found: list[tuple[Struct, Struct, int]] = []
+        lengths: dict[int, int] = {}
+        for source in self._program.memories:
+            k, v = source.keys_values(call.ctx)
+            found.append(call.pair(k, v))
+            lengths[found[-1][2]] = k.shape[2]
+        return found, lengths
+
+    def _kept(self, call: _Call, seen: list[Seen], dtype: torch.dtype) -> tuple[int | None, int | None, list[Struct]]:
+        """Where keys and values lie and go to, and what is seen of them."""
+        state = call.ctx.state
+        if state is None:
+            return None, None, [call.sight(s, call.tokens) for s in seen]
+        paged = self._paged(state)
+        if paged is not None:
+            pages, mappings = paged
+            slots = [call.at(slots_of(mapping)) for mapping in mappings]
+            return call.at(pages), call.at(np.array(slots, np.uint64)), [call.sight(s, 0) for s in seen]
+        layers = [call.pair(*pair) for pair in self._extended(state, call, dtype)]
+        aparts = list(dict.fromkeys(apart for _, _, apart in layers))
+        slots = [call.at(step_inputs.stored_at(call.ctx, call.rows, call.tokens, apart)) for apart in aparts]
+        sights = [call.sight(s, apart) for apart in aparts for s in seen]
+        entries = [(k, v, aparts.index(apart), aparts.index(apart) * len(seen)) for k, v, apart in layers]
+        return call.array(program_abi.KEPT, entries), call.at(np.array(slots, np.uint64)), sights
+
+    def _paged(self, state: State) -> tuple[Array, list[step_inputs.Mapping]] | None:
+        """A paged state's layers, which never move, and where their steps' keys go; None of another state."""
+        known = self._pages.get(state)
+        if known is not None:
+            return known
+        views = [state.kv(slot) for slot in self._program.slots]
+        paged = [view for view in views if isinstance(view, Paged)]
+        if not paged or len(paged) < len(views):
+            return None
+        mappings: list[step_inputs.Mapping] = []
+        entries = []
+        for view in paged:
+            number = next((n for n, known in enumerate(mappings) if known is view.mapping), len(mappings))
+            mappings += [view.mapping] if number == len(mappings) else []
+            entries.append((*map(_state, view.whole), number, 0))
+        made = self._pages[state] = np.array(entries, program_abi.KEPT), mappings
+        return made
+
+    def _extended(self, state: State, call: _Call, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """A padded batch's layers, with room for the step's keys at their ends. Shape: [B, G, S, D] each."""
+        views = [state.kv(slot) for slot in self._program.slots]
+        if not all(isinstance(view, DenseKV) and type(view.store) in (Grown, Bounded) for view in views):
+            raise NoRanges("what is kept of tokens is not kept as it is")
+
+        def room(place: Place) -> Tensor:
+            return torch.empty(call.rows, place.heads, call.tokens, place.size, dtype=dtype, device="cpu")
+
+        places = [self._program.states[slot] for slot in self._program.slots]
+        return [view.extend(room(k), room(v)) for view, (k, v) in zip(views, places, strict=True)]
+
+    def _bias(self, number: int, seen: list[Seen]) -> Struct:
+        """A score bias as a table, made again where it is for more keys than any before."""
+        bias = self._program.biases[number]
+        known = self._biases.get(number)
+        if isinstance(bias, ByDistance):
+            if known is None:
+                least, table = bias.distances()
+                known = self._biases[number] = -least, table.contiguous()
+            return known[1].data_ptr(), known[1].shape[1], known[0], 0
+        most = max(int((s.high - s.origin).max()) for s in seen)
+        if known is None or known[1].shape[1] < most:
+            known = self._biases[number] = 0, bias.places(max(64, 1 << (most - 1).bit_length())).contiguous()
+        return known[1].data_ptr(), known[1].shape[1], 0, 1
