@@ -126,7 +126,7 @@ struct IntegerRows {
             for (int64_t s = 0; s < spans; ++s) {
                 int32_t total = 0;
                 for (int64_t k = s * span; k < std::min((s + 1) * span, job.ins); k += STEP) {
-                    const int16_t* at = to + k / LINE * rows * LINE + k % LINE;
+                    const int16_t* at = to + in_lines<LINE>(k, rows);
                     for (int i = 0; i < STEP; ++i) total += at[i];
                 }
                 totals[first * spans + s * rows + r] = total;
@@ -180,7 +180,7 @@ struct IntegerRows {
     };
 
     template <int R, int P>
-    void add_wide(const Scaled<P>& block, int64_t row, float* sums) const {
+    OF_APART void add_wide(const Scaled<P>& block, int64_t row, float* sums) const {
         WideCodes from[P];
         for (int p = 0; p < P; ++p) from[p].codes = block.wide + (p * WIDE - block.k) * LANES;
         add<R, P>(block, from, row, sums);
@@ -197,7 +197,7 @@ struct IntegerRows {
                 for (int p = 0; p < P; ++p)
                     exact[r][p] = meaning.offset == 0 ? no_ints() : all_ints(meaning.offset * total[r]);
             for (const int64_t stop = std::min(k + span, end); k < stop; k += STEP) {
-                const int16_t* at = x + k / LINE * R * LINE + k % LINE;
+                const int16_t* at = x + in_lines<LINE>(k, R);
                 typename From::Raw raw[P];
                 for (int p = 0; p < P; ++p) raw[p] = from[p].at(k);
                 each([&](auto j) OF_INLINE_LAMBDA {
@@ -252,7 +252,7 @@ struct Integers : IntegerRows {
     }
 
     template <int R, int P>
-    void tile(const Block<P>& block, int64_t row, float* sums) const {
+    OF_APART void tile(const Block<P>& block, int64_t row, float* sums) const {
         if (job.widen) return add_wide<R, P>(block, row, sums);
         // Sources are made here, so that what they hold stays in registers.
         if constexpr (R <= NARROW) add_direct<R, P>(block, row, sums, std::make_integer_sequence<int, P>());

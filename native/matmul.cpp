@@ -48,7 +48,7 @@ struct FloatRows {
     };
 
     template <int R, int P>
-    void add_wide(const Plain<P>& block, int64_t row, float* sums) const {
+    OF_APART void add_wide(const Plain<P>& block, int64_t row, float* sums) const {
         WideFloats from[P];
         for (int p = 0; p < P; ++p) from[p].codes = block.wide + (p * WIDE - block.k) * LANES;
         add<R, P>(block, from, row, sums);
@@ -61,7 +61,7 @@ struct FloatRows {
             for (int p = 0; p < P; ++p) s[r][p] = load(sums + (r * P + p) * LANES);
         const float* x = numbers + row * padded;
         for (int64_t k = block.k; k < block.k + block.count; k += STEP) {
-            const float* at = x + k / LINE * R * LINE + k % LINE;
+            const float* at = x + in_lines<LINE>(k, R);
             typename From::Raw raw[P];
             for (int p = 0; p < P; ++p) raw[p] = from[p].at(k);
             each([&](auto j) OF_INLINE_LAMBDA {
@@ -100,7 +100,7 @@ struct Floats : FloatRows {
     }
 
     template <int R, int P>
-    void tile(const Block<P>& block, int64_t row, float* sums) const {
+    OF_APART void tile(const Block<P>& block, int64_t row, float* sums) const {
         if (job.widen) return add_wide<R, P>(block, row, sums);
         // Sources are made here, so that what they hold stays in registers.
         if constexpr (R <= NARROW && R <= DIRECT) add_direct<R, P>(block, row, sums, std::make_integer_sequence<int, P>());

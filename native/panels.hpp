@@ -41,6 +41,13 @@ struct Job {
 
 OF_INLINE int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// Where the input k of a tile's first row lies, whose rows alternate in lines.
+template <int64_t LINE>
+OF_INLINE int64_t in_lines(int64_t k, int64_t rows) {
+    const uint64_t at = uint64_t(k);  // without a sign, or a division is more than a shift
+    return int64_t(at / LINE * LINE) * rows + int64_t(at % LINE);
+}
+
 // What becomes of a finished sum.
 OF_INLINE void finish(const Job& job, int64_t row, int64_t panel, F32 sum) {
     const int64_t first = panel * LANES;

@@ -23,6 +23,7 @@
 
 #define OF_INLINE static inline __attribute__((always_inline))
 #define OF_INLINE_METHOD inline __attribute__((always_inline))
+#define OF_APART __attribute__((noinline))
 #define OF_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace of {
@@ -136,7 +137,9 @@ OF_INLINE I32 madd(Pairs a, Pairs b, I32 c) {
 #if defined(__AVX512VNNI__)
     return {_mm512_dpwssd_epi32(c.v, a.v, b.v)};
 #else
-    return {_mm512_add_epi32(c.v, _mm512_madd_epi16(a.v, b.v))};
+    __m512i r = _mm512_add_epi32(c.v, _mm512_madd_epi16(a.v, b.v));
+    __asm__("" : "+v"(r));  // or gcc adds the products of several steps first, and has no registers to hold them
+    return {r};
 #endif
 }
 // The J-th nibble of each of the 32 numbers of 16 bits.
@@ -256,7 +259,9 @@ OF_INLINE __m256i madd_half(__m256i x, __m256i y, __m256i z) {
 #if defined(__AVXVNNI__)
     return _mm256_dpwssd_avx_epi32(z, x, y);
 #else
-    return _mm256_add_epi32(z, _mm256_madd_epi16(x, y));
+    __m256i r = _mm256_add_epi32(z, _mm256_madd_epi16(x, y));
+    __asm__("" : "+x"(r));  // or gcc adds the products of several steps first, and has no registers to hold them
+    return r;
 #endif
 }
 OF_INLINE I32 madd(Pairs x, Pairs y, I32 z) { return {madd_half(x.a, y.a, z.a), madd_half(x.b, y.b, z.b)}; }
