@@ -57,17 +57,37 @@ OF_INLINE char* row_at(const of_rows& rows, int64_t row) {
     return static_cast<char*>(rows.at) + row * rows.stride * bytes_of(rows.kind);
 }
 
+// Calls f with 0 .. N - 1 as constants, in the order given.
+template <class F, int... J>
+OF_INLINE void each(F&& f, std::integer_sequence<int, J...>) {
+    (f(std::integral_constant<int, J>{}), ...);
+}
+
+constexpr int64_t STEP = 8;  // inputs that a kernel takes at a time: matrices are padded to it
+using InOrder = std::make_integer_sequence<int, STEP>;
+
 // ---------------------------------------------------------------- panels
 //
 // A source reads one panel, eight inputs at a time: at(k) is where they lie, pick<J> widens the input k + J of sixteen
 // outputs.
+
+// Asks for what lies some way behind, so that it is in the first cache when its turn comes: panels lie one behind
+// another, and the machine's own looking ahead ends at every page.
+constexpr int64_t AHEAD = 2048;
+template <int64_t BYTES>
+OF_INLINE void look_ahead(const void* at) {
+    for (int64_t i = 0; i < BYTES; i += 64) __builtin_prefetch(static_cast<const char*>(at) + AHEAD + i);
+}
 
 struct ReadF32 {
     using Raw = const float*;
     const float* codes;
     ReadF32(const of_matrix& w, int64_t panel)
         : codes(static_cast<const float*>(w.codes) + panel * padded_ins(w.ins) * LANES) {}
-    OF_INLINE_METHOD Raw at(int64_t k) const { return codes + k * LANES; }
+    OF_INLINE_METHOD Raw at(int64_t k) const {
+        look_ahead<STEP * LANES * int64_t(sizeof(*codes))>(codes + k * LANES);
+        return codes + k * LANES;
+    }
     template <int J>
     OF_INLINE_METHOD F32 pick(Raw raw) const { return load(raw + J * LANES); }
 };
@@ -77,7 +97,10 @@ struct ReadHalves {
     const uint16_t* codes;
     ReadHalves(const of_matrix& w, int64_t panel)
         : codes(static_cast<const uint16_t*>(w.codes) + panel * padded_ins(w.ins) * LANES) {}
-    OF_INLINE_METHOD Raw at(int64_t k) const { return codes + k * LANES; }
+    OF_INLINE_METHOD Raw at(int64_t k) const {
+        look_ahead<STEP * LANES * int64_t(sizeof(*codes))>(codes + k * LANES);
+        return codes + k * LANES;
+    }
 };
 
 struct ReadBF16 : ReadHalves {
@@ -100,7 +123,10 @@ struct ReadBytes {
     const uint8_t* codes;
     ReadBytes(const of_matrix& w, int64_t panel)
         : codes(static_cast<const uint8_t*>(w.codes) + panel * padded_ins(w.ins) * LANES) {}
-    OF_INLINE_METHOD Raw at(int64_t k) const { return codes + k * LANES; }
+    OF_INLINE_METHOD Raw at(int64_t k) const {
+        look_ahead<STEP * LANES * int64_t(sizeof(*codes))>(codes + k * LANES);
+        return codes + k * LANES;
+    }
 };
 
 struct ReadE4M3 : ReadBytes {
@@ -154,15 +180,6 @@ struct ReadN4 : ReadScaled {
         return fma(raw.scale, means, raw.minimum);
     }
 };
-
-// Calls f with 0 .. N - 1 as constants, in the order given.
-template <class F, int... J>
-OF_INLINE void each(F&& f, std::integer_sequence<int, J...>) {
-    (f(std::integral_constant<int, J>{}), ...);
-}
-
-constexpr int64_t STEP = 8;  // inputs that a kernel takes at a time: matrices are padded to it
-using InOrder = std::make_integer_sequence<int, STEP>;
 
 // The inputs from `begin` to `end` of a panel as float32. to: [input][16]
 template <class Source>

@@ -66,7 +66,10 @@ struct ByteCodes {
     const int8_t* codes;
     ByteCodes(const of_matrix& w, const Meaning&, int64_t panel)
         : codes(static_cast<const int8_t*>(w.codes) + panel * padded_ins(w.ins) * LANES) {}
-    OF_INLINE_METHOD Raw at(int64_t k) const { return codes + k * LANES; }
+    OF_INLINE_METHOD Raw at(int64_t k) const {
+        look_ahead<STEP * LANES>(codes + k * LANES);
+        return codes + k * LANES;
+    }
     template <int J>
     OF_INLINE_METHOD Pairs pick(Raw raw) const { return load_bytes(raw + J * 2 * LANES); }
 };
@@ -76,7 +79,10 @@ struct NibbleCodes {
     const int8_t* codes;
     NibbleCodes(const of_matrix& w, const Meaning&, int64_t panel)
         : codes(static_cast<const int8_t*>(w.codes) + panel * padded_ins(w.ins) * LANES / 2) {}
-    OF_INLINE_METHOD Raw at(int64_t k) const { return load_pairs(codes + k * LANES / 2); }
+    OF_INLINE_METHOD Raw at(int64_t k) const {
+        look_ahead<STEP * LANES / 2>(codes + k * LANES / 2);
+        return load_pairs(codes + k * LANES / 2);
+    }
     template <int J>
     OF_INLINE_METHOD Pairs pick(const Raw& raw) const { return nibble<J>(raw); }
 };
@@ -190,12 +196,14 @@ struct IntegerRows {
     OF_INLINE_METHOD void add(const Scaled<P>& block, const From* from, int64_t row, float* sums) const {
         const int16_t* x = numbers + row * padded;
         const int32_t* total = totals + row * spans + block.k / span * R;
-        const int64_t end = block.k + block.count;
+        const int64_t end = block.k + block.count, span = this->span;
+        const int32_t offset = meaning.offset;
+        const bool minima = job.w.minima != nullptr;
         for (int64_t k = block.k, s = 0; k < end; ++s, total += R) {
             I32 exact[R][P];
             for (int r = 0; r < R; ++r)
                 for (int p = 0; p < P; ++p)
-                    exact[r][p] = meaning.offset == 0 ? no_ints() : all_ints(meaning.offset * total[r]);
+                    exact[r][p] = offset == 0 ? no_ints() : all_ints(offset * total[r]);
             for (const int64_t stop = std::min(k + span, end); k < stop; k += STEP) {
                 const int16_t* at = x + in_lines<LINE>(k, R);
                 typename From::Raw raw[P];
@@ -214,9 +222,14 @@ struct IntegerRows {
             for (int r = 0; r < R; ++r) {
                 for (int p = 0; p < P; ++p) {
                     float* at = sums + (r * P + p) * LANES;
-                    F32 sum = fma(to_float(exact[r][p]), load(block.scales[s][p]), load(at));
-                    if (job.w.minima != nullptr) sum = fma(all(float(total[r])), load(block.minima[s][p]), sum);
-                    store(at, sum);
+                    store(at, fma(to_float(exact[r][p]), load(block.scales[s][p]), load(at)));
+                }
+            }
+            if (!minima) continue;
+            for (int r = 0; r < R; ++r) {
+                for (int p = 0; p < P; ++p) {
+                    float* at = sums + (r * P + p) * LANES;
+                    store(at, fma(all(float(total[r])), load(block.minima[s][p]), load(at)));
                 }
             }
         }
@@ -225,7 +238,7 @@ struct IntegerRows {
 
 template <class Source>
 struct Integers : IntegerRows {
-    static constexpr int64_t DIRECT = 12;
+    static constexpr int ALONE = 2;
 
     using IntegerRows::IntegerRows;
 

@@ -81,7 +81,7 @@ struct FloatRows {
 // ROWS: the most that read a panel as it is packed.
 template <class Source, int64_t ROWS>
 struct Floats : FloatRows {
-    static constexpr int64_t DIRECT = ROWS;
+    static constexpr int ALONE = 4;
 
     using FloatRows::FloatRows;
 
@@ -103,7 +103,7 @@ struct Floats : FloatRows {
     OF_APART void tile(const Block<P>& block, int64_t row, float* sums) const {
         if (job.widen) return add_wide<R, P>(block, row, sums);
         // Sources are made here, so that what they hold stays in registers.
-        if constexpr (R <= NARROW && R <= DIRECT) add_direct<R, P>(block, row, sums, std::make_integer_sequence<int, P>());
+        if constexpr (R <= NARROW && R <= ROWS) add_direct<R, P>(block, row, sums, std::make_integer_sequence<int, P>());
     }
 
     template <int R, int P, int... N>
@@ -124,7 +124,7 @@ void by_floats(Job& job) {
 
 template <class Source>
 void by_integers(Job& job, const Meaning& meaning) {
-    cut(job, Integers<Source>::DIRECT);
+    cut(job, FEW);
     Integers<Source> way(job, meaning);
     multiply(way);
 }
@@ -136,9 +136,9 @@ void matmul(const of_matrix& matrix, const of_rows& x, const float* bias, const 
     Job job{matrix, x, y, bias, flags, padded_ins(matrix.ins), panels_of(matrix.outs), 1, false};
     const bool exact = flags & OF_EXACT;
     switch (matrix.kind) {
-        case OF_F32: return by_floats<ReadF32, NARROW>(job);
-        case OF_BF16: return by_floats<ReadBF16, NARROW>(job);
-        case OF_F16: return by_floats<ReadF16, NARROW>(job);
+        case OF_F32: return by_floats<ReadF32, FEW>(job);
+        case OF_BF16: return by_floats<ReadBF16, FEW>(job);
+        case OF_F16: return by_floats<ReadF16, FEW>(job);
         case OF_F8_E4M3: return by_floats<ReadE4M3, 0>(job);
         case OF_F8_E5M2: return by_floats<ReadE5M2, 0>(job);
         case OF_I8:

@@ -18,15 +18,15 @@ constexpr int64_t WIDE = 256;  // inputs of a block
 
 #if OF_AVX512
 constexpr int TILE = 12;
-constexpr int abreast(int rows) { return rows <= 2 ? 4 : 2; }
-constexpr int most_rows(int panels) { return panels == 4 ? 2 : TILE; }
+constexpr int PAIR = 2, MORE = 2;  // panels side by side of tiles of two rows, and of more
 #else
 constexpr int TILE = 6;
-constexpr int abreast(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-constexpr int most_rows(int panels) { return panels == 4 ? 1 : panels == 2 ? 2 : TILE; }
+constexpr int PAIR = 2, MORE = 1;
 #endif
-constexpr int NARROW = 6;               // rows of a tile that reads a panel as it is packed
-constexpr int64_t ROWS_AT_ONCE = 288;   // their sums of a panel stay in the second cache
+constexpr int most_rows(int panels) { return panels <= MORE ? TILE : panels == PAIR ? 2 : 1; }
+constexpr int64_t FEW = 12;            // rows that read a panel as it is packed,
+constexpr int NARROW = 6;              // in tiles of at most so many
+constexpr int64_t ROWS_AT_ONCE = 288;  // their sums of a panel stay in the second cache
 
 struct Job {
     const of_matrix& w;
@@ -58,7 +58,7 @@ OF_INLINE void finish(const Job& job, int64_t row, int64_t panel, F32 sum) {
 }
 
 // A Way is what multiplies. It has
-//   DIRECT                              the most rows that read a panel as it is packed
+//   ALONE                               panels side by side of one row: so many that no addition waits for another
 //   lay_out(first, rows, from)          puts a tile's rows down as tile() wants them
 //   Block<P>                            a block of P panels: made of (way, panel, k, count)
 //   tile<R, P>(block, row, sums)        adds a block to the sums of a tile. sums: [R][P][16]
@@ -122,9 +122,9 @@ void multiply(Way& way) {
         for (int64_t t = begin; t < end; ++t)
             way.lay_out(t * job.height, std::min(job.height, job.x.rows - t * job.height));
     });
-    if (job.height == 1) return multiply_abreast<abreast(1)>(way);
-    if (job.height == 2) return multiply_abreast<abreast(2)>(way);
-    multiply_abreast<abreast(3)>(way);
+    if (job.height == 1) return multiply_abreast<Way::ALONE>(way);
+    if (job.height == 2) return multiply_abreast<PAIR>(way);
+    multiply_abreast<MORE>(way);
 }
 
 }  // namespace of
