@@ -161,11 +161,13 @@ def test_hostile_rows(name: str, rows: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("ins", [33, 256, 500])
 def test_bytes_lie_within_half_a_step(dtype: torch.dtype, ins: int) -> None:
-    weight = (torch.randn(50, ins) * torch.rand(50, 1)).to(dtype)
+    g = torch.Generator().manual_seed(ins)
+    weight = (torch.randn(50, ins, generator=g) * torch.rand(50, 1, generator=g)).to(dtype)
     weight[3] = 0
     off = (Matrix.quantize(weight).unpack() - weight.float()).abs()
     most = torch.nn.functional.pad(weight.float().abs(), (0, -ins % 32)).view(50, -1, 32).amax(2)
-    assert (off <= most[:, torch.arange(ins) // 32] / 254 * 1.002).all()  # scales of float16 are off by 2^-11
+    # Scales of float16 are off by 2^-11 of themselves, or by 2^-25 where they are subnormal.
+    assert (off <= most[:, torch.arange(ins) // 32] / 254 * 1.002 + 127 * 2**-25).all()
     assert (off[3] == 0).all()
 
 
