@@ -2,7 +2,7 @@
 
 The last tokens of a row are looked for among those before them; what followed there is the guess
 (https://github.com/apoorvumang/prompt-lookup-decoding). An index of runs of tokens grows with the row, so that a look
-costs the same however long the row is.
+costs the same however long the row is. How far guesses go follows what became of them (:mod:`omniform.engine.pace`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from omniform.engine.drafts import Entry
+from omniform.engine.pace import Pace, cost_of_token
 from omniform.engine.request import NAMELESS, Request, Row
 from omniform.engine.sampling import processed
 from omniform.engine.settings import Settings
@@ -95,27 +96,35 @@ class PromptLookup:
 
     def __init__(self, vocabulary: int | None) -> None:
         self._vocabulary = vocabulary
-        self._indices: dict[int, tuple[Row, RunIndex]] = {}
+        self._indices: dict[int, tuple[Row, RunIndex, Pace]] = {}
+        self._cost = 1.0
 
     def draft(self, entries: Sequence[Entry], most: Sequence[int]) -> list[list[int]]:
         """See :class:`~omniform.engine.drafts.Drafter`."""
+        self._cost = cost_of_token(len(entries))
         return [self._guess(request, row, room) for (request, row), room in zip(entries, most, strict=True)]
 
     def _guess(self, request: Request, row: Row, room: int) -> list[int]:
         guessing = request.settings.guessing
-        known, index = self._indices.get(id(row), (None, None))
-        if index is None or known is not row:
-            index = RunIndex(guessing.ngram, row.source or ())
-            self._indices[id(row)] = row, index
+        known = self._indices.get(id(row))
+        if known is None or known[0] is not row:
+            known = self._indices[id(row)] = row, RunIndex(guessing.ngram, row.source or ()), Pace()
+        _, index, pace = known
+        length = pace.length(min(room, guessing.lookup), self._cost)
+        if not length:
+            return []
         index.grow(row.tokens)
-        for found in index.follows(min(room, guessing.lookup)):
+        for found in index.follows(length):
             guesses = found[: allowed(row, request.settings, found, self._vocabulary)]
             if guesses:
                 return guesses
         return []
 
     def confirmed(self, row: Row, drafted: int, right: int) -> None:
-        """There is nothing to learn from it."""
+        """Guess farther or less far from now on."""
+        known = self._indices.get(id(row))
+        if known is not None:
+            known[2].learn(drafted, right, self._cost)
 
     def over(self, request: Request) -> None:
         """Forget a request's rows."""
