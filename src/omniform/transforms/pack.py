@@ -175,7 +175,7 @@ def can_pack(linear: nn.Linear, precision: Precision) -> bool:
     )
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether operations are recorded, counted or transformed now, so that only torch's own will do."""
     return (
         is_traced()
@@ -215,13 +215,13 @@ class NativeLinear(JointLinear):
             return None
         if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
             return None
-        return None if _is_watched() or x.shape[-1] != self.in_features else packed_of(self)
+        return None if is_watched() or x.shape[-1] != self.in_features else packed_of(self)
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """torch's own product; of slow halves in float32 tiles, where that may be."""
         learned = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         few = x.numel() < ROWS * self.in_features
-        if few or learned or _is_watched() or x.dtype is not self.weight.dtype or x.dtype not in slow_dtypes():
+        if few or learned or is_watched() or x.dtype is not self.weight.dtype or x.dtype not in slow_dtypes():
             return F.linear(x, self.weight, self.bias)
         return multiplied(x, self.weight, self.bias)
 

@@ -1,21 +1,29 @@
 """Linear layers and tables of vectors whose matrices stay in the blocks that a file holds them in.
 
-A GGUF file's matrix of four bits takes an eighth of what it takes in float32. Kept as it lies in the mapped file it
-costs no memory of its own; what a step needs of it is turned into floats a few rows at a time.
+A GGUF file's matrix of four bits takes an eighth of what it takes in float32. Where there are native kernels, its codes
+are packed for them when it is first multiplied by, and the file's pages are let go. Else it stays as it lies in the
+mapped file, which costs no memory of its own, and what a step needs of it is turned into floats a few rows at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.native.library import library
+from omniform.native.matrix import KINDS, Matrix
+from omniform.transforms.pack import is_watched
+from omniform.weights.gguf.codes import codes_of
 from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import BlockType
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import Groups, Link, Rows, Share, Transposed
+from omniform.weights.pages import collapse, release
 from omniform.weights.transform import Transform
 
 AT_ONCE = 1 << 17
@@ -51,6 +59,47 @@ class Packed(nn.Module):
         return dequantize(self.packed, self.kind)
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A layer's native matrix.
+
+    Attributes:
+        matrix: the matrix.
+        bias: float32, or None. Shape: [outs].
+        state: what it was made of: the bytes and the bias, and how often each was written to.
+    """
+
+    matrix: Matrix
+    bias: Tensor | None
+    state: tuple[object, ...]
+
+
+_MADE: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
+"""Beside the layers, not in them: copies and pickles go without."""
+
+
+def matrix_of(layer: PackedLinear) -> Made | None:
+    """A layer's native matrix, made where there is none yet; None where there are no kernels, or it lies elsewhere."""
+    packed, bias = layer.packed, layer.bias
+    state = (id(packed), packed._version, *(() if bias is None else (id(bias), bias._version)))
+    found = _MADE.get(layer)
+    if found is not None and found.state == state:
+        return found
+    if library() is None or packed.device.type != "cpu":
+        return None
+    with torch.no_grad():
+        made = codes_of(packed, layer.kind)
+        matrix = Matrix.quantized(
+            made.codes, made.scales, group=made.group, minima=made.minima, table=made.codebook
+        )  # fmt: skip
+        plain = None if bias is None else bias.detach().float().clone()
+    del made
+    collapse(matrix.c.codes, matrix.nbytes)
+    release(packed)
+    found = _MADE[layer] = Made(matrix, plain, state)
+    return found
+
+
 class PackedLinear(Packed):
     """A linear layer whose matrix stays in blocks.
 
@@ -68,12 +117,22 @@ class PackedLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., in] to [..., out]."""
+        made = matrix_of(self) if self._is_plain(x) else None
+        if made is not None:
+            flat = x.reshape(-1, self.in_features)
+            return made.matrix.multiply(flat, bias=made.bias).view(*x.shape[:-1], self.out_features)
         rows = max(1, AT_ONCE // self.in_features)
         if rows >= self.out_features:
             return F.linear(x, dequantize(self.packed, self.kind).to(x.dtype), self.bias)
-        made = [F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in torch.split(self.packed, rows)]
-        y = torch.cat(made, dim=-1)
+        parts = torch.split(self.packed, rows)
+        y = torch.cat([F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in parts], dim=-1)
         return y if self.bias is None else y + self.bias
+
+    def _is_plain(self, x: Tensor) -> bool:
+        """Whether the kernels may compute: on the CPU, where nobody learns from it or watches it."""
+        known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in KINDS and x.numel() > 0
+        learned = torch.is_grad_enabled() and (x.requires_grad or (self.bias is not None and self.bias.requires_grad))
+        return known and not learned and not is_watched() and x.shape[-1] == self.in_features
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.kind.name}, bias={self.bias is not None}"
