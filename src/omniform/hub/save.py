@@ -30,6 +30,7 @@ from omniform.hub.options import check_variant
 from omniform.hub.push import send, sending_of
 from omniform.hub.stale import ADAPTERS, is_weights
 from omniform.hub.weights import SAFETENSORS, with_variant
+from omniform.transforms.packed import unpacked
 from omniform.weights.spread import is_part, whole_shape, with_scalars
 from omniform.weights.tensors import tensors_and_ties
 
@@ -172,13 +173,15 @@ def refuse_unsavable(model: Model) -> None:
 def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The checkpoint's tensors: the model's own, or given ones.
 
+    Matrices that stay in a file's blocks are written as the numbers they stand for.
+
     A tensor that the config ties is left to its owner. What is tied by hand only is written twice: whoever loads it
     builds by the config.
 
     Raises:
         InputError: given ones are not this model's.
     """
-    held: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    held: Mapping[str, Tensor] = unpacked(model, model.state_dict(keep_vars=True), model.dtype)
     if state_dict is None:
         _check_whole(held)
     else:

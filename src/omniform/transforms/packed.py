@@ -49,7 +49,7 @@ class Packed(nn.Module):
     packed: Tensor
 
     def __init__(self, rows: int, width: int, kind: BlockType) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.kind = kind
         self.register_buffer("packed", torch.empty(rows, width // kind.numbers * kind.nbytes, dtype=torch.uint8))
 
@@ -138,7 +138,7 @@ class PackedLinear(Packed):
         return f"{self.in_features}, {self.out_features}, {self.kind.name}, bias={self.bias is not None}"
 
 
-class PackedEmbedding(Packed):
+class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override] # what is made anew cannot be set
     """A table of vectors that stays in blocks.
 
     Args:
@@ -152,7 +152,7 @@ class PackedEmbedding(Packed):
     def __init__(
         self, num_embeddings: int, embedding_dim: int, kind: BlockType, dtype: torch.dtype, padding_idx: int | None
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, kind)
+        Packed.__init__(self, num_embeddings, embedding_dim, kind)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.padding_idx = padding_idx
         self.register_buffer("_like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)

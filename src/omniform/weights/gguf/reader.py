@@ -117,12 +117,12 @@ def read_gguf(path: Path) -> GgufFile:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            if file.read(4) != MAGIC:
-                raise _damaged(str(path), "a file that begins with GGUF", "other bytes")
-        data = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError) as error:
-        found = error.strerror if isinstance(error, OSError) else "an empty file"
-        raise WeightsError("the file cannot be read", where=str(path), found=found) from error
+            magic = file.read(4)
+        data = np.memmap(path, np.uint8, "r") if magic == MAGIC else None
+    except OSError as error:
+        raise WeightsError("the file cannot be read", where=str(path), found=error.strerror) from error
+    if data is None:
+        raise _damaged(str(path), "a file that begins with GGUF", repr(magic))
     cursor = _Cursor(memoryview(data), str(path))  # type: ignore[arg-type]
     version = cursor.number("I", "the version")
     if version not in VERSIONS:
