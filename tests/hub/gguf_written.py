@@ -144,3 +144,20 @@ def _gpt_oss(key, x):
     if "experts.down_proj" in key:
         return [(key.removesuffix("_bias") + (".bias" if bias else ".weight"), x if bias else x.transpose(1, 2))]
     return [(key, x)]
+
+
+def tiny(path: Path) -> Path:
+    """A tiny Llama with random weights, in blocks, and a byte-level tokenizer."""
+    generator = np.random.default_rng(0)
+    told = {
+        ".context_length": 128, ".embedding_length": 64, ".feed_forward_length": 96, ".block_count": 1,
+        ".attention.head_count": 4, ".attention.head_count_kv": 2, ".attention.layer_norm_rms_epsilon": 1e-6,
+    }  # fmt: skip
+    shapes = {
+        "token_embd": (288, 64), "output_norm": (64,), "blk.0.attn_norm": (64,), "blk.0.ffn_norm": (64,),
+        "blk.0.attn_q": (64, 64), "blk.0.attn_k": (32, 64), "blk.0.attn_v": (32, 64), "blk.0.attn_output": (64, 64),
+        "blk.0.ffn_gate": (96, 64), "blk.0.ffn_up": (96, 64), "blk.0.ffn_down": (64, 96),
+    }  # fmt: skip
+    tensors = {f"{name}.weight": generator.standard_normal(shape) for name, shape in shapes.items()}
+    kinds = {"norm.weight": TYPES.F32, "weight": TYPES.Q4_0}
+    return written(path, "llama", {**told, **vocabulary(288)}, tensors, kinds)
