@@ -156,6 +156,18 @@ class Places {
     int64_t base_;
 };
 
+// One block of keys: where they and their values lie, and which of them the task sees.
+struct Block {
+    int64_t start, first, last;
+    const char *key_at[BLOCK], *value_at[BLOCK];
+    float key_scale[BLOCK], value_scale[BLOCK];
+};
+
+// Says that bytes will be read, of which a processor would learn too late: rows of pages are no stream.
+OF_INLINE void expect(const char* at, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+}
+
 // Hands out pieces of a thread's memory.
 struct Arena {
     char* at;
@@ -172,9 +184,9 @@ class Work {
     Work(const Job& job, const Task& task) : job_(job), task_(task), rows_(task.queries * job.each) {
         const int64_t width = job.keys.width, tiles = (rows_ + TILE - 1) / TILE;
         const int64_t numbers = rows_ * (width + BLOCK + job.panels * LANES + LANES + 3) + 4 * width * LANES +
-                                job.panels * LANES * BLOCK + 2 * BLOCK;
+                                job.panels * LANES * BLOCK;
         Arena arena{static_cast<char*>(
-            scratch(OWN_KEYS, numbers * 4 + tiles * int64_t(sizeof(Tile)) + 2 * BLOCK * 8 + 16 * 64))};
+            scratch(OWN_KEYS, numbers * 4 + tiles * int64_t(sizeof(Tile)) + 2 * int64_t(sizeof(Block)) + 16 * 64))};
         q_ = arena.take<float>(rows_ * width);
         scores_ = arena.take<float>(rows_ * BLOCK);
         sums_ = arena.take<float>(rows_ * job.panels * LANES);
@@ -184,10 +196,8 @@ class Work {
         high_ = arena.take<int32_t>(rows_);
         turned_ = arena.take<float>(4 * width * LANES);
         wide_ = arena.take<float>(job.panels * LANES * BLOCK);
-        key_scale_ = arena.take<float>(BLOCK);
-        value_scale_ = arena.take<float>(BLOCK);
-        key_at_ = arena.take<const char*>(BLOCK);
-        value_at_ = arena.take<const char*>(BLOCK);
+        now_ = arena.take<Block>(1);
+        next_ = arena.take<Block>(1);
         tiles_ = arena.take<Tile>(tiles);
         tile_count_ = tiles;
     }
@@ -195,11 +205,15 @@ class Work {
     void run() {
         begin();
         Places places(job_.call, job_.call.segments[task_.segment]);
-        for (block_ = task_low_ / BLOCK * BLOCK; block_ < task_high_; block_ += BLOCK) {
-            find(places);
+        for (int64_t start = task_low_ / BLOCK * BLOCK; start < task_high_; start += BLOCK) {
+            if (start <= task_low_) find(places, start, *next_);
+            std::swap(now_, next_);
+            block_ = start;
             score();
             for (int64_t t = 0; t < tile_count_; ++t)
                 if (sees(tiles_[t])) soften(tiles_[t]);
+            next_->first = next_->last = 0;
+            if (start + BLOCK < task_high_) find(places, start + BLOCK, *next_);
             gather();
         }
         finish();
@@ -220,21 +234,22 @@ class Work {
     void begin();
     void begin_row(int64_t row);
     void begin_tile(Tile& tile);
-    void find(Places& places);
+    void find(Places& places, int64_t start, Block& block) const;
     void score();
     void soften(Tile& tile);
     F32 with_bias(F32 score, int64_t row, int64_t first) const;
     void gather();
+    void gather_straight(const Tile& tile);
     bool is_finite();
     void finish();
 
     const Job& job_;
     const Task& task_;
     const int64_t rows_;
-    int64_t tile_count_, block_ = 0, task_low_ = 0, task_high_ = 0, first_ = 0, last_ = 0;
-    float *q_, *scores_, *sums_, *weight_, *most_, *turned_, *wide_, *key_scale_, *value_scale_;
+    int64_t tile_count_, block_ = 0, task_low_ = 0, task_high_ = 0;
+    float *q_, *scores_, *sums_, *weight_, *most_, *turned_, *wide_;
     int32_t *low_, *high_;
-    const char **key_at_, **value_at_;
+    Block *now_, *next_;
     Tile* tiles_;
 };
 
@@ -284,35 +299,42 @@ void Work::begin_row(int64_t row) {
     weight[0] = 1.0f;
 }
 
-// Where the block's keys and values lie.
-void Work::find(Places& places) {
+// Where the keys and values of the block from `start` on lie.
+void Work::find(Places& places, int64_t start, Block& block) const {
     const of_state &keys = job_.keys, &values = job_.values;
     const int64_t key_size = bytes_in_page(keys.kind), value_size = bytes_in_page(values.kind);
     const char* key = static_cast<const char*>(keys.at) + task_.head * keys.head_stride * key_size;
     const char* value = static_cast<const char*>(values.at) + task_.head * values.head_stride * value_size;
-    first_ = std::max<int64_t>(task_low_ - block_, 0);
-    last_ = std::min<int64_t>(task_high_ - block_, BLOCK);
-    for (int64_t j = first_; j < last_; ++j) {
-        const int64_t slot = places.slot(block_ + j);
-        key_at_[j] = key + slot * keys.slot_stride * key_size;
-        value_at_[j] = value + slot * values.slot_stride * value_size;
-        if (keys.scales != nullptr) key_scale_[j] = keys.scales[task_.head * keys.scale_stride + slot];
-        if (values.scales != nullptr) value_scale_[j] = values.scales[task_.head * values.scale_stride + slot];
+    block.start = start;
+    block.first = std::max<int64_t>(task_low_ - start, 0);
+    block.last = std::min<int64_t>(task_high_ - start, BLOCK);
+    for (int64_t j = block.first; j < block.last; ++j) {
+        const int64_t slot = places.slot(start + j);
+        block.key_at[j] = key + slot * keys.slot_stride * key_size;
+        block.value_at[j] = value + slot * values.slot_stride * value_size;
+        if (keys.scales != nullptr) block.key_scale[j] = keys.scales[task_.head * keys.scale_stride + slot];
+        if (values.scales != nullptr) block.value_scale[j] = values.scales[task_.head * values.scale_stride + slot];
     }
     // What nobody sees is read too, a panel being sixteen, and hidden then.
-    for (int64_t j = 0; j < BLOCK; ++j)
-        if (j < first_ || j >= last_) key_at_[j] = key_at_[first_], key_scale_[j] = value_scale_[j] = 0.0f;
+    const auto hide = [&](int64_t j) {
+        block.key_at[j] = block.key_at[block.first];
+        block.key_scale[j] = block.value_scale[j] = 0.0f;
+    };
+    for (int64_t j = 0; j < block.first; ++j) hide(j);
+    for (int64_t j = block.last; j < BLOCK; ++j) hide(j);
 }
 
 void Work::score() {
-    const int64_t width = job_.keys.width;
+    const int64_t width = job_.keys.width, value_bytes = job_.values.width * bytes_in_page(job_.values.kind);
     const int64_t most = abreast(tile_count_ > 1 ? TILE : int(rows_));
-    const int64_t end = (last_ + LANES - 1) / LANES;
-    for (int64_t panel = first_ / LANES; panel < end; panel += most) {
+    const int64_t end = (now_->last + LANES - 1) / LANES;
+    for (int64_t panel = now_->first / LANES; panel < end; panel += most) {
         const int64_t panels = std::min(most, end - panel);
+        const int64_t last = std::min((panel + panels) * LANES, now_->last);
+        for (int64_t j = std::max(panel * LANES, now_->first); j < last; ++j) expect(now_->value_at[j], value_bytes);
         with_page(job_.keys.kind, [&](auto page) {
             for (int64_t p = 0; p < panels; ++p)
-                turn_keys<decltype(page)>(key_at_ + (panel + p) * LANES, width, turned_ + p * width * LANES);
+                turn_keys<decltype(page)>(now_->key_at + (panel + p) * LANES, width, turned_ + p * width * LANES);
         });
         for (int64_t t = 0; t < tile_count_; ++t) {
             const Tile& tile = tiles_[t];
@@ -350,7 +372,7 @@ OF_APART void Work::soften(Tile& tile) {
         F32 s[PANELS];
         for (int p = 0; p < PANELS; ++p) {
             s[p] = load(scores + p * LANES);
-            if (job_.keys.scales != nullptr) s[p] *= load(key_scale_ + p * LANES);
+            if (job_.keys.scales != nullptr) s[p] *= load(now_->key_scale + p * LANES);
             if (call.cap > 0) s[p] = tanh(s[p] * part) * cap;
             if (call.bias != nullptr) s[p] = with_bias(s[p], row, block_ + p * LANES);
             if (!hides) continue;
@@ -364,7 +386,7 @@ OF_APART void Work::soften(Tile& tile) {
         for (int p = 0; p < PANELS; ++p) s[p] = falling(s[p] - all(most));
         sums[r] = (s[0] + s[1]) + (s[2] + s[3]);
         for (int p = 0; p < PANELS; ++p) {
-            if (job_.values.scales != nullptr) s[p] *= load(value_scale_ + p * LANES);
+            if (job_.values.scales != nullptr) s[p] *= load(now_->value_scale + p * LANES);
             store(scores + p * LANES, s[p]);
         }
     }
@@ -379,11 +401,29 @@ OF_APART void Work::soften(Tile& tile) {
 bool Work::is_finite() {
     F32 nothing = zero();
     for (int64_t panel = 0; panel < job_.panels; ++panel)
-        for (int64_t j = first_; j < last_; ++j)
+        for (int64_t j = now_->first; j < now_->last; ++j)
             nothing = fma(load(wide_ + (panel * BLOCK + j) * LANES), zero(), nothing);
     for (int64_t j = 0; j < BLOCK && job_.values.scales != nullptr; j += LANES)
-        nothing = fma(load(value_scale_ + j), zero(), nothing);
+        nothing = fma(load(now_->value_scale + j), zero(), nothing);
     return sum(nothing) == 0.0f;
+}
+
+// A few rows, for which values are widened as they are read, while the next block's keys are fetched.
+void Work::gather_straight(const Tile& tile) {
+    const int64_t stride = job_.panels * LANES, step = abreast(int(tile.rows));
+    const int64_t key_bytes = job_.keys.width * bytes_in_page(job_.keys.kind);
+    const int64_t rounds = (job_.panels + step - 1) / step, share = (BLOCK + rounds - 1) / rounds;
+    with_page(job_.values.kind, [&](auto page) {
+        const Straight<decltype(page)> values{now_->value_at};
+        int64_t key = next_->first;
+        for (int64_t panel = 0; panel < job_.panels; panel += step) {
+            for (const int64_t end = std::min(key + share, next_->last); key < end; ++key)
+                expect(next_->key_at[key], key_bytes);
+            weigh_rows<TILE>(
+                tile.rows, scores_, values, tile.shrink, panel, std::min(panel + step, job_.panels), first_of(tile),
+                last_of(tile), sums_, stride);
+        }
+    });
 }
 
 // The block's values, each times its weight, join the sums.
@@ -391,16 +431,9 @@ void Work::gather() {
     const int64_t stride = job_.panels * LANES, width = job_.values.width;
     bool even = true;
     for (int64_t t = 0; t < tile_count_; ++t) even = even && (!sees(tiles_[t]) || is_even(tiles_[t]));
-    if (even && tile_count_ == 1 && width % LANES == 0) {
-        const Tile& tile = tiles_[0];
-        return with_page(job_.values.kind, [&](auto page) {
-            const Straight<decltype(page)> values{value_at_};
-            weigh_rows<TILE>(
-                tile.rows, scores_, values, tile.shrink, 0, job_.panels, first_of(tile), last_of(tile), sums_, stride);
-        });
-    }
+    if (even && tile_count_ == 1 && width % LANES == 0) return gather_straight(tiles_[0]);
     with_page(job_.values.kind, [&](auto page) {
-        widen_values<decltype(page)>(value_at_, first_, last_, width, BLOCK, wide_);
+        widen_values<decltype(page)>(now_->value_at, now_->first, now_->last, width, BLOCK, wide_);
     });
     const Wide values{wide_};
     const bool apart = !even && !is_finite();
