@@ -30,7 +30,7 @@ def written(
     Args:
         metadata: by full key, or without the architecture where the key begins with a dot.
         tensors: by the file's names, as float32.
-        kinds: types of tensors whose names end like this; float32 for the rest.
+        kinds: types of tensors whose names end like this; float32 for the rest, and for what is no rows of blocks.
     """
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata.items():
@@ -39,7 +39,7 @@ def written(
     for name, tensor in tensors.items():
         kind = next((kind for end, kind in (kinds or {}).items() if name.endswith(end)), TYPES.F32)
         tensor = np.ascontiguousarray(tensor, np.float32)
-        if kind is not TYPES.F32 and tensor.ndim < 2:
+        if tensor.ndim < 2 or tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = TYPES.F32
         writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()

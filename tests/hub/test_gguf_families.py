@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import omniform
+from omniform.transforms import packed
+from omniform.transforms.packed import Packed, PackedLinear
 from reference import TOLERANCE, randomise, transformers
 
 pytest.importorskip("gguf")
@@ -219,3 +221,28 @@ def test_scores_are_the_references(name, tmp_path):
     expected, found = model(ids).logits, ours(ids).logits
     assert float(expected.std()) > 0.01
     assert float((found - expected).abs().max() / expected.abs().max()) < TOLERANCE / 10
+
+
+PLAIN = {"mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe", "deepseek2", "deepseek3", "gpt-oss"}
+"""Whose experts are no linear layers."""
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_packed_is_the_same(name, tmp_path, monkeypatch):
+    """Every linear layer stays in its blocks, however the checkpoint fuses or turns it, and computes what it did."""
+    monkeypatch.setattr(packed, "library", lambda: None)  # kernels round what they read
+    types = gguf_written.TYPES
+    _, path = made(tmp_path, name, {"norm.weight": types.F32, "ffn_down.weight": types.Q5_0, "weight": types.Q8_0})
+    ours = omniform.AutoModelForCausalLM.from_pretrained(path)
+    plain = omniform.AutoModelForCausalLM.from_pretrained(path, dequantize=True)
+    ids = torch.randint(5, SIZE, (2, 24), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+    left = [path for path, module in ours.named_modules() if type(module) is torch.nn.Linear]
+    kept = [path for path, module in ours.named_modules() if isinstance(module, PackedLinear)]
+    allowed = ("gate", "q_b_proj", "kv_b_proj") if name in PLAIN else ()
+    assert not [path for path in left if not path.endswith(allowed)] if allowed else not left
+    assert len(kept) >= 6
+    for path, module in ours.named_modules():
+        if isinstance(module, Packed):
+            assert torch.equal(module.weight, plain.get_submodule(path).weight), path

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.embeddings import RoundedScaledEmbedding, ScaledEmbedding
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.pack import is_watched
@@ -25,6 +26,9 @@ from omniform.weights.keymap import KeyMap
 from omniform.weights.links import Groups, Link, Rows, Share, Transposed
 from omniform.weights.pages import collapse, release
 from omniform.weights.transform import Transform
+
+PACKABLE = (nn.Linear, nn.Embedding, ScaledEmbedding, RoundedScaledEmbedding)
+"""Layers that have a packed form; one of another class has a forward of its own."""
 
 AT_ONCE = 1 << 17
 """So many numbers are turned into floats at a time: they stay in a core's own cache until they are multiplied."""
@@ -147,14 +151,21 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override] # what is
         kind: the type of the table's blocks.
         dtype: of the vectors that it gives.
         padding_idx: which of them is no vector to train.
+        scale: what they are multiplied by.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, kind: BlockType, dtype: torch.dtype, padding_idx: int | None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        kind: BlockType,
+        dtype: torch.dtype,
+        padding_idx: int | None,
+        scale: float = 1.0,
     ) -> None:
         Packed.__init__(self, num_embeddings, embedding_dim, kind)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = padding_idx
+        self.padding_idx, self.scale = padding_idx, scale
         self.register_buffer("_like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)
 
     _like: Tensor
@@ -162,7 +173,8 @@ class PackedEmbedding(Packed, nn.Embedding):  # type: ignore[override] # what is
     def forward(self, ids: Tensor) -> Tensor:
         """Shape: [...] to [..., D]."""
         rows = F.embedding(ids, self.packed)
-        return dequantize(rows, self.kind).to(self._like.dtype)
+        vectors = dequantize(rows, self.kind).to(self._like.dtype)
+        return vectors if self.scale == 1.0 else vectors * self.scale
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind.name}"
@@ -187,14 +199,18 @@ class KeepPacked(Transform):
     def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
         """Replace linear layers and tables of vectors; those that share a matrix go on doing so."""
         plain = {path: m for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Embedding))}
+        # One that cannot be packed needs the numbers, and then there is nothing to win for those that share them.
+        needed = {id(module.weight) for module in plain.values() if type(module) not in PACKABLE}
         owners: dict[int, str] = {}
         for path, module in plain.items():
             owners.setdefault(id(module.weight), path)
         made: dict[int, Tensor] = {}
         kept: dict[str, None] = {}
         for path, module in plain.items():
+            if id(module.weight) in needed:
+                continue
             key, kind = self._held(keys, owners[id(module.weight)])
-            if kind is None or type(module) not in (nn.Linear, nn.Embedding):
+            if kind is None:
                 continue
             new = self._packed(module, kind)
             new._buffers["packed"] = made.setdefault(id(module.weight), new.packed)
@@ -217,9 +233,12 @@ class KeepPacked(Transform):
     def _packed(self, module: nn.Linear | nn.Embedding, kind: BlockType) -> Packed:
         if isinstance(module, nn.Linear):
             return PackedLinear(module.in_features, module.out_features, kind, bias=module.bias is not None)
+        scale = module.scale if isinstance(module, ScaledEmbedding) else 1.0
+        if isinstance(module, RoundedScaledEmbedding):
+            scale = float(torch.tensor(scale, dtype=self._dtype, device="cpu"))
         return PackedEmbedding(
-            module.num_embeddings, module.embedding_dim, kind, self._dtype, module.padding_idx
-        )  # fmt: skip
+            module.num_embeddings, module.embedding_dim, kind, self._dtype, module.padding_idx, scale
+        )
 
 
 def _keeps_rows(link: Link) -> bool:
