@@ -21,10 +21,16 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(OF_CHECKED)  // under sanitizers: thousands of checked accesses in one function take minutes to compile
+#define OF_INLINE static inline
+#define OF_INLINE_METHOD inline
+#define OF_INLINE_LAMBDA
+#else
 #define OF_INLINE static inline __attribute__((always_inline))
 #define OF_INLINE_METHOD inline __attribute__((always_inline))
 #define OF_APART __attribute__((noinline))
 #define OF_INLINE_LAMBDA __attribute__((always_inline))
+#endif
 
 namespace of {
 

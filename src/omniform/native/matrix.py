@@ -204,6 +204,11 @@ class Matrix:
         return cls(c, tuple(x for x in (packed, *held, means) if x is not None), by)
 
     @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """What holds the memory that the library is given: codes, then scales, minima and a table where there are."""
+        return self._kept
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
         return sum(x.nbytes for x in self._kept)

@@ -23,9 +23,11 @@ from omniform.blocks.joint import JointLinear
 from omniform.blocks.moe import Routes
 from omniform.core.errors import InputError
 from omniform.core.host import is_traced
+from omniform.native.cache import packed
 from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.widen import ROWS, multiplied, slow_dtypes
+from omniform.weights.origin import origin_of
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted, were_written
@@ -92,7 +94,8 @@ class Packed:
     def __init__(self, linear: nn.Linear, precision: Precision) -> None:
         self._weight, self._bias = linear.weight, linear.bias
         with torch.no_grad():
-            self.matrix = precision.packed(linear.weight)
+            weight = linear.weight
+            self.matrix = packed(lambda: origin_of(weight), repr(precision), lambda: precision.packed(weight))
             self.bias = None if linear.bias is None else linear.bias.detach().float().clone()
         collapse(self.matrix.c.codes, self.matrix.nbytes)
         self._state = self._now()
