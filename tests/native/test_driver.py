@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from omniform.native.cpu import NEEDS, features
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE, DRIVER = ROOT / "native", Path(__file__).parent / "driver"
@@ -55,3 +59,27 @@ def test_threads(tmp_path: Path, flags: tuple[str, ...]) -> None:
     if "-DNOTHING_FORKS" in flags:
         expected.remove("forks in the middle")
     assert said.splitlines() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ("plain", "v3"))
+def test_kernels(tmp_path: Path, machine: str) -> None:
+    """Plain: every access of every lane is one that the sanitizers see."""
+    if platform.machine() not in ("x86_64", "AMD64") or (machine == "v3" and not NEEDS["v3"] & features()):
+        pytest.skip("another processor")
+    source = DRIVER / "kernels.cpp"
+    flags = ("-O0", "-DOF_CHECKED", *MEMORY, *(("-march=x86-64-v3",) if machine == "v3" else ()))
+    said = run([str(compiled(tmp_path, CXX, [source, *sorted(NATIVE.glob("*.cpp"))], flags))])
+    assert said.splitlines() == cases(source)
+
+
+@pytest.mark.slow
+def test_kernels_on_an_emulated_arm(tmp_path: Path) -> None:
+    """Where a cross compiler and an emulator are there: it says nothing of speed."""
+    if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
+        pytest.skip("no cross compiler, or no emulator")
+    source = DRIVER / "kernels.cpp"
+    flags = ("-O1", "-DOF_CHECKED", "-march=armv8-a")
+    made = compiled(tmp_path, "aarch64-linux-gnu-g++", [source, *sorted(NATIVE.glob("*.cpp"))], flags)
+    said = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(made)])
+    assert said.splitlines() == cases(source)

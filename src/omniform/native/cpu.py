@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -52,9 +53,29 @@ def features() -> Cpu:
     path = path_of("cpu")
     if not path.is_file():
         return Cpu(0)
-    ask = ctypes.CDLL(str(path)).of_cpu_features
+    ask = opened(path).of_cpu_features
     ask.restype = ctypes.c_uint32
     return Cpu(ask())
+
+
+def opened(path: Path) -> ctypes.CDLL:
+    """A shared object, loaded if it is there to its end: the system would map what is missing, and be killed by it.
+
+    The last thing in an ELF file is the table of its sections, whose place and size stand in its first 64 bytes.
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+    with path.open("rb") as file:
+        first = file.read(64)
+    if sys.platform != "darwin":
+        if len(first) < 64 or first[:4] != b"\x7fELF":
+            raise OSError(f"{path}: not a shared object")
+        (table,) = struct.unpack_from("<Q", first, 40)
+        size, count = struct.unpack_from("<HH", first, 58)
+        if path.stat().st_size < table + size * count:
+            raise OSError(f"{path}: cut short")
+    return ctypes.CDLL(str(path))
 
 
 def available_threads() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from omniform.native import abi
-from omniform.native.cpu import NEEDS, Cpu, available_threads, features, path_of
+from omniform.native.cpu import NEEDS, Cpu, available_threads, features, opened, path_of
 
 ERRORS = {
     1: "there is no memory left",
@@ -124,7 +124,7 @@ def _load(name: str) -> Library | str:
     """A variant, or why it cannot be used."""
     path = path_of(name)
     try:
-        c = ctypes.CDLL(str(path))
+        c = opened(path)
         for called, (result, arguments) in abi.FUNCTIONS.items():
             function = getattr(c, called)  # which keeps it: c[...] would make another at every call
             function.restype, function.argtypes = result, arguments
