@@ -313,3 +313,14 @@ def test_the_page_on_training():
             exec(compile(code, f"docs/training.md, example {number}", "exec"), vars(module))
     finally:
         del sys.modules[module.__name__]
+
+
+def test_the_page_of_the_kernels(capsys):
+    from omniform.native.library import library
+
+    if library() is None:
+        pytest.skip("no native kernels here")
+    for number, code in enumerate(blocks("docs/native.md")):
+        exec(compile(code, f"docs/native.md, example {number}", "exec"), {"__name__": "__main__"})
+    told = capsys.readouterr().out
+    assert "native int4" in told and "native int8" in told and "[[" in told
