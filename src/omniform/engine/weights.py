@@ -39,9 +39,16 @@ class Weights:
         """Have the layers computed as suits their matrices and dtypes now."""
         drop_changed(self._model)
         native.drop_changed(self._model)
-        halves = 0 if self._visits else native.pack(self._model, halves_only=True)
-        if halves + widen(self._model):
+        changed = widen(self._model) if self._visits or library() is None else self._made_native()
+        if changed:
             self._watch.accept()
+
+    def _made_native(self) -> int:
+        """Have layers multiply by native matrices, and stacks of them be programs.
+
+        Before the first step, not after it: a row's numbers are the same in every step.
+        """
+        return native.pack(self._model) + widen(self._model) + lower(self._model)
 
     @property
     def _visits(self) -> bool:
@@ -53,18 +60,9 @@ class Weights:
         self._watch.raise_()
 
     def prepack(self) -> None:
-        """Prepare for many steps: matrices in the CPU's own layout, stacks of layers as programs.
-
-        It is worth its time once more than a single step is to be made.
-        """
+        """Without native kernels bring the matrices into oneDNN's layout: worth its time once a second step is made."""
         if self._prepacked:
             return
         self._prepacked = True
-        if self._visits:
-            return
-        if library() is None:
-            changed = prepack(self._model, mapped_only=True)
-        else:
-            changed = native.pack(self._model) + lower(self._model)
-        if changed:
+        if not self._visits and library() is None and prepack(self._model, mapped_only=True):
             self._watch.accept()

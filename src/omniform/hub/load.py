@@ -27,6 +27,7 @@ from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.models import registry
 from omniform.models.registry import known_families
+from omniform.transforms.lower import Lower
 from omniform.transforms.pack import Pack
 from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
@@ -214,7 +215,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     made = {path: tensor for path, tensor in tensors_and_ties(model)[0].items() if mine and path not in views}
     report.fresh = fill(model, views, layout, placement, how)
     suited = (
-        (Widen(),) if "disk" in placement.places.values() else (Pack(), Widen())
+        (Widen(),) if "disk" in placement.places.values() else (Pack(), Widen(), Lower())
     )  # what visits is packed for nobody
     for transform in (*model.transforms, visits(model, placement), *suited):
         transform.finish(model)

@@ -31,6 +31,7 @@ from omniform.transforms.pack import Packed, is_current
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
+from omniform.weights.transform import Transform
 from omniform.weights.version import Memory
 
 KNOWN_STEPS = (StepContext, PackedContext, FirstContext)
@@ -70,6 +71,20 @@ def lower(model: nn.Module) -> int:
     for stack in stacks:
         stack.__class__ = LoweredLayers
     return len(stacks)
+
+
+class Lower(Transform):
+    """Programs for the stacks of a model whose weights are halves, in whatever it computes; see :func:`lower`.
+
+    In float32 torch is as quick where there are many rows, and an engine lowers what it runs.
+    """
+
+    def finish(self, model: nn.Module) -> None:
+        if any(p.dtype in HALVES and p.device.type == "cpu" for p in model.parameters()):
+            lower(model)
+
+
+HALVES = frozenset({torch.bfloat16, torch.float16})
 
 
 def lowered_reason(layers: nn.Module) -> str:
