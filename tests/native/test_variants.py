@@ -94,6 +94,8 @@ def test_a_damaged_object_that_asks_the_processor(lib: Path, how: str) -> None:
 
 def test_nothing_was_compiled(lib: Path) -> None:
     shutil.rmtree(lib)
+    (only,) = said()
+    assert "several times as fast" in only
     assert chooser.library() is None and "without native kernels" in chooser.why_not()
 
 
