@@ -28,9 +28,9 @@
 #else
 #define OF_INLINE static inline __attribute__((always_inline))
 #define OF_INLINE_METHOD inline __attribute__((always_inline))
-#define OF_APART __attribute__((noinline))
 #define OF_INLINE_LAMBDA __attribute__((always_inline))
 #endif
+#define OF_APART __attribute__((noinline))
 
 namespace of {
 
