@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -196,6 +197,21 @@ def test_ties_are_kept(tmp_path):
     ours = omniform.AutoModelForCausalLM.from_pretrained(path)
     assert ours.lm_head.packed is ours.model.embed_tokens.packed
     assert isinstance(ours.lm_head, PackedLinear)
+
+
+def test_a_packed_model_in_other_hands(mixed):
+    model = omniform.AutoModelForCausalLM.from_pretrained(mixed)
+    expected = logits(model)
+    model.tie_weights()
+    assert torch.equal(logits(copy.deepcopy(model)), expected)
+    with pytest.raises(InputError, match="dequantize=True"):
+        model.resize_token_embeddings(300)
+    half = logits(model.to(torch.bfloat16))
+    assert half.dtype is torch.bfloat16
+    assert float((half.float() - expected).abs().max() / expected.abs().max()) < 0.05
+    plain = omniform.AutoModelForCausalLM.from_pretrained(mixed, dequantize=True)
+    plain.resize_token_embeddings(300)
+    assert logits(plain).shape[-1] == 300
 
 
 @pytest.mark.parametrize("how", [{}, {"dequantize": True}])

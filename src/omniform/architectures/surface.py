@@ -21,7 +21,7 @@ from omniform.core.auto_class import AutoNamed
 from omniform.core.errors import InputError, UnknownAttributeError
 from omniform.core.recompute import Recompute
 from omniform.weights.init import initialise
-from omniform.weights.tensors import tensors_and_ties, tie
+from omniform.weights.tensors import named_tensors, tensors_and_ties, tie
 
 T = TypeVar("T")
 
@@ -182,6 +182,13 @@ class Surface(AutoNamed, TakesAdapters):
             wanted = -(-wanted // pad_to_multiple_of) * pad_to_multiple_of
         if wanted == table.num_embeddings:
             return table
+        if "weight" not in table._parameters:
+            raise InputError(
+                "a table that is kept in a file's blocks cannot grow",
+                where="resize_token_embeddings",
+                found=repr(table),
+                remedy="Load the model with dequantize=True.",
+            )
         std = None if mean_resizing else self.config.common.initializer_range
         head = self.get_output_embeddings()
         if isinstance(head, nn.Linear):
@@ -199,8 +206,10 @@ class Surface(AutoNamed, TakesAdapters):
 
     def tie_weights(self, *args: object, **kwargs: object) -> None:
         """Tie again what the config says is tied: after a library has built the modules its own way."""
+        held = {path for path, _ in named_tensors(self)}
         for path, owner in tensors_and_ties(self._twin())[1].items():
-            tie(self, path, owner)
+            if owner in held:  # what is kept in a file's blocks has other names, and is one tensor as it was loaded
+                tie(self, path, owner)
 
     def get_encoder(self) -> nn.Module:
         """The part that reads what a decoder answers; the model itself, where there is no such part."""

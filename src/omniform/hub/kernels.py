@@ -15,6 +15,7 @@ from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.native.library import library
 from omniform.transforms.pack import LEAST, SMALL, Integers, Quantize
+from omniform.transforms.packed import PackedLinear
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -90,6 +91,8 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
     groups: dict[tuple[str, str], list[str]] = {}
     for path, module in model.named_modules():
         weight = f"{path}.weight"
+        if isinstance(module, PackedLinear):
+            groups.setdefault(module.computed(), []).append(path)
         if type(module) in WIDENED and weight in runs_on:
             held = stored[ties.get(weight, weight)]
             prepackable = prepacks and type(module) is nn.Linear and min(module.weight.shape) >= LEAST

@@ -132,6 +132,12 @@ class PackedLinear(Packed):
         y = torch.cat([F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in parts], dim=-1)
         return y if self.bias is None else y + self.bias
 
+    def computed(self) -> tuple[str, str]:
+        """What multiplies, and why."""
+        if library() is None:
+            return "floats, a few rows at a time", f"the file's {self.kind.name} blocks are unpacked: no native kernels"
+        return f"native, in the file's {self.kind.name} codes", "the file holds the matrix so, and there are kernels"
+
     def _is_plain(self, x: Tensor) -> bool:
         """Whether the kernels may compute: on the CPU, where nobody learns from it or watches it."""
         known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in KINDS and x.numel() > 0
