@@ -179,6 +179,8 @@ class Builder:
             raise CannotLower(module, "it is in training")
         if "forward" in vars(module):
             raise CannotLower(module, "its forward was replaced")
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise CannotLower(module, "somebody hooked into it")
 
     # -- operations ----------------------------------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ class Guard:
         self._tables = [table for m in every for table in (m._modules, m._parameters, m._buffers) if table]
         self._hooks = [hooks for m in every for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._linears = linears
-        self._parts, self._told = self._parts_now(), self._told_now()
+        self._parts, self._told, self._hooked = self._parts_now(), self._told_now(), [*map(len, self._hooks)]
         tensors = [x for m in every for table in (m._parameters, m._buffers) for x in table.values() if x is not None]
         self._tensors = [x for x in tensors if not x.is_inference()]
         self._versions = [x._version for x in self._tensors]
@@ -190,12 +190,12 @@ class Guard:
         return [tuple(settings.values()) for settings in self._settings]
 
     def holds(self, *, thoroughly: bool) -> bool:
-        """Whether they are: the same modules and parameters, to which torch has counted no write, and no hooks.
+        """Whether they are: the same modules and parameters, to which torch has counted no write, and as many hooks.
 
         Args:
             thoroughly: look at their settings too, and for writes that torch does not count. Engines do so themselves.
         """
-        if any(self._hooks) or [x._version for x in self._tensors] != self._versions:
+        if [*map(len, self._hooks)] != self._hooked or [x._version for x in self._tensors] != self._versions:
             return False
         if self._parts_now() != self._parts:
             return False
