@@ -133,7 +133,12 @@ class Builder:
             return known(self, module, x)
         if not isinstance(module, Lowers):
             raise CannotLower(module, "says nothing about how it is lowered")
-        _check_own(module, "lower")
+        changed = _changed(module, "lower")
+        if any(not base.__module__.startswith("omniform.") for base in changed):
+            raise CannotLower(module, f"has its own {', '.join(sorted(changed.values()))}")
+        if changed:  # what is said holds for another class: this one says it by how it is written
+            (out,) = self.read(module.forward, x)
+            return out
         return module.lower(self, x)
 
     def turn(self, positions: object, q: Value, k: Value) -> tuple[Value, Value]:
@@ -142,7 +147,9 @@ class Builder:
             self._look_at(positions)
         if not isinstance(positions, LowersPair):
             raise CannotLower(positions, "says nothing about how it is lowered")
-        _check_own(positions, "lower_pair")
+        changed = _changed(positions, "lower_pair")
+        if changed:
+            raise CannotLower(positions, f"has its own {', '.join(sorted(changed.values()))}")
         return positions.lower_pair(self, q, k)
 
     def read(self, method: Callable[..., object], *xs: Value) -> tuple[Value, ...]:
@@ -391,18 +398,20 @@ def through(x: Value, parts: Sequence[object]) -> tuple[Value, ...]:
     return x.builder.linear(x, *(part.module for part in parts if isinstance(part, _Part)))
 
 
-def _check_own(module: object, name: str) -> None:
-    """Whether what a class says of how it is lowered holds for a subclass that does not say it anew."""
+def _changed(module: object, name: str) -> dict[type, str]:
+    """Classes that compute otherwise than the one that says how it is lowered, and a method that tells."""
     kind = type(module)
     told = next(base for base in kind.__mro__ if name in vars(base))
     fine = NEUTRAL | getattr(kind, "READ", frozenset())
+    found: dict[type, str] = {}
     for base in kind.__mro__[: kind.__mro__.index(told)]:
         if not issubclass(base, told):
             continue
         for key, what in vars(base).items():
             said = isinstance(what, FunctionType | property | classmethod | staticmethod) and key not in fine
             if said and any(key in vars(above) for above in base.__mro__[1:]):
-                raise CannotLower(module, f"has a {key} of its own")
+                found[base] = key
+    return found
 
 
 def _is_matrix(layer: nn.Linear) -> bool:

@@ -8,7 +8,7 @@ what it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from weakref import WeakKeyDictionary
@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.lowering import CannotLower, Stack
-from omniform.core.context import FirstContext, StepContext
+from omniform.core.context import FirstContext, Memory, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedContext
 from omniform.native import program_abi
@@ -32,7 +32,10 @@ from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
 from omniform.weights.transform import Transform
-from omniform.weights.version import Memory
+from omniform.weights.version import Memory as Watched
+
+AT_ONCE = 2**13
+"""Tokens of a padded batch that are computed at once, at least a row."""
 
 KNOWN_STEPS = (StepContext, PackedContext, FirstContext)
 """Contexts that say no more than programs know of."""
@@ -42,6 +45,8 @@ class LoweredLayers(Stack):
     """A stack of layers that has a program; to everybody else the list of modules that it was."""
 
     def through(self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor | None:
+        if is_traced():
+            return None
         by = library()
         if by is None or not _suits(self, x_BTD, ctx):
             return None
@@ -52,10 +57,15 @@ class LoweredLayers(Stack):
         if ready is None:
             return None
         try:
-            return ready.program.run(by, x_BTD, ctx)
+            made = [ready.program.run(by, x, part) for x, part in parted(x_BTD, ctx)]
         except NoRanges as error:
             held.reason = str(error)
             return None
+        whole = made[0] if len(made) == 1 else torch.cat(made)
+        if ready.normed or norm is None:
+            return whole
+        normed: Tensor = norm(whole)
+        return normed
 
 
 def lower(model: nn.Module) -> int:
@@ -102,6 +112,28 @@ def forget(model: nn.Module) -> None:
         _HELD.pop(module, None)
 
 
+def parted(x_BTD: Tensor, ctx: StepContext) -> Iterator[tuple[Tensor, StepContext]]:
+    """A step as several of fewer rows each, where its buffers would take much memory and its rows leave nothing."""
+    rows, tokens = x_BTD.shape[:2]
+    size = max(1, AT_ONCE // tokens)
+    if rows <= size or ctx.state is not None or type(ctx) is PackedContext:
+        yield x_BTD, ctx
+        return
+    for first in range(0, rows, size):
+        own = slice(first, first + size)
+        some = {name: x if x is None or len(x) == 1 else x[own] for name, x in _by_row(ctx).items()}
+        positions = ctx.positions.movedim(-2, 0)
+        positions = (positions if len(positions) == 1 else positions[own]).movedim(0, -2)
+        memory = ctx.memory
+        if memory is not None:
+            memory = Memory(memory.hidden[own], None if memory.padding is None else memory.padding[own])
+        yield x_BTD[own], ctx.with_(positions=positions, memory=memory, **some)
+
+
+def _by_row(ctx: StepContext) -> dict[str, Tensor | None]:
+    return {"padding": ctx.padding, "bidirectional": ctx.bidirectional, "texts": ctx.texts, "allowed": ctx.allowed}
+
+
 @dataclass(slots=True)
 class _Held:
     """The programs of one stack.
@@ -137,21 +169,26 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 
 def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
-    try:
-        with torch.no_grad():
-            steps = lowered(layers, width, norm, memory=memory)
-            compiled = Compiled(steps, matrix_of, stack_of)
-    except CannotLower as error:
-        return _Refused(Guard(parts, ()), str(error))
-    return _Ready(Guard([*parts, *steps.read], compiled.linears), Runnable(compiled))
+    wrong = ""
+    for last in dict.fromkeys((norm, None)):  # a final norm that is no program is called by itself
+        try:
+            with torch.no_grad():
+                steps = lowered(layers, width, last, memory=memory)
+                compiled = Compiled(steps, matrix_of, stack_of)
+        except CannotLower as error:
+            wrong = str(error)
+        else:
+            return _Ready(Guard([*parts, *steps.read], compiled.linears), Runnable(compiled), last is norm)
+    return _Refused(Guard(parts, ()), wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A stack's program."""
+    """A stack's program; ``normed``: the final norm is part of it."""
 
     guard: Guard
     program: Runnable
+    normed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +218,7 @@ class Guard:
         self._tensors = [x for x in tensors if not x.is_inference()]
         self._versions = [x._version for x in self._tensors]
         packed = {id(linear.weight) for linear, _ in linears}
-        self._memory = Memory([x for x in tensors if id(x) not in packed])
+        self._memory = Watched([x for x in tensors if id(x) not in packed])
 
     def _parts_now(self) -> list[int]:
         return [*map(id, chain.from_iterable(table.values() for table in self._tables))]
