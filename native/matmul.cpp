@@ -115,6 +115,65 @@ struct Floats : FloatRows {
     }
 };
 
+#if OF_BF16_DOTS
+// Rows rounded to bf16, and the machine's own products of pairs: a panel is read as it is packed by any rows.
+struct Dots {
+    static constexpr int ALONE = 4;
+    static constexpr int64_t LINE = 32;
+    const Job& job;
+    int64_t padded;     // inputs of a row, to whole lines
+    uint16_t* numbers;  // [tile][input / 32][row][32]
+
+    explicit Dots(const Job& job)
+        : job(job), padded(round_up(job.ins, LINE)),
+          numbers(static_cast<uint16_t*>(scratch(OWN_ROWS, job.x.rows * padded * 2))) {}
+
+    static constexpr float factor(int64_t) { return 1.0f; }
+
+    void lay_out(int64_t first, int64_t rows) const {
+        for (int64_t r = 0; r < rows; ++r) {
+            const void* row = row_at(job.x, first + r);
+            uint16_t* to = numbers + first * padded + r * LINE;
+            for (int64_t i = 0; i < padded; i += LANES)
+                store_bf16(to + in_lines<LINE>(i, rows),
+                           i < job.x.width ? read_row(row, job.x.kind, i, job.x.width) : zero());
+        }
+    }
+
+    template <int P>
+    struct Block {
+        int64_t panel, k, count;
+        Block(const Dots&, int64_t panel, int64_t k, int64_t count) : panel(panel), k(k), count(count) {}
+    };
+
+    template <int R, int P>
+    OF_APART void tile(const Block<P>& block, int64_t row, float* sums) const {
+        F32 s[R][P];
+        const uint16_t* at[P];
+        for (int p = 0; p < P; ++p) {
+            at[p] = static_cast<const uint16_t*>(job.w.codes) + ((block.panel + p) * job.ins + block.k) * LANES;
+            for (int r = 0; r < R; ++r) s[r][p] = load(sums + (r * P + p) * LANES);
+        }
+        for (int64_t i = 0; i < block.count; i += STEP) {
+            const uint16_t* x = numbers + row * padded + in_lines<LINE>(block.k + i, R);
+            for (int p = 0; p < P; ++p) look_ahead<STEP * LANES * 2>(at[p] + i * LANES);
+            each([&](auto j) OF_INLINE_LAMBDA {
+                Halves w[P];
+                for (int p = 0; p < P; ++p) w[p] = load_halves(at[p] + (i + 2 * j) * LANES);
+                for (int r = 0; r < R; ++r) {
+                    int32_t pair;
+                    std::memcpy(&pair, x + r * LINE + 2 * j, 4);
+                    const Halves both = all_halves(pair);
+                    for (int p = 0; p < P; ++p) s[r][p] = dots(both, w[p], s[r][p]);
+                }
+            }, std::make_integer_sequence<int, STEP / 2>());
+        }
+        for (int r = 0; r < R; ++r)
+            for (int p = 0; p < P; ++p) store(sums + (r * P + p) * LANES, s[r][p]);
+    }
+};
+#endif
+
 template <class Source, int64_t ROWS>
 void by_floats(Job& job) {
     cut(job, ROWS);
@@ -137,7 +196,15 @@ void matmul(const of_matrix& matrix, const of_rows& x, const float* bias, const 
     const bool exact = flags & OF_EXACT;
     switch (matrix.kind) {
         case OF_F32: return by_floats<ReadF32, FEW>(job);
-        case OF_BF16: return by_floats<ReadBF16, FEW>(job);
+        case OF_BF16:
+#if OF_BF16_DOTS
+            if (!exact) {
+                cut(job, 0);
+                Dots way(job);
+                return multiply(way);
+            }
+#endif
+            return by_floats<ReadBF16, FEW>(job);
         case OF_F16: return by_floats<ReadF16, FEW>(job);
         case OF_F8_E4M3: return by_floats<ReadE4M3, 0>(job);
         case OF_F8_E5M2: return by_floats<ReadE5M2, 0>(job);
