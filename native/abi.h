@@ -286,6 +286,10 @@ OF_API const int32_t* of_program_sizes(void);
 /* Computes a step. */
 OF_API int32_t of_run(const of_program* program, const of_step* step);
 
+/* Every row of float32 in ascending order, and where each number stood: equal ones in the order of their places, what is
+ * no number last. places: [rows, width]. A row has at most 2^32 numbers. */
+OF_API int32_t of_sort(const of_rows* x, const of_rows* sorted, int64_t* places);
+
 #ifdef __cplusplus
 }
 #endif

@@ -199,5 +199,6 @@ FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "of_convert": (c_int32, (POINTER(Rows), POINTER(Rows))),
     "of_attend": (c_int32, (POINTER(Attention),)),
     "of_keep": (c_int32, (POINTER(State), POINTER(Rows), c_void_p)),
+    "of_sort": (c_int32, (POINTER(Rows), POINTER(Rows), c_void_p)),
 }
 """Name, result and arguments of every function that is called."""

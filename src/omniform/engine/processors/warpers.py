@@ -11,6 +11,7 @@ from torch import Tensor
 
 from omniform.engine.processors.base import NEVER, LogitsProcessor, above_zero, between, refuse, whole
 from omniform.engine.tops import kth_highest
+from omniform.native.sampling import ascending
 
 LARGE = 4096
 """From so many tokens on, a sort of all of them is avoided where a part of it decides."""
@@ -96,10 +97,19 @@ def outside_top_p(scores: Tensor, top_p: float, least: int = 1) -> Tensor:
         found = _outside_top_p_of_few(scores, top_p, least)
         if found is not None:
             return found
-    ascending, order = scores.sort(dim=-1)
-    unlikely = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
-    unlikely[..., -least:] = False
+    unlikeliest, order = ascending(scores)
+    unlikely = _unlikely(unlikeliest, top_p, least)
+    last, next_ = unlikeliest.masked_fill(~unlikely, NEVER).amax(-1), unlikeliest.masked_fill(unlikely, -NEVER).amin(-1)
+    if bool((last >= next_).any()):  # a cut between equal scores: which of them stay is torch's own affair
+        unlikeliest, order = scores.sort(dim=-1)
+        unlikely = _unlikely(unlikeliest, top_p, least)
     return unlikely.scatter(-1, order, unlikely)
+
+
+def _unlikely(ascending_BV: Tensor, top_p: float, least: int) -> Tensor:
+    unlikely = ascending_BV.softmax(-1).cumsum(-1) <= 1 - top_p
+    unlikely[..., -least:] = False
+    return unlikely
 
 
 def _outside_top_p_of_few(scores: Tensor, top_p: float, least: int) -> Tensor | None:
