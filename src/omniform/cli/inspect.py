@@ -75,6 +75,8 @@ def planned(p: Plan) -> str:
         first, many = matmul.layers[0], len(matmul.layers)
         where = first if many == 1 else f"{first} and {many - 1} more"
         lines += ["", f"layers        {where}", f"kernel        {matmul.kernel}", f"why           {matmul.why}"]
+    for stack in p.stacks:
+        lines += ["", f"stack         {stack.layers}", f"kernel        {stack.kernel}", f"why           {stack.why}"]
     return "\n".join(lines)
 
 

@@ -41,6 +41,7 @@ from omniform.engine.settings import Settings
 from omniform.engine.stats import Stats
 from omniform.engine.stop import stop_strings
 from omniform.engine.strategies import strategy_of
+from omniform.engine.telling import told
 from omniform.engine.weights import Weights
 from omniform.engine.worker import Worker
 from omniform.engine.writer import Writer, is_late
@@ -309,6 +310,9 @@ class Engine:
         """Take an adapter out of the model; refused while requests compute with it."""
         with self._lock:
             self.adapters.unload(adapter_name, [*self._scheduler.running, *self._scheduler.waiting, *self._inbox])
+
+    def __repr__(self) -> str:
+        return told(self.model, sum(pool.blocks for pool in self._pools.values()), self._how[2])
 
     def stats(self) -> Stats:
         """What the engine did so far and holds now."""

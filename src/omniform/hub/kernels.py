@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from omniform.architectures.model import Model
+from omniform.blocks.layers import Layer
+from omniform.blocks.lowering import CannotLower
 from omniform.core.context import Computed
 from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
-from omniform.native.library import library
+from omniform.native.library import library, why_not
 from omniform.transforms.pack import LEAST, SMALL, Integers, Quantize
 from omniform.transforms.packed import PackedLinear
+from omniform.transforms.program import lowered
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -143,3 +147,57 @@ def _native(module: nn.Module, held: Stored, name: str, integers: Integers | Non
         return None
     why = "packed at first use" if half else "packed by an engine after its first step, torch's own elsewhere"
     return f"native {name} ({found.variant})", why
+
+
+@dataclass(frozen=True, slots=True)
+class StackKernel:
+    """How a stack of layers computes a step that nobody watches or learns from.
+
+    Attributes:
+        layers: the stack's module path.
+        kernel: what computes it.
+        why: what decides it.
+    """
+
+    layers: str
+    kernel: str
+    why: str
+
+
+@runtime_checkable
+class _Wide(Protocol):
+    """What holds a stack of layers and knows the width of what goes through it."""
+
+    @property
+    def width(self) -> int: ...
+
+
+def stacks_of(model: Model) -> tuple[StackKernel, ...]:
+    """How the stacks of a model compute their steps, on the CPU."""
+    found: list[StackKernel] = []
+    for path, stack in model.named_modules():
+        holder = model.get_submodule(path.rpartition(".")[0])
+        if (
+            isinstance(stack, nn.ModuleList)
+            and len(stack)
+            and isinstance(stack[0], Layer)
+            and isinstance(holder, _Wide)
+        ):
+            found.append(StackKernel(path, *_stack(stack, holder.width)))
+    return tuple(found)
+
+
+def _stack(stack: nn.ModuleList, width: int) -> tuple[str, str]:
+    by = library()
+    if by is None:
+        return "torch, layer by layer", why_not()
+    try:
+        steps = lowered(
+            stack, width, None, memory=any(layer.READS_MEMORY for layer in stack if isinstance(layer, Layer))
+        )
+    except CannotLower as error:
+        return "torch, layer by layer", str(error)
+    return (
+        f"one native program of {len(steps.operations)} operations ({by.variant})",
+        "every block knows how it is lowered",
+    )

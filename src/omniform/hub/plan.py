@@ -15,7 +15,7 @@ from omniform.core.errors import InputError, check_arguments
 from omniform.core.state import StatefulModule, mixers
 from omniform.hub.checkpoint import Name, Opened, open_checkpoint, saved_class
 from omniform.hub.devices import Place, as_device, bounds, gpus
-from omniform.hub.kernels import Kernel, Matmul, kernels_of, matmuls_of
+from omniform.hub.kernels import Kernel, Matmul, StackKernel, kernels_of, matmuls_of, stacks_of
 from omniform.hub.load import lay_out, layout_of, match, table_of, untie_what_differs
 from omniform.hub.options import LOAD_ARGUMENTS, WHERE_ARGUMENTS
 from omniform.hub.place import Layout, Part, Placement, check_folder, place
@@ -83,6 +83,7 @@ class Plan:
         uses: what each place has to hold.
         kernels: which attention kernel runs where, and why.
         matmuls: which kernel multiplies each layer's matrix, and why.
+        stacks: what computes each stack of layers, and why.
         weights: bytes of all weights.
         state: bytes of what all parts keep.
         per_token: bytes that one more token of one row takes, while no window is full.
@@ -100,6 +101,7 @@ class Plan:
     uses: tuple[Use, ...]
     kernels: tuple[Kernel, ...]
     matmuls: tuple[Matmul, ...]
+    stacks: tuple[StackKernel, ...]
     weights: int
     state: int
     per_token: int
@@ -159,6 +161,7 @@ def plan(
         uses=uses,
         kernels=kernels_of(model),
         matmuls=matmuls_of(model, layout.stored, placement),
+        stacks=stacks_of(model.eval()),
         weights=sum(part.nbytes for part in parts),
         state=sum(part.state for part in parts),
         per_token=sum(_states(model, kept, 1, 1, fixed=False).values()),

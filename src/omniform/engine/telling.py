@@ -1,0 +1,31 @@
+"""What an engine is, in a few lines: ``print(engine)``."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import nn
+
+from omniform.architectures.model import Model
+from omniform.native.library import library, why_not
+from omniform.transforms.lower import LoweredLayers, lowered_reason
+from omniform.transforms.pack import NativeLinear
+
+
+def told(model: Model, blocks: int, block_size: int) -> str:
+    """The model, what computes each stack of its layers and why, how its layers multiply, and the room for rows."""
+    by = library()
+    lines = [f"Engine of {type(model).__name__}, {model.num_parameters():,} parameters on {model.device}"]
+    lines.append(f"room: {blocks * block_size:,} tokens in blocks of {block_size}")
+    lines.append(f"native kernels: {why_not() if by is None else by.variant}")
+    for path, stack in model.named_modules():
+        if isinstance(stack, LoweredLayers):
+            reason = "it is in training mode" if stack.training else lowered_reason(stack)
+            lines.append(f"{path}: {f'torch, layer by layer ({reason})' if reason else 'one native program'}")
+    kinds = Counter(
+        "native" if isinstance(layer, NativeLinear) else "torch's own"
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear)
+    )
+    lines.append("layers that multiply: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
+    return "\n".join(lines)
