@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from omniform.core.errors import WeightsError
 from omniform.hub.files import Source, read_json
-from omniform.hub.gguf.weights import GgufEntry, GgufWeights
 from omniform.hub.pickles import Pickle, look_into, tensors_in, unloadable
 from omniform.weights.safetensors import Entry, Header, header_of, map_tensors, read_header
+
+if TYPE_CHECKING:  # what knows every architecture of such files: not for those who name none
+    from omniform.hub.gguf.weights import GgufEntry, GgufWeights
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
