@@ -17,7 +17,7 @@ namespace of {
 constexpr int64_t WIDE = 256;  // inputs of a block
 
 #if OF_AVX512
-constexpr int TILE = 12;
+constexpr int TILE = 10;
 constexpr int PAIR = 2, MORE = 2;  // panels side by side of tiles of two rows, and of more
 #else
 constexpr int TILE = 6;

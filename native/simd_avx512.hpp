@@ -60,7 +60,9 @@ OF_INLINE Pairs all_pairs(int32_t pair) { return {_mm512_set1_epi32(pair)}; }
 OF_INLINE Pairs load_bytes(const int8_t* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
 OF_INLINE I32 madd(Pairs a, Pairs b, I32 c) {
 #if defined(__AVX512VNNI__)
-    return {_mm512_dpwssd_epi32(c.v, a.v, b.v)};
+    __m512i r = _mm512_dpwssd_epi32(c.v, a.v, b.v);
+    __asm__("" : "+v"(r));  // or gcc brings later steps forward, and has no registers to hold them
+    return {r};
 #else
     __m512i r = _mm512_add_epi32(c.v, _mm512_madd_epi16(a.v, b.v));
     __asm__("" : "+v"(r));  // or gcc adds the products of several steps first, and has no registers to hold them
