@@ -24,7 +24,7 @@ constexpr int TILE = 6;
 constexpr int PAIR = 2, MORE = 1;
 #endif
 constexpr int most_rows(int panels) { return panels <= MORE ? TILE : panels == PAIR ? 2 : 1; }
-constexpr int64_t FEW = 12;            // rows that read a panel as it is packed,
+constexpr int64_t FEW = 24;            // rows that read a panel as it is packed,
 constexpr int NARROW = 6;              // in tiles of at most so many
 constexpr int64_t ROWS_AT_ONCE = 288;  // their sums of a panel stay in the second cache
 

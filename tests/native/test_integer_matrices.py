@@ -24,7 +24,7 @@ IQ4 = (-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0
 TABLES = {"nf4": NF4, "mxfp4": MXFP4, "fp4": FP4, "iq4": IQ4}
 
 SIZES = ((16, 8), (17, 7), (1, 1), (100, 300), (33, 1024), (5, 513), (64, 2), (130, 1304))
-ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 24)
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 13, 24, 25, 38)
 GROUPS = (8, 16, 32, 64, 128, 256, 512, 1 << 20)
 
 
@@ -121,7 +121,7 @@ def test_rows_of_every_kind(name: str) -> None:
         assert torch.equal(matrix.multiply(x), out.to(dtype))
 
 
-@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("name", KINDS)
 def test_hostile_rows(name: str, rows: int) -> None:
     matrix = KINDS[name]((33, 264), 32)
@@ -137,7 +137,7 @@ def test_hostile_rows(name: str, rows: int) -> None:
         "least": torch.full((264,), 1e-45),
         "one": torch.nn.functional.one_hot(torch.tensor(263), 264) * 3.0,
     }
-    together = matrix.multiply(torch.stack([usual, *hostile.values()]).repeat(2, 1)[:20])
+    together = matrix.multiply(torch.stack([usual, *hostile.values()]).repeat(4, 1)[:40])
     for n, (what, row) in enumerate(hostile.items(), 1):
         x = torch.stack([row, *[usual] * (rows - 1)])
         y = matrix.multiply(x)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(library() is None, reason="no native kernels her
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 SIZES = ((16, 8), (17, 7), (1, 1), (100, 300), (129, 1024), (5, 513), (64, 2))
-ROWS = (1, 2, 3, 4, 5, 6, 7, 13, 24, 250)
+ROWS = (1, 2, 3, 4, 5, 6, 7, 13, 24, 25, 250)
 
 
 def _inputs(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -71,15 +71,15 @@ def test_every_number_of_eight_bits(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_products_of_eight_bits(dtype: torch.dtype, size: tuple[int, int]) -> None:
     weight = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
-    matrix, x = Matrix.pack(weight), torch.randn(24, size[1])
+    matrix, x = Matrix.pack(weight), torch.randn(31, size[1])
     assert torch.equal(matrix.unpack().view(torch.uint8), weight.view(torch.uint8))
     together = matrix.multiply(x)
     assert torch.equal(together, Matrix.pack(weight.float()).multiply(x))
-    for rows in ROWS[:8]:
+    for rows in ROWS[:9]:
         assert torch.equal(matrix.multiply(x[:rows]), together[:rows])
 
 
-@pytest.mark.parametrize("rows", [1, 4, 20])
+@pytest.mark.parametrize("rows", [1, 4, 30])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_hostile_floats(dtype: torch.dtype, rows: int) -> None:
     weight = torch.randn(33, 100, generator=torch.Generator().manual_seed(2)).to(dtype)
