@@ -145,6 +145,18 @@ def test_a_write_to_a_weight_is_seen():
 
 
 @torch.no_grad()
+def test_weights_that_move_are_seen():
+    model = lowered_llama()
+    before = model(IDS).logits
+    model.to(torch.bfloat16)
+    after = model(IDS).logits
+    assert after.dtype is torch.bfloat16 and torch.allclose(after.float(), before, atol=0.3)
+    model.to(torch.float32)
+    model.load_state_dict({name: x * 1.1 for name, x in model.state_dict().items()}, assign=True)
+    assert not torch.allclose(model(IDS).logits, before, atol=1e-2) and not reason(model)
+
+
+@torch.no_grad()
 def test_hooks_and_other_modules_are_called():
     model = lowered_llama()
     model(IDS)

@@ -149,9 +149,10 @@ class _Held:
 
     def ready(self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> _Ready | None:
         """A program that is still that of its modules; None where there can be none."""
+        by_engine = isinstance(ctx, PackedContext) and ctx.state is not None  # which looks at the weights itself
         key = x.shape[-1], id(norm), ctx.memory is not None
         found = self.made.get(key)
-        if found is None or not found.guard.holds(thoroughly=not isinstance(ctx, PackedContext)):
+        if found is None or not found.guard.holds(thoroughly=not by_engine):
             found = self.made[key] = _make(layers, x.shape[-1], norm, ctx.memory is not None)
         if isinstance(found, _Refused):
             self.reason = found.why
@@ -215,10 +216,13 @@ class Guard:
         self._linears = linears
         self._parts, self._told, self._hooked = self._parts_now(), self._told_now(), [*map(len, self._hooks)]
         tensors = [x for m in every for table in (m._parameters, m._buffers) for x in table.values() if x is not None]
-        self._tensors = [x for x in tensors if not x.is_inference()]
-        self._versions = [x._version for x in self._tensors]
+        self._tensors, self._counted = tensors, [x for x in tensors if not x.is_inference()]
+        self._places, self._versions = self._places_now(), [x._version for x in self._counted]
         packed = {id(linear.weight) for linear, _ in linears}
         self._memory = Watched([x for x in tensors if id(x) not in packed])
+
+    def _places_now(self) -> list[int]:
+        return [x.data_ptr() for x in self._tensors]
 
     def _parts_now(self) -> list[int]:
         return [*map(id, chain.from_iterable(table.values() for table in self._tables))]
@@ -232,10 +236,10 @@ class Guard:
         Args:
             thoroughly: look at their settings too, and for writes that torch does not count. Engines do so themselves.
         """
-        if [*map(len, self._hooks)] != self._hooked or [x._version for x in self._tensors] != self._versions:
+        if [*map(len, self._hooks)] != self._hooked or [x._version for x in self._counted] != self._versions:
             return False
-        if self._parts_now() != self._parts:
-            return False
+        if self._parts_now() != self._parts or self._places_now() != self._places:
+            return False  # and nobody may look at where they were
         try:
             as_told = not thoroughly or self._told_now() == self._told
         except (RuntimeError, ValueError):  # settings that are tensors or arrays, and no longer the same ones
