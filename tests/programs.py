@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks import operations as ops
-from omniform.blocks.lowering import Builder
+from omniform.blocks.builder import Builder
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.core.context import StepContext
 from omniform.core.packed import PackedContext

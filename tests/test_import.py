@@ -17,6 +17,12 @@ HEAVY = {
     "click", "huggingface_hub", "safetensors", "sentencepiece", "timm", "httpx", "pydantic", "yaml", "av",
 }  # fmt: skip
 
+LATER = (
+    "omniform.native", "omniform.weights.gguf", "omniform.hub.gguf.", "omniform.transforms.lower",
+    "omniform.blocks.builder", "omniform.blocks.operations",
+)  # fmt: skip
+"""What only a model that is loaded or run has use for."""
+
 EVER = {"omniform", "omniform.core", "omniform.core.collector", "omniform.names"}
 
 CODE = """
@@ -63,6 +69,7 @@ def test_what_importing_loads():
         tops = {name.split(".")[0] for name in found["new"]}
         if job != "from omniform import *":
             assert not tops & HEAVY, job
+            assert not [name for name in found["new"] if name.startswith(LATER)], job
         assert not tops & {"transformers", "torchvision", "sympy"}, job
         if job == "import omniform":
             assert {name for name in found["new"] if name.startswith("omniform")} == EVER
@@ -125,18 +132,18 @@ def test_the_source_runs_no_code_of_others():
 
 
 def test_modules_are_imported_by_a_table_of_our_own_only():
-    # By the registry's own table, by omniform's own table of doors, and packages of Japanese words by names that stand
-    # in the source: never by what a file says. Code that the user has let run is imported by hub/code alone, from
-    # bytes that were digested; names.py asks it for "omniform.modules", and has the ecosystem's paths.
+    # By the registry's own table, by omniform's own table of doors, and packages of Japanese words and of attention by
+    # names that stand in the source: never by what a file says. Code that the user has let run is imported by hub/code
+    # alone, from bytes that were digested; names.py asks it for "omniform.modules", and has the ecosystem's paths.
     users = set()
     for path in SOURCE.rglob("*.py"):
         for node in nodes(path):
             called = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
             if called and not isinstance(node.args[0], ast.Constant):
                 users.add(str(path.relative_to(SOURCE)))
-    own = {"__init__.py", "models/registry.py", "core/upstairs.py", "inputs/text/japanese.py", "pipelines/registry.py"}
+    own = {"__init__.py", "models/registry.py", "core/upstairs.py", "inputs/text/japanese.py", "blocks/flash.py"}
     # A training's task is one of our files; packages of optimizers stand in the source.
-    own |= {"train/tasks/base.py", "train/optimizer_packages.py"}
+    own |= {"pipelines/registry.py", "train/tasks/base.py", "train/optimizer_packages.py"}
     assert users == own | {"hub/code/importer.py", "names.py", "hub/refusals.py"}
 
 

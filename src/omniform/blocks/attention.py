@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from omniform.blocks.attend import attend, computed_across, computed_under
 from omniform.blocks.joint import outputs_of
-from omniform.blocks.lowering import Builder, Value
-from omniform.blocks.operations import Attending
+from omniform.blocks.lowering import Attending, Value
 from omniform.blocks.scores import ScoreBias, Scores
 from omniform.core.context import Backend, Computed, Mask, Memory, StepContext
 from omniform.core.rules import Rule, both_ways
 from omniform.core.state import KV, CrossKV, LengthRegimes, State, StatefulModule
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 
 class Positions(Protocol):

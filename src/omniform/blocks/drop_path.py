@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.lowering import Builder, CannotLower, ReadAsWritten, Value
+from omniform.blocks.lowering import CannotLower, ReadAsWritten, Value
 from omniform.core.context import StepContext
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 
 class DropPath(nn.Module):

@@ -7,7 +7,7 @@ feed-forwards of Swin-T (12,544 rows of 96 numbers to 196 of 768) take 1.1 to 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,12 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.joint import outputs_of
-from omniform.blocks.lowering import Builder, Value
+from omniform.blocks.lowering import Value
 from omniform.blocks.mlp import MLP, Activation
 from omniform.core.host import is_traced
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 FUSED: Mapping[str, str] = {
     "gelu": "none",

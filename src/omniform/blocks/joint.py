@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from omniform.blocks.lowering import Value, through
+from omniform.blocks.lowering import Value
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class JointLinear(nn.Linear, ABC):
 def outputs_of(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What several layers make of the same input. Shape: [..., in] to [..., out] of each."""
     if isinstance(x, Value):
-        return through(x, layers)
+        return x.builder.together(x, layers)
     first = layers[0]
     if isinstance(first, JointLinear):
         found = first.together(x, layers)

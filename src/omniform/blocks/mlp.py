@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import outputs_of
-from omniform.blocks.lowering import Builder, Value
+from omniform.blocks.lowering import Value
 from omniform.core.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 Activation = Callable[[Tensor], Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import PreNorm
-from omniform.blocks.lowering import Builder, CannotLower, Value
+from omniform.blocks.lowering import CannotLower, Gating, Routing, Value
 from omniform.blocks.mlp import activation
-from omniform.blocks.operations import Gating, Routing
 from omniform.core.context import StepContext
 from omniform.core.host import counts_of, is_readable, is_traced
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 _GROUPED = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 10)
 """Whether torch multiplies groups of rows by matrices of their own."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks.lowering import Builder, Value
+from omniform.blocks.lowering import Value
 from omniform.core.host import kept_unless_traced
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 
 class RMSNorm(nn.Module):

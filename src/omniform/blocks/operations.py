@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from omniform.blocks.lowering import Attending, Gating, Routing
 from omniform.blocks.scores import Scores
 from omniform.core.context import StepContext
 from omniform.core.rules import Rule
@@ -86,25 +87,6 @@ class ByPlace(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Attending:
-    """How an attention compares and what it sees.
-
-    Attributes:
-        slot: where its keys and values are kept.
-        rule: which tokens see which.
-        scores: how queries and keys are compared.
-        bias: what is added to the scores; None for nothing.
-        sinks: for each head the score of a key without a value. Shape: [H]; None for none.
-    """
-
-    slot: int
-    rule: Rule
-    scores: Scores
-    bias: ByDistance | ByPlace | None = None
-    sinks: Tensor | None = None
-
-
 @runtime_checkable
 class Remembering(Protocol):
     """An attention to an encoder's output."""
@@ -114,51 +96,6 @@ class Remembering(Protocol):
     def keys_values(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """What it looks at in a step. Shape: [B, H, S, D] each; packed, [1, H, slots, D]."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routing:
-    """How the scores of experts become a choice and shares.
-
-    Attributes:
-        top: how many experts a token goes through.
-        likely: what is made of the scores first: ``"softmax"`` over all experts, ``"sigmoid"``, or ``"chosen"``, a
-            softmax over the chosen ones alone.
-        bias: added for the choice, and not in the shares. Shape: [E]; None for nothing.
-        groups: how many groups the experts are in, one after another.
-        top_groups: from how many of them a token's experts are.
-        best: how many of a group's best count, summed, for how good it is.
-        normed: whether shares are divided by their sum.
-        least: added to that sum.
-        scale: factor on the shares at last.
-    """
-
-    top: int
-    likely: Literal["softmax", "sigmoid", "chosen"]
-    bias: Tensor | None = None
-    groups: int = 1
-    top_groups: int = 1
-    best: int = 1
-    normed: bool = False
-    least: float = 0.0
-    scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Gating:
-    """What is made of a gate and of what it lets through.
-
-    Attributes:
-        act: name of the gate's activation; ``"clamped"`` is the bounded swish of gpt-oss, times the value plus one.
-        beside: whether each gate stands beside its value, rather than all gates before all values.
-        limit: of ``"clamped"``: the bound of gates, from above, and of values, from either side.
-        alpha: of ``"clamped"``: the slope of the swish.
-    """
-
-    act: str
-    beside: bool = False
-    limit: float = 0.0
-    alpha: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,20 @@ Cosines and sines are computed once per step, however many layers share the freq
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from omniform.blocks.frequencies import Frequencies
-from omniform.blocks.lowering import Builder, Value
+from omniform.blocks.lowering import Value
 from omniform.blocks.poolers import OptionalPart
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
 from omniform.core.host import kept_unless_traced
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 
 @dataclass(frozen=True, slots=True)

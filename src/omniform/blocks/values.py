@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omniform.blocks.operations import Place
-
 if TYPE_CHECKING:
-    from omniform.blocks.lowering import Builder
+    from omniform.blocks.builder import Builder
+    from omniform.blocks.operations import Place
 
 _Number = float | None
 

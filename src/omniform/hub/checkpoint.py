@@ -49,9 +49,8 @@ from omniform.hub.remote import together
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
-from omniform.transforms.pack import Quantize, integers_of
-from omniform.transforms.packed import KeepPacked
 from omniform.transforms.quantize.quantizer import HfQuantizer
+from omniform.weights.transform import Transform
 
 log = logging.getLogger("omniform")
 
@@ -304,8 +303,8 @@ def open_checkpoint(
         files = find_weights(
             source, variant=options.variant, use_safetensors=options.use_safetensors, peek=peek
         )  # fmt: skip
-    integers = integers_of(options.dtype)
-    asked = None if integers is not None else options.dtype
+    numbers = _of_whole_numbers(options.dtype)
+    asked = None if numbers else options.dtype
     loading = Loading(
         dtype=named_dtype(asked) or _own_dtype(config, files),
         device_map=options.device_map,
@@ -313,18 +312,30 @@ def open_checkpoint(
         offload_folder=options.offload_folder,
         ignore_mismatched_sizes=options.ignore_mismatched_sizes,
         copied=options.disable_mmap,
-        transforms=() if integers is None else (Quantize(integers),),
+        transforms=numbers,
     )
     if asked is not None and kind.place is None and loading.dtype is not None:
         config.update({"dtype": loading.dtype})
     loading = with_quantizer(loading, quantizer)
     if files.gguf is not None and quantizer is None and not options.dequantize:
+        from omniform.transforms.packed import KeepPacked  # for those who load such a file
+
         prefixes = () if kind.place is None else kind.place.family.prefixes
         kept = KeepPacked(files.gguf.kind, files.gguf.keep, prefixes, loading.dtype)
         loading = replace(loading, transforms=(*loading.transforms, kept))
     parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)
     return Opened(source, files, model, options, loading, quantizer)
+
+
+def _of_whole_numbers(dtype: object) -> tuple[Transform, ...]:
+    """What makes the matrices that a ``dtype=`` asks for which is no dtype of torch's."""
+    if not isinstance(dtype, str):
+        return ()
+    from omniform.transforms.pack import Quantize, integers_of
+
+    integers = integers_of(dtype)
+    return () if integers is None else (Quantize(integers),)
 
 
 def _own_arguments(config: ModelConfig, choose: Choose, changes: Mapping[str, object]) -> dict[str, object]:

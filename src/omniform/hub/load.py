@@ -27,9 +27,6 @@ from omniform.hub.place import Layout, Placement, Stored, check_folder, place
 from omniform.hub.weights import WeightFiles
 from omniform.models import registry
 from omniform.models.registry import known_families
-from omniform.transforms.lower import Lower
-from omniform.transforms.pack import Pack
-from omniform.transforms.widen import Widen
 from omniform.weights.init import NoInitialising, initialise
 from omniform.weights.keymap import KeyMap, KeyTable, Shaped, is_unwrapped
 from omniform.weights.tensors import assign, tensors_and_ties
@@ -214,10 +211,7 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
     mine = isinstance(model, PreTrainedModel) and model.place is None
     made = {path: tensor for path, tensor in tensors_and_ties(model)[0].items() if mine and path not in views}
     report.fresh = fill(model, views, layout, placement, how)
-    suited = (
-        (Widen(),) if "disk" in placement.places.values() else (Pack(), Widen(), Lower())
-    )  # what visits is packed for nobody
-    for transform in (*model.transforms, visits(model, placement), *suited):
+    for transform in (*model.transforms, visits(model, placement), *_suited(placement)):
         transform.finish(model)
     model.placed_at = {} if how.device_map is None else placement.device_map
     if model.origin.architecture.name in model.config.common.architectures:
@@ -236,6 +230,16 @@ def load_weights(model: Model, files: WeightFiles, how: Loading) -> LoadReport:
         log.info("%s: not used by %s: %s", where, model.origin.architecture.name, listed(idle))
     partition(model)
     return report
+
+
+def _suited(placement: Placement) -> tuple[Transform, ...]:
+    """What has a model compute as suits this machine; imported when a model is loaded, not with the doors."""
+    from omniform.transforms.lower import Lower
+    from omniform.transforms.pack import Pack
+    from omniform.transforms.widen import Widen
+
+    # What visits is packed for nobody.
+    return (Widen(),) if "disk" in placement.places.values() else (Pack(), Widen(), Lower())
 
 
 def _begin_own(model: PreTrainedModel, fresh: list[str], made: Mapping[str, Tensor], placement: Placement) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from omniform.blocks.lowering import Builder
+from omniform.blocks.builder import Builder
 from omniform.blocks.operations import (
     Act,
     Add,
