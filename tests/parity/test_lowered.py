@@ -16,7 +16,7 @@ from reference import ragged
 LOWERED = {
     "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deit": (), "falcon": (), "gemma2": (),
     "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (), "gptj": (), "granitemoeshared": (), "llama": (),
-    "mistral": (), "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "opt": (), "phi3": (), "qwen2_moe": (),
+    "mistral": (), "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_moe": (),
     "qwen3": (), "qwen3_moe": (), "t5": (), "vit": (), "whisper": (),
 }  # fmt: skip
 """Families all of whose stacks must be lowered; no other step may be met than those that are compared."""
