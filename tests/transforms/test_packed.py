@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import omniform
 from omniform.native.library import library
 from omniform.transforms import packed
+from omniform.transforms.lower import lower, lowered_reason
 from omniform.transforms.packed import PackedEmbedding, PackedLinear, matrix_of
 from omniform.weights.gguf.types import TYPES
 
@@ -113,3 +115,27 @@ def test_an_embedding_gives_rows(name):
     assert found.shape == (2, 3, 256)
     assert found.dtype is torch.bfloat16
     assert torch.equal(found, table.weight[ids].bfloat16())
+
+
+def test_a_stack_of_layers_in_blocks_is_a_program():
+    """Matrices in blocks are multiplied by in one call of the library a step, as those of floats are."""
+    if library() is None:
+        pytest.skip("no native kernels here")
+    config = omniform.AutoConfig.for_model(
+        "llama", vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    ours = omniform.AutoModelForCausalLM.from_config(config).eval()
+    for path, module in list(ours.model.layers.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            parent, _, name = path.rpartition(".")
+            made = layer(KINDS["Q8_0"], module.in_features, module.out_features, bias=False)
+            setattr(ours.model.layers.get_submodule(parent), name, made)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        expected = ours(ids).logits
+        assert lower(ours) == 1
+        torch.testing.assert_close(ours(ids).logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    engine = omniform.Engine(ours, memory="4MB")
+    engine.generate([3, 4, 5], max_new_tokens=3)
+    assert lowered_reason(ours.model.layers) == "" and "model.layers: one native program" in repr(engine)
+    assert "Q8_0" in repr(engine)

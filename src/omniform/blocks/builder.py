@@ -13,7 +13,17 @@ from typing import NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from omniform.blocks.lowering import Attending, CannotLower, Gating, Lowers, LowersPair, PlainMatrix, Routing, Value
+from omniform.blocks.lowering import (
+    Attending,
+    CannotLower,
+    Gating,
+    HoldsMatrix,
+    Lowers,
+    LowersPair,
+    PlainMatrix,
+    Routing,
+    Value,
+)
 from omniform.blocks.operations import (
     Act,
     Add,
@@ -68,7 +78,7 @@ class Builder:
     def of(self, module: nn.Module, x: Value) -> Value:
         """What a module makes of a value."""
         self._look_at(module)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear | HoldsMatrix):
             return self.linear(x, module)[0]
         known = _TORCHS.get(type(module))
         if known is not None:
@@ -136,10 +146,10 @@ class Builder:
     def linear(self, x: Value, *layers: nn.Module) -> tuple[Value, ...]:
         """What some linear layers make of the same input."""
         x = self.whole(x)
-        linears: list[nn.Linear] = []
+        linears: list[nn.Linear | HoldsMatrix] = []
         for layer in layers:
             self._look_at(layer)
-            if not isinstance(layer, nn.Linear) or not _is_matrix(layer):
+            if not isinstance(layer, nn.Linear | HoldsMatrix) or not _is_matrix(layer):
                 raise CannotLower(layer, "is no plain linear layer")
             if layer.in_features != x.place.width:
                 raise CannotLower(layer, f"reads {layer.in_features} numbers of {x.place.width}")
@@ -355,9 +365,9 @@ def _changed(module: object, name: str) -> dict[type, str]:
     return found
 
 
-def _is_matrix(layer: nn.Linear) -> bool:
+def _is_matrix(layer: nn.Linear | HoldsMatrix) -> bool:
     """Whether a layer is a matmul and a bias, nothing else."""
-    return type(layer) is nn.Linear or isinstance(layer, PlainMatrix)
+    return type(layer) is nn.Linear or isinstance(layer, PlainMatrix | HoldsMatrix)
 
 
 def _drops(module: nn.Module) -> bool:

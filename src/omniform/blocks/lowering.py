@@ -54,6 +54,15 @@ class PlainMatrix(Protocol):
     IS_MATRIX: ClassVar[bool]
 
 
+@runtime_checkable
+class HoldsMatrix(Protocol):
+    """A layer that multiplies as torch's linear layer does, by a matrix that it holds in a form of its own."""
+
+    HOLDS_MATRIX: ClassVar[bool]
+    in_features: int
+    out_features: int
+
+
 class ReadAsWritten:
     """A module that is lowered by reading its own ``forward``, which calls parts and does little else."""
 

@@ -98,13 +98,20 @@ class Remembering(Protocol):
         ...
 
 
+class Multiplies(Protocol):
+    """A layer that is a matrix, and a bias."""
+
+    in_features: int
+    out_features: int
+
+
 @dataclass(frozen=True, slots=True)
 class Matmul:
     """Layers that read the same numbers; their outputs stand side by side."""
 
     x: Place
     out: Place
-    layers: tuple[nn.Linear, ...]
+    layers: tuple[Multiplies, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ from collections import Counter
 from torch import nn
 
 from omniform.architectures.model import Model
+from omniform.blocks.lowering import HoldsMatrix
 from omniform.native.library import library, why_not
 from omniform.transforms.lower import LoweredLayers, lowered_reason
 from omniform.transforms.pack import NativeLinear
+from omniform.transforms.packed import PackedLinear
 
 
 def told(model: Model, blocks: int, block_size: int) -> str:
@@ -22,10 +24,13 @@ def told(model: Model, blocks: int, block_size: int) -> str:
         if isinstance(stack, LoweredLayers):
             reason = "it is in training mode" if stack.training else lowered_reason(stack)
             lines.append(f"{path}: {f'torch, layer by layer ({reason})' if reason else 'one native program'}")
-    kinds = Counter(
-        "native" if isinstance(layer, NativeLinear) else "torch's own"
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear)
-    )
+    kinds = Counter(_how(layer) for layer in model.modules() if isinstance(layer, nn.Linear | HoldsMatrix))
     lines.append("layers that multiply: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     return "\n".join(lines)
+
+
+def _how(layer: nn.Module) -> str:
+    """What a layer multiplies by."""
+    if isinstance(layer, PackedLinear):
+        return f"in {layer.kind.name} blocks"
+    return "native" if isinstance(layer, NativeLinear) else "torch's own"

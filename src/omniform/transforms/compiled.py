@@ -19,7 +19,7 @@ from omniform.blocks.operations import Place, Steps
 from omniform.native import abi, program_abi
 from omniform.native.matrix import Matrix
 from omniform.native.program_abi import Code
-from omniform.transforms.pack import Packed
+from omniform.transforms.matrices import Product
 from omniform.transforms.program import laid_out
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 MOST_STORAGES = 64
 """As many as ``native/program.cpp`` has room for."""
 
-Matrices = Callable[[nn.Linear], Packed]
+Matrices = Callable[[ops.Multiplies], Product]
 """What a layer multiplies by. Raises CannotLower where that is torch's matter."""
 
 Stacks = Callable[[nn.Module], Sequence[Matrix]]
@@ -61,7 +61,7 @@ class Compiled:
         self.memories: list[ops.Remembering] = []
         self.looks: list[ops.Rows] = []
         self.biases: list[ops.ByDistance | ops.ByPlace] = []
-        self.linears: list[tuple[nn.Linear, Packed]] = []
+        self.linears: list[tuple[ops.Multiplies, Product]] = []
         self.states: dict[int, tuple[Place, Place]] = {}
         self._kept: list[object] = []
         layout = laid_out(steps)

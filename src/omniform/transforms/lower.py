@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.lowering import CannotLower, Stack
+from omniform.blocks.operations import Multiplies
 from omniform.core.context import FirstContext, Memory, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedContext
@@ -26,8 +27,7 @@ from omniform.native import program_abi
 from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
-from omniform.transforms.matrices import forget_stacks, matrix_of, stack_of
-from omniform.transforms.pack import Packed, is_current
+from omniform.transforms.matrices import Product, forget_stacks, is_current, matrix_of, stack_of
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
@@ -208,7 +208,7 @@ class Guard:
         linears: those among them whose matrices are packed, and those, which know by themselves.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], linears: Sequence[tuple[nn.Linear, Packed]]) -> None:
+    def __init__(self, modules: Sequence[nn.Module], linears: Sequence[tuple[Multiplies, Product]]) -> None:
         every = list(dict.fromkeys(modules))
         self._settings = [m.__dict__ for m in every]
         self._tables = [table for m in every for table in (m._modules, m._parameters, m._buffers) if table]
@@ -218,7 +218,7 @@ class Guard:
         tensors = [x for m in every for table in (m._parameters, m._buffers) for x in table.values() if x is not None]
         self._tensors, self._counted = tensors, [x for x in tensors if not x.is_inference()]
         self._places, self._versions = self._places_now(), [x._version for x in self._counted]
-        packed = {id(linear.weight) for linear, _ in linears}
+        packed = {id(linear._parameters.get("weight")) for linear, _ in linears if isinstance(linear, nn.Linear)}
         self._memory = Watched([x for x in tensors if id(x) not in packed])
 
     def _places_now(self) -> list[int]:

@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from omniform.blocks.lowering import CannotLower
+from omniform.blocks.operations import Multiplies
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.pack import SMALL, Packed, packed_of
+from omniform.transforms.pack import is_current as is_packed_as
+from omniform.transforms.packed import Made, PackedLinear
+from omniform.transforms.packed import matrix_of as held_matrix_of
 from omniform.transforms.widen import slow_dtypes
 from omniform.weights.pages import is_mapped, release
 from omniform.weights.version import counted
@@ -19,13 +23,30 @@ _STACKED: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Sequence[Matrix]]]
 """Beside the stacks of experts, not in them: copies and pickles go without."""
 
 
-def matrix_of(linear: nn.Linear) -> Packed:
+Product = Packed | Made
+"""What a layer multiplies by, and adds."""
+
+
+def matrix_of(linear: Multiplies) -> Product:
     """What a layer multiplies by. Raises CannotLower where that is torch's matter."""
+    if isinstance(linear, PackedLinear):
+        held = held_matrix_of(linear)
+        if held is None:
+            raise CannotLower(linear, f"its matrix lies on {linear.packed.device}")
+        return held
+    assert isinstance(linear, nn.Linear), linear
     found = packed_of(linear)
     if found is None:
         weight = linear.weight
         raise CannotLower(linear, f"its matrix stays torch's: {weight.dtype} on {weight.device}, in memory of its own")
     return found
+
+
+def is_current(linear: Multiplies, product: Product) -> bool:
+    """Whether this is what a layer multiplies by still, as far as can be seen at once."""
+    if isinstance(linear, PackedLinear):
+        return held_matrix_of(linear) is product
+    return isinstance(linear, nn.Linear) and isinstance(product, Packed) and is_packed_as(linear, product)
 
 
 def stack_of(stack: nn.Module) -> Sequence[Matrix]:

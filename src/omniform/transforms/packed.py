@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -113,6 +114,8 @@ class PackedLinear(Packed):
         kind: the type of the matrix's blocks.
         bias: whether it has one.
     """
+
+    HOLDS_MATRIX: ClassVar[bool] = True
 
     def __init__(self, in_features: int, out_features: int, kind: BlockType, *, bias: bool) -> None:
         super().__init__(out_features, in_features, kind)
