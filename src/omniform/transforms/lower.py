@@ -28,6 +28,7 @@ from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
 from omniform.transforms.matrices import Product, forget_stacks, is_current, matrix_of, stack_of
+from omniform.transforms.pack import drop_changed
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
@@ -171,6 +172,7 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
     wrong = ""
+    drop_changed(layers)
     for last in dict.fromkeys((norm, None)):  # a final norm that is no program is called by itself
         try:
             with torch.no_grad():

@@ -11,15 +11,15 @@ from torch import nn
 from omniform.blocks.lowering import CannotLower
 from omniform.blocks.operations import Multiplies
 from omniform.native.matrix import KINDS, Matrix
-from omniform.transforms.pack import SMALL, Packed, packed_of
+from omniform.transforms.pack import SMALL, WORDS, Packed, packed_of
 from omniform.transforms.pack import is_current as is_packed_as
 from omniform.transforms.packed import Made, PackedLinear
 from omniform.transforms.packed import matrix_of as held_matrix_of
 from omniform.transforms.widen import slow_dtypes
 from omniform.weights.pages import is_mapped, release
-from omniform.weights.version import counted
+from omniform.weights.version import Memory, counted
 
-_STACKED: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Sequence[Matrix]]] = WeakKeyDictionary()
+_STACKED: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Memory, Sequence[Matrix]]] = WeakKeyDictionary()
 """Beside the stacks of experts, not in them: copies and pickles go without."""
 
 
@@ -54,14 +54,15 @@ def stack_of(stack: nn.Module) -> Sequence[Matrix]:
     weight = stack._parameters["weight"]
     assert weight is not None
     found = _STACKED.get(stack)
-    if found is None or found[0] != counted(weight):
+    if found is None or found[0] != counted(weight) or found[1].was_written():
         if type(weight) not in (nn.Parameter, torch.Tensor) or weight.device.type != "cpu" or weight.dtype not in KINDS:
             raise CannotLower(stack, f"no kernel for {weight.dtype} on {weight.device}")
         if weight.nbytes > SMALL and weight.dtype not in slow_dtypes() and not is_mapped(weight):
             raise CannotLower(stack, "its matrices are no view of a mapped file, and would be held twice")
-        found = _STACKED[stack] = counted(weight), [Matrix.pack(one) for one in weight.detach()]
+        matrices = [Matrix.pack(one) for one in weight.detach()]
+        found = _STACKED[stack] = counted(weight), Memory((weight,), WORDS), matrices
         release(weight)
-    return found[1]
+    return found[2]
 
 
 def forget_stacks(model: nn.Module) -> None:

@@ -88,7 +88,7 @@ class Packed:
     Attributes:
         matrix: the matrix.
         bias: float32, or None. Shape: [outs].
-        memory: what lies behind the parameter.
+        memory: what lies behind the parameters.
     """
 
     def __init__(self, linear: nn.Linear, precision: Precision) -> None:
@@ -100,8 +100,9 @@ class Packed:
         collapse(self.matrix.c.codes, self.matrix.nbytes)
         self._state = self._now()
         # To look at the numbers of a mapped matrix would bring its pages back.
-        self._samples = None if is_mapped(self._weight) else _Samples(self._weight)
-        self.memory = Memory((self._weight,), WORDS)
+        own = [self._weight] if self._bias is None else [self._weight, self._bias]
+        self._samples = [_Samples(given) for given in own if not is_mapped(given)]
+        self.memory = Memory(own, WORDS)
         release(self._weight)
 
     def _now(self) -> tuple[object, ...]:
@@ -118,12 +119,12 @@ class Packed:
             held.get("weight") is self._weight
             and held.get("bias") is self._bias
             and not self.has_moved()
-            and (self._samples is None or self._samples.are_as_they_were())
+            and all(samples.are_as_they_were() for samples in self._samples)
         )
 
 
 class _Samples:
-    """A few numbers of a matrix, at its beginning, in its middle and at its end."""
+    """A few numbers of a parameter, at its beginning, in its middle and at its end."""
 
     def __init__(self, weight: Tensor) -> None:
         nbytes = weight.nbytes if weight.is_contiguous() else 0
@@ -136,7 +137,7 @@ class _Samples:
         return [cast(bytes, self._bytes[place]) for place in self._places]
 
     def are_as_they_were(self) -> bool:
-        """Whether the numbers are the same. The matrix must still be where it was."""
+        """Whether the numbers are the same. The parameter must still be where it was."""
         return self._now() == self._were
 
 
