@@ -139,3 +139,29 @@ def test_a_stack_of_layers_in_blocks_is_a_program():
     engine.generate([3, 4, 5], max_new_tokens=3)
     assert lowered_reason(ours.model.layers) == "" and "model.layers: one native program" in repr(engine)
     assert "Q8_0" in repr(engine)
+
+
+@pytest.mark.skipif(library() is None, reason="there are no native kernels")
+def test_a_native_matrix_is_that_of_its_bytes_and_bias_as_they_are_now():
+    made = layer(KINDS["Q4_0"])
+    x = torch.randn(3, 512, generator=torch.Generator().manual_seed(2))
+
+    def moved(name):
+        given = getattr(made, name)
+        given.data = given.data.flip(0).contiguous()
+
+    def written(name):
+        getattr(made, name).data.copy_(getattr(made, name).data.flip(0))
+
+    for edit, name in ((moved, "bias"), (written, "bias"), (moved, "packed"), (written, "packed")):
+        before = made(x)
+        held = matrix_of(made)
+        edit(name)
+        if (edit, name) == (written, "packed"):  # which only those see who look thoroughly
+            assert matrix_of(made) is held
+            packed.forget_written(made)
+        torch.testing.assert_close(made(x), F.linear(x, made.weight, made.bias), rtol=1e-2, atol=0.5)
+        assert (made(x) - before).abs().max() > 1
+    held = matrix_of(made)
+    packed.forget_written(made)
+    assert matrix_of(made) is held

@@ -27,8 +27,7 @@ from omniform.native import program_abi
 from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
-from omniform.transforms.matrices import Product, forget_stacks, is_current, matrix_of, stack_of
-from omniform.transforms.pack import drop_changed
+from omniform.transforms.matrices import Product, forget_stacks, forget_written, is_current, matrix_of, stack_of
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
@@ -109,6 +108,7 @@ def lowered_reason(layers: nn.Module) -> str:
 def forget(model: nn.Module) -> None:
     """Have the stacks of a model make their programs anew: somebody has written to its weights."""
     forget_stacks(model)
+    forget_written(model)
     for module in model.modules():
         _HELD.pop(module, None)
 
@@ -172,7 +172,7 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
     wrong = ""
-    drop_changed(layers)
+    forget_written(layers)
     for last in dict.fromkeys((norm, None)):  # a final norm that is no program is called by itself
         try:
             with torch.no_grad():

@@ -11,9 +11,10 @@ from torch import nn
 from omniform.blocks.lowering import CannotLower
 from omniform.blocks.operations import Multiplies
 from omniform.native.matrix import KINDS, Matrix
-from omniform.transforms.pack import SMALL, WORDS, Packed, packed_of
+from omniform.transforms.pack import SMALL, WORDS, Packed, drop_changed, packed_of
 from omniform.transforms.pack import is_current as is_packed_as
 from omniform.transforms.packed import Made, PackedLinear
+from omniform.transforms.packed import forget_written as drop_held
 from omniform.transforms.packed import matrix_of as held_matrix_of
 from omniform.transforms.widen import slow_dtypes
 from omniform.weights.pages import is_mapped, release
@@ -63,6 +64,12 @@ def stack_of(stack: nn.Module) -> Sequence[Matrix]:
         found = _STACKED[stack] = counted(weight), Memory((weight,), WORDS), matrices
         release(weight)
     return found[2]
+
+
+def forget_written(model: nn.Module) -> None:
+    """Forget what layers multiply by where somebody has written to what it was made of, counted or not."""
+    drop_changed(model)
+    drop_held(model)
 
 
 def forget_stacks(model: nn.Module) -> None:

@@ -101,7 +101,7 @@ class Packed:
         self._state = self._now()
         # To look at the numbers of a mapped matrix would bring its pages back.
         own = [self._weight] if self._bias is None else [self._weight, self._bias]
-        self._samples = [_Samples(given) for given in own if not is_mapped(given)]
+        self._samples = [Samples(given) for given in own if not is_mapped(given)]
         self.memory = Memory(own, WORDS)
         release(self._weight)
 
@@ -123,7 +123,7 @@ class Packed:
         )
 
 
-class _Samples:
+class Samples:
     """A few numbers of a parameter, at its beginning, in its middle and at its end."""
 
     def __init__(self, weight: Tensor) -> None:

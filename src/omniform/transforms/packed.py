@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from omniform.blocks.embeddings import RoundedScaledEmbedding, ScaledEmbedding
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
-from omniform.transforms.pack import is_watched
+from omniform.transforms.pack import WORDS, Samples, is_watched
 from omniform.weights.gguf.codes import codes_of
 from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import BlockType
 from omniform.weights.keymap import KeyMap
 from omniform.weights.links import Groups, Link, Rows, Share, Transposed
-from omniform.weights.pages import collapse, release
+from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
+from omniform.weights.version import Memory, counted
 
 PACKABLE = (nn.Linear, nn.Embedding, ScaledEmbedding, RoundedScaledEmbedding)
 """Layers that have a packed form; one of another class has a forward of its own."""
@@ -71,12 +72,16 @@ class Made:
     Attributes:
         matrix: the matrix.
         bias: float32, or None. Shape: [outs].
-        state: what it was made of: the bytes and the bias, and how often each was written to.
+        state: what it was made of: the bytes and the bias, where they lie and how often each was written to.
+        memory: what lies behind them.
+        samples: a few numbers of the bias.
     """
 
     matrix: Matrix
     bias: Tensor | None
     state: tuple[object, ...]
+    memory: Memory
+    samples: Samples | None
 
 
 _MADE: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
@@ -86,9 +91,9 @@ _MADE: WeakKeyDictionary[nn.Module, Made] = WeakKeyDictionary()
 def matrix_of(layer: PackedLinear) -> Made | None:
     """A layer's native matrix, made where there is none yet; None where there are no kernels, or it lies elsewhere."""
     packed, bias = layer.packed, layer.bias
-    state = (id(packed), packed._version, *(() if bias is None else (id(bias), bias._version)))
+    state = _state(layer)
     found = _MADE.get(layer)
-    if found is not None and found.state == state:
+    if found is not None and found.state == state and (found.samples is None or found.samples.are_as_they_were()):
         return found
     if library() is None or packed.device.type != "cpu":
         return None
@@ -100,9 +105,24 @@ def matrix_of(layer: PackedLinear) -> Made | None:
         plain = None if bias is None else bias.detach().float().clone()
     del made
     collapse(matrix.c.codes, matrix.nbytes)
+    memory = Memory((packed,) if bias is None else (packed, bias), WORDS)
     release(packed)
-    found = _MADE[layer] = Made(matrix, plain, state)
+    samples = None if bias is None or is_mapped(bias) else Samples(bias)
+    found = _MADE[layer] = Made(matrix, plain, state, memory, samples)
     return found
+
+
+def _state(layer: PackedLinear) -> tuple[object, ...]:
+    return tuple((id(given), counted(given)) for given in (layer.packed, layer.bias) if given is not None)
+
+
+def forget_written(model: nn.Module) -> None:
+    """Forget the matrices of layers to whose bytes or bias somebody has written since, counted or not."""
+    for layer in model.modules():
+        made = _MADE.get(layer)
+        # What has moved may be nobody's memory by now.
+        if made is not None and (made.state != _state(cast(PackedLinear, layer)) or made.memory.was_written()):
+            del _MADE[layer]
 
 
 class PackedLinear(Packed):
