@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import math
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 LIB = Path(__file__).resolve().parent / "lib"
@@ -85,18 +87,42 @@ def available_threads() -> int:
     return count if quota is None else max(1, min(count, quota))
 
 
-def _quota() -> int | None:
-    """Whole processors that the control group may use, rounded up; None where nothing bounds it."""
+def _quota(root: Path = Path("/")) -> int | None:
+    """Whole processors that this process's control groups may use, rounded up; None where nothing bounds it.
+
+    A group may use what it is given and what each group above it is given. Inside a container, where the names of
+    groups may be those of the host, the groups that are not there are passed over.
+    """
+    shares = [share for group in _groups(root) if (share := _share(group)) is not None]
+    return None if not shares else max(1, math.ceil(min(shares)))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of the control groups that bound this process's time, and of all above them; see cgroups(7)."""
+    mounted = root / "sys/fs/cgroup"
     try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            limit = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
-            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = ["0::/", "0:cpu:/"]
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in name.split("/") if part not in ("", "..")]
+        for mount in ("", "unified") if not controllers else ("cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            for depth in range(len(parts), -1, -1):
+                yield mounted.joinpath(mount, *parts[:depth])
+
+
+def _share(group: Path) -> float | None:
+    """Processors that one group is given; None where it says nothing, or what is no number."""
     try:
+        if (group / "cpu.max").is_file():
+            limit, period = (group / "cpu.max").read_text().split()
+        else:
+            limit, period = ((group / f"cpu.cfs_{each}_us").read_text() for each in ("quota", "period"))
         share = int(limit) / int(period)
-    except (ValueError, ZeroDivisionError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
-    return None if share <= 0 else max(1, int(-(-share // 1)))
+    return share if share > 0 else None

@@ -1,6 +1,8 @@
 // Every kernel, at every remainder. Numbers are compared with float64 roughly (the Python tests do it closely); what
 // matters here is that no byte beyond the buffers is touched.
+#include "attention_cases.hpp"
 #include "driver.hpp"
+#include "integer_cases.hpp"
 
 #if defined(__AVX512BF16__)
 #define OF_ROUGH 1
@@ -117,6 +119,10 @@ void numbers_one_by_one() {
 const Case CASES[] = {
     {"matrices of floats", matrices_of_floats},
     {"a matrix of an unknown kind", a_matrix_of_an_unknown_kind},
+    {"matrices of integers", matrices_of_integers},
+    {"integers made of floats", integers_made_of_floats},
+    {"attention over pages", attention_over_pages},
+    {"a program with experts", a_program_with_experts},
     {"norms", norms},
     {"positions", positions},
     {"numbers one by one", numbers_one_by_one},
