@@ -50,11 +50,13 @@ OF_INLINE void turn(const char* const* rows, int64_t skip, I32 out[WORDS]) {
 #else
 
 OF_INLINE void turn(const char* const* rows, int64_t skip, I32 out[WORDS]) {
+    int32_t columns[WORDS][LANES];
     for (int r = 0; r < LANES; ++r) {
         int32_t words[WORDS];
         std::memcpy(words, rows[r] + skip, sizeof words);
-        for (int w = 0; w < WORDS; ++w) out[w].v[r] = words[w];
+        for (int w = 0; w < WORDS; ++w) columns[w][r] = words[w];
     }
+    for (int w = 0; w < WORDS; ++w) out[w] = load_ints(columns[w]);
 }
 
 #endif
