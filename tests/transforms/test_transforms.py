@@ -84,7 +84,7 @@ def with_transforms(monkeypatch):
 
     def use(*transforms):
         real = checkpoint.Loading
-        monkeypatch.setattr(checkpoint, "Loading", lambda **how: real(**how, transforms=transforms))
+        monkeypatch.setattr(checkpoint, "Loading", lambda **how: real(**{**how, "transforms": transforms}))
 
     return use
 
