@@ -121,6 +121,8 @@ def able(
     Args:
         rule: what the mask says; None where the call brings a mask of its own.
     """
+    if backend == "sdpa" or backend == "eager":
+        return None
     kernel = kernel_of(backend)
     if kernel is None:
         return None

@@ -68,10 +68,11 @@ class Seen:
         return allowed if self.padding is None else allowed & self.padding[:, None, None, :]
 
 
+@dataclass(frozen=True, slots=True)
 class Mask:
     """A resolved rule.
 
-    Args:
+    Attributes:
         allowed: Shape: [B or 1, H or 1, T, S], True where attention is allowed; None allows everything (or, with
             ``causal``, what the kernel's own causal flag allows; or what ``seen`` says). A query that may see nothing
             (padding, before or beyond what it could look at) gets zeros from ``sdpa`` and the mean of all values from
@@ -80,27 +81,10 @@ class Mask:
         seen: the same in words, where they suffice.
     """
 
-    __slots__ = ("_allowed", "_made", "causal", "seen")
-
-    def __init__(self, allowed: Tensor | None = None, causal: bool = False, seen: Seen | None = None) -> None:
-        self._allowed = allowed
-        self._made: dict[Hashable, object] = {}
-        self.causal = causal
-        self.seen = seen
-
-    @property
-    def allowed(self) -> Tensor | None:
-        """What is allowed, made when it is first asked for; see the class."""
-        if self._allowed is None and self.seen is not None:
-            self._allowed = self.seen.allowed()
-        return self._allowed
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return (self.causal, self.seen) == (other.causal, other.seen) and self._allowed is other._allowed
-
-    __hash__ = None  # type: ignore[assignment]
+    allowed: Tensor | None = None
+    causal: bool = False
+    seen: Seen | None = None
+    _made: dict[Hashable, object] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What a kernel makes of the mask, once for all layers; a mask of a step's own, not :data:`EVERYTHING`."""
@@ -116,6 +100,28 @@ class Mask:
 
 
 EVERYTHING = Mask()
+
+
+class Worded(Mask):
+    """A rule in words, for kernels that are asked for by name; the mask is made when somebody asks for it after all."""
+
+    __slots__ = ()
+
+    def __init__(self, seen: Seen) -> None:
+        made: dict[Hashable, object] = {}
+        for name, value in {"causal": False, "seen": seen, "_made": made}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """See :class:`Mask`."""
+        assert self.seen is not None
+        return self.once("allowed", self.seen.allowed)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Worded) and self.seen == other.seen
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def counted(number: int) -> Hashable:
@@ -251,8 +257,10 @@ class StepContext:
         if self.memory is None or self.memory.padding is None:
             return EVERYTHING
         padding = self.memory.padding
-        seen = Seen(Full(), 0, queries, padding, padding.device)
-        return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :], seen=seen))
+        if self.backend not in ("sdpa", "eager"):
+            seen = Seen(Full(), 0, queries, padding, padding.device)
+            return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :], seen=seen))
+        return self.once(("memory", counted(queries)), lambda: Mask(padding[:, None, None, :]))
 
     def last_layer(self) -> StepContext:
         """The context of a stack's last layer, which need not compute what nobody asks for."""
@@ -293,7 +301,8 @@ class StepContext:
                 return EVERYTHING
             if self.padding is None and isinstance(rule, Causal) and self.past == 0:
                 return Mask(causal=True)
-            return Mask(seen=Seen(rule, self.past, queries, self.padding, device))
+            if self.backend not in ("sdpa", "eager"):
+                return Worded(Seen(rule, self.past, queries, self.padding, device))
         if self.allowed is not None:
             return Mask(self.allowed if self.padding is None else self.allowed & self.padding[:, None, None, :])
         allowed = self._by_rule(rule, queries, device)
