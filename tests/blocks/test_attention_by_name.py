@@ -88,9 +88,9 @@ def inputs(new, keys, heads, groups, width, values, seed=0, dtype=torch.float32)
     return q, *(torch.randn(2, groups, keys, n, generator=g).to(dtype) for n in (width, values))
 
 
-def of_step(name):
+def of_step(name, backend):
     rule, how = STEPS[name]
-    ctx = context(**how)
+    ctx = context(backend=backend, **how)
     new = ctx.positions.shape[-1]
     mask = ctx.mask(rule, new, CPU)
     keys = ctx.past + new
@@ -133,7 +133,7 @@ def alone(monkeypatch):
     [*((step, "all") for step in STEPS), *((s, e) for s in ("causal", "padded window") for e in EXTRAS)],
 )
 def test_flex_equals_the_formula(step, extra, alone, caplog):
-    mask, allowed, new, keys = of_step(step)
+    mask, allowed, new, keys = of_step(step, "flex_attention")
     number = list(STEPS).index(step)
     heads, groups, width, values = SHAPES[number % len(SHAPES)]
     q, k, v = inputs(new, keys, heads, groups, width, values, seed=number)
@@ -149,7 +149,7 @@ def test_flex_equals_the_formula(step, extra, alone, caplog):
 
 @torch.no_grad()
 def test_flex_in_bfloat16(alone):
-    mask, _, new, keys = of_step("padded")
+    mask, _, new, keys = of_step("padded", "flex_attention")
     q, k, v = inputs(new, keys, 4, 2, 16, 16, dtype=torch.bfloat16)
     found = attend_padded(q, k, v, mask, scores=Scores(0.25), backend="flex_attention", sinks=torch.randn(4))
     assert found.dtype == torch.bfloat16
@@ -157,7 +157,8 @@ def test_flex_in_bfloat16(alone):
 
 @torch.no_grad()
 def test_flex_looks_across(alone):
-    ctx = context(memory=Memory(torch.zeros(2, 9, 4), torch.arange(9) < torch.tensor([[9], [4]])))
+    memory = Memory(torch.zeros(2, 9, 4), torch.arange(9) < torch.tensor([[9], [4]]))
+    ctx = context(backend="flex_attention", memory=memory)
     q, k, v = inputs(7, 9, 4, 4, 16, 16)
     found = attend_padded(q, k, v, ctx.memory_mask(7), scores=Scores(0.25), backend="flex_attention")
     allowed = (torch.arange(9) < torch.tensor([[9], [4]]))[:, None, None]
@@ -170,7 +171,7 @@ def test_a_mask_is_made_for_flex_once_per_step(monkeypatch):
     made = []
     real = flex.create_block_mask
     monkeypatch.setattr(flex, "create_block_mask", lambda *args, **how: made.append(args) or real(*args, **how))
-    ctx = context(padding=PADDING)
+    ctx = context(backend="flex_attention", padding=PADDING)
     q, k, v = inputs(7, 12, 2, 2, 8, 8)
     with torch.no_grad():
         for _ in range(3):
@@ -243,7 +244,7 @@ def test_flex_of_rows_that_lie_in_order(alone):
 @pytest.mark.parametrize(("how", "words"), [("gradients", "gradients on CUDA"), ("dropout", "drops no")])
 def test_what_flex_cannot_do_is_done_and_said_once(packed_rows, how, words, caplog):
     dropout = 0.5 if how == "dropout" else 0.0
-    mask, allowed, new, keys = of_step("later")
+    mask, allowed, new, keys = of_step("later", "flex_attention")
     for _ in range(2):
         if packed_rows:
             rows, segments, tables, tokens = step_of_rows(Causal())
@@ -264,10 +265,10 @@ def test_what_flex_cannot_do_is_done_and_said_once(packed_rows, how, words, capl
 
 
 def test_weights_are_shown_whatever_computes():
-    mask, allowed, new, keys = of_step("padded from the start")
-    q, k, v = inputs(new, keys, 4, 2, 8, 8)
     with torch.no_grad():
         for backend in kernels.BACKENDS[:4]:
+            mask, allowed, new, keys = of_step("padded from the start", backend)
+            q, k, v = inputs(new, keys, 4, 2, 8, 8)
             shown = []
             found = attend_padded(q, k, v, mask, scores=Scores(0.4), backend=backend, weights=shown)
             assert shown[0].shape == (2, 4, 12, 12)
@@ -279,7 +280,7 @@ def test_weights_are_shown_whatever_computes():
 
 
 def test_native_is_sdpa_where_there_is_no_kernel():
-    mask, _, new, keys = of_step("padded")
+    mask, _, new, keys = of_step("padded", "native")
     q, k, v = inputs(new, keys, 4, 2, 8, 8)
     how = {"scores": Scores(0.4)}
     assert torch.equal(
@@ -414,7 +415,7 @@ BY_FLASH = {
 @pytest.mark.parametrize("backend", FLASH)
 @pytest.mark.parametrize("cap", [None, 0.7])
 def test_flash_equals_the_formula(step, backend, cap, packages, caplog):
-    mask, allowed, new, keys = of_step(step)
+    mask, allowed, new, keys = of_step(step, backend)
     number = list(STEPS).index(step)
     q, k, v = inputs(new, keys, *SHAPES[number % len(SHAPES)], seed=number, dtype=torch.bfloat16)
     found = attend_padded(q, k, v, mask, scores=Scores(0.4, cap), backend=backend)
@@ -444,7 +445,7 @@ def test_flash_equals_the_formula_of_packed_rows(rule, backend, packages):
 @torch.no_grad()
 @pytest.mark.parametrize("backend", FLASH)
 def test_sinks_only_where_the_package_has_them(backend, packages):
-    mask, allowed, new, keys = of_step("window")
+    mask, allowed, new, keys = of_step("window", backend)
     q, k, v = inputs(new, keys, 4, 2, 16, 16, dtype=torch.bfloat16)
     sinks = torch.randn(4)
     found = attend_padded(q, k, v, mask, scores=Scores(0.4), backend=backend, sinks=sinks)
@@ -453,7 +454,7 @@ def test_sinks_only_where_the_package_has_them(backend, packages):
 
 
 def test_gradients_go_around_padding(packages):
-    mask, allowed, new, keys = of_step("padded from the start")
+    mask, allowed, new, keys = of_step("padded from the start", "flash_attention_2")
     q, k, v = (x.requires_grad_() for x in inputs(new, keys, 4, 2, 16, 16, dtype=torch.bfloat16))
     real = PADDING[..., None, None]
     made = attend_padded(q, k, v, mask, scores=Scores(0.4), backend="flash_attention_2")
@@ -483,7 +484,7 @@ def test_what_flash_cannot_do_is_done_and_said_once(changes, words, packed_rows,
         monkeypatch.setattr(flash, "DEVICES", frozenset({"cuda"}))
     width, dtype = changes.get("width", 16), changes.get("dtype", torch.bfloat16)
     how = {"backend": changes.get("backend", "flash_attention_2"), "dropout": changes.get("dropout", 0.0)}
-    mask, _, new, keys = of_step("later")
+    mask, _, new, keys = of_step("later", how["backend"])
     rows, _, _, tokens = step_of_rows(Causal())
     for _ in range(2):
         if packed_rows:
@@ -499,7 +500,7 @@ def test_what_flash_cannot_do_is_done_and_said_once(changes, words, packed_rows,
 
 
 def test_dropout_is_handed_on_where_the_package_knows_of_it(packages):
-    mask, _, new, keys = of_step("later")
+    mask, _, new, keys = of_step("later", "flash_attention_2")
     q, k, v = inputs(new, keys, 2, 2, 16, 16, dtype=torch.bfloat16)
     attend_padded(q, k, v, mask, scores=Scores(0.1), backend="flash_attention_2", dropout=0.25)
     assert packages[0][-1] == 0.25
@@ -508,7 +509,7 @@ def test_dropout_is_handed_on_where_the_package_knows_of_it(packages):
 @torch.no_grad()
 def test_an_old_release_bounds_no_scores(packages, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", package("flash_attn", packages, softcap=False))
-    mask, allowed, new, keys = of_step("later")
+    mask, allowed, new, keys = of_step("later", "flash_attention_2")
     q, k, v = inputs(new, keys, 4, 2, 16, 16, dtype=torch.bfloat16)
     found = attend_padded(q, k, v, mask, scores=Scores(0.4, 0.7), backend="flash_attention_2")
     assert (found - formula(q, k, v, allowed, Scores(0.4, 0.7))).abs().max() < 0.03 and not packages
