@@ -109,9 +109,11 @@ class TextDecoder(TextStack, LanguageModel):
         states, mask = given.get("encoder_hidden_states"), given.get("encoder_attention_mask")
         memory = memory_from(states, mask, dim=self.memory_width, readable=self.reads_memory)
         asked = given.get("output_router_logits")
-        ctx.taps.wants_routers = bool(self.routes_unasked if asked is None else asked)
+        routes = self.routes_unasked if asked is None else asked
+        if routes:  # not an assignment of False: a model that is written down has no taps
+            ctx.taps.wants_routers = True
         out = self.outputs(embeds, ctx if memory is None else ctx.with_(memory=memory), input_ids)
-        if ctx.taps.wants_routers:
+        if routes:
             out.router_logits = tuple(ctx.taps.routers) or None
         return out
 

@@ -45,7 +45,7 @@ Pair = tuple[Value, Node]
 STANDARD = ("itertools", "functools", "operator")
 """Modules of Python's own whose functions files import."""
 
-PLAIN = {"wants_hidden": False, "wants_attentions": False}
+PLAIN = {"wants_hidden": False, "wants_attentions": False, "wants_routers": False, "wants_something": False}
 """What nobody asks to see."""
 
 
