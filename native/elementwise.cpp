@@ -107,18 +107,6 @@ void normalise_group(const Norm& norm, const float* x, float* y, int64_t group) 
 
 // ---------------------------------------------------------------- rotary positions
 
-#if OF_AVX512
-OF_INLINE F32 neighbours_swapped(F32 x) { return {_mm512_permute_ps(x.v, 0xb1)}; }
-#elif OF_AVX2
-OF_INLINE F32 neighbours_swapped(F32 x) { return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)}; }
-#else
-OF_INLINE F32 neighbours_swapped(F32 x) {
-    F32 r;
-    for (int i = 0; i < LANES; ++i) r.v[i] = x.v[i ^ 1];
-    return r;
-}
-#endif
-
 OF_INLINE F32 turned(F32 x, F32 partner, F32 cos, F32 sin) { return fma(partner, sin, x * cos); }
 
 void rotate_head(const Rotary& rotary, const float* x, float* y, const float* cos, const float* sin) {

@@ -142,6 +142,8 @@ OF_INLINE F32 load_e4m3(const uint8_t* p) {
     __m256 scale = _mm256_set1_ps(256.0f);
     return {_mm256_mul_ps(x.a, scale), _mm256_mul_ps(x.b, scale)};
 }
+// Each lane with its neighbour: 0 and 1, 2 and 3, and so on.
+OF_INLINE F32 neighbours_swapped(F32 x) { return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)}; }
 OF_INLINE float sum(F32 x) {
     __m256 h = _mm256_add_ps(x.a, x.b);
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

@@ -98,6 +98,8 @@ OF_INLINE Halves load_halves(const void* p) { return {_mm512_loadu_si512(p)}; }
 OF_INLINE Halves all_halves(int32_t pair) { return {_mm512_set1_epi32(pair)}; }
 OF_INLINE F32 dots(Halves a, Halves b, F32 c) { return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)}; }
 #endif
+// Each lane with its neighbour: 0 and 1, 2 and 3, and so on.
+OF_INLINE F32 neighbours_swapped(F32 x) { return {_mm512_permute_ps(x.v, 0xb1)}; }
 OF_INLINE float sum(F32 a) {
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

@@ -165,6 +165,8 @@ OF_INLINE Halves load_halves(const void* p) {
 OF_INLINE Halves all_halves(int32_t pair) { OF_FOUR(Halves, vreinterpretq_bf16_s32(vdupq_n_s32(pair))); }
 OF_INLINE F32 dots(Halves a, Halves b, F32 c) { OF_FOUR(F32, vbfdotq_f32(c.v[i], a.v[i], b.v[i])); }
 #endif
+// Each lane with its neighbour: 0 and 1, 2 and 3, and so on.
+OF_INLINE F32 neighbours_swapped(F32 x) { OF_FOUR(F32, vrev64q_f32(x.v[i])); }
 OF_INLINE float sum(F32 a) {
     const float32x4_t q = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
     const float32x2_t h = vadd_f32(vget_low_f32(q), vget_high_f32(q));

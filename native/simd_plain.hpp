@@ -81,6 +81,8 @@ OF_INLINE F32 load_e5m2(const uint8_t* p) { OF_EACH(F32, from_f16(uint16_t(p[i] 
 OF_INLINE F32 load_e4m3(const uint8_t* p) {
     OF_EACH(F32, (p[i] & 127) == 127 ? NAN : 256.0f * from_f16(uint16_t((p[i] & 128) << 8 | (p[i] & 127) << 7)));
 }
+// Each lane with its neighbour: 0 and 1, 2 and 3, and so on.
+OF_INLINE F32 neighbours_swapped(F32 x) { OF_EACH(F32, x.v[i ^ 1]); }
 OF_INLINE float sum(F32 a) {
     float h[8], q[4];
     for (int i = 0; i < 8; ++i) h[i] = a.v[i] + a.v[i + 8];

@@ -153,7 +153,7 @@ def backend_named(name: object) -> Backend:
     if name is None:
         return "sdpa"
     plain = name.removeprefix(PAGED) if isinstance(name, str) else name
-    if plain not in BACKENDS:
+    if not isinstance(plain, str) or plain not in BACKENDS:
         remedy = nearest(plain, BACKENDS) if isinstance(plain, str) else None
         if isinstance(plain, str) and "/" in plain:
             remedy = "Kernels are not fetched from the Hub; install a package and use its name."
