@@ -408,8 +408,8 @@ def load_into(model: Model, source: Source, name: str = "default") -> None:
 def _weights(source: Source) -> dict[str, Tensor]:
     found = source.find(WEIGHTS)
     if found is not None:
-        return WeightFiles({found: read_header(found)}).tensors()
+        return dict(WeightFiles({found: read_header(found)}).tensors())
     found = source.find(PICKLE)
     if found is not None:
-        return WeightFiles({}, (found,)).tensors()
+        return dict(WeightFiles({}, (found,)).tensors())
     raise source.lacks("there are no weights of an adapter", expected=f"{WEIGHTS} or {PICKLE}")
