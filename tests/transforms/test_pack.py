@@ -115,6 +115,17 @@ def test_gradients_are_torchs_own():
     assert not packed_layers(ours)
 
 
+def test_derivatives_carried_forward_are_torchs_own():
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 64)
+    x, along = torch.randn(2, 3, 128)
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        expected = torch.autograd.forward_ad.unpack_dual(linear(torch.autograd.forward_ad.make_dual(x, along))).tangent
+        pack(linear)
+        found = torch.autograd.forward_ad.unpack_dual(linear(torch.autograd.forward_ad.make_dual(x, along))).tangent
+    assert torch.equal(found, expected)
+
+
 def test_hooks_are_called():
     ours = model()
     pack(ours)

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 from omniform.blocks.lowering import CannotLower, Stack
@@ -28,6 +27,7 @@ from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
 from omniform.transforms.matrices import Product, forget_stacks, forget_written, is_current, matrix_of, stack_of
+from omniform.transforms.pack import is_watched
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.step_inputs import NoRanges
@@ -269,6 +269,7 @@ def _suits(layers: nn.ModuleList, x: Tensor, ctx: StepContext) -> bool:
         and x.dim() == 3
         and x.numel() > 0
         and not is_watched()
+        and not _is_hooked()
     )
 
 
@@ -276,14 +277,6 @@ BACKENDS = frozenset({"sdpa", "native"})
 """Ways of attention that leave it to the machine which kernel computes."""
 
 
-def is_watched() -> bool:
-    """Whether operations are recorded, counted, transformed or hooked now, so that only torch's own will do."""
-    return (
-        is_traced()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or bool(torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks)
-    )
+def _is_hooked() -> bool:
+    """Whether somebody hooked into every module there is."""
+    return bool(torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks)

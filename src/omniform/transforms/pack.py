@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from omniform.blocks.joint import JointLinear
 from omniform.blocks.moe import Routes
@@ -188,6 +189,7 @@ def is_watched() -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0  # derivatives are carried beside the values, without gradients too
     )
 
 

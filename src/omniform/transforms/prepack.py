@@ -12,7 +12,6 @@ them.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import cast
 
@@ -21,15 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import Joins, JointLinear
+from omniform.transforms.pack import LEAST, WORDS, Samples
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted, were_written
-
-LEAST = 64
-"""Matrices of fewer rows or columns are left alone: there is nothing to win."""
-
-WORDS = 2**9
-"""Words of eight bytes that are looked at in every matrix whose memory is no file's."""
 
 
 class Prepacked:
@@ -62,7 +56,7 @@ class Prepacked:
             collapse(torch.ops.mkldnn.data_ptr(self._matrix), torch.ops.mkldnn._nbytes(self._matrix))
         self._state = self._now()
         # To look at the numbers of a mapped matrix would bring its pages back.
-        self._samples = [_Samples(weight) for weight in self._weights if not is_mapped(weight)]
+        self._samples = [Samples(weight) for weight in self._weights if not is_mapped(weight)]
         self.memory = Memory(self._weights, WORDS)
         self._release()
 
@@ -103,24 +97,6 @@ class Scratch:
         if self.memory.numel() < rows * width:
             self.memory = torch.empty(rows * width, dtype=torch.bfloat16, device="cpu")
         return torch.cat(list(weights), out=self.memory[: rows * width].view(rows, width))
-
-
-class _Samples:
-    """A few numbers of a matrix, at its beginning, in its middle and at its end."""
-
-    def __init__(self, weight: Tensor) -> None:
-        nbytes = weight.nbytes if weight.is_contiguous() else 0
-        # Neighbours: to read them takes less than a microsecond.
-        self._bytes = (ctypes.c_char * nbytes).from_address(weight.data_ptr())
-        self._places = [slice(at, at + 64) for at in (0, nbytes // 2, max(0, nbytes - 64))]
-        self._were = self._now()
-
-    def _now(self) -> list[bytes]:
-        return [cast(bytes, self._bytes[place]) for place in self._places]
-
-    def are_as_they_were(self) -> bool:
-        """Whether the numbers are the same. The matrix must still be where it was."""
-        return self._now() == self._were
 
 
 class PrepackedLinear(JointLinear):
