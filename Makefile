@@ -21,7 +21,7 @@ demo: .venv/.run
 	@echo
 	@echo 'Try next: .venv/bin/omniform run --image examples/pictures/scene.png --text "How many circles are there?"'
 
-## test: set up, then all checks and all tests
+## test: set up, then all checks and all tests (of wide tables one case in several: tests/thinning.py)
 test: check
 	$(BIN)/python -m pytest -n $(JOBS)
 
@@ -57,9 +57,10 @@ real: .venv/.test
 	$(BIN)/python tests/real/real_files.py
 	$(BIN)/python -m pytest -rs -s tests/real
 
-## exhaustive: what takes an hour: every variant of every family, ejected
+## exhaustive: what takes hours: every case of the suite, since a path that is named runs whole (tests/thinning.py);
+## every variant of every family, ejected
 exhaustive: .venv/.test
-	$(BIN)/python -m pytest -n $(JOBS) tests/exhaustive
+	$(BIN)/python -m pytest -n $(JOBS) tests tests/exhaustive
 
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[bench]'

@@ -14,8 +14,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
-# The fixture `hub`: a Hub on this machine (tests/loopback). It needs the path above.
+# The fixture `hub`: a Hub on this machine (tests/loopback). These need the path above.
+import thinning
 from loopback.fixtures import hub as hub
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(thinning)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,141 @@
+"""Which cases of wide tables a run of the whole suite leaves out.
+
+Many checks times many families is more than a quarter of an hour holds. Where one check is tried on hundreds of
+families, and the code that it is about is shared by all of them, a run of the whole suite tries one case in N: every
+check on some families, every family by some checks, the principal families by all. `make exhaustive` runs all, and so
+does any run that names a path: `pytest tests/citizens`, `pytest tests/parity/test_bert.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pytest
+
+ONE_IN: dict[str, int] = {}
+"""Of what one case in how many is tried: a folder, a file or a function (`file.py::test_name`), seen from tests/. What
+is named most closely decides; 1 keeps all.
+
+What alone guards a family (that its heads give the reference's numbers, its key table, its config, saved and loaded
+again) does not belong here."""
+
+PRINCIPAL = frozenset({"llama", "bert", "t5", "whisper", "llava", "vit"})
+"""One family of each kind, of which all cases are tried: by the name of the file, or by a word of the case."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a test.
+
+    Attributes:
+        file: the file's path, seen from tests/.
+        check: the function, after its class if it has one.
+        id: what stands in brackets, or None for a function without cases.
+    """
+
+    file: str
+    check: str
+    id: str | None
+
+
+def left_out(cases: Sequence[Case], one_in: Mapping[str, int] = ONE_IN) -> set[int]:
+    """Which cases are not tried, as places in the list.
+
+    The cases of a file are a table with a column for each check and a row for each id; what is kept are diagonals of
+    it: one id in N of every check, one check in N of every id.
+
+    Args:
+        cases: all cases of a run, in order.
+        one_in: as ``ONE_IN``.
+    """
+    ids, checks = defaultdict(set), defaultdict(dict)
+    for case in cases:
+        checks[case.file].setdefault(case.check, len(checks[case.file]))
+        ids[case.file].add(case.id or "")
+    rows = {file: {name: row for row, name in enumerate(sorted(found))} for file, found in ids.items()}
+
+    kept: dict[tuple[str, str], int] = defaultdict(int)
+    out: list[int] = []
+    for place, case in enumerate(cases):
+        n = thinned(case, one_in)
+        turn = rows[case.file][case.id or ""] + checks[case.file][case.check]
+        if case.id is None or n == 1 or turn % n == 0 or principal(case):
+            kept[case.file, case.check] += 1
+        else:
+            out.append(place)
+    # A check of so few cases that no diagonal meets it keeps its first.
+    first = {(cases[place].file, cases[place].check): place for place in reversed(out)}
+    return {*out} - {place for check, place in first.items() if not kept[check]}
+
+
+def thinned(case: Case, one_in: Mapping[str, int] = ONE_IN) -> int:
+    """One in how many of the cases of this one's kind is tried."""
+    names = (f"{case.file}::{case.check}", case.file, *map(str, PurePosixPath(case.file).parents))
+    return next((one_in[name] for name in names if name in one_in), 1)
+
+
+def principal(case: Case) -> bool:
+    """Whether a case is about a family of which all is tried."""
+    name = PurePosixPath(case.file).stem.removeprefix("test_")
+    return not PRINCIPAL.isdisjoint((name, *_words(case.id or "")))
+
+
+def _words(text: str) -> Iterable[str]:
+    return re.findall(r"\w+", text)
+
+
+# What follows are pytest's hooks; conftest.py registers this module.
+
+_THIN, _OUT = pytest.StashKey[bool](), pytest.StashKey[tuple[int, int]]()
+"""Whether a run leaves cases out; how many, of how many."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    told = getattr(config, "workerinput", None)  # what the process says that started this one
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    config.stash[_THIN] = told["thin"] if told else not named
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:  # type: ignore[no-untyped-def]  # a worker of xdist, before it starts
+    node.workerinput["thin"] = node.config.stash[_THIN]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.stash[_THIN]:
+        return
+    out = left_out([case_of(item) for item in items])
+    config.stash[_OUT] = len(out), len(items)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left out"] = config.stash[_OUT]
+    if out:
+        config.hook.pytest_deselected(items=[items[place] for place in sorted(out)])
+        items[:] = [item for place, item in enumerate(items) if place not in out]
+
+
+def case_of(item: pytest.Item) -> Case:
+    """A test as a row and a column of its file's table."""
+    file, _, check = item.nodeid.partition("::")
+    held = getattr(item, "callspec", None)
+    name = check.removesuffix(f"[{held.id}]") if held else check
+    return Case(file.removeprefix("tests/"), name, held.id if held else None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error: object) -> None:  # type: ignore[no-untyped-def]  # a worker of xdist that ended
+    found = getattr(node, "workeroutput", {}).get("left out")
+    if found:
+        node.config.stash[_OUT] = tuple(found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    out, every = config.stash.get(_OUT, (0, 0))
+    if out:
+        terminalreporter.write_line(
+            f"{out:,} of {every:,} cases were left out (tests/thinning.py); `make exhaustive` runs all"
+        )
