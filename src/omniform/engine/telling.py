@@ -9,7 +9,7 @@ from torch import nn
 from omniform.architectures.model import Model
 from omniform.blocks.lowering import HoldsMatrix
 from omniform.native.library import library, why_not
-from omniform.transforms.lower import LoweredLayers, lowered_reason
+from omniform.transforms.lower import LoweredLayers, computed_by
 from omniform.transforms.pack import NativeLinear
 from omniform.transforms.packed import PackedLinear
 
@@ -22,8 +22,8 @@ def told(model: Model, blocks: int, block_size: int) -> str:
     lines.append(f"native kernels: {why_not() if by is None else by.variant}")
     for path, stack in model.named_modules():
         if isinstance(stack, LoweredLayers):
-            reason = "it is in training mode" if stack.training else lowered_reason(stack)
-            lines.append(f"{path}: {f'torch, layer by layer ({reason})' if reason else 'one native program'}")
+            by_torch = "torch, layer by layer (it is in training mode)"
+            lines.append(f"{path}: {by_torch if stack.training else computed_by(stack)}")
     kinds = Counter(_how(layer) for layer in model.modules() if isinstance(layer, nn.Linear | HoldsMatrix))
     lines.append("layers that multiply: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.native.library import library, why_not
+from omniform.transforms.cut import cut, told
 from omniform.transforms.pack import LEAST, SMALL, Integers, Quantize
 from omniform.transforms.packed import PackedLinear
 from omniform.transforms.program import lowered
@@ -191,12 +192,14 @@ def _stack(stack: nn.ModuleList, width: int) -> tuple[str, str]:
     by = library()
     if by is None:
         return "torch, layer by layer", why_not()
+    memory = any(layer.READS_MEMORY for layer in stack if isinstance(layer, Layer))
     try:
-        steps = lowered(
-            stack, width, None, memory=any(layer.READS_MEMORY for layer in stack if isinstance(layer, Layer))
-        )
+        steps = lowered(stack, width, None, memory=memory)
     except CannotLower as error:
-        return "torch, layer by layer", str(error)
+        runs = cut([*stack], width, memory=memory)
+        if all(run.why for run in runs):
+            return "torch, layer by layer", str(error)
+        return f"native programs of some layers ({by.variant})", told(runs)
     return (
         f"one native program of {len(steps.operations)} operations ({by.variant})",
         "every block knows how it is lowered",

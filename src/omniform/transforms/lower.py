@@ -23,9 +23,10 @@ from omniform.core.context import FirstContext, Memory, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedContext
 from omniform.native import program_abi
-from omniform.native.library import library, why_not
+from omniform.native.library import Library, library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
+from omniform.transforms.cut import Run, cut, told
 from omniform.transforms.matrices import Product, forget_stacks, forget_written, is_current, matrix_of, stack_of
 from omniform.transforms.pack import is_watched
 from omniform.transforms.program import lowered
@@ -56,16 +57,19 @@ class LoweredLayers(Stack):
         ready = held.ready(self, x_BTD, ctx, norm)
         if ready is None:
             return None
-        try:
-            made = [ready.program.run(by, x, part) for x, part in parted(x_BTD, ctx)]
-        except NoRanges as error:
-            held.reason = str(error)
-            return None
-        whole = made[0] if len(made) == 1 else torch.cat(made)
-        if ready.normed or norm is None:
-            return whole
-        normed: Tensor = norm(whole)
-        return normed
+        x, last, normed = x_BTD, ctx.last_layer(), False
+        for piece in ready.pieces:
+            made = None if piece.program is None else held.computed(by, piece.program, x, ctx)
+            if made is None and len(ready.pieces) == 1:
+                return None
+            if made is None:
+                for number in range(piece.first, piece.stop):
+                    x = self[number](x, last if number + 1 == len(self) else ctx)
+            x, normed = x if made is None else made, made is not None and piece.normed
+        x = last.only_wanted(x)
+        if normed:
+            return x.to(x_BTD.dtype)  # of a stream that a layer widened
+        return x if norm is None else norm(x)
 
 
 def lower(model: nn.Module) -> int:
@@ -98,11 +102,21 @@ HALVES = frozenset({torch.bfloat16, torch.float16})
 
 
 def lowered_reason(layers: nn.Module) -> str:
-    """Why a stack's last step was computed by torch; empty where it was not, or none was yet."""
+    """Why a stack's last step, or some of its layers, was computed by torch; empty where none was, or none yet."""
     if not isinstance(layers, LoweredLayers):
         return why_not() or "it was not asked to be lowered"
     held = _HELD.get(layers)
     return "" if held is None else held.reason
+
+
+def computed_by(layers: nn.Module) -> str:
+    """What computed a stack's last step."""
+    reason, held = lowered_reason(layers), _HELD.get(layers)
+    if not reason:
+        return "one native program"
+    if held is not None and held.partly:
+        return f"native programs ({reason})"
+    return f"torch, layer by layer ({reason})"
 
 
 def forget(model: nn.Module) -> None:
@@ -142,11 +156,13 @@ class _Held:
     Attributes:
         made: by what a program depends on: the width of the stream, the final norm, whether there is a memory; or why
             there is none.
-        reason: why the last step had none.
+        reason: why the last step, or some of its layers, had none.
+        partly: whether others had one.
     """
 
     made: dict[tuple[int, int, bool], _Ready | _Refused] = field(default_factory=dict)
     reason: str = ""
+    partly: bool = False
 
     def ready(self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> _Ready | None:
         """A program that is still that of its modules; None where there can be none."""
@@ -155,14 +171,25 @@ class _Held:
         found = self.made.get(key)
         if found is None or not found.guard.holds(thoroughly=not by_engine):
             found = self.made[key] = _make(layers, x.shape[-1], norm, ctx.memory is not None)
+        self.reason, self.partly = found.why, isinstance(found, _Ready)
         if isinstance(found, _Refused):
-            self.reason = found.why
             return None
         if torch.is_grad_enabled() and (x.requires_grad or found.guard.learns()):
-            self.reason = "somebody takes gradients"
+            self.reason, self.partly = "somebody takes gradients", False
             return None
-        self.reason = ""
         return found
+
+    def computed(self, by: Library, program: Runnable, x: Tensor, ctx: StepContext) -> Tensor | None:
+        """What a program makes of a step; None where it is one of another kind, which has changed nothing."""
+        if x.shape[-1] != program.width:
+            self.reason = f"a program of {program.width} numbers is given {x.shape[-1]}"
+            return None
+        try:
+            made = [program.run(by, some, part) for some, part in parted(x, ctx)]
+        except NoRanges as error:
+            self.reason = str(error)
+            return None
+        return made[0] if len(made) == 1 else torch.cat(made)
 
 
 _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
@@ -171,27 +198,70 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 
 def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
-    wrong = ""
     forget_written(layers)
-    for last in dict.fromkeys((norm, None)):  # a final norm that is no program is called by itself
-        try:
-            with torch.no_grad():
-                steps = lowered(layers, width, last, memory=memory)
+    making = _Making(list(layers), norm, memory)
+    with torch.no_grad():
+        whole = making.piece(Run(0, len(layers), width, ""))
+        if whole.program is not None:
+            return _Ready(Guard([*parts, *making.read], making.linears), (whole,), "")
+        runs = cut(making.layers, width, memory=memory, check=lambda steps: Compiled(steps, matrix_of, stack_of))
+        if all(run.why for run in runs):
+            return _Refused(Guard(parts, ()), runs[0].why)
+        pieces = tuple(making.piece(run) for run in runs)
+    return _Ready(Guard([*parts, *making.read], making.linears), pieces, told(runs) or making.wrong)
+
+
+class _Making:
+    """Makes the programs of a stack.
+
+    Attributes:
+        read: the modules that they were made of.
+        linears: the layers whose matrices they have, and those.
+        wrong: why there was none of the last run that was asked for.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module | None, memory: bool) -> None:
+        self.layers, self._norm, self._memory = layers, norm, memory
+        self.read: list[nn.Module] = []
+        self.linears: list[tuple[Multiplies, Product]] = []
+        self.wrong = ""
+
+    def piece(self, run: Run) -> _Piece:
+        """Some of the layers, with a program if there can be one."""
+        if run.why:
+            return _Piece(run.first, run.stop, None)
+        ends = run.stop == len(self.layers)
+        for last in dict.fromkeys((self._norm if ends else None, None)):  # a norm that is no program is called alone
+            try:
+                some = self.layers[run.first : run.stop]
+                steps = lowered(some, run.width, last, memory=self._memory, ends=ends)
                 compiled = Compiled(steps, matrix_of, stack_of)
-        except CannotLower as error:
-            wrong = str(error)
-        else:
-            return _Ready(Guard([*parts, *steps.read], compiled.linears), Runnable(compiled), last is norm)
-    return _Refused(Guard(parts, ()), wrong)
+            except CannotLower as error:
+                self.wrong = str(error)
+                continue
+            self.read += steps.read
+            self.linears += compiled.linears
+            return _Piece(run.first, run.stop, Runnable(compiled), ends and last is self._norm)
+        return _Piece(run.first, run.stop, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Layers of a stack from ``first`` to ``stop``; torch's without a program. ``normed``: with the final norm."""
+
+    first: int
+    stop: int
+    program: Runnable | None
+    normed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A stack's program; ``normed``: the final norm is part of it."""
+    """A stack's programs, one after another; ``why``: what is torch's, and for which reason."""
 
     guard: Guard
-    program: Runnable
-    normed: bool
+    pieces: tuple[_Piece, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

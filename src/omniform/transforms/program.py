@@ -35,13 +35,16 @@ from omniform.blocks.operations import (
 )
 
 
-def lowered(layers: Iterable[nn.Module], width: int, norm: nn.Module | None, *, memory: bool) -> Steps:
+def lowered(
+    layers: Iterable[nn.Module], width: int, norm: nn.Module | None, *, memory: bool, ends: bool = True
+) -> Steps:
     """What a stack of layers and its final norm do with a step.
 
     Args:
         width: numbers of a token that go in.
         norm: None for none.
         memory: whether there is an encoder's output.
+        ends: whether these are a stack's last layers, whose output is wanted for some tokens only.
 
     Raises:
         CannotLower: a part of it is no program; it names the part and why.
@@ -49,9 +52,10 @@ def lowered(layers: Iterable[nn.Module], width: int, norm: nn.Module | None, *, 
     b = Builder(width, memory=memory)
     x, every = b.x, list(layers)
     for number, layer in enumerate(every, 1):
-        b.is_last = number == len(every)
+        b.is_last = ends and number == len(every)
         x = b.of(layer, x)
-    x = b.picked(x)
+    if ends:
+        x = b.picked(x)
     return b.finish(x if norm is None else b.of(norm, x))
 
 

@@ -113,10 +113,13 @@ class Runnable:
 
     Args:
         program: as the library takes it.
+
+    Attributes:
+        width: numbers of a token that go in.
     """
 
     def __init__(self, program: Compiled) -> None:
-        self._program = program
+        self._program, self.width = program, program.steps.width
         self._pages: WeakKeyDictionary[State, tuple[Array, list[step_inputs.Mapping]]] = WeakKeyDictionary()
         self._biases: dict[int, tuple[int, Tensor]] = {}
 
