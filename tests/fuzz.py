@@ -7,6 +7,7 @@ JSON object: per kind, how many cases there were, what came of them, and everyth
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import os
@@ -233,6 +234,9 @@ FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.f
              "socket.getaddrinfo", "ctypes.dlopen", "pickle.find_class")  # fmt: skip
 READABLE = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]), "/proc", "/dev/null", "/sys", "/usr/lib",
             "/usr/share/zoneinfo", "/lib", "/etc/mime.types", "/etc/apache2")  # fmt: skip
+PACKAGE = Path(str(importlib.util.find_spec("omniform").origin)).resolve().parent  # type: ignore[union-attr]
+KERNELS = frozenset(map(str, (PACKAGE / "native" / "lib").glob("*.so")))
+"""The package's own compiled files, by their whole paths: those that were there before anything was read."""
 
 
 class Watch:
@@ -247,8 +251,8 @@ class Watch:
     def hook(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self.on:
             return
-        if event == "ctypes.dlopen" and arguments[0] is None:
-            return  # this process's own symbols: nothing is loaded
+        if event == "ctypes.dlopen" and (arguments[0] is None or arguments[0] in KERNELS):
+            return  # this process's own symbols, or our own kernels, which are looked for in one place only
         if event in FORBIDDEN or (event == "import" and MARKER in str(arguments[0])):
             self.seen.append(f"{event} {arguments!r:.200}")
         elif event == "open" and isinstance(arguments[0], (str, bytes)):
@@ -268,7 +272,7 @@ def run_case(damage: Damage, read: Callable[[Path], None], folder: Path, target:
     (target / f"{MARKER}.py").write_text("raise SystemExit('code of the checkpoint was run')")
     damage(random.Random(seed), target)
     watch.seen.clear()
-    started = time.perf_counter()
+    started = time.process_time()  # what others do on the machine meanwhile is no fault of the data
     watch.on = True
     try:
         read(target)
@@ -280,7 +284,7 @@ def run_case(damage: Damage, read: Callable[[Path], None], folder: Path, target:
         outcome = f"WRONG: {type(error).__name__}: {str(error)[:150]} at {' '.join(frames)}"
     finally:
         watch.on = False
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     if seconds > SECONDS:
         outcome = f"WRONG: took {seconds:.1f} s"
     return f"WRONG: {watch.seen}" if watch.seen else outcome
