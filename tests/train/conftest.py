@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_old_is_walked():
+    """Every training collects once (``accelerate``), which walks all that a whole session has made and imported.
+
+    In a process that was forked from here it would copy all of that besides.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

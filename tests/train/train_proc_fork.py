@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import socket
@@ -18,8 +19,14 @@ import torch.distributed.fsdp
 import torch.distributed.tensor
 import torch.multiprocessing as mp
 
-IMPORTED = (accelerate, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor)
+import omniform.engine.generate
+import omniform.train.seq2seq
+
+IMPORTED = (accelerate, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor, omniform)
 """What each process would import by itself, once more; here, once for all."""
+
+LONGEST = 280.0
+"""Seconds, only against processes that wait for one another for ever: below pytest's own limit for two launches."""
 
 
 def free_port() -> int:
@@ -31,6 +38,7 @@ def free_port() -> int:
 def _run(
     rank: int, world: int, port: int, folder: Path, work: Callable[..., object], given: tuple[object, ...]
 ) -> None:
+    gc.freeze()  # every training collects once: not what the tests' process has made, which would copy all of it
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
@@ -53,7 +61,7 @@ def _run(
     os._exit(0)  # without what the test's own process registered for its end
 
 
-def each(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = 120) -> list[object]:
+def each(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST) -> list[object]:
     """What ``work(rank, world, *given)`` returned in every process, or the error that it raised.
 
     Raises:
@@ -81,7 +89,7 @@ def _read(folder: Path, rank: int) -> object:
     return pickle.loads(path.read_bytes()) if path.exists() else ProcessLookupError(f"process {rank} died")
 
 
-def all_of(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = 120) -> list[object]:
+def all_of(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST) -> list[object]:
     """The same, of processes that must all end well."""
     results = each(work, world, folder, *given, timeout=timeout)
     for rank, result in enumerate(results):

@@ -1,6 +1,5 @@
 """A tiny training in which everything draws random numbers, for tests of saving and going on."""
 
-import gc
 import json
 import multiprocessing
 import os
@@ -13,9 +12,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from omniform import Trainer, TrainingArguments, set_seed
-
-gc.collect()
-gc.freeze()  # every training collects once, which walks all that was ever imported
 
 TIMED = ("runtime", "per_second")
 
