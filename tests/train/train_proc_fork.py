@@ -61,7 +61,9 @@ def _run(
     os._exit(0)  # without what the test's own process registered for its end
 
 
-def each(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST) -> list[object]:
+def each(
+    work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST
+) -> list[object]:
     """What ``work(rank, world, *given)`` returned in every process, or the error that it raised.
 
     Raises:
@@ -89,7 +91,9 @@ def _read(folder: Path, rank: int) -> object:
     return pickle.loads(path.read_bytes()) if path.exists() else ProcessLookupError(f"process {rank} died")
 
 
-def all_of(work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST) -> list[object]:
+def all_of(
+    work: Callable[..., object], world: int, folder: Path, *given: object, timeout: float = LONGEST
+) -> list[object]:
     """The same, of processes that must all end well."""
     results = each(work, world, folder, *given, timeout=timeout)
     for rank, result in enumerate(results):
