@@ -192,6 +192,9 @@ enum of_code {
     OF_OP_PICK,     /* out = x, of the wanted tokens */
     OF_OP_ROUTE,    /* scores x to shares y and experts z; weight: of_routing */
     OF_OP_EXPERTS,  /* out = x through its experts; y: shares, z: experts; weight: of_experts */
+    OF_OP_CONVOLVE, /* out = causal convolution of x over its row, column by column; weight: [k][width]; n: a state */
+    OF_OP_RECUR,    /* out = what heads read of their states n, into which values x go; weight: of_recurrence */
+    OF_OP_SCAN,     /* out = what channels x read of their states n; weight: of_scan */
     OF_OP_COUNT
 };
 
@@ -228,6 +231,18 @@ typedef struct of_experts {
     int32_t act, beside; /* beside: each gate stands next to its value */
     float limit, alpha;
 } of_experts;
+
+/* See native/recurrent.hpp. */
+typedef struct of_recurrence {
+    of_place q, k, g, beta; /* heads of q and k: as many as share directions */
+    int64_t heads;          /* of values */
+    int64_t corrects;
+} of_recurrence;
+
+typedef struct of_scan {
+    of_place b, c, dt;
+    const float* rates; /* [channels / 16][size][16] */
+} of_scan;
 
 typedef struct of_program {
     const of_op* ops;
@@ -267,6 +282,23 @@ typedef struct of_bias {
     int64_t by_place; /* whether it is for the place of a key, rather than its distance */
 } of_bias;
 
+/* Tokens of a row that are read one after another. */
+typedef struct of_reading {
+    int64_t first, count;
+    int64_t row;   /* of the step, whose state they go on from and leave; below zero for none */
+    int64_t fresh; /* whether they begin at zero all the same */
+} of_reading;
+
+/* What a layer keeps of fixed size, of every row: where it is read, and where it is written to. */
+typedef struct of_fixed {
+    const void* from; /* none: all begin at zero */
+    void* to;         /* may be the same */
+    const int64_t* places; /* where each row of the step lies; none: in the order of the step */
+    int64_t stride;   /* items from a row to the next */
+    int32_t kind;     /* OF_F32, OF_BF16 or OF_F16 */
+    int32_t unused;
+} of_fixed;
+
 typedef struct of_step {
     of_rows x;              /* buffer 0 */
     of_rows out;
@@ -277,6 +309,9 @@ typedef struct of_step {
     const of_sight* sights;
     const of_table* tables;
     const of_bias* biases;
+    const of_reading* readings;
+    const of_fixed* fixed;  /* of every layer that keeps such a state; none where there is none */
+    int64_t reading_count;
     void* arena;            /* storages one after another, each begun at a multiple of 64 bytes */
 } of_step;
 

@@ -9,6 +9,7 @@
 #include "floats.hpp"
 #include "matmul.hpp"
 #include "pool.hpp"
+#include "recurrent.hpp"
 
 namespace of {
 namespace {
@@ -200,10 +201,41 @@ void experts(const Run& run, const of_op& op) {
                     run.at(op.z), run.stride(op.z), run.width(op.y), run.as_rows(op.out));
 }
 
+Readings readings(const Run& run, const of_op& op) {
+    const of_step& step = run.step_;
+    const of_fixed* state = step.fixed == nullptr ? nullptr : step.fixed + op.n;
+    return {step.readings, step.reading_count, run.rows(op.x), state};
+}
+
+Columns columns(const Run& run, const of_place& p) { return {run.at(p), run.stride(p)}; }
+
+void convolved(const Run& run, const of_op& op) {
+    const Convolution how = {static_cast<const float*>(op.weight), op.bias, op.k, run.width(op.x)};
+    convolve(how, readings(run, op), columns(run, op.x), run.at(op.out), run.stride(op.out));
+}
+
+void recurred(const Run& run, const of_op& op) {
+    const of_recurrence& told = *static_cast<const of_recurrence*>(op.weight);
+    const Recurrence how = {
+        columns(run, told.q), columns(run, told.k), columns(run, op.x), columns(run, told.g), columns(run, told.beta),
+        told.k.heads, told.heads, told.k.size, run.width(op.x) / told.heads, told.corrects != 0,
+    };
+    recur(how, readings(run, op), run.at(op.out), run.stride(op.out));
+}
+
+void scanned(const Run& run, const of_op& op) {
+    const of_scan& told = *static_cast<const of_scan*>(op.weight);
+    const Scan how = {
+        columns(run, op.x), columns(run, told.b), columns(run, told.c), columns(run, told.dt), told.rates,
+        run.width(op.x), run.width(told.b),
+    };
+    scan(how, readings(run, op), run.at(op.out), run.stride(op.out));
+}
+
 // In the order of of_code.
 constexpr Operation OPERATIONS[] = {
     products, norm, rotate, store, attend_own, look, act, scaled, clamp, gated, added, product, weigh, spread, pick,
-    routed, experts,
+    routed, experts, convolved, recurred, scanned,
 };
 static_assert(sizeof OPERATIONS / sizeof *OPERATIONS == OF_OP_COUNT, "every operation has its function");
 
@@ -230,8 +262,8 @@ extern "C" int32_t of_run(const of_program* program, const of_step* step) {
 extern "C" const int32_t* of_program_sizes(void) {
     static const int32_t sizes[] = {
         sizeof(of_place), sizeof(of_buffer), sizeof(of_storage), sizeof(of_op), sizeof(of_product), sizeof(of_routing),
-        sizeof(of_experts), sizeof(of_program), sizeof(of_kept), sizeof(of_sight), sizeof(of_table), sizeof(of_bias),
-        sizeof(of_step), 0,
+        sizeof(of_experts), sizeof(of_recurrence), sizeof(of_scan), sizeof(of_program), sizeof(of_kept),
+        sizeof(of_sight), sizeof(of_table), sizeof(of_bias), sizeof(of_reading), sizeof(of_fixed), sizeof(of_step), 0,
     };
     return sizes;
 }

@@ -30,6 +30,7 @@ class Oracle:
         self.sizes = {"all": count, "wanted": count if wanted is None else len(wanted)}
         self.storages = [torch.full((self.sizes[s.rows] * s.width,), float("nan")) for s in self.layout.storages]
         self.put(ops.Place(0, "all", 0, 1, steps.width, steps.width), x.reshape(count, -1).float())
+        self.dtype = x.dtype
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def run(self) -> Tensor:
@@ -166,6 +167,62 @@ class Oracle:
         self.put(o.shares, shares * r.scale)
         self.put(o.chosen, chosen.float())
 
+    def convolve(self, o: ops.Convolve) -> None:
+        x, taps = self.flat(o.x), o.taps.float()
+        before = taps.shape[1] - 1
+
+        def reads(state, some):
+            seen = torch.cat([state, some if self.ctx.state is None else some.to(state_dtype(o, self)).float()])
+            out = sum(seen[i : i + len(some)] * taps[:, i] for i in range(before + 1))
+            return out if o.bias is None else out + o.bias.float(), seen[len(some) :]
+
+        self._read(o, reads, x)
+
+    def recur(self, o: ops.Recur) -> None:
+        q, k, v, g, beta = (self.get(place) for place in (o.q, o.k, o.v, o.g, o.beta))
+        each = v.shape[1] // q.shape[1]
+        q, k, g, beta = q.repeat_interleave(each, 1), k.repeat_interleave(each, 1), g.flatten(1), beta.flatten(1)
+
+        def reads(s, q, k, v, g, beta):
+            outs = []
+            for t in range(len(q)):
+                s = s * g[t].exp()[:, None, None]
+                known = (s * k[t][:, :, None]).sum(1) if o.corrects else 0
+                s = s + k[t][:, :, None] * ((v[t] - known) * beta[t][:, None])[:, None]
+                outs.append((s * q[t][:, :, None]).sum(1).flatten())
+            return torch.stack(outs), s
+
+        self._read(o, reads, q, k, v, g, beta)
+
+    def scan(self, o: ops.Scan) -> None:
+        def reads(s, x, b, c, dt):
+            outs = []
+            for t in range(len(x)):
+                s = s * (dt[t][:, None] * o.rates.float()).exp() + (dt[t] * x[t])[:, None] * b[t]
+                outs.append(s @ c[t])
+            return torch.stack(outs), s
+
+        self._read(o, reads, *(self.flat(place) for place in (o.x, o.b, o.c, o.dt)))
+
+    def _read(self, o, reads, *inputs: Tensor) -> None:
+        """What a recurrence makes of the step's tokens, row by row, and of each row's state."""
+        out = torch.zeros(len(inputs[0]), o.out.width)
+        view = None if self.ctx.state is None else self.ctx.state.fixed(o.slot)
+        kept = None if view is None else view.read(slice(None))
+        shape, told = o.spec.shapes[0], step_inputs.readings(self.ctx, self.rows, self.tokens)
+        if kept is None:
+            kept = torch.zeros(1 + max((row for _, _, row, _ in told), default=0), *shape)
+        after = kept.clone().float()
+        for first, count, row, fresh in told:
+            state = after[row] if row >= 0 and not fresh else torch.zeros(shape)
+            if count:
+                out[first : first + count], state = reads(state, *(x[first : first + count] for x in inputs))
+            if row >= 0:
+                after[row] = state
+        if view is not None:
+            view.write(slice(None), after.to(o.spec.stored_as(self.dtype)))
+        self.put(o.out, out)
+
     def experts(self, o: ops.Experts) -> None:
         x, shares, chosen = self.flat(o.x), self.flat(o.shares), self.flat(o.chosen).long()
         out = torch.zeros(len(x), o.out.width)
@@ -181,6 +238,11 @@ class Oracle:
 def _end_to_end(x: Tensor) -> Tensor:
     """Rows of state as one: Shape: [B, G, S, D] to [1, G, B * S, D]."""
     return x.transpose(0, 1).flatten(1, 2)[None]
+
+
+def state_dtype(o, oracle: Oracle) -> torch.dtype:
+    """What a state is kept as."""
+    return o.spec.stored_as(oracle.dtype)
 
 
 def gated(how: ops.Gating, gate: Tensor, up: Tensor) -> Tensor:

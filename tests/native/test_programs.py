@@ -26,6 +26,19 @@ MOE = {
     "mlp_only_layers": [],
 }  # fmt: skip
 
+SPACES = {
+    **TEXT, "mamba_n_heads": 4, "mamba_d_head": 24, "mamba_expand": 3, "mamba_n_groups": 2, "mamba_d_state": 10,
+    "mamba_d_conv": 4, "attn_layer_indices": [1],
+}  # fmt: skip
+DELTA = {
+    **MOE, "linear_key_head_dim": 12, "linear_value_head_dim": 20, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "shared_expert_intermediate_size": 20, "layer_types": None,
+}  # fmt: skip
+CHANNELS = {
+    "vocab_size": TEXT["vocab_size"], "hidden_size": 24, "num_hidden_layers": 2, "state_size": 6, "expand": 2,
+    "conv_kernel": 3, "time_step_rank": 4,
+}  # fmt: skip
+
 
 def plain(name: str, config: dict[str, object]) -> tuple[type, object, type]:
     """A decoder of the reference's."""
@@ -39,6 +52,9 @@ MADE = {
     "t5": MAKERS["t5"],
     "gemma2": lambda: plain("Gemma2", GEMMA2),
     "qwen3_moe": lambda: plain("Qwen3Moe", MOE),
+    "bamba": lambda: plain("Bamba", SPACES),
+    "qwen3_next": lambda: plain("Qwen3Next", {**DELTA, "num_hidden_layers": 4}),
+    "mamba": lambda: plain("Mamba", CHANNELS),
 }  # fmt: skip
 
 

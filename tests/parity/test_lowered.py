@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from harness import TABLES, Table, build
+from harness import TABLES, Case, Table, build
 
 import lowered_stacks
 from engines import MAKERS, family, roomy
@@ -14,13 +14,17 @@ from omniform.native.library import library
 from reference import ragged
 
 LOWERED = {
-    "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deit": (), "falcon": (), "gemma2": (),
-    "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (), "gptj": (), "granitemoeshared": (), "llama": (),
-    "mistral": (), "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_moe": (),
-    "qwen3": (), "qwen3_moe": (), "t5": (), "vit": (), "whisper": (),
+    "bamba": (), "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deit": (), "falcon": (),
+    "falcon_h1": (), "falcon_mamba": (), "gemma2": (), "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (),
+    "gptj": (), "granitemoeshared": (), "llama": (), "mamba": (), "mamba2": (), "mistral": (), "mixtral": (),
+    "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_moe": (), "qwen3": (), "qwen3_moe": (),
+    "qwen3_next": (), "t5": (), "vit": (), "whisper": (),
 }  # fmt: skip
 """Families all of whose stacks must be lowered; no other step may be met than those that are compared."""
-FILES = {"granitemoeshared": "granitemoe", "falcon": "alibi", "bloom": "alibi", "gemma3_text": "gemma3"}
+FILES = {
+    "granitemoeshared": "granitemoe", "falcon": "alibi", "bloom": "alibi", "gemma3_text": "gemma3",
+    "falcon_h1": "bamba", "falcon_mamba": "mamba",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, params=["oracle", "native"])
@@ -38,17 +42,35 @@ def table_of(name: str) -> Table:
     return next(t for t in TABLES if t.model_type == name)
 
 
+def compare(case: Case) -> None:
+    """Ask a case its first questions, every step of its stacks twice."""
+    model = build(case).again(case)
+    lowered_stacks.watch(model)
+    for question in case.questions()[:2]:
+        with torch.no_grad():
+            model(**question.inputs)
+
+
 @pytest.mark.parametrize("name", LOWERED)
 def test_a_program_is_its_modules(name):
     table = table_of(name)
     heads = [*table.heads]
     for head in dict.fromkeys((heads[0], table.writes[0] if table.writes else heads[0])):
-        case = table.case(head)
-        model = build(case).again(case)
-        lowered_stacks.watch(model)
-        for question in case.questions()[:2]:
-            with torch.no_grad():
-                model(**question.inputs)
+        compare(table.case(head))
+    assert set(lowered_stacks.seen) == {"compared"}, lowered_stacks.seen
+
+
+VARIED = {
+    "bamba": ("biases, tied", "wide heads, epsilon"),
+    "falcon_h1": ("factors", "norm before the gate, biases", "norm behind the gate, tied"),
+}
+"""Families whose layers do other things under other keys of their configs."""
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, one) for name, every in VARIED.items() for one in every])
+def test_a_variant_is_its_modules(name, variant):
+    table = table_of(name)
+    compare(table.case(next(iter(table.heads)), variant))
     assert set(lowered_stacks.seen) == {"compared"}, lowered_stacks.seen
 
 

@@ -30,6 +30,7 @@ from omniform.blocks.operations import (
     Attend,
     ByDistance,
     ByPlace,
+    Convolve,
     Experts,
     Gate,
     Look,
@@ -38,16 +39,19 @@ from omniform.blocks.operations import (
     Operation,
     Pick,
     Place,
+    Recur,
     Remembering,
     Rotate,
     Route,
     Rows,
+    Scan,
     Spread,
     Steps,
     Store,
     Turning,
     Weigh,
 )
+from omniform.core.state import StatefulModule
 
 NEUTRAL = frozenset({
     "__init__", "__post_init__", "__init_subclass__", "__getstate__", "__setstate__", "__hash__", "__eq__", "__repr__",
@@ -103,6 +107,13 @@ class Builder:
         if changed:
             raise CannotLower(positions, f"has its own {', '.join(sorted(changed.values()))}")
         return positions.lower_pair(self, q, k)
+
+    def sure(self, module: nn.Module, method: str) -> None:
+        """Make sure that what a method of a module's says of how it is lowered is so. Raises CannotLower."""
+        self._look_at(module)
+        changed = _changed(module, method)
+        if changed:
+            raise CannotLower(module, f"has its own {', '.join(sorted(changed.values()))}")
 
     def read(self, method: Callable[..., object], *xs: Value) -> tuple[Value, ...]:
         """What a method of a module gives for values, called with them and the step: it is read as it is written."""
@@ -263,6 +274,42 @@ class Builder:
         self._note(Experts(x.place, shares.place, chosen.place, out.place, *parts, how))
         return out
 
+    def convolve(
+        self, x: Value, taps: Tensor, bias: Tensor | None, module: StatefulModule, *, unpadded: bool = False
+    ) -> Value:
+        """Each column over the last tokens of its row. ``taps``: Shape: [width, taps]."""
+        if taps.shape[0] != x.place.width or taps.shape[1] > MOST_TAPS:
+            raise CannotLower(module, f"{tuple(taps.shape)} taps for {x.place.width} numbers")
+        self.steps.unpadded |= unpadded
+        out = self._like(x)
+        self._note(Convolve(x.place, out.place, taps, bias, module.slot, module.state_spec()))
+        return out
+
+    def recur(
+        self, q: Value, k: Value, v: Value, g: Value, beta: Value, module: StatefulModule, *, corrects: bool
+    ) -> Value:
+        """Heads that keep matrices; see :class:`~omniform.blocks.operations.Recur`. ``q``, ``k``, ``v``: by head."""
+        q, k, v = self.whole(q), self.whole(k), self.whole(v)
+        heads = v.place.heads
+        if q.place.heads != k.place.heads or q.place.size != k.place.size or heads % q.place.heads:
+            raise CannotLower(module, f"{q.place.heads} and {k.place.heads} heads for {heads}")
+        if g.place.width != heads or beta.place.width != heads:
+            raise CannotLower(module, f"{g.place.width} and {beta.place.width} numbers for {heads} heads")
+        out = self._like(v)
+        places = (q.place, k.place, v.place, g.place, beta.place, out.place)
+        self._note(Recur(*places, corrects=corrects, slot=module.slot, spec=module.state_spec()))
+        return out
+
+    def scan(self, x: Value, b: Value, c: Value, dt: Value, rates: Tensor, module: StatefulModule) -> Value:
+        """Columns that keep vectors; see :class:`~omniform.blocks.operations.Scan`."""
+        sizes = (x.place.width, b.place.width)
+        if tuple(rates.shape) != sizes or (dt.place.width, c.place.width) != sizes:
+            raise CannotLower(module, f"rates of {tuple(rates.shape)} for {sizes}")
+        out = self._like(x)
+        places = (x.place, b.place, c.place, dt.place, out.place)
+        self._note(Scan(*places, rates=rates, slot=module.slot, spec=module.state_spec()))
+        return out
+
     def only_wanted(self, x: Value) -> Value:
         """In the last layer, the tokens whose output is wanted."""
         return self.picked(x) if self.is_last else x
@@ -307,6 +354,9 @@ class Builder:
         new = self._new(p.width, p.rows if rows is None else rows)
         return new.in_heads(p.size) if x.by_head else new
 
+
+MOST_TAPS = 16
+"""Tokens that a convolution's kernel sees at most."""
 
 _UNNAMED = frozenset({"forward", "*", "+", "view", "flatten", "unflatten", "split", "indexing", "dropout"})
 """What a Value says of itself, which knows of no module."""

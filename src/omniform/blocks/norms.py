@@ -101,6 +101,11 @@ class GatedRMSNorm(RMSNorm):
         normed: Tensor = self(x)
         return (normed * F.silu(gate.float())).to(x.dtype)
 
+    def lower_gated(self, b: Builder, x: Value, gate: Value) -> Value:
+        """The same of values."""
+        b.sure(self, "lower_gated")
+        return b.gate("silu", gate, b.rms(x, self.weight, self.eps))
+
 
 class PlainRMSNorm(nn.Module):
     """A root mean square norm that learns nothing, computed in float32.
@@ -131,6 +136,11 @@ class SiLUGate(nn.Module):
         """Shape: [..., D] each."""
         return (x.float() * F.silu(gate.float())).to(x.dtype)
 
+    def lower_gated(self, b: Builder, x: Value, gate: Value) -> Value:
+        """The same of values."""
+        b.sure(self, "lower_gated")
+        return b.gate("silu", gate, x)
+
 
 class GateFirstRMSNorm(RMSNorm):
     """A gate, then a root mean square norm over each of some groups of channels, in float32 (Mamba 2).
@@ -150,6 +160,14 @@ class GateFirstRMSNorm(RMSNorm):
         open_ = (x.float() * F.silu(gate.float())).view(*x.shape[:-1], self.groups, -1)
         return self.weight * F.rms_norm(open_, open_.shape[-1:], None, self.eps).view_as(x).to(x.dtype)
 
+    def lower_gated(self, b: Builder, x: Value, gate: Value) -> Value:
+        """The same of values."""
+        b.sure(self, "lower_gated")
+        return self._grouped(b, b.gate("silu", gate, x))
+
+    def _grouped(self, b: Builder, x: Value) -> Value:
+        return b.rms(x.in_heads(x.place.width // self.groups), self.weight, self.eps).flatten(-2)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
 
@@ -162,6 +180,10 @@ class GateLastRMSNorm(GateFirstRMSNorm):
         grouped = x.float().view(*x.shape[:-1], self.groups, -1)
         normed = F.rms_norm(grouped, grouped.shape[-1:], None, self.eps).view_as(x) * self.weight.float()
         return (normed * F.silu(gate.float())).to(x.dtype)
+
+    def lower_gated(self, b: Builder, x: Value, gate: Value) -> Value:
+        b.sure(self, "lower_gated")
+        return b.gate("silu", gate, self._grouped(b, x))
 
 
 class WideLayerNorm(nn.Module):

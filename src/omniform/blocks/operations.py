@@ -16,6 +16,7 @@ from omniform.blocks.lowering import Attending, Gating, Routing
 from omniform.blocks.scores import Scores
 from omniform.core.context import StepContext
 from omniform.core.rules import Rule
+from omniform.core.state import StateSpec
 
 Rows = Literal["all", "wanted"]
 """Which tokens of a step a buffer has rows for: all, or those whose output is wanted."""
@@ -278,7 +279,72 @@ class Experts:
     gating: Gating
 
 
-Operation = Matmul | Norm | Rotate | Store | Attend | Look | Act | Gate | Add | Weigh | Spread | Pick | Route | Experts
+@dataclass(frozen=True, slots=True)
+class Convolve:
+    """Each column over the last few tokens of its row: ``out[t] = sum of taps[i] x[t - width + 1 + i] + bias``.
+
+    Attributes:
+        taps: Shape: [width, taps].
+        bias: Shape: [width]; None for none.
+        slot: where a row's last inputs are kept, as ``spec`` has it.
+    """
+
+    x: Place
+    out: Place
+    taps: Tensor
+    bias: Tensor | None
+    slot: int
+    spec: StateSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Recur:
+    """Heads that each keep a matrix S: ``S = exp(g) S;  S = S + k (beta v);  out = S' q``, token by token.
+
+    Attributes:
+        q: a row for each group of heads; ``k`` likewise.
+        v: by head.
+        g: a number for each head; ``beta`` likewise.
+        corrects: ``v - S' k`` is added in the place of ``v``.
+        slot: where S is kept of every row, as ``spec`` has it. Shape: [H, width of k, width of v].
+    """
+
+    q: Place
+    k: Place
+    v: Place
+    g: Place
+    beta: Place
+    out: Place
+    corrects: bool
+    slot: int
+    spec: StateSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Columns that each keep a vector S: ``S = exp(dt rates) S + (dt x) b;  out = S c``, token by token.
+
+    Attributes:
+        b: as many numbers as a column keeps, for all alike; ``c`` likewise.
+        dt: a number for each column.
+        rates: Shape: [width, size].
+        slot: where S is kept of every row, as ``spec`` has it.
+    """
+
+    x: Place
+    b: Place
+    c: Place
+    dt: Place
+    out: Place
+    rates: Tensor
+    slot: int
+    spec: StateSpec
+
+
+Operation = (
+    Matmul | Norm | Rotate | Store | Attend | Look | Act | Gate | Add | Weigh | Spread | Pick | Route | Experts
+    | Convolve | Recur | Scan
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -293,6 +359,7 @@ class Steps:
         tables: what tells the angles of each rotary table.
         rules: what attention sees, each with whether it is asked by wanted tokens only.
         out: what comes out.
+        unpadded: whether it is for steps without padding alone.
         read: the modules whose parameters and settings all of this was made of.
     """
 
@@ -303,4 +370,5 @@ class Steps:
     tables: list[Turning] = field(default_factory=list)
     rules: list[tuple[Rule, Rows]] = field(default_factory=list)
     out: Place | None = None
+    unpadded: bool = False
     read: list[nn.Module] = field(default_factory=list)

@@ -7,19 +7,23 @@ laid out (padded on any side, or packed, each of its own length) and where state
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.lowering import Value
 from omniform.blocks.mlp import activation
 from omniform.blocks.norms import GatedRMSNorm
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
 from omniform.core.packed import PackedContext
 from omniform.core.state import Conv, FixedView, Recurrent, StatefulModule, StateSpec
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 CHUNK = 64
 """Tokens that a recurrence reads at once."""
@@ -155,6 +159,9 @@ class ShortConv(Recurrence):
         """Shape: [B, T, C] in and out."""
         return self.scan(ctx, x_BTC)
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.convolve(x, self.weight[:, 0], self.bias, self)
+
     def advance(
         self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -191,6 +198,9 @@ class PaddedConv(ShortConv):
     def forward(self, x_BTC: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, C] in and out."""
         return emptied(self.scan(ctx.with_(padding=None), x_BTC), ctx)
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        return b.convolve(x, self.weight[:, 0], self.bias, self, unpadded=True)
 
 
 def emptied(x_BTC: Tensor, ctx: StepContext) -> Tensor:
@@ -239,6 +249,15 @@ class GatedDeltaRule(Recurrence):
             Shape: [B, T, H, V], in the dtype of the values.
         """
         return self.scan(ctx, q_BTGK, k_BTGK, v_BTHV, g_BTH, beta_BTH)
+
+    def lower_heads(self, b: Builder, q: Value, k: Value, v: Value, g: Value, beta: Value) -> Value:
+        """The same of values."""
+        b.sure(self, "lower_heads")
+        # Length one is a root mean square of one over the root of the width.
+        eps, part = 1e-6 / self.dk, self.dk**-0.5
+        q = b.rms(q, torch.full((self.dk,), part * part, device="cpu"), eps)
+        k = b.rms(k, torch.full((self.dk,), part, device="cpu"), eps)
+        return b.recur(q, k, v, g, beta, self, corrects=True)
 
     def advance(
         self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
@@ -290,12 +309,23 @@ class GatedDeltaNet(nn.Module):
         self.dt_bias, self.A_log = nn.Parameter(torch.empty(heads)), nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(dv, eps)
         self.out_proj = nn.Linear(heads * dv, dim, bias=False)
-        self._act = activation(act)
+        self.act, self._act = act, activation(act)
 
     def reset(self, std: float) -> None:
         """Fresh rates of fading: a wide spread of them."""
         nn.init.ones_(self.dt_bias)
         nn.init.uniform_(self.A_log, 0.01, 16).log_()
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        inputs = (self.q_proj, self.k_proj, self.v_proj, self.z_proj, self.b_proj, self.a_proj)
+        q, k, v, z, beta, a = b.linear(x, *inputs)
+        mixed = b.act(self.act, b.of(self.conv1d, q.beside(k, v)))
+        q, k, v = mixed.split([q.place.width, k.place.width, v.place.width])
+        q, k = (y.in_heads(self.rule.dk) for y in (q, k))
+        v, z = (y.in_heads(self.rule.dv) for y in (v, z))
+        g = b.weigh(b.act("softplus", b.weigh(a, None, self.dt_bias)), -self.A_log.float().exp(), None)
+        seen = b.only_wanted(self.rule.lower_heads(b, q, k, v, g, b.act("sigmoid", beta)))
+        return b.of(self.out_proj, self.norm.lower_gated(b, seen, b.only_wanted(z)).flatten(-2))
 
     def forward(self, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Shape: [B, T, D] in; out of the tokens that are wanted."""

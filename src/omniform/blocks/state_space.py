@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks.lowering import Value
 from omniform.blocks.mlp import activation
 from omniform.blocks.norms import GateFirstRMSNorm, SiLUGate
 from omniform.blocks.recurrent import (
@@ -22,6 +24,9 @@ from omniform.blocks.recurrent import (
 )
 from omniform.core.context import StepContext
 from omniform.core.state import Recurrent
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 Gated = GateFirstRMSNorm | SiLUGate
 """What joins a state space's outputs with their gates."""
@@ -66,6 +71,11 @@ class StateSpaceDual(Recurrence):
             Shape: [B, T, H, P], float32.
         """
         return self.scan(ctx, x_BTHP, b_BTGN, c_BTGN, dt_BTH, g_BTH)
+
+    def lower_heads(self, build: Builder, x: Value, b: Value, c: Value, dt: Value, g: Value) -> Value:
+        """The same of values: what a value is added in and read in are a key and a query."""
+        build.sure(self, "lower_heads")
+        return build.recur(c, b, x, g, dt, self, corrects=False)
 
     def advance(
         self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
@@ -163,6 +173,11 @@ class StateSpace(Recurrence):
         """
         return self.scan(ctx, x_BTD, b_BTN, c_BTN, dt_BTD)
 
+    def lower_channels(self, build: Builder, x: Value, b: Value, c: Value, dt: Value) -> Value:
+        """The same of values."""
+        build.sure(self, "lower_channels")
+        return build.scan(x, b, c, dt, -self.A_log.float().exp(), self)
+
     def advance(
         self, state: Tensor, lengths: Tensor | None, *inputs: Tensor, place: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -236,7 +251,7 @@ class SelectiveMixer(nn.Module):
         conv_bias: bool = True,
     ) -> None:
         super().__init__()
-        self._widths, self._act = [rank, size, size], activation(act)
+        self._widths, self.act, self._act = [rank, size, size], act, activation(act)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=bias)
         self.conv1d = (PaddedConv if bias else ShortConv)(inner, taps, bias=conv_bias)
         self.x_proj = nn.Linear(inner, sum(self._widths), bias=False)
@@ -260,6 +275,15 @@ class SelectiveMixer(nn.Module):
         out: Tensor = self.out_proj((seen * F.silu(ctx.only_wanted(gate))).to(x.dtype))
         return out
 
+    def lower(self, b: Builder, x: Value) -> Value:
+        x, gate = b.of(self.in_proj, x).chunk(2)
+        x = b.act(self.act, b.of(self.conv1d, x))
+        small, key, query = (b.of(self.norm, y) for y in b.of(self.x_proj, x).split(self._widths))
+        steps = b.act("softplus", b.of(self.dt_proj, small))
+        seen = b.only_wanted(self.recurrence.lower_channels(b, x, key, query, steps))
+        seen = b.add(seen, b.weigh(b.only_wanted(x), self.D, None))
+        return b.of(self.out_proj, b.gate("silu", b.only_wanted(gate), seen))
+
 
 class StateSpaceMixer(nn.Module):
     """A layer's state space: a projection, a short convolution, the recurrence, a gated norm (Mamba 2).
@@ -282,6 +306,8 @@ class StateSpaceMixer(nn.Module):
         widths: of values and of the directions that they are written and read in, all heads side by side.
     """
 
+    READ: ClassVar[frozenset[str]] = frozenset({"projected"})
+
     def __init__(
         self,
         dim: int,
@@ -300,7 +326,8 @@ class StateSpaceMixer(nn.Module):
     ) -> None:
         super().__init__()
         inner = heads * width
-        self.widths, self._limit, self._act = [inner, groups * size, groups * size], limit, activation(act)
+        self.widths, self._limit = [inner, groups * size, groups * size], limit
+        self.act, self._act = act, activation(act)
         self.in_proj = nn.Linear(dim, inner + sum(self.widths) + heads, bias=bias)
         self.conv1d = (PaddedConv if bias else ShortConv)(sum(self.widths), taps, bias=conv_bias)
         self.recurrence = StateSpaceDual(heads, width, size)
@@ -327,6 +354,18 @@ class StateSpaceMixer(nn.Module):
         seen = ctx.only_wanted(seen) + ctx.only_wanted(x) * self.D[:, None]
         out: Tensor = self.out_proj(self.norm.gated(seen.flatten(-2), ctx.only_wanted(gate)).to(x.dtype))
         return out
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        gate, mixed, dt = b.read(self.projected, x)
+        mixed = b.act(self.act, b.of(self.conv1d, mixed))
+        x, key, query = mixed.split(self.widths)
+        x = x.in_heads(self.recurrence.width)
+        key, query = (y.in_heads(self.recurrence.size) for y in (key, query))
+        dt = b.act("softplus", b.weigh(dt, None, self.dt_bias)).clamp(*self._limit)
+        fading = b.weigh(dt, -self.A_log.float().exp(), None)
+        seen = b.only_wanted(self.recurrence.lower_heads(b, x, key, query, dt, fading)).flatten(-2)
+        passed = b.weigh(b.only_wanted(x).flatten(-2), self.D.repeat_interleave(self.recurrence.width), None)
+        return b.of(self.out_proj, self.norm.lower_gated(b, b.add(seen, passed), b.only_wanted(gate)))
 
     def projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gates; values and directions, as the convolution reads them; steps."""

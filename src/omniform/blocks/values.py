@@ -61,6 +61,11 @@ class Value:
         p = self.place
         return (*TOKENS, p.heads, p.size) if self.by_head else (*TOKENS, p.width)
 
+    @property
+    def device(self) -> torch.device:
+        """Where programs run."""
+        return torch.device("cpu")
+
     def view(self, *sizes: object) -> Value:
         """The last axes cut into heads, or the heads side by side again."""
         if sizes[:2] != TOKENS:
@@ -119,6 +124,16 @@ class Value:
         whole = [sizes] * (self.place.size // sizes) if isinstance(sizes, int) else sizes
         ends = [sum(whole[: n + 1]) for n in range(len(whole))]
         return tuple(self.columns(end - size, end) for size, end in zip(whole, ends, strict=True))
+
+    def beside(self, *others: Value) -> Value:
+        """With others, as one, where they stand side by side."""
+        p, end = self.place, self.place.span[1]
+        for other in others:
+            q = other.place
+            if q.buffer != p.buffer or q.at != end or not (q.is_whole and p.is_whole):
+                raise CannotLower("forward", "what is joined does not stand side by side")
+            end = q.span[1]
+        return Value(self.builder, replace(p, heads=1, size=end - p.at, stride=end - p.at))
 
     def chunk(self, count: int, dim: int = -1) -> tuple[Value, ...]:
         return self.split(self.place.size // count, dim)

@@ -93,21 +93,21 @@ class PagedLatent(PagedTokens):
 class PagedFixed:
     """One mixer's states of fixed size, of all rows. Shape: [blocks, ...]."""
 
-    __slots__ = ("_mapping", "whole")
+    __slots__ = ("mapping", "whole")
 
     def __init__(self, whole: Tensor, mapping: SlotMapping) -> None:
         self.whole = whole
-        self._mapping = mapping
+        self.mapping = mapping
 
     def read(self, rows: RowIndex) -> Tensor:
         """The states of some rows of the step. Shape: [R, ...]."""
-        at = self._mapping.slots
+        at = self.mapping.slots
         assert isinstance(at, Tensor)
         return self.whole.index_select(0, at[rows])
 
     def write(self, rows: RowIndex, state: Tensor) -> None:
         """Replace them."""
-        at = self._mapping.slots
+        at = self.mapping.slots
         assert isinstance(at, Tensor)
         self.whole.index_copy_(0, at[rows], state.to(self.whole.dtype))
 

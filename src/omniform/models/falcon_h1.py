@@ -89,9 +89,8 @@ class FactoredMixer(StateSpaceMixer):
     def projected(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         whole, opened, *inner, steps = self.factors
         gate, mixed, dt = super().projected(x_BTD * whole)
-        parts = torch.split(mixed, self.widths, dim=-1)
-        mixed = torch.cat([y * factor for y, factor in zip(parts, inner, strict=True)], dim=-1)
-        return gate * opened, mixed, dt * steps
+        each = torch.cat([torch.full((n,), f, device="cpu") for n, f in zip(self.widths, inner, strict=True)])
+        return gate * opened, (mixed * each.to(mixed.device)).type_as(mixed), dt * steps
 
 
 class FactoredMLP(GatedMLP):

@@ -32,6 +32,9 @@ class Code(enum.IntEnum):
     PICK = 14
     ROUTE = 15
     EXPERTS = 16
+    CONVOLVE = 17
+    RECUR = 18
+    SCAN = 19
 
 
 class Place(Structure):
@@ -85,6 +88,18 @@ class ExpertsOf(Structure):
     )  # fmt: skip
 
 
+class RecurrenceOf(Structure):
+    """What heads keep: ``of_recurrence``."""
+
+    _fields_ = (*((name, Place) for name in ("q", "k", "g", "beta")), ("heads", c_int64), ("corrects", c_int64))
+
+
+class ScanOf(Structure):
+    """What channels keep: ``of_scan``."""
+
+    _fields_ = (*((name, Place) for name in ("b", "c", "dt")), ("rates", c_void_p))
+
+
 class ProgramOf(Structure):
     """A program: ``of_program``."""
 
@@ -113,19 +128,26 @@ TABLE = np.dtype([("cos", "u8"), ("sin", "u8"), ("dim", "i8")])
 BIAS = np.dtype([("at", "u8"), ("width", "i8"), ("offset", "i8"), ("by_place", "i8")])
 """``of_bias`` likewise."""
 
+READING = np.dtype([("first", "i8"), ("count", "i8"), ("row", "i8"), ("fresh", "i8")])
+"""``of_reading`` likewise."""
+
+FIXED = np.dtype([("from", "u8"), ("to", "u8"), ("places", "u8"), ("stride", "i8"), ("kind", "i4"), ("unused", "i4")])
+"""``of_fixed`` likewise."""
+
 
 class Step(Structure):
     """What changes from step to step: ``of_step``."""
 
     _fields_ = (
         ("x", abi.Rows), ("out", abi.Rows), ("wanted", c_void_p), ("kept", c_void_p), ("slots", c_void_p),
-        ("memories", c_void_p), ("sights", c_void_p), ("tables", c_void_p), ("biases", c_void_p), ("arena", c_void_p),
+        ("memories", c_void_p), ("sights", c_void_p), ("tables", c_void_p), ("biases", c_void_p),
+        ("readings", c_void_p), ("fixed", c_void_p), ("reading_count", c_int64), ("arena", c_void_p),
     )  # fmt: skip
 
 
 _SIZES = [
-    *map(ctypes.sizeof, (Place, Buffer, Storage, Op, Product, Routing, ExpertsOf, ProgramOf)),
-    *(kind.itemsize for kind in (KEPT, SIGHT, TABLE, BIAS)), ctypes.sizeof(Step), 0,
+    *map(ctypes.sizeof, (Place, Buffer, Storage, Op, Product, Routing, ExpertsOf, RecurrenceOf, ScanOf, ProgramOf)),
+    *(kind.itemsize for kind in (KEPT, SIGHT, TABLE, BIAS, READING, FIXED)), ctypes.sizeof(Step), 0,
 ]  # fmt: skip
 
 

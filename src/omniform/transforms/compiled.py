@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from omniform.blocks import operations as ops
 from omniform.blocks.lowering import CannotLower
 from omniform.blocks.operations import Place, Steps
+from omniform.core.state import StateSpec
 from omniform.native import abi, program_abi
 from omniform.native.matrix import Matrix
 from omniform.native.program_abi import Code
@@ -33,6 +34,9 @@ Matrices = Callable[[ops.Multiplies], Product]
 Stacks = Callable[[nn.Module], Sequence[Matrix]]
 """The matrices of a stack of experts."""
 
+LANES = 16
+"""Columns that kernels compute side by side."""
+
 LIKELY = {"softmax": 0, "sigmoid": 1, "chosen": 2}
 
 
@@ -49,6 +53,7 @@ class Compiled:
         steps: what it does.
         storages: numbers of a token that each needs, and whether of wanted tokens only.
         slots: of the layers with state, in the order in which operations count them.
+        fixed: of the layers that keep states of fixed size, likewise, and what these are.
         memories: what looks at an encoder's output, likewise.
         looks: what of it is seen, by which tokens ask.
         biases: what is added to scores, likewise.
@@ -58,6 +63,7 @@ class Compiled:
     def __init__(self, steps: Steps, matrices: Matrices, stacks: Stacks) -> None:
         self.steps, self._matrices, self._stacks = steps, matrices, stacks
         self.slots: list[int] = []
+        self.fixed: list[tuple[int, StateSpec]] = []
         self.memories: list[ops.Remembering] = []
         self.looks: list[ops.Rows] = []
         self.biases: list[ops.ByDistance | ops.ByPlace] = []
@@ -201,6 +207,32 @@ class Compiled:
         )
         self._kept.append(how)
         return _op(Code.EXPERTS, x=o.x, y=o.shares, z=o.chosen, out=o.out, weight=ctypes.addressof(how))
+
+    # -- recurrences ---------------------------------------------------------------------------------------------------
+
+    def _convolve(self, o: ops.Convolve) -> program_abi.Op:
+        taps, bias = self._address(o.taps.detach().t()), self._address(o.bias)
+        return _op(
+            Code.CONVOLVE, x=o.x, out=o.out, n=self._of_rows(o.slot, o.spec), k=o.taps.shape[1], weight=taps, bias=bias
+        )
+
+    def _recur(self, o: ops.Recur) -> program_abi.Op:
+        q, k, g, beta = map(_place, (o.q, o.k, o.g, o.beta))
+        how = program_abi.RecurrenceOf(q, k, g, beta, o.v.heads, int(o.corrects))
+        self._kept.append(how)
+        return _op(Code.RECUR, x=o.v, out=o.out, n=self._of_rows(o.slot, o.spec), weight=ctypes.addressof(how))
+
+    def _scan(self, o: ops.Scan) -> program_abi.Op:
+        channels, size = o.rates.shape
+        rates = nn.functional.pad(o.rates.detach().float(), (0, 0, 0, -channels % LANES)).view(-1, LANES, size)
+        how = program_abi.ScanOf(*map(_place, (o.b, o.c, o.dt)), self._address(rates.transpose(1, 2)))
+        self._kept.append(how)
+        return _op(Code.SCAN, x=o.x, out=o.out, n=self._of_rows(o.slot, o.spec), weight=ctypes.addressof(how))
+
+    def _of_rows(self, slot: int, spec: StateSpec) -> int:
+        """The number of a state of fixed size."""
+        self.fixed.append((slot, spec))
+        return len(self.fixed) - 1
 
     def _stacked(self, stack: nn.Module) -> list[tuple[Matrix, int | None, int]]:
         bias = stack._parameters.get("bias")

@@ -17,6 +17,7 @@ from omniform.blocks.operations import (
     Act,
     Add,
     Attend,
+    Convolve,
     Experts,
     Gate,
     Look,
@@ -25,9 +26,11 @@ from omniform.blocks.operations import (
     Operation,
     Pick,
     Place,
+    Recur,
     Rotate,
     Route,
     Rows,
+    Scan,
     Spread,
     Steps,
     Store,
@@ -70,6 +73,13 @@ def places(operation: Operation) -> tuple[dict[str, Place], dict[str, Place]]:
             return {"q": operation.q, "k": operation.k, "v": operation.v}, {"out": operation.out}
         case Look():
             return {"q": operation.q}, {"out": operation.out}
+        case Convolve():
+            return {"x": operation.x}, {"out": operation.out}
+        case Recur():
+            names = ("q", "k", "v", "g", "beta")
+            return {name: getattr(operation, name) for name in names}, {"out": operation.out}
+        case Scan():
+            return {name: getattr(operation, name) for name in ("x", "b", "c", "dt")}, {"out": operation.out}
         case Gate():
             return {"gate": operation.gate, "up": operation.up}, {"out": operation.out}
         case Add():

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from omniform.blocks.operations import ByDistance, Place
 from omniform.core.context import StepContext
-from omniform.core.dense import DenseKV
-from omniform.core.state import State
+from omniform.core.dense import DenseFixed, DenseKV
+from omniform.core.state import FixedView, State, StateSpec
 from omniform.core.stores import Bounded, Grown
 from omniform.native import program_abi
 from omniform.native.library import Library
@@ -69,6 +69,11 @@ class _Call:
         """Where an array begins, which stays until then."""
         self._alive.append(array)
         return array.ctypes.data
+
+    def kept(self, x: Tensor) -> Tensor:
+        """A tensor, which stays until then."""
+        self._alive.append(x)
+        return x
 
     def array(self, kind: np.dtype[np.void], entries: Sequence[Struct]) -> int | None:
         """An array of structs; none of none."""
@@ -136,6 +141,8 @@ class Runnable:
         wanted = step_inputs.wanted_rows(ctx, rows, tokens)
         count = len(x) if wanted is None else len(wanted)
         seen = [step_inputs.seen(ctx, rule, which, rows, tokens) for rule, which in p.steps.rules]
+        readings = self._readings(call)
+        fixed = self._fixed_of(ctx.state)
         memories, looked = self._memories(call)
         kept, slots, sights = self._kept(call, seen, x.dtype)
         first = len(sights)
@@ -156,10 +163,43 @@ class Runnable:
             call.array(program_abi.SIGHT, sights),
             call.array(program_abi.TABLE, tables),
             call.array(program_abi.BIAS, [self._bias(n, seen) for n in range(len(p.biases))]),
+            call.array(program_abi.READING, readings),
+            call.array(program_abi.FIXED, [self._row_states(view, spec, call, x.dtype) for view, spec in fixed]),
+            len(readings),
             arena.data_ptr(),
         )
         by.call("of_run", ctypes.byref(p.c), ctypes.byref(step))
         return out.view(rows, -1, p.out.width)
+
+    def _readings(self, call: _Call) -> list[step_inputs.Reading]:
+        """The step as recurrences read it, where there are any."""
+        if self._program.steps.unpadded and call.ctx.padding is not None:
+            raise NoRanges("a convolution sees padding as it is")
+        return step_inputs.readings(call.ctx, call.rows, call.tokens) if self._program.fixed else []
+
+    def _fixed_of(self, state: State | None) -> list[tuple[FixedView, StateSpec]]:
+        """The states of fixed size, and what they are."""
+        if state is None:
+            return []
+        views = [(state.fixed(slot), spec) for slot, spec in self._program.fixed]
+        if not all(isinstance(view, DenseFixed | step_inputs.PagedRows) for view, _ in views):
+            raise NoRanges("what is kept of rows is not kept as it is")
+        return views
+
+    def _row_states(self, view: FixedView, spec: StateSpec, call: _Call, dtype: torch.dtype) -> Struct:
+        """Where one of them is read, and where it is written."""
+        if isinstance(view, step_inputs.PagedRows):
+            at = view.mapping.slots
+            assert isinstance(at, Tensor) and view.whole.is_contiguous()
+            where = view.whole.data_ptr()
+            return where, where, call.kept(at).data_ptr(), view.whole.stride(0), KINDS[view.whole.dtype], 0
+        kept = spec.stored_as(dtype)
+        before = view.read(slice(None))
+        # Anew: who keeps the state before this step may go back to it.
+        after = torch.empty(call.rows, *spec.shapes[0], dtype=kept, device="cpu")
+        view.write(slice(None), after)
+        origin = 0 if before is None else call.kept(before.to(kept).contiguous()).data_ptr()
+        return origin, after.data_ptr(), 0, after.stride(0), KINDS[kept], 0
 
     def _memories(self, call: _Call) -> tuple[list[tuple[Struct, Struct, int]], dict[int, int]]:
         """What is kept of an encoder's output; and how far apart its rows lie, with how long they are."""

@@ -20,6 +20,7 @@ from omniform.core.context import FirstContext, StepContext
 from omniform.core.host import is_readable
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.core.rules import Indices, Rule
+from omniform.core.state import RowIndex
 
 Places = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 """Indices as kernels take them."""
@@ -116,6 +117,36 @@ def stored_at(ctx: StepContext, rows: int, tokens: int, apart: int) -> Indices:
     return ctx.once(("stored at", apart), made)
 
 
+Reading = tuple[int, int, int, int]
+"""Tokens that a recurrence reads one after another: the first, how many, the row whose state they go on from and leave
+(-1 for none), and whether they begin at zero all the same."""
+
+
+def readings(ctx: StepContext, rows: int, tokens: int) -> list[Reading]:
+    """A step as its recurrences read it, once."""
+    return ctx.once("readings", lambda: _readings(ctx, rows, tokens))
+
+
+def _readings(ctx: StepContext, rows: int, tokens: int) -> list[Reading]:
+    if isinstance(ctx, PackedContext):
+        return [(s.start, s.count, row, 0) for row, s in enumerate(ctx.segments)]
+    if ctx.allowed is not None:
+        raise NoRanges("the caller says which keys are seen")
+    begin, end = _real(None if ctx.padding is None else ctx.padding[:, -tokens:], rows, tokens)
+    own = [
+        (row * tokens + int(first), int(stop - first)) for row, first, stop in zip(range(rows), begin, end, strict=True)
+    ]
+    if ctx.texts is None:
+        return [(at, count, row, 0) for row, (at, count) in enumerate(own)]
+    found: list[Reading] = []
+    starts, _ = _texts(ctx.texts, rows, tokens)
+    for row, (at, count) in enumerate(own):
+        edges = np.flatnonzero(np.diff(starts.reshape(-1)[at : at + count])) + 1
+        ends = [0, *edges.tolist(), count]
+        found += [(at + a, b - a, row if b == count else -1, 1) for a, b in pairwise(ends)]
+    return found
+
+
 def turns(ctx: StepContext, turning: Turning, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of every token, once per step. Shape: [N, dim] each, float32."""
 
@@ -137,6 +168,23 @@ class Paged(Protocol):
 
     whole: tuple[Tensor, ...]
     mapping: Mapping
+
+
+@runtime_checkable
+class PagedRows(Protocol):
+    """A layer's states of fixed size, in blocks that rows are given.
+
+    Attributes:
+        whole: those of every block. Shape: [blocks, ...].
+        mapping: which blocks are those of the step's rows.
+    """
+
+    whole: Tensor
+    mapping: Mapping
+
+    def read(self, rows: RowIndex) -> Tensor | None: ...
+
+    def write(self, rows: RowIndex, state: Tensor) -> None: ...
 
 
 class Mapping(Protocol):
