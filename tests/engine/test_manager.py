@@ -237,12 +237,13 @@ def test_what_changes_nothing_is_named_with_the_reason(caplog):
     fields = omniform.ContinuousBatchingConfig.__dataclass_fields__
     used = {
         "page_size", "num_blocks", "max_batch_tokens", "max_memory_percent", "max_requests_per_batch",
-        "allow_block_sharing", "return_logprobs", "seed", "max_queue_size", "block_size",
+        "allow_block_sharing", "return_logprobs", "seed", "max_queue_size", "block_size", "use_cuda_graph",
+        "max_cached_graphs",
     }  # fmt: skip
     assert set(fields) == used | set(WHY) and not used & set(WHY)
     caplog.set_level("WARNING", logger="omniform")
-    omniform.ContinuousBatchingConfig(use_cuda_graph=False, safety_margin=0.2)
-    assert "use_cuda_graph changes nothing here: steps are not recorded" in caplog.text
+    omniform.ContinuousBatchingConfig(use_async_batching=False, safety_margin=0.2)
+    assert "use_async_batching changes nothing here: a step is planned while nothing waits for it" in caplog.text
     assert "safety_margin" in caplog.text
 
 

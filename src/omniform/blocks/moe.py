@@ -27,6 +27,11 @@ RUN = 512
 """On a CPU so many rows at least go through their experts at a time: a long prompt's are not all held at once."""
 
 
+COPIED = 1 << 31
+"""On a GPU rows are multiplied by copies of their experts' matrices of so many bytes at most, where no kernel takes
+these as they are: it takes memory, and waits for nothing."""
+
+
 class Stacked(nn.Module):
     """The same projection of every expert.
 
@@ -75,8 +80,11 @@ class Stacked(nn.Module):
             ends_E: where each expert's tokens end.
         """
         aligned = all(n * x_ND.element_size() % 16 == 0 for n in self.weight.shape[1:])  # what the kernel asks for
-        wide = x_ND.dtype is torch.float64
-        if _GROUPED and aligned and x_ND.is_cuda and not wide and not is_traced():  # traced, torch takes bfloat16 only
+        # Its kernel is for bfloat16; of other numbers it reads on the host where each expert's end.
+        known = x_ND.dtype is torch.bfloat16 or (
+            x_ND.dtype is not torch.float64 and len(x_ND) * self.weight[0].nbytes > COPIED
+        )
+        if _GROUPED and aligned and x_ND.is_cuda and known and not is_traced():
             y = F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
         else:
             y = (self.weight[expert_N] @ x_ND[..., None])[..., 0]

@@ -3,8 +3,9 @@
 A row's keys are ranges of slots in one long tensor, and a range is a view: nothing is gathered. A query that sees
 several ranges (a shared prefix, then its own tokens) attends to each of them, and the results are blended by their
 softmax denominators (https://arxiv.org/abs/2205.14135, section 3.1), so that a prefix that rows share is read once for
-all. On an accelerator, where a call costs more than copying, the single tokens of all rows are one call over gathered
-keys, and only prompts go range by range.
+all. On a GPU one kernel reads all rows' keys where they lie (:mod:`omniform.blocks.reached`). On other accelerators,
+where a call costs more than copying, the single tokens of all rows are one call over gathered keys, and prompts go
+range by range.
 
 Query heads that share a key head are never given copies of it: G is the number of key heads, R of query heads to each.
 """
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from omniform.blocks.kernels import Extras, able
 from omniform.blocks.padded import attend_padded
+from omniform.blocks.reached import attend_gathered, attend_reached, can_reach
 from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Bias, Mask
 from omniform.core.packed import Decodes, KernelCall, KernelCalls, PackedMask, RowKeys, SlotRange
+from omniform.core.reached import DecodeMask, Reached
 
 QUERIES = {"cpu": 256}
 """Causal queries that the kernel is given at once, heads counted: fewer cost calls, more compute what is hidden anyway.
@@ -62,6 +65,8 @@ def attend_packed(
     if q_NHD.dtype != k_1GSD.dtype or v_1GSD.dtype != k_1GSD.dtype:  # under autocast, and no kernel mixes
         widest = torch.promote_types(k_1GSD.dtype, v_1GSD.dtype)
         q_NHD, k_1GSD, v_1GSD = q_NHD.to(widest), k_1GSD.to(widest), v_1GSD.to(widest)
+    if isinstance(mask, DecodeMask):
+        return _decoded(q_NHD, k_1GSD, v_1GSD, mask, scores, bias, sinks)
     if backend == "eager" or bias is not None:
         rows, biases = mask.rows, bias if isinstance(bias, tuple) else (None,) * len(mask.rows)
         return torch.cat(
@@ -77,6 +82,8 @@ def attend_packed(
     learned = torch.is_grad_enabled() and any(x.requires_grad for x in (q_NHD, k_1GSD, v_1GSD))
     if learned or dropout:
         return _row_by_row(q_NHD, k_1GSD, v_1GSD, mask, scores, sinks, dropout)
+    if can_reach(q_NHD, k_1GSD, v_1GSD) and (reached := Reached.of(mask)) is not None:
+        return attend_reached(q_NHD, k_1GSD, v_1GSD, reached, scores=scores, sinks=sinks)
     decodes = None if q_NHD.device.type in RANGE_BY_RANGE else mask.decodes
     if decodes is None:
         return _by_range(q_NHD, k_1GSD, v_1GSD, mask.calls, scores, sinks)
@@ -87,6 +94,23 @@ def attend_packed(
     mixed[decodes.tokens] = _decode_batch(q_NHD[decodes.tokens], k_1GSD, v_1GSD, decodes, scores, sinks)
     mixed[tokens] = _by_range(q_NHD[tokens], k_1GSD, v_1GSD, seen.calls, scores, sinks)
     return mixed
+
+
+def _decoded(
+    q_NHD: Tensor,
+    k_1GSD: Tensor,
+    v_1GSD: Tensor,
+    mask: DecodeMask,
+    scores: Scores,
+    bias: Bias | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """One token of each row, of which the host knows nothing. Shape: [N, H, D] to [N, H, Dv]."""
+    assert not isinstance(bias, tuple), "such a step has one bias"
+    added = None if bias is None else bias[0]
+    if can_reach(q_NHD, k_1GSD, v_1GSD) and (reached := Reached.of(mask)) is not None:
+        return attend_reached(q_NHD, k_1GSD, v_1GSD, reached, scores=scores, sinks=sinks, bias=added)
+    return attend_gathered(q_NHD, k_1GSD, v_1GSD, mask, scores=scores, sinks=sinks, bias=added)
 
 
 def _row_by_row(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import TypeVar, TypeVarTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,6 +74,16 @@ def counts_of(x: Tensor, kinds: int) -> list[int] | None:
         return None
     counts: list[int] = x.detach().flatten().bincount(minlength=kinds).tolist()
     return counts
+
+
+def sent(numbers: np.ndarray[tuple[int, ...], np.dtype[np.generic]], device: torch.device) -> Tensor:
+    """Numbers of the host's as a tensor on a device; nobody waits for the copy, nor for what was asked before it.
+
+    A copy from ordinary memory to a GPU waits until all that was asked of the GPU is done; one from pinned memory does
+    not, and torch keeps such memory until it was read.
+    """
+    here = torch.from_numpy(numbers)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 def is_all_true(x: Tensor) -> bool:

@@ -13,10 +13,12 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from omniform.core.context import Bias, StepContext
+from omniform.core.host import sent
 from omniform.core.rules import Causal, Full, Rule
 
 SlotRange = tuple[int, int]
@@ -310,7 +312,7 @@ Part = tuple[slice | Tensor, PackedMask]
 def _tokens_of(queries: list[tuple[int, int]], device: torch.device) -> slice | Tensor:
     if all(left[1] == right[0] for left, right in pairwise(queries)):
         return slice(queries[0][0], queries[-1][1])
-    return torch.cat([torch.arange(*span) for span in queries]).to(device)
+    return sent(np.concatenate([np.arange(*span, dtype=np.int64) for span in queries]), device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +340,7 @@ def _alike(segments: Sequence[Segment], positions: Tensor) -> tuple[Alike, ...]:
     device = positions.device
     return tuple(
         Alike(
-            torch.tensor(rows, device=device),
+            sent(np.array(rows, np.int64), device),
             _tokens_of([(segments[r].start, segments[r].start + count) for r in rows], device),
             count,
         )
@@ -387,7 +389,7 @@ class PackedContext(StepContext):
             tables={reach: [tables[i] for i in rows] for reach, tables in self.tables.items()},
             memory_tables=[self.memory_tables[i] for i in rows] if self.memory_tables else (),
             wanted=None,
-            keeps=torch.tensor(self.wanted, device=self.positions.device),
+            keeps=sent(np.array(self.wanted, np.int64), self.positions.device),
             read=self.segments,
         )
 

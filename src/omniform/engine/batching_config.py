@@ -19,7 +19,6 @@ log = logging.getLogger("omniform")
 WHY: Final = {
     "max_blocks_per_request": "a row has as many blocks as it is long",
     "use_async_batching": "a step is planned while nothing waits for it",
-    "use_cuda_graph": "steps are not recorded",
     "q_padding_interval_size": "steps are not padded",
     "kv_padding_interval_size": "steps are not padded",
     "varlen_compile_config": "steps are not compiled",
@@ -35,7 +34,6 @@ WHY: Final = {
     "disable_nccl_graph_mixing": "one process computes",
     "cpu_group_timeout": "one process computes",
     "use_default_compile_configs": "steps are not compiled",
-    "max_cached_graphs": "steps are not recorded",
 }
 """What changes nothing here, and why."""
 
@@ -53,6 +51,9 @@ class ContinuousBatchingConfig:
         allow_block_sharing: whether beginnings are shared between requests.
         return_logprobs: whether outputs say how likely each token was among those it was chosen from.
         seed: of the draws; requests draw each for itself.
+        use_cuda_graph: whether steps in which every row brings one token are recorded and played again, on a GPU; of
+            two switches, as the ecosystem has them, the second. By default they are.
+        max_cached_graphs: how many records are kept at most.
         max_queue_size: how many requests may wait; whoever adds one more waits too. 0 for any number.
         block_size: the older name of ``page_size``.
 
@@ -95,7 +96,7 @@ class ContinuousBatchingConfig:
     def __post_init__(self) -> None:
         for name, least in (
             ("page_size", 1), ("num_blocks", 1), ("max_batch_tokens", 1), ("max_requests_per_batch", 1),
-            ("seed", 0), ("max_queue_size", 0), ("block_size", 1),
+            ("seed", 0), ("max_queue_size", 0), ("max_cached_graphs", 0), ("block_size", 1),
         ):  # fmt: skip
             value = vars(self)[name]
             if value is not None and (type(value) is not int or value < least):
@@ -113,6 +114,12 @@ class ContinuousBatchingConfig:
         for field in fields(self):
             if field.name in WHY and vars(self)[field.name] != field.default:
                 log.warning("%s changes nothing here: %s", field.name, WHY[field.name])
+
+    def graphs(self) -> bool | int:
+        """Whether steps are recorded on a GPU, or how many records are kept at most."""
+        asked = self.use_cuda_graph
+        on = asked[-1] if isinstance(asked, tuple) else asked is not False
+        return on if not on or self.max_cached_graphs is None else self.max_cached_graphs
 
     def tokens_per_block(self) -> int | None:
         """Tokens in a block; None for the engine's own number."""

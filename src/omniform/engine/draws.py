@@ -51,7 +51,7 @@ class Candidates:
 
     def few(self, inside: Tensor) -> Candidates:
         """Those of the whole vocabulary that are inside, as a short list, if that pays. Shape: [R, V], bool."""
-        if self.tokens is not None or self.vocabulary < MANY:
+        if self.tokens is not None or self.vocabulary < MANY or inside.device.type != "cpu":  # nobody waits for a count
             return self.without(~inside)
         counts = inside.sum(-1)
         longest = int(counts.max())
@@ -140,6 +140,36 @@ def drawn(
             draw = _replayed if short else _drawn
             chosen[i] = draw(left, odds_RC, [i], [0], 1, row.generator)[0]
     return [chosen[i] for i in range(len(rows))]
+
+
+def drawn_there(left: Candidates, odds_RC: Tensor, rows: Sequence[Row]) -> Tensor:
+    """A token for each row, as :func:`drawn` draws them, left on the device, [R]; -1 where scores are no numbers.
+
+    The others' generators go on too where a row's scores are no numbers: to know of it before, the host had to wait.
+    """
+    bad = odds_RC[:, 0].isnan()
+    odds_RC = torch.where(bad[:, None], 1.0, odds_RC)
+    odds_RV = Candidates(odds_RC, left.tokens, left.vocabulary).odds_of_all()
+    found: list[Tensor | None] = [None] * len(rows)
+    together = [i for i, row in enumerate(rows) if row.generator is None]
+    if together:
+        lanes = [rows[i].lane for i in together]
+        places = list(range(len(together))) if None in lanes else [lane for lane in lanes if lane is not None]
+        count = max(places[-1] + 1, rows[together[0]].lanes)
+        everyone = odds_RV
+        if len(together) < len(rows) or places != list(range(count)):
+            everyone = odds_RV.new_ones((count, left.vocabulary))
+            for i, place in zip(together, places, strict=True):
+                everyone[place] = odds_RV[i]
+        made = torch.multinomial(everyone, 1)
+        if len(together) == len(rows) and places == list(range(count)):
+            return torch.where(bad, -1, made[:, 0])
+        for i, place in zip(together, places, strict=True):
+            found[i] = made[place]
+    for i, row in enumerate(rows):
+        if found[i] is None:
+            found[i] = torch.multinomial(odds_RV[i], 1, generator=row.generator)
+    return torch.where(bad, -1, torch.cat([one for one in found if one is not None]))
 
 
 def _drawn(

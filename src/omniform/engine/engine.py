@@ -32,6 +32,7 @@ from omniform.engine.memory import decoder_specs, divided_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
+from omniform.engine.recorded import RECORDS, Recorded, recorder_of
 from omniform.engine.repairs import isolate, undone_if_interrupted, unstick
 from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner
@@ -72,6 +73,8 @@ class Engine:
         block_size: tokens in a block of state: small ones share more of a beginning, large ones take less bookkeeping;
             8 by default on a CPU, where bookkeeping is cheap beside a step, and 16 elsewhere.
         prefix_cache: whether beginnings are shared between requests. A model that keeps a recurrent state shares none.
+        cuda_graphs: whether steps in which every row brings one token are recorded and played again, on a GPU; a number
+            is the most records that are kept. By default they are. :meth:`stats` says how many were.
 
     Raises:
         InputError: the model does not write, or the memory is too small for anything.
@@ -86,6 +89,7 @@ class Engine:
         max_tokens_per_step: int | None = None,
         block_size: int | None = None,
         prefix_cache: bool = True,
+        cuda_graphs: bool | int = True,
     ) -> None:
         if not isinstance(model, Generative) or not model.can_generate():
             raise InputError(
@@ -110,6 +114,7 @@ class Engine:
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
         self._how = memory, step, block_size, prefix_cache
+        self._graphs = RECORDS if cuda_graphs is True else int(cuda_graphs)
         self._build()
         self._drafters = Drafters(model, self._memory.budget)
 
@@ -152,7 +157,12 @@ class Engine:
             root=self._root_of,
             bring=handover.bring,
         )
-        self._runner = Runner(model, self._state, list(own), self._encoders, self.adapters)
+        recorder = recorder_of(model.device) if self._graphs else None
+        recorded = None
+        if recorder is not None:
+            recorded = Recorded(model, self._state, list(own), self._encoders, recorder, self._graphs)
+        self._recorded = recorded
+        self._runner = Runner(model, self._state, list(own), self._encoders, self.adapters, recorded)
         self._writer = Writer(self._scheduler, self._encoders, handover, model.device)
 
     # -- requests ----------------------------------------------------------------------------------------------------
@@ -332,6 +342,7 @@ class Engine:
             tokens_drafted=self._writer.tokens_drafted,
             tokens_accepted=self._writer.tokens_accepted,
             seconds=dict(self._seconds),
+            graphs=None if self._recorded is None else self._recorded.told(),
             **self._counts,
         )
 
@@ -354,13 +365,14 @@ class Engine:
                     unstick(self._scheduler, self._writer.fail)
                 return self._has_work
             try:
-                outputs, logits = self._runner.run(plan)
+                calm = not self._inbox and not self._scheduler.waiting
+                outputs, logits, likeliest = self._runner.run(plan, calm=calm)
             except Exception as error:
                 isolate(plan, self._scheduler, self._writer.fail, error)
                 return self._has_work
             computed = time.perf_counter()
             self._scheduler.done(plan)
-            self._writer.write(outputs, logits)
+            self._writer.write(outputs, logits, likeliest)
             self._counts["steps"] += 1
             self._counts["tokens_computed"] += sum(chunk.count for chunk in plan.chunks)
             self._seconds["model"] += computed - planned
@@ -378,6 +390,8 @@ class Engine:
         if (self.model.dtype, self.model.device) != self._kept_as:
             self._rebuild()
         self._encoders.evict_all()
+        if self._recorded is not None:
+            self._recorded.forget()
         for pool in self._pools.values():
             pool.forget_idle()
         for request in self._scheduler.waiting:
@@ -404,6 +418,8 @@ class Engine:
 
     def _receive(self) -> None:
         """Let new requests in, and those out that nobody wants any more or whose time is up."""
+        if self._inbox and self._recorded is not None:
+            self._recorded.look()
         if self._inbox and self._weights.look():
             self._outdated()
         while self._inbox:

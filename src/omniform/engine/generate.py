@@ -381,6 +381,7 @@ def engine_of(model: Model, config: ContinuousBatchingConfig, tokenizer: Reader 
         max_tokens_per_step=config.max_batch_tokens,
         block_size=config.tokens_per_block(),
         prefix_cache=config.allow_block_sharing,
+        cuda_graphs=config.graphs(),
     )
 
 

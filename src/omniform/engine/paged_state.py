@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.core.host import sent
 from omniform.core.packed import SlotRange
 from omniform.core.state import RowIndex, StateSpec
 
@@ -142,18 +144,22 @@ class PagedState:
         self._pools: dict[Pool, list[PagedTokens | PagedFixed]] = {pool: [] for pool in blocks}
         self._size = block_size
         self._device = device
+        # One block more than there are: rows that fill a recorded step up write there.
+        self._spare = dict(blocks)
+        blocks = {pool: count + 1 for pool, count in blocks.items()}
         for slot, spec in specs.items():
             pool = pool_of(spec)
             mapping, stored = self._mappings[pool], spec.stored_as(dtype)
             # Uninitialised memory costs nothing until a block is written; it may hold NaN, so no slot is ever read
-            # that was not written.
+            # that was not written. On an accelerator rows are filled up with slots that were not.
+            made = torch.empty if device.type == "cpu" else torch.zeros
             if spec.kept == "row":
-                whole = torch.empty(blocks[pool], *spec.shapes[0], dtype=stored, device=device)
+                whole = made(blocks[pool], *spec.shapes[0], dtype=stored, device=device)
                 self._fixed[slot] = PagedFixed(whole, mapping)
                 self._pools[pool].append(self._fixed[slot])
                 continue
             slots = blocks[pool] * block_size
-            parts = tuple(torch.empty(1, g, slots, d, dtype=stored, device=device) for g, d in spec.shapes)
+            parts = tuple(made(1, g, slots, d, dtype=stored, device=device) for g, d in spec.shapes)
             if len(parts) == 1:
                 self._latent[slot] = PagedLatent(parts, mapping)
                 self._pools[pool].append(self._latent[slot])
@@ -196,8 +202,21 @@ class PagedState:
             first, stop = ranges[0]
             self._mappings[pool].slots = (first, stop - first)
             return
-        slots = [slot for first, stop in ranges for slot in range(first, stop)]
-        self._mappings[pool].slots = torch.tensor(slots, device=self._device)
+        slots = np.concatenate([np.arange(*held, dtype=np.int64) for held in ranges])
+        self._mappings[pool].slots = sent(slots, self._device)
+
+    def place(self, pool: Pool, slots: Tensor) -> None:
+        """The same, told on the device: a slot for each token, or in :data:`ROWS` a block for each row. Shape: [N]."""
+        self._mappings[pool].slots = slots
+
+    def spare(self, pool: Pool) -> int:
+        """A block that is nobody's."""
+        return self._spare[pool]
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block."""
+        return self._size
 
     def begin_rows(self, blocks: Sequence[int], fresh: Sequence[int]) -> None:
         """Say which blocks hold the states of the next step's rows.
@@ -206,9 +225,9 @@ class PagedState:
             blocks: in the order of the rows.
             fresh: those among them of rows that begin: their states begin at zero.
         """
-        self._mappings[ROWS].slots = torch.tensor(blocks, device=self._device)
+        self._mappings[ROWS].slots = sent(np.array(blocks, np.int64), self._device)
         if fresh:
-            at = torch.tensor(fresh, device=self._device)
+            at = sent(np.array(fresh, np.int64), self._device)
             for view in self._fixed.values():
                 view.whole.index_fill_(0, at, 0)
 

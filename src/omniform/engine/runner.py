@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from omniform.architectures.generative import Generative
 from omniform.core.context import Memory, Taps
+from omniform.core.host import sent
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.engine.adapters import Adapters
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import ROWS, PagedState, Pool
+from omniform.engine.recorded import Likeliest, Played, Recorded
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
@@ -91,10 +94,17 @@ class Runner:
         pools: which pools of blocks the decoder's own layers use.
         encoders: what pictures and sounds became.
         adapters: which of them each row computes with.
+        recorded: computes steps of single tokens from records; None where nothing is recorded.
     """
 
     def __init__(
-        self, model: Generative, state: PagedState, pools: Sequence[Pool], encoders: Encoders, adapters: Adapters
+        self,
+        model: Generative,
+        state: PagedState,
+        pools: Sequence[Pool],
+        encoders: Encoders,
+        adapters: Adapters,
+        recorded: Recorded | None = None,
     ) -> None:
         self._model = model
         self._state = state
@@ -102,17 +112,24 @@ class Runner:
         self._token_pools = [pool for pool in pools if not isinstance(pool, str)]
         self._encoders = encoders
         self._adapters = adapters
+        self.recorded = recorded
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> tuple[list[ChunkOutput], Tensor]:
+    def run(self, plan: StepPlan, *, calm: bool = False) -> tuple[list[ChunkOutput], Tensor, Likeliest | None]:
         """Compute one step.
 
+        Args:
+            calm: nobody waits to join the rows of this step in the next.
+
         Returns:
-            What it gave for each chunk of which something is wanted, in order; and the scores in all of them. Shape:
-            [R, V].
+            What it gave for each chunk of which something is wanted, in order; the scores in all of them, Shape:
+            [R, V]; and their likeliest tokens, where these are on their way to the host already.
         """
         for copy in plan.copies:
             self._state.copy(*copy)
+        played = None if self.recorded is None else self.recorded.run(plan, calm=calm)
+        if played is not None:
+            return _outputs_of(plan, played, self._model.project), played.logits, played.likeliest
         model, device = self._model, self._model.device
         ids: list[int] = []
         lengths: list[int] = []
@@ -128,7 +145,7 @@ class Runner:
             ids += row.tokens[first:stop]
             lengths += [length] * count if stop <= length else [max(length, at + 1) for at in range(first, stop)]
             wanted += range(start + count - last, start + count)
-        named = torch.tensor([ids], device=device).clamp_(min=0)  # a vector's place has no id
+        named = sent(np.array([ids], np.int64), device).clamp_(min=0)  # a vector's place has no id
         scored = [_scored(chunk, count) for chunk, count in zip(plan.chunks, wants, strict=True)]
         with self._adapters.step(plan.chunks, wants, scored):
             embeds = model.embed(named)
@@ -139,8 +156,8 @@ class Runner:
                 self._begin(pool, plan.chunks)
             reads_memory = plan.chunks[0].request.memory is not None
             ctx = PackedContext(
-                positions=model.stand(named, _positions(plan.chunks).to(device)),
-                lengths=torch.tensor([lengths], device=device),
+                positions=model.stand(named, sent(_positions(plan.chunks).numpy(), device)),
+                lengths=sent(np.array([lengths], np.int64), device),
                 segments=tuple(segments),
                 tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},
                 memory=_ELSEWHERE if reads_memory else None,
@@ -153,7 +170,7 @@ class Runner:
             )
             hidden = model.decoder.decode(embeds, ctx)[0]
             layers = _wanted_of(ctx.taps.hidden_states, wanted)
-            return _outputs(plan, wants, hidden, layers, model.project, self._adapters)
+            return *_outputs(plan, wants, hidden, layers, model.project, self._adapters), None
 
     def _place_features(self, embeds_1ND: Tensor, chunk: ScheduledChunk, segment: Segment) -> Tensor:
         """Put the features of pictures and sounds in the places of the placeholders that this step reads.
@@ -192,7 +209,24 @@ def _reads_layers(plan: StepPlan) -> bool:
 
 def _wanted_of(layers: Sequence[Tensor], wanted: list[int]) -> tuple[Tensor, ...]:
     """The wanted tokens' hidden states. Shape: [1, N or W, D] each, to [W, D] each."""
-    return tuple(x[0] if x.shape[1] == len(wanted) else x[0, wanted] for x in layers)
+    return tuple(x[0] if x.shape[1] == len(wanted) else taken(x[0], wanted) for x in layers)
+
+
+def taken(x: Tensor, places: Sequence[int]) -> Tensor:
+    """Some rows of a tensor: a view where they follow one another. Shape: [N, ...] to [len(places), ...]."""
+    if list(places) == list(range(places[0], places[0] + len(places))):
+        return x[places[0] : places[0] + len(places)]
+    return x.index_select(0, sent(np.array(places, np.int64), x.device))
+
+
+def _outputs_of(plan: StepPlan, played: Played, project: Callable[[Tensor], Tensor]) -> list[ChunkOutput]:
+    """What a step of single tokens gave, chunk by chunk."""
+    step = StepTensors(played.hidden, played.logits, ())
+    spans = [slice(i, i + 1) for i in range(len(plan.chunks))]
+    return [
+        ChunkOutput(chunk, chunk.row.computed, 1, project, span, span, step)
+        for chunk, span in zip(plan.chunks, spans, strict=True)
+    ]
 
 
 def _outputs(
@@ -216,7 +250,7 @@ def _outputs(
     if not places:
         logits = hidden_WD.new_empty(0, 0)
     else:
-        logits = project(hidden_WD if len(places) == hidden_WD.shape[0] else hidden_WD[places])
+        logits = project(hidden_WD if len(places) == hidden_WD.shape[0] else taken(hidden_WD, places))
     step = StepTensors(hidden_WD, logits, layers)
     outputs: list[ChunkOutput] = []
     stop = at = 0

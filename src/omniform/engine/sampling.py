@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from omniform.core.errors import OmniformError
-from omniform.engine.draws import Candidates, drawn, narrowed
+from omniform.engine.draws import Candidates, drawn, drawn_there, narrowed
 from omniform.engine.guided import fitted, forgotten
 from omniform.engine.hooks import Hooks
 from omniform.engine.request import Row, TokenLogprob
@@ -49,6 +50,8 @@ def choose(
         scores = finished(rows, settings, scores, hooks)
         # The first of the highest, as argmax gives it; in bfloat16 this is several times as fast.
         values, best = highest(scores)
+        if scores.device.type != "cpu":  # one read for both
+            return _numbers(torch.where(values.isnan(), -1, best), rows, logits_RV, places), scores
         refuse_no_numbers(values.isnan(), rows, logits_RV, places)
         return best.tolist(), scores
     left = narrowed(scores, settings)
@@ -57,6 +60,9 @@ def choose(
     elif settings.renormalize:
         left = Candidates(left.scores.log_softmax(-1), left.tokens, left.vocabulary)
     odds = left.scores.softmax(-1)
+    if odds.device.type != "cpu" and not any(row.proposals for row in rows):
+        tokens = drawn_there(left, odds, rows)
+        return _numbers(tokens, rows, logits_RV, places), left.spread() if settings.keep_scores else scores
     # One NaN makes all of a row's odds NaN. Found before anybody has drawn: the others' generators stay as they are.
     refuse_no_numbers(odds[:, 0].isnan(), rows, logits_RV, places)
     proposed = [i for i, row in enumerate(rows) if row.proposals]
@@ -66,6 +72,14 @@ def choose(
         found = settle([rows[i] for i in proposed], own.odds_of_all())
         settled = dict(zip(proposed, found, strict=True))
     return drawn(left, odds, rows, settled), left.spread() if settings.keep_scores else scores
+
+
+def _numbers(tokens_R: Tensor, rows: Sequence[Row], logits_RV: Tensor, places: Sequence[int]) -> list[int]:
+    """Tokens on the host, in one read; -1 stands for scores that are no numbers, which is refused."""
+    tokens: list[int] = tokens_R.tolist()
+    if min(tokens, default=0) < 0:
+        refuse_no_numbers(tokens_R < 0, rows, logits_RV, places)
+    return tokens
 
 
 def refuse_no_numbers(bad_R: Tensor, rows: Sequence[Row], logits_RV: Tensor, places: Sequence[int]) -> None:
@@ -79,6 +93,11 @@ def refuse_no_numbers(bad_R: Tensor, rows: Sequence[Row], logits_RV: Tensor, pla
         where=f"row {places[first]}, step {rows[first].written}",
         remedy="Check weights and dtype." if theirs else "Relax suppress_tokens, sequence_bias or the like.",
     )
+
+
+def goes_by_likeliest(rows: Sequence[Row], settings: Settings, hooks: Hooks | None) -> bool:
+    """Whether rows take their likeliest tokens whatever these are: no rule and no object changes scores before."""
+    return settings.is_plain and hooks is None and all(row.guide is None for row in rows)
 
 
 def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor, hooks: Hooks | None = None) -> Tensor:
@@ -101,7 +120,7 @@ def processed(rows: Sequence[Row], settings: Settings, logits_RV: Tensor, hooks:
 
 def ruled(rows: Sequence[Row], settings: Settings, logits_RV: Tensor, hooks: Hooks | None = None) -> Tensor:
     """Scores after the rules, a call's own processors and grammars; see :func:`processed`."""
-    if settings.is_plain and hooks is None and all(row.guide is None for row in rows):
+    if goes_by_likeliest(rows, settings, hooks):
         return logits_RV
     scores = logits_RV.float()
     for rule in rules_of(settings, scores.device):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from omniform.engine.memory import MemoryUse
+from omniform.engine.recorded import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Stats:
         preemptions: how often a request was preempted: had to give up its blocks.
         prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
         memory: what its blocks take, of how much, and why.
+        graphs: steps that a GPU played from records; None on a device without them, or where they are off.
         seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
     """
 
@@ -45,3 +47,4 @@ class Stats:
     prefix_cache: str
     memory: MemoryUse
     seconds: Mapping[str, float]
+    graphs: Counts | None = None

@@ -14,9 +14,10 @@ from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import begin_masks, is_whole, refuse_unfit, seat
 from omniform.engine.handover import Handover
+from omniform.engine.recorded import Likeliest
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
-from omniform.engine.runner import ChunkOutput
-from omniform.engine.sampling import choose, logprobs_of
+from omniform.engine.runner import ChunkOutput, taken
+from omniform.engine.sampling import choose, goes_by_likeliest, logprobs_of
 from omniform.engine.scheduler import Scheduler
 from omniform.engine.stop import answer_text
 
@@ -50,15 +51,18 @@ class Writer:
         self._encoders = encoders
         self._handover = handover
         self._device = device
+        self._likeliest: Likeliest | None = None
 
     @torch.inference_mode()
-    def write(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor) -> None:
+    def write(self, outputs: Sequence[ChunkOutput], logits_RV: Tensor, likeliest: Likeliest | None = None) -> None:
         """Choose the next token of every row that was read to its end; several where guesses come true.
 
         Args:
             outputs: what the step gave.
             logits_RV: the scores in them, of all rows that were read to their end.
+            likeliest: the likeliest tokens by these, where they are on their way to the host already.
         """
+        self._likeliest = likeliest
         chosen_by = self._contrasted(outputs, logits_RV)
         entries: list[Entry] = []
         together: dict[int, list[ChunkOutput]] = {}
@@ -238,11 +242,18 @@ class Writer:
         settings = entries[0][0].choosing
         places = [at for _, _, at in entries]
         everything = places == list(range(logits_RV.shape[0]))
-        logits = logits_RV if everything else logits_RV[places]
-        chosen_by = logits if chosen_by_RV is logits_RV else chosen_by_RV if everything else chosen_by_RV[places]
-        named = [_place(request, row) for request, row, _ in entries]
         rows, hooks = [row for _, row, _ in entries], entries[0][0].hooks
-        tokens, scores = choose(rows, settings, chosen_by, named, hooks)
+        known = None
+        if self._likeliest is not None and chosen_by_RV is logits_RV and goes_by_likeliest(rows, settings, hooks):
+            tokens = self._likeliest.tokens()
+            known = [tokens[at] for at in places]
+        logits = logits_RV if everything else taken(logits_RV, places)
+        chosen_by = logits if chosen_by_RV is logits_RV else chosen_by_RV if everything else taken(chosen_by_RV, places)
+        if known is not None and min(known) >= 0:
+            tokens, scores = known, chosen_by
+        else:
+            named = [_place(request, row) for request, row, _ in entries]
+            tokens, scores = choose(rows, settings, chosen_by, named, hooks)
         ends = [False] * len(rows) if hooks is None else hooks.ends(rows, tokens, scores)
         for i, ((request, row, _), token) in enumerate(zip(entries, tokens, strict=True)):
             if request.over:
