@@ -138,7 +138,7 @@ def test_a_recorded_step_reads_nothing_on_the_host(name: str) -> None:
     model = tiny(name).to("meta")
     specs = state_specs(model.decoder)
     pools = list(dict.fromkeys(pool_of(spec) for spec in specs.values()))
-    state = PagedState(specs, dict.fromkeys(pools, 8), 4, model.dtype, model.device)
+    state = PagedState(specs, dict.fromkeys(pools, 8), 4, model.dtype, model.device, spare=True)
     steps = recorded.Recorded(model, state, [p for p in pools if p != "memory"], None, Replays())  # type: ignore[arg-type]
     shape = recorded.Shape(4, 64, 64 if "memory" in pools else 0)
     told = recorded.Told(shape, steps._pools, 4, model.device, state.spare)

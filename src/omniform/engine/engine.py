@@ -127,8 +127,9 @@ class Engine:
         sizes = self._sizes = unit_bytes(specs, model.dtype)
         blocks, features, self._memory = divided_memory(model, memory, size, sizes)
         log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
+        recorder = recorder_of(model.device) if self._graphs else None
         try:
-            self._state = PagedState(specs, blocks, size, model.dtype, model.device)
+            self._state = PagedState(specs, blocks, size, model.dtype, model.device, spare=recorder is not None)
         except (RuntimeError, TypeError, MemoryError) as error:
             raise InputError("there is not so much memory", where="memory", found=str(self._memory)) from error
         # A state of fixed size is what all tokens before made of it: there is none to reuse from half-way.
@@ -157,7 +158,6 @@ class Engine:
             root=self._root_of,
             bring=handover.bring,
         )
-        recorder = recorder_of(model.device) if self._graphs else None
         recorded = None
         if recorder is not None:
             recorded = Recorded(model, self._state, list(own), self._encoders, recorder, self._graphs)

@@ -127,6 +127,7 @@ class PagedState:
         block_size: tokens in a block.
         dtype: of the model.
         device: where it lies.
+        spare: whether there is one block more in each pool, which is nobody's: rows that fill a step up write there.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ class PagedState:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        spare: bool = False,
     ) -> None:
         self._mappings = {pool: SlotMapping() for pool in blocks}
         self._kv: dict[int, PagedKV] = {}
@@ -144,9 +147,8 @@ class PagedState:
         self._pools: dict[Pool, list[PagedTokens | PagedFixed]] = {pool: [] for pool in blocks}
         self._size = block_size
         self._device = device
-        # One block more than there are: rows that fill a recorded step up write there.
         self._spare = dict(blocks)
-        blocks = {pool: count + 1 for pool, count in blocks.items()}
+        blocks = {pool: count + spare for pool, count in blocks.items()}
         for slot, spec in specs.items():
             pool = pool_of(spec)
             mapping, stored = self._mappings[pool], spec.stored_as(dtype)

@@ -70,8 +70,8 @@ class Likeliest:
         if tokens.device.type == "cuda":
             self._host = torch.empty(len(tokens), dtype=tokens.dtype, device="cpu", pin_memory=True)
             self._host.copy_(tokens, non_blocking=True)
-            self._ready = torch.cuda.Event()
-            self._ready.record()  # type: ignore[no-untyped-call]
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready.record()
         else:
             self._host = tokens.clone()
 
@@ -221,8 +221,8 @@ class Graphs:
 
     def record(self, work: Callable[[], Made]) -> tuple[Callable[[], object], Made]:
         if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             work()  # kernels are loaded, and constants made, by a first time that nobody records
         graph = torch.cuda.CUDAGraph()
@@ -230,7 +230,7 @@ class Graphs:
         with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
             made = work()
         self._memory = graph.pool()
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
         return graph.replay, made
 
 

@@ -39,6 +39,8 @@ class Weights:
         """Have the layers computed as suits their matrices and dtypes now."""
         drop_changed(self._model)
         native.drop_changed(self._model)
+        if self._model.device.type != "cpu":
+            return  # nothing of this is for it
         changed = widen(self._model) if self._visits or library() is None else self._made_native()
         if changed:
             self._watch.accept()
@@ -64,5 +66,6 @@ class Weights:
         if self._prepacked:
             return
         self._prepacked = True
-        if not self._visits and library() is None and prepack(self._model, mapped_only=True):
+        here = self._model.device.type == "cpu"
+        if here and not self._visits and library() is None and prepack(self._model, mapped_only=True):
             self._watch.accept()
