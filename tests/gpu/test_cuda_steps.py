@@ -1,4 +1,4 @@
-"""The engine on a GPU: the CPU's numbers, the reference's tokens, and the same tokens in whatever way steps are computed.
+"""The engine on a GPU: the CPU's numbers, the reference's tokens, and the same in whatever way steps are computed.
 
 All of it is skipped where torch sees no GPU; ``tests/engine/test_recorded.py`` looks at the same steps on a CPU.
 """
@@ -57,9 +57,8 @@ def test_tokens_in_float32(name: str) -> None:
     assert written(model, rows) == plain
     assert [written(model, [row])[0] for row in rows[:3]] == plain[:3]
     assert written(model, [rows[0], *rows]) == [plain[0], *plain]
-    assert [d.tokens for d in Engine(tiny(name), memory="64MB").generate_batch(rows[:4], max_new_tokens=NEW)] == plain[
-        :4
-    ]
+    on_cpu = Engine(tiny(name), memory="64MB").generate_batch(rows[:4], max_new_tokens=NEW)
+    assert [d.tokens for d in on_cpu] == plain[:4]
     engine = Engine(model, memory="256MB")
     engine.generate_batch(rows[:2], max_new_tokens=NEW)
     again = engine.generate_batch(rows[:2], max_new_tokens=NEW)
