@@ -123,7 +123,7 @@ def _changed(arch, key, x, config):
         x = torch.cat([p.reshape(-1, x.shape[-1]) for p in (grouped[:, :each], grouped[:, -2], grouped[:, -1])])
     if arch == "granitemoe" and "input_linear" in key:
         gate, up = x.chunk(2, dim=1)
-        return [(key.replace("input_linear", f"input_linear.{n}"), y) for n, y in (("gate", gate), ("up", up))]
+        return [(key.replace("input_linear", f"experts.{name}"), y) for name, y in (("w1", gate), ("w3", up))]
     if arch == "gpt-oss":
         return _gpt_oss(key, x)
     if arch == "qwen2moe" and "shared_expert_gate" in key:

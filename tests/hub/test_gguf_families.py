@@ -6,8 +6,13 @@ import pytest
 import torch
 
 import omniform
-from omniform.transforms import packed
+from omniform.blocks.moe import Stacked
+from omniform.native.library import library
+from omniform.transforms import packed, stacks
+from omniform.transforms.lower import LoweredLayers, lowered_reason
 from omniform.transforms.packed import Packed, PackedLinear
+from omniform.transforms.stacks import BlockStack
+from omniform.weights.origin import origin_of
 from reference import TOLERANCE, randomise, transformers
 
 pytest.importorskip("gguf")
@@ -167,6 +172,13 @@ CASES = {
          "attention_multiplier": 0.1, "logits_scaling": 4.0},
         {**RMS, ".embedding_scale": 6.0, ".residual_scale": 0.25, ".attention.scale": 0.1, ".logit_scale": 4.0},
     ),
+    "granitemoe": (
+        "granitemoe", T.GraniteMoeForCausalLM,
+        {**SHARED, **EPS, **THETA, "num_local_experts": 4, "num_experts_per_tok": 2, "embedding_multiplier": 6.0,
+         "residual_multiplier": 0.25, "attention_multiplier": 0.1, "logits_scaling": 4.0},
+        {**RMS, **EXPERTS, ".embedding_scale": 6.0, ".residual_scale": 0.25, ".attention.scale": 0.1,
+         ".logit_scale": 4.0},
+    ),
     "olmo": (
         "olmo", T.OlmoForCausalLM, {**SHARED, **THETA, "clip_qkv": 2.5},
         {**LAYER, ".attention.clamp_kqv": 2.5},
@@ -223,15 +235,16 @@ def test_scores_are_the_references(name, tmp_path):
     assert float((found - expected).abs().max() / expected.abs().max()) < TOLERANCE / 10
 
 
-PLAIN = {"mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe", "deepseek2", "deepseek3", "gpt-oss"}
-"""Whose experts are no linear layers."""
+ROUTED_CASES = ("mixtral", "qwen2moe", "qwen3moe", "olmoe", "granitemoe", "deepseek2", "deepseek3", "gpt-oss")
+"""Those with experts."""
 
 
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_packed_is_the_same(name, tmp_path, monkeypatch):
     """Every linear layer stays in its blocks, however the checkpoint fuses or turns it, and computes what it did."""
-    monkeypatch.setattr(packed, "library", lambda: None)  # kernels round what they read
+    for module in (packed, stacks):
+        monkeypatch.setattr(module, "library", lambda: None)  # kernels round what they read
     types = gguf_written.TYPES
     _, path = made(tmp_path, name, {"norm.weight": types.F32, "ffn_down.weight": types.Q5_0, "weight": types.Q8_0})
     ours = omniform.AutoModelForCausalLM.from_pretrained(path)
@@ -240,9 +253,40 @@ def test_packed_is_the_same(name, tmp_path, monkeypatch):
     torch.testing.assert_close(ours(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
     left = [path for path, module in ours.named_modules() if type(module) is torch.nn.Linear]
     kept = [path for path, module in ours.named_modules() if isinstance(module, PackedLinear)]
-    allowed = ("gate", "q_b_proj", "kv_b_proj") if name in PLAIN else ()
+    allowed = ("gate", "q_b_proj", "kv_b_proj") if name in ROUTED_CASES else ()
     assert not [path for path in left if not path.endswith(allowed)] if allowed else not left
     assert len(kept) >= 6
+    assert not [path for path, module in ours.named_modules() if type(module) is Stacked]
+    assert (name in ROUTED_CASES) is any(isinstance(module, BlockStack) for module in ours.modules())
     for path, module in ours.named_modules():
-        if isinstance(module, Packed):
+        if isinstance(module, Packed | BlockStack):
             assert torch.equal(module.weight, plain.get_submodule(path).weight), path
+
+
+@pytest.mark.skipif(library() is None, reason="no native kernels here")
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q5_1"])
+@pytest.mark.parametrize("name", ROUTED_CASES)
+@torch.no_grad()
+def test_experts_stay_in_their_blocks(name, kind, tmp_path):
+    """Programs, and stacks called one by one, compute in the file's codes; bytes are views of the file."""
+    types = gguf_written.TYPES
+    _, path = made(tmp_path, name, {"norm.weight": types.F32, "exps.weight": types[kind]})
+    ours = omniform.AutoModelForCausalLM.from_pretrained(path)
+    plain = omniform.AutoModelForCausalLM.from_pretrained(path, dequantize=True)
+    ids = torch.randint(5, SIZE, (2, 24), generator=torch.Generator().manual_seed(0))
+    expected = plain(ids).logits
+    held = [module for module in ours.modules() if isinstance(module, BlockStack)]
+    assert held and all(origin_of(part) for module in held for part in module.buffers()), "views of the file"
+    one_by_one = ours(ids).logits
+    assert all(stacks.packed_bytes(module) for module in held)
+    assert 0 < float((one_by_one - expected).norm() / expected.norm()) < 0.01
+    engine = omniform.Engine(ours, memory="64MB")
+    rows = [[5, 9, 11], [7, 8, 40, 41, 42, 43, 44, 45, 46], [100]]
+    told = [{"max_new_tokens": 6}] * len(rows)
+    together = [done.tokens for done in engine.generate_batch(rows, told)]
+    assert together == [engine.generate_batch([row], told[:1])[0].tokens for row in rows]
+    reasons = {lowered_reason(m) for m in ours.modules() if isinstance(m, LoweredLayers)}
+    assert reasons == {""} or all("Latent" in reason for reason in reasons)
+    ours.save_pretrained(tmp_path / "again")
+    again = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(ids).logits, expected)

@@ -8,10 +8,13 @@ from torch import nn
 
 from omniform.architectures.model import Model
 from omniform.blocks.lowering import HoldsMatrix
+from omniform.blocks.moe import Stacked
 from omniform.native.library import library, why_not
 from omniform.transforms.lower import LoweredLayers, computed_by
 from omniform.transforms.pack import NativeLinear
 from omniform.transforms.packed import PackedLinear
+from omniform.transforms.precision import Integers
+from omniform.transforms.stacks import BlockStack, NativeStacked
 
 
 def told(model: Model, blocks: int, block_size: int) -> str:
@@ -24,13 +27,17 @@ def told(model: Model, blocks: int, block_size: int) -> str:
         if isinstance(stack, LoweredLayers):
             by_torch = "torch, layer by layer (it is in training mode)"
             lines.append(f"{path}: {by_torch if stack.training else computed_by(stack)}")
-    kinds = Counter(_how(layer) for layer in model.modules() if isinstance(layer, nn.Linear | HoldsMatrix))
+    kinds = Counter(_how(layer) for layer in model.modules() if isinstance(layer, nn.Linear | HoldsMatrix | Stacked))
     lines.append("layers that multiply: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
     return "\n".join(lines)
 
 
 def _how(layer: nn.Module) -> str:
     """What a layer multiplies by."""
-    if isinstance(layer, PackedLinear):
-        return f"in {layer.kind.name} blocks"
-    return "native" if isinstance(layer, NativeLinear) else "torch's own"
+    whose = "stacks of experts " if isinstance(layer, Stacked) else ""
+    if isinstance(layer, PackedLinear | BlockStack):
+        return f"{whose}in {layer.kind.name} blocks"
+    if not isinstance(layer, NativeLinear | NativeStacked):
+        return f"{whose}torch's own"
+    kind = layer.precision
+    return f"{whose}native int{kind.bits}" if isinstance(kind, Integers) else f"{whose}native"

@@ -321,7 +321,7 @@ def open_checkpoint(
         from omniform.transforms.packed import KeepPacked  # for those who load such a file
 
         prefixes = () if kind.place is None else kind.place.family.prefixes
-        kept = KeepPacked(files.gguf.kind, files.gguf.keep, prefixes, loading.dtype)
+        kept = KeepPacked(files.gguf, prefixes, loading.dtype)
         loading = replace(loading, transforms=(*loading.transforms, kept))
     parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}
     model = transformed(build_on_meta(config, kind, source.name, loading.dtype, **parts), loading.transforms)

@@ -12,15 +12,18 @@ from torch import nn
 from omniform.architectures.model import Model
 from omniform.blocks.layers import Layer
 from omniform.blocks.lowering import CannotLower
+from omniform.blocks.moe import Stacked
 from omniform.core.context import Computed
 from omniform.core.state import StatefulModule
 from omniform.hub.devices import Place
 from omniform.hub.place import Placement, Stored
 from omniform.native.library import library, why_not
 from omniform.transforms.cut import cut, told
-from omniform.transforms.pack import LEAST, SMALL, Integers, Quantize
+from omniform.transforms.pack import Quantize, can_be_native
 from omniform.transforms.packed import PackedLinear
+from omniform.transforms.precision import LEAST, SMALL, Integers
 from omniform.transforms.program import lowered
+from omniform.transforms.stacks import BlockStack
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -81,7 +84,7 @@ class Matmul:
 
 
 def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement) -> tuple[Matmul, ...]:
-    """How the layers of a model multiply that hold a matrix, alike ones together.
+    """How the layers of a model multiply that hold a matrix, and its stacks of experts; alike ones together.
 
     Args:
         stored: its tensors as they are held.
@@ -96,12 +99,12 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
     groups: dict[tuple[str, str], list[str]] = {}
     for path, module in model.named_modules():
         weight = f"{path}.weight"
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLinear | BlockStack):
             groups.setdefault(module.computed(), []).append(path)
-        if type(module) in WIDENED and weight in runs_on:
+        if (type(module) in WIDENED or type(module) is Stacked) and weight in runs_on:
             held = stored[ties.get(weight, weight)]
             prepackable = prepacks and type(module) is nn.Linear and min(module.weight.shape) >= LEAST
-            whole = integers.get(module) if isinstance(module, nn.Linear) else None
+            whole = integers.get(module) if isinstance(module, nn.Linear | Stacked) else None
             found = _matmul(module, held, runs_on[weight], prepackable, whole)
             groups.setdefault(found, []).append(path)
     return tuple(Matmul(tuple(paths), *found) for found, paths in groups.items())
@@ -119,6 +122,8 @@ def _matmul(
         return native
     if dtype not in (torch.bfloat16, torch.float16):
         return f"{name}, torch's own", f"the weights are {name}"
+    if type(module) is Stacked:
+        return f"{name}, torch's own", "matrices of experts that are no view of a mapped file would be held twice"
     if dtype in slow_dtypes():
         why = f"no {name} instructions"
         if type(module) is not nn.Linear:
@@ -135,7 +140,7 @@ def _matmul(
 def _native(module: nn.Module, held: Stored, name: str, integers: Integers | None) -> tuple[str, str] | None:
     """How a layer multiplies by its packed matrix; None where it does not."""
     found = library()
-    if found is None or type(module) is not nn.Linear or min(module.weight.shape) < LEAST:
+    if found is None or not can_be_native(module):
         return None
     if integers is not None:
         why = f"made of {name} at first use, a scale for {integers.group} inputs"

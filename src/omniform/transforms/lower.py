@@ -27,10 +27,11 @@ from omniform.native.library import Library, library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms.compiled import Compiled
 from omniform.transforms.cut import Run, cut, told
-from omniform.transforms.matrices import Product, forget_stacks, forget_written, is_current, matrix_of, stack_of
-from omniform.transforms.pack import is_watched
+from omniform.transforms.matrices import Product, forget_written, is_current, matrix_of
+from omniform.transforms.precision import is_watched
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
+from omniform.transforms.stacks import forget_stacks, stack_of
 from omniform.transforms.step_inputs import NoRanges
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory as Watched

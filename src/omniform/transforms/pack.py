@@ -9,74 +9,29 @@ Layers stay ``nn.Linear`` to everybody else. What is compiled, traced, exported 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from dataclasses import replace
+from typing import Protocol, TypeGuard, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from omniform.blocks.joint import JointLinear
-from omniform.blocks.moe import Routes
+from omniform.blocks.moe import Routes, Stacked
 from omniform.core.errors import InputError
-from omniform.core.host import is_traced
 from omniform.native.cache import packed
 from omniform.native.library import library, why_not
-from omniform.native.matrix import KINDS, Matrix
+from omniform.native.matrix import KINDS
+from omniform.transforms import stacks
+from omniform.transforms.precision import INTEGERS, LEAST, WORDS, AsLoaded, Integers, Precision, can_pack, is_watched
+from omniform.transforms.samples import Samples
 from omniform.transforms.widen import ROWS, multiplied, slow_dtypes
 from omniform.weights.origin import origin_of
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted, were_written
-
-LEAST = 64
-"""Matrices of fewer rows or columns are left alone: there is nothing to win."""
-
-SMALL = 2**20
-"""Bytes of a matrix that may well be held twice."""
-
-WORDS = 2**9
-"""Words of eight bytes that are looked at in every matrix whose memory is no file's."""
-
-
-class Precision(Protocol):
-    """As what numbers a matrix is packed."""
-
-    def packed(self, weight: Tensor) -> Matrix:
-        """Pack a matrix of floats. Shape: [outs, ins]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class AsLoaded:
-    """Every number as it is."""
-
-    def packed(self, weight: Tensor) -> Matrix:
-        return Matrix.pack(weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Integers:
-    """Whole numbers with a scale for every few inputs, made at load; the checkpoint's own stay beside them, mapped.
-
-    Attributes:
-        bits: 8 or 4.
-        group: inputs that share a scale.
-    """
-
-    bits: int
-    group: int = 32
-
-    def packed(self, weight: Tensor) -> Matrix:
-        return Matrix.quantize(weight, bits=self.bits, group=self.group)
-
-
-INTEGERS: dict[str, Integers] = {"int8": Integers(8), "int4": Integers(4)}
-"""What ``dtype=`` of ``from_pretrained`` means that is no dtype of torch's."""
 
 
 class Packed:
@@ -124,24 +79,6 @@ class Packed:
         )
 
 
-class Samples:
-    """A few numbers of a parameter, at its beginning, in its middle and at its end."""
-
-    def __init__(self, weight: Tensor) -> None:
-        nbytes = weight.nbytes if weight.is_contiguous() else 0
-        # Neighbours: to read them takes less than a microsecond.
-        self._bytes = (ctypes.c_char * nbytes).from_address(weight.data_ptr())
-        self._places = [slice(at, at + 64) for at in (0, nbytes // 2, max(0, nbytes - 64))]
-        self._were = self._now()
-
-    def _now(self) -> list[bytes]:
-        return [cast(bytes, self._bytes[place]) for place in self._places]
-
-    def are_as_they_were(self) -> bool:
-        """Whether the numbers are the same. The parameter must still be where it was."""
-        return self._now() == self._were
-
-
 _PACKED: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
 """Beside the layers, not in them: copies and pickles go without."""
 
@@ -159,38 +96,10 @@ def packed_of(linear: nn.Linear) -> Packed | None:
             return found
         del _PACKED[linear]
     precision = linear.precision if isinstance(linear, NativeLinear) else AsLoaded()
-    if not can_pack(linear, precision):
+    if not can_pack(linear.weight, precision):
         return None
     found = _PACKED[linear] = Packed(linear, precision)
     return found
-
-
-def can_pack(linear: nn.Linear, precision: Precision) -> bool:
-    """Whether a layer's matrix is one for the kernels, which must have it where other numbers are asked for."""
-    weight = linear.weight
-    asked = not isinstance(precision, AsLoaded)
-    return (
-        library() is not None
-        and type(weight) in (nn.Parameter, Tensor)
-        and weight.device.type == "cpu"
-        and weight.layout is torch.strided
-        and weight.dtype in KINDS
-        and weight.numel() > 0
-        and (asked or weight.nbytes <= SMALL or weight.dtype in slow_dtypes() or is_mapped(weight))
-    )
-
-
-def is_watched() -> bool:
-    """Whether operations are recorded, counted or transformed now, so that only torch's own will do."""
-    return (
-        is_traced()
-        or torch.compiler.is_compiling()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0  # derivatives are carried beside the values, without gradients too
-    )
 
 
 class NativeLinear(JointLinear):
@@ -241,10 +150,27 @@ def _product(x: Tensor, packed: Packed) -> Tensor:
     return packed.matrix.multiply(rows, bias=packed.bias).view(*x.shape[:-1], packed.matrix.outs)
 
 
-def as_native(linear: nn.Linear, precision: Precision) -> None:
-    """Make a layer one that multiplies by a packed matrix, in place."""
-    linear.__class__ = NativeLinear
-    cast(NativeLinear, linear).precision = precision
+Multiplying = nn.Linear | Stacked
+"""What multiplies: a layer, or a stack of experts."""
+
+
+def can_be_native(module: nn.Module) -> TypeGuard[Multiplying]:
+    """Whether a module is torch's own layer, or a plain stack of experts, with matrices that are big enough."""
+    return stacks.can_be_native(module) or (type(module) is nn.Linear and min(module.weight.shape) >= LEAST)
+
+
+def as_native(module: Multiplying, precision: Precision) -> None:
+    """Make a layer, or a stack of experts, one that multiplies by packed matrices, in place."""
+    if isinstance(module, Stacked):
+        stacks.as_native(module, precision)
+        return
+    module.__class__ = NativeLinear
+    cast(NativeLinear, module).precision = precision
+
+
+def _is_for_kernels(weight: Tensor, halves_only: bool) -> bool:
+    known = weight.device.type == "cpu" and weight.dtype in KINDS
+    return known and not (halves_only and weight.dtype is torch.float32)
 
 
 def pack(model: nn.Module, *, halves_only: bool = False) -> int:
@@ -260,12 +186,9 @@ def pack(model: nn.Module, *, halves_only: bool = False) -> int:
         return 0
     count = 0
     for module in model.modules():
-        if type(module) is not nn.Linear or min(module.weight.shape) < LEAST or module.weight.device.type != "cpu":
-            continue
-        if module.weight.dtype not in KINDS or (halves_only and module.weight.dtype is torch.float32):
-            continue
-        as_native(module, AsLoaded())
-        count += 1
+        if can_be_native(module) and _is_for_kernels(module.weight, halves_only):
+            as_native(module, AsLoaded())
+            count += 1
     if count and _look_first not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_look_first)  # for those who call the model and use no engine
     return count
@@ -289,19 +212,19 @@ class Quantize(Transform):
         self._integers = integers
 
     def finish(self, model: nn.Module) -> None:
-        for linear, integers in self.chosen(model).items():
-            as_native(linear, integers)
+        for module, integers in self.chosen(model).items():
+            as_native(module, integers)
         model.requires_grad_(False)  # nobody would see what a step of an optimizer did to the numbers beside them
 
-    def chosen(self, model: nn.Module) -> dict[nn.Linear, Integers]:
-        """The layers whose matrices become whole numbers, and of which kind."""
+    def chosen(self, model: nn.Module) -> dict[Multiplying, Integers]:
+        """The layers and stacks of experts whose matrices become whole numbers, and of which kind."""
         routing = [part for part in model.modules() if isinstance(part, Routes)]
         routers = {part._modules.get(name) for part in routing for name in part.ROUTERS}
         head = model.get_output_embeddings() if isinstance(model, HasOutput) else None
         return {
             module: replace(self._integers, bits=8) if module is head else self._integers
             for module in model.modules()
-            if type(module) is nn.Linear and module not in routers and min(module.weight.shape) >= LEAST
+            if can_be_native(module) and module not in routers
         }
 
 
@@ -337,6 +260,7 @@ def is_current(linear: nn.Linear, packed: Packed) -> bool:
 
 def drop_changed(model: nn.Module) -> None:
     """Forget the packed copies of matrices that somebody has written to since."""
+    stacks.drop_changed(model)
     found = [(layer, packed) for layer in model.modules() if (packed := _PACKED.get(layer)) is not None]
     moved = any(packed.has_moved() for _, packed in found)
     if moved or were_written(packed.memory for _, packed in found):
@@ -346,8 +270,9 @@ def drop_changed(model: nn.Module) -> None:
 
 
 def packed_bytes(layers: Sequence[nn.Module]) -> int:
-    """Bytes that the packed matrices of some layers take now."""
-    return sum(packed.matrix.nbytes for layer in layers if (packed := _PACKED.get(layer)) is not None)
+    """Bytes that the packed matrices of some layers and stacks take now."""
+    of_layers = sum(packed.matrix.nbytes for layer in layers if (packed := _PACKED.get(layer)) is not None)
+    return of_layers + sum(map(stacks.packed_bytes, layers))
 
 
 def _look_first(model: nn.Module, inputs: object) -> None:

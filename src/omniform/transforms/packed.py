@@ -7,9 +7,9 @@ mapped file, which costs no memory of its own, and what a step needs of it is tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,14 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.embeddings import RoundedScaledEmbedding, ScaledEmbedding
+from omniform.blocks.moe import Stacked
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
-from omniform.transforms.pack import WORDS, Samples, is_watched
+from omniform.transforms.precision import WORDS, is_watched
+from omniform.transforms.samples import Samples
+from omniform.transforms.stacks import NAMES, Blocks, BlockStack
 from omniform.weights.gguf.codes import codes_of
 from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import BlockType
-from omniform.weights.keymap import KeyMap
-from omniform.weights.links import Groups, Link, Rows, Share, Transposed
+from omniform.weights.keymap import KeyMap, Rule
+from omniform.weights.links import Groups, Index, Link, Rows, Share, Transposed, TransposedEach, View
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted
@@ -35,8 +38,25 @@ PACKABLE = (nn.Linear, nn.Embedding, ScaledEmbedding, RoundedScaledEmbedding)
 AT_ONCE = 1 << 17
 """So many numbers are turned into floats at a time: they stay in a core's own cache until they are multiplied."""
 
-Found = Callable[[str], BlockType | None]
-"""The type that a checkpoint holds the matrix of a key in; None where it has none, or not in rows of blocks."""
+
+class Held(Protocol):
+    """A checkpoint that holds matrices in blocks."""
+
+    def kind(self, key: str) -> BlockType | None:
+        """The type that it holds the matrix of a key in; None where it has none, or not in rows of blocks."""
+        ...
+
+    def keep(self, key: str) -> None:
+        """Have a matrix given as its bytes."""
+        ...
+
+    def stack(self, keys: Sequence[str]) -> Blocks | None:
+        """How it holds the matrices of experts; None where not in blocks, as they are."""
+        ...
+
+    def keep_stack(self, keys: Sequence[str], blocks: Blocks) -> tuple[str, ...]:
+        """Have these given as bytes; the keys under which."""
+        ...
 
 
 class Packed(nn.Module):
@@ -213,16 +233,13 @@ class KeepPacked(Transform):
     """Layers whose matrices a checkpoint holds in blocks keep them so.
 
     Args:
-        found: what the checkpoint holds under a key.
-        keep: called with the key of every matrix that is kept.
+        held: the checkpoint.
         prefixes: what the checkpoint's keys may lack at their beginning, or have too many of.
         dtype: what the model computes with.
     """
 
-    def __init__(
-        self, found: Found, keep: Callable[[str], object], prefixes: Iterable[str], dtype: torch.dtype | None
-    ) -> None:
-        self._found, self._keep, self._prefixes = found, keep, tuple(prefixes)
+    def __init__(self, held: Held, prefixes: Iterable[str], dtype: torch.dtype | None) -> None:
+        self._checkpoint, self._prefixes = held, tuple(prefixes)
         self._dtype = dtype or torch.float32
 
     def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
@@ -247,17 +264,43 @@ class KeepPacked(Transform):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, new.train(module.training))
         for key in kept:
-            self._keep(key)
-        return keys
+            self._checkpoint.keep(key)
+        rules: dict[str, Rule] = {}
+        for path, module in list(model.named_modules()):
+            if type(module) is Stacked:
+                rules |= self._keep_stack(model, path, module, keys)
+        return keys | KeyMap(rules) if rules else keys
+
+    def _keep_stack(self, model: nn.Module, path: str, stack: Stacked, keys: KeyMap) -> dict[str, Rule]:
+        """Replace a stack of experts whose matrices a file holds so; where the new one's bytes live."""
+        links = keys.places(f"{path}.weight")
+        turned = links[0].theirs == (TransposedEach(),)
+        if any(link.theirs and not turned for link in links) or not _in_order(links, stack.weight.shape):
+            return {}
+        for spell in self._spellings():
+            spelled = [spell(link.key) for link in links]
+            blocks = self._checkpoint.stack(spelled)
+            if blocks is not None and blocks.turned == turned:
+                new = BlockStack(stack, blocks)
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, new.train(stack.training))
+                given = self._checkpoint.keep_stack(spelled, blocks)
+                return {f"{path}.{one}": key for one, key in zip(NAMES, given, strict=False)}
+        return {}
+
+    def _spellings(self) -> Iterator[Callable[[str], str]]:
+        """How the checkpoint may spell a key."""
+        yield lambda key: key
+        for prefix in self._prefixes:
+            yield lambda key, prefix=prefix: f"{prefix}.{key}"  # type: ignore[misc]
+            yield lambda key, prefix=prefix: key.removeprefix(f"{prefix}.")  # type: ignore[misc]
 
     def _held(self, keys: KeyMap, path: str) -> tuple[str, BlockType | None]:
         links = keys.places(f"{path}.weight")
         if len(links) > 1 or not _keeps_rows(links[0]):
             return "", None
-        key = links[0].key
-        spelled = [key, *(f"{p}.{key}" for p in self._prefixes)]
-        spelled += [key.removeprefix(f"{p}.") for p in self._prefixes]
-        return next(((one, kind) for one in spelled if (kind := self._found(one)) is not None), ("", None))
+        spelled = [spell(links[0].key) for spell in self._spellings()]
+        return next(((one, kind) for one in spelled if (kind := self._checkpoint.kind(one)) is not None), ("", None))
 
     def _packed(self, module: nn.Linear | nn.Embedding, kind: BlockType) -> Packed:
         if isinstance(module, nn.Linear):
@@ -276,6 +319,18 @@ def _keeps_rows(link: Link) -> bool:
     return rows and not link.splits_inputs
 
 
+def _in_order(links: Sequence[Link], shape: Sequence[int]) -> bool:
+    """Whether views make up a stack of matrices one after another, each as often as there are experts."""
+    if len(links) == 1:
+        return links[0].whole
+    experts = shape[0]
+    kinds = len(links) // experts
+    wanted: list[tuple[View, ...]] = [
+        (Index(n), *((Share(part, kinds),) if kinds > 1 else ())) for part in range(kinds) for n in range(experts)
+    ]
+    return [link.ours for link in links] == wanted
+
+
 def unpacked(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """A model's tensors, with numbers in the places of blocks; what shares blocks shares the numbers.
 
@@ -284,10 +339,15 @@ def unpacked(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -
         dtype: of the numbers.
     """
     kinds = {path: module.kind for path, module in model.named_modules() if isinstance(module, Packed)}
+    stacks = {path: module for path, module in model.named_modules() if isinstance(module, BlockStack)}
     made: dict[int, Tensor] = {}
     found: dict[str, Tensor] = {}
     for path, tensor in held.items():
         parent, _, name = path.rpartition(".")
+        if parent in stacks and name in NAMES:
+            if name == NAMES[0]:
+                found[f"{parent}.weight"] = stacks[parent].weight.to(dtype)
+            continue
         if name != "packed" or parent not in kinds:
             found[path] = tensor
             continue

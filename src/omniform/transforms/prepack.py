@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omniform.blocks.joint import Joins, JointLinear
-from omniform.transforms.pack import LEAST, WORDS, Samples
+from omniform.transforms.precision import LEAST, WORDS
+from omniform.transforms.samples import Samples
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory, counted, were_written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -15,6 +15,7 @@ from omniform.core.errors import WeightsError, listed
 from omniform.hub.gguf.architectures import Architecture
 from omniform.hub.gguf.facts import Facts
 from omniform.hub.gguf.places import Place
+from omniform.transforms.stacks import Arrangement, Blocks
 from omniform.weights.gguf.dequantize import check_read, dequantize
 from omniform.weights.gguf.reader import TensorInfo
 from omniform.weights.gguf.types import BlockType
@@ -133,6 +134,53 @@ class GgufWeights(Mapping[str, Tensor]):
             part = entry.parts[0]
             shape = part.info.bytes_shape if part.number is None else part.info.bytes_shape[1:]
             self.entries[key.removesuffix(".weight") + PACKED] = replace(entry, shape=shape, dtype=torch.uint8)
+
+    def stack(self, keys: Sequence[str]) -> Blocks | None:
+        """How the file holds the matrices of experts that lie under some keys; None where not in blocks, as they are.
+
+        Args:
+            keys: the checkpoint's: one of a whole stack, or those of each expert's matrix, all of one kind before all
+                of the next.
+        """
+        entries = [self.entries.get(key) for key in keys]
+        parts = [part for entry in entries if entry is not None for part in entry.parts]
+        infos = list({part.info.name: part.info for part in parts}.values())
+        first = parts[0] if parts else None
+        if first is None or None in entries or not first.info.kind.is_packed or len(infos) > 2:
+            return None
+        place, each = first.place, range(first.info.shape[0])
+        numbers: list[tuple[str, int | None]] = [
+            (info.name, number) for info in infos for number in (each if len(keys) > 1 else (None,))
+        ]
+        alike = all(
+            part.info.kind == first.info.kind
+            and len(part.info.shape) == 3
+            and part.info.shape == first.info.shape
+            and part.place.order is None
+            and part.place.edit is None
+            and (part.place.turned, part.place.join) == (place.turned, place.join)
+            for part in parts
+        )
+        if not alike or place.join == "heads" or [(part.info.name, part.number) for part in parts] != numbers:
+            return None
+        arrangement: Arrangement = "pairs" if place.join == "pairs" else "rows"
+        return Blocks(first.info.kind, tuple(info.name for info in infos), arrangement, place.turned)
+
+    def keep_stack(self, keys: Sequence[str], blocks: Blocks) -> tuple[str, ...]:
+        """Have the matrices of experts given as the file's own tensors of bytes, instead of under their keys.
+
+        Returns:
+            The keys of these, in the order of their names.
+        """
+        for key in keys:
+            self.entries.pop(key, None)
+        found = []
+        for name in blocks.names:
+            info, key = self._facts.tensors[name], name.removesuffix(".weight") + PACKED
+            whole = Part(info, Place(key), None)
+            self.entries[key] = GgufEntry((whole,), info.bytes_shape, torch.uint8, info.nbytes)
+            found.append(key)
+        return tuple(found)
 
     @property
     def usual(self) -> torch.dtype:

@@ -1,0 +1,300 @@
+"""Native matrices of mixtures of experts: each expert's is packed by itself, and a step multiplies by the chosen ones'.
+
+Programs (:mod:`omniform.transforms.lower`) and single stacks, where torch calls them one by one, have the same
+matrices. A stack that a file holds in blocks (GGUF) stays in them, as :mod:`omniform.transforms.packed` keeps layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omniform.blocks.lowering import CannotLower
+from omniform.blocks.moe import Stacked
+from omniform.native.cache import packed
+from omniform.native.library import library
+from omniform.native.matrix import KINDS, Matrix
+from omniform.transforms.precision import LEAST, WORDS, AsLoaded, Precision, can_pack, is_watched
+from omniform.transforms.samples import Samples
+from omniform.weights.gguf.codes import codes_of
+from omniform.weights.gguf.dequantize import dequantize
+from omniform.weights.gguf.types import BlockType
+from omniform.weights.origin import origin_of
+from omniform.weights.pages import is_mapped, release
+from omniform.weights.version import Memory, counted
+
+Arrangement = Literal["rows", "pairs"]
+"""How an expert's rows lie in several stacks: those of the first before those of the second, or a row of each in turn.
+"""
+
+
+class Matrices:
+    """The matrices of a stack, and what they were made of.
+
+    Args:
+        stack: the stack.
+        made: a matrix for each expert.
+
+    Attributes:
+        each: a matrix for each expert.
+        bias: float32, or None. Shape: [E, out].
+        memory: what lies behind the stack's tensors.
+    """
+
+    def __init__(self, stack: Stacked, made: Sequence[Matrix]) -> None:
+        self.each, self._sources = made, _sources(stack)
+        self.bias = None if stack.bias is None else stack.bias.detach().float().clone()
+        self._state = self._now()
+        # To look at the numbers of mapped matrices would bring their pages back.
+        self._samples = [Samples(given) for given in self._sources if not is_mapped(given)]
+        self.memory = Memory(self._sources, WORDS)
+        for source in self._sources:
+            release(source)
+
+    def _now(self) -> list[tuple[int, int]]:
+        return [counted(source) for source in self._sources]
+
+    def has_moved(self) -> bool:
+        """Whether the tensors lie elsewhere by now, or torch has counted a write to them."""
+        return self._now() != self._state
+
+    def fits(self, stack: nn.Module) -> bool:
+        """Whether these are a stack's matrices still, as far as can be seen at once."""
+        now = _sources(stack)
+        return (
+            len(now) == len(self._sources)
+            and all(one is other for one, other in zip(now, self._sources, strict=True))
+            and not self.has_moved()
+            and all(samples.are_as_they_were() for samples in self._samples)
+        )
+
+    def multiplied(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
+        """Tokens through the projections of their experts; see :meth:`Stacked.each`."""
+        out = torch.empty(len(x_ND), self.each[0].outs, dtype=x_ND.dtype, device="cpu")
+        begin = 0
+        for number, count in sent:
+            own = slice(begin, begin + count)
+            bias = None if self.bias is None else self.bias[number]
+            self.each[number].multiply(x_ND[own], bias=bias, out=out[own])
+            begin += count
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return sum(matrix.nbytes for matrix in self.each)
+
+
+_MATRICES: WeakKeyDictionary[nn.Module, Matrices] = WeakKeyDictionary()
+"""Beside the stacks, not in them: copies and pickles go without."""
+
+
+def _sources(stack: nn.Module) -> list[Tensor]:
+    """The tensors that a stack is made of."""
+    held = (*stack._parameters.values(), *stack._buffers.values())
+    return [one for one in held if one is not None]
+
+
+def matrices_of(stack: Stacked) -> Matrices | None:
+    """A stack's matrices, made where there are none yet; None where the stack is to be torch's.
+
+    It is torch's where layers are: see :func:`omniform.transforms.pack.packed_of`.
+    """
+    found = _MATRICES.get(stack)
+    if found is not None:
+        if found.fits(stack):
+            return found
+        del _MATRICES[stack]
+    with torch.no_grad():
+        made = stack.packed_each() if isinstance(stack, BlockStack) else _packed_each(stack)
+        found = None if made is None else Matrices(stack, made)
+    if found is not None:
+        _MATRICES[stack] = found
+    return found
+
+
+def _packed_each(stack: Stacked) -> list[Matrix] | None:
+    weight = stack._parameters.get("weight")
+    precision = stack.precision if isinstance(stack, NativeStacked) else AsLoaded()
+    if weight is None or not can_pack(weight, precision):
+        return None
+    made = []
+    for one in weight.detach():
+        made.append(_packed(one, precision))
+        release(one)
+    return made
+
+
+def _packed(weight: Tensor, precision: Precision) -> Matrix:
+    return packed(lambda: origin_of(weight), repr(precision), lambda: precision.packed(weight))
+
+
+def stack_of(stack: nn.Module) -> Sequence[Matrix]:
+    """The matrices of a stack of experts. Raises CannotLower."""
+    found = matrices_of(stack) if isinstance(stack, Stacked) else None
+    if found is None:
+        weight = stack._parameters.get("weight")
+        where = "" if weight is None else f": {weight.dtype} on {weight.device}, in memory of their own"
+        raise CannotLower(stack, f"its matrices stay torch's{where}")
+    return found.each
+
+
+def forget_stacks(model: nn.Module) -> None:
+    """Forget the packed matrices of experts: somebody has written to a model's weights."""
+    for module in model.modules():
+        _MATRICES.pop(module, None)
+
+
+def drop_changed(model: nn.Module) -> None:
+    """Forget the matrices of stacks to whose tensors somebody has written since, counted or not."""
+    for module in model.modules():
+        found = _MATRICES.get(module)
+        # What has moved may be nobody's memory by now.
+        if found is not None and (not found.fits(module) or found.memory.was_written()):
+            del _MATRICES[module]
+
+
+def packed_bytes(stack: nn.Module) -> int:
+    """Bytes that the packed matrices of a stack take now."""
+    found = _MATRICES.get(stack)
+    return 0 if found is None else found.nbytes
+
+
+class NativeStacked(Stacked):
+    """A stack of projections that multiplies by packed matrices wherever nobody learns from it or watches it.
+
+    Attributes:
+        precision: as what numbers they are packed.
+    """
+
+    precision: Precision = AsLoaded()
+
+    def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
+        """Tokens through the projections of their experts."""
+        plain = x_ND.dtype is self.weight.dtype and _is_plain(self, x_ND)
+        found = matrices_of(self) if plain else None
+        return super().each(x_ND, sent) if found is None else found.multiplied(x_ND, sent)
+
+
+def as_native(stack: Stacked, precision: Precision) -> None:
+    """Make a stack one that multiplies by packed matrices, in place."""
+    stack.__class__ = NativeStacked
+    cast(NativeStacked, stack).precision = precision
+
+
+def can_be_native(module: nn.Module) -> bool:
+    """Whether a module is a stack whose matrices are big enough."""
+    return type(module) is Stacked and min(module.weight.shape[1:]) >= LEAST
+
+
+def _is_plain(stack: Stacked, x: Tensor) -> bool:
+    """Whether the kernels may compute: on the CPU, where nobody learns from it or watches it."""
+    known = type(x) is Tensor and x.device.type == "cpu" and x.dtype in KINDS and x.numel() > 0
+    learned = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in stack.parameters()))
+    return known and not learned and not is_watched()
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a file holds a stack.
+
+    Attributes:
+        kind: the type of its blocks.
+        names: the file's tensors that it is made of. Shape of each: [E, rows, dim].
+        arrangement: how an expert's rows lie in them.
+        turned: whether the checkpoint has every matrix the other way round.
+    """
+
+    kind: BlockType
+    names: tuple[str, ...]
+    arrangement: Arrangement
+    turned: bool
+
+
+class BlockStack(Stacked):
+    """A stack of projections whose matrices stay in the blocks that a file holds them in.
+
+    Args:
+        like: the plain stack.
+        blocks: how the file holds it.
+
+    Attributes:
+        kind: the type of the blocks.
+        packed: the bytes of the file's tensor, or of the first of two; uint8. Shape: [E, rows, bytes of a row].
+        packed_1: those of the second, if there are two.
+    """
+
+    def __init__(self, like: Stacked, blocks: Blocks) -> None:
+        nn.Module.__init__(self)
+        experts, out, dim = self._shape = tuple(like.weight.shape)
+        self.kind, self.arrangement = blocks.kind, blocks.arrangement
+        self._names = NAMES[: len(blocks.names)]
+        width = dim // blocks.kind.numbers * blocks.kind.nbytes
+        for name in self._names:
+            self.register_buffer(name, torch.empty(experts, out // len(self._names), width, dtype=torch.uint8))
+        self.bias = like.bias
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override] # what is made anew cannot be set
+        """The numbers, made anew. Shape: [E, out, in]; float32."""
+        return torch.stack([self._numbers(n) for n in range(self._shape[0])])
+
+    def rows(self, expert: int) -> Tensor:
+        """The bytes of an expert's rows, in its order. Shape: [out, bytes of a row]."""
+        parts = [cast(Tensor, self._buffers[name])[expert] for name in self._names]
+        return torch.stack(parts, 1).flatten(0, 1) if self.arrangement == "pairs" else torch.cat(parts)
+
+    def _numbers(self, expert: int) -> Tensor:
+        return dequantize(self.rows(expert), self.kind)
+
+    def packed_each(self) -> list[Matrix] | None:
+        """A matrix for each expert; None where there are no kernels, or it lies elsewhere."""
+        sources = [cast(Tensor, self._buffers[name]) for name in self._names]
+        if library() is None or any(source.device.type != "cpu" for source in sources):
+            return None
+        made = []
+        for expert in range(self._shape[0]):
+            codes = codes_of(self.rows(expert), self.kind)
+            made.append(
+                Matrix.quantized(
+                    codes.codes, codes.scales, group=codes.group, minima=codes.minima, table=codes.codebook
+                )
+            )
+            for source in sources:
+                release(source[expert])
+        return made
+
+    def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
+        """Tokens through the projections of their experts."""
+        found = matrices_of(self) if _is_plain(self, x_ND) else None
+        if found is not None:
+            return found.multiplied(x_ND, sent)
+        biases = (None,) * self._shape[0] if self.bias is None else self.bias
+        parts = torch.split(x_ND, [count for _, count in sent])
+        made = [F.linear(x, self._numbers(n).to(x.dtype), biases[n]) for x, (n, _) in zip(parts, sent, strict=True)]
+        return torch.cat(made)
+
+    def unread(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
+        """Each token through the projection of its expert, of which the host knows nothing."""
+        y = (self.weight.to(x_ND.dtype)[expert_N] @ x_ND[..., None])[..., 0]
+        return y if self.bias is None else y + self.bias[expert_N]
+
+    def computed(self) -> tuple[str, str]:
+        """What multiplies, and why."""
+        if library() is None:
+            return "floats, an expert at a time", f"the file's {self.kind.name} blocks are unpacked: no native kernels"
+        return f"native, in the file's {self.kind.name} codes", "the file holds the matrices so, and there are kernels"
+
+    def extra_repr(self) -> str:
+        experts, out, dim = self._shape
+        return f"experts={experts}, {dim}, {out}, {self.kind.name}, bias={self.bias is not None}"
+
+
+NAMES = ("packed", "packed_1")
+"""The buffers of a stack in blocks."""
