@@ -92,7 +92,7 @@ PATHS: Final[dict[str, str]] = {
     "utils.chat_template_utils": "Chat",
     "utils.generic": "ModelOutput PaddingStrategy TensorType",
     "utils.quantization_config": "QuantizationConfigMixin BitsAndBytesConfig GPTQConfig AwqConfig HqqConfig "
-    "QuantoConfig TorchAoConfig Mxfp4Config FineGrainedFP8Config",
+    "QuantoConfig TorchAoConfig Mxfp4Config FineGrainedFP8Config GgufConfig",
     "utils.logging": "",
     "utils.versions": "",
     **dict.fromkeys(

@@ -386,3 +386,18 @@ def test_names_that_are_none(mixed, tmp_path):
         omniform.AutoModelForCausalLM.from_pretrained(mixed, gguf_fil="x.gguf")
     with pytest.raises(InputError, match="dequantize"):
         omniform.AutoModelForCausalLM.from_pretrained(mixed, dequantize="yes")
+
+
+def test_the_ecosystems_settings(mixed, plain):
+    packed = omniform.AutoModelForCausalLM.from_pretrained(
+        mixed.parent, gguf_file=mixed.name, quantization_config=omniform.GgufConfig()
+    )
+    assert any(isinstance(module, Packed) for module in packed.modules())
+    for settings in (omniform.GgufConfig(dequantize=True), {"quant_method": "gguf", "dequantize": True}):
+        dense = omniform.AutoModelForCausalLM.from_pretrained(
+            mixed.parent, gguf_file=mixed.name, quantization_config=settings
+        )
+        assert not any(isinstance(module, Packed) for module in dense.modules())
+    assert vars(omniform.GgufConfig()).items() <= vars(T.GgufConfig()).items() | {("quant_method", "gguf")}
+    with pytest.raises(InputError, match="gguf_file"):
+        omniform.AutoModelForCausalLM.from_pretrained(plain[0], quantization_config=omniform.GgufConfig())

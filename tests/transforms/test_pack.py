@@ -140,7 +140,7 @@ def test_big_matrices_in_memory_are_left_to_torch_where_it_is_quick(monkeypatch)
     monkeypatch.setattr("omniform.transforms.precision.SMALL", 1000)
     linear = nn.Linear(128, 128, dtype=torch.bfloat16)
     assert packed_of(linear) is None
-    monkeypatch.setattr("omniform.transforms.pack.slow_dtypes", lambda: frozenset({torch.bfloat16}))
+    monkeypatch.setattr("omniform.transforms.precision.slow_dtypes", lambda: frozenset({torch.bfloat16}))
     assert packed_of(linear) is not None
 
 

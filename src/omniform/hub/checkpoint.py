@@ -49,6 +49,7 @@ from omniform.hub.remote import together
 from omniform.hub.settings import settings_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.models import registry
+from omniform.transforms.quantize.gguf import gguf_settings
 from omniform.transforms.quantize.quantizer import HfQuantizer
 from omniform.weights.transform import Transform
 
@@ -293,6 +294,9 @@ def open_checkpoint(
     own_parts = _own_arguments(config, choose, changes)
     changes = {name: value for name, value in changes.items() if name not in own_parts}
     config = changed(config, changes, callee, (*WHERE_ARGUMENTS, *LOAD_ARGUMENTS))
+    as_gguf = gguf_settings(options.quantization_config, source.gguf)
+    if as_gguf is not None:
+        options = replace(options, quantization_config=None, dequantize=options.dequantize or as_gguf.dequantize)
     quantizer = quantizer_of(config, options.quantization_config)
     if quantizer is not None:
         config = config.replace()  # the model's says how it is quantized; the caller's stays as it is
