@@ -183,3 +183,18 @@ def test_gradients_are_torchs():
     model(ids, labels=ids).loss.backward()
     assert all(stack.weight.grad is not None for stack in stacks_of(model))
     assert not any(stack in stacks._MATRICES for stack in stacks_of(model))
+
+
+def test_numbers_and_bytes_are_counted_as_they_are(folder):
+    plain = omniform.AutoModelForCausalLM.from_pretrained(folder)
+    for dtype, bits in (("int8", 8.5), ("int4", 4.5)):
+        ours = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        assert ours.num_parameters() == plain.num_parameters()
+        before = ours.get_memory_footprint()
+        scores(ours)
+        assert before == ours.get_memory_footprint() == plan(folder, dtype=dtype).weights
+        stack = stacks_of(ours)[0]
+        experts, outs, ins = stack.weight.shape
+        # 80 inputs are three groups of 32. What was put together from experts one by one stays in memory beside it.
+        codes = experts * outs * ins * bits / 8
+        assert codes <= stacks.packed_bytes(stack) < codes * 1.05 + 64 * experts

@@ -32,6 +32,7 @@ from omniform.core.recompute import Recompute
 from omniform.core.state import DenseState, HasModules
 from omniform.core.streamed import Streamed
 from omniform.core.upstairs import upstairs
+from omniform.weights.counting import count_bytes, count_numbers
 
 if TYPE_CHECKING:
     from omniform.architectures.family import Architecture, Family
@@ -395,18 +396,12 @@ class Model(PushToHub, Composed):
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model has learned; tied weights count once."""
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
-        return sum(
-            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in tables
-        )
+        """How many numbers the model has learned, also those that it holds in blocks; tied weights count once."""
+        return count_numbers(self, only_trainable=only_trainable, exclude_embeddings=exclude_embeddings)
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of all parameters, and of all buffers."""
-        tensors: list[Tensor] = list(self.parameters())
-        if return_buffers:
-            tensors.extend(self.buffers())
-        return sum(t.numel() * t.element_size() for t in tensors)
+        """Bytes that all parameters take in memory, and all buffers: packed matrices as they are packed."""
+        return count_bytes(self, buffers=return_buffers)
 
     def get_input_embeddings(self) -> nn.Module:
         """The table that turns token ids into vectors."""

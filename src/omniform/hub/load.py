@@ -331,6 +331,11 @@ def layout_of(
         kind = dtype if dtype is not None and found.is_floating_point and path not in kept else found
         mapped = kind == found and table.is_view(path) and files.is_mapped(key)
         stored[path] = Stored(table.key(path), ours.numel() * kind.itemsize, mapped, kind)
+    for transform in model.transforms:
+        for path, nbytes in transform.takes(model).items():
+            owner = ties.get(path, path)  # what is tied is read by another as it is
+            beside = stored[owner].nbytes if owner != path or not stored[owner].mapped else 0
+            stored[owner] = replace(stored[owner], nbytes=nbytes + beside)
     spelled = keymap_of(model).spelled([*(path for path, _ in model.named_modules() if path), *ties])
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module):  # templates tell of its children only

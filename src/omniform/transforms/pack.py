@@ -25,7 +25,17 @@ from omniform.native.cache import packed
 from omniform.native.library import library, why_not
 from omniform.native.matrix import KINDS
 from omniform.transforms import stacks
-from omniform.transforms.precision import INTEGERS, LEAST, WORDS, AsLoaded, Integers, Precision, can_pack, is_watched
+from omniform.transforms.precision import (
+    INTEGERS,
+    LEAST,
+    WORDS,
+    AsLoaded,
+    Integers,
+    Precision,
+    can_pack,
+    held_bytes,
+    is_watched,
+)
 from omniform.transforms.samples import Samples
 from omniform.transforms.widen import ROWS, multiplied, slow_dtypes
 from omniform.weights.origin import origin_of
@@ -124,6 +134,11 @@ class NativeLinear(JointLinear):
             return None
         return tuple(_product(x, packed) for packed in found if packed is not None)
 
+    def in_memory(self) -> dict[str, int]:
+        """Bytes that its matrix takes."""
+        weight = self._parameters.get("weight")
+        return {} if weight is None else {"weight": held_bytes(weight, self.precision, packed_bytes([self]))}
+
     def _packed_for(self, x: Tensor) -> Packed | None:
         weight = self.weight
         if type(x) is not Tensor or x.dtype is not weight.dtype or x.device.type != "cpu" or not x.numel():
@@ -215,6 +230,15 @@ class Quantize(Transform):
         for module, integers in self.chosen(model).items():
             as_native(module, integers)
         model.requires_grad_(False)  # nobody would see what a step of an optimizer did to the numbers beside them
+
+    def takes(self, model: nn.Module) -> dict[str, int]:
+        """Bytes of the matrices that become whole numbers, once they are, by the paths of their parameters."""
+        chosen = self.chosen(model)
+        return {
+            f"{path}.weight": held_bytes(module.weight.to("meta"), chosen[module], 0)
+            for path, module in model.named_modules()
+            if can_be_native(module) and module in chosen
+        }
 
     def chosen(self, model: nn.Module) -> dict[Multiplying, Integers]:
         """The layers and stacks of experts whose matrices become whole numbers, and of which kind."""

@@ -84,6 +84,15 @@ class Packed(nn.Module):
         """The numbers, made anew. Shape: [rows, width]; float32."""
         return dequantize(self.packed, self.kind)
 
+    def numbers(self) -> dict[str, int]:
+        """How many numbers the bytes stand for."""
+        return {"packed": self.packed.numel() // self.kind.nbytes * self.kind.numbers}
+
+    def in_memory(self) -> dict[str, int]:
+        """Bytes that a layer's native matrix takes, once it is made."""
+        made = _MADE.get(self)
+        return {} if made is None else {"packed": made.matrix.nbytes}
+
 
 @dataclass(frozen=True, slots=True)
 class Made:

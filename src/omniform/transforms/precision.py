@@ -56,6 +56,12 @@ class Integers:
     def packed(self, weight: Tensor) -> Matrix:
         return Matrix.quantize(weight, bits=self.bits, group=self.group)
 
+    def nbytes(self, outs: int, ins: int) -> int:
+        """Bytes of such a matrix, its scales being float16."""
+        rows = -(-outs // 16) * 16
+        codes, scales = rows * -(-ins // 8) * self.bits, rows * -(-ins // self.group) * 2
+        return codes + scales + (64 if self.bits == 4 else 0)
+
 
 INTEGERS: dict[str, Integers] = {"int8": Integers(8), "int4": Integers(4)}
 """What ``dtype=`` of ``from_pretrained`` means that is no dtype of torch's."""
@@ -73,6 +79,22 @@ def can_pack(weight: Tensor, precision: Precision) -> bool:
         and weight.numel() > 0
         and (asked or weight.nbytes <= SMALL or weight.dtype in slow_dtypes() or is_mapped(weight))
     )
+
+
+def held_bytes(weight: Tensor, precision: Precision, packed: int) -> int:
+    """Bytes that a matrix, or a stack of them, takes in memory, packed or, as whole numbers, once it is used.
+
+    Args:
+        weight: Shape: [..., outs, ins].
+        packed: bytes of what was packed of it; 0 if nothing was yet.
+    """
+    if not packed and isinstance(precision, Integers):
+        outs, ins = weight.shape[-2:]
+        packed = weight.numel() // (outs * ins) * precision.nbytes(outs, ins)
+    if not packed:
+        return weight.nbytes
+    own = 0 if weight.device.type == "meta" or is_mapped(weight) else weight.nbytes
+    return own + packed
 
 
 def is_watched() -> bool:

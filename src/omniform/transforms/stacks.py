@@ -20,7 +20,7 @@ from omniform.blocks.moe import Stacked
 from omniform.native.cache import packed
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
-from omniform.transforms.precision import LEAST, WORDS, AsLoaded, Precision, can_pack, is_watched
+from omniform.transforms.precision import LEAST, WORDS, AsLoaded, Precision, can_pack, held_bytes, is_watched
 from omniform.transforms.samples import Samples
 from omniform.weights.gguf.codes import codes_of
 from omniform.weights.gguf.dequantize import dequantize
@@ -181,6 +181,11 @@ class NativeStacked(Stacked):
         found = matrices_of(self) if plain else None
         return super().each(x_ND, sent) if found is None else found.multiplied(x_ND, sent)
 
+    def in_memory(self) -> dict[str, int]:
+        """Bytes that its matrices take."""
+        weight = self._parameters.get("weight")
+        return {} if weight is None else {"weight": held_bytes(weight, self.precision, packed_bytes(self))}
+
 
 def as_native(stack: Stacked, precision: Precision) -> None:
     """Make a stack one that multiplies by packed matrices, in place."""
@@ -252,6 +257,16 @@ class BlockStack(Stacked):
 
     def _numbers(self, expert: int) -> Tensor:
         return dequantize(self.rows(expert), self.kind)
+
+    def numbers(self) -> dict[str, int]:
+        """How many numbers its buffers stand for."""
+        experts, out, dim = self._shape
+        return dict.fromkeys(self._names, experts * out * dim // len(self._names))
+
+    def in_memory(self) -> dict[str, int]:
+        """Bytes that its matrices take, once they are packed."""
+        packed = packed_bytes(self)
+        return dict.fromkeys(self._names, packed // len(self._names)) if packed else {}
 
     def packed_each(self) -> list[Matrix] | None:
         """A matrix for each expert; None where there are no kernels, or it lies elsewhere."""

@@ -54,6 +54,14 @@ class Transform:
     def finish(self, model: nn.Module) -> None:
         """Change the model once its weights are loaded."""
 
+    def takes(self, model: nn.Module) -> Mapping[str, int]:
+        """Bytes that tensors take in memory in the end, by path, where these are others than they are loaded with.
+
+        Args:
+            model: as it is prepared, on the meta device.
+        """
+        return {}
+
     def belongs_to(self, owner: object) -> bool:
         """Whether this is an object's doing, which may take it back."""
         return False
