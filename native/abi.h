@@ -174,10 +174,10 @@ typedef struct of_storage {
 } of_storage;
 
 enum of_code {
-    OF_OP_PRODUCTS, /* out = x matrix^T + bias, side by side; weight: of_product[n]; m: of_flag */
+    OF_OP_PRODUCTS, /* out = x matrix^T + bias, side by side, each of columns of x; weight: of_product[n]; m: of_flag */
     OF_OP_NORM,     /* out = norm(x) by head; m: whether centred; n: weight's step from a head to the next; a: eps */
     OF_OP_ROTATE,   /* out = x turned by table n; m: whether neighbours are pairs */
-    OF_OP_STORE,    /* keys x and values y to the slots of state n */
+    OF_OP_STORE,    /* keys x and values y (if any: they may be part of the keys) to the slots of state n */
     OF_OP_ATTEND,   /* out = attention of x to the keys of state n (y and z without one), seen as m of its sights; a: scale, b: cap;
                        weight: sinks; k: a bias, or -1 */
     OF_OP_LOOK,     /* out = attention of x to memory n, seen as m of its sights; a: scale, b: cap */
@@ -195,6 +195,7 @@ enum of_code {
     OF_OP_CONVOLVE, /* out = causal convolution of x over its row, column by column; weight: [k][width]; n: a state */
     OF_OP_RECUR,    /* out = what heads read of their states n, into which values x go; weight: of_recurrence */
     OF_OP_SCAN,     /* out = what channels x read of their states n; weight: of_scan */
+    OF_OP_JOIN,     /* out = each head of x, and behind it that of y; or y's only one */
     OF_OP_COUNT
 };
 
@@ -212,6 +213,7 @@ typedef struct of_product {
     const of_matrix* matrix;
     const float* bias; /* or none */
     int64_t at;        /* columns from out's first to this one's first */
+    int64_t from;      /* columns from x's first to those that this one reads */
 } of_product;
 
 typedef struct of_routing {

@@ -201,8 +201,8 @@ void rotate(const Rotary& rotary, const float* x, int64_t x_stride, float* y, in
         const float* cos = rotary.cos + row * rotary.table_stride;
         const float* sin = rotary.sin + row * rotary.table_stride;
         for (int64_t head = 0; head < rotary.heads; ++head) {
-            const int64_t skip = head * rotary.width;
-            rotate_head(rotary, x + row * x_stride + skip, y + row * y_stride + skip, cos, sin);
+            const int64_t from = row * x_stride + head * rotary.x_step, to = row * y_stride + head * rotary.y_step;
+            rotate_head(rotary, x + from, y + to, cos, sin);
         }
     });
 }
@@ -301,8 +301,9 @@ int32_t of_normalise(
 
 int32_t of_rotate(
     const of_rows* x, const of_rows* y, int64_t heads, const of_rows* cos, const of_rows* sin, int32_t neighbours) {
+    const int64_t width = x->width / heads;
     const of::Rotary rotary{
-        static_cast<const float*>(cos->at), static_cast<const float*>(sin->at), cos->stride, heads, x->width / heads,
+        static_cast<const float*>(cos->at), static_cast<const float*>(sin->at), cos->stride, heads, width, width, width,
         cos->width, neighbours != 0};
     of::rotate(rotary, static_cast<const float*>(x->at), x->stride, static_cast<float*>(y->at), y->stride, x->rows);
     return OF_OK;

@@ -27,7 +27,8 @@ struct Rotary {
     const float* cos;  // [rows][dim], with a stride of table_stride
     const float* sin;  // likewise, with the sign it is added with
     int64_t table_stride;
-    int64_t heads, width;  // heads in a row, one after another, and channels in a head
+    int64_t heads, width;  // heads in a row, and channels in a head
+    int64_t x_step, y_step; // from a head to the next: its width, where they stand one after another
     int64_t dim;           // even
     bool neighbours;       // channel 2 i is paired with 2 i + 1; else i with i + dim / 2
 };

@@ -46,9 +46,9 @@ class Run {
 using Operation = void (*)(const Run&, const of_op&);
 
 void products(const Run& run, const of_op& op) {
-    const of_rows x = run.as_rows(op.x);
     const of_product* each = static_cast<const of_product*>(op.weight);
     for (int32_t i = 0; i < op.n; ++i) {
+        const of_rows x = {run.at(op.x) + each[i].from, run.rows(op.x), each[i].matrix->ins, run.stride(op.x), OF_F32, 0};
         const of_rows y = {run.at(op.out) + each[i].at, x.rows, each[i].matrix->outs, run.stride(op.out), OF_F32, 0};
         matmul(*each[i].matrix, x, each[i].bias, y, op.m);
     }
@@ -61,7 +61,7 @@ void norm(const Run& run, const of_op& op) {
 
 void rotate(const Run& run, const of_op& op) {
     const of_table& table = run.step_.tables[op.n];
-    const Rotary how = {table.cos, table.sin, table.dim, op.x.heads, op.x.size, table.dim, op.m != 0};
+    const Rotary how = {table.cos, table.sin, table.dim, op.x.heads, op.x.size, op.x.stride, op.out.stride, table.dim, op.m != 0};
     rotate(how, run.at(op.x), run.stride(op.x), run.at(op.out), run.stride(op.out), run.rows(op.x));
 }
 
@@ -70,7 +70,7 @@ void store(const Run& run, const of_op& op) {
     const of_kept& kept = run.step_.kept[op.n];
     const int64_t* slots = run.step_.slots[kept.slots];
     keep(kept.keys, run.at(op.x), run.stride(op.x), slots, run.rows(op.x));
-    keep(kept.values, run.at(op.y), run.stride(op.y), slots, run.rows(op.y));
+    if (op.y.buffer >= 0) keep(kept.values, run.at(op.y), run.stride(op.y), slots, run.rows(op.y));
 }
 
 of_state as_state(const Run& run, const of_place& p) {
@@ -232,10 +232,24 @@ void scanned(const Run& run, const of_op& op) {
     scan(how, readings(run, op), run.at(op.out), run.stride(op.out));
 }
 
+void joined(const Run& run, const of_op& op) {
+    const int64_t skip = op.y.heads == 1 ? 0 : op.y.stride;
+    parallel(run.rows(op.out), std::max<int64_t>(1, 8192 / run.width(op.out)), [&](int64_t begin, int64_t end, int) {
+        for (int64_t n = begin; n < end; ++n) {
+            const float *x = run.at(op.x) + n * run.stride(op.x), *y = run.at(op.y) + n * run.stride(op.y);
+            float* out = run.at(op.out) + n * run.stride(op.out);
+            for (int64_t head = 0; head < op.x.heads; ++head, out += op.x.size + op.y.size) {
+                std::copy(x + head * op.x.stride, x + head * op.x.stride + op.x.size, out);
+                std::copy(y + head * skip, y + head * skip + op.y.size, out + op.x.size);
+            }
+        }
+    });
+}
+
 // In the order of of_code.
 constexpr Operation OPERATIONS[] = {
     products, norm, rotate, store, attend_own, look, act, scaled, clamp, gated, added, product, weigh, spread, pick,
-    routed, experts, convolved, recurred, scanned,
+    routed, experts, convolved, recurred, scanned, joined,
 };
 static_assert(sizeof OPERATIONS / sizeof *OPERATIONS == OF_OP_COUNT, "every operation has its function");
 

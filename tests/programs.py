@@ -84,7 +84,23 @@ class Oracle:
         x[..., :dim] = x[..., :dim] * cos[:, None] + x[..., partner] * sin[:, None]
         self.put(o.out, x)
 
+    def headmatmul(self, o: ops.HeadMatmul) -> None:
+        self.put(o.out, torch.einsum("nhi,hoi->nho", self.get(o.x), o.weight.float()))
+
+    def join(self, o: ops.Join) -> None:
+        x, y = self.get(o.x), self.get(o.y)
+        self.put(o.out, torch.cat([x, y.expand(-1, x.shape[1], -1)], -1))
+
     def store(self, o: ops.Store) -> None:
+        if o.v is None:
+            c = self.get(o.k).clone()
+            if self.ctx.state is None:
+                c = c.transpose(0, 1)[None]
+            else:
+                new = c.unflatten(0, (self.rows, self.tokens)).transpose(1, 2)
+                c = _end_to_end(self.ctx.state.latent(o.slot).extend(new))
+            self.kept[o.slot] = c, c
+            return
         k, v = self.get(o.k).clone(), self.get(o.v).clone()
         if self.ctx.state is None:
             self.kept[o.slot] = k.transpose(0, 1)[None], v.transpose(0, 1)[None]  # slots are tokens
@@ -96,6 +112,7 @@ class Oracle:
     def attend(self, o: ops.Attend) -> None:
         rule, which = self.steps.rules[o.sees]
         k, v = self.kept[o.how.slot]
+        v = v[..., : o.v.size]
         apart = self.tokens if self.ctx.state is None else k.shape[2] // self.rows
         seen = step_inputs.seen(self.ctx, rule, which, self.rows, self.tokens)
         self._attended(o.q, o.out, k, v, seen, apart, o.how.scores, o.how.bias, o.how.sinks)

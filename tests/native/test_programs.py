@@ -39,6 +39,12 @@ CHANNELS = {
     "conv_kernel": 3, "time_step_rank": 4,
 }  # fmt: skip
 
+LATENT = {
+    **TEXT, "q_lora_rank": 20, "kv_lora_rank": 18, "qk_rope_head_dim": 6, "qk_nope_head_dim": 10, "v_head_dim": 9,
+    "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1, "num_key_value_heads": 4,
+}  # fmt: skip
+
 
 def plain(name: str, config: dict[str, object]) -> tuple[type, object, type]:
     """A decoder of the reference's."""
@@ -55,6 +61,7 @@ MADE = {
     "bamba": lambda: plain("Bamba", SPACES),
     "qwen3_next": lambda: plain("Qwen3Next", {**DELTA, "num_hidden_layers": 4}),
     "mamba": lambda: plain("Mamba", CHANNELS),
+    "deepseek_v3": lambda: plain("DeepseekV3", LATENT),
 }  # fmt: skip
 
 

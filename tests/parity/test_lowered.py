@@ -14,11 +14,11 @@ from omniform.native.library import library
 from reference import ragged
 
 LOWERED = {
-    "bamba": (), "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deit": (), "falcon": (),
-    "falcon_h1": (), "falcon_mamba": (), "gemma2": (), "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (),
-    "gptj": (), "granitemoeshared": (), "llama": (), "mamba": (), "mamba2": (), "mistral": (), "mixtral": (),
-    "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_moe": (), "qwen3": (), "qwen3_moe": (),
-    "qwen3_next": (), "t5": (), "vit": (), "whisper": (),
+    "bamba": (), "bart": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "deepseek_v2": (), "deepseek_v3": (),
+    "deit": (), "falcon": (), "falcon_h1": (), "falcon_mamba": (), "gemma2": (), "gemma3_text": (), "gpt2": (),
+    "gpt_neox": (), "gpt_oss": (), "gptj": (), "granitemoeshared": (), "llama": (), "mamba": (), "mamba2": (),
+    "mistral": (), "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_moe": (),
+    "qwen3": (), "qwen3_moe": (), "qwen3_next": (), "t5": (), "vit": (), "whisper": (),
 }  # fmt: skip
 """Families all of whose stacks must be lowered; no other step may be met than those that are compared."""
 FILES = {
@@ -62,6 +62,7 @@ def test_a_program_is_its_modules(name):
 
 VARIED = {
     "bamba": ("biases, tied", "wide heads, epsilon"),
+    "deepseek_v2": ("queries of the stream, biases", "groups, scaled, tied", "as released"),
     "falcon_h1": ("factors", "norm before the gate, biases", "norm behind the gate, tied"),
 }
 """Families whose layers do other things under other keys of their configs."""

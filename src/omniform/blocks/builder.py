@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import NoReturn, cast
 
-import torch
 from torch import Tensor, nn
 
+from omniform.blocks.lowered_torch import TORCHS
 from omniform.blocks.lowering import (
     Attending,
     CannotLower,
@@ -33,6 +33,8 @@ from omniform.blocks.operations import (
     Convolve,
     Experts,
     Gate,
+    HeadMatmul,
+    Join,
     Look,
     Matmul,
     Norm,
@@ -84,7 +86,7 @@ class Builder:
         self._look_at(module)
         if isinstance(module, nn.Linear | HoldsMatrix):
             return self.linear(x, module)[0]
-        known = _TORCHS.get(type(module))
+        known = TORCHS.get(type(module))
         if known is not None:
             return known(self, module, x)
         if not isinstance(module, Lowers):
@@ -173,6 +175,27 @@ class Builder:
         """What several linear layers make of the same input, while a method is read that asks for it."""
         return self.linear(x, *(part.module for part in parts if isinstance(part, _Part)))
 
+    def by_head(self, x: Value, layer: nn.Module, weight: Tensor) -> Value:
+        """Each head by its own part of a layer's matrix. ``weight``: Shape: [H, out, in]."""
+        self._look_at(layer)
+        heads, outs, ins = weight.shape
+        if not isinstance(layer, nn.Linear) or not _is_matrix(layer) or layer.bias is not None:
+            raise CannotLower(layer, "is no matrix of plain numbers")
+        if (x.place.heads, x.place.size) != (heads, ins):
+            raise CannotLower(layer, f"{heads} matrices of {ins} inputs for {x.place.heads} heads of {x.place.size}")
+        out = self._new(heads * outs, x.place.rows).in_heads(outs)
+        self._note(HeadMatmul(x.place, out.place, weight))
+        return out
+
+    def join(self, x: Value, y: Value) -> Value:
+        """Each head of ``x``, and behind it that of ``y``, or its only one. By head."""
+        p, q = x.place, y.place
+        if q.heads not in (1, p.heads) or p.rows != q.rows:
+            raise CannotLower("join", f"{p.heads} heads with {q.heads}")
+        out = self._new(p.heads * (p.size + q.size), p.rows).in_heads(p.size + q.size)
+        self._note(Join(p, q, out.place))
+        return out
+
     def rms(self, x: Value, weight: Tensor | None, eps: float) -> Value:
         """Divided by the root of the mean square. ``weight``: of a head, for all alike, or of all heads."""
         out = self._like(x)
@@ -202,6 +225,19 @@ class Builder:
         if isinstance(how.bias, nn.Module):
             self._look_at(how.bias)
         self._note(Store(k.place, v.place, how.slot))
+        return self._attended(q, k, v, how)
+
+    def attend_latent(self, q: Value, kept: Value, width: int, how: Attending) -> Value:
+        """Vectors kept, one of each token, and what the wanted queries see of them: of their first numbers.
+
+        Args:
+            kept: keys of one head.
+            width: how many of its numbers are its value.
+        """
+        self._note(Store(kept.place, None, how.slot))
+        return self._attended(q, kept, kept.columns(0, width), how)
+
+    def _attended(self, q: Value, k: Value, v: Value, how: Attending) -> Value:
         q = self.only_wanted(q)
         rules, asked = self.steps.rules, (how.rule, q.place.rows)
         if asked not in rules:
@@ -422,37 +458,3 @@ def _is_matrix(layer: nn.Linear | HoldsMatrix) -> bool:
 
 def _drops(module: nn.Module) -> bool:
     return bool(getattr(module, "dropout", 0.0) or (isinstance(module, nn.Dropout) and module.p))
-
-
-def _layer_norm(b: Builder, module: nn.Module, x: Value) -> Value:
-    assert isinstance(module, nn.LayerNorm)
-    if module.normalized_shape != (x.place.size,):
-        raise CannotLower(module, f"norms {module.normalized_shape} of {x.place.size} numbers")
-    return b.layer_norm(x, module.weight, module.bias, module.eps)
-
-
-def _rms_norm(b: Builder, module: nn.Module, x: Value) -> Value:
-    assert isinstance(module, nn.RMSNorm)
-    if tuple(module.normalized_shape) != (x.place.size,):
-        raise CannotLower(module, f"norms {module.normalized_shape} of {x.place.size} numbers")
-    return b.rms(x, module.weight, torch.finfo(torch.float32).eps if module.eps is None else module.eps)
-
-
-def _sequence(b: Builder, module: nn.Module, x: Value) -> Value:
-    for part in module.children():
-        x = b.of(part, x)
-    return x
-
-
-def _unchanged(b: Builder, module: nn.Module, x: Value) -> Value:
-    return x  # training was asked about already
-
-
-_TORCHS: dict[type[nn.Module], Callable[[Builder, nn.Module, Value], Value]] = {
-    nn.Dropout: _unchanged,
-    nn.Identity: _unchanged,
-    nn.LayerNorm: _layer_norm,
-    nn.RMSNorm: _rms_norm,
-    nn.Sequential: _sequence,
-}
-"""How torch's own modules are lowered, which cannot say it themselves."""

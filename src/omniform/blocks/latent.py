@@ -16,7 +16,7 @@ prompt of 2048 absorbed and 0.8 expanded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from omniform.blocks.attend import attend, computed_under
 from omniform.blocks.attention import MindsLength, Positions
 from omniform.blocks.joint import outputs_of
+from omniform.blocks.lowering import Attending, CannotLower, Value
 from omniform.blocks.norms import RMSNorm
 from omniform.blocks.scores import Scores
 from omniform.core.context import Backend, Computed, Mask, StepContext
@@ -32,6 +33,9 @@ from omniform.core.host import is_traced
 from omniform.core.packed import PackedMask
 from omniform.core.rules import Rule, both_ways
 from omniform.core.state import Latent, LengthRegimes, StatefulModule
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 EPS = 1e-6
 """Of the norms of latents, whatever the config says of the others."""
@@ -70,6 +74,7 @@ class LatentAttention(StatefulModule):
     """
 
     JOINT: ClassVar[tuple[tuple[str, ...], ...]] = (("q_proj", "kv_a_proj_with_mqa"),)
+    READ: ClassVar[frozenset[str]] = frozenset({"read", "add_queries"})
 
     def __init__(
         self,
@@ -134,6 +139,22 @@ class LatentAttention(StatefulModule):
             mixed = self._expanded(*q, c_B1SW, mask, ctx)
         out: Tensor = self.o_proj(mixed)
         return out
+
+    def lower(self, b: Builder, x: Value) -> Value:
+        # Absorbed, whatever the step's sizes: a token's numbers must not depend on what it is read with.
+        h = self.heads
+        queries, latents = b.read(self.read, x)
+        plain, turned = queries.in_heads(h.plain + h.turned).split([h.plain, h.turned])
+        latent, shared = latents.split([h.rank, h.turned])
+        turned, shared = b.turn(self.positions, turned, shared.in_heads(h.turned))
+        kept = b.join(b.of(self.kv_a_layernorm, latent), shared)
+        if not isinstance(self.kv_b_proj, nn.Linear):
+            raise CannotLower(self.kv_b_proj, "is no matrix of plain numbers")
+        matrices = self.kv_b_proj.weight.view(h.count, -1, h.rank)
+        to_keys, to_values = torch.split(matrices, [h.plain, h.value], dim=1)
+        asked = b.join(b.by_head(plain, self.kv_b_proj, to_keys.transpose(1, 2)), turned)
+        seen = b.attend_latent(asked, kept, h.rank, Attending(self.slot, self.rule, self.scores))
+        return b.of(self.o_proj, b.by_head(seen.in_heads(h.rank), self.kv_b_proj, to_values).flatten(-2))
 
     def absorbs(self, queries: int, keys: int) -> bool:
         """Whether so many queries of a row and so many keys are compared absorbed: it takes fewer multiplications.

@@ -116,6 +116,28 @@ class Matmul:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadMatmul:
+    """Each head by a matrix of its own.
+
+    Attributes:
+        weight: Shape: [H, numbers of a head that come out, numbers that go in].
+    """
+
+    x: Place
+    out: Place
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Each head of one, and behind it that of another, or its only one."""
+
+    x: Place
+    y: Place
+    out: Place
+
+
+@dataclass(frozen=True, slots=True)
 class Norm:
     """Each head divided by its root mean square, or by its deviation once its mean is taken away.
 
@@ -151,10 +173,10 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Keys and values into the state of a slot."""
+    """Keys and values into the state of a slot; without values, they are the first numbers of the keys."""
 
     k: Place
-    v: Place
+    v: Place | None
     slot: int
 
 
@@ -343,7 +365,7 @@ class Scan:
 
 Operation = (
     Matmul | Norm | Rotate | Store | Attend | Look | Act | Gate | Add | Weigh | Spread | Pick | Route | Experts
-    | Convolve | Recur | Scan
+    | Convolve | Recur | Scan | HeadMatmul | Join
 )  # fmt: skip
 
 

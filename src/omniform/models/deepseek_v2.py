@@ -83,6 +83,8 @@ class WideInterleavedRotary(InterleavedRotary):
         q, k = super().__call__(q_BTHD.float(), k_BTHD.float(), ctx)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
+    lower_pair = InterleavedRotary.lower_pair
+
 
 def build(c: Config) -> TextDecoder:
     """The decoder without a head."""

@@ -35,6 +35,7 @@ class Code(enum.IntEnum):
     CONVOLVE = 17
     RECUR = 18
     SCAN = 19
+    JOIN = 20
 
 
 class Place(Structure):
@@ -67,7 +68,7 @@ class Op(Structure):
 class Product(Structure):
     """A matrix and a bias: ``of_product``."""
 
-    _fields_ = (("matrix", POINTER(abi.PackedMatrix)), ("bias", c_void_p), ("at", c_int64))
+    _fields_ = (("matrix", POINTER(abi.PackedMatrix)), ("bias", c_void_p), ("at", c_int64), ("from", c_int64))
 
 
 class Routing(Structure):

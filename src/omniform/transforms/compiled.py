@@ -18,10 +18,13 @@ from omniform.blocks.lowering import CannotLower
 from omniform.blocks.operations import Place, Steps
 from omniform.core.state import StateSpec
 from omniform.native import abi, program_abi
-from omniform.native.matrix import Matrix
+from omniform.native.matrix import KINDS, Matrix
 from omniform.native.program_abi import Code
 from omniform.transforms.matrices import Product
+from omniform.transforms.pack import SMALL
 from omniform.transforms.program import laid_out
+from omniform.transforms.widen import slow_dtypes
+from omniform.weights.pages import is_mapped
 
 T = TypeVar("T")
 
@@ -68,7 +71,7 @@ class Compiled:
         self.looks: list[ops.Rows] = []
         self.biases: list[ops.ByDistance | ops.ByPlace] = []
         self.linears: list[tuple[ops.Multiplies, Product]] = []
-        self.states: dict[int, tuple[Place, Place]] = {}
+        self.states: dict[int, tuple[Place, Place | None, int]] = {}
         self._kept: list[object] = []
         layout = laid_out(steps)
         if len(layout.storages) > MOST_STORAGES:
@@ -107,20 +110,21 @@ class Compiled:
         flat = numbers.detach().float().flatten()
         return self._address(flat if len(flat) == place.width else flat.repeat(place.width // len(flat)))
 
-    def _products(self, found: Sequence[tuple[Matrix, int | None, int]]) -> ctypes.Array[program_abi.Product]:
-        each = [program_abi.Product(ctypes.pointer(matrix.c), bias, at) for matrix, bias, at in found]
+    def _products(self, found: Sequence[tuple[Matrix, int | None, int, int]]) -> ctypes.Array[program_abi.Product]:
+        each = [program_abi.Product(ctypes.pointer(matrix.c), *where) for matrix, *where in found]
         array = (program_abi.Product * len(each))(*each)
-        self._kept += [array, [matrix for matrix, _, _ in found]]
+        self._kept += [array, [matrix for matrix, *_ in found]]
         return array
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
     def _matmul(self, o: ops.Matmul) -> program_abi.Op:
-        found, at = [], 0
+        found: list[tuple[Matrix, int | None, int, int]] = []
+        at = 0
         for layer in o.layers:
             packed = self._matrices(layer)
             self.linears.append((layer, packed))
-            found.append((packed.matrix, None if packed.bias is None else packed.bias.data_ptr(), at))
+            found.append((packed.matrix, None if packed.bias is None else packed.bias.data_ptr(), at, 0))
             at += layer.out_features
         products = self._products(found)
         return _op(Code.PRODUCTS, x=o.x, out=o.out, n=len(found), weight=ctypes.addressof(products))
@@ -137,18 +141,30 @@ class Compiled:
         return _op(Code.NORM, x=o.x, out=o.out, m=int(o.centred), n=step, a=o.eps, weight=weight, bias=bias)
 
     def _rotate(self, o: ops.Rotate) -> program_abi.Op:
-        if not o.x.is_whole:
-            raise CannotLower("rotary positions", "some of each head's numbers are taken apart")
         return _op(Code.ROTATE, x=o.x, out=o.out, n=o.table, m=int(o.neighbours))
 
     def _store(self, o: ops.Store) -> program_abi.Op:
-        if not o.k.is_whole or not o.v.is_whole:
+        if not o.k.is_whole or (o.v is not None and not o.v.is_whole):
             raise CannotLower("keys", "some of each head's numbers are taken apart")
-        self.states[o.slot] = o.k, o.v
+        self.states[o.slot] = o.k, o.v, 0
         return _op(Code.STORE, x=o.k, y=o.v, n=_number(self.slots, o.slot))
 
+    def _headmatmul(self, o: ops.HeadMatmul) -> program_abi.Op:
+        weight = o.weight.detach()
+        if weight.device.type != "cpu" or weight.dtype not in KINDS:
+            raise CannotLower("matrices of heads", f"no kernel for {weight.dtype} on {weight.device}")
+        if weight.nbytes > SMALL and weight.dtype not in slow_dtypes() and not is_mapped(weight):
+            raise CannotLower("matrices of heads", f"they stay torch's: {weight.dtype}, in memory of its own")
+        found = [(Matrix.pack(one), None, head * weight.shape[1], head * o.x.stride) for head, one in enumerate(weight)]
+        products = self._products(found)
+        return _op(Code.PRODUCTS, x=o.x, out=o.out, n=len(found), weight=ctypes.addressof(products))
+
+    def _join(self, o: ops.Join) -> program_abi.Op:
+        return _op(Code.JOIN, x=o.x, y=o.y, out=o.out)
+
     def _attend(self, o: ops.Attend) -> program_abi.Op:
-        how = o.how
+        how, v = o.how, self.states[o.how.slot][1]
+        self.states[how.slot] = o.k, v, o.v.size
         k = -1 if how.bias is None else _number(self.biases, how.bias)
         return _op(
             Code.ATTEND, x=o.q, y=o.k, z=o.v, out=o.out, n=_number(self.slots, how.slot), m=o.sees, k=k,
@@ -234,12 +250,12 @@ class Compiled:
         self.fixed.append((slot, spec))
         return len(self.fixed) - 1
 
-    def _stacked(self, stack: nn.Module) -> list[tuple[Matrix, int | None, int]]:
+    def _stacked(self, stack: nn.Module) -> list[tuple[Matrix, int | None, int, int]]:
         bias = stack._parameters.get("bias")
         matrices = self._stacks(stack)
         first = self._address(bias)
         return [
-            (matrix, None if first is None else first + 4 * n * matrix.outs, 0) for n, matrix in enumerate(matrices)
+            (matrix, None if first is None else first + 4 * n * matrix.outs, 0, 0) for n, matrix in enumerate(matrices)
         ]
 
 

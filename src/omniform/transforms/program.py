@@ -20,6 +20,8 @@ from omniform.blocks.operations import (
     Convolve,
     Experts,
     Gate,
+    HeadMatmul,
+    Join,
     Look,
     Matmul,
     Norm,
@@ -67,8 +69,12 @@ def places(operation: Operation) -> tuple[dict[str, Place], dict[str, Place]]:
     match operation:
         case Matmul() | Norm() | Rotate() | Act() | Weigh() | Pick():
             return {"x": operation.x}, {"out": operation.out}
+        case HeadMatmul():
+            return {"x": operation.x}, {"out": operation.out}
+        case Join():
+            return {"x": operation.x, "y": operation.y}, {"out": operation.out}
         case Store():
-            return {"k": operation.k, "v": operation.v}, {}
+            return {"k": operation.k, **({} if operation.v is None else {"v": operation.v})}, {}
         case Attend():
             return {"q": operation.q, "k": operation.k, "v": operation.v}, {"out": operation.out}
         case Look():

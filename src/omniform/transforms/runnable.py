@@ -14,8 +14,8 @@ from torch import Tensor
 
 from omniform.blocks.operations import ByDistance, Place
 from omniform.core.context import StepContext
-from omniform.core.dense import DenseFixed, DenseKV
-from omniform.core.state import FixedView, State, StateSpec
+from omniform.core.dense import DenseFixed, DenseKV, DenseLatent, DenseTokens
+from omniform.core.state import FixedView, KVView, LatentView, State, StateSpec
 from omniform.core.stores import Bounded, Grown
 from omniform.native import program_abi
 from omniform.native.library import Library
@@ -233,30 +233,44 @@ class Runnable:
         known = self._pages.get(state)
         if known is not None:
             return known
-        views = [state.kv(slot) for slot in self._program.slots]
+        views = self._views(state)
         paged = [view for view in views if isinstance(view, Paged)]
         if not paged or len(paged) < len(views):
             return None
         mappings: list[step_inputs.Mapping] = []
         entries = []
-        for view in paged:
+        for slot, view in zip(self._program.slots, paged, strict=True):
             number = next((n for n, known in enumerate(mappings) if known is view.mapping), len(mappings))
             mappings += [view.mapping] if number == len(mappings) else []
-            entries.append((*map(_state, view.whole), number, 0))
+            entries.append((*map(_state, self._pair(slot, view.whole)), number, 0))
         made = self._pages[state] = np.array(entries, program_abi.KEPT), mappings
         return made
 
     def _extended(self, state: State, call: _Call, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """A padded batch's layers, with room for the step's keys at their ends. Shape: [B, G, S, D] each."""
-        views = [state.kv(slot) for slot in self._program.slots]
-        if not all(isinstance(view, DenseKV) and type(view.store) in (Grown, Bounded) for view in views):
+        views = self._views(state)
+        if not all(isinstance(view, DenseKV | DenseLatent) and type(view.store) in (Grown, Bounded) for view in views):
             raise NoRanges("what is kept of tokens is not kept as it is")
 
         def room(place: Place) -> Tensor:
             return torch.empty(call.rows, place.heads, call.tokens, place.size, dtype=dtype, device="cpu")
 
-        places = [self._program.states[slot] for slot in self._program.slots]
-        return [view.extend(room(k), room(v)) for view, (k, v) in zip(views, places, strict=True)]
+        found: list[tuple[Tensor, Tensor]] = []
+        for slot, view in zip(self._program.slots, views, strict=True):
+            assert isinstance(view, DenseTokens)
+            k, v, _ = self._program.states[slot]
+            found.append(self._pair(slot, view.store.append(room(k), *(() if v is None else (room(v),)))))
+        return found
+
+    def _views(self, state: State) -> list[KVView | LatentView]:
+        """What is kept of tokens."""
+        latent = {slot for slot, (_, v, _) in self._program.states.items() if v is None}
+        return [state.latent(slot) if slot in latent else state.kv(slot) for slot in self._program.slots]
+
+    def _pair(self, slot: int, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values of what is kept of tokens; the first numbers of keys where these hold them."""
+        k, v = kept[0], kept[-1]
+        return k, v if len(kept) == 2 else v[..., : self._program.states[slot][2]]
 
     def _bias(self, number: int, seen: list[Seen]) -> Struct:
         """A score bias as a table, made again where it is for more keys than any before."""
