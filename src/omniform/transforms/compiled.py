@@ -18,13 +18,11 @@ from omniform.blocks.lowering import CannotLower
 from omniform.blocks.operations import Place, Steps
 from omniform.core.state import StateSpec
 from omniform.native import abi, program_abi
-from omniform.native.matrix import KINDS, Matrix
+from omniform.native.matrix import Matrix
 from omniform.native.program_abi import Code
 from omniform.transforms.matrices import Product
-from omniform.transforms.pack import SMALL
+from omniform.transforms.precision import AsLoaded, can_pack
 from omniform.transforms.program import laid_out
-from omniform.transforms.widen import slow_dtypes
-from omniform.weights.pages import is_mapped
 
 T = TypeVar("T")
 
@@ -151,10 +149,8 @@ class Compiled:
 
     def _headmatmul(self, o: ops.HeadMatmul) -> program_abi.Op:
         weight = o.weight.detach()
-        if weight.device.type != "cpu" or weight.dtype not in KINDS:
-            raise CannotLower("matrices of heads", f"no kernel for {weight.dtype} on {weight.device}")
-        if weight.nbytes > SMALL and weight.dtype not in slow_dtypes() and not is_mapped(weight):
-            raise CannotLower("matrices of heads", f"they stay torch's: {weight.dtype}, in memory of its own")
+        if not can_pack(weight, AsLoaded()):
+            raise CannotLower("matrices of heads", f"they stay torch's: {weight.dtype} on {weight.device}")
         found = [(Matrix.pack(one), None, head * weight.shape[1], head * o.x.stride) for head, one in enumerate(weight)]
         products = self._products(found)
         return _op(Code.PRODUCTS, x=o.x, out=o.out, n=len(found), weight=ctypes.addressof(products))
