@@ -14,9 +14,10 @@ from omniform.core.context import FirstContext, StepContext
 from omniform.core.packed import PackedContext
 from omniform.native.library import library
 from omniform.transforms.compiled import Compiled
-from omniform.transforms.matrices import matrix_of, stack_of
+from omniform.transforms.matrices import matrix_of
 from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
+from omniform.transforms.stacks import stack_of
 from omniform.transforms.step_inputs import NoRanges
 from programs import told
 
