@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import attrgetter, is_, methodcaller
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,6 +36,8 @@ from omniform.transforms.stacks import forget_stacks, stack_of
 from omniform.transforms.step_inputs import NoRanges
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory as Watched
+
+VALUES, VERSION = methodcaller("values"), attrgetter("_version")
 
 AT_ONCE = 2**13
 """Tokens of a padded batch that are computed at once, at least a row."""
@@ -287,18 +290,23 @@ class Guard:
         self._tables = [table for m in every for table in (m._modules, m._parameters, m._buffers) if table]
         self._hooks = [hooks for m in every for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._linears = linears
-        self._parts, self._told, self._hooked = self._parts_now(), self._told_now(), [*map(len, self._hooks)]
+        self._parts, self._told, self._hooked = [*self._parts_now()], self._told_now(), [*map(len, self._hooks)]
         tensors = [x for m in every for table in (m._parameters, m._buffers) for x in table.values() if x is not None]
         self._tensors, self._counted = tensors, [x for x in tensors if not x.is_inference()]
-        self._places, self._versions = self._places_now(), [x._version for x in self._counted]
+        self._places, self._versions = self._places_now(), [*map(VERSION, self._counted)]
         packed = {id(linear._parameters.get("weight")) for linear, _ in linears if isinstance(linear, nn.Linear)}
         self._memory = Watched([x for x in tensors if id(x) not in packed])
 
-    def _places_now(self) -> list[int]:
-        return [x.data_ptr() for x in self._tensors]
+    # Between two tokens hundreds of things are looked at, so the interpreter is not asked about each.
 
-    def _parts_now(self) -> list[int]:
-        return [*map(id, chain.from_iterable(table.values() for table in self._tables))]
+    def _places_now(self) -> list[int]:
+        return [*map(Tensor.data_ptr, self._tensors)]
+
+    def _parts_now(self) -> Iterator[object]:
+        return chain.from_iterable(map(VALUES, self._tables))
+
+    def _same_parts(self) -> bool:
+        return sum(map(len, self._tables)) == len(self._parts) and all(map(is_, self._parts_now(), self._parts))
 
     def _told_now(self) -> list[tuple[object, ...]]:
         return [tuple(settings.values()) for settings in self._settings]
@@ -309,9 +317,9 @@ class Guard:
         Args:
             thoroughly: look at their settings too, and for writes that torch does not count. Engines do so themselves.
         """
-        if [*map(len, self._hooks)] != self._hooked or [x._version for x in self._counted] != self._versions:
+        if [*map(len, self._hooks)] != self._hooked or [*map(VERSION, self._counted)] != self._versions:
             return False
-        if self._parts_now() != self._parts or self._places_now() != self._places:
+        if not self._same_parts() or self._places_now() != self._places:
             return False  # and nobody may look at where they were
         try:
             as_told = not thoroughly or self._told_now() == self._told
