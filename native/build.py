@@ -68,6 +68,11 @@ X86 = (
         "v4-bf16",
         ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mtune=icelake-server", "-mprefer-vector-width=512"),
     ),
+    Variant(
+        "amx",
+        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")
+        + ("-mprefer-vector-width=512",),
+    ),
 )
 ARM = (
     Variant("neon", ("-march=armv8-a",)),

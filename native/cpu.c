@@ -5,11 +5,25 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static uint64_t saved_registers(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
+}
+
+/* Linux gives the registers of tiles, which are large, to processes that ask (Documentation/arch/x86/xstate.rst). */
+static int may_use_tiles(void) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return 0;
+#endif
 }
 
 OF_API uint32_t of_cpu_features(void) {
@@ -31,7 +45,7 @@ OF_API uint32_t of_cpu_features(void) {
         found |= OF_CPU_V4;
         if (vnni) found |= OF_CPU_V4_VNNI;
         if (a1 >> 5 & 1) found |= OF_CPU_V4_BF16;
-        if (tiles && tiles_bf16 && tiles_int8 && (saved & 0x60000) == 0x60000) found |= OF_CPU_AMX;
+        if (tiles && tiles_bf16 && tiles_int8 && (saved & 0x60000) == 0x60000 && may_use_tiles()) found |= OF_CPU_AMX;
     }
     return found;
 }

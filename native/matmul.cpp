@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "grid.hpp"
 #include "integers.hpp"
 #include "panels.hpp"
 
@@ -115,7 +116,7 @@ struct Floats : FloatRows {
     }
 };
 
-#if OF_BF16_DOTS
+#if OF_BF16_DOTS && !OF_TILES
 // Rows rounded to bf16, and the machine's own products of pairs: a panel is read as it is packed by any rows.
 struct Dots {
     static constexpr int ALONE = 4;
@@ -197,7 +198,9 @@ void matmul(const of_matrix& matrix, const of_rows& x, const float* bias, const 
     switch (matrix.kind) {
         case OF_F32: return by_floats<ReadF32, FEW>(job);
         case OF_BF16:
-#if OF_BF16_DOTS
+#if OF_TILES
+            if (!exact) return Grid(job).multiply();
+#elif OF_BF16_DOTS
             if (!exact) {
                 cut(job, 0);
                 Dots way(job);

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 
 def import_torchvision() -> None:
-    """Make the CUDA build of torchvision importable beside a CPU torch: define the operators it expects."""
+    """Make the CUDA build of torchvision importable beside a CPU torch: define the operators it expects.
+
+    Beside a torch with CUDA it brings its own, and ends the process where somebody defined them before.
+    """
+    if torch.version.cuda is not None:
+        import torchvision  # noqa: F401
+
+        return
     arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):

@@ -74,6 +74,16 @@ def test_kernels(tmp_path: Path, machine: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stands_in", ("BF16_DOTS", "TILES"))
+def test_products_where_others_have_instructions(tmp_path: Path, stands_in: str) -> None:
+    """What is made of instructions that this machine may lack: plain C++ stands in for them."""
+    flags = ("-O1", "-DOF_CHECKED", f"-DOF_PLAIN_{stands_in}", *MEMORY)
+    made = compiled(tmp_path, CXX, [DRIVER / "kernels.cpp", *sorted(NATIVE.glob("*.cpp"))], flags)
+    chosen = ["matrices of floats", "rows alone and together"]
+    assert run([str(made), *chosen]).splitlines() == chosen
+
+
+@pytest.mark.slow
 def test_kernels_on_an_emulated_arm(tmp_path: Path) -> None:
     """Where a cross compiler and an emulator are there: it says nothing of speed."""
     if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:

@@ -31,6 +31,7 @@ class Cpu(enum.IntFlag):
 
 
 NEEDS: dict[str, Cpu] = {
+    "amx": Cpu.V4 | Cpu.V4_VNNI | Cpu.V4_BF16 | Cpu.AMX,
     "v4-bf16": Cpu.V4 | Cpu.V4_VNNI | Cpu.V4_BF16,
     "v4": Cpu.V4,
     "v3-vnni": Cpu.V3 | Cpu.AVX_VNNI,

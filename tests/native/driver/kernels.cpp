@@ -4,7 +4,7 @@
 #include "driver.hpp"
 #include "integer_cases.hpp"
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(OF_PLAIN_BF16_DOTS) || defined(OF_PLAIN_TILES)
 #define OF_ROUGH 1
 #else
 #define OF_ROUGH 0
@@ -57,6 +57,27 @@ void matrices_of_floats() {
                         }
                 }
             }
+}
+
+void rows_alone_and_together() {
+    for (int32_t kind : FLOATS)
+        for (int64_t ins : {24, 40, 1032}) {
+            const int64_t outs = 37, rows = 35;
+            Rows weight(kind, outs, ins), x(OF_F32, rows, ins), together(OF_F32, rows, outs), few(OF_F32, 3, outs);
+            weight.fill(), x.fill();
+            Exact<uint8_t> codes(of_packed_bytes(kind, outs, ins));
+            CHECK(of_pack(&weight.c, kind, codes.at()) == OF_OK);
+            const of_matrix matrix{codes.at(), nullptr, nullptr, nullptr, outs, ins, ins, kind, OF_F32};
+            CHECK(of_matmul(&matrix, &x.c, nullptr, &together.c, 0) == OF_OK);
+            for (int64_t first = 0; first + 3 <= rows; first += 4)
+                for (int64_t count = 1; count <= 3; ++count) {
+                    const of_rows some{static_cast<float*>(x.c.at) + first * ins, count, ins, ins, OF_F32, 0};
+                    const of_rows to{few.c.at, count, outs, outs, OF_F32, 0};
+                    CHECK(of_matmul(&matrix, &some, nullptr, &to, 0) == OF_OK);
+                    for (int64_t r = 0; r < count; ++r)
+                        for (int64_t o = 0; o < outs; ++o) CHECK(few.get(r, o) == together.get(first + r, o));
+                }
+        }
 }
 
 void a_matrix_of_an_unknown_kind() {
@@ -118,6 +139,7 @@ void numbers_one_by_one() {
 
 const Case CASES[] = {
     {"matrices of floats", matrices_of_floats},
+    {"rows alone and together", rows_alone_and_together},
     {"a matrix of an unknown kind", a_matrix_of_an_unknown_kind},
     {"matrices of integers", matrices_of_integers},
     {"integers made of floats", integers_made_of_floats},
