@@ -60,19 +60,14 @@ class Variant:
     flags: tuple[str, ...]
 
 
+V4 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+V4_BF16 = (*V4, "-mavx512vnni", "-mavx512bf16")
 X86 = (
     Variant("v3", ("-march=x86-64-v3", "-mtune=haswell")),
     Variant("v3-vnni", ("-march=x86-64-v3", "-mavxvnni", "-mtune=alderlake")),
-    Variant("v4", ("-march=x86-64-v4", "-mtune=skylake-avx512", "-mprefer-vector-width=512")),
-    Variant(
-        "v4-bf16",
-        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mtune=icelake-server", "-mprefer-vector-width=512"),
-    ),
-    Variant(
-        "amx",
-        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")
-        + ("-mprefer-vector-width=512",),
-    ),
+    Variant("v4", (*V4, "-mtune=skylake-avx512")),
+    Variant("v4-bf16", (*V4_BF16, "-mtune=icelake-server")),
+    Variant("amx", (*V4_BF16, "-mamx-tile", "-mamx-bf16", "-mtune=sapphirerapids")),
 )
 ARM = (
     Variant("neon", ("-march=armv8-a",)),
