@@ -22,7 +22,7 @@ def import_torchvision() -> None:
     Beside a torch with CUDA it brings its own, and ends the process where somebody defined them before.
     """
     if torch.version.cuda is not None:
-        import torchvision  # noqa: F401
+        import torchvision
 
         return
     arguments = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
