@@ -122,6 +122,14 @@ def test_changed_weights_are_seen() -> None:
 # -- nothing is read on the host -------------------------------------------------------------------------------------
 
 
+class NothingMade(TorchFunctionMode):
+    """Fails where a tensor is made of the host's numbers, which has to be copied to the device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert getattr(func, "__name__", "") not in ("tensor", "as_tensor", "from_numpy"), func
+        return func(*args, **(kwargs or {}))
+
+
 class OnDevice(TorchDispatchMode):
     """Fails where numbers go from the host to the device, or back."""
 
@@ -144,7 +152,7 @@ def test_a_recorded_step_reads_nothing_on_the_host(name: str) -> None:
     told = recorded.Told(shape, steps._pools, 4, model.device, state.spare)
     with torch.inference_mode():
         steps.compute(told)  # constants are made once, and kept
-        with OnDevice():
+        with OnDevice(), NothingMade():
             made = steps.compute(told)
     assert made.tokens.shape == (4,) and made.logits.shape == (4, 96)
 

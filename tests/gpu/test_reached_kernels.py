@@ -117,7 +117,7 @@ def test_single_tokens(rule: Rule, sunk: bool, cap: float | None, biased: bool, 
     lengths = [min(n, width) for n in (1, 77, 300, 129, 128, 500)]
     q, k, v, segments, tables = case(lengths, [1] * len(lengths), 6, 3, 16, torch.float32)
     sinks = torch.randn(6, device=ON) if sunk else None
-    bias = torch.randn(6, len(lengths), width, device=ON) if biased else None
+    bias = torch.randn(len(lengths), width, 6, device=ON).permute(2, 0, 1) if biased else None  # as T5's tables give it
     listed = torch.zeros(len(lengths), width // BLOCK, dtype=torch.int32)
     for row, table in zip(listed, tables, strict=True):
         row[: len(table.blocks)] = torch.tensor(table.blocks)

@@ -16,7 +16,7 @@ from omniform.blocks.composed import Composed
 from omniform.blocks.poolers import ComputedPart
 from omniform.core.context import StepContext
 from omniform.core.errors import InputError
-from omniform.core.host import bounds_of
+from omniform.core.host import bounds_of, kept_unless_traced
 
 T = TypeVar("T", bound=nn.Embedding)
 
@@ -122,8 +122,13 @@ class RoundedScaledEmbedding(ScaledEmbedding):
     """One whose factor is rounded to the dtype of the vectors first (Gemma)."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        scale = torch.tensor(self.scale, dtype=self.weight.dtype, device=self.weight.device)
-        return nn.Embedding.forward(self, ids) * scale
+        return nn.Embedding.forward(self, ids) * _number(self.scale, self.weight.dtype, self.weight.device)
+
+
+@kept_unless_traced(16)
+def _number(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may be learned from later
+        return torch.tensor(number, dtype=dtype, device=device)
 
 
 class Embeddings(Composed):

@@ -145,8 +145,7 @@ class LongRope(Frequencies):
         return length > self.trained
 
     def inverse(self, device: torch.device, length: Tensor) -> Tensor:
-        short = torch.tensor(self.short, dtype=torch.float32, device=device)
-        long = torch.tensor(self.long, dtype=torch.float32, device=device)
+        short, long = _listed(self.short, device), _listed(self.long, device)
         divisor = torch.where(length.to(device) > self.trained, long, short)
         return 1.0 / (divisor * self.theta ** _exponents(self.dim, device))
 
@@ -364,6 +363,12 @@ def _read_longrope(s: ConfigReader, dim: int, theta: float, trained: int, max_po
 @kept_unless_traced(64)
 def _exponents(dim: int, device: torch.device) -> Tensor:
     return torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
+
+
+@kept_unless_traced(16)
+def _listed(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may be learned with later
+        return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 def _plain(dim: int, theta: float, device: torch.device) -> Tensor:

@@ -7,8 +7,13 @@ layer that knows how to compute all. Where none has, each layer is called by its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from omniform.blocks.lowering import Value
@@ -52,4 +57,43 @@ def outputs_of(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         found = first.together(x, layers)
         if found is not None:
             return found
+    if x.device.type == "cuda" and _BRANCHES.get() and len(layers) > 1:
+        return _in_branches(x, layers)
     return tuple(layer(x) for layer in layers)
+
+
+_BRANCHES: ContextVar[bool] = ContextVar("branches", default=False)
+
+
+@contextmanager
+def in_branches() -> Iterator[None]:
+    """Within, projections of one input may run beside one another on a GPU.
+
+    For what is recorded as a graph, where branches cost nothing: a single token's projections are each too small to
+    keep a GPU busy.
+    """
+    token = _BRANCHES.set(True)
+    try:
+        yield
+    finally:
+        _BRANCHES.reset(token)
+
+
+def _in_branches(x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+    main = torch.cuda.current_stream(x.device)  # type: ignore[no-untyped-call]
+    outs: list[Tensor] = []
+    sides = [_stream(x.device, number) for number in range(len(layers) - 1)]
+    for side, layer in zip(sides, layers[1:], strict=True):
+        side.wait_stream(main)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(side):
+            outs.append(layer(x))
+    first: Tensor = layers[0](x)
+    for side in sides:
+        main.wait_stream(side)
+    return first, *outs
+
+
+@cache
+def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    """A stream of a branch's own."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

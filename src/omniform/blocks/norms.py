@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omniform.blocks import small
 from omniform.blocks.lowering import Value
 from omniform.core.host import kept_unless_traced
 
@@ -30,6 +31,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
+        helped = small.rms_norm(x, self.weight, self.eps, self.weight.dtype, rounded=True)
+        if helped is not None:
+            return helped
         wide = x.float()
         if torch.is_grad_enabled() or wide is x or x.device.type != "cpu":
             # torch's own without a weight: the weight is applied in its dtype, after the result was rounded to it.
@@ -65,6 +69,9 @@ class ZeroCentredRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
+        helped = small.rms_norm(x, self.weight, self.eps, x.dtype, plus=1.0)
+        if helped is not None:
+            return helped
         return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
 
     def lower(self, b: Builder, x: Value) -> Value:
@@ -76,6 +83,9 @@ class WideRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
+        helped = small.rms_norm(x, self.weight, self.eps, x.dtype)
+        if helped is not None:
+            return helped
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
     def lower(self, b: Builder, x: Value) -> Value:

@@ -91,6 +91,7 @@ def attend_reached(
     split = single and reached.longest > CHUNK
     wide = (_power(key) + _power(value)) * q.element_size() > 512
     out = q.new_empty(tokens, heads, value)
+    bias = bias if bias is None or bias.stride(-1) == 1 else bias.contiguous()
     told = q.new_empty(0) if bias is None else bias
     sunk = q.new_empty(0) if sinks is None else sinks
     held = maxima = sums = out

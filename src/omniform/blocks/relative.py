@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.core.context import Bias, StepContext
+from omniform.core.host import kept_unless_traced
 
 
 class BucketedBias(nn.Embedding):
@@ -116,14 +117,20 @@ class Alibi:
 
     def slopes(self, device: torch.device) -> Tensor:
         """A geometric sequence for powers of two; between them, every other slope of twice as many. Shape: [H]."""
-        whole = 2 ** math.floor(math.log2(self.heads))
-        powers = [-8 * n / whole for n in range(1, whole + 1)]
-        powers += [-4 * n / whole for n in range(1, 2 * (self.heads - whole), 2)]
-        return 2.0 ** torch.tensor(powers, device=device)
+        return _slopes(self.heads, device)
 
     def of(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """The bias of keys at these places. Shape: [B, S] to [B, H, 1, S]."""
         return (self.slopes(places.device)[:, None] * places[:, None]).to(dtype)[:, :, None]
+
+
+@kept_unless_traced(16)
+def _slopes(heads: int, device: torch.device) -> Tensor:
+    whole = 2 ** math.floor(math.log2(heads))
+    powers = [-8 * n / whole for n in range(1, whole + 1)]
+    powers += [-4 * n / whole for n in range(1, 2 * (heads - whole), 2)]
+    with torch.inference_mode(False):  # what is kept may be learned with later
+        return 2.0 ** torch.tensor(powers, device=device)
 
 
 @dataclass(frozen=True, slots=True)

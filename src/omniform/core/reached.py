@@ -197,7 +197,7 @@ class DecodeContext(PackedContext):
         """A score bias of every row's token. Shape: [1, H, R, S]."""
         assert self.rows is not None, "a step has rows"
         width = max(slots.shape[1] for slots in self.rows.slots.values())
-        return bias(self.rows.index, torch.arange(width, device=device))
+        return bias(self.rows.index, torch.arange(width, device=device)).contiguous()
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omniform.blocks.small import write_pair
 from omniform.core.host import sent
 from omniform.core.packed import SlotRange
 from omniform.core.state import RowIndex, StateSpec
@@ -57,6 +58,12 @@ class PagedTokens:
     def write(self, *new: Tensor) -> None:
         """Write this step's, Shape: [1, G, N, D] each."""
         at = self.mapping.slots
+        if (
+            isinstance(at, Tensor)
+            and len(new) == 2
+            and write_pair((self.whole[0], self.whole[1]), (new[0], new[1]), at)
+        ):
+            return
         for whole, x in zip(self.whole, new, strict=True):
             if isinstance(at, tuple):
                 whole.narrow(2, *at).copy_(x)

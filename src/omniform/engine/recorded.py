@@ -24,12 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative
+from omniform.blocks.joint import in_branches
 from omniform.core.context import Memory
 from omniform.core.reached import DecodeContext, DecodeRows, NoLimitsError, rows_of
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, Pool
 from omniform.engine.request import Request, Row
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
+from omniform.engine.tops import highest
 from omniform.transforms.lora import layers_of
 from omniform.transforms.pack import is_watched
 
@@ -223,11 +225,11 @@ class Graphs:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), in_branches():
             work()  # kernels are loaded, and constants made, by a first time that nobody records
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on asking the GPU for memory meanwhile.
-        with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"), in_branches():
             made = work()
         self._memory = graph.pool()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
@@ -457,8 +459,8 @@ class Recorded:
         )
         hidden = model.decoder.decode(model.embed(named), ctx)[0]
         logits = model.project(hidden)
-        best = logits.max(-1)
-        tokens = torch.where(best.values.isnan(), -1, best.indices)
+        values, indices = highest(logits)
+        tokens = torch.where(values.isnan(), -1, indices)
         told.ids.copy_(tokens.clamp(min=0))
         index.add_(1)
         told.lengths.copy_(torch.maximum(told.lengths, index + 1))

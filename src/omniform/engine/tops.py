@@ -21,6 +21,9 @@ SHORT: Final = 64
 MANY: Final = 4096
 """A vocabulary is worth cutting up from here on."""
 
+FEW: Final = 64
+"""On a GPU it is worth it up to so many rows: more keep it busy as they are."""
+
 MUCH: Final = 1 << 16
 """A single maximum is worth it from so many scores on."""
 
@@ -28,14 +31,16 @@ MUCH: Final = 1 << 16
 def highest(scores_RV: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's highest score and the first place where it stands; NaN where there is one. Shape: [R] each."""
     rows, vocabulary = scores_RV.shape
-    if scores_RV.device.type != "cpu" or vocabulary < MANY or scores_RV.numel() < MUCH:
+    there = scores_RV.device.type != "cpu"
+    if vocabulary < MANY or (scores_RV.numel() < MUCH and not there) or (there and rows > FEW):
         best = scores_RV.max(-1)
         return best.values, best.indices
     whole = vocabulary - vocabulary % STRETCH
     stretches = scores_RV[:, :whole].unflatten(1, (-1, STRETCH))  # type: ignore[no-untyped-call]
     maxima = stretches.amax(-1)
     values, which = maxima.max(-1)
-    places = which * STRETCH + stretches[torch.arange(rows), which].max(-1).indices
+    every = torch.arange(rows, device=scores_RV.device)
+    places = which * STRETCH + stretches[every, which].max(-1).indices
     if whole < vocabulary:
         last = scores_RV[:, whole:].max(-1)
         later = (last.values > values) | (last.values.isnan() & ~values.isnan())

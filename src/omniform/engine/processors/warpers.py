@@ -93,6 +93,10 @@ class TopPLogitsWarper(LogitsProcessor):
 
 def outside_top_p(scores: Tensor, top_p: float, least: int = 1) -> Tensor:
     """What top-p sampling leaves out. Shape: [B, V] in and out, bool."""
+    if scores.device.type != "cpu":  # in torch's own order, so that nobody has to look whether another would do
+        unlikeliest, order = scores.sort(dim=-1)
+        unlikely = _unlikely(unlikeliest, top_p, least)
+        return unlikely.scatter(-1, order, unlikely)
     if scores.dim() == 2 and scores.shape[-1] >= LARGE:
         found = _outside_top_p_of_few(scores, top_p, least)
         if found is not None:
