@@ -113,8 +113,8 @@ def test_draws_are_the_same_recorded_or_not() -> None:
 @pytest.mark.parametrize("how", [{}, {"do_sample": True, "seed": 3, "top_p": 0.9}], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral"])
 def test_nothing_waits_for_the_gpu(name: str, how: dict[str, object]) -> None:
-    """torch warns where an operation waits. Drawn tokens are waited for by one ``tolist`` in a step, likeliest ones by an
-    event alone. Beside that a batch waits twice when it comes: to look whether weights changed, and for first tokens.
+    """torch warns where an operation waits. Drawn tokens are waited for by one ``tolist`` in a step, likeliest ones by
+    an event alone. Beside that a batch waits twice when it comes: to see whether weights changed, and for first tokens.
     """
     model = tiny(name, torch.bfloat16, "cuda")
     engine = Engine(model, memory="256MB")

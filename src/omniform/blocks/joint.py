@@ -80,11 +80,11 @@ def in_branches() -> Iterator[None]:
 
 
 def _in_branches(x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
-    main = torch.cuda.current_stream(x.device)  # type: ignore[no-untyped-call]
+    main = torch.cuda.current_stream(x.device)
     outs: list[Tensor] = []
     sides = [_stream(x.device, number) for number in range(len(layers) - 1)]
     for side, layer in zip(sides, layers[1:], strict=True):
-        side.wait_stream(main)  # type: ignore[no-untyped-call]
+        side.wait_stream(main)
         with torch.cuda.stream(side):
             outs.append(layer(x))
     first: Tensor = layers[0](x)

@@ -26,8 +26,8 @@ WIDEST: Final = 256
 CHUNK: Final = 128
 """Keys that a single token's part holds: fewer make more programs, more take longer each."""
 
-TILE: Final = 64
-"""Queries of a prompt that a program takes, heads of a group counted."""
+TILE: Final = 128
+"""Queries of a prompt that a program takes, heads of a group counted; half as many of wide numbers."""
 
 DTYPES: Final = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
@@ -84,12 +84,13 @@ def attend_reached(
     each = heads // groups
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_NHD, k_1GSD, v_1GSD))
     single = reached.counts is None
-    block_m = max(16, _power(each)) if single else max(TILE, _power(each))
+    wide = (_power(key) + _power(value)) * q.element_size() > 512
+    narrow = q.element_size() == 2 and not wide
+    block_m = max(16 if single else TILE if narrow else TILE // 2, _power(each))
     tiles, counts = reached.tiles(max(1, block_m // each))
     # What begins within a part may reach into one more.
     parts = -(-reached.longest // CHUNK) + (not reached.from_first)
     split = single and reached.longest > CHUNK
-    wide = (_power(key) + _power(value)) * q.element_size() > 512
     out = q.new_empty(tokens, heads, value)
     bias = bias if bias is None or bias.stride(-1) == 1 else bias.contiguous()
     told = q.new_empty(0) if bias is None else bias
@@ -108,7 +109,7 @@ def attend_reached(
         EACH=each, KEY=key, VALUE=value,
         BLOCK_M=block_m, BLOCK_N=32 if wide else 64, BLOCK_K=max(16, _power(key)), BLOCK_V=max(16, _power(value)),
         CAPPED=scores.cap is not None, SUNK=sinks is not None and not split, BIASED=bias is not None, SPLIT=split,
-        num_warps=4, num_stages=2,
+        num_warps=8 if narrow and not single else 4, num_stages=3 if narrow and not single else 2,
     )  # fmt: skip
     if split:
         programs.join_parts[(tokens, heads)](

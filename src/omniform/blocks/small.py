@@ -113,7 +113,7 @@ def silu_gated(gate: Tensor, up: Tensor) -> Tensor | None:
     return out
 
 
-def write_pair(kept: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], slots: Tensor) -> bool:
+def write_pair(kept: tuple[Tensor, ...], new: tuple[Tensor, ...], slots: Tensor) -> bool:
     """Write some tokens' keys and values into their slots; whether that was done.
 
     Args:

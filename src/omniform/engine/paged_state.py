@@ -58,11 +58,7 @@ class PagedTokens:
     def write(self, *new: Tensor) -> None:
         """Write this step's, Shape: [1, G, N, D] each."""
         at = self.mapping.slots
-        if (
-            isinstance(at, Tensor)
-            and len(new) == 2
-            and write_pair((self.whole[0], self.whole[1]), (new[0], new[1]), at)
-        ):
+        if isinstance(at, Tensor) and len(new) == 2 and write_pair(self.whole, new, at):
             return
         for whole, x in zip(self.whole, new, strict=True):
             if isinstance(at, tuple):
