@@ -33,7 +33,7 @@ from omniform.engine.request import Request, Row
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
 from omniform.engine.tops import highest
 from omniform.transforms.lora import layers_of
-from omniform.transforms.pack import is_watched
+from omniform.transforms.precision import is_watched
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
