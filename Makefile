@@ -60,7 +60,8 @@ real: .venv/.test
 ## exhaustive: what takes hours: every case of the suite, since a path that is named runs whole (tests/thinning.py);
 ## every variant of every family, ejected
 exhaustive: .venv/.test
-	$(BIN)/python -m pytest -n $(JOBS) tests tests/exhaustive
+	$(BIN)/python -m pytest -n $(JOBS) tests
+	$(BIN)/python -m pytest -n $(JOBS) tests/exhaustive
 
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[bench]'
