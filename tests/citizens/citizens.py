@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import omniform
+from citizens_covering import COVERING
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.models import registry
@@ -1497,20 +1498,30 @@ def shared(name: str) -> Model:
     return CITIZENS[name].build()
 
 
-@cache
 def covering() -> tuple[str, ...]:
-    """As few models as hold every class of module: what takes a second each is tried on these.
+    """Few models that hold every class of module: what takes a second each is tried on these.
 
-    `make exhaustive` tries all. The classes that carry a family's public names count as the skeleton that they are.
+    `make exhaustive` tries all.
     """
-    held = {name: {_written(type(m)) for m in shared(name).modules()} for name in registered()}
-    left = {kind for kinds in held.values() for kind in kinds if kind.__module__.startswith("omniform.")}
-    found = []
+    known = registered()
+    return tuple(name for name in COVERING if name in known)
+
+
+def chosen() -> tuple[str, ...]:
+    """As few models as hold every class of module: what stands in ``COVERING``. It builds all."""
+    held = {name: classes(name) for name in registered()}
+    left, found = set().union(*held.values()), []
     while left:
         name = max(held, key=lambda name: len(held[name] & left))
         found.append(name)
         left -= held[name]
     return tuple(found)
+
+
+def classes(name: str) -> set[type]:
+    """Our classes of module in a model. Those that carry a family's public names count as the skeleton they are."""
+    found = {_written(type(m)) for m in shared(name).modules()}
+    return {kind for kind in found if kind.__module__.startswith("omniform.")}
 
 
 def _written(kind: type) -> type:

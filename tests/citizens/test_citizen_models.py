@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from citizens import CITIZENS, Captioned, Citizen, Inputs, covering, registered, shared
+from citizens import CITIZENS, Captioned, Citizen, Inputs, classes, covering, registered, shared
 from in_float64 import exactly, gradients_of
 from omniform.architectures.model import Model
 from omniform.core.outputs import ModelOutput
@@ -88,6 +88,12 @@ def same(name: str, model: Model) -> None:
     """Fail unless a model answers as the shared one."""
     inputs = CITIZENS[name].asks.inputs()
     assert torch.equal(first(model, inputs), first(shared(name), inputs))
+
+
+def test_the_models_that_stand_for_all_hold_every_class() -> None:
+    """Otherwise a model that holds it belongs into ``COVERING``; ``citizens.chosen()`` chooses anew."""
+    held = set().union(*map(classes, covering()))
+    assert not {(kind.__name__, name) for name in registered() for kind in classes(name) - held}
 
 
 def test_pickle(name: str) -> None:
