@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+from citizens_covering import COVERING
 from torch import Tensor
 
 import omniform
-from citizens_covering import COVERING
 from omniform.architectures.model import Model
 from omniform.architectures.named import PreTrainedModel
 from omniform.models import registry
