@@ -76,6 +76,8 @@ def small(name: str) -> dict[str, object]:
         options["crop_size"] = {"shortest_edge": 21}
     if name.startswith("Siglip2"):
         options |= {"patch_size": 4, "max_num_patches": 30}
+    if name.startswith("LlavaNextImage"):
+        options["image_grid_pinpoints"] = [[24, 48], [48, 24], [48, 48]]  # the usual ones are hundreds of such tiles
     if name.startswith("Phi4"):
         options["size"] = {"height": 28, "width": 28}  # tiles are square
     if name.startswith("SamImage"):

@@ -20,6 +20,8 @@ from omniform.inputs.processors.media import image_rows, sounds, take_media
 
 IMAGE = Image.new("RGB", (12, 10))
 SMALL = {"size": {"height": 10, "width": 8}, "crop_size": {"height": 9, "width": 7}}
+TILES = {"LlavaNextImageProcessor": {"image_grid_pinpoints": [[9, 18], [18, 9]]}}
+"""Where pictures are cut up: the usual sizes in tiles of a pixel are hundreds of thousands."""
 OUTPUTS = SimpleNamespace(
     logits=torch.randn(1, 5, 4), pred_boxes=torch.rand(1, 5, 4), pred_masks=torch.randn(1, 5, 6, 7)
 )
@@ -27,7 +29,7 @@ BOX = {"bbox": [1, 1, 3, 3], "category_id": 1, "area": 9}
 
 
 def processor(name: str, **more: object) -> ImageProcessor:
-    return image_processor({"image_processor_type": name, **SMALL, **more}, where="test")
+    return image_processor({"image_processor_type": name, **SMALL, **TILES.get(name, {}), **more}, where="test")
 
 
 def typed(call: Callable[[], object], what: str) -> None:
