@@ -38,6 +38,9 @@ def test_the_closest_name_decides() -> None:
     kept = tried(table(), {".": 9, "some": 5, "some/test_file.py": 4, "some/test_file.py::test_2": 1})
     assert Counter(case.check for case in kept) == {check: 20 if check == "test_2" else 5 for check in CHECKS}
     assert tried(table("other/test_file.py"), {"some": 4}) == table("other/test_file.py")
+    classed = [Case("some/test_it.py", f"TestIt::{check}", name) for check in CHECKS for name in FAMILIES]
+    kept = tried(classed, {"some::test_3": 4, "some": 1})
+    assert Counter(case.check for case in kept) == {f"TestIt::{c}": 5 if c == "test_3" else 20 for c in CHECKS}
 
 
 def test_principal_families_keep_all() -> None:
@@ -58,7 +61,8 @@ def test_what_the_table_names_is_there() -> None:
     for name, n in thinning.ONE_IN.items():
         path, _, check = name.partition("::")
         assert n >= 1 and (tests / path).exists(), name
-        assert f"def {check}" in (tests / path).read_text() if check else True, name
+        files = [tests / path] if path.endswith(".py") else (tests / path).rglob("*.py")
+        assert not check or any(f"def {check}(" in file.read_text() for file in files), name
 
 
 def test_a_path_that_is_named_runs_all(tmp_path: Path) -> None:

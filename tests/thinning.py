@@ -30,9 +30,18 @@ ONE_IN: dict[str, int] = {
     "engine/test_request_options.py::test_lengths_are_counted_as_the_reference_counts_them": 3,
     "engine/test_settings_table.py::test_odd_values_of_every_setting": 4,
     "engine/test_speculation_assistants.py::test_tokens_are_the_same": 2,
+    # The parity harness: every head and every variant gives the reference's numbers, and every head is saved as it was.
+    "parity::test_small_outputs": 4,
+    "parity::test_crossed_outputs": 4,
+    "parity::test_variants_saved_as_they_were": 4,
+    "parity::test_bfloat16": 4,
+    "parity::test_trains": 3,
+    "parity::test_base_and_head_load_one_another": 3,
+    "parity::test_cached_equals_uncached_in_variants": 3,
+    "parity::test_variants_write_the_same_tokens": 3,
 }
-"""Of what one case in how many is tried: a folder, a file or a function (`file.py::test_name`), seen from tests/. What
-is named most closely decides; 1 keeps all.
+"""Of what one case in how many is tried: a folder, a file or a function (`file.py::test_name`, or `folder::test_name`
+of every file in it), seen from tests/. What is named most closely decides; 1 keeps all.
 
 What alone guards a family (that its heads give the reference's numbers, its key table, its config, saved and loaded
 again) does not belong here."""
@@ -92,7 +101,9 @@ def left_out(cases: Sequence[Case], one_in: Mapping[str, int] = ONE_IN) -> set[i
 
 def thinned(case: Case, one_in: Mapping[str, int] = ONE_IN) -> int:
     """One in how many of the cases of this one's kind is tried."""
-    names = (f"{case.file}::{case.check}", case.file, *map(str, PurePosixPath(case.file).parents))
+    own, folders = case.check.rpartition("::")[2], [*map(str, PurePosixPath(case.file).parents)]
+    shared = (f"{folder}::{own}" for folder in folders)
+    names = (f"{case.file}::{case.check}", *shared, case.file, *folders)
     return next((one_in[name] for name in names if name in one_in), 1)
 
 

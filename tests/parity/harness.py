@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -122,6 +123,23 @@ class Table:
         """The same in the small scale."""
         return (case for case in self.all() if case.scale == SMALL)
 
+    def apart(self) -> Iterator[Case]:
+        """Every head as it is, and every variant once."""
+        told = set()
+        for case in self.once():
+            if case.variant == "plain" or case.variant not in told:
+                told.add(case.variant)
+                yield case
+
+    def crossed(self) -> Iterator[Case]:
+        """Variants that another head has shown."""
+        apart = [*self.apart()]
+        return (case for case in self.once() if case not in apart)
+
+    def varied(self) -> Iterator[Case]:
+        """Every head with what a variant changes."""
+        return (case for case in self.once() if case.variant != "plain")
+
     def plain(self) -> Iterator[Case]:
         """Every head as it is."""
         return (case for case in self.once() if case.variant == "plain")
@@ -156,6 +174,22 @@ class Table:
             fed = self.writing if self.feeding is None else self.feeding
             for variant in self.variants if fed is None else fed:
                 yield self.case(self.writes[0], variant)
+
+    def first_written(self) -> Iterator[Case]:
+        """The first of them."""
+        return islice(self.written(), 1)
+
+    def more_written(self) -> Iterator[Case]:
+        """The others."""
+        return islice(self.written(), 1, None)
+
+    def first_fed(self) -> Iterator[Case]:
+        """The first of them."""
+        return islice(self.fed(), 1)
+
+    def more_fed(self) -> Iterator[Case]:
+        """The others."""
+        return islice(self.fed(), 1, None)
 
     def counting(self) -> Iterator[Case]:
         """Heads that can be told how many labels a batch of batches has: the writer."""
@@ -371,7 +405,12 @@ class Parity:
         """The same where a wrong epsilon shows."""
         self.test_outputs(case)
 
-    @over(Table.once)
+    @over(Table.crossed)
+    def test_crossed_outputs(self, case: Case) -> None:
+        """The same for variants of further heads."""
+        self.test_outputs(case)
+
+    @over(Table.apart)
     def test_outputs(self, case: Case) -> None:
         """Every output, hidden states and attentions included, whole and padded, in both implementations."""
         built = build(case)
@@ -396,7 +435,11 @@ class Parity:
                             match(found[name], wide, question, f"{what}, beside float64", off)
             assert [k for k in filled(found) if k not in SHOWN or k in expected] == filled(expected)
 
-    @over(Table.once)
+    @over(Table.varied)
+    def test_variants_saved_as_they_were(self, case: Case, tmp_path: Path) -> None:
+        self.test_saved_as_it_was(case, tmp_path)
+
+    @over(Table.plain)
     def test_saved_as_it_was(self, case: Case, tmp_path: Path) -> None:
         """Keys, bytes and config; and no key of the config is a stranger."""
         built = build(case)
@@ -453,7 +496,11 @@ class Parity:
                         )  # the last rounding is everybody's own
                         match(found[name], exact, question, f"{backend}: {name}, beside float32", off)
 
-    @over(Table.fed)
+    @over(Table.more_fed)
+    def test_cached_equals_uncached_in_variants(self, case: Case) -> None:
+        self.test_cached_equals_uncached(case)
+
+    @over(Table.first_fed)
     @torch.no_grad()
     def test_cached_equals_uncached(self, case: Case) -> None:
         built = build(case)
@@ -479,7 +526,11 @@ class Parity:
                 some = theirs_of(built)(**feed.whole(), logits_to_keep=keep).logits
                 close(built.ours(**feed.whole(), logits_to_keep=keep).logits, some, "some", self.table.tolerance)
 
-    @over(Table.written)
+    @over(Table.more_written)
+    def test_variants_write_the_same_tokens(self, case: Case) -> None:
+        self.test_writes_the_same_tokens(case)
+
+    @over(Table.first_written)
     def test_writes_the_same_tokens(self, case: Case) -> None:
         """Greedy and drawn, ragged rows together and each alone, by ``generate`` and by the engine."""
         built, writer = build(case), case.writer
