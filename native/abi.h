@@ -282,6 +282,7 @@ typedef struct of_bias {
     const float* at;
     int64_t width, offset;
     int64_t by_place; /* whether it is for the place of a key, rather than its distance */
+    const int32_t* places; /* [tokens]: where keys are counted from, whatever that says; or none */
 } of_bias;
 
 /* Tokens of a row that are read one after another. */

@@ -102,7 +102,7 @@ void attend_to(const Run& run, const of_op& op, const of_state& keys, const of_s
         call.bias = bias.at;
         call.bias_width = bias.width;
         call.bias_offset = bias.offset;
-        call.places = bias.by_place ? sight.origin : sight.query;
+        call.places = bias.places != nullptr ? bias.places : bias.by_place ? sight.origin : sight.query;
     }
     attend(call);
 }

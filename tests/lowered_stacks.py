@@ -8,8 +8,10 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from omniform.blocks.grid_rotary import GridContext
 from omniform.blocks.layers import run
 from omniform.blocks.lowering import CannotLower, Stack
+from omniform.blocks.packed_patches import PatchContext
 from omniform.core.context import FirstContext, StepContext
 from omniform.core.packed import PackedContext
 from omniform.native.library import library
@@ -21,7 +23,7 @@ from omniform.transforms.stacks import stack_of
 from omniform.transforms.step_inputs import NoRanges
 from programs import told
 
-KNOWN_STEPS = (StepContext, PackedContext, FirstContext)
+KNOWN_STEPS = (StepContext, PackedContext, FirstContext, GridContext, PatchContext)
 TOLERANCE = 1e-4
 
 seen: Counter[str] = Counter()
@@ -43,14 +45,16 @@ compute = told
 class Twice(Stack):
     """A stack that fails where its program gives another thing than its modules."""
 
-    def through(self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor | None:
+    def through(
+        self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice = slice(None)
+    ) -> Tensor | None:
         if type(ctx) not in KNOWN_STEPS or self.training or torch.is_grad_enabled() or not x_BTD.numel():
             seen[f"step: {type(ctx).__name__}"] += 1
             return None
         before = copy.deepcopy(ctx.state)
-        expected = _plain(self, x_BTD, ctx, norm)
+        expected = _plain(self, x_BTD, ctx, norm, part)
         try:
-            found = compute(self, x_BTD, ctx.with_(state=before), norm)
+            found = compute(self[part], x_BTD, ctx.with_(state=before), norm)
         except (CannotLower, NoRanges) as error:
             seen[f"{type(error).__name__} {error}"] += 1
             return expected
@@ -66,11 +70,11 @@ class Twice(Stack):
         return expected
 
 
-def _plain(layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor:
+def _plain(layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice) -> Tensor:
     kind = layers.__class__
     layers.__class__ = nn.ModuleList
     try:
-        return run(layers, x, ctx, norm)
+        return run(layers[part], x, ctx, norm)
     finally:
         layers.__class__ = kind
 

@@ -137,6 +137,9 @@ class Oracle:
                 if isinstance(bias, ops.ByDistance):
                     least, table = bias.distances()
                     compared = compared + table[:, (index - int(seen.query[at]) - least).clamp(0, table.shape[1] - 1)]
+                elif isinstance(bias, ops.ByStep):
+                    whole = bias.of_step(self.ctx)
+                    compared = compared + whole[at // self.tokens % len(whole), :, at % self.tokens, index]
                 elif isinstance(bias, ops.ByPlace):
                     place = (index - int(seen.origin[at])).clamp(min=0)
                     compared = compared + bias.places(int(place.max()) + 1)[:, place]

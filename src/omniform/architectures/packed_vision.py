@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self, Unpack
 
 import torch
@@ -13,6 +14,7 @@ from omniform.architectures.model import Model
 from omniform.architectures.parts import read_width
 from omniform.blocks.attention import Attention
 from omniform.blocks.layers import PreNorm, passed
+from omniform.blocks.lowering import Stack
 from omniform.blocks.mlp import ACTIVATIONS
 from omniform.blocks.packed_patches import (
     FRAME,
@@ -101,12 +103,12 @@ class PackedVision(Model):
         x_1ND = (x_ND if plan.order is None else x_ND[plan.order])[None]
         ctx = PatchContext.of(self.step(x_1ND, given), plan)
         deep: list[Tensor] = []
-        for number, layer in enumerate(self.layers):
-            ctx.taps.hidden(x_1ND[0])
-            x_1ND = passed(layer, number, x_1ND, ctx)
-            if number in self.deep_layers:
+        edges = sorted({0, len(self.layers), *(i + 1 for i in self.deep_layers if i < len(self.layers))})
+        for first, stop in pairwise(edges):
+            x_1ND = self._through(x_1ND, ctx, slice(first, stop))
+            if stop - 1 in self.deep_layers:
                 assert self.deepstack_merger_list is not None
-                deep.append(self.deepstack_merger_list[self.deep_layers.index(number)](x_1ND[0]))
+                deep.append(self.deepstack_merger_list[self.deep_layers.index(stop - 1)](x_1ND[0]))
         ctx.taps.hidden(x_1ND[0])
         merged: Tensor = self.merger(x_1ND[0])
         return PatchesOutput(
@@ -115,6 +117,15 @@ class PackedVision(Model):
             deepstack_features=None if self.deepstack_merger_list is None else deep,
             **ctx.taps.noted(),
         )
+
+    def _through(self, x_1ND: Tensor, ctx: PatchContext, part: slice) -> Tensor:
+        """Some layers, in one go where they can be."""
+        if isinstance(self.layers, Stack) and (made := self.layers.through(x_1ND, ctx, None, part)) is not None:
+            return made
+        for number in range(len(self.layers))[part]:
+            ctx.taps.hidden(x_1ND[0])
+            x_1ND = passed(self.layers[number], number, x_1ND, ctx)
+        return x_1ND
 
     def tokens(self, patches: Tensor, grids: tuple[Grid, ...]) -> Tensor:
         """The tokens of all pictures, what earlier layers say of each behind its own. Shape: [tokens, width]."""

@@ -28,8 +28,7 @@ from omniform.blocks.operations import (
     Act,
     Add,
     Attend,
-    ByDistance,
-    ByPlace,
+    Biased,
     Convolve,
     Experts,
     Gate,
@@ -220,7 +219,7 @@ class Builder:
 
     def attend(self, q: Value, k: Value, v: Value, how: Attending) -> Value:
         """Keys and values kept, and what the wanted queries see of them. By head each."""
-        if how.bias is not None and not isinstance(how.bias, ByDistance | ByPlace):
+        if how.bias is not None and not isinstance(how.bias, Biased):
             raise CannotLower(how.bias, "is no bias of distances or places")
         if isinstance(how.bias, nn.Module):
             self._look_at(how.bias)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from omniform.blocks.grid_rotary import GridContext
 from omniform.blocks.patches import Size
-from omniform.blocks.scores import ScoreBias
 from omniform.core.context import Bias, StepContext, counted
 
 TOKENS = 3
@@ -45,7 +44,7 @@ class GridBias(nn.Module):
         beside: what is added to it: a bias that layers share.
     """
 
-    def __init__(self, grid: Size, heads: int, *, beside: ScoreBias | None = None) -> None:
+    def __init__(self, grid: Size, heads: int, *, beside: SharedBias | None = None) -> None:
         super().__init__()
         self.grid = grid
         self.beside = beside
@@ -57,12 +56,16 @@ class GridBias(nn.Module):
 
     def forward(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias:
         """The bias of one step. Shape: [1, H, T, T]."""
+        return self.of_step(ctx)
+
+    def of_step(self, ctx: StepContext) -> Tensor:
+        """See :class:`~omniform.blocks.operations.ByStep`."""
         assert isinstance(ctx, GridContext)
         grid = ctx.grid
         table, device = self.table(grid), self.weight.device
         places = ctx.once(("grid places", counted(grid[0]), counted(grid[1])), lambda: places_of(grid, device))
         bias = table[places].permute(2, 0, 1)[None]
-        return bias if self.beside is None else bias + cast(Tensor, self.beside(q_BTHD, k, ctx))
+        return bias if self.beside is None else bias + self.beside.of_step(ctx)
 
     def table(self, grid: Size) -> Tensor:
         """The numbers for a grid. Shape: [distances + 3, heads].
@@ -93,4 +96,8 @@ class SharedBias:
     bias: GridBias
 
     def __call__(self, q_BTHD: Tensor, k: Tensor, ctx: StepContext) -> Bias | None:
-        return ctx.once(("grid bias", id(self.bias)), lambda: cast(Bias, self.bias(q_BTHD, k, ctx)))
+        return ctx.once(("grid bias", id(self.bias)), lambda: cast(Tensor, self.bias(q_BTHD, k, ctx)))
+
+    def of_step(self, ctx: StepContext) -> Tensor:
+        """See :class:`~omniform.blocks.operations.ByStep`."""
+        return ctx.once(("grid bias", id(self.bias)), lambda: self.bias.of_step(ctx))

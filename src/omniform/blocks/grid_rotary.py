@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from omniform.blocks.lowering import Value
 from omniform.blocks.patches import Size
 from omniform.blocks.rotary import turned
 from omniform.core.context import StepContext
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 _FIELDS = tuple(f.name for f in fields(StepContext))
 
@@ -55,6 +60,15 @@ class GridRotary:
         tokens, places, dtype = q_BTHD.shape[1], ctx.places, q_BTHD.dtype
         cos, sin = ctx.once((self, dtype), lambda: self._tables(places, tokens, dtype))
         return turned(q_BTHD, cos, sin), turned(k_BTHD, cos, sin)
+
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
+
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """See :class:`~omniform.blocks.operations.Turning`."""
+        assert isinstance(ctx, GridContext) and ctx.places is not None
+        cos, sin = self._tables(ctx.places, ctx.positions.shape[-1], torch.float32)
+        return cos.transpose(0, 1), sin.transpose(0, 1)
 
     def _tables(self, places_N2: Tensor, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token's angles, computed in float32. Shape: [T, 1, dim] each."""

@@ -24,7 +24,7 @@ from omniform.core.context import StepContext
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
-    from omniform.blocks.operations import ByDistance, ByPlace
+    from omniform.blocks.operations import Biased
     from omniform.blocks.scores import Scores
     from omniform.core.rules import Rule
 
@@ -78,8 +78,10 @@ class Stack(nn.ModuleList, ABC):
     """A stack of layers that may compute a whole step at once."""
 
     @abstractmethod
-    def through(self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor | None:
-        """What the layers and the final norm make of a step; None if they are to be called one by one.
+    def through(
+        self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice = slice(None)
+    ) -> Tensor | None:
+        """What the layers, or those of a part, and the final norm make of a step; None if each is to be called.
 
         Shape: [B, T, D] in and out, of what is wanted.
         """
@@ -100,7 +102,7 @@ class Attending:
     slot: int
     rule: Rule
     scores: Scores
-    bias: ByDistance | ByPlace | None = None
+    bias: Biased | None = None
     sinks: Tensor | None = None
 
 

@@ -89,6 +89,19 @@ class ByPlace(Protocol):
 
 
 @runtime_checkable
+class ByStep(Protocol):
+    """A score bias that a step tells of every query and key, whatever these hold."""
+
+    def of_step(self, ctx: StepContext) -> Tensor:
+        """The bias of a padded step without state. Shape: [B or 1, H, T, T]."""
+        ...
+
+
+Biased = ByDistance | ByPlace | ByStep
+"""Score biases that programs know."""
+
+
+@runtime_checkable
 class Remembering(Protocol):
     """An attention to an encoder's output."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,16 @@ from torch import Tensor, nn
 
 from omniform.blocks.composed import Composed
 from omniform.blocks.fused import activated, through
+from omniform.blocks.lowering import Value
 from omniform.blocks.rotary import turned
 from omniform.core.areas import Areas
 from omniform.core.context import Mask, StepContext
 from omniform.core.errors import ConfigError, InputError, brief
 from omniform.core.host import is_traced, kept_unless_traced
 from omniform.core.rules import Full, Rule
+
+if TYPE_CHECKING:
+    from omniform.blocks.builder import Builder
 
 _FIELDS = tuple(f.name for f in fields(StepContext) if f.name != "_memo")
 Grid = tuple[int, int, int]
@@ -203,6 +208,15 @@ class AxialRotary:
         cos, sin = ctx.once(self, lambda: self._tables(places))
         return turned(q_BTHD.float(), cos, sin).to(q_BTHD.dtype), turned(k_BTHD.float(), cos, sin).to(k_BTHD.dtype)
 
+    def lower_pair(self, b: Builder, q: Value, k: Value) -> tuple[Value, Value]:
+        return b.rotate(q, self, neighbours=False), b.rotate(k, self, neighbours=False)
+
+    def turns(self, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """See :class:`~omniform.blocks.operations.Turning`."""
+        assert isinstance(ctx, PatchContext) and ctx.plan is not None
+        cos, sin = self._tables(ctx.plan.places)
+        return cos.transpose(0, 1), sin.transpose(0, 1)
+
     def paces(self, device: torch.device) -> Tensor:
         """How far channel pairs turn from one row, and from one column, to the next. Shape: [1 or 2, dim / 4]."""
         half = self.dim // 2
@@ -224,6 +238,8 @@ class AlternatingRotary(AxialRotary):
     def paces(self, device: torch.device) -> Tensor:
         steps = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
         return (1.0 / self.theta**steps).unflatten(0, (-1, 2)).T  # type: ignore[no-untyped-call, no-any-return]
+
+    lower_pair = AxialRotary.lower_pair
 
 
 class FlatPatches(nn.Module):

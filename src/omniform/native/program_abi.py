@@ -126,7 +126,7 @@ SIGHT = np.dtype([
 TABLE = np.dtype([("cos", "u8"), ("sin", "u8"), ("dim", "i8")])
 """``of_table`` likewise."""
 
-BIAS = np.dtype([("at", "u8"), ("width", "i8"), ("offset", "i8"), ("by_place", "i8")])
+BIAS = np.dtype([("at", "u8"), ("width", "i8"), ("offset", "i8"), ("by_place", "i8"), ("places", "u8")])
 """``of_bias`` likewise."""
 
 READING = np.dtype([("first", "i8"), ("count", "i8"), ("row", "i8"), ("fresh", "i8")])

@@ -67,7 +67,7 @@ class Compiled:
         self.fixed: list[tuple[int, StateSpec]] = []
         self.memories: list[ops.Remembering] = []
         self.looks: list[ops.Rows] = []
-        self.biases: list[ops.ByDistance | ops.ByPlace] = []
+        self.biases: list[ops.Biased] = []
         self.linears: list[tuple[ops.Multiplies, Product]] = []
         self.states: dict[int, tuple[Place, Place | None, int]] = {}
         self._kept: list[object] = []

@@ -36,20 +36,26 @@ class Run:
 
 
 def cut(
-    layers: Sequence[nn.Module], width: int, *, memory: bool, check: Callable[[Steps], object] | None = None
+    layers: Sequence[nn.Module],
+    width: int,
+    *,
+    memory: bool,
+    ends: bool = True,
+    check: Callable[[Steps], object] | None = None,
 ) -> list[Run]:
     """The runs of a stack, as long as they can be.
 
     Args:
         width: numbers of a token that go in.
         memory: whether there is an encoder's output.
+        ends: whether the last of them is a stack's last.
         check: raises CannotLower of what can be no program for other reasons than its modules.
     """
     found: list[tuple[int, int, str]] = []
     for number, layer in enumerate(layers):
         entering, why = width, ""
         try:
-            steps = lowered([layer], width, None, memory=memory, ends=number + 1 == len(layers))
+            steps = lowered([layer], width, None, memory=memory, ends=ends and number + 1 == len(layers))
             if check is not None:
                 check(steps)
         except CannotLower as error:

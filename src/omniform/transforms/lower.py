@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
+from omniform.blocks.grid_rotary import GridContext
 from omniform.blocks.lowering import CannotLower, Stack
-from omniform.blocks.operations import Multiplies
+from omniform.blocks.operations import Multiplies, Steps
+from omniform.blocks.packed_patches import PatchContext
 from omniform.core.context import FirstContext, Memory, StepContext
 from omniform.core.host import is_traced
 from omniform.core.packed import PackedContext
@@ -42,14 +44,16 @@ VALUES, VERSION = methodcaller("values"), attrgetter("_version")
 AT_ONCE = 2**13
 """Tokens of a padded batch that are computed at once, at least a row."""
 
-KNOWN_STEPS = (StepContext, PackedContext, FirstContext)
+KNOWN_STEPS = (StepContext, PackedContext, FirstContext, GridContext, PatchContext)
 """Contexts that say no more than programs know of."""
 
 
 class LoweredLayers(Stack):
     """A stack of layers that has a program; to everybody else the list of modules that it was."""
 
-    def through(self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None) -> Tensor | None:
+    def through(
+        self, x_BTD: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice = slice(None)
+    ) -> Tensor | None:
         if is_traced():
             return None
         by = library()
@@ -58,7 +62,7 @@ class LoweredLayers(Stack):
         held = _HELD.get(self)
         if held is None:
             held = _HELD[self] = _Held()
-        ready = held.ready(self, x_BTD, ctx, norm)
+        ready = held.ready(self, x_BTD, ctx, norm, part)
         if ready is None:
             return None
         x, last, normed = x_BTD, ctx.last_layer(), False
@@ -67,10 +71,11 @@ class LoweredLayers(Stack):
             if made is None and len(ready.pieces) == 1:
                 return None
             if made is None:
-                for number in range(piece.first, piece.stop):
+                for number in range(len(self))[part][piece.first : piece.stop]:
                     x = self[number](x, last if number + 1 == len(self) else ctx)
             x, normed = x if made is None else made, made is not None and piece.normed
-        x = last.only_wanted(x)
+        if range(len(self))[part].stop == len(self):
+            x = last.only_wanted(x)
         if normed:
             return x.to(x_BTD.dtype)  # of a stream that a layer widened
         return x if norm is None else norm(x)
@@ -158,23 +163,26 @@ class _Held:
     """The programs of one stack.
 
     Attributes:
-        made: by what a program depends on: the width of the stream, the final norm, whether there is a memory; or why
-            there is none.
+        made: by what a program depends on: the width of the stream, the final norm, whether there is a memory, and
+            which layers; or why there is none.
         reason: why the last step, or some of its layers, had none.
         partly: whether others had one.
     """
 
-    made: dict[tuple[int, int, bool], _Ready | _Refused] = field(default_factory=dict)
+    made: dict[tuple[int, int, bool, range], _Ready | _Refused] = field(default_factory=dict)
     reason: str = ""
     partly: bool = False
 
-    def ready(self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None) -> _Ready | None:
+    def ready(
+        self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice
+    ) -> _Ready | None:
         """A program that is still that of its modules; None where there can be none."""
         by_engine = isinstance(ctx, PackedContext) and ctx.state is not None  # which looks at the weights itself
-        key = x.shape[-1], id(norm), ctx.memory is not None
+        own = range(len(layers))[part]
+        key = x.shape[-1], id(norm), ctx.memory is not None, own
         found = self.made.get(key)
         if found is None or not found.guard.holds(thoroughly=not by_engine):
-            found = self.made[key] = _make(layers, x.shape[-1], norm, ctx.memory is not None)
+            found = self.made[key] = _make(layers, own, x.shape[-1], norm, ctx.memory is not None)
         self.reason, self.partly = found.why, isinstance(found, _Ready)
         if isinstance(found, _Refused):
             return None
@@ -200,32 +208,43 @@ _HELD: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
 """Beside the stacks, not in them: copies and pickles go without."""
 
 
-def _make(layers: nn.ModuleList, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
+def _make(layers: nn.ModuleList, own: range, width: int, norm: nn.Module | None, memory: bool) -> _Ready | _Refused:
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
     forget_written(layers)
-    making = _Making(list(layers), norm, memory)
+    making = _Making([layers[number] for number in own], norm, memory, own.stop == len(layers))
     with torch.no_grad():
-        whole = making.piece(Run(0, len(layers), width, ""))
+        whole = making.piece(Run(0, len(own), width, ""))
         if whole.program is not None:
             return _Ready(Guard([*parts, *making.read], making.linears), (whole,), "")
-        runs = cut(making.layers, width, memory=memory, check=lambda steps: Compiled(steps, matrix_of, stack_of))
+        runs = cut(
+            making.layers,
+            width,
+            memory=memory,
+            ends=making.ends,
+            check=lambda steps: Compiled(steps, matrix_of, stack_of),
+        )
         if all(run.why for run in runs):
             return _Refused(Guard(parts, ()), runs[0].why)
         pieces = tuple(making.piece(run) for run in runs)
     return _Ready(Guard([*parts, *making.read], making.linears), pieces, told(runs) or making.wrong)
 
 
+def _compiled(steps: Steps) -> Compiled:
+    return Compiled(steps, matrix_of, stack_of)
+
+
 class _Making:
     """Makes the programs of a stack.
 
     Attributes:
+        ends: whether the last of its layers are a stack's last.
         read: the modules that they were made of.
         linears: the layers whose matrices they have, and those.
         wrong: why there was none of the last run that was asked for.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module | None, memory: bool) -> None:
-        self.layers, self._norm, self._memory = layers, norm, memory
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module | None, memory: bool, ends: bool) -> None:
+        self.layers, self._norm, self._memory, self.ends = layers, norm, memory, ends
         self.read: list[nn.Module] = []
         self.linears: list[tuple[Multiplies, Product]] = []
         self.wrong = ""
@@ -234,12 +253,12 @@ class _Making:
         """Some of the layers, with a program if there can be one."""
         if run.why:
             return _Piece(run.first, run.stop, None)
-        ends = run.stop == len(self.layers)
+        ends = self.ends and run.stop == len(self.layers)
         for last in dict.fromkeys((self._norm if ends else None, None)):  # a norm that is no program is called alone
             try:
                 some = self.layers[run.first : run.stop]
                 steps = lowered(some, run.width, last, memory=self._memory, ends=ends)
-                compiled = Compiled(steps, matrix_of, stack_of)
+                compiled = _compiled(steps)
             except CannotLower as error:
                 self.wrong = str(error)
                 continue

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniform.blocks.operations import ByDistance, Place
+from omniform.blocks.operations import ByDistance, ByStep, Place
 from omniform.core.context import StepContext
 from omniform.core.dense import DenseFixed, DenseKV, DenseLatent, DenseTokens
 from omniform.core.state import FixedView, KVView, LatentView, State, StateSpec
@@ -143,6 +143,7 @@ class Runnable:
         seen = [step_inputs.seen(ctx, rule, which, rows, tokens) for rule, which in p.steps.rules]
         readings = self._readings(call)
         fixed = self._fixed_of(ctx.state)
+        biases = [self._bias(n, seen, call) for n in range(len(p.biases))]
         memories, looked = self._memories(call)
         kept, slots, sights = self._kept(call, seen, x.dtype)
         first = len(sights)
@@ -162,7 +163,7 @@ class Runnable:
             call.array(program_abi.KEPT, [(k, v, 0, offsets[apart]) for k, v, apart in memories]),
             call.array(program_abi.SIGHT, sights),
             call.array(program_abi.TABLE, tables),
-            call.array(program_abi.BIAS, [self._bias(n, seen) for n in range(len(p.biases))]),
+            call.array(program_abi.BIAS, biases),
             call.array(program_abi.READING, readings),
             call.array(program_abi.FIXED, [self._row_states(view, spec, call, x.dtype) for view, spec in fixed]),
             len(readings),
@@ -272,16 +273,19 @@ class Runnable:
         k, v = kept[0], kept[-1]
         return k, v if len(kept) == 2 else v[..., : self._program.states[slot][2]]
 
-    def _bias(self, number: int, seen: list[Seen]) -> Struct:
+    def _bias(self, number: int, seen: list[Seen], call: _Call) -> Struct:
         """A score bias as a table, made again where it is for more keys than any before."""
         bias = self._program.biases[number]
+        if isinstance(bias, ByStep):
+            table, places = step_inputs.bias_of(call.ctx, bias, call.rows, call.tokens)
+            return call.kept(table).data_ptr(), table.shape[1], 0, 0, call.at(places)
         known = self._biases.get(number)
         if isinstance(bias, ByDistance):
             if known is None:
                 least, table = bias.distances()
                 known = self._biases[number] = -least, table.contiguous()
-            return known[1].data_ptr(), known[1].shape[1], known[0], 0
+            return known[1].data_ptr(), known[1].shape[1], known[0], 0, 0
         most = max(int((s.high - s.origin).max()) for s in seen)
         if known is None or known[1].shape[1] < most:
             known = self._biases[number] = 0, bias.places(max(64, 1 << (most - 1).bit_length())).contiguous()
-        return known[1].data_ptr(), known[1].shape[1], 0, 1
+        return known[1].data_ptr(), known[1].shape[1], 0, 1, 0

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniform.blocks.operations import Rows, Turning
+from omniform.blocks.operations import ByStep, Rows, Turning
+from omniform.blocks.packed_patches import PatchContext
+from omniform.core.areas import Areas
 from omniform.core.context import FirstContext, StepContext
 from omniform.core.host import is_readable
 from omniform.core.packed import PackedContext, Segment, SlotRange, Table
@@ -59,6 +61,25 @@ class Seen:
         return cls(np.array(segments, np.int64), np.array(ranges, np.int64).reshape(-1, 2), *narrow)
 
 
+def bias_of(ctx: StepContext, bias: ByStep, rows: int, tokens: int) -> tuple[Tensor, Places]:
+    """What a step adds to its scores: all of a head's numbers in a row, and from where each token's keys are counted.
+
+    Shape: [H, numbers], and [N].
+    """
+
+    def made() -> tuple[Tensor, Places]:
+        if isinstance(ctx, PackedContext | FirstContext) or ctx.state is not None:
+            raise NoRanges("a bias is told of every query and key, and not all are in the step")
+        told = bias.of_step(ctx).detach().float()
+        own, heads, queries, keys = told.shape
+        if own not in (1, rows) or (queries, keys) != (tokens, tokens) or own * queries * keys >= 2**31:
+            raise NoRanges(f"a bias of shape {list(told.shape)}")
+        row = np.arange(rows * tokens, dtype=np.int64) % (own * tokens)
+        return told.transpose(0, 1).reshape(heads, -1).contiguous(), (-keys * row).astype(np.int32)
+
+    return ctx.once(("bias", id(bias)), made)
+
+
 def wanted_rows(ctx: StepContext, rows: int, tokens: int) -> Indices | None:
     """Which rows of the flattened step the last layer's output is wanted for; None for all."""
     match ctx:
@@ -83,12 +104,16 @@ def seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> S
 def _seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> Seen:
     if isinstance(ctx, PackedContext):
         return _packed(ctx, rule, which)
+    if isinstance(ctx, PatchContext) and ctx.plan is not None and ctx.plan.areas:
+        return _within(ctx.plan.areas[rule], tokens)
     return _padded(ctx, rule, which, rows, tokens)
 
 
 def ranges_apart(ctx: StepContext, seen: Seen, apart: int) -> Indices:
     """The ranges of a sight where rows lie so many slots apart; a packed step's tables know where they lie."""
-    if isinstance(ctx, PackedContext) or not apart:
+    if isinstance(ctx, PackedContext) or not apart or len(seen.ranges) == 1:
+        return seen.ranges
+    if isinstance(ctx, PatchContext) and ctx.plan is not None and ctx.plan.areas:
         return seen.ranges
     return seen.ranges + apart * np.arange(len(seen.ranges), dtype=np.int64)[:, None]
 
@@ -236,6 +261,18 @@ def _told(
         ranges += table.slot_ranges(first, length)
         told.append((segment.start, segment.count, begin, len(ranges) - begin, first))
     return Seen.of(told, ranges, query, low, high, origin)
+
+
+def _within(areas: Areas, tokens: int) -> Seen:
+    """Every token sees its own area of one long row."""
+    place = np.arange(tokens)
+    own = [(place[g.tokens] if isinstance(g.tokens, slice) else _read(g.tokens))[:: g.length] for g in areas.groups]
+    firsts = sorted((int(at), g.length) for g, starts in zip(areas.groups, own, strict=True) for at in starts)
+    told = [(at, length, number, 1, 0) for number, (at, length) in enumerate(firsts)]
+    ranges = [(at, at + length) for at, length in firsts]
+    query = np.concatenate([np.arange(length) for _, length in firsts])
+    high = np.repeat([length for _, length in firsts], [length for _, length in firsts])
+    return Seen.of(told, ranges, query, np.zeros_like(query), high, np.zeros_like(query))
 
 
 def _indices(segments: Sequence[Segment]) -> Indices:
