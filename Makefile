@@ -24,6 +24,9 @@ demo: .venv/.run
 ## test: set up, then all checks and all tests (of wide tables one case in several: tests/thinning.py)
 test: check
 	$(BIN)/python -m pytest -n $(JOBS)
+	@# Where the processor can do more than most, the kernels of most are tried too.
+	@best=$$($(BIN)/python -c "from omniform.native.library import library; found = library(); print(found.variant if found else '')"); \
+	case "$$best" in v3-*|v4*|amx) OMNIFORM_CPU=v3 $(BIN)/python -m pytest -n $(JOBS) tests/native ;; esac
 
 ## quick: fast feedback, under a minute
 quick: .venv/.test

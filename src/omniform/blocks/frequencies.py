@@ -371,5 +371,6 @@ def _listed(numbers: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
+@kept_unless_traced(64)
 def _plain(dim: int, theta: float, device: torch.device) -> Tensor:
     return 1.0 / theta ** _exponents(dim, device)

@@ -64,9 +64,11 @@ class Rotary:
         inverse = self.frequencies.inverse(positions.device, length[..., None] if length.dim() else length)
         angles = (self._turns(positions) * inverse).unsqueeze(-2)
         scale = self.frequencies.magnitude
+        cos, sin = angles.cos(), angles.sin()
+        if scale != 1.0:
+            cos, sin = cos * scale, sin * scale
         # The first half of the channels turns by minus the second: the sign is put into the table.
-        sin = torch.cat((-angles.sin(), angles.sin()), dim=-1)
-        return (torch.cat((angles.cos(), angles.cos()), dim=-1) * scale).to(dtype), (sin * scale).to(dtype)
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
     def _turns(self, positions: Tensor) -> Tensor:
         """How far each pair of channels turns, before its frequency. Shape: [B, T] to [B, T, 1 or dim / 2]."""
