@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +73,25 @@ TEXTS = ["ab c", "hello there", "x"]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of its own with a step of its own, and where a canary would be."""
+def their_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A modules cache of the reference's own, which it looks for in one package by one name in the whole process."""
+
+    def loaded() -> list[str]:
+        return [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]
+
+    before = {name: sys.modules.pop(name) for name in loaded()}  # whatever another test had it load from elsewhere
+    elsewhere = [path for path in sys.path if (Path(path) / "transformers_modules").is_dir()]
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in elsewhere])
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "theirs"))
+    yield
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, their_modules: None) -> Path:
+    """A model of its own with a step of its own, and where a canary would be."""
     put(tmp_path / "m", {"modeling_nom.py": canary(tmp_path / "canary") + MODELS})
     named = {"AutoConfig": "NomConfig", "AutoModel": "NomModel", "AutoModelForSequenceClassification": "NomRanker"}
     auto_map = {auto: f"modeling_nom.{name}" for auto, name in named.items()}
