@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from omniform.native import matrix
 from omniform.native.abi import Flag
 from omniform.native.library import library
 from omniform.native.matrix import Matrix
@@ -100,3 +101,36 @@ def test_hostile_floats(dtype: torch.dtype, rows: int) -> None:
     assert torch.equal(
         Matrix.pack(weight[4:]).multiply(torch.cat([x, clean]))[-1:], Matrix.pack(weight[4:]).multiply(clean)
     )
+
+
+@pytest.mark.parametrize(("outs", "ins"), [(100, 70), (16, 256), (33, 8), (1, 1), (160, 96)])
+def test_packed_in_parts_it_is_the_same(outs, ins, monkeypatch):
+    """However many rows are packed at a time; told of each row once, in order."""
+    weight = torch.randn(outs, ins, generator=torch.Generator().manual_seed(0)).bfloat16()
+    makers = [
+        lambda done: Matrix.pack(weight, done),
+        lambda done: Matrix.quantize(weight, bits=8, done=done),
+        lambda done: Matrix.quantize(weight, bits=4, minima=True, done=done),
+        lambda done: Matrix.quantize(weight, bits=4, group=8, done=done),
+        lambda done: Matrix.pack(weight.t().contiguous().t(), done),
+    ]
+    for make in makers:
+        whole, told = make(lambda rows: None), []
+        monkeypatch.setattr(matrix, "AT_ONCE", 1)
+        parts = make(lambda rows: told.append(len(rows)))  # noqa: B023
+        monkeypatch.undo()
+        assert sum(told) == outs and (len(told) == -(-outs // 16) or make is makers[-1])
+        for one, other in zip(whole.kept, parts.kept, strict=True):
+            assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_matrices_below_one_another(bits):
+    weight = torch.randn(83, 96, generator=torch.Generator().manual_seed(0))
+    whole = Matrix.quantize(weight, bits=bits)
+    parts = (Matrix.quantize(part, bits=bits) for part in torch.split(weight, 32))
+    joined = Matrix.below_one_another(83, parts)
+    assert (joined.outs, joined.ins, joined.kind) == (83, 96, whole.kind)
+    assert torch.equal(joined.unpack(), whole.unpack())
+    x = torch.randn(3, 96)
+    assert torch.equal(joined.multiply(x), whole.multiply(x))

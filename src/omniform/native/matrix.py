@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ EVEN = tuple(float(n) for n in range(-8, 8))
 """What the codes of a symmetric matrix of four bits mean."""
 
 PLAIN = Flag(0)
+
+LANES = 16
+"""Outputs of a panel."""
 
 ALIGNED = 64
 """Bytes at whose multiples codes begin: a line of the cache, and the widest register."""
@@ -81,9 +84,33 @@ def _table(means: Sequence[float]) -> Tensor:
     return made
 
 
-def _packed(rows: Tensor, kind: Kind, by: Library) -> Tensor:
-    codes = aligned(by.c.of_packed_bytes(kind, *rows.shape))
-    by.call("of_pack", ctypes.byref(rows_of(rows)), kind, codes.data_ptr())
+AT_ONCE = 2**23
+"""Bytes of a matrix of floats that are packed before their memory may be let go of."""
+
+Done = Callable[[Tensor], None]
+"""Told which rows of a matrix have been packed."""
+
+
+def _kept(rows: Tensor) -> None:
+    """Nothing is let go of."""
+
+
+def _parts(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Some rows at a time, whole panels, and which is the first."""
+    if weight.stride(1) != 1:  # all its pages are read for any of its rows
+        return iter([(0, weight)])
+    rows = max(LANES, AT_ONCE // max(1, weight.shape[1] * weight.itemsize) // LANES * LANES)
+    return ((first, weight[first : first + rows]) for first in range(0, weight.shape[0], rows))
+
+
+def _packed(rows: Tensor, kind: Kind, by: Library, done: Done = _kept) -> Tensor:
+    outs, ins = rows.shape
+    codes = aligned(by.c.of_packed_bytes(kind, outs, ins))
+    for first, part in _parts(rows):
+        given = _side_by_side(part)
+        at = codes.data_ptr() + by.c.of_packed_bytes(kind, first, ins)
+        by.call("of_pack", ctypes.byref(rows_of(given)), kind, at)
+        done(part)
     return codes
 
 
@@ -105,6 +132,14 @@ def _struct(
     return abi.PackedMatrix(codes.data_ptr(), scales, minima, table, *size, kind, scale_kind)
 
 
+def _panels_of(c: abi.PackedMatrix, first: int, outs: int, by: Library, scale_bytes: int) -> abi.PackedMatrix:
+    """Some of a matrix's outputs, from the beginning of a panel on."""
+    skipped = _scale_count(first, c.ins, c.group) * scale_bytes
+    scales, minima = (None if x is None else x + skipped for x in (c.scales, c.minima))
+    codes = c.codes + by.c.of_packed_bytes(c.kind, first, c.ins)
+    return abi.PackedMatrix(codes, scales, minima, c.table, outs, c.ins, c.group, c.kind, c.scale_kind)
+
+
 class Matrix:
     """A matrix in panels of sixteen outputs; immutable.
 
@@ -122,19 +157,24 @@ class Matrix:
         self.outs, self.ins, self.kind = int(c.outs), int(c.ins), Kind(c.kind)
 
     @classmethod
-    def pack(cls, weight: Tensor) -> Matrix:
+    def pack(cls, weight: Tensor, done: Done = _kept) -> Matrix:
         """Pack a matrix of floats, every number as it is. Shape: [outs, ins].
+
+        Args:
+            done: called with some rows at a time, once they are packed and are not read again.
 
         Raises:
             NativeError: there is no library, or no memory.
         """
-        by, kind, weight = _library(), PACKED[weight.dtype], _side_by_side(weight)
-        codes = _packed(weight, kind, by)
+        by, kind, weight = _library(), PACKED[weight.dtype], weight.detach()
+        codes = _packed(weight, kind, by, done)
         outs, ins = weight.shape
         return cls(abi.PackedMatrix(codes.data_ptr(), None, None, None, outs, ins, ins, kind, 0), (codes,), by)
 
     @classmethod
-    def quantize(cls, weight: Tensor, *, bits: int = 8, group: int = 32, minima: bool = False) -> Matrix:
+    def quantize(
+        cls, weight: Tensor, *, bits: int = 8, group: int = 32, minima: bool = False, done: Done = _kept
+    ) -> Matrix:
         """Make integers of a matrix of floats, with a scale for every group of inputs. Shape: [outs, ins].
 
         Scales are float16 where that holds them, else float32. A group that holds an infinity or NaN is NaN.
@@ -144,12 +184,13 @@ class Matrix:
             bits: 8 or 4.
             group: inputs that share a scale: a multiple of 8 that divides 256, a multiple of 256, or all of them.
             minima: whether groups of four bits have a minimum too, instead of codes of -8 to 7.
+            done: called with some rows at a time, once they have been read.
 
         Raises:
             NativeError: there is no library, or no memory.
         """
         assert bits in (4, 8) and not (minima and bits == 8), (bits, minima)
-        by, weight = _library(), _side_by_side(weight)
+        by, weight = _library(), weight.detach()
         outs, ins = weight.shape
         group = _checked(group, ins)
         kind = Kind.I8 if bits == 8 else Kind.N4
@@ -162,7 +203,10 @@ class Matrix:
             )
             c = _struct(kind, (outs, ins, group), codes, (scales, lows, table), KINDS[dtype])
             try:
-                by.call("of_quantize", ctypes.byref(rows_of(weight)), ctypes.byref(c))
+                for first, part in _parts(weight):
+                    given, own = _side_by_side(part), _panels_of(c, first, len(part), by, dtype.itemsize)
+                    by.call("of_quantize", ctypes.byref(rows_of(given)), ctypes.byref(own))
+                    done(part)
             except OutOfRangeError:
                 continue
             return cls(c, tuple(x for x in (codes, scales, lows, table) if x is not None), by)
@@ -202,6 +246,36 @@ class Matrix:
         held = [None if x is None else _packed_scales(_side_by_side(x), by) for x in (scales, minima)]
         c = _struct(kind, (outs, ins, group), packed, (held[0], held[1], means), KINDS[scales.dtype])
         return cls(c, tuple(x for x in (packed, *held, means) if x is not None), by)
+
+    @classmethod
+    def below_one_another(cls, outs: int, parts: Iterator[Matrix]) -> Matrix:
+        """A matrix of the outputs of several, made one after another, so that only one's sources are held at a time.
+
+        Args:
+            outs: how many there are in all.
+            parts: of one kind and as many inputs; all but the last have whole panels.
+        """
+        whole: list[Tensor] = []
+        fields: list[str] = []
+        ats: list[int] = []
+        for part in parts:
+            if not whole:
+                c = abi.PackedMatrix.from_buffer_copy(part.c)
+                fields = [name for name in ("codes", "scales", "minima", "table") if getattr(c, name) is not None]
+                panels, rows = -(-part.outs // LANES), -(-outs // LANES)
+                sizes = [
+                    x.nbytes if f == "table" else x.nbytes // panels * rows
+                    for x, f in zip(part.kept, fields, strict=True)
+                ]
+                whole, ats = [aligned(size) for size in sizes], [0] * len(fields)
+            for n, (held, field) in enumerate(zip(part.kept, fields, strict=True)):
+                at = 0 if field == "table" else ats[n]
+                whole[n][at : at + held.nbytes] = held.view(torch.uint8)
+                ats[n] += held.nbytes
+        for held, field in zip(whole, fields, strict=True):
+            setattr(c, field, held.data_ptr())
+        c.outs = outs
+        return cls(c, tuple(whole), _library())
 
     @property
     def kept(self) -> tuple[Tensor, ...]:

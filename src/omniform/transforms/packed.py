@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from omniform.blocks.embeddings import RoundedScaledEmbedding, ScaledEmbedding
 from omniform.blocks.moe import Stacked
 from omniform.native.library import library
-from omniform.native.matrix import KINDS, Matrix
+from omniform.native.matrix import KINDS, LANES, Matrix
 from omniform.transforms.precision import WORDS, is_watched
 from omniform.transforms.samples import Samples
 from omniform.transforms.stacks import NAMES, Blocks, BlockStack
@@ -37,6 +37,9 @@ PACKABLE = (nn.Linear, nn.Embedding, ScaledEmbedding, RoundedScaledEmbedding)
 
 AT_ONCE = 1 << 17
 """So many numbers are turned into floats at a time: they stay in a core's own cache until they are multiplied."""
+
+PACKED_AT_ONCE = 1 << 20
+"""Bytes of blocks that are turned into codes at a time, each of which is a byte or two then."""
 
 
 class Held(Protocol):
@@ -127,18 +130,23 @@ def matrix_of(layer: PackedLinear) -> Made | None:
     if library() is None or packed.device.type != "cpu":
         return None
     with torch.no_grad():
-        made = codes_of(packed, layer.kind)
-        matrix = Matrix.quantized(
-            made.codes, made.scales, group=made.group, minima=made.minima, table=made.codebook
-        )  # fmt: skip
+        matrix = Matrix.below_one_another(len(packed), _in_parts(packed, layer.kind))
         plain = None if bias is None else bias.detach().float().clone()
-    del made
     collapse(matrix.c.codes, matrix.nbytes)
     memory = Memory((packed,) if bias is None else (packed, bias), WORDS)
     release(packed)
     samples = None if bias is None or is_mapped(bias) else Samples(bias)
     found = _MADE[layer] = Made(matrix, plain, state, memory, samples)
     return found
+
+
+def _in_parts(packed: Tensor, kind: BlockType) -> Iterator[Matrix]:
+    """A matrix's panels, some at a time, of which the file's pages are let go."""
+    rows = max(LANES, PACKED_AT_ONCE // packed.shape[1] // LANES * LANES)
+    for part in torch.split(packed, rows):
+        made = codes_of(part, kind)
+        yield Matrix.quantized(made.codes, made.scales, group=made.group, minima=made.minima, table=made.codebook)
+        release(part)
 
 
 def _state(layer: PackedLinear) -> tuple[object, ...]:

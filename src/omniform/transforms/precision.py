@@ -13,7 +13,7 @@ from omniform.core.host import is_traced
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.widen import slow_dtypes
-from omniform.weights.pages import is_mapped
+from omniform.weights.pages import is_mapped, release
 
 LEAST = 64
 """Matrices of fewer rows or columns are left alone: there is nothing to win."""
@@ -38,7 +38,7 @@ class AsLoaded:
     """Every number as it is."""
 
     def packed(self, weight: Tensor) -> Matrix:
-        return Matrix.pack(weight)
+        return Matrix.pack(weight, release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Integers:
     group: int = 32
 
     def packed(self, weight: Tensor) -> Matrix:
-        return Matrix.quantize(weight, bits=self.bits, group=self.group)
+        return Matrix.quantize(weight, bits=self.bits, group=self.group, done=release)
 
     def nbytes(self, outs: int, ins: int) -> int:
         """Bytes of such a matrix, its scales being float16."""
