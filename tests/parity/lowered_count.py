@@ -25,7 +25,7 @@ def asked(table) -> list[str]:
     told = {name: value for name, value in case.config().to_dict().items() if not name.startswith("_")}
     told.pop("model_type", None)
     config = omniform.AutoConfig.for_model(table.model_type, **told)
-    model = getattr(omniform, case.architecture.auto).from_config(config).eval()
+    model = getattr(omniform, case.architecture.auto or "AutoModel").from_config(config).eval()
     lower.lower(model)
     with torch.no_grad():
         model(**case.questions()[0].inputs)

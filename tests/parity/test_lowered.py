@@ -14,18 +14,19 @@ from omniform.native.library import library
 from reference import ragged
 
 LOWERED = {
-    "bamba": (), "bart": (), "beit": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "data2vec-vision": (),
-    "deepseek_v2": (), "deepseek_v3": (), "deit": (), "dinov3_vit": (), "falcon": (), "falcon_h1": (),
-    "falcon_mamba": (), "gemma2": (), "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (), "gptj": (),
-    "granitemoeshared": (), "llama": (), "mamba": (), "mamba2": (), "mistral": (), "mixtral": (), "modernbert": (),
-    "olmo2": (), "olmoe": (), "phi3": (), "qwen2_5_vl": (), "qwen2_moe": (), "qwen2_vl": (), "qwen3": (),
-    "qwen3_moe": (), "qwen3_next": (), "qwen3_vl": (), "t5": (), "vit": (), "whisper": (),
+    "bamba": (), "bart": (), "beit": (), "bert": (), "bloom": (), "clip": (), "cohere": (), "data2vec-audio": (),
+    "data2vec-vision": (), "deepseek_v2": (), "deepseek_v3": (), "deit": (), "dinov3_vit": (), "falcon": (),
+    "falcon_h1": (), "falcon_mamba": (), "gemma2": (), "gemma3_text": (), "gpt2": (), "gpt_neox": (), "gpt_oss": (),
+    "gptj": (), "granitemoeshared": (), "hubert": (), "llama": (), "mamba": (), "mamba2": (), "mistral": (),
+    "mixtral": (), "modernbert": (), "olmo2": (), "olmoe": (), "phi3": (), "qwen2_5_vl": (), "qwen2_moe": (),
+    "qwen2_vl": (), "qwen3": (), "qwen3_moe": (), "qwen3_next": (), "qwen3_vl": (), "t5": (), "unispeech": (),
+    "vit": (), "wav2vec2": (), "whisper": (),
 }  # fmt: skip
 """Families all of whose stacks must be lowered; no other step may be met than those that are compared."""
 FILES = {
     "granitemoeshared": "granitemoe", "falcon": "alibi", "bloom": "alibi", "gemma3_text": "gemma3",
     "falcon_h1": "bamba", "falcon_mamba": "mamba", "data2vec-vision": "beit", "dinov3_vit": "dinov3",
-    "qwen2_5_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_vl", "hubert": "hubert", "data2vec-audio": "data2vec_audio", "unispeech": "unispeech",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from omniform.architectures.encoder_decoder import MemoryEncoder
 from omniform.architectures.model import Model
 from omniform.blocks.composed import Composed
 from omniform.blocks.layers import passed
+from omniform.blocks.lowering import Stack
 from omniform.blocks.waves import Bottleneck, ConvAdapter, Count, FeatureProjection, SpecMask, WaveStem, check_wave
 from omniform.core.context import Memory, StepContext, Tapped
 from omniform.core.errors import InputError, check_shape
@@ -35,6 +36,8 @@ def through_layers(layers: nn.ModuleList, x_BTD: Tensor, ctx: StepContext, layer
     Returns:
         Shape: [B, T, D].
     """
+    if isinstance(layers, Stack) and not layerdrop and (made := layers.through(x_BTD, ctx, None)) is not None:
+        return made
     for number, layer in enumerate(layers):
         ctx.taps.hidden(x_BTD)
         # What is left out is noted too: heads that mix all layers count on them. Luck is drawn between the neighbours'
