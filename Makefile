@@ -5,6 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # One job per core, but never fewer than two: the suite is written for two.
 JOBS ?= 2
+# A worker keeps files whole while it can, so that what their tests share is built once, and takes from others at the end.
+WORKERS := -n $(JOBS) --dist worksteal
 # What the kernels are compiled from, by the hook of `pip install`: at once where nothing changed.
 NATIVE := $(wildcard native/*.*)
 # Where `make bench` writes.
@@ -23,15 +25,15 @@ demo: .venv/.run
 
 ## test: set up, then all checks and all tests (of wide tables one case in several: tests/thinning.py)
 test: check
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest $(WORKERS)
 	@# Where the processor can do more than most, the kernels of most are tried too.
 	@best=$$($(BIN)/python -c "from omniform.native.library import library; found = library(); print(found.variant if found else '')"); \
-	case "$$best" in v3-*|v4*|amx) OMNIFORM_CPU=v3 $(BIN)/python -m pytest -n $(JOBS) tests/native ;; esac
+	case "$$best" in v3-*|v4*|amx) OMNIFORM_CPU=v3 $(BIN)/python -m pytest $(WORKERS) tests/native ;; esac
 
 ## quick: fast feedback, under a minute
 quick: .venv/.test
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/core tests/weights tests/engine tests/hub tests/parity/test_llama.py
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" tests/core tests/weights tests/engine tests/hub tests/parity/test_llama.py
 
 ## check: style, types, floors
 check: .venv/.test
@@ -63,8 +65,8 @@ real: .venv/.test
 ## exhaustive: what takes hours: every case of the suite, since a path that is named runs whole (tests/thinning.py);
 ## every variant of every family, ejected
 exhaustive: .venv/.test
-	$(BIN)/python -m pytest -n $(JOBS) tests
-	$(BIN)/python -m pytest -n $(JOBS) tests/exhaustive
+	$(BIN)/python -m pytest $(WORKERS) tests
+	$(BIN)/python -m pytest $(WORKERS) tests/exhaustive
 
 .venv/.bench: .venv/.test
 	$(PIP) -e '.[bench]'

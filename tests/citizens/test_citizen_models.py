@@ -356,10 +356,11 @@ def answer(models: Mapping[str, bytes], inputs: Mapping[str, Inputs], queue: obj
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> Mapping[str, object]:
-    """What the models say in a process that was spawned: one for all."""
+def elsewhere(request: pytest.FixtureRequest) -> Mapping[str, object]:
+    """What the models say in a process that was spawned: one for all that are asked."""
+    asked = [item for item in request.session.items if "elsewhere" in getattr(item, "fixturenames", ())]
     models, failed = {}, {}
-    for name in registered():
+    for name in [item.callspec.params["name"] for item in asked]:
         try:
             models[name] = pickle.dumps(shared(name))
         except Exception as error:
