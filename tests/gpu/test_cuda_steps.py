@@ -63,7 +63,7 @@ def test_tokens_in_float32(name: str) -> None:
     engine.generate_batch(rows[:2], max_new_tokens=NEW, eos_token_id=None)
     again = engine.generate_batch(rows[:2], max_new_tokens=NEW, eos_token_id=None)
     assert [d.tokens for d in again] == plain[:2]
-    assert name == "mamba" or sum(d.cached_tokens for d in again) > 0
+    assert name in ("mamba", "t5") or sum(d.cached_tokens for d in again) > 0  # T5 answers from one token on
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,6 +25,11 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16] if ON == "cuda" else [to
 NEAR = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
+@pytest.fixture(autouse=True)
+def _of_few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "MANY", 1)
+
+
 def here(monkeypatch: pytest.MonkeyPatch, on: bool) -> None:
     monkeypatch.setattr(small, "DEVICES", frozenset({ON} if on else ()))
 
@@ -59,7 +64,9 @@ def test_turns(monkeypatch: pytest.MonkeyPatch, width: int, dim: int, dtype: tor
     got = turned(x, cos, sin)
     assert small.turned_heads(x, cos, sin) is not None
     here(monkeypatch, False)
-    torch.testing.assert_close(got, turned(x, cos, sin), rtol=NEAR[dtype] / 8, atol=NEAR[dtype] / 8)
+    want, exact = turned(x, cos, sin), turned(x.double(), cos.double(), sin.double())
+    # Where the compiler leaves a rounding out, it is nearer to what is right.
+    assert float((got - exact).abs().max()) <= float((want - exact).abs().max()) + NEAR[dtype] / 8
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

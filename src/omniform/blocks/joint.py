@@ -7,9 +7,6 @@ layer that knows how to compute all. Where none has, each layer is called by its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from omniform.blocks.lowering import Value
+from omniform.core.host import is_recorded
 
 
 @runtime_checkable
@@ -57,29 +55,13 @@ def outputs_of(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         found = first.together(x, layers)
         if found is not None:
             return found
-    if x.device.type == "cuda" and _BRANCHES.get() and len(layers) > 1:
+    if x.device.type == "cuda" and len(layers) > 1 and is_recorded():
         return _in_branches(x, layers)
     return tuple(layer(x) for layer in layers)
 
 
-_BRANCHES: ContextVar[bool] = ContextVar("branches", default=False)
-
-
-@contextmanager
-def in_branches() -> Iterator[None]:
-    """Within, projections of one input may run beside one another on a GPU.
-
-    For what is recorded as a graph, where branches cost nothing: a single token's projections are each too small to
-    keep a GPU busy.
-    """
-    token = _BRANCHES.set(True)
-    try:
-        yield
-    finally:
-        _BRANCHES.reset(token)
-
-
 def _in_branches(x: Tensor, layers: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+    """Beside one another: a single token's projections are each too small to keep a GPU busy."""
     main = torch.cuda.current_stream(x.device)
     outs: list[Tensor] = []
     sides = [_stream(x.device, number) for number in range(len(layers) - 1)]

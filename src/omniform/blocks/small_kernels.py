@@ -1,8 +1,9 @@
 """Triton's kernels for what stands between a layer's matmuls: norms, turns, gates, and writing keys.
 
 On a GPU each of torch's operations is a kernel that reads and writes everything once more, and in a step of single
-tokens none has work for longer than its start takes. Each function here stands for three to five of them, and rounds
-where they do: the results are theirs, but for the order of a sum of squares.
+tokens none has work for longer than its start takes. Each function here stands for three to five of them. Results are
+theirs but for the last bit: the order of a sum of squares is another, and the compiler leaves out some of the roundings
+between operations, though they are written here.
 
 Imported where there is Triton only.
 """

@@ -6,7 +6,9 @@ What is checked is checked before, here, on memory that the host has anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import TypeVar, TypeVarTuple
 
@@ -47,6 +49,24 @@ def kept_unless_traced(most: int) -> Callable[[Callable[[*Args], R]], Callable[[
         return call
 
     return keeping
+
+
+_RECORDED: ContextVar[bool] = ContextVar("recorded", default=False)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Within, what is asked of a GPU is recorded, to be played many times: how long its start takes costs once."""
+    token = _RECORDED.set(True)
+    try:
+        yield
+    finally:
+        _RECORDED.reset(token)
+
+
+def is_recorded() -> bool:
+    """See :func:`recording`."""
+    return _RECORDED.get()
 
 
 def is_readable(x: Tensor) -> bool:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative
-from omniform.blocks.joint import in_branches
 from omniform.core.context import Memory
+from omniform.core.host import recording
 from omniform.core.reached import DecodeContext, DecodeRows, NoLimitsError, rows_of
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, Pool
@@ -225,11 +225,11 @@ class Graphs:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream), in_branches():
+        with torch.cuda.stream(self._stream), recording():
             work()  # kernels are loaded, and constants made, by a first time that nobody records
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on asking the GPU for memory meanwhile.
-        with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"), in_branches():
+        with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"), recording():
             made = work()
         self._memory = graph.pool()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
