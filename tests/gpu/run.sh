@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a lent GPU is asked: the tests of steps on it, then speeds. Goes on after failures; leaves all it says in $OUT.
-# usage: tests/gpu/run.sh [tests] [kernels] [bench WORDS...]
+# usage: tests/gpu/run.sh [tests] [ours] [theirs] [compiled] [profile]; the last four are words of benchmarks/gpu.py.
 set -u
 export PYTHONPATH=$PWD/src:$PWD/tests PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 out=${OUT:-/tmp}
@@ -8,9 +8,8 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 for what in "$@"; do
   began=$(date +%s)
   case $what in
-    kernels) timeout 100 python3 -m pytest -q -p no:cacheprovider tests/gpu/test_reached_kernels.py --tb=short >"$out/kernels.log" 2>&1; tail -15 "$out/kernels.log" ;;
-    tests) timeout 150 python3 -m pytest -q -p no:cacheprovider tests/gpu/test_cuda_steps.py --tb=short --durations=5 >"$out/tests.log" 2>&1; tail -45 "$out/tests.log" ;;
-    *) timeout 130 python3 benchmarks/gpu.py ${what//+/ } >"$out/bench_$what.log" 2>&1; tail -12 "$out/bench_$what.log" | cut -c1-600 ;;
+    tests) timeout 150 python3 -m pytest -q -n 10 -p no:cacheprovider tests/gpu --tb=short --durations=5 >"$out/tests.log" 2>&1; tail -45 "$out/tests.log" ;;
+    *) timeout 130 python3 benchmarks/gpu.py "$what" >"$out/bench_$what.log" 2>&1; tail -12 "$out/bench_$what.log" | cut -c1-3000 ;;
   esac
   echo "== $what: $(($(date +%s) - began)) s"
 done

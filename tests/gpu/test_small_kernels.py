@@ -45,7 +45,7 @@ def test_norms(monkeypatch: pytest.MonkeyPatch, kind: type, width: int, dtype: t
     x = torch.randn(2, 5, 3 * width, device=ON).to(dtype)[..., width : 2 * width]
     here(monkeypatch, True)
     got = norm(x)
-    assert small.rms_norm(x, norm.weight, 1e-5, dtype) is not None
+    assert small.fused_norm(x, norm.weight, 1e-5, dtype) is not None
     here(monkeypatch, False)
     want = norm(x)
     assert got.dtype == want.dtype
@@ -62,7 +62,7 @@ def test_turns(monkeypatch: pytest.MonkeyPatch, width: int, dim: int, dtype: tor
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     here(monkeypatch, True)
     got = turned(x, cos, sin)
-    assert small.turned_heads(x, cos, sin) is not None
+    assert small.fused_turn(x, cos, sin) is not None
     here(monkeypatch, False)
     want, exact = turned(x, cos, sin), turned(x.double(), cos.double(), sin.double())
     # Where the compiler leaves a rounding out, it is nearer to what is right.
@@ -75,7 +75,7 @@ def test_gates(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     gate, up = torch.randn(2, 3, 2, 1100, device=ON).to(dtype).unbind(2)
     here(monkeypatch, True)
-    got = small.silu_gated(gate, up)
+    got = small.fused_gate("silu", gate, up)
     assert got is not None
     torch.testing.assert_close(got, F.silu(gate) * up, rtol=NEAR[dtype], atol=NEAR[dtype])
     assert GatedMLP(8, 16, "silu").to(ON, dtype)(torch.randn(3, 8, device=ON).to(dtype)).shape == (3, 8)
@@ -87,7 +87,7 @@ def test_keys_are_written_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> 
     k, v = torch.randn(1, 5, 3, 24, device=ON).transpose(1, 2), torch.randn(1, 5, 3, 16, device=ON).transpose(1, 2)
     kept_k, kept_v = torch.zeros(1, 3, 40, 24, device=ON), torch.zeros(1, 3, 40, 16, device=ON)
     slots = torch.tensor([31, 2, 39, 0, 7], device=ON)
-    assert small.write_pair((kept_k, kept_v), (k, v), slots)
+    assert small.fused_write((kept_k, kept_v), (k, v), slots)
     wanted = torch.zeros_like(kept_k).index_copy(2, slots, k), torch.zeros_like(kept_v).index_copy(2, slots, v)
     assert torch.equal(kept_k, wanted[0]) and torch.equal(kept_v, wanted[1])
 
@@ -95,7 +95,7 @@ def test_keys_are_written_where_they_belong(monkeypatch: pytest.MonkeyPatch) -> 
 def test_who_learns_or_watches_gets_torchs_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch, True)
     x = torch.randn(2, 8, device=ON)
-    assert small.silu_gated(x, x) is None
+    assert small.fused_gate("silu", x, x) is None
     with torch.no_grad():
-        assert small.silu_gated(x, x) is not None
-        assert small.silu_gated(x.double(), x.double()) is None
+        assert small.fused_gate("silu", x, x) is not None
+        assert small.fused_gate("silu", x.double(), x.double()) is None

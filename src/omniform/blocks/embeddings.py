@@ -127,8 +127,7 @@ class RoundedScaledEmbedding(ScaledEmbedding):
 
 @kept_unless_traced(16)
 def _number(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept may be learned from later
-        return torch.tensor(number, dtype=dtype, device=device)
+    return torch.tensor(number, dtype=dtype, device=device)
 
 
 class Embeddings(Composed):

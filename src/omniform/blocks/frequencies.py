@@ -367,8 +367,7 @@ def _exponents(dim: int, device: torch.device) -> Tensor:
 
 @kept_unless_traced(16)
 def _listed(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept may be learned with later
-        return torch.tensor(numbers, dtype=torch.float32, device=device)
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 @kept_unless_traced(64)

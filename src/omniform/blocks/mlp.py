@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.joint import outputs_of
 from omniform.blocks.lowering import Value
-from omniform.blocks.small import silu_gated
+from omniform.blocks.small import fused_gate
 from omniform.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -131,9 +131,6 @@ class MLP(nn.Module):
         return f"act={self.act}"
 
 
-SILU = frozenset({"silu", "swish"})
-
-
 class GatedMLP(nn.Module):
     """A gated linear unit (https://arxiv.org/abs/2002.05202): ``down(act(gate(x)) * up(x))``.
 
@@ -159,8 +156,8 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape: [..., D] in and out."""
         gate, up = outputs_of(x, self.gate_proj, self.up_proj)
-        h = silu_gated(gate, up) if self.act in SILU else None
-        h = F.dropout(self._act(gate) * up, self.dropout, self.training) if h is None else h
+        helped = fused_gate(self.act, gate, up)
+        h = F.dropout(self._act(gate) * up, self.dropout, self.training) if helped is None else helped
         out: Tensor = self.down_proj(h)
         return out
 

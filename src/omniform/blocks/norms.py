@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omniform.blocks import small
 from omniform.blocks.lowering import Value
+from omniform.blocks.small import fused_norm
 from omniform.core.host import kept_unless_traced
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
-        helped = small.rms_norm(x, self.weight, self.eps, self.weight.dtype, rounded=True)
+        helped = fused_norm(x, self.weight, self.eps, self.weight.dtype, rounded=True)
         if helped is not None:
             return helped
         wide = x.float()
@@ -69,7 +69,7 @@ class ZeroCentredRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
-        helped = small.rms_norm(x, self.weight, self.eps, x.dtype, plus=1.0)
+        helped = fused_norm(x, self.weight, self.eps, x.dtype, plus=1.0)
         if helped is not None:
             return helped
         return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
@@ -83,7 +83,7 @@ class WideRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis. Shape: [..., D] in and out."""
-        helped = small.rms_norm(x, self.weight, self.eps, x.dtype)
+        helped = fused_norm(x, self.weight, self.eps, x.dtype)
         if helped is not None:
             return helped
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)

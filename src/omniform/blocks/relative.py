@@ -129,8 +129,7 @@ def _slopes(heads: int, device: torch.device) -> Tensor:
     whole = 2 ** math.floor(math.log2(heads))
     powers = [-8 * n / whole for n in range(1, whole + 1)]
     powers += [-4 * n / whole for n in range(1, 2 * (heads - whole), 2)]
-    with torch.inference_mode(False):  # what is kept may be learned with later
-        return 2.0 ** torch.tensor(powers, device=device)
+    return 2.0 ** torch.tensor(powers, device=device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from omniform.blocks.frequencies import Frequencies
 from omniform.blocks.lowering import Value
 from omniform.blocks.poolers import OptionalPart
-from omniform.blocks.small import turned_heads
+from omniform.blocks.small import fused_turn
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
 from omniform.core.host import kept_unless_traced
@@ -215,7 +215,7 @@ class RoundedRotary(Rotary):
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate channel pairs ``(i, i + dim / 2)`` of the first ``dim`` channels; the rest passes through."""
-    helped = turned_heads(x, cos, sin)
+    helped = fused_turn(x, cos, sin)
     if helped is not None:
         return helped
     dim = cos.shape[-1]

@@ -40,7 +40,10 @@ def kept_unless_traced(most: int) -> Callable[[Callable[[*Args], R]], Callable[[
     """
 
     def keeping(make: Callable[[*Args], R]) -> Callable[[*Args], R]:
-        kept = lru_cache(maxsize=most)(make)
+        @lru_cache(maxsize=most)
+        def kept(*args: *Args) -> R:
+            with torch.inference_mode(False):  # what is kept may be learned with later
+                return make(*args)
 
         @wraps(make)
         def call(*args: *Args) -> R:

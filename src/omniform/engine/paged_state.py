@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omniform.blocks.small import write_pair
+from omniform.blocks.small import fused_write
 from omniform.core.host import sent
 from omniform.core.packed import SlotRange
 from omniform.core.state import RowIndex, StateSpec
@@ -58,7 +58,7 @@ class PagedTokens:
     def write(self, *new: Tensor) -> None:
         """Write this step's, Shape: [1, G, N, D] each."""
         at = self.mapping.slots
-        if isinstance(at, Tensor) and len(new) == 2 and write_pair(self.whole, new, at):
+        if isinstance(at, Tensor) and len(new) == 2 and fused_write(self.whole, new, at):
             return
         for whole, x in zip(self.whole, new, strict=True):
             if isinstance(at, tuple):

@@ -74,9 +74,12 @@ GENERATED = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__setattr_
 FOLDED = {"is_grad_enabled": True, "is_exporting": False, "is_compiling": False}
 """What torch is taken to say."""
 
-HOST = {"is_traced": False, "is_jit_traced": False, "is_readable": True}
+HOST = {"is_traced": False, "is_jit_traced": False, "is_readable": True, "is_recorded": False}
 """What :mod:`omniform.core.host` is taken to say."""
 
+
+FUSED = frozenset({"fused_norm", "fused_turn", "fused_gate"})
+"""Kernels of :mod:`omniform.blocks.small`, which are no part of a file: they say that they do not help."""
 
 PLAIN_METHODS = frozenset(name for kind in (Tensor, list, dict, str, int, torch.Generator) for name in dir(kind))
 """What may be called of a value of which nothing is known."""
@@ -116,7 +119,7 @@ class Intrinsics(Expressions):
         return None
 
     def _by_name(self, node: ast.Call, name: str) -> Pair | None:
-        if name in SKIPPED:
+        if name in SKIPPED or name in FUSED:
             return NONE, constant(None)
         if name in HOST:
             return Known(HOST[name]), constant(HOST[name])
