@@ -13,7 +13,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
@@ -146,7 +146,7 @@ class Table:
 
     def taught(self) -> Iterator[Case]:
         """Every head with a loss, as it is."""
-        return (case for case in self.plain() if case.lesson() is not None)
+        return (case for case in self.plain() if _teaches(case.content(), case))
 
     def each(self) -> Iterator[Case]:
         """Every architecture, as it is."""
@@ -250,6 +250,12 @@ class Case:
 def _read_only(_: str, case: Case) -> object:
     """The reference's config of a case, to look into."""
     return case.config()
+
+
+@cache
+def _teaches(_: str, case: Case) -> bool:
+    """Whether a case has a loss: asked where tests are collected, by several of them."""
+    return case.lesson() is not None
 
 
 @dataclass(frozen=True, slots=True)
