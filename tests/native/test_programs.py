@@ -85,14 +85,14 @@ def hidden(monkeypatch):
     seen: dict[tuple[object, ...], set[bytes]] = {}
     run = Runner.run
 
-    def watched(self, plan):
-        outputs, logits = run(self, plan)
-        for output in outputs:
+    def watched(self, plan, **options):
+        made = run(self, plan, **options)
+        for output in made[0]:
             row, item = output.chunk.row, repr(output.chunk.request.memory)
             for place, vector in enumerate(output.hidden, output.first):
                 key = item, *row.tokens[: place + 1]
                 seen.setdefault(key, set()).add(vector.float().numpy().tobytes())
-        return outputs, logits
+        return made
 
     monkeypatch.setattr(Runner, "run", watched)
     return seen

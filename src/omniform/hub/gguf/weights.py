@@ -199,7 +199,11 @@ class GgufWeights(Mapping[str, Tensor]):
 
     def _bytes(self, entry: GgufEntry) -> Tensor:
         raw, order = self._raw(entry.parts[0]), entry.parts[0].place.order
-        return raw if order is None else raw[order(self._facts, raw.shape[0])]
+        if order is None:
+            return raw
+        made = raw[order(self._facts, raw.shape[0])]
+        release(raw)
+        return made
 
     def _raw(self, part: Part) -> Tensor:
         raw = self._facts.raw(part.info.name)
