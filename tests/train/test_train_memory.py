@@ -308,8 +308,15 @@ def test_bfloat16_as_the_reference(kind, saved, tmp_path):
     seen = Types()
     ours = curve(trained(kind, saved, tmp_path, bf16=True, callbacks=[seen]))
     assert seen.inside == {torch.bfloat16} and seen.weights == {torch.float32}
-    for mine, others in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(torch.tensor(mine), torch.tensor(others), rtol=2e-2, atol=1e-6)
+    exact = None
+    for name, (mine, others) in enumerate(zip(map(torch.tensor, ours), map(torch.tensor, theirs), strict=True)):
+        # The first step of equal weights rounds alike; then what the order of sums leaves grows with every step.
+        torch.testing.assert_close(mine[0], others[0], rtol=2e-3, atol=1e-6)
+        if not torch.allclose(mine, others, rtol=2e-2, atol=1e-6):
+            exact = curve(trained(kind, saved, tmp_path)) if exact is None else exact
+            whole = torch.tensor(exact[name])
+            off, theirs_off = (((one - whole) / whole).abs().max() for one in (mine, others))
+            assert off <= theirs_off, f"{kind}: {off:.2g} from float32's curve, the reference {theirs_off:.2g}"
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])

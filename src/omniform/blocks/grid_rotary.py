@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from omniform.blocks.lowering import Value
 from omniform.blocks.patches import Size
-from omniform.blocks.rotary import turned
+from omniform.blocks.rotary import in_float32, turned
 from omniform.core.context import StepContext
+from omniform.core.host import is_rounded
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
@@ -56,6 +57,8 @@ class GridRotary:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         assert isinstance(ctx, GridContext) and ctx.places is not None
         tokens, places, dtype = q_BTHD.shape[1], ctx.places, q_BTHD.dtype
         cos, sin = ctx.once((self, dtype), lambda: self._tables(places, tokens, dtype))

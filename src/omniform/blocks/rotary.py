@@ -6,6 +6,7 @@ Cosines and sines are computed once per step, however many layers share the freq
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,10 +19,12 @@ from omniform.blocks.poolers import OptionalPart
 from omniform.blocks.small import fused_turn
 from omniform.core.context import StepContext
 from omniform.core.errors import ConfigError
-from omniform.core.host import kept_unless_traced
+from omniform.core.host import is_rounded, kept_unless_traced
 
 if TYPE_CHECKING:
     from omniform.blocks.builder import Builder
+
+Turn = Callable[[Tensor, Tensor, StepContext], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Rotary:
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         cos, sin = ctx.once((self.frequencies, q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))
         return turned(q_BTHD, cos, sin), turned(k_BTHD, cos, sin)
 
@@ -134,6 +139,8 @@ class StoredRotary(OptionalPart):
 
     def forward(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         cos, sin = ctx.once(("stored", id(self), q_BTHD.dtype), lambda: self._tables(ctx, q_BTHD.dtype))
         q, k = turned(q_BTHD.float(), cos, sin), turned(k_BTHD.float(), cos, sin)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
@@ -159,6 +166,8 @@ class InterleavedRotary(Rotary):
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         cos, sin = self.tables(q_BTHD.dtype, ctx)
         return turned_neighbours(q_BTHD, cos, sin), turned_neighbours(k_BTHD, cos, sin)
 
@@ -184,11 +193,22 @@ class WideInterleavedRotary(InterleavedRotary):
     """One that turns in float32, by cosines and sines that were rounded to the dtype of the vectors (Cohere)."""
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         cos, sin = self.tables(q_BTHD.dtype, ctx)
         q, k = turned_neighbours(q_BTHD.float(), cos, sin), turned_neighbours(k_BTHD.float(), cos, sin)
         return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
     lower_pair = InterleavedRotary.lower_pair
+
+
+def in_float32(turn: Turn, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
+    """Queries and keys that were rounded by autocast, turned as a model in float32 turns its own, and rounded again.
+
+    Cosines and sines are the model's, which autocast leaves alone; only products of matrices are in halves.
+    """
+    q, k = turn(q_BTHD.float(), k_BTHD.float(), ctx)
+    return q.to(q_BTHD.dtype), k.to(k_BTHD.dtype)
 
 
 def turned_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -206,6 +226,8 @@ class RoundedRotary(Rotary):
 
     def __call__(self, q_BTHD: Tensor, k_BTHD: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Shape: [B, T, H, D] in and out."""
+        if is_rounded(q_BTHD):
+            return in_float32(self, q_BTHD, k_BTHD, ctx)
         dtype = q_BTHD.dtype
         cos, sin = ctx.once((self.frequencies, dtype), lambda: self._tables(ctx, dtype))
         return turned(q_BTHD.float(), cos, sin).to(dtype), turned(k_BTHD.float(), cos, sin).to(dtype)

@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 NOTHING = (0, 0)
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 def is_traced() -> bool:
     """Whether someone is recording what is computed (compile, export, jit) rather than computing."""
@@ -117,3 +119,9 @@ def is_all_true(x: Tensor) -> bool:
 def is_all_false(x: Tensor) -> bool:
     """Whether all values are known to be 0."""
     return is_readable(x) and x.dtype is not torch.bfloat16 and not x.detach().numpy().any()
+
+
+def is_rounded(x: Tensor) -> bool:
+    """Whether autocast has made halves of what a model in float32 computes."""
+    kind = x.device.type
+    return x.dtype in HALVES and kind != "meta" and torch.is_autocast_enabled(kind)

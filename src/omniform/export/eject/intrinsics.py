@@ -74,7 +74,9 @@ GENERATED = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__setattr_
 FOLDED = {"is_grad_enabled": True, "is_exporting": False, "is_compiling": False}
 """What torch is taken to say."""
 
-HOST = {"is_traced": False, "is_jit_traced": False, "is_readable": True, "is_recorded": False}
+HOST = {
+    "is_traced": False, "is_jit_traced": False, "is_readable": True, "is_recorded": False, "is_rounded": False,
+}  # fmt: skip
 """What :mod:`omniform.core.host` is taken to say."""
 
 
