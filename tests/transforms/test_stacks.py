@@ -48,10 +48,6 @@ FAMILIES = {
 }
 
 
-NOT_LOWERED = {"DeepseekV2", "DeepseekV3"}
-"""Whose attention is torch's, and so no two batches' numbers are equal to the last bit."""
-
-
 @cache
 def folder_of(name, root):
     kind = getattr(transformers, f"{name}ForCausalLM")
@@ -111,15 +107,13 @@ def test_experts_become_whole_numbers(bits, far, folder):
     off = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
     assert 1e-4 < float(off.median()) < 0.03
     lowered = [module for module in ours.modules() if isinstance(module, LoweredLayers)]
-    assert lowered and (not any(map(lowered_reason, lowered)) or folder.name in NOT_LOWERED)
+    assert lowered and not any(map(lowered_reason, lowered))
     kernels = {path: m.kernel for m in plan(folder, dtype=f"int{bits}").matmuls for path in m.layers}
     assert all(kernels[path].startswith(f"native int{bits}") for path, _ in named_stacks(ours))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16"])
 def test_a_token_is_the_same_in_every_batch(dtype, folder):
-    if folder.name in NOT_LOWERED:
-        pytest.skip("attention is torch's")
     model = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     luck = torch.Generator().manual_seed(1)
     rows = [torch.randint(3, 97, (length,), generator=luck).tolist() for length in (1, 4, 9, 17, 30, 5, 12)]
@@ -137,7 +131,8 @@ def test_one_by_one_they_multiply_by_the_same(folder):
     model.model.layers[0].register_forward_hook(lambda module, given, made: None)
     by_torch = scores(model)
     assert all(stacks._MATRICES[stack] is held for stack, held in matrices.items())
-    assert float((by_torch.float() - by_program.float()).norm() / by_program.float().norm()) < 0.05
+    off = (by_torch.float() - by_program.float()).norm(dim=-1) / by_program.float().norm(dim=-1)
+    assert float(off.median()) < 0.05  # of a token that another expert was chosen for it may be more
     stack = stacks_of(model)[-1]
     _, outs, ins = stack.weight.shape
     x = torch.randn(5, ins).bfloat16()
