@@ -39,6 +39,11 @@ ONE_IN: dict[str, int] = {
     "parity::test_base_and_head_load_one_another": 3,
     "parity::test_cached_equals_uncached_in_variants": 3,
     "parity::test_variants_write_the_same_tokens": 3,
+    # A file is written and read in seconds: those of principal families are; of the others some.
+    "export/test_eject.py::test_other_main_heads": 8,
+    "export/test_eject.py::test_what_is_not_written_down_is_refused": 4,
+    # A compiler and sanitizers for a minute and a half each: the first, this machine's own.
+    "native/test_driver.py::test_kernels": 9,
 }
 """Of what one case in how many is tried: a folder, a file or a function (`file.py::test_name`, or `folder::test_name`
 of every file in it), seen from tests/. What is named most closely decides; 1 keeps all.

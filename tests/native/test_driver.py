@@ -48,9 +48,7 @@ def cases(source: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "flags", (("-O2",), ("-O1", *MEMORY), ("-O1", "-fsanitize=thread", "-DNOTHING_FORKS")), ids=str
-)
+@pytest.mark.parametrize("flags", (("-O1", *MEMORY), ("-O1", "-fsanitize=thread", "-DNOTHING_FORKS")), ids=str)
 def test_threads(tmp_path: Path, flags: tuple[str, ...]) -> None:
     source = DRIVER / "threads.cpp"
     said = run([str(compiled(tmp_path, CXX, [source, NATIVE / "pool.cpp"], flags))])
@@ -62,34 +60,23 @@ def test_threads(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ("plain", "v3"))
+@pytest.mark.parametrize("machine", ("v3", "plain", "an emulated ARM"))
 def test_kernels(tmp_path: Path, machine: str) -> None:
-    """Plain: every access of every lane is one that the sanitizers see."""
-    if platform.machine() not in ("x86_64", "AMD64") or (machine == "v3" and not NEEDS["v3"] & features()):
+    """A minute and a half each, of which a run of the whole suite takes the first (``thinning.py``).
+
+    Plain: every access of every lane is one that the sanitizers see. An emulated ARM, where a cross compiler and an
+    emulator are there: it says nothing of speed.
+    """
+    cxx, flags, before = CXX, ("-O0", "-DOF_CHECKED", *MEMORY), []
+    if machine == "an emulated ARM":
+        if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
+            pytest.skip("no cross compiler, or no emulator")
+        cxx, flags = "aarch64-linux-gnu-g++", ("-O1", "-DOF_CHECKED", "-march=armv8-a")
+        before = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
+    elif platform.machine() not in ("x86_64", "AMD64") or (machine == "v3" and not NEEDS["v3"] & features()):
         pytest.skip("another processor")
+    elif machine == "v3":
+        flags = (*flags, "-march=x86-64-v3")
     source = DRIVER / "kernels.cpp"
-    flags = ("-O0", "-DOF_CHECKED", *MEMORY, *(("-march=x86-64-v3",) if machine == "v3" else ()))
-    said = run([str(compiled(tmp_path, CXX, [source, *sorted(NATIVE.glob("*.cpp"))], flags))])
-    assert said.splitlines() == cases(source)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stands_in", ("BF16_DOTS", "TILES"))
-def test_products_where_others_have_instructions(tmp_path: Path, stands_in: str) -> None:
-    """What is made of instructions that this machine may lack: plain C++ stands in for them."""
-    flags = ("-O1", "-DOF_CHECKED", f"-DOF_PLAIN_{stands_in}", *MEMORY)
-    made = compiled(tmp_path, CXX, [DRIVER / "kernels.cpp", *sorted(NATIVE.glob("*.cpp"))], flags)
-    chosen = ["matrices of floats", "rows alone and together"]
-    assert run([str(made), *chosen]).splitlines() == chosen
-
-
-@pytest.mark.slow
-def test_kernels_on_an_emulated_arm(tmp_path: Path) -> None:
-    """Where a cross compiler and an emulator are there: it says nothing of speed."""
-    if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
-        pytest.skip("no cross compiler, or no emulator")
-    source = DRIVER / "kernels.cpp"
-    flags = ("-O1", "-DOF_CHECKED", "-march=armv8-a")
-    made = compiled(tmp_path, "aarch64-linux-gnu-g++", [source, *sorted(NATIVE.glob("*.cpp"))], flags)
-    said = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(made)])
+    said = run([*before, str(compiled(tmp_path, cxx, [source, *sorted(NATIVE.glob("*.cpp"))], flags))])
     assert said.splitlines() == cases(source)
