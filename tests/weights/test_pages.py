@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from omniform.weights import pages
 from omniform.weights.pages import prefetch
 from omniform.weights.safetensors import map_tensors, read_header, release
 
@@ -89,3 +90,13 @@ def test_fetched_early(mapped):
     release(tensors["a"])
     prefetch(tensors["a"])
     assert torch.equal(tensors["a"], values["a"])
+
+
+def test_one_look_at_maps_for_many_tensors(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pages, "_mapped_now", lambda: asked.append(1) or pages.Maps((), ()))
+    with pages.one_look_at_maps():
+        found = [pages.maps_of_private_files() for _ in range(3)]
+    assert len(asked) == 1 and found[1] is found[0] is found[2]
+    pages.maps_of_private_files()
+    assert len(asked) == 2, "what was told is forgotten: files may be mapped since"

@@ -36,6 +36,7 @@ from omniform.transforms.program import lowered
 from omniform.transforms.runnable import Runnable
 from omniform.transforms.stacks import forget_stacks, stack_of
 from omniform.transforms.step_inputs import NoRanges
+from omniform.weights.pages import one_look_at_maps
 from omniform.weights.transform import Transform
 from omniform.weights.version import Memory as Watched
 
@@ -212,7 +213,7 @@ def _make(layers: nn.ModuleList, own: range, width: int, norm: nn.Module | None,
     parts = [*layers.modules(), *(() if norm is None else norm.modules())]
     forget_written(layers)
     making = _Making([layers[number] for number in own], norm, memory, own.stop == len(layers))
-    with torch.no_grad():
+    with torch.no_grad(), one_look_at_maps():
         whole = making.piece(Run(0, len(own), width, ""))
         if whole.program is not None:
             return _Ready(Guard([*parts, *making.read], making.linears), (whole,), "")

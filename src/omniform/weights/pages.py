@@ -11,7 +11,9 @@ import ctypes
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from io import FileIO
@@ -114,8 +116,34 @@ class Maps:
         return [Stretch(inner, last - inner, True), *(part for part in ends if part.nbytes)]
 
 
+_LOOKED: ContextVar[list[Maps] | None] = ContextVar("_LOOKED", default=None)
+
+
+@contextmanager
+def one_look_at_maps() -> Iterator[None]:
+    """While this lasts the system is asked once where files are mapped: it takes a millisecond or two to say.
+
+    For who looks at many tensors one after another, and maps nothing of theirs meanwhile.
+    """
+    token = _LOOKED.set([])
+    try:
+        yield
+    finally:
+        _LOOKED.reset(token)
+
+
 def maps_of_private_files() -> Maps:
     """Where this process has mapped files such that what it writes stays its own; nowhere on other systems."""
+    looked = _LOOKED.get()
+    if looked:
+        return looked[0]
+    found = _mapped_now()
+    if looked is not None:
+        looked.append(found)
+    return found
+
+
+def _mapped_now() -> Maps:
     starts: list[int] = []
     stops: list[int] = []
     try:
