@@ -32,7 +32,8 @@ from omniform.engine.memory import decoder_specs, divided_memory
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
-from omniform.engine.recorded import RECORDS, Recorded, recorder_of
+from omniform.engine.recorded import RECORDS, Recorded
+from omniform.engine.recorder import recorder_of
 from omniform.engine.repairs import isolate, undone_if_interrupted, unstick
 from omniform.engine.request import Completion, Prompt, Request, Sink
 from omniform.engine.runner import Runner

@@ -17,7 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,18 +25,14 @@ from torch import Tensor, nn
 
 from omniform.architectures.generative import Generative
 from omniform.core.context import Memory
-from omniform.core.host import recording
 from omniform.core.reached import DecodeContext, DecodeRows, NoLimitsError, rows_of
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import MEMORY, ROWS, PagedState, Pool
+from omniform.engine.recorder import Likeliest, Made, Recorder
 from omniform.engine.request import Request, Row
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
 from omniform.engine.tops import highest
 from omniform.transforms.lora import layers_of
-from omniform.transforms.precision import is_watched
-
-if TYPE_CHECKING:
-    from torch.cuda import _POOL_HANDLE
 
 log = logging.getLogger("omniform")
 
@@ -55,35 +51,6 @@ RECORDS: Final = 32
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.
 _ELSEWHERE = Memory(torch.empty(0))
-
-
-class Likeliest:
-    """The likeliest token of each row of a step, on its way to the host.
-
-    Args:
-        tokens: on the device, -1 where scores are no numbers. Shape: [R].
-        count: how many of them are rows.
-    """
-
-    def __init__(self, tokens: Tensor, count: int) -> None:
-        self._count = count
-        self._found: list[int] | None = None
-        self._ready: torch.cuda.Event | None = None
-        if tokens.device.type == "cuda":
-            self._host = torch.empty(len(tokens), dtype=tokens.dtype, device="cpu", pin_memory=True)
-            self._host.copy_(tokens, non_blocking=True)
-            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._ready.record()
-        else:
-            self._host = tokens.clone()
-
-    def tokens(self) -> list[int]:
-        """Wait for them: the one place where a step of recorded rows is read on the host."""
-        if self._found is None:
-            if self._ready is not None:
-                self._ready.synchronize()
-            self._found = self._host[: self._count].tolist()
-        return self._found
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,70 +142,6 @@ def _told(blocks: np.ndarray[tuple[int], np.dtype[np.int64]], row: Row, pool: Po
     more = min(stop - first, len(blocks) - count)
     if more > 0:
         blocks[count : count + more] = range(first, first + more)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a step gives, in memory of the record's.
-
-    Attributes:
-        hidden: Shape: [R, D].
-        logits: Shape: [R, V].
-        tokens: the likeliest; -1 where scores are no numbers. Shape: [R].
-    """
-
-    hidden: Tensor
-    logits: Tensor
-    tokens: Tensor
-
-
-class Recorder(Protocol):
-    """Records work on a device."""
-
-    def why_not(self) -> str | None:
-        """What speaks against a record now; None if nothing does."""
-        ...
-
-    def record(self, work: Callable[[], Made]) -> tuple[Callable[[], object], Made]:
-        """What plays the work again, and where it leaves what it makes."""
-        ...
-
-
-class Graphs:
-    """Records by CUDA graphs, which share their memory.
-
-    Args:
-        device: the GPU.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream: torch.cuda.Stream | None = None
-        self._memory: _POOL_HANDLE | None = None
-
-    def why_not(self) -> str | None:
-        if is_watched() or torch.is_autocast_enabled("cuda"):
-            return "operations are watched or transformed"
-        return None
-
-    def record(self, work: Callable[[], Made]) -> tuple[Callable[[], object], Made]:
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream), recording():
-            work()  # kernels are loaded, and constants made, by a first time that nobody records
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on asking the GPU for memory meanwhile.
-        with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"), recording():
-            made = work()
-        self._memory = graph.pool()
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return graph.replay, made
-
-
-def recorder_of(device: torch.device) -> Recorder | None:
-    """What records on a device; None where nothing does."""
-    return Graphs(device) if device.type == "cuda" else None
 
 
 @dataclass(frozen=True, slots=True)

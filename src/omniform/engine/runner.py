@@ -18,7 +18,8 @@ from omniform.core.packed import PackedContext, Segment, SlotRange, Table
 from omniform.engine.adapters import Adapters
 from omniform.engine.encoders import Encoders
 from omniform.engine.paged_state import ROWS, PagedState, Pool
-from omniform.engine.recorded import Likeliest, Played, Recorded
+from omniform.engine.recorded import Played, Recorded
+from omniform.engine.recorder import Likeliest
 from omniform.engine.scheduler import ScheduledChunk, StepPlan
 
 # Layers look whether there is a memory at all; what they read of it lies in paged state.

@@ -14,7 +14,7 @@ from omniform.engine.beams import Hypothesis
 from omniform.engine.encoders import Encoders
 from omniform.engine.guided import begin_masks, is_whole, refuse_unfit, seat
 from omniform.engine.handover import Handover
-from omniform.engine.recorded import Likeliest
+from omniform.engine.recorder import Likeliest
 from omniform.engine.request import NAMELESS, Completion, Continuation, FinishReason, Request, Row, TokenLogprob
 from omniform.engine.runner import ChunkOutput, taken
 from omniform.engine.sampling import choose, goes_by_likeliest, logprobs_of
