@@ -70,8 +70,8 @@ def recording() -> Iterator[None]:
 
 
 def is_recorded() -> bool:
-    """See :func:`recording`."""
-    return _RECORDED.get()
+    """See :func:`recording`. In a trace nothing is: what traces cannot look at what is of a thread's own."""
+    return not is_traced() and _RECORDED.get()
 
 
 def is_readable(x: Tensor) -> bool:
