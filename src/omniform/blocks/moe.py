@@ -79,16 +79,19 @@ class Stacked(nn.Module):
             expert_N: each token's expert.
             ends_E: where each expert's tokens end.
         """
-        aligned = all(n * x_ND.element_size() % 16 == 0 for n in self.weight.shape[1:])  # what the kernel asks for
-        # Its kernel is for bfloat16; of other numbers it reads on the host where each expert's end.
-        known = x_ND.dtype is torch.bfloat16 or (
-            x_ND.dtype is not torch.float64 and len(x_ND) * self.weight[0].nbytes > COPIED
-        )
-        if _GROUPED and aligned and x_ND.is_cuda and known and not is_traced():
+        if x_ND.is_cuda and not is_traced() and self._is_grouped(x_ND):
             y = F.grouped_mm(x_ND, self.weight.transpose(1, 2), offs=ends_E)
         else:
             y = (self.weight[expert_N] @ x_ND[..., None])[..., 0]
         return y if self.bias is None else y + self.bias[expert_N]
+
+    def _is_grouped(self, x_ND: Tensor) -> bool:
+        """Whether torch's kernel for groups of rows is the way on a GPU."""
+        if not _GROUPED or any(n * x_ND.element_size() % 16 for n in self.weight.shape[1:]):  # what it asks for
+            return False
+        # It is for bfloat16; of other numbers it reads on the host where each expert's end.
+        copied = len(x_ND) * self.weight[0].nbytes
+        return x_ND.dtype is torch.bfloat16 or (x_ND.dtype is not torch.float64 and copied > COPIED)
 
     def extra_repr(self) -> str:
         experts, out, dim = self.weight.shape
