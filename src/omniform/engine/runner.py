@@ -215,8 +215,9 @@ def _wanted_of(layers: Sequence[Tensor], wanted: list[int]) -> tuple[Tensor, ...
 
 def taken(x: Tensor, places: Sequence[int]) -> Tensor:
     """Some rows of a tensor: a view where they follow one another. Shape: [N, ...] to [len(places), ...]."""
-    if list(places) == list(range(places[0], places[0] + len(places))):
-        return x[places[0] : places[0] + len(places)]
+    first = places[0] if places else 0
+    if list(places) == list(range(first, first + len(places))):
+        return x[first : first + len(places)]
     return x.index_select(0, sent(np.array(places, np.int64), x.device))
 
 
