@@ -33,6 +33,11 @@ def compiled(folder: Path, cxx: str, sources: list[Path], flags: tuple[str, ...]
     return folder / "program"
 
 
+def driver(folder: Path, cxx: str, flags: tuple[str, ...]) -> Path:
+    """The program that runs the kernels."""
+    return compiled(folder, cxx, [DRIVER / "kernels.cpp", *sorted(NATIVE.glob("*.cpp"))], flags)
+
+
 def run(command: list[str], seconds: float = 500) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -60,23 +65,33 @@ def test_threads(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", ("v3", "plain", "an emulated ARM"))
+@pytest.mark.parametrize("machine", ("v3", "plain"))
 def test_kernels(tmp_path: Path, machine: str) -> None:
     """A minute and a half each, of which a run of the whole suite takes the first (``thinning.py``).
 
-    Plain: every access of every lane is one that the sanitizers see. An emulated ARM, where a cross compiler and an
-    emulator are there: it says nothing of speed.
+    Plain: every access of every lane is one that the sanitizers see.
     """
-    cxx, flags, before = CXX, ("-O0", "-DOF_CHECKED", *MEMORY), []
-    if machine == "an emulated ARM":
-        if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
-            pytest.skip("no cross compiler, or no emulator")
-        cxx, flags = "aarch64-linux-gnu-g++", ("-O1", "-DOF_CHECKED", "-march=armv8-a")
-        before = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
-    elif platform.machine() not in ("x86_64", "AMD64") or (machine == "v3" and not NEEDS["v3"] & features()):
+    if platform.machine() not in ("x86_64", "AMD64") or (machine == "v3" and not NEEDS["v3"] & features()):
         pytest.skip("another processor")
-    elif machine == "v3":
-        flags = (*flags, "-march=x86-64-v3")
-    source = DRIVER / "kernels.cpp"
-    said = run([*before, str(compiled(tmp_path, cxx, [source, *sorted(NATIVE.glob("*.cpp"))], flags))])
-    assert said.splitlines() == cases(source)
+    flags = ("-O0", "-DOF_CHECKED", *MEMORY, *(("-march=x86-64-v3",) if machine == "v3" else ()))
+    said = run([str(driver(tmp_path, CXX, flags))])
+    assert said.splitlines() == cases(DRIVER / "kernels.cpp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stands_in", ("TILES", "BF16_DOTS"))
+def test_products_where_others_have_instructions(tmp_path: Path, stands_in: str) -> None:
+    """What is made of instructions that this machine may lack: plain C++ stands in for them."""
+    made = driver(tmp_path, CXX, ("-O1", "-DOF_CHECKED", f"-DOF_PLAIN_{stands_in}"))
+    chosen = ["matrices of floats", "rows alone and together"]
+    assert run([str(made), *chosen]).splitlines() == chosen
+
+
+@pytest.mark.slow
+def test_kernels_on_an_emulated_arm(tmp_path: Path) -> None:
+    """Where a cross compiler and an emulator are there: it says nothing of speed."""
+    if shutil.which("aarch64-linux-gnu-g++") is None or shutil.which("qemu-aarch64") is None:
+        pytest.skip("no cross compiler, or no emulator")
+    made = driver(tmp_path, "aarch64-linux-gnu-g++", ("-O1", "-DOF_CHECKED", "-march=armv8-a"))
+    said = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", str(made)])
+    assert said.splitlines() == cases(DRIVER / "kernels.cpp")
