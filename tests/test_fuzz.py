@@ -129,5 +129,5 @@ sys.path.insert(0, str(root / "case"))
 watch = fuzz.Watch(root / "case")
 print(fuzz.run_case(lambda rng, path: None, lambda path: {HARMS[harm]}, root / "good", root / "case", "0", watch))
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("WRONG"), done

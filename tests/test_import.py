@@ -49,7 +49,7 @@ lone one is not forked: pages that a fork copies would count."""
 def after(*jobs: str) -> list[dict[str, object]]:
     """What is imported and how long it takes, or an error, for each job."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE], input=json.dumps(jobs), capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", CODE], input=json.dumps(jobs), capture_output=True, text=True, check=True, timeout=300
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(jobs), done.stderr

@@ -44,5 +44,5 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def test_the_program_s_exit_code_stands(tmp_path, program):
     folder = str(text_checkpoint(tmp_path))
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, timeout=60, text=True)
+        done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, timeout=300, text=True)
         assert (done.returncode, done.stderr) == (3, "")

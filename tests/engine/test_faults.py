@@ -632,7 +632,7 @@ def test_the_interpreter_ends_while_it_works(tmp_path, end):
         {end}
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "terminate" not in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -202,7 +202,7 @@ def test_it_ends_when_its_owner_is_killed(folder):
         "os.fork() or (os.close(1), time.sleep(3))\n"  # a child that keeps the channel open
         "os.kill(os.getpid(), 9)\n"
     )
-    process = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60, check=False)
+    process = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=300, check=False)
     pid = int(process.stdout.split()[0])
     for _ in range(100):
         status = Path(f"/proc/{pid}/status")

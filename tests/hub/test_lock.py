@@ -175,7 +175,7 @@ class TestCommand:
         environment = hub.environment(work / "home") | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
         def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(words, cwd=work, env=environment | more, capture_output=True, text=True, timeout=120)
+            return subprocess.run(words, cwd=work, env=environment | more, capture_output=True, text=True, timeout=300)
 
         command = (sys.executable, "-m", "omniform")
         made = run(*command, "lock", "train.py", "--args", "ann/tiny")

@@ -269,7 +269,7 @@ def test_two_processes(folders, tmp_path):
         SCRIPT.format(tests=str(here.parent), train=str(here), names=names, folder=str(tmp_path), settings=SPREAD)
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     for name in names:

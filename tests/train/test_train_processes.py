@@ -198,7 +198,7 @@ def with_a_fault(rank: int, world: int, folder: Path) -> None:
 
 def test_a_process_that_ends_ends_the_others(tmp_path):
     folder = KINDS["llama"].save(tmp_path / "m")
-    first, second = each(with_a_fault, 2, tmp_path / "run", folder, timeout=60)
+    first, second = each(with_a_fault, 2, tmp_path / "run", folder, timeout=300)
     assert "this file is damaged" in str(second)
     assert isinstance(first, Exception) and "another process" in str(first), first
 

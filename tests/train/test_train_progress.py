@@ -159,7 +159,7 @@ def sent() -> list[str]:
             break
         read += more
     os.close(master)
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     return read.decode().split("=====")
 
 
