@@ -189,9 +189,11 @@ def test_routers_and_their_loss():
 def test_adapters_over_frozen_tables(saved, tmp_path):
     import peft
 
+    folder = saved("llama")  # which draws, the first time
+
     def adapted():
         torch.manual_seed(0)
-        model = KINDS["llama"].ours(saved("llama"))
+        model = KINDS["llama"].ours(folder)
         return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.1))
 
     plain = trained("llama", saved, tmp_path, model=adapted())
