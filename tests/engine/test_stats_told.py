@@ -28,7 +28,7 @@ def test_why_torch_computes_is_told():
     ours.model.model.layers[0].self_attn.register_forward_hook(lambda *_: None)
     ours.generate([3, 4, 5], max_new_tokens=2)
     if library() is not None:
-        assert "model.layers: torch, layer by layer (" in repr(ours)
+        assert "model.layers: native programs (layer 0 by torch: Attention: somebody hooked into it)" in repr(ours)
 
 
 def test_that_there_are_no_kernels_is_told(monkeypatch):
