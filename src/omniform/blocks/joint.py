@@ -55,7 +55,7 @@ def outputs_of(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         found = first.together(x, layers)
         if found is not None:
             return found
-    if is_recorded() and x.device.type == "cuda" and len(layers) > 1:
+    if x.device.type == "cuda" and len(layers) > 1 and is_recorded():
         return _in_branches(x, layers)
     return tuple(layer(x) for layer in layers)
 

@@ -123,5 +123,4 @@ def is_all_false(x: Tensor) -> bool:
 
 def is_rounded(x: Tensor) -> bool:
     """Whether autocast has made halves of what a model in float32 computes."""
-    kind = x.device.type
-    return x.dtype in HALVES and kind != "meta" and torch.is_autocast_enabled(kind)
+    return x.dtype in HALVES and x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)

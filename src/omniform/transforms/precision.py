@@ -101,7 +101,6 @@ def is_watched() -> bool:
     """Whether operations are recorded, counted or transformed now, so that only torch's own will do."""
     return (
         is_traced()
-        or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
