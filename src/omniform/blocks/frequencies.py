@@ -34,6 +34,11 @@ class Frequencies:
         """Factor on cosines and sines."""
         return 1.0
 
+    @property
+    def by_length(self) -> bool:
+        """Whether tokens turn by other angles in longer rows."""
+        return False
+
     def regime(self, length: int) -> Hashable:
         """Equal for lengths of a row at which tokens turn by the same angles: keys may be shared between such rows."""
         return None
@@ -79,6 +84,10 @@ class DynamicNTK(Frequencies):
 
     factor: float
     trained: int
+
+    @property
+    def by_length(self) -> bool:
+        return True
 
     def regime(self, length: int) -> Hashable:
         return max(length, self.trained)
@@ -140,6 +149,10 @@ class LongRope(Frequencies):
     @property
     def magnitude(self) -> float:
         return self.attention_factor
+
+    @property
+    def by_length(self) -> bool:
+        return True
 
     def regime(self, length: int) -> Hashable:
         return length > self.trained

@@ -73,6 +73,10 @@ class GridRotary:
         cos, sin = self._tables(ctx.places, ctx.positions.shape[-1], torch.float32)
         return cos.transpose(0, 1), sin.transpose(0, 1)
 
+    @property
+    def by_position(self) -> bool:
+        return False
+
     def _tables(self, places_N2: Tensor, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every token's angles, computed in float32. Shape: [T, 1, dim] each."""
         steps = torch.arange(0, 1, 4 / self.dim, dtype=torch.float32, device=places_N2.device)

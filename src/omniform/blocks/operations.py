@@ -69,6 +69,11 @@ class Turning(Protocol):
         """
         ...
 
+    @property
+    def by_position(self) -> bool:
+        """Whether a token's turn depends on its position alone, not on how long its row is or where it was seen."""
+        ...
+
 
 @runtime_checkable
 class ByDistance(Protocol):

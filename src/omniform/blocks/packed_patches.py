@@ -217,6 +217,10 @@ class AxialRotary:
         cos, sin = self._tables(ctx.plan.places)
         return cos.transpose(0, 1), sin.transpose(0, 1)
 
+    @property
+    def by_position(self) -> bool:
+        return False
+
     def paces(self, device: torch.device) -> Tensor:
         """How far channel pairs turn from one row, and from one column, to the next. Shape: [1 or 2, dim / 4]."""
         half = self.dim // 2

@@ -63,6 +63,10 @@ class Rotary:
         cos, sin = self._tables(ctx, torch.float32)
         return cos.squeeze(-2), sin.squeeze(-2)
 
+    @property
+    def by_position(self) -> bool:
+        return not self.frequencies.by_length
+
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position's angles, computed in float32. Shape: [B, T, 1, dim] each."""
         positions, length = ctx.positions, ctx.lengths_seen
@@ -152,6 +156,10 @@ class StoredRotary(OptionalPart):
         """See :class:`~omniform.blocks.operations.Turning`."""
         cos, sin = self._tables(ctx, torch.float32)
         return cos.squeeze(-2), sin.squeeze(-2)
+
+    @property
+    def by_position(self) -> bool:
+        return True
 
     def _tables(self, ctx: StepContext, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of every position. Shape: [B, T, 1, dim] each."""

@@ -361,6 +361,8 @@ class PackedContext(StepContext):
             stack's last layer computes keys and values only.
         keeps: those tokens, within the last layer.
         read: all rows that the step reads, within the last layer, where the segments are those that are wanted.
+        glance: who makes the steps knows of nothing that may have changed in the model since the last step that had the
+            same; None where he does not know.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -370,6 +372,7 @@ class PackedContext(StepContext):
     wanted: tuple[int, ...] | None = None
     keeps: Tensor | None = None
     read: tuple[Segment, ...] | None = None
+    glance: object | None = None
 
     def last_layer(self) -> StepContext:
         if self.wanted is None:

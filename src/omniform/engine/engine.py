@@ -54,6 +54,10 @@ TOKENS_PER_STEP = {"cpu": 512}
 """Tokens of one step by default. On a CPU more of them make no matmul faster, and rows that write would wait longer."""
 
 
+GLANCE = 16
+"""Steps after which the modules that steps are computed with are looked at again, if no request made it sooner."""
+
+
 class Engine:
     """Runs any number of requests through one model, as many side by side as memory allows.
 
@@ -62,7 +66,8 @@ class Engine:
 
     Weights may change while an engine lives (a training step, a merged adapter): whenever requests come, it looks
     whether they did (:class:`~omniform.weights.version.WeightWatch` says what can be seen), and what was computed with
-    the old ones is used no more. Requests in the midst of their answers go on with the keys that they have.
+    the old ones is used no more. Requests in the midst of their answers go on with the keys that they have; what they
+    are computed with by then is seen within sixteen steps.
 
     Args:
         model: any model that writes.
@@ -111,6 +116,7 @@ class Engine:
         self._weights = Weights(model)
         self.adapters = Adapters(model)
         self._arrivals = itertools.count()
+        self._glance = object()
         self._counts = dict.fromkeys(("steps", "tokens_computed"), 0)
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
@@ -360,6 +366,8 @@ class Engine:
             place_drafts(self._scheduler.running, self.model.knows, self._regimes, self._writer.fail)
             plan = self._scheduler.plan()
             planned = time.perf_counter()
+            if self._counts["steps"] % GLANCE == 0:
+                self._glance = object()
             self._seconds["plan"] += planned - started
             if not plan.chunks:
                 if self._writer.failures == failures:
@@ -367,7 +375,7 @@ class Engine:
                 return self._has_work
             try:
                 calm = not self._inbox and not self._scheduler.waiting
-                outputs, logits, likeliest = self._runner.run(plan, calm=calm)
+                outputs, logits, likeliest = self._runner.run(plan, calm=calm, glance=self._glance)
             except Exception as error:
                 isolate(plan, self._scheduler, self._writer.fail, error)
                 return self._has_work
@@ -421,8 +429,10 @@ class Engine:
         """Let new requests in, and those out that nobody wants any more or whose time is up."""
         if self._inbox and self._recorded is not None:
             self._recorded.look()
-        if self._inbox and self._weights.look():
-            self._outdated()
+        if self._inbox:
+            self._glance = object()
+            if self._weights.look():
+                self._outdated()
         while self._inbox:
             self._scheduler.add(self._inbox.popleft())
         for request in [*self._scheduler.waiting, *self._scheduler.running]:

@@ -116,11 +116,14 @@ class Runner:
         self.recorded = recorded
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan, *, calm: bool = False) -> tuple[list[ChunkOutput], Tensor, Likeliest | None]:
+    def run(
+        self, plan: StepPlan, *, calm: bool = False, glance: object | None = None
+    ) -> tuple[list[ChunkOutput], Tensor, Likeliest | None]:
         """Compute one step.
 
         Args:
             calm: nobody waits to join the rows of this step in the next.
+            glance: see :class:`~omniform.core.packed.PackedContext`.
 
         Returns:
             What it gave for each chunk of which something is wanted, in order; the scores in all of them, Shape:
@@ -146,7 +149,7 @@ class Runner:
             ids += row.tokens[first:stop]
             lengths += [length] * count if stop <= length else [max(length, at + 1) for at in range(first, stop)]
             wanted += range(start + count - last, start + count)
-        named = sent(np.array([ids], np.int64), device).clamp_(min=0)  # a vector's place has no id
+        named = sent(np.maximum(np.array([ids], np.int64), 0), device)  # a vector's place has no id
         scored = [_scored(chunk, count) for chunk, count in zip(plan.chunks, wants, strict=True)]
         with self._adapters.step(plan.chunks, wants, scored):
             embeds = model.embed(named)
@@ -157,7 +160,7 @@ class Runner:
                 self._begin(pool, plan.chunks)
             reads_memory = plan.chunks[0].request.memory is not None
             ctx = PackedContext(
-                positions=model.stand(named, sent(_positions(plan.chunks).numpy(), device)),
+                positions=model.stand(named, sent(_positions(plan.chunks), device)),
                 lengths=sent(np.array([lengths], np.int64), device),
                 segments=tuple(segments),
                 tables={pool: [s.row.tables[pool] for s in plan.chunks] for pool in self._token_pools},
@@ -168,6 +171,7 @@ class Runner:
                 # Where only beginnings are read, no output is asked for; one is computed, and not looked at.
                 wanted=tuple(wanted) or (len(ids) - 1,) if len(wanted) < len(ids) else None,
                 taps=Taps({"output_hidden_states": True}) if _reads_layers(plan) else Taps(),
+                glance=glance,
             )
             hidden = model.decoder.decode(embeds, ctx)[0]
             layers = _wanted_of(ctx.taps.hidden_states, wanted)
@@ -271,15 +275,15 @@ def _scored(chunk: ScheduledChunk, wanted: int) -> int:
     return 1 + chunk.row.drafted if wanted and chunk.is_last else 0
 
 
-def _positions(chunks: Sequence[ScheduledChunk]) -> Tensor:
+def _positions(chunks: Sequence[ScheduledChunk]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """Where the tokens of a step stand. Shape: [1, N], or [axes, 1, N] where the model counts on several axes."""
     layouts = [chunk.request.layout_of(chunk.row) for chunk in chunks]
     if all(layout.positions is None for layout in layouts):
-        return torch.tensor([[at for s in chunks for at in range(s.row.computed, s.row.computed + s.count)]])
+        return np.array([[at for s in chunks for at in range(s.row.computed, s.row.computed + s.count)]], np.int64)
     rows = [layout.of(s.row.computed, s.row.computed + s.count) for layout, s in zip(layouts, chunks, strict=True)]
     axes = max(len(row) for row in rows)
     whole = torch.cat([row.expand(axes, -1) for row in rows], dim=1)
-    return whole if axes == 1 else whole[:, None]
+    return (whole if axes == 1 else whole[:, None]).numpy()
 
 
 def _written(chunks: Sequence[ScheduledChunk], pool: Pool) -> list[SlotRange]:

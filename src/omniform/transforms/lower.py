@@ -178,11 +178,13 @@ class _Held:
         self, layers: nn.ModuleList, x: Tensor, ctx: StepContext, norm: nn.Module | None, part: slice
     ) -> _Ready | None:
         """A program that is still that of its modules; None where there can be none."""
-        by_engine = isinstance(ctx, PackedContext) and ctx.state is not None  # which looks at the weights itself
+        # An engine looks at the weights itself.
+        by_engine = isinstance(ctx, PackedContext) and ctx.state is not None
+        glance = ctx.glance if isinstance(ctx, PackedContext) and by_engine else None
         own = range(len(layers))[part]
         key = x.shape[-1], id(norm), ctx.memory is not None, own
         found = self.made.get(key)
-        if found is None or not found.guard.holds(thoroughly=not by_engine):
+        if found is None or not found.guard.holds(thoroughly=not by_engine, glance=glance):
             found = self.made[key] = _make(layers, own, x.shape[-1], norm, ctx.memory is not None)
         self.reason, self.partly = found.why, isinstance(found, _Ready)
         if isinstance(found, _Refused):
@@ -316,6 +318,7 @@ class Guard:
         self._places, self._versions = self._places_now(), [*map(VERSION, self._counted)]
         packed = {id(linear._parameters.get("weight")) for linear, _ in linears if isinstance(linear, nn.Linear)}
         self._memory = Watched([x for x in tensors if id(x) not in packed])
+        self._glance: object | None = None
 
     # Between two tokens hundreds of things are looked at, so the interpreter is not asked about each.
 
@@ -331,12 +334,20 @@ class Guard:
     def _told_now(self) -> list[tuple[object, ...]]:
         return [tuple(settings.values()) for settings in self._settings]
 
-    def holds(self, *, thoroughly: bool) -> bool:
+    def holds(self, *, thoroughly: bool, glance: object | None = None) -> bool:
         """Whether they are: the same modules and parameters, to which torch has counted no write, and as many hooks.
 
         Args:
             thoroughly: look at their settings too, and for writes that torch does not count. Engines do so themselves.
+            glance: see :class:`~omniform.core.packed.PackedContext`; they held when it was the same.
         """
+        if glance is not None and glance is self._glance:
+            return True
+        held = self._holds(thoroughly=thoroughly)
+        self._glance = glance if held else None
+        return held
+
+    def _holds(self, *, thoroughly: bool) -> bool:
         if [*map(len, self._hooks)] != self._hooked or [*map(VERSION, self._counted)] != self._versions:
             return False
         if not self._same_parts() or self._places_now() != self._places:

@@ -15,6 +15,7 @@ from torch import Tensor
 from omniform.blocks.operations import ByDistance, ByStep, Place
 from omniform.core.context import StepContext
 from omniform.core.dense import DenseFixed, DenseKV, DenseLatent, DenseTokens
+from omniform.core.packed import PackedContext
 from omniform.core.state import FixedView, KVView, LatentView, State, StateSpec
 from omniform.core.stores import Bounded, Grown
 from omniform.native import program_abi
@@ -22,6 +23,7 @@ from omniform.native.library import Library
 from omniform.native.matrix import KINDS, aligned, rows_of
 from omniform.transforms import step_inputs
 from omniform.transforms.compiled import Compiled
+from omniform.transforms.steady import Steady, can_go_on
 from omniform.transforms.step_inputs import NoRanges, Paged, Seen, slots_of
 
 KEPT_BYTES = 2**26
@@ -127,6 +129,7 @@ class Runnable:
         self._program, self.width = program, program.steps.width
         self._pages: WeakKeyDictionary[State, tuple[Array, list[step_inputs.Mapping]]] = WeakKeyDictionary()
         self._biases: dict[int, tuple[int, Tensor]] = {}
+        self._steady: WeakKeyDictionary[State, Steady] = WeakKeyDictionary()
 
     def run(self, by: Library, x_BTD: Tensor, ctx: StepContext) -> Tensor:
         """Compute a step. Shape: [B, T, D] in; out of the tokens that are wanted.
@@ -135,9 +138,11 @@ class Runnable:
             NoRanges: the step is of another kind; nothing was changed.
         """
         p, (rows, tokens, _) = self._program, x_BTD.shape
-        call = _Call(rows, tokens, ctx)
         x = x_BTD.detach().reshape(rows * tokens, -1)
         x = x if x.stride(1) == 1 else x.contiguous()
+        if self._goes_on(ctx):
+            return self._next(by, x, ctx)
+        call = _Call(rows, tokens, ctx)
         wanted = step_inputs.wanted_rows(ctx, rows, tokens)
         count = len(x) if wanted is None else len(wanted)
         seen = [step_inputs.seen(ctx, rule, which, rows, tokens) for rule, which in p.steps.rules]
@@ -145,7 +150,7 @@ class Runnable:
         fixed = self._fixed_of(ctx.state)
         biases = [self._bias(n, seen, call) for n in range(len(p.biases))]
         memories, looked = self._memories(call)
-        kept, slots, sights = self._kept(call, seen, x.dtype)
+        kept, slots, sights, written = self._kept(call, seen, x.dtype)
         first = len(sights)
         for apart in looked:
             across = (step_inputs.seen_across(ctx, which, rows, tokens, looked[apart]) for which in p.looks)
@@ -153,7 +158,7 @@ class Runnable:
         offsets = {apart: first + n * len(p.looks) for n, apart in enumerate(looked)}
         tables = [call.table(*step_inputs.turns(ctx, turning, rows, tokens)) for turning in p.steps.tables]
         out = torch.empty(count if p.out.rows == "wanted" else len(x), p.out.width, dtype=x.dtype, device="cpu")
-        arena = _ARENA.of(sum(((count if few else len(x)) * width * 4 + 63) // 64 * 64 for width, few in p.storages))
+        arena = _ARENA.of(self._arena(len(x), count))
         step = program_abi.Step(
             rows_of(x),
             rows_of(out),
@@ -170,7 +175,40 @@ class Runnable:
             arena.data_ptr(),
         )
         by.call("of_run", ctypes.byref(p.c), ctypes.byref(step))
+        if written and isinstance(ctx, PackedContext) and ctx.state is not None and self._can_go_on(ctx):
+            rules = [(rule, s) for (rule, _), s in zip(p.steps.rules, seen, strict=True)]
+            if can_go_on(ctx, rules):
+                self._steady[ctx.state] = Steady(step, call, ctx, rules, written, p.steps.tables)
         return out.view(rows, -1, p.out.width)
+
+    def _can_go_on(self, ctx: PackedContext) -> bool:
+        """Whether what the library is told of the next step differs from this one by places of tokens alone."""
+        p = self._program
+        by_distance = all(isinstance(bias, ByDistance) for bias in p.biases)
+        return by_distance and not p.fixed and not p.memories and all(t.by_position for t in p.steps.tables)
+
+    def _goes_on(self, ctx: StepContext) -> bool:
+        """Whether this is the next step of the rows of the last one, which is told by now."""
+        if type(ctx) is not PackedContext or ctx.state is None:
+            return False
+        last = self._steady.get(ctx.state)
+        if last is None or last.moved(ctx):
+            return last is not None
+        del self._steady[ctx.state]
+        return False
+
+    def _next(self, by: Library, x: Tensor, ctx: StepContext) -> Tensor:
+        assert ctx.state is not None
+        p = self._program
+        out = torch.empty(len(x), p.out.width, dtype=x.dtype, device="cpu")
+        arena = _ARENA.of(self._arena(len(x), len(x)))
+        step = self._steady[ctx.state].between(x, out, arena.data_ptr())
+        by.call("of_run", ctypes.byref(p.c), ctypes.byref(step))
+        return out[None]
+
+    def _arena(self, tokens: int, wanted: int) -> int:
+        """Bytes of buffers for so many tokens, of which so many are wanted."""
+        return sum(((wanted if few else tokens) * width * 4 + 63) // 64 * 64 for width, few in self._program.storages)
 
     def _readings(self, call: _Call) -> list[step_inputs.Reading]:
         """The step as recurrences read it, where there are any."""
@@ -212,22 +250,25 @@ class Runnable:
             lengths[found[-1][2]] = k.shape[2]
         return found, lengths
 
-    def _kept(self, call: _Call, seen: list[Seen], dtype: torch.dtype) -> tuple[int | None, int | None, list[Struct]]:
-        """Where keys and values lie and go to, and what is seen of them."""
+    def _kept(
+        self, call: _Call, seen: list[Seen], dtype: torch.dtype
+    ) -> tuple[int | None, int | None, list[Struct], list[tuple[step_inputs.Mapping, Array]]]:
+        """Where keys and values lie and go to, what is seen of them, and the slots of paged ones."""
         state = call.ctx.state
         if state is None:
-            return None, None, [call.sight(s, call.tokens) for s in seen]
+            return None, None, [call.sight(s, call.tokens) for s in seen], []
         paged = self._paged(state)
         if paged is not None:
             pages, mappings = paged
-            slots = [call.at(slots_of(mapping)) for mapping in mappings]
-            return call.at(pages), call.at(np.array(slots, np.uint64)), [call.sight(s, 0) for s in seen]
+            written: list[tuple[step_inputs.Mapping, Array]] = [(mapping, slots_of(mapping)) for mapping in mappings]
+            slots = [call.at(at) for _, at in written]
+            return call.at(pages), call.at(np.array(slots, np.uint64)), [call.sight(s, 0) for s in seen], written
         layers = [call.pair(*pair) for pair in self._extended(state, call, dtype)]
         aparts = list(dict.fromkeys(apart for _, _, apart in layers))
         slots = [call.at(step_inputs.stored_at(call.ctx, call.rows, call.tokens, apart)) for apart in aparts]
         sights = [call.sight(s, apart) for apart in aparts for s in seen]
         entries = [(k, v, aparts.index(apart), aparts.index(apart) * len(seen)) for k, v, apart in layers]
-        return call.array(program_abi.KEPT, entries), call.at(np.array(slots, np.uint64)), sights
+        return call.array(program_abi.KEPT, entries), call.at(np.array(slots, np.uint64)), sights, []
 
     def _paged(self, state: State) -> tuple[Array, list[step_inputs.Mapping]] | None:
         """A paged state's layers, which never move, and where their steps' keys go; None of another state."""

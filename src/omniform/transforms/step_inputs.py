@@ -98,6 +98,8 @@ def seen(ctx: StepContext, rule: Rule, which: Rows, rows: int, tokens: int) -> S
         which: whose queries: of all tokens, or of those whose output is wanted.
         rows: of the batch.
         tokens: that each brings."""
+    if isinstance(ctx, PackedContext) and ctx.wanted is None:
+        which = "all"
     return ctx.once(("seen", rule, which), lambda: _seen(ctx, rule, which, rows, tokens))
 
 
@@ -216,6 +218,12 @@ class Mapping(Protocol):
     """Where a step's keys go: neighbouring slots as the first and how many, or each. Shape: [N]."""
 
     slots: tuple[int, int] | Tensor
+
+
+def fill_slots(slots: Indices, mapping: Mapping) -> None:
+    """Write the slots that a step's keys go to into an array of as many."""
+    at = mapping.slots
+    slots[:] = np.arange(at[0], at[0] + at[1]) if isinstance(at, tuple) else _read(at)
 
 
 def slots_of(mapping: Mapping) -> Indices:
