@@ -328,6 +328,26 @@ OF_API int32_t of_run(const of_program* program, const of_step* step);
  * no number last. places: [rows, width]. A row has at most 2^32 numbers. */
 OF_API int32_t of_sort(const of_rows* x, const of_rows* sorted, int64_t* places);
 
+/* What leaves tokens out of a draw, by a share or a limit that is above zero. */
+enum of_filter { OF_TOP_P, OF_TYPICAL, OF_MIN_P, OF_EPSILON, OF_ETA };
+
+/* Where a filter cuts rows of float32 scores. bounds: [rows][4], in ascending order: scores from the second to the third
+ * are left for sure, those below the first and above the fourth are not, and between them others' rounding, or their
+ * order of equal scores, decides. Not numbers where a score is none, or too large. */
+OF_API int32_t of_cut(const of_rows* x, int32_t filter, double amount, float* bounds);
+/* How many scores of each row lie from the first to the fourth of its bounds, or are no numbers. */
+OF_API int32_t of_count_within(const of_rows* x, const float* bounds, int64_t* counts);
+/* Those, and where each stood, in the order of places; minus infinity and 0 behind. places: [rows, taken width]. */
+OF_API int32_t of_take_within(const of_rows* x, const float* bounds, const of_rows* taken, int64_t* places);
+/* Which of a row's odds wins: the first of the highest of odds / -log(1 - u), in float32, with u of its own token (of its
+ * own place, without tokens), from 0 to below 1. */
+OF_API int64_t of_draw(const of_rows* odds, const int64_t* tokens, const double* uniform);
+/* Likewise, with the next numbers for a whole vocabulary of torch's generator, whose state (as get_state gives it) goes
+ * on; below zero where there is no memory. Without odds it only goes on. */
+OF_API int64_t of_draw_on(const of_rows* odds, const int64_t* tokens, int64_t vocabulary, void* generator);
+/* Where the first of the highest scores of each row stands, float32 or bfloat16; what is no number is above all. */
+OF_API int32_t of_highest(const of_rows* x, int64_t* places);
+
 #ifdef __cplusplus
 }
 #endif

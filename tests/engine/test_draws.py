@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from omniform.engine.draws import MANY, Candidates, _replays, drawn, narrowed
+from omniform.engine.draws import MANY, Candidates, _replays, drawn, drawn_of, narrowed
 from omniform.engine.history import History
 from omniform.engine.processors import warpers
 from omniform.engine.request import Row
@@ -109,6 +109,37 @@ def test_a_draw_among_few_is_the_draw_among_all(pair, own):
                 for i, row in enumerate(rows)
             ]
         assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["peaked", "halves", "banned", "flat", "equal"])
+@pytest.mark.parametrize("name", ["top_p", "typical_p", "min_p", "epsilon_cutoff", "eta_cutoff"])
+def test_tokens_in_doubt_are_drawn_as_if_all_had_been_sorted(pair, kind, name):
+    given = scores(kind, 3)
+    for value in FILTERS[name]:
+        settings = Asked(pair[0], {"do_sample": True, "top_k": 0, "temperature": 0.7, name: value})(1)
+        rows = [Row([3], 1, lane=lane, lanes=4) for lane in (0, 2, 3)]
+        rows[1].generator = torch.Generator()
+        for seed in range(12):
+            found = []
+            for in_doubt in (True, False):
+                torch.manual_seed(seed)
+                rows[1].generator.manual_seed(seed)
+                left = narrowed(given, settings, in_doubt)
+                found += [drawn_of(left, left.scores.softmax(-1), rows, given, settings), torch.rand(2).tolist()]
+            assert found[:2] == found[2:]
+
+
+def test_a_token_in_doubt_is_looked_at_again(pair):
+    settings = Asked(pair[0], {"do_sample": True, "top_k": 0, "top_p": 0.5})(1)
+    given, rows = scores("equal", 1), [Row([3], 1, lane=0, lanes=1)]
+    left = narrowed(given, settings, True)
+    if left.bounds is None:
+        pytest.skip("no native kernels here")
+    kept, seen = narrowed(given, settings).spread().isfinite()[0], set()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        seen.update(drawn_of(left, left.scores.softmax(-1), rows, given, settings))
+    assert len(seen) > 20 and all(kept[token] for token in seen)
 
 
 def test_short_lists_are_spread_again():

@@ -26,6 +26,8 @@ from omniform.engine.processors.warpers import (
 )
 from omniform.engine.request import Row
 from omniform.engine.settings import Settings
+from omniform.native.library import library
+from omniform.native.sampling import Filter, cut, next_winner, winner, within
 
 MANY = 4096
 """A vocabulary is worth looking at a part of it only from here on."""
@@ -39,11 +41,13 @@ class Candidates:
         scores: Shape: [R, C]; minus infinity where a row has fewer than others.
         tokens: which tokens they are of, Shape: [R, C]; None for all of the vocabulary.
         vocabulary: how many tokens there are in all.
+        bounds: of what is left, where some are in doubt; see :func:`omniform.native.sampling.cut`. Shape: [R, 4].
     """
 
     scores: Tensor
     tokens: Tensor | None
     vocabulary: int
+    bounds: Tensor | None = None
 
     def without(self, unlikely: Tensor) -> Candidates:
         """The same with some at minus infinity. Shape: [R, C], bool."""
@@ -78,19 +82,33 @@ class Candidates:
         return whole.scatter_reduce(1, self.tokens, values, "amax")
 
 
-def narrowed(scores_RV: Tensor, s: Settings) -> Candidates:
-    """The candidates that temperature and filters leave, in the ecosystem's order of them. Shape: [R, V]."""
+def narrowed(scores_RV: Tensor, s: Settings, in_doubt: bool = False) -> Candidates:
+    """The candidates that temperature and filters leave, in the ecosystem's order of them. Shape: [R, V].
+
+    Args:
+        scores_RV: the scores.
+        s: the filters.
+        in_doubt: candidates in doubt may be among them; bounds say which, and :func:`drawn_of` asks again if it draws
+            one. That is rare, and saves sorting the vocabulary.
+    """
     # Beams need candidates to go on with even if all likely tokens end an answer.
     least = max(2, 1 + len(s.eos_token_ids)) if s.num_beams > 1 else 1
     if s.temperature != 1.0:
         scores_RV = scores_RV / s.temperature
     left = Candidates(scores_RV, None, scores_RV.shape[-1])
+    found = _cut(left, s) if in_doubt and least == 1 else None
+    if found is not None:
+        return found
     if s.top_h is not None:
         places, kept = within_top_h(scores_RV, s.top_h)
-        left = left.few(torch.zeros_like(scores_RV, dtype=torch.bool).scatter_(-1, places, kept))
+        if left.vocabulary >= MANY and scores_RV.device.type == "cpu":
+            tokens, order = places.sort(-1)
+            own = scores_RV.gather(1, tokens).masked_fill(~kept.gather(1, order), NEVER)
+            left = Candidates(own, tokens, left.vocabulary)
+        else:
+            left = left.few(torch.zeros_like(scores_RV, dtype=torch.bool).scatter_(-1, places, kept))
     if s.top_k:
-        unlikely = left.scores < kth(left.scores, max(s.top_k, least))
-        left = left.few(~unlikely) if left.tokens is None else left.without(unlikely)
+        left = _top_k(left, max(s.top_k, least))
     if s.top_p < 1.0:
         left = left.without(outside_top_p(left.scores, s.top_p, least))
     if s.min_p:
@@ -102,6 +120,61 @@ def narrowed(scores_RV: Tensor, s: Settings) -> Candidates:
     if s.eta_cutoff:
         left = left.without(below_eta(left.scores, s.eta_cutoff, least))
     return left
+
+
+def _top_k(left: Candidates, k: int) -> Candidates:
+    lowest = kth(left.scores, k)
+    if left.tokens is None:
+        above = lowest.new_full((len(lowest), 2), -NEVER)
+        few = within(left.scores, torch.cat((lowest, lowest, above), dim=1), left.vocabulary // 8)
+        return left.few(~(left.scores < lowest)) if few is None else Candidates(*few, left.vocabulary)
+    return left.without(left.scores < lowest)
+
+
+def _cut(left: Candidates, s: Settings) -> Candidates | None:
+    """What a single filter leaves of a large vocabulary, and those in doubt; None where there are more filters."""
+    filters = (
+        (Filter.TOP_P, s.top_p, s.top_p < 1.0),
+        (Filter.TYPICAL, s.typical_p, s.typical_p < 1.0),
+        (Filter.MIN_P, s.min_p, bool(s.min_p)),
+        (Filter.EPSILON, s.epsilon_cutoff, bool(s.epsilon_cutoff)),
+        (Filter.ETA, s.eta_cutoff, bool(s.eta_cutoff)),
+    )
+    asked = [(which, amount) for which, amount, on in filters if on]
+    if len(asked) != 1 or s.top_k or s.top_h is not None:
+        return None
+    bounds = cut(left.scores, asked[0][0], asked[0][1] or 0.0)
+    if bounds is None:
+        return None
+    few = within(left.scores, bounds, left.vocabulary // 4)
+    if few is not None:
+        return Candidates(*few, left.vocabulary, bounds)
+    outside = (left.scores < bounds[:, :1]) | (left.scores > bounds[:, 3:])
+    return Candidates(left.scores.masked_fill(outside, NEVER), None, left.vocabulary, bounds)
+
+
+def drawn_of(left: Candidates, odds_RC: Tensor, rows: Sequence[Row], scores_RV: Tensor, s: Settings) -> list[int]:
+    """A token for each row, where some candidates may be in doubt: if one of those is drawn, it is drawn again.
+
+    Args:
+        left: the candidates.
+        odds_RC: their probabilities.
+        rows: whose they are.
+        scores_RV: the scores that they are left of.
+        s: the filters that left them.
+    """
+    if left.bounds is None:
+        return drawn(left, odds_RC, rows)
+    generators = {id(row.generator): row.generator or torch.default_generator for row in rows}
+    states = [(generator, generator.get_state()) for generator in generators.values()]
+    tokens = drawn(left, odds_RC, rows)
+    own = scores_RV[torch.arange(len(rows)), torch.tensor(tokens)] / s.temperature
+    if bool(((own >= left.bounds[:, 1]) & (own <= left.bounds[:, 2])).all()):
+        return tokens
+    for generator, state in states:
+        generator.set_state(state)
+    left = narrowed(scores_RV, s)
+    return drawn(left, left.scores.softmax(-1), rows)
 
 
 def drawn(
@@ -118,12 +191,13 @@ def drawn(
         rows: whose they are.
         settled: tokens of rows that are chosen already, by their places here.
     """
-    if left.tokens is None and left.vocabulary >= MANY:
+    by_library = odds_RC.dtype is torch.float32 and odds_RC.device.type == "cpu" and library() is not None
+    if left.tokens is None and left.vocabulary >= MANY and not by_library:
         inside = odds_RC > 0
         some = Candidates(odds_RC, None, left.vocabulary).few(inside)
         if some.tokens is not None:
             left, odds_RC = some, some.scores.clamp(min=0)
-    short = left.tokens is not None and odds_RC.device.type == "cpu" and _replays()
+    short = (left.tokens is not None or by_library) and odds_RC.device.type == "cpu" and _replays()
     if left.tokens is not None and not short:
         odds_RC = Candidates(odds_RC, left.tokens, left.vocabulary).odds_of_all()
         left = Candidates(odds_RC, None, left.vocabulary)
@@ -197,17 +271,35 @@ def _replayed(
     count: int,
     generator: torch.Generator | None,
 ) -> list[int]:
-    assert left.tokens is not None, "asked of a short list"
     who = dict(zip(places, rows, strict=True))
-    uniform = torch.empty(left.vocabulary, dtype=torch.float64)
     found = {}
     for place in range(count):
-        uniform.uniform_(generator=generator)
-        if place in who:
-            i = who[place]
-            noise = (-torch.log1p(-uniform[left.tokens[i]])).to(odds_RC.dtype)
-            found[place] = int(left.tokens[i, (odds_RC[i] / noise).argmax()])
+        if place not in who:
+            _winner(None, None, left.vocabulary, generator)
+            continue
+        odds_C, tokens = odds_RC[who[place]], None if left.tokens is None else left.tokens[who[place]]
+        best = _winner(odds_C, tokens, left.vocabulary, generator)
+        found[place] = best if tokens is None else int(tokens[best])
     return [found[place] for place in places]
+
+
+def _winner(odds_C: Tensor | None, tokens_C: Tensor | None, vocabulary: int, generator: torch.Generator | None) -> int:
+    """The place that the next numbers of a generator draw; without odds, they only pass."""
+    if _goes_on():
+        from_whom = generator or torch.default_generator
+        state = from_whom.get_state()
+        best = next_winner(odds_C, tokens_C, vocabulary, state)
+        if best is not None:
+            from_whom.set_state(state)
+            return best
+    uniform = torch.empty(vocabulary, dtype=torch.float64).uniform_(generator=generator)
+    if odds_C is None:
+        return 0
+    found = winner(odds_C, tokens_C, uniform)
+    if found is None:
+        noise = -torch.log1p(-(uniform if tokens_C is None else uniform[tokens_C]))
+        found = int((odds_C / noise.to(odds_C.dtype)).argmax())
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -219,3 +311,16 @@ def _replays() -> bool:
     uniform = torch.empty(999, dtype=torch.float64).uniform_(generator=again)
     same = torch.equal(numbers[0], (-torch.log1p(-uniform)).float())
     return same and torch.equal(state.get_state(), again.get_state())
+
+
+@lru_cache(maxsize=1)
+def _goes_on() -> bool:
+    """Whether the library makes torch's uniform numbers as torch does, and leaves its generator where torch does."""
+    again = torch.Generator().manual_seed(12)
+    odds = torch.rand(1999, generator=again)
+    state = again.get_state()
+    first = [next_winner(odds, None, 1999, state), next_winner(None, None, 1001, state)]
+    numbers = torch.empty(1999, dtype=torch.float64).uniform_(generator=again)
+    torch.empty(1001, dtype=torch.float64).uniform_(generator=again)
+    expected = int((odds / -torch.log1p(-numbers)).argmax())
+    return first == [expected, 0] and torch.equal(state, again.get_state())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omniform.core.errors import OmniformError
-from omniform.engine.draws import Candidates, drawn, drawn_there, narrowed
+from omniform.engine.draws import Candidates, drawn, drawn_of, drawn_there, narrowed
 from omniform.engine.guided import fitted, forgotten
 from omniform.engine.hooks import Hooks
 from omniform.engine.request import Row, TokenLogprob
@@ -54,18 +54,21 @@ def choose(
             return _numbers(torch.where(values.isnan(), -1, best), rows, logits_RV, places), scores
         refuse_no_numbers(values.isnan(), rows, logits_RV, places)
         return best.tolist(), scores
-    left = narrowed(scores, settings)
-    if hooks is not None and hooks.marks:
+    proposed = [i for i, row in enumerate(rows) if row.proposals]
+    marked = hooks is not None and bool(hooks.marks)
+    left = narrowed(scores, settings, in_doubt=not (proposed or marked or settings.keep_scores or settings.renormalize))
+    if marked:
         left = Candidates(finished(rows, settings, left.spread(), hooks), None, left.vocabulary)
     elif settings.renormalize:
         left = Candidates(left.scores.log_softmax(-1), left.tokens, left.vocabulary)
     odds = left.scores.softmax(-1)
-    if odds.device.type != "cpu" and not any(row.proposals for row in rows):
+    if odds.device.type != "cpu" and not proposed:
         tokens = drawn_there(left, odds, rows)
         return _numbers(tokens, rows, logits_RV, places), left.spread() if settings.keep_scores else scores
     # One NaN makes all of a row's odds NaN. Found before anybody has drawn: the others' generators stay as they are.
     refuse_no_numbers(odds[:, 0].isnan(), rows, logits_RV, places)
-    proposed = [i for i, row in enumerate(rows) if row.proposals]
+    if not proposed and not marked:
+        return drawn_of(left, odds, rows, scores, settings), left.spread() if settings.keep_scores else scores
     settled: dict[int, int] = {}
     if proposed:
         own = Candidates(odds[proposed], None if left.tokens is None else left.tokens[proposed], left.vocabulary)

@@ -12,6 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from omniform.native.sampling import first_highest
+
 STRETCH: Final = 256
 """Scores in a stretch."""
 
@@ -31,6 +33,9 @@ MUCH: Final = 1 << 16
 def highest(scores_RV: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's highest score and the first place where it stands; NaN where there is one. Shape: [R] each."""
     rows, vocabulary = scores_RV.shape
+    first = first_highest(scores_RV)
+    if first is not None:
+        return scores_RV.gather(1, first[:, None])[:, 0], first
     there = scores_RV.device.type != "cpu"
     if vocabulary < MANY or (scores_RV.numel() < MUCH and not there) or (there and rows > FEW):
         best = scores_RV.max(-1)

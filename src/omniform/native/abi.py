@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 
 VERSION = 1
 """Of the interface; a library of another one is not used."""
@@ -200,5 +200,11 @@ FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "of_attend": (c_int32, (POINTER(Attention),)),
     "of_keep": (c_int32, (POINTER(State), POINTER(Rows), c_void_p)),
     "of_sort": (c_int32, (POINTER(Rows), POINTER(Rows), c_void_p)),
+    "of_cut": (c_int32, (POINTER(Rows), c_int32, c_double, c_void_p)),
+    "of_count_within": (c_int32, (POINTER(Rows), c_void_p, c_void_p)),
+    "of_take_within": (c_int32, (POINTER(Rows), c_void_p, POINTER(Rows), c_void_p)),
+    "of_draw": (c_int64, (POINTER(Rows), c_void_p, c_void_p)),
+    "of_draw_on": (c_int64, (POINTER(Rows), c_void_p, c_int64, c_void_p)),
+    "of_highest": (c_int32, (POINTER(Rows), c_void_p)),
 }
 """Name, result and arguments of every function that is called."""

@@ -3,6 +3,7 @@
 #include "attention_cases.hpp"
 #include "driver.hpp"
 #include "integer_cases.hpp"
+#include "sampling_cases.hpp"
 
 #if defined(__AVX512BF16__) || defined(OF_PLAIN_BF16_DOTS) || defined(OF_PLAIN_TILES)
 #define OF_ROUGH 1
@@ -148,6 +149,7 @@ const Case CASES[] = {
     {"norms", norms},
     {"positions", positions},
     {"numbers one by one", numbers_one_by_one},
+    {"vocabularies", vocabularies},
 };
 
 }  // namespace
