@@ -14,7 +14,7 @@ extern "C" {
 #define OF_API __attribute__((visibility("default")))
 
 /* Raised whenever a struct or the meaning of a function changes: a library of another number is not used. */
-#define OF_VERSION 1
+#define OF_VERSION 2
 
 enum of_kind { OF_F32, OF_BF16, OF_F16, OF_F8_E4M3, OF_F8_E5M2, OF_I8, OF_N4 };
 
@@ -49,6 +49,13 @@ typedef struct of_matrix {
     int32_t scale_kind;  /* OF_F32 or OF_F16: of scales and minima */
 } of_matrix;
 
+/* Rows of blocks as a GGUF file holds them, in any order: where each is. */
+typedef struct of_blocks {
+    const void* const* rows; /* [outs] */
+    int32_t type;            /* the number that files have for the type of the blocks */
+    int32_t unused;
+} of_blocks;
+
 enum of_flag {
     OF_ACCUMULATE = 1, /* add to what is in the output */
     OF_EXACT = 2       /* weights as float32, inputs as they are */
@@ -64,6 +71,8 @@ OF_API int32_t of_threads(void);
 
 /* Bytes of the codes of a matrix. */
 OF_API int64_t of_packed_bytes(int32_t kind, int64_t outs, int64_t ins);
+/* Asks for pages of 2 MB behind memory that is about to be written, where the system has them. */
+OF_API void of_in_large_pages(void* at, int64_t bytes);
 /* Packs rows of numbers or codes of the layout's own kind (those of OF_N4 a byte each). Shape: [outs, ins]. */
 OF_API int32_t of_pack(const of_rows* source, int32_t kind, void* codes);
 /* The inverse of what was packed as floats; any matrix as float32. */
@@ -73,6 +82,8 @@ OF_API int32_t of_unpack(const of_matrix* matrix, of_rows* target);
 OF_API int32_t of_quantize(const of_rows* source, const of_matrix* target);
 /* Scales or minima. Shape: [outs, groups] to [panel][group][16], zeros behind. */
 OF_API int32_t of_pack_scales(const of_rows* source, void* scales);
+/* Packs blocks: fills the codes, scales and minima of `target`, whose kinds and group are those of the type. */
+OF_API int32_t of_pack_blocks(const of_blocks* source, const of_matrix* target);
 
 /* y = x matrix^T (+ bias), rows of any kind to rows of any kind. Shape: [rows, ins] to [rows, outs].
  * Every output is one chain of additions in the order of the inputs, whatever the rows beside it. */

@@ -4,6 +4,7 @@
 
 #include "floats.hpp"
 #include "interleave.hpp"
+#include "nibbles.hpp"
 #include "pool.hpp"
 
 #if defined(__linux__)
@@ -26,22 +27,14 @@ int64_t row_bytes(int32_t kind, int64_t ins) {
 
 bool known(int32_t kind) { return kind >= OF_F32 && kind <= OF_N4; }
 
-// Eight codes, a byte each, as two numbers of 16 bits: those at even places and those at odd ones.
-uint32_t eight_nibbles(uint64_t codes) {
-    const uint64_t pairs = 0x000000ff000000ffu;
-    codes &= 0x0f0f0f0f0f0f0f0fu;
-    uint64_t even = (codes | codes >> 12) & pairs, odd = (codes >> 8 | codes >> 20) & pairs;
-    even = (even | even >> 24) & 0xffff;
-    odd = (odd | odd >> 24) & 0xffff;
-    return uint32_t(even | odd << 16);
-}
-
 // Codes of a row, a byte each, to half as many bytes; zeros behind them.
 void squeeze(const uint8_t* codes, int64_t ins, uint32_t* to) {
-    for (int64_t i = 0; i < padded_ins(ins) / 8; ++i) {
+    const int64_t whole = ins / 32 * 32;
+    squeeze_whole(codes, whole, reinterpret_cast<uint8_t*>(to));
+    for (int64_t i = whole / 8; i < padded_ins(ins) / 8; ++i) {
         uint64_t eight = 0;
         std::memcpy(&eight, codes + 8 * i, size_t(std::min<int64_t>(8, ins - 8 * i)));
-        to[i] = eight_nibbles(eight);
+        to[i] = uint32_t(eight_nibbles(eight));
     }
 }
 
@@ -78,7 +71,6 @@ void in_large_pages(void* at, int64_t bytes) {
 void pack(const of_rows& source, int32_t kind, char* codes) {
     const int64_t held = row_bytes(kind, kind == OF_N4 ? padded_ins(source.width) : source.width);
     const int64_t padded = row_bytes(kind, padded_ins(source.width));
-    in_large_pages(codes, panels_of(source.rows) * LANES * padded);
     parallel(panels_of(source.rows), 4, [&](int64_t begin, int64_t end, int) {
         for (int64_t panel = begin; panel < end; ++panel) {
             const int64_t first = panel * LANES, count = std::min<int64_t>(LANES, source.rows - first);
@@ -119,6 +111,8 @@ void unpack(const of_matrix& matrix, const of_rows& target) {
 extern "C" int64_t of_packed_bytes(int32_t kind, int64_t outs, int64_t ins) {
     return of::row_bytes(kind, of::panels_of(outs) * of::LANES * of::padded_ins(ins));
 }
+
+extern "C" void of_in_large_pages(void* at, int64_t bytes) { of::in_large_pages(at, bytes); }
 
 extern "C" int32_t of_pack(const of_rows* source, int32_t kind, void* codes) {
     // Four bits come as a byte each.

@@ -36,7 +36,6 @@ from omniform.engine.replay import Replay
 from omniform.engine.request import Row
 from omniform.engine.sampling import processed
 from omniform.engine.settings import Settings
-from omniform.hub.code.generating import custom_generate
 from omniform.hub.options import WHERE_ARGUMENTS
 
 if TYPE_CHECKING:
@@ -99,6 +98,9 @@ def run_from_repository(model: Model, name: str | os.PathLike[str], call: Mappin
         OmniformError: it has failed.
     """
     where = {key: value for key, value in call.items() if key in (*WHERE_ARGUMENTS, "code_revision")}
+    # Which brings all kinds of preprocessing with it, and few calls ask for it.
+    from omniform.hub.code.generating import custom_generate
+
     function = custom_generate(name, call.get("trust_remote_code"), where)
     places = {**dict.fromkeys(("inputs", "generation_config", *PLACES)), **call}
     outside = {*where, "trust_remote_code", "custom_generate"}

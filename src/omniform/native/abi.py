@@ -6,7 +6,7 @@ import ctypes
 import enum
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
 
-VERSION = 1
+VERSION = 2
 """Of the interface; a library of another one is not used."""
 
 
@@ -171,7 +171,17 @@ class Attention(ctypes.Structure):
     )
 
 
-STRUCTS: tuple[type[ctypes.Structure], ...] = (Rows, PackedMatrix, State, Range, Segment, Attention)
+class Blocks(ctypes.Structure):
+    """Rows of blocks as a GGUF file holds them: ``of_blocks``."""
+
+    _fields_ = (
+        ("rows", c_void_p),
+        ("type", c_int32),
+        ("unused", c_int32),
+    )
+
+
+STRUCTS: tuple[type[ctypes.Structure], ...] = (Rows, PackedMatrix, State, Range, Segment, Attention, Blocks)
 """In the order of ``of_struct_sizes``."""
 
 FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
@@ -181,10 +191,12 @@ FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "of_set_threads": (None, (c_int32,)),
     "of_threads": (c_int32, ()),
     "of_packed_bytes": (c_int64, (c_int32, c_int64, c_int64)),
+    "of_in_large_pages": (None, (c_void_p, c_int64)),
     "of_pack": (c_int32, (POINTER(Rows), c_int32, c_void_p)),
     "of_unpack": (c_int32, (POINTER(PackedMatrix), POINTER(Rows))),
     "of_quantize": (c_int32, (POINTER(Rows), POINTER(PackedMatrix))),
     "of_pack_scales": (c_int32, (POINTER(Rows), c_void_p)),
+    "of_pack_blocks": (c_int32, (POINTER(Blocks), POINTER(PackedMatrix))),
     "of_matmul": (c_int32, (POINTER(PackedMatrix), POINTER(Rows), POINTER(c_float), POINTER(Rows), c_int32)),
     "of_normalise": (
         c_int32,

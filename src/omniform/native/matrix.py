@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,11 +46,23 @@ def rows_of(x: Tensor) -> abi.Rows:
     return abi.Rows(x.data_ptr(), x.shape[0], x.shape[1], x.stride(0), ANY[x.dtype], 0)
 
 
+LARGE = 2**21
+"""Bytes of a large page, at whose multiples what is as big begins."""
+
+
 def aligned(size: int) -> Tensor:
-    """So many bytes, of which the first lies at a multiple of :data:`ALIGNED`."""
-    whole = torch.empty(size + ALIGNED, dtype=torch.uint8, device="cpu")
-    skip = -whole.data_ptr() % ALIGNED
-    return whole[skip : skip + size]
+    """So many bytes, of which the first lies at a multiple of :data:`ALIGNED`; much of it in large pages.
+
+    Memory that is written for the first time comes a page at a time: of 4 KB that takes longer than to fill it.
+    """
+    unit = LARGE if size >= LARGE else ALIGNED
+    whole = torch.empty(size + unit, dtype=torch.uint8, device="cpu")
+    skip = -whole.data_ptr() % unit
+    made = whole[skip : skip + size]
+    by = library()
+    if unit == LARGE and by is not None:
+        by.c.of_in_large_pages(made.data_ptr(), size)
+    return made
 
 
 def _library() -> Library:
@@ -87,12 +100,38 @@ def _table(means: Sequence[float]) -> Tensor:
 AT_ONCE = 2**23
 """Bytes of a matrix of floats that are packed before their memory may be let go of."""
 
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """What the blocks of a file become.
+
+    Attributes:
+        type: the number that files have for them.
+        bits: 4 or 8, of a code.
+        group: numbers that share a scale.
+        scales: float16 where they are the file's own, else float32.
+        minima: whether groups have a minimum too.
+        table: what codes of four bits mean; None for themselves.
+    """
+
+    type: int
+    bits: int
+    group: int
+    scales: torch.dtype
+    minima: bool
+    table: tuple[int, ...] | None
+
+
 Done = Callable[[Tensor], None]
 """Told which rows of a matrix have been packed."""
 
 
 def _kept(rows: Tensor) -> None:
     """Nothing is let go of."""
+
+
+def _nothing(first: int, last: int) -> None:
+    """Likewise."""
 
 
 def _parts(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -248,34 +287,38 @@ class Matrix:
         return cls(c, tuple(x for x in (packed, *held, means) if x is not None), by)
 
     @classmethod
-    def below_one_another(cls, outs: int, parts: Iterator[Matrix]) -> Matrix:
-        """A matrix of the outputs of several, made one after another, so that only one's sources are held at a time.
+    def of_blocks(
+        cls, rows: Tensor, ins: int, layout: BlockLayout, done: Callable[[int, int], None] = _nothing
+    ) -> Matrix:
+        """Pack the blocks of a file, each number exactly what its block says.
 
         Args:
-            outs: how many there are in all.
-            parts: of one kind and as many inputs; all but the last have whole panels.
+            rows: the addresses of the rows' bytes, in the order of the outputs. Shape: [outs]; int64.
+            ins: numbers of a row.
+            layout: what the blocks become.
+            done: called with some rows at a time, the first and one past the last, once they are not read again.
+
+        Raises:
+            NativeError: there is no library, or no memory.
         """
-        whole: list[Tensor] = []
-        fields: list[str] = []
-        ats: list[int] = []
-        for part in parts:
-            if not whole:
-                c = abi.PackedMatrix.from_buffer_copy(part.c)
-                fields = [name for name in ("codes", "scales", "minima", "table") if getattr(c, name) is not None]
-                panels, rows = -(-part.outs // LANES), -(-outs // LANES)
-                sizes = [
-                    x.nbytes if f == "table" else x.nbytes // panels * rows
-                    for x, f in zip(part.kept, fields, strict=True)
-                ]
-                whole, ats = [aligned(size) for size in sizes], [0] * len(fields)
-            for n, (held, field) in enumerate(zip(part.kept, fields, strict=True)):
-                at = 0 if field == "table" else ats[n]
-                whole[n][at : at + held.nbytes] = held.view(torch.uint8)
-                ats[n] += held.nbytes
-        for held, field in zip(whole, fields, strict=True):
-            setattr(c, field, held.data_ptr())
-        c.outs = outs
-        return cls(c, tuple(whole), _library())
+        assert rows.device.type == "cpu" and rows.dtype is torch.int64 and rows.is_contiguous(), "addresses"
+        by, outs, group = _library(), len(rows), _checked(layout.group, ins)
+        kind = Kind.N4 if layout.bits == 4 else Kind.I8
+        codes = aligned(by.c.of_packed_bytes(kind, outs, ins))
+        scales, minima = (
+            aligned(_scale_count(outs, ins, group) * layout.scales.itemsize) if wanted else None
+            for wanted in (True, layout.minima)
+        )
+        table = None if layout.table is None else _table(layout.table)
+        c = _struct(kind, (outs, ins, group), codes, (scales, minima, table), KINDS[layout.scales])
+        some = max(LANES, AT_ONCE // ins // LANES * LANES)
+        for first in range(0, outs, some):
+            last = min(first + some, outs)
+            own = _panels_of(c, first, last - first, by, layout.scales.itemsize)
+            source = abi.Blocks(rows[first:].data_ptr(), layout.type, 0)
+            by.call("of_pack_blocks", ctypes.byref(source), ctypes.byref(own))
+            done(first, last)
+        return cls(c, tuple(x for x in (codes, scales, minima, table) if x is not None), by)
 
     @property
     def kept(self) -> tuple[Tensor, ...]:

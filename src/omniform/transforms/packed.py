@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from omniform.blocks.embeddings import RoundedScaledEmbedding, ScaledEmbedding
 from omniform.blocks.moe import Stacked
 from omniform.native.library import library
-from omniform.native.matrix import KINDS, LANES, Matrix
+from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.precision import WORDS, is_watched
 from omniform.transforms.samples import Samples
-from omniform.transforms.stacks import NAMES, Blocks, BlockStack
-from omniform.weights.gguf.codes import codes_of
+from omniform.transforms.stacks import NAMES, Blocks, BlockStack, addresses, layout_of
 from omniform.weights.gguf.dequantize import dequantize
 from omniform.weights.gguf.types import BlockType
 from omniform.weights.keymap import KeyMap, Rule
@@ -38,9 +37,6 @@ PACKABLE = (nn.Linear, nn.Embedding, ScaledEmbedding, RoundedScaledEmbedding)
 AT_ONCE = 1 << 17
 """So many numbers are turned into floats at a time: they stay in a core's own cache until they are multiplied."""
 
-PACKED_AT_ONCE = 1 << 20
-"""Bytes of blocks that are turned into codes at a time, each of which is a byte or two then."""
-
 
 class Held(Protocol):
     """A checkpoint that holds matrices in blocks."""
@@ -49,8 +45,12 @@ class Held(Protocol):
         """The type that it holds the matrix of a key in; None where it has none, or not in rows of blocks."""
         ...
 
-    def keep(self, key: str) -> None:
-        """Have a matrix given as its bytes."""
+    def order(self, key: str) -> Tensor | None:
+        """Which of the file's rows is each of a matrix's; None where they lie in order. Shape: [rows]; int64."""
+        ...
+
+    def keep(self, key: str, *, ordered: bool) -> None:
+        """Have a matrix given as its bytes, a copy where they are to be in order and do not lie so."""
         ...
 
     def stack(self, keys: Sequence[str]) -> Blocks | None:
@@ -71,21 +71,33 @@ class Packed(nn.Module):
         kind: the type of its blocks.
 
     Attributes:
-        packed: its bytes. Shape: [rows, bytes of a row]; uint8.
+        packed: its bytes, rows as the file has them. Shape: [rows, bytes of a row]; uint8.
         kind: the type of its blocks.
+        order: which of the file's rows is each of the matrix's; None where they lie in order. Shape: [rows]; int64.
     """
 
     packed: Tensor
+    order: Tensor | None
 
-    def __init__(self, rows: int, width: int, kind: BlockType) -> None:
+    def __init__(self, rows: int, width: int, kind: BlockType, order: Tensor | None = None) -> None:
         nn.Module.__init__(self)
         self.kind = kind
+        self.register_buffer("order", order, persistent=False)
         self.register_buffer("packed", torch.empty(rows, width // kind.numbers * kind.nbytes, dtype=torch.uint8))
 
     @property
     def weight(self) -> Tensor:
         """The numbers, made anew. Shape: [rows, width]; float32."""
-        return dequantize(self.packed, self.kind)
+        return self.in_order(dequantize(self.packed, self.kind), 0)
+
+    def in_order(self, x: Tensor, axis: int) -> Tensor:
+        """What runs along the file's rows, along the matrix's."""
+        return x if self.order is None else x.index_select(axis, self.order.to(x.device))
+
+    def let_go(self, first: int, last: int) -> None:
+        """Let go of the file's pages of some rows of the matrix."""
+        if self.order is None:  # else they lie here and there
+            release(self.packed[first:last])
 
     def numbers(self) -> dict[str, int]:
         """How many numbers the bytes stand for."""
@@ -130,7 +142,8 @@ def matrix_of(layer: PackedLinear) -> Made | None:
     if library() is None or packed.device.type != "cpu":
         return None
     with torch.no_grad():
-        matrix = Matrix.below_one_another(len(packed), _in_parts(packed, layer.kind))
+        at_rows = addresses(packed) if layer.order is None else addresses(packed)[layer.order]
+        matrix = Matrix.of_blocks(at_rows, layer.in_features, layout_of(layer.kind), layer.let_go)
         plain = None if bias is None else bias.detach().float().clone()
     collapse(matrix.c.codes, matrix.nbytes)
     memory = Memory((packed,) if bias is None else (packed, bias), WORDS)
@@ -138,15 +151,6 @@ def matrix_of(layer: PackedLinear) -> Made | None:
     samples = None if bias is None or is_mapped(bias) else Samples(bias)
     found = _MADE[layer] = Made(matrix, plain, state, memory, samples)
     return found
-
-
-def _in_parts(packed: Tensor, kind: BlockType) -> Iterator[Matrix]:
-    """A matrix's panels, some at a time, of which the file's pages are let go."""
-    rows = max(LANES, PACKED_AT_ONCE // packed.shape[1] // LANES * LANES)
-    for part in torch.split(packed, rows):
-        made = codes_of(part, kind)
-        yield Matrix.quantized(made.codes, made.scales, group=made.group, minima=made.minima, table=made.codebook)
-        release(part)
 
 
 def _state(layer: PackedLinear) -> tuple[object, ...]:
@@ -170,12 +174,15 @@ class PackedLinear(Packed):
         out_features: numbers it gives.
         kind: the type of the matrix's blocks.
         bias: whether it has one.
+        order: see :class:`Packed`.
     """
 
     HOLDS_MATRIX: ClassVar[bool] = True
 
-    def __init__(self, in_features: int, out_features: int, kind: BlockType, *, bias: bool) -> None:
-        super().__init__(out_features, in_features, kind)
+    def __init__(
+        self, in_features: int, out_features: int, kind: BlockType, *, bias: bool, order: Tensor | None = None
+    ) -> None:
+        super().__init__(out_features, in_features, kind, order)
         self.in_features, self.out_features = in_features, out_features
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
@@ -187,9 +194,10 @@ class PackedLinear(Packed):
             return made.matrix.multiply(flat, bias=made.bias).view(*x.shape[:-1], self.out_features)
         rows = max(1, AT_ONCE // self.in_features)
         if rows >= self.out_features:
-            return F.linear(x, dequantize(self.packed, self.kind).to(x.dtype), self.bias)
+            return F.linear(x, self.weight.to(x.dtype), self.bias)
         parts = torch.split(self.packed, rows)
         y = torch.cat([F.linear(x, dequantize(part, self.kind).to(x.dtype)) for part in parts], dim=-1)
+        y = self.in_order(y, -1)
         return y if self.bias is None else y + self.bias
 
     def computed(self) -> tuple[str, str]:
@@ -268,20 +276,22 @@ class KeepPacked(Transform):
         for path, module in plain.items():
             owners.setdefault(id(module.weight), path)
         made: dict[int, Tensor] = {}
-        kept: dict[str, None] = {}
+        kept: dict[str, bool] = {}
         for path, module in plain.items():
             if id(module.weight) in needed:
                 continue
-            key, kind = self._held(keys, owners[id(module.weight)])
+            key, kind, whole = self._held(keys, owners[id(module.weight)])
             if kind is None:
                 continue
-            new = self._packed(module, kind)
+            # Rows in the file's order cannot be split, nor be looked up as they lie.
+            order = self._checkpoint.order(key) if whole and isinstance(module, nn.Linear) else None
+            new = self._packed(module, kind, order)
             new._buffers["packed"] = made.setdefault(id(module.weight), new.packed)
-            kept[key] = None
+            kept[key] = kept.get(key, False) or order is None
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, new.train(module.training))
-        for key in kept:
-            self._checkpoint.keep(key)
+        for key, ordered in kept.items():
+            self._checkpoint.keep(key, ordered=ordered)
         rules: dict[str, Rule] = {}
         for path, module in list(model.named_modules()):
             if type(module) is Stacked:
@@ -312,16 +322,19 @@ class KeepPacked(Transform):
             yield lambda key, prefix=prefix: f"{prefix}.{key}"  # type: ignore[misc]
             yield lambda key, prefix=prefix: key.removeprefix(f"{prefix}.")  # type: ignore[misc]
 
-    def _held(self, keys: KeyMap, path: str) -> tuple[str, BlockType | None]:
+    def _held(self, keys: KeyMap, path: str) -> tuple[str, BlockType | None, bool]:
+        """Under which key a matrix is held, in what type, and whether nobody else has a part of it."""
         links = keys.places(f"{path}.weight")
         if len(links) > 1 or not _keeps_rows(links[0]):
-            return "", None
+            return "", None, False
         spelled = [spell(links[0].key) for spell in self._spellings()]
-        return next(((one, kind) for one in spelled if (kind := self._checkpoint.kind(one)) is not None), ("", None))
+        found = next(((one, kind) for one in spelled if (kind := self._checkpoint.kind(one)) is not None), None)
+        return ("", None, False) if found is None else (*found, links[0].renames)
 
-    def _packed(self, module: nn.Linear | nn.Embedding, kind: BlockType) -> Packed:
+    def _packed(self, module: nn.Linear | nn.Embedding, kind: BlockType, order: Tensor | None) -> Packed:
         if isinstance(module, nn.Linear):
-            return PackedLinear(module.in_features, module.out_features, kind, bias=module.bias is not None)
+            bias = module.bias is not None
+            return PackedLinear(module.in_features, module.out_features, kind, bias=bias, order=order)
         scale = module.scale if isinstance(module, ScaledEmbedding) else 1.0
         if isinstance(module, RoundedScaledEmbedding):
             scale = float(torch.tensor(scale, dtype=self._dtype, device="cpu"))
@@ -355,7 +368,7 @@ def unpacked(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -
         held: all of them by path, as ``state_dict(keep_vars=True)`` gives them.
         dtype: of the numbers.
     """
-    kinds = {path: module.kind for path, module in model.named_modules() if isinstance(module, Packed)}
+    matrices = {path: module for path, module in model.named_modules() if isinstance(module, Packed)}
     stacks = {path: module for path, module in model.named_modules() if isinstance(module, BlockStack)}
     made: dict[int, Tensor] = {}
     found: dict[str, Tensor] = {}
@@ -365,10 +378,11 @@ def unpacked(model: nn.Module, held: Mapping[str, Tensor], dtype: torch.dtype) -
             if name == NAMES[0]:
                 found[f"{parent}.weight"] = stacks[parent].weight.to(dtype)
             continue
-        if name != "packed" or parent not in kinds:
+        if name != "packed" or parent not in matrices:
             found[path] = tensor
             continue
         if id(tensor) not in made:
-            made[id(tensor)] = dequantize(tensor, kinds[parent]).to(dtype)
+            matrix = matrices[parent]
+            made[id(tensor)] = matrix.in_order(dequantize(tensor, matrix.kind), 0).to(dtype)
         found[f"{parent}.weight"] = made[id(tensor)]
     return found

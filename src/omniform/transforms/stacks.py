@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, cast
 from weakref import WeakKeyDictionary
 
@@ -19,12 +20,12 @@ from omniform.blocks.lowering import CannotLower
 from omniform.blocks.moe import Stacked
 from omniform.native.cache import packed
 from omniform.native.library import library
-from omniform.native.matrix import KINDS, Matrix
+from omniform.native.matrix import KINDS, BlockLayout, Matrix
 from omniform.transforms.precision import LEAST, WORDS, AsLoaded, Precision, can_pack, held_bytes, is_watched
 from omniform.transforms.samples import Samples
-from omniform.weights.gguf.codes import codes_of
+from omniform.weights.gguf.codes import codes_of_zeros
 from omniform.weights.gguf.dequantize import dequantize
-from omniform.weights.gguf.types import BlockType
+from omniform.weights.gguf.types import TYPES, BlockType
 from omniform.weights.origin import origin_of
 from omniform.weights.pages import is_mapped, release
 from omniform.weights.version import Memory, counted
@@ -187,6 +188,20 @@ class NativeStacked(Stacked):
         return {} if weight is None else {"weight": held_bytes(weight, self.precision, packed_bytes(self))}
 
 
+def addresses(raw: Tensor) -> Tensor:
+    """Where the rows of a matrix of bytes lie. Shape: [N, bytes of a row] to [N]; int64."""
+    assert raw.stride(1) == 1, "rows lie side by side"
+    return torch.arange(len(raw), dtype=torch.int64, device="cpu") * raw.stride(0) + raw.data_ptr()
+
+
+@cache
+def layout_of(kind: BlockType) -> BlockLayout:
+    """What the kernels make of a type's blocks."""
+    number = next(number for number, known in TYPES.items() if known == kind)
+    codes = codes_of_zeros(kind)
+    return BlockLayout(number, codes.bits, codes.group, codes.scales.dtype, codes.minima is not None, codes.codebook)
+
+
 def as_native(stack: Stacked, precision: Precision) -> None:
     """Make a stack one that multiplies by packed matrices, in place."""
     stack.__class__ = NativeStacked
@@ -255,6 +270,11 @@ class BlockStack(Stacked):
         parts = [cast(Tensor, self._buffers[name])[expert] for name in self._names]
         return torch.stack(parts, 1).flatten(0, 1) if self.arrangement == "pairs" else torch.cat(parts)
 
+    def _addresses(self, expert: int) -> Tensor:
+        """Where its rows lie, in its order. Shape: [out]; int64."""
+        parts = [addresses(cast(Tensor, self._buffers[name])[expert]) for name in self._names]
+        return torch.stack(parts, 1).flatten() if self.arrangement == "pairs" else torch.cat(parts)
+
     def _numbers(self, expert: int) -> Tensor:
         return dequantize(self.rows(expert), self.kind)
 
@@ -275,12 +295,7 @@ class BlockStack(Stacked):
             return None
         made = []
         for expert in range(self._shape[0]):
-            codes = codes_of(self.rows(expert), self.kind)
-            made.append(
-                Matrix.quantized(
-                    codes.codes, codes.scales, group=codes.group, minima=codes.minima, table=codes.codebook
-                )
-            )
+            made.append(Matrix.of_blocks(self._addresses(expert), self._shape[2], layout_of(self.kind)))
             for source in sources:
                 release(source[expert])
         return made

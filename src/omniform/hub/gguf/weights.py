@@ -127,13 +127,29 @@ class GgufWeights(Mapping[str, Tensor]):
         entry = self.entries.get(key)
         return None if entry is None else entry.packed
 
-    def keep(self, key: str) -> None:
-        """Have a matrix given as its bytes, under a key that ends in ``.packed`` instead of ``.weight``."""
+    def order(self, key: str) -> Tensor | None:
+        """Which of the file's rows is each of a matrix's; None where they lie in order. Shape: [rows]; int64."""
+        entry = self.entries[key]
+        order = entry.parts[0].place.order
+        if order is None:
+            return None
+        with torch.device("cpu"):  # where a model is built without numbers, these are some all the same
+            return order(self._facts, entry.shape[0])
+
+    def keep(self, key: str, *, ordered: bool) -> None:
+        """Have a matrix given as its bytes, under a key that ends in ``.packed`` instead of ``.weight``.
+
+        Args:
+            ordered: whether its rows are to be in the checkpoint's order, which makes a copy where they do not lie so.
+        """
         entry = self.entries.pop(key, None)
         if entry is not None:
             part = entry.parts[0]
             shape = part.info.bytes_shape if part.number is None else part.info.bytes_shape[1:]
-            self.entries[key.removesuffix(".weight") + PACKED] = replace(entry, shape=shape, dtype=torch.uint8)
+            if not ordered:
+                part = replace(part, place=replace(part.place, order=None))
+            kept = replace(entry, parts=(part,), shape=shape, dtype=torch.uint8)
+            self.entries[key.removesuffix(".weight") + PACKED] = kept
 
     def stack(self, keys: Sequence[str]) -> Blocks | None:
         """How the file holds the matrices of experts that lie under some keys; None where not in blocks, as they are.

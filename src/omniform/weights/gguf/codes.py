@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -105,6 +106,12 @@ def codes_of(raw: Tensor, kind: BlockType, where: str = "") -> Codes:
 
     minima = None if made.minima is None else along(made.minima)
     return Codes(along(made.codes), along(made.scales), minima, made.codebook, made.group, made.bits)
+
+
+@cache
+def codes_of_zeros(kind: BlockType) -> Codes:
+    """What the blocks of a type become, told by one of zeros."""
+    return codes_of(torch.zeros(1, kind.nbytes, dtype=torch.uint8, device="cpu"), kind)
 
 
 def _own(b: Tensor, start: int) -> Tensor:
