@@ -29,7 +29,7 @@ def written(
 
     Args:
         metadata: by full key, or without the architecture where the key begins with a dot.
-        tensors: by the file's names, as float32.
+        tensors: by the file's names, as float32; or as the bytes of their blocks, which are written as they are.
         kinds: types of tensors whose names end like this; float32 for the rest, and for what is no rows of blocks.
     """
     writer = gguf.GGUFWriter(path, arch)
@@ -38,6 +38,9 @@ def written(
         getattr(writer, METADATA_TYPES[type(value)])(full, value)
     for name, tensor in tensors.items():
         kind = next((kind for end, kind in (kinds or {}).items() if name.endswith(end)), TYPES.F32)
+        if tensor.dtype == np.uint8:
+            writer.add_tensor(name, tensor, raw_dtype=kind)
+            continue
         tensor = np.ascontiguousarray(tensor, np.float32)
         if tensor.ndim < 2 or tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = TYPES.F32

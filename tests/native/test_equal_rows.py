@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines import TEXT, VOCABULARY
-from equal_rows import answered, narrow_matrices_too, requests
+from equal_rows import answered, answered_otherwise, narrow_matrices_too, requests
 from omniform.native.library import library
 from reference import omniform, saved_reference, transformers
 
@@ -27,3 +27,15 @@ def test_tokens_and_vectors_are_equal(name, config, dtype):
         found = answered(model, requests(10, 1, VOCABULARY))
     assert not found.unequal and not found.bits and not found.reasons
     assert "giving way" in found.tokens, "somebody had to"
+
+
+def test_rarer_ways_are_equal_too(tmp_path):
+    """Prompts past a window and two blocks of keys, beside beams, drawn rows and guesses, by one thread and by two."""
+    config = transformers.MistralConfig(**{**TEXT, "sliding_window": 70, "max_position_embeddings": 256})
+    saved_reference(transformers.MistralForCausalLM, config, tmp_path, scale=0.4)
+    with narrow_matrices_too():
+        model = omniform.AutoModelForCausalLM.from_pretrained(tmp_path, dtype="bfloat16")
+        rows = [[7], *requests(12, 2, VOCABULARY, longest=150)]
+        assert max(map(len, rows)) > 128
+        found = answered_otherwise(model, rows)
+    assert not found.unequal and not found.bits and not found.reasons
