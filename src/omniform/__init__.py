@@ -135,6 +135,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     "GgufConfig": "omniform.transforms.quantize.gguf",
+    "NativeConfig": "omniform.transforms.quantize.native",
     "AutoVideoProcessor": "omniform.hub.auto_videos",
     **dict.fromkeys(_LOOKUPS, "omniform.hub.lookup"),
     "Engine": "omniform.engine.engine",

@@ -14,6 +14,7 @@ from omniform.transforms.lower import LoweredLayers, computed_by
 from omniform.transforms.pack import NativeLinear
 from omniform.transforms.packed import PackedLinear
 from omniform.transforms.precision import Integers
+from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.stacks import BlockStack, NativeStacked
 
 
@@ -35,6 +36,8 @@ def told(model: Model, blocks: int, block_size: int) -> str:
 def _how(layer: nn.Module) -> str:
     """What a layer multiplies by."""
     whose = "stacks of experts " if isinstance(layer, Stacked) else ""
+    if isinstance(layer, QuantLinear):
+        return f"in {layer.format.name}"
     if isinstance(layer, PackedLinear | BlockStack):
         return f"{whose}in {layer.kind.name} blocks"
     if not isinstance(layer, NativeLinear | NativeStacked):

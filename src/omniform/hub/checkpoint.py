@@ -320,11 +320,11 @@ def open_checkpoint(
     )
     if asked is not None and kind.place is None and loading.dtype is not None:
         config.update({"dtype": loading.dtype})
-    loading = with_quantizer(loading, quantizer)
+    prefixes = () if kind.place is None else kind.place.family.prefixes
+    loading = with_quantizer(loading, quantizer, files.described() if quantizer is not None else (), prefixes)
     if files.gguf is not None and quantizer is None and not options.dequantize:
         from omniform.transforms.packed import KeepPacked  # for those who load such a file
 
-        prefixes = () if kind.place is None else kind.place.family.prefixes
         kept = KeepPacked(files.gguf, prefixes, loading.dtype)
         loading = replace(loading, transforms=(*loading.transforms, kept))
     parts = own_parts if options.add_pooling_layer else {**own_parts, "add_pooling_layer": False}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 from omniform.architectures.model import Model
@@ -92,8 +92,15 @@ def _asked(asked: object) -> QuantizationConfigMixin | None:
     )
 
 
-def with_quantizer(loading: Loading, quantizer: HfQuantizer | None) -> Loading:
-    """How to load, with what a quantizer has to say of it."""
+def with_quantizer(
+    loading: Loading, quantizer: HfQuantizer | None, holds: Container[str], prefixes: Sequence[str]
+) -> Loading:
+    """How to load, with what a quantizer has to say of it.
+
+    Args:
+        holds: the checkpoint's keys.
+        prefixes: what those may lack at their beginning, or have too many of.
+    """
     if quantizer is None:
         return loading
     quantizer.validate_environment(dtype=loading.dtype, device_map=loading.device_map, weights_only=True)
@@ -103,7 +110,7 @@ def with_quantizer(loading: Loading, quantizer: HfQuantizer | None) -> Loading:
         dtype=dtype,
         device_map=quantizer.update_device_map(loading.device_map),
         max_memory=None if loading.max_memory is None else quantizer.adjust_max_memory(loading.max_memory),
-        transforms=(*loading.transforms, Quantizing(quantizer, dtype)),
+        transforms=(*loading.transforms, Quantizing(quantizer, dtype, holds, prefixes)),
     )
 
 

@@ -11,13 +11,24 @@ from omniform.transforms.pack import is_current as is_packed_as
 from omniform.transforms.packed import Made, PackedLinear
 from omniform.transforms.packed import forget_written as drop_held
 from omniform.transforms.packed import matrix_of as held_matrix_of
+from omniform.transforms.quantize.layers import Made as QuantMade
+from omniform.transforms.quantize.layers import QuantLinear
+from omniform.transforms.quantize.layers import forget_written as drop_quantized
+from omniform.transforms.quantize.layers import matrix_of as quantized_matrix_of
 
-Product = Packed | Made
+Product = Packed | Made | QuantMade
 """What a layer multiplies by, and adds."""
 
 
 def matrix_of(linear: Multiplies) -> Product:
     """What a layer multiplies by. Raises CannotLower where that is torch's matter."""
+    if isinstance(linear, QuantLinear):
+        made = quantized_matrix_of(linear)
+        if made is None:
+            raise CannotLower(linear, "its matrix lies elsewhere")
+        if made.order is not None:
+            raise CannotLower(linear, "its inputs are in another order (act-order)")
+        return made
     if isinstance(linear, PackedLinear):
         held = held_matrix_of(linear)
         if held is None:
@@ -33,6 +44,8 @@ def matrix_of(linear: Multiplies) -> Product:
 
 def is_current(linear: Multiplies, product: Product) -> bool:
     """Whether this is what a layer multiplies by still, as far as can be seen at once."""
+    if isinstance(linear, QuantLinear):
+        return quantized_matrix_of(linear) is product
     if isinstance(linear, PackedLinear):
         return held_matrix_of(linear) is product
     return isinstance(linear, nn.Linear) and isinstance(product, Packed) and is_packed_as(linear, product)
@@ -42,3 +55,4 @@ def forget_written(model: nn.Module) -> None:
     """Forget what layers multiply by where somebody has written to what it was made of, counted or not."""
     drop_changed(model)
     drop_held(model)
+    drop_quantized(model)

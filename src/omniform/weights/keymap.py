@@ -152,6 +152,8 @@ class KeyMap:
                     raise WeightsError(f"{path} and {other} both map to {link.key}", where="key map")
                 least = link.shape(shapes[path])
                 wanted[link.key] = tuple(map(max, wanted.get(link.key, least), least))
+                if link.repeats:
+                    continue
                 held[link.key] = held.get(link.key, 0) + math.prod(link.part(shapes[path]))
         _check_totality(links, shapes, wanted, held)
         copies = {_resolve(path, matchers)[0].key: path for path in ties or {}}

@@ -108,6 +108,21 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """The whole of a tensor that several of ours are copies of, and which of them (what fused matrices share)."""
+
+    number: int
+
+    def of(self, x: Tensor, kind: str) -> Tensor:
+        return x
+
+    def inner(self, shape: Shape, kind: str) -> Shape:
+        return shape
+
+    outer = inner
+
+
+@dataclass(frozen=True, slots=True)
 class Transposed:
     """A matrix the other way round (GPT-2's ``Conv1D``).
 
@@ -228,6 +243,11 @@ class Link:
     def renames(self) -> bool:
         """Whether both are one layer under two names, the order of its matrix's axes aside."""
         return not self.ours and all(isinstance(view, Transposed) for view in self.theirs)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is another copy of what counts elsewhere."""
+        return any(isinstance(view, Copy) and view.number > 0 for view in self.theirs)
 
     @property
     def splits_inputs(self) -> bool:

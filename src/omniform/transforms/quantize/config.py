@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -150,14 +151,25 @@ def method_of(settings: Mapping[str, object]) -> str:
     return method
 
 
+BUILT_IN: Mapping[str, str] = {"native": "native"}
+"""The methods that this library knows, to the module beside this one that registers them, imported when one is met."""
+
+
+def known(method: object) -> bool:
+    """Whether a method is registered, or known to this library, which registers it then."""
+    if method not in _CONFIGS and isinstance(method, str) and method in BUILT_IN:
+        importlib.import_module(f"omniform.transforms.quantize.{BUILT_IN[method]}")
+    return method in _CONFIGS
+
+
 def is_registered(settings: object) -> bool:
-    """Whether settings in a file are of a method that somebody registered."""
-    return isinstance(settings, Mapping) and settings.get("quant_method") in _CONFIGS
+    """Whether settings in a file are of a method that somebody registered, or that this library knows."""
+    return isinstance(settings, Mapping) and known(settings.get("quant_method"))
 
 
 def registered_methods() -> list[str]:
     """The methods whose settings can be read."""
-    return sorted(_CONFIGS)
+    return sorted({*_CONFIGS, *BUILT_IN})
 
 
 def settings_from(settings: Mapping[str, object]) -> QuantizationConfigMixin:
@@ -167,6 +179,7 @@ def settings_from(settings: Mapping[str, object]) -> QuantizationConfigMixin:
         ConfigError: no method, or one that nobody registered.
     """
     method = method_of(settings)
+    known(method)
     if method not in _CONFIGS:
         raise ConfigError(
             "no such method of quantizing is registered",

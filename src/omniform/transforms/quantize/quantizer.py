@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,16 @@ class HfQuantizer(ABC):
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: object) -> object:
         return model
+
+    def keeping(
+        self, model: nn.Module, keys: KeyMap, holds: Container[str], prefixes: Sequence[str], dtype: torch.dtype
+    ) -> KeyMap:
+        """Where the tensors of a quantized checkpoint live; by default where plain weights would."""
+        return keys
+
+    def quantize(self, model: nn.Module, keys: KeyMap, dtype: torch.dtype) -> KeyMap | None:
+        """Quantize a loaded model as a whole; where its tensors live then. None: it is done weight by weight."""
+        return None
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **kwargs: object) -> bool:
         """Whether a weight of the checkpoint is to be quantized, by its full name in the model."""
@@ -268,29 +278,58 @@ def quantizer_for(settings: QuantizationConfigMixin, *, pre_quantized: bool) -> 
     return _QUANTIZERS[method](settings, pre_quantized=pre_quantized)
 
 
+@runtime_checkable
+class HasKeys(Protocol):
+    """A model that knows where its modules live in a checkpoint."""
+
+    keymap: KeyMap | None
+
+
 class Quantizing(Transform):
     """A quantizer's work, at the moments when a model is transformed.
 
     Args:
         quantizer: whose.
         dtype: of what is not quantized.
+        holds: the checkpoint's keys.
+        prefixes: what those may lack at their beginning, or have too many of.
     """
 
-    def __init__(self, quantizer: HfQuantizer, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        quantizer: HfQuantizer,
+        dtype: torch.dtype | None,
+        holds: Container[str] = (),
+        prefixes: Sequence[str] = (),
+    ) -> None:
         self.quantizer = quantizer
         self._dtype = dtype
+        self._holds, self._prefixes = holds, prefixes
+        self._plain: KeyMap | None = None
 
     def prepare(self, model: nn.Module, keys: KeyMap) -> KeyMap:
-        """Replace the layers that a checkpoint holds quantized; they live where the plain ones would."""
+        """Replace the layers that a checkpoint holds quantized; where they live then."""
+        self._plain = keys
         if self.quantizer.pre_quantized:
             self._preprocess(model)
+            return self.quantizer.keeping(model, keys, self._holds, self._prefixes, self._dtype or torch.float32)
         return keys
 
     def finish(self, model: nn.Module) -> None:
         """Quantize what was loaded plain."""
         if not self.quantizer.pre_quantized:
-            self._quantize(model)
+            assert self._plain is not None, "a model is prepared before it is loaded"
+            made = self.quantizer.quantize(model, self._plain, self._dtype or torch.float32)
+            if made is None:
+                self._quantize(model)
+            elif isinstance(model, HasKeys):
+                model.keymap = made
         self.quantizer.postprocess_model(model)
+
+    @property
+    def plain(self) -> KeyMap | None:
+        """Where plain weights live."""
+        return self._plain
 
     def belongs_to(self, owner: object) -> bool:
         """Whether it is this quantizer's."""

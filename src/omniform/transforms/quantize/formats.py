@@ -1,0 +1,125 @@
+"""The base of the quantizers of known formats: layers, keys and files follow from the format alone."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Container, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from omniform.core.errors import listed
+from omniform.transforms.quantize.layers import QuantLinear
+from omniform.transforms.quantize.placing import Chosen, chosen, placed
+from omniform.transforms.quantize.quantizer import HasKeys, HfQuantizer, get_keys_to_not_convert, should_convert_module
+from omniform.weights.formats.base import Format
+from omniform.weights.keymap import KeyMap
+from omniform.weights.pages import release
+
+log = logging.getLogger("omniform")
+
+
+class FormatQuantizer(HfQuantizer):
+    """Base of the quantizers of known formats.
+
+    Of a checkpoint that is quantized already those layers are quantized whose tensors it holds. Of another, those that
+    no skip list names are quantized one by one once it is loaded, from the mapped file.
+
+    Attributes:
+        TRAINABLE: whether adapters can be trained on it.
+    """
+
+    TRAINABLE: ClassVar[bool] = True
+    _plain: KeyMap | None = None  # where plain weights live
+
+    @abstractmethod
+    def format_of(self, name: str, layer: nn.Linear) -> Format | None:
+        """How a layer is quantized; None for not at all.
+
+        Args:
+            name: the checkpoint's module (``model.layers.0.self_attn.q_proj``).
+            layer: the plain layer, on the meta device while a quantized checkpoint is loaded.
+        """
+
+    def skipped(self) -> Sequence[str] | None:
+        """What the settings say is not quantized; None where they do not: then the head and what is tied is not."""
+        return None
+
+    def keeping(
+        self, model: nn.Module, keys: KeyMap, holds: Container[str], prefixes: Sequence[str], dtype: torch.dtype
+    ) -> KeyMap:
+        """Replace the layers that a checkpoint holds quantized, on the meta device; where their tensors live.
+
+        Args:
+            keys: where plain weights would.
+            holds: the checkpoint's keys.
+            prefixes: what those may lack at their beginning, or have too many of.
+            dtype: of what is not quantized.
+        """
+        self._plain = keys
+        layers = chosen(model, keys, self.format_of, holds, prefixes)
+        return keys | placed(model, layers, holds, dtype)
+
+    @torch.no_grad()
+    def quantize(self, model: nn.Module, keys: KeyMap, dtype: torch.dtype) -> KeyMap:
+        """Quantize a model that is loaded, a layer at a time; where its tensors live then."""
+        self._plain = keys
+        skipped = self.skipped()
+        names = get_keys_to_not_convert(model) if skipped is None else skipped
+        layers = [one for one in chosen(model, keys, self.format_of) if _is_wanted(one, names)]
+        if skipped:
+            tell_idle(skipped, [keys.places(p)[0].key for p, m in model.named_modules() if type(m) is nn.Linear])
+        rules = KeyMap({})
+        for one in layers:
+            tensors = self.encoded(one)
+            with torch.device("meta"):
+                rules = rules | placed(model, [one], None, dtype)
+            new = model.get_submodule(one.path)
+            assert isinstance(new, QuantLinear)
+            new.fill(tensors)
+            release(one.layer.weight)
+        model.requires_grad_(False)
+        return keys | rules
+
+    def encoded(self, one: Chosen) -> dict[str, Tensor]:
+        """The tensors of one layer that is being quantized."""
+        return one.format.encoded(one.layer.weight)
+
+    def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        """Plain layers again, their weights where they would live in a plain checkpoint."""
+        for path, layer in list(model.named_modules()):
+            if isinstance(layer, QuantLinear):
+                plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+                plain.weight = nn.Parameter(layer.weight.to(dtype or _dtype_of(model)))
+                if layer.bias is not None:
+                    plain.bias = layer.bias
+                parent, _, own = path.rpartition(".")
+                setattr(model.get_submodule(parent), own, plain.train(layer.training))
+        if isinstance(model, HasKeys):
+            model.keymap = self._plain
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return self.TRAINABLE
+
+
+def tell_idle(skipped: Sequence[str], names: Sequence[str]) -> None:
+    """Say which entries of a skip list are the name of no layer."""
+    idle = [pattern for pattern in skipped if all(should_convert_module(name, [pattern]) for name in names)]
+    if idle:
+        log.warning("no layer is called so, and none is left out of quantizing for it: %s", listed(idle))
+
+
+def _is_wanted(one: Chosen, skipped: Sequence[str]) -> bool:
+    return should_convert_module(one.name, skipped) and should_convert_module(one.path, skipped)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floats, torch.get_default_dtype())

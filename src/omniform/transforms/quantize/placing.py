@@ -1,0 +1,168 @@
+"""Where the tensors of quantized layers live: the key table's rules for them, from those for plain weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from omniform.core.errors import ConfigError
+from omniform.transforms.quantize.layers import QuantLinear
+from omniform.weights.formats.base import Format, Part
+from omniform.weights.keymap import KeyMap, Rule
+from omniform.weights.links import Copy, Groups, Link, Rows, Share, Transposed, View
+
+Chooses = Callable[[str, nn.Linear], "Format | None"]
+"""How a layer is quantized, by the name of its module in the checkpoint (``model.layers.0.mlp.up_proj``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A layer that is to be quantized.
+
+    Attributes:
+        path: where it is in the model.
+        layer: the plain layer.
+        format: how it is to be quantized.
+        place: where its weight lives.
+        name: the checkpoint's module, as the checkpoint spells it.
+    """
+
+    path: str
+    layer: nn.Linear
+    format: Format
+    place: Link
+    name: str
+
+
+def chosen(
+    model: nn.Module, keys: KeyMap, choose: Chooses, holds: Container[str] | None = None, prefixes: Sequence[str] = ()
+) -> list[Chosen]:
+    """The layers of a model that are quantized.
+
+    Args:
+        keys: where its weights live.
+        choose: says how each is.
+        holds: the keys of a checkpoint that is quantized already, which settles it; None for one that is not.
+        prefixes: what its keys may lack at their beginning, or have too many of.
+    """
+    found: list[Chosen] = []
+    for path, layer in model.named_modules():
+        if type(layer) is not nn.Linear:
+            continue
+        links = keys.places(f"{path}.weight")
+        if len(links) > 1 or not all(isinstance(view, Groups) for view in links[0].ours):
+            continue
+        name = links[0].key.removesuffix(".weight")
+        format = choose(name, layer)
+        if format is None:
+            continue
+        if holds is not None:
+            parts = format.parts(layer.out_features, layer.in_features)
+            first = next(key_of(n, p) for n, p in parts.items() if not p.optional)
+            name = next((one for one in _spellings(name, prefixes) if f"{one}.{first}" in holds), "")
+        if name:
+            found.append(Chosen(path, layer, format, links[0], name))
+    return found
+
+
+def placed(model: nn.Module, layers: Sequence[Chosen], holds: Container[str] | None, dtype: torch.dtype) -> KeyMap:
+    """Put quantized layers in the places of plain ones, on the device that is torch's default now.
+
+    Returns:
+        Where their tensors live.
+
+    Raises:
+        ConfigError: a matrix is part of a fused one that cannot be parted there.
+    """
+    rules: dict[str, Rule] = {}
+    used: Counter[str] = Counter()
+    for one in layers:
+        rules |= _placed(model, one, holds, dtype, used)
+    return KeyMap(rules)
+
+
+def _placed(
+    model: nn.Module, one: Chosen, holds: Container[str] | None, dtype: torch.dtype, used: Counter[str]
+) -> dict[str, Rule]:
+    layer, format = one.layer, one.format
+    parts = format.parts(layer.out_features, layer.in_features)
+    there = {n: p for n, p in parts.items() if not p.optional or (holds and f"{one.name}.{key_of(n, p)}" in holds)}
+    new = QuantLinear(
+        layer.in_features,
+        layer.out_features,
+        format,
+        bias=layer.bias is not None,
+        without=frozenset(parts) - frozenset(there),
+        dtype=dtype if layer.bias is None else layer.bias.dtype,
+    )
+    if layer.bias is not None:
+        new.bias = layer.bias
+    parent, _, own = one.path.rpartition(".")
+    setattr(model.get_submodule(parent), own, new.train(layer.training))
+    module = one.place.key.removesuffix(".weight")
+    rules: dict[str, Rule] = {}
+    for name, part in there.items():
+        key = f"{module}.{key_of(name, part)}"
+        link = translated(one.place, part, key, where=one.path)
+        if one.place.theirs and not any(isinstance(view, Rows | Share | Groups) for view in link.theirs):
+            fused = any(isinstance(view, Rows | Share | Groups) for view in one.place.theirs)
+            link = replace(link, theirs=(Copy(used[key]),)) if fused else link
+            used[key] += 1
+        rules[f"{one.path}.{name}"] = link
+    return rules
+
+
+def key_of(name: str, part: Part) -> str:
+    """What a file calls a tensor, within its module."""
+    return part.key or name
+
+
+def translated(link: Link, part: Part, key: str, where: str = "") -> Link:
+    """Where one of a quantized matrix's tensors lives, given where the plain matrix would.
+
+    Raises:
+        ConfigError: a fused matrix would have to be parted within an element of the tensor.
+    """
+    return Link(key, _views(link.theirs, part, key, where), _views(link.ours, part, key, where))
+
+
+def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[View, ...]:
+    """Views of a matrix as views of one of its tensors; what all share is not parted."""
+    made: list[View] = []
+    grouped = False
+    for view in views:
+        if isinstance(view, Transposed):
+            continue  # files of every format keep their own order of axes
+        if not isinstance(view, Rows | Share | Groups):
+            raise ConfigError("a quantized matrix cannot lie so", where=where, found=type(view).__name__)
+        along = part.into if view.axis == "in" else part.out
+        if along is None:
+            continue
+        axis, each = along
+        if isinstance(view, Groups):
+            grouped = True
+            made.append(Groups(view.count, axis))
+        elif isinstance(view, Share):
+            made.append(Share(view.part, view.parts, axis + grouped))
+        elif view.start % each or view.stop % each:
+            raise ConfigError(
+                "a fused matrix is quantized in pieces that belong to several layers",
+                where=where,
+                expected=f"outputs in multiples of {each}",
+                found=f"{view.start} to {view.stop} of {key}",
+                remedy="Load a checkpoint of this model that is not quantized.",
+            )
+        else:
+            made.append(Rows(view.start // each, view.stop // each, axis + grouped))
+    return tuple(made)
+
+
+def _spellings(name: str, prefixes: Sequence[str]) -> Iterator[str]:
+    yield name
+    for prefix in prefixes:
+        yield f"{prefix}.{name}"
+        yield name.removeprefix(f"{prefix}.")

@@ -1,0 +1,1 @@
+"""Formats of quantized matrices; see :mod:`omniform.weights.formats.base`."""

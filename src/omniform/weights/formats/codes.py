@@ -1,0 +1,75 @@
+"""Codes: a matrix of whole numbers with scales, as files of all formats mean it and as the kernels take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from omniform.core.errors import WeightsError
+from omniform.native.matrix import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A matrix in codes: a number is ``value(code) * scale + minimum``.
+
+    Attributes:
+        codes: Shape: [N, K]; uint8 from 0 to 15 for codes of four bits, else int8.
+        scales: Shape: [N, ceil(K / group)]; float16 or float32.
+        minima: likewise and of the same dtype, added to every number of a group; None for none.
+        codebook: what the sixteen codes of four bits stand for; None for themselves.
+        group: how many numbers share a scale.
+        bits: 4 or 8, what a code takes.
+        order: which input each column is, where columns that share a scale are no neighbours. Shape: [K]; None where
+            columns are in the order of the inputs.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    minima: Tensor | None
+    codebook: tuple[float, ...] | None
+    group: int
+    bits: int
+    order: Tensor | None = None
+
+    def dequantized(self) -> Tensor:
+        """The numbers, columns in the order of the inputs. Shape: [N, K]; float32."""
+        codes = self.codes.float() if self.codebook is None else looked_up(self.codes, self.codebook)
+        ins = codes.shape[-1]
+        made = codes * along(self.scales, self.group, ins)
+        if self.minima is not None:
+            made = made + along(self.minima, self.group, ins)
+        return made if self.order is None else torch.empty_like(made).index_copy_(-1, self.order, made)
+
+    def matrix(self) -> Matrix:
+        """The same for the kernels, columns as they are here.
+
+        Raises:
+            NativeError: there is no library.
+        """
+        return Matrix.quantized(self.codes, self.scales, group=self.group, minima=self.minima, table=self.codebook)
+
+    def halved(self) -> Codes:
+        """The same with scales and minima in float16: a relative error of each of at most 2 ** -11.
+
+        Raises:
+            WeightsError: a scale or a minimum is finite and beyond float16.
+        """
+        scales, minima = self.scales.half(), None if self.minima is None else self.minima.half()
+        pairs = ((self.scales, scales), *([] if self.minima is None or minima is None else [(self.minima, minima)]))
+        if any(bool((made.isinf() & ~whole.isinf()).any()) for whole, made in pairs):
+            raise WeightsError("a scale is too large for float16", expected="at most 65504")
+        return replace(self, scales=scales, minima=minima)
+
+
+def along(of_groups: Tensor, group: int, ins: int) -> Tensor:
+    """A number of each group as one of each input. Shape: [N, groups] to [N, ins]; float32."""
+    return of_groups.float().repeat_interleave(group, -1)[..., :ins]
+
+
+def looked_up(codes: Tensor, codebook: Sequence[float]) -> Tensor:
+    """What codes stand for; float32."""
+    return torch.tensor(codebook, dtype=torch.float32, device=codes.device)[codes.long()]
