@@ -122,3 +122,15 @@ def test_packed_in_parts_it_is_the_same(outs, ins, monkeypatch):
         assert sum(told) == outs and (len(told) == -(-outs // 16) or make is makers[-1])
         for one, other in zip(whole.kept, parts.kept, strict=True):
             assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_matrices_below_one_another(bits):
+    weight = torch.randn(83, 96, generator=torch.Generator().manual_seed(0))
+    whole = Matrix.quantize(weight, bits=bits)
+    parts = (Matrix.quantize(part, bits=bits) for part in torch.split(weight, 32))
+    joined = Matrix.below_one_another(83, parts)
+    assert (joined.outs, joined.ins, joined.kind) == (83, 96, whole.kind)
+    assert torch.equal(joined.unpack(), whole.unpack())
+    x = torch.randn(3, 96)
+    assert torch.equal(joined.multiply(x), whole.multiply(x))

@@ -320,6 +320,36 @@ class Matrix:
             done(first, last)
         return cls(c, tuple(x for x in (codes, scales, minima, table) if x is not None), by)
 
+    @classmethod
+    def below_one_another(cls, outs: int, parts: Iterator[Matrix]) -> Matrix:
+        """A matrix of the outputs of several, made one after another, so that only one's sources are held at a time.
+
+        Args:
+            outs: how many there are in all.
+            parts: of one kind and as many inputs; all but the last have whole panels.
+        """
+        whole: list[Tensor] = []
+        fields: list[str] = []
+        ats: list[int] = []
+        for part in parts:
+            if not whole:
+                c = abi.PackedMatrix.from_buffer_copy(part.c)
+                fields = [name for name in ("codes", "scales", "minima", "table") if getattr(c, name) is not None]
+                panels, rows = -(-part.outs // LANES), -(-outs // LANES)
+                sizes = [
+                    x.nbytes if f == "table" else x.nbytes // panels * rows
+                    for x, f in zip(part.kept, fields, strict=True)
+                ]
+                whole, ats = [aligned(size) for size in sizes], [0] * len(fields)
+            for n, (held, field) in enumerate(zip(part.kept, fields, strict=True)):
+                at = 0 if field == "table" else ats[n]
+                whole[n][at : at + held.nbytes] = held.view(torch.uint8)
+                ats[n] += held.nbytes
+        for held, field in zip(whole, fields, strict=True):
+            setattr(c, field, held.data_ptr())
+        c.outs = outs
+        return cls(c, tuple(whole), _library())
+
     @property
     def kept(self) -> tuple[Tensor, ...]:
         """What holds the memory that the library is given: codes, then scales, minima and a table where there are."""
