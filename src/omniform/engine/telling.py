@@ -15,7 +15,7 @@ from omniform.transforms.pack import NativeLinear
 from omniform.transforms.packed import PackedLinear
 from omniform.transforms.precision import Integers
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.stacks import BlockStack, NativeStacked
+from omniform.transforms.stacks import BlockStack, HeldStack, NativeStacked
 
 
 def told(model: Model, blocks: int, block_size: int) -> str:
@@ -40,6 +40,8 @@ def _how(layer: nn.Module) -> str:
         return f"in {layer.format.name}"
     if isinstance(layer, PackedLinear | BlockStack):
         return f"{whose}in {layer.kind.name} blocks"
+    if isinstance(layer, HeldStack):
+        return f"{whose}in {layer.told}"
     if not isinstance(layer, NativeLinear | NativeStacked):
         return f"{whose}torch's own"
     kind = layer.precision

@@ -24,7 +24,7 @@ from omniform.transforms.packed import PackedLinear
 from omniform.transforms.precision import LEAST, SMALL, Integers
 from omniform.transforms.program import lowered
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.stacks import BlockStack
+from omniform.transforms.stacks import HeldStack
 from omniform.transforms.widen import ROWS, WIDENED, slow_dtypes
 from omniform.weights.tensors import tensors_and_ties
 
@@ -100,7 +100,7 @@ def matmuls_of(model: Model, stored: Mapping[str, Stored], placement: Placement)
     groups: dict[tuple[str, str], list[str]] = {}
     for path, module in model.named_modules():
         weight = f"{path}.weight"
-        if isinstance(module, PackedLinear | BlockStack | QuantLinear):
+        if isinstance(module, PackedLinear | HeldStack | QuantLinear):
             groups.setdefault(module.computed(), []).append(path)
         if (type(module) in WIDENED or type(module) is Stacked) and weight in runs_on:
             held = stored[ties.get(weight, weight)]

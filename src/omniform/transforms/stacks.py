@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from omniform.blocks.lowering import CannotLower
 from omniform.blocks.moe import Stacked
+from omniform.core.host import is_traced
 from omniform.native.cache import packed
 from omniform.native.library import library
 from omniform.native.matrix import KINDS, BlockLayout, Matrix
@@ -41,15 +42,17 @@ class Matrices:
     Args:
         stack: the stack.
         made: a matrix for each expert.
+        orders: which input each column of an expert's matrix is; none where all are in order. Shape of each: [in].
 
     Attributes:
         each: a matrix for each expert.
+        orders: see above.
         bias: float32, or None. Shape: [E, out].
         memory: what lies behind the stack's tensors.
     """
 
-    def __init__(self, stack: Stacked, made: Sequence[Matrix]) -> None:
-        self.each, self._sources = made, _sources(stack)
+    def __init__(self, stack: Stacked, made: Sequence[Matrix], orders: Sequence[Tensor | None] = ()) -> None:
+        self.each, self.orders, self._sources = made, orders, _sources(stack)
         self.bias = None if stack.bias is None else stack.bias.detach().float().clone()
         self._state = self._now()
         # To look at the numbers of mapped matrices would bring their pages back.
@@ -82,7 +85,9 @@ class Matrices:
         for number, count in sent:
             own = slice(begin, begin + count)
             bias = None if self.bias is None else self.bias[number]
-            self.each[number].multiply(x_ND[own], bias=bias, out=out[own])
+            order = self.orders[number] if self.orders else None
+            x = x_ND[own] if order is None else x_ND[own][:, order]
+            self.each[number].multiply(x, bias=bias, out=out[own])
             begin += count
         return out
 
@@ -113,8 +118,9 @@ def matrices_of(stack: Stacked) -> Matrices | None:
             return found
         del _MATRICES[stack]
     with torch.no_grad():
-        made = stack.packed_each() if isinstance(stack, BlockStack) else _packed_each(stack)
-        found = None if made is None else Matrices(stack, made)
+        made = stack.packed_each() if isinstance(stack, HeldStack) else _packed_each(stack)
+        orders = stack.orders() if isinstance(stack, HeldStack) else ()
+        found = None if made is None else Matrices(stack, made, orders)
     if found is not None:
         _MATRICES[stack] = found
     return found
@@ -143,6 +149,8 @@ def stack_of(stack: nn.Module) -> Sequence[Matrix]:
         weight = stack._parameters.get("weight")
         where = "" if weight is None else f": {weight.dtype} on {weight.device}, in memory of their own"
         raise CannotLower(stack, f"its matrices stay torch's{where}")
+    if found.orders:
+        raise CannotLower(stack, "its inputs are in another order (act-order)")
     return found.each
 
 
@@ -237,7 +245,97 @@ class Blocks:
     turned: bool
 
 
-class BlockStack(Stacked):
+class HeldStack(Stacked):
+    """Base of stacks of projections whose matrices stay in the tensors that a file holds them in.
+
+    Args:
+        like: the plain stack, whose bias it takes.
+
+    Attributes:
+        shape: of the numbers: experts, outputs, inputs.
+    """
+
+    def __init__(self, like: Stacked) -> None:
+        nn.Module.__init__(self)
+        experts, out, dim = like.weight.shape
+        self.shape = experts, out, dim
+        self.bias = like.bias
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override] # what is made anew cannot be set
+        """The numbers, made anew. Shape: [E, out, in]; float32."""
+        return torch.stack([self.numbers_of(n) for n in range(self.shape[0])])
+
+    @property
+    def told(self) -> str:
+        """What its matrices are in: ``"Q4_K blocks"``."""
+        raise NotImplementedError
+
+    def numbers_of(self, expert: int) -> Tensor:
+        """An expert's numbers, made anew. Shape: [out, in]; float32."""
+        raise NotImplementedError
+
+    def packed_each(self) -> list[Matrix] | None:
+        """A matrix for each expert; None where there are no kernels, or it lies elsewhere."""
+        raise NotImplementedError
+
+    def orders(self) -> Sequence[Tensor | None]:
+        """Which input each column of the matrices is; none where all are in order."""
+        return ()
+
+    def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
+        """Tokens through the projections of their experts."""
+        found = matrices_of(self) if _is_plain(self, x_ND) else None
+        if found is not None:
+            return found.multiplied(x_ND, sent)
+        parts = torch.split(x_ND, [count for _, count in sent])
+        made = [self._multiplied(x, n) for x, (n, _) in zip(parts, sent, strict=True)]
+        if self.bias is not None:
+            made = [y + self.bias[n].to(y.dtype) for y, (n, _) in zip(made, sent, strict=True)]
+        return torch.cat(made)
+
+    def _multiplied(self, x: Tensor, expert: int) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad and not is_watched():
+            return cast(Tensor, _Multiplied.apply(x, self, expert))  # type: ignore[no-untyped-call]
+        return F.linear(x, self.numbers_of(expert).to(x.dtype))
+
+    def unread(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
+        """Each token through the projection of its expert; the host reads which that is, if it may.
+
+        To make the numbers of all experts takes longer than to wait for the device, and memory that is not there.
+        """
+        if not is_traced():
+            counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
+            return self.each(x_ND, [(n, count) for n, count in enumerate(counts) if count])
+        y = (self.weight.to(x_ND.dtype)[expert_N] @ x_ND[..., None])[..., 0]
+        return y if self.bias is None else y + self.bias[expert_N]
+
+    def computed(self) -> tuple[str, str]:
+        """What multiplies, and why."""
+        if library() is None:
+            return "floats, an expert at a time", f"{self.told} are unpacked: there are no native kernels"
+        return f"native, in {self.told}", "the checkpoint holds the matrices so, and there are kernels"
+
+    def extra_repr(self) -> str:
+        experts, out, dim = self.shape
+        return f"experts={experts}, {dim}, {out}, {self.told}, bias={self.bias is not None}"
+
+
+class _Multiplied(torch.autograd.Function):
+    """A product with an expert's matrix that keeps nothing of it for its backward pass."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, stack: HeldStack, expert: int) -> Tensor:
+        ctx.stack, ctx.expert = stack, expert  # type: ignore[attr-defined]
+        return F.linear(x, stack.numbers_of(expert).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        stack: HeldStack = ctx.stack  # type: ignore[attr-defined]
+        return grad @ stack.numbers_of(ctx.expert).to(grad.dtype), None, None  # type: ignore[attr-defined]
+
+
+class BlockStack(HeldStack):
     """A stack of projections whose matrices stay in the blocks that a file holds them in.
 
     Args:
@@ -251,19 +349,17 @@ class BlockStack(Stacked):
     """
 
     def __init__(self, like: Stacked, blocks: Blocks) -> None:
-        nn.Module.__init__(self)
-        experts, out, dim = self._shape = tuple(like.weight.shape)
+        super().__init__(like)
+        experts, out, dim = self.shape
         self.kind, self.arrangement = blocks.kind, blocks.arrangement
         self._names = NAMES[: len(blocks.names)]
         width = dim // blocks.kind.numbers * blocks.kind.nbytes
         for name in self._names:
             self.register_buffer(name, torch.empty(experts, out // len(self._names), width, dtype=torch.uint8))
-        self.bias = like.bias
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override] # what is made anew cannot be set
-        """The numbers, made anew. Shape: [E, out, in]; float32."""
-        return torch.stack([self._numbers(n) for n in range(self._shape[0])])
+    def told(self) -> str:
+        return f"the file's {self.kind.name} blocks"
 
     def rows(self, expert: int) -> Tensor:
         """The bytes of an expert's rows, in its order. Shape: [out, bytes of a row]."""
@@ -275,12 +371,12 @@ class BlockStack(Stacked):
         parts = [addresses(cast(Tensor, self._buffers[name])[expert]) for name in self._names]
         return torch.stack(parts, 1).flatten() if self.arrangement == "pairs" else torch.cat(parts)
 
-    def _numbers(self, expert: int) -> Tensor:
+    def numbers_of(self, expert: int) -> Tensor:
         return dequantize(self.rows(expert), self.kind)
 
     def numbers(self) -> dict[str, int]:
         """How many numbers its buffers stand for."""
-        experts, out, dim = self._shape
+        experts, out, dim = self.shape
         return dict.fromkeys(self._names, experts * out * dim // len(self._names))
 
     def in_memory(self) -> dict[str, int]:
@@ -289,41 +385,15 @@ class BlockStack(Stacked):
         return dict.fromkeys(self._names, packed // len(self._names)) if packed else {}
 
     def packed_each(self) -> list[Matrix] | None:
-        """A matrix for each expert; None where there are no kernels, or it lies elsewhere."""
         sources = [cast(Tensor, self._buffers[name]) for name in self._names]
         if library() is None or any(source.device.type != "cpu" for source in sources):
             return None
         made = []
-        for expert in range(self._shape[0]):
-            made.append(Matrix.of_blocks(self._addresses(expert), self._shape[2], layout_of(self.kind)))
+        for expert in range(self.shape[0]):
+            made.append(Matrix.of_blocks(self._addresses(expert), self.shape[2], layout_of(self.kind)))
             for source in sources:
                 release(source[expert])
         return made
-
-    def each(self, x_ND: Tensor, sent: Sequence[tuple[int, int]]) -> Tensor:
-        """Tokens through the projections of their experts."""
-        found = matrices_of(self) if _is_plain(self, x_ND) else None
-        if found is not None:
-            return found.multiplied(x_ND, sent)
-        biases = (None,) * self._shape[0] if self.bias is None else self.bias
-        parts = torch.split(x_ND, [count for _, count in sent])
-        made = [F.linear(x, self._numbers(n).to(x.dtype), biases[n]) for x, (n, _) in zip(parts, sent, strict=True)]
-        return torch.cat(made)
-
-    def unread(self, x_ND: Tensor, expert_N: Tensor, ends_E: Tensor) -> Tensor:
-        """Each token through the projection of its expert, of which the host knows nothing."""
-        y = (self.weight.to(x_ND.dtype)[expert_N] @ x_ND[..., None])[..., 0]
-        return y if self.bias is None else y + self.bias[expert_N]
-
-    def computed(self) -> tuple[str, str]:
-        """What multiplies, and why."""
-        if library() is None:
-            return "floats, an expert at a time", f"the file's {self.kind.name} blocks are unpacked: no native kernels"
-        return f"native, in the file's {self.kind.name} codes", "the file holds the matrices so, and there are kernels"
-
-    def extra_repr(self) -> str:
-        experts, out, dim = self._shape
-        return f"experts={experts}, {dim}, {out}, {self.kind.name}, bias={self.bias is not None}"
 
 
 NAMES = ("packed", "packed_1")

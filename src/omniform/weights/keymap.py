@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -102,13 +102,12 @@ class KeyMap:
 
     def spelled(self, paths: Iterable[str]) -> dict[str, str]:
         """Our module paths to the checkpoint's."""
-        matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
-        return {path: _resolve(path, matchers)[0].key for path in paths}
+        rules = _Rules.of(self.rules)
+        return {path: rules.resolve(path)[0].key for path in paths}
 
     def places(self, path: str) -> tuple[Link, ...]:
         """Where the module, or the tensor, at ``path`` lives: in one place of the checkpoint, or in several."""
-        rules = sorted(self.rules.items(), key=_longest_first)
-        return _resolve(path, [(_matcher(mine), target) for mine, target in rules])
+        return _Rules.of(self.rules).resolve(path)
 
     def module(self, key: str) -> str:
         """What the ecosystem calls the module, or the tensor, that checkpoints keep under ``key``."""
@@ -140,8 +139,8 @@ class KeyMap:
         Raises:
             WeightsError: two of our tensors would live in the same place (a mistake in the map).
         """
-        matchers = [(_matcher(mine), target) for mine, target in sorted(self.rules.items(), key=_longest_first)]
-        links = {path: _resolve(path, matchers) for path in shapes}
+        rules = _Rules.of(self.rules)
+        links = {path: rules.resolve(path) for path in shapes}
         wanted: dict[str, tuple[int, ...]] = {}
         taken: dict[object, str] = {}
         held: dict[str, int] = {}
@@ -156,7 +155,7 @@ class KeyMap:
                     continue
                 held[link.key] = held.get(link.key, 0) + math.prod(link.part(shapes[path]))
         _check_totality(links, shapes, wanted, held)
-        copies = {_resolve(path, matchers)[0].key: path for path in ties or {}}
+        copies = {rules.resolve(path)[0].key: path for path in ties or {}}
         copies = {key: path for key, path in copies.items() if key not in wanted}
         duplicates = {key: links[(ties or {})[path]][0].key for key, path in copies.items()}
         return KeyTable(links, wanted, dict(shapes), duplicates, copies, self)
@@ -300,30 +299,66 @@ def _with_and_without(key: str, prefixes: Iterable[str]) -> Iterable[str]:
             yield key[len(prefix) + 1 :]
 
 
-def _longest_first(rule: tuple[str, object]) -> tuple[int, str]:
-    return -rule[0].count(".") if rule[0] else 1, rule[0]
+class _Rules:
+    """Rules in the order in which they are asked: the longest first, those without numbers in them by their names.
+
+    Quantized experts have a rule for every tensor: to try each on each would take minutes.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._given, self._count = rules, len(rules)
+        self._exact = {mine: target for mine, target in rules.items() if "{" not in mine}
+        self._depths: dict[int, list[tuple[re.Pattern[str], Rule]]] = {}
+        for mine, target in sorted(rules.items(), key=lambda rule: rule[0]):
+            if "{" in mine:
+                self._depths.setdefault(_depth(mine), []).append((_matcher(mine), target))
+        self._order = sorted({*self._depths, *map(_depth, self._exact)}, reverse=True)
+
+    _last: ClassVar[_Rules | None] = None
+
+    @classmethod
+    def of(cls, rules: Mapping[str, Rule]) -> _Rules:
+        """Those of a map; the last one's are kept, since the same is asked for many paths one by one."""
+        last = cls._last
+        if last is None or last._given is not rules or last._count != len(rules):
+            last = cls._last = cls(rules)
+        return last
+
+    def resolve(self, path: str) -> tuple[Link, ...]:
+        """Where a path lives."""
+        names = path.split(".")
+        for depth in self._order:
+            if depth > len(names):
+                continue
+            mine = ".".join(names[:depth])
+            if mine in self._exact:
+                return _resolved(self._exact[mine], {}, path[len(mine) :].lstrip("."))
+            for matcher, target in self._depths.get(depth, ()):
+                found = matcher.fullmatch(path)
+                if found:
+                    groups = found.groupdict()
+                    rest = (groups.pop("rest") or "").lstrip(".")
+                    return _resolved(target, groups, rest)
+        return (Link(path),)
+
+
+def _depth(template: str) -> int:
+    """How many names it has."""
+    return template.count(".") + 1 if template else 0
+
+
+def _resolved(target: Rule, groups: Mapping[str, str], rest: str) -> tuple[Link, ...]:
+    return tuple(
+        replace(link, key=_join(_named(link.key, groups), rest), kind=_kind(rest))
+        for one in _links(target)
+        for link in one.expanded()
+    )
 
 
 @lru_cache(maxsize=4096)
 def _matcher(template: str) -> re.Pattern[str]:
-    if not template:
-        return re.compile(r"(?P<rest>.*)")
     body = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", re.escape(template))
     return re.compile(body + r"(?P<rest>\..+)?")
-
-
-def _resolve(path: str, matchers: Sequence[tuple[re.Pattern[str], Rule]]) -> tuple[Link, ...]:
-    for matcher, target in matchers:
-        found = matcher.fullmatch(path)
-        if found:
-            groups = found.groupdict()
-            rest = (groups.pop("rest") or "").lstrip(".")
-            return tuple(
-                replace(link, key=_join(_named(link.key, groups), rest), kind=_kind(rest))
-                for one in _links(target)
-                for link in one.expanded()
-            )
-    return (Link(path),)
 
 
 def _links(rule: Rule) -> tuple[Link, ...]:

@@ -14,6 +14,7 @@ from omniform.core.errors import listed
 from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.placing import Chosen, chosen, placed
 from omniform.transforms.quantize.quantizer import HasKeys, HfQuantizer, get_keys_to_not_convert, should_convert_module
+from omniform.transforms.quantize.stacks import QuantStack, chosen_stacks, placed_stacks
 from omniform.weights.formats.base import Format
 from omniform.weights.keymap import KeyMap
 from omniform.weights.pages import release
@@ -29,9 +30,11 @@ class FormatQuantizer(HfQuantizer):
 
     Attributes:
         TRAINABLE: whether adapters can be trained on it.
+        MAKES_STACKS: whether the experts of a mixture are quantized too when a plain checkpoint is loaded.
     """
 
     TRAINABLE: ClassVar[bool] = True
+    MAKES_STACKS: ClassVar[bool] = True
     _plain: KeyMap | None = None  # where plain weights live
 
     @abstractmethod
@@ -60,7 +63,8 @@ class FormatQuantizer(HfQuantizer):
         """
         self._plain = keys
         layers = chosen(model, keys, self.format_of, holds, prefixes)
-        return keys | placed(model, layers, holds, dtype)
+        stacks = chosen_stacks(model, keys, self.format_of, holds, prefixes)
+        return keys | placed(model, layers, holds, dtype) | placed_stacks(model, stacks)
 
     @torch.no_grad()
     def quantize(self, model: nn.Module, keys: KeyMap, dtype: torch.dtype) -> KeyMap:
@@ -80,8 +84,27 @@ class FormatQuantizer(HfQuantizer):
             assert isinstance(new, QuantLinear)
             new.fill(tensors)
             release(one.layer.weight)
+        rules = rules | self._quantize_stacks(model, keys, names)
         model.requires_grad_(False)
         return keys | rules
+
+    def _quantize_stacks(self, model: nn.Module, keys: KeyMap, skipped: Sequence[str]) -> KeyMap:
+        """Likewise stacks of experts, a matrix at a time."""
+        rules = KeyMap({})
+        if not self.MAKES_STACKS:
+            return rules
+        for one in chosen_stacks(model, keys, self.format_of):
+            if not all(_is_wanted(one.plain(piece), skipped) for piece in one.pieces):
+                continue
+            with torch.device("meta"):
+                rules = rules | placed_stacks(model, [one])
+            new = model.get_submodule(one.path)
+            assert isinstance(new, QuantStack)
+            for number, piece in enumerate(one.pieces):
+                plain = one.plain(piece)
+                new.fill(number, self.encoded(plain))
+                release(plain.layer.weight)
+        return rules
 
     def encoded(self, one: Chosen) -> dict[str, Tensor]:
         """The tensors of one layer that is being quantized."""
@@ -97,6 +120,10 @@ class FormatQuantizer(HfQuantizer):
                     plain.bias = layer.bias
                 parent, _, own = path.rpartition(".")
                 setattr(model.get_submodule(parent), own, plain.train(layer.training))
+            elif isinstance(layer, QuantStack):
+                stack = layer.plain(dtype or _dtype_of(model))
+                parent, _, own = path.rpartition(".")
+                setattr(model.get_submodule(parent), own, stack.train(layer.training))
         if isinstance(model, HasKeys):
             model.keymap = self._plain
         return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from omniform.native.library import library
 from omniform.native.matrix import KINDS, Matrix
 from omniform.transforms.precision import WORDS, is_watched
 from omniform.transforms.samples import Samples
-from omniform.weights.formats.base import Format, some_outputs, step_of
+from omniform.weights.formats.base import Format, Held, Part, some_outputs, step_of
 from omniform.weights.pages import collapse, is_mapped, release
 from omniform.weights.version import Memory, counted
 
@@ -92,9 +92,7 @@ class QuantLinear(nn.Module):
 
     def spans(self) -> list[tuple[int, int]]:
         """Outputs that are taken at a time: the first, and one past the last."""
-        step = step_of(self.parts)
-        size = max(step, AT_ONCE // self.in_features // step * step)
-        return [(first, min(first + size, self.out_features)) for first in range(0, self.out_features, size)]
+        return spans_of(self.parts, self.out_features, self.in_features)
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take these tensors as its own.
@@ -190,7 +188,8 @@ def matrix_of(layer: QuantLinear) -> Made | None:
         return None
     orders: list[Tensor | None] = []
     with torch.no_grad():
-        matrix = Matrix.below_one_another(layer.out_features, _panels(layer, orders))
+        parts = panels(held, layer.parts, layer.format, layer.in_features, layer.spans(), orders)
+        matrix = Matrix.below_one_another(layer.out_features, parts)
         plain = None if bias is None else bias.detach().float().clone()
     collapse(matrix.c.codes, matrix.nbytes)
     memory = Memory((*held.values(), *(() if bias is None else (bias,))), WORDS)
@@ -201,16 +200,34 @@ def matrix_of(layer: QuantLinear) -> Made | None:
     return found
 
 
-def _panels(layer: QuantLinear, orders: list[Tensor | None]) -> Iterator[Matrix]:
-    """A matrix's panels, some at a time, of which the file's pages are let go."""
-    held = layer.held
-    for first, stop in layer.spans():
-        part = some_outputs(held, layer.parts, first, stop)
-        made, order = layer.format.matrix(part, stop - first, layer.in_features)
+def spans_of(parts: Mapping[str, Part], outs: int, ins: int) -> list[tuple[int, int]]:
+    """Outputs that are taken at a time: the first, and one past the last."""
+    step = step_of(parts)
+    size = max(step, AT_ONCE // ins // step * step)
+    return [(first, min(first + size, outs)) for first in range(0, outs, size)]
+
+
+def panels(
+    held: Held,
+    parts: Mapping[str, Part],
+    format: Format,
+    ins: int,
+    spans: Sequence[tuple[int, int]],
+    orders: list[Tensor | None],
+) -> Iterator[Matrix]:
+    """A matrix's panels, some at a time, of which the file's pages are let go.
+
+    Args:
+        spans: outputs at a time.
+        orders: which input each column is, of every part; filled in.
+    """
+    for first, stop in spans:
+        part = some_outputs(held, parts, first, stop)
+        made, order = format.matrix(part, stop - first, ins)
         orders.append(order)
         yield made
         for name, tensor in part.items():
-            if layer.parts[name].out is not None:
+            if parts[name].out is not None:
                 release(tensor)
 
 

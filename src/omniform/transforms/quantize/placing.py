@@ -63,7 +63,7 @@ def chosen(
         if holds is not None:
             parts = format.parts(layer.out_features, layer.in_features)
             first = next(key_of(n, p) for n, p in parts.items() if not p.optional)
-            name = next((one for one in _spellings(name, prefixes) if f"{one}.{first}" in holds), "")
+            name = next((one for one in spellings(name, prefixes) if f"{one}.{first}" in holds), "")
         if name:
             found.append(Chosen(path, layer, format, links[0], name))
     return found
@@ -161,7 +161,8 @@ def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[Vie
     return tuple(made)
 
 
-def _spellings(name: str, prefixes: Sequence[str]) -> Iterator[str]:
+def spellings(name: str, prefixes: Sequence[str]) -> Iterator[str]:
+    """A name as it is, and with or without what keys may lack or have too many of."""
     yield name
     for prefix in prefixes:
         yield f"{prefix}.{name}"
