@@ -73,10 +73,19 @@ using InOrder = std::make_integer_sequence<int, STEP>;
 
 // Asks for what lies some way behind, so that it is in the first cache when its turn comes: panels lie one behind
 // another, and the machine's own looking ahead ends at every page.
-constexpr int64_t AHEAD = 2048;
+constexpr int64_t AHEAD = 4096;
 template <int64_t BYTES>
 OF_INLINE void look_ahead(const void* at) {
     for (int64_t i = 0; i < BYTES; i += 64) __builtin_prefetch(static_cast<const char*>(at) + AHEAD + i);
+}
+
+// Asks for scales or minima that a later block wants: a core comes by so few of their lines, and so seldom, that the
+// machine does not see that they follow one another. at: none, or [panel][group][16]
+OF_INLINE void look_for_scales(const of_matrix& w, const void* at, int64_t panel, int64_t group, int64_t count) {
+    if (at == nullptr) return;
+    const int64_t line = LANES * (w.scale_kind == OF_F32 ? 4 : 2);
+    const char* first = static_cast<const char*>(at) + (panel * groups_of(w) + group) * line;
+    for (int64_t i = 0; i < count * line; i += 64) __builtin_prefetch(first + i);
 }
 
 struct ReadF32 {

@@ -175,6 +175,10 @@ struct IntegerRows {
 
         Scaled(const IntegerRows& rows, int64_t panel, int64_t k, int64_t count) : panel(panel), k(k), count(count) {
             const of_matrix& w = rows.job.w;
+            for (int p = P; p < 2 * P; ++p) {
+                look_for_scales(w, w.scales, panel + p, k / w.group, (count + w.group - 1) / w.group);
+                look_for_scales(w, w.minima, panel + p, k / w.group, (count + w.group - 1) / w.group);
+            }
             for (int64_t at = 0, s = 0; at < count; at += rows.span, ++s) {
                 const int64_t group = (k + at) / w.group;
                 for (int p = 0; p < P; ++p) {
@@ -238,7 +242,7 @@ struct IntegerRows {
 
 template <class Source>
 struct Integers : IntegerRows {
-    static constexpr int ALONE = 2;
+    static constexpr int ALONE = INTEGERS_ALONE;
 
     using IntegerRows::IntegerRows;
 

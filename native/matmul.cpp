@@ -82,7 +82,7 @@ struct FloatRows {
 // ROWS: the most that read a panel as it is packed.
 template <class Source, int64_t ROWS>
 struct Floats : FloatRows {
-    static constexpr int ALONE = 4;
+    static constexpr int ALONE = FLOATS_ALONE;
 
     using FloatRows::FloatRows;
 

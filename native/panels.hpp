@@ -24,6 +24,13 @@ constexpr int TILE = 6;
 constexpr int PAIR = 2, MORE = 1;
 #endif
 constexpr int most_rows(int panels) { return panels <= MORE ? TILE : panels == PAIR ? 2 : 1; }
+// Panels side by side of one row. A core reads few streams fastest; where an addition of integers takes a cycle, one keeps
+// it busy. Instructions that multiply and add wait for their sums, and have others to go on with.
+#if OF_AVX2 && !defined(__AVXVNNI__)
+constexpr int INTEGERS_ALONE = 1, FLOATS_ALONE = 2;
+#else
+constexpr int INTEGERS_ALONE = 2, FLOATS_ALONE = 4;
+#endif
 constexpr int64_t FEW = 24;            // rows that read a panel as it is packed,
 constexpr int NARROW = 6;              // in tiles of at most so many
 constexpr int64_t ROWS_AT_ONCE = 288;  // their sums of a panel stay in the second cache
@@ -58,7 +65,8 @@ OF_INLINE void finish(const Job& job, int64_t row, int64_t panel, F32 sum) {
 }
 
 // A Way is what multiplies. It has
-//   ALONE                               panels side by side of one row: so many that no addition waits for another
+//   ALONE                               panels side by side of one row: so few that memory is read in order, and as many
+//                                       as keep additions from waiting longer than memory does
 //   lay_out(first, rows, from)          puts a tile's rows down as tile() wants them
 //   Block<P>                            a block of P panels: made of (way, panel, k, count)
 //   tile<R, P>(block, row, sums)        adds a block to the sums of a tile. sums: [R][P][16]
