@@ -324,3 +324,9 @@ def test_the_page_of_the_kernels(capsys):
         exec(compile(code, f"docs/native.md, example {number}", "exec"), {"__name__": "__main__"})
     told = capsys.readouterr().out
     assert "native int4" in told and "native int8" in told and "[[" in told
+
+
+def test_the_page_of_fewer_bits(capsys):
+    for number, code in enumerate(blocks("docs/quantization.md")):
+        exec(compile(code, f"docs/quantization.md, example {number}", "exec"), {"__name__": "__main__"})
+    assert "int4" in capsys.readouterr().out
