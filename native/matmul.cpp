@@ -175,6 +175,18 @@ struct Dots {
 };
 #endif
 
+// Bytes that are floats, with scales: scale * number. STEP inputs share one.
+template <class Bytes>
+struct ReadScaledBytes {
+    struct Raw { const uint8_t* codes; F32 scale; };
+    Bytes bytes;
+    ReadScaled scales;
+    ReadScaledBytes(const of_matrix& w, int64_t panel) : bytes(w, panel), scales(w, panel) {}
+    OF_INLINE_METHOD Raw at(int64_t k) const { return {bytes.at(k), scales.scale(k)}; }
+    template <int J>
+    OF_INLINE_METHOD F32 pick(const Raw& raw) const { return bytes.template pick<J>(raw.codes) * raw.scale; }
+};
+
 template <class Source, int64_t ROWS>
 void by_floats(Job& job) {
     cut(job, ROWS);
@@ -209,8 +221,12 @@ void matmul(const of_matrix& matrix, const of_rows& x, const float* bias, const 
 #endif
             return by_floats<ReadBF16, FEW>(job);
         case OF_F16: return by_floats<ReadF16, FEW>(job);
-        case OF_F8_E4M3: return by_floats<ReadE4M3, 0>(job);
-        case OF_F8_E5M2: return by_floats<ReadE5M2, 0>(job);
+        case OF_F8_E4M3:
+            if (matrix.scales != nullptr) return by_floats<ReadScaledBytes<ReadE4M3>, 0>(job);
+            return by_floats<ReadE4M3, 0>(job);
+        case OF_F8_E5M2:
+            if (matrix.scales != nullptr) return by_floats<ReadScaledBytes<ReadE5M2>, 0>(job);
+            return by_floats<ReadE5M2, 0>(job);
         case OF_I8:
             if (exact) return by_floats<ReadI8, 0>(job);
             return by_integers<ByteCodes>(job, Meaning(nullptr));

@@ -18,6 +18,7 @@ from omniform.hub.load import build_on_meta, lay_out, match, table_of, transform
 from omniform.hub.quantizing import quantizer_of
 from omniform.hub.weights import WeightFiles, find_weights
 from omniform.transforms.quantize.quantizer import Quantizing
+from omniform.weights.counting import count_numbers
 from omniform.weights.safetensors import Entry
 from omniform.weights.tensors import tensors_and_ties
 
@@ -85,14 +86,14 @@ def inspect(name: Name, **where: object) -> Summary:
     files = find_weights(source, peek=True)
     model = build_on_meta(config, kind, source.name)
     quantizer = quantizer_of(config, None)
-    if quantizer is not None:
-        model = transformed(model, (Quantizing(quantizer, config.common.dtype),))
     held = _told(files)
+    if quantizer is not None:
+        prefixes = model.origin.family.prefixes
+        model = transformed(model, (Quantizing(quantizer, config.common.dtype, held, prefixes),))
     if held:
         lay_out(model, held)
         match(model, table_of(model), held, ignore_mismatched_sizes=False)[1].check(source.name)
     sizes = _stored_sizes(model, files)
-    tensors, _ = tensors_and_ties(model)
     dtypes: Counter[str] = Counter()
     for dtype, nbytes in sizes.values():
         dtypes[dtype] += nbytes
@@ -101,7 +102,7 @@ def inspect(name: Name, **where: object) -> Summary:
         family=config.model_type,
         architecture=model.origin.architecture.name,
         tasks=model.origin.architecture.tasks,
-        parameters=sum(t.numel() for t in tensors.values()),
+        parameters=count_numbers(model, only_trainable=False, exclude_embeddings=False),
         nbytes=sum(nbytes for _, nbytes in sizes.values()),
         disk_bytes=files.nbytes,
         dtypes=dict(dtypes.most_common()),

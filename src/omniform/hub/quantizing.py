@@ -21,14 +21,6 @@ from omniform.transforms.quantize.quantizer import HfQuantizer, Quantizing, quan
 
 log = logging.getLogger("omniform")
 
-UNPACKED = {
-    "fp8": "Load the checkpoint that it was made from; of one that was trained so (DeepSeek-V3), a copy in bfloat16, "
-    "which its repository's inference/fp8_cast_bf16.py makes.",
-    "mxfp4": "Load a copy in bfloat16. Make one by transformers.AutoModelForCausalLM.from_pretrained(name, "
-    "quantization_config=transformers.Mxfp4Config(dequantize=True)).save_pretrained(folder).",
-}
-"""What to do about weights that were published in a packed form alone."""
-
 
 def quantizer_of(config: ModelConfig, asked: object) -> HfQuantizer | None:
     """The quantizer of a load; None where nothing is quantized.
@@ -52,7 +44,7 @@ def quantizer_of(config: ModelConfig, asked: object) -> HfQuantizer | None:
             where="quantization_config",
             expected="null, or a method that is registered",
             found=repr(method),
-            remedy=UNPACKED.get(str(method), "Load the checkpoint that it was made from."),
+            remedy="Load the checkpoint that it was made from.",
         )
     own = settings_from(stored)
     if settings is not None:
@@ -115,8 +107,10 @@ def with_quantizer(
 
 
 def mark_quantized(model: Model, quantizer: HfQuantizer) -> None:
-    """Have a model say how it is quantized, as the ecosystem asks it."""
+    """Have a model say how it is quantized, as the ecosystem asks it; make it plain where the settings ask for that."""
     if isinstance(model, Surface):
         method = quantizer.quantization_config.quant_method
         model.__dict__.update(hf_quantizer=quantizer, is_quantized=True, quantization_method=method)
         model.config.quantization_config = quantizer.quantization_config
+        if quantizer.wants_plain:
+            model.dequantize()

@@ -287,6 +287,26 @@ class Matrix:
         return cls(c, tuple(x for x in (packed, *held, means) if x is not None), by)
 
     @classmethod
+    def scaled(cls, codes: Tensor, scales: Tensor, *, group: int) -> Matrix:
+        """Pack floats of eight bits with scales: numbers are ``scale * code``, rounded once.
+
+        Args:
+            codes: float8_e4m3fn or float8_e5m2. Shape: [outs, ins].
+            scales: float32. Shape: [outs, groups].
+            group: inputs that share a scale; see :meth:`quantize`.
+
+        Raises:
+            NativeError: there is no library, or no memory.
+        """
+        by, kind, codes = _library(), PACKED[codes.dtype], _side_by_side(codes)
+        outs, ins = codes.shape
+        group = _checked(group, ins)
+        assert kind in (Kind.F8_E4M3, Kind.F8_E5M2) and scales.dtype is torch.float32, (kind, scales.dtype)
+        assert scales.shape == (outs, -(-ins // group)), (scales.shape, group)
+        packed, held = _packed(codes, kind, by), _packed_scales(_side_by_side(scales), by)
+        return cls(_struct(kind, (outs, ins, group), packed, (held, None, None), Kind.F32), (packed, held), by)
+
+    @classmethod
     def of_blocks(
         cls, rows: Tensor, ins: int, layout: BlockLayout, done: Callable[[int, int], None] = _nothing
     ) -> Matrix:
@@ -361,7 +381,10 @@ class Matrix:
         return sum(x.nbytes for x in self._kept)
 
     def unpack(self) -> Tensor:
-        """What was packed: floats bit for bit, integers as the float32 they stand for. Shape: [outs, ins]."""
+        """What was packed: floats bit for bit, integers as the float32 they stand for. Shape: [outs, ins].
+
+        Floats with scales are given without these.
+        """
         dtype = next((dtype for dtype, kind in PACKED.items() if kind == self.kind), torch.float32)
         out = torch.empty(self.outs, self.ins, dtype=dtype, device="cpu")
         self._library.call("of_unpack", ctypes.byref(self.c), ctypes.byref(rows_of(out)))

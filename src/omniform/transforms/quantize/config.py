@@ -151,7 +151,12 @@ def method_of(settings: Mapping[str, object]) -> str:
     return method
 
 
-BUILT_IN: Mapping[str, str] = {"native": "native"}
+BUILT_IN: Mapping[str, str] = {
+    "native": "native",
+    "fp8": "fp8",
+    "fbgemm_fp8": "fp8",
+    "mxfp4": "mxfp4",
+}
 """The methods that this library knows, to the module beside this one that registers them, imported when one is met."""
 
 

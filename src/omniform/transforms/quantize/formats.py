@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from omniform.blocks.moe import Routes
 from omniform.core.errors import listed
 from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.placing import Chosen, chosen, placed
@@ -72,7 +73,9 @@ class FormatQuantizer(HfQuantizer):
         self._plain = keys
         skipped = self.skipped()
         names = get_keys_to_not_convert(model) if skipped is None else skipped
+        routers = {f"{path}.{name}" for path, m in model.named_modules() if isinstance(m, Routes) for name in m.ROUTERS}
         layers = [one for one in chosen(model, keys, self.format_of) if _is_wanted(one, names)]
+        layers = [one for one in layers if one.path not in routers]  # what they choose is not what is nearly as good
         if skipped:
             tell_idle(skipped, [keys.places(p)[0].key for p, m in model.named_modules() if type(m) is nn.Linear])
         rules = KeyMap({})

@@ -190,6 +190,11 @@ class HfQuantizer(ABC):
         """Whether adapters can be trained on it."""
 
     @property
+    def wants_plain(self) -> bool:
+        """Whether its settings ask for plain weights once a checkpoint is loaded."""
+        return False
+
+    @property
     def is_qat_trainable(self) -> bool:
         """Whether it can be trained as it is."""
         return False
