@@ -490,6 +490,10 @@ class Model(PushToHub, Composed):
         """Save config and weights to a folder; see :func:`omniform.hub.save.save_model`."""
         upstairs("hub.save:save_model")(self, save_directory, **kwargs)
 
+    def save_gguf(self, path: str | os.PathLike[str], **kwargs: object) -> None:
+        """Save config, tokenizer and weights as a GGUF file; see :func:`omniform.hub.gguf.writing.save_gguf`."""
+        upstairs("hub.gguf.writing:save_gguf")(self, path, **kwargs)
+
 
 def check_mask(mask: Tensor, rows: int, new: int, past: int) -> None:
     if mask.dim() == 4:

@@ -25,6 +25,7 @@ Door = Literal[
     "engine.talking:stream_speech",
     "engine.processors.watermark:SynthIDTextWatermarkLogitsProcessor",
     "engine.processors.watermark:WatermarkLogitsProcessor",
+    "hub.gguf.writing:save_gguf",
     "hub.lookup:cached_file",
     "hub.push:push",
     "hub.save:save_model",

@@ -70,6 +70,36 @@ def replace_files(
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def replace_file(target: Path, write: Callable[[Path], None]) -> None:
+    """Write one file at once: after a crash there is the old one or the new one, and nothing else.
+
+    Args:
+        write: writes it under the path that it is given, beside the target.
+
+    Raises:
+        RepoError: the file cannot be written (a full disk, a folder in its place).
+    """
+    target = Path(os.path.realpath(os.path.expanduser(target)))
+    if target.is_dir():
+        raise RepoError("this is a folder, not a file", where=str(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clean(target.parent, target.name)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-{os.getpid()}-", dir=target.parent))
+    except OSError as error:
+        raise RepoError("the folder cannot be written", where=str(target.parent), found=error.strerror) from error
+    try:
+        write(staging / target.name)
+        sync(staging / target.name)
+        os.replace(staging / target.name, target)
+        sync(target.parent)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise RepoError("the file cannot be written", where=str(target), found=found) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def folder_of(save_directory: object) -> Path:
     """A folder's name as a path.
 

@@ -183,10 +183,10 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
     """
     held: Mapping[str, Tensor] = unpacked(model, model.state_dict(keep_vars=True), model.dtype)
     if state_dict is None:
-        _check_whole(held)
+        check_whole(held)
     else:
         held = _given(model, state_dict, held)
-    usual = _usual_ties(model)
+    usual = usual_ties(model)
     ties = {path: owner for path, owner in usual.items() if path in held and owner in held}
     ties = {path: owner for path, owner in ties.items() if held[path] is held[owner] or state_dict is not None}
     left_out = patterns(type(model), "_keys_to_ignore_on_save")
@@ -200,7 +200,8 @@ def weights_to_save(model: Model, state_dict: Mapping[str, Tensor] | None = None
     return table.write({path: tensor.detach() for path, tensor in tensors.items()})
 
 
-def _usual_ties(model: Model) -> Mapping[str, str]:
+def usual_ties(model: Model) -> Mapping[str, str]:
+    """What the config or the class ties: the path of a tensor to its owner's."""
     if not isinstance(model, PreTrainedModel):
         return tensors_and_ties(model)[1]
     if model.place is None:
@@ -226,7 +227,8 @@ def _given(model: Model, state_dict: Mapping[str, Tensor], own: Mapping[str, Ten
     return {path: given[path] for path in own}
 
 
-def _check_whole(held: Mapping[str, Tensor]) -> None:
+def check_whole(held: Mapping[str, Tensor]) -> None:
+    """Raise :class:`InputError` where only a part of the weights lies in this process."""
     part = next((name for name, tensor in held.items() if is_part(tensor)), None)
     if part is not None:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,3 +85,35 @@ def row(x: Tensor) -> Tensor:
 def turned_each(x: Tensor) -> Tensor:
     """Every matrix of a stack the other way round."""
     return x.transpose(-1, -2)
+
+
+def _plus_one(x: Tensor) -> Tensor:
+    return x + 1
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1)
+
+
+UNDONE: Mapping[Edit, Edit] = {minus_one: _plus_one, row: _flat, turned_each: turned_each}
+"""What undoes each edit, for whoever writes."""
+
+
+def to_file(place: Place, x: Tensor, facts: Facts, *, bias: bool) -> Tensor:
+    """A checkpoint's tensor, or its part of one, as the file has it: what reading does, undone in reverse.
+
+    Args:
+        x: the checkpoint's.
+        bias: whether it is a bias, which has no other way round.
+    """
+    if place.join == "rows":
+        x = x.chunk(2, -2)[place.part]
+    elif place.join == "pairs":
+        x = x[..., place.part :: 2]
+    if place.turned and x.dim() > 1 and not bias:
+        x = x.transpose(-1, -2)
+    if place.edit is not None:
+        x = UNDONE[place.edit](x.float())
+    if place.order is not None:
+        x = x[torch.argsort(place.order(facts, x.shape[0]))]
+    return x
