@@ -1,8 +1,8 @@
 """Which tensors of a GGUF file get which type, by the names that people know (``Q4_K_M``).
 
 A name stands for a type, and for the tensors that are given more bits, since they tell most: the rows of the output,
-values and the ways down out of feed-forward layers, in some layers or in all. Which, is as llama.cpp's ``llama-quantize``
-has it (https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp, without an importance matrix).
+values and the ways down out of feed-forward layers, in some layers or in all. Which, is as llama.cpp's own tool has it
+(https://github.com/ggml-org/llama.cpp/blob/master/src/llama-quant.cpp, without an importance matrix).
 """
 
 from __future__ import annotations
