@@ -361,11 +361,6 @@ class BlockStack(HeldStack):
     def told(self) -> str:
         return f"the file's {self.kind.name} blocks"
 
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """Experts, outputs and inputs."""
-        return self._shape
-
     def rows(self, expert: int) -> Tensor:
         """The bytes of an expert's rows, in its order. Shape: [out, bytes of a row]."""
         parts = [cast(Tensor, self._buffers[name])[expert] for name in self._names]

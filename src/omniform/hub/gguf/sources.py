@@ -16,7 +16,7 @@ from omniform.hub.load import keymap_of
 from omniform.hub.save import check_whole, usual_ties
 from omniform.transforms.packed import Packed
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.stacks import NAMES, BlockStack
+from omniform.transforms.stacks import HeldStack
 from omniform.weights.links import Link
 
 
@@ -92,7 +92,7 @@ def _held(model: Model) -> dict[str, Held]:
     for path, tensor in state.items():
         parent, _, name = path.rpartition(".")
         module = modules.get(parent)
-        if isinstance(module, BlockStack) and name in NAMES:
+        if isinstance(module, HeldStack) and name != "bias":
             found.setdefault(f"{parent}.weight", _of(module, id(tensor)))
         elif isinstance(module, Packed) and name == "packed":
             found[f"{parent}.weight"] = _of(module, id(tensor))
@@ -112,12 +112,12 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _of(module: Packed | BlockStack | QuantLinear, owner: int) -> Held:
+def _of(module: Packed | HeldStack | QuantLinear, owner: int) -> Held:
     if isinstance(module, QuantLinear):
         shape: tuple[int, ...] = (module.out_features, module.in_features)
     elif isinstance(module, Packed):
         kind = module.kind
         shape = (module.packed.shape[0], math.prod(module.packed.shape[1:]) // kind.nbytes * kind.numbers)
     else:
-        shape = tuple(module.weight_shape)
+        shape = module.shape
     return Held(shape, lambda: module.weight, owner)
