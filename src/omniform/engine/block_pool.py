@@ -131,6 +131,14 @@ class BlockTable:
         """Another table of the same blocks."""
         return BlockTable(self.size, self.blocks.copy(), _runs=self._runs.copy(), _noted=self._noted)
 
+    @property
+    def first(self) -> int:
+        """The first token whose block it holds: those before it are behind a window."""
+        blocks = self.blocks
+        if blocks and blocks[0] is not None:
+            return 0
+        return next((number for number, block in enumerate(blocks) if block is not None), len(blocks)) * self.size
+
     def held(self) -> list[int]:
         """The blocks that it holds."""
         return [b for b in self.blocks if b is not None]

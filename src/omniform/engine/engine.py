@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
+
 from omniform.architectures.generative import Generative
 from omniform.architectures.model import Model
+from omniform.core.coded import coding_of
 from omniform.core.errors import InputError, brief
 from omniform.core.state import mixers
 from omniform.engine.adapters import Adapters
@@ -29,7 +32,7 @@ from omniform.engine.handle import Handle
 from omniform.engine.handover import Handover, Legacy
 from omniform.engine.hooks import hooks_of
 from omniform.engine.memory import decoder_specs, divided_memory
-from omniform.engine.paged_state import MEMORY, ROWS, PagedState, unit_bytes
+from omniform.engine.paged_state import MEMORY, ROWS, PagedState, kept_as, unit_bytes
 from omniform.engine.parts import NO_PARTS, Parts, refuse_loop
 from omniform.engine.prompt_notes import PromptNotes, notes_of
 from omniform.engine.recorded import RECORDS, Recorded
@@ -80,7 +83,11 @@ class Engine:
             8 by default on a CPU, where bookkeeping is cheap beside a step, and 16 elsewhere.
         prefix_cache: whether beginnings are shared between requests. A model that keeps a recurrent state shares none.
         cuda_graphs: whether steps in which every row brings one token are recorded and played again, on a GPU; a number
-            is the most records that are kept. By default they are. :meth:`stats` says how many were.
+            is the most records that are kept. By default they are, but not with a ``cache_dtype`` of few bits.
+            :meth:`stats` says how many were.
+        cache_dtype: how keys, values and latents of tokens are kept: ``"int8"``, each vector with a scale of its own
+            (:mod:`omniform.core.coded`); a float's dtype, or its name; the model's own by default. States of
+            fixed size and what cross-attention reads keep their own. :meth:`stats` says what that came to.
 
     Raises:
         InputError: the model does not write, or the memory is too small for anything.
@@ -96,6 +103,7 @@ class Engine:
         block_size: int | None = None,
         prefix_cache: bool = True,
         cuda_graphs: bool | int = True,
+        cache_dtype: str | torch.dtype | None = None,
     ) -> None:
         if not isinstance(model, Generative) or not model.can_generate():
             raise InputError(
@@ -121,7 +129,9 @@ class Engine:
         self._seconds = dict.fromkeys(("plan", "model", "sample"), 0.0)
         self._regimes = list(dict.fromkeys(r for mixer in mixers(model.decoder) for r in mixer.regimes()))
         self._how = memory, step, block_size, prefix_cache
-        self._graphs = RECORDS if cuda_graphs is True else int(cuda_graphs)
+        self._coding = coding_of(cache_dtype)
+        graphs = RECORDS if cuda_graphs is True else int(cuda_graphs)
+        self._graphs = graphs if self._coding is None or self._coding.as_it_is(model.dtype) else 0
         self._build()
         self._drafters = Drafters(model, self._memory.budget)
 
@@ -131,12 +141,14 @@ class Engine:
         self._kept_as = model.dtype, model.device
         assert isinstance(model, Generative)
         specs = decoder_specs(model)
-        sizes = self._sizes = unit_bytes(specs, model.dtype)
+        sizes = self._sizes = unit_bytes(specs, model.dtype, self._coding)
         blocks, features, self._memory = divided_memory(model, memory, size, sizes)
         log.log(logging.INFO if memory == "auto" else logging.DEBUG, "memory of the engine: %s", self._memory)
         recorder = recorder_of(model.device) if self._graphs else None
         try:
-            self._state = PagedState(specs, blocks, size, model.dtype, model.device, spare=recorder is not None)
+            self._state = PagedState(
+                specs, blocks, size, model.dtype, model.device, coding=self._coding, spare=recorder is not None
+            )
         except (RuntimeError, TypeError, MemoryError) as error:
             raise InputError("there is not so much memory", where="memory", found=str(self._memory)) from error
         # A state of fixed size is what all tokens before made of it: there is none to reuse from half-way.
@@ -345,6 +357,7 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             prefix_cache=self._prefix_cache,
             memory=self._memory,
+            cache_dtype=kept_as(self._sizes, self.model.dtype, self._coding),
             tokens_cached=self._writer.tokens_cached,
             tokens_drafted=self._writer.tokens_drafted,
             tokens_accepted=self._writer.tokens_accepted,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from omniform.core.packed import SlotRange
 from omniform.core.state import DenseState, StateSpec
 from omniform.engine.block_pool import BlockTable
 from omniform.engine.encoders import Encoders
@@ -109,13 +108,12 @@ class Handover:
                 self._state.fixed(slot).whole[tables[ROWS].held()[0]] = found[0][given.row]
                 continue
             table, at = tables[pool_of(spec)], 0
-            first = _first_held(table)
+            first = table.first
             own = given.places[first:]
             ranges = table.slot_ranges(first, len(given)) if len(own) else []
             rows = [x[given.row].index_select(1, own.to(x.device)) for x in found]
             for low, high in ranges:
-                for whole, x in zip(self._state.tokens(slot).whole, rows, strict=True):
-                    whole[0, :, low:high] = x[:, at : at + high - low]
+                self._state.tokens(slot).put(low, high, *(x[:, at : at + high - low] for x in rows))
                 at += high - low
 
     def take(self, request: Request, row: Row) -> None:
@@ -150,23 +148,11 @@ class Handover:
                     left.parts[slot] = (self._state.fixed(slot).whole[row.tables[ROWS].held()[0]].clone(),)
                 elif spec.kept == "token":
                     table = row.tables[pool_of(spec)]
-                    first = left.gone[slot] = min(_first_held(table), left.tokens)
+                    first = left.gone[slot] = min(table.first, left.tokens)
                     ranges = table.slot_ranges(first, left.tokens) if left.tokens > first else []
-                    left.parts[slot] = tuple(_copied(x, ranges) for x in self._state.tokens(slot).whole)
+                    left.parts[slot] = self._state.tokens(slot).taken(ranges, self._state.dtype)
                 elif request.memory is not None:
                     entry = self._encoders.memories[request.memory]
                     ranges = entry.table.slot_ranges(0, entry.length)
-                    left.memory[slot] = tuple(_copied(x, ranges) for x in self._state.tokens(slot).whole)
+                    left.memory[slot] = self._state.tokens(slot).taken(ranges, self._state.dtype)
             return left
-
-
-def _copied(whole: Tensor, ranges: list[SlotRange]) -> Tensor:
-    """Some slots, one after another. Shape: [1, G, slots, D] to [G, n, D]."""
-    parts = [whole[0, :, low:high] for low, high in ranges]
-    return torch.cat(parts, dim=1).clone() if parts else whole[0, :, :0].clone()
-
-
-def _first_held(table: BlockTable) -> int:
-    """The first token whose block a row holds: those before it are behind its window."""
-    gone = next((number for number, block in enumerate(table.blocks) if block is not None), len(table.blocks))
-    return gone * table.size

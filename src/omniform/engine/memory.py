@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from omniform.architectures.generative import Generative
+from omniform.core.coded import Coding
 from omniform.core.errors import InputError
 from omniform.core.state import StateSpec, state_specs
 from omniform.engine.paged_state import MEMORY, ROWS, Pool, unit_bytes
@@ -129,9 +130,13 @@ def decoder_specs(model: Generative) -> dict[int, StateSpec]:
     return {slot: spec for slot, spec in specs.items() if model.encoder_inputs or spec.kept != "memory"}
 
 
-def decoder_bytes(model: Generative) -> dict[Pool, int]:
-    """Bytes that a token, or a row, of a model's decoder takes in each pool."""
-    return unit_bytes(decoder_specs(model), model.dtype)
+def decoder_bytes(model: Generative, coding: Coding | None = None) -> dict[Pool, int]:
+    """Bytes that a token, or a row, of a model's decoder takes in each pool.
+
+    Args:
+        coding: how tokens are kept; in the model's dtype, without.
+    """
+    return unit_bytes(decoder_specs(model), model.dtype, coding)
 
 
 def available(device: torch.device) -> int:

@@ -197,6 +197,7 @@ class Runner:
         """Say where the step writes."""
         if pool != ROWS:
             self._state.begin(pool, _written(chunks, pool))
+            self._state.hold(pool, lambda: _held(chunks, pool))
             return
         blocks = [s.row.tables[ROWS].held()[0] for s in chunks]
         fresh = [block for block, s in zip(blocks, chunks, strict=True) if s.row.computed == 0]
@@ -297,3 +298,12 @@ def _written(chunks: Sequence[ScheduledChunk], pool: Pool) -> list[SlotRange]:
             else:
                 ranges.append(slots)
     return ranges
+
+
+def _held(chunks: Sequence[ScheduledChunk], pool: Pool) -> list[SlotRange]:
+    """The slots that rows of a step have, those that it writes included; what rows share once."""
+    found: dict[SlotRange, None] = {}
+    for chunk in chunks:
+        table = chunk.row.tables[pool]
+        found |= dict.fromkeys(table.slot_ranges(table.first, chunk.row.computed + chunk.count))
+    return list(found)

@@ -26,6 +26,7 @@ class Stats:
         encoder_hits: those that were known already.
         preemptions: how often a request was preempted: had to give up its blocks.
         prefix_cache: whether beginnings are shared between requests: ``"on"``, or ``"off"`` and why.
+        cache_dtype: how state is kept: that of tokens, and what is kept otherwise beside it.
         memory: what its blocks take, of how much, and why.
         graphs: steps that a GPU played from records; None on a device without them, or where they are off.
         seconds: spent planning (``plan``, encoders included), in the decoder (``model``), choosing tokens (``sample``).
@@ -46,5 +47,6 @@ class Stats:
     preemptions: int
     prefix_cache: str
     memory: MemoryUse
+    cache_dtype: str
     seconds: Mapping[str, float]
     graphs: Counts | None = None

@@ -20,7 +20,7 @@ from omniform.core.state import FixedView, KVView, LatentView, State, StateSpec
 from omniform.core.stores import Bounded, Grown
 from omniform.native import program_abi
 from omniform.native.library import Library
-from omniform.native.matrix import KINDS, aligned, rows_of
+from omniform.native.matrix import CODES, KINDS, aligned, rows_of
 from omniform.transforms import step_inputs
 from omniform.transforms.compiled import Compiled
 from omniform.transforms.steady import Steady, can_go_on
@@ -30,6 +30,9 @@ KEPT_BYTES = 2**26
 """Bytes of buffers that a thread keeps from one step to the next."""
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+PAGES = {**KINDS, **CODES}
+"""What numbers in slots are, by the dtype of the tensors that hold them."""
 
 Struct = tuple[object, ...]
 """The fields of one entry of an array that the library reads."""
@@ -105,6 +108,13 @@ def _state(x_BGSD: Tensor) -> Struct:
     assert x_BGSD.stride(3) == 1 or width == 1
     strides = x_BGSD.stride(1), x_BGSD.stride(2)
     return x_BGSD.data_ptr(), 0, heads, width, *strides, 0, KINDS[x_BGSD.dtype], 0
+
+
+def _paged_state(x_1GSD: Tensor, scales_1GS1: Tensor | None, width: int) -> Struct:
+    _, heads, slots, _ = x_1GSD.shape
+    assert x_1GSD.is_contiguous() and (scales_1GS1 is None or scales_1GS1.is_contiguous())
+    scales = 0 if scales_1GS1 is None else scales_1GS1.data_ptr()
+    return x_1GSD.data_ptr(), scales, heads, width, *x_1GSD.stride()[1:3], slots, PAGES[x_1GSD.dtype], 0
 
 
 def _apart(x_BGSD: Tensor) -> int:
@@ -284,7 +294,7 @@ class Runnable:
         for slot, view in zip(self._program.slots, paged, strict=True):
             number = next((n for n, known in enumerate(mappings) if known is view.mapping), len(mappings))
             mappings += [view.mapping] if number == len(mappings) else []
-            entries.append((*map(_state, self._pair(slot, view.whole)), number, 0))
+            entries.append((*self._coded(slot, view), number, 0))
         made = self._pages[state] = np.array(entries, program_abi.KEPT), mappings
         return made
 
@@ -313,6 +323,12 @@ class Runnable:
         """Keys and values of what is kept of tokens; the first numbers of keys where these hold them."""
         k, v = kept[0], kept[-1]
         return k, v if len(kept) == 2 else v[..., : self._program.states[slot][2]]
+
+    def _coded(self, slot: int, view: Paged) -> tuple[Struct, Struct]:
+        """Keys and values of slots, or what stands for them."""
+        width = view.widths[1] if len(view.widths) == 2 else self._program.states[slot][2]
+        keys = _paged_state(view.whole[0], view.scales[0], view.widths[0])
+        return keys, _paged_state(view.whole[-1], view.scales[-1], width)
 
     def _bias(self, number: int, seen: list[Seen], call: _Call) -> Struct:
         """A score bias as a table, made again where it is for more keys than any before."""

@@ -189,12 +189,16 @@ class Paged(Protocol):
     """A layer's keys and values in slots that rows share out among themselves.
 
     Attributes:
-        whole: those of every slot. Shape: [1, G, slots, D] each; they never move.
         mapping: where a step's go.
+        widths: how many numbers a head has.
+        whole: those of every slot, or what stands for them. Shape: [1, G, slots, D or bytes] each; they never move.
+        scales: theirs, where these have places of their own. Shape: [1, G, slots, 1] each.
     """
 
-    whole: tuple[Tensor, ...]
     mapping: Mapping
+    widths: tuple[int, ...]
+    whole: tuple[Tensor, ...]
+    scales: tuple[Tensor | None, ...]
 
 
 @runtime_checkable
