@@ -65,6 +65,9 @@ class FormatQuantizer(HfQuantizer):
         self._plain = keys
         layers = chosen(model, keys, self.format_of, holds, prefixes)
         stacks = chosen_stacks(model, keys, self.format_of, holds, prefixes)
+        if not layers and not stacks and holds:
+            method = self.quantization_config.quant_method
+            log.warning("the config says that weights are quantized (%s), and none of the files' are", method)
         return keys | placed(model, layers, holds, dtype) | placed_stacks(model, stacks)
 
     @torch.no_grad()

@@ -52,7 +52,7 @@ class Mxfp4Quantizer(FormatQuantizer):
     def format_of(self, name: str, layer: nn.Linear) -> Format | None:
         if ".experts." not in name or not should_convert_module(name, self.quantization_config.modules_to_not_convert):
             return None
-        return Mxfp4() if self.pre_quantized or layer.in_features % GROUP == 0 else None
+        return Mxfp4() if layer.in_features % GROUP == 0 else None
 
     @property
     def wants_plain(self) -> bool:
