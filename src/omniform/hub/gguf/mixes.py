@@ -7,7 +7,6 @@ values and the ways down out of feed-forward layers, in some layers or in all. W
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from typing import Final
 
 from omniform.core.errors import InputError, nearest
 from omniform.weights.gguf.types import TYPES, BlockType
-
-log = logging.getLogger("omniform")
 
 KINDS: Final = {kind.name: kind for kind in TYPES.values()}
 
@@ -99,18 +96,19 @@ class Facts:
     tied: bool
 
 
-def kind_of(name: str, shape: tuple[int, ...], mix: str, facts: Facts) -> BlockType:
+def kind_of(name: str, shape: tuple[int, ...], mix: str, facts: Facts, odd: list[str]) -> BlockType:
     """The type of a tensor; one that its rows fit into.
 
     Args:
         mix: one of :data:`MIXES`.
+        odd: gets the names of those that do not fit the type which the mix gives them.
     """
     usual = MIXES[mix].usual
     if not is_matrix(name, shape):
         return KINDS["F32"]
     if usual in ("F32", "F16", "BF16"):
         return KINDS[usual]
-    return KINDS[_fitting(name, shape, _wanted(name, shape, mix, facts))]
+    return KINDS[_fitting(name, shape, _wanted(name, shape, mix, facts), odd)]
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
@@ -119,15 +117,12 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     return whole and not name.startswith(("position_embd", "rope_f"))
 
 
-def _fitting(name: str, shape: tuple[int, ...], wanted: str) -> str:
+def _fitting(name: str, shape: tuple[int, ...], wanted: str, odd: list[str]) -> str:
     width = shape[-1]
     for found in (wanted, FEWER.get(wanted, "F16"), "F16"):
         if width % KINDS[found].numbers == 0:
             if found != wanted:
-                log.warning(
-                    "%s is written in %s: its rows of %d are no whole blocks of %s (%d)",
-                    name, found, width, wanted, KINDS[wanted].numbers,
-                )  # fmt: skip
+                odd.append(f"{name} in {found} for {wanted}")
             return found
     raise AssertionError("F16 fits any width")
 

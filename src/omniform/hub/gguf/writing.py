@@ -142,7 +142,10 @@ class _Written:
             shared=heads // kv if isinstance(heads, int) and isinstance(kv, int) and kv else 1,
             tied="output.weight" not in parts,
         )
-        plan = [Planned(one, shape, mixes.kind_of(one, shape, mix, facts)) for one, shape in shapes.items()]
+        odd: list[str] = []
+        plan = [Planned(one, shape, mixes.kind_of(one, shape, mix, facts, odd)) for one, shape in shapes.items()]
+        if odd:
+            log.warning("%d tensors have rows that are no whole blocks of their type: %s", len(odd), listed(odd))
         made = cls(metadata, plan, parts, told, sources)
         check_told(config, arch, made._facts)
         return made
