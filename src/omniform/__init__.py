@@ -134,6 +134,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(("AutoHfQuantizer", "AutoQuantizationConfig"), "omniform.hub.auto_quantize"),
     **dict.fromkeys(_MODEL_CLASSES, "omniform.hub.auto"),
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
+    "AwqConfig": "omniform.transforms.quantize.awq",
     "GgufConfig": "omniform.transforms.quantize.gguf",
     "NativeConfig": "omniform.transforms.quantize.native",
     "FineGrainedFP8Config": "omniform.transforms.quantize.fp8",

@@ -46,12 +46,6 @@ class GPTQConfig(Awaited):
     what = "quantizer by GPTQ"
 
 
-class AwqConfig(Awaited):
-    """Settings of AWQ."""
-
-    what = "quantizer by AWQ"
-
-
 class HqqConfig(Awaited):
     """Settings of HQQ."""
 

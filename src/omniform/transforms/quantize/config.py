@@ -153,6 +153,7 @@ def method_of(settings: Mapping[str, object]) -> str:
 
 BUILT_IN: Mapping[str, str] = {
     "native": "native",
+    "awq": "awq",
     "fp8": "fp8",
     "fbgemm_fp8": "fp8",
     "mxfp4": "mxfp4",
