@@ -9,6 +9,7 @@ from quantize_checkpoints import FAMILIES, IDS, logits, plain, rewritten, same_t
 
 from omniform.core.errors import ConfigError, OmniformError, WeightsError
 from omniform.transforms.quantize.layers import QuantLinear
+from omniform.transforms.quantize.stacks import QuantStack
 from reference import omniform
 
 
@@ -86,6 +87,7 @@ def settings(version, group, zeros=True, **more):
 
 CASES = [
     *((family, "gemm", "gemm", 32, True) for family in FAMILIES if family != "mixtral"),
+    ("mixtral", "gemm", "gemm", 32, True),
     ("llama", "gemm", "gemm", -1, True),
     ("llama", "gemm", "gemm", 64, False),
     ("llama", "llm-awq", "gemm", 32, True),
@@ -106,7 +108,10 @@ def test_read_computed_and_saved(family, version, layout, group, zeros, tmp_path
     )  # fmt: skip
     model, twin = kind.from_pretrained(tmp_path / "awq"), kind.from_pretrained(tmp_path / "twin")
     quantized = {path: m for path, m in model.named_modules() if isinstance(m, QuantLinear)}
-    assert len(quantized) >= len(layers) >= 8
+    stacks = {path: m for path, m in model.named_modules() if isinstance(m, QuantStack)}
+    assert len(layers) >= 8 and len(quantized) + len(stacks) >= (12 if family == "mixtral" else len(layers))
+    for path, stack in stacks.items():
+        assert torch.allclose(stack.weight, twin.get_submodule(path).weight, atol=1e-6), path
     for path, layer in quantized.items():
         whole = twin.get_submodule(path).weight
         assert torch.allclose(layer.weight, whole, atol=1e-6), path
@@ -122,7 +127,7 @@ def test_read_computed_and_saved(family, version, layout, group, zeros, tmp_path
     for file in (p.name for p in (tmp_path / "saved").iterdir()):
         assert (tmp_path / "saved" / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
     back = model.dequantize()
-    assert not any(isinstance(m, QuantLinear) for m in back.modules())
+    assert not any(isinstance(m, QuantLinear | QuantStack) for m in back.modules())
     back.save_pretrained(tmp_path / "back")
     assert (logits(kind.from_pretrained(tmp_path / "back")) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -139,7 +144,7 @@ def test_modules_that_are_not_converted_and_adapters(tmp_path):
     model = kind.from_pretrained(tmp_path / "awq")
     assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
     assert isinstance(model.model.layers[0].mlp.up_proj, QuantLinear)
-    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], r=2))
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["down_proj"], r=2))
     tuned(input_ids=IDS, labels=IDS).loss.backward()
     assert any(p.grad is not None for p in tuned.parameters())
 

@@ -89,7 +89,7 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "AwqConfig", "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
+    "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from torch import nn
 from omniform.core.errors import ConfigError
 from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
+from omniform.transforms.quantize.placing import spellings
 from omniform.transforms.quantize.quantizer import register_quantizer, should_convert_module
 from omniform.weights.formats.awq import AwqFormat, Gemm, Gemv, GemvFast
 from omniform.weights.formats.base import Format
@@ -70,8 +71,6 @@ class AwqConfig(QuantizationConfigMixin):
         self.modules_to_not_convert = None if modules_to_not_convert is None else list(modules_to_not_convert)
         for name, usual in _MAKING.items():
             setattr(self, name, kwargs.get(name, usual))
-        if vars(self)["desc_act"]:
-            self.act_group_aware = False
 
     def get_loading_attributes(self) -> dict[str, object]:
         """Whose kernels, and how long inputs are: the caller's."""
@@ -98,22 +97,34 @@ class AwqQuantizer(FormatQuantizer):
     requires_calibration = True
     quantization_config: AwqConfig
     _held: Container[str] = ()  # the keys of the checkpoint
+    _prefixes: Sequence[str] = ()  # what those may lack at their beginning, or have too many of
 
     def keeping(
         self, model: nn.Module, keys: KeyMap, holds: Container[str], prefixes: Sequence[str], dtype: torch.dtype
     ) -> KeyMap:
-        self._held = holds
+        self._held, self._prefixes = holds, prefixes
         return super().keeping(model, keys, holds, prefixes, dtype)
 
     def format_of(self, name: str, layer: nn.Linear) -> Format | None:
         settings = self.quantization_config
         if not should_convert_module(name, settings.modules_to_not_convert):
             return None
-        return self._layout(name)(settings.group_size, settings.zero_point)
+        if not self._holds(name, "qweight"):
+            return None
+        made = self._layout(name)(settings.group_size, settings.zero_point)
+        try:
+            made.parts(layer.out_features, layer.in_features)
+        except ConfigError as error:
+            error.where = name
+            raise
+        return made
+
+    def _holds(self, name: str, tensor: str) -> bool:
+        return any(f"{one}.{tensor}" in self._held for one in spellings(name, self._prefixes))
 
     def _layout(self, name: str) -> type[AwqFormat]:
         """llm-awq's older files are as GEMM's; its newer ones have zero points that are scaled."""
         made = self.quantization_config.format
         if made == "llm-awq":
-            return GemvFast if f"{name}.scaled_zeros" in self._held else Gemm
+            return GemvFast if self._holds(name, "scaled_zeros") else Gemm
         return {"gemm": Gemm, "gemv": Gemv, "gemv_fast": GemvFast}[made]

@@ -54,9 +54,7 @@ class AwqFormat(CodedFormat):
         """
         group = ins if self.group == -1 else self.group
         if ins % group:
-            raise ConfigError(
-                "groups do not fill a layer's inputs", where="group_size", expected=f"a divisor of {ins}", found=group
-            )
+            raise ConfigError("groups do not fill a layer's inputs", expected=f"a divisor of {ins}", found=group)
         if outs % 8 or ins % 8:
             raise ConfigError(
                 "AWQ packs eight numbers at a time",
