@@ -232,7 +232,7 @@ void Work::find(Places& places, int64_t start, Block& block) const {
 }
 
 void Work::score() {
-    const int64_t width = job_.keys.width, value_bytes = job_.values.width * bytes_in_page(job_.values.kind);
+    const int64_t width = job_.keys.width, value_bytes = bytes_of_row(job_.values.kind, job_.values.width);
     const int64_t most = abreast(tile_count_ > 1 ? TILE : int(rows_));
     const int64_t end = (now_->last + LANES - 1) / LANES;
     for (int64_t panel = now_->first / LANES; panel < end; panel += most) {
@@ -318,7 +318,7 @@ bool Work::is_finite() {
 // A few rows, for which values are widened as they are read, while the next block's keys are fetched.
 void Work::gather_straight(const Tile& tile) {
     const int64_t stride = job_.panels * LANES, step = abreast(int(tile.rows));
-    const int64_t key_bytes = job_.keys.width * bytes_in_page(job_.keys.kind);
+    const int64_t key_bytes = bytes_of_row(job_.keys.kind, job_.keys.width);
     const int64_t rounds = (job_.panels + step - 1) / step, share = (BLOCK + rounds - 1) / rounds;
     with_page(job_.values.kind, [&](auto page) {
         const Straight<decltype(page)> values{now_->value_at};
@@ -426,6 +426,8 @@ void attend(const of_attention& call) {
 }
 
 }  // namespace of
+
+extern "C" OF_API int32_t of_keeps_nibbles(void) { return 1; }
 
 extern "C" int32_t of_attend(const of_attention* call) {
     try {

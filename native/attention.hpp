@@ -20,7 +20,8 @@ namespace of {
 void attend(const of_attention& call);
 
 // Writes rows of float32 to slots: row t goes to slot slots[t], or nowhere where that is below zero; the head h lies at
-// x + t * stride + h * state.width. Of OF_I8 every (head, slot) gets a scale, its greatest magnitude / 127.
+// x + t * stride + h * state.width. Of OF_I8 every (head, slot) gets a scale, its greatest magnitude / 127; of
+// OF_N4 every 32 of a head's numbers get a step and a least number, which lie among the codes (pages.hpp).
 void keep(const of_state& state, const float* x, int64_t stride, const int64_t* slots, int64_t rows);
 
 }  // namespace of

@@ -1,6 +1,8 @@
 // How keys and values are read from where they lie: numbers of a kind, widened to float32, sixteen at a time.
 #pragma once
 
+#include <type_traits>
+
 #include "abi.h"
 #include "turn.hpp"
 
@@ -59,13 +61,49 @@ struct PageI8 {
     }
 };
 
-// Sixteen numbers from `at` on, or the n that are there and zeros.
+// Groups of 32 numbers in 20 bytes: a step and the least number in bfloat16, then codes of four bits, number j of the
+// group in the lower half of byte j, number 16 + j in its upper half. A number is least + step * code. Rows are padded to
+// whole groups, so sixteen can be read wherever some are.
+struct PageN4 {
+    static constexpr int64_t GROUP = 32, BYTES = 20;
+    OF_INLINE F32 from_bf16(const char* at) {
+        uint16_t half;
+        std::memcpy(&half, at, 2);
+        const uint32_t bits = uint32_t(half) << 16;
+        float found;
+        std::memcpy(&found, &bits, 4);
+        return all(found);
+    }
+    OF_INLINE F32 panel(const char* row, int64_t panel) {
+        const char* group = row + panel / 2 * BYTES;
+        const uint8_t* codes = reinterpret_cast<const uint8_t*>(group + 4);
+        int32_t some[LANES];
+        if (panel % 2 == 0) for (int i = 0; i < LANES; ++i) some[i] = codes[i] & 15;
+        else for (int i = 0; i < LANES; ++i) some[i] = codes[i] >> 4;
+        return fma(to_float(load_ints(some)), from_bf16(group), from_bf16(group + 2));
+    }
+};
+
+// Sixteen numbers of a row.
 template <class Page>
-OF_INLINE F32 some_of(const char* at, int64_t n) {
-    if (n >= LANES) return Page::sixteen(at);
-    char some[LANES * Page::BYTES] = {};
-    std::memcpy(some, at, size_t(n) * Page::BYTES);
-    return Page::sixteen(some);
+OF_INLINE F32 panel_of(const char* row, int64_t panel) {
+    return Page::sixteen(row + panel * LANES * Page::BYTES);
+}
+template <>
+inline __attribute__((always_inline)) F32 panel_of<PageN4>(const char* row, int64_t panel) {
+    return PageN4::panel(row, panel);
+}
+
+// The last sixteen of a row, or the n that are there and zeros.
+template <class Page>
+OF_INLINE F32 some_of(const char* row, int64_t panel, int64_t n) {
+    if constexpr (std::is_same_v<Page, PageN4>) return panel_of<Page>(row, panel);
+    else {
+        if (n >= LANES) return panel_of<Page>(row, panel);
+        char some[LANES * Page::BYTES] = {};
+        std::memcpy(some, row + panel * LANES * Page::BYTES, size_t(n) * Page::BYTES);
+        return Page::sixteen(some);
+    }
 }
 
 // Sixteen keys as columns, widened. Shape: 16 rows of `width` numbers to [width][16].
@@ -99,12 +137,27 @@ void turn_keys(const char* const* rows, int64_t width, float* to) {
     put(d, words);
 }
 
+// Those of groups are widened first, a group at a time.
+template <>
+inline void turn_keys<PageN4>(const char* const* rows, int64_t width, float* to) {
+    float wide[LANES][PageN4::GROUP];
+    const char* at[LANES];
+    for (int r = 0; r < LANES; ++r) at[r] = reinterpret_cast<const char*>(wide[r]);
+    for (int64_t d = 0; d < width; d += PageN4::GROUP) {
+        for (int r = 0; r < LANES; ++r) {
+            store(wide[r], PageN4::panel(rows[r], d / LANES));
+            store(wide[r] + LANES, PageN4::panel(rows[r], d / LANES + 1));
+        }
+        turn_keys<PageF32>(at, width - d < PageN4::GROUP ? width - d : PageN4::GROUP, to + d * LANES);
+    }
+}
+
 // Values from the first to the last, widened, sixteen channels of all of them after another sixteen.
 // Shape: rows of `width` numbers to [width / 16][stride][16], zeros behind the end of the width.
 template <class Page>
 void widen_values(const char* const* rows, int64_t first, int64_t last, int64_t width, int64_t stride, float* to) {
     for (int64_t i = 0; i < width; i += LANES, to += stride * LANES)
-        for (int64_t j = first; j < last; ++j) store(to + j * LANES, some_of<Page>(rows[j] + i * Page::BYTES, width - i));
+        for (int64_t j = first; j < last; ++j) store(to + j * LANES, some_of<Page>(rows[j], i / LANES, width - i));
 }
 
 // Runs `with(Page())`, the page being of this kind.
@@ -114,12 +167,20 @@ auto with_page(int32_t kind, F&& with) {
         case OF_BF16: return with(PageBF16());
         case OF_F16: return with(PageF16());
         case OF_I8: return with(PageI8());
+        case OF_N4: return with(PageN4());
         default: return with(PageF32());
     }
 }
 
+// Bytes of what strides count: of a number, but where numbers are kept in groups a byte.
 inline int64_t bytes_in_page(int32_t kind) {
-    return with_page(kind, [](auto page) { return int64_t(decltype(page)::BYTES); });
+    return kind == OF_N4 ? 1 : with_page(kind, [](auto page) { return int64_t(decltype(page)::BYTES); });
+}
+
+// Bytes of a head's numbers in a slot.
+inline int64_t bytes_of_row(int32_t kind, int64_t width) {
+    if (kind == OF_N4) return (width + PageN4::GROUP - 1) / PageN4::GROUP * PageN4::BYTES;
+    return width * bytes_in_page(kind);
 }
 
 }  // namespace of

@@ -60,7 +60,7 @@ template <class Page>
 struct Straight {
     const char* const* rows;
     OF_INLINE F32 get(const Straight& v, int64_t key, int64_t panel) {
-        return Page::sixteen(v.rows[key] + panel * LANES * Page::BYTES);
+        return panel_of<Page>(v.rows[key], panel);
     }
 };
 

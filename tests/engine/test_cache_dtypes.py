@@ -101,25 +101,27 @@ def test_blocks_hold_as_many_more_tokens(folders):
     saved_reference(transformers.LlamaForCausalLM, config, folder, scale=0.4)
     model = omniform.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     each = {kept: Engine(model, memory="4MB", block_size=8, cache_dtype=kept) for kept in (None, *BITS)}
-    for kept, nbytes in {None: 128, "int8": 68}.items():
+    for kept, nbytes in {None: 128, "int8": 68, "int4": 40}.items():
         engine, stats = each[kept], each[kept].stats()
         assert stats.blocks_total == 4_000_000 // (2 * 2 * 2 * 8 * nbytes)
         views = engine._state._kv.values()
         assert sum(x.nbytes for v in views for part in v.parts for x in part) == stats.memory.taken <= 4_000_000
         assert stats.cache_dtype == (kept or "bfloat16")
     assert each["int8"].stats().blocks_total > 1.85 * each[None].stats().blocks_total
+    assert each["int4"].stats().blocks_total > 3.15 * each[None].stats().blocks_total
 
 
+@pytest.mark.parametrize(("kept", "most"), [("int8", 0.3), ("int4", 3.0)])
 @pytest.mark.parametrize("lowered", LOWERED)
-def test_answers_are_near_the_models_own(lowered, folders):
+def test_answers_are_near_the_models_own(lowered, kept, most, folders):
     """Scores of continuations differ a little, and less than a wrong scale would make them differ."""
     model = made("llama", folders / "llama", lowered=lowered)
     pairs = [(row[:-4], row[-4:]) for row in equal_rows.requests(6, 5, TEXT["vocab_size"], longest=80) if len(row) > 8]
     right, found = (
-        torch.tensor([score.total for score in roomy(model, cache_dtype=kept).score(pairs)]) for kept in (None, "int8")
+        torch.tensor([score.total for score in roomy(model, cache_dtype=how).score(pairs)]) for how in (None, kept)
     )
     apart = (right - found).abs()
-    assert 0 < apart.max() < 0.3, apart
+    assert 0 < apart.max() < most, apart
 
 
 # ---------------------------------------------------------------- what cannot be
@@ -148,3 +150,47 @@ def test_other_floats_and_what_has_a_form_of_its_own(folders):
     assert less.stats().cache_dtype == "bfloat16" and 1 < len(less.generate(prompt, max_new_tokens=8).tokens) < 9
     hybrid = roomy(made("qwen3_next", folders / "qwen3_next"), cache_dtype="int8")
     assert hybrid.stats().cache_dtype == "int8, states of fixed size in their own dtypes"
+
+
+@pytest.mark.parametrize("kept", BITS)
+@pytest.mark.parametrize("width", [1, 8, 31, 32, 40, 64, 80])
+def test_vectors_come_back_within_half_a_step(kept, width):
+    """Whatever their size, of constants too; what is no number comes back as none, and touches no neighbour."""
+    coding = BITS[kept]
+    x = torch.randn(3, 5, width) * torch.logspace(-20, 20, 15).view(3, 5, 1)
+    x[1, 1], x[2, 0] = 0.0, 3.0
+    parts = coding.encode(x)
+    assert sum(part[0, 0].nbytes for part in parts) == coding.nbytes(width)
+    back = coding.decode(parts, width, torch.float32)
+    group = width if kept == "int8" else 32
+    for at in range(0, width, group):
+        some, found = x[..., at : at + group], back[..., at : at + group]
+        most, least = some.amax(-1, keepdim=True), some.amin(-1, keepdim=True)
+        # In int4 the least number and the step are rounded to 8 bits themselves.
+        bound = (
+            some.abs().amax(-1, keepdim=True) / 253
+            if kept == "int8"
+            else ((most - least) * (0.5 / 15 + 2 / 256) + least.abs() / 250)
+        )
+        assert ((some - found).abs() <= bound).all()
+    odd = x.clone()
+    odd[0, 0, 0], odd[1, 2, -1] = torch.nan, torch.inf
+    again = coding.decode(coding.encode(odd), width, torch.float32)
+    assert again[0, 0, 0].isnan() and again[1, 2, -1].isnan()
+    touched = torch.zeros(3, 5, dtype=torch.bool)
+    touched[0, 0] = touched[1, 2] = True
+    assert torch.equal(again[~touched], back[~touched])
+
+
+@pytest.mark.parametrize(("bits", "kept"), [({}, "int4"), ({"nbits": 4}, "int4"), ({"nbits": 8}, "int8")])
+def test_a_quantized_cache_in_generate(bits, kept, folders):
+    """The call computes with keys of so many bits, as an engine that is asked for them does."""
+    model = made("llama", folders / "llama")
+    ids = torch.tensor([[5, 6, 7, 8, 9, 11, 13, 17] * 4])
+    call = {"max_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    own = model.generate(ids, **call)
+    found = model.generate(ids, cache_implementation="quantized", cache_config=bits or None, **call)
+    answer = roomy(model, cache_dtype=kept).generate(ids[0].tolist(), max_new_tokens=12, do_sample=False)
+    assert found.sequences[0, ids.shape[1] :].tolist() == answer.tokens
+    assert not torch.equal(found.logits[0], own.logits[0]), "keys as they are"
+    assert type(found.past_key_values).__name__ == "QuantizedCache"

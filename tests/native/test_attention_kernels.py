@@ -20,7 +20,10 @@ FOUND = library()
 pytestmark = pytest.mark.skipif(FOUND is None, reason="no native kernels here")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-KINDS = {torch.float32: Kind.F32, torch.bfloat16: Kind.BF16, torch.float16: Kind.F16, torch.int8: Kind.I8}
+KINDS = {
+    torch.float32: Kind.F32, torch.bfloat16: Kind.BF16, torch.float16: Kind.F16, torch.int8: Kind.I8,
+    torch.uint8: Kind.N4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ def stored(
 ) -> tuple[Tensor, Tensor | None]:
     """Keys or values in pages by the library's own ``of_keep``, NaN elsewhere. Shape: [G, slots, D], [G, slots]."""
     _, groups, width = getattr(rows[0], name).shape
-    whole = torch.full((groups, slots, width), -77 if dtype is torch.int8 else math.nan, dtype=dtype)
+    # Four bits lie in bytes; those of no scale are no number either.
+    size = -(-width // 32) * 20 if dtype is torch.uint8 else width
+    whole = torch.full((groups, slots, size), {torch.int8: -77, torch.uint8: 255}.get(dtype, math.nan), dtype=dtype)
     scales = torch.full((groups, slots), math.nan) if dtype is torch.int8 else None
-    state = state_of(whole, scales)
+    state = state_of(whole, scales, width)
     for row, ranges in zip(rows, tables, strict=True):
         at = torch.cat([torch.arange(*r) for r in ranges]) if ranges else torch.empty(0, dtype=torch.long)
         flat = getattr(row, name).flatten(1)
@@ -110,8 +115,8 @@ def stored(
     return whole, scales
 
 
-def state_of(whole: Tensor, scales: Tensor | None = None) -> State:
-    groups, _, width = whole.shape
+def state_of(whole: Tensor, scales: Tensor | None, width: int) -> State:
+    groups = whole.shape[0]
     return State(
         whole.data_ptr(),
         None if scales is None else scales.data_ptr(),
@@ -137,7 +142,7 @@ def attended(
     tokens, heads, width = q.shape
     wide = torch.full((tokens, heads, width + 3), math.nan)
     wide[..., :width] = q
-    out = torch.full((tokens, heads + 1, v.shape[-1]), 7.0)
+    out = torch.full((tokens, heads + 1, rows[0].v.shape[-1]), 7.0)
     low, high, places = (
         torch.cat([getattr(row, n) for row in rows]).int().contiguous() for n in ("low", "high", "places")
     )
@@ -150,7 +155,7 @@ def attended(
         segments.append(Segment(start, len(row.q), len(ranges), len(mine), skip))
         ranges += mine
         start += len(row.q)
-    keys, vals = state_of(k, k_scales), state_of(v, v_scales)
+    keys, vals = state_of(k, k_scales, width), state_of(v, v_scales, rows[0].v.shape[-1])
     call = Attention(
         wide.data_ptr(), wide.stride(0), wide.stride(1), out.data_ptr(), out.stride(0), out.stride(1),
         ctypes.pointer(keys), ctypes.pointer(vals), heads, (Segment * len(segments))(*segments), len(segments),
@@ -192,10 +197,25 @@ def expected(row: Row, how: How, *, values: torch.dtype | None = None) -> Tensor
 
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype is torch.uint8:
+        return in_groups(x)
     if dtype is not torch.int8:
         return x.to(dtype)
     scale = x.abs().amax(-1, keepdim=True) / 127
     return (x / scale).nan_to_num(0.0).round() * scale
+
+
+def in_groups(x: Tensor) -> Tensor:
+    """Numbers as 4 bits keep them: each of a group of 32 is so many steps above the least, both in bfloat16."""
+    found = torch.empty_like(x)
+    for at in range(0, x.shape[-1], 32):
+        some = x[..., at : at + 32]
+        least = some.amin(-1, keepdim=True)
+        step = ((some.amax(-1, keepdim=True) - least) / 15).bfloat16().float()
+        least = least.bfloat16().float()
+        codes = ((some - least) / step).nan_to_num(0.0).round().clamp(0, 15)
+        found[..., at : at + 32] = least + step * codes
+    return found
 
 
 def check(rows: Sequence[Row], how: How, *, off: float = 3e-6, values: torch.dtype | None = None) -> None:
@@ -270,6 +290,24 @@ def test_keys_of_bytes(values: torch.dtype, width: int) -> None:
     check(exact, How(torch.int8, scale=1e-4), values=values, off=3e-6)
 
 
+@pytest.mark.parametrize("values", (torch.uint8, torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("width", (1, 7, 16, 32, 33, 40, 64, 80, 200))
+def test_keys_of_four_bits(values: torch.dtype, width: int) -> None:
+    rows = [made_row(1, 200, width=width), made_row(50, 80, width=width)]
+    exact = [replace(r, k=whole_steps(r.k), v=whole_steps(r.v)) for r in rows]
+    check(exact, How(torch.uint8, scale=0.01), values=values, off=3e-6)
+
+
+def whole_steps(x: Tensor) -> Tensor:
+    """Numbers that four bits hold exactly: whole from -8 to 7, both in every group, or one number throughout."""
+    found = (x * 4).round().clamp(-8, 7)
+    for at in range(0, x.shape[-1], 32):
+        found[..., at] = -8
+        if at + 1 < x.shape[-1]:
+            found[..., at + 1] = 7
+    return found
+
+
 def whole_bytes(x: Tensor) -> Tensor:
     """Numbers that bytes hold exactly, of either sign, with 127 among them."""
     found = (x * 40).round().clamp(-127, 127)
@@ -283,6 +321,7 @@ HOWS = {
     "plain": How(torch.bfloat16),
     "float32": How(torch.float32),
     "bytes": How(torch.int8),
+    "four bits": How(torch.uint8),
     "all": How(torch.float16, cap=5.0, sinks=torch.tensor([1.0, 0.0, -1.0, 2.0]), bias=torch.randn(4, 77), offset=60),
 }
 

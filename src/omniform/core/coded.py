@@ -7,6 +7,8 @@ only, not on its neighbours, nor on when it was written. So a row's numbers stay
 name      what a vector of ``D`` numbers becomes                bytes
 ========  ====================================================  =======================
 int8      whole numbers from -127 to 127, one float32 scale     ``D + 4``
+int4      of every 32 numbers the least one and a step in       ``20 * ceil(D / 32)``
+          bfloat16, and how many steps each is above it
 ========  ====================================================  =======================
 """
 
@@ -114,7 +116,54 @@ class Bytes:
         return False
 
 
-BITS: dict[str, Coding] = {"int8": Bytes()}
+GROUP = 32
+"""Numbers of :class:`Nibbles` that share a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nibbles:
+    """In groups of 32 numbers: the least one, and how many steps, from 0 to 15, each is above it.
+
+    A group is 20 bytes: the step and the least number in bfloat16, which knows no range that keys could leave; then
+    number ``j`` in the lower half of byte ``j``, number ``16 + j`` in its upper half. What a vector lacks to a whole
+    group is as its least number. A group with what is no finite number in it is read as none.
+    """
+
+    name: ClassVar[str] = "int4"
+
+    def nbytes(self, width: int) -> int:
+        return -(-width // GROUP) * (4 + GROUP // 2)
+
+    def room(self, shape: tuple[int, ...], width: int, device: torch.device, make: Make) -> tuple[Tensor, ...]:
+        return (make(*shape, self.nbytes(width), dtype=torch.uint8, device=device),)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        x, lacks = x.float(), -x.shape[-1] % GROUP
+        if lacks:
+            whole = x.shape[-1] // GROUP * GROUP
+            x = torch.cat((x, x[..., whole:].amin(-1, keepdim=True).expand(*x.shape[:-1], lacks)), -1)
+        groups = x.unflatten(-1, (-1, GROUP))
+        least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        step = (most - least) / 15
+        finite = step.isfinite()
+        step, least = (torch.where(finite, y, torch.nan).bfloat16() for y in (step, least))
+        factor = torch.where(step > 0, 1 / step.float(), 0.0)
+        codes = ((groups - least.float()) * factor).nan_to_num(0.0).round().clamp(0, 15).to(torch.uint8)
+        packed = codes[..., : GROUP // 2] | codes[..., GROUP // 2 :] << 4
+        return (torch.cat((step.view(torch.uint8), least.view(torch.uint8), packed), -1).flatten(-2),)
+
+    def decode(self, parts: Sequence[Tensor], width: int, dtype: torch.dtype) -> Tensor:
+        groups = parts[0].unflatten(-1, (-1, 4 + GROUP // 2))
+        step, least = (groups[..., at : at + 2].contiguous().view(torch.bfloat16).float() for at in (0, 2))
+        packed = groups[..., 4:]
+        codes = torch.cat((packed & 15, packed >> 4), -1).float()
+        return torch.addcmul(least, step, codes).flatten(-2)[..., :width].to(dtype)
+
+    def as_it_is(self, dtype: torch.dtype) -> bool:
+        return False
+
+
+BITS: dict[str, Coding] = {"int8": Bytes(), "int4": Nibbles()}
 """Codings of few bits, by name."""
 
 FLOATS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -125,7 +174,7 @@ def coding_of(asked: object) -> Coding | None:
     """How an engine is asked to keep tokens; None for the model's own dtype.
 
     Args:
-        asked: None or ``"auto"``; a float's dtype, or its name; ``"int8"`` (or ``torch.int8``).
+        asked: None or ``"auto"``; a float's dtype, or its name; ``"int8"`` (or ``torch.int8``) or ``"int4"``.
 
     Raises:
         InputError: nothing of that kind, with the nearest name.

@@ -261,7 +261,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         whole(0), attribute=False, help="the same for the prompt's own tokens, from the pass that reads them"
     ),
     "cache_implementation": _used(
-        one_of(*GROWING_CACHES, *STATIC_CACHES), help="which kind of cache is given back: past_key_values"
+        one_of(*GROWING_CACHES, *STATIC_CACHES), help="which kind is given back; 'quantized' computes with it too"
     ),
     "cache_config": _used(Kind("a mapping of settings by name", as_mapping), help="settings of a quantized cache"),
     "max_cache_len": _used(whole(1), help="for how many tokens a static cache has room at least"),

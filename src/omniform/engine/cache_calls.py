@@ -6,6 +6,7 @@ here is written down which column every token stands in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from omniform.architectures.generative import Generative, RowLayout
 from omniform.core.caches import Cache, DynamicCache, QuantizedCache, StaticCache
+from omniform.core.coded import BITS, Coding
 from omniform.core.errors import InputError, brief, check_arguments
 from omniform.core.layouts import layout_of
 from omniform.core.paired_cache import EncoderDecoderCache
@@ -24,6 +26,8 @@ from omniform.core.stores import too_short
 from omniform.engine.handover import Given, Left, Legacy, Source
 from omniform.engine.request import NAMELESS, Completion, Prompt
 from omniform.engine.settings import Asked
+
+log = logging.getLogger("omniform")
 
 NAME = "past_key_values"
 QUANTIZED = ("backend", "nbits", "axis_key", "axis_value", "q_group_size", "residual_length")
@@ -201,6 +205,24 @@ class CacheUse:
             [int(columns[-1]) + 1 if len(columns) else 0 for _, columns in rows],
         )
         return cache
+
+
+def coding_asked(asked: Asked) -> Coding | None:
+    """How a call's engine keeps keys and values: in few bits where a quantized cache is asked for, in eight or in four.
+
+    The ecosystem's quantized caches keep the newest tokens whole and pack the others together, so that a token's
+    numbers depend on how many came after it. Here each is coded alone, when it is written; groups, axes and
+    ``residual_length`` say how the cache is packed that is given back.
+    """
+    if asked.values["cache_implementation"] != "quantized" or asked.parts.get(NAME) is not None:
+        return None
+    how = asked.values["cache_config"]
+    bits = how.get("nbits", 4) if isinstance(how, Mapping) else 4
+    eight = bits == 8 or (isinstance(how, Mapping) and how.get("backend") == "fp8")
+    found = BITS["int8" if eight else "int4"]
+    if bits not in (4, 8):
+        log.info("cache_implementation='quantized' with nbits=%s: the engine itself keeps %s", bits, found.name)
+    return found
 
 
 def _maker(model: Generative, asked: Asked) -> Callable[[int], DenseState]:

@@ -85,9 +85,9 @@ class Engine:
         cuda_graphs: whether steps in which every row brings one token are recorded and played again, on a GPU; a number
             is the most records that are kept. By default they are, but not with a ``cache_dtype`` of few bits.
             :meth:`stats` says how many were.
-        cache_dtype: how keys, values and latents of tokens are kept: ``"int8"``, each vector with a scale of its own
-            (:mod:`omniform.core.coded`); a float's dtype, or its name; the model's own by default. States of
-            fixed size and what cross-attention reads keep their own. :meth:`stats` says what that came to.
+        cache_dtype: how keys, values and latents of tokens are kept: ``"int8"`` or ``"int4"``, each vector with
+            scales of its own (:mod:`omniform.core.coded`); a float's dtype, or its name; the model's own by default.
+            States of fixed size and what cross-attention reads keep their own. :meth:`stats` says what that came to.
 
     Raises:
         InputError: the model does not write, or the memory is too small for anything.

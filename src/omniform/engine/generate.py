@@ -26,7 +26,7 @@ from omniform.engine.adapters import parts_of_each
 from omniform.engine.batch_outputs import GenerationOutput, Tracked
 from omniform.engine.batching_config import ContinuousBatchingConfig, bar, batching
 from omniform.engine.beam_strategy import Company
-from omniform.engine.cache_calls import CacheUse, refuse_cache, width_of
+from omniform.engine.cache_calls import CacheUse, coding_asked, refuse_cache, width_of
 from omniform.engine.calls import Reader, mask_of, prompts_of
 from omniform.engine.contrasts import negative_tokens
 from omniform.engine.custom import Loop, custom_names, run_custom, run_from_repository
@@ -159,12 +159,11 @@ class Job:
         other = negative_tokens(self.asked.parts)  # the rows' shadows read another prompt, which may be longer
         lengths = [max(len(p.tokens), other) + settings.max_new_tokens for p in self.prompts]
         # The bytes of one row of each prompt: how many rows are asked for must not cost anything before it is refused.
-        each = None if self.model.reads_items else exact(decoder_bytes(self.model), lengths, BLOCK)
-        need = None if each is None else each * rows
-        if need is None:
-            return Engine(self.model, memory=free // 2, block_size=BLOCK, max_tokens_per_step=step)
-        memory = min(max(need, 1), max(free, 1))
-        return Engine(self.model, memory=memory, block_size=BLOCK, max_tokens_per_step=step)
+        coding = coding_asked(self.asked)
+        each = None if self.model.reads_items else exact(decoder_bytes(self.model, coding), lengths, BLOCK)
+        memory = free // 2 if each is None else min(max(each * rows, 1), max(free, 1))
+        kept = None if coding is None else coding.name
+        return Engine(self.model, memory=memory, block_size=BLOCK, max_tokens_per_step=step, cache_dtype=kept)
 
 
 def generate(

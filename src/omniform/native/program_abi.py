@@ -161,3 +161,8 @@ def knows_programs(by: Library) -> bool:
     sizes.restype, sizes.argtypes = POINTER(c_int32), ()
     run.restype, run.argtypes = c_int32, (POINTER(ProgramOf), POINTER(Step))
     return [sizes()[n] for n in range(len(_SIZES))] == _SIZES
+
+
+def keeps_nibbles(by: Library) -> bool:
+    """Whether a library knows pages of four bits a number; those that were compiled before there were any do not."""
+    return hasattr(by.c, "of_keeps_nibbles")

@@ -160,7 +160,7 @@ class Runnable:
         fixed = self._fixed_of(ctx.state)
         biases = [self._bias(n, seen, call) for n in range(len(p.biases))]
         memories, looked = self._memories(call)
-        kept, slots, sights, written = self._kept(call, seen, x.dtype)
+        kept, slots, sights, written = self._kept(by, call, seen, x.dtype)
         first = len(sights)
         for apart in looked:
             across = (step_inputs.seen_across(ctx, which, rows, tokens, looked[apart]) for which in p.looks)
@@ -261,13 +261,13 @@ class Runnable:
         return found, lengths
 
     def _kept(
-        self, call: _Call, seen: list[Seen], dtype: torch.dtype
+        self, by: Library, call: _Call, seen: list[Seen], dtype: torch.dtype
     ) -> tuple[int | None, int | None, list[Struct], list[tuple[step_inputs.Mapping, Array]]]:
         """Where keys and values lie and go to, what is seen of them, and the slots of paged ones."""
         state = call.ctx.state
         if state is None:
             return None, None, [call.sight(s, call.tokens) for s in seen], []
-        paged = self._paged(state)
+        paged = self._paged(by, state)
         if paged is not None:
             pages, mappings = paged
             written: list[tuple[step_inputs.Mapping, Array]] = [(mapping, slots_of(mapping)) for mapping in mappings]
@@ -280,7 +280,7 @@ class Runnable:
         entries = [(k, v, aparts.index(apart), aparts.index(apart) * len(seen)) for k, v, apart in layers]
         return call.array(program_abi.KEPT, entries), call.at(np.array(slots, np.uint64)), sights, []
 
-    def _paged(self, state: State) -> tuple[Array, list[step_inputs.Mapping]] | None:
+    def _paged(self, by: Library, state: State) -> tuple[Array, list[step_inputs.Mapping]] | None:
         """A paged state's layers, which never move, and where their steps' keys go; None of another state."""
         known = self._pages.get(state)
         if known is not None:
@@ -294,6 +294,8 @@ class Runnable:
         for slot, view in zip(self._program.slots, paged, strict=True):
             number = next((n for n, known in enumerate(mappings) if known is view.mapping), len(mappings))
             mappings += [view.mapping] if number == len(mappings) else []
+            if view.whole[0].dtype == torch.uint8 and not program_abi.keeps_nibbles(by):
+                raise NoRanges("these kernels do not know pages of four bits")
             entries.append((*self._coded(slot, view), number, 0))
         made = self._pages[state] = np.array(entries, program_abi.KEPT), mappings
         return made
