@@ -142,7 +142,7 @@ class Nibbles:
         if lacks:
             whole = x.shape[-1] // GROUP * GROUP
             x = torch.cat((x, x[..., whole:].amin(-1, keepdim=True).expand(*x.shape[:-1], lacks)), -1)
-        groups = x.unflatten(-1, (-1, GROUP))
+        groups = x.reshape(*x.shape[:-1], -1, GROUP)
         least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         step = (most - least) / 15
         finite = step.isfinite()
@@ -153,7 +153,7 @@ class Nibbles:
         return (torch.cat((step.view(torch.uint8), least.view(torch.uint8), packed), -1).flatten(-2),)
 
     def decode(self, parts: Sequence[Tensor], width: int, dtype: torch.dtype) -> Tensor:
-        groups = parts[0].unflatten(-1, (-1, 4 + GROUP // 2))
+        groups = parts[0].reshape(*parts[0].shape[:-1], -1, 4 + GROUP // 2)
         step, least = (groups[..., at : at + 2].contiguous().view(torch.bfloat16).float() for at in (0, 2))
         packed = groups[..., 4:]
         codes = torch.cat((packed & 15, packed >> 4), -1).float()
