@@ -136,6 +136,7 @@ _HOME: dict[str, str] = {
     **dict.fromkeys(_INPUT_CLASSES, "omniform.hub.auto_inputs"),
     "AwqConfig": "omniform.transforms.quantize.awq",
     "GgufConfig": "omniform.transforms.quantize.gguf",
+    "GPTQConfig": "omniform.transforms.quantize.gptq",
     "NativeConfig": "omniform.transforms.quantize.native",
     "FineGrainedFP8Config": "omniform.transforms.quantize.fp8",
     "FbgemmFp8Config": "omniform.transforms.quantize.fp8",

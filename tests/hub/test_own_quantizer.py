@@ -248,8 +248,8 @@ class TestMistakes:
         saved("llama", tmp_path)
         with pytest.raises(ConfigError, match="lonely"):
             omniform.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=Lonely())
-        with pytest.raises(InputError, match=r"test_bytes.*gptq"):
-            omniform.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config={"quant_method": "gptq"})
+        with pytest.raises(InputError, match=r"test_bytes.*unheard"):
+            omniform.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config={"quant_method": "unheard"})
         with pytest.raises(InputError, match="quant_method"):
             omniform.AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config={"bits": 4})
         with pytest.raises(InputError, match="quantization_config"):

@@ -40,12 +40,6 @@ class BitsAndBytesConfig(Awaited):
     what = "quantizer of bitsandbytes"
 
 
-class GPTQConfig(Awaited):
-    """Settings of GPTQ."""
-
-    what = "quantizer by GPTQ"
-
-
 class HqqConfig(Awaited):
     """Settings of HQQ."""
 
@@ -89,7 +83,7 @@ class VisionTextDualEncoderProcessor(Awaited):
 
 
 __all__ = [
-    "BitsAndBytesConfig", "FineGrainedFP8Config", "GPTQConfig", "HqqConfig", "Mxfp4Config",
+    "BitsAndBytesConfig", "FineGrainedFP8Config", "HqqConfig", "Mxfp4Config",
     "QuantoConfig", "TorchAoConfig", "VisionTextDualEncoderModel",
     "VisionTextDualEncoderProcessor",
 ]  # fmt: skip

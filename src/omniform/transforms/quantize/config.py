@@ -152,6 +152,7 @@ def method_of(settings: Mapping[str, object]) -> str:
 
 
 BUILT_IN: Mapping[str, str] = {
+    "gptq": "gptq",
     "native": "native",
     "awq": "awq",
     "fp8": "fp8",

@@ -221,6 +221,7 @@ def panels(
         spans: outputs at a time.
         orders: which input each column is, of every part; filled in.
     """
+    format = format.settled(held)
     for first, stop in spans:
         part = some_outputs(held, parts, first, stop)
         made, order = format.matrix(part, stop - first, ins)

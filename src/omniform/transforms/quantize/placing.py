@@ -157,7 +157,7 @@ def _views(views: Sequence[View], part: Part, key: str, where: str) -> tuple[Vie
                 remedy="Load a checkpoint of this model that is not quantized.",
             )
         else:
-            made.append(Rows(view.start // each, view.stop // each, axis + grouped))
+            made.append(Rows(int(view.start // each), int(view.stop // each), axis + grouped))
     return tuple(made)
 
 

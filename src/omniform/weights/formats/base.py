@@ -10,6 +10,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,8 +31,8 @@ class Part:
     Attributes:
         shape: its shape.
         dtype: its dtype, which loading leaves as it is.
-        out: the axis that runs along the matrix's outputs, and how many outputs a step along it stands for; None where
-            all outputs share it.
+        out: the axis that runs along the matrix's outputs, and how many outputs a step along it stands for (of codes of
+            three bits in words of 32, ten and two thirds); None where all outputs share it.
         into: likewise of its inputs.
         optional: whether a file may lack it.
         key: what a file calls it, within its module, where that is no name that a module's own tensor can have, or is
@@ -39,8 +41,8 @@ class Part:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    out: tuple[int, int] | None = None
-    into: tuple[int, int] | None = None
+    out: tuple[int, int | Fraction] | None = None
+    into: tuple[int, int | Fraction] | None = None
     optional: bool = False
     key: str = ""
 
@@ -78,6 +80,10 @@ class Format(ABC):
             NativeError: there is no library.
         """
 
+    def settled(self, held: Held) -> Self:
+        """The format, with what only a look at a whole matrix tells, before the kernels are given parts of it."""
+        return self
+
     def encoded(self, weight: Tensor) -> dict[str, Tensor]:
         """A matrix of floats as tensors of this format. Shape: [outs, ins].
 
@@ -113,11 +119,11 @@ def some_outputs(held: Held, parts: Mapping[str, Part], first: int, stop: int) -
         along = parts[name].out
         if along is not None:
             axis, each = along
-            tensor = tensor.narrow(axis, first // each, -(-stop // each) - first // each)
+            tensor = tensor.narrow(axis, int(first // each), int(-(-stop // each) - first // each))
         found[name] = tensor
     return found
 
 
 def step_of(parts: Mapping[str, Part]) -> int:
     """The fewest outputs that can be taken by themselves: whole panels, and whole elements of every tensor."""
-    return math.lcm(LANES, *(part.out[1] for part in parts.values() if part.out is not None))
+    return math.lcm(LANES, *(Fraction(part.out[1]).numerator for part in parts.values() if part.out is not None))
