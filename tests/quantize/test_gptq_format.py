@@ -263,21 +263,30 @@ def test_layers_of_their_own(tmp_path):
     close(numbers(omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "again")), numbers(plain))
 
 
-def test_experts_are_refused_in_words(tmp_path):
+@pytest.mark.parametrize("kind", ("v1", "symmetric", "act-order"))
+def test_experts(kind, tmp_path):
     keys = {**SMALL, "num_local_experts": 4, "num_key_value_heads": 2}
     torch.manual_seed(1)
-    model = omniform.MixtralForCausalLM(omniform.AutoConfig.for_model("mixtral", **keys))
-    model.save_pretrained(tmp_path)
-    held = load_file(tmp_path / "model.safetensors")
-    for key in [k for k in held if ".experts." in k and k.endswith(".weight")]:
+    plain = omniform.MixtralForCausalLM(omniform.AutoConfig.for_model("mixtral", **keys)).eval()
+    plain.save_pretrained(tmp_path / "one")
+    held = load_file(tmp_path / "one/model.safetensors")
+    whole = dict(held)
+    for seed, key in enumerate([k for k in held if ".experts." in k and k.endswith(".weight")]):
         outs, ins = held.pop(key).shape
-        held |= written(key.removesuffix(".weight"), outs, ins, 4, 32, seed=1)[0]
-    save_file(held, tmp_path / "model.safetensors", {"format": "pt"})
-    raw = json.loads((tmp_path / "config.json").read_text())
+        tensors, numbers_ = written(key.removesuffix(".weight"), outs, ins, 4, 32, seed=seed, **KINDS[kind])
+        held |= tensors
+        whole[key] = torch.from_numpy(numbers_).float()
+    plain.save_pretrained(tmp_path / "plain")
+    save_file(whole, tmp_path / "plain/model.safetensors", {"format": "pt"})
+    save_file(held, tmp_path / "one/model.safetensors", {"format": "pt"})
+    raw = json.loads((tmp_path / "one/config.json").read_text())
     raw["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(WeightsError, match=r"experts"):
-        omniform.AutoModelForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "one/config.json").write_text(json.dumps(raw))
+    model = omniform.AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+    close(numbers(model), numbers(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain")))
+    model.save_pretrained(tmp_path / "two")
+    again = load_file(tmp_path / "two/model.safetensors")
+    assert again.keys() == held.keys() and all(torch.equal(again[key], held[key]) for key in held)
 
 
 def test_without_texts(tmp_path):

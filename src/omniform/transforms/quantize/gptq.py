@@ -15,6 +15,7 @@ from omniform.transforms.quantize.formats import FormatQuantizer
 from omniform.transforms.quantize.layers import QuantLinear
 from omniform.transforms.quantize.placing import chosen
 from omniform.transforms.quantize.quantizer import register_quantizer
+from omniform.transforms.quantize.stacks import chosen_stacks
 from omniform.weights.formats.base import Format
 from omniform.weights.formats.gptq import BITS, Gptq
 from omniform.weights.keymap import KeyMap
@@ -184,6 +185,8 @@ class GptqQuantizer(FormatQuantizer):
         self, model: nn.Module, keys: KeyMap, holds: Container[str], prefixes: Sequence[str], dtype: torch.dtype
     ) -> KeyMap:
         read = {one.name for one in chosen(model, keys, self.format_of, holds, prefixes)}
+        for stack in chosen_stacks(model, keys, self.format_of, holds, prefixes):
+            read |= {piece.key.removesuffix(".") for piece in stack.pieces}
         if isinstance(holds, Iterable):
             told = {str(key).removesuffix(".qweight") for key in holds if str(key).endswith(".qweight")}
             _refuse_unread(model, keys, told - read)

@@ -182,7 +182,8 @@ class QuantStack(HeldStack):
     def _packed(self, expert: int) -> tuple[Matrix, Tensor | None]:
         numbers = range(expert * self.shares, (expert + 1) * self.shares)
         orders: list[Tensor | None] = []
-        alike = len({self.formats[n] for n in numbers}) == 1 and (self.shares == 1 or self.outs % LANES == 0)
+        settled = {self.formats[n].settled(self.held(n)) for n in numbers}
+        alike = len(settled) == 1 and (self.shares == 1 or self.outs % LANES == 0)
         if alike:
             matrix = Matrix.below_one_another(self.shape[1], self._panels(numbers, orders))
             alike = all(_is_same(order, orders[0]) for order in orders)
