@@ -30,6 +30,7 @@ from omniform.core.own_config import PreTrainedConfig, is_own
 from omniform.hub import own
 from omniform.hub.adapter_folders import CONFIG as ADAPTER_CONFIG
 from omniform.hub.adapting import base_of, load_into
+from omniform.hub.calibrating import with_texts
 from omniform.hub.code.mode import mode_of, untrusted
 from omniform.hub.files import Source, locate, read_json
 from omniform.hub.fill import Loading
@@ -299,6 +300,7 @@ def open_checkpoint(
         options = replace(options, quantization_config=None, dequantize=options.dequantize or as_gguf.dequantize)
     quantizer = quantizer_of(config, options.quantization_config)
     if quantizer is not None:
+        with_texts(quantizer, source, config.raw, options.dtype)
         config = config.replace()  # the model's says how it is quantized; the caller's stays as it is
     config, kind = choose(config)
     if options.state_dict is not None:

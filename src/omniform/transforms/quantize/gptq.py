@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import copy
 import logging
 import re
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from omniform.blocks.moe import Stacked
 from omniform.core.errors import ConfigError, InputError, WeightsError, brief, listed
 from omniform.transforms.quantize.config import QuantizationConfigMixin, register_quantization_config
 from omniform.transforms.quantize.formats import FormatQuantizer
+from omniform.transforms.quantize.gptq_making import LayerReport, Making, batches_of, blocks_of, is_named
+from omniform.transforms.quantize.gptq_solving import How
 from omniform.transforms.quantize.layers import QuantLinear
-from omniform.transforms.quantize.placing import chosen
+from omniform.transforms.quantize.placing import Chosen, chosen
 from omniform.transforms.quantize.quantizer import register_quantizer
 from omniform.transforms.quantize.stacks import chosen_stacks
 from omniform.weights.formats.base import Format
@@ -158,11 +166,32 @@ def _refuse(wrong: bool, what: str, where: str, expected: str, found: object) ->
         raise ConfigError(what, where=where, expected=expected, found=str(found))
 
 
+class HasRaw(Protocol):
+    """A config that keeps what its file says."""
+
+    @property
+    def raw(self) -> Mapping[str, object]: ...
+
+
+@runtime_checkable
+class HasConfig(Protocol):
+    """A model with a config."""
+
+    config: HasRaw
+
+
 @register_quantizer("gptq")
 class GptqQuantizer(FormatQuantizer):
-    """Reads them, and makes them with texts to calibrate with."""
+    """Reads them, and makes them with texts to calibrate with.
+
+    Attributes:
+        learn_from: gives rows of ids, none longer than the model reads, and a folder for what is finished.
+        reports: what quantizing did to each layer.
+    """
 
     quantization_config: GPTQConfig
+    learn_from: Callable[[int], tuple[list[list[int]], Path]] | None = None
+    reports: tuple[LayerReport, ...] = ()
 
     def __init__(self, quantization_config: QuantizationConfigMixin, **kwargs: object) -> None:
         super().__init__(quantization_config, **kwargs)
@@ -179,7 +208,7 @@ class GptqQuantizer(FormatQuantizer):
         each = 32 if bits == 3 else 32 // bits
         if layer.in_features % each or layer.out_features % each:
             return None
-        return Gptq(bits, group, VERSIONS[settings.format])
+        return Gptq(bits, group, VERSIONS[settings.format], ordered=not self.pre_quantized)
 
     def keeping(
         self, model: nn.Module, keys: KeyMap, holds: Container[str], prefixes: Sequence[str], dtype: torch.dtype
@@ -200,7 +229,67 @@ class GptqQuantizer(FormatQuantizer):
                 expected="texts, rows of ids, a file's path or a set's name",
                 found=brief(self.quantization_config.dataset),
             )
-        return super().quantize(model, keys, dtype)
+        settings = self.quantization_config
+        layers = self._wanted(model, chosen(model, keys, self.format_of))
+        blocks, inside = blocks_of(model, layers, settings.block_name_to_quantize)
+        left = [path for path, m in model.named_modules() if isinstance(m, Stacked)]
+        if left:
+            log.warning("experts in stacks are not quantized: %s", listed(left))
+        assert self.learn_from is not None, "a model is loaded from somewhere"
+        rows, folder = self.learn_from(_longest(model))
+        making = Making(
+            model,
+            blocks,
+            inside,
+            batches_of(rows, settings.batch_size, settings.pad_token_id),
+            How(
+                settings.damp_percent,
+                settings.desc_act,
+                settings.act_group_aware,
+                settings.sym,
+                vars(settings).get("static_groups") is True,
+            ),
+            settings.true_sequential,
+            settings.cache_block_outputs,
+            settings.modules_in_block_to_quantize,
+            folder,
+            dtype,
+        )
+        self._plain, training = keys, model.training
+        rules = making.run()
+        model.train(training).requires_grad_(False)
+        self.reports = tuple(making.reports)
+        worst = max(self.reports, key=lambda one: one.error)
+        log.info("quantized %d layers; the one that is farthest off is %s", len(self.reports), worst)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a run that is killed leaves it behind
+        self.quantization_config = _as_written(settings)
+        return keys | rules
+
+    def asked(self) -> Mapping[str, object]:
+        return {name: vars(self.quantization_config)[name] for name in ("dataset", "tokenizer", "model_seqlen")}
+
+    def _wanted(self, model: nn.Module, layers: list[Chosen]) -> list[Chosen]:
+        """Those that the settings name, if they do."""
+        settings = self.quantization_config
+        paths = {path for path, _ in model.named_modules()}
+        for name in settings.module_name_preceding_first_block or ():
+            if name not in paths and not any(path.endswith(f".{name}") for path in paths):
+                log.warning("no module is called so, which is to come before the first block: %s", name)
+        if settings.modules_in_block_to_quantize is None:
+            return layers
+        names = [name for group in settings.modules_in_block_to_quantize for name in group]
+        idle = [name for name in names if not any(is_named(one, [name]) for one in layers)]
+        found = [one for one in layers if is_named(one, names)]
+        if not found:
+            raise InputError(
+                "no layer is called so",
+                where="modules_in_block_to_quantize",
+                expected=listed(sorted({one.name.rpartition(".")[2] for one in layers})),
+                found=listed(idle),
+            )
+        if idle:
+            log.warning("no layer is called so, and none is quantized for it: %s", listed(idle))
+        return found
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: object) -> object:
         for path, layer in model.named_modules():
@@ -214,6 +303,21 @@ class GptqQuantizer(FormatQuantizer):
                         error.message, where=f"{path}.g_idx", expected=error.expected, found=error.found
                     ) from None
         return model
+
+
+def _as_written(settings: GPTQConfig) -> GPTQConfig:
+    """Settings for a file, which needs no texts."""
+    made = copy.copy(settings)
+    made.tokenizer = settings.tokenizer if isinstance(settings.tokenizer, str) else None
+    made.dataset = settings.dataset if isinstance(settings.dataset, str) else None
+    return made
+
+
+def _longest(model: nn.Module) -> int:
+    """The longest row that a model reads, as its config says."""
+    raw = model.config.raw if isinstance(model, HasConfig) else {}
+    found = [raw.get(name) for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")]
+    return next((one for one in found if isinstance(one, int)), 2048)
 
 
 def _refuse_unread(model: nn.Module, keys: KeyMap, left: Collection[str]) -> None:

@@ -69,8 +69,17 @@ def chosen(
     return found
 
 
-def placed(model: nn.Module, layers: Sequence[Chosen], holds: Container[str] | None, dtype: torch.dtype) -> KeyMap:
+def placed(
+    model: nn.Module,
+    layers: Sequence[Chosen],
+    holds: Container[str] | None,
+    dtype: torch.dtype,
+    used: Counter[str] | None = None,
+) -> KeyMap:
     """Put quantized layers in the places of plain ones, on the device that is torch's default now.
+
+    Args:
+        used: how many layers share each key so far, where they are placed in several calls; counted on.
 
     Returns:
         Where their tensors live.
@@ -79,7 +88,7 @@ def placed(model: nn.Module, layers: Sequence[Chosen], holds: Container[str] | N
         ConfigError: a matrix is part of a fused one that cannot be parted there.
     """
     rules: dict[str, Rule] = {}
-    used: Counter[str] = Counter()
+    used = Counter() if used is None else used
     for one in layers:
         rules |= _placed(model, one, holds, dtype, used)
     return KeyMap(rules)

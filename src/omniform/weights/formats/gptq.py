@@ -35,12 +35,14 @@ class Gptq(CodedFormat):
         group: inputs that share a scale, a multiple of 8; -1 for all of them.
         version: 1 where zeros are stored less one, else 2.
         even: whether every zero is known to be the middle of the codes; see :meth:`settled`.
+        ordered: whether ``g_idx`` is always there; files that are read may lack it.
     """
 
     bits: int
     group: int
     version: int = 1
     even: bool = False
+    ordered: bool = False
 
     @property
     def name(self) -> str:
@@ -60,7 +62,7 @@ class Gptq(CodedFormat):
             "qweight": Part((int(ins / each), outs), torch.int32, (1, 1), (0, each)),
             "qzeros": Part((groups, int(outs / each)), torch.int32, (1, each), along),
             "scales": Part((groups, outs), torch.float16, (1, 1), along),
-            "g_idx": Part((ins,), torch.int32, None, (0, 1), optional=True),
+            "g_idx": Part((ins,), torch.int32, None, (0, 1), optional=not self.ordered),
         }
 
     def groups(self, ins: int) -> int:
@@ -159,7 +161,7 @@ class Gptq(CodedFormat):
         return self.packed(codes, scales, zeros, torch.arange(ins) // size)
 
 
-def ranges(x: Tensor, bits: int, *, sym: bool) -> tuple[Tensor, Tensor]:
+def ranges(x: Tensor, bits: int, *, sym: bool, least: int = 0) -> tuple[Tensor, Tensor]:
     """Scales and zeros by which codes reach from the least to the most of some numbers, and nought is one of them.
 
     Scales are such as float16 holds, since that is how they are kept.
@@ -167,6 +169,7 @@ def ranges(x: Tensor, bits: int, *, sym: bool) -> tuple[Tensor, Tensor]:
     Args:
         x: Shape: [..., numbers]; float32.
         sym: whether the zero is the middle of the codes.
+        least: the least zero.
 
     Returns:
         Shape: [...] each; float32, and zeros whole.
@@ -176,11 +179,13 @@ def ranges(x: Tensor, bits: int, *, sym: bool) -> tuple[Tensor, Tensor]:
     if sym:
         high = torch.maximum(low.abs(), high)
         low = -high
+    elif least:
+        low = torch.minimum(low, -high * least / (most - least))
     flat = low == high
     low, high = torch.where(flat, -1, low), torch.where(flat, 1, high)
     scales = ((high - low) / most).clamp(min=2.0**-24, max=65504.0).half().float()
     middle = torch.full_like(scales, (most + 1) // 2)
-    return scales, middle if sym else (-low / scales).round().clamp(0, most)
+    return scales, middle if sym else (-low / scales).round().clamp(least, most)
 
 
 def rounded(x: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
